@@ -1,0 +1,42 @@
+# Every target works on a fresh Debian machine with python3 (3.11 or newer) and make; `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PACKAGES := provisioning broker device_sim
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-tests check test demo bench clean
+
+help:           ## this list
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
+
+$(VENV)/.installed: pyproject.toml
+	@deploy/setup-venv $(PYTHON) $(VENV)
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --group dev
+	@touch $@
+
+setup: $(VENV)/.installed                                   ## virtual environment with the three programs
+
+setup-tests: $(VENV)/.installed-dev                         ## what the tests need beside Python: Debian's servers and clients
+	@deploy/install-test-servers
+
+check: $(VENV)/.installed-dev                               ## ruff, mypy strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup-tests                                           ## everything the tests need, then all tests
+	$(BIN)/pytest -n auto $(PYTEST_ARGS)
+
+demo: setup                                                 ## the whole product in 90 seconds, on loopback
+	@$(BIN)/fleet-sim demo $(DEMO_ARGS)
+
+bench: setup-tests                                          ## broker and mosquitto side by side, ratios printed
+	$(BIN)/python benchmarks/side_by_side.py $(BENCH_ARGS)
+
+clean:          ## remove what the targets made
+	rm -rf $(VENV) .build .mypy_cache .ruff_cache .pytest_cache .hypothesis

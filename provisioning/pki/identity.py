@@ -1,0 +1,126 @@
+"""Who a certificate names: the one parser and the one renderer of an identity.
+
+Theory
+------
+Every party of a fleet has a certificate whose Subject Alternative Name holds exactly one URI::
+
+    spiffe://<trust-domain>/<role>/<group>/<name>      a device always has a group
+    spiffe://<trust-domain>/<role>/<name>              other roles may have none
+
+and whose Common Name equals ``name``. Role and group are in the certificate, so whoever verifies it can authorise
+without asking anybody.
+
+Rules
+-----
+1. Nothing is repaired: a URI that `render` would not have produced is refused.
+2. A name or group is safe as an MQTT topic level, a file name and a URL path segment: letters, digits, ``.``, ``_``
+   and ``-``, beginning with a letter or digit, 64 at most (the upper bound of a Common Name, RFC 5280 appendix A.1).
+3. No I/O and no clock.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+SCHEME = "spiffe://"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?", re.ASCII)
+
+
+class Role(StrEnum):
+    """What a party is to the fleet; decides what it may do everywhere."""
+
+    DEVICE = "device"
+    BROKER = "broker"
+    SERVICE = "service"
+    OPERATOR = "operator"
+
+
+class InvalidIdentity(ValueError):
+    """The name, group, trust domain or URI does not denote an identity; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One party: its trust domain, role, group (always set for a device) and name.
+
+    Raises `InvalidIdentity` when a part breaks rule 2.
+    """
+
+    trust_domain: str
+    role: Role
+    name: str
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what the renderer could not write safely."""
+        if not _TRUST_DOMAIN.fullmatch(self.trust_domain):
+            raise InvalidIdentity(
+                f"trust domain {self.trust_domain!r}: use lower-case letters, digits, '.', '-' or '_'"
+            )
+        check_name("name", self.name)
+        if self.group is not None:
+            check_name("group", self.group)
+        elif self.role is Role.DEVICE:
+            raise InvalidIdentity("group is missing: a device always belongs to a group")
+
+    @property
+    def uri(self) -> str:
+        """The identity as the URI of the Subject Alternative Name."""
+        group = f"{self.group}/" if self.group is not None else ""
+        return f"{SCHEME}{self.trust_domain}/{self.role}/{group}{self.name}"
+
+    def __str__(self) -> str:
+        return self.uri
+
+
+def check_name(field: str, value: str) -> str:
+    """Return *value* if it may be a name or group; raise `InvalidIdentity` naming *field* otherwise."""
+    if not _NAME.fullmatch(value):
+        raise InvalidIdentity(
+            f"{field} {value[:80]!r}: use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+        )
+    return value
+
+
+def parse_uri(uri: str) -> Identity:
+    """Return the identity that *uri* denotes; raise `InvalidIdentity` if it is not exactly one of ours."""
+    if not uri.startswith(SCHEME):
+        raise InvalidIdentity(f"URI {uri[:120]!r} does not begin with {SCHEME}")
+    trust_domain, *path = uri[len(SCHEME) :].split("/")
+    match path:
+        case [role, name]:
+            group = None
+        case [role, group, name]:
+            pass
+        case _:
+            raise InvalidIdentity(f"URI {uri[:120]!r} is not {SCHEME}<trust-domain>/<role>/<group>/<name>")
+    try:
+        known_role = Role(role)
+    except ValueError:
+        raise InvalidIdentity(f"role {role[:80]!r} is not one of {', '.join(Role)}") from None
+    return Identity(trust_domain, known_role, name, group)
+
+
+def identity_of(certificate: x509.Certificate) -> Identity:
+    """Return whom *certificate* names.
+
+    Raises `InvalidIdentity` where there is no identity URI, more than one, or a Common Name that says otherwise.
+    """
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        raise InvalidIdentity("the certificate has no Subject Alternative Name") from None
+    uris = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith(SCHEME)]
+    if len(uris) != 1:
+        raise InvalidIdentity(f"the certificate has {len(uris)} identity URIs where one is needed")
+    identity = parse_uri(uris[0])
+    common_names = [name.value for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if common_names != [identity.name]:
+        raise InvalidIdentity(f"the Common Name {common_names!r} is not the name in {identity.uri}")
+    return identity

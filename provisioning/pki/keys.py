@@ -1,0 +1,82 @@
+"""Private keys: made, written so that only their owner reads them, loaded, and fingerprinted.
+
+Rules
+-----
+1. A key file is created with mode 0600 in one step and never overwrites another file.
+2. An error names the file and the remedy, never the key or the passphrase.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+"""The kinds of private key that this project signs with."""
+
+
+class KeyFileError(Exception):
+    """A key file cannot be read, written or decrypted; the text names the file and says what to do."""
+
+
+def generate_key() -> ec.EllipticCurvePrivateKey:
+    """Return a new ECDSA P-256 key."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_to_pem(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
+    """Return *key* as PKCS #8 PEM, encrypted when a passphrase is given."""
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase is not None:
+        encryption = serialization.BestAvailableEncryption(passphrase)
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Create *path* with mode 0600 holding *content*; raise `KeyFileError` if it exists already."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise KeyFileError(f"{path} exists already; move it away first, it is never overwritten") from None
+    except OSError as error:
+        raise KeyFileError(f"{path} cannot be written: {error.strerror}") from error
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
+    """Return the private key in *path*; raise `KeyFileError` naming the file and the remedy."""
+    try:
+        pem = path.read_bytes()
+    except OSError as error:
+        raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        key = serialization.load_pem_private_key(pem, passphrase)
+    except TypeError:
+        hint = "is encrypted: give its passphrase" if passphrase is None else "is not encrypted: give no passphrase"
+        raise KeyFileError(f"{path} {hint}") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise KeyFileError(f"{path} is not a PEM private key, or the passphrase is wrong") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
+        raise KeyFileError(f"{path} holds a {type(key).__name__}, where an EC, RSA or Ed25519 key is needed")
+    return key
+
+
+def key_identifier(public_key: CertificatePublicKeyTypes) -> bytes:
+    """Return the key identifier of *public_key*: SHA-1 of its bits, 20 bytes (RFC 5280 §4.2.1.2 method 1)."""
+    return x509.SubjectKeyIdentifier.from_public_key(public_key).digest
+
+
+def spki_fingerprint(public_key: CertificatePublicKeyTypes) -> bytes:
+    """Return the SHA-256 of the key's SubjectPublicKeyInfo, 32 bytes."""
+    der = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).digest()

@@ -1,0 +1,141 @@
+"""TLS contexts: the only two places in the repository that build an `ssl.SSLContext`.
+
+Rules
+-----
+1. TLS 1.3 unless 1.2 is asked for; nothing older ever.
+2. A context is immutable after it is built: trust that changes is a new context, so that session tickets issued under
+   the old trust die with it.
+3. OpenSSL's chain check is the first gate, never the only one. A *resumed* session skips it and every CRL, so the
+   caller asks the revocation index after each handshake.
+4. System trust anchors are never loaded: only the anchors that are named.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+
+class TlsConfigurationError(Exception):
+    """A certificate, key or trust anchor file cannot be used; the text names the file and says what to do."""
+
+
+class ClientCertificate(Enum):
+    """Whether a server asks for the client's certificate."""
+
+    REQUIRED = ssl.CERT_REQUIRED
+    OPTIONAL = ssl.CERT_OPTIONAL
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialFiles:
+    """A certificate with its chain, and its private key, as PEM files (may be the same file)."""
+
+    certificate: Path
+    key: Path
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Make *context* present this credential; raise `TlsConfigurationError` if the files do not fit."""
+        for path in (self.certificate, self.key):
+            _check_readable(path)
+        try:
+            context.load_cert_chain(self.certificate, self.key, password=_no_prompt)
+        except ssl.SSLError as error:
+            raise TlsConfigurationError(
+                f"{self.certificate} and {self.key} do not belong together, or are not an unencrypted PEM pair "
+                f"({error.reason or error})"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialPem:
+    """A certificate with its chain, and its unencrypted private key, in memory."""
+
+    pem: bytes
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Make *context* present this credential; raise `TlsConfigurationError` if it cannot."""
+        # OpenSSL through `ssl` reads files only; a memfd keeps the key off the disk.
+        descriptor = os.memfd_create("credential", os.MFD_CLOEXEC)
+        try:
+            os.write(descriptor, self.pem)
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_prompt)
+        except ssl.SSLError as error:
+            raise TlsConfigurationError(
+                f"the credential is not a PEM certificate with its key ({error.reason})"
+            ) from error
+        finally:
+            os.close(descriptor)
+
+
+Credential = CredentialFiles | CredentialPem
+
+
+def server_context(
+    credential: Credential,
+    anchors: Path | str,
+    *,
+    client_certificate: ClientCertificate,
+    allow_tls12: bool = False,
+) -> ssl.SSLContext:
+    """Return a server's context.
+
+    *anchors* is a PEM file of trust anchors, or PEM text, for clients' certificates. Session tickets stay on: the
+    caller checks the peer certificate after every handshake, resumed or not (rule 3).
+    Raises `TlsConfigurationError`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _restrict(context, allow_tls12=allow_tls12)
+    context.verify_mode = client_certificate.value
+    context.num_tickets = 1  # OpenSSL sends two by default; a device has one connection and uses one.
+    _load_anchors(context, anchors)
+    credential.load_into(context)
+    return context
+
+
+def client_context(
+    anchors: Path | str, credential: Credential | None = None, *, allow_tls12: bool = False
+) -> ssl.SSLContext:
+    """Return a client's context that verifies the server's certificate and name against *anchors* alone.
+
+    Raises `TlsConfigurationError`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _restrict(context, allow_tls12=allow_tls12)
+    _load_anchors(context, anchors)
+    if credential is not None:
+        credential.load_into(context)
+    return context
+
+
+def _restrict(context: ssl.SSLContext, *, allow_tls12: bool) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2 if allow_tls12 else ssl.TLSVersion.TLSv1_3
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+
+
+def _load_anchors(context: ssl.SSLContext, anchors: Path | str) -> None:
+    try:
+        if isinstance(anchors, Path):
+            _check_readable(anchors)
+            context.load_verify_locations(cafile=anchors)
+        else:
+            context.load_verify_locations(cadata=anchors)
+    except (ssl.SSLError, ValueError) as error:
+        where = anchors if isinstance(anchors, Path) else "the trust anchor text"
+        raise TlsConfigurationError(f"{where} holds no PEM certificate ({error})") from error
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise TlsConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _no_prompt() -> str:
+    # Without this OpenSSL asks at the terminal for the passphrase of an encrypted key and the process hangs.
+    return ""
