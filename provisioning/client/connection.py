@@ -1,0 +1,48 @@
+"""One kept-alive HTTPS connection pool to the provisioning service, shared by its three clients.
+
+Rules
+-----
+1. Only the named trust anchors count: no system store, no proxy or other setting from the environment.
+2. Redirects are not followed: a token or a certificate goes to the host that was named and nowhere else
+   (RFC 7030 §3.2.1 asks for the user's consent to anything else).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+
+from provisioning.pki.tls import Credential, client_context
+
+CONNECT_TIMEOUT = 10.0
+DEFAULT_TIMEOUT = 30.0
+DEFAULT_CONNECTIONS = 16
+
+
+def open_pool(
+    base_url: str,
+    anchors: Path | str,
+    credential: Credential | None,
+    *,
+    timeout: float = DEFAULT_TIMEOUT,
+    connections: int = DEFAULT_CONNECTIONS,
+) -> httpx.AsyncClient:
+    """Return a client of the service at *base_url*; *timeout* bounds each wait for the network, in seconds.
+
+    Raises `provisioning.pki.tls.TlsConfigurationError` when a file cannot be used.
+    """
+    return httpx.AsyncClient(
+        base_url=base_url,
+        verify=client_context(anchors, credential, allow_tls12=True),
+        timeout=httpx.Timeout(timeout, connect=CONNECT_TIMEOUT),
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        trust_env=False,
+        follow_redirects=False,
+    )
+
+
+def explain(base_url: str, error: httpx.HTTPError) -> str:
+    """Return one sentence: which service could not be reached, and why."""
+    reason = str(error) or type(error).__name__
+    return f"the provisioning service at {base_url} does not answer: {reason}"

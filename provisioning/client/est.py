@@ -1,0 +1,157 @@
+"""EST client (RFC 7030, as clarified by RFC 8951): how a device or a broker gets and renews its certificate.
+
+Rules
+-----
+1. One `EstClient` is one pool of kept-alive connections; any number of devices without a certificate may enrol
+   through it, each request authenticates itself. A renewal authenticates by the client certificate of the pool.
+2. The answer is believed only if it holds exactly one certificate for the key that was sent.
+3. Two errors, by what the caller can do: `EnrolmentRefused`, ask for something else; `EnrolmentUnavailable`, ask again
+   later.
+
+Handles: cacerts, simpleenroll, simplereenroll, Retry-After. Does not handle: retries and their pauses (the caller's),
+provisional trust (RFC 7030 §4.1.1: the trust anchors come from out of band), csrattrs, serverkeygen.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import pkcs7
+
+from provisioning.client.connection import DEFAULT_CONNECTIONS, DEFAULT_TIMEOUT, explain, open_pool
+from provisioning.pki.identity import check_name
+from provisioning.pki.tls import Credential
+
+_PKCS10 = "application/pkcs10"
+_PKCS7 = "application/pkcs7-mime"
+_LONGEST_TEXT = 500
+
+
+class EnrolmentRefused(Exception):
+    """The service decided against the request; asking the same again will not help."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}" if code else detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
+class EnrolmentUnavailable(Exception):
+    """The service cannot be reached, cannot decide now, or answers nonsense; *retry_after* is its own wish, in s."""
+
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class EstClient:
+    """A client of the EST service at *base_url*, trusted by *anchors* (PEM file or text).
+
+    *credential* is the certificate to renew; without it only `ca_certificates` and `enrol` are of use.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        anchors: Path | str,
+        credential: Credential | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        connections: int = DEFAULT_CONNECTIONS,
+    ) -> None:
+        self._base_url = base_url
+        self._pool = open_pool(base_url, anchors, credential, timeout=timeout, connections=connections)
+
+    async def __aenter__(self) -> Self:
+        await self._pool.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._pool.__aexit__(kind, error, trace)
+
+    async def ca_certificates(self) -> list[x509.Certificate]:
+        """Return the service's CA certificates, in the order in which it sends them."""
+        return self._certificates(await self._request("GET", "cacerts", label=None))
+
+    async def enrol(
+        self, csr: x509.CertificateSigningRequest, *, user: str, token: str, label: str | None = None
+    ) -> x509.Certificate:
+        """Return the first certificate for *csr*; *user* is the device's name, *label* the group, if any."""
+        return await self._enrol("simpleenroll", csr, label=label, auth=httpx.BasicAuth(user, token))
+
+    async def reenrol(self, csr: x509.CertificateSigningRequest) -> x509.Certificate:
+        """Return the certificate that replaces the one this client authenticates with."""
+        return await self._enrol("simplereenroll", csr, label=None, auth=None)
+
+    async def _enrol(
+        self, operation: str, csr: x509.CertificateSigningRequest, *, label: str | None, auth: httpx.BasicAuth | None
+    ) -> x509.Certificate:
+        body = base64.b64encode(csr.public_bytes(serialization.Encoding.DER))
+        response = await self._request("POST", operation, label=label, body=body, auth=auth)
+        certificates = self._certificates(response)
+        if len(certificates) != 1 or certificates[0].public_key() != csr.public_key():
+            raise EnrolmentUnavailable(
+                f"the provisioning service at {self._base_url} answered {operation} with {len(certificates)} "
+                "certificates, none or not only the one for the key that was sent"
+            )
+        return certificates[0]
+
+    async def _request(
+        self,
+        method: str,
+        operation: str,
+        *,
+        label: str | None,
+        body: bytes | None = None,
+        auth: httpx.BasicAuth | None = None,
+    ) -> httpx.Response:
+        path = f"/{check_name('label', label)}" if label is not None else ""
+        headers = {"Content-Type": _PKCS10} if body is not None else {}
+        try:
+            response = await self._pool.request(
+                method, f"/.well-known/est{path}/{operation}", content=body, headers=headers, auth=auth
+            )
+        except httpx.HTTPError as error:
+            raise EnrolmentUnavailable(explain(self._base_url, error)) from error
+        if response.status_code == httpx.codes.OK:
+            return response
+        raise _refusal(response)
+
+    def _certificates(self, response: httpx.Response) -> list[x509.Certificate]:
+        kind = response.headers.get("Content-Type", "")
+        if kind.partition(";")[0].strip().lower() != _PKCS7:
+            raise EnrolmentUnavailable(f"{self._base_url} is no EST service: it answered 200 with {kind!r}")
+        try:
+            # RFC 8951 §3.1: base64 with or without line breaks; any Content-Transfer-Encoding is ignored.
+            der = base64.b64decode(b"".join(response.content.split()), validate=True)
+            return pkcs7.load_der_pkcs7_certificates(der)
+        except (binascii.Error, ValueError) as error:
+            raise EnrolmentUnavailable(
+                f"the provisioning service at {self._base_url} sent no readable certificate: {error}"
+            ) from error
+
+
+def _refusal(response: httpx.Response) -> EnrolmentRefused | EnrolmentUnavailable:
+    text = " ".join(response.text.split())[:_LONGEST_TEXT] or response.reason_phrase
+    status = response.status_code
+    if status in {httpx.codes.ACCEPTED, httpx.codes.TOO_MANY_REQUESTS} or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+        return EnrolmentUnavailable(f"the provisioning service answered {status}: {text}", _retry_after(response))
+    code, separator, detail = text.partition(": ")
+    if not separator or not code.replace("_", "").isupper():
+        code, detail = "", text
+    return EnrolmentRefused(status, code, detail)
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isascii() and value.isdecimal() else None

@@ -1,0 +1,157 @@
+r"""Client of the revocation feed: every revocation, once, in order, as soon as it is committed.
+
+Theory
+------
+The service streams Server-Sent Events: first every revocation after the sequence number that the follower has, then
+``current`` (nothing is missing up to here), then each new revocation as it is committed, with ``current`` again as a
+heartbeat. Sequence numbers have no gaps, so a follower can tell a lost event from a quiet hour.
+
+Rules
+-----
+1. `follow` yields sequence numbers without a gap or raises `FeedLost`; it never skips what it cannot read.
+2. Silence longer than three heartbeats is `FeedLost`: a dead peer looks like a quiet one.
+3. One connection, one call: when to connect again, and from which number, is the caller's decision.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+
+from provisioning.client.connection import explain, open_pool
+from provisioning.pki.revocation import Revocation, RevocationReason
+from provisioning.pki.tls import Credential
+
+HEARTBEAT = 5.0
+_SILENT_HEARTBEATS = 3
+_LONGEST_EVENT = 64 * 1024
+
+
+class FeedLost(Exception):
+    """The feed ended, fell silent, was refused or became unreadable; connect again with the last number you have."""
+
+
+class FeedAhead(Exception):
+    """The service knows fewer revocations than the follower: an older database was restored. Start again from 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationEvent:
+    """One revocation and its place in the feed."""
+
+    sequence: int
+    revocation: Revocation
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """Everything up to *sequence* has been received: caught up, and alive."""
+
+    sequence: int
+
+
+FeedEvent = RevocationEvent | Current
+
+
+async def follow(
+    base_url: str, anchors: Path | str, credential: Credential, after: int, *, heartbeat: float = HEARTBEAT
+) -> AsyncIterator[FeedEvent]:
+    """Yield what happened after the sequence number *after*, for ever.
+
+    *heartbeat* is the service's interval in seconds. Raises `FeedLost` or `FeedAhead`. Close the iterator
+    (`contextlib.aclosing`) when you stop before that.
+    """
+    silence = heartbeat * _SILENT_HEARTBEATS
+    pool = open_pool(base_url, anchors, credential, timeout=silence, connections=1)
+    headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+    try:
+        async with (
+            pool,
+            pool.stream("GET", "/v1/revocations/feed", params={"after": str(after)}, headers=headers) as response,
+        ):
+            await _check(base_url, response, after)
+            reader = EventReader(after)
+            async for chunk in response.aiter_bytes():
+                for event in reader.feed(chunk):
+                    yield event
+    except httpx.ReadTimeout as error:
+        raise FeedLost(f"the revocation feed of {base_url} has been silent for {silence:g} s") from error
+    except httpx.HTTPError as error:
+        raise FeedLost(explain(base_url, error)) from error
+    raise FeedLost(f"{base_url} ended the revocation feed")
+
+
+async def _check(base_url: str, response: httpx.Response, after: int) -> None:
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if response.status_code == httpx.codes.OK and kind == "text/event-stream":
+        return
+    await response.aread()
+    if response.status_code == httpx.codes.CONFLICT:
+        raise FeedAhead(f"the revocation feed of {base_url} has not yet reached {after}; start again from 0")
+    raise FeedLost(f"{base_url} refused the revocation feed: {response.status_code} {response.text[:300]}")
+
+
+class EventReader:
+    """Bytes of the feed in, events out, in sequence after *after*. Does no I/O.
+
+    Handles: chunks cut anywhere, LF and CRLF, comments, events of unknown type (ignored, so that the service may add
+    some). Raises `FeedLost` for a gap, an event that is too long, or one that cannot be read.
+    """
+
+    def __init__(self, after: int) -> None:
+        self._sequence = after
+        self._pending = b""
+
+    def feed(self, chunk: bytes) -> Iterator[FeedEvent]:
+        """Yield the events that *chunk* completes."""
+        *blocks, self._pending = (self._pending + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
+        if len(self._pending) > _LONGEST_EVENT:
+            raise FeedLost(f"an event of the revocation feed is longer than {_LONGEST_EVENT} bytes")
+        for block in blocks:
+            event = self._event(block)
+            if event is not None:
+                yield event
+
+    def _event(self, block: bytes) -> FeedEvent | None:
+        kind, data = "message", ""
+        try:
+            for line in block.decode().split("\n"):
+                field, _, value = line.partition(":")
+                if field == "event":
+                    kind = value.removeprefix(" ")
+                elif field == "data":
+                    data += value
+            match kind:
+                case "revoked":
+                    return self._revoked(json.loads(data))
+                case "current":
+                    return self._current(json.loads(data))
+                case _:
+                    return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise FeedLost(f"an event of the revocation feed cannot be read: {error!r}") from error
+
+    def _revoked(self, facts: dict[str, str]) -> RevocationEvent:
+        sequence = int(facts["sequence"])
+        if sequence != self._sequence + 1:
+            raise FeedLost(f"the revocation feed went from {self._sequence} to {sequence}")
+        self._sequence = sequence
+        revocation = Revocation(
+            issuer_key_id=bytes.fromhex(facts["issuer_key_id"]),
+            serial=int(facts["serial"], 16),
+            reason=RevocationReason(facts["reason"]),
+            revoked_at=datetime.fromisoformat(facts["revoked_at"]),
+        )
+        return RevocationEvent(sequence, revocation, facts["device"])
+
+    def _current(self, facts: dict[str, str]) -> Current:
+        sequence = int(facts["sequence"])
+        if sequence != self._sequence:
+            raise FeedLost(f"the revocation feed is at {sequence}, but the last event received is {self._sequence}")
+        return Current(sequence)

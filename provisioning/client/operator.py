@@ -1,0 +1,270 @@
+"""Client of the operators' REST API: enrolment tokens, revocation, and what is enrolled.
+
+Rules
+-----
+1. Every call presents an operator certificate.
+2. Two errors, by what the caller can do: `RequestRefused`, change the request; `ServiceUnavailable`, ask again later.
+3. A list is walked page by page: what is in memory is one page, whatever the size of the fleet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from provisioning.client.connection import DEFAULT_TIMEOUT, explain, open_pool
+from provisioning.pki.identity import Role
+from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.tls import Credential
+
+PAGE = 500
+
+
+class RequestRefused(Exception):
+    """The service decided against the request; *code* is stable, *detail* is for people."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}" if code else detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
+class ServiceUnavailable(Exception):
+    """The service cannot be reached, fails inside, or answers nonsense."""
+
+
+class _Answer(BaseModel):
+    # Fields that a newer service adds are no error.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+AnswerT = TypeVar("AnswerT", bound=_Answer)
+
+
+class IssuedToken(_Answer):
+    """A one-time enrolment token, seen here and never again."""
+
+    device: str | None = None
+    group: str | None = None
+    role: Role
+    token: str
+    expires_at: datetime
+
+    def __repr__(self) -> str:
+        return f"IssuedToken(device={self.device!r}, group={self.group!r}, role={self.role!s})"
+
+    __str__ = __repr__
+
+
+class RevokedCertificate(_Answer):
+    """A revocation as the service recorded it; *sequence* is its place in the revocation feed."""
+
+    serial: str
+    device: str
+    reason: RevocationReason
+    revoked_at: datetime
+    sequence: int
+
+
+class EnrolledDevice(_Answer):
+    """A party that has, or had, a certificate."""
+
+    name: str
+    role: Role
+    group: str | None = None
+    state: str
+    created_at: datetime
+    certificates: int
+
+
+class IssuedCertificate(_Answer):
+    """A certificate in the service's inventory; *serial* and *issuer_key_id* are hexadecimal."""
+
+    serial: str
+    device: str
+    role: Role
+    group: str | None = None
+    issuer_key_id: str
+    fingerprint_sha256: str
+    not_before: datetime
+    not_after: datetime
+    state: str
+    revoked_at: datetime | None = None
+    reason: RevocationReason | None = None
+    sequence: int | None = None
+
+
+class _Tokens(_Answer):
+    tokens: list[IssuedToken]
+
+
+class _Revoked(_Answer):
+    revoked: list[RevokedCertificate]
+
+
+class _Page(_Answer):
+    items: list[dict[str, Any]]
+    next: str | None = None
+
+
+class OperatorClient:
+    """An operator's client of the service at *base_url*, trusted by *anchors* (PEM file or text)."""
+
+    def __init__(
+        self, base_url: str, anchors: Path | str, credential: Credential, *, timeout: float = DEFAULT_TIMEOUT
+    ) -> None:
+        self._base_url = base_url
+        self._pool = open_pool(base_url, anchors, credential, timeout=timeout)
+
+    async def __aenter__(self) -> Self:
+        await self._pool.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._pool.__aexit__(kind, error, trace)
+
+    async def create_tokens(
+        self,
+        *,
+        device: str | None = None,
+        devices: Sequence[str] | None = None,
+        group: str | None = None,
+        count: int | None = None,
+        role: Role = Role.DEVICE,
+        ttl_seconds: int | None = None,
+        lifetime_seconds: int | None = None,
+        dns_names: Sequence[str] | None = None,
+        ip_addresses: Sequence[str] | None = None,
+    ) -> list[IssuedToken]:
+        """Return new one-time tokens: one for *device*, one for each of *devices*, or *count* for anybody in *group*.
+
+        *lifetime_seconds* shortens the life of the certificate that a token buys.
+        """
+        request = {
+            "device": device,
+            "devices": list(devices) if devices is not None else None,
+            "group": group,
+            "count": count,
+            "role": str(role),
+            "ttl_seconds": ttl_seconds,
+            "lifetime_seconds": lifetime_seconds,
+            "dns_names": list(dns_names) if dns_names is not None else None,
+            "ip_addresses": list(ip_addresses) if ip_addresses is not None else None,
+        }
+        return (await self._call(_Tokens, "POST", "/v1/tokens", request)).tokens
+
+    async def revoke(
+        self,
+        *,
+        device: str | None = None,
+        serial: str | None = None,
+        reason: RevocationReason = RevocationReason.UNSPECIFIED,
+    ) -> list[RevokedCertificate]:
+        """Revoke every certificate of *device*, or the one with *serial* (hexadecimal); return what is now revoked."""
+        request = {"device": device, "serial": serial, "reason": str(reason)}
+        return (await self._call(_Revoked, "POST", "/v1/revocations", request)).revoked
+
+    async def devices(self, *, group: str | None = None, state: str | None = None) -> AsyncIterator[EnrolledDevice]:
+        """Yield every enrolled party, optionally of one *group* or *state* only."""
+        async for item in self._walk("/v1/devices", {"group": group, "state": state}):
+            yield self._read(EnrolledDevice, item)
+
+    async def device(self, name: str) -> EnrolledDevice:
+        """Return the party named *name*."""
+        return await self._call(EnrolledDevice, "GET", f"/v1/devices/{quote(name, safe='')}")
+
+    async def certificates(
+        self, *, device: str | None = None, state: str | None = None
+    ) -> AsyncIterator[IssuedCertificate]:
+        """Yield every certificate, optionally of one *device* or in one *state* only."""
+        async for item in self._walk("/v1/certificates", {"device": device, "state": state}):
+            yield self._read(IssuedCertificate, item)
+
+    async def certificate(self, serial: str) -> IssuedCertificate:
+        """Return the certificate with *serial* (hexadecimal)."""
+        return await self._call(IssuedCertificate, "GET", f"/v1/certificates/{quote(serial, safe='')}")
+
+    async def status(self) -> dict[str, Any]:
+        """Return the service's own counts."""
+        return self._object(await self._send("GET", "/v1/status"))
+
+    async def _walk(self, path: str, filters: Mapping[str, str | None]) -> AsyncIterator[dict[str, Any]]:
+        after: str | None = None
+        while True:
+            page = await self._call(_Page, "GET", path, query={**filters, "limit": str(PAGE), "after": after})
+            for item in page.items:
+                yield item
+            if page.next is None:
+                return
+            after = page.next
+
+    async def _call(
+        self,
+        answer: type[AnswerT],
+        method: str,
+        path: str,
+        request: Mapping[str, Any] | None = None,
+        query: Mapping[str, str | None] | None = None,
+    ) -> AnswerT:
+        return self._read(answer, self._object(await self._send(method, path, request, query)))
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        request: Mapping[str, Any] | None = None,
+        query: Mapping[str, str | None] | None = None,
+    ) -> httpx.Response:
+        try:
+            response = await self._pool.request(method, path, json=_given(request), params=_given(query))
+        except httpx.HTTPError as error:
+            raise ServiceUnavailable(explain(self._base_url, error)) from error
+        if response.is_success:
+            return response
+        raise self._refusal(response)
+
+    def _refusal(self, response: httpx.Response) -> RequestRefused | ServiceUnavailable:
+        status = response.status_code
+        if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            return ServiceUnavailable(f"the provisioning service at {self._base_url} failed with status {status}")
+        try:
+            problem = response.json()
+        except ValueError:
+            problem = None
+        if not isinstance(problem, dict):  # Not a problem document (RFC 9457): something else listens there.
+            return RequestRefused(status, "", f"{response.reason_phrase} from {self._base_url}")
+        detail = problem.get("detail") or problem.get("title") or response.reason_phrase
+        return RequestRefused(status, str(problem.get("code", "")), str(detail))
+
+    def _object(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            content = response.json()
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise ServiceUnavailable(f"{self._base_url} is no provisioning service: its answer is no JSON object")
+        return content
+
+    def _read(self, answer: type[AnswerT], content: dict[str, Any]) -> AnswerT:
+        try:
+            return answer.model_validate(content)
+        except ValidationError as error:
+            # The input is left out of the message: it may hold a token.
+            fields = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors(include_input=False))
+            raise ServiceUnavailable(
+                f"the provisioning service at {self._base_url} sent an answer without a valid {fields}"
+            ) from None
+
+
+def _given(fields: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if fields is None else {name: value for name, value in fields.items() if value is not None}
