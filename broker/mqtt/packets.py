@@ -1,0 +1,122 @@
+"""Every MQTT Control Packet, and the one function that turns a body into one.
+
+Theory
+------
+Each packet is a frozen dataclass with ``encode(version)`` and a ``read`` classmethod, in the module of its noun; this
+module gathers them and dispatches by packet type. Versions differ by an argument, not by a class: what a version
+cannot say (properties before MQTT 5, say) is left out when writing, and has its default when reading.
+
+Rules
+-----
+1. Whatever the bytes, `decode_packet` returns a packet that the standard allows, or raises `PacketError`.
+2. A body is used up: bytes behind the last field are malformed.
+3. ``decode_packet(first_byte, body, version).encode(version)`` means the same as the bytes it came from, and is never
+   longer than they could be.
+
+Handles: the form of each packet, in both directions.
+Does not handle: the order of packets, the direction, the session, limits on size and number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
+from broker.mqtt.auth import Auth
+from broker.mqtt.codes import PacketType, ProtocolVersion
+from broker.mqtt.connect import Connack, Connect, Will, protocol_version_of
+from broker.mqtt.disconnect import Disconnect
+from broker.mqtt.errors import MalformedPacket
+from broker.mqtt.ping import Pingreq, Pingresp
+from broker.mqtt.publication import Publish
+from broker.mqtt.subscribe import Suback, Subscribe, SubscriptionRequest, Unsuback, Unsubscribe
+from broker.mqtt.wire import Reader
+
+__all__ = [
+    "Auth",
+    "Connack",
+    "Connect",
+    "Disconnect",
+    "Packet",
+    "Pingreq",
+    "Pingresp",
+    "Puback",
+    "Pubcomp",
+    "Publish",
+    "Pubrec",
+    "Pubrel",
+    "Suback",
+    "Subscribe",
+    "SubscriptionRequest",
+    "Unsuback",
+    "Unsubscribe",
+    "Will",
+    "decode_packet",
+    "protocol_version_of",
+]
+
+Packet = (
+    Connect
+    | Connack
+    | Publish
+    | Puback
+    | Pubrec
+    | Pubrel
+    | Pubcomp
+    | Subscribe
+    | Suback
+    | Unsubscribe
+    | Unsuback
+    | Pingreq
+    | Pingresp
+    | Disconnect
+    | Auth
+)
+
+_READERS: Final[dict[int, Callable[[Reader, int, ProtocolVersion], Packet]]] = {
+    PacketType.CONNECT: Connect.read,
+    PacketType.CONNACK: Connack.read,
+    PacketType.PUBLISH: Publish.read,
+    PacketType.PUBACK: Puback.read,
+    PacketType.PUBREC: Pubrec.read,
+    PacketType.PUBREL: Pubrel.read,
+    PacketType.PUBCOMP: Pubcomp.read,
+    PacketType.SUBSCRIBE: Subscribe.read,
+    PacketType.SUBACK: Suback.read,
+    PacketType.UNSUBSCRIBE: Unsubscribe.read,
+    PacketType.UNSUBACK: Unsuback.read,
+    PacketType.PINGREQ: Pingreq.read,
+    PacketType.PINGRESP: Pingresp.read,
+    PacketType.DISCONNECT: Disconnect.read,
+    PacketType.AUTH: Auth.read,
+}
+
+# Table 2-2. The flags of a PUBLISH mean something; those of every other packet are reserved.
+_FIXED_FLAGS: Final[dict[int, int]] = {
+    packet_type: 0b0010 if packet_type in (PacketType.PUBREL, PacketType.SUBSCRIBE, PacketType.UNSUBSCRIBE) else 0
+    for packet_type in PacketType
+    if packet_type is not PacketType.PUBLISH
+}
+_DUP: Final = 0b1000
+
+
+def decode_packet(first_byte: int, body: bytes, version: ProtocolVersion) -> Packet:
+    """Return the packet with this first byte and body; a CONNECT is read in its own version, whatever *version* says.
+
+    Raises `PacketError` with the reason code to answer with.
+    """
+    packet_type, flags = first_byte >> 4, first_byte & 0x0F
+    read = _READERS.get(packet_type)
+    if read is None:
+        raise MalformedPacket(f"packet type {packet_type} is reserved")
+    fixed = _FIXED_FLAGS.get(packet_type, flags)
+    if flags != fixed:  # [MQTT-2.1.3-1]
+        redelivered = version is ProtocolVersion.V31 and fixed and flags == fixed | _DUP  # MQTT 3.1 §2.1: DUP.
+        if not redelivered:
+            raise MalformedPacket(f"{PacketType(packet_type).name}: the flags {flags:#06b} should be {fixed:#06b}")
+    reader = Reader(body)
+    packet = read(reader, flags, version)
+    if reader.remaining:
+        raise MalformedPacket(f"{packet.packet_type.name}: {reader.remaining} bytes behind the last field")
+    return packet

@@ -1,0 +1,136 @@
+"""Topic Names and Topic Filters: the rules of their text, and the only matcher of the repository.
+
+Theory
+------
+A topic is a list of levels between slashes; a level may be empty, so ``/a`` has two. In a filter, ``+`` stands for
+any one level and a final ``#`` for any number of levels, its parent included: ``a/#`` matches ``a``. A wildcard in the
+first level does not match a name that begins with ``$`` [MQTT-4.7.2-1].
+
+`matches` is the slow, obvious reference that any faster structure has to agree with. `covers` compares the *sets* of
+names that two filters match; it decides whether a permission includes a subscription.
+
+Rules
+-----
+1. `matches` and `covers` expect text that the checks accepted.
+2. A name is compared level by level, code point by code point: nothing is normalised [MQTT-4.7.3-4].
+3. A Shared Subscription's filter is taken apart by `SharedSubscription.parse` before it is matched or compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+from broker.mqtt.errors import MalformedPacket
+from broker.mqtt.wire import MAXIMUM_STRING, decode_utf8
+
+SEPARATOR: Final = "/"
+ONE_LEVEL: Final = "+"
+ANY_LEVELS: Final = "#"
+_WILDCARDS: Final = (ONE_LEVEL, ANY_LEVELS)
+_RESERVED_PREFIX: Final = "$"
+_SHARE_PREFIX: Final = "$share/"
+_SHOWN: Final = 80
+
+
+def check_topic_name(topic_name: str) -> str:
+    """Return *topic_name* if one may publish to it; raise `MalformedPacket` saying why not otherwise."""
+    _check_text("topic name", topic_name)
+    if ONE_LEVEL in topic_name or ANY_LEVELS in topic_name:  # [MQTT-4.7.0-1], [MQTT-3.3.2-2]
+        raise MalformedPacket(f"topic name {topic_name[:_SHOWN]!r}: a wildcard may only be in a topic filter")
+    return topic_name
+
+
+def check_topic_filter(topic_filter: str) -> str:
+    """Return *topic_filter* if one may subscribe with it; raise `MalformedPacket` saying why not otherwise."""
+    _check_text("topic filter", topic_filter)
+    levels = topic_filter.split(SEPARATOR)
+    if ANY_LEVELS in levels[:-1]:  # [MQTT-4.7.1-1]
+        raise MalformedPacket(f"topic filter {topic_filter[:_SHOWN]!r}: '#' is only allowed as the last level")
+    for level in levels:
+        if len(level) > 1 and (ONE_LEVEL in level or ANY_LEVELS in level):  # [MQTT-4.7.1-1], [MQTT-4.7.1-2]
+            raise MalformedPacket(f"topic filter {topic_filter[:_SHOWN]!r}: a wildcard must be a level of its own")
+    return topic_filter
+
+
+def decode_topic_name(data: bytes) -> str:
+    """Return the Topic Name that *data* encodes."""
+    return check_topic_name(decode_utf8(data, "topic name"))
+
+
+def decode_topic_filter(data: bytes) -> str:
+    """Return the Topic Filter that *data* encodes."""
+    return check_topic_filter(decode_utf8(data, "topic filter"))
+
+
+def _check_text(field: str, text: str) -> None:
+    if not text:  # [MQTT-4.7.3-1]
+        raise MalformedPacket(f"{field}: must be at least one character long")
+    if "\0" in text:  # [MQTT-4.7.3-2]
+        raise MalformedPacket(f"{field} {text[:_SHOWN]!r}: holds the null character")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:  # [MQTT-1.5.4-1]
+        raise MalformedPacket(f"{field} {text[:_SHOWN]!r}: holds a surrogate, which UTF-8 cannot encode") from None
+    if size > MAXIMUM_STRING:  # [MQTT-4.7.3-3]
+        raise MalformedPacket(f"{field}: {size} bytes, {MAXIMUM_STRING} at most")
+
+
+def matches(topic_filter: str, topic_name: str) -> bool:
+    """Say whether *topic_filter* matches *topic_name*."""
+    filter_levels, name_levels = topic_filter.split(SEPARATOR), topic_name.split(SEPARATOR)
+    if topic_name.startswith(_RESERVED_PREFIX) and filter_levels[0] in _WILDCARDS:
+        return False  # [MQTT-4.7.2-1]
+    for index, level in enumerate(filter_levels):
+        if level == ANY_LEVELS:
+            return True
+        if index == len(name_levels) or level not in (ONE_LEVEL, name_levels[index]):
+            return False
+    return len(filter_levels) == len(name_levels)
+
+
+def covers(outer: str, inner: str) -> bool:
+    """Say whether *outer* matches every Topic Name that *inner* matches."""
+    outer_levels, inner_levels = outer.split(SEPARATOR), inner.split(SEPARATOR)
+    if inner.startswith(_RESERVED_PREFIX) and outer_levels[0] in _WILDCARDS:
+        return False  # [MQTT-4.7.2-1]
+    for index, level in enumerate(outer_levels):
+        if level == ANY_LEVELS:
+            return True
+        if index == len(inner_levels):
+            return False
+        if inner_levels[index] == ANY_LEVELS:
+            # *inner* matches the parent of its '#' too, which *outer* asks more levels of. Only at the very front there
+            # is no parent, because no name is empty: there '+/#' says the same as '#'.
+            return index == 0 and outer_levels == [ONE_LEVEL, ANY_LEVELS]
+        if level not in (ONE_LEVEL, inner_levels[index]):
+            return False
+    return len(outer_levels) == len(inner_levels)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSubscription:
+    """``$share/{share name}/{topic filter}``: one of the group's subscribers gets each message (MQTT 5 §4.8.2)."""
+
+    share_name: str
+    topic_filter: str
+
+    @classmethod
+    def parse(cls, topic_filter: str) -> Self | None:
+        """Return the parts of *topic_filter*, or None if it is an ordinary one.
+
+        Raises `MalformedPacket` when the text begins like a Shared Subscription and is not one.
+        """
+        if not topic_filter.startswith(_SHARE_PREFIX):
+            return None
+        share_name, _, shared_filter = topic_filter.removeprefix(_SHARE_PREFIX).partition(SEPARATOR)
+        if not share_name:  # [MQTT-4.8.2-1]
+            raise MalformedPacket(f"topic filter {topic_filter[:_SHOWN]!r}: the share name is empty")
+        if ONE_LEVEL in share_name or ANY_LEVELS in share_name:  # [MQTT-4.8.2-2]
+            raise MalformedPacket(f"topic filter {topic_filter[:_SHOWN]!r}: no wildcard is allowed in a share name")
+        if not shared_filter:  # [MQTT-4.8.2-2]
+            raise MalformedPacket(f"topic filter {topic_filter[:_SHOWN]!r}: a topic filter must follow the share name")
+        return cls(share_name, check_topic_filter(shared_filter))
+
+    def __str__(self) -> str:
+        return f"{_SHARE_PREFIX}{self.share_name}{SEPARATOR}{self.topic_filter}"
