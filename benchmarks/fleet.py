@@ -1,0 +1,108 @@
+"""A real fleet for benchmarks: the provisioning service, the broker enrolled with it, and devices with certificates.
+
+Everything is what a user starts: `python -m provisioning init` and `serve`, `python -m broker run`; the devices enrol
+by EST with one-time tokens. Files are in a folder that the caller removes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cryptography.hazmat.primitives import serialization
+from peers import ready_line
+from pki import write_credential
+from processes import Child
+
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EstClient
+from provisioning.client.operator import IssuedToken, OperatorClient
+from provisioning.pki.identity import Role
+from provisioning.pki.keys import generate_key, write_private
+from provisioning.pki.tls import CredentialFiles
+
+GROUP = "bench"
+_PASSPHRASE = "FLEET_PROVISIONING_PASSPHRASE"  # noqa: S105 - The variable's name, not a passphrase.
+_INIT_SECONDS = 60
+_TOKENS_A_REQUEST = 500
+_ENROLMENTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """A running service and broker, and an operator's connection to the service."""
+
+    service: Child
+    service_url: str
+    broker: Child
+    broker_port: int
+    operator: OperatorClient
+    trust_anchors: Path
+    devices: Path
+    """Folder of the enrolled devices' certificates and keys."""
+
+    async def enrol(self, names: Sequence[str], progress: Callable[[int], None]) -> None:
+        """Enrol *names* by EST, their credentials into `devices`; *progress* hears how many are done."""
+        issuing_ca = self.trust_anchors.with_name("issuing-ca.crt").read_bytes()
+        waiting = [
+            token
+            for start in range(0, len(names), _TOKENS_A_REQUEST)
+            for token in await self.operator.create_tokens(
+                devices=names[start : start + _TOKENS_A_REQUEST], group=GROUP
+            )
+        ]
+        waiting.reverse()
+        total = len(waiting)
+        async with EstClient(self.service_url, self.trust_anchors, connections=_ENROLMENTS_AT_ONCE) as est:
+
+            async def enrol_waiting() -> None:
+                while waiting:
+                    await self._enrol_one(est, waiting.pop(), issuing_ca)
+                    progress(total - len(waiting))
+
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(min(_ENROLMENTS_AT_ONCE, total)):
+                    tasks.create_task(enrol_waiting())
+
+    async def _enrol_one(self, est: EstClient, token: IssuedToken, issuing_ca: bytes) -> None:
+        name = str(token.device)
+        key = generate_key()
+        certificate = await est.enrol(build_csr(key, name), user=name, token=token.token)
+        write_credential(self.devices / name, certificate.public_bytes(serialization.Encoding.PEM) + issuing_ca, key)
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Fleet]:
+    """Run service and broker with their files in *folder* until the block ends; raise `ChildFailed`."""
+    ca, state, devices = folder / "ca", folder / "broker", folder / "devices"
+    devices.mkdir(mode=0o700)
+    secret = {_PASSPHRASE: secrets.token_urlsafe()}
+    provisioning = (sys.executable, "-m", "provisioning")
+    with Child([*provisioning, "init", "--dir", ca], folder / "init.log", environment=secret) as init:
+        if await asyncio.to_thread(init.wait, _INIT_SECONDS):
+            raise init.failed("did not make a CA")
+    serve: list[str | Path] = [*provisioning, "serve", "--dir", ca, "--port", "0", "--http-port", "0"]
+    anchors = ca / "ca-bundle.crt"
+    with Child(serve, folder / "service.log", environment=secret) as service:
+        url = (await asyncio.to_thread(ready_line, service, "fleet-provisioning"))[0]
+        async with OperatorClient(url, anchors, CredentialFiles(ca / "operator.crt", ca / "operator.key")) as operator:
+            [token] = await operator.create_tokens(
+                device="broker-1", role=Role.BROKER, dns_names=["localhost"], ip_addresses=["127.0.0.1"]
+            )
+            token_file = folder / "broker-token"
+            write_private(token_file, token.token.encode())
+            run: list[str | Path] = [
+                *(sys.executable, "-m", "broker", "run", "--name", "broker-1", "--host", "127.0.0.1", "--port", "0"),
+                *("--provisioning", url, "--cafile", anchors, "--token-file", token_file, "--state-dir", state),
+            ]
+            with Child(run, folder / "broker.log") as broker:
+                port = urlsplit((await asyncio.to_thread(ready_line, broker, "fleet-broker"))[0]).port
+                if port is None:
+                    raise broker.failed("named no port in its ready line")
+                yield Fleet(service, url, broker, port, operator, anchors, devices)

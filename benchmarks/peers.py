@@ -1,0 +1,167 @@
+"""The servers that are compared, each started fresh for every run, on loopback, with the same credentials.
+
+`fleetgate`       this repository's broker, as a user starts it; its policy cannot be switched off.
+`mosquitto`       Debian's mosquitto with an access control list that says what Fleetgate's default policy says:
+                  a device publishes below its own topic only, the backend reads everything.
+`mosquitto-open`  the same without the list: what mosquitto does when it checks nothing but the certificate.
+
+Limits that would make mosquitto drop messages are lifted, its log and its persistence are off.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pki import BACKEND, GROUP, BenchPki
+from processes import Child
+
+PEERS = ("fleetgate", "mosquitto", "mosquitto-open")
+_START_SECONDS = 20
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running peer."""
+
+    process: Child
+    port: int
+
+
+class PeerMissing(RuntimeError):
+    """A peer is not installed; the text says how to install it."""
+
+
+@contextmanager
+def start(peer: str, pki: BenchPki, folder: Path, cores: frozenset[int] | None = None) -> Iterator[Server]:
+    """Run *peer* with its files in *folder* (new, the caller's) until the block ends; raise `ChildFailed`."""
+    if peer == "fleetgate":
+        process, port = _fleetgate(pki, folder, cores)
+    else:
+        process, port = _mosquitto(pki, folder, cores, with_policy=peer == "mosquitto")
+    with process:
+        yield Server(process, port)
+
+
+def ready_line(process: Child, program: str) -> list[str]:
+    """Return the addresses in the line by which *program* says that it accepts connections."""
+    first, word, *addresses = process.read_line(_START_SECONDS).split() or ["", ""]
+    if (first, word) != (program, "ready"):
+        raise process.failed(f"began with {first!r} {word!r} instead of '{program} ready'")
+    return addresses
+
+
+def describe(peer: str) -> str:
+    """Return the version of *peer*, for the report."""
+    if peer == "fleetgate":
+        version = importlib.metadata.version("fleetgate")
+        return f"{version}, Python {platform.python_version()}, {ssl.OPENSSL_VERSION}"
+    said = subprocess.run([mosquitto_program(), "-h"], capture_output=True, text=True, check=False).stdout
+    version = said.split("\n", 1)[0].rpartition(" ")[2]
+    return f"{version}, {'with' if peer == 'mosquitto' else 'without'} access control list"
+
+
+def mosquitto_program() -> str:
+    """Return mosquitto's path; Debian puts it where a user's PATH does not look."""
+    found = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise PeerMissing("mosquitto is not installed. Remedy: sudo apt-get install mosquitto")
+    return found
+
+
+def _fleetgate(pki: BenchPki, folder: Path, cores: frozenset[int] | None) -> tuple[Child, int]:
+    process = Child(
+        [
+            *(sys.executable, "-m", "broker", "run", "--host", "127.0.0.1", "--port", "0"),
+            *("--certfile", pki.server.certificate, "--keyfile", pki.server.key, "--cafile", pki.trust_anchors),
+            *("--state-dir", folder / "state"),
+        ],
+        folder / "log",
+        cores=cores,
+    )
+    with _stopped_on_error(process):
+        port = urlsplit(ready_line(process, "fleet-broker")[0]).port
+        if port is None:
+            raise process.failed("named no port in its ready line")
+    return process, port
+
+
+def _mosquitto(pki: BenchPki, folder: Path, cores: frozenset[int] | None, *, with_policy: bool) -> tuple[Child, int]:
+    """Start mosquitto on a port that was free a moment ago: it cannot choose one by itself."""
+    attempt = 0
+    while True:
+        attempt += 1
+        port = _free_port()
+        configuration = folder / "mosquitto.conf"
+        configuration.write_text(_configuration(pki, folder, port, with_policy=with_policy))
+        process = Child([mosquitto_program(), "-c", configuration], folder / "log", cores=cores)
+        with _stopped_on_error(process):
+            if _accepts(process, port):
+                return process, port
+            if attempt == _ATTEMPTS:
+                raise process.failed("does not start")
+        process.stop()
+
+
+def _configuration(pki: BenchPki, folder: Path, port: int, *, with_policy: bool) -> str:
+    lines = [
+        f"listener {port} 127.0.0.1",
+        f"cafile {pki.trust_anchors}",
+        f"certfile {pki.server.certificate}",
+        f"keyfile {pki.server.key}",
+        "require_certificate true",
+        "use_identity_as_username true",
+        "max_queued_messages 0",
+        "max_inflight_messages 0",
+        "log_type none",
+        "persistence false",
+        "user root",  # Where it is started as root it must still read the keys; otherwise this is ignored.
+    ]
+    if with_policy:
+        rules = folder / "acl"
+        rules.touch(mode=0o600)
+        rules.write_text(f"pattern write fleet/{GROUP}/%u/#\n\nuser {BACKEND}\ntopic read fleet/#\n")
+        lines.append(f"acl_file {rules}")
+    return "\n".join(lines) + "\n"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _accepts(process: Child, port: int) -> bool:
+    """Return whether *process* accepts a connection before it ends or the time is up."""
+    deadline = time.monotonic() + _START_SECONDS
+    while process.running and time.monotonic() < deadline:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                return process.running
+        except OSError:
+            time.sleep(0.02)
+    return False
+
+
+@contextmanager
+def _stopped_on_error(process: Child) -> Iterator[None]:
+    """Stop *process* if the block raises; afterwards it is the caller's."""
+    try:
+        yield
+    except BaseException:
+        process.stop()
+        raise

@@ -1,0 +1,201 @@
+"""Child processes of a benchmark: started, listened to, measured, and always ended.
+
+Rules
+-----
+1. A child is ended by its own process id, first politely, then with SIGKILL, whatever way the benchmark ends.
+2. A child runs in a session of its own: Ctrl-C reaches the benchmark alone, which then ends its children in order.
+3. Every wait has a bound. A child that fails says why: the end of its log is in the error.
+4. CPU time is the kernel's clock of the whole process (all threads, also those that ended), in nanoseconds: the same
+   account as utime + stime of /proc/PID/stat, whose resolution of 10 ms is too coarse for a short run.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+_POLITE_SECONDS = 10
+_CPUCLOCK_SCHED = 2
+_LOG_TAIL = 2000
+
+
+class ChildFailed(RuntimeError):
+    """A child process ended, refused or fell silent where the benchmark needs it; the text ends with its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a process occupies, in KiB: resident, and its proportional share (None where the kernel does not say)."""
+
+    resident: int
+    proportional: int | None
+
+
+class Child:
+    """One child process, a context manager; its standard output is read line by line, the rest goes to a log file."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        log: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        cores: frozenset[int] | None = None,
+    ) -> None:
+        self.name = Path(arguments[0]).name if "-m" not in arguments else f"{arguments[2]}"
+        self._log = log
+        self._buffer = b""
+        self._cores = cores
+        with log.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                [os.fspath(argument) for argument in arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=REPOSITORY,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+        if cores:
+            os.sched_setaffinity(self._process.pid, cores)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
+    def read_line(self, seconds: float) -> str:
+        """Return the next line of standard output; raise `ChildFailed` if none comes within *seconds*."""
+        deadline = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self, selectors.EVENT_READ)
+            while b"\n" not in self._buffer:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise self.failed(f"said nothing for {seconds:.0f} s")
+                chunk = os.read(self.fileno(), 65536)
+                if not chunk:
+                    raise self.failed("ended")
+                self._buffer += chunk
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        return line.decode()
+
+    def fileno(self) -> int:
+        """Return the descriptor of standard output, for an event loop to watch."""
+        stdout = self._process.stdout
+        assert stdout is not None  # noqa: S101 - It was asked for above.
+        return stdout.fileno()
+
+    def lines_arrived(self) -> list[str]:
+        """Return the lines of standard output that a readable `fileno` holds; raise `ChildFailed` at its end."""
+        chunk = os.read(self.fileno(), 65536)
+        if not chunk:
+            raise self.failed("ended")
+        *lines, self._buffer = (self._buffer + chunk).split(b"\n")
+        return [line.decode() for line in lines]
+
+    def write_line(self) -> None:
+        """Send an empty line to standard input; raise `ChildFailed` if nobody reads it."""
+        stdin = self._process.stdin
+        assert stdin is not None  # noqa: S101 - It was asked for above.
+        try:
+            stdin.write(b"\n")
+            stdin.flush()
+        except BrokenPipeError:
+            raise self.failed("ended") from None
+
+    def wait(self, seconds: float) -> int:
+        """Return the exit code; raise `ChildFailed` if the process does not end within *seconds*."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise self.failed(f"did not end within {seconds:.0f} s") from None
+
+    def stop(self) -> None:
+        """End the process if it has not ended yet."""
+        if self.running:
+            self._process.terminate()
+            try:
+                self._process.wait(_POLITE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+    def failed(self, what: str) -> ChildFailed:
+        """Return the error that says *what* happened, with the exit code and the end of the log."""
+        code = self._process.poll()
+        ending = "" if code is None else f" (exit code {code})"
+        tail = self._log.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip()
+        return ChildFailed(f"{self.name} {what}{ending}" + (f"; its log ends:\n{tail}" if tail else ""))
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the process has used so far (rule 4)."""
+        # What clock_getcpuclockid(3) computes; Python has no name for it.
+        return time.clock_gettime((~self.pid << 3) | _CPUCLOCK_SCHED)
+
+    def memory(self) -> Memory:
+        """Return what the process occupies now."""
+        status = _fields(Path(f"/proc/{self.pid}/status"))
+        try:
+            proportional = _fields(Path(f"/proc/{self.pid}/smaps_rollup")).get("Pss")
+        except PermissionError:
+            proportional = None
+        return Memory(status["VmRSS"], proportional)
+
+
+def machine_busy_seconds() -> float:
+    """Return the CPU time that everybody on this machine has used since it started."""
+    user, nice, system, _idle, _iowait, irq, softirq, *_ = (
+        int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end the benchmark as Ctrl-C does: through every `with` block, so that no child is left."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Return the `Name: number kB` lines of a /proc file."""
+    found = {}
+    for line in path.read_text().splitlines():
+        name, _, value = line.partition(":")
+        number, _, unit = value.strip().partition(" ")
+        if unit == "kB":
+            found[name] = int(number)
+    return found

@@ -1,0 +1,175 @@
+"""How a comparison is printed and written: one table of figures, notes on what limits them, and a JSON twin."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from figures import FIGURES, Comparison, Figure, Verdict, compare
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from scenarios import Measurement
+
+_MARKS = {
+    Verdict.MET: Text("✓", "green"),
+    Verdict.MISSED: Text("✗", "bold red"),
+    Verdict.WITHIN_NOISE: Text("≈", "yellow"),
+}
+_LOAD_LIMIT = 0.9
+_FOREIGN_LIMIT = 0.2
+
+Pairs = Mapping[str, Sequence[tuple[Measurement, Measurement]]]
+"""Scenario → (subject's, baseline's) run in each round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that was measured, and between whom."""
+
+    subject: str
+    baseline: str
+    versions: Mapping[str, str]
+    pairs: Pairs
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """What the pairs say about each figure that they have."""
+        rows = [(ours.figures, theirs.figures) for pairs in self.pairs.values() for ours, theirs in pairs]
+        compared = (compare(figure, rows) for figure in FIGURES)
+        return [comparison for comparison in compared if comparison is not None]
+
+    @property
+    def failures(self) -> list[str]:
+        """What went wrong, a line a run."""
+        return [
+            f"{scenario}, {peer}: {run.failure}"
+            for scenario, pairs in self.pairs.items()
+            for pair in pairs
+            for peer, run in zip((self.subject, self.baseline), pair, strict=True)
+            if run.failure
+        ]
+
+    @property
+    def worse(self) -> list[Figure]:
+        """The figures in which the subject is worse than the baseline in every pair."""
+        return [row.figure for row in self.comparisons if row.no_worse is Verdict.MISSED]
+
+    def show(self, console: Console) -> None:
+        """Print the table and the notes."""
+        comparisons = self.comparisons
+        console.print(_table(self, comparisons))
+        console.print(
+            "ratio: median of the pairs' ratios, their range in brackets; ✓ met in every pair, ✗ in none, ≈ in some"
+        )
+        for note in self._notes():
+            console.print(f"note: {note}", highlight=False)
+        for failure in self.failures:
+            console.print(f"failed: {failure}", style="red", highlight=False, markup=False)
+        good = sum(row.no_worse is not Verdict.MISSED for row in comparisons)
+        reached = [row for row in comparisons if row.goal is not None]
+        console.print(
+            f"{self.subject} is no worse than {self.baseline} in {good} of {len(comparisons)} figures; "
+            f"{sum(row.goal is not Verdict.MISSED for row in reached)} of {len(reached)} goals reached",
+            style="bold",
+        )
+
+    def write(self, path: Path) -> None:
+        """Write every run and the summary as JSON."""
+        content = {
+            "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "kernel": platform.release()},
+            "peers": dict(self.versions),
+            "subject": self.subject,
+            "baseline": self.baseline,
+            "figures": {row.figure.key: _as_json(row) for row in self.comparisons},
+            "runs": {
+                scenario: [{"subject": asdict(ours), "baseline": asdict(theirs)} for ours, theirs in pairs]
+                for scenario, pairs in self.pairs.items()
+            },
+            "failures": self.failures,
+        }
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def _notes(self) -> list[str]:
+        notes = [f"{peer} {version}" for peer, version in self.versions.items()]
+        negotiated = {
+            peer: sorted({pair[side].tls for pairs in self.pairs.values() for pair in pairs if pair[side].tls})
+            for side, peer in enumerate((self.subject, self.baseline))
+        }
+        if len({tuple(found) for found in negotiated.values()}) > 1:
+            notes.append(f"the peers did not agree on the same TLS parameters, so the handshakes differ: {negotiated}")
+        elif found := negotiated[self.subject]:
+            notes.append(f"TLS, both: {', '.join(found)}")
+        for scenario, pairs in self.pairs.items():
+            for side, peer in enumerate((self.subject, self.baseline)):
+                busy = max((pair[side].load_busy for pair in pairs), default=0)
+                rated = any(key.endswith("_rate") for pair in pairs for key in pair[side].figures)
+                if rated and busy > _LOAD_LIMIT:
+                    notes.append(
+                        f"{scenario}: the load generator used {busy:.0%} of its core; {peer} may be faster still"
+                    )
+        foreign = max((run.foreign for pairs in self.pairs.values() for pair in pairs for run in pair), default=0)
+        if foreign > _FOREIGN_LIMIT:
+            notes.append(
+                f"other programs kept up to {foreign:.1f} cores busy: trust CPU time and memory more than rates"
+            )
+        return notes
+
+
+def progress(scenario: str, round_number: int, rounds: int, report: Report) -> str:
+    """Return one line about the pair that was just run."""
+    ours, theirs = report.pairs[scenario][-1]
+    parts = []
+    for figure in FIGURES:
+        row = compare(figure, [(ours.figures, theirs.figures)])
+        if row is not None:
+            parts.append(f"{figure.key} {row.subject.median:.{figure.digits}f}/{row.baseline.median:.{figure.digits}f}")
+    return f"round {round_number}/{rounds} {scenario}: {', '.join(parts) or 'no figure'}"
+
+
+def _table(report: Report, comparisons: Sequence[Comparison]) -> Table:
+    table = Table(title=f"{report.subject} and {report.baseline}, side by side over mutual TLS")
+    table.add_column("figure")
+    for peer in (report.subject, report.baseline):
+        table.add_column(peer, justify="right")
+    table.add_column("ratio", justify="right")
+    table.add_column("no worse", justify="center")
+    table.add_column("goal", justify="right")
+    table.add_column("", justify="center")
+    for row in comparisons:
+        figure = row.figure
+        table.add_row(
+            figure.title,
+            figure.format(row.subject.median),
+            figure.format(row.baseline.median),
+            f"{row.ratio.median:.2f} [{row.ratio.low:.2f}…{row.ratio.high:.2f}]",
+            _MARKS[row.no_worse],
+            _goal(figure),
+            _MARKS[row.goal] if row.goal is not None else "",
+        )
+    return table
+
+
+def _goal(figure: Figure) -> str:
+    if figure.goal is None:
+        return ""
+    sign = "≤" if figure.lower_is_better else "≥"
+    return f"{sign} {figure.goal.ratio:g}" + (" of a full one" if figure.goal.of else "")
+
+
+def _as_json(row: Comparison) -> dict[str, object]:
+    return {
+        "title": row.figure.title,
+        "unit": row.figure.unit,
+        "subject": asdict(row.subject),
+        "baseline": asdict(row.baseline),
+        "ratio": asdict(row.ratio),
+        "no_worse": row.no_worse.value,
+        "goal": row.goal.value if row.goal is not None else None,
+    }
