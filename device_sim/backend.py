@@ -1,0 +1,154 @@
+"""The fleet's backend service: receives everything, checks that nothing is missing, sends commands.
+
+Rules
+-----
+1. Every message under ``fleet/`` is accounted for: telemetry by its sender's sequence, answers by their command,
+   anything else as unexpected.
+2. Latency is measured from when the device was due to send, not from when it got round to it.
+3. What an unknown party can make us keep is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import ssl
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from device_sim.client import Connection
+from device_sim.commands import Command, UnreadableCommand, decode_answer
+from device_sim.keep_alive import KeepAlive
+from device_sim.latency import Latency
+from device_sim.sequence import SequenceCheck
+from device_sim.telemetry import UnreadableTelemetry, decode
+from device_sim.tls_dial import Endpoint
+
+_AT_LEAST_ONCE = 1
+_MOST_KEPT = 20
+_MOST_IN_FLIGHT = 50
+
+
+@dataclass(slots=True)
+class Answers:
+    """What came back for one command: when it was sent to whom, who answered after how many seconds, who refused."""
+
+    identifier: str
+    sent: dict[str, float] = field(default_factory=dict)
+    answered: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> set[str]:
+        """The devices that have not answered."""
+        return self.sent.keys() - self.answered.keys() - self.refused.keys()
+
+
+class Backend:
+    """A service client. *devices* are those whose messages it expects."""
+
+    def __init__(self, name: str, devices: Iterable[str]) -> None:
+        self.name = name
+        self.connection: Connection | None = None
+        self.checks = {device: SequenceCheck() for device in devices}
+        self.latency = Latency()
+        self.received = 0
+        self.unexpected = 0
+        self.unexpected_examples: list[str] = []
+        self._arrived = asyncio.Event()
+        self._window = asyncio.Semaphore(_MOST_IN_FLIGHT)
+        self._commands: dict[str, Answers] = {}
+        self._identifiers = itertools.count(1)
+
+    async def connect(self, endpoint: Endpoint, context: ssl.SSLContext, keep_alive: KeepAlive) -> None:
+        """Connect and subscribe to everything. Raises `device_sim.tls_dial.NotAdmitted`."""
+        self.connection = await Connection.open(
+            endpoint,
+            context,
+            self.name,
+            keep_alive=keep_alive,
+            received=self._received,
+            acknowledged=self._acknowledged,
+        )
+        await self.connection.subscribe("fleet/#", _AT_LEAST_ONCE)
+
+    async def close(self) -> None:
+        """Leave the broker politely."""
+        if self.connection is not None:
+            await self.connection.close()
+
+    async def command(
+        self, group: str, devices: Iterable[str], action: str, arguments: Mapping[str, Any], deadline: float
+    ) -> Answers:
+        """Send a command to each of *devices*; return the answers when all are in, or at the *deadline* (seconds)."""
+        if self.connection is None:
+            raise RuntimeError("the backend is not connected: call connect() first")
+        answers = Answers(f"{self.name}-{next(self._identifiers)}")
+        self._commands[answers.identifier] = answers
+        payload = Command(answers.identifier, action, arguments).encode()
+        try:
+            async with asyncio.timeout(deadline):
+                for device in devices:
+                    await self._window.acquire()
+                    answers.sent[device] = time.monotonic()
+                    self.connection.publish(f"fleet/{group}/{device}/cmd/{action}", payload, _AT_LEAST_ONCE)
+                await self.until(lambda: not answers.missing)
+        except TimeoutError:
+            pass  # Who has not answered is in `missing`.
+        finally:
+            del self._commands[answers.identifier]
+        return answers
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return when *condition* holds; it is asked again whenever something has arrived."""
+        while not condition():
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def _acknowledged(self, _packet_id: int, _number: int, _reason: str) -> None:
+        self._window.release()
+
+    def _received(self, topic_name: str, payload: bytes) -> None:
+        now = time.monotonic()
+        self._arrived.set()
+        match topic_name.split("/"):
+            case ["fleet", _, device, "telemetry"] if device in self.checks:
+                self._telemetry(device, topic_name, payload, now)
+            case ["fleet", _, device, "ack"] if device in self.checks:
+                self._answer(device, topic_name, payload, now)
+            case ["fleet", _, _, "cmd", *_]:
+                pass  # Our own command: we subscribe to everything.
+            case _:
+                self._not_expected(topic_name, payload)
+
+    def _telemetry(self, device: str, topic_name: str, payload: bytes, now: float) -> None:
+        try:
+            telemetry = decode(payload)
+            self.checks[device].record(telemetry.sequence)
+        except (UnreadableTelemetry, ValueError):
+            self._not_expected(topic_name, payload)
+            return
+        self.received += 1
+        self.latency.record(now - telemetry.sent_ns / 1e9)
+
+    def _answer(self, device: str, topic_name: str, payload: bytes, now: float) -> None:
+        try:
+            answer = decode_answer(payload)
+        except UnreadableCommand:
+            self._not_expected(topic_name, payload)
+            return
+        answers = self._commands.get(answer.identifier)
+        sent = answers.sent.get(device) if answers is not None else None
+        if answers is None or sent is None:
+            self._not_expected(topic_name, payload)  # Too late, or never asked.
+        elif answer.done:
+            answers.answered[device] = now - sent
+        else:
+            answers.refused[device] = str(answer.detail)
+
+    def _not_expected(self, topic_name: str, payload: bytes) -> None:
+        self.unexpected += 1
+        if len(self.unexpected_examples) < _MOST_KEPT:
+            self.unexpected_examples.append(f"{topic_name}: {payload[:80]!r}")

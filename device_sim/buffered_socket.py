@@ -1,0 +1,110 @@
+"""A TLS socket as paho sees it: many small reads and writes outside, few large ones inside.
+
+Theory
+------
+paho reads a packet byte by byte and writes each packet by itself. Through this wrapper one ``recv`` of a whole TLS
+record serves all those reads, and everything written in one turn of the loop leaves as one record.
+
+Rules
+-----
+1. `recv` and `send` never block and never touch the network needlessly; `flush` does the writing.
+2. The output is bounded: above the limit `send` raises `BlockingIOError`, as a full socket would.
+3. A failed write is reported by a later `recv`, after what the peer had sent before it: the TLS alert that explains the
+   failure is in there.
+4. `close` says goodbye: pending output, then close_notify, as far as that goes without waiting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+
+RECORD = 16 * 1024
+OUTPUT_LIMIT = 256 * 1024
+
+
+class BufferedSocket:
+    """What paho calls a SocketLike, on top of a handshaken non-blocking `ssl.SSLSocket`."""
+
+    __slots__ = ("_input", "_output", "_position", "_tls", "_write_error")
+
+    def __init__(self, tls: ssl.SSLSocket) -> None:
+        self._tls = tls
+        self._input = b""
+        self._position = 0
+        self._output = bytearray()
+        self._write_error: OSError | None = None
+
+    @property
+    def tls(self) -> ssl.SSLSocket:
+        """The socket underneath."""
+        return self._tls
+
+    @property
+    def unread(self) -> bool:
+        """Whether there is input that no poll of the descriptor will announce."""
+        return self._position < len(self._input) or self._tls.pending() > 0
+
+    @property
+    def unsent(self) -> bool:
+        """Whether output waits for the socket to become writable."""
+        return bool(self._output)
+
+    def recv(self, buffer_size: int) -> bytes:
+        """Return up to *buffer_size* bytes; raise `ssl.SSLWantReadError` when there are none."""
+        start = self._position
+        if start == len(self._input):
+            try:
+                self._input = self._tls.recv(RECORD)
+            except ssl.SSLWantReadError:
+                if self._write_error is not None:
+                    raise self._write_error from None
+                raise
+            start = 0
+        self._position = end = start + buffer_size
+        if end < len(self._input):
+            return self._input[start:end]
+        taken = self._input[start:]
+        self._input = b""
+        self._position = 0
+        return taken
+
+    def send(self, buffer: bytes | bytearray) -> int:
+        """Queue *buffer* for the next `flush`."""
+        if len(self._output) > OUTPUT_LIMIT:
+            raise BlockingIOError
+        if self._write_error is None:
+            self._output += buffer
+        return len(buffer)
+
+    def flush(self) -> None:
+        """Write what is queued, as far as the socket takes it (see `unsent`)."""
+        try:
+            # Without SSL_MODE_ENABLE_PARTIAL_WRITE a write is whole or not at all, and is repeated with no less.
+            while self._output:
+                del self._output[: self._tls.send(self._output)]
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
+            return
+        except OSError as error:
+            self._write_error = error
+            self._output.clear()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a write has failed, so that `recv` has something to tell."""
+        return self._write_error is not None
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll."""
+        return self._tls.fileno()
+
+    def setblocking(self, flag: bool) -> None:
+        """Do nothing: the socket never blocks, whatever paho asks."""
+
+    def close(self) -> None:
+        """Send what is queued and close_notify if the socket takes them at once, and close."""
+        self.flush()
+        # A clean close keeps the TLS session resumable; unwrap() would now wait for the peer's close_notify.
+        with contextlib.suppress(OSError, ValueError):
+            self._tls.unwrap()
+        self._tls.close()

@@ -1,0 +1,360 @@
+"""A paho-mqtt client on an asyncio loop: no thread, one descriptor, nothing that blocks.
+
+Theory
+------
+paho can be driven from outside (`loop_read`, `loop_write`, `loop_misc`), but connects by itself and blocks meanwhile.
+`_Paho` hands it a socket that is connected and handshaken already (`tls_dial`), and buffered (`buffered_socket`). What
+paho queues in one turn of the loop is written once at the end of that turn.
+
+Rules
+-----
+1. A connection is open only after CONNACK with success: `Connection.open` returns then, and raises `NotAdmitted`
+   otherwise. In TLS 1.3 the refusal of a certificate arrives in this phase.
+2. It ends once; `Connection.closed` holds the one `Closure`, with the TLS alert or the reason code that paho hides.
+3. Input that OpenSSL has decrypted is drained before returning to the loop: no poll announces it.
+4. Reconnection is not done here: paho's own has no jitter, and policy belongs to the device.
+
+Handles: MQTT 5 and 3.1.1, QoS 0 and 1, keep alive, server keep alive.
+Does not handle: QoS 2, wills, persistent sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from device_sim.buffered_socket import BufferedSocket
+from device_sim.closure import Closure, Layer, connack_311, from_error
+from device_sim.keep_alive import KeepAlive
+from device_sim.tls_dial import Dialled, Endpoint, NotAdmitted, dial
+
+MQTT5 = MQTTProtocolVersion.MQTTv5
+MQTT311 = MQTTProtocolVersion.MQTTv311
+
+_DEADLINE = 15.0
+_MOST_QUEUED = 100
+_FAILURE = 0x80
+
+# All clients live on one thread, so one re-entrant lock serves all of them: paho makes seven for each. A lock in
+# Python that does nothing would be slower than this one in C.
+_ONE_LOCK = threading.RLock()
+_LOCKS = (
+    "_in_callback_mutex", "_callback_mutex", "_msgtime_mutex", "_out_message_mutex", "_in_message_mutex",
+    "_reconnect_delay_mutex", "_mid_generate_mutex",
+)  # fmt: skip
+
+Received = Callable[[str, bytes], None]
+"""Called with topic name and payload of every message received."""
+
+Acknowledged = Callable[[int, int, str], None]
+"""Called with packet identifier, reason code and reason string of every PUBACK."""
+
+
+class NotConnected(Exception):
+    """Nothing can be sent: the connection has ended, or its queue is full."""
+
+
+class SubscriptionRefused(Exception):
+    """The broker granted no such subscription; *number* is its reason code."""
+
+    def __init__(self, topic_filter: str, number: int) -> None:
+        super().__init__(f"subscription to {topic_filter} refused with 0x{number:02x}")
+        self.number = number
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """How long opening a connection took, in seconds."""
+
+    tcp: float
+    tls: float
+    connack: float
+
+
+class _Paho(mqtt.Client):
+    """paho with its socket, its locks and its errors taken over.
+
+    The names that begin with an underscore are paho's own, as of 2.1 and 2.2; `tests/integration/device_sim` fails if
+    they change their meaning.
+    """
+
+    def __init__(self, client_id: str, protocol: MQTTProtocolVersion, keep_alive: int) -> None:
+        super().__init__(CallbackAPIVersion.VERSION2, client_id, protocol=protocol, reconnect_on_failure=False)
+        for lock in _LOCKS:
+            setattr(self, lock, _ONE_LOCK)
+        self.max_queued_messages_set(_MOST_QUEUED)
+        self._keep_alive = keep_alive
+        self._handed_over: BufferedSocket | None = None
+        self.error: OSError | None = None
+
+    def start(self, socket: BufferedSocket, endpoint: Endpoint) -> None:
+        """Queue CONNECT on *socket*."""
+        self._handed_over = socket
+        self.connect_async(endpoint.host, endpoint.port, self._keep_alive)
+        self.reconnect()
+
+    def abort(self, error: OSError) -> None:
+        """End the connection without a word, for *error*."""
+        self.error = error
+        self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
+
+    def _create_socket(self) -> Any:
+        socket, self._handed_over = self._handed_over, None
+        return socket
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        try:
+            return super()._sock_recv(bufsize)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self.error = error
+            raise
+
+
+class Connection:
+    """One open MQTT connection. Made by `open` only."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        socket: BufferedSocket,
+        paho: _Paho,
+        keep_alive: KeepAlive,
+        received: Received | None,
+        acknowledged: Acknowledged | None,
+    ) -> None:
+        self._loop = loop
+        self._socket = socket
+        self._descriptor = socket.fileno()
+        self._paho = paho
+        self._keep_alive = keep_alive
+        self._received = received
+        self._acknowledged = acknowledged
+        self._admitted: asyncio.Future[None] = loop.create_future()
+        self._subscribing: dict[int, asyncio.Future[int]] = {}
+        self._flushing = False
+        self._writer_added = False
+        self._refusal: Closure | None = None
+        self.closed: asyncio.Future[Closure] = loop.create_future()
+        self.stage_times = StageTimes(0.0, 0.0, 0.0)
+        self.assigned_client_id: str | None = None
+        self.tls_session: ssl.SSLSession | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        endpoint: Endpoint,
+        context: ssl.SSLContext,
+        client_id: str,
+        *,
+        keep_alive: KeepAlive,
+        seconds_alive: int = 60,
+        protocol: MQTTProtocolVersion = MQTT5,
+        received: Received | None = None,
+        acknowledged: Acknowledged | None = None,
+        session: ssl.SSLSession | None = None,
+        source: str | None = None,
+        deadline: float = _DEADLINE,
+    ) -> Connection:
+        """Return a connection that the broker has admitted, or raise `NotAdmitted` within *deadline* seconds.
+
+        *session* is a TLS session to resume (`tls_session` of an earlier connection with the same *context*).
+        """
+        started = time.monotonic()
+        dialled = await dial(endpoint, context, deadline=deadline, session=session, source=source)
+        connection = cls(
+            asyncio.get_running_loop(),
+            BufferedSocket(dialled.socket),
+            _Paho(client_id, protocol, seconds_alive),
+            keep_alive,
+            received,
+            acknowledged,
+        )
+        await connection._start(endpoint, dialled, deadline - (time.monotonic() - started))
+        return connection
+
+    async def _start(self, endpoint: Endpoint, dialled: Dialled, remaining: float) -> None:
+        paho = self._paho
+        paho.on_connect = self._on_connect
+        paho.on_disconnect = self._on_disconnect
+        paho.on_subscribe = self._on_subscribe
+        paho.on_socket_register_write = self._on_output
+        paho.on_socket_close = self._on_socket_close
+        if self._received is not None:
+            paho.on_message = self._on_message
+        if self._acknowledged is not None:
+            paho.on_publish = self._on_publish
+        started = time.monotonic()
+        self._loop.add_reader(self._descriptor, self._readable)
+        paho.start(self._socket, endpoint)
+        try:
+            async with asyncio.timeout(remaining):
+                await self._admitted
+        except TimeoutError as error:
+            paho.abort(error)
+            raise NotAdmitted(
+                Closure(Layer.MQTT, "timeout", "no answer to CONNECT in time", time.monotonic())
+            ) from error
+        except asyncio.CancelledError:
+            paho.abort(ConnectionAbortedError("cancelled"))
+            raise
+        self._keep_alive.add(paho)
+        self.stage_times = StageTimes(dialled.tcp, dialled.tls, time.monotonic() - started)
+
+    @property
+    def tls_resumed(self) -> bool:
+        """Whether the TLS handshake resumed an earlier session."""
+        return bool(self._socket.tls.session_reused)
+
+    def publish(self, topic_name: str, payload: bytes, qos: int) -> int:
+        """Queue a message; return its packet identifier. Raises `NotConnected`."""
+        if self.closed.done():
+            raise NotConnected(f"the connection has ended: {self.closed.result()}")
+        info = self._paho.publish(topic_name, payload, qos)
+        if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise NotConnected(f"not sent: {mqtt.error_string(info.rc)}")
+        return int(info.mid)
+
+    async def subscribe(self, topic_filter: str, qos: int) -> int:
+        """Subscribe, and return the QoS granted. Raises `SubscriptionRefused` or `NotConnected`."""
+        result, packet_id = self._paho.subscribe(topic_filter, qos)
+        if result is not MQTTErrorCode.MQTT_ERR_SUCCESS or packet_id is None:
+            raise NotConnected(f"not subscribed: {mqtt.error_string(result)}")
+        answer: asyncio.Future[int] = self._loop.create_future()
+        self._subscribing[packet_id] = answer
+        try:
+            granted = await answer
+        finally:
+            self._subscribing.pop(packet_id, None)
+        if granted >= _FAILURE:
+            raise SubscriptionRefused(topic_filter, granted)
+        return granted
+
+    async def close(self) -> Closure:
+        """Send DISCONNECT, close, and return how the connection ended (perhaps earlier, and by the broker)."""
+        if not self.closed.done():
+            self._paho.disconnect()
+            self._flush()
+        return await self.closed
+
+    # ---- what the loop and paho call
+
+    def _readable(self) -> None:
+        paho, socket = self._paho, self._socket
+        while paho.loop_read() == MQTTErrorCode.MQTT_ERR_SUCCESS and socket.unread:
+            pass
+
+    def _on_output(self, _client: mqtt.Client, _userdata: Any, _socket: Any) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self.closed.done():
+            return
+        self._paho.loop_write()
+        if self.closed.done():  # What was written last was our DISCONNECT.
+            return
+        self._socket.flush()
+        if self._socket.failed:
+            self._readable()
+        elif self._socket.unsent and not self._writer_added:
+            self._writer_added = True
+            self._loop.add_writer(self._descriptor, self._writable)
+
+    def _writable(self) -> None:
+        self._socket.flush()
+        if not self._socket.unsent:
+            self._writer_added = False
+            self._loop.remove_writer(self._descriptor)
+            self._flush()
+
+    def _on_connect(
+        self, _client: mqtt.Client, _userdata: Any, _flags: Any, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self._refusal = self._connack(reason, properties)
+        elif not self._admitted.done():
+            self.assigned_client_id = getattr(properties, "AssignedClientIdentifier", None)
+            self._admitted.set_result(None)
+
+    def _connack(self, reason: ReasonCode, properties: Properties | None) -> Closure:
+        now = time.monotonic()
+        if self._paho.protocol is not MQTT5:
+            return connack_311(_RETURN_CODES.get(reason.value, reason.value), now)
+        return _closure(reason, properties, now)
+
+    def _on_disconnect(
+        self,
+        _client: mqtt.Client,
+        _userdata: Any,
+        flags: mqtt.DisconnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        now = time.monotonic()
+        error = self._paho.error
+        if self._refusal is not None:
+            closure = self._refusal
+        elif flags.is_disconnect_packet_from_server:
+            closure = _closure(reason, properties, now)
+        elif error is not None:
+            closure = from_error(error, now)
+        elif not reason.is_failure:
+            closure = Closure(Layer.MQTT, "0x00 Normal disconnection", "", now, 0)
+        else:
+            closure = Closure(Layer.TCP, "closed", f"the peer closed the connection ({reason})", now)
+        if self.closed.done():
+            return
+        self.closed.set_result(closure)
+        if not self._admitted.done():
+            self._admitted.set_exception(NotAdmitted(closure))
+        for answer in self._subscribing.values():
+            if not answer.done():
+                answer.set_exception(NotConnected(f"the connection has ended: {closure}"))
+
+    def _on_subscribe(
+        self, _client: mqtt.Client, _userdata: Any, packet_id: int, reasons: list[ReasonCode], _properties: Any
+    ) -> None:
+        answer = self._subscribing.get(packet_id)
+        if answer is not None and not answer.done():
+            answer.set_result(reasons[0].value)
+
+    def _on_message(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
+        assert self._received is not None  # noqa: S101 - it is why this callback is set
+        self._received(message.topic, bytes(message.payload))
+
+    def _on_publish(
+        self, _client: mqtt.Client, _userdata: Any, packet_id: int, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        assert self._acknowledged is not None  # noqa: S101 - it is why this callback is set
+        self._acknowledged(packet_id, reason.value, getattr(properties, "ReasonString", ""))
+
+    def _on_socket_close(self, _client: mqtt.Client, _userdata: Any, _socket: Any) -> None:
+        self._loop.remove_reader(self._descriptor)
+        if self._writer_added:
+            self._writer_added = False
+            self._loop.remove_writer(self._descriptor)
+        self._keep_alive.discard(self._paho)
+        self.tls_session = self._socket.tls.session
+
+
+# paho turns the return codes of 3.1.1 into the reason codes of MQTT 5; the wire said these.
+_RETURN_CODES = {0x84: 1, 0x85: 2, 0x88: 3, 0x86: 4, 0x87: 5}
+
+
+def _closure(reason: ReasonCode, properties: Properties | None, at: float) -> Closure:
+    text = getattr(properties, "ReasonString", "")
+    return Closure(Layer.MQTT, f"0x{reason.value:02x} {reason.getName()}", text, at, reason.value)

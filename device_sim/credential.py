@@ -1,0 +1,88 @@
+"""A party's key and certificate as the simulator holds them, and how it gets them by EST.
+
+Rules
+-----
+1. Each party makes its own key; the key leaves this process only when the user asks for files (`write`).
+2. A certificate is used only if it names the party that asked for it.
+3. An unavailable service is asked again with backoff; a refusal is final.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from device_sim.backoff import Backoff
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EnrolmentUnavailable, EstClient
+from provisioning.pki.identity import Identity, InvalidIdentity, identity_of
+from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, write_private
+from provisioning.pki.tls import CredentialPem, client_context
+
+_ATTEMPTS = 5
+_BACKOFF = Backoff(base=0.2, cap=3.0)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCredential:
+    """A certificate and its private key, in memory."""
+
+    identity: Identity
+    serial: int
+    not_after: datetime
+    certificate_pem: bytes
+    key_pem: bytes
+
+    @classmethod
+    def of(cls, certificate: x509.Certificate, key: PrivateKey, *chain: x509.Certificate) -> HeldCredential:
+        """Return the credential of *certificate* with its private *key*, presented with *chain*."""
+        return cls(
+            identity_of(certificate),
+            certificate.serial_number,
+            certificate.not_valid_after_utc,
+            b"".join(part.public_bytes(Encoding.PEM) for part in (certificate, *chain)),
+            key_to_pem(key),
+        )
+
+    @property
+    def pem(self) -> CredentialPem:
+        """What a TLS context loads."""
+        return CredentialPem(self.certificate_pem + self.key_pem)
+
+    def context(self, anchors: Path | str) -> ssl.SSLContext:
+        """Return a client's TLS context that presents this credential."""
+        return client_context(anchors, self.pem)
+
+    def write(self, directory: Path, stem: str) -> None:
+        """Write ``<stem>.crt`` and ``<stem>.key`` (mode 0600) into *directory*."""
+        (directory / f"{stem}.crt").write_bytes(self.certificate_pem)
+        write_private(directory / f"{stem}.key", self.key_pem)
+
+
+async def enrol(est: EstClient, name: str, token: str, randomness: random.Random) -> HeldCredential:
+    """Make a key for *name* and have it certified with the one-time *token*.
+
+    Raises `provisioning.client.est.EnrolmentRefused`, or `EnrolmentUnavailable` after the last attempt.
+    """
+    key = generate_key()
+    csr = build_csr(key, name)
+    for attempt in range(_ATTEMPTS):
+        try:
+            certificate = await est.enrol(csr, user=name, token=token)
+        except EnrolmentUnavailable as error:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            await asyncio.sleep(error.retry_after or _BACKOFF.pause(attempt, randomness))
+        else:
+            break
+    held = HeldCredential.of(certificate, key)
+    if held.identity.name != name:
+        raise InvalidIdentity(f"the service answered {name!r} with a certificate for {held.identity.name!r}")
+    return held

@@ -1,0 +1,48 @@
+"""Durations in a high dynamic range histogram, and what people want to know of them.
+
+A histogram keeps three significant digits from a microsecond to a minute in a fixed 136 KB, however many values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from hdrh.histogram import HdrHistogram
+
+_HIGHEST_US = 60_000_000
+_DIGITS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LatencySummary:
+    """Milliseconds. All of them are 0 when nothing was recorded."""
+
+    count: int
+    p50: float
+    p95: float
+    p99: float
+    highest: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the fields for a JSON report."""
+        return asdict(self)
+
+
+class Latency:
+    """A recorder of durations."""
+
+    def __init__(self) -> None:
+        self._histogram = HdrHistogram(1, _HIGHEST_US, _DIGITS)
+        self.count = 0
+
+    def record(self, seconds: float) -> None:
+        """Record one duration; what is outside a microsecond … a minute counts as that bound."""
+        self._histogram.record_value(min(max(int(seconds * 1e6), 1), _HIGHEST_US))
+        self.count += 1
+
+    def summary(self) -> LatencySummary:
+        """Return the percentiles of everything recorded so far."""
+        if not self.count:
+            return LatencySummary(0, 0.0, 0.0, 0.0, 0.0)
+        p50, p95, p99 = (self._histogram.get_value_at_percentile(percent) / 1000 for percent in (50, 95, 99))
+        return LatencySummary(self.count, p50, p95, p99, self._histogram.get_max_value() / 1000)

@@ -1,0 +1,205 @@
+"""One device on the network: its state machine, its certificate and its connection put together.
+
+Rules
+-----
+1. The state machine (`device`) decides; this file only dials, sends, and reports what happened to it.
+2. Telemetry is QoS 1 and kept until it is acknowledged: after a reconnection it is sent again, so a message is lost
+   only if the broker lies. What is unacknowledged is bounded; above the bound the device holds its readings back.
+3. A connection's TLS context exists from the first dial on; its key is the device's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from device_sim.client import Connection, NotConnected
+from device_sim.closure import Closure
+from device_sim.commands import Action, UnreadableCommand, decode_command, execute
+from device_sim.credential import HeldCredential
+from device_sim.device import Device, Event, State
+from device_sim.keep_alive import KeepAlive
+from device_sim.telemetry import encode, readings
+from device_sim.tls_dial import Endpoint, NotAdmitted
+
+_AT_LEAST_ONCE = 1
+_FAILURE = 0x80
+_MOST_UNACKNOWLEDGED = 50
+_SHORTEST_INTERVAL = 0.01
+_LONGEST_INTERVAL = 3600.0
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a whole fleet did; every device adds to the same one."""
+
+    published: int = 0
+    acknowledged: int = 0
+    refused: int = 0
+    held_back: int = 0
+    repeated: int = 0
+    commands: int = 0
+    unreadable_commands: int = 0
+    reconnections: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all devices of a fleet share: where the broker is, whom to trust, who looks after keep alive."""
+
+    endpoint: Endpoint
+    anchors: Path | str
+    keep_alive: KeepAlive
+    counters: Counters
+    seed: int
+    seconds_alive: int = 60
+
+
+class LiveDevice:
+    """A device that can connect and publish. *ended* is called whenever a connection of it has ended."""
+
+    __slots__ = (
+        "_closing", "_context", "_ended", "_readings", "_surroundings", "connection", "credential", "interval",
+        "machine", "unacknowledged",
+    )  # fmt: skip
+
+    def __init__(
+        self, machine: Device, surroundings: Surroundings, interval: float, ended: Callable[[LiveDevice], None]
+    ) -> None:
+        self.machine = machine
+        self.interval = interval
+        self.credential: HeldCredential | None = None
+        self.connection: Connection | None = None
+        self.unacknowledged: dict[int, tuple[int, bytes]] = {}
+        self._surroundings = surroundings
+        self._ended = ended
+        self._readings = readings(surroundings.seed, machine.name)
+        self._context: ssl.SSLContext | None = None
+        self._closing = False
+
+    @property
+    def name(self) -> str:
+        """The device's name, which is its Common Name and its client identifier."""
+        return self.machine.name
+
+    def issued(self, credential: HeldCredential) -> None:
+        """Hold *credential* from now on; the next connection presents it."""
+        self.credential = credential
+        self._context = None
+        self.machine.happened(Event.ISSUED)
+
+    async def connect(self, session: ssl.SSLSession | None = None) -> Connection:
+        """Connect, subscribe to the device's commands, and send again what was not acknowledged.
+
+        Raises `NotAdmitted`; the state machine knows already.
+        """
+        if self.credential is None:
+            raise RuntimeError(f"{self.name} has no certificate: enrol it first")
+        if self._context is None:
+            self._context = self.credential.context(self._surroundings.anchors)
+        self._closing = False
+        self.machine.happened(Event.DIALLED)
+        try:
+            connection = await Connection.open(
+                self._surroundings.endpoint,
+                self._context,
+                self.name,
+                keep_alive=self._surroundings.keep_alive,
+                seconds_alive=self._surroundings.seconds_alive,
+                received=self._received,
+                acknowledged=self._acknowledged,
+                session=session,
+            )
+        except NotAdmitted as error:
+            self.machine.ended(error.closure)
+            raise
+        except asyncio.CancelledError:
+            self.machine.happened(Event.CLOSED)
+            raise
+        self.connection = connection
+        self.machine.happened(Event.ADMITTED)
+        connection.closed.add_done_callback(self._connection_ended)
+        try:
+            await connection.subscribe(f"{self.machine.topic_prefix}/cmd/#", _AT_LEAST_ONCE)
+            self._send_again(connection)
+        except NotConnected:
+            pass  # Admitted and lost at once: `ended` is called as for any lost connection.
+        return connection
+
+    async def close(self) -> None:
+        """Leave the broker politely."""
+        self._closing = True
+        if self.connection is not None:
+            await self.connection.close()
+
+    def publish_reading(self, due: float) -> bool:
+        """Publish the next reading, due at *due* (`time.monotonic`); return whether it was handed to the connection."""
+        counters = self._surroundings.counters
+        if self.connection is None or self.machine.state is not State.CONNECTED:
+            return False
+        if len(self.unacknowledged) >= _MOST_UNACKNOWLEDGED:
+            counters.held_back += 1
+            return False
+        sequence = self.machine.next_sequence()
+        payload = encode(next(self._readings), sequence, int(due * 1e9))
+        try:
+            packet_id = self.connection.publish(f"{self.machine.topic_prefix}/telemetry", payload, _AT_LEAST_ONCE)
+        except NotConnected:
+            counters.held_back += 1
+            return False
+        self.machine.published()
+        self.unacknowledged[packet_id] = (sequence, payload)
+        counters.published += 1
+        return True
+
+    def _send_again(self, connection: Connection) -> None:
+        # Packet identifiers start again with each connection. One turn of the loop: nobody sees it half done, and what
+        # cannot be queued now is kept under a negative key for the next connection.
+        waiting = list(self.unacknowledged.values())
+        self.unacknowledged = {-index: message for index, message in enumerate(waiting, 1)}
+        for index, message in enumerate(waiting, 1):
+            packet_id = connection.publish(f"{self.machine.topic_prefix}/telemetry", message[1], _AT_LEAST_ONCE)
+            self.unacknowledged[packet_id] = self.unacknowledged.pop(-index)
+            self._surroundings.counters.repeated += 1
+
+    def _acknowledged(self, packet_id: int, number: int, _reason: str) -> None:
+        if self.unacknowledged.pop(packet_id, None) is None:
+            return  # An answer to a command.
+        if number >= _FAILURE:
+            self._surroundings.counters.refused += 1
+        else:
+            self._surroundings.counters.acknowledged += 1
+
+    def _received(self, topic_name: str, payload: bytes) -> None:
+        prefix = f"{self.machine.topic_prefix}/cmd/"
+        counters = self._surroundings.counters
+        try:
+            command = decode_command(topic_name.removeprefix(prefix), payload)
+        except UnreadableCommand:
+            counters.unreadable_commands += 1
+            return
+        counters.commands += 1
+        answer = execute(command, self._actions())
+        if self.connection is not None and not self.connection.closed.done():
+            self.connection.publish(f"{self.machine.topic_prefix}/ack", answer.encode(), _AT_LEAST_ONCE)
+
+    def _actions(self) -> Mapping[str, Action]:
+        return {"identify": self._identify, "set-interval": self._set_interval}
+
+    def _identify(self, _arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {"device": self.name, "published": self.machine.sequence, "interval": self.interval}
+
+    def _set_interval(self, arguments: Mapping[str, Any]) -> float:
+        seconds = arguments.get("seconds")
+        if not isinstance(seconds, int | float) or not _SHORTEST_INTERVAL <= seconds <= _LONGEST_INTERVAL:
+            raise ValueError(f"seconds: use a number from {_SHORTEST_INTERVAL} to {_LONGEST_INTERVAL:g}")
+        self.interval = float(seconds)
+        return self.interval
+
+    def _connection_ended(self, closed: asyncio.Future[Closure]) -> None:
+        self.machine.ended(closed.result(), by_us=self._closing)
+        self._ended(self)

@@ -1,0 +1,123 @@
+"""Open a TCP connection and finish the client's half of the TLS handshake without blocking the loop.
+
+Theory
+------
+paho connects and handshakes with blocking calls. Here both are done on a non-blocking `ssl.SSLSocket` driven by
+`loop.add_reader` / `add_writer`, and paho is given the finished socket. In TLS 1.3 "finished" says nothing about
+admission: the server judges the client's certificate afterwards.
+
+Rules
+-----
+1. One deadline for everything; whatever goes wrong, the socket is closed and `NotAdmitted` says at which layer.
+2. The caller owns a socket that is returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+
+from device_sim.closure import Closure, from_error
+
+# Linux <linux/in.h>; `socket` does not name it. The port is chosen at connect(), so that each pair of addresses has
+# its own 28,232 ephemeral ports.
+_IP_BIND_ADDRESS_NO_PORT = 24
+
+
+class NotAdmitted(Exception):
+    """The connection could not be opened; *closure* says which layer refused it and why."""
+
+    def __init__(self, closure: Closure) -> None:
+        super().__init__(str(closure))
+        self.closure = closure
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a broker listens: a numeric address, and the name its certificate must bear."""
+
+    host: str
+    port: int
+    server_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A connected, handshaken, non-blocking socket, and how long its stages took (seconds)."""
+
+    socket: ssl.SSLSocket
+    tcp: float
+    tls: float
+
+
+async def dial(
+    endpoint: Endpoint,
+    context: ssl.SSLContext,
+    *,
+    deadline: float,
+    session: ssl.SSLSession | None = None,
+    source: str | None = None,
+) -> Dialled:
+    """Connect to *endpoint* within *deadline* seconds; *session* offers resumption, *source* is a local address."""
+    loop = asyncio.get_running_loop()
+    started = time.monotonic()
+    raw = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET)
+    try:
+        raw.setblocking(False)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if source is not None:
+            raw.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            raw.bind((source, 0))
+        async with asyncio.timeout(deadline):
+            await loop.sock_connect(raw, (endpoint.host, endpoint.port))
+            connected = time.monotonic()
+            # From here on the descriptor belongs to the SSLSocket, *raw* is detached.
+            raw = context.wrap_socket(
+                raw, server_hostname=endpoint.server_name, do_handshake_on_connect=False, session=session
+            )
+            await _handshake(loop, raw)
+    except (OSError, TimeoutError) as error:
+        raw.close()
+        raise NotAdmitted(from_error(error, time.monotonic())) from error
+    except BaseException:
+        raw.close()
+        raise
+    return Dialled(raw, tcp=connected - started, tls=time.monotonic() - connected)
+
+
+async def _handshake(loop: asyncio.AbstractEventLoop, tls: ssl.SSLSocket) -> None:
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            await _readable(loop, tls.fileno())
+        except ssl.SSLWantWriteError:
+            await _writable(loop, tls.fileno())
+        else:
+            return
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+    ready = loop.create_future()
+    loop.add_reader(descriptor, _wake, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(descriptor)
+
+
+async def _writable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+    ready = loop.create_future()
+    loop.add_writer(descriptor, _wake, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(descriptor)
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

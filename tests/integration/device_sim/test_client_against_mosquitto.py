@@ -1,0 +1,178 @@
+"""paho on one loop, against a broker that nobody here wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from paho.mqtt.enums import MQTTProtocolVersion
+
+from device_sim.client import MQTT5, MQTT311, Connection, NotConnected
+from device_sim.closure import Layer, Verdict
+from device_sim.keep_alive import KeepAlive
+from device_sim.tls_dial import Endpoint, NotAdmitted
+from provisioning.pki.tls import client_context
+
+if TYPE_CHECKING:
+    from conftest import Authority, RunningBroker
+
+
+@pytest.mark.parametrize("protocol", [MQTT5, MQTT311])
+async def test_messages_arrive_once_and_in_order(
+    mosquitto: RunningBroker, authority: Authority, protocol: MQTTProtocolVersion
+) -> None:
+    received: list[tuple[str, bytes]] = []
+    acknowledged: list[tuple[int, int]] = []
+    context = authority.issue("meter-1").context(authority.pem)
+    everything = asyncio.Event()
+
+    def receive(topic: str, payload: bytes) -> None:
+        received.append((topic, payload))
+        if len(received) == 60:
+            everything.set()
+
+    async with KeepAlive() as keep_alive:
+        connection = await Connection.open(
+            mosquitto.endpoint,
+            context,
+            "meter-1",
+            keep_alive=keep_alive,
+            protocol=protocol,
+            received=receive,
+            acknowledged=lambda packet_id, number, _: acknowledged.append((packet_id, number)),
+        )
+        assert await connection.subscribe("fleet/#", 1) == 1
+        sent = [connection.publish("fleet/meters/meter-1/telemetry", b"%d" % n, 1) for n in range(60)]
+        await asyncio.wait_for(everything.wait(), 10)
+        closure = await connection.close()
+    assert [payload for _, payload in received] == [b"%d" % n for n in range(60)]
+    assert acknowledged == [(packet_id, 0) for packet_id in sent]
+    assert closure.number == 0
+
+
+async def test_a_large_message_is_read_whole(mosquitto: RunningBroker, authority: Authority) -> None:
+    payload = bytes(range(256)) * 1200  # Above the output limit of the buffered socket, and many TLS records.
+    arrived: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    async with KeepAlive() as keep_alive:
+        connection = await Connection.open(
+            mosquitto.endpoint,
+            authority.issue("meter-1").context(authority.pem),
+            "meter-1",
+            keep_alive=keep_alive,
+            received=lambda _, body: arrived.set_result(body),
+        )
+        await connection.subscribe("big", 1)
+        connection.publish("big", payload, 1)
+        assert await asyncio.wait_for(arrived, 10) == payload
+        await connection.close()
+
+
+async def test_no_certificate_is_the_true_alert(mosquitto: RunningBroker, authority: Authority) -> None:
+    async with KeepAlive() as keep_alive:
+        with pytest.raises(NotAdmitted) as refused:
+            await Connection.open(mosquitto.endpoint, client_context(authority.pem), "x", keep_alive=keep_alive)
+    assert refused.value.closure.layer is Layer.TLS
+    assert refused.value.closure.code == "certificate_required"
+    assert refused.value.closure.verdict is Verdict.FINAL
+
+
+async def test_an_expired_certificate_is_the_true_alert(mosquitto: RunningBroker, authority: Authority) -> None:
+    expired = authority.issue("meter-1", life=timedelta(seconds=-1))
+    async with KeepAlive() as keep_alive:
+        with pytest.raises(NotAdmitted) as refused:
+            await Connection.open(mosquitto.endpoint, expired.context(authority.pem), "x", keep_alive=keep_alive)
+    assert refused.value.closure.code == "certificate_expired"
+
+
+async def test_a_server_with_another_name_is_refused_by_us(mosquitto: RunningBroker, authority: Authority) -> None:
+    endpoint = Endpoint("127.0.0.1", mosquitto.endpoint.port, "elsewhere.example")
+    context = authority.issue("meter-1").context(authority.pem)
+    async with KeepAlive() as keep_alive:
+        with pytest.raises(NotAdmitted, match="server_certificate"):
+            await Connection.open(endpoint, context, "x", keep_alive=keep_alive)
+
+
+async def test_nobody_listens(authority: Authority) -> None:
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
+    async with KeepAlive() as keep_alive:
+        with pytest.raises(NotAdmitted, match="tcp"):
+            await Connection.open(
+                Endpoint("127.0.0.1", port, "localhost"),
+                authority.issue("meter-1").context(authority.pem),
+                "x",
+                keep_alive=keep_alive,
+            )
+
+
+async def test_a_silent_server_is_given_up_at_the_deadline(authority: Authority) -> None:
+    # The kernel accepts the connection; nobody ever answers it.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        async with KeepAlive() as keep_alive:
+            with pytest.raises(NotAdmitted) as refused:
+                await Connection.open(
+                    Endpoint("127.0.0.1", server.getsockname()[1], "localhost"),
+                    authority.issue("meter-1").context(authority.pem),
+                    "x",
+                    keep_alive=keep_alive,
+                    deadline=0.3,
+                )
+    assert refused.value.closure.code == "timeout"
+
+
+async def test_takeover_ends_the_older_connection_with_its_reason(
+    mosquitto: RunningBroker, authority: Authority
+) -> None:
+    context = authority.issue("meter-1").context(authority.pem)
+    async with KeepAlive() as keep_alive:
+        older = await Connection.open(mosquitto.endpoint, context, "meter-1", keep_alive=keep_alive)
+        newer = await Connection.open(mosquitto.endpoint, context, "meter-1", keep_alive=keep_alive)
+        closure = await asyncio.wait_for(older.closed, 10)
+        assert (closure.layer, closure.number) == (Layer.MQTT, 0x8E)
+        with pytest.raises(NotConnected, match="0x8e"):
+            older.publish("t", b"", 0)
+        await newer.close()
+
+
+async def test_a_broker_that_dies_closes_every_connection(mosquitto: RunningBroker, authority: Authority) -> None:
+    async with KeepAlive() as keep_alive:
+        connection = await Connection.open(
+            mosquitto.endpoint, authority.issue("meter-1").context(authority.pem), "meter-1", keep_alive=keep_alive
+        )
+        mosquitto.process.kill()
+        closure = await asyncio.wait_for(connection.closed, 10)
+    assert closure.layer is Layer.TCP
+    assert closure.verdict is Verdict.AGAIN
+
+
+async def test_the_keep_alive_pings_an_idle_connection(mosquitto: RunningBroker, authority: Authority) -> None:
+    async with KeepAlive(period=0.2) as keep_alive:
+        connection = await Connection.open(
+            mosquitto.endpoint,
+            authority.issue("meter-1").context(authority.pem),
+            "meter-1",
+            keep_alive=keep_alive,
+            seconds_alive=1,
+        )
+        # mosquitto closes a connection that is silent for one and a half keep alives.
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(connection.closed), 3)
+        await connection.close()
+
+
+async def test_a_tls_session_is_resumed(mosquitto: RunningBroker, authority: Authority) -> None:
+    context = authority.issue("meter-1").context(authority.pem)
+    async with KeepAlive() as keep_alive:
+        first = await Connection.open(mosquitto.endpoint, context, "meter-1", keep_alive=keep_alive)
+        assert not first.tls_resumed
+        await first.close()
+        second = await Connection.open(
+            mosquitto.endpoint, context, "meter-1", keep_alive=keep_alive, session=first.tls_session
+        )
+        assert second.tls_resumed
+        await second.close()
