@@ -19,6 +19,7 @@
  *   -5              MQTT 5.0 instead of 3.1.1                    -T        plain TCP instead of TLS
  *   -H SECONDS      stay connected that long (to read the broker's memory)
  *   -W N            messages sent and not yet delivered, at most, where no rate is given (default 200000)
+ *   -B N            messages that a publisher puts into one write, where no rate is given (default 1)
  *   -S              step: after each phase stay connected until a line arrives on standard input, so that whoever started
  *                   this can read the broker's CPU time and memory exactly between two phases; end of input ends it at once
  *   -L              print {"phase":"lost",...} for each connection that the broker closes: when (CLOCK_MONOTONIC, as Python's
@@ -58,6 +59,7 @@ struct client {
 static int port = 8883, publishers = 1, subscribers, qos, window = 20, concurrency = 50, payload = 64, hold, version = 4;
 static int resume, plain, stepping, tell_lost;
 static long messages, undelivered = 200000;
+static int burst = 1;
 static double rate;
 static const char *ca, *dir, *crt, *key, *sub_crt, *sub_key, *sub_id = "sub", *topic = "d/%s/t", *filter = "d/#";
 static int ep, total;
@@ -288,14 +290,14 @@ static void connect_all(const char *phase) {
 static int only_crt(const struct dirent *d) { size_t l = strlen(d->d_name); return l > 4 && !strcmp(d->d_name + l - 4, ".crt"); }
 
 int main(int argc, char **argv) {
-    for (int o; (o = getopt(argc, argv, "p:a:D:n:c:k:s:C:K:I:t:f:m:r:b:q:i:w:R5TH:W:SL")) > 0;) switch (o) {
+    for (int o; (o = getopt(argc, argv, "p:a:D:n:c:k:s:C:K:I:t:f:m:r:b:q:i:w:R5TH:W:B:SL")) > 0;) switch (o) {
         case 'p': port = atoi(optarg); break; case 'a': ca = optarg; break; case 'D': dir = optarg; break; case 'n': publishers = atoi(optarg); break;
         case 'c': crt = optarg; break; case 'k': key = optarg; break; case 's': subscribers = atoi(optarg); break; case 'C': sub_crt = optarg; break;
         case 'K': sub_key = optarg; break; case 'I': sub_id = optarg; break; case 't': topic = optarg; break; case 'f': filter = optarg; break;
         case 'm': messages = atol(optarg); break; case 'r': rate = atof(optarg); break; case 'b': payload = atoi(optarg); break; case 'q': qos = atoi(optarg); break;
         case 'i': window = atoi(optarg); break; case 'w': concurrency = atoi(optarg); break; case 'R': resume = 1; break; case '5': version = 5; break;
         case 'T': plain = 1; break; case 'H': hold = atoi(optarg); break;
-        case 'W': undelivered = atol(optarg); break; case 'S': stepping = 1; break; case 'L': tell_lost = 1; break; default: fprintf(stderr, "mqload: see the head of mqload.c\n"); return 2; }
+        case 'W': undelivered = atol(optarg); break; case 'B': burst = atoi(optarg); break; case 'S': stepping = 1; break; case 'L': tell_lost = 1; break; default: fprintf(stderr, "mqload: see the head of mqload.c\n"); return 2; }
     if (payload < 8) payload = 8;
     if (payload > 262144 || strlen(topic) > 100 || strlen(filter) > 400) { fprintf(stderr, "mqload: payload, topic or filter too long\n"); return 2; }
     total = publishers + subscribers; ep = epoll_create1(0); clients = calloc(total, sizeof *clients); setup = calloc(total, sizeof *setup); latency = malloc(max_samples * sizeof *latency);
@@ -324,7 +326,8 @@ int main(int argc, char **argv) {
             while (allowed > 0 && sent < messages && did < 256 && looked < publishers) {
                 struct client *c = &clients[subscribers + turn]; turn = (turn + 1) % publishers; looked++;
                 if (c->state != UP || c->out_len > 65536 || (qos && c->inflight >= window)) continue;
-                send_publish(c); flush_out(c); did++; allowed--; looked = 0;
+                for (int n = 0; n < burst && allowed > 0 && sent < messages && !(qos && c->inflight >= window); n++) { send_publish(c); did++; allowed--; }
+                flush_out(c); looked = 0;
             }
             if (!rate && fan && sent - received / fan >= undelivered) pump(1); else pump(did ? 0 : 1);
         }

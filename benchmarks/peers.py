@@ -67,7 +67,10 @@ def ready_line(process: Child, program: str) -> list[str]:
 def describe(peer: str) -> str:
     """Return the version of *peer*, for the report."""
     if peer == "fleetgate":
-        version = importlib.metadata.version("fleetgate")
+        try:
+            version = importlib.metadata.version("fleetgate")
+        except importlib.metadata.PackageNotFoundError:  # Run from a working tree that is not installed.
+            version = "not installed"
         return f"{version}, Python {platform.python_version()}, {ssl.OPENSSL_VERSION}"
     said = subprocess.run([mosquitto_program(), "-h"], capture_output=True, text=True, check=False).stdout
     version = said.split("\n", 1)[0].rpartition(" ")[2]

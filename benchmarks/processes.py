@@ -18,7 +18,6 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -31,14 +30,6 @@ _LOG_TAIL = 2000
 
 class ChildFailed(RuntimeError):
     """A child process ended, refused or fell silent where the benchmark needs it; the text ends with its log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What a process occupies, in KiB: resident, and its proportional share (None where the kernel does not say)."""
-
-    resident: int
-    proportional: int | None
 
 
 class Child:
@@ -158,14 +149,12 @@ class Child:
         # What clock_getcpuclockid(3) computes; Python has no name for it.
         return time.clock_gettime((~self.pid << 3) | _CPUCLOCK_SCHED)
 
-    def memory(self) -> Memory:
-        """Return what the process occupies now."""
-        status = _fields(Path(f"/proc/{self.pid}/status"))
-        try:
-            proportional = _fields(Path(f"/proc/{self.pid}/smaps_rollup")).get("Pss")
-        except PermissionError:
-            proportional = None
-        return Memory(status["VmRSS"], proportional)
+    def memory_kib(self) -> int:
+        """Return the memory that the process occupies now: its resident set (VmRSS), in KiB."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1])
+        raise self.failed("has no memory any more")
 
 
 def machine_busy_seconds() -> float:
@@ -188,14 +177,3 @@ def ended_by_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _fields(path: Path) -> dict[str, int]:
-    """Return the `Name: number kB` lines of a /proc file."""
-    found = {}
-    for line in path.read_text().splitlines():
-        name, _, value = line.partition(":")
-        number, _, unit = value.strip().partition(" ")
-        if unit == "kB":
-            found[name] = int(number)
-    return found

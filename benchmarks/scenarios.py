@@ -28,6 +28,7 @@ PUBLISHERS = 200
 SUBSCRIBERS = 200
 PACED_PUBLISHERS = 1000
 PACED_RATE = 10_000
+BURST = 10
 _FAN_IN_UNDELIVERED = 20_000
 _FAN_OUT_UNDELIVERED = 500
 _WARM_UP = 50
@@ -143,13 +144,13 @@ def _connections(run: _Run) -> None:
         load.phase("connect")
         load.proceed()
         load.wait(_END_SECONDS)
-    empty = run.server.process.memory()
+    empty = run.server.process.memory_kib()
     with run.load("-n", devices, "-R") as load:
         with run.measured(load) as cpu:
             run.result.tls = str(load.phase("connect")["tls"])
         run.result.figures["handshake_cpu"] = cpu() / devices * 1e3
         time.sleep(_SETTLE_SECONDS)
-        run.result.figures["memory"] = (run.server.process.memory().resident - empty.resident) / devices
+        run.result.figures["memory"] = (run.server.process.memory_kib() - empty) / devices
         load.proceed()
         load.phase("closed")
         time.sleep(_SETTLE_SECONDS)
@@ -160,7 +161,7 @@ def _connections(run: _Run) -> None:
             raise LoadFailed(f"{resumed} of {devices} TLS sessions were resumed")
         run.result.figures["resumed_cpu"] = cpu() / devices * 1e3
         time.sleep(_SETTLE_SECONDS)
-        run.result.figures["memory_reconnected"] = (run.server.process.memory().resident - empty.resident) / devices
+        run.result.figures["memory_reconnected"] = (run.server.process.memory_kib() - empty) / devices
         load.proceed()
         load.wait(_END_SECONDS)
 
@@ -182,19 +183,24 @@ def _messages(run: _Run, *arguments: str | float) -> tuple[dict[str, Any], float
     return result, cpu()
 
 
-def _fan_in(run: _Run, qos: int, messages: int) -> None:
-    """Many publishers, one subscriber that gets everything, as fast as it goes."""
-    result, cpu = _messages(run, "-n", PUBLISHERS, "-s", 1, "-m", messages, "-q", qos, "-W", _FAN_IN_UNDELIVERED)
-    run.result.figures[f"fan_in_qos{qos}_rate"] = result["delivered_per_second"] / 1e3
-    run.result.figures[f"fan_in_qos{qos}_cpu"] = cpu / result["received"] * 1e6
+def _fan_in(run: _Run, key: str, messages: int, *, qos: int = 0, burst: int = 1) -> None:
+    """Many publishers, one subscriber that gets everything, as fast as it goes, *burst* messages a write."""
+    under_way = ("-W", _FAN_IN_UNDELIVERED, "-B", burst)
+    result, cpu = _messages(run, "-n", PUBLISHERS, "-s", 1, "-m", messages, "-q", qos, *under_way)
+    run.result.figures[f"{key}_rate"] = result["delivered_per_second"] / 1e3
+    run.result.figures[f"{key}_cpu"] = cpu / result["received"] * 1e6
 
 
 def _fan_in_qos0(run: _Run) -> None:
-    _fan_in(run, 0, run.bench.sizes.fan_in_qos0)
+    _fan_in(run, "fan_in_qos0", run.bench.sizes.fan_in_qos0)
+
+
+def _fan_in_burst(run: _Run) -> None:
+    _fan_in(run, "fan_in_burst", run.bench.sizes.fan_in_qos0, burst=BURST)
 
 
 def _fan_in_qos1(run: _Run) -> None:
-    _fan_in(run, 1, run.bench.sizes.fan_in_qos1)
+    _fan_in(run, "fan_in_qos1", run.bench.sizes.fan_in_qos1, qos=1)
 
 
 def _fan_out(run: _Run) -> None:
@@ -216,6 +222,7 @@ def _paced(run: _Run) -> None:
 SCENARIOS: dict[str, Callable[[_Run], None]] = {
     "connections": _connections,
     "fan-in-qos0": _fan_in_qos0,
+    "fan-in-burst": _fan_in_burst,
     "fan-in-qos1": _fan_in_qos1,
     "fan-out": _fan_out,
     "paced": _paced,
