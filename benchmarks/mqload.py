@@ -68,8 +68,10 @@ class Load(Child):
             raise LoadFailed(str(error)) from error
         if result["phase"] != name:
             raise LoadFailed(f"the load generator is in phase {result['phase']}, where {name} was expected")
-        if result.get("refused"):
-            raise LoadFailed(f"{result['refused']} of {result['refused'] + result['up']} connections were refused")
+        if "wanted" in result and result["up"] != result["wanted"]:
+            raise LoadFailed(
+                f"{result['up']} of {result['wanted']} connections came up, {result['refused']} were refused"
+            )
         return result
 
     def proceed(self) -> None:

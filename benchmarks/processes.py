@@ -17,7 +17,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -139,6 +139,9 @@ class Child:
 
     def failed(self, what: str) -> ChildFailed:
         """Return the error that says *what* happened, with the exit code and the end of the log."""
+        if what == "ended":  # Its output ends a moment before it does.
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(1)
         code = self._process.poll()
         ending = "" if code is None else f" (exit code {code})"
         tail = self._log.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip()

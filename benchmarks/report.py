@@ -113,10 +113,10 @@ class Report:
             peer: sorted({pair[side].tls for pairs in self.pairs.values() for pair in pairs if pair[side].tls})
             for side, peer in enumerate((self.subject, self.baseline))
         }
-        if len({tuple(found) for found in negotiated.values()}) > 1:
+        if len({tuple(found) for found in negotiated.values() if found}) > 1:
             notes.append(f"the peers did not agree on the same TLS parameters, so the handshakes differ: {negotiated}")
-        elif found := negotiated[self.subject]:
-            notes.append(f"TLS, both: {', '.join(found)}")
+        else:
+            notes.extend(f"TLS, both: {found}" for found in negotiated[self.baseline])
         if max(len(pairs) for pairs in self.pairs.values()) == 1:
             notes.append("one round only: its marks say nothing about noise; give --rounds 3 or more")
         for scenario, pairs in self.pairs.items():
@@ -139,7 +139,8 @@ def progress(scenario: str, round_number: int, rounds: int, report: Report) -> s
         row = compare(figure, [(ours.figures, theirs.figures)])
         if row is not None:
             parts.append(f"{figure.key} {row.subject.median:.{figure.digits}f}/{row.baseline.median:.{figure.digits}f}")
-    return f"round {round_number}/{rounds} {scenario}: {', '.join(parts) or 'no figure'}"
+    parts += [f"{peer} failed" for peer, run in ((report.subject, ours), (report.baseline, theirs)) if run.failure]
+    return f"round {round_number}/{rounds} {scenario}: {', '.join(parts)}"
 
 
 def _table(report: Report, comparisons: Sequence[Comparison]) -> Table:
