@@ -232,8 +232,7 @@ def read_properties(reader: Reader, owner: Owner) -> Properties:
         rule = _RULE_OF.get(identifier)
         if rule is None or owner not in rule.allowed_in:
             known = f"property {identifier:#04x}" if rule is None else rule.name
-            place = "the Will Properties" if owner == WILL else f"a {owner.name} packet"
-            raise MalformedPacket(f"{known}: not a property of {place}")
+            raise MalformedPacket(f"{known}: not a property of {_place(owner)}")
         value = rule.accept(rule.name, rule.wire_type.read(section, rule.name))
         if rule.attribute in found and owner not in rule.repeats_in:
             raise ProtocolError(f"{rule.name}: more than once")
@@ -255,6 +254,10 @@ def encode_properties(properties: Properties, owner: Owner) -> bytes:
         value = getattr(properties, rule.attribute)
         for each in value if rule.repeats else () if value is None else (value,):
             if owner not in rule.allowed_in:
-                raise ValueError(f"{rule.name}: not a property of {owner}")
+                raise ValueError(f"{rule.name}: not a property of {_place(owner)}")
             section += encode_variable_integer(rule.identifier) + rule.wire_type.encode(each)
     return encode_variable_integer(len(section)) + section
+
+
+def _place(owner: Owner) -> str:
+    return "the Will Properties" if owner == WILL else f"a {owner.name} packet"

@@ -100,9 +100,10 @@ def covers(outer: str, inner: str) -> bool:
         if index == len(inner_levels):
             return False
         if inner_levels[index] == ANY_LEVELS:
-            # *inner* matches the parent of its '#' too, which *outer* asks more levels of. Only at the very front there
-            # is no parent, because no name is empty: there '+/#' says the same as '#'.
-            return index == 0 and outer_levels == [ONE_LEVEL, ANY_LEVELS]
+            # *inner* matches the parent of its '#' too, and *outer* asks for more levels than that. Only an empty parent
+            # does not matter, because no name is empty: '+/#' says the same as '#', and '/+/#' the same as '/#'.
+            parent = SEPARATOR.join(inner_levels[:index])
+            return not parent and outer_levels[index:] == [ONE_LEVEL, ANY_LEVELS]
         if level not in (ONE_LEVEL, inner_levels[index]):
             return False
     return len(outer_levels) == len(inner_levels)

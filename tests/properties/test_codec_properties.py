@@ -1,0 +1,65 @@
+"""The codec against everything: what it writes it reads, and no bytes make it fall over."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.mqtt.codes import ProtocolVersion
+from broker.mqtt.errors import PacketError
+from broker.mqtt.packets import Packet, decode_packet
+from tests.support.packet_cases import PACKET_CASES, PacketCase, split_packet
+from tests.support.packet_strategies import versions, versions_and_packets
+
+
+@given(versions_and_packets)
+def test_a_packet_that_is_written_is_read_as_it_was(version_and_packet: tuple[ProtocolVersion, Packet]) -> None:
+    version, packet = version_and_packet
+
+    first_byte, body = split_packet(packet.encode(version))
+
+    assert decode_packet(first_byte, body, version) == packet
+
+
+def read_or_refuse(first_byte: int, body: bytes, version: ProtocolVersion) -> None:
+    """Decode; what is accepted has to come back from its own encoding, which is no longer than the bytes were."""
+    try:
+        packet = decode_packet(first_byte, body, version)
+    except PacketError:
+        return
+    first_again, body_again = split_packet(packet.encode(version))
+    assert len(body_again) <= len(body)
+    assert decode_packet(first_again, body_again, version) == packet
+
+
+@given(st.integers(0, 255), st.binary(max_size=60), versions)
+def test_arbitrary_bytes_are_read_or_refused(first_byte: int, body: bytes, version: ProtocolVersion) -> None:
+    read_or_refuse(first_byte, body, version)
+
+
+@given(
+    st.sampled_from(PACKET_CASES),
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=3),
+    st.integers(0, 200),
+    st.binary(max_size=4),
+    versions,
+)
+def test_damaged_packets_are_read_or_refused(
+    case: PacketCase, damage: list[tuple[int, int]], cut: int, tail: bytes, version: ProtocolVersion
+) -> None:
+    first_byte, body = split_packet(case.data)
+    damaged = bytearray(body)
+    for position, value in damage:
+        if position < len(damaged):
+            damaged[position] = value
+
+    read_or_refuse(first_byte, bytes(damaged[:cut]) + tail, version)
+
+
+@given(versions_and_packets, versions)
+def test_a_packet_read_in_the_wrong_version_is_read_or_refused(
+    version_and_packet: tuple[ProtocolVersion, Packet], other: ProtocolVersion
+) -> None:
+    version, packet = version_and_packet
+
+    read_or_refuse(*split_packet(packet.encode(version)), other)

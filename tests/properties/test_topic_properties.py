@@ -1,0 +1,90 @@
+"""The reference matcher against an independent oracle, and filter containment against what the filters match."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from itertools import product
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.mqtt.errors import MalformedPacket
+from broker.mqtt.topics import check_topic_filter, check_topic_name, covers, matches
+from tests.support.packet_strategies import strings, topic_filters, topic_names
+
+
+def expression(topic_filter: str) -> re.Pattern[str]:
+    """The filter as a regular expression, written from §4.7 and not from our matcher."""
+    text = re.escape(topic_filter).replace(r"\+", "[^/]*")
+    text = re.sub(r"/\\#$", "(/.*)?", text)  # 'a/#' matches 'a'.
+    text = re.sub(r"^\\#$", ".*", text)
+    not_reserved = r"(?!\$)" if topic_filter[0] in "+#" else ""
+    return re.compile(not_reserved + text, re.DOTALL)
+
+
+@given(topic_filters, topic_names)
+def test_a_filter_matches_what_its_regular_expression_matches(topic_filter: str, topic_name: str) -> None:
+    assert matches(topic_filter, topic_name) is bool(expression(topic_filter).fullmatch(topic_name))
+
+
+@given(topic_names)
+def test_a_name_is_a_filter_that_matches_itself(topic_name: str) -> None:
+    assert check_topic_filter(check_topic_name(topic_name)) == topic_name
+    assert matches(topic_name, topic_name)
+    assert covers(topic_name, topic_name)
+
+
+@given(topic_filters, topic_names)
+def test_covering_a_name_is_matching_it(topic_filter: str, topic_name: str) -> None:
+    assert covers(topic_filter, topic_name) is matches(topic_filter, topic_name)
+
+
+@st.composite
+def wider(draw: st.DrawFn, topic_filter: str) -> str:
+    """*topic_filter* with some levels replaced by wildcards: it often covers the original, not always."""
+    levels = [
+        draw(st.sampled_from([level, level, "+"])) if level != "#" else level for level in topic_filter.split("/")
+    ]
+    cut = draw(st.integers(0, 2 * len(levels)))
+    return "/".join(levels if cut > len(levels) else [*levels[:cut], "#"])
+
+
+@given(st.data(), topic_names)
+def test_what_the_covered_filter_matches_the_covering_one_matches(data: st.DataObject, topic_name: str) -> None:
+    inner = data.draw(wider(topic_name))
+    outer = data.draw(wider(inner))
+
+    if covers(outer, inner) and matches(inner, topic_name):
+        assert matches(outer, topic_name)
+
+
+@given(st.data(), topic_filters)
+def test_covering_is_transitive(data: st.DataObject, third: str) -> None:
+    second = data.draw(wider(third))
+    first = data.draw(wider(second))
+
+    if covers(first, second) and covers(second, third):
+        assert covers(first, third)
+
+
+def test_covering_is_containment_for_every_pair_of_small_filters() -> None:
+    """Complete as well as sound: a level that no filter names, and two levels more than any has, tell them apart."""
+    name_levels, filter_levels = ("a", "z", "$", ""), ("a", "$", "", "+")
+    names = {"/".join(levels) for size in range(1, 6) for levels in product(name_levels, repeat=size)} - {""}
+    prefixes = [levels for size in range(4) for levels in product(filter_levels, repeat=size)]
+    filters = {"/".join((*prefix, *tail)) for prefix in prefixes for tail in ((), ("#",))} - {""}
+    matched = {
+        each: sum(1 << index for index, name in enumerate(names) if matches(each, name))
+        for each in map(check_topic_filter, filters)
+    }
+
+    for outer, inner in product(matched, repeat=2):
+        assert covers(outer, inner) is (matched[inner] & ~matched[outer] == 0), (outer, inner)
+
+
+@given(strings)
+def test_text_is_a_topic_or_refused(text: str) -> None:
+    for check in (check_topic_name, check_topic_filter):
+        with suppress(MalformedPacket):
+            assert check(text) == text
