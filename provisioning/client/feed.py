@@ -16,7 +16,7 @@ Rules
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -61,7 +61,7 @@ FeedEvent = RevocationEvent | Current
 
 async def follow(
     base_url: str, anchors: Path | str, credential: Credential, after: int, *, heartbeat: float = HEARTBEAT
-) -> AsyncIterator[FeedEvent]:
+) -> AsyncGenerator[FeedEvent, None]:
     """Yield what happened after the sequence number *after*, for ever.
 
     *heartbeat* is the service's interval in seconds. Raises `FeedLost` or `FeedAhead`. Close the iterator

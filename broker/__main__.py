@@ -1,0 +1,14 @@
+"""``python -m broker``, the same as ``fleet-broker``."""
+
+from __future__ import annotations
+
+from broker.cli import app
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

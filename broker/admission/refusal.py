@@ -1,0 +1,45 @@
+"""Why somebody is not let in, or is put out: one stable code, the same in log, metric, reason string and test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from broker.mqtt.codes import ReasonCode
+
+
+class RefusalCode(StrEnum):
+    """Stable codes. Never renamed: operators' alerts and dashboards are made of them."""
+
+    TLS_HANDSHAKE_FAILED = "TLS_HANDSHAKE_FAILED"
+    HANDSHAKE_TIMEOUT = "HANDSHAKE_TIMEOUT"
+    CONNECT_TIMEOUT = "CONNECT_TIMEOUT"
+    TOO_MANY_CONNECTIONS = "TOO_MANY_CONNECTIONS"
+    NO_CERTIFICATE = "NO_CERTIFICATE"
+    INVALID_IDENTITY = "INVALID_IDENTITY"
+    WRONG_TRUST_DOMAIN = "WRONG_TRUST_DOMAIN"
+    WRONG_ROLE = "WRONG_ROLE"
+    EXPIRED = "EXPIRED"
+    NOT_YET_VALID = "NOT_YET_VALID"
+    REVOKED = "REVOKED"
+    REVOCATION_STATUS_UNKNOWN = "REVOCATION_STATUS_UNKNOWN"
+    CLIENT_ID_MISMATCH = "CLIENT_ID_MISMATCH"
+    CLIENT_ID_OF_ANOTHER = "CLIENT_ID_OF_ANOTHER"
+    WILL_NOT_PERMITTED = "WILL_NOT_PERMITTED"
+    UNSUPPORTED = "UNSUPPORTED"
+    BAD_PACKET = "BAD_PACKET"
+    SHUTTING_DOWN = "SHUTTING_DOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A refusal: its stable code, the MQTT reason code to answer with, and one sentence for a person."""
+
+    code: RefusalCode
+    reason_code: ReasonCode
+    detail: str
+
+    @property
+    def reason_string(self) -> str:
+        """What an MQTT 5 client is told."""
+        return f"{self.code}: {self.detail}"

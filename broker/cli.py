@@ -1,0 +1,120 @@
+"""The command line of the broker: ``fleet-broker run`` and ``fleet-broker version``.
+
+Data goes to standard output (the ready line), logs to standard error. Exit codes: 0 stopped, 1 failed, 2 usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Callable
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+
+from broker.config import BrokerConfig, ConfigError, load
+from broker.credentials import CredentialError
+from broker.server import BrokerServer, ListenError
+from provisioning.pki.tls import TlsConfigurationError
+
+app = typer.Typer(
+    name="fleet-broker",
+    help="An MQTT 3.1.1 and 5.0 broker that lets in only devices with a valid, unrevoked certificate.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+_USAGE = 2
+
+
+@app.command(
+    epilog="Example: fleet-broker run --provisioning https://127.0.0.1:8443 --cafile fleet/ca-bundle.crt "
+    "--token-file broker.token --state-dir broker-state"
+)
+def run(
+    config: Annotated[Path | None, typer.Option(help="TOML file with the same settings.")] = None,
+    provisioning: Annotated[
+        str | None, typer.Option(help="URL of the provisioning service: certificate and revocation feed.")
+    ] = None,
+    cafile: Annotated[Path | None, typer.Option(help="Trust anchors, PEM.")] = None,
+    certfile: Annotated[Path | None, typer.Option(help="The broker's certificate with its chain, PEM.")] = None,
+    keyfile: Annotated[Path | None, typer.Option(help="The broker's private key, PEM.")] = None,
+    token: Annotated[str | None, typer.Option(help="Enrolment token for the first start.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="The same, from a file.")] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="Where the broker keeps its own credential.")] = None,
+    name: Annotated[str | None, typer.Option(help="The broker's name in its certificate.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any free one.")] = None,
+    trust_domain: Annotated[str | None, typer.Option(help="Admit only identities of this trust domain.")] = None,
+    revocation_grace: Annotated[
+        float | None, typer.Option(help="Seconds that newcomers are admitted without the revocation feed.")
+    ] = None,
+    allow_tls12: Annotated[bool | None, typer.Option("--allow-tls12", help="Accept TLS 1.2 too.")] = None,
+    unsafe_no_revocation: Annotated[
+        bool | None, typer.Option("--unsafe-no-revocation", help="Run without any source of revocations.")
+    ] = None,
+    unsafe_public_listener: Annotated[
+        bool | None, typer.Option("--unsafe-public-listener", help="Allow an address that is not loopback.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    test_config: Annotated[bool, typer.Option("--test-config", help="Check the settings and exit.")] = False,
+) -> None:
+    """Run the broker until Ctrl-C or SIGTERM."""
+    flags: dict[str, Any] = {
+        key: value for key, value in locals().items() if key in BrokerConfig.model_fields and value is not None
+    }
+    try:
+        settings = load(config, flags)
+    except ConfigError as error:
+        typer.echo(f"fleet-broker: {error}", err=True)
+        raise typer.Exit(_USAGE) from None
+    if test_config:
+        typer.echo("the settings are valid")
+        return
+    _configure_log(settings.log_level)
+    try:
+        _run(settings)
+    except (CredentialError, TlsConfigurationError, ListenError) as error:
+        typer.echo(f"fleet-broker: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(distribution_version("fleetgate"))
+
+
+def _run(settings: BrokerConfig) -> None:
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):  # Not on every platform; the broker works without.
+        import uvloop
+
+        loop_factory = uvloop.new_event_loop
+
+    async def serve() -> None:
+        await BrokerServer(settings).run()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(serve())
+
+
+def _configure_log(level: str) -> None:
+    terminal = sys.stderr.isatty()
+    renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,142 @@
+"""The broker's settings: flags, then environment (``FLEET_BROKER_…``), then a TOML file.
+
+Names are those that a mosquitto user knows where there is one (``cafile``, ``certfile``, ``keyfile``,
+``max_keepalive``). An error names the source, the key and the remedy; `load` is the only maker of a `BrokerConfig`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from broker.limits import Limits
+
+
+class ConfigError(Exception):
+    """The settings cannot be used; the text names the source, the key and the remedy."""
+
+
+class BrokerConfig(BaseSettings):
+    """All settings of one broker process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FLEET_BROKER_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    name: str = "broker-1"
+    """The broker's name in its own certificate."""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8883, ge=0, le=65535)
+    state_dir: Path = Path("broker-state")
+    cafile: Path
+    """Trust anchors for clients' certificates, and for the provisioning service's."""
+    certfile: Path | None = None
+    keyfile: Path | None = None
+    provisioning: str | None = None
+    """Base URL of the provisioning service, which gives the broker its certificate and the revocation feed."""
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    trust_domain: str | None = None
+    """Only identities of this domain are admitted; by default that of the broker's own certificate."""
+    revocation_grace: float = Field(default=300.0, ge=0)
+    """Seconds without the revocation feed after which newcomers are refused as unavailable."""
+    unsafe_no_revocation: bool = False
+    """Admit without any source of revocations; needed when there is no provisioning service."""
+    unsafe_public_listener: bool = False
+    """Allow an address that is not loopback."""
+    allow_tls12: bool = False
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    limits: Limits = Limits()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: `load` puts the file's values below the environment itself."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, _FileValues(settings_cls)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.certfile is None) != (self.keyfile is None):
+            raise ValueError("certfile and keyfile: give both or neither")
+        if self.certfile is None and self.provisioning is None:
+            raise ValueError("certfile: give certfile and keyfile, or provisioning to enrol the broker's certificate")
+        if self.provisioning is None and not self.unsafe_no_revocation:
+            raise ValueError(
+                "provisioning: without it there is no source of revocations; "
+                "set unsafe_no_revocation to run a broker that never learns of one"
+            )
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("token: give token or token_file, not both")
+        if not self.unsafe_public_listener and not _is_loopback(self.host):
+            raise ValueError(f"host: {self.host} is not a loopback address; set unsafe_public_listener to allow it")
+        return self
+
+
+class _FileValues(PydanticBaseSettingsSource):
+    """The TOML file's values, the weakest source."""
+
+    values: dict[str, Any] = {}  # noqa: RUF012 - set by `load` for the one construction that follows
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        """Return the file's value of one field."""
+        del field
+        return self.values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return self.values
+
+
+def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
+    """Return the settings from *flags* (None: not given), the environment and the TOML file *path*.
+
+    Raises `ConfigError`.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from error
+    _FileValues.values = values
+    try:
+        return BrokerConfig(**{key: value for key, value in flags.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(each, path, values) for each in error.errors())) from None
+    finally:
+        _FileValues.values = {}
+
+
+def _explain(error: Any, path: Path | None, values: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    if not key:
+        return str(message)
+    if error["type"] == "missing":
+        return f"{key}: missing; give --{key.replace('_', '-')}, FLEET_BROKER_{key.upper()} or {key} in the file"
+    if error["type"] == "extra_forbidden":
+        return f"{key}: no such setting{f' (in {path})' if key.split('.')[0] in values else ''}"
+    source = f"{path}: " if path is not None and key.split(".")[0] in values else ""
+    return f"{source}{key}: {message[:1].lower()}{message[1:]}"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

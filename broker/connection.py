@@ -1,0 +1,361 @@
+"""One client's connection: bytes in, packets acted on, bytes out. The data path.
+
+Theory
+------
+A read usually carries several whole packets and at most one unfinished one. `receive` walks the bytes once. The common
+packets are handled in the loop itself, by offsets, without an object a packet: a PUBLISH at QoS 0 or 1 to a topic that
+this client is known to be allowed, and a PUBACK. Everything else (the first PUBLISH to a topic, flags, properties, all
+other packets) goes through `broker.mqtt.packets` and `broker.handlers`, which do the same things the obvious way.
+
+Hot: `receive`. Budget: 3 µs a QoS 0 message, TLS apart; benchmarks/side_by_side.py measures it, docs/performance.md
+holds the figures. Slow twin: `broker.handlers.publish`; tests/properties feeds both the same packets.
+
+Rules
+-----
+1. No I/O and no clock: `transport` reads and writes, the time is passed in.
+2. Limits come before allocation: a packet is refused when its length is known, and a packet that trickles in byte by
+   byte costs its length, not the square.
+3. What stands before a bad packet in the same read is acted on; nothing behind it is.
+4. After the connection has ended nothing is read, written or changed through it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from broker.admission.admission import Peer
+from broker.admission.policy import Permissions
+from broker.admission.refusal import RefusalCode, Refused
+from broker.engine import Engine
+from broker.handlers import handle
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.connect import Connack
+from broker.mqtt.disconnect import Disconnect
+from broker.mqtt.errors import PacketError
+from broker.mqtt.framing import check_packet_size, decode_length
+from broker.mqtt.message import Message
+from broker.mqtt.packets import decode_packet
+from broker.mqtt.properties import Properties
+from broker.mqtt.publish import PUBACK_HEAD, encode_publish
+from broker.session.session import Session
+
+log = structlog.get_logger("broker")
+
+_PUBLISH_QOS0 = 0x30
+_PUBLISH_QOS1 = 0x32
+_PUBACK = 0x40
+_NO_PACKET_ID = b"\0\0"
+_KEEP_ALIVE_FACTOR = 1.5  # [MQTT-3.1.2-22]
+
+
+class Transport(Protocol):
+    """The secured byte stream under a connection."""
+
+    @property
+    def address(self) -> str:
+        """The peer's address and port."""
+
+    def write(self, packets: list[bytes]) -> None:
+        """Write *packets*, or keep what the socket does not take."""
+
+    def close(self) -> None:
+        """Write what is left, close TLS cleanly, then the socket."""
+
+
+class ClientConnection:
+    """A client from accept to close: a stranger until its CONNECT is admitted."""
+
+    __slots__ = (
+        "_allowed",
+        "_closed",
+        "_expires_at",
+        "_needed",
+        "_tail",
+        "_transport",
+        "bucket",
+        "engine",
+        "keep_alive",
+        "last_received",
+        "peer",
+        "permissions",
+        "refusal",
+        "session",
+        "version",
+    )
+
+    def __init__(self, engine: Engine, transport: Transport, now: float) -> None:
+        self.engine = engine
+        self._transport = transport
+        self._tail: bytearray | None = None
+        self._needed = 0
+        self._allowed: set[bytes] = set()
+        self._closed = False
+        self._expires_at = 0.0
+        self.bucket = 0
+        self.keep_alive = 0.0
+        """Seconds of silence after which the connection is closed; 0 for no limit."""
+        self.last_received = now
+        self.peer: Peer | None = None
+        self.refusal: Refused | None = None
+        self.permissions: Permissions | None = None
+        self.session: Session | None = None
+        self.version = ProtocolVersion.V311
+        engine.deadlines.file(self, now + engine.limits.handshake_timeout)
+
+    @property
+    def address(self) -> str:
+        """Where the client is, for logs."""
+        return self._transport.address
+
+    # From the transport
+
+    def secured(self, certificate: bytes | None, now: float, wall_now: datetime) -> None:
+        """Take note that TLS is up, with the client's DER *certificate*; a refusal is the answer to its CONNECT."""
+        outcome = self.engine.admission.examine(certificate, wall_now)
+        if isinstance(outcome, Refused):
+            self.refusal = outcome
+        else:
+            self.peer = outcome
+            self._expires_at = now + (outcome.not_after - wall_now).total_seconds()
+        self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Act on *data*, just read. Hot."""
+        if self._tail is not None:  # Rare: the previous read ended inside a packet.
+            self._tail += data
+            if len(self._tail) < self._needed:
+                return
+            data = bytes(self._tail)
+            self._tail = None
+        self.last_received = now
+        engine = self.engine
+        metrics = engine.metrics
+        routes = engine.routes
+        touch = engine.turn.routes.add
+        maximum = engine.limits.max_packet_size
+        allowed = self._allowed
+        session = self.session
+        v5 = self.version is ProtocolVersion.V5
+        position = messages = acknowledged = 0
+        limit = len(data)
+        try:
+            while limit - position > 1:
+                first = data[position]
+                length = data[position + 1]
+                body = position + 2
+                if length > 127:  # Rare: a body of 128 bytes or more.
+                    length, body = decode_length(data, position + 1)
+                    if body == 0:
+                        break
+                end = body + length
+                if end > limit:
+                    check_packet_size(end - position, maximum)
+                    break
+                if first == _PUBLISH_QOS0 and length > 2:
+                    topic_end = body + 2 + (data[body] << 8 | data[body + 1])
+                    topic = data[body + 2 : topic_end]
+                    # Best case: known to be allowed, no properties. Else: the packet pays for a whole decode below.
+                    if topic in allowed and (topic_end < end and not data[topic_end] if v5 else topic_end <= end):
+                        messages += 1
+                        route = routes[topic]
+                        if v5:
+                            if route.appends_v5:
+                                frame = data[position:end]
+                                for append in route.appends_v5:
+                                    append(frame)
+                            if route.appends_v4:
+                                frame = encode_publish(first, topic, b"", None, data[topic_end + 1 : end])
+                                for append in route.appends_v4:
+                                    append(frame)
+                        else:
+                            if route.appends_v4:
+                                frame = data[position:end]
+                                for append in route.appends_v4:
+                                    append(frame)
+                            if route.appends_v5:
+                                frame = encode_publish(first, topic, b"", b"", data[topic_end:end])
+                                for append in route.appends_v5:
+                                    append(frame)
+                        if route.individual:
+                            message = Message(topic, data[topic_end + v5 : end])
+                            route.deliver_individually(message, session, now)
+                        touch(route)
+                        position = end
+                        continue
+                elif first == _PUBLISH_QOS1 and length > 4:
+                    topic_end = body + 2 + (data[body] << 8 | data[body + 1])
+                    topic = data[body + 2 : topic_end]
+                    payload = topic_end + 2
+                    if topic in allowed and (payload < end and not data[payload] if v5 else payload <= end):
+                        packet_id = data[topic_end:payload]
+                        if packet_id != _NO_PACKET_ID:
+                            messages += 1
+                            route = routes[topic]
+                            if route.subscribers:
+                                message = Message(topic, data[payload + v5 : end], 1)
+                                for subscriber in route.reliable:
+                                    subscriber.deliver_reliably(message)
+                                if route.best_effort_v4:
+                                    frame = message.frame(b"", v5=False)
+                                    for append in route.best_effort_v4:
+                                        append(frame)
+                                if route.best_effort_v5:
+                                    frame = message.frame(b"", v5=True)
+                                    for append in route.best_effort_v5:
+                                        append(frame)
+                                if route.individual:
+                                    route.deliver_individually(message, session, now)
+                                touch(route)
+                            session.outbox.append(PUBACK_HEAD + packet_id)  # type: ignore[union-attr]
+                            acknowledged += 1
+                            position = end
+                            continue
+                elif first == _PUBACK and length == 2 and session is not None:
+                    session.acknowledged(data[body] << 8 | data[body + 1], now)
+                    acknowledged += 1  # What waited for its place may be in the outbox now.
+                    position = end
+                    continue
+                check_packet_size(end - position, maximum)
+                position = end
+                handle(engine, self, decode_packet(first, data[body:end], self.version), now)
+                if self._closed:
+                    break
+                session = self.session
+                v5 = self.version is ProtocolVersion.V5
+        except PacketError as error:
+            self._bad_packet(error, now)
+        metrics.messages_received += messages
+        metrics.bytes_received += limit
+        if acknowledged and session is not None:
+            engine.turn.sessions.add(session)
+        engine.turn.request()
+        if position < limit and not self._closed:
+            self._tail = bytearray(data[position:])
+            self._needed = _bytes_needed(data, position)
+
+    def lost(self, code: str, now: float, detail: str = "") -> None:
+        """Take note that the transport is gone without a DISCONNECT packet: *code* and *detail* say why."""
+        if not self._closed:
+            self._end(code, detail, now, publish_will=True)
+
+    # From the session and the handlers
+
+    def send(self, packets: list[bytes]) -> None:
+        """Write *packets* out."""
+        self._transport.write(packets)
+
+    def reply(self, packet: bytes) -> None:
+        """Append *packet* to the session's outbox."""
+        session = self.session
+        if session is not None:
+            session.outbox.append(packet)
+            self.engine.turn.sessions.add(session)
+
+    def allow(self, topic: bytes) -> None:
+        """Remember that the client may publish to *topic*, so that the next PUBLISH takes the fast path."""
+        if len(self._allowed) >= self.engine.limits.max_allowed_topics:
+            self._allowed.clear()
+        self._allowed.add(topic)
+
+    def admitted(self, session: Session, permissions: Permissions, keep_alive: int, now: float) -> None:
+        """Become the connection of *session*; *keep_alive* in seconds, 0 for none."""
+        self.session = session
+        self.permissions = permissions
+        self.keep_alive = keep_alive * _KEEP_ALIVE_FACTOR
+        self._file_deadline(now)
+
+    def refuse(self, refusal: Refused, now: float) -> None:
+        """Answer the CONNECT with *refusal* and close."""
+        if not self._closed:
+            properties = Properties(reason_string=refusal.reason_string)
+            self._transport.write([Connack(refusal.reason_code, properties=properties).encode(self.version)])
+            self._end(refusal.code, refusal.detail, now, publish_will=False)
+            self._transport.close()
+
+    def disconnect(
+        self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
+    ) -> None:
+        """End the connection from our side; an MQTT 5 client is told why in a DISCONNECT packet."""
+        if self._closed:
+            return
+        session = self.session
+        if session is not None:
+            session.flush()
+            if self.version is ProtocolVersion.V5:
+                packet = Disconnect(reason_code, Properties(reason_string=f"{code}: {detail}"))
+                self._transport.write([packet.encode(self.version)])
+        self._end(code, detail, now, publish_will=publish_will)
+        self._transport.close()
+
+    def left(self, now: float, *, publish_will: bool) -> None:
+        """End the connection because the client said DISCONNECT."""
+        if not self._closed:
+            if self.session is not None:
+                self.session.flush()  # What it sent before DISCONNECT is acknowledged.
+            self._end("CLIENT_DISCONNECTED", "", now, publish_will=publish_will)
+            self._transport.close()
+
+    # Deadlines
+
+    def on_deadline(self, now: float) -> None:
+        """Close the connection if a limit has passed, or file the next deadline."""
+        if self._closed:
+            return
+        if self.session is None:
+            secured = self.peer is not None or self.refusal is not None
+            code = RefusalCode.CONNECT_TIMEOUT if secured else RefusalCode.HANDSHAKE_TIMEOUT
+            self._end(code, "", now, publish_will=False)
+            self._transport.close()
+        elif now >= self._expires_at:
+            self.disconnect(RefusalCode.EXPIRED, ReasonCode.NOT_AUTHORIZED, "the certificate has expired", now)
+        elif self.keep_alive and now - self.last_received >= self.keep_alive:
+            self.disconnect("KEEP_ALIVE_TIMEOUT", ReasonCode.KEEP_ALIVE_TIMEOUT, "nothing was heard in time", now)
+        else:
+            self._file_deadline(now)
+
+    def _file_deadline(self, now: float) -> None:
+        when = self._expires_at
+        if self.keep_alive:
+            when = min(when, self.last_received + self.keep_alive)
+        self.engine.deadlines.file(self, max(when, now))
+
+    # The end
+
+    def _bad_packet(self, error: PacketError, now: float) -> None:
+        if self.session is not None:
+            self.disconnect(RefusalCode.BAD_PACKET, error.reason_code, str(error), now)
+        elif error.reason_code is ReasonCode.UNSUPPORTED_PROTOCOL_VERSION:
+            self.refuse(Refused(RefusalCode.UNSUPPORTED, error.reason_code, str(error)), now)  # [MQTT-3.1.2-2]
+        elif not self._closed:
+            self._end(RefusalCode.BAD_PACKET, str(error), now, publish_will=False)
+            self._transport.close()
+
+    def _end(self, code: str, detail: str, now: float, *, publish_will: bool) -> None:
+        self._closed = True
+        self._tail = None
+        self._allowed.clear()
+        metrics = self.engine.metrics
+        self.engine.deadlines.cancel(self)
+        if self.session is None:
+            metrics.refused[code] += 1
+            log.info("refused", code=code, detail=detail, address=self.address, **self._who())
+        else:
+            metrics.closed[code] += 1
+            log.info("closed", code=code, detail=detail, address=self.address, **self._who())
+            self.engine.detach(self, now, publish_will=publish_will)
+
+    def _who(self) -> dict[str, str]:
+        if self.peer is None:
+            return {}
+        return {"identity": self.peer.identity.uri, "serial": self.peer.serial}
+
+
+def _bytes_needed(data: bytes, position: int) -> int:
+    """Return how many bytes, from *position*, the unfinished packet needs before it is worth another look."""
+    if len(data) - position < 2:
+        return 2
+    length, body = decode_length(data, position + 1)
+    return body - position + length if body else len(data) - position + 1

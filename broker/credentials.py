@@ -1,0 +1,170 @@
+"""The broker's own certificate: enrolled at the first start, renewed before it ends, never a dropped connection.
+
+Theory
+------
+With a provisioning service the broker is a client of it like any device: a one-time token buys the first certificate;
+each renewal is authenticated by the certificate in use and takes a new key. Key, certificate and chain live in one file
+that is replaced by a rename, so that a crash leaves either the old credential or the new one, whole.
+
+Rules
+-----
+1. The private key never leaves this file; mode 0600.
+2. Renewal begins at two thirds of the certificate's life, and is tried again with growing pauses until it succeeds.
+3. What exists and is valid is used: a token is spent only where there is no usable certificate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
+from provisioning.pki.identity import InvalidIdentity, identity_of
+from provisioning.pki.keys import generate_key, key_to_pem
+from provisioning.pki.tls import CredentialFiles
+
+log = structlog.get_logger("broker")
+
+_RENEW_AT = 2 / 3
+_FIRST_PAUSE = 2.0
+_LONGEST_PAUSE = 300.0
+
+
+class CredentialError(Exception):
+    """The broker has no usable certificate and cannot get one; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """Where and as whom the broker enrols."""
+
+    url: str
+    anchors: Path
+    name: str
+    token: str | None
+
+
+class BrokerCredential:
+    """The credential file in the state directory, kept valid."""
+
+    def __init__(self, state_dir: Path, enrolment: Enrolment) -> None:
+        self._enrolment = enrolment
+        self._path = state_dir / "broker.pem"
+
+    @property
+    def files(self) -> CredentialFiles:
+        """What TLS contexts load."""
+        return CredentialFiles(self._path, self._path)
+
+    def certificate(self) -> x509.Certificate | None:
+        """Return the present certificate, or None where there is none that can be read."""
+        return read_certificate(self._path)
+
+    async def ensure(self) -> None:
+        """Make sure of a valid credential, enrolling with the token if need be. Raises `CredentialError`."""
+        certificate = self.certificate()
+        now = datetime.now(UTC)
+        if certificate is not None and certificate.not_valid_after_utc > now:
+            return
+        token = self._enrolment.token
+        if token is None:
+            what = "has expired" if certificate is not None else "does not exist"
+            raise CredentialError(
+                f"the broker's certificate {self._path} {what}: give --token or --token-file "
+                f"(fleet-provisioning token create --role broker --device {self._enrolment.name} --dns localhost)"
+            )
+        async with EstClient(self._enrolment.url, self._enrolment.anchors) as client:
+            key = generate_key()
+            try:
+                certificate = await client.enrol(
+                    build_csr(key, self._enrolment.name), user=self._enrolment.name, token=token
+                )
+                chain = await client.ca_certificates()
+            except (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity) as error:
+                raise CredentialError(f"the broker could not enrol at {self._enrolment.url}: {error}") from error
+        self._store(key_to_pem(key), certificate, chain)
+        log.info("enrolled", code="ENROLLED", identity=identity_of(certificate).uri, serial=_serial(certificate))
+
+    async def renew(self) -> None:
+        """Replace key and certificate. Raises `EnrolmentRefused` or `EnrolmentUnavailable`; the old one stays then."""
+        current = self.certificate()
+        if current is None:
+            raise EnrolmentUnavailable(f"{self._path} cannot be read")
+        async with EstClient(self._enrolment.url, self._enrolment.anchors, self.files) as client:
+            key = generate_key()
+            certificate = await client.reenrol(build_csr(key, identity_of(current), like=current))
+            chain = await client.ca_certificates()
+        self._store(key_to_pem(key), certificate, chain)
+        log.info("renewed", code="RENEWED", serial=_serial(certificate), not_after=str(certificate.not_valid_after_utc))
+
+    async def until_renewed(self) -> None:
+        """Wait until renewal is due, and renew, however long that takes."""
+        pause = _FIRST_PAUSE
+        await _sleep_until(self._due())
+        while True:
+            try:
+                await self.renew()
+            except (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity) as error:
+                log.warning("renewal failed", code="RENEWAL_FAILED", detail=str(error), retry_in=round(pause))
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            else:
+                return
+
+    def _due(self) -> datetime:
+        certificate = self.certificate()
+        if certificate is None:
+            return datetime.now(UTC)
+        life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+        return certificate.not_valid_before_utc + life * _RENEW_AT
+
+    def _store(self, key_pem: bytes, certificate: x509.Certificate, chain: list[x509.Certificate]) -> None:
+        path = [certificate, *_path_below_anchor(certificate, chain)]
+        content = key_pem + b"".join(each.public_bytes(Encoding.PEM) for each in path)
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = self._path.with_suffix(".new")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._path)
+
+
+def read_certificate(path: Path) -> x509.Certificate | None:
+    """Return the first certificate in the PEM file *path*, or None."""
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _path_below_anchor(end_entity: x509.Certificate, candidates: list[x509.Certificate]) -> list[x509.Certificate]:
+    """Return the certification path above *end_entity*, without the self-signed trust anchor."""
+    path: list[x509.Certificate] = []
+    current = end_entity
+    while True:
+        issuer = next((c for c in candidates if c.subject == current.issuer and c.subject != c.issuer), None)
+        if issuer is None or issuer in path:
+            return path
+        path.append(issuer)
+        current = issuer
+
+
+def _serial(certificate: x509.Certificate) -> str:
+    return f"{certificate.serial_number:x}"
+
+
+async def _sleep_until(when: datetime) -> None:
+    # The wall clock may be set while we sleep, and no event tells of that: look again at least once an hour.
+    while (left := when - datetime.now(UTC)) > timedelta(0):  # noqa: ASYNC110
+        await asyncio.sleep(min(left.total_seconds(), 3600.0))

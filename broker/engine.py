@@ -1,0 +1,250 @@
+"""The engine: all state of the broker that outlives a packet, and what happens to it when clients come and go.
+
+Theory
+------
+`connection` turns bytes into packets, `handlers` say what each packet means, and both act on the engine: the routes,
+the sessions, the retained messages, the live connections by certificate, the turn. It is built once and handed to every
+connection.
+
+The life of a session here: `open` (admitted client: created or resumed, an older connection taken over) → messages →
+`detach` (connection gone: will published or delayed, session discarded or kept until it expires) → `tick`.
+
+Rules
+-----
+1. No I/O and no clock: transports do the one, the time is passed in.
+2. Nothing of an existing session changes before the newcomer is `Admitted` and owns it.
+3. Each change that an operator cares about is one log event with a stable code, and a counter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from broker.admission.admission import Admission, Admitted, Peer, revoked
+from broker.admission.policy import Permissions
+from broker.admission.refusal import RefusalCode, Refused
+from broker.deadlines import Deadlines
+from broker.limits import Limits
+from broker.metrics import Metrics
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.message import Message
+from broker.routing.retained import RetainedMessages
+from broker.routing.router import Routes
+from broker.session.registry import SessionRegistry
+from broker.session.session import NEVER, QueueLimits, Session
+from broker.turn import Turn
+from provisioning.pki.revocation import CertificateKey, Revocation
+
+log = structlog.get_logger("broker")
+
+
+class Client(Protocol):
+    """A connection, as the engine and the packet handlers see it."""
+
+    peer: Peer | None
+    refusal: Refused | None
+    session: Session | None
+    permissions: Permissions | None
+    version: ProtocolVersion
+
+    @property
+    def address(self) -> str:
+        """Where the client is, for logs."""
+
+    def admitted(self, session: Session, permissions: Permissions, keep_alive: int, now: float) -> None:
+        """Become the connection of *session*."""
+
+    def reply(self, packet: bytes) -> None:
+        """Append *packet* to what is written at the end of this turn."""
+
+    def send(self, packets: list[bytes]) -> None:
+        """Write *packets* out now."""
+
+    def disconnect(
+        self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
+    ) -> None:
+        """End the connection from our side, saying why to a client that can be told."""
+
+    def left(self, now: float, *, publish_will: bool) -> None:
+        """End the connection because the client said so."""
+
+    def refuse(self, refusal: Refused, now: float) -> None:
+        """Answer the CONNECT with *refusal* and close."""
+
+    def allow(self, topic: bytes) -> None:
+        """Remember that the client may publish to *topic*."""
+
+
+class Engine:
+    """State shared by all connections of one broker process."""
+
+    __slots__ = (
+        "_live",
+        "admission",
+        "connected",
+        "deadlines",
+        "limits",
+        "metrics",
+        "registry",
+        "retained",
+        "routes",
+        "turn",
+    )
+
+    def __init__(
+        self,
+        admission: Admission,
+        limits: Limits,
+        call_soon: Callable[[Callable[[], None]], object],
+        now: float,
+    ) -> None:
+        self.admission = admission
+        self.limits = limits
+        self.metrics = Metrics()
+        self.turn = Turn(call_soon)
+        self.deadlines = Deadlines(now)
+        self.routes = Routes(limits.max_cached_routes)
+        self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
+        self.registry = SessionRegistry(QueueLimits(limits.max_queued_messages, limits.max_queued_bytes), self.metrics)
+        self._live: dict[CertificateKey, list[Client]] = {}
+        self.connected = 0
+        """How many clients are admitted and connected."""
+
+    # Clients coming and going
+
+    def open(
+        self,
+        connection: Client,
+        admitted: Admitted,
+        *,
+        clean_start: bool,
+        expiry_interval: int,
+        now: float,
+    ) -> tuple[Session, bool] | Refused:
+        """Return the session of an admitted client and whether it was present before [MQTT-3.2.2-2], or the refusal.
+
+        An older connection of the same session is taken over [MQTT-3.1.4-3].
+        """
+        peer = admitted.peer
+        session = self.registry.find(admitted.client_id)
+        if session is not None and session.owner != peer.identity.uri:
+            return Refused(
+                RefusalCode.CLIENT_ID_OF_ANOTHER,
+                ReasonCode.NOT_AUTHORIZED,
+                f"the session {admitted.client_id!r} belongs to another identity",
+            )
+        if session is not None:
+            older = session.connection
+            if older is not None:
+                older.disconnect(
+                    "SESSION_TAKEN_OVER", ReasonCode.SESSION_TAKEN_OVER, "another connection has taken over", now
+                )
+            if clean_start or self.registry.find(admitted.client_id) is not session:
+                self._discard(session, now)
+                session = None
+        present = session is not None
+        if session is None:
+            session = self.registry.create(admitted.client_id, peer.identity.uri)
+        session.expiry_interval = expiry_interval
+        session.will = None  # A delayed will is not sent when its client is back in time [MQTT-3.1.3-9].
+        self._live.setdefault(peer.certificate, []).append(connection)
+        self.connected += 1
+        self.metrics.admitted += 1
+        return session, present
+
+    def detach(self, connection: Client, now: float, *, publish_will: bool) -> None:
+        """Let go of a connection that was admitted: its will, and its session or what is left of it."""
+        peer, session = connection.peer, connection.session
+        if peer is None or session is None:
+            return
+        connection.session = None
+        self.connected -= 1
+        live = self._live.get(peer.certificate)
+        if live is not None and connection in live:
+            live.remove(connection)
+            if not live:
+                del self._live[peer.certificate]
+        session.disconnect()
+        will = session.will
+        if will is not None:
+            if not publish_will:
+                session.will = None
+            elif min(session.will_delay, session.expiry_interval) == 0:
+                session.will = None
+                self.publish(will, session, now)
+            else:
+                session.will_due_at = now + session.will_delay
+                self.registry.schedule(session, session.will_due_at)
+        if session.expiry_interval == 0:
+            self._discard(session, now)
+        elif session.expiry_interval != NEVER:
+            session.expires_at = now + session.expiry_interval
+            self.registry.schedule(session, session.expires_at)
+
+    def tick(self, now: float) -> None:
+        """Do what has become due; call it about once a second."""
+        self.deadlines.due(now)
+        for session in self.registry.due(now):
+            if session.connection is None:
+                self._due(session, now)
+        self.turn.request()
+
+    def _due(self, session: Session, now: float) -> None:
+        will = session.will
+        if will is not None:
+            if session.will_due_at > now:
+                self.registry.schedule(session, session.will_due_at)
+            else:
+                session.will = None
+                self.publish(will, session, now)
+        if session.expiry_interval != NEVER:
+            if session.expires_at > now:
+                self.registry.schedule(session, session.expires_at)
+            else:
+                self._discard(session, now)
+
+    def _discard(self, session: Session, now: float) -> None:
+        """End *session*: its subscriptions, its queue; a will that still waits is sent now [MQTT-3.1.2-10]."""
+        for topic_filter in session.subscriptions:
+            self.routes.unsubscribe(session, topic_filter)
+        session.subscriptions.clear()
+        self.registry.discard(session)
+        if session.will is not None:
+            will, session.will = session.will, None
+            self.publish(will, session, now)
+
+    # Messages
+
+    def publish(self, message: Message, sender: Session, now: float) -> None:
+        """Retain *message* if it says so, and give it to every subscriber: the obvious way, beside the hot path."""
+        route = self.routes[message.topic]
+        if message.retain:
+            self.metrics.messages_retained += 1
+            if not self.retained.retain(message.topic.decode(), message):
+                self.metrics.dropped_queue_full += 1
+                log.warning("retained store is full", code="RETAINED_FULL", client=sender.client_id)
+        route.deliver(message, sender, now)
+        self.turn.routes.add(route)
+        self.turn.request()
+
+    # Revocation
+
+    def revoke(self, revocation: Revocation, now: float) -> int:
+        """Record *revocation* and close the live sessions of its certificate; return how many."""
+        if self.admission.index.add(revocation):
+            self.metrics.revocations += 1
+        return self._close_revoked(revocation, now)
+
+    def _close_revoked(self, revocation: Revocation, now: float) -> int:
+        connections = list(self._live.get(revocation.key, ()))
+        refusal = revoked(revocation)
+        for connection in connections:
+            connection.disconnect(refusal.code, ReasonCode.ADMINISTRATIVE_ACTION, refusal.detail, now)
+        return len(connections)
+
+    def connections(self) -> list[Client]:
+        """Return every admitted connection."""
+        return [connection for live in self._live.values() for connection in live]

@@ -1,0 +1,318 @@
+"""What each packet of a client means: one function a packet type.
+
+Theory
+------
+A handler gets the engine, the connection and a packet that is well-formed (`broker.mqtt.packets`), and acts. These are
+the cold ways: the data path inlines the common PUBLISH and PUBACK (`broker.connection`) and must do exactly what
+`publish` and `puback` do here.
+
+Rules
+-----
+1. The first packet is CONNECT, and only the first [MQTT-3.1.0-1], [MQTT-3.1.0-2].
+2. A handler answers through `reply`, so that answers leave in order and together.
+3. A packet that the standard forbids raises `PacketError`; the connection turns it into the wire answer.
+
+Does not handle yet: QoS 2 (announced as Maximum QoS 1), shared subscriptions, topic aliases, enhanced authentication;
+each is refused as the standard says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from broker.admission.admission import Admitted
+from broker.admission.refusal import RefusalCode, Refused
+from broker.engine import Client, Engine
+from broker.mqtt.acks import Puback
+from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode
+from broker.mqtt.connect import Connack, Connect, Will
+from broker.mqtt.disconnect import Disconnect
+from broker.mqtt.errors import ProtocolError
+from broker.mqtt.message import Message
+from broker.mqtt.packets import Packet
+from broker.mqtt.ping import Pingreq
+from broker.mqtt.properties import NO_PROPERTIES, WILL, Owner, Properties, encode_properties
+from broker.mqtt.publication import Publish
+from broker.mqtt.publish import PINGRESP
+from broker.mqtt.subscribe import Suback, Subscribe, SubscriptionRequest, Unsuback, Unsubscribe
+from broker.mqtt.subscription import Subscription, encode_identifier
+from broker.mqtt.topics import SharedSubscription, check_topic_name
+from broker.mqtt.wire import Reader
+from broker.session.session import NEVER, Session
+
+log = structlog.get_logger("broker")
+
+RECEIVE_MAXIMUM_DEFAULT = 65535
+"""What a client that says nothing takes (MQTT 5 §3.1.2.11.3)."""
+
+
+def handle(engine: Engine, connection: Client, packet: Packet, now: float) -> None:
+    """Act on *packet*; raise `PacketError` if it may not come now."""
+    if isinstance(packet, Connect):
+        if connection.session is not None:
+            raise ProtocolError("a second CONNECT packet")  # [MQTT-3.1.0-2]
+        connect(engine, connection, packet, now)
+        return
+    if connection.session is None:
+        raise ProtocolError("the first packet is not CONNECT")  # [MQTT-3.1.0-1]
+    handler = _HANDLERS.get(type(packet))
+    if handler is None:
+        raise ProtocolError(f"a client does not send {packet.packet_type.name} here")
+    handler(engine, connection, connection.session, packet, now)
+
+
+def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> None:
+    """Admit the client and give it its session, or refuse it."""
+    connection.version = packet.protocol_version
+    v5 = packet.protocol_version is ProtocolVersion.V5
+    refusal = connection.refusal or _unsupported(packet)
+    if refusal is not None or connection.peer is None:
+        assert refusal is not None, "TLS is up, so the certificate was judged"  # noqa: S101
+        connection.refuse(refusal, now)
+        return
+    admitted = engine.admission.admit(connection.peer, packet, now)
+    if isinstance(admitted, Refused):
+        connection.refuse(admitted, now)
+        return
+    asked = packet.properties
+    expiry = asked.session_expiry_interval or 0
+    if not v5 and not packet.clean_start:
+        expiry = NEVER  # MQTT 3.1.1 §3.1.2.4 has no other end; the limit below gives it one.
+    granted_expiry = min(expiry, engine.limits.max_session_expiry)
+    opened = engine.open(connection, admitted, clean_start=packet.clean_start, expiry_interval=granted_expiry, now=now)
+    if isinstance(opened, Refused):
+        connection.refuse(opened, now)
+        return
+    session, present = opened
+    keep_alive = min(packet.keep_alive or engine.limits.max_keepalive, engine.limits.max_keepalive)
+    if not v5:
+        keep_alive = packet.keep_alive  # There is no way to tell an older client another one.
+    if packet.will is not None:
+        session.will = _will_message(packet.will, now)
+        session.will_delay = packet.will.properties.will_delay_interval or 0
+    _attach(engine, connection, admitted, session, packet, keep_alive, now)
+    limits = engine.limits
+    properties = NO_PROPERTIES
+    if v5:
+        properties = Properties(
+            session_expiry_interval=granted_expiry if granted_expiry != expiry else None,
+            receive_maximum=limits.max_inflight,
+            maximum_qos=QoS.AT_LEAST_ONCE,
+            maximum_packet_size=limits.max_packet_size,
+            assigned_client_identifier=admitted.client_id if admitted.assigned else None,
+            shared_subscription_available=False,
+            server_keep_alive=keep_alive if keep_alive != packet.keep_alive else None,
+        )
+    connection.reply(Connack(ReasonCode.SUCCESS, present, properties).encode(connection.version))
+    log.info(
+        "admitted",
+        client=admitted.client_id,
+        identity=admitted.peer.identity.uri,
+        serial=admitted.peer.serial,
+        address=connection.address,
+        version=connection.version.name,
+        session_present=present,
+    )
+    session.resume(now)
+
+
+def _attach(
+    engine: Engine,
+    connection: Client,
+    admitted: Admitted,
+    session: Session,
+    packet: Connect,
+    keep_alive: int,
+    now: float,
+) -> None:
+    asked = packet.properties
+    before = session.v5, session.takes_any_size
+    session.connect(
+        connection,
+        v5=packet.protocol_version is ProtocolVersion.V5,
+        receive_maximum=min(asked.receive_maximum or RECEIVE_MAXIMUM_DEFAULT, engine.limits.max_inflight),
+        maximum_packet_size=asked.maximum_packet_size or 0,
+    )
+    if before != (session.v5, session.takes_any_size):
+        for topic_filter in session.subscriptions:  # Its routes hold it among clients of the other kind.
+            engine.routes.invalidate(topic_filter)
+    connection.admitted(session, admitted.permissions, keep_alive, now)
+
+
+def _unsupported(packet: Connect) -> Refused | None:
+    if packet.properties.authentication_method is not None:
+        return Refused(
+            RefusalCode.UNSUPPORTED,
+            ReasonCode.BAD_AUTHENTICATION_METHOD,
+            "enhanced authentication is not supported: the certificate authenticates",
+        )
+    if packet.will is not None and packet.will.qos > QoS.AT_LEAST_ONCE:
+        return Refused(  # [MQTT-3.2.2-12]
+            RefusalCode.UNSUPPORTED, ReasonCode.QOS_NOT_SUPPORTED, "the will's QoS is over 1"
+        )
+    if packet.protocol_version is not ProtocolVersion.V5 and not packet.client_id and not packet.clean_start:
+        return Refused(  # 3.1.1 [MQTT-3.1.3-8]
+            RefusalCode.CLIENT_ID_MISMATCH,
+            ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
+            "an empty client identifier needs a clean session",
+        )
+    return None
+
+
+def _will_message(will: Will, now: float) -> Message:
+    return Message(
+        will.topic.encode(),
+        will.payload,
+        will.qos,
+        retain=will.retain,
+        properties=_forwarded(replace(will.properties, will_delay_interval=None), WILL),
+        expires_at=_expiry(will.properties, now),
+    )
+
+
+def publish(engine: Engine, connection: Client, session: Session, packet: Publish, now: float) -> None:
+    """Route a message that is permitted; acknowledge it at QoS 1. The slow twin of the loop in `broker.connection`."""
+    if packet.qos > QoS.AT_LEAST_ONCE:  # [MQTT-3.2.2-11]
+        raise ProtocolError("QoS 2 is not supported", ReasonCode.QOS_NOT_SUPPORTED)
+    if packet.properties.topic_alias is not None:  # [MQTT-3.3.2-9]: we announced a Topic Alias Maximum of 0.
+        raise ProtocolError("topic aliases were not offered", ReasonCode.TOPIC_ALIAS_INVALID)
+    if packet.properties.subscription_identifiers:  # [MQTT-3.3.4-6]
+        raise ProtocolError("a client does not send a subscription identifier")
+    check_topic_name(packet.topic)
+    engine.metrics.messages_received += 1
+    reason = ReasonCode.SUCCESS
+    permissions = connection.permissions
+    if packet.topic.count("/") >= engine.limits.max_topic_levels:
+        reason = ReasonCode.TOPIC_NAME_INVALID
+    elif permissions is None or not permissions.may_publish(packet.topic):
+        reason = ReasonCode.NOT_AUTHORIZED
+    if reason is ReasonCode.SUCCESS:
+        topic = packet.topic.encode()
+        connection.allow(topic)
+        message = Message(
+            topic,
+            packet.payload,
+            packet.qos,
+            retain=packet.retain,
+            properties=_forwarded(packet.properties, PacketType.PUBLISH),
+            expires_at=_expiry(packet.properties, now),
+        )
+        engine.publish(message, session, now)
+    else:
+        _denied(engine, connection, session, packet.topic, reason)
+    if packet.packet_id is not None:
+        # MQTT 3.1.1 cannot say no: the message is acknowledged and goes nowhere (3.1.1 §3.3.5.2).
+        connection.reply(Puback(packet.packet_id, reason).encode(connection.version))
+
+
+def _denied(engine: Engine, connection: Client, session: Session, topic_name: str, reason: ReasonCode) -> None:
+    engine.metrics.publishes_denied += 1
+    log.warning(
+        "publish denied", code=reason.name, topic=topic_name[:200], client=session.client_id, address=connection.address
+    )
+
+
+def _forwarded(properties: Properties, owner: Owner) -> bytes:
+    """Return the properties that a subscriber gets unchanged and in order [MQTT-3.3.2-17], without their length."""
+    if not properties:
+        return b""
+    kept = replace(properties, message_expiry_interval=None, topic_alias=None, subscription_identifiers=())
+    reader = Reader(encode_properties(kept, owner))
+    return reader.take(reader.variable_integer("property length"), "properties")
+
+
+def _expiry(properties: Properties, now: float) -> float | None:
+    interval = properties.message_expiry_interval
+    return None if interval is None else now + interval
+
+
+def puback(engine: Engine, _connection: Client, session: Session, packet: Puback, now: float) -> None:
+    """Let go of the message, and send what waited for its place."""
+    session.acknowledged(packet.packet_id, now)
+    engine.turn.sessions.add(session)
+
+
+def subscribe(engine: Engine, connection: Client, session: Session, packet: Subscribe, now: float) -> None:
+    """Grant or refuse each filter, then send the retained messages of those granted."""
+    identifiers = b"".join(encode_identifier(each) for each in packet.properties.subscription_identifiers)
+    reasons = []
+    wanted: list[Subscription] = []
+    for request in packet.requests:
+        reason = _judge(engine, connection, session, request)
+        if reason.is_failure:
+            engine.metrics.subscriptions_denied += 1
+            log.warning(
+                "subscription denied", code=reason.name, topic_filter=request.filter[:200], client=session.client_id
+            )
+        else:
+            subscription = Subscription(
+                request.filter,
+                min(request.qos, QoS.AT_LEAST_ONCE),
+                request.no_local,
+                request.retain_as_published,
+                request.retain_handling,
+                identifiers,
+            )
+            existed = engine.routes.subscribe(session, subscription) is not None
+            session.subscriptions[request.filter] = subscription
+            if request.retain_handling == 0 or (request.retain_handling == 1 and not existed):
+                wanted.append(subscription)
+        reasons.append(reason)
+    connection.reply(Suback(packet.packet_id, tuple(reasons)).encode(connection.version))
+    for subscription in wanted:
+        for message in engine.retained.find(subscription.topic_filter, now):
+            session.deliver(message, subscription, now, retained=True)
+
+
+def _judge(engine: Engine, connection: Client, session: Session, request: SubscriptionRequest) -> ReasonCode:
+    if SharedSubscription.parse(request.filter) is not None:
+        reason = ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
+    elif request.filter.count("/") >= engine.limits.max_topic_levels:
+        reason = ReasonCode.TOPIC_FILTER_INVALID
+    elif connection.permissions is None or not connection.permissions.may_subscribe(request.filter):
+        reason = ReasonCode.NOT_AUTHORIZED
+    elif len(session.subscriptions) >= engine.limits.max_subscriptions and request.filter not in session.subscriptions:
+        reason = ReasonCode.QUOTA_EXCEEDED
+    else:
+        return ReasonCode(min(request.qos, QoS.AT_LEAST_ONCE))
+    return reason if connection.version is ProtocolVersion.V5 else ReasonCode.UNSPECIFIED_ERROR  # 3.1.1 knows 0x80.
+
+
+def unsubscribe(engine: Engine, connection: Client, session: Session, packet: Unsubscribe, _now: float) -> None:
+    """Take the subscriptions away."""
+    reasons = []
+    for topic_filter in packet.filters:
+        existed = session.subscriptions.pop(topic_filter, None) is not None
+        if existed:
+            engine.routes.unsubscribe(session, topic_filter)
+        reasons.append(ReasonCode.SUCCESS if existed else ReasonCode.NO_SUBSCRIPTION_EXISTED)
+    connection.reply(Unsuback(packet.packet_id, tuple(reasons)).encode(connection.version))
+
+
+def pingreq(_engine: Engine, connection: Client, _session: Session, _packet: Pingreq, _now: float) -> None:
+    """Answer."""
+    connection.reply(PINGRESP)
+
+
+def disconnect(engine: Engine, connection: Client, session: Session, packet: Disconnect, now: float) -> None:
+    """End the connection; the will is forgotten unless the client asks for it [MQTT-3.14.4-3]."""
+    expiry = packet.properties.session_expiry_interval
+    if expiry is not None:
+        if session.expiry_interval == 0 and expiry != 0:  # MQTT 5 §3.14.2.2.2
+            raise ProtocolError("the session expiry interval was 0 and cannot become another")
+        session.expiry_interval = min(expiry, engine.limits.max_session_expiry)
+    connection.left(now, publish_will=packet.reason_code is ReasonCode.DISCONNECT_WITH_WILL_MESSAGE)
+
+
+_HANDLERS: dict[type[Any], Callable[[Engine, Client, Session, Any, float], None]] = {
+    Publish: publish,
+    Puback: puback,
+    Subscribe: subscribe,
+    Unsubscribe: unsubscribe,
+    Pingreq: pingreq,
+    Disconnect: disconnect,
+}

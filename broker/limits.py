@@ -1,0 +1,43 @@
+"""What one client, and all of them together, may ask of the broker: every number that a peer can push has its bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds, with the defaults of a broker for many small devices. Sizes in bytes, times in seconds."""
+
+    max_packet_size: Annotated[int, Field(ge=128, le=268_435_460)] = 1024 * 1024
+    """Largest packet accepted; said to MQTT 5 clients in CONNACK."""
+    max_connections: Count = 100_000
+    max_unadmitted: Count = 2_000
+    """Connections that have not been admitted yet: handshakes in progress and strangers."""
+    handshake_timeout: Seconds = 10.0
+    """From accept to the end of the TLS handshake, in all."""
+    connect_timeout: Seconds = 5.0
+    """From the end of the handshake to a whole CONNECT packet."""
+    max_backlog: Count = 4 * 1024 * 1024
+    """Unsent bytes to one client; beyond it, QoS 0 messages to it are dropped and its packets are not read."""
+    max_inflight: Annotated[int, Field(ge=1, le=65535)] = 128
+    """Unacknowledged QoS 1 messages to one client, if it does not ask for fewer."""
+    max_queued_messages: Count = 1_000
+    max_queued_bytes: Count = 8 * 1024 * 1024
+    max_subscriptions: Count = 100
+    """Subscriptions of one session."""
+    max_topic_levels: Annotated[int, Field(ge=1, le=256)] = 64
+    max_retained: Count = 100_000
+    max_retained_bytes: Count = 256 * 1024 * 1024
+    max_session_expiry: Annotated[int, Field(ge=0, le=0xFFFFFFFE)] = 7 * 24 * 3600
+    max_keepalive: Annotated[int, Field(ge=10, le=65535)] = 3600
+    """Longest keep alive; an MQTT 5 client that asks for more, or for none, is told this one."""
+    max_cached_routes: Count = 200_000
+    max_allowed_topics: Count = 256
+    """Topics of which one connection remembers that it may publish to them."""

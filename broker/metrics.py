@@ -1,0 +1,30 @@
+"""What the broker counts. Plain integers: the data path adds to them, everybody else only reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Metrics:
+    """Counters since start; `refused` and `closed` by stable code."""
+
+    connections_accepted: int = 0
+    handshakes_completed: int = 0
+    handshakes_resumed: int = 0
+    admitted: int = 0
+    messages_received: int = 0
+    messages_retained: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    packets_sent: int = 0
+    publishes_denied: int = 0
+    subscriptions_denied: int = 0
+    dropped_slow_consumer: int = 0
+    dropped_queue_full: int = 0
+    dropped_too_large: int = 0
+    dropped_expired: int = 0
+    revocations: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    closed: Counter[str] = field(default_factory=Counter)

@@ -1,0 +1,155 @@
+"""An Application Message on its way through the broker, with encodings that are made once and shared.
+
+Theory
+------
+One message goes to many subscribers that differ only in protocol version, granted QoS, packet identifier and a few
+flags. Everything but the packet identifier is encoded once a variety and kept on the message; a delivery is then one
+concatenation (QoS 1) or one append of shared bytes (QoS 0). What a subscriber needs for itself alone (RETAIN flag,
+subscription identifiers) is a `PersonalMessage` around the shared one, with the same interface.
+
+Hot: `Message.frame`. Rules
+-----
+1. A message is never changed after it is made, except by filling its caches.
+2. No I/O, no clock: the time that is left before expiry is passed in.
+
+Handles: versions, QoS 0 and 1, expiry counted down, properties forwarded in order. Does not handle: choosing QoS or
+packet identifiers (the session does).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from broker.mqtt.publish import encode_publish, split_publish
+
+
+class Deliverable(Protocol):
+    """What a session queues: something that can be written as a PUBLISH packet."""
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the message expires, in seconds of the monotonic clock, or None."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds in a queue."""
+
+    def frame(self, packet_id: bytes, *, v5: bool, dup: bool = False, now: float | None = None) -> bytes:
+        """Return the PUBLISH packet: QoS 1 with the two bytes of *packet_id*, QoS 0 if it is empty."""
+
+
+class Message:
+    """One Application Message as it was received."""
+
+    __slots__ = (
+        "_plain_v4",
+        "_plain_v5",
+        "_split_v4",
+        "_split_v5",
+        "expires_at",
+        "payload",
+        "properties",
+        "qos",
+        "retain",
+        "topic",
+    )
+
+    def __init__(
+        self,
+        topic: bytes,
+        payload: bytes,
+        qos: int = 0,
+        *,
+        retain: bool = False,
+        properties: bytes = b"",
+        expires_at: float | None = None,
+    ) -> None:
+        """Hold *topic* (valid UTF-8), *payload*, the publisher's *qos* and *retain* flag.
+
+        *properties* are encoded MQTT 5 properties to forward, without their length and without a Message Expiry
+        Interval, which is written anew from *expires_at*.
+        """
+        self.topic = topic
+        self.payload = payload
+        self.qos = qos
+        self.retain = retain
+        self.properties = properties
+        self.expires_at = expires_at
+        self._plain_v4: bytes | None = None
+        self._plain_v5: bytes | None = None
+        self._split_v4: tuple[bytes, bytes] | None = None
+        self._split_v5: tuple[bytes, bytes] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds in a queue."""
+        return len(self.topic) + len(self.payload) + len(self.properties)
+
+    def frame(self, packet_id: bytes, *, v5: bool, dup: bool = False, now: float | None = None) -> bytes:
+        """Return the PUBLISH packet; see `Deliverable.frame`."""
+        if dup or (v5 and self.expires_at is not None):  # Rare: a retransmission, or a countdown to write.
+            return self.personal_frame(packet_id, v5=v5, dup=dup, now=now)
+        if not packet_id:
+            plain = self._plain_v5 if v5 else self._plain_v4
+            if plain is None:
+                plain = self.personal_frame(b"", v5=v5)
+                if v5:
+                    self._plain_v5 = plain
+                else:
+                    self._plain_v4 = plain
+            return plain
+        split = self._split_v5 if v5 else self._split_v4
+        if split is None:
+            split = split_publish(0x32, self.topic, self.properties if v5 else None, self.payload)
+            if v5:
+                self._split_v5 = split
+            else:
+                self._split_v4 = split
+        return split[0] + packet_id + split[1]
+
+    def personal_frame(
+        self,
+        packet_id: bytes,
+        *,
+        v5: bool,
+        dup: bool = False,
+        retain: bool = False,
+        identifiers: bytes = b"",
+        now: float | None = None,
+    ) -> bytes:
+        """Return the PUBLISH packet encoded from scratch, with encoded Subscription *identifiers* added."""
+        first = 0x30 | dup << 3 | (0x02 if packet_id else 0) | retain
+        if not v5:
+            return encode_publish(first, self.topic, packet_id, None, self.payload)
+        properties = self.properties + identifiers
+        if self.expires_at is not None and now is not None:
+            # The interval is what is left of it [MQTT-3.3.2-6].
+            properties += b"\x02" + max(0, round(self.expires_at - now)).to_bytes(4, "big")
+        return encode_publish(first, self.topic, packet_id, properties, self.payload)
+
+
+class PersonalMessage:
+    """A message as one subscriber alone gets it: RETAIN flag or Subscription Identifiers of its own."""
+
+    __slots__ = ("identifiers", "message", "retain")
+
+    def __init__(self, message: Message, *, retain: bool, identifiers: bytes) -> None:
+        self.message = message
+        self.retain = retain
+        self.identifiers = identifiers
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the message expires, or None."""
+        return self.message.expires_at
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds in a queue."""
+        return self.message.size
+
+    def frame(self, packet_id: bytes, *, v5: bool, dup: bool = False, now: float | None = None) -> bytes:
+        """Return the PUBLISH packet; see `Deliverable.frame`."""
+        return self.message.personal_frame(
+            packet_id, v5=v5, dup=dup, retain=self.retain, identifiers=self.identifiers, now=now
+        )

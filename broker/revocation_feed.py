@@ -1,0 +1,89 @@
+"""Follows provisioning's revocation feed, for ever: into the index, and against the live sessions, at once.
+
+Rules
+-----
+1. The feed is read from sequence number 0 when the broker starts: the index is complete before anybody is admitted.
+2. A lost feed is connected again from the last number, after a pause that grows, with full jitter. How long newcomers
+   are still admitted meanwhile is `Freshness`'s to say; connected devices stay.
+3. A service that knows less than we do (a restored database) is read again from 0; what was revoked stays revoked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from broker.engine import Engine
+from provisioning.client.feed import Current, FeedAhead, FeedLost, follow
+from provisioning.pki.tls import Credential, TlsConfigurationError
+
+log = structlog.get_logger("broker")
+
+_FIRST_PAUSE = 0.2
+_LONGEST_PAUSE = 15.0
+
+
+class RevocationFeed:
+    """The follower of one provisioning service."""
+
+    def __init__(
+        self, engine: Engine, url: str, anchors: Path, credential: Credential, clock: Callable[[], float]
+    ) -> None:
+        self._engine = engine
+        self._url = url
+        self._anchors = anchors
+        self._credential = credential
+        self._clock = clock
+        self._after = 0
+        self.current = asyncio.Event()
+        """Set once the feed has been read to its end for the first time."""
+        self._was_current = False
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        pause = _FIRST_PAUSE
+        while True:
+            before = self._after
+            try:
+                await self._follow()
+            except FeedAhead as error:
+                log.warning("revocation feed starts again", code="FEED_AHEAD", detail=str(error))
+                self._after = 0
+            except (FeedLost, TlsConfigurationError) as error:
+                if self._after > before or self._was_current:
+                    pause = _FIRST_PAUSE
+                log.warning("revocation feed lost", code="FEED_LOST", detail=str(error), after=self._after)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _follow(self) -> None:
+        self._was_current = False
+        events = follow(self._url, self._anchors, self._credential, self._after)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                now = self._clock()
+                if isinstance(event, Current):
+                    if not self._was_current:
+                        self._was_current = True
+                        log.info("revocation feed current", code="FEED_CURRENT", sequence=event.sequence)
+                    self._engine.admission.freshness.current(now)
+                    self.current.set()
+                else:
+                    self._after = event.sequence
+                    closed = self._engine.revoke(event.revocation, now)
+                    if not (closed or self._was_current):
+                        continue  # Old news, read again at the start: there may be a million.
+                    log.info(
+                        "revoked",
+                        code="REVOKED",
+                        device=event.device,
+                        serial=f"{event.revocation.serial:x}",
+                        reason=str(event.revocation.reason),
+                        sequence=event.sequence,
+                        sessions_closed=closed,
+                    )

@@ -1,0 +1,123 @@
+"""Topic names with a value each, found by topic filter: the subscription tree's mirror.
+
+Theory
+------
+Two questions go from a filter to names: which retained messages a new subscription gets, and which cached routes a
+changed subscription makes stale. Both walk only the part of the tree that the filter can reach, so a device that
+subscribes to its own topics touches its own branch and nothing else, however many names there are. That is what
+keeps a connect storm linear.
+
+Rules
+-----
+1. No I/O, no clock.
+2. ``find(filter)`` yields exactly the names that `broker.mqtt.topics.matches` accepts (property-tested).
+3. A removed name leaves no empty node behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+V = TypeVar("V")
+
+
+class _Node(Generic[V]):
+    __slots__ = ("children", "value")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _Node[V]] = {}
+        self.value: V | None = None
+
+
+class TopicNames(Generic[V]):
+    """A mapping from topic name to a value that is not None, searchable by topic filter."""
+
+    __slots__ = ("_count", "_root")
+
+    def __init__(self) -> None:
+        self._root: _Node[V] = _Node()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def get(self, topic_name: str) -> V | None:
+        """Return the value of *topic_name*, or None."""
+        node = self._root
+        for level in topic_name.split("/"):
+            child = node.children.get(level)
+            if child is None:
+                return None
+            node = child
+        return node.value
+
+    def insert(self, topic_name: str, value: V) -> V | None:
+        """File *value* under *topic_name*; return the value it replaces, or None."""
+        node = self._root
+        for level in topic_name.split("/"):
+            child = node.children.get(level)
+            if child is None:
+                child = node.children[level] = _Node()
+            node = child
+        replaced = node.value
+        node.value = value
+        self._count += replaced is None
+        return replaced
+
+    def remove(self, topic_name: str) -> V | None:
+        """Take *topic_name* away; return its value, or None if it was not here."""
+        path = [self._root]
+        levels = topic_name.split("/")
+        for level in levels:
+            child = path[-1].children.get(level)
+            if child is None:
+                return None
+            path.append(child)
+        removed = path[-1].value
+        if removed is None:
+            return None
+        path[-1].value = None
+        self._count -= 1
+        for depth in range(len(levels), 0, -1):
+            if path[depth].value is not None or path[depth].children:
+                break
+            del path[depth - 1].children[levels[depth - 1]]
+        return removed
+
+    def find(self, topic_filter: str) -> list[V]:
+        """Return the values of every name that *topic_filter* matches."""
+        return list(_found(self._root, topic_filter.split("/"), 0))
+
+    def clear(self) -> None:
+        """Forget every name."""
+        self._root = _Node()
+        self._count = 0
+
+
+def _found(node: _Node[V], levels: list[str], depth: int) -> Iterator[V]:
+    if depth == len(levels):
+        if node.value is not None:
+            yield node.value
+        return
+    level = levels[depth]
+    if level == "#":
+        yield from _below(node, at_root=depth == 0)
+    elif level == "+":
+        for name, child in node.children.items():
+            if depth > 0 or not name.startswith("$"):  # [MQTT-4.7.2-1]
+                yield from _found(child, levels, depth + 1)
+    elif (literal := node.children.get(level)) is not None:
+        yield from _found(literal, levels, depth + 1)
+
+
+def _below(top: _Node[V], *, at_root: bool) -> Iterator[V]:
+    # Iterative: a client chooses the depth of its topics, and Python's stack is not its to spend.
+    if top.value is not None:
+        yield top.value
+    pending = [child for name, child in top.children.items() if not (at_root and name.startswith("$"))]
+    while pending:
+        node = pending.pop()
+        if node.value is not None:
+            yield node.value
+        pending.extend(node.children.values())

@@ -1,0 +1,156 @@
+"""Topic name to route: a tree for truth, a dict for speed.
+
+Theory
+------
+A `Route` is everything the data path needs to know about one topic name: the ``append`` of each outbox that gets a
+QoS 0 message unchanged, by protocol version; who gets a QoS 1 message reliably; and the few that need a frame of their
+own. Publishing to a warm topic is then one dict look-up and a loop of appends.
+
+A route changes only when a subscription that matches it does. Whether a subscriber is connected is not part of it: its
+outbox lives as long as its session. When a filter is added or removed, the cached names that it matches are found in a
+tree of names and forgotten; a device that subscribes to its own topics touches no route of anybody else.
+
+Hot: `Routes.__missing__` is cold, a hit is a C look-up. Slow twin: `Route.recipients` delivered one by one.
+
+Invariants
+----------
+1. A Route is immutable; a change of subscriptions replaces it, never edits it.
+2. ``routes[topic]`` always equals what the tree answers (property-tested, with and without the cache).
+3. Never more than *limit* routes are kept: topics are chosen by clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from broker.mqtt.errors import MalformedPacket
+from broker.mqtt.message import Message
+from broker.mqtt.subscription import Subscription
+from broker.mqtt.topics import check_topic_name
+from broker.routing.names import TopicNames
+from broker.routing.tree import SubscriptionTree
+
+
+class Subscriber(Protocol):
+    """What a route leads to: a session."""
+
+    outbox: list[bytes]
+
+    @property
+    def v5(self) -> bool:
+        """Whether it speaks MQTT 5."""
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether it takes shared frames: it set no Maximum Packet Size."""
+
+    def deliver(self, message: Message, subscription: Subscription, now: float) -> None:
+        """Send or queue *message* as *subscription* asks."""
+
+    def deliver_reliably(self, message: Message) -> None:
+        """Send or queue *message* at QoS 1, with no flag of its own."""
+
+    def flush(self) -> None:
+        """Write out the outbox."""
+
+
+Append = Callable[[bytes], None]
+
+
+class Route:
+    """Who gets the messages of one topic name."""
+
+    __slots__ = (
+        "appends_v4",
+        "appends_v5",
+        "best_effort_v4",
+        "best_effort_v5",
+        "individual",
+        "recipients",
+        "reliable",
+        "subscribers",
+    )
+
+    def __init__(self, matches: list[tuple[Subscriber, Subscription]]) -> None:
+        merged: dict[Subscriber, Subscription] = {}
+        for subscriber, subscription in matches:
+            known = merged.get(subscriber)
+            merged[subscriber] = subscription if known is None else known.merge(subscription)
+        self.recipients = tuple(merged.items())
+        """Every subscriber once, overlapping subscriptions merged."""
+        self.subscribers = tuple(merged)
+        shared = {s: o for s, o in merged.items() if not (o.identifiers or o.no_local) and s.takes_any_size}
+        self.individual = tuple((s, o) for s, o in merged.items() if s not in shared)
+        """Those that need a frame, or a decision, of their own."""
+        self.appends_v4: tuple[Append, ...] = tuple(s.outbox.append for s in shared if not s.v5)
+        self.appends_v5: tuple[Append, ...] = tuple(s.outbox.append for s in shared if s.v5)
+        self.reliable = tuple(s for s, o in shared.items() if o.qos > 0)
+        self.best_effort_v4: tuple[Append, ...] = tuple(
+            s.outbox.append for s, o in shared.items() if o.qos == 0 and not s.v5
+        )
+        self.best_effort_v5: tuple[Append, ...] = tuple(
+            s.outbox.append for s, o in shared.items() if o.qos == 0 and s.v5
+        )
+
+    def deliver(self, message: Message, sender: object, now: float) -> None:
+        """Give *message* to each recipient, one by one: the obvious way, for all that the data path does not inline."""
+        for subscriber, subscription in self.recipients:
+            if not (subscription.no_local and subscriber is sender):  # [MQTT-3.8.3-3]
+                subscriber.deliver(message, subscription, now)
+
+    def deliver_individually(self, message: Message, sender: object, now: float) -> None:
+        """Give *message* to those recipients only that need a frame of their own."""
+        for subscriber, subscription in self.individual:
+            if not (subscription.no_local and subscriber is sender):
+                subscriber.deliver(message, subscription, now)
+
+
+class Routes(dict[bytes, Route]):
+    """The route of each topic name; see the module's invariants."""
+
+    __slots__ = ("_cached", "_limit", "_tree")
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._tree: SubscriptionTree[Subscriber] = SubscriptionTree()
+        self._cached: TopicNames[bytes] = TopicNames()
+        self._limit = limit
+
+    @property
+    def subscription_count(self) -> int:
+        """How many subscriptions there are."""
+        return len(self._tree)
+
+    def __missing__(self, topic: bytes) -> Route:
+        """Match *topic*; raise `MalformedPacket` if it is no topic name."""
+        try:
+            name = topic.decode()
+        except UnicodeDecodeError:
+            raise MalformedPacket("the topic name is not UTF-8") from None  # [MQTT-3.3.2-1]
+        check_topic_name(name)
+        if len(self) >= self._limit:
+            self.clear()
+            self._cached.clear()
+        route = self[topic] = Route(self._tree.match(name))
+        self._cached.insert(name, topic)
+        return route
+
+    def subscribe(self, subscriber: Subscriber, subscription: Subscription) -> Subscription | None:
+        """Add *subscription*; return the one it replaces [MQTT-3.8.4-3], or None."""
+        replaced = self._tree.insert(subscriber, subscription)
+        self.invalidate(subscription.topic_filter)
+        return replaced
+
+    def unsubscribe(self, subscriber: Subscriber, topic_filter: str) -> bool:
+        """Remove a subscription; return whether there was one."""
+        existed = self._tree.remove(subscriber, topic_filter)
+        if existed:
+            self.invalidate(topic_filter)
+        return existed
+
+    def invalidate(self, topic_filter: str) -> None:
+        """Forget the routes that a change under *topic_filter* may have altered."""
+        for topic in self._cached.find(topic_filter):
+            del self[topic]
+            self._cached.remove(topic.decode())

@@ -1,0 +1,168 @@
+"""The broker process: builds the parts, runs them, and stops them in order.
+
+One arrow: settings → credential → TLS context → admission → engine → listener; beside it the revocation feed, the tick
+of deadlines, and the renewal of the broker's own certificate. A part that fails ends the process with its error;
+nothing goes on half.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import ssl
+import sys
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from broker.admission.admission import Admission
+from broker.admission.freshness import Freshness
+from broker.admission.policy import DEFAULT_POLICY
+from broker.admission.refusal import RefusalCode
+from broker.config import BrokerConfig
+from broker.credentials import BrokerCredential, CredentialError, Enrolment, read_certificate
+from broker.engine import Engine
+from broker.listener import Listener
+from broker.mqtt.codes import ReasonCode
+from broker.revocation_feed import RevocationFeed
+from provisioning.pki.identity import InvalidIdentity, identity_of
+from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.tls import ClientCertificate, CredentialFiles, server_context
+
+log = structlog.get_logger("broker")
+
+_TICK = 1.0
+_FEED_PATIENCE = 10.0
+_STOP_PATIENCE = 3.0
+
+
+class ListenError(Exception):
+    """The address cannot be listened on."""
+
+
+class BrokerServer:
+    """One broker process."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self._config = config
+        self._stop = asyncio.Event()
+        self._credential: BrokerCredential | None = None
+
+    async def run(self) -> None:
+        """Serve until SIGINT or SIGTERM. Raises `CredentialError`, `TlsConfigurationError` or `ListenError`."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop.set)
+        files = await self._own_credential()
+        engine = Engine(self._admission(files.certificate), self._config.limits, loop.call_soon, loop.time())
+        listener = Listener(loop, engine, self._context(files))
+        try:
+            port = listener.open(self._config.host, self._config.port)
+        except OSError as error:
+            raise ListenError(
+                f"{self._config.host} port {self._config.port} cannot be listened on: {error.strerror}"
+            ) from error
+        # The data path allocates much and drops it at once; what lives long is frozen, and rarely looked at.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        stopped = asyncio.create_task(self._stop.wait())
+        tasks: list[asyncio.Task[Any]] = [stopped, asyncio.create_task(_tick(engine))]
+        feed = None
+        if self._config.provisioning is not None:
+            feed = RevocationFeed(engine, self._config.provisioning, self._config.cafile, files, loop.time)
+            tasks.append(asyncio.create_task(feed.run()))
+        if self._credential is not None:
+            tasks.append(asyncio.create_task(self._renewals(self._credential, listener)))
+        tasks.append(asyncio.create_task(self._announce(port, feed)))
+        try:
+            await _first_failure(tasks, stopped)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._shut_down(engine, listener)
+
+    async def _own_credential(self) -> CredentialFiles:
+        config = self._config
+        if config.certfile is not None and config.keyfile is not None:
+            return CredentialFiles(config.certfile, config.keyfile)
+        if config.provisioning is None:
+            raise CredentialError("no certificate: give certfile and keyfile, or provisioning")
+        token = config.token.get_secret_value() if config.token is not None else None
+        if config.token_file is not None:
+            try:
+                token = config.token_file.read_text().strip()
+            except OSError as error:
+                # A token is spent at the first start; later its file may be gone.
+                log.info("no token", detail=f"{config.token_file}: {error.strerror}")
+        enrolment = Enrolment(config.provisioning, config.cafile, config.name, token)
+        self._credential = BrokerCredential(config.state_dir, enrolment)
+        await self._credential.ensure()
+        return self._credential.files
+
+    def _context(self, files: CredentialFiles) -> ssl.SSLContext:
+        return server_context(
+            files,
+            self._config.cafile,
+            client_certificate=ClientCertificate.REQUIRED,
+            allow_tls12=self._config.allow_tls12,
+        )
+
+    def _admission(self, certificate: Path) -> Admission:
+        trust_domain = self._config.trust_domain
+        if trust_domain is None:
+            own = read_certificate(certificate)
+            try:
+                trust_domain = identity_of(own).trust_domain if own is not None else None
+            except InvalidIdentity:
+                trust_domain = None  # A certificate of a foreign CA: its trust anchors say who belongs.
+        freshness = Freshness(self._config.revocation_grace, always_acceptable=self._config.provisioning is None)
+        if self._config.unsafe_no_revocation:
+            log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
+        return Admission(RevocationIndex(), freshness, DEFAULT_POLICY, trust_domain)
+
+    async def _renewals(self, credential: BrokerCredential, listener: Listener) -> None:
+        while True:
+            await credential.until_renewed()
+            listener.context = self._context(credential.files)
+
+    async def _announce(self, port: int, feed: RevocationFeed | None) -> None:
+        if feed is not None:
+            try:
+                await asyncio.wait_for(feed.current.wait(), _FEED_PATIENCE)
+            except TimeoutError:
+                log.warning("nobody is admitted until the revocation feed can be read", code="FEED_LOST")
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        sys.stdout.write(f"fleet-broker ready mqtts://{host}:{port}\n")
+        sys.stdout.flush()
+
+    async def _shut_down(self, engine: Engine, listener: Listener) -> None:
+        listener.stop_accepting()
+        now = asyncio.get_running_loop().time()
+        for connection in engine.connections():
+            connection.disconnect(
+                RefusalCode.SHUTTING_DOWN,
+                ReasonCode.SERVER_SHUTTING_DOWN,
+                "the broker is stopping",
+                now,
+                publish_will=False,
+            )
+        await listener.drained(_STOP_PATIENCE)
+
+
+async def _tick(engine: Engine) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(_TICK)
+        engine.tick(loop.time())
+
+
+async def _first_failure(tasks: list[asyncio.Task[Any]], stopped: asyncio.Task[bool]) -> None:
+    """Wait until *stopped* is done; raise the error of a task that fails before."""
+    pending = set(tasks)
+    while not stopped.done():
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()

@@ -1,0 +1,348 @@
+"""One TLS connection on a non-blocking `ssl.SSLSocket`, driven by the event loop's readiness callbacks.
+
+Theory
+------
+Why not asyncio's or uvloop's TLS transport: both lose the alert that tells a refused device why, and both keep large
+buffers a connection (docs/decisions/0002). OpenSSL on the socket itself writes the alert, and releases its buffers when
+a connection is idle.
+
+Reading takes one TLS record (16 KB) at a time until a short one, and at most a few a turn, so that a greedy publisher
+does not starve the others. Writing happens once a turn (`broker.turn`); what the socket does not take is the backlog.
+
+Hot: `_read`, `write`.
+
+Rules
+-----
+1. A refusal is polite: what was written (the alert, the CONNACK, the DISCONNECT) is followed by a shut-down of the
+   write side, and what the peer still sends is read and thrown away for a moment. Closing with unread bytes would make
+   the kernel reset the connection, and the reason with it.
+2. The backlog is bounded. Beyond the bound QoS 0 messages are dropped and counted, and the peer is not read: it must
+   take its answers before it may ask more.
+3. Whatever happens to the socket ends in `_close`, once.
+
+Does not handle: what the bytes mean, deadlines (`broker.connection` files them), who may connect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import Enum, auto
+from typing import Protocol
+
+from broker.admission.refusal import RefusalCode
+from broker.metrics import Metrics
+
+RECORD = 16384
+"""Largest plaintext of one TLS record (RFC 8446 §5.1)."""
+
+_READS_A_TURN = 4
+_LINGER_SECONDS = 1.0
+_DRAIN_SECONDS = 5.0
+_DISCARD = 65536
+_QOS0_PUBLISH = 0x30
+_RETAIN_BIT = 0xFE
+
+
+class Receiver(Protocol):
+    """What a transport serves: a connection."""
+
+    def secured(self, certificate: bytes | None, now: float, wall_now: datetime) -> None:
+        """Take note that TLS is up, with this client certificate (DER)."""
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Act on bytes that were read."""
+
+    def lost(self, code: str, now: float, detail: str = "") -> None:
+        """Take note that the peer is gone."""
+
+
+class _State(Enum):
+    HANDSHAKE = auto()
+    OPEN = auto()
+    CLOSING = auto()  # Nothing more is read; the backlog is still being written.
+    LINGERING = auto()  # Everything is written; the peer's last bytes are thrown away.
+    CLOSED = auto()
+
+
+class TlsTransport:
+    """A server-side TLS connection."""
+
+    __slots__ = (
+        "_backlog",
+        "_fd",
+        "_handshaken",
+        "_loop",
+        "_max_backlog",
+        "_metrics",
+        "_on_closed",
+        "_peername",
+        "_reading",
+        "_receiver",
+        "_socket",
+        "_state",
+        "_timer",
+        "_writing",
+    )
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        accepted: socket.socket,
+        context: ssl.SSLContext,
+        metrics: Metrics,
+        max_backlog: int,
+        on_closed: Callable[[TlsTransport], None],
+    ) -> None:
+        """Take over the non-blocking socket *accepted*; raise `OSError` if it is gone already."""
+        self._loop = loop
+        self._peername = accepted.getpeername()
+        self._socket = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
+        self._fd = self._socket.fileno()
+        self._metrics = metrics
+        self._max_backlog = max_backlog
+        self._on_closed = on_closed
+        self._receiver: Receiver | None = None
+        self._backlog: bytearray | None = None
+        self._state = _State.HANDSHAKE
+        self._timer: TimerHandle | None = None
+        self._reading = False
+        self._writing = False
+        self._handshaken = False
+
+    @property
+    def address(self) -> str:
+        """The peer's address and port."""
+        return f"{self._peername[0]}:{self._peername[1]}"
+
+    @property
+    def secured(self) -> bool:
+        """Whether the handshake has completed."""
+        return self._handshaken
+
+    def start(self, receiver: Receiver) -> None:
+        """Begin the handshake; *receiver* is told what comes of it."""
+        self._receiver = receiver
+        self._resume_reading()
+
+    # Reading
+
+    def _on_readable(self) -> None:
+        if self._state is _State.OPEN:
+            self._read()
+        elif self._state is _State.HANDSHAKE:
+            self._handshake()
+        else:
+            self._discard()
+
+    def _handshake(self) -> None:
+        receiver = self._receiver
+        if receiver is None:
+            return
+        try:
+            self._socket.do_handshake()
+        except ssl.SSLWantReadError:
+            self._stop_writing()
+        except ssl.SSLWantWriteError:
+            self._start_writing()
+        except (ssl.SSLError, OSError) as error:
+            receiver.lost(RefusalCode.TLS_HANDSHAKE_FAILED, self._loop.time(), tls_reason(error))
+            self._linger()  # OpenSSL has written the alert.
+        else:
+            self._stop_writing()
+            self._state = _State.OPEN
+            self._handshaken = True
+            self._metrics.handshakes_completed += 1
+            self._metrics.handshakes_resumed += bool(self._socket.session_reused)
+            receiver.secured(self._socket.getpeercert(binary_form=True), self._loop.time(), datetime.now(UTC))
+
+    def _read(self) -> None:
+        receiver = self._receiver
+        if receiver is None:
+            return
+        now = self._loop.time()
+        for _ in range(_READS_A_TURN):
+            try:
+                data = self._socket.recv(RECORD)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except (ssl.SSLError, OSError) as error:
+                receiver.lost("CONNECTION_LOST", now, tls_reason(error))
+                self._close()
+                return
+            if not data:
+                receiver.lost("CLIENT_CLOSED", now)
+                self._finish()
+                return
+            receiver.receive(data, now)
+            if len(data) < RECORD or not self._reading or self._state is not _State.OPEN:
+                return
+
+    def _discard(self) -> None:
+        try:
+            if not os.read(self._fd, _DISCARD):
+                self._close()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._close()
+
+    # Writing
+
+    def write(self, packets: list[bytes]) -> None:
+        """Write *packets*, each a whole one; keep what the socket does not take."""
+        if self._state is not _State.OPEN:
+            return
+        backlog = self._backlog
+        if backlog is not None:
+            if len(backlog) > self._max_backlog:  # Rare: a client that does not keep up.
+                kept = [packet for packet in packets if packet[0] & _RETAIN_BIT != _QOS0_PUBLISH]
+                self._metrics.dropped_slow_consumer += len(packets) - len(kept)
+                packets = kept
+                self._pause_reading()
+            for packet in packets:
+                backlog += packet
+            return
+        data = packets[0] if len(packets) == 1 else b"".join(packets)
+        self._metrics.packets_sent += len(packets)
+        sent = self._send(data)
+        if sent < len(data):
+            self._backlog = bytearray(data[sent:] if sent else data)
+            self._start_writing()
+
+    def _send(self, data: bytes | bytearray) -> int:
+        """Write as much of *data* as the socket takes; return how many bytes."""
+        sent = 0
+        size = len(data)
+        try:
+            sent = self._socket.send(data)
+            while sent < size:
+                with memoryview(data)[sent:] as rest:
+                    sent += self._socket.send(rest)
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            pass
+        except (ssl.SSLError, OSError) as error:
+            # Not now: whoever writes is in the middle of a flush. The loop will tell the receiver.
+            self._loop.call_soon(self._broken, tls_reason(error))
+            self._state = _State.CLOSING
+            return size
+        self._metrics.bytes_sent += sent
+        return sent
+
+    def _broken(self, detail: str) -> None:
+        if self._receiver is not None:
+            self._receiver.lost("CONNECTION_LOST", self._loop.time(), detail)
+        self._close()
+
+    def _on_writable(self) -> None:
+        if self._state is _State.HANDSHAKE:
+            self._handshake()
+            return
+        backlog = self._backlog
+        if backlog is not None:
+            sent = self._send(backlog)
+            if self._backlog is None:
+                return
+            del backlog[:sent]
+            if backlog:
+                if len(backlog) <= self._max_backlog // 2 and self._state is _State.OPEN:
+                    self._resume_reading()
+                return
+            self._backlog = None
+        self._stop_writing()
+        if self._state is _State.OPEN:
+            self._resume_reading()
+        elif self._state is _State.CLOSING:
+            self._finish()
+
+    # Closing
+
+    def close(self) -> None:
+        """Write what is left, close TLS and the socket; what has not gone after a few seconds is given up."""
+        if self._state is _State.HANDSHAKE:
+            self._close()
+        elif self._state is _State.OPEN:
+            if self._backlog is None:
+                self._finish()
+            else:
+                self._state = _State.CLOSING
+                self._pause_reading()
+                self._timer = self._loop.call_later(_DRAIN_SECONDS, self._close)
+
+    def abort(self) -> None:
+        """Close the socket at once."""
+        self._close()
+
+    def _finish(self) -> None:
+        """Send close_notify, so that the peer knows that nothing was cut off (RFC 8446 §6.1), and linger."""
+        # Want-read is the usual answer: ours is sent, the peer's has not come.
+        with contextlib.suppress(ssl.SSLError, OSError, ValueError):
+            self._socket.unwrap()
+        self._linger()
+
+    def _linger(self) -> None:
+        if self._state is _State.CLOSED:
+            return
+        self._state = _State.LINGERING
+        self._receiver = None
+        self._backlog = None
+        self._stop_writing()
+        try:
+            socket.socket.shutdown(self._socket, socket.SHUT_WR)
+        except OSError:
+            self._close()
+            return
+        self._resume_reading()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(_LINGER_SECONDS, self._close)
+
+    def _close(self) -> None:
+        if self._state is _State.CLOSED:
+            return
+        self._state = _State.CLOSED
+        self._receiver = None
+        self._backlog = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._pause_reading()
+        self._stop_writing()
+        self._socket.close()
+        self._on_closed(self)
+
+    # Readiness
+
+    def _resume_reading(self) -> None:
+        if not self._reading:
+            self._reading = True
+            self._loop.add_reader(self._fd, self._on_readable)
+
+    def _pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._fd)
+
+    def _start_writing(self) -> None:
+        if not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._fd, self._on_writable)
+
+    def _stop_writing(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+
+
+def tls_reason(error: OSError) -> str:
+    """Return OpenSSL's reason, or the system's, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).lower().replace("_", " ")
+    return error.strerror or type(error).__name__
