@@ -100,7 +100,7 @@ def covers(outer: str, inner: str) -> bool:
         if index == len(inner_levels):
             return False
         if inner_levels[index] == ANY_LEVELS:
-            # *inner* matches the parent of its '#' too, and *outer* asks for more levels than that. Only an empty parent
+            # *inner* matches the parent of its '#' too, and *outer* asks for more levels than that. An empty parent
             # does not matter, because no name is empty: '+/#' says the same as '#', and '/+/#' the same as '/#'.
             parent = SEPARATOR.join(inner_levels[:index])
             return not parent and outer_levels[index:] == [ONE_LEVEL, ANY_LEVELS]
