@@ -149,6 +149,7 @@ class Connection:
         self.closed: asyncio.Future[Closure] = loop.create_future()
         self.stage_times = StageTimes(0.0, 0.0, 0.0)
         self.assigned_client_id: str | None = None
+        self.tls_resumed = bool(socket.tls.session_reused)
         self.tls_session: ssl.SSLSession | None = None
 
     @classmethod
@@ -211,11 +212,6 @@ class Connection:
             raise
         self._keep_alive.add(paho)
         self.stage_times = StageTimes(dialled.tcp, dialled.tls, time.monotonic() - started)
-
-    @property
-    def tls_resumed(self) -> bool:
-        """Whether the TLS handshake resumed an earlier session."""
-        return bool(self._socket.tls.session_reused)
 
     def publish(self, topic_name: str, payload: bytes, qos: int) -> int:
         """Queue a message; return its packet identifier. Raises `NotConnected`."""
@@ -320,7 +316,7 @@ class Connection:
             return
         self.closed.set_result(closure)
         if not self._admitted.done():
-            self._admitted.set_exception(NotAdmitted(closure))
+            self._admitted.set_exception(NotAdmitted(closure, tls_resumed=self.tls_resumed))
         for answer in self._subscribing.values():
             if not answer.done():
                 answer.set_exception(NotConnected(f"the connection has ended: {closure}"))

@@ -23,6 +23,7 @@ from device_sim.commands import Action, UnreadableCommand, decode_command, execu
 from device_sim.credential import HeldCredential
 from device_sim.device import Device, Event, State
 from device_sim.keep_alive import KeepAlive
+from device_sim.tally import Sent
 from device_sim.telemetry import encode, readings
 from device_sim.tls_dial import Endpoint, NotAdmitted
 
@@ -129,6 +130,10 @@ class LiveDevice:
         except NotConnected:
             pass  # Admitted and lost at once: `ended` is called as for any lost connection.
         return connection
+
+    def sent(self) -> Sent:
+        """Return what was published so far, and which of it is unacknowledged."""
+        return Sent(self.machine.sequence, frozenset(sequence for sequence, _ in self.unacknowledged.values()))
 
     async def close(self) -> None:
         """Leave the broker politely."""

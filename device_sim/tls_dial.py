@@ -28,11 +28,15 @@ _IP_BIND_ADDRESS_NO_PORT = 24
 
 
 class NotAdmitted(Exception):
-    """The connection could not be opened; *closure* says which layer refused it and why."""
+    """The connection could not be opened; *closure* says which layer refused it and why.
 
-    def __init__(self, closure: Closure) -> None:
+    *tls_resumed* tells whether the TLS handshake had been a resumption.
+    """
+
+    def __init__(self, closure: Closure, *, tls_resumed: bool = False) -> None:
         super().__init__(str(closure))
         self.closure = closure
+        self.tls_resumed = tls_resumed
 
 
 @dataclass(frozen=True, slots=True)

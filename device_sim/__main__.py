@@ -1,0 +1,6 @@
+"""`python -m device_sim` is `fleet-sim`."""
+
+from device_sim.cli import main
+
+if __name__ == "__main__":
+    main()

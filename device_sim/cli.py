@@ -1,0 +1,164 @@
+"""The command line of `fleet-sim`: arguments in, exit code out; the one place that turns an error into words.
+
+Exit codes: 0 everything holds; 1 an error, or a check that failed; 2 wrong usage; 4 a security check failed;
+130 and 143 stopped by SIGINT or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from device_sim.client import NotConnected, SubscriptionRefused
+from device_sim.demo import DemoPlan, play
+from device_sim.interruption import Interrupted, Interruption, run
+from device_sim.processes import ChildFailed
+from device_sim.report import ExitCode, Report
+from device_sim.stage import Stage
+from device_sim.tls_dial import NotAdmitted
+from device_sim.view import View
+from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
+from provisioning.client.operator import RequestRefused, ServiceUnavailable
+from provisioning.pki.identity import InvalidIdentity
+from provisioning.pki.keys import KeyFileError
+from provisioning.pki.tls import TlsConfigurationError
+
+_EXPECTED = (
+    ChildFailed, EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity, KeyFileError, NotAdmitted, NotConnected,
+    RequestRefused, ServiceUnavailable, SubscriptionRefused, TlsConfigurationError, OSError,
+)  # fmt: skip
+
+app = typer.Typer(
+    help="Fleets of simulated devices, each with its own key and certificate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command("version")
+def show_version() -> None:
+    """Print the version."""
+    try:
+        typer.echo(f"fleet-sim {version('fleetgate')}")
+    except PackageNotFoundError:
+        typer.echo("fleet-sim (not installed: run from its source tree)")
+
+
+@app.command()
+def demo(
+    devices: Annotated[int, typer.Option(min=2, max=5000, help="How many devices.")] = 200,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to stream telemetry.")] = 15.0,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same readings and the same choices.")] = 42,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Afterwards leave service and broker running until Ctrl-C.")
+    ] = False,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Work in this empty directory and leave it; otherwise in a temporary one."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+) -> None:
+    """Enrol a fleet, stream, revoke, and try to break in: the whole product on loopback, judged at the end."""
+    out, err = Console(), Console(stderr=True)
+    view = View(out, err)
+    plan = DemoPlan(devices, seconds, seed)
+    outcome = ExitCode.ERROR
+
+    async def story(interruption: Interruption) -> None:
+        async def finished(report: Report, stage: Stage) -> None:
+            nonlocal outcome
+            outcome = report.exit_code
+            if as_json:
+                out.print_json(json.dumps(report.as_dict()))
+            else:
+                view.summary(report)
+            if keep:
+                err.print(_directions(stage), highlight=False, markup=False)
+                await interruption.wait()
+
+        with _workplace(directory) as workplace:
+            await play(plan, workplace, view, finished)
+
+    with _explained(err):
+        run(story)
+    raise typer.Exit(outcome)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+@contextmanager
+def _workplace(directory: Path | None) -> Iterator[Path]:
+    if directory is not None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise typer.BadParameter(f"--dir {directory}: it is not empty; name one that is, or that does not exist")
+        yield directory.absolute()
+        return
+    temporary = Path(tempfile.mkdtemp(prefix="fleetgate-demo-"))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary)
+
+
+@contextmanager
+def _explained(err: Console) -> Iterator[None]:
+    """Turn what a user can do something about into a sentence and an exit code; let bugs show their traceback."""
+    try:
+        yield
+    except Interrupted as error:
+        err.print(f"fleet-sim: {error}; nothing is left running", highlight=False, markup=False)
+        raise typer.Exit(error.exit_code) from None
+    except _EXPECTED as error:
+        _tell(err, error)
+        raise typer.Exit(ExitCode.ERROR) from None
+    except BaseExceptionGroup as group:
+        expected, unexpected = group.split(_EXPECTED)
+        if unexpected is not None or expected is None:
+            raise
+        for error in _leaves(expected):
+            _tell(err, error)
+        raise typer.Exit(ExitCode.ERROR) from None
+
+
+def _tell(err: Console, error: BaseException) -> None:
+    err.print(f"fleet-sim: {error}", style="red", highlight=False, markup=False)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
+
+
+def _directions(stage: Stage) -> str:
+    credentials = stage.directory / "credentials"
+    provisioning = stage.directory / "provisioning"
+    return f"""
+Service and broker run until Ctrl-C:
+
+  provisioning   {stage.provisioning_url}   CRL and CA certificates: {stage.http_url}
+  broker         mqtts://{stage.broker.host}:{stage.broker.port}
+  trust anchors  {stage.anchors}
+  credentials    {credentials}/{{device,service,revoked,expired}}.{{crt,key}}, {provisioning}/operator.{{crt,key}}
+  logs           {stage.directory / "logs"}
+
+Receive everything:
+
+  mosquitto_sub -V 5 -h localhost -p {stage.broker.port} -t 'fleet/#' -i backend-me --cafile {stage.anchors} \\
+    --cert {credentials}/service.crt --key {credentials}/service.key -v"""

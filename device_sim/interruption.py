@@ -1,0 +1,84 @@
+"""Run one coroutine so that Ctrl-C, SIGTERM and a closed terminal end it in order.
+
+Rules
+-----
+1. The first signal cancels the main task, so every context manager cleans up; each further one cancels again, which
+   shortens the cleaning up (`processes`) and never skips it.
+2. A story that has nothing left to do but wait for the user (`Interruption.wait`) is not cancelled: it returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import uvloop
+
+T = TypeVar("T")
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(Exception):
+    """The user ended the run; *exit_code* is the shell's convention for the signal."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"stopped by {number.name}")
+        self.exit_code = 128 + number
+
+
+class Interruption:
+    """What tells a story that the user wants it to end."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._waiting: asyncio.Future[None] | None = None
+
+    async def wait(self) -> None:
+        """Return when the user interrupts."""
+        self._waiting = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+
+    @contextmanager
+    def _handled(self, task: asyncio.Task[Any]) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._signalled, number, task)
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def _signalled(self, number: signal.Signals, task: asyncio.Task[Any]) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+            return
+        self.received = number
+        task.cancel()
+
+
+def run(story: Callable[[Interruption], Coroutine[Any, Any, T]]) -> T:
+    """Run *story* to its end on a loop of its own and return its result; raise `Interrupted` if a signal ended it."""
+    interruption = Interruption()
+
+    async def main() -> T:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a coroutine without a task")
+        with interruption._handled(task):  # noqa: SLF001 - the two are one thing
+            return await story(interruption)
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(main())
+    except (asyncio.CancelledError, BaseExceptionGroup) as error:
+        if interruption.received is None:
+            raise
+        raise Interrupted(interruption.received) from error

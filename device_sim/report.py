@@ -1,0 +1,82 @@
+"""What the demo found: facts, the checks made of them, and one verdict.
+
+Rules
+-----
+1. A check that was never made is not passed: the report lists what was made, and an interrupted demo has no report.
+2. A failed *security* check (somebody got in, or stayed in) is told apart from other failures, also in the exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+SCHEMA = 1
+
+
+class ExitCode(IntEnum):
+    """What the process tells its caller."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2
+    SECURITY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that had to hold, whether it did, and the figures behind that."""
+
+    name: str
+    passed: bool
+    detail: str
+    security: bool = False
+
+
+@dataclass(slots=True)
+class Report:
+    """The checks of one run, in the order in which they were made, and its facts for the JSON form."""
+
+    seed: int
+    devices: int
+    checks: list[Check] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, name: str, passed: bool, detail: str, *, security: bool = False) -> None:
+        """Add a check."""
+        self.checks.append(Check(name, passed, detail, security))
+
+    def fact(self, name: str, value: Any) -> None:
+        """Add a fact."""
+        self.facts[name] = value
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that was checked holds."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The process's exit code for this report."""
+        if self.passed:
+            return ExitCode.OK
+        if any(check.security and not check.passed for check in self.checks):
+            return ExitCode.SECURITY
+        return ExitCode.ERROR
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """Return the report for a JSON document."""
+        return {
+            "schema": SCHEMA,
+            "passed": self.passed,
+            "exit_code": int(self.exit_code),
+            "seed": self.seed,
+            "devices": self.devices,
+            "checks": [
+                {"name": check.name, "passed": check.passed, "security": check.security, "detail": check.detail}
+                for check in self.checks
+            ],
+            **self.facts,
+        }

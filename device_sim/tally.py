@@ -1,0 +1,82 @@
+"""Published against received: is every message accounted for?
+
+Theory
+------
+A device knows which numbers it has published and which of them the broker has not acknowledged; the backend knows which
+it has received. A message is *lost* if it was acknowledged and never received. One that was neither acknowledged nor
+received was in flight when its device was cut off: nobody promised anything.
+
+Rules
+-----
+1. No clock and no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from device_sim.sequence import SequenceCheck
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What one device says: how many messages it has published, and which of them are unacknowledged."""
+
+    published: int
+    unacknowledged: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The sums over a fleet."""
+
+    published: int = 0
+    received: int = 0
+    lost: int = 0
+    in_flight: int = 0
+    duplicated: int = 0
+    out_of_order: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.published + other.published,
+            self.received + other.received,
+            self.lost + other.lost,
+            self.in_flight + other.in_flight,
+            self.duplicated + other.duplicated,
+            self.out_of_order + other.out_of_order,
+        )
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was lost, repeated or overtaken."""
+        return self.lost == self.duplicated == self.out_of_order == 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the fields for a JSON report."""
+        return asdict(self)
+
+
+def account(sent: Sent, check: SequenceCheck) -> Tally:
+    """Return the tally of one device."""
+    missing = {number for first, last in check.gaps for number in range(first, last + 1)}
+    missing.update(range(check.highest + 1, sent.published + 1))
+    return Tally(
+        published=sent.published,
+        received=check.received,
+        lost=len(missing - sent.unacknowledged),
+        in_flight=len(missing & sent.unacknowledged),
+        duplicated=check.duplicates,
+        out_of_order=check.late,
+    )
+
+
+def is_complete(sent: Sent, check: SequenceCheck) -> bool:
+    """Say whether everything that the device has published is acknowledged and received."""
+    return not sent.unacknowledged and check.received == check.highest == sent.published
+
+
+def total(tallies: Iterable[Tally]) -> Tally:
+    """Return the sum of *tallies*."""
+    return sum(tallies, Tally())

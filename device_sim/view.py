@@ -1,0 +1,225 @@
+"""What a person sees while the demo runs: a live picture on a terminal, a line every few seconds elsewhere.
+
+Rules
+-----
+1. Progress goes to standard error, results to standard output: ``--json`` can be piped.
+2. At most four pictures a second, drawn by the loop's own thread.
+3. The story decides what is shown; this file only how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from device_sim.intruders import Finding, Outcome
+from device_sim.latency import LatencySummary
+from device_sim.report import Check, Report
+from device_sim.revocation_trial import Cut
+
+_PICTURE_SECONDS = 0.25
+_LINE_SECONDS = 3.0
+_LOG_WIDTH = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a piece of work is."""
+
+    what: str
+    done: int
+    total: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """How many a second, on average."""
+        return self.done / self.seconds if self.seconds else 0.0
+
+    def line(self) -> str:
+        """Return the state in one line."""
+        return f"{self.what}: {self.done}/{self.total} ({self.rate:.0f}/s)"
+
+    def picture(self) -> RenderableType:
+        """Return the state as a bar."""
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(
+            f"  {self.what}",
+            ProgressBar(total=max(self.total, 1), completed=self.done, width=40),
+            f"{self.done}/{self.total}",
+            f"{self.rate:.0f}/s",
+        )
+        return grid
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """The state of the fleet while it publishes."""
+
+    elapsed: float
+    total: float
+    connected: int
+    devices: int
+    rate: float
+    received: int
+    unacknowledged: int
+    latency: LatencySummary
+    lateness: LatencySummary
+
+    def line(self) -> str:
+        """Return the state in one line."""
+        return (
+            f"{self.elapsed:4.1f}/{self.total:.0f} s  connected {self.connected}/{self.devices}  "
+            f"{self.rate:.0f} msg/s  received {self.received}  latency ms p50 {self.latency.p50:.2f} "
+            f"p95 {self.latency.p95:.2f} p99 {self.latency.p99:.2f}  generator late p99 {self.lateness.p99:.1f} ms"
+        )
+
+    def picture(self) -> RenderableType:
+        """Return the state as a table."""
+        table = Table(box=None, padding=(0, 2), pad_edge=True)
+        for heading in ("connected", "messages/s", "received", "in flight", "p50 ms", "p95 ms", "p99 ms", "max ms"):
+            table.add_column(heading, justify="right", header_style="dim")
+        table.add_row(
+            f"{self.connected}/{self.devices}",
+            f"{self.rate:.0f}",
+            str(self.received),
+            str(self.unacknowledged),
+            f"{self.latency.p50:.2f}",
+            f"{self.latency.p95:.2f}",
+            f"{self.latency.p99:.2f}",
+            f"{self.latency.highest:.1f}",
+        )
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            "  streaming",
+            ProgressBar(total=self.total, completed=min(self.elapsed, self.total), width=40),
+            f"{min(self.elapsed, self.total):.0f}/{self.total:.0f} s",
+            Text(f"generator late p99 {self.lateness.p99:.1f} ms", style="dim"),
+        )
+        return Group(bar, table)
+
+
+class View:
+    """Where the demo tells its story: the result on standard output, progress and errors on standard error."""
+
+    def __init__(self) -> None:
+        self._out = _console(sys.stdout)
+        self._err = _console(sys.stderr)
+        self._started = time.monotonic()
+
+    def chapter(self, title: str) -> None:
+        """Begin a part of the story."""
+        self._err.print(f"\n[bold]{title}[/bold]  [dim]{time.monotonic() - self._started:.1f} s[/dim]", highlight=False)
+
+    def said(self, text: str) -> None:
+        """Tell one thing that has been done."""
+        self._err.print(f"  {text}", highlight=False, markup=False)
+
+    @asynccontextmanager
+    async def watching(self, state: Callable[[], Progress | Traffic]) -> AsyncIterator[None]:
+        """Show *state* again and again while the context is open, and once more at its end."""
+        if not self._err.is_terminal:
+            async with _repeating(_LINE_SECONDS, lambda: self.said(state().line())):
+                yield
+            self.said(state().line())
+            return
+        with Live(state().picture(), console=self._err, auto_refresh=False) as live:
+            async with _repeating(_PICTURE_SECONDS, lambda: live.update(state().picture(), refresh=True)):
+                yield
+            live.update(state().picture(), refresh=True)
+
+    def revocations(self, cuts: Sequence[Cut]) -> None:
+        """Show, for each revoked device, how soon it was closed and what it was told."""
+        table = Table(box=None, padding=(0, 2))
+        table.add_column("device")
+        table.add_column("closed after the call was sent", justify="right")
+        table.add_column("after its answer", justify="right")
+        table.add_column("the device was told")
+        for cut in cuts:
+            sent, answer = f"{cut.since_sent * 1000:.1f} ms", f"{cut.since_answer * 1000:+.1f} ms"
+            told = str(cut.closure) if cut.closure is not None else f"nothing within {cut.since_sent:g} s"
+            table.add_row(cut.device, sent, answer, Text(told))
+        self._err.print(table, highlight=False)
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        """Show how each intruder was received."""
+        table = Table(box=None, padding=(0, 2))
+        for heading in ("", "a device that", "was refused by", "ms"):
+            table.add_column(heading, justify="right" if heading == "ms" else "left")
+        for finding in findings:
+            mark = {Outcome.REFUSED: "[green]✓[/]", Outcome.REFUSED_OTHERWISE: "[yellow]![/]"}.get(
+                finding.outcome, "[red]✗[/]"
+            )
+            told = str(finding.closure) if finding.closure is not None else "nobody: it got what it wanted"
+            table.add_row(mark, finding.case.description, Text(told), f"{finding.seconds * 1000:.0f}")
+        self._err.print(table, highlight=False)
+
+    def document(self, report: Report) -> None:
+        """Print the report as one JSON document."""
+        self._out.print_json(data=report.as_dict())
+
+    def directions(self, text: str) -> None:
+        """Tell what the user can do now."""
+        self._err.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def failed(self, error: BaseException) -> None:
+        """Tell why there is no result."""
+        self._err.print(f"fleet-sim: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+
+    def summary(self, report: Report) -> None:
+        """Show the verdict."""
+        table = Table(title="Summary", title_justify="left", box=None, padding=(0, 2))
+        table.add_column("")
+        table.add_column("check")
+        table.add_column("figures")
+        for check in report.checks:
+            table.add_row(_mark(check), check.name, Text(check.detail))
+        self._out.print()
+        self._out.print(table, highlight=False)
+        failed = [check.name for check in report.checks if not check.passed]
+        if failed:
+            self._out.print(f"\n[bold red]FAIL[/]: {', '.join(failed)}", highlight=False)
+        else:
+            seconds = time.monotonic() - self._started
+            self._out.print(
+                f"\n[bold green]PASS[/]: {len(report.checks)} of {len(report.checks)} checks in {seconds:.0f} s "
+                f"(seed {report.seed})",
+                highlight=False,
+            )
+
+
+def _console(file: TextIO) -> Console:
+    # Without a terminal rich assumes 80 columns and breaks lines that a log should keep whole.
+    return Console(file=file, width=None if file.isatty() else _LOG_WIDTH)
+
+
+def _mark(check: Check) -> str:
+    return "[green]✓[/]" if check.passed else "[red]✗[/]"
+
+
+@asynccontextmanager
+async def _repeating(seconds: float, show: Callable[[], None]) -> AsyncIterator[None]:
+    async def repeat() -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            show()
+
+    task = asyncio.create_task(repeat(), name="view")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()  # It can only have ended by an exception.
