@@ -1,0 +1,75 @@
+"""The two ASGI applications: HTTPS for devices and operators, plain HTTP for relying parties.
+
+One place for each turns an error into its answer: plain text under ``/.well-known/est`` and on the plain port, problem
+documents elsewhere. What is no refusal is a bug: logged whole, answered without detail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from provisioning.api import est
+from provisioning.api.body import BodyLimit
+from provisioning.config import Settings
+from provisioning.enrolment.problems import INTERNAL_ERROR, problem_answer, text_answer
+from provisioning.errors import Code, Refused
+
+log = structlog.get_logger(__name__)
+
+_HTTP_CODES: Final = {HTTPStatus.NOT_FOUND: Code.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED: Code.METHOD_NOT_ALLOWED}
+
+
+def new_application(title: str, version: str, settings: Settings) -> FastAPI:
+    """Return an application without routes whose errors are answered as each path needs."""
+    app = FastAPI(title=title, version=version, docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
+    app.add_middleware(
+        BodyLimit,
+        maximum_for=lambda path: est.MAXIMUM_BODY if _is_est(path) else settings.maximum_body_bytes,
+        seconds=settings.body_seconds,
+        answer=_answer,
+    )
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, refusal: Refused) -> Response:
+        return _answer(request.url.path, refusal)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        code = _HTTP_CODES.get(HTTPStatus(error.status_code), Code.INVALID_REQUEST)
+        detail = f"{request.method} {request.url.path[:120]}: {error.detail}"
+        return _answer(request.url.path, Refused(code, detail), error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return _answer(request.url.path, Refused(Code.INVALID_REQUEST, _fields(error)))
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
+        return _answer(request.url.path, INTERNAL_ERROR)
+
+    return app
+
+
+def _is_est(path: str) -> bool:
+    return path.startswith(est.PREFIX)
+
+
+def _answer(path: str, refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:
+    write = problem_answer if path.startswith("/v1") else text_answer
+    return write(refusal, headers)
+
+
+def _fields(error: RequestValidationError) -> str:
+    found = []
+    for each in error.errors()[:10]:
+        where = ".".join(str(part) for part in each["loc"] if part not in ("body", "query", "path"))
+        found.append(f"{where or 'the body'}: {each['msg']}")
+    return "; ".join(found)

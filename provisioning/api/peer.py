@@ -1,0 +1,16 @@
+"""Who is at the other end of a request: the certificate that the server's protocol put into the ASGI scope.
+
+The names follow the ASGI TLS extension (``scope["extensions"]["tls"]``, `client_cert_chain` in PEM), with the DER
+beside them: whoever serves the application fills them in, see `provisioning.server`.
+"""
+
+from __future__ import annotations
+
+from cryptography import x509
+from fastapi import Request
+
+
+def peer_certificate(request: Request) -> x509.Certificate | None:
+    """Return the certificate that the client presented, None without one."""
+    der = request.scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
+    return None if der is None else x509.load_der_x509_certificate(der)

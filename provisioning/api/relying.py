@@ -1,0 +1,110 @@
+"""What relying parties fetch over plain HTTP: CRLs and CA certificates (RFC 5280 §4.2.1.13, §4.2.2.1).
+
+Plain HTTP is right here: everything served is signed, and a client that must check a CRL to trust HTTPS could not
+fetch the CRL over it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
+from http import HTTPStatus
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from fastapi import APIRouter, Request, Response
+
+from provisioning.errors import Code, Refused
+from provisioning.revocation.publisher import CrlPublisher
+from provisioning.store.crls import PublishedCrl
+
+_CACHE_SECONDS: Final = 60
+"""A cache may keep a list so long: short beside its life, so that a revocation is seen soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    content: bytes
+    media_type: str
+    last_modified: datetime
+    expires: datetime | None = None
+
+    def answer(self, request: Request) -> Response:
+        """Return the document, or 304 if the client has it (RFC 9110 §13)."""
+        etag = f'"{hashlib.sha256(self.content).hexdigest()}"'
+        headers = {
+            "ETag": etag,
+            "Last-Modified": format_datetime(self.last_modified, usegmt=True),
+            "Cache-Control": f"public, max-age={_CACHE_SECONDS}, no-transform, must-revalidate",
+        }
+        if self.expires is not None:
+            headers["Expires"] = format_datetime(self.expires, usegmt=True)
+        if _is_current(request, etag, self.last_modified):
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return Response(self.content, media_type=self.media_type, headers=headers)
+
+
+def _is_current(request: Request, etag: str, last_modified: datetime) -> bool:
+    known = request.headers.get("if-none-match")
+    if known is not None:
+        return known.strip() == "*" or etag in (each.strip().removeprefix("W/") for each in known.split(","))
+    since = request.headers.get("if-modified-since")
+    if since is None:
+        return False
+    try:
+        return parsedate_to_datetime(since).astimezone(UTC) >= last_modified
+    except ValueError:
+        return False
+
+
+def relying_party_routes(
+    publishers: Mapping[str, CrlPublisher], authorities: Mapping[str, x509.Certificate]
+) -> APIRouter:
+    """Return the routes of the plain HTTP port, for CAs by name."""
+    router = APIRouter(include_in_schema=False)
+
+    def crl_of(name: str) -> PublishedCrl:
+        publisher = publishers.get(name)
+        if publisher is None or publisher.current is None:
+            raise Refused(Code.NOT_FOUND, f"there is no CA {name[:64]!r}; there are {', '.join(publishers)}")
+        return publisher.current
+
+    @router.get("/crl/{name}.crl")
+    @router.head("/crl/{name}.crl")
+    async def crl_der(request: Request, name: str) -> Response:
+        crl = crl_of(name)
+        return _Document(crl.der, "application/pkix-crl", crl.this_update, crl.next_update).answer(request)
+
+    @router.get("/crl/{name}.pem")
+    @router.head("/crl/{name}.pem")
+    async def crl_pem(request: Request, name: str) -> Response:
+        crl = crl_of(name)
+        pem = b"-----BEGIN X509 CRL-----\n" + base64.encodebytes(crl.der) + b"-----END X509 CRL-----\n"
+        return _Document(pem, "application/x-pem-file", crl.this_update, crl.next_update).answer(request)
+
+    @router.get("/ca/bundle.pem")
+    @router.head("/ca/bundle.pem")
+    async def bundle(request: Request) -> Response:
+        pem = b"".join(each.public_bytes(Encoding.PEM) for each in authorities.values())
+        newest = max(each.not_valid_before_utc for each in authorities.values())
+        return _Document(pem, "application/x-pem-file", newest).answer(request)
+
+    @router.get("/ca/{name}.crt")
+    @router.head("/ca/{name}.crt")
+    async def ca_certificate(request: Request, name: str) -> Response:
+        certificate = authorities.get(name)
+        if certificate is None:
+            raise Refused(Code.NOT_FOUND, f"there is no CA {name[:64]!r}; there are {', '.join(authorities)}")
+        der = certificate.public_bytes(Encoding.DER)
+        return _Document(der, "application/pkix-cert", certificate.not_valid_before_utc).answer(request)
+
+    @router.get("/healthz")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    return router

@@ -1,0 +1,163 @@
+"""A certificate signing request, checked: who asks, for which key, and does he hold it.
+
+Theory
+------
+A request is a stranger's bytes until `verify_csr` returns. What it returns is facts only: the public key, the Common
+Name, and the subject and Subject Alternative Name as DER, which re-enrolment compares byte for byte. Nothing else of a
+request reaches a certificate: identity, names and extensions are the server's.
+
+Rules
+-----
+1. Proof of possession always: the request's own signature, with a hash no weaker than SHA-256.
+2. Key policy is ours, not the library's: P-256, P-384, Ed25519, or RSA of 2048 to 8192 bits with a sane exponent, no
+   small factor and no close primes.
+3. Exactly one Common Name, fit to be a name (`provisioning.pki.identity.check_name`).
+4. No I/O and no clock.
+
+Handles: PKCS #10 DER. Does not handle: base64, PEM armour, who may have which name.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.x509.oid import NameOID
+
+from provisioning.errors import Code, Refused
+from provisioning.pki.identity import InvalidIdentity, check_name
+
+MAXIMUM_CSR_SIZE: Final = 16 * 1024
+"""An RSA-8192 request with generous extensions is 3 KB."""
+
+_CURVES: Final = (ec.SECP256R1, ec.SECP384R1)
+_HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+_RSA_BITS: Final = range(2048, 8192 + 1, 8)  # CA/Browser Forum BR §6.1.5: at least 2048, a multiple of 8.
+_RSA_EXPONENTS: Final = range(65537, 1 << 256, 2)  # FIPS 186-5 A.1.1
+_FERMAT_ROUNDS: Final = 100
+
+_SMALL_PRIMES_PRODUCT: Final = math.prod(
+    candidate for candidate in range(3, 752, 2) if all(candidate % divisor for divisor in range(3, candidate, 2))
+)
+
+
+class RequestRefused(Refused):
+    """The request cannot be certified; the code begins with ``CSR_``."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRequest:
+    """What a request asks for, its signature and key already checked. Made by `verify_csr` only."""
+
+    public_key: CertificatePublicKeyTypes
+    common_name: str
+    subject: bytes
+    subject_alternative_name: bytes | None
+
+
+def verify_csr(der: bytes) -> VerifiedRequest:
+    """Return what the request in *der* asks for; raise `RequestRefused` naming what is wrong with it."""
+    if len(der) > MAXIMUM_CSR_SIZE:
+        raise RequestRefused(Code.CSR_MALFORMED, f"the request is {len(der)} bytes, {MAXIMUM_CSR_SIZE} at most")
+    try:
+        csr = x509.load_der_x509_csr(der)
+        public_key = csr.public_key()
+        subject = csr.subject
+        alternative_name = _subject_alternative_name(csr)
+    except (ValueError, UnsupportedAlgorithm, TypeError) as error:
+        raise RequestRefused(
+            Code.CSR_MALFORMED, f"the body is not a PKCS #10 request in base64 DER ({error})"
+        ) from error
+    _check_key(public_key)
+    _check_signature(csr)
+    return VerifiedRequest(
+        public_key=public_key,
+        common_name=_common_name(subject),
+        subject=subject.public_bytes(),
+        subject_alternative_name=alternative_name,
+    )
+
+
+def _subject_alternative_name(csr: x509.CertificateSigningRequest) -> bytes | None:
+    try:
+        return csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.public_bytes()
+    except x509.ExtensionNotFound:
+        return None
+    except x509.DuplicateExtension as error:
+        raise ValueError(f"extension {error.oid.dotted_string} appears twice") from error
+
+
+def _common_name(subject: x509.Name) -> str:
+    names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if len(names) != 1:
+        raise RequestRefused(
+            Code.CSR_NAME, f"the subject has {len(names)} Common Names: give one, CN=<the device's name>"
+        )
+    name = names[0].value
+    if not isinstance(name, str):
+        raise RequestRefused(Code.CSR_NAME, "the Common Name is not text")
+    try:
+        return check_name("Common Name", name)
+    except InvalidIdentity as error:
+        raise RequestRefused(Code.CSR_NAME, str(error)) from error
+
+
+def _check_signature(csr: x509.CertificateSigningRequest) -> None:
+    try:
+        hash_algorithm = csr.signature_hash_algorithm
+        valid = csr.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm, TypeError) as error:
+        raise RequestRefused(Code.CSR_SIGNATURE, f"the signature algorithm is not supported ({error})") from error
+    # Ed25519 has its hash built in and names none.
+    if hash_algorithm is not None and not isinstance(hash_algorithm, _HASHES):
+        raise RequestRefused(
+            Code.CSR_SIGNATURE, f"the request is signed with {hash_algorithm.name}: sign it with SHA-256 or stronger"
+        )
+    if not valid:
+        raise RequestRefused(
+            Code.CSR_SIGNATURE, "the signature does not verify: sign the request with the key that it contains"
+        )
+
+
+def _check_key(key: object) -> None:
+    match key:
+        case ec.EllipticCurvePublicKey(curve=curve):
+            if not isinstance(curve, _CURVES):
+                raise RequestRefused(Code.CSR_KEY, f"curve {curve.name} is not accepted: use P-256 or P-384")
+        case ed25519.Ed25519PublicKey():
+            pass
+        case rsa.RSAPublicKey():
+            _check_rsa(key)
+        case _:
+            raise RequestRefused(
+                Code.CSR_KEY, "this kind of key is not accepted: use ECDSA P-256 or P-384, Ed25519, or RSA"
+            )
+
+
+def _check_rsa(key: rsa.RSAPublicKey) -> None:
+    if key.key_size not in _RSA_BITS:
+        raise RequestRefused(
+            Code.CSR_KEY, f"the RSA key has {key.key_size} bits: use 2048 to 8192, a multiple of 8 (or ECDSA P-256)"
+        )
+    numbers = key.public_numbers()
+    if numbers.e not in _RSA_EXPONENTS:
+        raise RequestRefused(Code.CSR_KEY, f"the RSA exponent is {numbers.e}: use 65537")
+    if numbers.n % 2 == 0 or math.gcd(numbers.n, _SMALL_PRIMES_PRODUCT) != 1 or _has_close_primes(numbers.n):
+        raise RequestRefused(Code.CSR_KEY, "the RSA modulus can be factored: make the key with a good random source")
+
+
+def _has_close_primes(modulus: int) -> bool:
+    """Whether Fermat's method factors *modulus* at once, as it did the keys of CVE-2022-26320."""
+    a = math.isqrt(modulus - 1) + 1
+    for _ in range(_FERMAT_ROUNDS):
+        square = a * a - modulus
+        if math.isqrt(square) ** 2 == square:
+            return True
+        a += 1
+    return False

@@ -1,0 +1,189 @@
+"""The issuing CA: the only code that signs an end-entity certificate.
+
+Theory
+------
+Two steps, so that nothing unchecked can be signed::
+
+    Issuer.prepare(profile, request) -> PreparedIssuance      built, signed with a throw-away key, linted
+    Issuer.issue(prepared) -> Certificate                     redeemed once, by the issuer that prepared it
+
+`prepare` is the only maker of what `issue` accepts. After signing, the signed fields are compared with the linted
+ones: what was checked is what was signed.
+
+Rules
+-----
+1. A prepared issuance is redeemed at most once, and only by its own issuer.
+2. The serial number comes from the caller, who has put it on disk before (`provisioning.store.serials`).
+3. No I/O, no clock, no database. The key may be any subclass of the library's key classes, so a token's too.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
+
+from provisioning.ca.lint import Intent, lint
+from provisioning.ca.profile import DIGITAL_SIGNATURE, Profile
+from provisioning.pki.identity import Identity
+from provisioning.pki.keys import PrivateKey, key_identifier
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class IssuanceRefused(Exception):
+    """The certificate must not be signed: lint findings, or a prepared issuance misused. Not the requester's fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerUrls:
+    """Where relying parties find an issuer's CRL and certificate; absent where no public address is known."""
+
+    crl: str
+    ca_certificate: str
+
+
+@dataclass(frozen=True, slots=True)
+class IssuanceRequest:
+    """Whom to certify, with which key, under which serial number, and when it is."""
+
+    identity: Identity
+    public_key: CertificatePublicKeyTypes
+    serial: int
+    now: datetime
+    dns_names: tuple[str, ...] = ()
+    ip_addresses: tuple[IpAddress, ...] = ()
+
+
+class PreparedIssuance:
+    """A linted certificate waiting for its signature. Made by `Issuer.prepare` only."""
+
+    __slots__ = ("_builder", "_issuer", "_redeemed", "_tbs_bytes")
+
+    def __init__(self, issuer: Issuer, builder: x509.CertificateBuilder, tbs_bytes: bytes) -> None:
+        self._issuer = issuer
+        self._builder = builder
+        self._tbs_bytes = tbs_bytes
+        self._redeemed = False
+
+    def redeem(self, issuer: Issuer) -> tuple[x509.CertificateBuilder, bytes]:
+        """Give the builder and the linted fields to the *issuer* that prepared them, once."""
+        if issuer is not self._issuer:
+            raise IssuanceRefused("another issuer prepared this certificate")
+        if self._redeemed:
+            raise IssuanceRefused("this prepared certificate was signed already")
+        self._redeemed = True
+        return self._builder, self._tbs_bytes
+
+
+class Issuer:
+    """One issuing CA: its certificate, its key, and where its CRL is found."""
+
+    def __init__(self, certificate: x509.Certificate, key: PrivateKey, urls: IssuerUrls | None = None) -> None:
+        """Raise ValueError if *key* is not the key of *certificate*."""
+        if key.public_key() != certificate.public_key():
+            raise ValueError("the private key does not belong to the issuing CA's certificate")
+        self.certificate: Final = certificate
+        self.key_id: Final = key_identifier(certificate.public_key())
+        self._key = key
+        self._lint_key = _throw_away_twin(key)
+        self._authority = x509.AuthorityKeyIdentifier(self.key_id, None, None)
+        self._url_extensions = url_extensions(urls)
+
+    def prepare(self, profile: Profile, request: IssuanceRequest) -> PreparedIssuance:
+        """Build and lint a certificate; raise `IssuanceRefused` with every finding if there is one."""
+        builder = self._builder(profile, request)
+        draft = builder.sign(self._lint_key, hash_for(self._lint_key))
+        findings = lint(
+            draft, Intent(profile, request.identity, self.certificate, request.dns_names, request.ip_addresses)
+        )
+        if findings:
+            raise IssuanceRefused(f"the certificate for {request.identity} fails its checks: {'; '.join(findings)}")
+        return PreparedIssuance(self, builder, draft.tbs_certificate_bytes)
+
+    def issue(self, prepared: PreparedIssuance) -> x509.Certificate:
+        """Sign what was prepared; raise `IssuanceRefused` if it was signed before or is another issuer's."""
+        builder, linted_bytes = prepared.redeem(self)
+        certificate = builder.sign(self._key, hash_for(self._key))
+        if certificate.tbs_certificate_bytes != linted_bytes:
+            raise IssuanceRefused("the signed fields differ from the checked ones")
+        return certificate
+
+    def _builder(self, profile: Profile, request: IssuanceRequest) -> x509.CertificateBuilder:
+        not_before, not_after = profile.validity(request.now, self.certificate.not_valid_after_utc)
+        builder = (
+            x509.CertificateBuilder()
+            .issuer_name(self.certificate.subject)
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, request.identity.name)]))
+            .public_key(request.public_key)
+            .serial_number(request.serial)
+            .not_valid_before(not_before)
+            .not_valid_after(not_after)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(DIGITAL_SIGNATURE, critical=True)
+            .add_extension(x509.ExtendedKeyUsage(profile.extended_key_usages), critical=False)
+            .add_extension(_alternative_name(request), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier(key_identifier(request.public_key)), critical=False)
+            .add_extension(self._authority, critical=False)
+        )
+        for extension in self._url_extensions:
+            builder = builder.add_extension(extension, critical=False)
+        return builder
+
+
+def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
+    """Return the hash to sign with: as strong as the key, and none for Ed25519, which brings its own."""
+    match key:
+        case ed25519.Ed25519PrivateKey():
+            return None
+        case ec.EllipticCurvePrivateKey(curve=ec.SECP384R1()):
+            return hashes.SHA384()
+        case _:
+            return hashes.SHA256()
+
+
+def _throw_away_twin(key: PrivateKey) -> PrivateKey:
+    """Return a fresh key of the same kind, whose signatures have the same algorithm identifier."""
+    match key:
+        case ec.EllipticCurvePrivateKey():
+            return ec.generate_private_key(key.curve)
+        case rsa.RSAPrivateKey():
+            return rsa.generate_private_key(65537, 2048)  # The algorithm identifier does not name the size.
+        case ed25519.Ed25519PrivateKey():
+            return ed25519.Ed25519PrivateKey.generate()
+
+
+def _alternative_name(request: IssuanceRequest) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName(
+        [
+            x509.UniformResourceIdentifier(request.identity.uri),
+            *(x509.DNSName(name) for name in request.dns_names),
+            *(x509.IPAddress(address) for address in request.ip_addresses),
+        ]
+    )
+
+
+def url_extensions(urls: IssuerUrls | None) -> tuple[x509.ExtensionType, ...]:
+    """Return the extensions that point at an issuer's CRL and certificate; none where no address is known."""
+    if urls is None:
+        return ()
+    location = x509.UniformResourceIdentifier(urls.crl)
+    return (
+        x509.CRLDistributionPoints(
+            [x509.DistributionPoint(full_name=[location], relative_name=None, reasons=None, crl_issuer=None)]
+        ),
+        x509.AuthorityInformationAccess(
+            [
+                x509.AccessDescription(
+                    AuthorityInformationAccessOID.CA_ISSUERS, x509.UniformResourceIdentifier(urls.ca_certificate)
+                )
+            ]
+        ),
+    )

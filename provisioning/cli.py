@@ -1,0 +1,168 @@
+"""The command line: found an authority, run the service, and the operator's commands.
+
+Rules
+-----
+1. An error is one line that names the problem and the remedy; the exit code is 0 done, 1 refused or failed, 2 misused.
+2. Flags come before the environment, the environment before the file (`provisioning.config`).
+3. Results go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from provisioning.config import Settings, load_settings
+from provisioning.errors import ConfigurationError, Refused
+
+app = typer.Typer(
+    name="fleet-provisioning",
+    help="Enrol devices, issue, renew and revoke their certificates, publish CRLs and a live revocation feed.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Directory = Annotated[
+    Path | None, typer.Option("--dir", help="The service's directory (default: fleet).", show_default=False)
+]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the passphrase of the CA keys; or set FLEET_PROVISIONING_PASSPHRASE."),
+]
+PublicHttpUrl = Annotated[
+    str | None,
+    typer.Option(help="Where relying parties reach the plain HTTP port, as certificates will say it."),
+]
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    app(prog_name="fleet-provisioning")
+    raise AssertionError("typer exits")
+
+
+def run(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a command's coroutine on uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(make())
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turn an error that a person can act on into one line and exit code 1."""
+    try:
+        yield
+    except (ConfigurationError, Refused) as error:
+        errors.print(f"fleet-provisioning: {error}", markup=False)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        errors.print("fleet-provisioning: stopped")
+        raise typer.Exit(130) from error
+
+
+def settings_of(directory: Path | None, **flags: object) -> Settings:
+    """Return the settings for a command."""
+    return load_settings(directory, **flags)
+
+
+@app.command()
+def init(
+    directory: Directory = None,
+    trust_domain: Annotated[
+        str | None, typer.Option(help="First part of every identity (default: fleet.internal).", show_default=False)
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+    server_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="DNS name or IP address of the HTTPS server; repeat it (default: localhost, 127.0.0.1, ::1).",
+            show_default=False,
+        ),
+    ] = None,
+    public_http_url: PublicHttpUrl = None,
+) -> None:
+    """Found a certificate authority: root and issuing CA, the server's and the first operator's credentials.
+
+    Example:
+      fleet-provisioning init --dir /var/lib/fleet --passphrase-file /etc/fleet/passphrase --server-name ca.example.org
+    """
+    # Each command imports what it needs: `--help` and the API commands start without the server.
+    from provisioning.authority import DEFAULT_SERVER_NAMES, ISSUING_CA, found
+    from provisioning.logs import configure_logging
+    from provisioning.server import utc_now
+
+    configure_logging()
+    with explained():
+        settings = settings_of(
+            directory, trust_domain=trust_domain, passphrase_file=passphrase_file, public_http_url=public_http_url
+        )
+        files = asyncio.run(found(settings, server_name or DEFAULT_SERVER_NAMES, utc_now))
+    sys.stdout.write(
+        f"Founded the authority of {settings.trust_domain} in {files.directory}\n"
+        f"  trust anchors for devices and brokers  {files.bundle}\n"
+        f"  first operator                         {files.certificate('operator')}, {files.key('operator')}\n"
+        f"  issuing CA                             {files.certificate(ISSUING_CA)}\n"
+        f"Next: fleet-provisioning serve --dir {files.directory}\n"
+    )
+
+
+@app.command()
+def serve(
+    directory: Directory = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on (default: 127.0.0.1).", show_default=False)
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="HTTPS port, 0 for a free one (default: 8443).", show_default=False)
+    ] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(help="Plain HTTP port for CRLs and CA certificates, 0 for a free one (default: 8080)."),
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+    public_http_url: PublicHttpUrl = None,
+) -> None:
+    """Run the service until SIGINT or SIGTERM. One line on stdout says when and where it accepts connections.
+
+    Example:
+      fleet-provisioning serve --dir /var/lib/fleet --host 0.0.0.0 --public-http-url http://ca.example.org:8080
+    """
+    from provisioning.logs import configure_logging
+    from provisioning.server import serve as serve_until_stopped
+
+    configure_logging()
+    with explained():
+        settings = settings_of(
+            directory,
+            host=host,
+            port=port,
+            http_port=http_port,
+            passphrase_file=passphrase_file,
+            public_http_url=public_http_url,
+        )
+        run(lambda: serve_until_stopped(settings))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from provisioning.server import product_version
+
+    sys.stdout.write(f"fleet-provisioning {product_version()}\n")

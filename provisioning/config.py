@@ -1,0 +1,128 @@
+"""The service's settings: flags before environment before file.
+
+Every setting has a flag of `serve` or is read from ``FLEET_PROVISIONING_<NAME>`` or from ``provisioning.toml`` in the
+service's directory. What is wrong is named with where it came from; nothing is corrected silently.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from pydantic import Field, HttpUrl, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from provisioning.errors import ConfigurationError
+
+ENVIRONMENT_PREFIX: Final = "FLEET_PROVISIONING_"
+SETTINGS_FILE: Final = "provisioning.toml"
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured, with its default."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
+
+    directory: Path = Path("fleet")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8443, ge=0, le=65535)
+    http_port: int = Field(default=8080, ge=0, le=65535)
+    public_http_url: HttpUrl | None = None
+    """Where relying parties reach the plain HTTP port; None: its actual address."""
+    trust_domain: str = "fleet.internal"
+    database_url: SecretStr | None = None
+    """None: the SQLite file in the directory."""
+    passphrase: SecretStr | None = None
+    passphrase_file: Path | None = None
+
+    device_life: timedelta = timedelta(days=30)
+    broker_life: timedelta = timedelta(days=30)
+    service_life: timedelta = timedelta(days=90)
+    operator_life: timedelta = timedelta(days=365)
+    provisioning_life: timedelta = timedelta(days=365)
+
+    crl_life: timedelta = timedelta(days=1)
+    crl_debounce_seconds: float = Field(default=0.5, ge=0, le=60)
+    feed_heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
+    feed_stall_seconds: float = Field(default=30.0, gt=0, le=600)
+    """A subscriber that takes no byte for so long is cut off."""
+    maximum_body_bytes: int = Field(default=1024 * 1024, ge=16 * 1024, le=16 * 1024 * 1024)
+    """Ten thousand names of a token batch fit; EST has its own, smaller limit."""
+    body_seconds: float = Field(default=20.0, gt=0, le=300)
+
+    _file: ClassVar[Path | None] = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the framework's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: flags, environment, file."""
+        sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
+        if cls._file is not None:
+            sources += (TomlConfigSettingsSource(settings_cls, cls._file),)
+        return sources
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database's URL for SQLAlchemy."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite+aiosqlite:///{(self.directory / 'fleet.db').absolute()}"
+
+    def read_passphrase(self) -> bytes:
+        """Return the passphrase of the CA keys; raise `ConfigurationError` if none was given or it cannot be read."""
+        if self.passphrase_file is not None:
+            try:
+                passphrase = self.passphrase_file.read_bytes().rstrip(b"\r\n")
+            except OSError as error:
+                raise ConfigurationError(
+                    f"passphrase file {self.passphrase_file} cannot be read: {error.strerror}"
+                ) from error
+            source = f"passphrase file {self.passphrase_file}"
+        elif self.passphrase is not None:
+            passphrase = self.passphrase.get_secret_value().encode()
+            source = f"{ENVIRONMENT_PREFIX}PASSPHRASE"
+        else:
+            raise ConfigurationError(
+                f"the CA keys need a passphrase: give --passphrase-file FILE or set {ENVIRONMENT_PREFIX}PASSPHRASE"
+            )
+        if not passphrase:
+            raise ConfigurationError(f"{source} is empty: put the passphrase there")
+        return passphrase
+
+
+def load_settings(directory: Path | None, **flags: Any) -> Settings:
+    """Return the settings from *flags* (None: not given), the environment, and the file in *directory*.
+
+    Raises `ConfigurationError` naming every setting that is wrong.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    if directory is not None:
+        given["directory"] = directory
+    try:
+        where = directory or Settings(**given).directory
+        file = where / SETTINGS_FILE
+
+        class FileSettings(Settings):
+            _file = file if file.is_file() else None
+
+        return FileSettings(**given)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in each['loc']) or 'settings'}: {each['msg']}" for each in error.errors()
+        )
+        raise ConfigurationError(f"configuration: {wrong}") from error
+    except (SettingsError, ValueError) as error:
+        raise ConfigurationError(f"configuration: {error}") from error

@@ -1,0 +1,65 @@
+"""Is the certificate that a client presented ours, and good now? Asked after every handshake, resumed or not.
+
+Theory
+------
+TLS has shown that the client holds the key of a certificate that chains to our CA; or, on a resumed session, that it
+once did. Neither says that the certificate is not revoked, and a resumed session does not even say that it has not
+expired. The store knows: it holds every certificate that was ever handed out.
+
+Rules
+-----
+1. Every request is checked, in the transaction that acts on it where it changes something.
+2. Unknown is refused: what the store does not know was not handed out by this service.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from provisioning.errors import Code, Refused
+from provisioning.pki.identity import Role
+from provisioning.pki.revocation import certificate_key
+from provisioning.store import certificates
+from provisioning.store.certificates import StoredCertificate
+
+
+async def authenticate(
+    connection: AsyncConnection, certificate: x509.Certificate | None, now: datetime, *, for_update: bool = False
+) -> StoredCertificate:
+    """Return what the store knows of a presented *certificate*; raise `Refused` unless it is good *now*."""
+    if certificate is None:
+        raise Refused(Code.CERTIFICATE_MISSING, "present a client certificate issued by this service")
+    stored = await certificates.find(connection, *certificate_key(certificate), for_update=for_update)
+    fingerprint = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+    if stored is None or stored.fingerprint_sha256 != fingerprint:
+        raise Refused(Code.CERTIFICATE_UNKNOWN, "this service did not issue the client certificate: enrol again")
+    if stored.revocation is not None:
+        raise Refused(
+            Code.CERTIFICATE_REVOKED,
+            f"certificate {stored.serial} of {stored.device.name} was revoked ({stored.revocation.reason}): "
+            "ask an operator for a new enrolment token",
+        )
+    if now > stored.not_after:
+        raise Refused(
+            Code.CERTIFICATE_EXPIRED,
+            f"certificate {stored.serial} of {stored.device.name} expired on {stored.not_after:%Y-%m-%d %H:%M:%S} UTC: "
+            "ask an operator for a new enrolment token",
+        )
+    if now < stored.not_before:
+        raise Refused(Code.CERTIFICATE_EXPIRED, f"certificate {stored.serial} is not valid yet: compare the two clocks")
+    return stored
+
+
+def check_role(stored: StoredCertificate, allowed: Collection[Role]) -> None:
+    """Raise `Refused` unless the certificate's role is one of *allowed*."""
+    if stored.device.role not in allowed:
+        raise Refused(
+            Code.ROLE,
+            f"{stored.device.name} has role {stored.device.role}; this needs {' or '.join(sorted(allowed))}",
+        )

@@ -1,0 +1,86 @@
+"""A refusal's wire answer: the only file that knows HTTP statuses.
+
+EST clients get one line of plain text whose first word is the code (RFC 7030 §4.2.3 asks for readable text); the REST
+API gives a problem document (RFC 9457) with the code as a member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from provisioning.errors import Code, Refused
+
+STATUSES: Final[Mapping[Code, HTTPStatus]] = {
+    Code.BODY_ENCODING: HTTPStatus.BAD_REQUEST,
+    Code.BODY_TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Code.BODY_TOO_SLOW: HTTPStatus.REQUEST_TIMEOUT,
+    Code.INVALID_REQUEST: HTTPStatus.BAD_REQUEST,
+    Code.MEDIA_TYPE: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    Code.METHOD_NOT_ALLOWED: HTTPStatus.METHOD_NOT_ALLOWED,
+    Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Code.CSR_MALFORMED: HTTPStatus.BAD_REQUEST,
+    Code.CSR_SIGNATURE: HTTPStatus.BAD_REQUEST,
+    Code.CSR_KEY: HTTPStatus.BAD_REQUEST,
+    Code.CSR_NAME: HTTPStatus.BAD_REQUEST,
+    Code.CSR_SUBJECT_CHANGED: HTTPStatus.BAD_REQUEST,
+    Code.KEY_REUSED: HTTPStatus.BAD_REQUEST,
+    Code.TOKEN_MISSING: HTTPStatus.UNAUTHORIZED,
+    Code.TOKEN_UNKNOWN: HTTPStatus.UNAUTHORIZED,
+    Code.TOKEN_USED: HTTPStatus.UNAUTHORIZED,
+    Code.TOKEN_EXPIRED: HTTPStatus.UNAUTHORIZED,
+    Code.TOKEN_VOID: HTTPStatus.UNAUTHORIZED,
+    Code.TOKEN_DEVICE: HTTPStatus.FORBIDDEN,
+    Code.TOKEN_GROUP: HTTPStatus.FORBIDDEN,
+    Code.NAME_TAKEN: HTTPStatus.FORBIDDEN,
+    Code.CERTIFICATE_MISSING: HTTPStatus.UNAUTHORIZED,
+    Code.CERTIFICATE_UNKNOWN: HTTPStatus.FORBIDDEN,
+    Code.CERTIFICATE_REVOKED: HTTPStatus.FORBIDDEN,
+    Code.CERTIFICATE_EXPIRED: HTTPStatus.FORBIDDEN,
+    Code.ROLE: HTTPStatus.FORBIDDEN,
+    Code.DEVICE_UNKNOWN: HTTPStatus.NOT_FOUND,
+    Code.SERIAL_UNKNOWN: HTTPStatus.NOT_FOUND,
+    Code.FEED_AHEAD: HTTPStatus.CONFLICT,
+    Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+
+INTERNAL_ERROR: Final = Refused(Code.INTERNAL, "the service failed; its log says why")
+
+_RETRY_AFTER_SECONDS: Final = 5
+_TOKEN_CODES: Final = frozenset(code for code in Code if code.startswith("TOKEN_"))
+
+
+def text_answer(refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the refusal as one line of plain text."""
+    return PlainTextResponse(f"{refusal}\n", STATUSES[refusal.code], headers={**_headers(refusal), **(headers or {})})
+
+
+def problem_answer(refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the refusal as a problem document."""
+    status = STATUSES[refusal.code]
+    document = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status.value,
+        "code": refusal.code.value,
+        "detail": refusal.detail,
+    }
+    return JSONResponse(
+        document, status, headers={**_headers(refusal), **(headers or {})}, media_type="application/problem+json"
+    )
+
+
+def _headers(refusal: Refused) -> dict[str, str]:
+    match STATUSES[refusal.code]:
+        case HTTPStatus.UNAUTHORIZED if refusal.code in _TOKEN_CODES:
+            return {"WWW-Authenticate": 'Basic realm="enrolment", charset="UTF-8"'}
+        case HTTPStatus.SERVICE_UNAVAILABLE:
+            return {"Retry-After": str(_RETRY_AFTER_SECONDS)}
+        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE | HTTPStatus.REQUEST_TIMEOUT:
+            return {"Connection": "close"}  # The rest of the body is not wanted.
+        case _:
+            return {}

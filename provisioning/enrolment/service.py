@@ -1,0 +1,285 @@
+"""Enrolment: the whole story of a certificate, from a stranger's request to a row in the store.
+
+Theory
+------
+First enrolment (a one-time token) and re-enrolment (the certificate to be replaced) differ only in the credential. One
+function, `_authorise`, decides both, so no rule can hold on one path and be forgotten on the other::
+
+    verify the request -> take a serial number that is on disk -> BEGIN
+        authorise (token or certificate, device, names) -> the key is nobody else's -> prepare -> sign -> record, spend
+    COMMIT -> hand out
+
+Rules
+-----
+1. Nothing is handed out before it is committed; nothing is signed under a serial number that is not on disk.
+2. A token is spent in the transaction that records its certificate: once, under any concurrency, and never for nothing.
+3. Status is read from the primary store inside that transaction: a revocation that has committed is seen.
+4. The server builds identity, subject and names. Enrolment takes a name and a key from the request; re-enrolment
+   takes a key, and wants subject and names equal to the certificate's, byte for byte (RFC 7030 §4.2.2).
+5. A key belongs to one device, and a compromised key to none.
+
+Handles: authorisation, issuance, recording. Does not handle: HTTP, base64, who makes tokens.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import assert_never
+
+import structlog
+from cryptography import x509
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from provisioning.ca.csr import VerifiedRequest, verify_csr
+from provisioning.ca.issuer import IssuanceRequest, Issuer
+from provisioning.ca.profile import Profile
+from provisioning.enrolment.authentication import authenticate
+from provisioning.enrolment.tokens import digest_of
+from provisioning.errors import Code, Refused
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.keys import spki_fingerprint
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import certificates, devices, serials, tokens
+from provisioning.store.database import Database
+from provisioning.store.devices import Device, DeviceState
+from provisioning.store.serials import SerialNumbers
+from provisioning.store.tokens import StoredToken
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCredential:
+    """HTTP Basic: the user name, and the token as the password."""
+
+    user: str
+    token: str
+
+    def __repr__(self) -> str:
+        """Leave the token out: representations end in logs."""
+        return f"TokenCredential(user={self.user!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateCredential:
+    """The certificate that the client presented in TLS, None if it presented none."""
+
+    certificate: x509.Certificate | None
+
+
+EnrolmentCredential = TokenCredential | CertificateCredential
+
+
+@dataclass(frozen=True, slots=True)
+class _Authorised:
+    """Who will be certified, and what pays for it."""
+
+    device: Device
+    dns_names: tuple[str, ...] = ()
+    ip_addresses: tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, ...] = ()
+    token: StoredToken | None = None
+
+
+class EnrolmentService:
+    """Decides who gets a certificate, and issues it."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        issuer: Issuer,
+        serial_numbers: SerialNumbers,
+        profiles: Mapping[Role, Profile],
+        trust_domain: str,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._database = database
+        self._issuer = issuer
+        self._serial_numbers = serial_numbers
+        self._profiles = profiles
+        self._trust_domain = trust_domain
+        self._clock = clock
+
+    async def enrol(self, csr_der: bytes, credential: TokenCredential, label: str | None = None) -> x509.Certificate:
+        """Return a first certificate for whom a token vouches; raise `Refused`."""
+        return await self._certify(csr_der, credential, label)
+
+    async def reenrol(
+        self, csr_der: bytes, credential: CertificateCredential, label: str | None = None
+    ) -> x509.Certificate:
+        """Return a successor of the presented certificate, with the same key or a new one; raise `Refused`."""
+        return await self._certify(csr_der, credential, label)
+
+    async def _certify(self, csr_der: bytes, credential: EnrolmentCredential, label: str | None) -> x509.Certificate:
+        try:
+            return await self._issue(csr_der, credential, label)
+        except Refused as refusal:
+            log.info("enrolment refused", code=refusal.code.value, detail=refusal.detail, credential=repr(credential))
+            raise
+
+    async def _issue(self, csr_der: bytes, credential: EnrolmentCredential, label: str | None) -> x509.Certificate:
+        request = verify_csr(csr_der)
+        serial = await self._serial_numbers.take(self._clock())
+        try:
+            async with self._database.write() as connection:
+                now = self._clock()
+                authorised = await self._authorise(connection, credential, request, label, now)
+                device = authorised.device
+                await _check_key(connection, device, request)
+                prepared = self._issuer.prepare(
+                    self._profiles[device.role],
+                    IssuanceRequest(
+                        Identity(self._trust_domain, device.role, device.name, device.group),
+                        request.public_key,
+                        serial,
+                        now,
+                        authorised.dns_names,
+                        authorised.ip_addresses,
+                    ),
+                )
+                audit = log.bind(device=device.name, role=device.role.value, serial=serials.serial_text(serial))
+                audit.info("signing certificate")
+                unsigned_serial, serial = serial, 0
+                certificate = self._issuer.issue(prepared)
+                await serials.use(connection, unsigned_serial)
+                certificate_id = await certificates.add(connection, certificate, device.id, now)
+                if authorised.token is not None:
+                    await _spend(connection, authorised.token, certificate_id, now)
+        finally:
+            if serial:
+                self._serial_numbers.give_back(serial)
+        audit.info(
+            "certificate issued",
+            by="re-enrolment" if authorised.token is None else f"token of {authorised.token.created_by}",
+            not_after=certificate.not_valid_after_utc,
+        )
+        return certificate
+
+    async def _authorise(
+        self,
+        connection: AsyncConnection,
+        credential: EnrolmentCredential,
+        request: VerifiedRequest,
+        label: str | None,
+        now: datetime,
+    ) -> _Authorised:
+        """Decide whether this credential gets a certificate for this request now; raise `Refused` if not."""
+        match credential:
+            case TokenCredential():
+                authorised = await _authorise_token(connection, credential, request, now)
+            case CertificateCredential(certificate):
+                authorised = await _authorise_successor(connection, certificate, request, now)
+            case _:
+                assert_never(credential)
+        if label is not None and label != authorised.device.group:
+            raise Refused(
+                Code.TOKEN_GROUP,
+                f"{authorised.device.name} belongs to group {authorised.device.group}, not {label}: "
+                "use its own label, or none",
+            )
+        return authorised
+
+
+async def _authorise_token(
+    connection: AsyncConnection, credential: TokenCredential, request: VerifiedRequest, now: datetime
+) -> _Authorised:
+    token = await tokens.find(connection, digest_of(credential.token))
+    if token is None:
+        raise Refused(Code.TOKEN_UNKNOWN, "no such enrolment token: check that it was copied whole")
+    _check_usable(token, now)
+    grant = token.grant
+    name = request.common_name
+    if grant.device is not None and not grant.device == name == credential.user:
+        raise Refused(
+            Code.TOKEN_DEVICE,
+            f"the token is for {grant.device}: user name ({credential.user[:80]!r}) and Common Name ({name!r}) "
+            "must both be that",
+        )
+    device = await devices.find(connection, name, for_update=True)
+    if device is None:
+        device = await _add_device(connection, name, grant.role, grant.group, now)
+    elif grant.device is None:
+        raise Refused(
+            Code.NAME_TAKEN,
+            f"{name} is enrolled already and a group's token admits new devices only: ask for a token bound to {name}",
+        )
+    elif (device.role, device.group) != (grant.role, grant.group):
+        raise Refused(
+            Code.NAME_TAKEN,
+            f"{name} is a {device.role} of group {device.group} and stays one: ask for a token for that role and "
+            "group, or choose another name",
+        )
+    elif device.state is DeviceState.REVOKED:
+        # A token made after the revocation (older ones are void) is the operator's word that it may come back.
+        await devices.set_revoked(connection, device.id, None)
+    addresses = tuple(ipaddress.ip_address(address) for address in grant.ip_addresses)
+    return _Authorised(device, grant.dns_names, addresses, token)
+
+
+def _check_usable(token: StoredToken, now: datetime) -> None:
+    if token.used_at is not None:
+        raise Refused(Code.TOKEN_USED, "this enrolment token was used already: ask for a new one")
+    if token.voided_at is not None:
+        raise Refused(Code.TOKEN_VOID, "the device was revoked after this token was made: ask for a new one")
+    if now >= token.expires_at:
+        raise Refused(
+            Code.TOKEN_EXPIRED,
+            f"this enrolment token expired on {token.expires_at:%Y-%m-%d %H:%M:%S} UTC: ask for a new one",
+        )
+
+
+async def _add_device(connection: AsyncConnection, name: str, role: Role, group: str | None, now: datetime) -> Device:
+    try:
+        return await devices.add(connection, name, role, group, now)
+    except IntegrityError as error:  # PostgreSQL: another transaction added it since we looked.
+        raise Refused(Code.NAME_TAKEN, f"{name} has just been enrolled by somebody else") from error
+
+
+async def _authorise_successor(
+    connection: AsyncConnection, certificate: x509.Certificate | None, request: VerifiedRequest, now: datetime
+) -> _Authorised:
+    stored = await authenticate(connection, certificate, now, for_update=True)
+    if certificate is None:
+        raise AssertionError("authenticate refuses a missing certificate")
+    if stored.device.state is DeviceState.REVOKED:
+        raise Refused(Code.CERTIFICATE_REVOKED, f"{stored.device.name} was revoked: ask an operator for a new token")
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    for field, asked, held in (
+        ("subject", request.subject, certificate.subject.public_bytes()),
+        ("Subject Alternative Name", request.subject_alternative_name, names.public_bytes()),
+    ):
+        if asked != held:
+            raise Refused(
+                Code.CSR_SUBJECT_CHANGED,
+                f"the request's {field} is not the certificate's: copy it from the certificate unchanged",
+            )
+    return _Authorised(
+        stored.device,
+        tuple(names.get_values_for_type(x509.DNSName)),
+        tuple(_addresses(names)),
+    )
+
+
+def _addresses(names: x509.SubjectAlternativeName) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    return [
+        address
+        for address in names.get_values_for_type(x509.IPAddress)
+        if isinstance(address, ipaddress.IPv4Address | ipaddress.IPv6Address)
+    ]
+
+
+async def _check_key(connection: AsyncConnection, device: Device, request: VerifiedRequest) -> None:
+    for holder, revoked_for in await certificates.with_key(connection, spki_fingerprint(request.public_key)):
+        if holder != device.name:
+            raise Refused(Code.KEY_REUSED, "another device uses this key: make a new key on each device")
+        if revoked_for is RevocationReason.KEY_COMPROMISE:
+            raise Refused(Code.KEY_REUSED, "this key was reported as compromised: make a new key")
+
+
+async def _spend(connection: AsyncConnection, token: StoredToken, certificate_id: int, now: datetime) -> None:
+    if not await tokens.spend(connection, token.id, certificate_id, now):
+        raise Refused(Code.TOKEN_USED, "this enrolment token was used already: ask for a new one")

@@ -1,0 +1,173 @@
+"""One-time enrolment tokens: how they look, how they are made, and who may be promised what.
+
+Theory
+------
+A token is 32 random bytes in URL-safe base64 behind a prefix that secret scanners can search for. The operator sees it
+once; the store keeps its SHA-256. It is worth one certificate: for one device, or for any *new* device of a group.
+
+Rules
+-----
+1. A token for a group admits names that nobody has yet; who holds one can never become an existing device.
+2. Only a broker's token carries server names.
+3. `digest_of` refuses anything that could not be a token before it is hashed or looked up.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from provisioning.errors import Code, Refused
+from provisioning.pki.identity import InvalidIdentity, Role, check_name
+from provisioning.store import tokens
+from provisioning.store.database import Database
+from provisioning.store.tokens import TokenGrant
+
+DEFAULT_GROUP: Final = "default"
+MAXIMUM_BATCH: Final = 10_000
+MAXIMUM_TTL: Final = timedelta(days=90)
+DEFAULT_TTL: Final = timedelta(hours=1)
+MAXIMUM_SERVER_NAMES: Final = 32
+
+_PREFIX: Final = "fgt_"
+_TOKEN: Final = re.compile(r"fgt_[A-Za-z0-9_-]{43}", re.ASCII)
+_DNS_NAME: Final = re.compile(
+    r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII
+)
+
+log = structlog.get_logger(__name__)
+
+
+def new_token() -> str:
+    """Return a new random token."""
+    return _PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
+
+
+def digest_of(token: str) -> bytes:
+    """Return the SHA-256 of *token*; raise `Refused` if it does not look like one."""
+    if not _TOKEN.fullmatch(token):
+        raise Refused(
+            Code.TOKEN_UNKNOWN,
+            f"the password is not an enrolment token ({_PREFIX}… and 43 characters): check that it was copied whole",
+        )
+    return hashlib.sha256(token.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOrder:
+    """What an operator asks for: tokens for *devices* by name, or *count* for any new device of *group*."""
+
+    devices: Sequence[str] = ()
+    group: str | None = None
+    role: Role = Role.DEVICE
+    ttl: timedelta = DEFAULT_TTL
+    count: int = 1
+    dns_names: Sequence[str] = ()
+    ip_addresses: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """A token on its way to the operator; the only moment at which it exists in the clear."""
+
+    grant: TokenGrant
+    token: str
+    expires_at: datetime
+
+    def __repr__(self) -> str:
+        """Leave the token out: representations end in logs."""
+        return f"IssuedToken({self.grant}, expires_at={self.expires_at})"
+
+
+class TokenService:
+    """Makes enrolment tokens."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def create(self, order: TokenOrder, *, by: str) -> list[IssuedToken]:
+        """Make the tokens of *order*, all or none; raise `Refused` naming the field that is wrong."""
+        grants = _grants(order)
+        now = self._clock()
+        expires_at = (now + order.ttl).replace(microsecond=0)
+        issued = [IssuedToken(grant, new_token(), expires_at) for grant in grants]
+        async with self._database.write() as connection:
+            await tokens.add(
+                connection,
+                [(digest_of(each.token), each.grant) for each in issued],
+                created_by=by,
+                now=now,
+                expires_at=expires_at,
+            )
+        log.info(
+            "tokens created", count=len(issued), role=order.role.value, group=order.group, by=by, expires_at=expires_at
+        )
+        return issued
+
+
+def _grants(order: TokenOrder) -> list[TokenGrant]:
+    _check_size(order)
+    group = order.group
+    try:
+        if group is not None:
+            check_name("group", group)
+        for device in order.devices:
+            check_name("device", device)
+    except InvalidIdentity as error:
+        raise _invalid(str(error)) from error
+    if group is None and order.role is Role.DEVICE:
+        group = DEFAULT_GROUP
+    names = _dns_names(order), _ip_addresses(order)
+    if order.devices:
+        return [TokenGrant(device, group, order.role, *names) for device in order.devices]
+    return [TokenGrant(None, group, order.role, *names)] * order.count
+
+
+def _check_size(order: TokenOrder) -> None:
+    if not timedelta(seconds=1) <= order.ttl <= MAXIMUM_TTL:
+        raise _invalid(f"ttl_seconds must be 1 to {int(MAXIMUM_TTL.total_seconds())}")
+    if not 1 <= order.count <= MAXIMUM_BATCH or len(order.devices) > MAXIMUM_BATCH:
+        raise _invalid(f"a batch has 1 to {MAXIMUM_BATCH} tokens: ask for several batches")
+    if order.devices and order.count != 1:
+        raise _invalid("count is for group tokens: devices already says how many")
+    if len(set(order.devices)) != len(order.devices):
+        raise _invalid("devices names a device twice")
+    if not order.devices and order.group is None:
+        raise _invalid("give device, devices or group")
+
+
+def _dns_names(order: TokenOrder) -> tuple[str, ...]:
+    _check_server_names(order)
+    for name in order.dns_names:
+        if not _DNS_NAME.fullmatch(name):
+            raise _invalid(f"dns_names: {name[:80]!r} is not a host name in lower case")
+    return tuple(dict.fromkeys(order.dns_names))
+
+
+def _ip_addresses(order: TokenOrder) -> tuple[str, ...]:
+    try:
+        return tuple(dict.fromkeys(str(ipaddress.ip_address(address)) for address in order.ip_addresses))
+    except ValueError as error:
+        raise _invalid(f"ip_addresses: {error}") from error
+
+
+def _check_server_names(order: TokenOrder) -> None:
+    number = len(order.dns_names) + len(order.ip_addresses)
+    if number and order.role is not Role.BROKER:
+        raise _invalid(f"dns_names and ip_addresses are for role broker, not {order.role}")
+    if number > MAXIMUM_SERVER_NAMES:
+        raise _invalid(f"a certificate holds {MAXIMUM_SERVER_NAMES} DNS names and IP addresses at most")
+
+
+def _invalid(detail: str) -> Refused:
+    return Refused(Code.INVALID_REQUEST, detail)

@@ -1,0 +1,74 @@
+"""Why the service refuses: stable codes, and the two exceptions that carry a sentence for the person who reads it.
+
+Theory
+------
+A refusal is born with a code that never changes and a sentence that names the field and says what to do. What a code
+means on the wire (an HTTP status, a media type) is decided in `provisioning.enrolment.problems` and nowhere else.
+
+Rules
+-----
+1. A `Refused` is the caller's to fix; anything else that leaves a service is a bug and is answered without detail.
+2. A detail never holds a token, a passphrase or a key.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """The stable first word of every refusal."""
+
+    # The request itself.
+    BODY_ENCODING = "BODY_ENCODING"
+    BODY_TOO_LARGE = "BODY_TOO_LARGE"
+    BODY_TOO_SLOW = "BODY_TOO_SLOW"
+    INVALID_REQUEST = "INVALID_REQUEST"
+    MEDIA_TYPE = "MEDIA_TYPE"
+    METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
+    NOT_FOUND = "NOT_FOUND"
+    # The certificate signing request.
+    CSR_MALFORMED = "CSR_MALFORMED"
+    CSR_SIGNATURE = "CSR_SIGNATURE"
+    CSR_KEY = "CSR_KEY"
+    CSR_NAME = "CSR_NAME"
+    CSR_SUBJECT_CHANGED = "CSR_SUBJECT_CHANGED"
+    KEY_REUSED = "KEY_REUSED"
+    # The enrolment token.
+    TOKEN_MISSING = "TOKEN_MISSING"  # noqa: S105 - a code, not a secret
+    TOKEN_UNKNOWN = "TOKEN_UNKNOWN"  # noqa: S105
+    TOKEN_USED = "TOKEN_USED"  # noqa: S105
+    TOKEN_EXPIRED = "TOKEN_EXPIRED"  # noqa: S105
+    TOKEN_VOID = "TOKEN_VOID"  # noqa: S105
+    TOKEN_DEVICE = "TOKEN_DEVICE"  # noqa: S105
+    TOKEN_GROUP = "TOKEN_GROUP"  # noqa: S105
+    NAME_TAKEN = "NAME_TAKEN"
+    # The certificate that authenticates the caller.
+    CERTIFICATE_MISSING = "CERTIFICATE_MISSING"
+    CERTIFICATE_UNKNOWN = "CERTIFICATE_UNKNOWN"
+    CERTIFICATE_REVOKED = "CERTIFICATE_REVOKED"
+    CERTIFICATE_EXPIRED = "CERTIFICATE_EXPIRED"
+    ROLE = "ROLE"
+    # What was asked about.
+    DEVICE_UNKNOWN = "DEVICE_UNKNOWN"
+    SERIAL_UNKNOWN = "SERIAL_UNKNOWN"
+    FEED_AHEAD = "FEED_AHEAD"
+    # The service.
+    UNAVAILABLE = "UNAVAILABLE"
+    INTERNAL = "INTERNAL"
+
+
+class Refused(Exception):
+    """The service will not do what was asked; *code* says why to a program, *detail* to a person."""
+
+    def __init__(self, code: Code, detail: str) -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
+
+
+class ConfigurationError(Exception):
+    """The service cannot start as configured; the text names the setting or file and the remedy."""

@@ -1,0 +1,212 @@
+"""The live revocation feed: every revocation once, in commit order, pushed as it commits.
+
+Theory
+------
+The database is the queue. Events carry their place in it, so a subscriber is nothing but a position, and nothing is
+lost by whoever is late::
+
+    commit ─► announce() ─► run(): one read of what is new ─► tail of recent events ─► every subscriber's position
+
+`announce` only wakes the reader; it carries no event, so it does not matter in which order two commits are announced.
+Events are read and encoded once, whatever the number of subscribers. The tail is bounded; a subscriber who is further
+back reads pages from the database until he has caught up. His own buffer is his socket's: who stops reading is cut off
+by the response (`provisioning.api.feed`) and resumes later from his last position.
+
+Rules
+-----
+1. A subscriber sees each sequence number after his own exactly once, in order, without a gap.
+2. He is told when he has caught up, and the newest number at every heartbeat.
+3. Memory does not depend on how slow a subscriber is.
+4. Another process on the same database is noticed at the next heartbeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Final
+
+import structlog
+
+from provisioning.errors import Code, Refused
+from provisioning.store import revocations
+from provisioning.store.database import Database
+from provisioning.store.revocations import RevocationRecord
+
+log = structlog.get_logger(__name__)
+
+BATCH: Final = 1000
+"""Events in one write, about 200 KB."""
+
+_TAIL: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEvent:
+    """One revocation, encoded once for everybody."""
+
+    sequence: int
+    issuer_key_id: str
+    serial: str
+    frame: bytes
+
+
+def event_of(record: RevocationRecord) -> FeedEvent:
+    """Return *record* with its server-sent event."""
+    data = {
+        "sequence": record.sequence,
+        "issuer_key_id": record.issuer_key_id,
+        "serial": record.serial,
+        "reason": record.reason.value,
+        "revoked_at": record.revoked_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "device": record.device,
+    }
+    frame = f"id: {record.sequence}\nevent: revoked\ndata: {json.dumps(data)}\n\n".encode()
+    return FeedEvent(record.sequence, record.issuer_key_id, record.serial, frame)
+
+
+def current_frame(sequence: int) -> bytes:
+    """Return the event that says which sequence number is the newest."""
+    return f'event: current\ndata: {{"sequence": {sequence}}}\n\n'.encode()
+
+
+class RevocationFeed:
+    """Reads new revocations from the store and wakes whoever follows them."""
+
+    def __init__(self, database: Database, heartbeat_seconds: float) -> None:
+        self._database = database
+        self._heartbeat_seconds: Final = heartbeat_seconds
+        self._tail: Final[deque[FeedEvent]] = deque(maxlen=_TAIL)
+        self._announced: Final = asyncio.Event()
+        self._subscriptions: Final[set[Subscription]] = set()
+        self._closed = False
+        self.newest = 0
+
+    async def start(self) -> None:
+        """Find out where the feed stands; before the first subscriber."""
+        async with self._database.read() as connection:
+            self.newest = await revocations.newest(connection)
+
+    def announce(self) -> None:
+        """Say that revocations have been committed."""
+        self._announced.set()
+
+    async def run(self) -> None:
+        """Read what was announced, until cancelled; ask a store that cannot be read again at the next heartbeat."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._heartbeat_seconds):
+                    await self._announced.wait()
+            self._announced.clear()
+            try:
+                await self._read_new()
+            except Refused as refusal:
+                log.warning("feed cannot read the store", detail=refusal.detail)
+
+    async def subscribe(self, after: int) -> Subscription:
+        """Return a subscription to everything after *after*; raise `Refused` if that is in the future."""
+        if after > self.newest:
+            # The number may come from a commit that run() has not read yet.
+            async with self._database.read() as connection:
+                newest = await revocations.newest(connection)
+            if after > newest:
+                raise Refused(
+                    Code.FEED_AHEAD,
+                    f"after={after}, but the newest revocation is {newest}: this is an older database; "
+                    "forget what was read and start again from 0",
+                )
+            self.announce()
+        subscription = Subscription(self, after, self._heartbeat_seconds)
+        self._subscriptions.add(subscription)
+        if self._closed:
+            subscription.close()
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Forget a subscription that has ended."""
+        self._subscriptions.discard(subscription)
+
+    def close(self) -> None:
+        """End every subscription, and those to come: the service stops."""
+        self._closed = True
+        for subscription in tuple(self._subscriptions):
+            subscription.close()
+
+    @property
+    def subscribers(self) -> int:
+        """How many follow the feed now."""
+        return len(self._subscriptions)
+
+    async def after(self, sequence: int) -> list[FeedEvent]:
+        """Return the events that follow *sequence*, `BATCH` at most, none if there are none."""
+        if sequence >= self.newest:
+            return []
+        if self._tail and self._tail[0].sequence <= sequence + 1:
+            start = sequence + 1 - self._tail[0].sequence
+            return list(itertools.islice(self._tail, start, start + BATCH))
+        return await self._page(sequence)
+
+    async def _page(self, sequence: int) -> list[FeedEvent]:
+        async with self._database.read() as connection:
+            records = await revocations.after(connection, sequence, BATCH)
+        return [event_of(record) for record in records]
+
+    async def _read_new(self) -> None:
+        while events := await self._page(self.newest):
+            self._tail.extend(events)
+            self.newest = events[-1].sequence
+            for subscription in self._subscriptions:
+                subscription.wake()
+
+
+class Subscription:
+    """One follower: a position in the feed."""
+
+    def __init__(self, feed: RevocationFeed, position: int, heartbeat_seconds: float) -> None:
+        self._feed = feed
+        self._position = position
+        self._heartbeat_seconds = heartbeat_seconds
+        self._woken = asyncio.Event()
+        self._closed = False
+
+    def wake(self) -> None:
+        """Say that there is something new."""
+        self._woken.set()
+
+    def close(self) -> None:
+        """End the subscription; what `batches` yields next is the last."""
+        self._closed = True
+        self._woken.set()
+
+    async def batches(self) -> AsyncIterator[tuple[list[FeedEvent], bytes]]:
+        """Yield events with the bytes to send, as many as there are at once; heartbeats come without events."""
+        loop = asyncio.get_running_loop()
+        told_current = False
+        heartbeat_at = loop.time() + self._heartbeat_seconds
+        try:
+            while not self._closed:
+                self._woken.clear()
+                events = await self._feed.after(self._position)
+                if events:
+                    self._position = events[-1].sequence
+                frames = [event.frame for event in events]
+                due = loop.time() >= heartbeat_at
+                if self._position >= self._feed.newest and (due or not told_current):
+                    frames.append(current_frame(self._position))
+                    told_current = True
+                if due:
+                    heartbeat_at = loop.time() + self._heartbeat_seconds
+                if frames:
+                    yield events, b"".join(frames)
+                if not events:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout_at(heartbeat_at):
+                            await self._woken.wait()
+        finally:
+            self._feed.unsubscribe(self)

@@ -1,0 +1,302 @@
+"""The running service: two listeners on one event loop, their tasks, and an orderly end.
+
+Theory
+------
+::
+
+    https  ─ PeerCertificateProtocol ─ HTTPS application ─ services ─ store
+    http   ─ HTTP application ─ newest CRLs, CA certificates
+    tasks  ─ feed reader, a CRL publisher for each CA
+
+`serve` builds the parts, announces itself with one line, and waits for a signal. A task that fails takes the service
+down with its error: a service whose CRL or feed has stopped must not look healthy.
+
+Rules
+-----
+1. No released ASGI server tells the application who the client is; the protocol subclass here reads the certificate
+   from the TLS object of every connection, full handshake or resumed, and puts it into the scope.
+2. The end is in order: no new connections, feed streams finished, requests answered, tasks stopped, unused serial
+   numbers given back, store closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from provisioning.api.application import new_application
+from provisioning.api.est import est_routes
+from provisioning.api.feed import feed_routes
+from provisioning.api.operators import OperatorServices
+from provisioning.api.operators import router as operator_router
+from provisioning.api.relying import relying_party_routes
+from provisioning.authority import ISSUING_CA, ROOT_CA, OpenAuthority, open_authority, profiles_of
+from provisioning.ca.profile import InvalidProfile, ProfileName
+from provisioning.config import Settings
+from provisioning.enrolment.service import EnrolmentService
+from provisioning.enrolment.tokens import TokenService
+from provisioning.errors import ConfigurationError
+from provisioning.pki.identity import Role
+from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
+from provisioning.revocation.feed import RevocationFeed
+from provisioning.revocation.publisher import CrlPublisher
+from provisioning.revocation.service import RevocationService
+from provisioning.store import schema
+from provisioning.store.database import Database
+from provisioning.store.serials import SerialNumbers
+
+log = structlog.get_logger(__name__)
+
+_BACKLOG: Final = 2048
+_KEEP_ALIVE_SECONDS: Final = 60
+_MAXIMUM_HEADER_BYTES: Final = 32 * 1024
+_GRACE_SECONDS: Final = 10
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def utc_now() -> datetime:
+    """Return the time: the one clock of the service, handed to everything that needs one."""
+    return datetime.now(UTC)
+
+
+def product_version() -> str:
+    """Return the installed version, or that there is none."""
+    try:
+        return version("fleetgate")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+class ConnectionProtocol(HttpToolsProtocol):
+    """HTTP with two limits that the library leaves open: header size, and time until the first request."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Give a new connection as long for its first request as an old one for its next."""
+        super().connection_made(transport)
+        self._header_bytes = 0
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def on_message_begin(self) -> None:
+        """Start counting, and describe the connection in the scope."""
+        super().on_message_begin()
+        self._header_bytes = 0
+        self.scope["extensions"] = self.connection_extensions()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count, before the header is kept; the parser turns the exception into 400 and closes."""
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > _MAXIMUM_HEADER_BYTES:
+            raise ValueError("header section too large")
+        super().on_header(name, value)
+
+    def connection_extensions(self) -> dict[str, Any]:
+        """Return what the application may know of, and do to, the connection."""
+        return {"connection": {"abort": self.transport.abort}}
+
+
+class PeerCertificateProtocol(ConnectionProtocol):
+    """HTTPS: tells the application which certificate the client presented."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Read the certificate once; on a resumed session it comes from the session."""
+        tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
+        der = tls.getpeercert(binary_form=True)
+        chain = [] if der is None else [ssl.DER_cert_to_PEM_cert(der)]
+        self._tls = {"client_cert_chain": chain, "client_cert_der": der, "tls_version": tls.version()}
+        super().connection_made(transport)
+
+    def connection_extensions(self) -> dict[str, Any]:
+        """Add the TLS facts, named as the ASGI TLS extension names them."""
+        return super().connection_extensions() | {"tls": self._tls}
+
+
+class _Listener(uvicorn.Server):
+    """A server whose signals are somebody else's, and that says when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.accepting: Final = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        self.accepting.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone: two servers share this process."""
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that accepts connections."""
+
+    https_url: str
+    http_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    database: Database
+    serial_numbers: SerialNumbers
+    feed: RevocationFeed
+    publishers: dict[str, CrlPublisher]
+    https: FastAPI
+    http: FastAPI
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGINT or SIGTERM; raise `ConfigurationError` if the service cannot start."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with running(settings) as service:
+            sys.stdout.write(f"fleet-provisioning ready {service.https_url} {service.http_url}\n")
+            sys.stdout.flush()
+            await stop.wait()
+            log.info("stopping")
+    finally:
+        for number in _STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Service]:
+    """Run the service while the block runs."""
+    authority = open_authority(settings)
+    context = _server_context(authority)
+    with contextlib.ExitStack() as sockets:
+        https_socket = sockets.enter_context(_bind(settings.host, settings.port, "port"))
+        http_socket = sockets.enter_context(_bind(settings.host, settings.http_port, "http_port"))
+        service = Service(_url("https", settings.host, https_socket), _url("http", settings.host, http_socket))
+        parts = await _build(settings, authority, service)
+        https = _listener(parts.https, PeerCertificateProtocol, context)
+        http = _listener(parts.http, ConnectionProtocol, None)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                background = [tasks.create_task(parts.feed.run())]
+                background += [tasks.create_task(publisher.run()) for publisher in parts.publishers.values()]
+                listeners = [
+                    tasks.create_task(https.serve(sockets=[https_socket])),
+                    tasks.create_task(http.serve(sockets=[http_socket])),
+                ]
+                await https.accepting.wait()
+                await http.accepting.wait()
+                log.info("serving", https=service.https_url, http=service.http_url)
+                try:
+                    yield service
+                finally:
+                    https.should_exit = http.should_exit = True
+                    parts.feed.close()
+                    await asyncio.wait(listeners)
+                    for task in background:
+                        task.cancel()
+        finally:
+            await parts.serial_numbers.release()
+            await parts.database.close()
+
+
+async def _build(settings: Settings, authority: OpenAuthority, service: Service) -> _Parts:
+    public_url = service.http_url if settings.public_http_url is None else str(settings.public_http_url)
+    try:
+        profiles = profiles_of(settings)
+    except InvalidProfile as error:
+        raise ConfigurationError(f"configuration: {error}") from error
+    database = Database(settings.resolved_database_url)
+    if await schema.upgrade(database):
+        log.info("database schema upgraded")
+    serial_numbers = SerialNumbers(database)
+    feed = RevocationFeed(database, settings.feed_heartbeat_seconds)
+    await feed.start()
+    publishers = {name: CrlPublisher(database, plan, utc_now) for name, plan in authority.crl_plans(settings).items()}
+    for publisher in publishers.values():
+        await publisher.start()
+    publishers[ISSUING_CA].changed()  # A revocation may have been the last thing that a killed process did.
+    enrolment = EnrolmentService(
+        database=database,
+        issuer=authority.issuer(public_url),
+        serial_numbers=serial_numbers,
+        profiles={role: profiles[ProfileName(role)] for role in Role},
+        trust_domain=settings.trust_domain,
+        clock=utc_now,
+    )
+    revocation = RevocationService(database, utc_now, (feed.announce, publishers[ISSUING_CA].changed))
+    authorities = {ROOT_CA: authority.root_certificate, ISSUING_CA: authority.issuing_certificate}
+
+    https = new_application("Fleetgate provisioning", product_version(), settings)
+    https.state.operator_services = OperatorServices(
+        database, TokenService(database, utc_now), revocation, feed, publishers, utc_now
+    )
+    https.include_router(est_routes(enrolment, list(authorities.values())))
+    https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
+    https.include_router(operator_router)
+
+    http = new_application("Fleetgate CRLs and CA certificates", product_version(), settings)
+    http.include_router(relying_party_routes(publishers, authorities))
+    return _Parts(database, serial_numbers, feed, publishers, https, http)
+
+
+def _server_context(authority: OpenAuthority) -> ssl.SSLContext:
+    files = authority.files
+    credential = CredentialFiles(files.certificate("server"), files.key("server"))
+    try:
+        return server_context(credential, files.bundle, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True)
+    except TlsConfigurationError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _listener(app: FastAPI, protocol: type[ConnectionProtocol], context: ssl.SSLContext | None) -> _Listener:
+    headers = [("X-Content-Type-Options", "nosniff")]
+    if context is not None:
+        headers.append(("Strict-Transport-Security", "max-age=31536000"))
+    return _Listener(
+        uvicorn.Config(
+            app,
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            headers=headers,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+            ssl_context_factory=None if context is None else lambda _config, _default: context,
+        )
+    )
+
+
+def _bind(host: str, port: int, setting: str) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=_family(host), backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{setting} {port} on {host} cannot be used: {error.strerror}; choose another, or 0 for a free one"
+        ) from error
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _url(scheme: str, host: str, listening: socket.socket) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{shown}:{listening.getsockname()[1]}"

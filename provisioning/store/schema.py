@@ -1,0 +1,56 @@
+"""The schema on disk: brought up to date by the migrations that are shipped beside this file.
+
+Rules
+-----
+1. The tables are made and changed by migrations only, from the first one on.
+2. A database that is newer than the program is refused: an old program must not guess.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import ConfigurationError
+from provisioning.store.database import Database
+
+_MIGRATIONS: Final = Path(__file__).with_name("migrations")
+
+
+def _configuration() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+async def upgrade(database: Database) -> bool:
+    """Bring the schema up to date; return whether anything was changed.
+
+    Raises `ConfigurationError` if the database was made by a newer program.
+    """
+    async with database.write() as connection:
+        return await connection.run_sync(_upgrade)
+
+
+def _upgrade(connection: Connection) -> bool:
+    config = _configuration()
+    script = ScriptDirectory.from_config(config)
+    current = MigrationContext.configure(connection).get_current_revision()
+    newest = script.get_current_head()
+    if current == newest:
+        return False
+    known: set[Any] = {revision.revision for revision in script.walk_revisions()}
+    if current is not None and current not in known:
+        raise ConfigurationError(
+            f"the database has schema {current}, which this version does not know: install the newer version again"
+        )
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    return True

@@ -1,0 +1,162 @@
+"""The tables, as the code sees them. What is on disk is made by the migrations; a test compares the two.
+
+Rules
+-----
+1. A certificate's row is written once, when it is issued, and never changed: a revocation is a row of its own, whose
+   primary key is its place in the feed.
+2. No secret is stored: of a token only its SHA-256. Tokens have 256 random bits, so a plain hash cannot be searched.
+3. Serial numbers are lower-case hexadecimal text: they exceed every integer type.
+4. Times are UTC, and come back so from every database.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeDecorator
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time, aware on both sides; SQLite, which knows no time zones, holds it as UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Turn *value* into UTC; a naive one is a bug."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime has no place in the store")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Say that what SQLite holds is UTC."""
+        if not isinstance(value, datetime):
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+BIG_ID = BigInteger().with_variant(Integer, "sqlite")  # Only INTEGER is SQLite's row id, and it has 64 bits.
+NAME = String(64)
+SERIAL = String(40)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+"""Numbers that rise without a gap in commit order: taking one locks its row until the transaction ends."""
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("id", BIG_ID, primary_key=True),
+    Column("name", NAME, nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    Column("group_name", NAME),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime),
+    Index("ix_devices_group_name", "group_name", "name"),
+)
+"""Every party that has a certificate, whatever its role. A name has one role and one group for ever."""
+
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("id", BIG_ID, primary_key=True),
+    Column("issuer_key_id", String(40), nullable=False),
+    Column("serial", SERIAL, nullable=False),
+    Column("device_id", BIG_ID, ForeignKey("devices.id"), nullable=False),
+    Column("spki_sha256", LargeBinary(32), nullable=False),
+    Column("fingerprint_sha256", String(64), nullable=False),
+    Column("not_before", UtcDateTime, nullable=False),
+    Column("not_after", UtcDateTime, nullable=False),
+    Column("issued_at", UtcDateTime, nullable=False),
+    Column("der", LargeBinary, nullable=False),
+    UniqueConstraint("issuer_key_id", "serial"),
+    Index("ix_certificates_serial", "serial"),
+    Index("ix_certificates_device_id", "device_id"),
+    Index("ix_certificates_spki_sha256", "spki_sha256"),
+    Index("ix_certificates_not_after", "not_after"),
+)
+
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("sequence", BIG_ID, primary_key=True, autoincrement=False),
+    Column("certificate_id", BIG_ID, ForeignKey("certificates.id"), nullable=False, unique=True),
+    Column("reason", String(24), nullable=False),
+    Column("revoked_at", UtcDateTime, nullable=False),
+    Column("revoked_by", NAME, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", BIG_ID, primary_key=True),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("device", NAME),
+    Column("group_name", NAME),
+    Column("role", String(16), nullable=False),
+    Column("dns_names", JSON, nullable=False),
+    Column("ip_addresses", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", NAME, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("voided_at", UtcDateTime),
+    Column("used_at", UtcDateTime),
+    Column("certificate_id", BIG_ID, ForeignKey("certificates.id")),
+    # Spent if and only if there is a certificate for it.
+    CheckConstraint("(used_at IS NULL) = (certificate_id IS NULL)", name="spent_on_a_certificate"),
+    Index("ix_tokens_device", "device"),
+    Index("ix_tokens_expires_at", "expires_at"),
+)
+
+serial_reservations = Table(
+    "serial_reservations",
+    metadata,
+    Column("serial", SERIAL, primary_key=True),
+    Column("reserved_at", UtcDateTime, nullable=False),
+)
+"""Serial numbers on disk before anything is signed under them. One that outlives its process is never used."""
+
+crls = Table(
+    "crls",
+    metadata,
+    Column("issuer", NAME, primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("this_update", UtcDateTime, nullable=False),
+    Column("next_update", UtcDateTime, nullable=False),
+    Column("entries", Integer, nullable=False),
+    Column("der", LargeBinary, nullable=False),
+)

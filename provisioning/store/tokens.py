@@ -1,0 +1,105 @@
+"""Queries about enrolment tokens. What is stored is the SHA-256 of a token, never the token."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from provisioning.pki.identity import Role
+from provisioning.store.tables import tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGrant:
+    """What a token allows: one certificate for *device*, or, if that is None, for any new device of *group*."""
+
+    device: str | None
+    group: str | None
+    role: Role
+    dns_names: tuple[str, ...] = ()
+    ip_addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredToken:
+    """A token as the store knows it."""
+
+    id: int
+    grant: TokenGrant
+    created_by: str
+    expires_at: datetime
+    voided_at: datetime | None
+    used_at: datetime | None
+
+
+async def add(
+    connection: AsyncConnection,
+    grants: Iterable[tuple[bytes, TokenGrant]],
+    *,
+    created_by: str,
+    now: datetime,
+    expires_at: datetime,
+) -> None:
+    """Record tokens, each by its digest."""
+    rows = [
+        {
+            "digest": digest,
+            "device": grant.device,
+            "group_name": grant.group,
+            "role": grant.role.value,
+            "dns_names": list(grant.dns_names),
+            "ip_addresses": list(grant.ip_addresses),
+            "created_at": now,
+            "created_by": created_by,
+            "expires_at": expires_at,
+        }
+        for digest, grant in grants
+    ]
+    await connection.execute(insert(tokens), rows)
+
+
+async def find(connection: AsyncConnection, digest: bytes) -> StoredToken | None:
+    """Return the token with *digest*, locked until the transaction ends."""
+    statement = select(tokens).where(tokens.c.digest == digest).with_for_update()
+    row = (await connection.execute(statement)).one_or_none()
+    # The index has compared already, but nothing says in what time; this comparison is the one that decides.
+    if row is None or not hmac.compare_digest(row.digest, digest):
+        return None
+    grant = TokenGrant(row.device, row.group_name, Role(row.role), tuple(row.dns_names), tuple(row.ip_addresses))
+    return StoredToken(row.id, grant, row.created_by, row.expires_at, row.voided_at, row.used_at)
+
+
+async def spend(connection: AsyncConnection, token_id: int, certificate_id: int, now: datetime) -> bool:
+    """Spend a token on a certificate; return False if it was spent in the meantime."""
+    statement = (
+        update(tokens)
+        .where(tokens.c.id == token_id, tokens.c.used_at.is_(None))
+        .values(used_at=now, certificate_id=certificate_id)
+    )
+    return (await connection.execute(statement)).rowcount == 1
+
+
+async def void(connection: AsyncConnection, device: str, now: datetime) -> int:
+    """Make every unused token bound to *device* worthless; return how many there were."""
+    statement = (
+        update(tokens)
+        .where(tokens.c.device == device, tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
+        .values(voided_at=now)
+    )
+    return (await connection.execute(statement)).rowcount
+
+
+async def count_open(connection: AsyncConnection, now: datetime) -> int:
+    """Return how many tokens could still be used *now*."""
+    statement = (
+        select(func.count())
+        .select_from(tokens)
+        .where(tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None), tokens.c.expires_at > now)
+    )
+    number: int = (await connection.execute(statement)).scalar_one()
+    return number
