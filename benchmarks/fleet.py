@@ -58,16 +58,18 @@ class Fleet:
             )
         ]
         waiting.reverse()
-        total = len(waiting)
+        done = 0
         async with EstClient(self.service_url, self.trust_anchors, connections=_ENROLMENTS_AT_ONCE) as est:
 
             async def enrol_waiting() -> None:
+                nonlocal done
                 while waiting:
                     await self._enrol_one(est, waiting.pop(), issuing_ca)
-                    progress(total - len(waiting))
+                    done += 1
+                    progress(done)
 
             async with asyncio.TaskGroup() as tasks:
-                for _ in range(min(_ENROLMENTS_AT_ONCE, total)):
+                for _ in range(_ENROLMENTS_AT_ONCE):
                     tasks.create_task(enrol_waiting())
 
     async def _enrol_one(self, est: EstClient, token: IssuedToken, issuing_ca: bytes) -> None:

@@ -1,11 +1,12 @@
 """The servers that are compared, each started fresh for every run, on loopback, with the same credentials.
 
-`fleetgate`       this repository's broker, as a user starts it; its policy cannot be switched off.
+`fleetgate`       this repository's broker with its default policy, which cannot be switched off. Its revocation index
+                  is asked at each admission; there is no provisioning service to feed it.
 `mosquitto`       Debian's mosquitto with an access control list that says what Fleetgate's default policy says:
                   a device publishes below its own topic only, the backend reads everything.
 `mosquitto-open`  the same without the list: what mosquitto does when it checks nothing but the certificate.
 
-Limits that would make mosquitto drop messages are lifted, its log and its persistence are off.
+The limits that would make either of them drop messages are lifted. Neither logs connections or writes to disk.
 """
 
 from __future__ import annotations
@@ -31,6 +32,17 @@ from processes import Child
 PEERS = ("fleetgate", "mosquitto", "mosquitto-open")
 _START_SECONDS = 20
 _ATTEMPTS = 3
+_FLEETGATE_CONFIGURATION = """\
+host = "127.0.0.1"
+port = 0
+log_level = "warning"
+unsafe_no_revocation = true
+
+[limits]
+max_inflight = 65535
+max_queued_messages = 1_000_000
+max_queued_bytes = 1_073_741_824
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +98,12 @@ def mosquitto_program() -> str:
 
 
 def _fleetgate(pki: BenchPki, folder: Path, cores: frozenset[int] | None) -> tuple[Child, int]:
+    configuration = folder / "broker.toml"
+    configuration.write_text(_FLEETGATE_CONFIGURATION)
     process = Child(
         [
-            *(sys.executable, "-m", "broker", "run", "--host", "127.0.0.1", "--port", "0"),
+            *(sys.executable, "-m", "broker", "run", "--config", configuration, "--state-dir", folder / "state"),
             *("--certfile", pki.server.certificate, "--keyfile", pki.server.key, "--cafile", pki.trust_anchors),
-            *("--state-dir", folder / "state"),
         ],
         folder / "log",
         cores=cores,
