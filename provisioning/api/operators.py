@@ -48,6 +48,7 @@ class TokensRequest(BaseModel):
     group: Name | None = None
     role: Role = Role.DEVICE
     ttl_seconds: int = int(DEFAULT_TTL.total_seconds())
+    lifetime_seconds: int | None = None
     count: int = 1
     dns_names: Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=32)] = []
     ip_addresses: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=32)] = []
@@ -61,9 +62,10 @@ class TokensRequest(BaseModel):
     def order(self) -> TokenOrder:
         """Return what the token service makes of it."""
         named = self.devices or ([self.device] if self.device is not None else [])
-        # A number of seconds that no timedelta holds is refused like any other that is too large.
-        ttl = timedelta(seconds=max(-1, min(self.ttl_seconds, 10**9)))
-        return TokenOrder(named, self.group, self.role, ttl, self.count, self.dns_names, self.ip_addresses)
+        ttl, lifetime = _seconds(self.ttl_seconds), None
+        if self.lifetime_seconds is not None:
+            lifetime = _seconds(self.lifetime_seconds)
+        return TokenOrder(named, self.group, self.role, ttl, self.count, self.dns_names, self.ip_addresses, lifetime)
 
 
 class RevocationRequest(BaseModel):
@@ -226,6 +228,11 @@ def normal_serial(text: str) -> str:
 def rfc3339(moment: datetime) -> str:
     """Return *moment* in UTC, to the second."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _seconds(number: int) -> timedelta:
+    # A number of seconds that no timedelta holds is refused like any other that is too large.
+    return timedelta(seconds=max(-1, min(number, 10**9)))
 
 
 def _token_item(issued: IssuedToken) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
@@ -52,7 +52,7 @@ class IssuerUrls:
 
 @dataclass(frozen=True, slots=True)
 class IssuanceRequest:
-    """Whom to certify, with which key, under which serial number, and when it is."""
+    """Whom to certify, with which key, under which serial number, and when it is; *life* may be below the profile's."""
 
     identity: Identity
     public_key: CertificatePublicKeyTypes
@@ -60,6 +60,7 @@ class IssuanceRequest:
     now: datetime
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[IpAddress, ...] = ()
+    life: timedelta | None = None
 
 
 class PreparedIssuance:
@@ -117,7 +118,7 @@ class Issuer:
         return certificate
 
     def _builder(self, profile: Profile, request: IssuanceRequest) -> x509.CertificateBuilder:
-        not_before, not_after = profile.validity(request.now, self.certificate.not_valid_after_utc)
+        not_before, not_after = profile.validity(request.now, self.certificate.not_valid_after_utc, request.life)
         builder = (
             x509.CertificateBuilder()
             .issuer_name(self.certificate.subject)

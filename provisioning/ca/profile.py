@@ -80,10 +80,16 @@ class Profile:
     extended_key_usages: tuple[x509.ObjectIdentifier, ...]
     server_names_allowed: bool
 
-    def validity(self, now: datetime, issuer_not_after: datetime) -> tuple[datetime, datetime]:
-        """Return notBefore and notAfter of a certificate made *now*, cut off at the issuer's own end."""
+    def validity(
+        self, now: datetime, issuer_not_after: datetime, life: timedelta | None = None
+    ) -> tuple[datetime, datetime]:
+        """Return notBefore and notAfter of a certificate made *now*, cut off at the issuer's own end.
+
+        *life* is a wish: it can shorten what the profile grants, never lengthen it.
+        """
+        granted = self.life if life is None else min(life, self.life)
         now = now.replace(microsecond=0)  # RFC 5280 §4.1.2.5: no fractions of a second.
-        return now - self.backdate, min(now + self.life, issuer_not_after)
+        return now - self.backdate, min(now + granted, issuer_not_after)
 
 
 @dataclass(frozen=True, slots=True)

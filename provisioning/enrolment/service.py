@@ -139,6 +139,7 @@ class EnrolmentService:
                         now,
                         authorised.dns_names,
                         authorised.ip_addresses,
+                        authorised.token.grant.lifetime if authorised.token is not None else None,
                     ),
                 )
                 audit = log.bind(device=device.name, role=device.role.value, serial=serials.serial_text(serial))

@@ -26,6 +26,7 @@ from typing import Final
 
 import structlog
 
+from provisioning.ca.profile import MAXIMUM_LIFE
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
 from provisioning.store import tokens
@@ -73,6 +74,7 @@ class TokenOrder:
     count: int = 1
     dns_names: Sequence[str] = ()
     ip_addresses: Sequence[str] = ()
+    lifetime: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +131,15 @@ def _grants(order: TokenOrder) -> list[TokenGrant]:
         group = DEFAULT_GROUP
     names = _dns_names(order), _ip_addresses(order)
     if order.devices:
-        return [TokenGrant(device, group, order.role, *names) for device in order.devices]
-    return [TokenGrant(None, group, order.role, *names)] * order.count
+        return [TokenGrant(device, group, order.role, *names, order.lifetime) for device in order.devices]
+    return [TokenGrant(None, group, order.role, *names, order.lifetime)] * order.count
 
 
 def _check_size(order: TokenOrder) -> None:
     if not timedelta(seconds=1) <= order.ttl <= MAXIMUM_TTL:
         raise _invalid(f"ttl_seconds must be 1 to {int(MAXIMUM_TTL.total_seconds())}")
+    if order.lifetime is not None and not timedelta(seconds=1) <= order.lifetime <= MAXIMUM_LIFE:
+        raise _invalid(f"lifetime_seconds must be 1 to {int(MAXIMUM_LIFE.total_seconds())}")
     if not 1 <= order.count <= MAXIMUM_BATCH or len(order.devices) > MAXIMUM_BATCH:
         raise _invalid(f"a batch has 1 to {MAXIMUM_BATCH} tokens: ask for several batches")
     if order.devices and order.count != 1:

@@ -130,6 +130,7 @@ tokens = Table(
     Column("role", String(16), nullable=False),
     Column("dns_names", JSON, nullable=False),
     Column("ip_addresses", JSON, nullable=False),
+    Column("lifetime_seconds", Integer),
     Column("created_at", UtcDateTime, nullable=False),
     Column("created_by", NAME, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,13 +16,17 @@ from provisioning.store.tables import tokens
 
 @dataclass(frozen=True, slots=True)
 class TokenGrant:
-    """What a token allows: one certificate for *device*, or, if that is None, for any new device of *group*."""
+    """What a token allows: one certificate for *device*, or, if that is None, for any new device of *group*.
+
+    *lifetime* shortens the life of that certificate below the profile's.
+    """
 
     device: str | None
     group: str | None
     role: Role
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[str, ...] = ()
+    lifetime: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ async def add(
             "role": grant.role.value,
             "dns_names": list(grant.dns_names),
             "ip_addresses": list(grant.ip_addresses),
+            "lifetime_seconds": None if grant.lifetime is None else int(grant.lifetime.total_seconds()),
             "created_at": now,
             "created_by": created_by,
             "expires_at": expires_at,
@@ -70,7 +75,14 @@ async def find(connection: AsyncConnection, digest: bytes) -> StoredToken | None
     # The index has compared already, but nothing says in what time; this comparison is the one that decides.
     if row is None or not hmac.compare_digest(row.digest, digest):
         return None
-    grant = TokenGrant(row.device, row.group_name, Role(row.role), tuple(row.dns_names), tuple(row.ip_addresses))
+    grant = TokenGrant(
+        row.device,
+        row.group_name,
+        Role(row.role),
+        tuple(row.dns_names),
+        tuple(row.ip_addresses),
+        None if row.lifetime_seconds is None else timedelta(seconds=row.lifetime_seconds),
+    )
     return StoredToken(row.id, grant, row.created_by, row.expires_at, row.voided_at, row.used_at)
 
 

@@ -78,6 +78,7 @@ def upgrade() -> None:
         sa.Column("role", sa.String(16), nullable=False),
         sa.Column("dns_names", sa.JSON, nullable=False),
         sa.Column("ip_addresses", sa.JSON, nullable=False),
+        sa.Column("lifetime_seconds", sa.Integer),
         sa.Column("created_at", _TIME, nullable=False),
         sa.Column("created_by", sa.String(64), nullable=False),
         sa.Column("expires_at", _TIME, nullable=False),
