@@ -6,7 +6,6 @@ Exit codes: 0 everything holds; 1 an error, or a check that failed; 2 wrong usag
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from device_sim.client import NotConnected, SubscriptionRefused
 from device_sim.demo import DemoPlan, play
@@ -69,8 +67,7 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
     """Enrol a fleet, stream, revoke, and try to break in: the whole product on loopback, judged at the end."""
-    out, err = Console(), Console(stderr=True)
-    view = View(out, err)
+    view = View()
     plan = DemoPlan(devices, seconds, seed)
     outcome = ExitCode.ERROR
 
@@ -79,17 +76,17 @@ def demo(
             nonlocal outcome
             outcome = report.exit_code
             if as_json:
-                out.print_json(json.dumps(report.as_dict()))
+                view.document(report)
             else:
                 view.summary(report)
             if keep:
-                err.print(_directions(stage), highlight=False, markup=False)
+                view.directions(_directions(stage))
                 await interruption.wait()
 
         with _workplace(directory) as workplace:
             await play(plan, workplace, view, finished)
 
-    with _explained(err):
+    with _explained(view):
         run(story)
     raise typer.Exit(outcome)
 
@@ -115,27 +112,23 @@ def _workplace(directory: Path | None) -> Iterator[Path]:
 
 
 @contextmanager
-def _explained(err: Console) -> Iterator[None]:
+def _explained(view: View) -> Iterator[None]:
     """Turn what a user can do something about into a sentence and an exit code; let bugs show their traceback."""
     try:
         yield
     except Interrupted as error:
-        err.print(f"fleet-sim: {error}; nothing is left running", highlight=False, markup=False)
+        view.failed(error)
         raise typer.Exit(error.exit_code) from None
     except _EXPECTED as error:
-        _tell(err, error)
+        view.failed(error)
         raise typer.Exit(ExitCode.ERROR) from None
     except BaseExceptionGroup as group:
         expected, unexpected = group.split(_EXPECTED)
         if unexpected is not None or expected is None:
             raise
-        for error in _leaves(expected):
-            _tell(err, error)
+        for leaf in _leaves(expected):
+            view.failed(leaf)
         raise typer.Exit(ExitCode.ERROR) from None
-
-
-def _tell(err: Console, error: BaseException) -> None:
-    err.print(f"fleet-sim: {error}", style="red", highlight=False, markup=False)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -40,7 +40,6 @@ from device_sim.telemetry import randomness_of
 from device_sim.view import Progress, Traffic, View
 from provisioning.client.est import EstClient
 from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
 
 GROUP = "meters"
 BACKEND = "backend"

@@ -26,7 +26,7 @@ class Interrupted(Exception):
     """The user ended the run; *exit_code* is the shell's convention for the signal."""
 
     def __init__(self, number: signal.Signals) -> None:
-        super().__init__(f"stopped by {number.name}")
+        super().__init__(f"stopped by {number.name}; nothing is left running")
         self.exit_code = 128 + number
 
 

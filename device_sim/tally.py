@@ -1,4 +1,4 @@
-"""Published against received: is every message accounted for?
+"""Published against received: every message must be accounted for.
 
 Theory
 ------
