@@ -5,11 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.mqtt.codes import ProtocolVersion
+from broker.mqtt.codes import PacketType, ProtocolVersion
 from broker.mqtt.errors import PacketError
-from broker.mqtt.packets import Packet, decode_packet
+from broker.mqtt.framing import split_frames
+from broker.mqtt.packets import Packet, Publish, decode_packet
+from broker.mqtt.properties import encode_properties
+from broker.mqtt.publish import encode_publish
+from broker.mqtt.wire import Reader
 from tests.support.packet_cases import PACKET_CASES, PacketCase, split_packet
-from tests.support.packet_strategies import versions, versions_and_packets
+from tests.support.packet_strategies import publishes, versions, versions_and_packets
 
 
 @given(versions_and_packets)
@@ -63,3 +67,32 @@ def test_a_packet_read_in_the_wrong_version_is_read_or_refused(
     version, packet = version_and_packet
 
     read_or_refuse(*split_packet(packet.encode(version)), other)
+
+
+@given(versions.flatmap(lambda version: st.tuples(st.just(version), publishes(version))))
+def test_the_fast_encoder_of_publish_writes_the_same_bytes(version_and_packet: tuple[ProtocolVersion, Publish]) -> None:
+    version, packet = version_and_packet
+    expected = packet.encode(version)
+    packet_id = b"" if packet.packet_id is None else packet.packet_id.to_bytes(2)
+    properties = None
+    if version is ProtocolVersion.V5:
+        section = Reader(encode_properties(packet.properties, PacketType.PUBLISH))
+        section.variable_integer("property length")
+        properties = section.rest()
+
+    assert encode_publish(expected[0], packet.topic.encode(), packet_id, properties, packet.payload) == expected
+
+
+@given(st.lists(versions_and_packets, max_size=5), st.data())
+def test_a_stream_is_split_into_its_packets(packets: list[tuple[ProtocolVersion, Packet]], data: st.DataObject) -> None:
+    written = [packet.encode(version) for version, packet in packets]
+    stream = b"".join(written)
+    cut = data.draw(st.integers(0, len(stream)))
+
+    frames, consumed = split_frames(stream[:cut], 1_000_000)
+    rest, consumed_rest = split_frames(stream[consumed:], 1_000_000)
+
+    bodies = [(first, stream[start:end]) for first, start, end in frames]
+    bodies += [(first, stream[consumed:][start:end]) for first, start, end in rest]
+    assert bodies == [split_packet(packet) for packet in written]
+    assert consumed + consumed_rest == len(stream)

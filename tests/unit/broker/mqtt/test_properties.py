@@ -7,11 +7,14 @@ import pytest
 from broker.mqtt.codes import PacketType, ReasonCode
 from broker.mqtt.errors import MalformedPacket, PacketError, ProtocolError
 from broker.mqtt.properties import (
+    BINARY,
     NO_PROPERTIES,
     PROPERTY_RULES,
+    STRING,
     WILL,
     Owner,
     Properties,
+    PropertyRule,
     encode_properties,
     read_properties,
 )
@@ -70,21 +73,10 @@ def test_user_properties_keep_their_order_and_their_duplicates() -> None:  # [MQ
 
 
 @pytest.mark.parametrize("rule", [rule for rule in PROPERTY_RULES if not rule.repeats], ids=lambda rule: rule.name)
-def test_a_property_that_comes_twice_is_a_protocol_error(rule: object) -> None:
-    values = {
-        "response_topic": "a",
-        "content_type": "a",
-        "correlation_data": b"a",
-        "assigned_client_identifier": "a",
-        "authentication_method": "a",
-        "authentication_data": b"a",
-        "response_information": "a",
-        "server_reference": "a",
-        "reason_string": "a",
-    }
-    attribute = rule.attribute  # type: ignore[attr-defined]
-    owner = min(rule.allowed_in, key=str)  # type: ignore[attr-defined]
-    properties = Properties(**{attribute: values.get(attribute, 1)})  # type: ignore[arg-type]
+def test_a_property_that_comes_twice_is_a_protocol_error(rule: PropertyRule) -> None:
+    value = {STRING: "a", BINARY: b"a"}.get(rule.wire_type, 1)
+    owner = min(rule.allowed_in, key=str)
+    properties = Properties(**{rule.attribute: value})  # type: ignore[arg-type]
     once = encode_properties(properties, owner)[1:]
 
     assert read(once, owner) == properties
