@@ -40,6 +40,7 @@ from broker.mqtt.message import Message
 from broker.mqtt.packets import decode_packet
 from broker.mqtt.properties import Properties
 from broker.mqtt.publish import PUBACK_HEAD, encode_publish
+from broker.routing.router import Subscriber
 from broker.session.session import Session
 
 log = structlog.get_logger("broker")
@@ -48,6 +49,7 @@ _PUBLISH_QOS0 = 0x30
 _PUBLISH_QOS1 = 0x32
 _PUBACK = 0x40
 _NO_PACKET_ID = b"\0\0"
+_HOLD_SECONDS = 1.0
 _KEEP_ALIVE_FACTOR = 1.5  # [MQTT-3.1.2-22]
 
 
@@ -64,6 +66,12 @@ class Transport(Protocol):
     def close(self) -> None:
         """Write what is left, close TLS cleanly, then the socket."""
 
+    def hold(self) -> None:
+        """Read nothing more until `release`."""
+
+    def release(self) -> None:
+        """Read again."""
+
 
 class ClientConnection:
     """A client from accept to close: a stranger until its CONNECT is admitted."""
@@ -72,6 +80,7 @@ class ClientConnection:
         "_allowed",
         "_closed",
         "_expires_at",
+        "_holder",
         "_needed",
         "_tail",
         "_transport",
@@ -94,6 +103,7 @@ class ClientConnection:
         self._allowed: set[bytes] = set()
         self._closed = False
         self._expires_at = 0.0
+        self._holder: Subscriber | None = None
         self.bucket = 0
         self.keep_alive = 0.0
         """Seconds of silence after which the connection is closed; 0 for no limit."""
@@ -140,6 +150,7 @@ class ClientConnection:
         session = self.session
         v5 = self.version is ProtocolVersion.V5
         position = messages = acknowledged = 0
+        slow: Subscriber | None = None
         limit = len(data)
         try:
             while limit - position > 1:
@@ -197,7 +208,8 @@ class ClientConnection:
                             if route.subscribers:
                                 message = Message(topic, data[payload + v5 : end], 1)
                                 for subscriber in route.reliable:
-                                    subscriber.deliver_reliably(message)
+                                    if subscriber.deliver_reliably(message):
+                                        slow = subscriber
                                 if route.best_effort_v4:
                                     frame = message.frame(b"", v5=False)
                                     for append in route.best_effort_v4:
@@ -232,6 +244,8 @@ class ClientConnection:
         if acknowledged and session is not None:
             engine.turn.sessions.add(session)
         engine.turn.request()
+        if slow is not None:
+            self._hold(slow, now)
         if position < limit and not self._closed:
             self._tail = bytearray(data[position:])
             self._needed = _bytes_needed(data, position)
@@ -259,6 +273,20 @@ class ClientConnection:
         if len(self._allowed) >= self.engine.limits.max_allowed_topics:
             self._allowed.clear()
         self._allowed.add(topic)
+
+    def _hold(self, slow: Subscriber, now: float) -> None:
+        """Read no more until *slow* has caught up, or a second has passed."""
+        if self._holder is None and not self._closed:
+            self._holder = slow
+            slow.hold(self)
+            self._transport.hold()
+            self.engine.metrics.publishers_held += 1
+            self.engine.deadlines.file(self, now + _HOLD_SECONDS)
+
+    def release(self) -> None:
+        """Read again."""
+        self._holder = None
+        self._transport.release()
 
     def admitted(self, session: Session, permissions: Permissions, keep_alive: int, now: float) -> None:
         """Become the connection of *session*; *keep_alive* in seconds, 0 for none."""
@@ -309,6 +337,10 @@ class ClientConnection:
             code = RefusalCode.CONNECT_TIMEOUT if secured else RefusalCode.HANDSHAKE_TIMEOUT
             self._end(code, "", now, publish_will=False)
             self._transport.close()
+        elif self._holder is not None:
+            self._holder.give_up()
+            self.last_received = now  # It may have spoken; nobody listened.
+            self._file_deadline(now)
         elif now >= self._expires_at:
             self.disconnect(RefusalCode.EXPIRED, ReasonCode.NOT_AUTHORIZED, "the certificate has expired", now)
         elif self.keep_alive and now - self.last_received >= self.keep_alive:

@@ -74,6 +74,9 @@ class Client(Protocol):
     def refuse(self, refusal: Refused, now: float) -> None:
         """Answer the CONNECT with *refusal* and close."""
 
+    def release(self) -> None:
+        """Read again from the client, if it was held."""
+
     def allow(self, topic: bytes) -> None:
         """Remember that the client may publish to *topic*."""
 

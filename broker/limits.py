@@ -26,10 +26,10 @@ class Limits:
     """From the end of the handshake to a whole CONNECT packet."""
     max_backlog: Count = 4 * 1024 * 1024
     """Unsent bytes to one client; beyond it, QoS 0 messages to it are dropped and its packets are not read."""
-    max_inflight: Annotated[int, Field(ge=1, le=65535)] = 128
+    max_inflight: Annotated[int, Field(ge=1, le=65535)] = 1024
     """Unacknowledged QoS 1 messages to one client, if it does not ask for fewer."""
-    max_queued_messages: Count = 1_000
-    max_queued_bytes: Count = 8 * 1024 * 1024
+    max_queued_messages: Count = 10_000
+    max_queued_bytes: Count = 16 * 1024 * 1024
     max_subscriptions: Count = 100
     """Subscriptions of one session."""
     max_topic_levels: Annotated[int, Field(ge=1, le=256)] = 64

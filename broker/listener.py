@@ -100,7 +100,7 @@ class Listener:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             transport = TlsTransport(
-                self._loop, accepted, self.context, engine.metrics, engine.limits.max_backlog, self._forget
+                self._loop, accepted, self.context, engine.metrics, engine.turn, engine.limits.max_backlog, self._forget
             )
         except OSError:  # The peer has gone between accept and here.
             accepted.close()

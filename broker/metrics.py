@@ -21,6 +21,7 @@ class Metrics:
     packets_sent: int = 0
     publishes_denied: int = 0
     subscriptions_denied: int = 0
+    publishers_held: int = 0
     dropped_slow_consumer: int = 0
     dropped_queue_full: int = 0
     dropped_too_large: int = 0

@@ -6,8 +6,11 @@ Why not asyncio's or uvloop's TLS transport: both lose the alert that tells a re
 buffers a connection (docs/decisions/0002). OpenSSL on the socket itself writes the alert, and releases its buffers when
 a connection is idle.
 
-Reading takes one TLS record (16 KB) at a time until a short one, and at most a few a turn, so that a greedy publisher
-does not starve the others. Writing happens once a turn (`broker.turn`); what the socket does not take is the backlog.
+Each readiness callback reads one TLS record. A second try costs a system call and an exception when nothing is there,
+so it is made only for a peer that was readable a moment ago too: it is sending a burst, and reading on lets the turn
+carry many messages in one write to each subscriber. Two bounds keep a greedy publisher from starving the others: so
+many records a connection, and so many beyond the first of all connections together (`Turn.allowance`). Writing happens
+once a turn (`broker.turn`); what the socket does not take is the backlog.
 
 Hot: `_read`, `write`.
 
@@ -37,11 +40,13 @@ from typing import Protocol
 
 from broker.admission.refusal import RefusalCode
 from broker.metrics import Metrics
+from broker.turn import Turn
 
 RECORD = 16384
 """Largest plaintext of one TLS record (RFC 8446 §5.1)."""
 
-_READS_A_TURN = 4
+_BURST_SECONDS = 0.003
+_READS_A_TURN = 64
 _LINGER_SECONDS = 1.0
 _DRAIN_SECONDS = 5.0
 _DISCARD = 65536
@@ -77,6 +82,8 @@ class TlsTransport:
         "_backlog",
         "_fd",
         "_handshaken",
+        "_held",
+        "_last_read",
         "_loop",
         "_max_backlog",
         "_metrics",
@@ -87,6 +94,7 @@ class TlsTransport:
         "_socket",
         "_state",
         "_timer",
+        "_turn",
         "_writing",
     )
 
@@ -96,6 +104,7 @@ class TlsTransport:
         accepted: socket.socket,
         context: ssl.SSLContext,
         metrics: Metrics,
+        turn: Turn,
         max_backlog: int,
         on_closed: Callable[[TlsTransport], None],
     ) -> None:
@@ -105,6 +114,8 @@ class TlsTransport:
         self._socket = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
         self._fd = self._socket.fileno()
         self._metrics = metrics
+        self._turn = turn
+        self._last_read = 0.0
         self._max_backlog = max_backlog
         self._on_closed = on_closed
         self._receiver: Receiver | None = None
@@ -114,6 +125,7 @@ class TlsTransport:
         self._reading = False
         self._writing = False
         self._handshaken = False
+        self._held = False
 
     @property
     def address(self) -> str:
@@ -166,6 +178,9 @@ class TlsTransport:
         if receiver is None:
             return
         now = self._loop.time()
+        turn = self._turn
+        burst = now - self._last_read < _BURST_SECONDS
+        self._last_read = now
         for _ in range(_READS_A_TURN):
             try:
                 data = self._socket.recv(RECORD)
@@ -180,7 +195,8 @@ class TlsTransport:
                 self._finish()
                 return
             receiver.receive(data, now)
-            if len(data) < RECORD or not self._reading or self._state is not _State.OPEN:
+            turn.allowance -= 1
+            if not burst or turn.allowance <= 0 or not self._reading or self._state is not _State.OPEN:
                 return
 
     def _discard(self) -> None:
@@ -250,13 +266,14 @@ class TlsTransport:
                 return
             del backlog[:sent]
             if backlog:
-                if len(backlog) <= self._max_backlog // 2 and self._state is _State.OPEN:
+                if len(backlog) <= self._max_backlog // 2 and self._state is _State.OPEN and not self._held:
                     self._resume_reading()
                 return
             self._backlog = None
         self._stop_writing()
         if self._state is _State.OPEN:
-            self._resume_reading()
+            if not self._held:
+                self._resume_reading()
         elif self._state is _State.CLOSING:
             self._finish()
 
@@ -317,6 +334,18 @@ class TlsTransport:
         self._on_closed(self)
 
     # Readiness
+
+    def hold(self) -> None:
+        """Read nothing more from the peer until `release`."""
+        if self._state is _State.OPEN:
+            self._held = True
+            self._pause_reading()
+
+    def release(self) -> None:
+        """Read again."""
+        self._held = False
+        if self._state is _State.OPEN and (self._backlog is None or len(self._backlog) <= self._max_backlog):
+            self._resume_reading()
 
     def _resume_reading(self) -> None:
         if not self._reading:

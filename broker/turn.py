@@ -20,6 +20,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+ALLOWANCE = 512
+"""Reads of one turn, beyond one each, that all connections share: about 2 ms of work."""
+
 
 class Flushable(Protocol):
     """A session with an outbox."""
@@ -39,11 +42,13 @@ class Touched(Protocol):
 class Turn:
     """What has been touched since the last flush."""
 
-    __slots__ = ("_call_soon", "_requested", "routes", "sessions")
+    __slots__ = ("_call_soon", "_requested", "allowance", "routes", "sessions")
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon = call_soon
         self._requested = False
+        self.allowance = ALLOWANCE
+        """How many more reads all connections together may make in this turn, beyond one each."""
         self.routes: set[Touched] = set()
         self.sessions: set[Flushable] = set()
 
@@ -56,6 +61,7 @@ class Turn:
     def end(self) -> None:
         """Flush every session that was touched."""
         self._requested = False
+        self.allowance = ALLOWANCE
         routes, self.routes = self.routes, set()
         sessions, self.sessions = self.sessions, set()
         for route in routes:

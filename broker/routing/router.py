@@ -22,7 +22,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.message import Message
@@ -48,8 +48,14 @@ class Subscriber(Protocol):
     def deliver(self, message: Message, subscription: Subscription, now: float) -> None:
         """Send or queue *message* as *subscription* asks."""
 
-    def deliver_reliably(self, message: Message) -> None:
-        """Send or queue *message* at QoS 1, with no flag of its own."""
+    def deliver_reliably(self, message: Message) -> bool:
+        """Send or queue *message* at QoS 1, with no flag of its own; return whether to hold the publisher."""
+
+    def hold(self, publisher: Any) -> None:
+        """Remember that *publisher* is not read until the queue is short again."""
+
+    def give_up(self) -> None:
+        """Hold nobody any more."""
 
     def flush(self) -> None:
         """Write out the outbox."""

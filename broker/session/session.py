@@ -13,7 +13,10 @@ nobody is connected, waits in the queue.
 Rules
 -----
 1. No I/O, no clock: the connection writes, the time is passed in.
-2. The queue is bounded in messages and bytes; what does not fit is dropped, the newest first, and counted.
+2. The queue is bounded: in messages while nobody is connected, in bytes always; what does not fit is dropped, the
+   newest first, and counted. While somebody is connected who takes messages, if slowly, the publishers are *held*
+   before that happens (`congested`): their packets are not read until the queue is short again. A subscriber that
+   takes nothing holds nobody for longer than a second (`give_up`).
 3. Messages leave in the order in which they came; retransmission happens on reconnection only [MQTT-4.4.0-1].
 4. Every element of the outbox is one whole packet.
 
@@ -46,6 +49,9 @@ class Connection(Protocol):
     def disconnect(self, code: str, reason_code: ReasonCode, detail: str, now: float) -> None:
         """End the connection, saying why."""
 
+    def release(self) -> None:
+        """Read again from the client, which was held because it publishes faster than a subscriber takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
@@ -59,6 +65,8 @@ class Session:
     """State of one client identifier."""
 
     __slots__ = (
+        "_given_up",
+        "_held",
         "_limits",
         "_metrics",
         "_queue",
@@ -99,6 +107,8 @@ class Session:
         self.will_due_at = 0.0
         self._queue: deque[Deliverable] | None = None
         self._queued_bytes = 0
+        self._held: list[Connection] | None = None
+        self._given_up = False
         self._limits = limits
         self._metrics = metrics
 
@@ -127,6 +137,35 @@ class Session:
         """Detach the connection; what was not written is forgotten (QoS 0) or stays inflight (QoS 1)."""
         self.connection = None
         self.outbox.clear()
+        self._given_up = False
+        self._release()
+
+    @property
+    def congested(self) -> bool:
+        """Whether publishers should be held: somebody is connected, and the queue is half full."""
+        queue = self._queue
+        return (
+            queue is not None
+            and self.connection is not None
+            and not self._given_up
+            and (len(queue) >= self._limits.messages // 2 or self._queued_bytes >= self._limits.bytes // 2)
+        )
+
+    def hold(self, publisher: Connection) -> None:
+        """Remember that *publisher* is not read until the queue is short again."""
+        if self._held is None:
+            self._held = []
+        self._held.append(publisher)
+
+    def give_up(self) -> None:
+        """Hold nobody any more until the queue has been short once: the client takes nothing."""
+        self._given_up = True
+        self._release()
+
+    def _release(self) -> None:
+        held, self._held = self._held, None
+        for publisher in held or ():
+            publisher.release()
 
     def flush(self) -> None:
         """Write the outbox through the connection and leave it empty."""
@@ -147,22 +186,23 @@ class Session:
         if retain or identifiers:
             deliverable = PersonalMessage(message, retain=retain, identifiers=identifiers)
         if min(message.qos, subscription.qos) > 0:
-            self._deliver_reliably(deliverable, now)
+            self.deliver_reliably(deliverable, now)
         elif self.connection is not None:
             frame = deliverable.frame(b"", v5=self.v5, now=now)
             if self._fits(frame):
                 self.outbox.append(frame)
 
-    def deliver_reliably(self, message: Message) -> None:
-        """Send or queue *message*, which has no expiry, at QoS 1. Hot."""
-        self._deliver_reliably(message, None)
+    def deliver_reliably(self, message: Deliverable, now: float | None = None) -> bool:
+        """Send or queue *message* at QoS 1; return whether the publisher should be held. Hot.
 
-    def _deliver_reliably(self, message: Deliverable, now: float | None) -> None:
+        *now* is needed for a message that expires.
+        """
         inflight = self.inflight
-        if self.connection is None or inflight is None or self._queue or inflight.full:
+        if self._queue or self.connection is None or inflight is None or inflight.full:
             self._enqueue(message)
-            return
+            return self.congested
         self._transmit(message, inflight, now)
+        return False
 
     def _transmit(self, message: Deliverable, inflight: Inflight[Deliverable], now: float | None) -> None:
         packet_id = inflight.add(message)
@@ -184,7 +224,8 @@ class Session:
             if self.connection is None and self.expiry_interval == 0:
                 return  # The session ends with its connection: nobody will come back for the message.
             queue = self._queue = deque()
-        if len(queue) >= self._limits.messages or self._queued_bytes + message.size > self._limits.bytes:
+        full = self.connection is None and len(queue) >= self._limits.messages
+        if full or self._queued_bytes + message.size > self._limits.bytes:
             self._metrics.dropped_queue_full += 1
             return
         queue.append(message)
@@ -213,6 +254,9 @@ class Session:
                 self._transmit(message, inflight, now)
         if not queue:
             self._queue = None
+        if len(queue) <= self._limits.messages // 8:
+            self._given_up = False
+            self._release()
 
     def resume(self, now: float) -> None:
         """Send again what was not acknowledged, in its order and with DUP set, then what was queued [MQTT-4.4.0-1]."""
