@@ -173,7 +173,8 @@ def ended_by_signals() -> Iterator[None]:
     """Let SIGTERM end the benchmark as Ctrl-C does: through every `with` block, so that no child is left."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        # As SIGINT, because an event loop answers that one by cancelling its main task in order.
+        signal.raise_signal(signal.SIGINT)
 
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:
