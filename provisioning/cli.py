@@ -19,8 +19,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from provisioning import operator_commands
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError, Refused
+from provisioning.version import product_version
 
 app = typer.Typer(
     name="fleet-provisioning",
@@ -30,6 +32,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+app.add_typer(operator_commands.token_app, name="token")
+app.add_typer(operator_commands.device_app, name="device")
+app.add_typer(operator_commands.certificate_app, name="certificate")
+app.command("revoke")(operator_commands.revoke)
+app.command("status")(operator_commands.status)
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -100,9 +108,10 @@ def init(
 ) -> None:
     """Found a certificate authority: root and issuing CA, the server's and the first operator's credentials.
 
+    \b
     Example:
       fleet-provisioning init --dir /var/lib/fleet --passphrase-file /etc/fleet/passphrase --server-name ca.example.org
-    """
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     # Each command imports what it needs: `--help` and the API commands start without the server.
     from provisioning.authority import DEFAULT_SERVER_NAMES, ISSUING_CA, found
     from provisioning.logs import configure_logging
@@ -141,9 +150,10 @@ def serve(
 ) -> None:
     """Run the service until SIGINT or SIGTERM. One line on stdout says when and where it accepts connections.
 
+    \b
     Example:
       fleet-provisioning serve --dir /var/lib/fleet --host 0.0.0.0 --public-http-url http://ca.example.org:8080
-    """
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     from provisioning.logs import configure_logging
     from provisioning.server import serve as serve_until_stopped
 
@@ -163,6 +173,4 @@ def serve(
 @app.command()
 def version() -> None:
     """Print the version."""
-    from provisioning.server import product_version
-
     sys.stdout.write(f"fleet-provisioning {product_version()}\n")

@@ -30,7 +30,6 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import structlog
@@ -58,6 +57,7 @@ from provisioning.revocation.service import RevocationService
 from provisioning.store import schema
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
+from provisioning.version import product_version
 
 log = structlog.get_logger(__name__)
 
@@ -71,14 +71,6 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 def utc_now() -> datetime:
     """Return the time: the one clock of the service, handed to everything that needs one."""
     return datetime.now(UTC)
-
-
-def product_version() -> str:
-    """Return the installed version, or that there is none."""
-    try:
-        return version("fleetgate")
-    except PackageNotFoundError:
-        return "0+source"
 
 
 class ConnectionProtocol(HttpToolsProtocol):

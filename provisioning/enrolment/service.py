@@ -124,6 +124,7 @@ class EnrolmentService:
     async def _issue(self, csr_der: bytes, credential: EnrolmentCredential, label: str | None) -> x509.Certificate:
         request = verify_csr(csr_der)
         serial = await self._serial_numbers.take(self._clock())
+        signed = False
         try:
             async with self._database.write() as connection:
                 now = self._clock()
@@ -144,14 +145,14 @@ class EnrolmentService:
                 )
                 audit = log.bind(device=device.name, role=device.role.value, serial=serials.serial_text(serial))
                 audit.info("signing certificate")
-                unsigned_serial, serial = serial, 0
+                signed = True  # Whatever happens from here on, this serial number is never used again.
                 certificate = self._issuer.issue(prepared)
-                await serials.use(connection, unsigned_serial)
+                await serials.use(connection, serial)
                 certificate_id = await certificates.add(connection, certificate, device.id, now)
                 if authorised.token is not None:
                     await _spend(connection, authorised.token, certificate_id, now)
         finally:
-            if serial:
+            if not signed:
                 self._serial_numbers.give_back(serial)
         audit.info(
             "certificate issued",

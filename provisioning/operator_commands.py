@@ -1,0 +1,465 @@
+"""The operator's commands: tokens, devices, certificates, revocation, over the service's REST API.
+
+Rules
+-----
+1. Everything goes through `provisioning.client.operator`: a command can do what the API allows, and no more.
+2. Results go to stdout, as text for people or, with ``--json``, as JSON for programs; a token alone on its line, so
+   that a shell can take it.
+3. A file of tokens is created with mode 0600 and never overwritten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import csv
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, TextIO
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from provisioning.client.operator import IssuedToken, OperatorClient, RequestRefused, ServiceUnavailable
+from provisioning.config import load_settings
+from provisioning.errors import ConfigurationError
+from provisioning.pki.identity import Role
+from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+
+_BATCH: Final = 500
+
+_REASONS: Final = ", ".join(
+    reason
+    for reason in RevocationReason
+    if reason not in {RevocationReason.CERTIFICATE_HOLD, RevocationReason.CA_COMPROMISE, RevocationReason.AA_COMPROMISE}
+)
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+token_app = typer.Typer(help="Make one-time enrolment tokens.", no_args_is_help=True)
+device_app = typer.Typer(help="See which devices have certificates.", no_args_is_help=True)
+certificate_app = typer.Typer(help="See which certificates were issued.", no_args_is_help=True)
+
+Directory = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir", help="The service's directory, for port and credentials (default: fleet).", show_default=False
+    ),
+]
+Url = Annotated[
+    str | None,
+    typer.Option(help="Where the service is (default: https://localhost and the configured port).", show_default=False),
+]
+CaFile = Annotated[
+    Path | None, typer.Option("--cafile", help="Trust anchors (default: DIR/ca-bundle.crt).", show_default=False)
+]
+Cert = Annotated[
+    Path | None, typer.Option(help="Operator certificate (default: DIR/operator.crt).", show_default=False)
+]
+Key = Annotated[Path | None, typer.Option(help="Its private key (default: DIR/operator.key).", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Ttl = Annotated[int | None, typer.Option(help="Seconds until the token expires (default: 3600).", show_default=False)]
+Lifetime = Annotated[
+    int | None,
+    typer.Option(help="Seconds that the certificate lives, if shorter than the service's setting.", show_default=False),
+]
+Group = Annotated[str | None, typer.Option(help="Group.", show_default=False)]
+
+
+def fail(message: str) -> typer.Exit:
+    """Print the one line that explains a failure, and return the exit to raise."""
+    errors.print(f"fleet-provisioning: {message}", markup=False)
+    return typer.Exit(1)
+
+
+def with_client(
+    command: Callable[[OperatorClient], Awaitable[None]],
+    *,
+    directory: Path | None,
+    url: str | None,
+    cafile: Path | None,
+    cert: Path | None,
+    key: Path | None,
+) -> None:
+    """Run *command* with a client of the service; turn what can go wrong into one line and exit code 1."""
+    try:
+        settings = load_settings(directory)
+        where = settings.directory
+        credential = CredentialFiles(cert or where / "operator.crt", key or where / "operator.key")
+        client = OperatorClient(
+            url or f"https://localhost:{settings.port}", cafile or where / "ca-bundle.crt", credential
+        )
+        asyncio.run(_run(client, command))
+    except (ConfigurationError, RequestRefused) as error:
+        raise fail(str(error)) from error
+    except TlsConfigurationError as error:
+        raise fail(f"{error}; give --dir, or --cafile, --cert and --key") from error
+    except ServiceUnavailable as error:
+        raise fail(f"{error}; is the service running, and is --url right?") from error
+    except OSError as error:
+        raise fail(f"{error.filename}: {error.strerror}") from error
+    except KeyboardInterrupt as error:
+        errors.print("fleet-provisioning: stopped")
+        raise typer.Exit(130) from error
+
+
+async def _run(client: OperatorClient, command: Callable[[OperatorClient], Awaitable[None]]) -> None:
+    async with client:
+        await command(client)
+
+
+@token_app.command("create")
+def create_token(
+    device: Annotated[str | None, typer.Option(help="The device that may use it.", show_default=False)] = None,
+    group: Annotated[
+        str | None, typer.Option(help="The device's group; alone: any new device of that group.", show_default=False)
+    ] = None,
+    role: Annotated[Role, typer.Option(help="What the certificate is for.")] = Role.DEVICE,
+    ttl: Ttl = None,
+    lifetime: Lifetime = None,
+    dns_name: Annotated[
+        list[str] | None, typer.Option(help="DNS name of a broker; repeat it.", show_default=False)
+    ] = None,
+    ip_address: Annotated[
+        list[str] | None, typer.Option(help="IP address of a broker; repeat it.", show_default=False)
+    ] = None,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Make one enrolment token. It is printed once and stored only as a hash.
+
+    \b
+    Example:
+      fleet-provisioning token create --device meter-17 --group north
+      fleet-provisioning token create --device broker-1 --role broker --dns-name mqtt.example.org
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    if device is None and group is None:
+        raise typer.BadParameter("give --device, or --group for any new device of that group")
+
+    async def command(client: OperatorClient) -> None:
+        (token,) = await client.create_tokens(
+            device=device,
+            group=group,
+            role=role,
+            ttl_seconds=ttl,
+            lifetime_seconds=lifetime,
+            dns_names=dns_name,
+            ip_addresses=ip_address,
+        )
+        if as_json:
+            _print_json(token)
+            return
+        whom = token.device or f"any new device of group {token.group}"
+        errors.print(f"One-time token for {whom}, until {_time(token.expires_at)}:", markup=False)
+        sys.stdout.write(f"{token.token}\n")
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@token_app.command("batch")
+def create_batch(
+    output: Annotated[Path, typer.Option(help="CSV file to create, with mode 0600.")],
+    devices_file: Annotated[
+        Path | None, typer.Option(help="File with a device's name on each line.", show_default=False)
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="How many tokens for any new device of --group.", show_default=False)
+    ] = None,
+    group: Group = None,
+    role: Annotated[Role, typer.Option(help="What the certificates are for.")] = Role.DEVICE,
+    ttl: Ttl = None,
+    lifetime: Lifetime = None,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+) -> None:
+    """Make many enrolment tokens and write them to a CSV file: device, group, role, token, expires_at.
+
+    \b
+    Example:
+      fleet-provisioning token batch --devices-file meters.txt --group north --output tokens.csv
+      fleet-provisioning token batch --group north --count 1000 --output tokens.csv
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    if (devices_file is None) == (count is None):
+        raise typer.BadParameter("give exactly one of --devices-file and --count")
+    if count is not None and group is None:
+        raise typer.BadParameter("--count needs --group")
+
+    async def command(client: OperatorClient) -> None:
+        names = None if devices_file is None else _read_names(devices_file)
+        total = count if names is None else len(names)
+        common: dict[str, Any] = {"group": group, "role": role, "ttl_seconds": ttl, "lifetime_seconds": lifetime}
+        written = 0
+        with _create_private(output) as file, _progress(total or 0) as advance:
+            writer = csv.writer(file)
+            writer.writerow(("device", "group", "role", "token", "expires_at"))
+            async for tokens in _batches(client, names, total or 0, common):
+                writer.writerows(_row(token) for token in tokens)
+                file.flush()
+                written += len(tokens)
+                advance(len(tokens))
+        sys.stdout.write(f"{written} tokens in {output}\n")
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+async def _batches(
+    client: OperatorClient, names: Sequence[str] | None, total: int, common: dict[str, Any]
+) -> AsyncIterator[list[IssuedToken]]:
+    for start in range(0, total, _BATCH):
+        size = min(_BATCH, total - start)
+        if names is None:
+            yield await client.create_tokens(count=size, **common)
+        else:
+            yield await client.create_tokens(devices=names[start : start + size], **common)
+
+
+@device_app.command("list")
+def list_devices(
+    group: Group = None,
+    state: Annotated[str | None, typer.Option(help="active or revoked.", show_default=False)] = None,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """List devices in order of name.
+
+    \b
+    Example:
+      fleet-provisioning device list --group north --state revoked
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        found = [device async for device in client.devices(group=group, state=state)]
+        if as_json:
+            _print_json(found)
+            return
+        _print_table(
+            ("name", "role", "group", "state", "enrolled", "certificates"),
+            (
+                (each.name, each.role, each.group or "-", each.state, _time(each.created_at), str(each.certificates))
+                for each in found
+            ),
+        )
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@device_app.command("show")
+def show_device(
+    name: Annotated[str, typer.Argument(help="The device's name.")],
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Show one device and its certificates.
+
+    \b
+    Example:
+      fleet-provisioning device show meter-17
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        device = await client.device(name)
+        issued = [each async for each in client.certificates(device=name)]
+        if as_json:
+            document = device.model_dump(mode="json")
+            document["certificates"] = [each.model_dump(mode="json") for each in issued]
+            sys.stdout.write(json.dumps(document, indent=2) + "\n")
+            return
+        _print_facts(device)
+        _print_table(
+            ("serial", "state", "not before", "not after", "revoked"),
+            (
+                (each.serial, each.state, _time(each.not_before), _time(each.not_after), each.reason or "-")
+                for each in issued
+            ),
+        )
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@certificate_app.command("list")
+def list_certificates(
+    device: Annotated[str | None, typer.Option(help="Of this device only.", show_default=False)] = None,
+    state: Annotated[str | None, typer.Option(help="active, revoked or expired.", show_default=False)] = None,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """List certificates in order of issuance.
+
+    \b
+    Example:
+      fleet-provisioning certificate list --state active --json
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        found = [each async for each in client.certificates(device=device, state=state)]
+        if as_json:
+            _print_json(found)
+            return
+        _print_table(
+            ("serial", "device", "role", "state", "not after"),
+            ((each.serial, each.device, each.role, each.state, _time(each.not_after)) for each in found),
+        )
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@certificate_app.command("show")
+def show_certificate(
+    serial: Annotated[str, typer.Argument(help="Serial number in hexadecimal.")],
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Show one certificate.
+
+    \b
+    Example:
+      fleet-provisioning certificate show 43555deb683f6f04348b9e168ab6561b
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        certificate = await client.certificate(serial)
+        if as_json:
+            _print_json(certificate)
+        else:
+            _print_facts(certificate)
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+def revoke(
+    device: Annotated[
+        str | None, typer.Option(help="Revoke all certificates of this device.", show_default=False)
+    ] = None,
+    serial: Annotated[
+        str | None, typer.Option(help="Revoke this certificate (hexadecimal).", show_default=False)
+    ] = None,
+    reason: Annotated[
+        RevocationReason, typer.Option(metavar="REASON", help=f"Why: {_REASONS}.")
+    ] = RevocationReason.UNSPECIFIED,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Revoke a device or one certificate, finally. Live sessions are closed at once, the CRL follows.
+
+    \b
+    Example:
+      fleet-provisioning revoke --device meter-17 --reason keyCompromise
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    if (device is None) == (serial is None):
+        raise typer.BadParameter("give exactly one of --device and --serial")
+
+    async def command(client: OperatorClient) -> None:
+        revoked = await client.revoke(device=device, serial=serial, reason=reason)
+        if as_json:
+            _print_json(revoked)
+            return
+        _print_table(
+            ("serial", "device", "reason", "revoked", "sequence"),
+            ((each.serial, each.device, each.reason, _time(each.revoked_at), str(each.sequence)) for each in revoked),
+        )
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+def status(
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+) -> None:
+    """Count devices, certificates and open tokens, and say how fresh the CRLs are (JSON)."""
+
+    async def command(client: OperatorClient) -> None:
+        sys.stdout.write(json.dumps(await client.status(), indent=2) + "\n")
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _row(token: IssuedToken) -> tuple[str, str, str, str, str]:
+    return token.device or "", token.group or "", token.role, token.token, token.expires_at.isoformat()
+
+
+def _read_names(path: Path) -> list[str]:
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    names = [name for name in names if name]
+    if not names:
+        raise ConfigurationError(f"{path} names no device: put one name on each line")
+    return names
+
+
+def _create_private(path: Path) -> TextIO:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise ConfigurationError(f"{path} exists already: choose another --output, it is never overwritten") from None
+    return os.fdopen(descriptor, "w", encoding="utf-8", newline="")
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Any:
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task: TaskID = progress.add_task("tokens", total=total)
+        yield lambda number: progress.advance(task, number)
+
+
+def _print_json(answer: BaseModel | Sequence[BaseModel]) -> None:
+    if isinstance(answer, BaseModel):
+        document: Any = answer.model_dump(mode="json")
+    else:
+        document = [each.model_dump(mode="json") for each in answer]
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def _print_facts(answer: BaseModel) -> None:
+    facts = answer.model_dump(mode="json", exclude_none=True)
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {value}\n")
+
+
+def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    # Never cut to the terminal's width: a serial number is there to be copied.
+    lines = [columns, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
+    for line in lines:
+        cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")

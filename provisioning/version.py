@@ -1,0 +1,13 @@
+"""Which version of the distribution this is."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def product_version() -> str:
+    """Return the installed version; ``0+source`` where the code runs from a source tree that is not installed."""
+    try:
+        return version("fleetgate")
+    except PackageNotFoundError:
+        return "0+source"
