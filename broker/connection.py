@@ -21,13 +21,13 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Protocol
 
 import structlog
 
 from broker.admission.admission import Peer
-from broker.admission.policy import Permissions
 from broker.admission.refusal import RefusalCode, Refused
 from broker.engine import Engine
 from broker.handlers import handle
@@ -45,6 +45,7 @@ from broker.session.session import Session
 
 log = structlog.get_logger("broker")
 
+_NO_TOPICS: frozenset[bytes] = frozenset()
 _PUBLISH_QOS0 = 0x30
 _PUBLISH_QOS1 = 0x32
 _PUBACK = 0x40
@@ -89,7 +90,6 @@ class ClientConnection:
         "keep_alive",
         "last_received",
         "peer",
-        "permissions",
         "refusal",
         "session",
         "version",
@@ -100,7 +100,7 @@ class ClientConnection:
         self._transport = transport
         self._tail: bytearray | None = None
         self._needed = 0
-        self._allowed: set[bytes] = set()
+        self._allowed: AbstractSet[bytes] = _NO_TOPICS
         self._closed = False
         self._expires_at = 0.0
         self._holder: Subscriber | None = None
@@ -110,7 +110,6 @@ class ClientConnection:
         self.last_received = now
         self.peer: Peer | None = None
         self.refusal: Refused | None = None
-        self.permissions: Permissions | None = None
         self.session: Session | None = None
         self.version = ProtocolVersion.V311
         engine.deadlines.file(self, now + engine.limits.handshake_timeout)
@@ -129,7 +128,7 @@ class ClientConnection:
             self.refusal = outcome
         else:
             self.peer = outcome
-            self._expires_at = now + (outcome.not_after - wall_now).total_seconds()
+            self._expires_at = now + outcome.seconds_left
         self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
 
     def receive(self, data: bytes, now: float) -> None:
@@ -236,6 +235,7 @@ class ClientConnection:
                 if self._closed:
                     break
                 session = self.session
+                allowed = self._allowed
                 v5 = self.version is ProtocolVersion.V5
         except PacketError as error:
             self._bad_packet(error, now)
@@ -243,7 +243,6 @@ class ClientConnection:
         metrics.bytes_received += limit
         if acknowledged and session is not None:
             engine.turn.sessions.add(session)
-        engine.turn.request()
         if slow is not None:
             self._hold(slow, now)
         if position < limit and not self._closed:
@@ -270,9 +269,10 @@ class ClientConnection:
 
     def allow(self, topic: bytes) -> None:
         """Remember that the client may publish to *topic*, so that the next PUBLISH takes the fast path."""
-        if len(self._allowed) >= self.engine.limits.max_allowed_topics:
-            self._allowed.clear()
-        self._allowed.add(topic)
+        allowed = self._allowed
+        if not isinstance(allowed, set) or len(allowed) >= self.engine.limits.max_allowed_topics:
+            allowed = self._allowed = set()
+        allowed.add(topic)
 
     def _hold(self, slow: Subscriber, now: float) -> None:
         """Read no more until *slow* has caught up, or a second has passed."""
@@ -288,10 +288,9 @@ class ClientConnection:
         self._holder = None
         self._transport.release()
 
-    def admitted(self, session: Session, permissions: Permissions, keep_alive: int, now: float) -> None:
+    def admitted(self, session: Session, keep_alive: int, now: float) -> None:
         """Become the connection of *session*; *keep_alive* in seconds, 0 for none."""
         self.session = session
-        self.permissions = permissions
         self.keep_alive = keep_alive * _KEEP_ALIVE_FACTOR
         self._file_deadline(now)
 
@@ -368,7 +367,7 @@ class ClientConnection:
     def _end(self, code: str, detail: str, now: float, *, publish_will: bool) -> None:
         self._closed = True
         self._tail = None
-        self._allowed.clear()
+        self._allowed = _NO_TOPICS
         metrics = self.engine.metrics
         self.engine.deadlines.cancel(self)
         if self.session is None:

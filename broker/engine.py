@@ -24,7 +24,6 @@ from typing import Protocol
 import structlog
 
 from broker.admission.admission import Admission, Admitted, Peer, revoked
-from broker.admission.policy import Permissions
 from broker.admission.refusal import RefusalCode, Refused
 from broker.deadlines import Deadlines
 from broker.limits import Limits
@@ -47,14 +46,13 @@ class Client(Protocol):
     peer: Peer | None
     refusal: Refused | None
     session: Session | None
-    permissions: Permissions | None
     version: ProtocolVersion
 
     @property
     def address(self) -> str:
         """Where the client is, for logs."""
 
-    def admitted(self, session: Session, permissions: Permissions, keep_alive: int, now: float) -> None:
+    def admitted(self, session: Session, keep_alive: int, now: float) -> None:
         """Become the connection of *session*."""
 
     def reply(self, packet: bytes) -> None:
@@ -133,7 +131,7 @@ class Engine:
         """
         peer = admitted.peer
         session = self.registry.find(admitted.client_id)
-        if session is not None and session.owner != peer.identity.uri:
+        if session is not None and session.owner != peer.identity:
             return Refused(
                 RefusalCode.CLIENT_ID_OF_ANOTHER,
                 ReasonCode.NOT_AUTHORIZED,
@@ -150,7 +148,7 @@ class Engine:
                 session = None
         present = session is not None
         if session is None:
-            session = self.registry.create(admitted.client_id, peer.identity.uri)
+            session = self.registry.create(admitted.client_id, peer.identity)
         session.expiry_interval = expiry_interval
         session.will = None  # A delayed will is not sent when its client is back in time [MQTT-3.1.3-9].
         self._live.setdefault(peer.certificate, []).append(connection)

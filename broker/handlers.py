@@ -24,7 +24,6 @@ from typing import Any
 
 import structlog
 
-from broker.admission.admission import Admitted
 from broker.admission.refusal import RefusalCode, Refused
 from broker.engine import Client, Engine
 from broker.mqtt.acks import Puback
@@ -94,7 +93,7 @@ def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> 
     if packet.will is not None:
         session.will = _will_message(packet.will, now)
         session.will_delay = packet.will.properties.will_delay_interval or 0
-    _attach(engine, connection, admitted, session, packet, keep_alive, now)
+    _attach(engine, connection, session, packet, keep_alive, now)
     limits = engine.limits
     properties = NO_PROPERTIES
     if v5:
@@ -123,7 +122,6 @@ def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> 
 def _attach(
     engine: Engine,
     connection: Client,
-    admitted: Admitted,
     session: Session,
     packet: Connect,
     keep_alive: int,
@@ -140,7 +138,7 @@ def _attach(
     if before != (session.v5, session.takes_any_size):
         for topic_filter in session.subscriptions:  # Its routes hold it among clients of the other kind.
             engine.routes.invalidate(topic_filter)
-    connection.admitted(session, admitted.permissions, keep_alive, now)
+    connection.admitted(session, keep_alive, now)
 
 
 def _unsupported(packet: Connect) -> Refused | None:
@@ -185,10 +183,9 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
     check_topic_name(packet.topic)
     engine.metrics.messages_received += 1
     reason = ReasonCode.SUCCESS
-    permissions = connection.permissions
     if packet.topic.count("/") >= engine.limits.max_topic_levels:
         reason = ReasonCode.TOPIC_NAME_INVALID
-    elif permissions is None or not permissions.may_publish(packet.topic):
+    elif not engine.admission.permissions(session.owner).may_publish(packet.topic):
         reason = ReasonCode.NOT_AUTHORIZED
     if reason is ReasonCode.SUCCESS:
         topic = packet.topic.encode()
@@ -273,7 +270,7 @@ def _judge(engine: Engine, connection: Client, session: Session, request: Subscr
         reason = ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
     elif request.filter.count("/") >= engine.limits.max_topic_levels:
         reason = ReasonCode.TOPIC_FILTER_INVALID
-    elif connection.permissions is None or not connection.permissions.may_subscribe(request.filter):
+    elif not engine.admission.permissions(session.owner).may_subscribe(request.filter):
         reason = ReasonCode.NOT_AUTHORIZED
     elif len(session.subscriptions) >= engine.limits.max_subscriptions and request.filter not in session.subscriptions:
         reason = ReasonCode.QUOTA_EXCEEDED

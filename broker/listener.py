@@ -21,6 +21,7 @@ import structlog
 from broker.admission.refusal import RefusalCode
 from broker.connection import ClientConnection
 from broker.engine import Engine
+from broker.poller import Poller
 from broker.transport import TlsTransport
 
 log = structlog.get_logger("broker")
@@ -36,6 +37,7 @@ class Listener:
         self._loop = loop
         self._engine = engine
         self.context = context
+        self._poller = Poller(loop, engine.turn)
         self._socket: socket.socket | None = None
         self._transports: set[TlsTransport] = set()
         self._empty = asyncio.Event()
@@ -64,13 +66,14 @@ class Listener:
             self._socket = None
 
     async def drained(self, patience: float) -> None:
-        """Wait until every connection has closed, *patience* seconds at most; then close what is left at once."""
+        """Wait until every connection has closed, *patience* seconds at most; then close everything."""
         self._empty.clear()
         if self._transports:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), patience)
         for transport in list(self._transports):
             transport.abort()
+        self._poller.close()
 
     def _accept(self) -> None:
         engine, limits = self._engine, self._engine.limits
@@ -100,7 +103,14 @@ class Listener:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             transport = TlsTransport(
-                self._loop, accepted, self.context, engine.metrics, engine.turn, engine.limits.max_backlog, self._forget
+                self._loop,
+                accepted,
+                self.context,
+                engine.metrics,
+                self._poller,
+                engine.turn,
+                engine.limits.max_backlog,
+                self._forget,
             )
         except OSError:  # The peer has gone between accept and here.
             accepted.close()

@@ -1,4 +1,4 @@
-"""One TLS connection on a non-blocking `ssl.SSLSocket`, driven by the event loop's readiness callbacks.
+"""One TLS connection on a non-blocking `ssl.SSLSocket`, driven by `broker.poller`.
 
 Theory
 ------
@@ -6,13 +6,13 @@ Why not asyncio's or uvloop's TLS transport: both lose the alert that tells a re
 buffers a connection (docs/decisions/0002). OpenSSL on the socket itself writes the alert, and releases its buffers when
 a connection is idle.
 
-Each readiness callback reads one TLS record. A second try costs a system call and an exception when nothing is there,
+Each readiness reads one TLS record. A second try costs a system call and an exception when nothing is there,
 so it is made only for a peer that was readable a moment ago too: it is sending a burst, and reading on lets the turn
 carry many messages in one write to each subscriber. Two bounds keep a greedy publisher from starving the others: so
 many records a connection, and so many beyond the first of all connections together (`Turn.allowance`). Writing happens
 once a turn (`broker.turn`); what the socket does not take is the backlog.
 
-Hot: `_read`, `write`.
+Hot: `on_readable`, `_read`, `write`.
 
 Rules
 -----
@@ -40,6 +40,7 @@ from typing import Protocol
 
 from broker.admission.refusal import RefusalCode
 from broker.metrics import Metrics
+from broker.poller import READABLE, WRITABLE, Poller
 from broker.turn import Turn
 
 RECORD = 16384
@@ -80,8 +81,8 @@ class TlsTransport:
 
     __slots__ = (
         "_backlog",
+        "_events",
         "_fd",
-        "_handshaken",
         "_held",
         "_last_read",
         "_loop",
@@ -89,13 +90,12 @@ class TlsTransport:
         "_metrics",
         "_on_closed",
         "_peername",
-        "_reading",
+        "_poller",
         "_receiver",
         "_socket",
         "_state",
         "_timer",
         "_turn",
-        "_writing",
     )
 
     def __init__(
@@ -104,6 +104,7 @@ class TlsTransport:
         accepted: socket.socket,
         context: ssl.SSLContext,
         metrics: Metrics,
+        poller: Poller,
         turn: Turn,
         max_backlog: int,
         on_closed: Callable[[TlsTransport], None],
@@ -114,6 +115,7 @@ class TlsTransport:
         self._socket = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
         self._fd = self._socket.fileno()
         self._metrics = metrics
+        self._poller = poller
         self._turn = turn
         self._last_read = 0.0
         self._max_backlog = max_backlog
@@ -122,9 +124,7 @@ class TlsTransport:
         self._backlog: bytearray | None = None
         self._state = _State.HANDSHAKE
         self._timer: TimerHandle | None = None
-        self._reading = False
-        self._writing = False
-        self._handshaken = False
+        self._events = 0
         self._held = False
 
     @property
@@ -132,25 +132,24 @@ class TlsTransport:
         """The peer's address and port."""
         return f"{self._peername[0]}:{self._peername[1]}"
 
-    @property
-    def secured(self) -> bool:
-        """Whether the handshake has completed."""
-        return self._handshaken
-
     def start(self, receiver: Receiver) -> None:
         """Begin the handshake; *receiver* is told what comes of it."""
         self._receiver = receiver
-        self._resume_reading()
+        self._events = READABLE
+        self._poller.watch(self._fd, self, READABLE)
 
     # Reading
 
-    def _on_readable(self) -> None:
+    def on_readable(self) -> None:
+        """Read, or go on with the handshake, or throw away what comes after the end."""
         if self._state is _State.OPEN:
             self._read()
         elif self._state is _State.HANDSHAKE:
             self._handshake()
-        else:
+        elif self._state is _State.LINGERING:
             self._discard()
+        else:  # An error while the last bytes are being written: epoll tells of it even when nothing is asked.
+            self._close()
 
     def _handshake(self) -> None:
         receiver = self._receiver
@@ -168,7 +167,6 @@ class TlsTransport:
         else:
             self._stop_writing()
             self._state = _State.OPEN
-            self._handshaken = True
             self._metrics.handshakes_completed += 1
             self._metrics.handshakes_resumed += bool(self._socket.session_reused)
             receiver.secured(self._socket.getpeercert(binary_form=True), self._loop.time(), datetime.now(UTC))
@@ -196,7 +194,7 @@ class TlsTransport:
                 return
             receiver.receive(data, now)
             turn.allowance -= 1
-            if not burst or turn.allowance <= 0 or not self._reading or self._state is not _State.OPEN:
+            if not burst or turn.allowance <= 0 or self._state is not _State.OPEN or not self._events & READABLE:
                 return
 
     def _discard(self) -> None:
@@ -225,9 +223,21 @@ class TlsTransport:
                 backlog += packet
             return
         data = packets[0] if len(packets) == 1 else b"".join(packets)
-        self._metrics.packets_sent += len(packets)
-        sent = self._send(data)
-        if sent < len(data):
+        metrics = self._metrics
+        metrics.packets_sent += len(packets)
+        size = len(data)
+        if size <= RECORD:  # Best case: one record, one system call, all of it.
+            try:
+                sent = self._socket.send(data)
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                sent = 0
+            except (ssl.SSLError, OSError) as error:
+                self._fail(error)
+                return
+            metrics.bytes_sent += sent
+        else:
+            sent = self._send(data)
+        if sent < size and self._state is _State.OPEN:
             self._backlog = bytearray(data[sent:] if sent else data)
             self._start_writing()
 
@@ -243,19 +253,23 @@ class TlsTransport:
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
             pass
         except (ssl.SSLError, OSError) as error:
-            # Not now: whoever writes is in the middle of a flush. The loop will tell the receiver.
-            self._loop.call_soon(self._broken, tls_reason(error))
-            self._state = _State.CLOSING
+            self._fail(error)
             return size
         self._metrics.bytes_sent += sent
         return sent
+
+    def _fail(self, error: OSError) -> None:
+        # Not now: whoever writes is in the middle of a flush. The loop will tell the receiver.
+        self._state = _State.CLOSING
+        self._loop.call_soon(self._broken, tls_reason(error))
 
     def _broken(self, detail: str) -> None:
         if self._receiver is not None:
             self._receiver.lost("CONNECTION_LOST", self._loop.time(), detail)
         self._close()
 
-    def _on_writable(self) -> None:
+    def on_writable(self) -> None:
+        """Write on."""
         if self._state is _State.HANDSHAKE:
             self._handshake()
             return
@@ -293,6 +307,8 @@ class TlsTransport:
 
     def abort(self) -> None:
         """Close the socket at once."""
+        if self._receiver is not None:
+            self._receiver.lost("ABORTED", self._loop.time())
         self._close()
 
     def _finish(self) -> None:
@@ -328,8 +344,7 @@ class TlsTransport:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._pause_reading()
-        self._stop_writing()
+        self._poller.forget(self._fd)
         self._socket.close()
         self._on_closed(self)
 
@@ -348,24 +363,21 @@ class TlsTransport:
             self._resume_reading()
 
     def _resume_reading(self) -> None:
-        if not self._reading:
-            self._reading = True
-            self._loop.add_reader(self._fd, self._on_readable)
+        self._watch(self._events | READABLE)
 
     def _pause_reading(self) -> None:
-        if self._reading:
-            self._reading = False
-            self._loop.remove_reader(self._fd)
+        self._watch(self._events & ~READABLE)
 
     def _start_writing(self) -> None:
-        if not self._writing:
-            self._writing = True
-            self._loop.add_writer(self._fd, self._on_writable)
+        self._watch(self._events | WRITABLE)
 
     def _stop_writing(self) -> None:
-        if self._writing:
-            self._writing = False
-            self._loop.remove_writer(self._fd)
+        self._watch(self._events & ~WRITABLE)
+
+    def _watch(self, events: int) -> None:
+        if events != self._events:
+            self._events = events
+            self._poller.change(self._fd, events)
 
 
 def tls_reason(error: OSError) -> str:

@@ -52,6 +52,10 @@ class Turn:
         self.routes: set[Touched] = set()
         self.sessions: set[Flushable] = set()
 
+    def begin(self) -> None:
+        """Say that the caller will call `end` itself: requests until then need nothing."""
+        self._requested = True
+
     def request(self) -> None:
         """Ask for `end` to be called when the reads of this turn are done."""
         if not self._requested:
@@ -62,10 +66,12 @@ class Turn:
         """Flush every session that was touched."""
         self._requested = False
         self.allowance = ALLOWANCE
-        routes, self.routes = self.routes, set()
-        sessions, self.sessions = self.sessions, set()
-        for route in routes:
-            for subscriber in route.subscribers:
-                subscriber.flush()
-        for session in sessions:
-            session.flush()
+        if self.routes:
+            routes, self.routes = self.routes, set()
+            for route in routes:
+                for subscriber in route.subscribers:
+                    subscriber.flush()
+        if self.sessions:
+            sessions, self.sessions = self.sessions, set()
+            for session in sessions:
+                session.flush()

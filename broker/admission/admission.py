@@ -33,6 +33,8 @@ from broker.mqtt.connect import Connect
 from provisioning.pki.identity import Identity, InvalidIdentity, Role, identity_of
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex, certificate_key
 
+_MOST_ISSUERS = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -40,7 +42,8 @@ class Peer:
 
     identity: Identity
     certificate: CertificateKey
-    not_after: datetime
+    seconds_left: float
+    """How long the certificate was still valid when it was examined."""
 
     @property
     def serial(self) -> str:
@@ -55,7 +58,6 @@ class Admitted:
     peer: Peer
     client_id: str
     assigned: bool
-    permissions: Permissions
 
 
 class Admission:
@@ -69,6 +71,7 @@ class Admission:
         self.freshness = freshness
         self._policy = policy
         self._trust_domain = trust_domain
+        self._issuers: dict[bytes, bytes] = {}
 
     def examine(self, certificate: bytes | None, now: datetime) -> Peer | Refused:
         """Judge the DER *certificate* of a completed handshake at *now* (UTC)."""
@@ -77,23 +80,27 @@ class Admission:
         try:
             parsed = x509.load_der_x509_certificate(certificate)
             identity = identity_of(parsed)
-            peer = Peer(identity, certificate_key(parsed), parsed.not_valid_after_utc)
+            issuer_key_id, serial = certificate_key(parsed)
         except (InvalidIdentity, ValueError) as error:
             return _refused(RefusalCode.INVALID_IDENTITY, str(error))
         if self._trust_domain is not None and identity.trust_domain != self._trust_domain:
             return _refused(RefusalCode.WRONG_TRUST_DOMAIN, f"{identity.trust_domain} is not our trust domain")
         if not self._policy.knows(identity.role):
             return _refused(RefusalCode.WRONG_ROLE, f"a certificate of role {identity.role} may not connect")
-        if now > peer.not_after:
-            return _refused(RefusalCode.EXPIRED, f"the certificate expired on {peer.not_after:%Y-%m-%d %H:%M:%S} UTC")
+        not_after = parsed.not_valid_after_utc
+        if now > not_after:
+            return _refused(RefusalCode.EXPIRED, f"the certificate expired on {not_after:%Y-%m-%d %H:%M:%S} UTC")
         if now < parsed.not_valid_before_utc:
             return _refused(
                 RefusalCode.NOT_YET_VALID,
                 f"the certificate is valid from {parsed.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC; the broker's "
                 f"clock says {now:%Y-%m-%d %H:%M:%S}",
             )
-        revocation = self.index.find(peer.certificate)
-        return peer if revocation is None else revoked(revocation)
+        certificate_name = (self._shared(issuer_key_id), serial)
+        revocation = self.index.find(certificate_name)
+        if revocation is not None:
+            return revoked(revocation)
+        return Peer(identity, certificate_name, (not_after - now).total_seconds())
 
     def admit(self, peer: Peer, connect: Connect, now: float) -> Admitted | Refused:
         """Judge *connect*, sent by *peer*, at monotonic time *now*."""
@@ -113,15 +120,26 @@ class Admission:
                 ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
                 f"client identifier {connect.client_id[:80]!r} is not that of the certificate, {identity.name!r}",
             )
-        permissions = self._policy.compile(identity)
-        if connect.will is not None and not permissions.may_publish(connect.will.topic):
+        if connect.will is not None and not self.permissions(identity).may_publish(connect.will.topic):
             return _refused(
                 RefusalCode.WILL_NOT_PERMITTED, f"the will topic {connect.will.topic[:80]!r} is not permitted"
             )
+        if connect.client_id == identity.name:
+            return Admitted(peer, identity.name, assigned=False)  # One string less to keep.
         if connect.client_id:
-            return Admitted(peer, connect.client_id, assigned=False, permissions=permissions)
+            return Admitted(peer, connect.client_id, assigned=False)
         assigned = identity.name if identity.role is Role.DEVICE else f"{identity.name}-{secrets.token_hex(8)}"
-        return Admitted(peer, assigned, assigned=True, permissions=permissions)
+        return Admitted(peer, assigned, assigned=True)
+
+    def permissions(self, identity: Identity) -> Permissions:
+        """Return what *identity* may do; made anew each time, since a connection asks once a topic and remembers."""
+        return self._policy.compile(identity)
+
+    def _shared(self, issuer_key_id: bytes) -> bytes:
+        """Return the one copy of *issuer_key_id* that all connections share."""
+        if len(self._issuers) >= _MOST_ISSUERS:
+            self._issuers.clear()
+        return self._issuers.setdefault(issuer_key_id, issuer_key_id)
 
 
 def revoked(revocation: Revocation) -> Refused:

@@ -16,6 +16,7 @@ from itertools import count
 
 from broker.metrics import Metrics
 from broker.session.session import QueueLimits, Session
+from provisioning.pki.identity import Identity
 
 
 class SessionRegistry:
@@ -37,7 +38,7 @@ class SessionRegistry:
         """Return the session of *client_id*, or None."""
         return self._sessions.get(client_id)
 
-    def create(self, client_id: str, owner: str) -> Session:
+    def create(self, client_id: str, owner: Identity) -> Session:
         """Return a new session; whatever had its client identifier was discarded before."""
         session = self._sessions[client_id] = Session(client_id, owner, self._limits, self._metrics)
         return session

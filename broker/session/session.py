@@ -35,6 +35,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.mqtt.message import Deliverable, Message, PersonalMessage
 from broker.mqtt.subscription import Subscription
 from broker.session.inflight import Inflight
+from provisioning.pki.identity import Identity
 
 NEVER = 0xFFFFFFFF
 """Session Expiry Interval of a session that does not expire (MQTT 5 §3.1.2.11.2)."""
@@ -71,6 +72,7 @@ class Session:
         "_metrics",
         "_queue",
         "_queued_bytes",
+        "_receive_maximum",
         "client_id",
         "connection",
         "expires_at",
@@ -87,7 +89,7 @@ class Session:
         "will_due_at",
     )
 
-    def __init__(self, client_id: str, owner: str, limits: QueueLimits, metrics: Metrics) -> None:
+    def __init__(self, client_id: str, owner: Identity, limits: QueueLimits, metrics: Metrics) -> None:
         self.client_id = client_id
         self.owner = owner
         self.connection: Connection | None = None
@@ -100,6 +102,7 @@ class Session:
         """When the registry will look at this session next."""
         self.subscriptions: dict[str, Subscription] = {}
         self.inflight: Inflight[Deliverable] | None = None
+        self._receive_maximum = 1
         self.outbox: list[bytes] = []
         self.will: Message | None = None
         """The Will Message, from CONNECT until it is sent or cancelled."""
@@ -128,10 +131,9 @@ class Session:
         self.connection = connection
         self.v5 = v5
         self.maximum_packet_size = maximum_packet_size
+        self._receive_maximum = receive_maximum
         if self.inflight is not None:
             self.inflight.receive_maximum = receive_maximum
-        else:
-            self.inflight = Inflight(receive_maximum)
 
     def disconnect(self) -> None:
         """Detach the connection; what was not written is forgotten (QoS 0) or stays inflight (QoS 1)."""
@@ -198,7 +200,9 @@ class Session:
         *now* is needed for a message that expires.
         """
         inflight = self.inflight
-        if self._queue or self.connection is None or inflight is None or inflight.full:
+        if inflight is None:  # Most devices never get a QoS 1 message: it is made for those that do.
+            inflight = self.inflight = Inflight(self._receive_maximum)
+        if self._queue or self.connection is None or inflight.full:
             self._enqueue(message)
             return self.congested
         self._transmit(message, inflight, now)

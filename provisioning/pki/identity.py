@@ -21,6 +21,7 @@ Rules
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -93,18 +94,20 @@ def parse_uri(uri: str) -> Identity:
     if not uri.startswith(SCHEME):
         raise InvalidIdentity(f"URI {uri[:120]!r} does not begin with {SCHEME}")
     trust_domain, *path = uri[len(SCHEME) :].split("/")
+    group: str | None = None
+    # Interned: a fleet has few trust domains and groups, and a broker holds an identity for each of its connections.
     match path:
         case [role, name]:
-            group = None
-        case [role, group, name]:
             pass
+        case [role, named_group, name]:
+            group = sys.intern(named_group)
         case _:
             raise InvalidIdentity(f"URI {uri[:120]!r} is not {SCHEME}<trust-domain>/<role>/<group>/<name>")
     try:
         known_role = Role(role)
     except ValueError:
         raise InvalidIdentity(f"role {role[:80]!r} is not one of {', '.join(Role)}") from None
-    return Identity(trust_domain, known_role, name, group)
+    return Identity(sys.intern(trust_domain), known_role, name, group)
 
 
 def identity_of(certificate: x509.Certificate) -> Identity:

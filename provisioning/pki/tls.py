@@ -18,6 +18,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+# SSL_OP_NO_TX_CERTIFICATE_COMPRESSION and …_RX_… of OpenSSL 3.2: a certificate of a few hundred bytes is not worth a
+# decompressor that strangers can feed. Older versions ignore the bits.
+_NO_CERTIFICATE_COMPRESSION = 1 << 32 | 1 << 33
+
 
 class TlsConfigurationError(Exception):
     """A certificate, key or trust anchor file cannot be used; the text names the file and says what to do."""
@@ -91,6 +95,8 @@ def server_context(
     _restrict(context, allow_tls12=allow_tls12)
     context.verify_mode = client_certificate.value
     context.num_tickets = 1  # OpenSSL sends two by default; a device has one connection and uses one.
+    # Every certificate in *anchors* is an anchor, an issuing CA too: its own signature need not be verified each time.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     _load_anchors(context, anchors)
     credential.load_into(context)
     return context
@@ -113,7 +119,7 @@ def client_context(
 
 def _restrict(context: ssl.SSLContext, *, allow_tls12: bool) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2 if allow_tls12 else ssl.TLSVersion.TLSv1_3
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | _NO_CERTIFICATE_COMPRESSION
 
 
 def _load_anchors(context: ssl.SSLContext, anchors: Path | str) -> None:

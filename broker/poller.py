@@ -1,0 +1,97 @@
+"""All client sockets in one epoll set, behind a single reader of the event loop.
+
+Theory
+------
+The loop's own ``add_reader`` makes objects for each socket and wraps each readiness in a handle and a context. Here one
+``epoll_wait`` returns up to a few hundred ready sockets as plain integers, a dict finds each transport, and when all
+have been served the turn ends at once: what was read is answered before the loop sees anything else. epoll sets nest,
+so the loop watches the set's descriptor as it would a socket. Figures: docs/decisions/0002.
+
+Hot: `_ready`.
+
+Rules
+-----
+1. A transport is called only while it is watched: one that another of the same batch has closed is skipped.
+2. An unexpected error closes the connection that met it, with its traceback in the log, and no other.
+3. A batch is bounded, so that timers, the feed and the listener get their time between two.
+"""
+
+from __future__ import annotations
+
+import select
+from asyncio import AbstractEventLoop
+from typing import Protocol
+
+import structlog
+
+from broker.turn import Turn
+
+log = structlog.get_logger("broker")
+
+READABLE = select.EPOLLIN
+WRITABLE = select.EPOLLOUT
+_BATCH = 256
+
+
+class Watched(Protocol):
+    """A transport."""
+
+    def on_readable(self) -> None:
+        """Read: there are bytes, the end, or an error."""
+
+    def on_writable(self) -> None:
+        """Write: the socket takes bytes again."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class Poller:
+    """The epoll set."""
+
+    __slots__ = ("_epoll", "_loop", "_turn", "_watched")
+
+    def __init__(self, loop: AbstractEventLoop, turn: Turn) -> None:
+        self._loop = loop
+        self._turn = turn
+        self._epoll = select.epoll()
+        self._watched: dict[int, Watched] = {}
+        loop.add_reader(self._epoll.fileno(), self._ready)
+
+    def watch(self, descriptor: int, transport: Watched, events: int) -> None:
+        """Begin to watch *descriptor* for *events*."""
+        self._epoll.register(descriptor, events)
+        self._watched[descriptor] = transport
+
+    def change(self, descriptor: int, events: int) -> None:
+        """Watch *descriptor* for other *events*; 0 still tells of errors."""
+        self._epoll.modify(descriptor, events)
+
+    def forget(self, descriptor: int) -> None:
+        """Stop watching *descriptor*, which is still open."""
+        if self._watched.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def close(self) -> None:
+        """Give the epoll set back."""
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _ready(self) -> None:
+        watched = self._watched
+        turn = self._turn
+        turn.begin()
+        for descriptor, events in self._epoll.poll(0, _BATCH):
+            transport = watched.get(descriptor)
+            if transport is None:
+                continue
+            try:
+                if events & WRITABLE:
+                    transport.on_writable()
+                    if events == WRITABLE or descriptor not in watched:
+                        continue
+                transport.on_readable()
+            except Exception:  # A defect met by one connection must not take the others with it.
+                log.exception("connection failed", code="INTERNAL_ERROR")
+                transport.abort()
+        turn.end()
