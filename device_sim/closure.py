@@ -102,7 +102,8 @@ def from_error(error: BaseException, at: float) -> Closure:
         case ssl.SSLError(reason=str(openssl)):
             alert = _ALERT.fullmatch(openssl)
             code = alert.group(1).lower() if alert else openssl.lower()
-        case ConnectionResetError() | BrokenPipeError():
+        # OpenSSL 3 hides the errno of a failed write: "[SYS] unknown error" is a connection that is gone.
+        case ConnectionResetError() | BrokenPipeError() | ssl.SSLSyscallError() | ssl.SSLError(library="SYS"):
             layer, code, reason = Layer.TCP, "reset", "the peer reset the connection"
         case TimeoutError():
             layer, code, reason = Layer.TCP, "timeout", "no answer in time"

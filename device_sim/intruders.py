@@ -84,7 +84,7 @@ class Finding:
         if self.closure.layer is self.case.layer and self.closure.code.startswith(self.case.code):
             return Outcome.REFUSED
         # A peer that only closes has refused in TLS, but silently; one that never answers has decided nothing.
-        if self.closure.layer is Layer.TCP and self.closure.code in {"timeout", "error"}:
+        if self.closure.code == "timeout" or (self.closure.layer is Layer.TCP and self.closure.code == "error"):
             return Outcome.UNDECIDED
         return Outcome.REFUSED_OTHERWISE
 

@@ -15,9 +15,10 @@ from device_sim.closure import Layer, Verdict
 from device_sim.keep_alive import KeepAlive
 from device_sim.tls_dial import Endpoint, NotAdmitted
 from provisioning.pki.tls import client_context
+from tests.support.authority import Authority
 
 if TYPE_CHECKING:
-    from conftest import Authority, RunningBroker
+    from conftest import RunningBroker
 
 
 @pytest.mark.parametrize("protocol", [MQTT5, MQTT311])

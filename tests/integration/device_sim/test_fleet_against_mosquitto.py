@@ -1,0 +1,136 @@
+"""Many devices on one loop, against a broker that nobody here wrote."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from device_sim.backend import Backend
+from device_sim.backoff import Backoff
+from device_sim.device import State
+from device_sim.fleet import Fleet
+from device_sim.keep_alive import KeepAlive
+from device_sim.live_device import Counters, Surroundings
+from device_sim.tally import account, is_complete, total
+from provisioning.pki.identity import Role
+from tests.support.authority import Authority
+
+if TYPE_CHECKING:
+    from conftest import RunningBroker
+
+NAMES = [f"meter-{number}" for number in range(25)]
+
+
+@asynccontextmanager
+async def connected_fleet(mosquitto: RunningBroker, authority: Authority) -> AsyncIterator[tuple[Fleet, Backend]]:
+    backend = Backend("backend", NAMES)
+    async with KeepAlive() as keep_alive:
+        surroundings = Surroundings(mosquitto.endpoint, authority.pem, keep_alive, Counters(), seed=7)
+        service = authority.issue("backend", role=Role.SERVICE, group=None)
+        await backend.connect(mosquitto.endpoint, service.context(authority.pem), keep_alive)
+        async with Fleet(NAMES, "meters", surroundings, interval=0.05, backoff=Backoff(0.05, 0.2)) as fleet:
+            for name, device in fleet.devices.items():
+                device.issued(authority.issue(name))
+            await fleet.connect(8)
+            yield fleet, backend
+        await backend.close()
+
+
+@asynccontextmanager
+async def streaming(fleet: Fleet) -> AsyncIterator[None]:
+    task = asyncio.create_task(fleet.stream())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+
+async def drained(fleet: Fleet, backend: Backend) -> None:
+    async with asyncio.timeout(15):
+        await backend.until(
+            lambda: all(is_complete(device.sent(), backend.checks[name]) for name, device in fleet.devices.items())
+        )
+
+
+async def test_every_message_arrives_once_and_in_order(mosquitto: RunningBroker, authority: Authority) -> None:
+    async with connected_fleet(mosquitto, authority) as (fleet, backend):
+        assert fleet.connected == len(NAMES)
+        async with streaming(fleet), asyncio.timeout(20):
+            await backend.until(lambda: backend.received >= 500)
+        await drained(fleet, backend)
+        sums = total(account(device.sent(), backend.checks[name]) for name, device in fleet.devices.items())
+        assert sums.clean
+        assert sums.published == sums.received == fleet.counters.acknowledged
+        assert backend.unexpected == 0
+        assert backend.latency.count == sums.received
+    assert all(device.machine.state is State.ENROLLED for device in fleet.devices.values())
+
+
+async def test_every_device_answers_a_command(mosquitto: RunningBroker, authority: Authority) -> None:
+    async with connected_fleet(mosquitto, authority) as (fleet, backend):
+        answers = await backend.command("meters", NAMES, "set-interval", {"seconds": 0.5}, deadline=10)
+        assert answers.answered.keys() == set(NAMES)
+        assert {device.interval for device in fleet.devices.values()} == {0.5}
+        refused = await backend.command("meters", NAMES[:2], "set-interval", {"seconds": -1}, deadline=10)
+        assert refused.refused.keys() == set(NAMES[:2])
+        assert "seconds: use a number" in refused.refused[NAMES[0]]
+        unknown = await backend.command("meters", NAMES[:1], "explode", {}, deadline=10)
+        assert unknown.refused == {NAMES[0]: "unknown action 'explode'"}
+
+
+async def test_who_is_not_there_does_not_answer(mosquitto: RunningBroker, authority: Authority) -> None:
+    async with connected_fleet(mosquitto, authority) as (_, backend):
+        answers = await backend.command("meters", ["meter-0", "nobody"], "identify", {}, deadline=0.5)
+        assert answers.missing == {"nobody"}
+
+
+async def test_a_lost_connection_comes_back_and_loses_no_message(
+    mosquitto: RunningBroker, authority: Authority
+) -> None:
+    async with connected_fleet(mosquitto, authority) as (fleet, backend):
+        cut = NAMES[::5]
+        async with streaming(fleet), asyncio.timeout(20):
+            await backend.until(lambda: backend.received >= 100)
+            for name in cut:
+                connection = fleet.devices[name].connection
+                assert connection is not None
+                connection._paho.abort(ConnectionResetError("the network went away"))
+            await backend.until(lambda: fleet.counters.reconnections == 5 and backend.received >= 500)
+        await drained(fleet, backend)
+        assert sorted(name for name, _ in fleet.lost) == sorted(cut)
+        assert fleet.connected == len(NAMES)
+        sums = total(account(device.sent(), backend.checks[name]) for name, device in fleet.devices.items())
+        assert sums.lost == 0
+
+
+async def test_a_taken_over_device_stays_away(mosquitto: RunningBroker, authority: Authority) -> None:
+    async with connected_fleet(mosquitto, authority) as (fleet, _):
+        first = fleet.devices["meter-0"]
+        thief = Fleet(
+            ["meter-0"], "meters", first._surroundings, interval=1.0
+        )  # Two machines with one identity must not take turns for ever.
+        async with thief:
+            thief.devices["meter-0"].issued(authority.issue("meter-0"))
+            await thief.connect(1)
+            assert first.connection is not None
+            await asyncio.wait_for(first.connection.closed, 10)
+            await asyncio.sleep(0)  # The state follows in the loop's next turn.
+            assert first.machine.state is State.REFUSED
+
+
+@pytest.mark.parametrize("limit", [1, 100])
+async def test_refusals_are_noted(mosquitto: RunningBroker, authority: Authority, limit: int) -> None:
+    async with KeepAlive() as keep_alive:
+        surroundings = Surroundings(mosquitto.endpoint, authority.pem, keep_alive, Counters(), seed=7)
+        async with Fleet(NAMES[:3], "meters", surroundings, interval=1.0) as fleet:
+            for name, device in fleet.devices.items():
+                device.issued(Authority().issue(name))
+            await fleet.connect(limit)
+            assert sorted(name for name, _ in fleet.refusals) == NAMES[:3]
+            assert {closure.code for _, closure in fleet.refusals} == {"unknown_ca"}

@@ -1,0 +1,77 @@
+"""The feed's reader gives the same events however the bytes arrive."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioning.client.feed import Current, EventReader, FeedLost, RevocationEvent
+from provisioning.pki.revocation import Revocation, RevocationReason
+
+REVOKED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def revoked(sequence: int) -> bytes:
+    data = {
+        "sequence": sequence,
+        "issuer_key_id": "00ff",
+        "serial": f"{sequence:x}",
+        "reason": "keyCompromise",
+        "revoked_at": "2026-01-02T03:04:05Z",
+        "device": f"meter-{sequence}",
+    }
+    return f"id: {sequence}\nevent: revoked\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def current(sequence: int) -> bytes:
+    return f'event: current\ndata: {{"sequence": {sequence}}}\n\n'.encode()
+
+
+STREAM = b": hello\n\n" + current(4) + revoked(5) + revoked(6) + b"event: news\ndata: {}\n\n" + revoked(7) + current(7)
+EVENTS = [
+    Current(4),
+    *(
+        RevocationEvent(
+            number, Revocation(b"\x00\xff", number, RevocationReason.KEY_COMPROMISE, REVOKED_AT), f"meter-{number}"
+        )
+        for number in (5, 6, 7)
+    ),
+    Current(7),
+]
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12), st.booleans())
+def test_the_stream_may_be_cut_anywhere(cuts: list[int], carriage_returns: bool) -> None:
+    stream = STREAM.replace(b"\n", b"\r\n") if carriage_returns else STREAM
+    reader = EventReader(after=4)
+    places = [0, *sorted(cuts), len(stream)]
+    events = [event for start, end in itertools.pairwise(places) for event in reader.feed(stream[start:end])]
+    assert events == EVENTS
+
+
+def test_byte_by_byte() -> None:
+    reader = EventReader(after=4)
+    assert [event for byte in STREAM for event in reader.feed(bytes([byte]))] == EVENTS
+
+
+@pytest.mark.parametrize(
+    ("stream", "reason"),
+    [
+        (revoked(6), "went from 4 to 6"),
+        (revoked(4), "went from 4 to 4"),
+        (current(5), "is at 5, but the last event received is 4"),
+        (b"event: revoked\ndata: {}\n\n", "cannot be read"),
+        (b"event: revoked\ndata: [1]\n\n", "cannot be read"),
+        (b"event: current\ndata: \xff\n\n", "cannot be read"),
+        (b"event: current\n\n", "cannot be read"),
+        (b"x" * 100_000, "is longer than"),
+    ],
+)
+def test_what_is_lost_or_unreadable_ends_the_feed(stream: bytes, reason: str) -> None:
+    with pytest.raises(FeedLost, match=reason):
+        list(EventReader(after=4).feed(stream))

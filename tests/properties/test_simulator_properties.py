@@ -1,0 +1,137 @@
+"""What must hold of the simulator's pure parts for any input."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from device_sim.backoff import Backoff
+from device_sim.schedule import Schedule
+from device_sim.sequence import Arrival, SequenceCheck
+from device_sim.telemetry import Reading, decode, encode, readings
+
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,15}", fullmatch=True)
+seeds = st.integers(0, 2**32)
+
+
+def source_of(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311 - repeatable by intent
+
+
+def first(count: int, seed: int, device: str) -> list[Reading]:
+    return list(itertools.islice(readings(seed, device), count))
+
+
+@given(seeds, names)
+def test_the_same_seed_and_device_give_the_same_readings(seed: int, device: str) -> None:
+    assert first(50, seed, device) == first(50, seed, device)
+
+
+@given(seeds, names, names)
+def test_another_seed_or_device_gives_other_readings(seed: int, device: str, other: str) -> None:
+    assert first(5, seed, device) != first(5, seed + 1, device)
+    if other != device:
+        assert first(5, seed, device) != first(5, seed, other)
+
+
+@given(seeds, names)
+def test_readings_are_what_a_meter_can_measure(seed: int, device: str) -> None:
+    day = first(200, seed, device)
+    assert all(20.0 <= reading.power_w < 12_000 for reading in day)
+    assert all(200.0 < reading.voltage_v < 240.0 for reading in day)
+    assert all(earlier.energy_wh < later.energy_wh for earlier, later in itertools.pairwise(day))
+    assert all((later.hour - earlier.hour) % 24 == 0.25 for earlier, later in itertools.pairwise(day))
+    assert len({reading.power_w for reading in day}) > 100
+
+
+@given(seeds, names, st.integers(1, 2**40), st.integers(0, 2**62))
+def test_a_reading_survives_the_wire(seed: int, device: str, sequence: int, sent_ns: int) -> None:
+    (reading,) = first(1, seed, device)
+    telemetry = decode(encode(reading, sequence, sent_ns))
+    assert (telemetry.reading, telemetry.sequence, telemetry.sent_ns) == (reading, sequence, sent_ns)
+
+
+@given(st.lists(st.integers(1, 40), max_size=80))
+def test_the_sequence_check_agrees_with_a_plain_set(numbers: list[int]) -> None:
+    check = SequenceCheck()
+    seen: set[int] = set()
+    for number in numbers:
+        highest = max(seen, default=0)
+        expected = (
+            Arrival.DUPLICATE
+            if number in seen
+            else Arrival.LATE
+            if number < highest
+            else Arrival.EXPECTED
+            if number == highest + 1
+            else Arrival.AFTER_GAP
+        )
+        assert check.record(number) is expected
+        seen.add(number)
+        assert check.received == len(seen)
+        assert check.received + check.missing == check.highest == max(seen)
+    missing = {number for low, high in check.gaps for number in range(low, high + 1)}
+    assert missing == set(range(1, max(seen, default=0) + 1)) - seen
+    assert list(check.gaps) == sorted(check.gaps)
+    assert check.duplicates == len(numbers) - len(seen)
+
+
+@given(st.integers(1, 10**15))
+def test_a_jump_costs_one_range(number: int) -> None:
+    check = SequenceCheck()
+    check.record(number)
+    assert len(check.gaps) <= 1
+    assert check.missing == number - 1
+
+
+backoffs = st.builds(
+    lambda base, factor: Backoff(base, base * factor),
+    st.floats(0.001, 10, allow_nan=False),
+    st.floats(1, 1000, allow_nan=False),
+)
+
+
+@given(backoffs, st.integers(0, 10**6), seeds)
+def test_a_pause_is_between_nought_and_its_bound(backoff: Backoff, attempt: int, seed: int) -> None:
+    assert 0 <= backoff.pause(attempt, source_of(seed)) <= backoff.bound(attempt) <= backoff.cap
+
+
+@given(backoffs, st.integers(0, 100))
+def test_the_bound_doubles_until_it_is_the_cap(backoff: Backoff, attempt: int) -> None:
+    assert backoff.bound(0) == backoff.base
+    assert backoff.bound(attempt + 1) in {2 * backoff.bound(attempt), backoff.cap}
+    assert backoff.bound(10_000) == backoff.cap
+
+
+@given(backoffs, st.integers(0, 8), seeds)
+def test_full_jitter_spreads_the_fleet_evenly(backoff: Backoff, attempt: int, seed: int) -> None:
+    randomness = source_of(seed)
+    pauses = [backoff.pause(attempt, randomness) for _ in range(400)]
+    quarters = [0, 0, 0, 0]
+    for pause in pauses:
+        quarters[min(3, int(4 * pause / backoff.bound(attempt)))] += 1
+    assert min(quarters) > 40  # 100 are expected; fewer than 40 is one in 10 ** 13.
+
+
+@given(st.lists(st.floats(0.01, 10), min_size=1, max_size=20), st.floats(0.001, 3))
+def test_nothing_is_served_early_and_nothing_is_forgotten(intervals: list[float], step: float) -> None:
+    schedule: Schedule[int] = Schedule()
+    for item, interval in enumerate(intervals):
+        schedule.add(item, interval)
+    served = 0
+    for turn in range(1, 60):
+        now = turn * step
+        for due, item in tuple(schedule.pop_due(now)):
+            assert due <= now
+            schedule.again(item, due, intervals[item], now)
+            served += 1
+        upcoming = schedule.next_due()
+        assert upcoming is not None
+        assert upcoming > now - 1e-6
+    assert len(schedule) == len(intervals)
+    # Every multiple of an interval was served or counted as skipped.
+    due_in_all = sum(59 * step / interval for interval in intervals)
+    assert abs(served + schedule.skipped - due_in_all) <= len(intervals) + 1

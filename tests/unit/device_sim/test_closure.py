@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import ssl
+
+import pytest
+
+from device_sim.closure import Closure, Layer, Verdict, connack_311, from_error
+
+
+def alert(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(1, "text")
+    error.reason = reason
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "layer", "code"),
+    [
+        (alert("TLSV13_ALERT_CERTIFICATE_REQUIRED"), Layer.TLS, "certificate_required"),
+        (alert("SSLV3_ALERT_CERTIFICATE_EXPIRED"), Layer.TLS, "certificate_expired"),
+        (alert("TLSV1_ALERT_UNKNOWN_CA"), Layer.TLS, "unknown_ca"),
+        (alert("WRONG_VERSION_NUMBER"), Layer.TLS, "wrong_version_number"),
+        (ssl.SSLEOFError(8, "eof"), Layer.TLS, "closed"),
+        (ConnectionResetError(104, "reset"), Layer.TCP, "reset"),
+        (BrokenPipeError(32, "pipe"), Layer.TCP, "reset"),
+        (TimeoutError(), Layer.TCP, "timeout"),
+        (ConnectionRefusedError(111, "refused"), Layer.TCP, "error"),
+    ],
+)
+def test_an_error_is_the_closure_it_tells_of(error: Exception, layer: Layer, code: str) -> None:
+    closure = from_error(error, at=1.0)
+    assert (closure.layer, closure.code, closure.at) == (layer, code, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("closure", "verdict"),
+    [
+        (Closure(Layer.TLS, "certificate_revoked", "", 0), Verdict.REVOKED),
+        (Closure(Layer.TLS, "unknown_ca", "", 0), Verdict.FINAL),
+        (Closure(Layer.TLS, "closed", "", 0), Verdict.AGAIN),
+        (Closure(Layer.TLS, "server_certificate", "", 0), Verdict.AGAIN),
+        (Closure(Layer.TCP, "reset", "", 0), Verdict.AGAIN),
+        (Closure(Layer.MQTT, "timeout", "", 0), Verdict.AGAIN),
+        (Closure(Layer.MQTT, "0x98", "REVOKED: certificate revoked (keyCompromise)", 0, 0x98), Verdict.REVOKED),
+        (Closure(Layer.MQTT, "0x98", "maintenance", 0, 0x98), Verdict.FINAL),
+        (Closure(Layer.MQTT, "0x87", "REVOKED: certificate revoked", 0, 0x87), Verdict.REVOKED),
+        (Closure(Layer.MQTT, "0x85", "CLIENT_ID_MISMATCH: …", 0, 0x85), Verdict.FINAL),
+        (Closure(Layer.MQTT, "0x8e", "", 0, 0x8E), Verdict.FINAL),
+        (Closure(Layer.MQTT, "0x8b", "", 0, 0x8B), Verdict.AGAIN),
+        (Closure(Layer.MQTT, "0x00", "", 0, 0), Verdict.AGAIN),
+        (connack_311(3, 0), Verdict.AGAIN),
+        (connack_311(5, 0), Verdict.FINAL),
+        (connack_311(2, 0), Verdict.FINAL),
+    ],
+)
+def test_what_a_closure_means_for_the_device(closure: Closure, verdict: Verdict) -> None:
+    assert closure.verdict is verdict
+
+
+def test_only_the_broker_can_say_that_a_device_is_revoked() -> None:
+    assert Closure(Layer.TCP, "error", "REVOKED", 0).verdict is Verdict.AGAIN
+
+
+def test_a_closure_reads_as_layer_code_and_reason() -> None:
+    assert str(Closure(Layer.TLS, "unknown_ca", "", 0)) == "tls unknown_ca"
+    assert str(Closure(Layer.MQTT, "0x85 Client identifier not valid", "why", 0)) == (
+        "mqtt 0x85 Client identifier not valid (why)"
+    )

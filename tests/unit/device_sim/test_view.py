@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from device_sim.closure import Closure, Layer
+from device_sim.intruders import CASES, Finding
+from device_sim.latency import LatencySummary
+from device_sim.report import Report
+from device_sim.revocation_trial import Cut
+from device_sim.view import Progress, Traffic, View
+
+LATENCY = LatencySummary(1000, 0.5, 1.2, 3.4, 9.0)
+TRAFFIC = Traffic(3.0, 15.0, 199, 200, 998.4, 3000, 2, LATENCY, LATENCY)
+
+
+def drawn(renderable: object) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(renderable)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue()
+
+
+def test_progress_says_how_many_and_how_fast() -> None:
+    progress = Progress("enrolled", 50, 200, 0.5)
+    assert progress.line() == "enrolled: 50/200 (100/s)"
+    assert "50/200" in drawn(progress.picture())
+    assert Progress("enrolled", 0, 0, 0.0).rate == 0.0
+
+
+def test_traffic_shows_the_same_figures_live_and_in_a_line() -> None:
+    assert "connected 199/200  998 msg/s  received 3000  latency ms p50 0.50 p95 1.20 p99 3.40" in TRAFFIC.line()
+    picture = drawn(TRAFFIC.picture())
+    for figure in ("199/200", "998", "3000", "0.50", "1.20", "3.40"):
+        assert figure in picture
+
+
+def test_results_go_to_standard_output_and_progress_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    view = View()
+    view.chapter("A chapter")
+    view.said("[not markup]")
+    report = Report(42, 200)
+    report.check("fine", True, "[all of it]")
+    view.summary(report)
+    out, err = capsys.readouterr()
+    assert "A chapter" in err
+    assert "[not markup]" in err
+    assert "PASS: 1 of 1 checks" in out
+    assert "[all of it]" in out
+    assert "\x1b" not in out + err
+
+
+def test_a_failure_names_the_checks_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report(42, 200)
+    report.check("fine", True, "")
+    report.check("open door", False, "", security=True)
+    View().summary(report)
+    assert "FAIL: open door" in capsys.readouterr().out
+
+
+def test_what_did_not_happen_is_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
+    view = View()
+    view.revocations([
+        Cut("meter-1", 0.012, -0.001, Closure(Layer.MQTT, "0x98", "REVOKED: …", 0, 0x98)),
+        Cut("meter-2", 5.0, 5.0, None),
+    ])  # fmt: skip
+    view.findings([Finding(CASES[0], None, 0.01), Finding(CASES[1], Closure(Layer.TLS, "unknown_ca", "", 0), 0.01)])
+    err = capsys.readouterr().err
+    assert "12.0 ms" in err
+    assert "-1.0 ms" in err
+    assert "nothing within 5 s" in err
+    assert "nobody: it got what it wanted" in err
+    assert "tls unknown_ca" in err
+
+
+async def test_without_a_terminal_the_last_state_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    async with View().watching(lambda: TRAFFIC):
+        pass
+    assert capsys.readouterr().err.count("998 msg/s") == 1
