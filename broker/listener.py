@@ -39,8 +39,6 @@ class Listener:
         self.context = context
         self._poller = Poller(loop, engine.turn)
         self._socket: socket.socket | None = None
-        self._transports: set[TlsTransport] = set()
-        self._empty = asyncio.Event()
 
     def open(self, host: str, port: int) -> int:
         """Listen on *host* and *port* (0: any free one); return the port. Raises `OSError`."""
@@ -67,12 +65,11 @@ class Listener:
 
     async def drained(self, patience: float) -> None:
         """Wait until every connection has closed, *patience* seconds at most; then close everything."""
-        self._empty.clear()
-        if self._transports:
+        self._poller.empty.clear()
+        if len(self._poller):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), patience)
-        for transport in list(self._transports):
-            transport.abort()
+                await asyncio.wait_for(self._poller.empty.wait(), patience)
+        self._poller.abort()
         self._poller.close()
 
     def _accept(self) -> None:
@@ -89,8 +86,8 @@ class Listener:
                 log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror)
                 return
             engine.metrics.connections_accepted += 1
-            unadmitted = len(self._transports) - engine.connected
-            if len(self._transports) >= limits.max_connections or unadmitted >= limits.max_unadmitted:
+            connections = len(self._poller)
+            if connections >= limits.max_connections or connections - engine.connected >= limits.max_unadmitted:
                 engine.metrics.refused[RefusalCode.TOO_MANY_CONNECTIONS] += 1
                 accepted.close()
                 continue
@@ -110,15 +107,8 @@ class Listener:
                 self._poller,
                 engine.turn,
                 engine.limits.max_backlog,
-                self._forget,
             )
         except OSError:  # The peer has gone between accept and here.
             accepted.close()
             return
-        self._transports.add(transport)
         transport.start(ClientConnection(engine, transport, self._loop.time()))
-
-    def _forget(self, transport: TlsTransport) -> None:
-        self._transports.discard(transport)
-        if not self._transports:
-            self._empty.set()

@@ -18,6 +18,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import select
 from asyncio import AbstractEventLoop
 from typing import Protocol
@@ -49,13 +50,15 @@ class Watched(Protocol):
 class Poller:
     """The epoll set."""
 
-    __slots__ = ("_epoll", "_loop", "_turn", "_watched")
+    __slots__ = ("_epoll", "_loop", "_turn", "_watched", "empty")
 
     def __init__(self, loop: AbstractEventLoop, turn: Turn) -> None:
         self._loop = loop
         self._turn = turn
         self._epoll = select.epoll()
         self._watched: dict[int, Watched] = {}
+        self.empty = asyncio.Event()
+        """Set whenever the last transport has gone."""
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def watch(self, descriptor: int, transport: Watched, events: int) -> None:
@@ -71,6 +74,17 @@ class Poller:
         """Stop watching *descriptor*, which is still open."""
         if self._watched.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
+            if not self._watched:
+                self.empty.set()
+
+    def __len__(self) -> int:
+        """Return how many transports there are."""
+        return len(self._watched)
+
+    def abort(self) -> None:
+        """Close every transport at once."""
+        for transport in list(self._watched.values()):
+            transport.abort()
 
     def close(self) -> None:
         """Give the epoll set back."""

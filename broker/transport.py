@@ -32,8 +32,8 @@ import contextlib
 import os
 import socket
 import ssl
+import sys
 from asyncio import AbstractEventLoop, TimerHandle
-from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Protocol
@@ -84,13 +84,13 @@ class TlsTransport:
         "_events",
         "_fd",
         "_held",
+        "_host",
         "_last_read",
         "_loop",
         "_max_backlog",
         "_metrics",
-        "_on_closed",
-        "_peername",
         "_poller",
+        "_port",
         "_receiver",
         "_socket",
         "_state",
@@ -107,11 +107,11 @@ class TlsTransport:
         poller: Poller,
         turn: Turn,
         max_backlog: int,
-        on_closed: Callable[[TlsTransport], None],
     ) -> None:
         """Take over the non-blocking socket *accepted*; raise `OSError` if it is gone already."""
         self._loop = loop
-        self._peername = accepted.getpeername()
+        host, self._port = accepted.getpeername()[:2]
+        self._host = sys.intern(host)  # A fleet comes from few addresses.
         self._socket = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
         self._fd = self._socket.fileno()
         self._metrics = metrics
@@ -119,7 +119,6 @@ class TlsTransport:
         self._turn = turn
         self._last_read = 0.0
         self._max_backlog = max_backlog
-        self._on_closed = on_closed
         self._receiver: Receiver | None = None
         self._backlog: bytearray | None = None
         self._state = _State.HANDSHAKE
@@ -130,7 +129,7 @@ class TlsTransport:
     @property
     def address(self) -> str:
         """The peer's address and port."""
-        return f"{self._peername[0]}:{self._peername[1]}"
+        return f"{self._host}:{self._port}"
 
     def start(self, receiver: Receiver) -> None:
         """Begin the handshake; *receiver* is told what comes of it."""
@@ -346,7 +345,6 @@ class TlsTransport:
             self._timer = None
         self._poller.forget(self._fd)
         self._socket.close()
-        self._on_closed(self)
 
     # Readiness
 
