@@ -29,7 +29,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.crl import CrlIssuer
 from provisioning.ca.issuer import IssuanceRequest, Issuer, IssuerUrls
-from provisioning.ca.profile import Profile, ProfileConfig, ProfileName, profile_of
+from provisioning.ca.profile import InvalidProfile, Profile, ProfileConfig, ProfileName, profile_of
+from provisioning.ca.server_names import InvalidServerName, check_host_name
 from provisioning.config import SETTINGS_FILE, Settings
 from provisioning.errors import ConfigurationError
 from provisioning.pki.identity import Identity, InvalidIdentity, Role
@@ -105,7 +106,7 @@ def urls_of(public_http_url: str, issuer: str) -> IssuerUrls:
 
 
 def profiles_of(settings: Settings) -> dict[ProfileName, Profile]:
-    """Return every profile as configured; raise `InvalidProfile` naming the one that is wrong."""
+    """Return every profile as configured; raise `ConfigurationError` naming the one that is wrong."""
     lives = {
         ProfileName.DEVICE: settings.device_life,
         ProfileName.BROKER: settings.broker_life,
@@ -113,7 +114,10 @@ def profiles_of(settings: Settings) -> dict[ProfileName, Profile]:
         ProfileName.OPERATOR: settings.operator_life,
         ProfileName.PROVISIONING: settings.provisioning_life,
     }
-    return {name: profile_of(ProfileConfig(name, life)) for name, life in lives.items()}
+    try:
+        return {name: profile_of(ProfileConfig(name, life)) for name, life in lives.items()}
+    except InvalidProfile as error:
+        raise ConfigurationError(f"configuration: {error}") from error
 
 
 def open_authority(settings: Settings) -> OpenAuthority:
@@ -156,7 +160,7 @@ async def found(settings: Settings, server_names: Sequence[str], clock: Callable
     try:
         await _furnish(settings.model_copy(update={"directory": workshop}), passphrase, server_names, clock)
         workshop.rename(directory)  # noqa: ASYNC240 - one system call, and nobody else is on this loop
-    except (OSError, KeyFileError, InvalidIdentity) as error:
+    except (OSError, KeyFileError, InvalidIdentity, InvalidServerName) as error:
         raise ConfigurationError(f"{directory} cannot be made: {error}") from error
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
@@ -277,7 +281,7 @@ def _split_names(
         try:
             addresses.append(ipaddress.ip_address(name))
         except ValueError:
-            dns_names.append(name.lower())
+            dns_names.append(check_host_name(name.lower()))
     return tuple(dns_names), tuple(addresses)
 
 

@@ -44,7 +44,7 @@ from provisioning.api.operators import OperatorServices
 from provisioning.api.operators import router as operator_router
 from provisioning.api.relying import relying_party_routes
 from provisioning.authority import ISSUING_CA, ROOT_CA, OpenAuthority, open_authority, profiles_of
-from provisioning.ca.profile import InvalidProfile, ProfileName
+from provisioning.ca.profile import ProfileName
 from provisioning.config import Settings
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.tokens import TokenService
@@ -207,10 +207,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
 
 async def _build(settings: Settings, authority: OpenAuthority, service: Service) -> _Parts:
     public_url = service.http_url if settings.public_http_url is None else str(settings.public_http_url)
-    try:
-        profiles = profiles_of(settings)
-    except InvalidProfile as error:
-        raise ConfigurationError(f"configuration: {error}") from error
+    profiles = profiles_of(settings)
     database = Database(settings.resolved_database_url)
     if await schema.upgrade(database):
         log.info("database schema upgraded")
