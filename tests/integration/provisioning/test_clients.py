@@ -174,9 +174,10 @@ async def test_a_service_that_stops_ends_the_feed(own_service: ProvisioningServi
     feed = follow(own_service.https, own_service.bundle, own_service.operator, 0)
     async with asyncio.timeout(30), aclosing(feed):
         assert await anext(feed) == Current(0)
-        await asyncio.to_thread(own_service.stop)
+        stopping = asyncio.create_task(asyncio.to_thread(own_service.stop))
         with pytest.raises(FeedLost, match="ended the revocation feed"):
             [event async for event in feed]
+        assert await stopping == 0
 
 
 async def test_nobody_listens(service: ProvisioningService) -> None:
