@@ -41,6 +41,7 @@ from device_sim.telemetry import randomness_of
 from device_sim.view import Progress, Traffic, View
 from provisioning.client.est import EstClient
 from provisioning.pki.identity import Role
+from provisioning.pki.tls import client_context
 
 GROUP = "meters"
 BACKEND = "backend"
@@ -115,7 +116,7 @@ class _Story:
         async with AsyncExitStack() as stack:
             keep_alive = await stack.enter_async_context(KeepAlive())
             surroundings = Surroundings(
-                self._stage.broker, self._stage.anchors, keep_alive, Counters(), self._plan.seed
+                self._stage.broker, client_context(self._stage.anchors), keep_alive, Counters(), self._plan.seed
             )
             backend = Backend(BACKEND, self._plan.names)
             stack.push_async_callback(backend.close)
