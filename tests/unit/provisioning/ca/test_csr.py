@@ -6,7 +6,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 from provisioning.ca.csr import _SMALL_PRIMES_PRODUCT, MAXIMUM_CSR_SIZE, RequestRefused, _check_rsa, verify_csr
 from provisioning.errors import Code
@@ -80,6 +80,22 @@ def test_a_name_that_is_none_is_refused(names: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("der", [b"", b"\x30", b"\x30\x00", b"nonsense", b"\x30\x84\xff\xff\xff\xff"], ids=repr)
 def test_what_is_no_request_is_refused(der: bytes) -> None:
     assert refusal(der).code is Code.CSR_MALFORMED
+
+
+@pytest.mark.parametrize(
+    "value",
+    [bytes.fromhex("3002a300"), bytes.fromhex("3002a500"), b"\x30\x05\x82\x03ab", b"", b"\x04\x00"],
+    ids=["x400Address", "ediPartyName", "cut off", "empty", "another type"],
+)
+def test_an_alternative_name_that_cannot_be_read_is_refused(value: bytes) -> None:
+    extension = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, value)
+    assert refusal(csr_der(extensions=[extension])).code is Code.CSR_MALFORMED
+
+
+def test_a_request_of_another_version_is_refused() -> None:
+    der = csr_der()
+    version = der.index(b"\x02\x01\x00") + 2
+    assert refusal(der[:version] + b"\x01" + der[version + 1 :]).code is Code.CSR_MALFORMED
 
 
 def test_trailing_bytes_are_refused() -> None:
