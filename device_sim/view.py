@@ -87,9 +87,9 @@ class Traffic:
 
     def picture(self) -> RenderableType:
         """Return the state as a table."""
-        table = Table(box=None, padding=(0, 2), pad_edge=True)
+        table = Table(box=None, padding=(0, 1), pad_edge=True)
         for heading in ("connected", "messages/s", "received", "in flight", "p50 ms", "p95 ms", "p99 ms", "max ms"):
-            table.add_column(heading, justify="right", header_style="dim")
+            table.add_column(heading, justify="right", header_style="dim", no_wrap=True)
         table.add_row(
             f"{self.connected}/{self.devices}",
             f"{self.rate:.0f}",
