@@ -33,7 +33,7 @@ from broker.engine import Engine
 from broker.handlers import handle
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
-from broker.mqtt.disconnect import Disconnect
+from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
 from broker.mqtt.errors import PacketError
 from broker.mqtt.framing import check_packet_size, decode_length
 from broker.mqtt.message import Message
@@ -294,11 +294,14 @@ class ClientConnection:
         self.keep_alive = keep_alive * _KEEP_ALIVE_FACTOR
         self._file_deadline(now)
 
-    def refuse(self, refusal: Refused, now: float) -> None:
-        """Answer the CONNECT with *refusal* and close."""
+    def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
+        """Answer the CONNECT with *refusal*, explained where the client takes that many bytes (0: any), and close."""
         if not self._closed:
             properties = Properties(reason_string=refusal.reason_string)
-            self._transport.write([Connack(refusal.reason_code, properties=properties).encode(self.version)])
+            packet = Connack(refusal.reason_code, properties=properties).encode(self.version)
+            if 0 < maximum_packet_size < len(packet):  # [MQTT-3.2.2-19]
+                packet = Connack(refusal.reason_code).encode(self.version)
+            self._transport.write([packet])
             self._end(refusal.code, refusal.detail, now, publish_will=False)
             self._transport.close()
 
@@ -312,8 +315,10 @@ class ClientConnection:
         if session is not None:
             session.flush()
             if self.version is ProtocolVersion.V5:
-                packet = Disconnect(reason_code, Properties(reason_string=f"{code}: {detail}"))
-                self._transport.write([packet.encode(self.version)])
+                packet = Disconnect(reason_code, Properties(reason_string=f"{code}: {detail}")).encode(self.version)
+                if 0 < session.maximum_packet_size < len(packet):  # [MQTT-3.14.2-3]
+                    packet = Disconnect(reason_code).encode(self.version)
+                self._transport.write([packet])
         self._end(code, detail, now, publish_will=publish_will)
         self._transport.close()
 
@@ -357,9 +362,12 @@ class ClientConnection:
 
     def _bad_packet(self, error: PacketError, now: float) -> None:
         if self.session is not None:
-            self.disconnect(RefusalCode.BAD_PACKET, error.reason_code, str(error), now)
+            # A second CONNECT, in an unknown version: no reason of a DISCONNECT says that.
+            known = error.reason_code in SERVER_REASONS
+            reason_code = error.reason_code if known else ReasonCode.PROTOCOL_ERROR
+            self.disconnect(RefusalCode.BAD_PACKET, reason_code, str(error), now)
         elif error.reason_code is ReasonCode.UNSUPPORTED_PROTOCOL_VERSION:
-            self.refuse(Refused(RefusalCode.UNSUPPORTED, error.reason_code, str(error)), now)  # [MQTT-3.1.2-2]
+            self.refuse(Refused(RefusalCode.UNSUPPORTED, error.reason_code, str(error)), 0, now)  # [MQTT-3.1.2-2]
         elif not self._closed:
             self._end(RefusalCode.BAD_PACKET, str(error), now, publish_will=False)
             self._transport.close()

@@ -34,6 +34,7 @@ from broker.routing.retained import RetainedMessages
 from broker.routing.router import Routes
 from broker.session.registry import SessionRegistry
 from broker.session.session import NEVER, QueueLimits, Session
+from broker.session.will import Will
 from broker.turn import Turn
 from provisioning.pki.revocation import CertificateKey, Revocation
 
@@ -69,7 +70,7 @@ class Client(Protocol):
     def left(self, now: float, *, publish_will: bool) -> None:
         """End the connection because the client said so."""
 
-    def refuse(self, refusal: Refused, now: float) -> None:
+    def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
         """Answer the CONNECT with *refusal* and close."""
 
     def release(self) -> None:
@@ -130,12 +131,20 @@ class Engine:
         An older connection of the same session is taken over [MQTT-3.1.4-3].
         """
         peer = admitted.peer
-        session = self.registry.find(admitted.client_id)
+        role = peer.identity.role
+        session = self.registry.find(role, admitted.client_id)
         if session is not None and session.owner != peer.identity:
             return Refused(
                 RefusalCode.CLIENT_ID_OF_ANOTHER,
                 ReasonCode.NOT_AUTHORIZED,
                 f"the session {admitted.client_id!r} belongs to another identity",
+            )
+        is_instance = admitted.client_id != peer.identity.name
+        if session is None and is_instance and self.registry.instances(peer.identity) >= self.limits.max_instances:
+            return Refused(
+                RefusalCode.TOO_MANY_SESSIONS,
+                ReasonCode.QUOTA_EXCEEDED,
+                f"{peer.identity.name} has {self.limits.max_instances} sessions already, kept ones included",
             )
         if session is not None:
             older = session.connection
@@ -143,7 +152,7 @@ class Engine:
                 older.disconnect(
                     "SESSION_TAKEN_OVER", ReasonCode.SESSION_TAKEN_OVER, "another connection has taken over", now
                 )
-            if clean_start or self.registry.find(admitted.client_id) is not session:
+            if clean_start or self.registry.find(role, admitted.client_id) is not session:
                 self._discard(session, now)
                 session = None
         present = session is not None
@@ -173,11 +182,10 @@ class Engine:
         if will is not None:
             if not publish_will:
                 session.will = None
-            elif min(session.will_delay, session.expiry_interval) == 0:
-                session.will = None
-                self.publish(will, session, now)
+            elif min(will.delay, session.expiry_interval) == 0:
+                self._publish_will(session, will, now)
             else:
-                session.will_due_at = now + session.will_delay
+                session.will_due_at = now + will.delay
                 self.registry.schedule(session, session.will_due_at)
         if session.expiry_interval == 0:
             self._discard(session, now)
@@ -199,8 +207,7 @@ class Engine:
             if session.will_due_at > now:
                 self.registry.schedule(session, session.will_due_at)
             else:
-                session.will = None
-                self.publish(will, session, now)
+                self._publish_will(session, will, now)
         if session.expiry_interval != NEVER:
             if session.expires_at > now:
                 self.registry.schedule(session, session.expires_at)
@@ -214,8 +221,11 @@ class Engine:
         session.subscriptions.clear()
         self.registry.discard(session)
         if session.will is not None:
-            will, session.will = session.will, None
-            self.publish(will, session, now)
+            self._publish_will(session, session.will, now)
+
+    def _publish_will(self, session: Session, will: Will, now: float) -> None:
+        session.will = None
+        self.publish(will.published(now), session, now)
 
     # Messages
 

@@ -30,6 +30,8 @@ class Limits:
     """Unacknowledged QoS 1 messages to one client, if it does not ask for fewer."""
     max_queued_messages: Count = 10_000
     max_queued_bytes: Count = 16 * 1024 * 1024
+    max_instances: Count = 1000
+    """Sessions of one service, kept ones included. A device has one."""
     max_subscriptions: Count = 100
     """Subscriptions of one session."""
     max_topic_levels: Annotated[int, Field(ge=1, le=256)] = 64

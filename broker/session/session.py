@@ -35,6 +35,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.mqtt.message import Deliverable, Message, PersonalMessage
 from broker.mqtt.subscription import Subscription
 from broker.session.inflight import Inflight
+from broker.session.will import Will
 from provisioning.pki.identity import Identity
 
 NEVER = 0xFFFFFFFF
@@ -85,7 +86,6 @@ class Session:
         "subscriptions",
         "v5",
         "will",
-        "will_delay",
         "will_due_at",
     )
 
@@ -104,9 +104,8 @@ class Session:
         self.inflight: Inflight[Deliverable] | None = None
         self._receive_maximum = 1
         self.outbox: list[bytes] = []
-        self.will: Message | None = None
-        """The Will Message, from CONNECT until it is sent or cancelled."""
-        self.will_delay = 0
+        self.will: Will | None = None
+        """The will, from CONNECT until it is sent or cancelled."""
         self.will_due_at = 0.0
         self._queue: deque[Deliverable] | None = None
         self._queued_bytes = 0
