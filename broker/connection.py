@@ -160,9 +160,9 @@ class ClientConnection:
                     length, body = decode_length(data, position + 1)
                     if body == 0:
                         break
+                    check_packet_size(body + length - position, maximum)  # Never below 256: nothing shorter needs it.
                 end = body + length
                 if end > limit:
-                    check_packet_size(end - position, maximum)
                     break
                 if first == _PUBLISH_QOS0 and length > 2:
                     topic_end = body + 2 + (data[body] << 8 | data[body + 1])
@@ -191,7 +191,7 @@ class ClientConnection:
                                     append(frame)
                         if route.individual:
                             message = Message(topic, data[topic_end + v5 : end])
-                            route.deliver_individually(message, session, now)
+                            slow = route.deliver_individually(message, session, now) or slow
                         touch(route)
                         position = end
                         continue
@@ -218,7 +218,7 @@ class ClientConnection:
                                     for append in route.best_effort_v5:
                                         append(frame)
                                 if route.individual:
-                                    route.deliver_individually(message, session, now)
+                                    slow = route.deliver_individually(message, session, now) or slow
                                 touch(route)
                             session.outbox.append(PUBACK_HEAD + packet_id)  # type: ignore[union-attr]
                             acknowledged += 1
@@ -229,7 +229,6 @@ class ClientConnection:
                     acknowledged += 1  # What waited for its place may be in the outbox now.
                     position = end
                     continue
-                check_packet_size(end - position, maximum)
                 position = end
                 handle(engine, self, decode_packet(first, data[body:end], self.version), now)
                 if self._closed:
@@ -244,7 +243,7 @@ class ClientConnection:
         if acknowledged and session is not None:
             engine.turn.sessions.add(session)
         if slow is not None:
-            self._hold(slow, now)
+            self.hold(slow, now)
         if position < limit and not self._closed:
             self._tail = bytearray(data[position:])
             self._needed = _bytes_needed(data, position)
@@ -274,9 +273,10 @@ class ClientConnection:
             allowed = self._allowed = set()
         allowed.add(topic)
 
-    def _hold(self, slow: Subscriber, now: float) -> None:
+    def hold(self, slow: Subscriber, now: float) -> None:
         """Read no more until *slow* has caught up, or a second has passed."""
-        if self._holder is None and not self._closed:
+        # Not for its own session: the acknowledgements that it waits for are among what would not be read.
+        if self._holder is None and not self._closed and slow is not self.session:
             self._holder = slow
             slow.hold(self)
             self._transport.hold()

@@ -31,7 +31,7 @@ from broker.metrics import Metrics
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.message import Message
 from broker.routing.retained import RetainedMessages
-from broker.routing.router import Routes
+from broker.routing.router import Routes, Subscriber
 from broker.session.registry import SessionRegistry
 from broker.session.session import NEVER, QueueLimits, Session
 from broker.session.will import Will
@@ -72,6 +72,9 @@ class Client(Protocol):
 
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
         """Answer the CONNECT with *refusal* and close."""
+
+    def hold(self, slow: Subscriber, now: float) -> None:
+        """Read no more from the client until *slow* has caught up, or a second has passed."""
 
     def release(self) -> None:
         """Read again from the client, if it was held."""
@@ -229,17 +232,21 @@ class Engine:
 
     # Messages
 
-    def publish(self, message: Message, sender: Session, now: float) -> None:
-        """Retain *message* if it says so, and give it to every subscriber: the obvious way, beside the hot path."""
+    def publish(self, message: Message, sender: Session, now: float) -> Subscriber | None:
+        """Retain *message* if it says so, and give it to every subscriber: the obvious way, beside the hot path.
+
+        Returns a subscriber for which the sender should be held, if there is one.
+        """
         route = self.routes[message.topic]
         if message.retain:
             self.metrics.messages_retained += 1
             if not self.retained.retain(message.topic.decode(), message):
                 self.metrics.dropped_queue_full += 1
                 log.warning("retained store is full", code="RETAINED_FULL", client=sender.client_id)
-        route.deliver(message, sender, now)
+        slow = route.deliver(message, sender, now)
         self.turn.routes.add(route)
         self.turn.request()
+        return slow
 
     # Revocation
 

@@ -216,7 +216,9 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
             properties=_forwarded(packet.properties, PacketType.PUBLISH),
             expires_at=_expiry(packet.properties, now),
         )
-        engine.publish(message, session, now)
+        slow = engine.publish(message, session, now)
+        if slow is not None:
+            connection.hold(slow, now)
     else:
         _denied(engine, connection, session, packet.topic, reason)
     if packet.packet_id is not None:

@@ -13,10 +13,10 @@ nobody is connected, waits in the queue.
 Rules
 -----
 1. No I/O, no clock: the connection writes, the time is passed in.
-2. The queue is bounded: in messages while nobody is connected, in bytes always; what does not fit is dropped, the
-   newest first, and counted. While somebody is connected who takes messages, if slowly, the publishers are *held*
-   before that happens (`congested`): their packets are not read until the queue is short again. A subscriber that
-   takes nothing holds nobody for longer than a second (`give_up`).
+2. The queue is bounded, in messages and in bytes; what does not fit is dropped, the newest first, and counted. While
+   somebody is connected who takes messages, if slowly, the publishers are *held* before that happens (`congested`):
+   their packets are not read until the queue is short again, and what they had sent already may exceed the bound in
+   messages. A subscriber that takes nothing holds nobody for longer than a second (`give_up`).
 3. Messages leave in the order in which they came; retransmission happens on reconnection only [MQTT-4.4.0-1].
 4. Every element of the outbox is one whole packet.
 
@@ -132,7 +132,7 @@ class Session:
         self.maximum_packet_size = maximum_packet_size
         self._receive_maximum = receive_maximum
         if self.inflight is not None:
-            self.inflight.receive_maximum = receive_maximum
+            self.inflight.restart(receive_maximum)
 
     def disconnect(self) -> None:
         """Detach the connection; what was not written is forgotten (QoS 0) or stays inflight (QoS 1)."""
@@ -176,8 +176,8 @@ class Session:
                 self.connection.send(outbox)
             outbox.clear()
 
-    def deliver(self, message: Message, subscription: Subscription, now: float, *, retained: bool = False) -> None:
-        """Send or queue *message* at the lower of its QoS and the granted one.
+    def deliver(self, message: Message, subscription: Subscription, now: float, *, retained: bool = False) -> bool:
+        """Send or queue *message* at the lower of its QoS and the granted one; return whether to hold the publisher.
 
         *retained* says that it is sent because it was retained, not because it was published just now.
         """
@@ -187,11 +187,12 @@ class Session:
         if retain or identifiers:
             deliverable = PersonalMessage(message, retain=retain, identifiers=identifiers)
         if min(message.qos, subscription.qos) > 0:
-            self.deliver_reliably(deliverable, now)
-        elif self.connection is not None:
+            return self.deliver_reliably(deliverable, now)
+        if self.connection is not None:
             frame = deliverable.frame(b"", v5=self.v5, now=now)
             if self._fits(frame):
                 self.outbox.append(frame)
+        return False
 
     def deliver_reliably(self, message: Deliverable, now: float | None = None) -> bool:
         """Send or queue *message* at QoS 1; return whether the publisher should be held. Hot.
@@ -227,7 +228,7 @@ class Session:
             if self.connection is None and self.expiry_interval == 0:
                 return  # The session ends with its connection: nobody will come back for the message.
             queue = self._queue = deque()
-        full = self.connection is None and len(queue) >= self._limits.messages
+        full = len(queue) >= self._limits.messages and (self.connection is None or self._given_up)
         if full or self._queued_bytes + message.size > self._limits.bytes:
             self._metrics.dropped_queue_full += 1
             return
@@ -239,14 +240,26 @@ class Session:
         inflight = self.inflight
         if inflight is None or inflight.acknowledge(packet_id) is None:
             return False
-        if self._queue:
-            self.drain(now)
+        if self._queue or inflight.sends_again:
+            self._drain(inflight, now)
         return True
 
-    def drain(self, now: float) -> None:
-        """Send queued messages as far as the send quota reaches; expired ones are dropped [MQTT-3.3.2-5]."""
-        queue, inflight = self._queue, self.inflight
-        if queue is None or inflight is None:
+    def resume(self, now: float) -> None:
+        """Send again what was not acknowledged, in its order and with DUP set, then what was queued [MQTT-4.4.0-1]."""
+        if self.inflight is not None:
+            self._drain(self.inflight, now)
+
+    def _drain(self, inflight: Inflight[Deliverable], now: float) -> None:
+        """Send again, then what is queued, as far as the quota reaches; what has expired is dropped [MQTT-3.3.2-5]."""
+        if inflight.sends_again:
+            for packet_id, message in inflight.send_again():
+                frame = message.frame(packet_id.to_bytes(2, "big"), v5=self.v5, dup=True, now=now)
+                if self._fits(frame):
+                    self.outbox.append(frame)
+                else:
+                    inflight.acknowledge(packet_id)
+        queue = self._queue
+        if queue is None:
             return
         while queue and not inflight.full:
             message = queue.popleft()
@@ -257,15 +270,6 @@ class Session:
                 self._transmit(message, inflight, now)
         if not queue:
             self._queue = None
-        if len(queue) <= self._limits.messages // 8:
+        if len(queue) <= self._limits.messages // 8 and self._queued_bytes <= self._limits.bytes // 8:
             self._given_up = False
             self._release()
-
-    def resume(self, now: float) -> None:
-        """Send again what was not acknowledged, in its order and with DUP set, then what was queued [MQTT-4.4.0-1]."""
-        if self.inflight is not None:
-            for packet_id, message in self.inflight.items():
-                frame = message.frame(packet_id.to_bytes(2, "big"), v5=self.v5, dup=True, now=now)
-                if self._fits(frame):
-                    self.outbox.append(frame)
-        self.drain(now)
