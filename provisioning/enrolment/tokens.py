@@ -101,14 +101,10 @@ class TokenService:
         now = self._clock()
         expires_at = (now + order.ttl).replace(microsecond=0)
         issued = [IssuedToken(grant, new_token(), expires_at) for grant in grants]
-        async with self._database.write() as connection:
-            await tokens.add(
-                connection,
-                [(digest_of(each.token), each.grant) for each in issued],
-                created_by=by,
-                now=now,
-                expires_at=expires_at,
-            )
+        digests = [(digest_of(each.token), each.grant) for each in issued]
+        await self._database.write(
+            lambda connection: tokens.add(connection, digests, created_by=by, now=now, expires_at=expires_at)
+        )
         log.info(
             "tokens created", count=len(issued), role=order.role.value, group=order.group, by=by, expires_at=expires_at
         )

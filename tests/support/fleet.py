@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.issuer import Issuer
@@ -66,14 +67,14 @@ class Fleet:
 def successor_csr(certificate: x509.Certificate) -> bytes:
     """Return a request, for a new key, that may succeed *certificate*."""
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    common_name = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value
+    common_name = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
     return csr_der(names=[str(common_name)], extensions=[names])
 
 
 @contextlib.asynccontextmanager
 async def open_fleet(directory: Path) -> AsyncIterator[Fleet]:
     """Build the parts on a new store in *directory*."""
-    database = Database(f"sqlite+aiosqlite:///{directory / 'fleet.db'}")
+    database = Database(f"sqlite:///{directory / 'fleet.db'}")
     try:
         await schema.upgrade(database)
         clock = Clock()

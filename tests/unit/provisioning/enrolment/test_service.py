@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
-from sqlalchemy import func, select, text
+from sqlalchemy import select, text
 
 from provisioning.ca.issuer import IssuanceRefused, PreparedIssuance
 from provisioning.enrolment.service import TokenCredential
@@ -20,8 +20,8 @@ from tests.support.requests import csr_der
 
 
 async def rows(fleet: Fleet, table: str) -> int:
-    async with fleet.database.read() as connection:
-        return int((await connection.execute(text(f"SELECT count(*) FROM {table}"))).scalar_one())  # noqa: S608
+    statement = text(f"SELECT count(*) FROM {table}")  # noqa: S608 - our own table names
+    return int(await fleet.database.read(lambda connection: connection.execute(statement).scalar_one()))
 
 
 async def test_fifty_concurrent_requests_on_one_token_give_one_certificate(fleet: Fleet) -> None:
@@ -71,8 +71,9 @@ async def test_a_failure_after_the_signature_spends_no_token_and_burns_the_seria
     monkeypatch.undo()
     certificate = await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
     assert certificate.serial_number not in signed
-    async with fleet.database.read() as connection:
-        left = (await connection.execute(select(tables.serial_reservations.c.serial))).scalars().all()
+    left = await fleet.database.read(
+        lambda connection: connection.execute(select(tables.serial_reservations.c.serial)).scalars().all()
+    )
     assert f"{signed[0]:x}" in left, "what may have been signed stays reserved for ever"
 
 
@@ -101,8 +102,8 @@ async def test_validity_is_judged_by_the_service_s_clock(fleet: Fleet) -> None:
 
 async def test_a_certificate_of_the_same_name_from_elsewhere_is_unknown(fleet: Fleet) -> None:
     certificate = await fleet.enrol()
-    async with fleet.database.write() as connection:
-        await connection.execute(tables.certificates.update().values(fingerprint_sha256="0" * 64))
+    other = tables.certificates.update().values(fingerprint_sha256="0" * 64)
+    await fleet.database.write(lambda connection: connection.execute(other))
     with pytest.raises(Refused, match="CERTIFICATE_UNKNOWN"):
         await fleet.reenrol(certificate, successor_csr(certificate))
 
@@ -124,8 +125,9 @@ async def test_a_revoked_device_comes_back_with_a_token_made_afterwards(fleet: F
     with pytest.raises(Refused, match="TOKEN_VOID"):
         await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", before))
     await fleet.enrol(csr=csr_der(key))  # Its key was not compromised.
-    async with fleet.database.read() as connection:
-        revoked = (await connection.execute(select(tables.devices.c.revoked_at))).scalar_one()
+    revoked = await fleet.database.read(
+        lambda connection: connection.execute(select(tables.devices.c.revoked_at)).scalar_one()
+    )
     assert revoked is None
 
 
@@ -134,8 +136,7 @@ async def test_nothing_secret_is_in_a_representation_or_in_the_store(fleet: Flee
     assert isinstance(issued, IssuedToken)
     assert issued.token not in repr(issued)
     assert issued.token not in repr(TokenCredential("meter-17", issued.token))
-    async with fleet.database.read() as connection:
-        (row,) = (await connection.execute(select(tables.tokens))).all()
+    (row,) = await fleet.database.read(lambda connection: connection.execute(select(tables.tokens)).all())
     assert issued.token.encode() not in b"".join(str(value).encode() for value in row)
 
 
@@ -151,8 +152,6 @@ async def test_a_broker_s_names_are_kept_by_its_successor(fleet: Fleet) -> None:
 
 async def test_unused_serial_numbers_are_given_back(fleet: Fleet) -> None:
     await fleet.enrol()
-    async with fleet.database.read() as connection:
-        reserved = select(func.count()).select_from(tables.serial_reservations)
-        assert (await connection.execute(reserved)).scalar_one() == 63
+    assert await rows(fleet, "serial_reservations") == 63
     await fleet.serial_numbers.release()
     assert await rows(fleet, "serial_reservations") == 0

@@ -111,8 +111,8 @@ async def test_closing_ends_followers_now_and_later(fleet: Fleet) -> None:
 
 async def test_a_follower_who_takes_nothing_is_cut_off(fleet: Fleet) -> None:
     certificate = await fleet.enrol("follower")
-    async with fleet.database.read() as connection:
-        found = await certificates.find_serial(connection, f"{certificate.serial_number:x}")
+    serial = f"{certificate.serial_number:x}"
+    found = await fleet.database.read(lambda connection: certificates.find_serial(connection, serial))
     assert found is not None
     aborted = asyncio.Event()
     never = asyncio.Event()

@@ -12,8 +12,8 @@ from tests.support.fleet import Fleet, successor_csr
 
 
 async def sequences(fleet: Fleet) -> list[tuple[int, str]]:
-    async with fleet.database.read() as connection:
-        return [(each.sequence, each.device) for each in await revocations.after(connection, 0, 10_000)]
+    records = await fleet.database.read(lambda connection: revocations.after(connection, 0, 10_000))
+    return [(each.sequence, each.device) for each in records]
 
 
 async def test_a_device_is_revoked_with_all_its_certificates_once(fleet: Fleet) -> None:
