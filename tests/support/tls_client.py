@@ -75,6 +75,13 @@ class TlsClient:
     def __exit__(self, *_error: object) -> None:
         self.socket.close()
 
+    @property
+    def presented(self) -> str:
+        """The serial number of the broker's certificate, as logs write it."""
+        certificate = self.socket.getpeercert()
+        assert certificate is not None
+        return f"{int(str(certificate['serialNumber']), 16):x}"
+
     # Sending
 
     def send_bytes(self, data: bytes) -> None:
