@@ -27,7 +27,7 @@ import contextlib
 import itertools
 import json
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Final
@@ -79,8 +79,15 @@ def current_frame(sequence: int) -> bytes:
 class RevocationFeed:
     """Reads new revocations from the store and wakes whoever follows them."""
 
-    def __init__(self, database: Database, heartbeat_seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        heartbeat_seconds: float,
+        on_new: Callable[[Sequence[FeedEvent]], None] = lambda _events: None,
+    ) -> None:
+        """*on_new* is called with events as they are read, whichever process on the store made them."""
         self._database = database
+        self._on_new = on_new
         self._heartbeat_seconds: Final = heartbeat_seconds
         self._tail: Final[deque[FeedEvent]] = deque(maxlen=_TAIL)
         self._announced: Final = asyncio.Event()
@@ -156,6 +163,7 @@ class RevocationFeed:
 
     async def _read_new(self) -> None:
         while events := await self._page(self.newest):
+            self._on_new(events)
             self._tail.extend(events)
             self.newest = events[-1].sequence
             for subscription in self._subscriptions:

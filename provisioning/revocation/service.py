@@ -10,7 +10,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -55,13 +55,17 @@ class RevocationOutcome:
     changed: bool
 
 
+Changed = Sequence[StoredCertificate]
+"""Certificates whose status has just changed."""
+
+
 class RevocationService:
     """Revokes certificates, by device or by serial number."""
 
     def __init__(
-        self, database: Database, clock: Callable[[], datetime], after_commit: tuple[Callable[[], None], ...]
+        self, database: Database, clock: Callable[[], datetime], after_commit: tuple[Callable[[Changed], None], ...]
     ) -> None:
-        """*after_commit* are called, without arguments, whenever something was revoked."""
+        """*after_commit* are called with the certificates whose status has changed, before the caller is answered."""
         self._database = database
         self._clock = clock
         self._after_commit = after_commit
@@ -70,7 +74,7 @@ class RevocationService:
         """Revoke a device as a whole; raise `Refused` if there is no such device or the reason is not allowed."""
         _check_reason(reason)
 
-        def transaction(connection: Connection) -> tuple[RevocationOutcome, int, int]:
+        def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed, int]:
             now = self._clock()
             device = devices.find(connection, name, for_update=True)
             if device is None:
@@ -82,38 +86,38 @@ class RevocationService:
             changed = device.revoked_at is None or bool(fresh)
             if changed:
                 devices.set_revoked(connection, device.id, device.revoked_at or now)
-            return RevocationOutcome(revoked or _facts(held), changed), len(fresh), voided
+            return RevocationOutcome(revoked or _facts(held), changed), fresh, voided
 
         outcome, fresh, voided = await self._database.write(transaction)
         if outcome.changed:
-            log.info("device revoked", device=name, reason=reason.value, certificates=fresh, tokens=voided, by=by)
-        if fresh:
-            self._tell()
+            log.info("device revoked", device=name, reason=reason.value, certificates=len(fresh), tokens=voided, by=by)
+        self._tell(fresh)
         return outcome
 
     async def revoke_serial(self, serial: str, reason: RevocationReason, *, by: str) -> RevocationOutcome:
         """Revoke one certificate; raise `Refused` if there is no such certificate or the reason is not allowed."""
         _check_reason(reason)
 
-        def transaction(connection: Connection) -> RevocationOutcome:
+        def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
             found = certificates.find_serial(connection, serial, for_update=True)
             if found is None:
                 raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}")
             certificate, _ = found
             fresh = [certificate] if certificate.revocation is None else []
             revoked = _record(connection, fresh, reason, self._clock(), by)
-            return RevocationOutcome(revoked or _facts([certificate]), bool(fresh))
+            return RevocationOutcome(revoked or _facts([certificate]), bool(fresh)), fresh
 
-        outcome = await self._database.write(transaction)
+        outcome, fresh = await self._database.write(transaction)
         if outcome.changed:
             (revoked,) = outcome.revoked
             log.info("certificate revoked", device=revoked.device, serial=serial, reason=reason.value, by=by)
-            self._tell()
+        self._tell(fresh)
         return outcome
 
-    def _tell(self) -> None:
-        for tell in self._after_commit:
-            tell()
+    def _tell(self, changed: Changed) -> None:
+        if changed:
+            for tell in self._after_commit:
+                tell(changed)
 
 
 def _check_reason(reason: RevocationReason) -> None:

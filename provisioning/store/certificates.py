@@ -71,6 +71,11 @@ _FIND: Final = _select().where(
     certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted")
 )
 _LOCK: Final = _FIND.with_for_update(of=devices)
+_REVOCATION: Final = (
+    select(revocations.c.sequence, revocations.c.reason, revocations.c.revoked_at)
+    .select_from(certificates.outerjoin(revocations))
+    .where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
+)
 _WITH_KEY: Final = (
     select(devices.c.name, revocations.c.reason)
     .select_from(certificates.join(devices).outerjoin(revocations))
@@ -123,6 +128,15 @@ def find(
     named = {"issuer": issuer_key_id.hex(), "wanted": serial_text(serial)}
     row = connection.execute(_LOCK if for_update else _FIND, named).one_or_none()
     return None if row is None else _from_row(row)
+
+
+def revocation_of(connection: Connection, issuer_key_id: str, serial: str) -> tuple[bool, StoredRevocation | None]:
+    """Return whether a certificate was issued, and its revocation: all that an OCSP answer says."""
+    row = connection.execute(_REVOCATION, {"issuer": issuer_key_id, "wanted": serial}).one_or_none()
+    if row is None:
+        return False, None
+    sequence, reason, revoked_at = row
+    return True, None if sequence is None else StoredRevocation(sequence, RevocationReason(reason), revoked_at)
 
 
 def find_serial(

@@ -91,7 +91,7 @@ async def open_fleet(directory: Path) -> AsyncIterator[Fleet]:
             clock=clock,
         )
         told: list[str] = []
-        revocation = RevocationService(database, clock, (lambda: told.append("feed"), lambda: told.append("crl")))
+        revocation = RevocationService(database, clock, (lambda _: told.append("feed"), lambda _: told.append("crl")))
         yield Fleet(
             database,
             clock,
