@@ -22,6 +22,7 @@ import base64
 import binascii
 import functools
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from email.utils import format_datetime
 from http import HTTPStatus
 from typing import Final
@@ -117,11 +118,15 @@ class OcspEndpoint:
             await _send(scope, send, *_failed(Failure.INTERNAL_ERROR))
             return
         headers = _headers_of(answer)
-        if scope["method"] != "POST" and is_current(
-            _text(_header(scope, b"if-none-match")),
-            _text(_header(scope, b"if-modified-since")),
-            f'"{answer.etag}"',
-            answer.this_update,
+        if (
+            scope["method"] != "POST"
+            and answer.etag
+            and is_current(
+                _text(_header(scope, b"if-none-match")),
+                _text(_header(scope, b"if-modified-since")),
+                f'"{answer.etag.decode()}"',
+                answer.this_update,
+            )
         ):
             await _send(scope, send, HTTPStatus.NOT_MODIFIED, headers[2:], b"")
             return
@@ -147,21 +152,28 @@ def _failed(failure: Failure) -> tuple[HTTPStatus, _Headers, bytes]:
     return HTTPStatus.OK, headers, der
 
 
-@functools.lru_cache(maxsize=4096)
 def _headers_of(answer: OcspAnswer) -> _Headers:
     headers = [
         *_content_headers(answer.der),
-        (b"last-modified", format_datetime(answer.this_update, usegmt=True).encode()),
-        (b"expires", format_datetime(answer.next_update, usegmt=True).encode()),
+        (b"last-modified", _http_date(answer.this_update)),
+        (b"expires", _http_date(answer.next_update)),
+        (b"cache-control", _cache_control(answer.remembered)),
     ]
-    if answer.remembered is None:
-        return [*headers, (b"cache-control", b"private, max-age=0, no-transform, must-revalidate")]
-    seconds = int(answer.remembered.total_seconds())
-    return [
-        *headers,
-        (b"etag", f'"{answer.etag}"'.encode()),
-        (b"cache-control", f"max-age={seconds}, public, no-transform, must-revalidate".encode()),
-    ]
+    if answer.etag:
+        headers.append((b"etag", b'"%b"' % answer.etag))
+    return headers
+
+
+@functools.lru_cache(maxsize=4096)
+def _http_date(moment: datetime) -> bytes:
+    return format_datetime(moment, usegmt=True).encode()
+
+
+@functools.lru_cache(maxsize=8)
+def _cache_control(remembered: timedelta | None) -> bytes:
+    if remembered is None:
+        return b"private, max-age=0, no-transform, must-revalidate"
+    return f"max-age={int(remembered.total_seconds())}, public, no-transform, must-revalidate".encode()
 
 
 def _content_headers(der: bytes) -> _Headers:

@@ -147,6 +147,8 @@ class OcspSigner:
         if key.public_key() != certificate.public_key():
             raise ValueError("the private key does not belong to the OCSP signer's certificate")
         self.certificate: Final = certificate
+        self.not_before: Final = certificate.not_valid_before_utc
+        self.not_after: Final = certificate.not_valid_after_utc
         self._key = key
         self._hash = hash_for(key)
 

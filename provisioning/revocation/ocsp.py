@@ -76,7 +76,8 @@ class OcspAnswer:
     this_update: datetime
     next_update: datetime
     remembered: timedelta | None
-    etag: str
+    etag: bytes
+    """Empty if it is for one request only."""
 
 
 @dataclass(slots=True)
@@ -151,11 +152,11 @@ class OcspResponder:
         current = signer.current(now)
         this_update = now.replace(microsecond=0)
         # An answer must not outlive the certificate that verifies it.
-        next_update = min(this_update + self._life, current.certificate.not_valid_after_utc)
+        next_update = min(this_update + self._life, current.not_after)
         der = current.sign(request, status, this_update, next_update)
-        return OcspAnswer(
-            der, this_update, next_update, self.remembered if remembered else None, hashlib.sha256(der).hexdigest()
-        )
+        if not remembered:
+            return OcspAnswer(der, this_update, next_update, None, b"")
+        return OcspAnswer(der, this_update, next_update, self.remembered, hashlib.sha256(der).hexdigest().encode())
 
     async def _look_up(self, name: CertificateName) -> _Entry:
         task = self._pending.get(name)

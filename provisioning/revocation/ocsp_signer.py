@@ -61,7 +61,7 @@ class RenewedOcspSigner:
 
     def current(self, now: datetime) -> OcspSigner:
         """Return the signer; raise `OcspRefused` if there is none that is valid *now*."""
-        if self._signer is None or not self._valid(self._signer.certificate, now):
+        if self._signer is None or not self._signer.not_before <= now < self._signer.not_after:
             raise OcspRefused(Failure.TRY_LATER, "the OCSP signer is due for renewal")
         return self._signer
 
@@ -108,12 +108,7 @@ class RenewedOcspSigner:
     def _seconds_to_renewal(self) -> float:
         if self._signer is None:
             return 0.0
-        certificate = self._signer.certificate
-        if not self._valid(certificate, self._clock()):
+        now, begin, end = self._clock(), self._signer.not_before, self._signer.not_after
+        if now < begin:  # The clock was set back: the signer is not valid yet.
             return 0.0
-        half = (certificate.not_valid_after_utc - certificate.not_valid_before_utc) / 2
-        return max(0.0, (certificate.not_valid_before_utc + half - self._clock()).total_seconds())
-
-    @staticmethod
-    def _valid(certificate: x509.Certificate, now: datetime) -> bool:
-        return certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
+        return max(0.0, (begin + (end - begin) / 2 - now).total_seconds())
