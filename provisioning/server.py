@@ -38,6 +38,7 @@ from fastapi import FastAPI
 from provisioning.api.application import new_application
 from provisioning.api.est import est_routes
 from provisioning.api.feed import feed_routes
+from provisioning.api.lifecycle import router as lifecycle_router
 from provisioning.api.ocsp import OcspEndpoint
 from provisioning.api.operators import OperatorServices
 from provisioning.api.operators import router as operator_router
@@ -57,7 +58,8 @@ from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.publisher import CrlPublisher
-from provisioning.revocation.service import RevocationService
+from provisioning.revocation.service import Changed, RevocationService
+from provisioning.revocation.suspension import SuspensionService
 from provisioning.store import schema
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
@@ -208,20 +210,24 @@ async def _build(
         trust_domain=settings.trust_domain,
         clock=utc_now,
     )
-    revocation = RevocationService(
-        database,
-        utc_now,
-        (responder.forget_changed, lambda _changed: feed.announce(), lambda _changed: publishers[ISSUING_CA].changed()),
+    # The answers that are remembered go first: a relying party may ask before the operator hears that it is done.
+    told: tuple[Callable[[Changed], None], ...] = (
+        responder.forget_changed,
+        lambda _changed: feed.announce(),
+        lambda _changed: publishers[ISSUING_CA].changed(),
     )
+    revocation = RevocationService(database, utc_now, told)
+    suspension = SuspensionService(database, utc_now, told)
     authorities = {ROOT_CA: authority.root_certificate, ISSUING_CA: authority.issuing_certificate}
 
     https = new_application("Fleetgate provisioning", product_version(), settings, openapi_url="/v1/openapi.json")
     https.state.operator_services = OperatorServices(
-        database, TokenService(database, utc_now), revocation, feed, publishers, utc_now
+        database, TokenService(database, utc_now), revocation, suspension, feed, publishers, utc_now
     )
     https.include_router(est_routes(enrolment, list(authorities.values())))
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
+    https.include_router(lifecycle_router)
 
     http = new_application("Fleetgate CRLs and CA certificates", product_version(), settings, openapi_url=None)
     http.include_router(relying_party_routes(publishers, authorities))

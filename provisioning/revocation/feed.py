@@ -1,4 +1,4 @@
-"""The live revocation feed: every revocation once, in commit order, pushed as it commits.
+"""The live revocation feed: every revocation and release once, in commit order, pushed as it commits.
 
 Theory
 ------
@@ -37,7 +37,7 @@ import structlog
 from provisioning.errors import Code, Refused
 from provisioning.store import revocations
 from provisioning.store.database import Database
-from provisioning.store.revocations import RevocationRecord
+from provisioning.store.revocations import EventKind, RevocationRecord
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ _TAIL: Final = 8192
 
 @dataclass(frozen=True, slots=True)
 class FeedEvent:
-    """One revocation, encoded once for everybody."""
+    """One revocation or release, encoded once for everybody."""
 
     sequence: int
     issuer_key_id: str
@@ -59,15 +59,15 @@ class FeedEvent:
 
 def event_of(record: RevocationRecord) -> FeedEvent:
     """Return *record* with its server-sent event."""
-    data = {
-        "sequence": record.sequence,
-        "issuer_key_id": record.issuer_key_id,
-        "serial": record.serial,
-        "reason": record.reason.value,
-        "revoked_at": record.revoked_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "device": record.device,
-    }
-    frame = f"id: {record.sequence}\nevent: revoked\ndata: {json.dumps(data)}\n\n".encode()
+    at = record.occurred_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    data = {"sequence": record.sequence, "issuer_key_id": record.issuer_key_id, "serial": record.serial}
+    match record.kind:
+        case EventKind.REVOKED:
+            data |= {"reason": record.reason.value, "revoked_at": at}
+        case EventKind.RELEASED:
+            data |= {"released_at": at}
+    data["device"] = record.device
+    frame = f"id: {record.sequence}\nevent: {record.kind}\ndata: {json.dumps(data)}\n\n".encode()
     return FeedEvent(record.sequence, record.issuer_key_id, record.serial, frame)
 
 

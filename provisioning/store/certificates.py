@@ -22,9 +22,10 @@ from provisioning.store.tables import certificates, devices, revocations
 
 
 class CertificateState(StrEnum):
-    """What a certificate is worth now. Revoked wins over expired: it says more."""
+    """What a certificate is worth now. Revoked and suspended win over expired: they say more."""
 
     ACTIVE = "active"
+    SUSPENDED = "suspended"
     REVOKED = "revoked"
     EXPIRED = "expired"
 
@@ -54,7 +55,7 @@ class StoredCertificate:
     def state(self, now: datetime) -> CertificateState:
         """Return what the certificate is worth *now*."""
         if self.revocation is not None:
-            return CertificateState.REVOKED
+            return CertificateState.REVOKED if self.revocation.reason.final else CertificateState.SUSPENDED
         return CertificateState.ACTIVE if now < self.not_after else CertificateState.EXPIRED
 
 
@@ -166,7 +167,9 @@ def _in_state(state: CertificateState, now: datetime) -> ColumnElement[bool]:
     unrevoked = revocations.c.sequence.is_(None)
     match state:
         case CertificateState.REVOKED:
-            return revocations.c.sequence.is_not(None)
+            return revocations.c.reason != RevocationReason.CERTIFICATE_HOLD.value  # NULL is not different.
+        case CertificateState.SUSPENDED:
+            return revocations.c.reason == RevocationReason.CERTIFICATE_HOLD.value
         case CertificateState.ACTIVE:
             return unrevoked & (certificates.c.not_after > now)
         case CertificateState.EXPIRED:
@@ -197,6 +200,7 @@ def count(connection: Connection, now: datetime) -> dict[CertificateState, int]:
     """Return how many certificates there are in each state *now*."""
     state = case(
         (_in_state(CertificateState.REVOKED, now), CertificateState.REVOKED.value),
+        (_in_state(CertificateState.SUSPENDED, now), CertificateState.SUSPENDED.value),
         (_in_state(CertificateState.ACTIVE, now), CertificateState.ACTIVE.value),
         else_=CertificateState.EXPIRED.value,
     )
