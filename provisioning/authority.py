@@ -17,7 +17,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -38,6 +38,7 @@ from provisioning.pki.keys import KeyFileError, PrivateKey, key_to_pem, load_key
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.store import schema, serials
 from provisioning.store.counters import Counter
+from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
 
@@ -58,12 +59,19 @@ class OpenAuthority:
         """Return the issuer, whose certificates point at *public_http_url* for CRL and CA certificate."""
         return Issuer(self.issuing_certificate, self.issuing_key, urls_of(public_http_url, ISSUING_CA))
 
-    def crl_plans(self, settings: Settings) -> dict[str, CrlPlan]:
-        """Return how each CA's CRL is published."""
-        return {
-            ISSUING_CA: _issuing_crl_plan(settings, CrlIssuer(self.issuing_certificate, self.issuing_key)),
-            ROOT_CA: _root_crl_plan(settings, self._open_root),
-        }
+    def crl_plans(self, settings: Settings, public_http_url: str, shards: Sequence[CrlShard]) -> list[CrlPlan]:
+        """Return how each CA's CRL is published: the root's, the issuing CA's, and each of *shards*."""
+        issuing = CrlIssuer(self.issuing_certificate, self.issuing_key)
+        plan = _issuing_crl_plan(settings, issuing)
+        origin = public_http_url.rstrip("/")
+        return [
+            _root_crl_plan(settings, self._open_root),
+            replace(plan, delta_url=f"{origin}/crl/{plan.name}.delta.crl"),
+            *(
+                replace(plan, name=shard.name, shard=shard, delta_url=f"{origin}/crl/{shard.name}.delta.crl")
+                for shard in shards
+            ),
+        ]
 
     def _open_root(self) -> CrlIssuer:
         try:

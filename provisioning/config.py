@@ -50,6 +50,8 @@ class Settings(BaseSettings):
 
     crl_life: timedelta = timedelta(days=1)
     crl_debounce_seconds: float = Field(default=0.5, ge=0, le=60)
+    crl_shards: int = Field(default=0, ge=0, le=256)
+    """Into how many parts the CRL is divided for certificates issued from now on; 0: one list for all."""
     ocsp_life: timedelta = Field(default=timedelta(days=1), ge=timedelta(minutes=1), le=timedelta(days=7))
     """From thisUpdate to nextUpdate. Caches keep an answer for five minutes at most whatever this is."""
     ocsp_signer_life: timedelta = Field(default=timedelta(days=7), ge=timedelta(minutes=2), le=timedelta(days=30))

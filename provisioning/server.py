@@ -26,7 +26,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -34,6 +34,7 @@ from typing import Final
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from sqlalchemy.engine import Connection
 
 from provisioning.api.application import new_application
 from provisioning.api.est import est_routes
@@ -54,13 +55,14 @@ from provisioning.files import ISSUING_CA, ROOT_CA, SERVER
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
 from provisioning.pki.identity import Role
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
-from provisioning.revocation.feed import RevocationFeed
+from provisioning.revocation.feed import FeedEvent, RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.revocation.service import Changed, RevocationService
 from provisioning.revocation.suspension import SuspensionService
-from provisioning.store import schema
+from provisioning.store import crl_shards, schema
+from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
 from provisioning.version import product_version
@@ -196,12 +198,20 @@ async def _build(
     )
     await signer.renew()
     responder = OcspResponder(database, [signer], utc_now, settings.ocsp_life)
-    feed = RevocationFeed(database, settings.feed_heartbeat_seconds, responder.forget_events)
-    await feed.start()
-    publishers = {name: CrlPublisher(database, plan, utc_now) for name, plan in authority.crl_plans(settings).items()}
+    shards, listed = await _crl_shards(database, settings, public_url)
+    plans = authority.crl_plans(settings, public_url, listed)
+    publishers = {plan.name: CrlPublisher(database, plan, utc_now) for plan in plans}
     for publisher in publishers.values():
         await publisher.start()
-    publishers[ISSUING_CA].changed()  # A revocation may have been the last thing that a killed process did.
+
+    def on_new(events: Sequence[FeedEvent]) -> None:
+        responder.forget_events(events)
+        for name, publisher in publishers.items():
+            if name != ROOT_CA:  # Nothing that it has issued is in the store, and its key rests.
+                publisher.changed()
+
+    feed = RevocationFeed(database, settings.feed_heartbeat_seconds, on_new)
+    await feed.start()
     enrolment = EnrolmentService(
         database=database,
         issuer=issuer,
@@ -209,12 +219,12 @@ async def _build(
         profiles={role: profiles[ProfileName(role)] for role in Role},
         trust_domain=settings.trust_domain,
         clock=utc_now,
+        crl_shards=shards,
     )
     # The answers that are remembered go first: a relying party may ask before the operator hears that it is done.
     told: tuple[Callable[[Changed], None], ...] = (
         responder.forget_changed,
         lambda _changed: feed.announce(),
-        lambda _changed: publishers[ISSUING_CA].changed(),
     )
     revocation = RevocationService(database, utc_now, told)
     suspension = SuspensionService(database, utc_now, told)
@@ -233,6 +243,16 @@ async def _build(
     http.include_router(relying_party_routes(publishers, authorities))
     http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)
     return _Parts(feed, [feed.run, signer.run, *(publisher.run for publisher in publishers.values())], https, http)
+
+
+async def _crl_shards(database: Database, settings: Settings, public_url: str) -> tuple[list[CrlShard], list[CrlShard]]:
+    """Return the shards that new certificates belong to, and all whose lists must be published."""
+
+    def choose(connection: Connection) -> tuple[list[CrlShard], list[CrlShard]]:
+        in_use = crl_shards.ensure(connection, ISSUING_CA, public_url.rstrip("/"), settings.crl_shards)
+        return in_use, crl_shards.needed(connection, ISSUING_CA, in_use, utc_now() - settings.crl_life)
+
+    return await database.write(choose)
 
 
 def _server_context(authority: OpenAuthority) -> ssl.SSLContext:

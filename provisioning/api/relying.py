@@ -58,8 +58,11 @@ def relying_party_routes(
     router = APIRouter(include_in_schema=False)
 
     def crl_of(name: str) -> PublishedCrl:
-        publisher = publishers.get(name)
-        if publisher is None or publisher.current is None:
+        whole, _, delta = name.partition(".")
+        publisher = publishers.get(whole)
+        if publisher is not None and delta == "delta" and publisher.delta is not None:
+            return publisher.delta
+        if publisher is None or publisher.current is None or delta:
             raise Refused(Code.NOT_FOUND, f"there is no CA {name[:64]!r}; there are {', '.join(publishers)}")
         return publisher.current
 

@@ -1,82 +1,124 @@
-"""A CA's certificate revocation list, in the same two steps as a certificate: prepare, then issue once.
+"""A CA's certificate revocation lists, in the same two steps as a certificate: prepare, then issue once.
+
+Theory
+------
+A list is complete or a delta, over everything the CA has issued or over one shard of it. The library makes an empty
+list with the right names, times and extensions, signed with a throw-away key; the entries, encoded once when they were
+revoked, are put in between, and the whole is signed with the CA's key. Costs are those of copying and hashing: 5 MB
+for 100,000 entries.
 
 Rules
 -----
-1. Full CRLs, v2, with CRL number and authority key identifier, thisUpdate and nextUpdate (RFC 5280 §5).
-2. The reason is left out where it is unspecified (RFC 5280 §5.3.1).
-3. Time is linear in the number of entries: they go through the builder's constructor, because its `add` method copies
-   the list each time (100,000 entries: 0.07 s instead of 11).
-4. No I/O and no clock. Signing 100,000 entries takes a second: callers with an event loop use a thread.
+1. v2, with CRL number and authority key identifier, thisUpdate and nextUpdate (RFC 5280 §5).
+2. The reason is left out where it is unspecified (RFC 5280 §5.3.1); removeFromCRL is said in deltas only.
+3. A shard's list has a critical issuing distribution point that repeats the certificates' distribution point byte for
+   byte, onlyContainsUserCerts, and no boolean that has its default (RFC 5280 §5.2.5).
+4. A delta's indicator is critical, names its base, and the delta has the base's scope (RFC 5280 §5.2.4); the complete
+   list points at its delta (§5.2.6), a delta at none.
+5. No I/O and no clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from provisioning.ca.issuer import hash_for
+from provisioning.ca import der
+from provisioning.ca.issuer import hash_for, throw_away_twin
 from provisioning.pki.keys import PrivateKey, key_identifier
 from provisioning.pki.revocation import RevocationReason
 
 _MAXIMUM_NUMBER: Final = (1 << 159) - 1  # RFC 5280 §5.2.3: 20 octets at most, and not negative.
+_CRL_REASON: Final = bytes.fromhex("0603551d15")  # OBJECT IDENTIFIER 2.5.29.21
+_REMOVE_FROM_CRL: Final = 8
+_REASON_CODES: Final[Mapping[RevocationReason, int]] = {
+    RevocationReason.KEY_COMPROMISE: 1,
+    RevocationReason.CA_COMPROMISE: 2,
+    RevocationReason.AFFILIATION_CHANGED: 3,
+    RevocationReason.SUPERSEDED: 4,
+    RevocationReason.CESSATION_OF_OPERATION: 5,
+    RevocationReason.CERTIFICATE_HOLD: 6,
+    RevocationReason.PRIVILEGE_WITHDRAWN: 9,
+    RevocationReason.AA_COMPROMISE: 10,
+}
+_REASON_EXTENSIONS: Final = {
+    code: der.element(
+        der.SEQUENCE,
+        der.element(der.SEQUENCE, _CRL_REASON + der.element(b"\x04", der.element(b"\x0a", bytes((code,))))),
+    )
+    for code in (*_REASON_CODES.values(), _REMOVE_FROM_CRL)
+}
 
 
 class CrlRefused(Exception):
     """The list must not be signed, or was signed before; a bug of ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class CrlEntry:
-    """One revoked certificate of this CA."""
+def entry_of(serial: int, revoked_at: datetime, reason: RevocationReason) -> bytes:
+    """Return the entry of a revoked certificate, in DER."""
+    code = _REASON_CODES.get(reason)
+    extensions = b"" if code is None else _REASON_EXTENSIONS[code]
+    return der.element(der.SEQUENCE, der.integer(serial) + der.time(revoked_at) + extensions)
 
-    serial: int
-    revoked_at: datetime
-    reason: RevocationReason
+
+def removal_of(serial: int, released_at: datetime) -> bytes:
+    """Return a delta's entry of a certificate that is on hold no longer."""
+    return der.element(der.SEQUENCE, der.integer(serial) + der.time(released_at) + _REASON_EXTENSIONS[_REMOVE_FROM_CRL])
 
 
 @dataclass(frozen=True, slots=True)
 class CrlRequest:
-    """What the list must say."""
+    """What the list must say; *entries* by serial number, as `entry_of` and `removal_of` make them."""
 
     number: int
     this_update: datetime
     next_update: datetime
-    entries: Sequence[CrlEntry]
+    entries: Mapping[int, bytes]
+    distribution_point: str | None = None
+    """Of a shard: the URL in its certificates."""
+    base_number: int | None = None
+    """Of a delta: the complete list that it continues."""
+    delta_url: str | None = None
+    """Of a complete list: where its delta is."""
 
 
 class PreparedCrl:
     """A checked list waiting for its signature. Made by `CrlIssuer.prepare` only."""
 
-    __slots__ = ("_builder", "_issuer", "_redeemed")
+    __slots__ = ("_issuer", "_redeemed", "_tbs")
 
-    def __init__(self, issuer: CrlIssuer, builder: x509.CertificateRevocationListBuilder) -> None:
+    def __init__(self, issuer: CrlIssuer, tbs: bytes) -> None:
         self._issuer = issuer
-        self._builder = builder
+        self._tbs = tbs
         self._redeemed = False
 
-    def redeem(self, issuer: CrlIssuer) -> x509.CertificateRevocationListBuilder:
-        """Give the builder to the *issuer* that prepared it, once."""
+    def redeem(self, issuer: CrlIssuer) -> bytes:
+        """Give the fields to sign to the *issuer* that prepared them, once."""
         if issuer is not self._issuer:
             raise CrlRefused("another issuer prepared this CRL")
         if self._redeemed:
             raise CrlRefused("this prepared CRL was signed already")
         self._redeemed = True
-        return self._builder
+        return self._tbs
 
 
 class CrlIssuer:
-    """What a CA, root or issuing, needs to sign its CRL."""
+    """What a CA, root or issuing, needs to sign its CRLs."""
 
     def __init__(self, certificate: x509.Certificate, key: PrivateKey) -> None:
         """Raise ValueError if *key* is not the key of *certificate*."""
         if key.public_key() != certificate.public_key():
             raise ValueError("the private key does not belong to the CA's certificate")
         self.certificate: Final = certificate
+        self.key_id: Final = key_identifier(certificate.public_key())
         self._key = key
+        self._draft_key = throw_away_twin(key)
 
     def prepare(self, request: CrlRequest) -> PreparedCrl:
         """Check and build the list; raise `CrlRefused` naming what is wrong."""
@@ -84,23 +126,64 @@ class CrlIssuer:
             raise CrlRefused(f"CRL number {request.number} is not in 1 to 2^159-1")
         if request.next_update <= request.this_update:
             raise CrlRefused("nextUpdate is not after thisUpdate")
-        if len({entry.serial for entry in request.entries}) != len(request.entries):
-            raise CrlRefused("a serial number appears twice")
-        revoked = [_revoked_certificate(entry) for entry in request.entries]
-        builder = x509.CertificateRevocationListBuilder(
-            self.certificate.subject, request.this_update, request.next_update, [], revoked
+        if request.base_number is not None and not 0 < request.base_number <= request.number:
+            raise CrlRefused(f"delta {request.number} cannot continue CRL {request.base_number}")
+        draft = self._draft(request).tbs_certlist_bytes
+        fields = list(der.children(draft))
+        if request.entries:
+            # Before the extensions, which are last and always there.
+            fields.insert(-1, der.element(der.SEQUENCE, b"".join(request.entries.values())))
+        return PreparedCrl(self, der.element(der.SEQUENCE, b"".join(fields)))
+
+    def issue(self, prepared: PreparedCrl) -> bytes:
+        """Sign what was prepared and return the list in DER; raise `CrlRefused` if it was signed before."""
+        tbs = prepared.redeem(self)
+        algorithm = list(der.children(tbs))[1]  # Inner and outer are equal (RFC 5280 §5.1.1.2).
+        signature = der.element(der.BIT_STRING, b"\x00" + self._sign(tbs))
+        return der.element(der.SEQUENCE, tbs + algorithm + signature)
+
+    def _draft(self, request: CrlRequest) -> x509.CertificateRevocationList:
+        authority = x509.AuthorityKeyIdentifier(self.key_id, None, None)
+        builder = (
+            x509.CertificateRevocationListBuilder(self.certificate.subject, request.this_update, request.next_update)
+            .add_extension(authority, critical=False)
+            .add_extension(x509.CRLNumber(request.number), critical=False)
         )
-        authority = x509.AuthorityKeyIdentifier(key_identifier(self.certificate.public_key()), None, None)
-        builder = builder.add_extension(authority, critical=False)
-        return PreparedCrl(self, builder.add_extension(x509.CRLNumber(request.number), critical=False))
+        if request.base_number is not None:
+            builder = builder.add_extension(x509.DeltaCRLIndicator(request.base_number), critical=True)
+        elif request.delta_url is not None:
+            builder = builder.add_extension(x509.FreshestCRL([_point(request.delta_url)]), critical=False)
+        if request.distribution_point is not None:
+            scope = x509.IssuingDistributionPoint(
+                full_name=[x509.UniformResourceIdentifier(request.distribution_point)],
+                relative_name=None,
+                only_contains_user_certs=True,
+                only_contains_ca_certs=False,
+                only_some_reasons=None,
+                indirect_crl=False,
+                only_contains_attribute_certs=False,
+            )
+            builder = builder.add_extension(scope, critical=True)
+        return builder.sign(self._draft_key, hash_for(self._draft_key))
 
-    def issue(self, prepared: PreparedCrl) -> x509.CertificateRevocationList:
-        """Sign what was prepared; raise `CrlRefused` if it was signed before or is another issuer's."""
-        return prepared.redeem(self).sign(self._key, hash_for(self._key))
+    def _sign(self, tbs: bytes) -> bytes:
+        match self._key:
+            case ec.EllipticCurvePrivateKey() as key:
+                return key.sign(tbs, ec.ECDSA(_hash(key)))
+            case rsa.RSAPrivateKey() as key:
+                return key.sign(tbs, padding.PKCS1v15(), _hash(key))
+            case ed25519.Ed25519PrivateKey() as key:
+                return key.sign(tbs)
 
 
-def _revoked_certificate(entry: CrlEntry) -> x509.RevokedCertificate:
-    builder = x509.RevokedCertificateBuilder(entry.serial, entry.revoked_at)
-    if entry.reason is not RevocationReason.UNSPECIFIED:
-        builder = builder.add_extension(x509.CRLReason(entry.reason.flag), critical=False)
-    return builder.build()
+def _hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
+    found = hash_for(key)
+    if found is None:
+        raise AssertionError("only Ed25519 brings its own hash")
+    return found
+
+
+def _point(url: str) -> x509.DistributionPoint:
+    return x509.DistributionPoint(
+        full_name=[x509.UniformResourceIdentifier(url)], relative_name=None, reasons=None, crl_issuer=None
+    )

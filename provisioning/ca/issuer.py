@@ -20,7 +20,7 @@ Rules
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -65,6 +65,8 @@ class IssuanceRequest:
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[IpAddress, ...] = ()
     life: timedelta | None = None
+    crl_url: str | None = None
+    """The CRL shard it belongs to; None: the issuer's one list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,9 @@ class Issuer:
         self.certificate: Final = certificate
         self.key_id: Final = key_identifier(certificate.public_key())
         self._key = key
-        self._lint_key = _throw_away_twin(key)
+        self._lint_key = throw_away_twin(key)
         self._authority = x509.AuthorityKeyIdentifier(self.key_id, None, None)
+        self._urls = urls
         self._url_extensions = url_extensions(urls)
 
     def prepare(self, profile: Profile, request: IssuanceRequest) -> PreparedIssuance:
@@ -158,9 +161,14 @@ class Issuer:
             .add_extension(x509.ExtendedKeyUsage(profile.extended_key_usages), critical=False)
             .add_extension(_alternative_name(request), critical=False)
         )
-        for extension in self._url_extensions:
+        for extension in self._url_extensions if request.crl_url is None else self._shard_extensions(request.crl_url):
             builder = builder.add_extension(extension, critical=False)
         return builder
+
+    def _shard_extensions(self, crl_url: str) -> tuple[x509.ExtensionType, ...]:
+        if self._urls is None:
+            raise IssuanceRefused("a certificate cannot belong to a CRL shard without a public address")
+        return url_extensions(replace(self._urls, crl=crl_url))
 
     def _unnamed_builder(
         self, public_key: CertificatePublicKeyTypes, serial: int, not_before: datetime, not_after: datetime
@@ -191,7 +199,7 @@ def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
             return hashes.SHA256()
 
 
-def _throw_away_twin(key: PrivateKey) -> PrivateKey:
+def throw_away_twin(key: PrivateKey) -> PrivateKey:
     """Return a fresh key of the same kind, whose signatures have the same algorithm identifier."""
     match key:
         case ec.EllipticCurvePrivateKey():

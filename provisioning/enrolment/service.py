@@ -24,7 +24,8 @@ Handles: authorisation, issuance, recording. Does not handle: HTTP, base64, who 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, assert_never
@@ -44,6 +45,7 @@ from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import certificates, devices, serials, tokens
+from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.serials import Reservation, SerialNumbers
@@ -100,7 +102,10 @@ class EnrolmentService:
         profiles: Mapping[Role, Profile],
         trust_domain: str,
         clock: Callable[[], datetime],
+        crl_shards: Sequence[CrlShard] = (),
     ) -> None:
+        """*crl_shards* are those that a new certificate may belong to; without any, the issuer's one list holds all."""
+        self._crl_shards = crl_shards
         self._database = database
         self._issuer = issuer
         self._serial_numbers = serial_numbers
@@ -151,6 +156,7 @@ class EnrolmentService:
         authorised = _authorise(connection, credential, request, label, now)
         device, token = authorised.device, authorised.token
         _check_key(connection, device, request)
+        shard = secrets.choice(self._crl_shards) if self._crl_shards else None
         prepared = self._issuer.prepare(
             self._profiles[device.role],
             IssuanceRequest(
@@ -161,6 +167,7 @@ class EnrolmentService:
                 authorised.dns_names,
                 authorised.ip_addresses,
                 token.grant.lifetime if token is not None else None,
+                None if shard is None else shard.url,
             ),
         )
         audit = log.bind(
@@ -173,7 +180,8 @@ class EnrolmentService:
         reservation.burnt = True
         certificate = self._issuer.issue(prepared)
         serials.use(connection, reservation.serial)
-        certificate_id = certificates.add(connection, certificate, device.id, now)
+        shard_id = None if shard is None else shard.id  # For ever: the list's address is in the certificate.
+        certificate_id = certificates.add(connection, certificate, device.id, now, shard_id)
         if token is not None:
             _spend(connection, token, certificate_id, now)
         return certificate

@@ -3,39 +3,53 @@
 Theory
 ------
 A CA whose list lapses because nobody was revoked locks its fleet out of every relying party that checks; so the timer
-does not depend on revocations. Revocations come in bursts; a short wait turns a burst into one list.
+does not depend on revocations. Revocations come in bursts; a short wait turns a burst into one list. A list that takes
+long to make is made less often, and a delta tells what is new meanwhile::
+
+    change ─► debounce ─► read what is new ─► is a complete list affordable? ─yes─► complete list and delta
+                                                        └─no──► delta alone, the complete list when it is
+
+A delta continues the oldest complete list that has not lapsed, so every list that a relying party may hold will do.
 
 Rules
 -----
-1. The number is taken from the store, so it rises across restarts; a number may be skipped, never repeated.
-2. Signing runs in a thread: a long list takes a second.
+1. The number is taken from the store, so it rises across restarts; a number may be skipped, never repeated. Complete
+   list and delta share the numbering, and have the same number when they are made together (RFC 5280 §5.2.3).
+2. Building and signing run in a thread.
 3. A failed attempt is logged and repeated; the last list is served meanwhile.
+4. Complete lists take no more than a twentieth of the time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import structlog
-from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy.engine import Connection
 
-from provisioning.ca.crl import CrlEntry, CrlIssuer, CrlRequest
+from provisioning.ca.crl import CrlIssuer, CrlRequest
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.pki.keys import key_identifier
+from provisioning.revocation.crl_contents import CrlContents
 from provisioning.store import counters, crls, revocations
 from provisioning.store.counters import Counter
-from provisioning.store.crls import PublishedCrl
+from provisioning.store.crl_shards import CrlShard
+from provisioning.store.crls import CompleteCrl, PublishedCrl
 from provisioning.store.database import Database
+from provisioning.store.revocations import ListedChange
 
 log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS: Final = 10.0
 _LONGEST_WAIT_SECONDS: Final = 3600.0  # Look at the wall clock now and then: it may be set.
+_COMPLETE_SHARE: Final = 20
+_STORED_BYTES: Final = 256 * 1024
+"""A longer list is stored by the timer only: the store's one writer has other things to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,31 +62,54 @@ class CrlPlan:
     debounce_seconds: float
     open_issuer: Callable[[], CrlIssuer]
     """Called in a thread for every list: a root's key is in memory only while it signs."""
+    delta_url: str | None = None
+    """Where the delta is found; None: there is none."""
+    shard: CrlShard | None = None
+    """The part of the issuer's certificates that the list is about; None: all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What a publication starts from, read in one transaction."""
+
+    number: int
+    changes: list[ListedChange]
+    through: int
+    base: CompleteCrl | None
 
 
 class CrlPublisher:
-    """Publishes one CA's CRL and holds the newest."""
+    """Publishes one list, complete and delta, and holds the newest."""
 
     def __init__(self, database: Database, plan: CrlPlan, clock: Callable[[], datetime]) -> None:
         self._database = database
         self._plan = plan
         self._clock = clock
         self._changed = asyncio.Event()
+        self._contents: CrlContents | None = None
         self._current: PublishedCrl | None = None
+        self._delta: PublishedCrl | None = None
+        self._owed = False  # A change has been taken in and not been published in a complete list.
+        self._complete_after = 0.0  # On the monotonic clock: when the next complete list is affordable.
 
     @property
     def current(self) -> PublishedCrl | None:
-        """The newest list, None only before `start`."""
+        """The newest complete list, None only before `start`."""
         return self._current
 
+    @property
+    def delta(self) -> PublishedCrl | None:
+        """The newest delta, None if this list has none or was taken up from an earlier start."""
+        return self._delta
+
     def changed(self) -> None:
-        """Say that something was revoked."""
+        """Say that something was revoked or released."""
         self._changed.set()
 
     async def start(self) -> None:
-        """Take up the last published list, or publish the first one."""
+        """Take up the last stored list, or publish the first one; have a delta if the plan says so."""
         self._current = await self._database.read(lambda connection: crls.newest(connection, self._plan.name))
-        if self._current is None:
+        if self._current is None or self._plan.delta_url is not None:
             await self.publish()
 
     async def run(self) -> None:
@@ -81,43 +118,139 @@ class CrlPublisher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._seconds_to_renewal()):
                     await self._changed.wait()
-            if self._changed.is_set():
+            due = self._changed.is_set()
+            if due:
                 await asyncio.sleep(self._plan.debounce_seconds)
             elif self._seconds_to_renewal() > 0:
                 continue
             self._changed.clear()
             try:
-                await self.publish()
+                await (self.publish_changes() if due else self.publish())
             except (Refused, ConfigurationError, OSError) as error:
                 log.error("CRL not published", issuer=self._plan.name, error=str(error))  # noqa: TRY400
+                self._owed = True
                 self._changed.set()
                 await asyncio.sleep(_RETRY_SECONDS)
 
+    async def publish_changes(self) -> None:
+        """Publish if anything has changed in this list; a delta alone while a complete list is not affordable."""
+        news = self._owed or self._contents is None or await self._has_news(self._contents.through)
+        if not news:
+            return
+        if self._plan.delta_url is None or self._contents is None or time.monotonic() >= self._complete_after:
+            await self.publish()
+        else:
+            await self._publish_delta()
+            self._owed = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(max(0.0, self._complete_after - time.monotonic()), self.changed)
+
     async def publish(self) -> PublishedCrl:
-        """Sign and record a new list."""
-        (number,) = await self._database.write(lambda connection: counters.take(connection, self._plan.counter))
+        """Sign and record a new complete list, and its delta."""
         issuer = await asyncio.to_thread(self._plan.open_issuer)
-        previous_update = datetime.min.replace(tzinfo=UTC) if self._current is None else self._current.this_update
+        news = await self._read(issuer, first=self._contents is None)
+        contents = self._contents or CrlContents()
+        previous_update = _BEGINNING if self._current is None else self._current.this_update
         now = self._clock().replace(microsecond=0)
-        issuer_key_id = key_identifier(issuer.certificate.public_key())
-        revoked = await self._database.read(
-            lambda connection: revocations.for_crl(connection, issuer_key_id, previous_update)
+        begun = time.monotonic()
+
+        def build() -> tuple[PublishedCrl, PublishedCrl | None]:
+            contents.apply(news.changes, news.through)
+            request = self._request(news.number, now)
+            complete = _signed(issuer, replace(request, entries=contents.complete(previous_update)), self._plan.name)
+            base = news.base or CompleteCrl(news.number, news.through)
+            return complete, self._signed_delta(issuer, request, contents, base)
+
+        complete, delta = await asyncio.to_thread(build)
+        timed = self._seconds_to_renewal() <= 0
+        await self._database.write(lambda connection: self._record(connection, complete, news, stored=timed))
+        self._contents, self._current, self._delta, self._owed = contents, complete, delta, False
+        took = time.monotonic() - begun
+        self._complete_after = time.monotonic() + _COMPLETE_SHARE * took
+        log.info(
+            "CRL published",
+            issuer=self._plan.name,
+            number=complete.number,
+            entries=complete.entries,
+            bytes=len(complete.der),
+            seconds=round(took, 3),
+        )
+        return complete
+
+    async def _publish_delta(self) -> None:
+        contents = self._contents
+        if contents is None:
+            raise AssertionError("a delta continues a complete list")
+        issuer = await asyncio.to_thread(self._plan.open_issuer)
+        news = await self._read(issuer, first=False)
+        now = self._clock().replace(microsecond=0)
+
+        def build() -> PublishedCrl | None:
+            contents.apply(news.changes, news.through)
+            base = news.base
+            return None if base is None else self._signed_delta(issuer, self._request(news.number, now), contents, base)
+
+        self._delta = await asyncio.to_thread(build)
+        log.info("delta CRL published", issuer=self._plan.name, number=news.number)
+
+    def _request(self, number: int, now: datetime) -> CrlRequest:
+        shard, delta_url = self._plan.shard, self._plan.delta_url
+        url = None if shard is None else shard.url
+        return CrlRequest(number, now, now + self._plan.life, {}, distribution_point=url, delta_url=delta_url)
+
+    def _signed_delta(
+        self, issuer: CrlIssuer, request: CrlRequest, contents: CrlContents, base: CompleteCrl
+    ) -> PublishedCrl | None:
+        if self._plan.delta_url is None:
+            return None
+        entries = contents.since(base.through_sequence)
+        return _signed(issuer, replace(request, entries=entries, base_number=base.number), self._plan.name)
+
+    async def _has_news(self, through: int) -> bool:
+        issuer = await asyncio.to_thread(self._plan.open_issuer)
+        shard_id = None if self._plan.shard is None else self._plan.shard.id
+        return bool(
+            await self._database.read(
+                lambda connection: revocations.changes(connection, issuer.key_id, shard_id, through)
+            )
         )
 
-        def sign() -> bytes:
-            entries = [CrlEntry(int(serial, 16), revoked_at, reason) for serial, revoked_at, reason in revoked]
-            prepared = issuer.prepare(CrlRequest(number, now, now + self._plan.life, entries))
-            return issuer.issue(prepared).public_bytes(Encoding.DER)
+    async def _read(self, issuer: CrlIssuer, *, first: bool) -> _News:
+        """Take a number and read what is new, or, the *first* time, everything."""
+        plan, now = self._plan, self._clock()
+        shard_id = None if plan.shard is None else plan.shard.id
+        previous_update = _BEGINNING if self._current is None else self._current.this_update
 
-        der = await asyncio.to_thread(sign)
-        published = PublishedCrl(self._plan.name, number, now, now + self._plan.life, len(revoked), der)
-        await self._database.write(lambda connection: crls.add(connection, published))
-        self._current = published
-        log.info("CRL published", issuer=self._plan.name, number=number, entries=len(revoked), bytes=len(der))
-        return published
+        def read(connection: Connection) -> tuple[list[ListedChange], int, CompleteCrl | None]:
+            through = revocations.newest(connection)
+            base = crls.oldest_in_use(connection, plan.name, now)
+            if not first and self._contents is not None:
+                return revocations.changes(connection, issuer.key_id, shard_id, self._contents.through), through, base
+            found = revocations.listed(connection, issuer.key_id, shard_id, previous_update)
+            if base is not None:  # Releases too, for the delta.
+                found += revocations.changes(connection, issuer.key_id, shard_id, base.through_sequence)
+            return found, through, base
+
+        (number,) = await self._database.write(lambda connection: counters.take(connection, plan.counter))
+        return _News(number, *await self._database.read(read))
+
+    def _record(self, connection: Connection, crl: PublishedCrl, news: _News, *, stored: bool) -> None:
+        if self._plan.delta_url is not None:
+            complete = CompleteCrl(crl.number, news.through)
+            crls.record_complete(connection, self._plan.name, complete, crl.next_update, crl.this_update)
+        if stored or len(crl.der) <= _STORED_BYTES:
+            crls.add(connection, crl)
 
     def _seconds_to_renewal(self) -> float:
         if self._current is None:
             return 0.0
         renewal = self._current.this_update + (self._current.next_update - self._current.this_update) / 2
         return min(max(0.0, (renewal - self._clock()).total_seconds()), _LONGEST_WAIT_SECONDS)
+
+
+_BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
+
+
+def _signed(issuer: CrlIssuer, request: CrlRequest, name: str) -> PublishedCrl:
+    der = issuer.issue(issuer.prepare(request))
+    return PublishedCrl(name, request.number, request.this_update, request.next_update, len(request.entries), der)

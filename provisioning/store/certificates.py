@@ -103,7 +103,13 @@ def _from_row(row: Row[Any]) -> StoredCertificate:
     )
 
 
-def add(connection: Connection, certificate: x509.Certificate, device_id: int, now: datetime) -> int:
+def add(
+    connection: Connection,
+    certificate: x509.Certificate,
+    device_id: int,
+    now: datetime,
+    crl_shard_id: int | None = None,
+) -> int:
     """Record an issued certificate and return its row's id."""
     issuer_key_id, serial = certificate_key(certificate)
     der = certificate.public_bytes(Encoding.DER)
@@ -117,6 +123,7 @@ def add(connection: Connection, certificate: x509.Certificate, device_id: int, n
         "not_after": certificate.not_valid_after_utc,
         "issued_at": now,
         "der": der,
+        "crl_shard_id": crl_shard_id,
     }
     identifier: int = connection.execute(_ADD, values).scalar_one()
     return identifier

@@ -1,4 +1,4 @@
-"""Queries about published CRLs: the newest is served again at once after a restart."""
+"""Queries about published CRLs: the newest is served again after a restart, and which ones a delta may continue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import delete, insert, select
 from sqlalchemy.engine import Connection
 
-from provisioning.store.tables import crls
+from provisioning.store.tables import crl_history, crls
 
 _KEPT: Final = 10
 """Enough to see what a relying party was told lately; a CRL may have megabytes."""
@@ -32,6 +32,36 @@ def newest(connection: Connection, issuer: str) -> PublishedCrl | None:
     statement = select(crls).where(crls.c.issuer == issuer).order_by(crls.c.number.desc()).limit(1)
     row = connection.execute(statement).one_or_none()
     return None if row is None else PublishedCrl(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteCrl:
+    """A complete list that relying parties may hold: its number, and the event up to which it tells."""
+
+    number: int
+    through_sequence: int
+
+
+def record_complete(connection: Connection, name: str, crl: CompleteCrl, next_update: datetime, now: datetime) -> None:
+    """Remember a complete list called *name*, and forget those that nobody may use any more."""
+    connection.execute(delete(crl_history).where(crl_history.c.list == name, crl_history.c.next_update <= now))
+    connection.execute(
+        insert(crl_history).values(
+            list=name, number=crl.number, through_sequence=crl.through_sequence, next_update=next_update
+        )
+    )
+
+
+def oldest_in_use(connection: Connection, name: str, now: datetime) -> CompleteCrl | None:
+    """Return the oldest complete list called *name* whose nextUpdate is still to come."""
+    statement = (
+        select(crl_history.c.number, crl_history.c.through_sequence)
+        .where(crl_history.c.list == name, crl_history.c.next_update > now)
+        .order_by(crl_history.c.number)
+        .limit(1)
+    )
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else CompleteCrl(*row)
 
 
 def add(connection: Connection, crl: PublishedCrl) -> None:

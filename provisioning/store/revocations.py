@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
@@ -144,21 +144,69 @@ def after(connection: Connection, sequence: int, limit: int) -> list[RevocationR
     ]
 
 
-def for_crl(
-    connection: Connection, issuer_key_id: bytes, previous_update: datetime
-) -> list[tuple[str, datetime, RevocationReason]]:
-    """Return what an issuer's next CRL lists: serial, time and reason.
+@dataclass(frozen=True, slots=True)
+class ListedChange:
+    """What a CRL must say of a certificate now, and the newest event about it; *revoked_at* is None if released."""
 
-    A certificate leaves the list only after a list that was issued past its end (RFC 5280 §3.3), so what had not
-    expired at *previous_update* is still there.
-    """
+    sequence: int
+    serial: int
+    not_after: datetime
+    occurred_at: datetime
+    revoked_at: datetime | None
+    reason: RevocationReason | None
+
+
+def listed(connection: Connection, issuer_key_id: bytes, shard_id: int | None, since: datetime) -> list[ListedChange]:
+    """Return everything revoked now of an issuer, or of one shard, that had not expired at *since*."""
     statement = (
-        select(certificates.c.serial, revocations.c.revoked_at, revocations.c.reason)
+        select(
+            revocations.c.sequence,
+            certificates.c.serial,
+            certificates.c.not_after,
+            revocations.c.revoked_at,
+            revocations.c.reason,
+        )
         .select_from(revocations.join(certificates))
-        .where(certificates.c.issuer_key_id == issuer_key_id.hex(), certificates.c.not_after > previous_update)
+        .where(*_scope(issuer_key_id, shard_id), certificates.c.not_after > since)
         .order_by(revocations.c.sequence)
     )
-    return [(serial, at, RevocationReason(reason)) for serial, at, reason in connection.execute(statement)]
+    return [
+        ListedChange(sequence, int(serial, 16), not_after, at, at, RevocationReason(reason))
+        for sequence, serial, not_after, at, reason in connection.execute(statement)
+    ]
+
+
+def changes(connection: Connection, issuer_key_id: bytes, shard_id: int | None, sequence: int) -> list[ListedChange]:
+    """Return what has changed after the event *sequence*, as it is now."""
+    events = revocation_events.c
+    statement = (
+        select(
+            events.sequence,
+            certificates.c.serial,
+            certificates.c.not_after,
+            events.occurred_at,
+            revocations.c.revoked_at,
+            revocations.c.reason,
+        )
+        .select_from(
+            revocation_events.join(certificates).outerjoin(
+                revocations, revocations.c.certificate_id == certificates.c.id
+            )
+        )
+        .where(*_scope(issuer_key_id, shard_id), events.sequence > sequence)
+        .order_by(events.sequence)
+    )
+    return [
+        ListedChange(place, int(serial, 16), not_after, at, revoked_at, reason and RevocationReason(reason))
+        for place, serial, not_after, at, revoked_at, reason in connection.execute(statement)
+    ]
+
+
+def _scope(issuer_key_id: bytes, shard_id: int | None) -> list[ColumnElement[bool]]:
+    scope = [certificates.c.issuer_key_id == issuer_key_id.hex()]
+    if shard_id is not None:
+        scope.append(certificates.c.crl_shard_id == shard_id)
+    return scope
 
 
 def newest(connection: Connection) -> int:

@@ -92,6 +92,15 @@ devices = Table(
 )
 """Every party that has a certificate, whatever its role. A name has one role and one group for ever."""
 
+crl_shards = Table(
+    "crl_shards",
+    metadata,
+    Column("id", BIG_ID, primary_key=True, autoincrement=False),
+    Column("issuer", NAME, nullable=False),
+    Column("url", String(500), nullable=False, unique=True),
+)
+"""Parts of an issuer's CRL. The URL is in certificates and list, so it never changes: a new address, new shards."""
+
 certificates = Table(
     "certificates",
     metadata,
@@ -105,11 +114,13 @@ certificates = Table(
     Column("not_after", UtcDateTime, nullable=False),
     Column("issued_at", UtcDateTime, nullable=False),
     Column("der", LargeBinary, nullable=False),
+    Column("crl_shard_id", BIG_ID, ForeignKey("crl_shards.id")),
     UniqueConstraint("issuer_key_id", "serial"),
     Index("ix_certificates_serial", "serial"),
     Index("ix_certificates_device_id", "device_id"),
     Index("ix_certificates_spki_sha256", "spki_sha256"),
     Index("ix_certificates_not_after", "not_after"),
+    Index("ix_certificates_crl_shard_id", "crl_shard_id", "not_after"),
 )
 
 revocations = Table(
@@ -176,3 +187,13 @@ crls = Table(
     Column("entries", Integer, nullable=False),
     Column("der", LargeBinary, nullable=False),
 )
+
+crl_history = Table(
+    "crl_history",
+    metadata,
+    Column("list", NAME, primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("through_sequence", BigInteger, nullable=False),
+    Column("next_update", UtcDateTime, nullable=False),
+)
+"""Which complete lists relying parties may still hold, and up to which event each one tells: bases of deltas."""

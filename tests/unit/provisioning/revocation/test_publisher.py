@@ -7,10 +7,11 @@ import pytest
 from cryptography import x509
 
 from provisioning.ca.crl import CrlIssuer
-from provisioning.errors import ConfigurationError
+from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import publisher as publisher_module
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
+from provisioning.store import crls
 from provisioning.store.counters import Counter
 from tests.support.fleet import Fleet
 
@@ -72,6 +73,8 @@ async def test_a_burst_makes_one_list_and_a_failure_is_repeated(fleet: Fleet, mo
     publisher = CrlPublisher(fleet.database, plan(fleet, open_issuer=open_issuer), fleet.clock)
     await publisher.start()
     opened.clear()
+    await fleet.enrol()
+    await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")
     task = asyncio.create_task(publisher.run())
     for _ in range(5):
         publisher.changed()
@@ -82,4 +85,85 @@ async def test_a_burst_makes_one_list_and_a_failure_is_repeated(fleet: Fleet, mo
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert failures == []
-    assert publisher.current.number == 3, "1 at the start, 2 lost with the failure, 3 for the whole burst"
+    assert publisher.current.number == 2, "1 at the start, none for the failure, one for the whole burst"
+    assert len(serials(publisher)) == 1
+
+
+DELTA_URL = "http://ca.example.org/crl/issuing-ca.delta.crl"
+
+
+def delta_of(publisher: CrlPublisher) -> tuple[int, int, dict[int, x509.ReasonFlags | None]]:
+    """Return the delta's number, its base's number, and its entries."""
+    assert publisher.delta is not None
+    crl = x509.load_der_x509_crl(publisher.delta.der)
+    reasons = {}
+    for entry in crl:
+        (reason,) = [each.value.reason for each in entry.extensions if isinstance(each.value, x509.CRLReason)] or [None]
+        reasons[entry.serial_number] = reason
+    base = crl.extensions.get_extension_for_class(x509.DeltaCRLIndicator).value.crl_number
+    return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number, base, reasons
+
+
+async def test_a_delta_continues_the_oldest_list_that_has_not_lapsed(fleet: Fleet) -> None:
+    publisher = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock)
+    await publisher.start()
+    assert delta_of(publisher) == (1, 1, {})
+    certificate = await fleet.enrol()
+    await fleet.suspension.suspend_device("meter-17", by="admin")
+    await publisher.publish()
+    hold, removed = x509.ReasonFlags.certificate_hold, x509.ReasonFlags.remove_from_crl
+    assert delta_of(publisher) == (2, 1, {certificate.serial_number: hold})
+    await fleet.suspension.resume_device("meter-17", by="admin")
+    await publisher.publish()
+    assert delta_of(publisher) == (3, 1, {certificate.serial_number: removed}), "list 2 has the hold"
+    assert serials(publisher) == set()
+    fleet.clock.advance(timedelta(hours=1))
+    await publisher.publish()
+    assert delta_of(publisher) == (4, 4, {}), "the others have lapsed"
+    # After a restart the delta still serves the lists from before it.
+    await fleet.suspension.suspend_device("meter-17", by="admin")
+    second = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock)
+    await second.start()
+    assert delta_of(second) == (5, 4, {certificate.serial_number: hold})
+
+
+async def test_a_list_that_is_not_affordable_yet_is_preceded_by_a_delta(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "_COMPLETE_SHARE", 1e9)
+    publisher = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock)
+    await publisher.start()
+    await publisher.publish_changes()
+    assert delta_of(publisher)[0] == 1, "nothing has changed"
+    certificate = await fleet.enrol()
+    await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")
+    await publisher.publish_changes()
+    assert delta_of(publisher) == (2, 1, {certificate.serial_number: x509.ReasonFlags.superseded})
+    assert publisher.current is not None
+    assert publisher.current.number == 1
+    publisher._complete_after = 0
+    await publisher.publish_changes()
+    assert publisher.current.number == 3
+    assert serials(publisher) == {certificate.serial_number}
+
+
+async def test_a_failure_after_the_changes_were_read_loses_none(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher = CrlPublisher(fleet.database, plan(fleet), fleet.clock)
+    await publisher.start()
+    certificate = await fleet.enrol()
+    await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")
+
+    def fail(*_arguments: object) -> None:
+        raise Refused(Code.UNAVAILABLE, "the disk is full")
+
+    monkeypatch.setattr(publisher_module, "_RETRY_SECONDS", 0.01)
+    with monkeypatch.context() as patched:
+        patched.setattr(crls, "add", fail)
+        task = asyncio.create_task(publisher.run())
+        publisher.changed()
+        while not publisher._owed:  # noqa: ASYNC110 - it has no event to wait for
+            await asyncio.sleep(0.001)
+    while serials(publisher) != {certificate.serial_number}:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

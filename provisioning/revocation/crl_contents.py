@@ -1,0 +1,57 @@
+"""What one list says, kept in memory from one publication to the next.
+
+Theory
+------
+Each change is read and encoded once, when it happens; a new list is the old entries and what has changed since, so its
+cost is copying. The changes of late are kept apart, by the place of their event: they are the delta.
+
+Rules
+-----
+1. `complete` is what the store says as of `through`; `since` is what turns a complete list of that place into it.
+2. A certificate leaves the list only after a list that was issued past its end (RFC 5280 §3.3).
+3. A release is said in the delta whether or not the base had the hold: a list in between may have had it (§5.2.4).
+4. No I/O and no clock; one publication at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from provisioning.ca.crl import entry_of, removal_of
+from provisioning.store.revocations import ListedChange
+
+
+class CrlContents:
+    """The entries of one list, and its recent changes."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, bytes] = {}
+        self._ends: dict[int, datetime] = {}
+        self._recent: dict[int, tuple[int, bytes]] = {}
+        self.through = 0
+
+    def apply(self, changes: Iterable[ListedChange], through: int) -> None:
+        """Take in *changes*, in the order of their events, which reach to the event *through*."""
+        for change in changes:
+            serial = change.serial
+            if change.revoked_at is None or change.reason is None:
+                self._entries.pop(serial, None)
+                self._ends.pop(serial, None)
+                entry = removal_of(serial, change.occurred_at)
+            else:
+                entry = self._entries[serial] = entry_of(serial, change.revoked_at, change.reason)
+                self._ends[serial] = change.not_after
+            self._recent[serial] = (change.sequence, entry)
+        self.through = through
+
+    def complete(self, previous_update: datetime) -> Mapping[int, bytes]:
+        """Return the complete list's entries, without what had expired at the update before."""
+        for serial in [serial for serial, end in self._ends.items() if end <= previous_update]:
+            del self._entries[serial], self._ends[serial]
+        return self._entries
+
+    def since(self, sequence: int) -> Mapping[int, bytes]:
+        """Return what has changed after the event *sequence*, and forget what changed before it."""
+        self._recent = {serial: change for serial, change in self._recent.items() if change[0] > sequence}
+        return {serial: entry for serial, (_, entry) in self._recent.items()}

@@ -1,0 +1,63 @@
+"""Queries about CRL shards: where each one's list is, and which are still needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, insert, or_, select
+from sqlalchemy.engine import Connection
+
+from provisioning.store.tables import certificates, crl_shards
+
+
+@dataclass(frozen=True, slots=True)
+class CrlShard:
+    """One part of an issuer's CRL."""
+
+    id: int
+    issuer: str
+    url: str
+
+    @property
+    def name(self) -> str:
+        """What the list is called in its URL."""
+        return shard_name(self.issuer, self.id)
+
+
+def shard_name(issuer: str, identifier: int) -> str:
+    """Return what a shard's list is called."""
+    return f"{issuer}-{identifier}"
+
+
+def ensure(connection: Connection, issuer: str, origin: str, count: int) -> list[CrlShard]:
+    """Return *count* shards of *issuer* under the URL *origin*, creating those that are missing."""
+    prefix = f"{origin}/crl/{issuer}-"
+    held = [each for each in _all(connection, issuer) if each.url.startswith(prefix)][:count]
+    highest = connection.execute(select(func.coalesce(func.max(crl_shards.c.id), 0))).scalar_one()
+    for identifier in range(highest + 1, highest + 1 + count - len(held)):
+        shard = CrlShard(identifier, issuer, f"{origin}/crl/{shard_name(issuer, identifier)}.crl")
+        connection.execute(insert(crl_shards).values(id=shard.id, issuer=issuer, url=shard.url))
+        held.append(shard)
+    return held
+
+
+def needed(connection: Connection, issuer: str, in_use: Sequence[CrlShard], since: datetime) -> list[CrlShard]:
+    """Return the shards *in_use* and those with certificates that had not expired at *since*."""
+    alive = (
+        select(certificates.c.id)
+        .where(certificates.c.crl_shard_id == crl_shards.c.id, certificates.c.not_after > since)
+        .exists()
+    )
+    statement = (
+        select(crl_shards)
+        .where(crl_shards.c.issuer == issuer, or_(crl_shards.c.id.in_([each.id for each in in_use]), alive))
+        .order_by(crl_shards.c.id)
+    )
+    return [CrlShard(row.id, row.issuer, row.url) for row in connection.execute(statement)]
+
+
+def _all(connection: Connection, issuer: str) -> list[CrlShard]:
+    statement = select(crl_shards).where(crl_shards.c.issuer == issuer).order_by(crl_shards.c.id)
+    return [CrlShard(row.id, row.issuer, row.url) for row in connection.execute(statement)]

@@ -1,0 +1,49 @@
+"""What a delta and a complete list say together is what the next complete list says, whatever happened."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioning.ca.crl import entry_of, removal_of
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.crl_contents import CrlContents
+from provisioning.store.revocations import ListedChange
+from tests.support.requests import NOON
+
+LATER = NOON + timedelta(days=30)
+HOLD, FINAL = RevocationReason.CERTIFICATE_HOLD, RevocationReason.KEY_COMPROMISE
+CHANGES = st.lists(st.tuples(st.integers(1, 5), st.sampled_from([HOLD, FINAL, None])), max_size=30)
+
+
+def change(sequence: int, serial: int, reason: RevocationReason | None) -> ListedChange:
+    return ListedChange(sequence, serial, LATER, NOON, None if reason is None else NOON, reason)
+
+
+@given(CHANGES, st.integers(0, 30), st.integers(0, 30))
+def test_base_and_delta_make_the_complete_list(
+    happened: list[tuple[int, RevocationReason | None]], base_at: int, middle_at: int
+) -> None:
+    events = [change(number, *each) for number, each in enumerate(happened, 1)]
+    base_at, middle_at = sorted((min(base_at, len(events)), min(middle_at, len(events))))
+    base = CrlContents()
+    base.apply(events[:base_at], base_at)
+    middle = CrlContents()
+    middle.apply(events[:middle_at], middle_at)
+    newest = CrlContents()
+    newest.apply(events[:middle_at], middle_at)
+    newest.apply(events[middle_at:], len(events))
+    delta = newest.since(base_at)
+    for held in (base, middle):  # A delta continues its base and every complete list after it.
+        combined = dict(held.complete(NOON)) | delta
+        removed = {serial for serial, entry in combined.items() if entry == removal_of(serial, NOON)}
+        assert {serial: entry for serial, entry in combined.items() if serial not in removed} == newest.complete(NOON)
+
+
+def test_an_entry_leaves_after_one_list_past_its_end() -> None:
+    contents = CrlContents()
+    contents.apply([change(1, 7, FINAL)], 1)
+    assert contents.complete(LATER - timedelta(seconds=1)) == {7: entry_of(7, NOON, FINAL)}
+    assert contents.complete(LATER) == {}
