@@ -24,6 +24,7 @@ from typing import Final
 
 from cryptography import x509
 
+from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.crl import CrlIssuer
 from provisioning.ca.issuer import Issuer, IssuerUrls
@@ -171,7 +172,8 @@ async def _furnish(
     issuer = Issuer(issuing.certificate, issuing.key, urls)
     if settings.database_url is None:
         write_private(settings.directory / "fleet.db", b"")  # So that SQLite does not choose the mode.
-    database = Database(settings.resolved_database_url)
+    make_audit_key(files)
+    database = Database(settings.resolved_database_url, read_audit_key(files))
     try:
         await schema.upgrade(database)
         numbers = SerialNumbers(database)

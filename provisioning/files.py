@@ -32,6 +32,11 @@ class AuthorityFiles:
         return self.directory / f"{name}.key"
 
     @property
+    def audit_key(self) -> Path:
+        """What authenticates the audit log; without it the log cannot be verified."""
+        return self.directory / "audit.key"
+
+    @property
     def bundle(self) -> Path:
         """What relying parties trust: root and issuing CA."""
         return self.directory / "ca-bundle.crt"

@@ -31,7 +31,8 @@ from provisioning.ca.server_names import check_host_name
 from provisioning.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_certificate
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, write_private
-from provisioning.store import certificates, devices, serials
+from provisioning.store import audit, certificates, devices, serials
+from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
 
@@ -97,6 +98,12 @@ class OwnCredentials:
         async with self.serial_numbers.reservation(now) as reservation:
             request = IssuanceRequest(identity, key.public_key(), reservation.serial, now, dns_names, addresses)
             prepared = self.issuer.prepare(self.profiles[profile], request)
+            facts = {"serial": serials.serial_text(reservation.serial), "role": identity.role.value}
+
+            def announce(connection: Connection) -> None:
+                audit.append(connection, now, SERVER_NAME, Action.SIGNING_CERTIFICATE, identity.name, facts)
+
+            await self.database.write(announce)
             reservation.burnt = True
             certificate = self.issuer.issue(prepared)
 
@@ -106,6 +113,8 @@ class OwnCredentials:
                 device = devices.add(connection, identity.name, identity.role, identity.group, now)
             serials.use(connection, certificate.serial_number)
             certificates.add(connection, certificate, device.id, now)
+            signed = facts | {"not_after": str(certificate.not_valid_after_utc)}
+            audit.append(connection, now, SERVER_NAME, Action.CERTIFICATE_SIGNED, identity.name, signed)
 
         await self.database.write(record)
         _replace(self.files.key(file_name), key_to_pem(key))

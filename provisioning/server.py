@@ -44,6 +44,7 @@ from provisioning.api.ocsp import OcspEndpoint
 from provisioning.api.operators import OperatorServices
 from provisioning.api.operators import router as operator_router
 from provisioning.api.relying import relying_party_routes
+from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority, profiles_of
 from provisioning.ca.profile import ProfileName
 from provisioning.config import Settings
@@ -51,7 +52,7 @@ from provisioning.connection_protocol import ConnectionProtocol, PeerCertificate
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.tokens import TokenService
 from provisioning.errors import ConfigurationError
-from provisioning.files import ISSUING_CA, ROOT_CA, SERVER
+from provisioning.files import ISSUING_CA, ROOT_CA, SERVER, AuthorityFiles
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
 from provisioning.pki.identity import Role
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
@@ -135,7 +136,7 @@ async def serve(settings: Settings) -> None:
 async def running(settings: Settings) -> AsyncIterator[Service]:
     """Run the service while the block runs."""
     authority = open_authority(settings)
-    async with _open_store(settings) as (database, serial_numbers):
+    async with _open_store(settings, authority.files) as (database, serial_numbers):
         with contextlib.ExitStack() as sockets:
             https_socket = sockets.enter_context(_bind(settings.host, settings.port, "port"))
             http_socket = sockets.enter_context(_bind(settings.host, settings.http_port, "http_port"))
@@ -163,8 +164,9 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
 
 
 @contextlib.asynccontextmanager
-async def _open_store(settings: Settings) -> AsyncIterator[tuple[Database, SerialNumbers]]:
-    database = Database(settings.resolved_database_url)
+async def _open_store(settings: Settings, files: AuthorityFiles) -> AsyncIterator[tuple[Database, SerialNumbers]]:
+    make_audit_key(files)  # A directory of an earlier version has none.
+    database = Database(settings.resolved_database_url, read_audit_key(files))
     try:
         if await schema.upgrade(database):
             log.info("database schema upgraded")

@@ -9,6 +9,8 @@ function, `_authorise`, decides both, so no rule can hold on one path and be for
         authorise (token or certificate, device, names) -> the key is nobody else's -> prepare -> sign -> record, spend
     COMMIT -> hand out
 
+The audit log has an entry before and after the signature; if it cannot be written, nothing is signed.
+
 Rules
 -----
 1. Nothing is handed out before it is committed; nothing is signed under a serial number that is not on disk.
@@ -44,7 +46,8 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import certificates, devices, serials, tokens
+from provisioning.store import audit, certificates, devices, serials, tokens
+from provisioning.store.audit import Action
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
@@ -170,18 +173,18 @@ class EnrolmentService:
                 None if shard is None else shard.url,
             ),
         )
-        audit = log.bind(
-            device=device.name,
-            role=device.role.value,
-            serial=serials.serial_text(reservation.serial),
-            by="re-enrolment" if token is None else f"token of {token.created_by}",
-        )
-        audit.info("signing certificate")
+        serial = serials.serial_text(reservation.serial)
+        facts = {"serial": serial, "role": device.role.value, "group": device.group}
+        by = device.name if token is None else token.created_by
+        facts["paid_with"] = "certificate" if token is None else "token"
+        audit.append(connection, now, by, Action.SIGNING_CERTIFICATE, device.name, facts)
         reservation.burnt = True
         certificate = self._issuer.issue(prepared)
         serials.use(connection, reservation.serial)
         shard_id = None if shard is None else shard.id  # For ever: the list's address is in the certificate.
         certificate_id = certificates.add(connection, certificate, device.id, now, shard_id)
+        signed = {"serial": serial, "not_after": certificate.not_valid_after_utc}
+        audit.append(connection, now, by, Action.CERTIFICATE_SIGNED, device.name, signed)
         if token is not None:
             _spend(connection, token, certificate_id, now)
         return certificate

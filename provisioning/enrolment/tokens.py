@@ -25,12 +25,14 @@ from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
+from sqlalchemy.engine import Connection
 
 from provisioning.ca.profile import MAXIMUM_LIFE
 from provisioning.ca.server_names import InvalidServerName, check_host_name
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
-from provisioning.store import tokens
+from provisioning.store import audit, tokens
+from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.tokens import TokenGrant
 
@@ -102,9 +104,15 @@ class TokenService:
         expires_at = (now + order.ttl).replace(microsecond=0)
         issued = [IssuedToken(grant, new_token(), expires_at) for grant in grants]
         digests = [(digest_of(each.token), each.grant) for each in issued]
-        await self._database.write(
-            lambda connection: tokens.add(connection, digests, created_by=by, now=now, expires_at=expires_at)
-        )
+
+        def record(connection: Connection) -> None:
+            tokens.add(connection, digests, created_by=by, now=now, expires_at=expires_at)
+            facts = {"count": len(grants), "role": order.role.value, "group": order.group, "expires_at": expires_at}
+            names = [grant.device for grant in grants if grant.device is not None]
+            subject = names[0] if len(names) == 1 else f"{len(grants)} tokens"
+            audit.append(connection, now, by, Action.TOKENS_CREATED, subject, facts | {"devices": names})
+
+        await self._database.write(record)
         log.info(
             "tokens created", count=len(issued), role=order.role.value, group=order.group, by=by, expires_at=expires_at
         )

@@ -27,7 +27,8 @@ from provisioning.ca.issuer import Issuer, OcspSignerRequest
 from provisioning.ca.ocsp import Failure, OcspRefused, OcspSigner
 from provisioning.errors import Refused
 from provisioning.pki.keys import generate_key
-from provisioning.store import certificates, devices, serials
+from provisioning.store import audit, certificates, devices, serials
+from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers, serial_text
 
@@ -78,10 +79,14 @@ class RenewedOcspSigner:
                 owner = devices.find(connection, self._owner)
                 if owner is None:
                     raise RuntimeError(f"the store does not know {self._owner}, the service's own name")
+                facts = {"serial": serial_text(reservation.serial), "use": "OCSP signer"}
+                audit.append(connection, now, self._owner, Action.SIGNING_CERTIFICATE, self._owner, facts)
                 reservation.burnt = True
                 certificate = self.issuer.issue(prepared)
                 serials.use(connection, reservation.serial)
                 certificates.add(connection, certificate, owner.id, now)
+                facts["not_after"] = str(certificate.not_valid_after_utc)
+                audit.append(connection, now, self._owner, Action.CERTIFICATE_SIGNED, self._owner, facts)
                 return certificate
 
             certificate = await self._database.write(sign_and_record)

@@ -36,7 +36,8 @@ from sqlalchemy.engine import Connection
 from provisioning.ca.crl import CrlIssuer, CrlRequest
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.revocation.crl_contents import CrlContents
-from provisioning.store import counters, crls, revocations
+from provisioning.store import audit, counters, crls, revocations
+from provisioning.store.audit import Action
 from provisioning.store.counters import Counter
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.crls import CompleteCrl, PublishedCrl
@@ -48,6 +49,7 @@ log = structlog.get_logger(__name__)
 _RETRY_SECONDS: Final = 10.0
 _LONGEST_WAIT_SECONDS: Final = 3600.0  # Look at the wall clock now and then: it may be set.
 _COMPLETE_SHARE: Final = 20
+_ACTOR: Final = "provisioning"
 _STORED_BYTES: Final = 256 * 1024
 """A longer list is stored by the timer only: the store's one writer has other things to do."""
 
@@ -163,7 +165,12 @@ class CrlPublisher:
 
         complete, delta = await asyncio.to_thread(build)
         timed = self._seconds_to_renewal() <= 0
-        await self._database.write(lambda connection: self._record(connection, complete, news, stored=timed))
+
+        def record(connection: Connection) -> None:
+            self._record(connection, complete, news, stored=timed)
+            _audit_signed(connection, self._plan.name, now, complete)
+
+        await self._database.write(record)
         self._contents, self._current, self._delta, self._owed = contents, complete, delta, False
         took = time.monotonic() - begun
         self._complete_after = time.monotonic() + _COMPLETE_SHARE * took
@@ -190,7 +197,9 @@ class CrlPublisher:
             base = news.base
             return None if base is None else self._signed_delta(issuer, self._request(news.number, now), contents, base)
 
-        self._delta = await asyncio.to_thread(build)
+        delta = await asyncio.to_thread(build)
+        await self._database.write(lambda connection: _audit_signed(connection, self._plan.name, now, delta))
+        self._delta = delta
         log.info("delta CRL published", issuer=self._plan.name, number=news.number)
 
     def _request(self, number: int, now: datetime) -> CrlRequest:
@@ -231,7 +240,12 @@ class CrlPublisher:
                 found += revocations.changes(connection, issuer.key_id, shard_id, base.through_sequence)
             return found, through, base
 
-        (number,) = await self._database.write(lambda connection: counters.take(connection, plan.counter))
+        def announce(connection: Connection) -> int:
+            (number,) = counters.take(connection, plan.counter)
+            audit.append(connection, now, _ACTOR, Action.SIGNING_CRL, plan.name, {"number": number})
+            return number
+
+        number = await self._database.write(announce)
         return _News(number, *await self._database.read(read))
 
     def _record(self, connection: Connection, crl: PublishedCrl, news: _News, *, stored: bool) -> None:
@@ -249,6 +263,11 @@ class CrlPublisher:
 
 
 _BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
+
+
+def _audit_signed(connection: Connection, name: str, now: datetime, crl: PublishedCrl | None) -> None:
+    facts = {} if crl is None else {"number": crl.number, "entries": crl.entries}
+    audit.append(connection, now, _ACTOR, Action.CRL_SIGNED, name, facts)
 
 
 def _signed(issuer: CrlIssuer, request: CrlRequest, name: str) -> PublishedCrl:

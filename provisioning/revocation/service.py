@@ -22,7 +22,8 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
-from provisioning.store import certificates, devices, revocations, tokens
+from provisioning.store import audit, certificates, devices, revocations, tokens
+from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
@@ -87,6 +88,10 @@ class RevocationService:
             changed = device.state not in {state, DeviceState.DECOMMISSIONED} or bool(ended)
             if changed and device.state is not DeviceState.DECOMMISSIONED:
                 devices.set_state(connection, device.id, state, now)
+            if changed:
+                action = Action.DECOMMISSIONED if state is DeviceState.DECOMMISSIONED else Action.REVOKED
+                facts = {"reason": reason, "serials": [each.serial for each in ended], "tokens_voided": voided}
+                audit.append(connection, now, by, action, name, facts)
             return RevocationOutcome(revoked or facts_of(issued), changed), ended, voided
 
         outcome, ended, voided = await self._database.write(transaction)
@@ -113,7 +118,11 @@ class RevocationService:
                 raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}")
             certificate, _ = found
             fresh = [certificate] if _can_be_revoked(certificate) else []
-            revoked = _record(connection, fresh, reason, self._clock(), by)
+            now = self._clock()
+            revoked = _record(connection, fresh, reason, now, by)
+            if fresh:
+                facts = {"reason": reason, "serials": [serial]}
+                audit.append(connection, now, by, Action.REVOKED, certificate.device.name, facts)
             return RevocationOutcome(revoked or facts_of([certificate]), bool(fresh)), fresh
 
         outcome, fresh = await self._database.write(transaction)

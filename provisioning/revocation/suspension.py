@@ -25,7 +25,8 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.service import Changed, RevocationOutcome, Revoked, facts_of
-from provisioning.store import certificates, devices, revocations
+from provisioning.store import audit, certificates, devices, revocations
+from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
@@ -80,6 +81,8 @@ class SuspensionService:
             changed = device.state is not DeviceState.SUSPENDED or bool(fresh)
             if device.state is not DeviceState.SUSPENDED:
                 devices.set_state(connection, device.id, DeviceState.SUSPENDED, now)
+            if changed:
+                _audit(connection, now, by, Action.SUSPENDED, name, fresh)
             return RevocationOutcome(held or facts_of(issued), changed), fresh
 
         outcome, fresh = await self._database.write(transaction)
@@ -96,7 +99,10 @@ class SuspensionService:
             if certificate.revocation is not None and certificate.revocation.reason.final:
                 raise _final(certificate)
             fresh = [certificate] if certificate.revocation is None else []
-            held = self._hold(connection, fresh, self._clock(), by)
+            now = self._clock()
+            held = self._hold(connection, fresh, now, by)
+            if fresh:
+                _audit(connection, now, by, Action.SUSPENDED, certificate.device.name, fresh)
             return RevocationOutcome(held or facts_of([certificate]), bool(fresh)), fresh
 
         outcome, fresh = await self._database.write(transaction)
@@ -120,6 +126,8 @@ class SuspensionService:
             changed = device.state is DeviceState.SUSPENDED or bool(held)
             if device.state is DeviceState.SUSPENDED:
                 devices.set_state(connection, device.id, DeviceState.ACTIVE, now)
+            if changed:
+                _audit(connection, now, by, Action.RESUMED, name, held)
             return ReleaseOutcome(released, changed), held
 
         outcome, held = await self._database.write(transaction)
@@ -140,7 +148,9 @@ class SuspensionService:
             device = certificate.device
             if device.state is DeviceState.SUSPENDED:
                 raise Refused(Code.DEVICE_SUSPENDED, f"{device.name} is suspended as a whole: resume the device")
-            released = self._release(connection, [certificate], self._clock(), by)
+            now = self._clock()
+            released = self._release(connection, [certificate], now, by)
+            _audit(connection, now, by, Action.RESUMED, device.name, [certificate])
             return ReleaseOutcome(released, changed=True), [certificate]
 
         outcome, held = await self._database.write(transaction)
@@ -176,6 +186,10 @@ class SuspensionService:
         if changed:
             for tell in self._after_commit:
                 tell(changed)
+
+
+def _audit(connection: Connection, now: datetime, by: str, action: Action, device: str, changed: Changed) -> None:
+    audit.append(connection, now, by, action, device, {"serials": [each.serial for each in changed]})
 
 
 def _find(connection: Connection, serial: str) -> StoredCertificate:

@@ -35,6 +35,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 from provisioning.errors import Code, ConfigurationError, Refused
+from provisioning.store.audit import KEY_OPTION
 
 ResultT = TypeVar("ResultT")
 
@@ -83,14 +84,18 @@ class _Lane:
 class Database:
     """The store's connections. Open for the life of the process; `close` it at the end."""
 
-    def __init__(self, url: str) -> None:
-        """Raise `ConfigurationError` if *url* is not one of the databases that are supported."""
+    def __init__(self, url: str, audit_key: bytes = b"") -> None:
+        """Raise `ConfigurationError` if *url* is not one of the databases that are supported.
+
+        *audit_key* authenticates what transactions append to the audit log.
+        """
         parsed = _checked_url(url)
+        options = {KEY_OPTION: audit_key}
         if parsed.get_backend_name() == "sqlite":
-            self._writer = _Lane(_sqlite(parsed, 1, "BEGIN IMMEDIATE"), 1, "store-writer")
-            self._reader = _Lane(_sqlite(parsed, _READERS, "BEGIN"), _READERS, "store-reader")
+            self._writer = _Lane(_sqlite(parsed, options, 1, "BEGIN IMMEDIATE"), 1, "store-writer")
+            self._reader = _Lane(_sqlite(parsed, options, _READERS, "BEGIN"), _READERS, "store-reader")
         else:
-            engine = _engine(parsed, _POSTGRESQL_CONNECTIONS)
+            engine = _engine(parsed, options, _POSTGRESQL_CONNECTIONS)
             self._writer = self._reader = _Lane(engine, _POSTGRESQL_CONNECTIONS, "store")
 
     async def write(self, work: Callable[[Connection], ResultT]) -> ResultT:
@@ -107,12 +112,12 @@ class Database:
             await asyncio.to_thread(lane.close)
 
 
-def _engine(url: URL, size: int) -> Engine:
-    return create_engine(url, poolclass=QueuePool, pool_size=size, max_overflow=0)
+def _engine(url: URL, options: dict[str, Any], size: int) -> Engine:
+    return create_engine(url, execution_options=options, poolclass=QueuePool, pool_size=size, max_overflow=0)
 
 
-def _sqlite(url: URL, size: int, begin: str) -> Engine:
-    engine = _engine(url, size)
+def _sqlite(url: URL, options: dict[str, Any], size: int, begin: str) -> Engine:
+    engine = _engine(url, options, size)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:

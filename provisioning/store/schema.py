@@ -18,6 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
+from provisioning.store import audit
 from provisioning.store.database import Database
 
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
@@ -35,7 +36,13 @@ async def upgrade(database: Database) -> bool:
 
     Raises `ConfigurationError` if the database was made by a newer program.
     """
-    return await database.write(_upgrade)
+    return await database.write(_upgrade_and_begin)
+
+
+def _upgrade_and_begin(connection: Connection) -> bool:
+    changed = _upgrade(connection)
+    audit.begin(connection)
+    return changed
 
 
 def _upgrade(connection: Connection) -> bool:

@@ -28,6 +28,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
 )
 from sqlalchemy.types import TypeDecorator
@@ -197,3 +198,26 @@ crl_history = Table(
     Column("next_update", UtcDateTime, nullable=False),
 )
 """Which complete lists relying parties may still hold, and up to which event each one tells: bases of deltas."""
+
+audit_entries = Table(
+    "audit_entries",
+    metadata,
+    Column("number", BIG_ID, primary_key=True, autoincrement=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("actor", NAME, nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("subject", String(80), nullable=False),
+    Column("details", Text, nullable=False),
+    Column("mac", LargeBinary(32), nullable=False),
+)
+"""Append-only: see `provisioning.store.audit`."""
+
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    Column("mac", LargeBinary(32), nullable=False),
+    Column("seal", LargeBinary(32), nullable=False),
+)
+"""One row: where the audit log ends. Appending locks it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,24 @@ def test_help_shows_every_command_with_an_example(service: ProvisioningService) 
         assert done.returncode == 0
         assert f"fleet-provisioning {' '.join(words)} " in done.stdout
     assert service.command("version").stdout.startswith("fleet-provisioning ")
+
+
+def test_the_audit_log_is_shown_and_verified_while_the_service_runs(own_service: ProvisioningService) -> None:
+    own_service.token(device="meter-1", group="north")
+    directory = ("--dir", str(own_service.dir))
+    verified = own_service.command("audit", "verify", *directory, check=True).stdout
+    entries, head = verified.splitlines()
+    assert entries.endswith("all as they were written")
+    shown = json.loads(own_service.command("audit", "show", "--json", *directory, check=True).stdout)
+    actions = [each["action"] for each in shown]
+    assert {"signing certificate", "certificate signed", "signing CRL", "CRL signed"} <= set(actions)
+    assert shown[-1]["subject"] == "meter-1"
+    assert "tokens created" in own_service.command("audit", "show", *directory, check=True).stdout
+    own_service.stop()
+    with sqlite3.connect(own_service.dir / "fleet.db") as store:
+        store.execute("DROP TRIGGER audit_entries_no_delete")
+        store.execute("DELETE FROM audit_entries WHERE number = 2")
+    store.close()
+    own_service.start()
+    found = own_service.command("audit", "verify", "--head", head.removeprefix("head "), *directory)
+    assert (found.returncode, found.stdout) == (1, "entries 2 to 2 are missing\n")

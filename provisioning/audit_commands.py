@@ -1,0 +1,125 @@
+"""The audit log's commands. They read the store itself, with the key beside the CA keys; the service need not run.
+
+The store is imported by the command that needs it: `--help` and the API commands start without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from provisioning.audit_key import read_audit_key
+from provisioning.config import load_settings
+from provisioning.errors import ConfigurationError, Refused
+from provisioning.files import AuthorityFiles
+from provisioning.service_command import Directory, Json, fail, print_table, shown_time
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from provisioning.store.audit import AuditEntry, AuditHead
+
+audit_app = typer.Typer(help="Read and verify the audit log.", no_args_is_help=True)
+
+ResultT = TypeVar("ResultT")
+
+
+@audit_app.command("verify")
+def verify(
+    head: Annotated[
+        str | None,
+        typer.Option(help="A head that an earlier run printed: finds a restored, older log.", show_default=False),
+    ] = None,
+    directory: Directory = None,
+) -> None:
+    """Check that no entry was changed, removed or cut off. Prints the head to note down; exit code 1 if it is not so.
+
+    \b
+    Example:
+      fleet-provisioning audit verify --dir /var/lib/fleet
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    from provisioning.store import audit
+
+    noted = None if head is None else _parse_head(head)
+
+    def read(connection: Connection) -> tuple[list[str], AuditHead]:
+        return list(audit.findings(connection, noted)), audit.head(connection)
+
+    findings, end = _read(directory, read)
+    for finding in findings:
+        sys.stdout.write(f"{finding}\n")
+    if findings:
+        raise fail(f"the audit log has {len(findings)} findings")
+    sys.stdout.write(f"{end.number} entries, all as they were written\nhead {end}\n")
+
+
+@audit_app.command("show")
+def show(
+    after: Annotated[int, typer.Option(min=0, help="Only entries after this number.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 100,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Show entries of the audit log in order.
+
+    \b
+    Example:
+      fleet-provisioning audit show --after 1000 --json
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    from provisioning.store import audit
+
+    found = _read(directory, lambda connection: audit.entries(connection, after, limit))
+    if as_json:
+        sys.stdout.write(json.dumps([_item(entry) for entry in found], indent=2) + "\n")
+        return
+    print_table(
+        ("number", "time", "actor", "action", "subject", "details"),
+        (
+            (str(each.number), shown_time(each.at), each.actor, each.action, each.subject, each.details)
+            for each in found
+        ),
+    )
+
+
+def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> ResultT:
+    from provisioning.store.database import Database
+
+    async def run() -> ResultT:
+        settings = load_settings(directory)
+        database = Database(settings.resolved_database_url, read_audit_key(AuthorityFiles(settings.directory)))
+        try:
+            return await database.read(work)
+        finally:
+            await database.close()
+
+    try:
+        return asyncio.run(run())
+    except (ConfigurationError, Refused) as error:
+        raise fail(str(error)) from error
+
+
+def _parse_head(text: str) -> AuditHead:
+    from provisioning.store.audit import AuditHead
+
+    number, _, mac = text.partition(":")
+    try:
+        return AuditHead(int(number), bytes.fromhex(mac))
+    except ValueError:
+        raise typer.BadParameter("a head is NUMBER:HEXADECIMAL, as audit verify prints it") from None
+
+
+def _item(entry: AuditEntry) -> dict[str, object]:
+    return {
+        "number": entry.number,
+        "at": entry.at.isoformat(),
+        "actor": entry.actor,
+        "action": entry.action,
+        "subject": entry.subject,
+        "details": json.loads(entry.details),
+    }

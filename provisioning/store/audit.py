@@ -1,0 +1,178 @@
+"""The audit log: who did what, appended to a chain that shows every edit, removal and cut.
+
+Theory
+------
+Each entry is authenticated together with the one before it, and a head says which is the last::
+
+    mac(n) = HMAC-SHA-256(key, mac(n-1) || number, time, actor, action, subject, details)     head = (n, mac(n))
+    seal   = HMAC-SHA-256(key, "head" || n || mac(n))
+
+The key is a file beside the CA keys, not in the database: whoever can write to the database alone can destroy the log,
+but not change it unnoticed. Nor shorten it, except to a state that it really had (a restored copy), which is found by
+comparing with a head that was noted elsewhere.
+
+An entry is written in the transaction that does the thing, so there is never one without the other; and the entry
+before a signature is written before the key is used, so what cannot be written stops the signing. What a process that
+died in between may have signed is bounded by the serial numbers that it had reserved on disk.
+
+Rules
+-----
+1. Entries are numbered from 1 without a gap, in commit order. Nothing here changes or deletes one, and SQLite refuses.
+2. No entry holds a token, a passphrase or a key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final
+
+from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy.engine import Connection
+
+from provisioning.store.tables import audit_entries, audit_head
+
+KEY_OPTION: Final = "audit_key"
+"""The execution option of the store's connections that holds the key, see `provisioning.store.database`."""
+
+_BEGINNING: Final = bytes(32)
+_PAGE: Final = 1000
+
+
+class Action(StrEnum):
+    """What was done."""
+
+    SIGNING_CERTIFICATE = "signing certificate"
+    CERTIFICATE_SIGNED = "certificate signed"
+    SIGNING_CRL = "signing CRL"
+    CRL_SIGNED = "CRL signed"
+    TOKENS_CREATED = "tokens created"
+    REVOKED = "revoked"
+    SUSPENDED = "suspended"
+    RESUMED = "resumed"
+    DECOMMISSIONED = "decommissioned"
+    TOKENS_REMOVED = "spent tokens removed"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One line of the log."""
+
+    number: int
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    details: str
+    mac: bytes
+
+    def authenticated_by(self, key: bytes, previous: bytes) -> bool:
+        """Whether it follows the entry whose code is *previous* and nobody has changed it."""
+        facts = (self.number, self.at, self.actor, self.action, self.subject, self.details)
+        return hmac.compare_digest(self.mac, _mac(key, previous, *facts))
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHead:
+    """Where the log ends. Noted elsewhere, it is evidence against a restored copy."""
+
+    number: int
+    mac: bytes
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.mac.hex()}"
+
+
+_READ_HEAD: Final = select(audit_head.c.number, audit_head.c.mac, audit_head.c.seal)
+_LOCK_HEAD: Final = _READ_HEAD.with_for_update()
+_APPEND: Final = insert(audit_entries)
+_MOVE: Final = update(audit_head).values(
+    number=bindparam("last"), mac=bindparam("last_mac"), seal=bindparam("new_seal")
+)
+
+
+def append(
+    connection: Connection, at: datetime, actor: str, action: Action, subject: str, details: Mapping[str, object]
+) -> None:
+    """Add an entry in the caller's transaction."""
+    key: bytes = connection.get_execution_options()[KEY_OPTION]
+    last, previous, _ = connection.execute(_LOCK_HEAD).one()
+    number = last + 1
+    at = at.astimezone(UTC)
+    text = json.dumps(details, sort_keys=True, default=str)
+    mac = _mac(key, previous, number, at, actor, action.value, subject, text)
+    row = {"number": number, "at": at, "actor": actor, "action": action.value, "subject": subject, "details": text}
+    connection.execute(_APPEND, row | {"mac": mac})
+    connection.execute(_MOVE, {"last": number, "last_mac": mac, "new_seal": _seal(key, AuditHead(number, mac))})
+
+
+def entries(connection: Connection, after: int, limit: int) -> list[AuditEntry]:
+    """Return entries in order, after the number *after*."""
+    statement = (
+        select(audit_entries).where(audit_entries.c.number > after).order_by(audit_entries.c.number).limit(limit)
+    )
+    return [AuditEntry(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001 - SQLAlchemy's public name
+
+
+def head(connection: Connection) -> AuditHead:
+    """Return where the log says that it ends."""
+    number, mac, _ = connection.execute(_READ_HEAD).one()
+    return AuditHead(number, mac)
+
+
+def findings(connection: Connection, noted: AuditHead | None = None) -> Iterator[str]:
+    """Yield what is wrong with the log, a sentence each; *noted* is a head that it had before."""
+    key: bytes = connection.get_execution_options()[KEY_OPTION]
+    expected, previous = 1, _BEGINNING
+    noted_found = noted is None or noted.number == 0
+    for entry in _all(connection):
+        if entry.number != expected:
+            yield f"entries {expected} to {entry.number - 1} are missing"
+        elif not entry.authenticated_by(key, previous):
+            yield f"entry {entry.number} was changed, or was not written by this service"
+        if noted is not None and entry.number == noted.number:
+            noted_found = hmac.compare_digest(entry.mac, noted.mac)
+        expected, previous = entry.number + 1, entry.mac
+    row = connection.execute(_READ_HEAD).one_or_none()
+    if row is None:
+        yield "the head is missing"
+        return
+    number, mac, seal = row
+    if not hmac.compare_digest(seal, _seal(key, AuditHead(number, mac))):
+        yield "the head was changed, or was not written by this service"
+    if number >= expected:
+        yield f"entries {expected} to {number} are missing at the end"
+    elif number != expected - 1 or mac != previous:
+        yield f"the head names entry {number}, but the log goes to {expected - 1}"
+    if not noted_found:
+        yield f"the log does not contain the head {noted}: an older copy was restored, or another log put in its place"
+
+
+def _all(connection: Connection) -> Iterator[AuditEntry]:
+    after = 0
+    while page := entries(connection, after, _PAGE):
+        yield from page
+        after = page[-1].number
+
+
+def _mac(
+    key: bytes, previous: bytes, number: int, at: datetime, actor: str, action: str, subject: str, details: str
+) -> bytes:
+    text = json.dumps([number, at.astimezone(UTC).isoformat(), actor, action, subject, details])
+    return hmac.digest(key, previous + text.encode(), hashlib.sha256)
+
+
+def _seal(key: bytes, end: AuditHead) -> bytes:
+    return hmac.digest(key, f"head {end}".encode(), hashlib.sha256)
+
+
+def begin(connection: Connection) -> None:
+    """Seal the head of a log that has no entry yet; does nothing to one that has."""
+    key: bytes = connection.get_execution_options()[KEY_OPTION]
+    empty = update(audit_head).where(audit_head.c.number == 0, audit_head.c.seal == b"")
+    connection.execute(empty.values(seal=_seal(key, AuditHead(0, _BEGINNING))))

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from provisioning.enrolment.service import TokenCredential
+from provisioning.errors import Refused
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import audit, certificates, schema
+from provisioning.store.audit import Action, AuditHead
+from provisioning.store.database import Database
+from tests.support.fleet import Fleet
+from tests.support.requests import csr_der
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+KEY = b"k" * 32
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    opened = Database(f"sqlite:///{tmp_path / 'fleet.db'}", KEY)
+    await schema.upgrade(opened)
+    for number in range(1, 6):
+        await opened.write(
+            lambda connection, number=number: audit.append(  # type: ignore[misc]
+                connection, NOW, "admin", Action.REVOKED, f"meter-{number}", {"serials": ["1f"], "n": number}
+            )
+        )
+    yield opened
+    await opened.close()
+
+
+async def findings(database: Database, noted: AuditHead | None = None) -> list[str]:
+    return await database.read(lambda connection: list(audit.findings(connection, noted)))
+
+
+def tamper(connection: Connection, *statements: str) -> None:
+    """Do what somebody does who owns the database but not the key."""
+    for trigger in ("update", "delete"):
+        connection.execute(text(f"DROP TRIGGER IF EXISTS audit_entries_no_{trigger}"))
+    for statement in statements:
+        connection.execute(text(statement))
+
+
+async def test_a_log_that_nobody_touched_has_no_finding(database: Database) -> None:
+    assert await findings(database) == []
+    entries = await database.read(lambda connection: audit.entries(connection, 3, 10))
+    assert [(each.number, each.subject) for each in entries] == [(4, "meter-4"), (5, "meter-5")]
+    assert entries[0].at == NOW
+
+
+@pytest.mark.parametrize(
+    ("statements", "expected"),
+    [
+        (["UPDATE audit_entries SET actor = 'nobody' WHERE number = 3"], ["entry 3 was changed"]),
+        (["UPDATE audit_entries SET at = '2026-03-01 11:00:00' WHERE number = 1"], ["entry 1 was changed"]),
+        (["UPDATE audit_entries SET details = '{}' WHERE number = 5"], ["entry 5 was changed"]),
+        (["DELETE FROM audit_entries WHERE number IN (2, 3)"], ["entries 2 to 3 are missing"]),
+        (["DELETE FROM audit_entries WHERE number = 1"], ["entries 1 to 1 are missing"]),
+        (["DELETE FROM audit_entries WHERE number > 3"], ["entries 4 to 5 are missing at the end"]),
+        (["DELETE FROM audit_entries"], ["entries 1 to 5 are missing at the end"]),
+        (
+            ["DELETE FROM audit_entries WHERE number > 3",
+             "UPDATE audit_head SET number = 3, mac = (SELECT mac FROM audit_entries WHERE number = 3)"],
+            ["the head was changed"],
+        ),
+        (
+            ["UPDATE audit_entries SET number = 9 WHERE number = 5",
+             "UPDATE audit_entries SET number = 5 WHERE number = 4",
+             "UPDATE audit_entries SET number = 4 WHERE number = 9"],
+            ["entry 4 was changed", "entry 5 was changed", "the head names entry 5"],
+        ),
+        (["DELETE FROM audit_head"], ["the head is missing"]),
+    ],
+)  # fmt: skip
+async def test_every_edit_removal_and_cut_is_found(
+    database: Database, statements: list[str], expected: list[str]
+) -> None:
+    await database.write(lambda connection: tamper(connection, *statements))
+    found = await findings(database)
+    assert len(found) == len(expected)
+    for finding, words in zip(found, expected, strict=True):
+        assert words in finding
+
+
+async def test_a_restored_copy_is_found_by_a_head_that_was_noted(database: Database) -> None:
+    noted = await database.read(audit.head)
+    assert await findings(database, noted) == []
+    later = AuditHead(noted.number + 1, b"x" * 32)
+    (finding,) = await findings(database, later)
+    assert "an older copy was restored" in finding
+    (finding,) = await findings(database, AuditHead(noted.number, b"x" * 32))
+    assert "another log" in finding
+
+
+async def test_who_has_not_the_key_cannot_write_an_entry(database: Database, tmp_path: Path) -> None:
+    forger = Database(f"sqlite:///{tmp_path / 'fleet.db'}", b"guess")
+    await forger.write(lambda connection: audit.append(connection, NOW, "admin", Action.RESUMED, "meter-1", {}))
+    await forger.close()
+    assert [each.split(",")[0] for each in await findings(database)] == ["entry 6 was changed", "the head was changed"]
+
+
+@pytest.mark.parametrize("change", ["UPDATE audit_entries SET actor = 'x'", "DELETE FROM audit_entries"])
+async def test_the_database_itself_refuses_changes(database: Database, change: str) -> None:
+    with pytest.raises(IntegrityError, match="append-only"):
+        await database.write(lambda connection: connection.execute(text(change)))
+
+
+async def log_of(fleet: Fleet) -> list[tuple[str, str, str]]:
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 1000))
+    return [(each.actor, each.action, each.subject) for each in entries]
+
+
+async def test_every_signature_and_every_operator_s_action_is_in_the_log(fleet: Fleet) -> None:
+    await fleet.enrol()
+    await fleet.suspension.suspend_device("meter-17", by="anna")
+    await fleet.suspension.suspend_device("meter-17", by="anna")  # Nothing happens, nothing is logged.
+    await fleet.suspension.resume_device("meter-17", by="bert")
+    await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="anna")
+    await fleet.revocation.decommission("meter-17", by="bert")
+    assert await log_of(fleet) == [
+        ("admin", "tokens created", "meter-17"),
+        ("admin", "signing certificate", "meter-17"),
+        ("admin", "certificate signed", "meter-17"),
+        ("anna", "suspended", "meter-17"),
+        ("bert", "resumed", "meter-17"),
+        ("anna", "revoked", "meter-17"),
+        ("bert", "decommissioned", "meter-17"),
+    ]
+    assert await findings(fleet.database) == []
+
+
+async def test_nothing_is_signed_and_no_token_spent_while_the_log_cannot_be_written(fleet: Fleet) -> None:
+    token = await fleet.token()
+    await fleet.database.write(lambda connection: connection.execute(text("ALTER TABLE audit_entries RENAME TO away")))
+    with pytest.raises(Refused, match="UNAVAILABLE"):
+        await fleet.enrolment.enrol(csr_der(names=["meter-17"]), TokenCredential("meter-17", token))
+    with pytest.raises(Refused, match="UNAVAILABLE"):
+        await fleet.token()
+    issued = await fleet.database.read(lambda connection: certificates.count(connection, fleet.clock()))
+    assert set(issued.values()) == {0}
+    await fleet.database.write(lambda connection: connection.execute(text("ALTER TABLE away RENAME TO audit_entries")))
+    await fleet.enrolment.enrol(csr_der(names=["meter-17"]), TokenCredential("meter-17", token))
+    assert await findings(fleet.database) == []
