@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from provisioning import audit_commands, lifecycle_commands, operator_commands
+from provisioning import audit_commands, certificate_commands, lifecycle_commands, operator_commands
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.version import product_version
@@ -35,7 +35,7 @@ app = typer.Typer(
 
 app.add_typer(operator_commands.token_app, name="token")
 app.add_typer(operator_commands.device_app, name="device")
-app.add_typer(operator_commands.certificate_app, name="certificate")
+app.add_typer(certificate_commands.certificate_app, name="certificate")
 app.add_typer(audit_commands.audit_app, name="audit")
 for command in (
     lifecycle_commands.revoke,

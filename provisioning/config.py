@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     ocsp_life: timedelta = Field(default=timedelta(days=1), ge=timedelta(minutes=1), le=timedelta(days=7))
     """From thisUpdate to nextUpdate. Caches keep an answer for five minutes at most whatever this is."""
     ocsp_signer_life: timedelta = Field(default=timedelta(days=7), ge=timedelta(minutes=2), le=timedelta(days=30))
+    token_retention: timedelta = Field(default=timedelta(days=90), ge=timedelta(), le=timedelta(days=3650))
+    """How long a token that was spent, voided or has expired stays in the store."""
     feed_heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
     feed_stall_seconds: float = Field(default=30.0, gt=0, le=600)
     """A subscriber that takes no byte for so long is cut off."""

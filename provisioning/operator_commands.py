@@ -1,4 +1,4 @@
-"""The operator's commands: tokens, devices, certificates, over the service's REST API.
+"""The operator's commands: tokens, devices, status, over the service's REST API.
 
 Rules
 -----
@@ -44,7 +44,6 @@ _BATCH: Final = 500
 
 token_app = typer.Typer(help="Make one-time enrolment tokens.", no_args_is_help=True)
 device_app = typer.Typer(help="See which devices have certificates.", no_args_is_help=True)
-certificate_app = typer.Typer(help="See which certificates were issued.", no_args_is_help=True)
 
 Ttl = Annotated[int | None, typer.Option(help="Seconds until the token expires (default: 3600).", show_default=False)]
 Lifetime = Annotated[
@@ -240,64 +239,6 @@ def show_device(
                 for each in issued
             ),
         )
-
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
-
-
-@certificate_app.command("list")
-def list_certificates(
-    device: Annotated[str | None, typer.Option(help="Of this device only.", show_default=False)] = None,
-    state: Annotated[str | None, typer.Option(help="active, revoked or expired.", show_default=False)] = None,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
-    as_json: Json = False,
-) -> None:
-    """List certificates in order of issuance.
-
-    \b
-    Example:
-      fleet-provisioning certificate list --state active --json
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-
-    async def command(client: OperatorClient) -> None:
-        found = [each async for each in client.certificates(device=device, state=state)]
-        if as_json:
-            print_json(found)
-            return
-        print_table(
-            ("serial", "device", "role", "state", "not after"),
-            ((each.serial, each.device, each.role, each.state, shown_time(each.not_after)) for each in found),
-        )
-
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
-
-
-@certificate_app.command("show")
-def show_certificate(
-    serial: Annotated[str, typer.Argument(help="Serial number in hexadecimal.")],
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
-    as_json: Json = False,
-) -> None:
-    """Show one certificate.
-
-    \b
-    Example:
-      fleet-provisioning certificate show 43555deb683f6f04348b9e168ab6561b
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-
-    async def command(client: OperatorClient) -> None:
-        certificate = await client.certificate(serial)
-        if as_json:
-            print_json(certificate)
-        else:
-            print_facts(certificate)
 
     with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
 

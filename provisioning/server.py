@@ -39,6 +39,7 @@ from sqlalchemy.engine import Connection
 from provisioning.api.application import new_application
 from provisioning.api.est import est_routes
 from provisioning.api.feed import feed_routes
+from provisioning.api.inventory import router as inventory_router
 from provisioning.api.lifecycle import router as lifecycle_router
 from provisioning.api.ocsp import OcspEndpoint
 from provisioning.api.operators import OperatorServices
@@ -50,6 +51,7 @@ from provisioning.ca.profile import ProfileName
 from provisioning.config import Settings
 from provisioning.connection_protocol import ConnectionProtocol, PeerCertificateProtocol
 from provisioning.enrolment.service import EnrolmentService
+from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenService
 from provisioning.errors import ConfigurationError
 from provisioning.files import ISSUING_CA, ROOT_CA, SERVER, AuthorityFiles
@@ -240,11 +242,15 @@ async def _build(
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
     https.include_router(lifecycle_router)
+    https.include_router(inventory_router)
 
     http = new_application("Fleetgate CRLs and CA certificates", product_version(), settings, openapi_url=None)
     http.include_router(relying_party_routes(publishers, authorities))
     http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)
-    return _Parts(feed, [feed.run, signer.run, *(publisher.run for publisher in publishers.values())], https, http)
+    retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)
+    return _Parts(
+        feed, [feed.run, signer.run, retention.run, *(publisher.run for publisher in publishers.values())], https, http
+    )
 
 
 async def _crl_shards(database: Database, settings: Settings, public_url: str) -> tuple[list[CrlShard], list[CrlShard]]:

@@ -1,4 +1,4 @@
-"""OCSP over plain HTTP (RFC 6960 appendix A, RFC 9919 §5 and §7): GET with the request in the path, and POST.
+"""OCSP over plain HTTP (RFC 6960 appendix A, RFC 9919 §6 and §7): GET with the request in the path, and POST.
 
 Theory
 ------

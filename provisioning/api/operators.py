@@ -11,8 +11,6 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -26,14 +24,14 @@ from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.revocation.service import RevocationService, Revoked
 from provisioning.revocation.suspension import SuspensionService
-from provisioning.store import certificates, devices, tokens
-from provisioning.store.certificates import CertificateState, StoredCertificate
+from provisioning.store import devices, inventory, tokens
+from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
 
 PREFIX: Final = "/v1"
 MAXIMUM_PAGE: Final = 1000
-_DEFAULT_PAGE: Final = 100
+DEFAULT_PAGE: Final = 100
 
 Limit = Annotated[int, Query(ge=1, le=MAXIMUM_PAGE)]
 Name = Annotated[str, Field(max_length=64)]
@@ -130,7 +128,7 @@ async def create_tokens(body: TokensRequest, operator: Operator, services: Servi
 @router.get("/devices")
 async def list_devices(
     services: Services,
-    limit: Limit = _DEFAULT_PAGE,
+    limit: Limit = DEFAULT_PAGE,
     after: Name | None = None,
     group: Name | None = None,
     state: DeviceState | None = None,
@@ -150,37 +148,6 @@ async def show_device(name: str, services: Services) -> dict[str, Any]:
     if not found:
         raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
     return _device_item(*found[0])
-
-
-@router.get("/certificates")
-async def list_certificates(
-    services: Services,
-    limit: Limit = _DEFAULT_PAGE,
-    after: Annotated[int, Query(ge=0, le=2**62)] | None = None,
-    device: Name | None = None,
-    state: CertificateState | None = None,
-) -> dict[str, Any]:
-    """List certificates in order of issuance. ``next`` is the cursor of the page that follows."""
-    now = services.clock()
-    found = await services.database.read(
-        lambda connection: certificates.page(
-            connection, limit=limit + 1, after=after, now=now, device=device, state=state
-        )
-    )
-    items = [_certificate_item(each, now) for each in found[:limit]]
-    return {"items": items, "next": str(found[limit - 1].id) if len(found) > limit else None}
-
-
-@router.get("/certificates/{serial}")
-async def show_certificate(serial: str, services: Services) -> dict[str, Any]:
-    """Show one certificate, with its PEM."""
-    text = normal_serial(serial)
-    found = await services.database.read(lambda connection: certificates.find_serial(connection, text))
-    if found is None:
-        raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {text}")
-    stored, der = found
-    pem = x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode()
-    return _certificate_item(stored, services.clock()) | {"pem": pem}
 
 
 @router.post("/revocations", status_code=HTTPStatus.CREATED)
@@ -203,7 +170,7 @@ async def status(services: Services) -> dict[str, Any]:
     device_counts, certificate_counts, open_tokens = await services.database.read(
         lambda connection: (
             devices.count(connection),
-            certificates.count(connection, now),
+            inventory.count(connection, now),
             tokens.count_open(connection, now),
         )
     )
@@ -269,24 +236,6 @@ def _device_item(device: Device, issued: int) -> dict[str, Any]:
             )
         },
         "certificates": issued,
-    }
-
-
-def _certificate_item(stored: StoredCertificate, now: datetime) -> dict[str, Any]:
-    revocation = stored.revocation
-    return {
-        "serial": stored.serial,
-        "device": stored.device.name,
-        "role": stored.device.role,
-        "group": stored.device.group,
-        "issuer_key_id": stored.issuer_key_id,
-        "fingerprint_sha256": stored.fingerprint_sha256,
-        "not_before": rfc3339(stored.not_before),
-        "not_after": rfc3339(stored.not_after),
-        "state": stored.state(now),
-        "revoked_at": None if revocation is None else rfc3339(revocation.revoked_at),
-        "reason": None if revocation is None else revocation.reason,
-        "sequence": None if revocation is None else revocation.sequence,
     }
 
 

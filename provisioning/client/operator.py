@@ -215,10 +215,29 @@ class OperatorClient:
         return await self._call(EnrolledDevice, "GET", f"/v1/devices/{quote(name, safe='')}")
 
     async def certificates(
-        self, *, device: str | None = None, state: str | None = None
+        self,
+        *,
+        device: str | None = None,
+        state: str | None = None,
+        group: str | None = None,
+        serial: str | None = None,
+        fingerprint: str | None = None,
+        issuer: str | None = None,
+        expires_from: datetime | None = None,
+        expires_before: datetime | None = None,
     ) -> AsyncIterator[IssuedCertificate]:
-        """Yield every certificate, optionally of one *device* or in one *state* only."""
-        async for item in self._walk("/v1/certificates", {"device": device, "state": state}):
+        """Yield every certificate that fits what is given; *issuer* by its key identifier in hexadecimal."""
+        search = {
+            "device": device,
+            "state": state,
+            "group": group,
+            "serial": serial,
+            "fingerprint": fingerprint,
+            "issuer": issuer,
+            "expires_from": None if expires_from is None else expires_from.isoformat(),
+            "expires_before": None if expires_before is None else expires_before.isoformat(),
+        }
+        async for item in self._walk("/v1/certificates", search):
             yield self._read(IssuedCertificate, item)
 
     async def certificate(self, serial: str) -> IssuedCertificate:

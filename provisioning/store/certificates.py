@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import ColumnElement, Row, Select, bindparam, case, func, insert, select
+from sqlalchemy import Row, Select, bindparam, insert, select
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.keys import spki_fingerprint
@@ -59,7 +59,8 @@ class StoredCertificate:
         return CertificateState.ACTIVE if now < self.not_after else CertificateState.EXPIRED
 
 
-def _select(*, with_der: bool = False) -> Select[Any]:
+def selected(*, with_der: bool = False) -> Select[Any]:
+    """Return the statement whose rows `from_row` reads."""
     columns = [column for column in certificates.c if with_der or column is not certificates.c.der]
     return select(
         *columns, *devices.c, revocations.c.sequence, revocations.c.reason, revocations.c.revoked_at
@@ -68,7 +69,7 @@ def _select(*, with_der: bool = False) -> Select[Any]:
 
 # The statements of enrolment and authentication are built once: building one costs more than running it.
 _ADD: Final = insert(certificates).returning(certificates.c.id)
-_FIND: Final = _select().where(
+_FIND: Final = selected().where(
     certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted")
 )
 _LOCK: Final = _FIND.with_for_update(of=devices)
@@ -84,7 +85,8 @@ _WITH_KEY: Final = (
 )
 
 
-def _from_row(row: Row[Any]) -> StoredCertificate:
+def from_row(row: Row[Any]) -> StoredCertificate:
+    """Return the certificate in a row of `selected`."""
     columns = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
     sequence = columns[revocations.c.sequence]
     return StoredCertificate(
@@ -135,7 +137,7 @@ def find(
     """Return the certificate so named; with *for_update* its device is locked until the transaction ends."""
     named = {"issuer": issuer_key_id.hex(), "wanted": serial_text(serial)}
     row = connection.execute(_LOCK if for_update else _FIND, named).one_or_none()
-    return None if row is None else _from_row(row)
+    return None if row is None else from_row(row)
 
 
 def revocation_of(connection: Connection, issuer_key_id: str, serial: str) -> tuple[bool, StoredRevocation | None]:
@@ -151,66 +153,20 @@ def find_serial(
     connection: Connection, serial: str, *, for_update: bool = False
 ) -> tuple[StoredCertificate, bytes] | None:
     """Return the certificate with *serial* and its DER. Serial numbers are random: one issuer's only, in practice."""
-    statement = _select(with_der=True).where(certificates.c.serial == serial).limit(1)
+    statement = selected(with_der=True).where(certificates.c.serial == serial).limit(1)
     if for_update:
         statement = statement.with_for_update(of=devices)
     row = connection.execute(statement).one_or_none()
-    return None if row is None else (_from_row(row), row._mapping[certificates.c.der])  # noqa: SLF001
+    return None if row is None else (from_row(row), row._mapping[certificates.c.der])  # noqa: SLF001
 
 
 def of_device(connection: Connection, device_id: int) -> list[StoredCertificate]:
     """Return every certificate of a device, oldest first."""
-    statement = _select().where(certificates.c.device_id == device_id).order_by(certificates.c.id)
-    return [_from_row(row) for row in connection.execute(statement)]
+    statement = selected().where(certificates.c.device_id == device_id).order_by(certificates.c.id)
+    return [from_row(row) for row in connection.execute(statement)]
 
 
 def with_key(connection: Connection, spki_sha256: bytes) -> Sequence[tuple[str, RevocationReason | None]]:
     """Return who was ever certified for this key, and why that certificate was revoked if it was."""
     rows = connection.execute(_WITH_KEY, {"wanted": spki_sha256})
     return [(name, None if reason is None else RevocationReason(reason)) for name, reason in rows]
-
-
-def _in_state(state: CertificateState, now: datetime) -> ColumnElement[bool]:
-    unrevoked = revocations.c.sequence.is_(None)
-    match state:
-        case CertificateState.REVOKED:
-            return revocations.c.reason != RevocationReason.CERTIFICATE_HOLD.value  # NULL is not different.
-        case CertificateState.SUSPENDED:
-            return revocations.c.reason == RevocationReason.CERTIFICATE_HOLD.value
-        case CertificateState.ACTIVE:
-            return unrevoked & (certificates.c.not_after > now)
-        case CertificateState.EXPIRED:
-            return unrevoked & (certificates.c.not_after <= now)
-
-
-def page(
-    connection: Connection,
-    *,
-    limit: int,
-    after: int | None,
-    now: datetime,
-    device: str | None = None,
-    state: CertificateState | None = None,
-) -> list[StoredCertificate]:
-    """Return certificates in order of issuance, after the row id *after*."""
-    statement = _select().order_by(certificates.c.id).limit(limit)
-    if after is not None:
-        statement = statement.where(certificates.c.id > after)
-    if device is not None:
-        statement = statement.where(devices.c.name == device)
-    if state is not None:
-        statement = statement.where(_in_state(state, now))
-    return [_from_row(row) for row in connection.execute(statement)]
-
-
-def count(connection: Connection, now: datetime) -> dict[CertificateState, int]:
-    """Return how many certificates there are in each state *now*."""
-    state = case(
-        (_in_state(CertificateState.REVOKED, now), CertificateState.REVOKED.value),
-        (_in_state(CertificateState.SUSPENDED, now), CertificateState.SUSPENDED.value),
-        (_in_state(CertificateState.ACTIVE, now), CertificateState.ACTIVE.value),
-        else_=CertificateState.EXPIRED.value,
-    )
-    statement = select(state, func.count()).select_from(certificates.outerjoin(revocations)).group_by(state)
-    found = {CertificateState(name): number for name, number in connection.execute(statement)}
-    return {state: found.get(state, 0) for state in CertificateState}

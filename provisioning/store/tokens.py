@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.identity import Role
@@ -104,6 +104,12 @@ def void(connection: Connection, device: str, now: datetime) -> int:
         .values(voided_at=now)
     )
     return connection.execute(statement).rowcount
+
+
+def remove_ended(connection: Connection, before: datetime) -> int:
+    """Remove tokens that were spent, voided or expired *before* that time; return how many there were."""
+    ended = func.coalesce(tokens.c.used_at, tokens.c.voided_at, tokens.c.expires_at)
+    return connection.execute(delete(tokens).where(ended < before, tokens.c.created_at < before)).rowcount
 
 
 def count_open(connection: Connection, now: datetime) -> int:

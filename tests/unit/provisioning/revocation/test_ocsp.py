@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -266,3 +267,15 @@ async def test_the_signer_is_renewed_at_half_of_its_life_and_a_failure_is_repeat
     certificate = signer.current(fleet.clock()).certificate
     assert certificate.not_valid_after_utc == fleet.clock() + 7 * DAY
     assert certificate.public_key() != first.certificate.public_key()
+
+
+async def test_an_extension_that_nobody_knows_is_ignored_unless_critical(responding: Responding) -> None:
+    certificate = await responding.fleet.enrol()
+    strange = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+    request = ocsp.OCSPRequestBuilder().add_certificate(certificate, responding.issuer, SHA256)
+    ignored = request.add_extension(strange, critical=False).build().public_bytes(Encoding.DER)
+    assert (await responding.responder.answer(ignored)).der
+    refused = request.add_extension(strange, critical=True).build().public_bytes(Encoding.DER)
+    with pytest.raises(OcspRefused) as caught:
+        await responding.responder.answer(refused)
+    assert caught.value.failure is Failure.MALFORMED_REQUEST

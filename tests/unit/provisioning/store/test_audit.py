@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from provisioning.enrolment.service import TokenCredential
 from provisioning.errors import Refused
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, certificates, schema
+from provisioning.store import audit, inventory, schema
 from provisioning.store.audit import Action, AuditHead
 from provisioning.store.database import Database
 from tests.support.fleet import Fleet
@@ -143,7 +143,7 @@ async def test_nothing_is_signed_and_no_token_spent_while_the_log_cannot_be_writ
         await fleet.enrolment.enrol(csr_der(names=["meter-17"]), TokenCredential("meter-17", token))
     with pytest.raises(Refused, match="UNAVAILABLE"):
         await fleet.token()
-    issued = await fleet.database.read(lambda connection: certificates.count(connection, fleet.clock()))
+    issued = await fleet.database.read(lambda connection: inventory.count(connection, fleet.clock()))
     assert set(issued.values()) == {0}
     await fleet.database.write(lambda connection: connection.execute(text("ALTER TABLE away RENAME TO audit_entries")))
     await fleet.enrolment.enrol(csr_der(names=["meter-17"]), TokenCredential("meter-17", token))

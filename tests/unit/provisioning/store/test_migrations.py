@@ -10,10 +10,11 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import certificates, devices, revocations, schema
+from provisioning.store import audit, devices, inventory, revocations, schema
 from provisioning.store.certificates import CertificateState
 from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
+from provisioning.store.inventory import CertificateSearch
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -59,9 +60,12 @@ async def test_a_store_of_the_first_release_is_upgraded_without_loss(tmp_path: P
         assert event.reason is RevocationReason.KEY_COMPROMISE
         assert event.occurred_at == datetime(2026, 2, 1, tzinfo=UTC)
         assert revocations.newest(connection) == 1
+        assert audit.head(connection).number == 0
+        assert list(audit.findings(connection)) == []
         counted = devices.count(connection)
         assert (counted[DeviceState.ACTIVE], counted[DeviceState.REVOKED]) == (1, 1)
-        states = {each.serial: each.state(NOW) for each in certificates.page(connection, limit=9, after=None, now=NOW)}
+        found = inventory.page(connection, CertificateSearch(), limit=9, after=None, now=NOW)
+        states = {each.serial: each.state(NOW) for each in found}
         assert states == {"1f": CertificateState.ACTIVE, "2f": CertificateState.REVOKED}
 
     await database.read(look)

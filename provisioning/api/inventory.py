@@ -1,0 +1,208 @@
+"""The operators' REST API, third part: which certificates there are.
+
+One search serves the list, the counts and the export. The export is streamed page by page: what is in memory is one
+page, whatever the size of the fleet; certificates that are issued meanwhile may be in it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from fastapi import APIRouter, Depends, Query
+from starlette.responses import StreamingResponse
+
+from provisioning.api.operators import (
+    DEFAULT_PAGE,
+    MAXIMUM_PAGE,
+    PREFIX,
+    Limit,
+    Name,
+    OperatorServices,
+    Services,
+    authorise_operator,
+    normal_serial,
+    rfc3339,
+)
+from provisioning.errors import Code, Refused
+from provisioning.store import certificates, inventory
+from provisioning.store.certificates import CertificateState, StoredCertificate
+from provisioning.store.inventory import CertificateSearch
+
+router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
+"""Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
+
+COLUMNS: Final = (
+    "serial",
+    "device",
+    "role",
+    "group",
+    "issuer_key_id",
+    "fingerprint_sha256",
+    "not_before",
+    "not_after",
+    "state",
+    "revoked_at",
+    "reason",
+    "sequence",
+)
+_FORMULA_STARTS: Final = ("=", "+", "-", "@")
+
+
+class ExportFormat(StrEnum):
+    """How an export is written."""
+
+    CSV = "csv"
+    JSON = "json"
+
+
+def _search(
+    device: Name | None = None,
+    group: Name | None = None,
+    serial: Annotated[str | None, Query(max_length=64)] = None,
+    fingerprint: Annotated[str | None, Query(max_length=95)] = None,
+    issuer: Annotated[str | None, Query(max_length=64)] = None,
+    state: CertificateState | None = None,
+    expires_from: datetime | None = None,
+    expires_before: datetime | None = None,
+) -> CertificateSearch:
+    return CertificateSearch(
+        device,
+        group,
+        None if serial is None else normal_serial(serial),
+        None if fingerprint is None else _hexadecimal(fingerprint),
+        None if issuer is None else _hexadecimal(issuer),
+        state,
+        _aware(expires_from),
+        _aware(expires_before),
+    )
+
+
+Search = Annotated[CertificateSearch, Depends(_search)]
+
+
+@router.get("/certificates")
+async def list_certificates(
+    services: Services,
+    search: Search,
+    limit: Limit = DEFAULT_PAGE,
+    after: Annotated[int | None, Query(ge=0, le=2**62)] = None,
+) -> dict[str, Any]:
+    """List certificates in order of issuance. ``next`` is the cursor of the page that follows."""
+    now = services.clock()
+    found = await services.database.read(
+        lambda connection: inventory.page(connection, search, limit=limit + 1, after=after, now=now)
+    )
+    items = [_certificate_item(each, now) for each in found[:limit]]
+    return {"items": items, "next": str(found[limit - 1].id) if len(found) > limit else None}
+
+
+@router.get("/inventory/counts")
+async def count_certificates(services: Services, search: Search) -> dict[str, int]:
+    """Count the certificates that a search finds, by state."""
+    now = services.clock()
+    counts = await services.database.read(lambda connection: inventory.count(connection, now, search))
+    return {state.value: number for state, number in counts.items()}
+
+
+@router.get("/inventory/export", response_class=StreamingResponse)
+async def export_certificates(
+    services: Services,
+    search: Search,
+    format_: Annotated[ExportFormat, Query(alias="format")] = ExportFormat.JSON,
+) -> StreamingResponse:
+    """Write every certificate that a search finds, as CSV or as a JSON array."""
+    if format_ is ExportFormat.CSV:
+        return StreamingResponse(_csv(services, search), media_type="text/csv; header=present")
+    return StreamingResponse(_json(services, search), media_type="application/json")
+
+
+@router.get("/certificates/{serial}")
+async def show_certificate(serial: str, services: Services) -> dict[str, Any]:
+    """Show one certificate, with its PEM."""
+    text = normal_serial(serial)
+    found = await services.database.read(lambda connection: certificates.find_serial(connection, text))
+    if found is None:
+        raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {text}")
+    stored, der = found
+    pem = x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode()
+    return _certificate_item(stored, services.clock()) | {"pem": pem}
+
+
+async def _pages(services: OperatorServices, search: CertificateSearch) -> AsyncIterator[list[dict[str, Any]]]:
+    after: int | None = None
+    now = services.clock()
+    while True:
+        place = after
+        found = await services.database.read(
+            lambda connection, place=place: inventory.page(  # type: ignore[misc]
+                connection, search, limit=MAXIMUM_PAGE, after=place, now=now
+            )
+        )
+        if not found:
+            return
+        yield [_certificate_item(each, now) for each in found]
+        after = found[-1].id
+
+
+async def _csv(services: OperatorServices, search: CertificateSearch) -> AsyncIterator[str]:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    async for items in _pages(services, search):
+        writer.writerows({name: _cell(value) for name, value in item.items()} for item in items)
+        yield text.getvalue()
+        text.seek(0)
+        text.truncate()
+    yield text.getvalue()
+
+
+def _cell(value: object) -> object:
+    # A spreadsheet would calculate it; a device chooses its name.
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+
+
+async def _json(services: OperatorServices, search: CertificateSearch) -> AsyncIterator[str]:
+    before = "["
+    async for items in _pages(services, search):
+        yield before + ",\n".join(json.dumps(item) for item in items)
+        before = ",\n"
+    yield "]\n" if before != "[" else "[]\n"
+
+
+def _hexadecimal(text: str) -> str:
+    digits = text.replace(":", "").lower()
+    if not digits or any(digit not in "0123456789abcdef" for digit in digits):
+        raise Refused(Code.INVALID_REQUEST, f"{text[:100]!r} is not hexadecimal")
+    return digits
+
+
+def _aware(moment: datetime | None) -> datetime | None:
+    if moment is not None and moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    return moment
+
+
+def _certificate_item(stored: StoredCertificate, now: datetime) -> dict[str, Any]:
+    revocation = stored.revocation
+    return {
+        "serial": stored.serial,
+        "device": stored.device.name,
+        "role": stored.device.role,
+        "group": stored.device.group,
+        "issuer_key_id": stored.issuer_key_id,
+        "fingerprint_sha256": stored.fingerprint_sha256,
+        "not_before": rfc3339(stored.not_before),
+        "not_after": rfc3339(stored.not_after),
+        "state": stored.state(now),
+        "revoked_at": None if revocation is None else rfc3339(revocation.revoked_at),
+        "reason": None if revocation is None else revocation.reason,
+        "sequence": None if revocation is None else revocation.sequence,
+    }

@@ -1,0 +1,216 @@
+"""The operator's commands about certificates: search, what expires soon, export."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import typer
+
+from provisioning.client.operator import IssuedCertificate, OperatorClient
+from provisioning.service_command import (
+    CaFile,
+    Cert,
+    Directory,
+    Json,
+    Key,
+    Url,
+    print_facts,
+    print_json,
+    print_table,
+    shown_time,
+    with_client,
+)
+
+certificate_app = typer.Typer(help="See which certificates were issued.", no_args_is_help=True)
+
+_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_LONGEST_DAYS: Final = 36_500
+
+
+class ExportFormat(StrEnum):
+    """How an export is written."""
+
+    CSV = "csv"
+    JSON = "json"
+
+
+Device = Annotated[str | None, typer.Option(help="Of this device only.", show_default=False)]
+Group = Annotated[str | None, typer.Option(help="Of devices of this group only.", show_default=False)]
+Serial = Annotated[str | None, typer.Option(help="With this serial number (hexadecimal).", show_default=False)]
+Fingerprint = Annotated[str | None, typer.Option(help="With this SHA-256 fingerprint.", show_default=False)]
+IssuerKey = Annotated[
+    str | None, typer.Option("--issuer", help="Of the CA with this key identifier.", show_default=False)
+]
+State = Annotated[str | None, typer.Option(help="active, suspended, revoked or expired.", show_default=False)]
+ExpiresFrom = Annotated[datetime | None, typer.Option(help="Ending at this time (UTC) or later.", show_default=False)]
+ExpiresBefore = Annotated[datetime | None, typer.Option(help="Ending before this time (UTC).", show_default=False)]
+
+
+@certificate_app.command("list")
+def list_certificates(
+    device: Device = None,
+    group: Group = None,
+    serial: Serial = None,
+    fingerprint: Fingerprint = None,
+    issuer: IssuerKey = None,
+    state: State = None,
+    expires_from: ExpiresFrom = None,
+    expires_before: ExpiresBefore = None,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """List certificates in order of issuance.
+
+    \b
+    Example:
+      fleet-provisioning certificate list --state active --group north --json
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    search = _search(device, group, serial, fingerprint, issuer, state, expires_from, expires_before)
+
+    async def command(client: OperatorClient) -> None:
+        _print([each async for each in client.certificates(**search)], as_json=as_json)
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@certificate_app.command("expiring")
+def expiring(
+    within: Annotated[str, typer.Option(help="How soon: 90m, 12h, 14d, 4w.")] = "14d",
+    group: Group = None,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """List certificates that are good now and end soon, the next to end first.
+
+    \b
+    Example:
+      fleet-provisioning certificate expiring --within 14d
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    until = datetime.now(UTC) + parse_duration(within)
+
+    async def command(client: OperatorClient) -> None:
+        found = [each async for each in client.certificates(group=group, state="active", expires_before=until)]
+        _print(sorted(found, key=lambda each: each.not_after), as_json=as_json)
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@certificate_app.command("export")
+def export(
+    format_: Annotated[ExportFormat, typer.Option("--format", help="csv or json.")] = ExportFormat.CSV,
+    device: Device = None,
+    group: Group = None,
+    state: State = None,
+    expires_from: ExpiresFrom = None,
+    expires_before: ExpiresBefore = None,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+) -> None:
+    """Write every certificate that fits to stdout, page by page, as CSV or as JSON, one object a line.
+
+    \b
+    Example:
+      fleet-provisioning certificate export --format csv --state active > inventory.csv
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    search = _search(device, group, None, None, None, state, expires_from, expires_before)
+
+    async def command(client: OperatorClient) -> None:
+        writer = csv.DictWriter(sys.stdout, list(IssuedCertificate.model_fields))
+        if format_ is ExportFormat.CSV:
+            writer.writeheader()
+        async for each in client.certificates(**search):
+            item = each.model_dump(mode="json")
+            if format_ is ExportFormat.CSV:
+                writer.writerow(item)
+            else:
+                sys.stdout.write(json.dumps(item) + "\n")
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@certificate_app.command("show")
+def show_certificate(
+    serial: Annotated[str, typer.Argument(help="Serial number in hexadecimal.")],
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Show one certificate.
+
+    \b
+    Example:
+      fleet-provisioning certificate show 43555deb683f6f04348b9e168ab6561b
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        certificate = await client.certificate(serial)
+        if as_json:
+            print_json(certificate)
+        else:
+            print_facts(certificate)
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+def parse_duration(text: str) -> timedelta:
+    """Return the duration that *text* says, such as 14d; raise `typer.BadParameter`."""
+    match = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a duration: write 90m, 12h, 14d or 4w")
+    duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if duration > timedelta(days=_LONGEST_DAYS):
+        raise typer.BadParameter(f"{text!r} is longer than a certificate can live")
+    return duration
+
+
+def _search(
+    device: str | None,
+    group: str | None,
+    serial: str | None,
+    fingerprint: str | None,
+    issuer: str | None,
+    state: str | None,
+    expires_from: datetime | None,
+    expires_before: datetime | None,
+) -> dict[str, Any]:
+    return {
+        "device": device,
+        "group": group,
+        "serial": serial,
+        "fingerprint": fingerprint,
+        "issuer": issuer,
+        "state": state,
+        "expires_from": expires_from,
+        "expires_before": expires_before,
+    }
+
+
+def _print(found: Sequence[IssuedCertificate], *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("serial", "device", "role", "state", "not after"),
+        ((each.serial, each.device, each.role, each.state, shown_time(each.not_after)) for each in found),
+    )

@@ -1,0 +1,63 @@
+"""Tokens that can pay for nothing any more are kept for a while, for whoever asks what became of one, then removed.
+
+Rules
+-----
+1. Removed is what was spent, voided or expired longer ago than the retention; a token that may still be used never.
+2. A removed token is refused as unknown instead of used or expired: nobody is let in by forgetting.
+3. A failure is logged and repeated at the next round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import Refused
+from provisioning.store import audit, tokens
+from provisioning.store.audit import Action
+from provisioning.store.database import Database
+
+log = structlog.get_logger(__name__)
+
+_ROUND_SECONDS: Final = 3600.0
+
+
+class TokenRetention:
+    """Removes ended tokens once an hour."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime], retention: timedelta, actor: str) -> None:
+        """*actor* is who the audit log says removed them: the service."""
+        self._database = database
+        self._clock = clock
+        self._retention = retention
+        self._actor = actor
+
+    async def remove(self) -> int:
+        """Remove what has been kept long enough; return how many there were."""
+        now = self._clock()
+
+        def transaction(connection: Connection) -> int:
+            removed = tokens.remove_ended(connection, now - self._retention)
+            if removed:
+                subject = f"{removed} tokens"
+                audit.append(connection, now, self._actor, Action.TOKENS_REMOVED, subject, {"count": removed})
+            return removed
+
+        return await self._database.write(transaction)
+
+    async def run(self) -> None:
+        """Remove at once and then every hour, until cancelled."""
+        while True:
+            try:
+                removed = await self.remove()
+            except Refused as refusal:
+                log.warning("spent tokens not removed", detail=refusal.detail)
+            else:
+                if removed:
+                    log.info("spent tokens removed", count=removed)
+            await asyncio.sleep(_ROUND_SECONDS)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from tests.support.curl import Curl
+from tests.support.openssl import OpensslDevice, certificate_facts
+from tests.support.provisioning import ProvisioningService
+
+
+def test_the_search_of_the_api_and_its_exports_agree(service: ProvisioningService, enrolled: OpensslDevice) -> None:
+    fingerprint = certificate_facts(enrolled.certificate, "-fingerprint", "-sha256").strip().partition("=")[2]
+    serial = certificate_facts(enrolled.certificate, "-serial").strip().removeprefix("serial=")
+    with service.api() as api:
+        for search in ({"fingerprint": fingerprint}, {"serial": serial}, {"device": enrolled.name, "group": "north"}):
+            (item,) = api.get("/v1/certificates", params=search).json()["items"]
+            assert item["device"] == enrolled.name
+            exported = api.get("/v1/inventory/export", params={**search, "format": "json"})
+            assert exported.json() == [item]
+            text = api.get("/v1/inventory/export", params={**search, "format": "csv"}).text
+            (row,) = csv.DictReader(io.StringIO(text))
+            assert row == {name: "" if value is None else str(value) for name, value in item.items()}
+            counts = api.get("/v1/inventory/counts", params=search).json()
+            assert counts == {"active": 1, "suspended": 0, "revoked": 0, "expired": 0}
+        assert api.get("/v1/inventory/export", params={"device": "nobody"}).json() == []
+        everything = api.get("/v1/inventory/export").json()
+        assert len(everything) == sum(api.get("/v1/inventory/counts").json().values())
+        for wrong in ({"fingerprint": "xyz"}, {"issuer": ""}, {"serial": "-"}, {"state": "odd"}, {"format": "xml"}):
+            assert api.get("/v1/inventory/export", params=wrong).json()["code"] == "INVALID_REQUEST"
+
+
+def test_what_expires_soon_is_listed_and_exported(service: ProvisioningService, enrolled: OpensslDevice) -> None:
+    common = ("--dir", str(service.dir), "--url", service.https)
+
+    def names(*arguments: str) -> set[str]:
+        listed = json.loads(service.command("certificate", *arguments, *common, "--json", check=True).stdout)
+        return {each["device"] for each in listed}
+
+    assert enrolled.name in names("expiring", "--within", "31d")
+    assert enrolled.name not in names("expiring", "--within", "14d")
+    assert enrolled.name in names("list", "--group", "north", "--expires-from", "2026-01-01")
+    assert service.command("certificate", "expiring", "--within", "soon", *common).returncode == 2
+    done = service.command("certificate", "export", "--device", enrolled.name, *common, check=True)
+    (row,) = csv.DictReader(io.StringIO(done.stdout))
+    assert row["device"] == enrolled.name
+    lines = service.command("certificate", "export", "--format", "json", *common, check=True).stdout.splitlines()
+    assert enrolled.name in {json.loads(line)["device"] for line in lines}
+
+
+@pytest.mark.parametrize("path", ["/v1/inventory/counts", "/v1/inventory/export"])
+def test_the_inventory_is_for_operators(service: ProvisioningService, enrolled: OpensslDevice, path: str) -> None:
+    assert Curl(service.https, service.bundle).run(path).status == 401
+    assert Curl(service.https, service.bundle, enrolled.credential).run(path).status == 403

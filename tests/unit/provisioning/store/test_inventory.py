@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+
+from provisioning.enrolment.service import TokenCredential
+from provisioning.enrolment.token_retention import TokenRetention
+from provisioning.errors import Code, Refused
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import audit, inventory
+from provisioning.store.certificates import CertificateState
+from provisioning.store.inventory import CertificateSearch
+from tests.support.fleet import Fleet
+from tests.support.requests import csr_der
+
+DAY = timedelta(days=1)
+
+
+async def found(fleet: Fleet, search: CertificateSearch) -> set[str]:
+    now = fleet.clock()
+    page = await fleet.database.read(
+        lambda connection: inventory.page(connection, search, limit=100, after=None, now=now)
+    )
+    counts = await fleet.database.read(lambda connection: inventory.count(connection, now, search))
+    assert sum(counts.values()) == len(page)
+    for state in CertificateState:
+        assert counts[state] == sum(each.state(now) is state for each in page)
+    return {each.device.name for each in page}
+
+
+async def test_certificates_are_found_by_everything_that_names_them(fleet: Fleet) -> None:
+    for name in ("meter-1", "meter-2", "meter-3"):
+        await fleet.enrol(name)
+    fleet.clock.advance(20 * DAY)
+    last = await fleet.enrol("meter-4")
+    await fleet.revocation.revoke_device("meter-1", RevocationReason.SUPERSEDED, by="admin")
+    await fleet.suspension.suspend_device("meter-2", by="admin")
+    now = fleet.clock()
+    everyone = {"meter-1", "meter-2", "meter-3", "meter-4"}
+    for search, expected in (
+        (CertificateSearch(), everyone),
+        (CertificateSearch(device="meter-3"), {"meter-3"}),
+        (CertificateSearch(group="north"), everyone),
+        (CertificateSearch(group="south"), set()),
+        (CertificateSearch(serial=f"{last.serial_number:x}"), {"meter-4"}),
+        (CertificateSearch(fingerprint=last.fingerprint(hashes.SHA256()).hex()), {"meter-4"}),
+        (CertificateSearch(issuer=fleet.issuer.key_id.hex()), everyone),
+        (CertificateSearch(issuer="00"), set()),
+        (CertificateSearch(state=CertificateState.REVOKED), {"meter-1"}),
+        (CertificateSearch(state=CertificateState.SUSPENDED), {"meter-2"}),
+        (CertificateSearch(state=CertificateState.ACTIVE), {"meter-3", "meter-4"}),
+        (CertificateSearch(state=CertificateState.ACTIVE, expires_before=now + 14 * DAY), {"meter-3"}),
+        (CertificateSearch(expires_from=now + 14 * DAY), {"meter-4"}),
+    ):
+        assert await found(fleet, search) == expected, search
+    fleet.clock.advance(11 * DAY)
+    assert await found(fleet, CertificateSearch(state=CertificateState.EXPIRED)) == {"meter-3"}
+
+
+async def test_ended_tokens_are_removed_after_the_retention_and_usable_ones_never(fleet: Fleet) -> None:
+    retention = TokenRetention(fleet.database, fleet.clock, 90 * DAY, "provisioning")
+    await fleet.enrol("meter-1")
+    voided = await fleet.token("meter-2")
+    await fleet.enrol("meter-2")
+    await fleet.revocation.revoke_device("meter-2", RevocationReason.SUPERSEDED, by="admin")
+    expired = await fleet.token("meter-3")
+    assert await retention.remove() == 0
+    fleet.clock.advance(90 * DAY + timedelta(hours=2))
+    usable = await fleet.token("meter-4")
+    assert await retention.remove() == 4
+    assert await retention.remove() == 0
+    for name, token in (("meter-2", voided), ("meter-3", expired)):
+        with pytest.raises(Refused) as caught:
+            await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, token))
+        assert caught.value.code is Code.TOKEN_UNKNOWN
+    await fleet.enrolment.enrol(csr_der(names=["meter-4"]), TokenCredential("meter-4", usable))
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 1000))
+    assert [each.subject for each in entries if each.action == "spent tokens removed"] == ["4 tokens"]
