@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from device_sim.attack.command import attack, revocation
 from device_sim.client import NotConnected, SubscriptionRefused
 from device_sim.demo import DemoPlan, play
 from device_sim.interruption import Interrupted, Interruption, run
@@ -41,6 +42,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+app.command()(attack)
+app.command()(revocation)
 
 
 @app.command("version")
