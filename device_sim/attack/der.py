@@ -22,10 +22,8 @@ _SEQUENCE = 0x30
 _INTEGER = 0x02
 _BIT_STRING = 0x03
 _LONG = 0x80
-_SHA1_WITH = {
-    ec.EllipticCurvePrivateKey: bytes.fromhex("300906072a8648ce3d0401"),  # ecdsa-with-SHA1
-    rsa.RSAPrivateKey: bytes.fromhex("300d06092a864886f70d0101050500"),  # sha1WithRSAEncryption
-}
+_ECDSA_WITH_SHA1 = bytes.fromhex("300906072a8648ce3d0401")
+_RSA_WITH_SHA1 = bytes.fromhex("300d06092a864886f70d0101050500")
 
 
 def element(tag: int, content: bytes) -> bytes:
@@ -63,7 +61,7 @@ def with_serial(certificate: x509.Certificate, serial: bytes, key: PrivateKey) -
 def with_sha1(certificate: x509.Certificate, key: PrivateKey) -> bytes:
     """Return *certificate* signed again by *key*, over SHA-1."""
     tbs, _, _ = elements(content(certificate.public_bytes(Encoding.DER)))
-    algorithm = next(oid for kind, oid in _SHA1_WITH.items() if isinstance(key, kind))
+    algorithm = _ECDSA_WITH_SHA1 if isinstance(key, ec.EllipticCurvePrivateKey) else _RSA_WITH_SHA1
     parts = elements(content(tbs))
     parts[2] = algorithm
     return _signed(element(_SEQUENCE, b"".join(parts)), algorithm, key, hashes.SHA1())  # noqa: S303 - the attack
@@ -72,7 +70,7 @@ def with_sha1(certificate: x509.Certificate, key: PrivateKey) -> bytes:
 def request_over_sha1(request: x509.CertificateSigningRequest, key: PrivateKey) -> bytes:
     """Return *request* signed again by *key*, over SHA-1."""
     info, _, _ = elements(content(request.public_bytes(Encoding.DER)))
-    algorithm = next(oid for kind, oid in _SHA1_WITH.items() if isinstance(key, kind))
+    algorithm = _ECDSA_WITH_SHA1 if isinstance(key, ec.EllipticCurvePrivateKey) else _RSA_WITH_SHA1
     return _signed(info, algorithm, key, hashes.SHA1())  # noqa: S303 - the attack
 
 
@@ -98,13 +96,14 @@ def key_pretending_to_be(certificate: x509.Certificate) -> bytes:
     """
     thief = generate_key()
     der = thief.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
-    points = [
-        key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-        for key in (thief.public_key(), certificate.public_key())
-        if isinstance(key, ec.EllipticCurvePublicKey)
-    ]
-    forged = der.replace(*points)
+    forged = der.replace(_point(thief.public_key()), _point(certificate.public_key()))
     return b"-----BEGIN EC PRIVATE KEY-----\n" + base64.encodebytes(forged) + b"-----END EC PRIVATE KEY-----\n"
+
+
+def _point(key: object) -> bytes:
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise TypeError("only an elliptic-curve key carries its public key beside it")
+    return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
 def pem(der: bytes) -> bytes:

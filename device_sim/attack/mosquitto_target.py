@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from device_sim.attack.capabilities import CrlFile, load
+from device_sim.attack.capabilities import CrlFile, Feature, load
 from device_sim.attack.issuer import SERVER_AUTH, Issuer, common_name
 from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.processes import ChildFailed
@@ -109,6 +109,8 @@ async def mosquitto(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
         await _until_running(process)
         drain = asyncio.create_task(_drain(process), name="drain mosquitto")
         capabilities = load(CAPABILITIES)
+        if tls12:
+            capabilities = capabilities.model_copy(update={"supports": capabilities.supports | {Feature.TLS12}})
         yield Target(
             capabilities,
             Endpoint(_LOOPBACK, port, "localhost"),

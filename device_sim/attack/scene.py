@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import ssl
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from broker.mqtt.codes import ProtocolVersion, QoS
@@ -32,6 +33,7 @@ from provisioning.pki.tls import CredentialPem, client_context
 
 _ANSWER = 10.0
 _MARKER = 5.0
+_PAUSE = 0.1
 
 
 class Watcher:
@@ -136,13 +138,34 @@ class Scene:
         except NotAdmitted as error:
             return seen_in(error.closure)
         try:
-            return await client.connect(Connect(client_id=client_id, protocol_version=version, keep_alive=60), _ANSWER)
+            seen = await client.connect(Connect(client_id=client_id, protocol_version=version, keep_alive=60), _ANSWER)
         finally:
+            resumed = client.socket.session_reused
             client.close()
+        if session is None:
+            return seen
+        how = "TLS session resumed" if resumed else "full handshake: the broker did not resume"
+        return replace(seen, reason=f"{how}; {seen.reason}" if seen.reason else how)
 
     async def show(self, paper: Paper, pem: CredentialPem | None = None) -> Seen:
         """Present *paper*, or *pem* in its place, under the name that *paper* bears."""
         return await self.present(self.context(pem or paper.pem), paper.name)
+
+    async def until_refused(self, paper: Paper) -> Seen:
+        """Show *paper*, which is revoked, until it is refused or the target's time for that is over."""
+        until = time.monotonic() + self.target.capabilities.limits.revocation
+        while True:
+            seen = await self.show(paper)
+            if not seen.got_in or time.monotonic() > until:
+                return seen
+
+    async def until_admitted(self, paper: Paper, deadline: float) -> None:
+        """Show *paper* until it is let in, *deadline* seconds at most."""
+        until = time.monotonic() + deadline
+        while True:
+            if (await self.show(paper)).got_in or time.monotonic() > until:
+                return
+            await asyncio.sleep(_PAUSE)
 
     async def admitted(self, paper: Paper, connect: Connect | None = None) -> RawClient:
         """Return a connection of the good *paper*; raise `Impossible` if it is refused."""

@@ -238,3 +238,4 @@ async def _stale_revocations(scene: Scene) -> Seen:
         return seen
     finally:
         await feed.join()
+        await scene.until_admitted(paper, _GRACE_PATIENCE)

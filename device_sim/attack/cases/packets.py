@@ -6,9 +6,9 @@ of the two a violation is. Before CONNACK it just closes [MQTT-4.13.1-1].
 
 from __future__ import annotations
 
-from broker.mqtt.codes import QoS
+from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Connect
-from broker.mqtt.packets import Publish
+from broker.mqtt.packets import Connack, Publish
 from broker.mqtt.properties import Properties
 from broker.mqtt.wire import encode_frame, encode_string
 from device_sim.attack.capabilities import Feature
@@ -43,21 +43,22 @@ def _bad(name: str, description: str, data: bytes, *also: str) -> None:
     chapter.add(name, description, (*BAD_PACKET, *also), attempt)
 
 
-def _first(name: str, description: str, data: bytes, *expected: str) -> None:
+def _first(
+    name: str, description: str, data: bytes, *expected: str, version: ProtocolVersion = ProtocolVersion.V5
+) -> None:
     """Add a case in which *data* comes in the place of CONNECT."""
 
     async def attempt(scene: Scene) -> Seen:
         paper = await scene.device()
         try:
-            client = await RawClient.dial(scene.target.endpoint, scene.context(paper.pem))
+            client = await RawClient.dial(scene.target.endpoint, scene.context(paper.pem), version=version)
         except NotAdmitted as error:
             raise Impossible(f"a good device is refused: {error.closure}") from error
         try:
             await client.send(data)
-            seen = await client.end(_ANSWER)
+            return await client.answer(Connack, deadline=_ANSWER)
         finally:
             client.close()
-        return seen
 
     chapter.add(name, description, expected or (CLOSED,), attempt)
 
@@ -96,7 +97,7 @@ _bad("34-empty-subscribe", "a SUBSCRIBE without a filter", b"\x82\x03\x00\x01\x0
 _first("34-publish-first", "a PUBLISH before CONNECT", encode_frame(0x30, encode_string("a") + b"\x00"))
 _first("34-noise", "noise inside TLS", _EVERY_BYTE)
 _first("34-other-protocol", "a CONNECT of the protocol MQTX", b"\x10\x0d\x00\x04MQTX\x05\x02\x00\x3c\x00\x00\x00",
-       CLOSED, "mqtt CONNACK 0x84", "mqtt CONNACK 1", "mqtt DISCONNECT 0x84")  # fmt: skip
+       CLOSED, "mqtt CONNACK 0x84", "mqtt CONNACK 1", version=ProtocolVersion.V311)  # fmt: skip
 
 _bad("40-packet-id-0", "a packet identifier of zero", encode_frame(0x32, encode_string("a") + b"\x00\x00\x00"))
 

@@ -97,6 +97,7 @@ def _resumed(name: str, description: str, *, clean: bool) -> None:
         if session is None:
             raise Impossible("the broker gives no TLS session to resume")
         await scene.target.registrar.revoke(paper)
+        await scene.until_refused(paper)  # From here on the revocation is known; only the session is left.
         return await scene.present(context, device, session=session)
 
     chapter.add(name, description, REVOKED, attempt, needs=(Feature.REVOCATION,))
@@ -189,7 +190,7 @@ def _publishes(
             packet = Publish(topic, payload, qos, retain, packet_id=7 if qos else None)
             await client.send(packet.encode(version))
             answer = await client.answer(Puback, Pubrec, deadline=_ANSWER) if qos else None
-            if answer is not None and answer.reason_code is None:
+            if answer is not None and not answer.code.startswith(("PUBACK", "PUBREC")):
                 return answer  # Closed for it.
             fate = await scene.fate(client, device, payload)
             # Delivered is what counts; else the code in the acknowledgement, where there is one that says no.
@@ -274,8 +275,8 @@ async def _will(scene: Scene) -> Seen:
 
 
 # It was permitted when the device was let in, and those who wait for its end should learn of it.
-@case("38-will-of-revoked", "is revoked while connected, with a will on its own topic (policy)", "mqtt delivered", NOWHERE,
-      needs=(Feature.REVOCATION,))  # fmt: skip
+@case("38-will-of-revoked", "is revoked while connected, with a will on its own topic (policy)",
+      "mqtt delivered", NOWHERE, needs=(Feature.REVOCATION,))  # fmt: skip
 async def will_of_revoked(scene: Scene) -> Seen:
     """Tell whether the will of a device that is revoked while connected is sent."""
     watcher = await scene.watcher()
