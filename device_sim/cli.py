@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from device_sim.attack.command import attack, revocation
+from device_sim.attack.command import attack, attack_table, revocation
 from device_sim.attack.doctor import doctor
 from device_sim.client import NotConnected, SubscriptionRefused
 from device_sim.demo import DemoPlan, play
@@ -47,6 +47,7 @@ app = typer.Typer(
 
 app.command()(attack)
 app.command()(revocation)
+app.command()(attack_table)
 app.command()(doctor)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+from device_sim.attack import certificate_cases, enrolment_cases, handshake_cases, packet_cases, session_cases
 from device_sim.attack.case import Case
-from device_sim.attack.cases import certificates, enrolment, handshakes, packets, sessions
 
 
 class NoSuchCase(Exception):
@@ -21,7 +21,7 @@ CATALOGUE: tuple[Case, ...] = tuple(
     sorted(
         (
             case
-            for chapter in (certificates, handshakes, packets, sessions, enrolment)
+            for chapter in (certificate_cases, handshake_cases, packet_cases, session_cases, enrolment_cases)
             for case in chapter.chapter.cases
         ),
         key=_order,

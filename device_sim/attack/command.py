@@ -108,6 +108,19 @@ def revocation(
     _judge("revocation", cases, foreign or _started(against, tls12=True), only, show_list, json, junit)
 
 
+def attack_table(
+    files: Annotated[list[Path], typer.Argument(help="JSON files of `attack` or `revocation`, one a broker.")],
+) -> None:
+    """Print one Markdown table that compares several runs."""
+    documents = []
+    for path in files:
+        try:
+            documents.append(report.read_json(path))
+        except (OSError, ValueError) as error:
+            raise typer.BadParameter(f"{path} is no outcome of attack or revocation: {error}") from None
+    typer.echo(report.markdown(documents), nl=False)
+
+
 Opened = Callable[[Path], AbstractAsyncContextManager[Target]]
 
 

@@ -1,7 +1,7 @@
 """Debian's mosquitto as a target, configured as well as it can be: mutual TLS, a CRL, an ACL by the certificate's name.
 
-mosquitto reads the CRL and the ACL again on SIGHUP; a session that is connected it leaves alone. What it does not claim
-is in `mosquitto.toml` beside this file.
+mosquitto reads the CRL and the ACL again on SIGHUP; a session that is connected it leaves alone. What it does
+not claim is not in its `CAPABILITIES`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from device_sim.attack.capabilities import CrlFile, Feature, load
+from device_sim.attack.capabilities import Capabilities, CrlFile, Feature, TimeLimits
 from device_sim.attack.issuer import SERVER_AUTH, Issuer, common_name
 from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.processes import ChildFailed
@@ -24,7 +24,14 @@ from device_sim.tls_dial import Endpoint
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import key_to_pem, write_private
 
-CAPABILITIES = Path(__file__).with_name("mosquitto.toml")
+CAPABILITIES = Capabilities(
+    name="mosquitto",
+    # Not claimed: the client id is free (client_id_binding); a subscription that may deliver nothing is granted, and
+    # the ACL acts at delivery (subscription_policy).
+    supports=frozenset({Feature.MQTT5, Feature.QOS2, Feature.TOPIC_POLICY, Feature.REVOCATION}),
+    limits=TimeLimits(handshake=15.0, connect=15.0, keep_alive=8.0, revocation=3.0),
+    expected={"5-revoked": ("tls certificate_revoked",)},
+)
 _DOMAIN = "fleet.internal"
 _START = 10.0
 _LOOPBACK = "127.0.0.1"
@@ -108,7 +115,7 @@ async def mosquitto(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
     try:
         await _until_running(process)
         drain = asyncio.create_task(_drain(process), name="drain mosquitto")
-        capabilities = load(CAPABILITIES)
+        capabilities = CAPABILITIES
         if tls12:
             capabilities = capabilities.model_copy(update={"supports": capabilities.supports | {Feature.TLS12}})
         yield Target(

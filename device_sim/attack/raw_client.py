@@ -45,6 +45,7 @@ class RawClient:
         self._packets: list[Packet] = []
         self._broken: OSError | None = None
         self.ended: Seen | None = None
+        self.connack: Connack | None = None
 
     @classmethod
     async def dial(
@@ -98,6 +99,8 @@ class RawClient:
             packet = await self.receive(max(0.0, until - time.monotonic()))
             if isinstance(packet, Seen):
                 return packet
+            if isinstance(packet, Connack):
+                self.connack = packet
             if isinstance(packet, (*kinds, Disconnect)):
                 return self.seen(packet)
 

@@ -77,6 +77,14 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=2) + "\n")
 
 
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Return the document that `write_json` wrote; raise `ValueError` if it is another."""
+    document = json.loads(path.read_text())
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA or "cases" not in document:
+        raise ValueError(f"it has no cases, or is not of schema {SCHEMA}")
+    return document
+
+
 def write_junit(path: Path, kind: str, name: str, outcomes: Sequence[Outcome]) -> None:
     """Write JUnit XML: a failure is a failure, a skip a skip; a warning passes, with its words in the output."""
     count = Counter(outcome.verdict for outcome in outcomes)

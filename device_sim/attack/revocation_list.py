@@ -12,9 +12,9 @@ from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Connect
 from broker.mqtt.packets import Publish
 from broker.mqtt.properties import Properties
+from device_sim.attack import session_cases
 from device_sim.attack.capabilities import Feature, TimeLimits
 from device_sim.attack.case import Chapter
-from device_sim.attack.cases import sessions
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
@@ -86,7 +86,7 @@ _resumes("5-resumed-tls12-id", "resumes a TLS 1.2 session by its id", clean=True
 @case("6-live", "is connected", "mqtt DISCONNECT 0x98", "mqtt DISCONNECT 0x87", needs=_NEEDS, limit=_revocation)
 async def _live(scene: Scene) -> Seen:
     paper = await scene.device()
-    return await sessions.cut(scene, paper, await scene.admitted(paper))
+    return await session_cases.cut(scene, paper, await scene.admitted(paper))
 
 
 @case("7-live-311", "is connected with MQTT 3.1.1", "closed", needs=_NEEDS, limit=_revocation)
@@ -94,7 +94,7 @@ async def _live_311(scene: Scene) -> Seen:
     paper = await scene.device()
     name = paper.name
     connect = Connect(client_id=name, protocol_version=ProtocolVersion.V311, keep_alive=600)
-    return await sessions.cut(scene, paper, await scene.admitted(paper, connect))
+    return await session_cases.cut(scene, paper, await scene.admitted(paper, connect))
 
 
 def _keeping(name: str) -> Connect:
@@ -158,7 +158,7 @@ async def _queued_messages(scene: Scene) -> Seen:
 
 @case("10-will", "leaves a will on its own topic (policy)", "mqtt delivered", "mqtt not-delivered", needs=_NEEDS)
 async def _will(scene: Scene) -> Seen:
-    return await sessions.will_of_revoked(scene)
+    return await session_cases.will_of_revoked(scene)
 
 
 @case("11-serial-of-other-issuer", "bears a revoked serial number, from another CA: let in", IN, needs=_NEEDS)

@@ -154,7 +154,8 @@ async def test_a_broker_that_is_not_there_has_refused_nobody(tmp_path: Path) -> 
     (tmp_path / "ca.key").write_bytes(key_to_pem(authority._key))
     code, out, _ = await simulator(
         tmp_path, "attack", "--only", "3-expired", "--host", "127.0.0.1", "--port", "1",
-        "--cafile", str(tmp_path / "ca.pem"), "--ca-cert", str(tmp_path / "ca.pem"), "--ca-key", str(tmp_path / "ca.key"),
+        "--cafile", str(tmp_path / "ca.pem"), "--ca-cert", str(tmp_path / "ca.pem"),
+        "--ca-key", str(tmp_path / "ca.key"),
     )  # fmt: skip
     assert code == 4
     assert "nobody answered" in out

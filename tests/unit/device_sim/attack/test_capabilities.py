@@ -74,5 +74,5 @@ def test_an_expectation_for_no_case_is_an_error(tmp_path: Path) -> None:
 
 
 def test_what_we_ship_names_existing_cases() -> None:
-    for capabilities in (FLEETGATE, load(MOSQUITTO), EVERYTHING):
+    for capabilities in (FLEETGATE, MOSQUITTO, EVERYTHING):
         capabilities.check_cases(ALL_NAMES)

@@ -7,10 +7,12 @@ import contextlib
 import socket
 import ssl
 import time
+from collections.abc import Awaitable, Callable
 
 from broker.mqtt.connect import Connect
 from device_sim.attack.capabilities import Feature, TimeLimits
 from device_sim.attack.case import Chapter
+from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient, reset
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
@@ -23,6 +25,8 @@ _FLOOD = 300
 _STORM = 100
 _READ = 4096
 _QUICK = 10.0
+_GOOD = 10
+_PATIENCE = 2.0
 
 chapter = Chapter()
 case = chapter.case
@@ -176,7 +180,11 @@ async def _dialled(scene: Scene) -> RawClient:
         raise Impossible(f"a good device is refused: {error.closure}") from error
 
 
-@case("32-handshake-flood", "300 ClientHellos, each followed by a reset, while a good device connects", "mqtt served")
+@case(
+    "32-handshake-flood",
+    "sends ClientHellos and resets without end, while a good one connects",
+    "mqtt served",
+)
 async def _handshake_flood(scene: Scene) -> Seen:
     paper = await scene.device()
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -185,43 +193,59 @@ async def _handshake_flood(scene: Scene) -> Seen:
         tls.do_handshake()
     hello = outgoing.read()
 
-    async def flood() -> None:
+    enough = asyncio.Event()
+
+    async def flood() -> int:
         loop = asyncio.get_running_loop()
-        for _ in range(_FLOOD):
+        sent = 0
+        while sent < _FLOOD or not enough.is_set():
             plain = await _plain(scene)
             try:
                 await loop.sock_sendall(plain, hello)
             finally:
                 reset(plain)
+            sent += 1
+        return sent
 
-    flooding = asyncio.create_task(flood())
+    return await _meanwhile(scene, paper, flood, enough)
+
+
+async def _meanwhile(scene: Scene, paper: Paper, trouble: Callable[[], Awaitable[int]], enough: asyncio.Event) -> Seen:
+    """Let the good *paper* connect ten times while *trouble* goes on, and tell how it was served."""
+    task = asyncio.ensure_future(trouble())
+    worst = 0.0
     try:
-        seen = await scene.show(paper)
+        for _ in range(_GOOD):
+            started = time.monotonic()
+            seen = await scene.show(paper)
+            worst = max(worst, time.monotonic() - started)
+            if not seen.got_in:
+                return seen
     finally:
-        await flooding
-    return _served(seen)
+        enough.set()
+        count = await task
+    figures = f"{count} of the others; the slowest good connection took {worst * 1000:.0f} ms"
+    if worst > _PATIENCE:
+        return Seen(Layer.MQTT, "starved", figures, ClosedBy.NOBODY, got_in=True)
+    return Seen(Layer.MQTT, "served", figures, ClosedBy.NOBODY)
 
 
-@case("32-reconnect-storm", "one device connects 100 times in a row, while a good one connects", "mqtt served")
+@case("32-reconnect-storm", "connects again and again, while a good one connects", "mqtt served")
 async def _reconnect_storm(scene: Scene) -> Seen:
     storming, paper = await scene.device(), await scene.device()
 
-    async def storm() -> None:
-        for _ in range(_STORM):
+    enough = asyncio.Event()
+
+    async def storm() -> int:
+        made = 0
+        while made < _STORM or not enough.is_set():
             client = await RawClient.dial(scene.target.endpoint, scene.context(storming.pem))
             await client.send(Connect(client_id=storming.name, keep_alive=60).encode())
             client.abort()
+            made += 1
+        return made
 
-    task = asyncio.create_task(storm())
-    try:
-        seen = await scene.show(paper)
-    finally:
-        await task
-    return _served(seen)
-
-
-def _served(seen: Seen) -> Seen:
-    return Seen(Layer.MQTT, "served", f"the good device: {seen.text}", ClosedBy.NOBODY) if seen.got_in else seen
+    return await _meanwhile(scene, paper, storm, enough)
 
 
 async def _plain(scene: Scene) -> socket.socket:

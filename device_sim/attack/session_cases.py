@@ -14,7 +14,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Connect, Will
-from broker.mqtt.packets import Puback, Publish, Pubrec
+from broker.mqtt.packets import Pingreq, Pingresp, Puback, Publish, Pubrec
 from device_sim.attack.capabilities import Feature, TimeLimits
 from device_sim.attack.case import Chapter
 from device_sim.attack.issuer import Paper
@@ -301,16 +301,25 @@ async def _flood(scene: Scene) -> Seen:
     name = paper.name
     client, other = await scene.admitted(paper), await scene.admitted(innocent)
     packet = Publish(scene.topic(name, "flood"), bytes(100)).encode(client.version)
-    task = asyncio.create_task(client.send(packet * _FLOOD, 30.0))
+
+    async def flood() -> Seen:
+        await client.send(packet * _FLOOD + Pingreq().encode(client.version), 30.0)
+        return await client.answer(Pingresp, deadline=30.0)
+
+    task = asyncio.create_task(flood())
     worst = 0.0
     try:
         while not task.done():
             worst = max(worst, await scene.served(other))
             await asyncio.sleep(0.01)
+        seen = task.result()
     finally:
-        await task
+        task.cancel()
+        await asyncio.wait([task])
         client.close()
         other.close()
+    if not seen.got_in:
+        return seen
     if worst > _PATIENCE:
         return Seen(Layer.MQTT, "starved", f"an innocent device waited {worst:.1f} s", ClosedBy.NOBODY, got_in=True)
     return Seen(Layer.MQTT, "served", f"the slowest PINGRESP of another took {worst * 1000:.0f} ms", ClosedBy.NOBODY)
@@ -367,7 +376,10 @@ async def _never_reads(scene: Scene) -> Seen:
         for _ in range(_SLOW_BYTES // _FEED // 16):
             await sender.send(packet * 16, 30.0)
             worst = max(worst, await scene.served(other))
+        await scene.served(sender)  # By now the broker has taken all of it.
         after = scene.broker_memory()
+        if not isinstance(await slow.receive(_ANSWER), Publish):
+            raise Impossible("not even the first message came: nothing was fed")
     finally:
         for client in (slow, other, sender):
             client.abort()

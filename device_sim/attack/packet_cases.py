@@ -6,6 +6,8 @@ of the two a violation is. Before CONNACK it just closes [MQTT-4.13.1-1].
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Connect
 from broker.mqtt.packets import Connack, Publish
@@ -124,12 +126,15 @@ async def _receive_maximum(scene: Scene) -> Seen:
     name = paper.name
     client = await scene.admitted(paper)
     try:
-        # More than any Receive Maximum of a broker that has one below the protocol's own 65,535.
+        said = client.connack.properties.receive_maximum if client.connack is not None else None
+        if said is None:
+            raise Impossible("the broker takes 65,535, which is every packet identifier there is")
         flood = b"".join(
             Publish(scene.topic(name), b"", QoS.EXACTLY_ONCE, packet_id=packet_id).encode(client.version)
-            for packet_id in range(1, 2000)
+            for packet_id in range(1, min(said + 100, 65535))
         )
         await client.send(flood)
-        return await client.end(_ANSWER)
+        seen = await client.end(_ANSWER)
+        return replace(seen, reason=f"it said Receive Maximum {said}; {seen.reason}")
     finally:
         client.close()
