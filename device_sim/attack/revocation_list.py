@@ -19,7 +19,7 @@ from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
-from device_sim.attack.verdict import OPEN, ClosedBy, Layer, Seen
+from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from device_sim.tls_dial import NotAdmitted
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
@@ -133,25 +133,35 @@ async def _kept_session(scene: Scene) -> Seen:
 
 @case("9-queued-messages", "returns for the messages that wait for it", "mqtt not-delivered", needs=_NEEDS)
 async def _queued_messages(scene: Scene) -> Seen:
+    honest, honest_name = await _kept(scene, _QUEUE)
+    if not (await _fetched(scene, honest, honest_name)).got_in:
+        raise Impossible("not even a good device gets what was queued for it")
     paper, name = await _kept(scene, _QUEUE)
     await scene.target.registrar.revoke(paper)
     # Not by trying: a device that is let in would fetch its messages. What is revoked later is refused later.
     later = await scene.device()
     await scene.target.registrar.revoke(later)
     await scene.until_refused(later)
+    return await _fetched(scene, paper, name)
+
+
+async def _fetched(scene: Scene, paper: Paper, name: str) -> Seen:
+    """Return to the session that was kept, and tell whether a queued message comes."""
     try:
         client = await RawClient.dial(scene.target.endpoint, scene.context(paper.pem))
     except NotAdmitted as error:
         return Seen(Layer.MQTT, "not-delivered", f"refused: {error.closure}")
+    answers = []
     try:
         await client.send(_keeping(name).encode())
         while True:
             packet = await client.receive(2.0)
             if isinstance(packet, Publish):
                 return Seen(Layer.MQTT, "delivered", "a queued command", ClosedBy.NOBODY, got_in=True)
+            seen = packet if isinstance(packet, Seen) else client.seen(packet)
+            answers.append(seen.text)
             if isinstance(packet, Seen):
-                ended = packet if packet.code != OPEN else None
-                return Seen(Layer.MQTT, "not-delivered", ended.text if ended else "nothing came")
+                return Seen(Layer.MQTT, "not-delivered", ", then ".join(answers))
     finally:
         client.close()
 
