@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from device_sim.backoff import Backoff
 from device_sim.client import StageTimes
@@ -22,24 +22,10 @@ from device_sim.closure import Closure, Verdict
 from device_sim.device import Device, Event, State
 from device_sim.latency import Latency
 from device_sim.live_device import LiveDevice, Surroundings
+from device_sim.parallel import in_parallel
 from device_sim.schedule import Schedule
 from device_sim.telemetry import randomness_of
 from device_sim.tls_dial import NotAdmitted
-
-T = TypeVar("T")
-
-
-async def in_parallel(limit: int, items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
-    """Await *work* for every item, at most *limit* at a time; the first exception stops the rest."""
-    waiting = iter(items)
-
-    async def worker() -> None:
-        for item in waiting:
-            await work(item)
-
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(limit):
-            tasks.create_task(worker())
 
 
 class Fleet:

@@ -1,4 +1,4 @@
-"""What a person sees while the demo runs: a live picture on a terminal, a line every few seconds elsewhere.
+"""What a person sees while a command runs: a live picture on a terminal, a line every few seconds elsewhere.
 
 Rules
 -----
@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -41,11 +41,12 @@ class Progress:
     done: int
     total: int
     seconds: float
+    counted_from: int = 0
 
     @property
     def rate(self) -> float:
-        """How many a second, on average."""
-        return self.done / self.seconds if self.seconds else 0.0
+        """How many a second, on average, beyond those that were done when it began."""
+        return (self.done - self.counted_from) / self.seconds if self.seconds else 0.0
 
     def line(self) -> str:
         """Return the state in one line."""
@@ -110,8 +111,18 @@ class Traffic:
         return Group(bar, table)
 
 
+class Shown(Protocol):
+    """A state that can be watched."""
+
+    def line(self) -> str:
+        """Return the state in one line."""
+
+    def picture(self) -> RenderableType:
+        """Return the state as a picture."""
+
+
 class View:
-    """Where the demo tells its story: the result on standard output, progress and errors on standard error."""
+    """Where a command tells its story: the result on standard output, progress and errors on standard error."""
 
     def __init__(self) -> None:
         self._out = _console(sys.stdout)
@@ -127,7 +138,7 @@ class View:
         self._err.print(f"  {text}", highlight=False, markup=False)
 
     @asynccontextmanager
-    async def watching(self, state: Callable[[], Progress | Traffic]) -> AsyncIterator[None]:
+    async def watching(self, state: Callable[[], Shown]) -> AsyncIterator[None]:
         """Show *state* again and again while the context is open, and once more at its end."""
         if not self._err.is_terminal:
             async with _repeating(_LINE_SECONDS, lambda: self.said(state().line())):
@@ -177,6 +188,10 @@ class View:
     def directions(self, text: str) -> None:
         """Tell what the user can do now."""
         self._err.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def result(self, text: str) -> None:
+        """Tell the outcome, on standard output."""
+        self._out.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def failed(self, error: BaseException) -> None:
         """Tell why there is no result."""
