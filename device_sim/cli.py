@@ -21,6 +21,8 @@ from device_sim.enrol_command import enrol
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption, run
 from device_sim.report import ExitCode, Report
+from device_sim.report_command import report
+from device_sim.run_command import run_scenario, scenarios
 from device_sim.stage import Stage
 from device_sim.view import View
 
@@ -61,13 +63,13 @@ def demo(
     outcome = ExitCode.ERROR
 
     async def story(interruption: Interruption) -> None:
-        async def finished(report: Report, stage: Stage) -> None:
+        async def finished(found: Report, stage: Stage) -> None:
             nonlocal outcome
-            outcome = report.exit_code
+            outcome = found.exit_code
             if as_json:
-                view.document(report)
+                view.document(found)
             else:
-                view.summary(report)
+                view.summary(found)
             if keep:
                 view.directions(_directions(stage))
                 await interruption.wait()
@@ -81,6 +83,9 @@ def demo(
 
 
 app.command()(enrol)
+app.command("run")(run_scenario)
+app.command()(scenarios)
+app.command()(report)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from device_sim.fleet_directory import FleetUnusable
 from device_sim.interruption import Interrupted
 from device_sim.processes import ChildFailed
 from device_sim.report import ExitCode
+from device_sim.results.document import UnreadableReport
 from device_sim.tls_dial import NotAdmitted
 from device_sim.view import View
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
@@ -26,7 +27,8 @@ from provisioning.pki.tls import TlsConfigurationError
 
 _EXPECTED = (
     ChildFailed, EnrolmentRefused, EnrolmentUnavailable, FleetUnusable, InvalidIdentity, KeyFileError, NotAdmitted,
-    NotConnected, RequestRefused, ServiceUnavailable, SubscriptionRefused, TlsConfigurationError, UnusableAuthority,
+    NotConnected, RequestRefused, ServiceUnavailable, SubscriptionRefused, TlsConfigurationError, UnreadableReport,
+    UnusableAuthority,
     OSError,
 )  # fmt: skip
 

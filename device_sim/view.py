@@ -193,6 +193,10 @@ class View:
         """Tell the outcome, on standard output."""
         self._out.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def show(self, picture: RenderableType) -> None:
+        """Show the outcome, on standard output."""
+        self._out.print(picture, highlight=False)
+
     def failed(self, error: BaseException) -> None:
         """Tell why there is no result."""
         self._err.print(f"fleet-sim: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
