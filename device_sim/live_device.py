@@ -182,6 +182,7 @@ class LiveDevice:
         self._closing = True
         if self.connection is not None:
             await self.connection.close()
+            await asyncio.sleep(0)  # The state follows in the loop's next turn.
 
     def publish_reading(self, due: float) -> bool:
         """Publish the next reading, due at *due* (`time.monotonic`); return whether it was handed to the connection."""

@@ -10,11 +10,10 @@ from collections import Counter
 from typing import Any
 
 from device_sim.results.document import Document
-from device_sim.results.plot import Plot, Point, drawn_twice
+from device_sim.results.plot import Plot, Point, colour, drawn_twice, nice_ticks
 
 _HEIGHT = 210
 _LOWEST_MS = 0.1
-_COLOURS = 6
 _STAGE_CSS = {"storm": "hot", "restart": "hot", "revoke": "cut", "renew": "mild", "command": "mild", "ramp": "rise"}
 
 
@@ -91,7 +90,7 @@ def refusals(document: Document) -> tuple[str, list[str]]:
                 below = sum(sample["refusals"].get(other, 0) for other in reasons[:number])
                 if count := sample["refusals"].get(reason, 0):
                     bars.append((max(sample["at"] - 1.0, 0.0), below, below + count))
-            plot.bars(bars, 1.0, f"c{number % _COLOURS}", reason)
+            plot.bars(bars, 1.0, colour(number), reason)
         return plot.svg()
 
     return drawn_twice(draw), reasons
@@ -123,15 +122,15 @@ def distributions(document: Document, metrics: list[str]) -> str:
         return ""
     largest = max(curve["response"]["count"] for curve in curves.values())
     tail = min(1e5, max(100.0, 10.0 ** math.ceil(math.log10(max(largest, 1)))))
-    marks = [(1.0 / (1.0 - percent / 100), f"{percent:g}%") for percent in (0, 50, 90, 99, 99.9, 99.99)]
+    marks = [(1.0 / (1.0 - percent / 100), f"{percent:g}%") for percent in (50, 90, 99, 99.9, 99.99)]
     bounds = _decades(values)
 
     def draw(width: int) -> str:
         plot = Plot(width, 260, (1.0, tail), bounds, log_x=True, log_y=True, name="latency by percentile")
         plot.axes("ms", [(at, label) for at, label in marks if at <= tail * 1.001])
         for number, curve in enumerate(curves.values()):
-            plot.line(_tail(curve["service"], tail), f"c{number % _COLOURS} dashed")
-            plot.line(_tail(curve["response"], tail), f"c{number % _COLOURS} strong")
+            plot.line(_tail(curve["service"], tail), f"{colour(number)} dashed")
+            plot.line(_tail(curve["response"], tail), f"{colour(number)} strong")
         return plot.svg()
 
     return drawn_twice(draw)
@@ -151,10 +150,9 @@ def revocations(document: Document) -> str:
     def draw(width: int) -> str:
         plot = Plot(width, _HEIGHT, (0, longest * 1.05), (0, 105), name="revocation to session closed, distribution")
         most = 10 if width > 400 else 5  # noqa: PLR2004 - a phone's width
-        step = longest * 1.05 / most
-        plot.axes("%", [(round(step * number), f"{step * number:.0f} ms") for number in range(most + 1)])
+        plot.axes("%", [(at, f"{at:g} ms") for at in nice_ticks(0, longest * 1.05, most)])
         for number, points in enumerate(curves.values()):
-            plot.steps([(0.0, 0.0), *points], f"c{number} strong")
+            plot.steps([(0.0, 0.0), *points], f"{colour(number)} strong")
         return plot.svg()
 
     return drawn_twice(draw)

@@ -12,6 +12,7 @@ from importlib.resources import files
 
 from device_sim.results import charts
 from device_sim.results.document import Document
+from device_sim.results.plot import colour
 
 _KEPT_OUT = ("thresholds", "name", "summary", "fingerprint")
 _CURVES = ("admitted", "puback", "end_to_end", "probe_end_to_end", "command", "renewal")
@@ -134,7 +135,11 @@ def _connected(document: Document) -> str:
 
 def _latencies(document: Document) -> str:
     parts = ""
-    for metric, title in (("end_to_end", "Device to backend"), ("admitted", "Due to connect, to admitted")):
+    for metric, title in (
+        ("end_to_end", "Device to backend"),
+        ("probe_end_to_end", "Probe devices to backend, under the others' load"),
+        ("admitted", "Due to connect, to admitted"),
+    ):
         if drawn := charts.latency_over_time(document, metric):
             words = ["band: median to p99 of each second, thin line p95, from when each was due"]
             parts += f"<h2>{title}</h2>" + _figure(drawn, [("c0", "median")], words)
@@ -146,7 +151,7 @@ def _revocations(document: Document) -> str:
     if not drawn:
         return ""
     names = [("revoked_closed", "call to session closed"), ("revoked_refused", "attempt to refusal")]
-    keys = [(f"c{number}", text) for number, (name, text) in enumerate(names) if name in document["durations"]]
+    keys = [(colour(number), text) for number, (name, text) in enumerate(names) if name in document["durations"]]
     return "<h2>Revocation: how soon closed, how soon refused</h2>" + _figure(drawn, keys)
 
 
@@ -155,7 +160,7 @@ def _refusals(document: Document) -> str:
     if not drawn:
         return ""
     keys = [
-        (f"c{number % 6}", f"{document['refusals'].get(reason, 0)} times {reason}")
+        (colour(number), f"{document['refusals'].get(reason, 0)} times {reason}")
         for number, reason in enumerate(reasons)
     ]
     return "<h2>Refusals by reason</h2>" + _figure(drawn, keys)
@@ -176,7 +181,7 @@ def _distributions(document: Document) -> str:
     drawn = charts.distributions(document, metrics)
     if not drawn:
         return ""
-    keys = [(f"c{number % 6}", document["durations"][metric]["description"]) for number, metric in enumerate(metrics)]
+    keys = [(colour(number), document["durations"][metric]["description"]) for number, metric in enumerate(metrics)]
     words = ["solid: from when it was due; dashed: from when it really began"]
     return "<h2>Latency by percentile</h2>" + _figure(drawn, keys, words)
 

@@ -3,7 +3,7 @@
 Theory
 ------
 A `Plot` maps data to a fixed number of SVG units, and one SVG unit is about one CSS pixel: scaling a wide drawing down
-to a phone would scale its text down too. So `drawn_twice` draws for a desk and for a hand, and the page shows one of them.
+to a phone would scale its text down too. So `drawn_twice` draws for a desk and for a hand; the page shows one of them.
 
 Rules
 -----
@@ -23,7 +23,13 @@ Point = tuple[float, float]
 _WIDE, _NARROW = 880, 344
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 22, 26
 _CHARACTER = 6.2
+_SERIES = ("c0", "c1", "c3", "c4", "c5")
 _NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
+
+
+def colour(number: int) -> str:
+    """Return the class of the *number*-th series; grey is not among them, it is for what was expected."""
+    return _SERIES[number % len(_SERIES)]
 
 
 def drawn_twice(draw: Callable[[int], str]) -> str:
@@ -89,7 +95,7 @@ class Plot:
             at = self._horizontal(value)
             self._parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="{_TOP}" y2="{bottom}"/>')
             self._text(min(at, self._width - _RIGHT - len(label) * 3), bottom + 16, label, "tick middle")
-        self._text(_LEFT - 6, 12, unit, "tick end")
+        self._text(4, 12, unit, "tick")
 
     def shade(self, start: float, end: float, label: str, css: str) -> None:
         """Shade a span of time and name it, if the name fits."""

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 from device_sim.results.document import Document
 
 _HEALTH = ("lag_p99_ms", "lag_max_ms", "processor", "descriptors", "ports", "memory_mb")
-_WINDOWS = ("admitted", "puback", "end_to_end")
+_WINDOWS = ("admitted", "puback", "end_to_end", "probe_end_to_end")
 _FIGURES = ("count", "p50", "p95", "p99")
 
 

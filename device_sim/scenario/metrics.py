@@ -5,6 +5,9 @@ Theory
 A duration has a *service* time, from when the simulator really began, and a *response* time, from when it was due. They
 differ when the simulator is late; thresholds judge the response time, because a device in the field would have waited.
 Durations are milliseconds.
+
+QoS 1 means at least once: what a device had sent when its connection broke, and nobody had acknowledged, it sends again
+(`repeated`). Only what arrives twice without that is `duplicated`.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ class Count(StrEnum):
     PUBLISHED = "published"
     RECEIVED = "received"
     LOST = "lost"
+    REPEATED = "repeated"
     DUPLICATED = "duplicated"
     OUT_OF_ORDER = "out_of_order"
     IN_FLIGHT = "in_flight"
