@@ -14,7 +14,7 @@ from device_sim.device import State
 from device_sim.fleet import Fleet, Member
 from device_sim.keep_alive import KeepAlive
 from device_sim.live_device import Counters, Surroundings
-from device_sim.scenario.model import FullJitter, Group, Telemetry
+from device_sim.scenario.model import Flap, FullJitter, Group, Telemetry
 from device_sim.tally import account, is_complete, total
 from provisioning.pki.identity import Role
 from provisioning.pki.tls import client_context
@@ -136,3 +136,35 @@ async def test_refusals_are_noted(mosquitto: RunningBroker, authority: Authority
             await fleet.connect(limit)
             assert sorted(name for name, _ in fleet.refusals) == NAMES[:3]
             assert {closure.code for _, closure in fleet.refusals} == {"unknown_ca"}
+
+
+async def test_a_bad_network_takes_devices_away_and_they_come_back(
+    mosquitto: RunningBroker, authority: Authority
+) -> None:
+    flaky = CONDUCT.model_copy(update={"flap": Flap(up=0.05, down=0.05)})
+    async with KeepAlive() as keep_alive:
+        surroundings = Surroundings(mosquitto.endpoint, client_context(authority.pem), keep_alive, Counters(), seed=7)
+        async with Fleet([Member(name, "meters", flaky) for name in NAMES[:3]], surroundings) as fleet:
+            for name, device in fleet.devices.items():
+                device.issued(authority.issue(name))
+                fleet.arrive(device, asyncio.get_running_loop().time())
+            async with asyncio.timeout(10):
+                while fleet.counters.reconnections < 6:  # noqa: ASYNC110 - the count has no event
+                    await asyncio.sleep(0.01)
+            assert fleet.lost_connections >= 6
+            assert not fleet.falsely_refused
+
+
+async def test_a_refusal_that_nobody_wanted_is_false_and_one_of_the_condemned_is_not(
+    mosquitto: RunningBroker, authority: Authority
+) -> None:
+    async with KeepAlive() as keep_alive:
+        surroundings = Surroundings(mosquitto.endpoint, client_context(authority.pem), keep_alive, Counters(), seed=7)
+        async with Fleet([Member(name, "meters", CONDUCT) for name in NAMES[:3]], surroundings) as fleet:
+            for name, device in fleet.devices.items():
+                device.issued(Authority().issue(name) if name != NAMES[2] else authority.issue(name))
+            fleet.condemn(NAMES[1])
+            fleet.revoked(NAMES[2], 0.0)
+            await fleet.connect(3)
+            assert set(fleet.falsely_refused) == {NAMES[0]}
+            assert fleet.falsely_admitted == {NAMES[2]}  # This broker has not heard of any revocation.

@@ -275,8 +275,8 @@ async def mosquitto(tmp_path: Path, stage: Stage) -> AsyncIterator[int]:
     own = stage.directory / "broker"
     config = tmp_path / "mosquitto.conf"
     config.write_text(
-        f"user root\nlistener {port} 127.0.0.1\ncafile {stage.anchors}\ncertfile {own}/broker.crt\n"
-        f"keyfile {own}/broker.key\nrequire_certificate true\nuse_identity_as_username true\nallow_anonymous false\n"
+        f"user root\nlistener {port} 127.0.0.1\ncafile {stage.anchors}\ncertfile {own}/broker.pem\n"
+        f"keyfile {own}/broker.pem\nrequire_certificate true\nuse_identity_as_username true\nallow_anonymous false\n"
     )
     process = await asyncio.create_subprocess_exec(
         program, "-c", config, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
@@ -285,5 +285,6 @@ async def mosquitto(tmp_path: Path, stage: Stage) -> AsyncIterator[int]:
         await until_said(process, "running")
         yield port
     finally:
-        process.terminate()
+        if process.returncode is None:
+            process.terminate()
         await process.communicate()
