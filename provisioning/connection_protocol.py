@@ -14,16 +14,36 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _MAXIMUM_HEADER_BYTES: Final = 32 * 1024
+_REQUEST_SECONDS: Final = 60.0
 
 
 class ConnectionProtocol(HttpToolsProtocol):
-    """HTTP with two limits that the library leaves open: header size, and time until the first request."""
+    """HTTP with two limits: the size of a request's headers, and the time until they are complete."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Give a new connection as long for its first request as an old one for its next."""
+        """Begin to wait for the first request."""
         super().connection_made(transport)
         self._header_bytes = 0
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        self._overdue.cancel()
+        super().connection_lost(exc)
+
+    def on_headers_complete(self) -> None:
+        """Wait no longer: the body has a limit of its own, `provisioning.api.body`."""
+        self._overdue.cancel()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request."""
+        self._await_request()
+        super().on_response_complete()
+
+    def _await_request(self) -> None:
+        # One timer until the headers are complete: a byte now and then does not put it off.
+        self._overdue = self.loop.call_later(_REQUEST_SECONDS, self.transport.close)
 
     def on_message_begin(self) -> None:
         """Start counting, and describe the connection in the scope."""

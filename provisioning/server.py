@@ -63,7 +63,6 @@ from provisioning.version import product_version
 log = structlog.get_logger(__name__)
 
 _BACKLOG: Final = 2048
-_KEEP_ALIVE_SECONDS: Final = 60
 _GRACE_SECONDS: Final = 10
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -199,7 +198,7 @@ async def _build(
     revocation = RevocationService(database, utc_now, (feed.announce, publishers[ISSUING_CA].changed))
     authorities = {ROOT_CA: authority.root_certificate, ISSUING_CA: authority.issuing_certificate}
 
-    https = new_application("Fleetgate provisioning", product_version(), settings)
+    https = new_application("Fleetgate provisioning", product_version(), settings, openapi_url="/v1/openapi.json")
     https.state.operator_services = OperatorServices(
         database, TokenService(database, utc_now), revocation, feed, publishers, utc_now
     )
@@ -207,7 +206,7 @@ async def _build(
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
 
-    http = new_application("Fleetgate CRLs and CA certificates", product_version(), settings)
+    http = new_application("Fleetgate CRLs and CA certificates", product_version(), settings, openapi_url=None)
     http.include_router(relying_party_routes(publishers, authorities))
     return _Parts(feed, publishers, https, http)
 
@@ -236,7 +235,7 @@ def _listener(app: FastAPI, protocol: type[ConnectionProtocol], context: ssl.SSL
             server_header=False,
             headers=headers,
             backlog=_BACKLOG,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_keep_alive=60,  # Not below the protocol's own limit, which counts a trickle too.
             timeout_graceful_shutdown=_GRACE_SECONDS,
             ssl_context_factory=None if context is None else lambda _config, _default: context,
         )

@@ -81,7 +81,7 @@ class Admission:
             parsed = x509.load_der_x509_certificate(certificate)
             identity = identity_of(parsed)
             issuer_key_id, serial = certificate_key(parsed)
-        except (InvalidIdentity, ValueError) as error:
+        except (InvalidIdentity, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
             return _refused(RefusalCode.INVALID_IDENTITY, str(error))
         if self._trust_domain is not None and identity.trust_domain != self._trust_domain:
             return _refused(RefusalCode.WRONG_TRUST_DOMAIN, f"{identity.trust_domain} is not our trust domain")

@@ -32,6 +32,17 @@ DOMAIN = "fleet.internal"
 CLIENT = (ExtendedKeyUsageOID.CLIENT_AUTH,)
 SERVER = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 _LOOPBACK = ip_address("127.0.0.1")
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 NO_EXTENSIONS: tuple[x509.ExtensionType, ...] = ()
 
 
@@ -165,6 +176,7 @@ class Pki:
             .not_valid_before(self.now - timedelta(days=2))
             .not_valid_after(self.now + timedelta(days=2))
             .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+            .add_extension(_SIGNS_CERTIFICATES, critical=True)  # RFC 5280 §4.2.1.9; OpenSSL's strict mode asks for it.
         )
         return Held(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)
 

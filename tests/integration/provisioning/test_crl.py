@@ -83,7 +83,7 @@ def test_ca_certificates_are_served_for_path_building(plain: Curl, service: Prov
 
 
 def test_the_plain_port_says_what_it_does_not_have(plain: Curl) -> None:
-    for path in ("/crl/other.crl", "/ca/other.crt", "/v1/status", "/.well-known/est/cacerts", "/openapi.json"):
+    for path in ("/crl/other.crl", "/ca/other.crt", "/v1/status", "/.well-known/est/cacerts", "/v1/openapi.json"):
         assert plain.run(path).status == 404
     assert plain.run("/healthz").text == '{"status":"ok"}'
 

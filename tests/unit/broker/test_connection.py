@@ -327,3 +327,15 @@ def test_a_publish_in_which_dup_and_retain_are_set_is_no_fast_case(broker: Memor
     assert (message.retain, message.dup, message.payload) == (False, False, b"x")
     assert warm.payload == b"warm"
     assert len(broker.engine.retained) == 1
+
+
+def test_an_acknowledgement_means_the_message_of_its_whole_identifier(broker: MemoryBroker) -> None:
+    backend = broker.service(session_expiry_interval=60)
+    backend.subscribe("fleet/#", qos=1)
+    meter = broker.device("meter-1")
+    for _ in range(600):
+        meter.publish(TOPIC, b"x", qos=1)
+    backend.acknowledge(*(message for message in backend.messages() if message.packet_id in {300, 512}))
+    backend.vanish()
+    back = broker.service(clean_start=False)
+    assert {message.packet_id for message in back.messages()} == set(range(1, 601)) - {300, 512}
