@@ -19,6 +19,7 @@ from typing import Protocol, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -131,7 +132,9 @@ class View:
 
     def chapter(self, title: str) -> None:
         """Begin a part of the story."""
-        self._err.print(f"\n[bold]{title}[/bold]  [dim]{time.monotonic() - self._started:.1f} s[/dim]", highlight=False)
+        self._err.print(
+            f"\n[bold]{escape(title)}[/bold]  [dim]{time.monotonic() - self._started:.1f} s[/dim]", highlight=False
+        )
 
     def said(self, text: str) -> None:
         """Tell one thing that has been done."""

@@ -111,6 +111,7 @@ def comparison_page(before: Document, after: Document) -> str:
         )
         for item in differences(before, after)
     ]
-    title = f"{before['scenario']['name']} compared"
+    names = dict.fromkeys(run["scenario"]["name"] for run in (before, after))
+    title = f"{' and '.join(names)} compared"
     body = f"<h1>{escape(title)}</h1>{verdicts}{notes}<h2>Figures</h2>"
     return framed(title, body + table(("", "before", "after", "change"), rows))

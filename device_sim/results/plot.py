@@ -104,6 +104,7 @@ class Plot:
             f'<rect class="stage {css}" x="{left}" y="{_TOP}" width="{max(right - left, 0.5):.1f}" '
             f'height="{self._height - _TOP - _BOTTOM}"><title>{escape(label)}</title></rect>'
         )
+        self._parts.append(f'<line class="edge" x1="{left}" x2="{left}" y1="4" y2="{self._height - _BOTTOM}"/>')
         room = int((right - left) / _CHARACTER)
         word = label if len(label) <= room else label.split(" ", maxsplit=1)[0]
         if len(word) <= room:
