@@ -48,7 +48,7 @@ def document_of(result: RunResult) -> Document:
             {
                 "metric": str(judged.threshold.metric),
                 "condition": judged.threshold.text,
-                "value": round(judged.value, 3),
+                "value": None if judged.value is None else round(judged.value, 3),
                 "passed": judged.passed,
                 "security": judged.threshold.security,
             }
@@ -99,6 +99,11 @@ def read(path: Path) -> Document:
     if schema != SCHEMA:
         raise UnreadableReport(f"{path} has schema {schema!r}; this program reads {SCHEMA!r}, made by `fleet-sim run`")
     return dict(document)
+
+
+def figure_of(threshold: Document) -> str:
+    """Return the figure that a threshold was held against, as people read it."""
+    return "not measured" if threshold["value"] is None else f"{threshold['value']:g}"
 
 
 def _histogram(latency: Latency) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from html import escape
 from importlib.resources import files
 
 from device_sim.results import charts
-from device_sim.results.document import Document
+from device_sim.results.document import Document, figure_of
 from device_sim.results.plot import colour
 
 _KEPT_OUT = ("thresholds", "name", "summary", "fingerprint")
@@ -91,7 +91,7 @@ def _thresholds(document: Document) -> str:
             f'<span class="{"good" if item["passed"] else "bad"}">{"✓" if item["passed"] else "✗"}</span> '
             f"{escape(item['metric'])}" + (' <span class="soft">security</span>' if item["security"] else ""),
             escape(item["condition"]),
-            f"{item['value']:g}",
+            figure_of(item),
         )
         for item in document["thresholds"]
     ]

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from device_sim.results.document import Document
+from device_sim.results.document import Document, figure_of
 
 _PERCENTS = (50.0, 95.0, 99.0)
 _COLOURS = {"PASS": "bold green", "INVALID": "bold yellow", "INTERRUPTED": "bold yellow"}
@@ -45,7 +45,7 @@ def _thresholds(document: Document) -> RenderableType:
     table.add_column("value", justify="right")
     for item in document["thresholds"]:
         mark = "[green]✓[/]" if item["passed"] else "[red]✗[/]"
-        table.add_row(mark, item["metric"], item["condition"], f"{item['value']:g}")
+        table.add_row(mark, item["metric"], item["condition"], figure_of(item))
     return table
 
 

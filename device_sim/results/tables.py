@@ -6,7 +6,7 @@ import csv
 import io
 import xml.etree.ElementTree as ET
 
-from device_sim.results.document import Document
+from device_sim.results.document import Document, figure_of
 
 _HEALTH = ("lag_p99_ms", "lag_max_ms", "processor", "descriptors", "ports", "memory_mb")
 _WINDOWS = ("admitted", "puback", "end_to_end", "probe_end_to_end")
@@ -42,7 +42,7 @@ def junit(document: Document) -> str:
     """Return a test case for each threshold, and one for the generator."""
     name = document["scenario"]["name"]
     cases = [
-        (f"{item['metric']} {item['condition']}", None if item["passed"] else f"it is {item['value']:g}")
+        (f"{item['metric']} {item['condition']}", None if item["passed"] else f"it is {figure_of(item)}")
         for item in document["thresholds"]
     ]
     cases.append(("the generator was not the bottleneck", "; ".join(document["invalid"]) or None))

@@ -107,13 +107,13 @@ class Recorder:
         if window is not None and len(window) < _MOST_A_SECOND:
             window.append(response * 1000)
 
-    def value(self, metric: Duration | Count, statistic: str, percentile: float) -> float:
-        """Return the figure that a threshold judges."""
+    def value(self, metric: Duration | Count, statistic: str, percentile: float) -> float | None:
+        """Return the figure that a threshold judges; None if nothing was measured that could be judged."""
         if isinstance(metric, Count):
             return float(self.counts[metric])
         latency = self.response.get(metric)
         if latency is None:
-            return 0.0
+            return 0.0 if statistic == "count" else None
         match statistic:
             case "p":
                 return latency.percentile(percentile)

@@ -25,15 +25,15 @@ from device_sim.scenario.threshold import Threshold, must_be_nought
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A threshold and the figure it was held against."""
+    """A threshold and the figure it was held against, if there is one."""
 
     threshold: Threshold
-    value: float
+    value: float | None
 
     @property
     def passed(self) -> bool:
-        """Whether it holds."""
-        return self.threshold.holds(self.value)
+        """Whether it holds; what was never measured does not."""
+        return self.value is not None and self.threshold.holds(self.value)
 
 
 @dataclass(slots=True)

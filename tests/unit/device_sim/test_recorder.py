@@ -90,6 +90,12 @@ def test_the_worst_finding_is_the_exit_code() -> None:
     assert (security.exit_code, security.verdict) == (4, "SECURITY FAILURE")
 
 
+def test_what_was_never_measured_does_not_pass() -> None:
+    found = result(Recorder())
+    (admitted,) = (judged for judged in found.thresholds if judged.threshold.metric is Duration.ADMITTED)
+    assert (admitted.value, admitted.passed, found.exit_code) == (None, False, 99)
+
+
 def test_a_false_refusal_is_a_security_failure_too() -> None:
     recorder = Recorder()
     recorder.counts[Count.FALSE_REFUSALS] = 1
