@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from broker.engine import Engine
-from provisioning.client.feed import Current, FeedAhead, FeedLost, follow
+from provisioning.client.feed import Current, FeedAhead, FeedLost, ReleaseEvent, follow
 from provisioning.pki.tls import Credential, TlsConfigurationError
 
 log = structlog.get_logger("broker")
@@ -73,6 +73,10 @@ class RevocationFeed:
                         log.info("revocation feed current", code="FEED_CURRENT", sequence=event.sequence)
                     self._engine.admission.freshness.current(now)
                     self.current.set()
+                elif isinstance(event, ReleaseEvent):
+                    self._after = event.sequence
+                    if self._engine.admission.index.release(event.key):
+                        log.info("released", code="RELEASED", device=event.device, serial=f"{event.key[1]:x}")
                 else:
                     self._after = event.sequence
                     closed = self._engine.revoke(event.revocation, now)

@@ -74,9 +74,11 @@ class OpenAuthority:
 
 
 def urls_of(public_http_url: str, issuer: str) -> IssuerUrls:
-    """Return where *issuer*'s CRL and certificate are served."""
+    """Return where *issuer*'s CRL and certificate are served, and where its certificates' status can be asked."""
     origin = public_http_url.rstrip("/")
-    return IssuerUrls(f"{origin}/crl/{issuer}.crl", f"{origin}/ca/{issuer}.crt")
+    # The root's key rests and certifies no OCSP signer: for its one certificate there is the root's CRL.
+    responder = None if issuer == ROOT_CA else f"{origin}/ocsp"
+    return IssuerUrls(f"{origin}/crl/{issuer}.crl", f"{origin}/ca/{issuer}.crt", responder)
 
 
 def profiles_of(settings: Settings) -> dict[ProfileName, Profile]:

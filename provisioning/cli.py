@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from provisioning import operator_commands
+from provisioning import lifecycle_commands, operator_commands
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.version import product_version
@@ -36,7 +36,13 @@ app = typer.Typer(
 app.add_typer(operator_commands.token_app, name="token")
 app.add_typer(operator_commands.device_app, name="device")
 app.add_typer(operator_commands.certificate_app, name="certificate")
-app.command("revoke")(operator_commands.revoke)
+for command in (
+    lifecycle_commands.revoke,
+    lifecycle_commands.suspend,
+    lifecycle_commands.resume,
+    lifecycle_commands.decommission,
+):
+    app.command()(command)
 app.command("status")(operator_commands.status)
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)

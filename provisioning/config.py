@@ -50,6 +50,9 @@ class Settings(BaseSettings):
 
     crl_life: timedelta = timedelta(days=1)
     crl_debounce_seconds: float = Field(default=0.5, ge=0, le=60)
+    ocsp_life: timedelta = Field(default=timedelta(days=1), ge=timedelta(minutes=1), le=timedelta(days=7))
+    """From thisUpdate to nextUpdate. Caches keep an answer for five minutes at most whatever this is."""
+    ocsp_signer_life: timedelta = Field(default=timedelta(days=7), ge=timedelta(minutes=2), le=timedelta(days=30))
     feed_heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
     feed_stall_seconds: float = Field(default=30.0, gt=0, le=600)
     """A subscriber that takes no byte for so long is cut off."""

@@ -1,4 +1,4 @@
-"""The operator's commands: tokens, devices, certificates, revocation, over the service's REST API.
+"""The operator's commands: tokens, devices, certificates, over the service's REST API.
 
 Rules
 -----
@@ -10,109 +10,48 @@ Rules
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import csv
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, TextIO
 
 import typer
-from pydantic import BaseModel
-from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from provisioning.client.operator import IssuedToken, OperatorClient, RequestRefused, ServiceUnavailable
-from provisioning.config import load_settings
+from provisioning.client.operator import IssuedToken, OperatorClient
 from provisioning.errors import ConfigurationError
 from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
-from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
-
-_BATCH: Final = 500
-
-_REASONS: Final = ", ".join(
-    reason
-    for reason in RevocationReason
-    if reason not in {RevocationReason.CERTIFICATE_HOLD, RevocationReason.CA_COMPROMISE, RevocationReason.AA_COMPROMISE}
+from provisioning.service_command import (
+    CaFile,
+    Cert,
+    Directory,
+    Json,
+    Key,
+    Url,
+    errors,
+    print_facts,
+    print_json,
+    print_table,
+    shown_time,
+    with_client,
 )
 
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+_BATCH: Final = 500
 
 token_app = typer.Typer(help="Make one-time enrolment tokens.", no_args_is_help=True)
 device_app = typer.Typer(help="See which devices have certificates.", no_args_is_help=True)
 certificate_app = typer.Typer(help="See which certificates were issued.", no_args_is_help=True)
 
-Directory = Annotated[
-    Path | None,
-    typer.Option(
-        "--dir", help="The service's directory, for port and credentials (default: fleet).", show_default=False
-    ),
-]
-Url = Annotated[
-    str | None,
-    typer.Option(help="Where the service is (default: https://localhost and the configured port).", show_default=False),
-]
-CaFile = Annotated[
-    Path | None, typer.Option("--cafile", help="Trust anchors (default: DIR/ca-bundle.crt).", show_default=False)
-]
-Cert = Annotated[
-    Path | None, typer.Option(help="Operator certificate (default: DIR/operator.crt).", show_default=False)
-]
-Key = Annotated[Path | None, typer.Option(help="Its private key (default: DIR/operator.key).", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Ttl = Annotated[int | None, typer.Option(help="Seconds until the token expires (default: 3600).", show_default=False)]
 Lifetime = Annotated[
     int | None,
     typer.Option(help="Seconds that the certificate lives, if shorter than the service's setting.", show_default=False),
 ]
 Group = Annotated[str | None, typer.Option(help="Group.", show_default=False)]
-
-
-def fail(message: str) -> typer.Exit:
-    """Print the one line that explains a failure, and return the exit to raise."""
-    errors.print(f"fleet-provisioning: {message}", markup=False)
-    return typer.Exit(1)
-
-
-def with_client(
-    command: Callable[[OperatorClient], Awaitable[None]],
-    *,
-    directory: Path | None,
-    url: str | None,
-    cafile: Path | None,
-    cert: Path | None,
-    key: Path | None,
-) -> None:
-    """Run *command* with a client of the service; turn what can go wrong into one line and exit code 1."""
-    try:
-        settings = load_settings(directory)
-        where = settings.directory
-        credential = CredentialFiles(cert or where / "operator.crt", key or where / "operator.key")
-        client = OperatorClient(
-            url or f"https://localhost:{settings.port}", cafile or where / "ca-bundle.crt", credential
-        )
-        asyncio.run(_run(client, command))
-    except (ConfigurationError, RequestRefused) as error:
-        raise fail(str(error)) from error
-    except TlsConfigurationError as error:
-        raise fail(f"{error}; give --dir, or --cafile, --cert and --key") from error
-    except ServiceUnavailable as error:
-        raise fail(f"{error}; is the service running, and is --url right?") from error
-    except OSError as error:
-        raise fail(f"{error.filename}: {error.strerror}") from error
-    except KeyboardInterrupt as error:
-        errors.print("fleet-provisioning: stopped")
-        raise typer.Exit(130) from error
-
-
-async def _run(client: OperatorClient, command: Callable[[OperatorClient], Awaitable[None]]) -> None:
-    async with client:
-        await command(client)
 
 
 @token_app.command("create")
@@ -158,10 +97,10 @@ def create_token(
             ip_addresses=ip_address,
         )
         if as_json:
-            _print_json(token)
+            print_json(token)
             return
         whom = token.device or f"any new device of group {token.group}"
-        errors.print(f"One-time token for {whom}, until {_time(token.expires_at)}:", markup=False)
+        errors.print(f"One-time token for {whom}, until {shown_time(token.expires_at)}:", markup=False)
         sys.stdout.write(f"{token.token}\n")
 
     with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
@@ -248,12 +187,19 @@ def list_devices(
     async def command(client: OperatorClient) -> None:
         found = [device async for device in client.devices(group=group, state=state)]
         if as_json:
-            _print_json(found)
+            print_json(found)
             return
-        _print_table(
+        print_table(
             ("name", "role", "group", "state", "enrolled", "certificates"),
             (
-                (each.name, each.role, each.group or "-", each.state, _time(each.created_at), str(each.certificates))
+                (
+                    each.name,
+                    each.role,
+                    each.group or "-",
+                    each.state,
+                    shown_time(each.created_at),
+                    str(each.certificates),
+                )
                 for each in found
             ),
         )
@@ -286,11 +232,11 @@ def show_device(
             document["certificates"] = [each.model_dump(mode="json") for each in issued]
             sys.stdout.write(json.dumps(document, indent=2) + "\n")
             return
-        _print_facts(device)
-        _print_table(
+        print_facts(device)
+        print_table(
             ("serial", "state", "not before", "not after", "revoked"),
             (
-                (each.serial, each.state, _time(each.not_before), _time(each.not_after), each.reason or "-")
+                (each.serial, each.state, shown_time(each.not_before), shown_time(each.not_after), each.reason or "-")
                 for each in issued
             ),
         )
@@ -319,11 +265,11 @@ def list_certificates(
     async def command(client: OperatorClient) -> None:
         found = [each async for each in client.certificates(device=device, state=state)]
         if as_json:
-            _print_json(found)
+            print_json(found)
             return
-        _print_table(
+        print_table(
             ("serial", "device", "role", "state", "not after"),
-            ((each.serial, each.device, each.role, each.state, _time(each.not_after)) for each in found),
+            ((each.serial, each.device, each.role, each.state, shown_time(each.not_after)) for each in found),
         )
 
     with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
@@ -349,48 +295,9 @@ def show_certificate(
     async def command(client: OperatorClient) -> None:
         certificate = await client.certificate(serial)
         if as_json:
-            _print_json(certificate)
+            print_json(certificate)
         else:
-            _print_facts(certificate)
-
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
-
-
-def revoke(
-    device: Annotated[
-        str | None, typer.Option(help="Revoke all certificates of this device.", show_default=False)
-    ] = None,
-    serial: Annotated[
-        str | None, typer.Option(help="Revoke this certificate (hexadecimal).", show_default=False)
-    ] = None,
-    reason: Annotated[
-        RevocationReason, typer.Option(metavar="REASON", help=f"Why: {_REASONS}.")
-    ] = RevocationReason.UNSPECIFIED,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
-    as_json: Json = False,
-) -> None:
-    """Revoke a device or one certificate, finally. Live sessions are closed at once, the CRL follows.
-
-    \b
-    Example:
-      fleet-provisioning revoke --device meter-17 --reason keyCompromise
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    if (device is None) == (serial is None):
-        raise typer.BadParameter("give exactly one of --device and --serial")
-
-    async def command(client: OperatorClient) -> None:
-        revoked = await client.revoke(device=device, serial=serial, reason=reason)
-        if as_json:
-            _print_json(revoked)
-            return
-        _print_table(
-            ("serial", "device", "reason", "revoked", "sequence"),
-            ((each.serial, each.device, each.reason, _time(each.revoked_at), str(each.sequence)) for each in revoked),
-        )
+            print_facts(certificate)
 
     with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
 
@@ -408,10 +315,6 @@ def status(
         sys.stdout.write(json.dumps(await client.status(), indent=2) + "\n")
 
     with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
-
-
-def _time(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _row(token: IssuedToken) -> tuple[str, str, str, str, str]:
@@ -439,27 +342,3 @@ def _progress(total: int) -> Any:
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task: TaskID = progress.add_task("tokens", total=total)
         yield lambda number: progress.advance(task, number)
-
-
-def _print_json(answer: BaseModel | Sequence[BaseModel]) -> None:
-    if isinstance(answer, BaseModel):
-        document: Any = answer.model_dump(mode="json")
-    else:
-        document = [each.model_dump(mode="json") for each in answer]
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
-
-
-def _print_facts(answer: BaseModel) -> None:
-    facts = answer.model_dump(mode="json", exclude_none=True)
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {value}\n")
-
-
-def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    # Never cut to the terminal's width: a serial number is there to be copied.
-    lines = [columns, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
-    for line in lines:
-        cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")

@@ -5,8 +5,8 @@ Theory
 ::
 
     https  ─ PeerCertificateProtocol ─ HTTPS application ─ services ─ store
-    http   ─ HTTP application ─ newest CRLs, CA certificates
-    tasks  ─ feed reader, a CRL publisher for each CA
+    http   ─ HTTP application ─ OCSP, newest CRLs, CA certificates
+    tasks  ─ feed reader, OCSP signer, a CRL publisher for each CA
 
 `serve` builds the parts, announces itself with one line, and waits for a signal. A task that fails takes the service
 down with its error: a service whose CRL or feed has stopped must not look healthy.
@@ -26,7 +26,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -38,6 +38,8 @@ from fastapi import FastAPI
 from provisioning.api.application import new_application
 from provisioning.api.est import est_routes
 from provisioning.api.feed import feed_routes
+from provisioning.api.lifecycle import router as lifecycle_router
+from provisioning.api.ocsp import OcspEndpoint
 from provisioning.api.operators import OperatorServices
 from provisioning.api.operators import router as operator_router
 from provisioning.api.relying import relying_party_routes
@@ -49,12 +51,15 @@ from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.tokens import TokenService
 from provisioning.errors import ConfigurationError
 from provisioning.files import ISSUING_CA, ROOT_CA, SERVER
-from provisioning.own_credentials import OwnCredentials
+from provisioning.own_credentials import SERVER_NAME, OwnCredentials
 from provisioning.pki.identity import Role
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.revocation.feed import RevocationFeed
+from provisioning.revocation.ocsp import OcspResponder
+from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.publisher import CrlPublisher
-from provisioning.revocation.service import RevocationService
+from provisioning.revocation.service import Changed, RevocationService
+from provisioning.revocation.suspension import SuspensionService
 from provisioning.store import schema
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
@@ -101,7 +106,8 @@ class Service:
 @dataclass(frozen=True, slots=True)
 class _Parts:
     feed: RevocationFeed
-    publishers: dict[str, CrlPublisher]
+    background: list[Callable[[], Coroutine[None, None, None]]]
+    """What runs beside the listeners, each until it is cancelled."""
     https: FastAPI
     http: FastAPI
 
@@ -136,8 +142,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             https = _listener(parts.https, PeerCertificateProtocol, _server_context(authority))
             http = _listener(parts.http, ConnectionProtocol, None)
             async with asyncio.TaskGroup() as tasks:
-                background = [tasks.create_task(parts.feed.run())]
-                background += [tasks.create_task(publisher.run()) for publisher in parts.publishers.values()]
+                background = [tasks.create_task(run()) for run in parts.background]
                 listeners = [
                     tasks.create_task(https.serve(sockets=[https_socket])),
                     tasks.create_task(http.serve(sockets=[http_socket])),
@@ -181,7 +186,17 @@ async def _build(
     await OwnCredentials(
         authority.files, issuer, database, serial_numbers, profiles, settings.trust_domain, utc_now
     ).renew_server()
-    feed = RevocationFeed(database, settings.feed_heartbeat_seconds)
+    signer = RenewedOcspSigner(
+        issuer=issuer,
+        database=database,
+        serial_numbers=serial_numbers,
+        owner=SERVER_NAME,
+        life=settings.ocsp_signer_life,
+        clock=utc_now,
+    )
+    await signer.renew()
+    responder = OcspResponder(database, [signer], utc_now, settings.ocsp_life)
+    feed = RevocationFeed(database, settings.feed_heartbeat_seconds, responder.forget_events)
     await feed.start()
     publishers = {name: CrlPublisher(database, plan, utc_now) for name, plan in authority.crl_plans(settings).items()}
     for publisher in publishers.values():
@@ -195,20 +210,29 @@ async def _build(
         trust_domain=settings.trust_domain,
         clock=utc_now,
     )
-    revocation = RevocationService(database, utc_now, (feed.announce, publishers[ISSUING_CA].changed))
+    # The answers that are remembered go first: a relying party may ask before the operator hears that it is done.
+    told: tuple[Callable[[Changed], None], ...] = (
+        responder.forget_changed,
+        lambda _changed: feed.announce(),
+        lambda _changed: publishers[ISSUING_CA].changed(),
+    )
+    revocation = RevocationService(database, utc_now, told)
+    suspension = SuspensionService(database, utc_now, told)
     authorities = {ROOT_CA: authority.root_certificate, ISSUING_CA: authority.issuing_certificate}
 
     https = new_application("Fleetgate provisioning", product_version(), settings, openapi_url="/v1/openapi.json")
     https.state.operator_services = OperatorServices(
-        database, TokenService(database, utc_now), revocation, feed, publishers, utc_now
+        database, TokenService(database, utc_now), revocation, suspension, feed, publishers, utc_now
     )
     https.include_router(est_routes(enrolment, list(authorities.values())))
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
+    https.include_router(lifecycle_router)
 
     http = new_application("Fleetgate CRLs and CA certificates", product_version(), settings, openapi_url=None)
     http.include_router(relying_party_routes(publishers, authorities))
-    return _Parts(feed, publishers, https, http)
+    http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)
+    return _Parts(feed, [feed.run, signer.run, *(publisher.run for publisher in publishers.values())], https, http)
 
 
 def _server_context(authority: OpenAuthority) -> ssl.SSLContext:

@@ -25,6 +25,7 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.revocation.service import RevocationService, Revoked
+from provisioning.revocation.suspension import SuspensionService
 from provisioning.store import certificates, devices, tokens
 from provisioning.store.certificates import CertificateState, StoredCertificate
 from provisioning.store.database import Database
@@ -91,6 +92,7 @@ class OperatorServices:
     database: Database
     token_service: TokenService
     revocation: RevocationService
+    suspension: SuspensionService
     feed: RevocationFeed
     publishers: dict[str, CrlPublisher]
     clock: Callable[[], datetime]
@@ -104,16 +106,17 @@ async def _services_of(request: Request) -> OperatorServices:
 Services = Annotated[OperatorServices, Depends(_services_of)]
 
 
-async def _operator(request: Request, services: Services) -> StoredCertificate:
+async def authorise_operator(request: Request, services: Services) -> StoredCertificate:
+    """Return who calls; raise `Refused` unless it is an operator."""
     certificate = peer_certificate(request)
     stored = await services.database.read(lambda connection: authenticate(connection, certificate, services.clock()))
     check_role(stored, {Role.OPERATOR})
     return stored
 
 
-Operator = Annotated[StoredCertificate, Depends(_operator)]
+Operator = Annotated[StoredCertificate, Depends(authorise_operator)]
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(_operator)])
+router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
 """Every route here needs an operator certificate; `app.state.operator_services` says what they call."""
 
 
@@ -190,7 +193,7 @@ async def revoke(body: RevocationRequest, operator: Operator, services: Services
         outcome = await services.revocation.revoke_serial(normal_serial(body.serial or ""), body.reason, by=by)
     if not outcome.changed:
         response.status_code = HTTPStatus.OK
-    return {"revoked": [_revoked_item(each) for each in outcome.revoked]}
+    return {"revoked": [revoked_item(each) for each in outcome.revoked]}
 
 
 @router.get("/status")
@@ -257,7 +260,14 @@ def _device_item(device: Device, issued: int) -> dict[str, Any]:
         "group": device.group,
         "state": device.state,
         "created_at": rfc3339(device.created_at),
-        "revoked_at": None if device.revoked_at is None else rfc3339(device.revoked_at),
+        **{
+            name: None if moment is None else rfc3339(moment)
+            for name, moment in (
+                ("suspended_at", device.suspended_at),
+                ("revoked_at", device.revoked_at),
+                ("decommissioned_at", device.decommissioned_at),
+            )
+        },
         "certificates": issued,
     }
 
@@ -280,7 +290,8 @@ def _certificate_item(stored: StoredCertificate, now: datetime) -> dict[str, Any
     }
 
 
-def _revoked_item(revoked: Revoked) -> dict[str, Any]:
+def revoked_item(revoked: Revoked) -> dict[str, Any]:
+    """Return a revocation as an answer tells it."""
     return {
         "serial": revoked.serial,
         "device": revoked.device,

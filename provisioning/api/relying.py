@@ -10,8 +10,8 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import format_datetime, parsedate_to_datetime
+from datetime import datetime
+from email.utils import format_datetime
 from http import HTTPStatus
 from typing import Final
 
@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter, Request, Response
 
+from provisioning.api.conditional import is_current
 from provisioning.errors import Code, Refused
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.store.crls import PublishedCrl
@@ -44,22 +45,10 @@ class _Document:
         }
         if self.expires is not None:
             headers["Expires"] = format_datetime(self.expires, usegmt=True)
-        if _is_current(request, etag, self.last_modified):
+        known, since = request.headers.get("if-none-match"), request.headers.get("if-modified-since")
+        if is_current(known, since, etag, self.last_modified):
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         return Response(self.content, media_type=self.media_type, headers=headers)
-
-
-def _is_current(request: Request, etag: str, last_modified: datetime) -> bool:
-    known = request.headers.get("if-none-match")
-    if known is not None:
-        return known.strip() == "*" or etag in (each.strip().removeprefix("W/") for each in known.split(","))
-    since = request.headers.get("if-modified-since")
-    if since is None:
-        return False
-    try:
-        return parsedate_to_datetime(since).astimezone(UTC) >= last_modified
-    except ValueError:
-        return False
 
 
 def relying_party_routes(

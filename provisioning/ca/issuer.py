@@ -28,14 +28,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
-from provisioning.ca.lint import Intent, lint
+from provisioning.ca.lint import Intent, lint, lint_ocsp_signer
 from provisioning.ca.profile import DIGITAL_SIGNATURE, Profile
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, key_identifier
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+_OCSP_BACKDATE: Final = timedelta(minutes=1)
 
 
 class IssuanceRefused(Exception):
@@ -44,10 +47,11 @@ class IssuanceRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class IssuerUrls:
-    """Where relying parties find an issuer's CRL and certificate; absent where no public address is known."""
+    """Where relying parties find an issuer's CRL, certificate and OCSP responder; a root has no responder."""
 
     crl: str
     ca_certificate: str
+    ocsp: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,18 @@ class IssuanceRequest:
     life: timedelta | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OcspSignerRequest:
+    """Which key may answer OCSP requests in the issuer's name, and for how long."""
+
+    public_key: CertificatePublicKeyTypes
+    serial: int
+    now: datetime
+    life: timedelta
+
+
 class PreparedIssuance:
-    """A linted certificate waiting for its signature. Made by `Issuer.prepare` only."""
+    """A linted certificate waiting for its signature. Made by `Issuer` only."""
 
     __slots__ = ("_builder", "_issuer", "_redeemed", "_tbs_bytes")
 
@@ -109,6 +123,23 @@ class Issuer:
             raise IssuanceRefused(f"the certificate for {request.identity} fails its checks: {'; '.join(findings)}")
         return PreparedIssuance(self, builder, draft.tbs_certificate_bytes)
 
+    def prepare_ocsp_signer(self, request: OcspSignerRequest) -> PreparedIssuance:
+        """Build and lint the certificate of a delegated OCSP signer (RFC 6960 §4.2.2.2); raise `IssuanceRefused`."""
+        now = request.now.replace(microsecond=0)
+        not_after = min(now + request.life, self.certificate.not_valid_after_utc)
+        builder = (
+            self._unnamed_builder(request.public_key, request.serial, now - _OCSP_BACKDATE, not_after)
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Fleetgate OCSP signer")]))
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]), critical=False)
+            # Nobody asks the responder about itself; its short life takes the place of revocation.
+            .add_extension(x509.OCSPNoCheck(), critical=False)
+        )
+        draft = builder.sign(self._lint_key, hash_for(self._lint_key))
+        findings = lint_ocsp_signer(draft, self.certificate)
+        if findings:
+            raise IssuanceRefused(f"the OCSP signer's certificate fails its checks: {'; '.join(findings)}")
+        return PreparedIssuance(self, builder, draft.tbs_certificate_bytes)
+
     def issue(self, prepared: PreparedIssuance) -> x509.Certificate:
         """Sign what was prepared; raise `IssuanceRefused` if it was signed before or is another issuer's."""
         builder, linted_bytes = prepared.redeem(self)
@@ -122,23 +153,31 @@ class Issuer:
         if not_after <= not_before:
             raise IssuanceRefused(f"the issuing CA expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}")
         builder = (
-            x509.CertificateBuilder()
-            .issuer_name(self.certificate.subject)
+            self._unnamed_builder(request.public_key, request.serial, not_before, not_after)
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, request.identity.name)]))
-            .public_key(request.public_key)
-            .serial_number(request.serial)
-            .not_valid_before(not_before)
-            .not_valid_after(not_after)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(DIGITAL_SIGNATURE, critical=True)
             .add_extension(x509.ExtendedKeyUsage(profile.extended_key_usages), critical=False)
             .add_extension(_alternative_name(request), critical=False)
-            .add_extension(x509.SubjectKeyIdentifier(key_identifier(request.public_key)), critical=False)
-            .add_extension(self._authority, critical=False)
         )
         for extension in self._url_extensions:
             builder = builder.add_extension(extension, critical=False)
         return builder
+
+    def _unnamed_builder(
+        self, public_key: CertificatePublicKeyTypes, serial: int, not_before: datetime, not_after: datetime
+    ) -> x509.CertificateBuilder:
+        """Return what every end-entity certificate has; subject and purpose are missing yet."""
+        return (
+            x509.CertificateBuilder()
+            .issuer_name(self.certificate.subject)
+            .public_key(public_key)
+            .serial_number(serial)
+            .not_valid_before(not_before)
+            .not_valid_after(not_after)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(DIGITAL_SIGNATURE, critical=True)
+            .add_extension(x509.SubjectKeyIdentifier(key_identifier(public_key)), critical=False)
+            .add_extension(self._authority, critical=False)
+        )
 
 
 def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
@@ -178,15 +217,11 @@ def url_extensions(urls: IssuerUrls | None) -> tuple[x509.ExtensionType, ...]:
     if urls is None:
         return ()
     location = x509.UniformResourceIdentifier(urls.crl)
-    return (
-        x509.CRLDistributionPoints(
-            [x509.DistributionPoint(full_name=[location], relative_name=None, reasons=None, crl_issuer=None)]
-        ),
-        x509.AuthorityInformationAccess(
-            [
-                x509.AccessDescription(
-                    AuthorityInformationAccessOID.CA_ISSUERS, x509.UniformResourceIdentifier(urls.ca_certificate)
-                )
-            ]
-        ),
+    points = x509.CRLDistributionPoints(
+        [x509.DistributionPoint(full_name=[location], relative_name=None, reasons=None, crl_issuer=None)]
     )
+    access = [(AuthorityInformationAccessOID.CA_ISSUERS, urls.ca_certificate)]
+    if urls.ocsp is not None:
+        access.insert(0, (AuthorityInformationAccessOID.OCSP, urls.ocsp))
+    descriptions = [x509.AccessDescription(method, x509.UniformResourceIdentifier(url)) for method, url in access]
+    return points, x509.AuthorityInformationAccess(descriptions)

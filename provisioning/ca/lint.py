@@ -17,10 +17,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.x509.oid import ExtensionOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from provisioning.ca.profile import DIGITAL_SIGNATURE, Profile
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of
@@ -41,6 +42,15 @@ _OPTIONAL_EXTENSIONS: Final = {
     ExtensionOID.CRL_DISTRIBUTION_POINTS: False,
     ExtensionOID.AUTHORITY_INFORMATION_ACCESS: False,
 }
+_OCSP_SIGNER_EXTENSIONS: Final = {
+    ExtensionOID.BASIC_CONSTRAINTS: True,
+    ExtensionOID.KEY_USAGE: True,
+    ExtensionOID.EXTENDED_KEY_USAGE: False,
+    ExtensionOID.SUBJECT_KEY_IDENTIFIER: False,
+    ExtensionOID.AUTHORITY_KEY_IDENTIFIER: False,
+    ExtensionOID.OCSP_NO_CHECK: False,
+}
+_OCSP_SIGNER_LIFE: Final = timedelta(days=31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +69,39 @@ def lint(certificate: x509.Certificate, intent: Intent) -> list[str]:
     return [finding for check in _CHECKS for finding in check(certificate, intent)]
 
 
-def _check_serial(certificate: x509.Certificate, _intent: Intent) -> Iterator[str]:
+def lint_ocsp_signer(certificate: x509.Certificate, issuer: x509.Certificate) -> list[str]:
+    """Return every finding in the certificate of a delegated OCSP signer (RFC 6960 §4.2.2.2)."""
+    findings = [*_check_serial_number(certificate), *_check_key_identifiers_of(certificate, issuer)]
+    if certificate.issuer.public_bytes() != issuer.subject.public_bytes():
+        findings.append("the issuer's name is not the issuing CA's subject")
+    if not certificate.not_valid_before_utc < certificate.not_valid_after_utc <= issuer.not_valid_after_utc:
+        findings.append("it does not live within the issuing CA's life")
+    if certificate.not_valid_after_utc - certificate.not_valid_before_utc > _OCSP_SIGNER_LIFE:
+        findings.append(f"it cannot be revoked and lives longer than {_OCSP_SIGNER_LIFE.days} days")
+    found = {extension.oid: extension.critical for extension in certificate.extensions}
+    if found != _OCSP_SIGNER_EXTENSIONS:
+        findings.append("its extensions are not those of an OCSP signer")
+    for extension in certificate.extensions:
+        match extension.value:
+            case x509.BasicConstraints(ca=True):
+                findings.append("an OCSP signer would become a CA")
+            case x509.KeyUsage() as usage if usage != DIGITAL_SIGNATURE:
+                findings.append("key usage is not digitalSignature alone")
+            case x509.ExtendedKeyUsage() as usages if list(usages) != [ExtendedKeyUsageOID.OCSP_SIGNING]:
+                findings.append("extended key usage is not OCSPSigning alone")
+            case _:
+                pass
+    return findings
+
+
+def _check_serial_number(certificate: x509.Certificate) -> Iterator[str]:
     serial = certificate.serial_number
     if serial <= 0 or serial.bit_length() not in _SERIAL_BITS:
         yield f"serial number has {serial.bit_length()} bits, not {_SERIAL_BITS.start} to {_SERIAL_BITS.stop - 1}"
+
+
+def _check_serial(certificate: x509.Certificate, _intent: Intent) -> Iterator[str]:
+    yield from _check_serial_number(certificate)
 
 
 def _check_validity(certificate: x509.Certificate, intent: Intent) -> Iterator[str]:
@@ -127,12 +166,16 @@ def _check_usage(certificate: x509.Certificate, intent: Intent) -> Iterator[str]
 
 
 def _check_key_identifiers(certificate: x509.Certificate, intent: Intent) -> Iterator[str]:
+    yield from _check_key_identifiers_of(certificate, intent.issuer)
+
+
+def _check_key_identifiers_of(certificate: x509.Certificate, issuer: x509.Certificate) -> Iterator[str]:
     for extension in certificate.extensions:
         match extension.value:
             case x509.SubjectKeyIdentifier(digest=digest) if digest != key_identifier(certificate.public_key()):
                 yield "the subject key identifier is not the key's"
             case x509.AuthorityKeyIdentifier(key_identifier=identifier) if identifier != key_identifier(
-                intent.issuer.public_key()
+                issuer.public_key()
             ):
                 yield "the authority key identifier is not the issuing CA's"
             case _:

@@ -24,7 +24,7 @@ from pathlib import Path
 import httpx
 
 from provisioning.client.connection import explain, open_pool
-from provisioning.pki.revocation import Revocation, RevocationReason
+from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
 from provisioning.pki.tls import Credential
 
 HEARTBEAT = 5.0
@@ -50,13 +50,22 @@ class RevocationEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleaseEvent:
+    """The end of a certificateHold: the certificate named *key* is good again."""
+
+    sequence: int
+    key: CertificateKey
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class Current:
     """Everything up to *sequence* has been received: caught up, and alive."""
 
     sequence: int
 
 
-FeedEvent = RevocationEvent | Current
+FeedEvent = RevocationEvent | ReleaseEvent | Current
 
 
 async def follow(
@@ -130,6 +139,8 @@ class EventReader:
             match kind:
                 case "revoked":
                     return self._revoked(json.loads(data))
+                case "released":
+                    return self._released(json.loads(data))
                 case "current":
                     return self._current(json.loads(data))
                 case _:
@@ -138,10 +149,7 @@ class EventReader:
             raise FeedLost(f"an event of the revocation feed cannot be read: {error!r}") from error
 
     def _revoked(self, facts: dict[str, str]) -> RevocationEvent:
-        sequence = int(facts["sequence"])
-        if sequence != self._sequence + 1:
-            raise FeedLost(f"the revocation feed went from {self._sequence} to {sequence}")
-        self._sequence = sequence
+        sequence = self._next(facts)
         revocation = Revocation(
             issuer_key_id=bytes.fromhex(facts["issuer_key_id"]),
             serial=int(facts["serial"], 16),
@@ -149,6 +157,19 @@ class EventReader:
             revoked_at=datetime.fromisoformat(facts["revoked_at"]),
         )
         return RevocationEvent(sequence, revocation, facts["device"])
+
+    def _released(self, facts: dict[str, str]) -> ReleaseEvent:
+        sequence = self._next(facts)
+        return ReleaseEvent(
+            sequence, (bytes.fromhex(facts["issuer_key_id"]), int(facts["serial"], 16)), facts["device"]
+        )
+
+    def _next(self, facts: dict[str, str]) -> int:
+        sequence = int(facts["sequence"])
+        if sequence != self._sequence + 1:
+            raise FeedLost(f"the revocation feed went from {self._sequence} to {sequence}")
+        self._sequence = sequence
+        return sequence
 
     def _current(self, facts: dict[str, str]) -> Current:
         sequence = int(facts["sequence"])

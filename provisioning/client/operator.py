@@ -74,6 +74,15 @@ class RevokedCertificate(_Answer):
     sequence: int
 
 
+class ReleasedCertificate(_Answer):
+    """A certificate whose suspension has ended; *sequence* is the release's place in the revocation feed."""
+
+    serial: str
+    device: str
+    released_at: datetime
+    sequence: int
+
+
 class EnrolledDevice(_Answer):
     """A party that has, or had, a certificate."""
 
@@ -108,6 +117,14 @@ class _Tokens(_Answer):
 
 class _Revoked(_Answer):
     revoked: list[RevokedCertificate]
+
+
+class _Suspended(_Answer):
+    suspended: list[RevokedCertificate]
+
+
+class _Resumed(_Answer):
+    resumed: list[ReleasedCertificate]
 
 
 class _Page(_Answer):
@@ -173,6 +190,20 @@ class OperatorClient:
         """Revoke every certificate of *device*, or the one with *serial* (hexadecimal); return what is now revoked."""
         request = {"device": device, "serial": serial, "reason": str(reason)}
         return (await self._call(_Revoked, "POST", "/v1/revocations", request)).revoked
+
+    async def suspend(self, *, device: str | None = None, serial: str | None = None) -> list[RevokedCertificate]:
+        """Suspend every certificate of *device*, or the one with *serial*; return what is now on hold or revoked."""
+        request = {"device": device, "serial": serial}
+        return (await self._call(_Suspended, "POST", "/v1/suspensions", request)).suspended
+
+    async def resume(self, *, device: str | None = None, serial: str | None = None) -> list[ReleasedCertificate]:
+        """End the suspension of *device*, or of the one with *serial*; return what is good again."""
+        request = {"device": device, "serial": serial}
+        return (await self._call(_Resumed, "POST", "/v1/resumptions", request)).resumed
+
+    async def decommission(self, device: str) -> list[RevokedCertificate]:
+        """Revoke *device* and never let its name in again; return what is now revoked."""
+        return (await self._call(_Revoked, "POST", "/v1/decommissions", {"device": device})).revoked
 
     async def devices(self, *, group: str | None = None, state: str | None = None) -> AsyncIterator[EnrolledDevice]:
         """Yield every enrolled party, optionally of one *group* or *state* only."""

@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
-from provisioning.pki.revocation import certificate_key
+from provisioning.pki.revocation import RevocationReason, certificate_key
 from provisioning.store import certificates
 from provisioning.store.certificates import StoredCertificate
 
@@ -39,6 +39,11 @@ def authenticate(
     fingerprint = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
     if stored is None or stored.fingerprint_sha256 != fingerprint:
         raise Refused(Code.CERTIFICATE_UNKNOWN, "this service did not issue the client certificate: enrol again")
+    if stored.revocation is not None and stored.revocation.reason is RevocationReason.CERTIFICATE_HOLD:
+        raise Refused(
+            Code.CERTIFICATE_SUSPENDED,
+            f"certificate {stored.serial} of {stored.device.name} is suspended: an operator has to resume it",
+        )
     if stored.revocation is not None:
         raise Refused(
             Code.CERTIFICATE_REVOKED,

@@ -27,7 +27,7 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import assert_never
+from typing import Final, assert_never
 
 import structlog
 from cryptography import x509
@@ -50,6 +50,10 @@ from provisioning.store.serials import Reservation, SerialNumbers
 from provisioning.store.tokens import StoredToken
 
 log = structlog.get_logger(__name__)
+
+
+_BARRED: Final = frozenset({DeviceState.SUSPENDED, DeviceState.DECOMMISSIONED})
+"""States in which no token and no certificate earns a new certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +232,21 @@ def _authorise_token(
             f"{name} is a {device.role} of group {device.group} and stays one: ask for a token for that role and "
             "group, or choose another name",
         )
+    elif device.state in _BARRED:
+        raise _barred(device)
     elif device.state is DeviceState.REVOKED:
         # A token made after the revocation (older ones are void) is the operator's word that it may come back.
-        devices.set_revoked(connection, device.id, None)
+        devices.set_state(connection, device.id, DeviceState.ACTIVE, now)
     addresses = tuple(ipaddress.ip_address(address) for address in grant.ip_addresses)
     return _Authorised(device, grant.dns_names, addresses, token)
+
+
+def _barred(device: Device) -> Refused:
+    if device.state is DeviceState.SUSPENDED:
+        return Refused(Code.DEVICE_SUSPENDED, f"{device.name} is suspended: an operator has to resume it first")
+    return Refused(
+        Code.DEVICE_DECOMMISSIONED, f"{device.name} was decommissioned for ever: enrol the device under another name"
+    )
 
 
 def _check_usable(token: StoredToken, now: datetime) -> None:
@@ -260,6 +274,8 @@ def _authorise_successor(
     stored = authenticate(connection, certificate, now, for_update=True)
     if certificate is None:
         raise AssertionError("authenticate refuses a missing certificate")
+    if stored.device.state in _BARRED:
+        raise _barred(stored.device)
     if stored.device.state is DeviceState.REVOKED:
         raise Refused(Code.CERTIFICATE_REVOKED, f"{stored.device.name} was revoked: ask an operator for a new token")
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -9,7 +9,7 @@ it is made after *every* TLS handshake: a resumed TLS session skips OpenSSL's ow
 Rules
 -----
 1. The first revocation of a certificate stands; revocation is final (RFC 5280 §5.3.1; certificateHold, the one
-   reversible reason, is taken back by `RevocationIndex.release`).
+   reversible reason, is taken back by `RevocationIndex.release` or gives way to a final one).
 2. No I/O and no clock: whoever feeds the index reads files and time.
 """
 
@@ -38,6 +38,11 @@ class RevocationReason(StrEnum):
     CERTIFICATE_HOLD = "certificateHold"
     PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
     AA_COMPROMISE = "aACompromise"
+
+    @property
+    def final(self) -> bool:
+        """Whether it is for ever."""
+        return self is not RevocationReason.CERTIFICATE_HOLD
 
     @property
     def flag(self) -> x509.ReasonFlags:
@@ -90,7 +95,10 @@ class RevocationIndex:
 
     def add(self, revocation: Revocation) -> bool:
         """Record *revocation*; return whether the certificate was not revoked before."""
-        return self._revocations.setdefault(revocation.key, revocation) is revocation
+        known = self._revocations.setdefault(revocation.key, revocation)
+        if known is not revocation and known.reason is RevocationReason.CERTIFICATE_HOLD:
+            self._revocations[revocation.key] = revocation
+        return known is revocation
 
     def release(self, key: CertificateKey) -> bool:
         """Forget a certificateHold; return whether there was one. Any other reason is final and stays."""

@@ -1,4 +1,4 @@
-"""The live revocation feed: every revocation once, in commit order, pushed as it commits.
+"""The live revocation feed: every revocation and release once, in commit order, pushed as it commits.
 
 Theory
 ------
@@ -27,7 +27,7 @@ import contextlib
 import itertools
 import json
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Final
@@ -37,7 +37,7 @@ import structlog
 from provisioning.errors import Code, Refused
 from provisioning.store import revocations
 from provisioning.store.database import Database
-from provisioning.store.revocations import RevocationRecord
+from provisioning.store.revocations import EventKind, RevocationRecord
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ _TAIL: Final = 8192
 
 @dataclass(frozen=True, slots=True)
 class FeedEvent:
-    """One revocation, encoded once for everybody."""
+    """One revocation or release, encoded once for everybody."""
 
     sequence: int
     issuer_key_id: str
@@ -59,15 +59,15 @@ class FeedEvent:
 
 def event_of(record: RevocationRecord) -> FeedEvent:
     """Return *record* with its server-sent event."""
-    data = {
-        "sequence": record.sequence,
-        "issuer_key_id": record.issuer_key_id,
-        "serial": record.serial,
-        "reason": record.reason.value,
-        "revoked_at": record.revoked_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "device": record.device,
-    }
-    frame = f"id: {record.sequence}\nevent: revoked\ndata: {json.dumps(data)}\n\n".encode()
+    at = record.occurred_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    data = {"sequence": record.sequence, "issuer_key_id": record.issuer_key_id, "serial": record.serial}
+    match record.kind:
+        case EventKind.REVOKED:
+            data |= {"reason": record.reason.value, "revoked_at": at}
+        case EventKind.RELEASED:
+            data |= {"released_at": at}
+    data["device"] = record.device
+    frame = f"id: {record.sequence}\nevent: {record.kind}\ndata: {json.dumps(data)}\n\n".encode()
     return FeedEvent(record.sequence, record.issuer_key_id, record.serial, frame)
 
 
@@ -79,8 +79,15 @@ def current_frame(sequence: int) -> bytes:
 class RevocationFeed:
     """Reads new revocations from the store and wakes whoever follows them."""
 
-    def __init__(self, database: Database, heartbeat_seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        heartbeat_seconds: float,
+        on_new: Callable[[Sequence[FeedEvent]], None] = lambda _events: None,
+    ) -> None:
+        """*on_new* is called with events as they are read, whichever process on the store made them."""
         self._database = database
+        self._on_new = on_new
         self._heartbeat_seconds: Final = heartbeat_seconds
         self._tail: Final[deque[FeedEvent]] = deque(maxlen=_TAIL)
         self._announced: Final = asyncio.Event()
@@ -156,6 +163,7 @@ class RevocationFeed:
 
     async def _read_new(self) -> None:
         while events := await self._page(self.newest):
+            self._on_new(events)
             self._tail.extend(events)
             self.newest = events[-1].sequence
             for subscription in self._subscriptions:

@@ -2,38 +2,32 @@
 
 Rules
 -----
-1. Revoking is final and idempotent: a second time answers with the facts of the first.
-2. A device's revocation takes all its unexpired certificates and every unused token that is bound to it.
+1. Revoking is final and idempotent: a second time answers with the facts of the first. A hold is not final: revoking
+   makes it so, and the date of the hold stays, because the certificate has been distrusted since.
+2. A device's revocation, or its decommissioning, takes all its unexpired certificates and every unused token that is
+   bound to it.
 3. The place in the feed is taken inside the transaction: commit order is feed order, without a gap.
 4. The feed and the CRL are told only after the commit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
 from provisioning.store import certificates, devices, revocations, tokens
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
+from provisioning.store.devices import DeviceState
 
 log = structlog.get_logger(__name__)
-
-OPERATOR_REASONS: Final = frozenset(RevocationReason) - {
-    # Reversible, and there is no way back here.
-    RevocationReason.CERTIFICATE_HOLD,
-    # Said of a CA or an attribute authority, which has other ways (RFC 5280 §5.3.1).
-    RevocationReason.CA_COMPROMISE,
-    RevocationReason.AA_COMPROMISE,
-}
-"""The reasons that an operator may give for an end entity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +49,17 @@ class RevocationOutcome:
     changed: bool
 
 
+Changed = Sequence[StoredCertificate]
+"""Certificates whose status has just changed."""
+
+
 class RevocationService:
-    """Revokes certificates, by device or by serial number."""
+    """Revokes for ever: certificates by device or by serial number, and devices as a whole."""
 
     def __init__(
-        self, database: Database, clock: Callable[[], datetime], after_commit: tuple[Callable[[], None], ...]
+        self, database: Database, clock: Callable[[], datetime], after_commit: tuple[Callable[[Changed], None], ...]
     ) -> None:
-        """*after_commit* are called, without arguments, whenever something was revoked."""
+        """*after_commit* are called with the certificates whose status has changed, before the caller is answered."""
         self._database = database
         self._clock = clock
         self._after_commit = after_commit
@@ -69,75 +67,98 @@ class RevocationService:
     async def revoke_device(self, name: str, reason: RevocationReason, *, by: str) -> RevocationOutcome:
         """Revoke a device as a whole; raise `Refused` if there is no such device or the reason is not allowed."""
         _check_reason(reason)
+        return await self._end_device(name, DeviceState.REVOKED, reason, by)
 
-        def transaction(connection: Connection) -> tuple[RevocationOutcome, int, int]:
+    async def decommission(self, name: str, *, by: str) -> RevocationOutcome:
+        """Revoke a device for cessationOfOperation and never let its name in again; raise `Refused`."""
+        reason = RevocationReason.CESSATION_OF_OPERATION
+        return await self._end_device(name, DeviceState.DECOMMISSIONED, reason, by)
+
+    async def _end_device(self, name: str, state: DeviceState, reason: RevocationReason, by: str) -> RevocationOutcome:
+        def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed, int]:
             now = self._clock()
             device = devices.find(connection, name, for_update=True)
             if device is None:
                 raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
-            held = certificates.of_device(connection, device.id)
-            fresh = [each for each in held if each.revocation is None and now < each.not_after]
-            revoked = _record(connection, fresh, reason, now, by)
+            issued = certificates.of_device(connection, device.id)
+            ended = [each for each in issued if _can_be_revoked(each) and (each.revocation or now < each.not_after)]
+            revoked = _record(connection, ended, reason, now, by)
             voided = tokens.void(connection, name, now)
-            changed = device.revoked_at is None or bool(fresh)
-            if changed:
-                devices.set_revoked(connection, device.id, device.revoked_at or now)
-            return RevocationOutcome(revoked or _facts(held), changed), len(fresh), voided
+            changed = device.state not in {state, DeviceState.DECOMMISSIONED} or bool(ended)
+            if changed and device.state is not DeviceState.DECOMMISSIONED:
+                devices.set_state(connection, device.id, state, now)
+            return RevocationOutcome(revoked or facts_of(issued), changed), ended, voided
 
-        outcome, fresh, voided = await self._database.write(transaction)
+        outcome, ended, voided = await self._database.write(transaction)
         if outcome.changed:
-            log.info("device revoked", device=name, reason=reason.value, certificates=fresh, tokens=voided, by=by)
-        if fresh:
-            self._tell()
+            log.info(
+                "device ended",
+                state=state.value,
+                device=name,
+                reason=reason.value,
+                certificates=len(ended),
+                tokens=voided,
+                by=by,
+            )
+        self._tell(ended)
         return outcome
 
     async def revoke_serial(self, serial: str, reason: RevocationReason, *, by: str) -> RevocationOutcome:
         """Revoke one certificate; raise `Refused` if there is no such certificate or the reason is not allowed."""
         _check_reason(reason)
 
-        def transaction(connection: Connection) -> RevocationOutcome:
+        def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
             found = certificates.find_serial(connection, serial, for_update=True)
             if found is None:
                 raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}")
             certificate, _ = found
-            fresh = [certificate] if certificate.revocation is None else []
+            fresh = [certificate] if _can_be_revoked(certificate) else []
             revoked = _record(connection, fresh, reason, self._clock(), by)
-            return RevocationOutcome(revoked or _facts([certificate]), bool(fresh))
+            return RevocationOutcome(revoked or facts_of([certificate]), bool(fresh)), fresh
 
-        outcome = await self._database.write(transaction)
+        outcome, fresh = await self._database.write(transaction)
         if outcome.changed:
             (revoked,) = outcome.revoked
             log.info("certificate revoked", device=revoked.device, serial=serial, reason=reason.value, by=by)
-            self._tell()
+        self._tell(fresh)
         return outcome
 
-    def _tell(self) -> None:
-        for tell in self._after_commit:
-            tell()
+    def _tell(self, changed: Changed) -> None:
+        if changed:
+            for tell in self._after_commit:
+                tell(changed)
 
 
 def _check_reason(reason: RevocationReason) -> None:
     if reason not in OPERATOR_REASONS:
         raise Refused(
             Code.INVALID_REQUEST,
-            f"reason {reason} cannot be given here: use one of {', '.join(sorted(OPERATOR_REASONS))}",
+            f"reason {reason} cannot be given here ({REASON_USES[reason]}): "
+            f"use one of {', '.join(sorted(OPERATOR_REASONS))}",
         )
 
 
-def _record(
-    connection: Connection, fresh: list[StoredCertificate], reason: RevocationReason, now: datetime, by: str
-) -> list[Revoked]:
-    if not fresh:
-        return []
+def _can_be_revoked(certificate: StoredCertificate) -> bool:
+    return certificate.revocation is None or not certificate.revocation.reason.final
+
+
+def _record(connection: Connection, ended: Changed, reason: RevocationReason, now: datetime, by: str) -> list[Revoked]:
     now = now.replace(microsecond=0)  # What the CRL can say (RFC 5280 §5.1.2.6), the feed says too.
-    sequences = revocations.add(connection, [each.id for each in fresh], reason=reason, revoked_at=now, revoked_by=by)
-    return [
-        Revoked(each.serial, each.device.name, reason, now, sequence)
-        for each, sequence in zip(fresh, sequences, strict=True)
-    ]
+    fresh = [each for each in ended if each.revocation is None]
+    held = {each.id: each.revocation.revoked_at for each in ended if each.revocation is not None}
+    places: dict[int, int] = {}
+    if held:
+        sequences = revocations.finalise(connection, held, reason=reason, revoked_by=by)
+        places |= zip(held, sequences, strict=True)
+    if fresh:
+        identifiers = [each.id for each in fresh]
+        sequences = revocations.add(connection, identifiers, reason=reason, revoked_at=now, revoked_by=by)
+        places |= zip(identifiers, sequences, strict=True)
+    return [Revoked(each.serial, each.device.name, reason, held.get(each.id, now), places[each.id]) for each in ended]
 
 
-def _facts(held: list[StoredCertificate]) -> list[Revoked]:
+def facts_of(issued: Changed) -> list[Revoked]:
+    """Return the revocations of those that are revoked."""
     return [
         Revoked(
             each.serial,
@@ -146,6 +167,6 @@ def _facts(held: list[StoredCertificate]) -> list[Revoked]:
             each.revocation.revoked_at,
             each.revocation.sequence,
         )
-        for each in held
+        for each in issued
         if each.revocation is not None
     ]

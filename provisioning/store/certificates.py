@@ -22,9 +22,10 @@ from provisioning.store.tables import certificates, devices, revocations
 
 
 class CertificateState(StrEnum):
-    """What a certificate is worth now. Revoked wins over expired: it says more."""
+    """What a certificate is worth now. Revoked and suspended win over expired: they say more."""
 
     ACTIVE = "active"
+    SUSPENDED = "suspended"
     REVOKED = "revoked"
     EXPIRED = "expired"
 
@@ -54,7 +55,7 @@ class StoredCertificate:
     def state(self, now: datetime) -> CertificateState:
         """Return what the certificate is worth *now*."""
         if self.revocation is not None:
-            return CertificateState.REVOKED
+            return CertificateState.REVOKED if self.revocation.reason.final else CertificateState.SUSPENDED
         return CertificateState.ACTIVE if now < self.not_after else CertificateState.EXPIRED
 
 
@@ -71,6 +72,11 @@ _FIND: Final = _select().where(
     certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted")
 )
 _LOCK: Final = _FIND.with_for_update(of=devices)
+_REVOCATION: Final = (
+    select(revocations.c.sequence, revocations.c.reason, revocations.c.revoked_at)
+    .select_from(certificates.outerjoin(revocations))
+    .where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
+)
 _WITH_KEY: Final = (
     select(devices.c.name, revocations.c.reason)
     .select_from(certificates.join(devices).outerjoin(revocations))
@@ -125,6 +131,15 @@ def find(
     return None if row is None else _from_row(row)
 
 
+def revocation_of(connection: Connection, issuer_key_id: str, serial: str) -> tuple[bool, StoredRevocation | None]:
+    """Return whether a certificate was issued, and its revocation: all that an OCSP answer says."""
+    row = connection.execute(_REVOCATION, {"issuer": issuer_key_id, "wanted": serial}).one_or_none()
+    if row is None:
+        return False, None
+    sequence, reason, revoked_at = row
+    return True, None if sequence is None else StoredRevocation(sequence, RevocationReason(reason), revoked_at)
+
+
 def find_serial(
     connection: Connection, serial: str, *, for_update: bool = False
 ) -> tuple[StoredCertificate, bytes] | None:
@@ -152,7 +167,9 @@ def _in_state(state: CertificateState, now: datetime) -> ColumnElement[bool]:
     unrevoked = revocations.c.sequence.is_(None)
     match state:
         case CertificateState.REVOKED:
-            return revocations.c.sequence.is_not(None)
+            return revocations.c.reason != RevocationReason.CERTIFICATE_HOLD.value  # NULL is not different.
+        case CertificateState.SUSPENDED:
+            return revocations.c.reason == RevocationReason.CERTIFICATE_HOLD.value
         case CertificateState.ACTIVE:
             return unrevoked & (certificates.c.not_after > now)
         case CertificateState.EXPIRED:
@@ -183,6 +200,7 @@ def count(connection: Connection, now: datetime) -> dict[CertificateState, int]:
     """Return how many certificates there are in each state *now*."""
     state = case(
         (_in_state(CertificateState.REVOKED, now), CertificateState.REVOKED.value),
+        (_in_state(CertificateState.SUSPENDED, now), CertificateState.SUSPENDED.value),
         (_in_state(CertificateState.ACTIVE, now), CertificateState.ACTIVE.value),
         else_=CertificateState.EXPIRED.value,
     )

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from sqlalchemy import Row, bindparam, func, insert, select, update
+from sqlalchemy import Case, Row, bindparam, case, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.identity import Role
@@ -20,10 +20,15 @@ _ADD: Final = insert(devices).returning(devices.c.id)
 
 
 class DeviceState(StrEnum):
-    """Whether a device was revoked as a whole; a certificate's state is its own."""
+    """What was decided about a device as a whole; a certificate's state is its own."""
 
     ACTIVE = "active"
+    SUSPENDED = "suspended"
+    """For a time: no certificate of it is good, and it gets none."""
     REVOKED = "revoked"
+    """Its certificates never come back; the device does, with a new token."""
+    DECOMMISSIONED = "decommissioned"
+    """Gone for ever: its name gets no certificate again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +41,20 @@ class Device:
     group: str | None
     created_at: datetime
     revoked_at: datetime | None
+    suspended_at: datetime | None = None
+    decommissioned_at: datetime | None = None
 
     @property
     def state(self) -> DeviceState:
-        """Active until revoked; a new enrolment with a new token makes it active again."""
-        return DeviceState.ACTIVE if self.revoked_at is None else DeviceState.REVOKED
+        """What holds now: the most final of what was decided."""
+        for state, since in (
+            (DeviceState.DECOMMISSIONED, self.decommissioned_at),
+            (DeviceState.REVOKED, self.revoked_at),
+            (DeviceState.SUSPENDED, self.suspended_at),
+        ):
+            if since is not None:
+                return state
+        return DeviceState.ACTIVE
 
 
 def device_from(row: Row[tuple[object, ...]]) -> Device:
@@ -53,6 +67,8 @@ def device_from(row: Row[tuple[object, ...]]) -> Device:
         columns[devices.c.group_name],
         columns[devices.c.created_at],
         columns[devices.c.revoked_at],
+        columns[devices.c.suspended_at],
+        columns[devices.c.decommissioned_at],
     )
 
 
@@ -69,9 +85,24 @@ def add(connection: Connection, name: str, role: Role, group: str | None, now: d
     return Device(identifier, name, role, group, now, None)
 
 
-def set_revoked(connection: Connection, device_id: int, revoked_at: datetime | None) -> None:
-    """Mark a device as revoked as a whole, or, with None, as active again."""
-    connection.execute(update(devices).where(devices.c.id == device_id).values(revoked_at=revoked_at))
+def set_state(connection: Connection, device_id: int, state: DeviceState, since: datetime) -> None:
+    """Say what holds of a device as a whole, *since* when."""
+    columns = {
+        DeviceState.SUSPENDED: devices.c.suspended_at,
+        DeviceState.REVOKED: devices.c.revoked_at,
+        DeviceState.DECOMMISSIONED: devices.c.decommissioned_at,
+    }
+    values = {column.name: since if each is state else None for each, column in columns.items()}
+    connection.execute(update(devices).where(devices.c.id == device_id).values(values))
+
+
+def _state() -> Case[str]:
+    return case(
+        (devices.c.decommissioned_at.is_not(None), DeviceState.DECOMMISSIONED.value),
+        (devices.c.revoked_at.is_not(None), DeviceState.REVOKED.value),
+        (devices.c.suspended_at.is_not(None), DeviceState.SUSPENDED.value),
+        else_=DeviceState.ACTIVE.value,
+    )
 
 
 def page(
@@ -94,19 +125,15 @@ def page(
         statement = statement.where(devices.c.name == name)
     if group is not None:
         statement = statement.where(devices.c.group_name == group)
-    match state:
-        case DeviceState.ACTIVE:
-            statement = statement.where(devices.c.revoked_at.is_(None))
-        case DeviceState.REVOKED:
-            statement = statement.where(devices.c.revoked_at.is_not(None))
-        case None:
-            pass
+    if state is not None:
+        statement = statement.where(_state() == state.value)
     rows = connection.execute(statement)
     return [(device_from(row), row.certificates) for row in rows]
 
 
 def count(connection: Connection) -> dict[DeviceState, int]:
     """Return how many devices there are in each state."""
-    statement = select(func.count(), func.count(devices.c.revoked_at)).select_from(devices)
-    everyone, revoked = connection.execute(statement).one()
-    return {DeviceState.ACTIVE: everyone - revoked, DeviceState.REVOKED: revoked}
+    state = _state()
+    rows = connection.execute(select(state, func.count()).select_from(devices).group_by(state))
+    found = {DeviceState(name): number for name, number in rows}
+    return {state: found.get(state, 0) for state in DeviceState}

@@ -1,29 +1,44 @@
-"""Queries about revocations: the feed's events, in commit order and without a gap."""
+"""Queries about revocations: what is revoked now, and the feed's events in commit order and without a gap.
+
+Rules
+-----
+1. Every change writes one event for each certificate, in the transaction that makes it.
+2. A certificate is revoked if and only if it has a row in `revocations`, and that row names the event that says so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import counters
 from provisioning.store.counters import Counter
-from provisioning.store.tables import certificates, devices, revocations
+from provisioning.store.tables import certificates, devices, revocation_events, revocations
+
+
+class EventKind(StrEnum):
+    """What happened to a certificate."""
+
+    REVOKED = "revoked"
+    RELEASED = "released"
 
 
 @dataclass(frozen=True, slots=True)
 class RevocationRecord:
-    """One event of the feed."""
+    """One event of the feed. *occurred_at* of a revocation is the date that the CRL gives it."""
 
     sequence: int
+    kind: EventKind
     issuer_key_id: str
     serial: str
     reason: RevocationReason
-    revoked_at: datetime
+    occurred_at: datetime
     device: str
 
 
@@ -36,7 +51,9 @@ def add(
     revoked_by: str,
 ) -> range:
     """Record revocations and return their sequence numbers, in the order of *certificate_ids*."""
-    sequences = counters.take(connection, Counter.REVOCATION, len(certificate_ids))
+    sequences = _append(
+        connection, EventKind.REVOKED, dict.fromkeys(certificate_ids, revoked_at), reason=reason, actor=revoked_by
+    )
     rows = [
         {
             "sequence": sequence,
@@ -51,26 +68,79 @@ def add(
     return sequences
 
 
+def finalise(
+    connection: Connection, held: Mapping[int, datetime], *, reason: RevocationReason, revoked_by: str
+) -> range:
+    """Turn holds into revocations for *reason*; return their sequence numbers.
+
+    *held* maps a certificate's id to the date of its hold, which stays: it has been distrusted since then.
+    """
+    sequences = _append(connection, EventKind.REVOKED, held, reason=reason, actor=revoked_by)
+    statement = (
+        update(revocations)
+        .where(revocations.c.certificate_id == bindparam("held"))
+        .values(sequence=bindparam("place"), reason=reason.value, revoked_by=revoked_by)
+    )
+    rows = [{"held": identifier, "place": place} for identifier, place in zip(held, sequences, strict=True)]
+    connection.execute(statement, rows)
+    return sequences
+
+
+def release(connection: Connection, certificate_ids: Sequence[int], *, released_at: datetime, actor: str) -> range:
+    """End holds; return the sequence numbers of the releases."""
+    sequences = _append(
+        connection,
+        EventKind.RELEASED,
+        dict.fromkeys(certificate_ids, released_at),
+        reason=RevocationReason.CERTIFICATE_HOLD,
+        actor=actor,
+    )
+    statement = delete(revocations).where(revocations.c.certificate_id == bindparam("held"))
+    connection.execute(statement, [{"held": identifier} for identifier in certificate_ids])
+    return sequences
+
+
+def _append(
+    connection: Connection, kind: EventKind, occurred: Mapping[int, datetime], *, reason: RevocationReason, actor: str
+) -> range:
+    sequences = counters.take(connection, Counter.REVOCATION, len(occurred))
+    rows = [
+        {
+            "sequence": sequence,
+            "certificate_id": certificate_id,
+            "kind": kind.value,
+            "reason": reason.value,
+            "occurred_at": occurred_at,
+            "actor": actor,
+        }
+        for sequence, (certificate_id, occurred_at) in zip(sequences, occurred.items(), strict=True)
+    ]
+    connection.execute(insert(revocation_events), rows)
+    return sequences
+
+
 def after(connection: Connection, sequence: int, limit: int) -> list[RevocationRecord]:
-    """Return the revocations that follow *sequence*, in order, *limit* at most."""
+    """Return the events that follow *sequence*, in order, *limit* at most."""
+    events = revocation_events.c
     statement = (
         select(
-            revocations.c.sequence,
+            events.sequence,
+            events.kind,
             certificates.c.issuer_key_id,
             certificates.c.serial,
-            revocations.c.reason,
-            revocations.c.revoked_at,
+            events.reason,
+            events.occurred_at,
             devices.c.name,
         )
-        .select_from(revocations.join(certificates).join(devices))
-        .where(revocations.c.sequence > sequence)
-        .order_by(revocations.c.sequence)
+        .select_from(revocation_events.join(certificates).join(devices))
+        .where(events.sequence > sequence)
+        .order_by(events.sequence)
         .limit(limit)
     )
     rows = connection.execute(statement)
     return [
-        RevocationRecord(number, issuer, serial, RevocationReason(reason), revoked_at, name)
-        for number, issuer, serial, reason, revoked_at, name in rows
+        RevocationRecord(number, EventKind(kind), issuer, serial, RevocationReason(reason), occurred_at, name)
+        for number, kind, issuer, serial, reason, occurred_at, name in rows
     ]
 
 
@@ -92,6 +162,6 @@ def for_crl(
 
 
 def newest(connection: Connection) -> int:
-    """Return the sequence number of the newest revocation, 0 if there is none."""
-    number: int = connection.execute(select(func.coalesce(func.max(revocations.c.sequence), 0))).scalar_one()
+    """Return the sequence number of the newest event, 0 if there is none."""
+    number: int = connection.execute(select(func.coalesce(func.max(revocation_events.c.sequence), 0))).scalar_one()
     return number

@@ -86,6 +86,8 @@ devices = Table(
     Column("group_name", NAME),
     Column("created_at", UtcDateTime, nullable=False),
     Column("revoked_at", UtcDateTime),
+    Column("suspended_at", UtcDateTime),
+    Column("decommissioned_at", UtcDateTime),
     Index("ix_devices_group_name", "group_name", "name"),
 )
 """Every party that has a certificate, whatever its role. A name has one role and one group for ever."""
@@ -119,6 +121,19 @@ revocations = Table(
     Column("revoked_at", UtcDateTime, nullable=False),
     Column("revoked_by", NAME, nullable=False),
 )
+"""What is revoked now. *sequence* is that of the event that says so; a release removes the row."""
+
+revocation_events = Table(
+    "revocation_events",
+    metadata,
+    Column("sequence", BIG_ID, primary_key=True, autoincrement=False),
+    Column("certificate_id", BIG_ID, ForeignKey("certificates.id"), nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("reason", String(24), nullable=False),
+    Column("occurred_at", UtcDateTime, nullable=False),
+    Column("actor", NAME, nullable=False),
+)
+"""What the feed says: every revocation and every release, in commit order, for ever."""
 
 tokens = Table(
     "tokens",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioning.client.feed import Current, EventReader, FeedLost, RevocationEvent
+from provisioning.client.feed import Current, EventReader, FeedLost, ReleaseEvent, RevocationEvent
 from provisioning.pki.revocation import Revocation, RevocationReason
 
 REVOKED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -32,7 +32,27 @@ def current(sequence: int) -> bytes:
     return f'event: current\ndata: {{"sequence": {sequence}}}\n\n'.encode()
 
 
-STREAM = b": hello\n\n" + current(4) + revoked(5) + revoked(6) + b"event: news\ndata: {}\n\n" + revoked(7) + current(7)
+def released(sequence: int) -> bytes:
+    data = {
+        "sequence": sequence,
+        "issuer_key_id": "00ff",
+        "serial": f"{sequence:x}",
+        "released_at": "2026-01-02T03:04:05Z",
+        "device": f"meter-{sequence}",
+    }
+    return f"id: {sequence}\nevent: released\ndata: {json.dumps(data)}\n\n".encode()
+
+
+STREAM = (
+    b": hello\n\n"
+    + current(4)
+    + revoked(5)
+    + revoked(6)
+    + b"event: news\ndata: {}\n\n"
+    + revoked(7)
+    + released(8)
+    + current(8)
+)
 EVENTS = [
     Current(4),
     *(
@@ -41,7 +61,8 @@ EVENTS = [
         )
         for number in (5, 6, 7)
     ),
-    Current(7),
+    ReleaseEvent(8, (b"\x00\xff", 8), "meter-8"),
+    Current(8),
 ]
 
 
@@ -64,6 +85,7 @@ def test_byte_by_byte() -> None:
     [
         (revoked(6), "went from 4 to 6"),
         (revoked(4), "went from 4 to 4"),
+        (released(6), "went from 4 to 6"),
         (current(5), "is at 5, but the last event received is 4"),
         (b"event: revoked\ndata: {}\n\n", "cannot be read"),
         (b"event: revoked\ndata: [1]\n\n", "cannot be read"),

@@ -18,6 +18,7 @@ from provisioning.enrolment.service import CertificateCredential, EnrolmentServi
 from provisioning.enrolment.tokens import TokenOrder, TokenService
 from provisioning.pki.identity import Role
 from provisioning.revocation.service import RevocationService
+from provisioning.revocation.suspension import SuspensionService
 from provisioning.store import schema
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers, new_serial
@@ -49,6 +50,7 @@ class Fleet:
     enrolment: EnrolmentService
     token_service: TokenService
     revocation: RevocationService
+    suspension: SuspensionService
     told: list[str] = field(default_factory=list)
 
     async def token(self, device: str = "meter-17", group: str | None = "north", role: Role = Role.DEVICE) -> str:
@@ -91,7 +93,7 @@ async def open_fleet(directory: Path) -> AsyncIterator[Fleet]:
             clock=clock,
         )
         told: list[str] = []
-        revocation = RevocationService(database, clock, (lambda: told.append("feed"), lambda: told.append("crl")))
+        neighbours = (lambda _: told.append("feed"), lambda _: told.append("crl"))
         yield Fleet(
             database,
             clock,
@@ -100,7 +102,8 @@ async def open_fleet(directory: Path) -> AsyncIterator[Fleet]:
             issuer,
             enrolment,
             TokenService(database, clock),
-            revocation,
+            RevocationService(database, clock, neighbours),
+            SuspensionService(database, clock, neighbours),
             told,
         )
     finally:

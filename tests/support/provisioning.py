@@ -162,6 +162,11 @@ class ProvisioningService:
         revoked: list[dict[str, Any]] = response.json()["revoked"]
         return revoked
 
+    def post(self, path: str, **request: Any) -> httpx.Response:
+        """Send one request of the operator's."""
+        with self.api() as api:
+            return api.post(path, json=request)
+
     def _ready_line(self) -> str:
         assert self._process is not None
         assert self._process.stdout is not None

@@ -1,0 +1,93 @@
+"""The operators' REST API, second part: suspend, resume, decommission."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from provisioning.api.operators import (
+    PREFIX,
+    Name,
+    Operator,
+    Services,
+    authorise_operator,
+    normal_serial,
+    revoked_item,
+    rfc3339,
+)
+from provisioning.revocation.suspension import Released
+
+router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
+"""Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
+
+
+class Target(BaseModel):
+    """A ``device`` with all its certificates, or one certificate by ``serial``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    device: Name | None = None
+    serial: Annotated[str, Field(max_length=64)] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Target:
+        if (self.device is None) == (self.serial is None):
+            raise ValueError("give exactly one of device and serial")
+        return self
+
+
+class DeviceTarget(BaseModel):
+    """A ``device`` as a whole."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    device: Name
+
+
+@router.post("/suspensions", status_code=HTTPStatus.CREATED)
+async def suspend(body: Target, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
+    """Suspend, until resumed. 201 if this call did it, 200 with the original facts if it was done before."""
+    by = operator.device.name
+    if body.device is not None:
+        outcome = await services.suspension.suspend_device(body.device, by=by)
+    else:
+        outcome = await services.suspension.suspend_serial(normal_serial(body.serial or ""), by=by)
+    if not outcome.changed:
+        response.status_code = HTTPStatus.OK
+    return {"suspended": [revoked_item(each) for each in outcome.revoked]}
+
+
+@router.post("/resumptions", status_code=HTTPStatus.CREATED)
+async def resume(body: Target, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
+    """End a suspension. 201 if this call did it, 200 if nothing was suspended."""
+    by = operator.device.name
+    if body.device is not None:
+        outcome = await services.suspension.resume_device(body.device, by=by)
+    else:
+        outcome = await services.suspension.resume_serial(normal_serial(body.serial or ""), by=by)
+    if not outcome.changed:
+        response.status_code = HTTPStatus.OK
+    return {"resumed": [_released_item(each) for each in outcome.released]}
+
+
+@router.post("/decommissions", status_code=HTTPStatus.CREATED)
+async def decommission(
+    body: DeviceTarget, operator: Operator, services: Services, response: Response
+) -> dict[str, Any]:
+    """Revoke a device for cessationOfOperation and never certify its name again. 200 if it was done before."""
+    outcome = await services.revocation.decommission(body.device, by=operator.device.name)
+    if not outcome.changed:
+        response.status_code = HTTPStatus.OK
+    return {"revoked": [revoked_item(each) for each in outcome.revoked]}
+
+
+def _released_item(released: Released) -> dict[str, Any]:
+    return {
+        "serial": released.serial,
+        "device": released.device,
+        "released_at": rfc3339(released.released_at),
+        "sequence": released.sequence,
+    }

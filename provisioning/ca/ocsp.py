@@ -1,0 +1,188 @@
+"""OCSP requests read and responses signed (RFC 6960, RFC 9919, RFC 9654), without I/O and without a clock.
+
+Theory
+------
+A response is signed by a delegated signer: a key that can do nothing else, certified for a few days by the very CA
+whose certificates it speaks about (RFC 6960 §4.2.2.2), so the CA's own key signs once in days and not once a question.
+
+Rules
+-----
+1. One certificate a request; the answer repeats the request's CertID with the request's hash (RFC 9919 §3).
+2. The responder is named by its key, thisUpdate and nextUpdate are always there, without fractions (RFC 9919 §3.2).
+3. A nonce has 1 to 128 octets and is echoed as it came (RFC 9654 §2.1); it is the only response extension.
+4. Signature and name of the requestor are ignored (RFC 9919 §3.1.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+
+from provisioning.ca.issuer import hash_for
+from provisioning.pki.keys import PrivateKey
+from provisioning.pki.revocation import RevocationReason
+
+_NONCE_OCTETS: Final = range(1, 129)
+_CertIdHash = hashes.SHA1 | hashes.SHA256 | hashes.SHA384 | hashes.SHA512
+_HASHES: Final[Sequence[_CertIdHash]] = (
+    hashes.SHA1(),  # noqa: S303 - the CertID of old clients
+    hashes.SHA256(),
+    hashes.SHA384(),
+    hashes.SHA512(),
+)
+
+Failure = ocsp.OCSPResponseStatus
+"""The reason for an answer without a status, as RFC 6960 §4.2.1 spells it."""
+
+
+class OcspRefused(Exception):
+    """The request has no status for an answer; *failure* is what the client is told."""
+
+    def __init__(self, failure: Failure, detail: str) -> None:
+        super().__init__(detail)
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True)
+class OcspRequest:
+    """The one certificate that is asked about, and the nonce to echo."""
+
+    algorithm: hashes.HashAlgorithm
+    issuer_name_hash: bytes
+    issuer_key_hash: bytes
+    serial: int
+    nonce: x509.OCSPNonce | None
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """Since when and why."""
+
+    revoked_at: datetime
+    reason: RevocationReason
+
+
+@dataclass(frozen=True, slots=True)
+class Good:
+    """Issued, and not revoked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Never issued by this CA."""
+
+
+CertificateStatus = Good | Revoked | Unknown
+
+
+def read_request(der: bytes) -> OcspRequest:
+    """Return what is asked; raise `OcspRefused`."""
+    try:
+        request = ocsp.load_der_ocsp_request(der)
+        nonce = _nonce(request.extensions)
+        return OcspRequest(
+            request.hash_algorithm, request.issuer_name_hash, request.issuer_key_hash, request.serial_number, nonce
+        )
+    except NotImplementedError as error:
+        raise OcspRefused(Failure.UNAUTHORIZED, "more than one certificate in a request") from error
+    except UnsupportedAlgorithm as error:
+        # A CertID in a hash that we do not compute names no CA that we know.
+        raise OcspRefused(Failure.UNAUTHORIZED, "unknown hash algorithm") from error
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise OcspRefused(Failure.MALFORMED_REQUEST, str(error)) from error
+
+
+def _nonce(extensions: x509.Extensions) -> x509.OCSPNonce | None:
+    found = None
+    for extension in extensions:
+        match extension.value:
+            case x509.OCSPNonce() as nonce:
+                if len(nonce.nonce) not in _NONCE_OCTETS:
+                    raise OcspRefused(Failure.MALFORMED_REQUEST, f"a nonce of {len(nonce.nonce)} octets")
+                found = nonce
+            case x509.OCSPAcceptableResponses():
+                pass  # Ours is the basic response, which every client must accept (RFC 6960 §4.4.3).
+            case _ if extension.critical:  # RFC 6960 §4.4: ignored unless critical.
+                raise OcspRefused(Failure.MALFORMED_REQUEST, f"unknown critical extension {extension.oid}")
+    return found
+
+
+def failure_response(failure: Failure) -> bytes:
+    """Return a response that carries no status."""
+    return ocsp.OCSPResponseBuilder.build_unsuccessful(failure).public_bytes(Encoding.DER)
+
+
+def issuer_hashes(issuer: x509.Certificate) -> Sequence[tuple[str, bytes, bytes]]:
+    """Return how requests name *issuer*: hash algorithm, hash of its name, hash of its key."""
+    return [
+        (algorithm.name, _digest(algorithm, issuer.subject.public_bytes()), _key_hash(issuer, algorithm))
+        for algorithm in _HASHES
+    ]
+
+
+def _digest(algorithm: hashes.HashAlgorithm, content: bytes) -> bytes:
+    digest = hashes.Hash(algorithm)
+    digest.update(content)
+    return digest.finalize()
+
+
+def _key_hash(issuer: x509.Certificate, algorithm: _CertIdHash) -> bytes:
+    """Return the hash of the public key's bits alone, which the library gives only as part of a request."""
+    return ocsp.OCSPRequestBuilder().add_certificate(issuer, issuer, algorithm).build().issuer_key_hash
+
+
+class OcspSigner:
+    """A delegated signer: its certificate and its key."""
+
+    def __init__(self, certificate: x509.Certificate, key: PrivateKey) -> None:
+        """Raise ValueError if *key* is not the key of *certificate*."""
+        if key.public_key() != certificate.public_key():
+            raise ValueError("the private key does not belong to the OCSP signer's certificate")
+        self.certificate: Final = certificate
+        self.not_before: Final = certificate.not_valid_before_utc
+        self.not_after: Final = certificate.not_valid_after_utc
+        self._key = key
+        self._hash = hash_for(key)
+
+    def sign(
+        self, request: OcspRequest, status: CertificateStatus, this_update: datetime, next_update: datetime
+    ) -> bytes:
+        """Return the response that gives *status*, in DER."""
+        revoked_at: datetime | None = None
+        flag: x509.ReasonFlags | None = None
+        match status:
+            case Revoked(revoked_at=at, reason=reason):
+                word, revoked_at = ocsp.OCSPCertStatus.REVOKED, at
+                # RFC 5280 §5.3.1, as in a CRL: absent rather than "unspecified".
+                flag = None if reason is RevocationReason.UNSPECIFIED else reason.flag
+            case Good():
+                word = ocsp.OCSPCertStatus.GOOD
+            case Unknown():
+                word = ocsp.OCSPCertStatus.UNKNOWN
+        builder = (
+            ocsp.OCSPResponseBuilder()
+            .add_response_by_hash(
+                request.issuer_name_hash,
+                request.issuer_key_hash,
+                request.serial,
+                request.algorithm,
+                word,
+                this_update,
+                next_update,
+                revoked_at,
+                flag,
+            )
+            .responder_id(ocsp.OCSPResponderEncoding.HASH, self.certificate)
+            .certificates([self.certificate])
+        )
+        if request.nonce is not None:
+            builder = builder.add_extension(request.nonce, critical=False)
+        return builder.sign(self._key, self._hash).public_bytes(Encoding.DER)

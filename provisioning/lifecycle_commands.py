@@ -1,0 +1,156 @@
+"""The operator's commands that end or interrupt what a device may do: revoke, suspend, resume, decommission."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import typer
+
+from provisioning.client.operator import OperatorClient, RevokedCertificate
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.reasons import OPERATOR_REASONS
+from provisioning.service_command import (
+    CaFile,
+    Cert,
+    Directory,
+    Json,
+    Key,
+    Url,
+    print_json,
+    print_table,
+    shown_time,
+    with_client,
+)
+
+_REASONS: Final = ", ".join(reason for reason in RevocationReason if reason in OPERATOR_REASONS)
+
+
+def revoke(
+    device: Annotated[
+        str | None, typer.Option(help="Revoke all certificates of this device.", show_default=False)
+    ] = None,
+    serial: Annotated[
+        str | None, typer.Option(help="Revoke this certificate (hexadecimal).", show_default=False)
+    ] = None,
+    reason: Annotated[
+        RevocationReason, typer.Option(metavar="REASON", help=f"Why: {_REASONS}.")
+    ] = RevocationReason.UNSPECIFIED,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Revoke a device or one certificate, finally. Live sessions are closed at once, the CRL follows.
+
+    \b
+    Example:
+      fleet-provisioning revoke --device meter-17 --reason keyCompromise
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    if (device is None) == (serial is None):
+        raise typer.BadParameter("give exactly one of --device and --serial")
+
+    async def command(client: OperatorClient) -> None:
+        revoked = await client.revoke(device=device, serial=serial, reason=reason)
+        if as_json:
+            print_json(revoked)
+            return
+        _print_revoked(revoked)
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+def suspend(
+    device: Annotated[str | None, typer.Option(help="All certificates of this device.", show_default=False)] = None,
+    serial: Annotated[str | None, typer.Option(help="This certificate (hexadecimal).", show_default=False)] = None,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Suspend a device or one certificate until it is resumed. Live sessions are closed at once.
+
+    \b
+    Example:
+      fleet-provisioning suspend --device meter-17
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    if (device is None) == (serial is None):
+        raise typer.BadParameter("give exactly one of --device and --serial")
+
+    async def command(client: OperatorClient) -> None:
+        found = await client.suspend(device=device, serial=serial)
+        if as_json:
+            print_json(found)
+            return
+        _print_revoked(found)
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+def resume(
+    device: Annotated[str | None, typer.Option(help="All certificates of this device.", show_default=False)] = None,
+    serial: Annotated[str | None, typer.Option(help="This certificate (hexadecimal).", show_default=False)] = None,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """End a suspension: the certificates are good again.
+
+    \b
+    Example:
+      fleet-provisioning resume --device meter-17
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    if (device is None) == (serial is None):
+        raise typer.BadParameter("give exactly one of --device and --serial")
+
+    async def command(client: OperatorClient) -> None:
+        found = await client.resume(device=device, serial=serial)
+        if as_json:
+            print_json(found)
+            return
+        print_table(
+            ("serial", "device", "released", "sequence"),
+            ((each.serial, each.device, shown_time(each.released_at), str(each.sequence)) for each in found),
+        )
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+def decommission(
+    device: Annotated[str, typer.Option(help="The device.", show_default=False)],
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Revoke a device for ever: its name never gets a certificate again.
+
+    \b
+    Example:
+      fleet-provisioning decommission --device meter-17
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        found = await client.decommission(device)
+        if as_json:
+            print_json(found)
+            return
+        _print_revoked(found)
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+def _print_revoked(revoked: Sequence[RevokedCertificate]) -> None:
+    print_table(
+        ("serial", "device", "reason", "revoked", "sequence"),
+        ((each.serial, each.device, each.reason, shown_time(each.revoked_at), str(each.sequence)) for each in revoked),
+    )

@@ -1,0 +1,205 @@
+"""The OCSP responder: a request in DER, the status from the store, a response in DER.
+
+Theory
+------
+What the store says about a certificate is remembered for a few minutes, with the answers signed from it (one for each
+hash that clients use), so that most questions cost a dictionary access::
+
+    request ─► CertID ─► ours? ─► entry (status) ─► answer for this hash ─► bytes
+                           │no        │none: one read for all who ask at once
+                           ▼          ▼
+                     unauthorized   store
+
+A revocation removes the entry in the step that follows its commit, before the operator has his answer; and again when
+the feed reads it, which covers what another process on the same store did. A look-up that was under way meanwhile is
+not remembered.
+
+Signing is done where the request is handled: the delegated key is an ECDSA key in memory, whose signature takes
+30 microseconds, less than the way to a thread and back. The issuing CA's key, which may be slow, is used by
+`provisioning.revocation.ocsp_signer` in a thread.
+
+Rules
+-----
+1. Good is said only of what this CA issued; of a serial number it never issued, unknown; of another CA's certificates
+   nothing: unauthorized (RFC 9919 §3.2.3).
+2. An answer is at most `remembered` older than the store; whoever asks after a revocation was answered sees it.
+3. An answer with a nonce is signed for its one request and never kept.
+4. The cache is bounded: serial numbers are chosen by strangers. What is unknown is not kept at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from provisioning.ca.ocsp import (
+    CertificateStatus,
+    Failure,
+    Good,
+    OcspRefused,
+    OcspRequest,
+    Revoked,
+    Unknown,
+    issuer_hashes,
+    read_request,
+)
+from provisioning.errors import Refused
+from provisioning.revocation.feed import FeedEvent
+from provisioning.revocation.ocsp_signer import RenewedOcspSigner
+from provisioning.store import certificates
+from provisioning.store.certificates import StoredCertificate
+from provisioning.store.database import Database
+from provisioning.store.serials import serial_text
+
+log = structlog.get_logger(__name__)
+
+LONGEST_REMEMBERED: Final = timedelta(minutes=5)
+_ENTRIES: Final = 16_384
+"""About 30 MB when every entry has two answers."""
+
+CertificateName = tuple[str, str]
+"""Issuer's key identifier and serial number, as the store writes them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OcspAnswer:
+    """A signed response; *remembered* is how long others may keep it, None if it is for one request only."""
+
+    der: bytes
+    this_update: datetime
+    next_update: datetime
+    remembered: timedelta | None
+    etag: bytes
+    """Empty if it is for one request only."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    status: CertificateStatus
+    fresh_until: datetime
+    answers: dict[str, OcspAnswer] = field(default_factory=dict)
+
+
+class OcspResponder:
+    """Answers for the issuing CAs whose delegated signers it has."""
+
+    def __init__(
+        self,
+        database: Database,
+        signers: Sequence[RenewedOcspSigner],
+        clock: Callable[[], datetime],
+        life: timedelta,
+    ) -> None:
+        """*life* is the time from thisUpdate to nextUpdate."""
+        self._database = database
+        self._clock = clock
+        self._life = life
+        self.remembered: Final = min(LONGEST_REMEMBERED, life / 2)
+        self._signers = {name: signer for signer in signers for name in issuer_hashes(signer.issuer.certificate)}
+        self._entries: Final[dict[CertificateName, _Entry]] = {}
+        self._pending: Final[dict[CertificateName, asyncio.Task[_Entry]]] = {}
+
+    async def answer(self, der: bytes) -> OcspAnswer:
+        """Return the response to a request; raise `OcspRefused` with the failure to tell."""
+        request = read_request(der)
+        signer = self._signers.get((request.algorithm.name, request.issuer_name_hash, request.issuer_key_hash))
+        if signer is None:
+            raise OcspRefused(Failure.UNAUTHORIZED, "not an issuer of this service")
+        name = (signer.issuer.key_id.hex(), serial_text(request.serial))
+        now = self._clock()
+        entry = self._entries.get(name)
+        if entry is None or now >= entry.fresh_until:
+            entry = await self._look_up(name)
+            now = self._clock()
+        if request.nonce is not None:
+            return self._sign(signer, request, entry.status, now, remembered=False)
+        answer = entry.answers.get(request.algorithm.name)
+        if answer is None:
+            answer = self._sign(signer, request, entry.status, now, remembered=True)
+            entry.answers[request.algorithm.name] = answer
+        return answer
+
+    def forget(self, names: Iterable[CertificateName]) -> None:
+        """Drop what is remembered, or being looked up, of certificates whose status has changed."""
+        for name in names:
+            self._entries.pop(name, None)
+            self._pending.pop(name, None)
+
+    def forget_changed(self, changed: Iterable[StoredCertificate]) -> None:
+        """Forget certificates whose status this process has changed."""
+        self.forget((each.issuer_key_id, each.serial) for each in changed)
+
+    def forget_events(self, events: Iterable[FeedEvent]) -> None:
+        """Forget certificates whose status any process has changed."""
+        self.forget((each.issuer_key_id, each.serial) for each in events)
+
+    def _sign(
+        self,
+        signer: RenewedOcspSigner,
+        request: OcspRequest,
+        status: CertificateStatus,
+        now: datetime,
+        *,
+        remembered: bool,
+    ) -> OcspAnswer:
+        current = signer.current(now)
+        this_update = now.replace(microsecond=0)
+        # An answer must not outlive the certificate that verifies it.
+        next_update = min(this_update + self._life, current.not_after)
+        der = current.sign(request, status, this_update, next_update)
+        if not remembered:
+            return OcspAnswer(der, this_update, next_update, None, b"")
+        return OcspAnswer(der, this_update, next_update, self.remembered, hashlib.sha256(der).hexdigest().encode())
+
+    async def _look_up(self, name: CertificateName) -> _Entry:
+        task = self._pending.get(name)
+        if task is None:
+            task = self._pending[name] = asyncio.create_task(self._read(name))
+            task.add_done_callback(_observe)
+        try:
+            return await asyncio.shield(task)
+        except Refused as refusal:
+            raise OcspRefused(Failure.TRY_LATER, refusal.detail) from refusal
+
+    async def _read(self, name: CertificateName) -> _Entry:
+        unchanged = False
+        try:
+            status = await self._database.read(lambda connection: _status(connection, name))
+        finally:
+            unchanged = self._finish(name)
+        entry = _Entry(status, self._clock() + self.remembered)
+        if unchanged and not isinstance(status, Unknown):
+            self._remember(name, entry)
+        return entry
+
+    def _finish(self, name: CertificateName) -> bool:
+        """Say that this task's look-up is over; return whether nothing has changed since it began."""
+        if self._pending.get(name) is not asyncio.current_task():
+            return False
+        del self._pending[name]
+        return True
+
+    def _remember(self, name: CertificateName, entry: _Entry) -> None:
+        self._entries.pop(name, None)
+        while len(self._entries) >= _ENTRIES:
+            del self._entries[next(iter(self._entries))]  # The oldest.
+        self._entries[name] = entry
+
+
+def _status(connection: Connection, name: CertificateName) -> CertificateStatus:
+    known, revocation = certificates.revocation_of(connection, *name)
+    if not known:
+        return Unknown()
+    return Good() if revocation is None else Revoked(revocation.revoked_at, revocation.reason)
+
+
+def _observe(task: asyncio.Task[_Entry]) -> None:
+    if not task.cancelled():
+        task.exception()  # Whoever still waits gets it; if all have left, nobody misses it.

@@ -1,0 +1,114 @@
+"""The delegated OCSP signer of one issuing CA: made when the service starts, renewed long before it ends.
+
+Theory
+------
+Its certificate cannot be revoked (id-pkix-ocsp-nocheck), so it lives for days, and its key lives in this process's
+memory only: there is no file to steal, and a restart makes a new one. Several processes have one each.
+
+Rules
+-----
+1. The certificate is in the store, under the service's own name, before anything is signed with its key.
+2. It is renewed at half of its life; a failed renewal is logged and repeated, and the old signer goes on meanwhile.
+3. An expired signer signs nothing: `current` raises, and the client is told to try later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from cryptography import x509
+from sqlalchemy.engine import Connection
+
+from provisioning.ca.issuer import Issuer, OcspSignerRequest
+from provisioning.ca.ocsp import Failure, OcspRefused, OcspSigner
+from provisioning.errors import Refused
+from provisioning.pki.keys import generate_key
+from provisioning.store import certificates, devices, serials
+from provisioning.store.database import Database
+from provisioning.store.serials import SerialNumbers, serial_text
+
+log = structlog.get_logger(__name__)
+
+_RETRY_SECONDS: Final = 10.0
+_LONGEST_WAIT_SECONDS: Final = 3600.0  # Look at the wall clock now and then: it may be set.
+
+
+class RenewedOcspSigner:
+    """Holds the signer that is good now, and replaces it in time."""
+
+    def __init__(
+        self,
+        *,
+        issuer: Issuer,
+        database: Database,
+        serial_numbers: SerialNumbers,
+        owner: str,
+        life: timedelta,
+        clock: Callable[[], datetime],
+    ) -> None:
+        """*owner* is the device under which the store files the certificates: the service itself."""
+        self.issuer: Final = issuer
+        self._database = database
+        self._serial_numbers = serial_numbers
+        self._owner = owner
+        self._life = life
+        self._clock = clock
+        self._signer: OcspSigner | None = None
+
+    def current(self, now: datetime) -> OcspSigner:
+        """Return the signer; raise `OcspRefused` if there is none that is valid *now*."""
+        if self._signer is None or not self._signer.not_before <= now < self._signer.not_after:
+            raise OcspRefused(Failure.TRY_LATER, "the OCSP signer is due for renewal")
+        return self._signer
+
+    async def renew(self) -> None:
+        """Make a new key, certify and record it, and use it from now on."""
+        now = self._clock()
+        key = generate_key()
+        async with self._serial_numbers.reservation(now) as reservation:
+            prepared = self.issuer.prepare_ocsp_signer(
+                OcspSignerRequest(key.public_key(), reservation.serial, now, self._life)
+            )
+
+            def sign_and_record(connection: Connection) -> x509.Certificate:
+                owner = devices.find(connection, self._owner)
+                if owner is None:
+                    raise RuntimeError(f"the store does not know {self._owner}, the service's own name")
+                reservation.burnt = True
+                certificate = self.issuer.issue(prepared)
+                serials.use(connection, reservation.serial)
+                certificates.add(connection, certificate, owner.id, now)
+                return certificate
+
+            certificate = await self._database.write(sign_and_record)
+        self._signer = OcspSigner(certificate, key)
+        log.info(
+            "OCSP signer made",
+            serial=serial_text(certificate.serial_number),
+            not_after=certificate.not_valid_after_utc,
+        )
+
+    async def run(self) -> None:
+        """Renew when it is time, until cancelled."""
+        while True:
+            wait = self._seconds_to_renewal()
+            await asyncio.sleep(min(wait, _LONGEST_WAIT_SECONDS))
+            if self._seconds_to_renewal() > 0:
+                continue
+            try:
+                await self.renew()
+            except Refused as refusal:
+                log.error("OCSP signer not renewed", detail=refusal.detail)  # noqa: TRY400 - its sentence says it all
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def _seconds_to_renewal(self) -> float:
+        if self._signer is None:
+            return 0.0
+        now, begin, end = self._clock(), self._signer.not_before, self._signer.not_after
+        if now < begin:  # The clock was set back: the signer is not valid yet.
+            return 0.0
+        return max(0.0, (begin + (end - begin) / 2 - now).total_seconds())

@@ -1,0 +1,194 @@
+"""Suspension: certificateHold, the one revocation that ends (RFC 5280 §5.3.1).
+
+Theory
+------
+A device that is lost, stolen or odd is shut out at once and let in again when it is found, with the certificates that
+it has. For a relying party a hold is a revocation with another reason; its end is an event of the feed, a missing entry
+in the next complete CRL, removeFromCRL in the next delta, and "good" from the OCSP responder.
+
+Rules
+-----
+1. Suspending and resuming are idempotent, and only what is on hold is released: no other reason ever ends.
+2. A suspended device gets no certificate, by token or by renewal; its tokens stay, for when it is resumed.
+3. Places in the feed are taken inside the transaction; neighbours are told after the commit, as for a revocation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import Code, Refused
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.service import Changed, RevocationOutcome, Revoked, facts_of
+from provisioning.store import certificates, devices, revocations
+from provisioning.store.certificates import StoredCertificate
+from provisioning.store.database import Database
+from provisioning.store.devices import DeviceState
+
+log = structlog.get_logger(__name__)
+
+_HOLD = RevocationReason.CERTIFICATE_HOLD
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """One certificate that is good again."""
+
+    serial: str
+    device: str
+    released_at: datetime
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseOutcome:
+    """What was released, and whether this call did it."""
+
+    released: list[Released]
+    changed: bool
+
+
+class SuspensionService:
+    """Suspends and resumes devices and single certificates."""
+
+    def __init__(
+        self, database: Database, clock: Callable[[], datetime], after_commit: tuple[Callable[[Changed], None], ...]
+    ) -> None:
+        """*after_commit* are called with the certificates whose status has changed, before the caller is answered."""
+        self._database = database
+        self._clock = clock
+        self._after_commit = after_commit
+
+    async def suspend_device(self, name: str, *, by: str) -> RevocationOutcome:
+        """Put every certificate of a device on hold; raise `Refused` if it is unknown or gone for good."""
+
+        def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
+            now = self._clock()
+            device = devices.find(connection, name, for_update=True)
+            if device is None:
+                raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
+            if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
+                raise Refused(Code.REVOCATION_FINAL, f"{name} is {device.state}: there is nothing left to suspend")
+            issued = certificates.of_device(connection, device.id)
+            fresh = [each for each in issued if each.revocation is None and now < each.not_after]
+            held = self._hold(connection, fresh, now, by)
+            changed = device.state is not DeviceState.SUSPENDED or bool(fresh)
+            if device.state is not DeviceState.SUSPENDED:
+                devices.set_state(connection, device.id, DeviceState.SUSPENDED, now)
+            return RevocationOutcome(held or facts_of(issued), changed), fresh
+
+        outcome, fresh = await self._database.write(transaction)
+        if outcome.changed:
+            log.info("device suspended", device=name, certificates=len(fresh), by=by)
+        self._tell(fresh)
+        return outcome
+
+    async def suspend_serial(self, serial: str, *, by: str) -> RevocationOutcome:
+        """Put one certificate on hold; raise `Refused` if it is unknown or revoked for another reason."""
+
+        def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
+            certificate = _find(connection, serial)
+            if certificate.revocation is not None and certificate.revocation.reason.final:
+                raise _final(certificate)
+            fresh = [certificate] if certificate.revocation is None else []
+            held = self._hold(connection, fresh, self._clock(), by)
+            return RevocationOutcome(held or facts_of([certificate]), bool(fresh)), fresh
+
+        outcome, fresh = await self._database.write(transaction)
+        if fresh:
+            log.info("certificate suspended", device=fresh[0].device.name, serial=serial, by=by)
+        self._tell(fresh)
+        return outcome
+
+    async def resume_device(self, name: str, *, by: str) -> ReleaseOutcome:
+        """Release everything of a device that is on hold; raise `Refused` if it is unknown or gone for good."""
+
+        def transaction(connection: Connection) -> tuple[ReleaseOutcome, Changed]:
+            now = self._clock()
+            device = devices.find(connection, name, for_update=True)
+            if device is None:
+                raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
+            if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
+                raise Refused(Code.REVOCATION_FINAL, f"{name} is {device.state}, which is final")
+            held = [each for each in certificates.of_device(connection, device.id) if _on_hold(each)]
+            released = self._release(connection, held, now, by)
+            changed = device.state is DeviceState.SUSPENDED or bool(held)
+            if device.state is DeviceState.SUSPENDED:
+                devices.set_state(connection, device.id, DeviceState.ACTIVE, now)
+            return ReleaseOutcome(released, changed), held
+
+        outcome, held = await self._database.write(transaction)
+        if outcome.changed:
+            log.info("device resumed", device=name, certificates=len(held), by=by)
+        self._tell(held)
+        return outcome
+
+    async def resume_serial(self, serial: str, *, by: str) -> ReleaseOutcome:
+        """Release one certificate; raise `Refused` if its revocation is final or its whole device is suspended."""
+
+        def transaction(connection: Connection) -> tuple[ReleaseOutcome, Changed]:
+            certificate = _find(connection, serial)
+            if certificate.revocation is None:
+                return ReleaseOutcome([], changed=False), []
+            if certificate.revocation.reason.final:
+                raise _final(certificate)
+            device = certificate.device
+            if device.state is DeviceState.SUSPENDED:
+                raise Refused(Code.DEVICE_SUSPENDED, f"{device.name} is suspended as a whole: resume the device")
+            released = self._release(connection, [certificate], self._clock(), by)
+            return ReleaseOutcome(released, changed=True), [certificate]
+
+        outcome, held = await self._database.write(transaction)
+        if held:
+            log.info("certificate resumed", device=held[0].device.name, serial=serial, by=by)
+        self._tell(held)
+        return outcome
+
+    @staticmethod
+    def _hold(connection: Connection, fresh: Changed, now: datetime, by: str) -> list[Revoked]:
+        if not fresh:
+            return []
+        at = now.replace(microsecond=0)  # RFC 5280 §5.1.2.6
+        identifiers = [each.id for each in fresh]
+        sequences = revocations.add(connection, identifiers, reason=_HOLD, revoked_at=at, revoked_by=by)
+        return [
+            Revoked(each.serial, each.device.name, _HOLD, at, sequence)
+            for each, sequence in zip(fresh, sequences, strict=True)
+        ]
+
+    @staticmethod
+    def _release(connection: Connection, held: Changed, now: datetime, by: str) -> list[Released]:
+        if not held:
+            return []
+        at = now.replace(microsecond=0)
+        sequences = revocations.release(connection, [each.id for each in held], released_at=at, actor=by)
+        return [
+            Released(each.serial, each.device.name, at, sequence)
+            for each, sequence in zip(held, sequences, strict=True)
+        ]
+
+    def _tell(self, changed: Changed) -> None:
+        if changed:
+            for tell in self._after_commit:
+                tell(changed)
+
+
+def _find(connection: Connection, serial: str) -> StoredCertificate:
+    found = certificates.find_serial(connection, serial, for_update=True)
+    if found is None:
+        raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}")
+    return found[0]
+
+
+def _on_hold(certificate: StoredCertificate) -> bool:
+    return certificate.revocation is not None and not certificate.revocation.reason.final
+
+
+def _final(certificate: StoredCertificate) -> Refused:
+    reason = certificate.revocation and certificate.revocation.reason
+    return Refused(Code.REVOCATION_FINAL, f"certificate {certificate.serial} is revoked for {reason}, which is final")

@@ -1,0 +1,121 @@
+"""What every command that calls the service has: where it is, who calls, and how the answer is printed.
+
+Rules
+-----
+1. What can go wrong is one line on stderr and exit code 1.
+2. Results go to stdout, as text for people or, with ``--json``, as JSON for programs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+
+from provisioning.client.operator import OperatorClient, RequestRefused, ServiceUnavailable
+from provisioning.config import load_settings
+from provisioning.errors import ConfigurationError
+from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Directory = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir", help="The service's directory, for port and credentials (default: fleet).", show_default=False
+    ),
+]
+Url = Annotated[
+    str | None,
+    typer.Option(help="Where the service is (default: https://localhost and the configured port).", show_default=False),
+]
+CaFile = Annotated[
+    Path | None, typer.Option("--cafile", help="Trust anchors (default: DIR/ca-bundle.crt).", show_default=False)
+]
+Cert = Annotated[
+    Path | None, typer.Option(help="Operator certificate (default: DIR/operator.crt).", show_default=False)
+]
+Key = Annotated[Path | None, typer.Option(help="Its private key (default: DIR/operator.key).", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def fail(message: str) -> typer.Exit:
+    """Print the one line that explains a failure, and return the exit to raise."""
+    errors.print(f"fleet-provisioning: {message}", markup=False)
+    return typer.Exit(1)
+
+
+def with_client(
+    command: Callable[[OperatorClient], Awaitable[None]],
+    *,
+    directory: Path | None,
+    url: str | None,
+    cafile: Path | None,
+    cert: Path | None,
+    key: Path | None,
+) -> None:
+    """Run *command* with a client of the service; turn what can go wrong into one line and exit code 1."""
+    try:
+        settings = load_settings(directory)
+        where = settings.directory
+        credential = CredentialFiles(cert or where / "operator.crt", key or where / "operator.key")
+        client = OperatorClient(
+            url or f"https://localhost:{settings.port}", cafile or where / "ca-bundle.crt", credential
+        )
+        asyncio.run(_run(client, command))
+    except (ConfigurationError, RequestRefused) as error:
+        raise fail(str(error)) from error
+    except TlsConfigurationError as error:
+        raise fail(f"{error}; give --dir, or --cafile, --cert and --key") from error
+    except ServiceUnavailable as error:
+        raise fail(f"{error}; is the service running, and is --url right?") from error
+    except OSError as error:
+        raise fail(f"{error.filename}: {error.strerror}") from error
+    except KeyboardInterrupt as error:
+        errors.print("fleet-provisioning: stopped")
+        raise typer.Exit(130) from error
+
+
+async def _run(client: OperatorClient, command: Callable[[OperatorClient], Awaitable[None]]) -> None:
+    async with client:
+        await command(client)
+
+
+def shown_time(moment: datetime) -> str:
+    """Return *moment* for people."""
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def print_json(answer: BaseModel | Sequence[BaseModel]) -> None:
+    """Print an answer, or several, for programs."""
+    if isinstance(answer, BaseModel):
+        document: Any = answer.model_dump(mode="json")
+    else:
+        document = [each.model_dump(mode="json") for each in answer]
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def print_facts(answer: BaseModel) -> None:
+    """Print an answer, a line for each of its facts."""
+    facts = answer.model_dump(mode="json", exclude_none=True)
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {value}\n")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table for people."""
+    # Never cut to the terminal's width: a serial number is there to be copied.
+    lines = [columns, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
+    for line in lines:
+        cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")

@@ -1,0 +1,30 @@
+"""OCSP requests, and answers read by the library that did not make them: openssl."""
+
+from __future__ import annotations
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+
+SHA1 = hashes.SHA1()  # noqa: S303 - the CertID of old clients
+SHA256 = hashes.SHA256()
+
+
+def request_der(
+    certificate: x509.Certificate,
+    issuer: x509.Certificate,
+    algorithm: hashes.HashAlgorithm = SHA256,
+    *,
+    nonce: bytes | None = None,
+) -> bytes:
+    """Return a request for one certificate's serial number, at *issuer*."""
+    name_hash = hashes.Hash(algorithm)
+    name_hash.update(issuer.subject.public_bytes())
+    key_hash = ocsp.OCSPRequestBuilder().add_certificate(issuer, issuer, algorithm).build().issuer_key_hash  # type: ignore[arg-type]
+    builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
+        name_hash.finalize(), key_hash, certificate.serial_number, algorithm
+    )
+    if nonce is not None:
+        builder = builder.add_extension(x509.OCSPNonce(nonce), critical=False)
+    return builder.build().public_bytes(Encoding.DER)

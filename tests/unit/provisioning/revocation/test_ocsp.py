@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import ocsp
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from provisioning.ca.ceremony import found_authority
+from provisioning.ca.ocsp import Failure, OcspRefused
+from provisioning.errors import Code, Refused
+from provisioning.pki.identity import Role
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation import ocsp as ocsp_module
+from provisioning.revocation import ocsp_signer as signer_module
+from provisioning.revocation.ocsp import OcspResponder
+from provisioning.revocation.ocsp_signer import RenewedOcspSigner
+from provisioning.revocation.service import RevocationService
+from provisioning.store import certificates, devices
+from tests.support.fleet import Fleet
+from tests.support.ocsp import SHA1, SHA256, request_der
+
+DAY = timedelta(days=1)
+
+
+@dataclass
+class Responding:
+    """A responder on a fleet's store."""
+
+    fleet: Fleet
+    signer: RenewedOcspSigner
+    responder: OcspResponder
+    revocation: RevocationService
+
+    @property
+    def issuer(self) -> x509.Certificate:
+        return self.fleet.authority.issuing_ca.certificate
+
+    async def ask(
+        self,
+        certificate: x509.Certificate,
+        algorithm: hashes.HashAlgorithm = SHA256,
+        *,
+        issuer: x509.Certificate | None = None,
+        nonce: bytes | None = None,
+    ) -> ocsp.OCSPResponse:
+        answer = await self.responder.answer(request_der(certificate, issuer or self.issuer, algorithm, nonce=nonce))
+        response = ocsp.load_der_ocsp_response(answer.der)
+        (signer,) = response.certificates
+        key = signer.public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        assert response.signature_hash_algorithm is not None
+        key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(response.signature_hash_algorithm))
+        signer.verify_directly_issued_by(self.issuer)
+        return response
+
+
+@pytest.fixture
+async def responding(fleet: Fleet) -> Responding:
+    await fleet.database.write(
+        lambda connection: devices.add(connection, "provisioning", Role.SERVICE, None, fleet.clock())
+    )
+    signer = RenewedOcspSigner(
+        issuer=fleet.issuer,
+        database=fleet.database,
+        serial_numbers=fleet.serial_numbers,
+        owner="provisioning",
+        life=7 * DAY,
+        clock=fleet.clock,
+    )
+    await signer.renew()
+    responder = OcspResponder(fleet.database, [signer], fleet.clock, DAY / 2)
+    revocation = RevocationService(fleet.database, fleet.clock, (responder.forget_changed,))
+    return Responding(fleet, signer, responder, revocation)
+
+
+@pytest.mark.parametrize("algorithm", [SHA1, SHA256, hashes.SHA384(), hashes.SHA512()], ids=lambda each: each.name)
+async def test_a_good_answer_repeats_the_certid_and_has_both_times(
+    responding: Responding, algorithm: hashes.HashAlgorithm
+) -> None:
+    certificate = await responding.fleet.enrol()
+    response = await responding.ask(certificate, algorithm)
+    assert response.response_status is Failure.SUCCESSFUL
+    assert response.certificate_status is ocsp.OCSPCertStatus.GOOD
+    assert response.hash_algorithm.name == algorithm.name
+    assert response.serial_number == certificate.serial_number
+    assert response.this_update_utc == responding.fleet.clock()
+    assert response.next_update_utc == responding.fleet.clock() + DAY / 2
+    assert response.responder_key_hash is not None
+    assert response.responder_name is None
+    assert not list(response.extensions)
+
+
+async def test_the_signer_is_certified_for_nothing_else_and_not_for_long(responding: Responding) -> None:
+    response = await responding.ask(await responding.fleet.enrol())
+    (signer,) = response.certificates
+    usages = signer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usages) == [ExtendedKeyUsageOID.OCSP_SIGNING]
+    assert signer.extensions.get_extension_for_class(x509.OCSPNoCheck)
+    for absent in (x509.AuthorityInformationAccess, x509.CRLDistributionPoints, x509.SubjectAlternativeName):
+        with pytest.raises(x509.ExtensionNotFound):
+            signer.extensions.get_extension_for_class(absent)
+    assert signer.not_valid_after_utc == responding.fleet.clock() + 7 * DAY
+    stored = await responding.fleet.database.read(
+        lambda connection: certificates.find(connection, responding.fleet.issuer.key_id, signer.serial_number)
+    )
+    assert stored is not None
+    assert stored.device.name == "provisioning"
+
+
+@pytest.mark.parametrize("reason", [RevocationReason.UNSPECIFIED, RevocationReason.KEY_COMPROMISE])
+async def test_a_revocation_is_seen_at_once_although_good_was_remembered(
+    responding: Responding, reason: RevocationReason
+) -> None:
+    certificate = await responding.fleet.enrol()
+    assert (await responding.ask(certificate)).certificate_status is ocsp.OCSPCertStatus.GOOD
+    await responding.revocation.revoke_device("meter-17", reason, by="admin")
+    for algorithm in (SHA1, SHA256):
+        response = await responding.ask(certificate, algorithm)
+        assert response.certificate_status is ocsp.OCSPCertStatus.REVOKED
+        assert response.revocation_time_utc == responding.fleet.clock()
+        assert response.revocation_reason == (None if reason is RevocationReason.UNSPECIFIED else reason.flag)
+
+
+async def test_a_look_up_that_a_revocation_overtakes_is_not_remembered(responding: Responding) -> None:
+    certificate = await responding.fleet.enrol()
+    # The first question has read "good" from the store, or will; its answer must not stay.
+    asked = asyncio.create_task(responding.ask(certificate))
+    await asyncio.sleep(0)
+    await responding.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")
+    await asked
+    assert (await responding.ask(certificate)).certificate_status is ocsp.OCSPCertStatus.REVOKED
+
+
+async def test_another_process_s_revocation_is_seen_when_the_entry_is_old(responding: Responding) -> None:
+    certificate = await responding.fleet.enrol()
+    await responding.ask(certificate)
+    await responding.fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")
+    responding.fleet.clock.advance(responding.responder.remembered)
+    assert (await responding.ask(certificate)).certificate_status is ocsp.OCSPCertStatus.REVOKED
+
+
+async def test_who_asks_at_the_same_time_shares_one_look_up(
+    responding: Responding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = await responding.fleet.enrol()
+    reads = 0
+    original = certificates.revocation_of
+
+    def counted(*arguments: object) -> object:
+        nonlocal reads
+        reads += 1
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(certificates, "revocation_of", counted)
+    await asyncio.gather(*(responding.ask(certificate) for _ in range(20)))
+    assert reads == 1
+
+
+async def test_what_was_never_issued_is_unknown_and_not_remembered(responding: Responding) -> None:
+    stranger = found_authority("fleet.internal", responding.fleet.clock(), (5, 6)).issuing_ca.certificate
+    response = await responding.ask(stranger)  # Our issuer's hashes, a serial number that we never used.
+    assert response.certificate_status is ocsp.OCSPCertStatus.UNKNOWN
+    assert not responding.responder._entries
+
+
+async def test_another_ca_s_certificates_are_not_spoken_about(responding: Responding) -> None:
+    certificate = await responding.fleet.enrol()
+    with pytest.raises(OcspRefused) as caught:
+        await responding.ask(certificate, issuer=responding.fleet.authority.root_ca.certificate)
+    assert caught.value.failure is Failure.UNAUTHORIZED
+
+
+@pytest.mark.parametrize("length", [1, 16, 32, 128])
+async def test_a_nonce_is_echoed_and_its_answer_never_kept(responding: Responding, length: int) -> None:
+    certificate = await responding.fleet.enrol()
+    nonce = bytes(range(length))
+    response = await responding.ask(certificate, nonce=nonce)
+    (extension,) = response.extensions
+    assert extension.value == x509.OCSPNonce(nonce)
+    (entry,) = responding.responder._entries.values()
+    assert not entry.answers
+    answer = await responding.responder.answer(request_der(certificate, responding.issuer, nonce=nonce))
+    assert answer.remembered is None
+
+
+@pytest.mark.parametrize("length", [0, 129])
+async def test_a_nonce_of_wrong_length_is_malformed(responding: Responding, length: int) -> None:
+    certificate = await responding.fleet.enrol()
+    with pytest.raises(OcspRefused) as caught:
+        await responding.ask(certificate, nonce=bytes(length))
+    assert caught.value.failure is Failure.MALFORMED_REQUEST
+
+
+@pytest.mark.parametrize("der", [b"", b"\x30\x00", b"0" * 90, bytes(100)])
+async def test_what_is_no_request_is_malformed(responding: Responding, der: bytes) -> None:
+    with pytest.raises(OcspRefused) as caught:
+        await responding.responder.answer(der)
+    assert caught.value.failure is Failure.MALFORMED_REQUEST
+
+
+async def test_a_store_that_fails_means_try_later_and_is_asked_again(
+    responding: Responding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = await responding.fleet.enrol()
+
+    def fail(*_arguments: object) -> None:
+        raise Refused(Code.UNAVAILABLE, "the disk is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(certificates, "revocation_of", fail)
+        with pytest.raises(OcspRefused) as caught:
+            await responding.ask(certificate)
+    assert caught.value.failure is Failure.TRY_LATER
+    assert (await responding.ask(certificate)).certificate_status is ocsp.OCSPCertStatus.GOOD
+
+
+async def test_strangers_cannot_fill_the_memory(responding: Responding, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ocsp_module, "_ENTRIES", 3)
+    issued = [await responding.fleet.enrol(f"meter-{number}") for number in range(5)]
+    for certificate in issued:
+        await responding.ask(certificate)
+    kept = {int(serial, 16) for _, serial in responding.responder._entries}
+    assert kept == {each.serial_number for each in issued[2:]}
+
+
+async def test_an_expired_signer_signs_nothing_and_an_answer_never_outlives_it(responding: Responding) -> None:
+    certificate = await responding.fleet.enrol()
+    responding.fleet.clock.advance(7 * DAY - timedelta(minutes=10))
+    response = await responding.ask(certificate)
+    (signer,) = response.certificates
+    assert response.next_update_utc == signer.not_valid_after_utc
+    responding.fleet.clock.advance(timedelta(minutes=10))
+    with pytest.raises(OcspRefused) as caught:
+        await responding.ask(certificate)
+    assert caught.value.failure is Failure.TRY_LATER
+
+
+async def test_the_signer_is_renewed_at_half_of_its_life_and_a_failure_is_repeated(
+    responding: Responding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signer_module, "_RETRY_SECONDS", 0.001)
+    fleet, signer = responding.fleet, responding.signer
+    first = signer.current(fleet.clock())
+    failures = [Refused(Code.UNAVAILABLE, "the disk is full")]
+    add = certificates.add
+
+    def fail_once(*arguments: object) -> int:
+        if failures:
+            raise failures.pop()
+        return add(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(certificates, "add", fail_once)
+    fleet.clock.advance(7 * DAY / 2)
+    task = asyncio.create_task(signer.run())
+    while signer.current(fleet.clock()) is first:  # noqa: ASYNC110 - it has no event to wait for
+        await asyncio.sleep(0.001)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert failures == []
+    certificate = signer.current(fleet.clock()).certificate
+    assert certificate.not_valid_after_utc == fleet.clock() + 7 * DAY
+    assert certificate.public_key() != first.certificate.public_key()

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+
+from provisioning.enrolment.service import TokenCredential
+from provisioning.errors import Code, Refused
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.reasons import REASON_USES
+from provisioning.store import devices, revocations
+from provisioning.store.devices import DeviceState
+from tests.support.fleet import Fleet, successor_csr
+from tests.support.requests import csr_der
+
+HOLD = RevocationReason.CERTIFICATE_HOLD
+
+
+async def events(fleet: Fleet) -> list[tuple[int, str, RevocationReason]]:
+    records = await fleet.database.read(lambda connection: revocations.after(connection, 0, 1000))
+    return [(each.sequence, each.kind.value, each.reason) for each in records]
+
+
+async def state(fleet: Fleet, name: str = "meter-17") -> DeviceState:
+    device = await fleet.database.read(lambda connection: devices.find(connection, name))
+    assert device is not None
+    return device.state
+
+
+def serial(certificate: x509.Certificate) -> str:
+    return f"{certificate.serial_number:x}"
+
+
+async def refusal(awaitable: object) -> Code:
+    with pytest.raises(Refused) as caught:
+        await awaitable  # type: ignore[misc]
+    return caught.value.code
+
+
+async def test_a_device_is_suspended_with_all_its_certificates_and_comes_back_with_them(fleet: Fleet) -> None:
+    first = await fleet.enrol()
+    await fleet.reenrol(first, successor_csr(first))
+    suspended = await fleet.suspension.suspend_device("meter-17", by="admin")
+    assert (suspended.changed, len(suspended.revoked)) == (True, 2)
+    assert {each.reason for each in suspended.revoked} == {HOLD}
+    again = await fleet.suspension.suspend_device("meter-17", by="admin")
+    assert (again.changed, again.revoked) == (False, suspended.revoked)
+    assert await state(fleet) is DeviceState.SUSPENDED
+    assert fleet.told == ["feed", "crl"]
+    resumed = await fleet.suspension.resume_device("meter-17", by="admin")
+    assert (resumed.changed, [each.sequence for each in resumed.released]) == (True, [3, 4])
+    again_resumed = await fleet.suspension.resume_device("meter-17", by="admin")
+    assert (again_resumed.changed, again_resumed.released) == (False, [])
+    assert await state(fleet) is DeviceState.ACTIVE
+    assert await events(fleet) == [
+        (1, "revoked", HOLD),
+        (2, "revoked", HOLD),
+        (3, "released", HOLD),
+        (4, "released", HOLD),
+    ]
+    await fleet.reenrol(first, successor_csr(first))
+
+
+async def test_a_suspended_device_gets_no_certificate_and_keeps_its_token(fleet: Fleet) -> None:
+    certificate = await fleet.enrol()
+    token = TokenCredential("meter-17", await fleet.token())
+    await fleet.suspension.suspend_device("meter-17", by="admin")
+    csr = csr_der(names=["meter-17"])
+    assert await refusal(fleet.enrolment.enrol(csr, token)) is Code.DEVICE_SUSPENDED
+    assert await refusal(fleet.reenrol(certificate, successor_csr(certificate))) is Code.CERTIFICATE_SUSPENDED
+    await fleet.suspension.resume_device("meter-17", by="admin")
+    await fleet.enrolment.enrol(csr, token)
+
+
+async def test_a_hold_becomes_final_and_keeps_its_date(fleet: Fleet) -> None:
+    certificate = await fleet.enrol()
+    held = await fleet.suspension.suspend_device("meter-17", by="admin")
+    fleet.clock.advance(timedelta(days=1))
+    ended = await fleet.revocation.revoke_device("meter-17", RevocationReason.KEY_COMPROMISE, by="admin")
+    (revoked,) = ended.revoked
+    assert (revoked.reason, revoked.sequence) == (RevocationReason.KEY_COMPROMISE, 2)
+    assert revoked.revoked_at == held.revoked[0].revoked_at
+    assert await state(fleet) is DeviceState.REVOKED
+    for refused in (
+        fleet.suspension.resume_device("meter-17", by="admin"),
+        fleet.suspension.suspend_device("meter-17", by="admin"),
+        fleet.suspension.resume_serial(serial(certificate), by="admin"),
+        fleet.suspension.suspend_serial(serial(certificate), by="admin"),
+    ):
+        assert await refusal(refused) is Code.REVOCATION_FINAL
+    assert [kind for _, kind, _ in await events(fleet)] == ["revoked", "revoked"]
+
+
+async def test_one_certificate_is_suspended_and_resumed(fleet: Fleet) -> None:
+    first = await fleet.enrol()
+    second = await fleet.reenrol(first, successor_csr(first))
+    await fleet.suspension.suspend_serial(serial(first), by="admin")
+    assert not (await fleet.suspension.suspend_serial(serial(first), by="admin")).changed
+    assert await state(fleet) is DeviceState.ACTIVE
+    assert await refusal(fleet.reenrol(first, successor_csr(first))) is Code.CERTIFICATE_SUSPENDED
+    await fleet.reenrol(second, successor_csr(second))
+    assert (await fleet.suspension.resume_serial(serial(first), by="admin")).changed
+    assert not (await fleet.suspension.resume_serial(serial(first), by="admin")).changed
+    assert await refusal(fleet.suspension.resume_serial("abc", by="admin")) is Code.SERIAL_UNKNOWN
+    assert await refusal(fleet.suspension.resume_device("nobody", by="admin")) is Code.DEVICE_UNKNOWN
+    assert await refusal(fleet.suspension.suspend_device("nobody", by="admin")) is Code.DEVICE_UNKNOWN
+
+
+async def test_a_certificate_of_a_suspended_device_does_not_come_back_alone(fleet: Fleet) -> None:
+    certificate = await fleet.enrol()
+    await fleet.suspension.suspend_device("meter-17", by="admin")
+    assert await refusal(fleet.suspension.resume_serial(serial(certificate), by="admin")) is Code.DEVICE_SUSPENDED
+    revoked = await fleet.revocation.revoke_serial(serial(certificate), RevocationReason.SUPERSEDED, by="admin")
+    assert revoked.changed
+    assert (await fleet.suspension.resume_device("meter-17", by="admin")).released == []
+
+
+async def test_a_decommissioned_device_never_comes_back(fleet: Fleet) -> None:
+    certificate = await fleet.enrol()
+    ended = await fleet.revocation.decommission("meter-17", by="admin")
+    assert {each.reason for each in ended.revoked} == {RevocationReason.CESSATION_OF_OPERATION}
+    assert not (await fleet.revocation.decommission("meter-17", by="admin")).changed
+    assert not (await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="a")).changed
+    assert await state(fleet) is DeviceState.DECOMMISSIONED
+    token = TokenCredential("meter-17", await fleet.token())
+    csr = csr_der(names=["meter-17"])
+    assert await refusal(fleet.enrolment.enrol(csr, token)) is Code.DEVICE_DECOMMISSIONED
+    assert await refusal(fleet.reenrol(certificate, successor_csr(certificate))) is Code.CERTIFICATE_REVOKED
+    counts = await fleet.database.read(devices.count)
+    assert counts[DeviceState.DECOMMISSIONED] == 1
+    page = await fleet.database.read(
+        lambda connection: devices.page(connection, limit=5, after=None, state=DeviceState.DECOMMISSIONED)
+    )
+    assert [device.name for device, _ in page] == ["meter-17"]
+
+
+def test_every_reason_has_its_use() -> None:
+    assert set(REASON_USES) == set(RevocationReason)

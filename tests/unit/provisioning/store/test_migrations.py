@@ -1,0 +1,68 @@
+"""A store made by an earlier version is brought up to date without loss."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from alembic import command
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import certificates, devices, revocations, schema
+from provisioning.store.certificates import CertificateState
+from provisioning.store.database import Database
+from provisioning.store.devices import DeviceState
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+FIRST_RELEASE = """
+INSERT INTO devices (id, name, role, group_name, created_at, revoked_at) VALUES
+    (1, 'meter-1', 'device', 'north', '2026-01-01 00:00:00', NULL),
+    (2, 'meter-2', 'device', 'north', '2026-01-01 00:00:00', '2026-02-01 00:00:00');
+INSERT INTO certificates
+    (id, issuer_key_id, serial, device_id, spki_sha256, fingerprint_sha256, not_before, not_after, issued_at, der)
+VALUES
+    (1, 'aa', '1f', 1, x'01', 'f1', '2026-01-01 00:00:00', '2027-01-01 00:00:00', '2026-01-01 00:00:00', x'30'),
+    (2, 'aa', '2f', 2, x'02', 'f2', '2026-01-01 00:00:00', '2027-01-01 00:00:00', '2026-01-01 00:00:00', x'30');
+INSERT INTO revocations (sequence, certificate_id, reason, revoked_at, revoked_by) VALUES
+    (1, 2, 'keyCompromise', '2026-02-01 00:00:00', 'admin');
+INSERT INTO crls (issuer, number, this_update, next_update, entries, der) VALUES
+    ('issuing-ca', 4, '2026-02-01 00:00:00', '2026-02-02 00:00:00', 1, x'30');
+UPDATE counters SET value = 1 WHERE name = 'revocation';
+UPDATE counters SET value = 4 WHERE name = 'crl/issuing-ca';
+"""
+
+
+def as_of(connection: Connection, revision: str) -> None:
+    config = schema._configuration()
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+async def test_a_store_of_the_first_release_is_upgraded_without_loss(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
+    await database.write(lambda connection: as_of(connection, "0001"))
+
+    def fill(connection: Connection) -> None:
+        for statement in FIRST_RELEASE.split(";"):
+            if statement.strip():
+                connection.execute(text(statement))
+
+    await database.write(fill)
+    assert await schema.upgrade(database)
+
+    def look(connection: Connection) -> None:
+        (event,) = revocations.after(connection, 0, 10)
+        assert (event.sequence, event.kind, event.serial, event.device) == (1, "revoked", "2f", "meter-2")
+        assert event.reason is RevocationReason.KEY_COMPROMISE
+        assert event.occurred_at == datetime(2026, 2, 1, tzinfo=UTC)
+        assert revocations.newest(connection) == 1
+        counted = devices.count(connection)
+        assert (counted[DeviceState.ACTIVE], counted[DeviceState.REVOKED]) == (1, 1)
+        states = {each.serial: each.state(NOW) for each in certificates.page(connection, limit=9, after=None, now=NOW)}
+        assert states == {"1f": CertificateState.ACTIVE, "2f": CertificateState.REVOKED}
+
+    await database.read(look)
+    await database.close()
