@@ -34,7 +34,7 @@ from broker.handlers import handle
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.disconnect import Disconnect
-from broker.mqtt.errors import PacketError
+from broker.mqtt.errors import PacketError, ProtocolError
 from broker.mqtt.framing import check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import decode_packet
@@ -78,6 +78,7 @@ class ClientConnection:
     """A client from accept to close: a stranger until its CONNECT is admitted."""
 
     __slots__ = (
+        "_aliases",
         "_allowed",
         "_closed",
         "_expires_at",
@@ -101,6 +102,7 @@ class ClientConnection:
         self._tail: bytearray | None = None
         self._needed = 0
         self._allowed: AbstractSet[bytes] = _NO_TOPICS
+        self._aliases: dict[int, bytes] | None = None
         self._closed = False
         self._expires_at = 0.0
         self._holder: Subscriber | None = None
@@ -274,6 +276,21 @@ class ClientConnection:
             allowed = self._allowed = set()
         allowed.add(topic)
 
+    def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
+        """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
+        if alias > self.engine.limits.max_topic_alias:  # [MQTT-3.3.2-9]
+            raise ProtocolError(
+                f"topic alias {alias} is over the maximum of {self.engine.limits.max_topic_alias}",
+                ReasonCode.TOPIC_ALIAS_INVALID,
+            )
+        if self._aliases is None:
+            self._aliases = {}
+        if topic:
+            self._aliases[alias] = topic
+        elif alias not in self._aliases:
+            raise ProtocolError(f"topic alias {alias} stands for no topic yet")  # MQTT 5 §3.3.2.3.4
+        return self._aliases[alias]
+
     def _hold(self, slow: Subscriber, now: float) -> None:
         """Read no more until *slow* has caught up, or a second has passed."""
         if self._holder is None and not self._closed:
@@ -368,6 +385,7 @@ class ClientConnection:
         self._closed = True
         self._tail = None
         self._allowed = _NO_TOPICS
+        self._aliases = None
         metrics = self.engine.metrics
         self.engine.deadlines.cancel(self)
         if self.session is None:

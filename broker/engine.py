@@ -19,6 +19,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -30,10 +31,13 @@ from broker.limits import Limits
 from broker.metrics import Metrics
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.message import Message
+from broker.mqtt.subscription import Subscription
+from broker.mqtt.topics import SharedSubscription
 from broker.routing.retained import RetainedMessages
 from broker.routing.router import Routes
+from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
-from broker.session.session import NEVER, QueueLimits, Session
+from broker.session.session import NEVER, Session
 from broker.turn import Turn
 from provisioning.pki.revocation import CertificateKey, Revocation
 
@@ -74,6 +78,9 @@ class Client(Protocol):
 
     def release(self) -> None:
         """Read again from the client, if it was held."""
+
+    def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
+        """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
 
     def allow(self, topic: bytes) -> None:
         """Remember that the client may publish to *topic*."""
@@ -209,13 +216,37 @@ class Engine:
 
     def _discard(self, session: Session, now: float) -> None:
         """End *session*: its subscriptions, its queue; a will that still waits is sent now [MQTT-3.1.2-10]."""
-        for topic_filter in session.subscriptions:
-            self.routes.unsubscribe(session, topic_filter)
-        session.subscriptions.clear()
+        for topic_filter in list(session.subscriptions):
+            self.unsubscribe(session, topic_filter)
         self.registry.discard(session)
+        for shared in list(session.shared_messages()):
+            if shared.share is not None:
+                shared.share.deliver_again(shared.message, now)
         if session.will is not None:
             will, session.will = session.will, None
             self.publish(will, session, now)
+
+    # Subscriptions
+
+    def subscribe(self, session: Session, subscription: Subscription) -> bool:
+        """Add or replace *subscription*, shared or not; return whether it existed before."""
+        session.subscriptions[subscription.topic_filter] = subscription
+        shared = SharedSubscription.parse(subscription.topic_filter)
+        if shared is None:
+            return self.routes.subscribe(session, subscription) is not None
+        plain = replace(subscription, topic_filter=shared.topic_filter)
+        return self.routes.join(shared.share_name, session, plain)
+
+    def unsubscribe(self, session: Session, topic_filter: str) -> bool:
+        """Take the subscription away; return whether there was one."""
+        if session.subscriptions.pop(topic_filter, None) is None:
+            return False
+        shared = SharedSubscription.parse(topic_filter)
+        if shared is None:
+            self.routes.unsubscribe(session, topic_filter)
+        else:
+            self.routes.leave(shared.share_name, session, shared.topic_filter)
+        return True
 
     # Messages
 

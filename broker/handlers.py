@@ -12,8 +12,7 @@ Rules
 2. A handler answers through `reply`, so that answers leave in order and together.
 3. A packet that the standard forbids raises `PacketError`; the connection turns it into the wire answer.
 
-Does not handle yet: QoS 2 (announced as Maximum QoS 1), shared subscriptions, topic aliases, enhanced authentication;
-each is refused as the standard says.
+Does not handle: enhanced authentication, which is refused as the standard says; the certificate authenticates.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ import structlog
 
 from broker.admission.refusal import RefusalCode, Refused
 from broker.engine import Client, Engine
-from broker.mqtt.acks import Puback
+from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode
 from broker.mqtt.connect import Connack, Connect, Will
 from broker.mqtt.disconnect import Disconnect
@@ -100,10 +99,9 @@ def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> 
         properties = Properties(
             session_expiry_interval=granted_expiry if granted_expiry != expiry else None,
             receive_maximum=limits.max_inflight,
-            maximum_qos=QoS.AT_LEAST_ONCE,
             maximum_packet_size=limits.max_packet_size,
+            topic_alias_maximum=limits.max_topic_alias or None,
             assigned_client_identifier=admitted.client_id if admitted.assigned else None,
-            shared_subscription_available=False,
             server_keep_alive=keep_alive if keep_alive != packet.keep_alive else None,
         )
     connection.reply(Connack(ReasonCode.SUCCESS, present, properties).encode(connection.version))
@@ -128,14 +126,15 @@ def _attach(
     now: float,
 ) -> None:
     asked = packet.properties
-    before = session.v5, session.takes_any_size
+    before = session.v5, session.takes_shared_frames
     session.connect(
         connection,
         v5=packet.protocol_version is ProtocolVersion.V5,
         receive_maximum=min(asked.receive_maximum or RECEIVE_MAXIMUM_DEFAULT, engine.limits.max_inflight),
         maximum_packet_size=asked.maximum_packet_size or 0,
+        topic_alias_maximum=min(asked.topic_alias_maximum or 0, engine.limits.max_topic_alias),
     )
-    if before != (session.v5, session.takes_any_size):
+    if before != (session.v5, session.takes_shared_frames):
         for topic_filter in session.subscriptions:  # Its routes hold it among clients of the other kind.
             engine.routes.invalidate(topic_filter)
     connection.admitted(session, keep_alive, now)
@@ -147,10 +146,6 @@ def _unsupported(packet: Connect) -> Refused | None:
             RefusalCode.UNSUPPORTED,
             ReasonCode.BAD_AUTHENTICATION_METHOD,
             "enhanced authentication is not supported: the certificate authenticates",
-        )
-    if packet.will is not None and packet.will.qos > QoS.AT_LEAST_ONCE:
-        return Refused(  # [MQTT-3.2.2-12]
-            RefusalCode.UNSUPPORTED, ReasonCode.QOS_NOT_SUPPORTED, "the will's QoS is over 1"
         )
     if packet.protocol_version is not ProtocolVersion.V5 and not packet.client_id and not packet.clean_start:
         return Refused(  # 3.1.1 [MQTT-3.1.3-8]
@@ -174,21 +169,22 @@ def _will_message(will: Will, now: float) -> Message:
 
 def publish(engine: Engine, connection: Client, session: Session, packet: Publish, now: float) -> None:
     """Route a message that is permitted; acknowledge it at QoS 1. The slow twin of the loop in `broker.connection`."""
-    if packet.qos > QoS.AT_LEAST_ONCE:  # [MQTT-3.2.2-11]
-        raise ProtocolError("QoS 2 is not supported", ReasonCode.QOS_NOT_SUPPORTED)
-    if packet.properties.topic_alias is not None:  # [MQTT-3.3.2-9]: we announced a Topic Alias Maximum of 0.
-        raise ProtocolError("topic aliases were not offered", ReasonCode.TOPIC_ALIAS_INVALID)
     if packet.properties.subscription_identifiers:  # [MQTT-3.3.4-6]
         raise ProtocolError("a client does not send a subscription identifier")
-    check_topic_name(packet.topic)
+    topic = packet.topic.encode()
+    if packet.properties.topic_alias is not None:
+        topic = connection.topic_of_alias(packet.properties.topic_alias, topic)
+    topic_name = check_topic_name(topic.decode())
     engine.metrics.messages_received += 1
+    if packet.qos is QoS.EXACTLY_ONCE and packet.packet_id is not None and _seen(engine, session, packet.packet_id):
+        connection.reply(Pubrec(packet.packet_id).encode(connection.version))  # Sent again: it was routed already.
+        return
     reason = ReasonCode.SUCCESS
-    if packet.topic.count("/") >= engine.limits.max_topic_levels:
+    if topic_name.count("/") >= engine.limits.max_topic_levels:
         reason = ReasonCode.TOPIC_NAME_INVALID
-    elif not engine.admission.permissions(session.owner).may_publish(packet.topic):
+    elif not engine.admission.permissions(session.owner).may_publish(topic_name):
         reason = ReasonCode.NOT_AUTHORIZED
     if reason is ReasonCode.SUCCESS:
-        topic = packet.topic.encode()
         connection.allow(topic)
         message = Message(
             topic,
@@ -200,10 +196,33 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
         )
         engine.publish(message, session, now)
     else:
-        _denied(engine, connection, session, packet.topic, reason)
+        _denied(engine, connection, session, topic_name, reason)
     if packet.packet_id is not None:
         # MQTT 3.1.1 cannot say no: the message is acknowledged and goes nowhere (3.1.1 §3.3.5.2).
-        connection.reply(Puback(packet.packet_id, reason).encode(connection.version))
+        if packet.qos is QoS.EXACTLY_ONCE:
+            if not reason.is_failure or connection.version is not ProtocolVersion.V5:
+                _remember(session, packet.packet_id)
+            connection.reply(Pubrec(packet.packet_id, reason).encode(connection.version))
+        else:
+            connection.reply(Puback(packet.packet_id, reason).encode(connection.version))
+
+
+def _seen(engine: Engine, session: Session, packet_id: int) -> bool:
+    """Say whether a QoS 2 message was routed before; raise `ProtocolError` if there are too many open exchanges."""
+    incoming = session.incoming
+    if incoming is None:
+        return False
+    if packet_id in incoming:
+        return True
+    if len(incoming) >= engine.limits.max_inflight:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
+        raise ProtocolError("more QoS 2 messages than the receive maximum", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
+    return False
+
+
+def _remember(session: Session, packet_id: int) -> None:
+    if session.incoming is None:
+        session.incoming = set()
+    session.incoming.add(packet_id)
 
 
 def _denied(engine: Engine, connection: Client, session: Session, topic_name: str, reason: ReasonCode) -> None:
@@ -233,6 +252,31 @@ def puback(engine: Engine, _connection: Client, session: Session, packet: Puback
     engine.turn.sessions.add(session)
 
 
+def pubrec(engine: Engine, connection: Client, session: Session, packet: Pubrec, now: float) -> None:
+    """Answer with PUBREL, or let go of a message that the client refuses (MQTT 5 §4.3.3)."""
+    failed = packet.reason_code.is_failure
+    known = session.received(packet.packet_id, now, failed=failed)
+    engine.turn.sessions.add(session)
+    if not failed:
+        reason = ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+        connection.reply(Pubrel(packet.packet_id, reason).encode(connection.version))
+
+
+def pubrel(_engine: Engine, connection: Client, session: Session, packet: Pubrel, _now: float) -> None:
+    """Forget the packet identifier of a QoS 2 message from the client."""
+    known = session.incoming is not None and packet.packet_id in session.incoming
+    if known and session.incoming is not None:
+        session.incoming.discard(packet.packet_id)
+    reason = ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+    connection.reply(Pubcomp(packet.packet_id, reason).encode(connection.version))
+
+
+def pubcomp(engine: Engine, _connection: Client, session: Session, packet: Pubcomp, now: float) -> None:
+    """Let go of the packet identifier, and send what waited for its place."""
+    session.completed(packet.packet_id, now)
+    engine.turn.sessions.add(session)
+
+
 def subscribe(engine: Engine, connection: Client, session: Session, packet: Subscribe, now: float) -> None:
     """Grant or refuse each filter, then send the retained messages of those granted."""
     identifiers = b"".join(encode_identifier(each) for each in packet.properties.subscription_identifiers)
@@ -248,15 +292,15 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
         else:
             subscription = Subscription(
                 request.filter,
-                min(request.qos, QoS.AT_LEAST_ONCE),
+                request.qos,
                 request.no_local,
                 request.retain_as_published,
                 request.retain_handling,
                 identifiers,
             )
-            existed = engine.routes.subscribe(session, subscription) is not None
-            session.subscriptions[request.filter] = subscription
-            if request.retain_handling == 0 or (request.retain_handling == 1 and not existed):
+            existed = engine.subscribe(session, subscription)
+            shared = SharedSubscription.parse(request.filter) is not None  # Gets no retained messages (§4.8.2).
+            if not shared and (request.retain_handling == 0 or (request.retain_handling == 1 and not existed)):
                 wanted.append(subscription)
         reasons.append(reason)
     connection.reply(Suback(packet.packet_id, tuple(reasons)).encode(connection.version))
@@ -266,16 +310,16 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
 
 
 def _judge(engine: Engine, connection: Client, session: Session, request: SubscriptionRequest) -> ReasonCode:
-    if SharedSubscription.parse(request.filter) is not None:
-        reason = ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
-    elif request.filter.count("/") >= engine.limits.max_topic_levels:
+    shared = SharedSubscription.parse(request.filter)
+    topic_filter = request.filter if shared is None else shared.topic_filter
+    if request.filter.count("/") >= engine.limits.max_topic_levels:
         reason = ReasonCode.TOPIC_FILTER_INVALID
-    elif not engine.admission.permissions(session.owner).may_subscribe(request.filter):
+    elif not engine.admission.permissions(session.owner).may_subscribe(topic_filter):
         reason = ReasonCode.NOT_AUTHORIZED
     elif len(session.subscriptions) >= engine.limits.max_subscriptions and request.filter not in session.subscriptions:
         reason = ReasonCode.QUOTA_EXCEEDED
     else:
-        return ReasonCode(min(request.qos, QoS.AT_LEAST_ONCE))
+        return ReasonCode(request.qos)
     return reason if connection.version is ProtocolVersion.V5 else ReasonCode.UNSPECIFIED_ERROR  # 3.1.1 knows 0x80.
 
 
@@ -283,9 +327,7 @@ def unsubscribe(engine: Engine, connection: Client, session: Session, packet: Un
     """Take the subscriptions away."""
     reasons = []
     for topic_filter in packet.filters:
-        existed = session.subscriptions.pop(topic_filter, None) is not None
-        if existed:
-            engine.routes.unsubscribe(session, topic_filter)
+        existed = engine.unsubscribe(session, topic_filter)
         reasons.append(ReasonCode.SUCCESS if existed else ReasonCode.NO_SUBSCRIPTION_EXISTED)
     connection.reply(Unsuback(packet.packet_id, tuple(reasons)).encode(connection.version))
 
@@ -308,6 +350,9 @@ def disconnect(engine: Engine, connection: Client, session: Session, packet: Dis
 _HANDLERS: dict[type[Any], Callable[[Engine, Client, Session, Any, float], None]] = {
     Publish: publish,
     Puback: puback,
+    Pubrec: pubrec,
+    Pubrel: pubrel,
+    Pubcomp: pubcomp,
     Subscribe: subscribe,
     Unsubscribe: unsubscribe,
     Pingreq: pingreq,

@@ -28,6 +28,8 @@ class Limits:
     """Unsent bytes to one client; beyond it, QoS 0 messages to it are dropped and its packets are not read."""
     max_inflight: Annotated[int, Field(ge=1, le=65535)] = 1024
     """Unacknowledged QoS 1 messages to one client, if it does not ask for fewer."""
+    max_topic_alias: Annotated[int, Field(ge=0, le=65535)] = 32
+    """Topic Aliases of one connection, each way."""
     max_queued_messages: Count = 10_000
     max_queued_bytes: Count = 16 * 1024 * 1024
     max_subscriptions: Count = 100

@@ -24,11 +24,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from broker.mqtt.codes import QoS
 from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import check_topic_name
 from broker.routing.names import TopicNames
+from broker.routing.shared import Member, ShareGroup
 from broker.routing.tree import SubscriptionTree
 
 
@@ -42,8 +44,8 @@ class Subscriber(Protocol):
         """Whether it speaks MQTT 5."""
 
     @property
-    def takes_any_size(self) -> bool:
-        """Whether it takes shared frames: it set no Maximum Packet Size."""
+    def takes_shared_frames(self) -> bool:
+        """Whether it gets the very bytes that others get."""
 
     def deliver(self, message: Message, subscription: Subscription, now: float) -> None:
         """Send or queue *message* as *subscription* asks."""
@@ -86,7 +88,7 @@ class Route:
         self.recipients = tuple(merged.items())
         """Every subscriber once, overlapping subscriptions merged."""
         self.subscribers = tuple(merged)
-        shared = {s: o for s, o in merged.items() if not (o.identifiers or o.no_local) and s.takes_any_size}
+        shared = {s: o for s, o in merged.items() if not (o.identifiers or o.no_local) and s.takes_shared_frames}
         self.individual = tuple((s, o) for s, o in merged.items() if s not in shared)
         """Those that need a frame, or a decision, of their own."""
         self.appends_v4: tuple[Append, ...] = tuple(s.outbox.append for s in shared if not s.v5)
@@ -115,13 +117,14 @@ class Route:
 class Routes(dict[bytes, Route]):
     """The route of each topic name; see the module's invariants."""
 
-    __slots__ = ("_cached", "_limit", "_tree")
+    __slots__ = ("_cached", "_groups", "_limit", "_tree")
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._tree: SubscriptionTree[Subscriber] = SubscriptionTree()
         self._cached: TopicNames[bytes] = TopicNames()
         self._limit = limit
+        self._groups: dict[tuple[str, str], ShareGroup] = {}
 
     @property
     def subscription_count(self) -> int:
@@ -154,6 +157,26 @@ class Routes(dict[bytes, Route]):
         if existed:
             self.invalidate(topic_filter)
         return existed
+
+    def join(self, share_name: str, member: Member, subscription: Subscription) -> bool:
+        """Make *member* one of the share *share_name* of its filter; return whether it was one before."""
+        key = share_name, subscription.topic_filter
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = ShareGroup()
+            self.subscribe(group, Subscription(subscription.topic_filter, QoS.EXACTLY_ONCE))
+        return group.join(member, subscription)
+
+    def leave(self, share_name: str, member: Member, topic_filter: str) -> bool:
+        """Take *member* out of the share; return whether it was one."""
+        key = share_name, topic_filter
+        group = self._groups.get(key)
+        if group is None or not group.leave(member):
+            return False
+        if not len(group):
+            del self._groups[key]
+            self.unsubscribe(group, topic_filter)
+        return True
 
     def invalidate(self, topic_filter: str) -> None:
         """Forget the routes that a change under *topic_filter* may have altered."""

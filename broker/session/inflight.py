@@ -46,6 +46,14 @@ class Inflight(Generic[M]):
         self._messages[packet_id] = message
         return packet_id
 
+    def get(self, packet_id: int) -> M | None:
+        """Return the message that *packet_id* names, or None."""
+        return self._messages.get(packet_id)
+
+    def replace(self, packet_id: int, message: M) -> None:
+        """Put *message* in the place of the one that *packet_id* names; the order stays."""
+        self._messages[packet_id] = message
+
     def acknowledge(self, packet_id: int) -> M | None:
         """Let go of the message that *packet_id* names; None if there is no such message."""
         return self._messages.pop(packet_id, None)
@@ -53,6 +61,10 @@ class Inflight(Generic[M]):
     def items(self) -> Iterator[tuple[int, M]]:
         """Yield packet identifier and message, the oldest first."""
         yield from self._messages.items()
+
+    def values(self) -> Iterator[M]:
+        """Yield the messages, the oldest first."""
+        yield from self._messages.values()
 
     def clear(self) -> None:
         """Forget every message."""

@@ -7,7 +7,8 @@ can take it. Its outbox is a list that lives as long as the session, so routes m
 or coming back changes no route. What stands in the outbox at the end of the turn is written by `flush`, or forgotten if
 nobody is connected (only QoS 0 messages can be in it then).
 
-A QoS 1 message is *inflight* once written, until its PUBACK; what exceeds the client's Receive Maximum, or comes while
+A QoS 1 message is *inflight* once written, until its PUBACK; a QoS 2 message until its PUBCOMP, from PUBREC on as the
+PUBREL that stands in its place; what exceeds the client's Receive Maximum, or comes while
 nobody is connected, waits in the queue.
 
 Rules
@@ -20,25 +21,27 @@ Rules
 3. Messages leave in the order in which they came; retransmission happens on reconnection only [MQTT-4.4.0-1].
 4. Every element of the outbox is one whole packet.
 
-Handles: QoS 0 and 1 deliveries, receive maximum, queue, expiry of queued messages, retransmission. Does not handle:
-who may subscribe (admission), which messages reach it (routing), persistence.
+Handles: QoS 0, 1 and 2 deliveries, receive maximum, topic aliases, queue, expiry of queued messages, retransmission.
+Does not handle: who may subscribe (admission), which messages reach it (routing), persistence.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Protocol
 
 from broker.metrics import Metrics
-from broker.mqtt.codes import ReasonCode
-from broker.mqtt.message import Deliverable, Message, PersonalMessage
+from broker.mqtt.codes import QoS, ReasonCode
+from broker.mqtt.message import RELEASED, Alias, Deliverable, Message, PersonalMessage, Share
 from broker.mqtt.subscription import Subscription
 from broker.session.inflight import Inflight
+from broker.session.queue import MessageQueue, QueueLimits
 from provisioning.pki.identity import Identity
 
 NEVER = 0xFFFFFFFF
 """Session Expiry Interval of a session that does not expire (MQTT 5 §3.1.2.11.2)."""
+
+_TOPIC_ALIAS = b"\x23"
 
 
 class Connection(Protocol):
@@ -54,35 +57,29 @@ class Connection(Protocol):
         """Read again from the client, which was held because it publishes faster than a subscriber takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """How much a session may hold for a client that is away or slow."""
-
-    messages: int
-    bytes: int
-
-
 class Session:
     """State of one client identifier."""
 
     __slots__ = (
+        "_aliases",
         "_given_up",
         "_held",
         "_limits",
         "_metrics",
         "_queue",
-        "_queued_bytes",
         "_receive_maximum",
         "client_id",
         "connection",
         "expires_at",
         "expiry_interval",
+        "incoming",
         "inflight",
         "maximum_packet_size",
         "outbox",
         "owner",
         "scheduled_at",
         "subscriptions",
+        "topic_alias_maximum",
         "v5",
         "will",
         "will_delay",
@@ -96,6 +93,9 @@ class Session:
         self.v5 = False
         self.maximum_packet_size = 0
         """The client's Maximum Packet Size in bytes, 0 for none."""
+        self.topic_alias_maximum = 0
+        """How many Topic Aliases the client takes."""
+        self._aliases: dict[bytes, Alias] | None = None
         self.expiry_interval = 0
         self.expires_at = 0.0
         self.scheduled_at: float | None = None
@@ -108,29 +108,55 @@ class Session:
         """The Will Message, from CONNECT until it is sent or cancelled."""
         self.will_delay = 0
         self.will_due_at = 0.0
-        self._queue: deque[Deliverable] | None = None
-        self._queued_bytes = 0
+        self.incoming: set[int] | None = None
+        """Packet identifiers of QoS 2 messages from the client, between PUBLISH and PUBREL."""
+        self._queue: MessageQueue | None = None
         self._held: list[Connection] | None = None
         self._given_up = False
         self._limits = limits
         self._metrics = metrics
 
     @property
-    def takes_any_size(self) -> bool:
-        """Whether frames that all subscribers share fit: the client set no Maximum Packet Size."""
-        return self.maximum_packet_size == 0
+    def takes_shared_frames(self) -> bool:
+        """Whether it gets the very bytes that others get: no Maximum Packet Size, no Topic Aliases."""
+        return self.maximum_packet_size == 0 and self.topic_alias_maximum == 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether its client is connected."""
+        return self.connection is not None
+
+    @property
+    def reachable(self) -> bool:
+        """Whether its client is connected and nothing waits for it."""
+        return self.connection is not None and not self._queue
+
+    @property
+    def persistent(self) -> bool:
+        """Whether it outlives its connection."""
+        return self.expiry_interval > 0
 
     @property
     def queued(self) -> int:
         """How many messages wait in the queue."""
         return len(self._queue) if self._queue is not None else 0
 
-    def connect(self, connection: Connection, *, v5: bool, receive_maximum: int, maximum_packet_size: int) -> None:
+    def connect(
+        self,
+        connection: Connection,
+        *,
+        v5: bool,
+        receive_maximum: int,
+        maximum_packet_size: int,
+        topic_alias_maximum: int,
+    ) -> None:
         """Attach *connection*, which speaks MQTT 5 or not and has these limits."""
         self.outbox.clear()  # QoS 0 messages of this very turn: CONNACK comes first.
         self.connection = connection
         self.v5 = v5
         self.maximum_packet_size = maximum_packet_size
+        self.topic_alias_maximum = topic_alias_maximum
+        self._aliases = None  # They belong to the Network Connection [MQTT-3.3.2-7].
         self._receive_maximum = receive_maximum
         if self.inflight is not None:
             self.inflight.receive_maximum = receive_maximum
@@ -146,12 +172,7 @@ class Session:
     def congested(self) -> bool:
         """Whether publishers should be held: somebody is connected, and the queue is half full."""
         queue = self._queue
-        return (
-            queue is not None
-            and self.connection is not None
-            and not self._given_up
-            and (len(queue) >= self._limits.messages // 2 or self._queued_bytes >= self._limits.bytes // 2)
-        )
+        return queue is not None and self.connection is not None and not self._given_up and queue.half_full
 
     def hold(self, publisher: Connection) -> None:
         """Remember that *publisher* is not read until the queue is short again."""
@@ -177,20 +198,30 @@ class Session:
                 self.connection.send(outbox)
             outbox.clear()
 
-    def deliver(self, message: Message, subscription: Subscription, now: float, *, retained: bool = False) -> None:
+    def deliver(
+        self,
+        message: Message,
+        subscription: Subscription,
+        now: float,
+        *,
+        retained: bool = False,
+        share: Share | None = None,
+    ) -> None:
         """Send or queue *message* at the lower of its QoS and the granted one.
 
-        *retained* says that it is sent because it was retained, not because it was published just now.
+        *retained* says that it is sent because it was retained, not because it was published just now; *share* through
+        which Shared Subscription it came.
         """
         retain = retained or (message.retain and subscription.retain_as_published)  # [MQTT-3.3.1-12, -13]
         identifiers = subscription.identifiers if self.v5 else b""
+        qos = min(message.qos, subscription.qos)
         deliverable: Deliverable = message
-        if retain or identifiers:
-            deliverable = PersonalMessage(message, retain=retain, identifiers=identifiers)
-        if min(message.qos, subscription.qos) > 0:
+        if retain or identifiers or share is not None or qos == QoS.EXACTLY_ONCE:
+            deliverable = PersonalMessage(message, qos=qos, retain=retain, identifiers=identifiers, share=share)
+        if qos > 0:
             self.deliver_reliably(deliverable, now)
         elif self.connection is not None:
-            frame = deliverable.frame(b"", v5=self.v5, now=now)
+            frame = deliverable.frame(b"", v5=self.v5, now=now, alias=self._known_alias(message.topic))
             if self._fits(frame):
                 self.outbox.append(frame)
 
@@ -210,11 +241,29 @@ class Session:
 
     def _transmit(self, message: Deliverable, inflight: Inflight[Deliverable], now: float | None) -> None:
         packet_id = inflight.add(message)
-        frame = message.frame(packet_id.to_bytes(2, "big"), v5=self.v5, now=now)
+        alias = self._alias(message.topic) if self.topic_alias_maximum else None
+        frame = message.frame(packet_id.to_bytes(2, "big"), v5=self.v5, now=now, alias=alias)
         if self._fits(frame):
             self.outbox.append(frame)
         else:
             inflight.acknowledge(packet_id)  # [MQTT-3.1.2-25]: as if it had been delivered.
+            if alias is not None and not alias.known and self._aliases is not None:
+                del self._aliases[message.topic]  # The client has not been told of it.
+
+    def _known_alias(self, topic: bytes) -> Alias | None:
+        # A QoS 0 message may be dropped on its way out, so it never introduces an alias, it only uses one.
+        return self._aliases.get(topic) if self._aliases is not None else None
+
+    def _alias(self, topic: bytes) -> Alias | None:
+        aliases = self._aliases
+        if aliases is None:
+            aliases = self._aliases = {}
+        alias = aliases.get(topic)
+        if alias is None and len(aliases) < self.topic_alias_maximum:
+            encoded = _TOPIC_ALIAS + (len(aliases) + 1).to_bytes(2, "big")
+            aliases[topic] = Alias(encoded, known=True)
+            return Alias(encoded, known=False)
+        return alias
 
     def _fits(self, frame: bytes) -> bool:
         if self.maximum_packet_size and len(frame) > self.maximum_packet_size:
@@ -227,21 +276,48 @@ class Session:
         if queue is None:
             if self.connection is None and self.expiry_interval == 0:
                 return  # The session ends with its connection: nobody will come back for the message.
-            queue = self._queue = deque()
-        full = self.connection is None and len(queue) >= self._limits.messages
-        if full or self._queued_bytes + message.size > self._limits.bytes:
+            queue = self._queue = MessageQueue(self._limits)
+        if not queue.append(message, away=self.connection is None):
             self._metrics.dropped_queue_full += 1
-            return
-        queue.append(message)
-        self._queued_bytes += message.size
+
+    # What the client says of messages that it got
 
     def acknowledged(self, packet_id: int, now: float) -> bool:
-        """Take note of a PUBACK; send what waited for its place. Return False if *packet_id* names no message."""
+        """Take note of a PUBACK; send what waited for its place. Return False if *packet_id* names no QoS 1 message."""
         inflight = self.inflight
-        if inflight is None or inflight.acknowledge(packet_id) is None:
+        if inflight is None:
             return False
+        message = inflight.get(packet_id)
+        if message is None or message.exactly_once:
+            return False
+        inflight.acknowledge(packet_id)
         if self._queue:
             self.drain(now)
+        return True
+
+    def received(self, packet_id: int, now: float, *, failed: bool) -> bool:
+        """Take note of a PUBREC; return whether a PUBREL is due, and whether it is for a message that we know.
+
+        A failure ends the exchange (MQTT 5 §4.3.3); otherwise PUBREL stands in the message's place until PUBCOMP.
+        """
+        inflight = self.inflight
+        message = inflight.get(packet_id) if inflight is not None else None
+        if inflight is None or message is None or not message.exactly_once:
+            return False
+        if failed:
+            inflight.acknowledge(packet_id)
+            self.drain(now)
+        else:
+            inflight.replace(packet_id, RELEASED)
+        return True
+
+    def completed(self, packet_id: int, now: float) -> bool:
+        """Take note of a PUBCOMP; return False if *packet_id* names no released message."""
+        inflight = self.inflight
+        if inflight is None or inflight.get(packet_id) is not RELEASED:
+            return False
+        inflight.acknowledge(packet_id)
+        self.drain(now)
         return True
 
     def drain(self, now: float) -> None:
@@ -251,14 +327,13 @@ class Session:
             return
         while queue and not inflight.full:
             message = queue.popleft()
-            self._queued_bytes -= message.size
             if message.expires_at is not None and message.expires_at <= now:
                 self._metrics.dropped_expired += 1
             else:
                 self._transmit(message, inflight, now)
         if not queue:
             self._queue = None
-        if len(queue) <= self._limits.messages // 8:
+        if queue.short:
             self._given_up = False
             self._release()
 
@@ -270,3 +345,13 @@ class Session:
                 if self._fits(frame):
                     self.outbox.append(frame)
         self.drain(now)
+
+    def shared_messages(self) -> Iterator[PersonalMessage]:
+        """Yield the QoS 1 messages of Shared Subscriptions that the client has not acknowledged, the oldest first."""
+        if self.inflight is not None:
+            for message in self.inflight.values():
+                if isinstance(message, PersonalMessage) and message.share is not None and not message.exactly_once:
+                    yield message
+        for message in self._queue or ():
+            if isinstance(message, PersonalMessage) and message.share is not None:
+                yield message
