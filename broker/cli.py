@@ -20,6 +20,7 @@ import typer
 from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
 from broker.server import BrokerServer, ListenError
+from broker.store.sqlite import StoreError
 from provisioning.pki.tls import TlsConfigurationError
 
 app = typer.Typer(
@@ -62,6 +63,9 @@ def run(
     unsafe_public_listener: Annotated[
         bool | None, typer.Option("--unsafe-public-listener", help="Allow an address that is not loopback.")
     ] = None,
+    persistence: Annotated[
+        bool | None, typer.Option("--persistence/--no-persistence", help="Keep sessions and messages over a restart.")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     test_config: Annotated[bool, typer.Option("--test-config", help="Check the settings and exit.")] = False,
 ) -> None:
@@ -80,7 +84,7 @@ def run(
     _configure_log(settings.log_level)
     try:
         _run(settings)
-    except (CredentialError, TlsConfigurationError, ListenError) as error:
+    except (CredentialError, TlsConfigurationError, ListenError, StoreError) as error:
         typer.echo(f"fleet-broker: {error}", err=True)
         raise typer.Exit(1) from None
 

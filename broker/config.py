@@ -50,6 +50,8 @@ class BrokerConfig(BaseSettings):
     unsafe_public_listener: bool = False
     """Allow an address that is not loopback."""
     allow_tls12: bool = False
+    persistence: bool = True
+    """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     limits: Limits = Limits()
 

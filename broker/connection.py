@@ -49,6 +49,8 @@ _NO_TOPICS: frozenset[bytes] = frozenset()
 _PUBLISH_QOS0 = 0x30
 _PUBLISH_QOS1 = 0x32
 _PUBACK = 0x40
+_PUBACK_REFUSED = b"\x40\x03%b\x97"
+"""PUBACK of MQTT 5 with Quota Exceeded: the message could not be stored."""
 _NO_PACKET_ID = b"\0\0"
 _HOLD_SECONDS = 1.0
 _KEEP_ALIVE_FACTOR = 1.5  # [MQTT-3.1.2-22]
@@ -150,6 +152,8 @@ class ClientConnection:
         allowed = self._allowed
         session = self.session
         v5 = self.version is ProtocolVersion.V5
+        journal = engine.journal
+        storable = journal is None or not journal.failed
         position = messages = acknowledged = 0
         slow: Subscriber | None = None
         limit = len(data)
@@ -197,7 +201,7 @@ class ClientConnection:
                         touch(route)
                         position = end
                         continue
-                elif first == _PUBLISH_QOS1 and length > 4:
+                elif first == _PUBLISH_QOS1 and length > 4 and storable:
                     topic_end = body + 2 + (data[body] << 8 | data[body + 1])
                     topic = data[body + 2 : topic_end]
                     payload = topic_end + 2
@@ -222,7 +226,11 @@ class ClientConnection:
                                 if route.individual:
                                     route.deliver_individually(message, session, now)
                                 touch(route)
-                            session.outbox.append(PUBACK_HEAD + packet_id)  # type: ignore[union-attr]
+                            if journal is not None and journal.dirty:  # It waits until it is true.
+                                refusal = _PUBACK_REFUSED % packet_id if v5 else None
+                                journal.open.answers.append((session, PUBACK_HEAD + packet_id, refusal))  # type: ignore[arg-type]
+                            else:
+                                session.outbox.append(PUBACK_HEAD + packet_id)  # type: ignore[union-attr]
                             acknowledged += 1
                             position = end
                             continue

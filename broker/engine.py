@@ -30,7 +30,7 @@ from broker.deadlines import Deadlines
 from broker.limits import Limits
 from broker.metrics import Metrics
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from broker.mqtt.message import Message
+from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription
 from broker.routing.retained import RetainedMessages
@@ -38,6 +38,7 @@ from broker.routing.router import Routes
 from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
 from broker.session.session import NEVER, Session
+from broker.store.journal import Journal, Row
 from broker.turn import Turn
 from provisioning.pki.revocation import CertificateKey, Revocation
 
@@ -94,6 +95,7 @@ class Engine:
         "admission",
         "connected",
         "deadlines",
+        "journal",
         "limits",
         "metrics",
         "registry",
@@ -117,6 +119,8 @@ class Engine:
         self.routes = Routes(limits.max_cached_routes)
         self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
         self.registry = SessionRegistry(QueueLimits(limits.max_queued_messages, limits.max_queued_bytes), self.metrics)
+        self.journal: Journal | None = None
+        """Where persistent state is noted for the store; None: nothing outlives the process."""
         self._live: dict[CertificateKey, list[Client]] = {}
         self.connected = 0
         """How many clients are admitted and connected."""
@@ -130,6 +134,8 @@ class Engine:
         *,
         clean_start: bool,
         expiry_interval: int,
+        will: Message | None,
+        will_delay: int,
         now: float,
     ) -> tuple[Session, bool] | Refused:
         """Return the session of an admitted client and whether it was present before [MQTT-3.2.2-2], or the refusal.
@@ -157,7 +163,9 @@ class Engine:
         if session is None:
             session = self.registry.create(admitted.client_id, peer.identity)
         session.expiry_interval = expiry_interval
-        session.will = None  # A delayed will is not sent when its client is back in time [MQTT-3.1.3-9].
+        session.will = will  # A delayed will is not sent when its client is back in time [MQTT-3.1.3-9].
+        session.will_delay = will_delay
+        self.note(session, None)
         self._live.setdefault(peer.certificate, []).append(connection)
         self.connected += 1
         self.metrics.admitted += 1
@@ -188,9 +196,11 @@ class Engine:
                 self.registry.schedule(session, session.will_due_at)
         if session.expiry_interval == 0:
             self._discard(session, now)
-        elif session.expiry_interval != NEVER:
+            return
+        if session.expiry_interval != NEVER:
             session.expires_at = now + session.expiry_interval
             self.registry.schedule(session, session.expires_at)
+        self.note(session, now)
 
     def tick(self, now: float) -> None:
         """Do what has become due; call it about once a second."""
@@ -207,6 +217,7 @@ class Engine:
                 self.registry.schedule(session, session.will_due_at)
             else:
                 session.will = None
+                self.note(session, session.expires_at - session.expiry_interval)
                 self.publish(will, session, now)
         if session.expiry_interval != NEVER:
             if session.expires_at > now:
@@ -219,6 +230,7 @@ class Engine:
         for topic_filter in list(session.subscriptions):
             self.unsubscribe(session, topic_filter)
         self.registry.discard(session)
+        self._forget(session)
         for shared in list(session.shared_messages()):
             if shared.share is not None:
                 shared.share.deliver_again(shared.message, now)
@@ -226,11 +238,62 @@ class Engine:
             will, session.will = session.will, None
             self.publish(will, session, now)
 
+    # The store
+
+    def note(self, session: Session, ended_at: float | None) -> None:
+        """Note the state of *session* for the store, if it outlives its connection or has a will that must.
+
+        *ended_at* is the monotonic time at which its connection ended, None while there is one.
+        """
+        journal = self.journal
+        if journal is None:
+            return
+        if session.expiry_interval > 0:
+            session.journal = journal
+        else:
+            self._forget(session)
+        if session.expiry_interval > 0 or session.will is not None:
+            if session.row == 0:
+                session.row = journal.new_session()
+            journal.save_session(session.row, _session_row(session, ended_at, journal.wall_offset))
+
+    def answer(self, session: Session, packet: bytes, otherwise: bytes | None = None) -> None:
+        """Send *packet* when what it promises is stored; *otherwise*, or nothing but the end, if that fails."""
+        if self.journal is None:
+            session.outbox.append(packet)
+        else:
+            self.journal.answer(session, packet, otherwise)
+        self.turn.sessions.add(session)
+
+    def stored(self) -> None:
+        """Send what waited for the batch that has just been written."""
+        if self.journal is not None:
+            self.turn.sessions.update(self.journal.written())
+            self.turn.request()
+
+    def not_stored(self, now: float) -> None:
+        """Refuse what waited for a batch that could not be written."""
+        if self.journal is not None:
+            self.turn.sessions.update(self.journal.not_written(now))
+            self.turn.request()
+
+    def _forget(self, session: Session) -> None:
+        journal, session.journal = self.journal, None
+        if journal is None or session.row == 0:
+            return
+        journal.remove_session(session.row)
+        session.row = 0
+        for delivery in session.deliveries():
+            if isinstance(delivery, PersonalMessage | Released) and delivery.sequence and delivery.message is not None:
+                journal.release(delivery.message)
+
     # Subscriptions
 
     def subscribe(self, session: Session, subscription: Subscription) -> bool:
         """Add or replace *subscription*, shared or not; return whether it existed before."""
         session.subscriptions[subscription.topic_filter] = subscription
+        if session.journal is not None:
+            session.journal.subscribe(session.row, subscription.topic_filter, _subscription_row(subscription))
         shared = SharedSubscription.parse(subscription.topic_filter)
         if shared is None:
             return self.routes.subscribe(session, subscription) is not None
@@ -241,6 +304,8 @@ class Engine:
         """Take the subscription away; return whether there was one."""
         if session.subscriptions.pop(topic_filter, None) is None:
             return False
+        if session.journal is not None:
+            session.journal.unsubscribe(session.row, topic_filter)
         shared = SharedSubscription.parse(topic_filter)
         if shared is None:
             self.routes.unsubscribe(session, topic_filter)
@@ -255,7 +320,11 @@ class Engine:
         route = self.routes[message.topic]
         if message.retain:
             self.metrics.messages_retained += 1
-            if not self.retained.retain(message.topic.decode(), message):
+            topic_name = message.topic.decode()
+            if self.retained.retain(topic_name, message):
+                if self.journal is not None:
+                    self.journal.retain(topic_name, message if message.payload else None)
+            else:
                 self.metrics.dropped_queue_full += 1
                 log.warning("retained store is full", code="RETAINED_FULL", client=sender.client_id)
         route.deliver(message, sender, now)
@@ -280,3 +349,37 @@ class Engine:
     def connections(self) -> list[Client]:
         """Return every admitted connection."""
         return [connection for live in self._live.values() for connection in live]
+
+
+def _session_row(session: Session, ended_at: float | None, wall_offset: float) -> Row:
+    will = session.will
+    return (
+        session.client_id,
+        session.owner.uri,
+        session.v5,
+        session.expiry_interval,
+        None if ended_at is None else ended_at + wall_offset,
+        *(
+            (None,) * 6
+            if will is None
+            else (
+                will.topic,
+                will.payload,
+                will.qos,
+                will.retain,
+                will.properties,
+                None if will.expires_at is None else will.expires_at + wall_offset,
+            )
+        ),
+        None if will is None else session.will_delay,
+    )
+
+
+def _subscription_row(subscription: Subscription) -> Row:
+    return (
+        subscription.qos,
+        subscription.no_local,
+        subscription.retain_as_published,
+        subscription.retain_handling,
+        subscription.identifiers,
+    )

@@ -81,7 +81,16 @@ def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> 
     if not v5 and not packet.clean_start:
         expiry = NEVER  # MQTT 3.1.1 §3.1.2.4 has no other end; the limit below gives it one.
     granted_expiry = min(expiry, engine.limits.max_session_expiry)
-    opened = engine.open(connection, admitted, clean_start=packet.clean_start, expiry_interval=granted_expiry, now=now)
+    will = packet.will
+    opened = engine.open(
+        connection,
+        admitted,
+        clean_start=packet.clean_start,
+        expiry_interval=granted_expiry,
+        will=None if will is None else _will_message(will, now),
+        will_delay=0 if will is None else will.properties.will_delay_interval or 0,
+        now=now,
+    )
     if isinstance(opened, Refused):
         connection.refuse(opened, now)
         return
@@ -89,9 +98,6 @@ def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> 
     keep_alive = min(packet.keep_alive or engine.limits.max_keepalive, engine.limits.max_keepalive)
     if not v5:
         keep_alive = packet.keep_alive  # There is no way to tell an older client another one.
-    if packet.will is not None:
-        session.will = _will_message(packet.will, now)
-        session.will_delay = packet.will.properties.will_delay_interval or 0
     _attach(engine, connection, session, packet, keep_alive, now)
     limits = engine.limits
     properties = NO_PROPERTIES
@@ -177,7 +183,12 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
     topic_name = check_topic_name(topic.decode())
     engine.metrics.messages_received += 1
     if packet.qos is QoS.EXACTLY_ONCE and packet.packet_id is not None and _seen(engine, session, packet.packet_id):
-        connection.reply(Pubrec(packet.packet_id).encode(connection.version))  # Sent again: it was routed already.
+        engine.answer(
+            session, Pubrec(packet.packet_id).encode(connection.version)
+        )  # Sent again: it was routed already.
+        return
+    if packet.packet_id is not None and engine.journal is not None and engine.journal.failed:
+        _refuse_unstorable(connection, session, packet, now)
         return
     reason = ReasonCode.SUCCESS
     if topic_name.count("/") >= engine.limits.max_topic_levels:
@@ -198,13 +209,23 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
     else:
         _denied(engine, connection, session, topic_name, reason)
     if packet.packet_id is not None:
-        # MQTT 3.1.1 cannot say no: the message is acknowledged and goes nowhere (3.1.1 §3.3.5.2).
-        if packet.qos is QoS.EXACTLY_ONCE:
-            if not reason.is_failure or connection.version is not ProtocolVersion.V5:
-                _remember(session, packet.packet_id)
-            connection.reply(Pubrec(packet.packet_id, reason).encode(connection.version))
-        else:
-            connection.reply(Puback(packet.packet_id, reason).encode(connection.version))
+        _acknowledge(engine, connection, session, packet.packet_id, reason, exactly_once=packet.qos is QoS.EXACTLY_ONCE)
+
+
+def _acknowledge(
+    engine: Engine, connection: Client, session: Session, packet_id: int, reason: ReasonCode, *, exactly_once: bool
+) -> None:
+    """Answer a PUBLISH when what it changed is stored; if it cannot be stored, say so or end the connection."""
+    acknowledgement = Pubrec if exactly_once else Puback
+    v5 = connection.version is ProtocolVersion.V5
+    # MQTT 3.1.1 cannot say no: a message that is not permitted is acknowledged and goes nowhere (3.1.1 §3.3.5.2).
+    if exactly_once and not (v5 and reason.is_failure):
+        session.note_incoming(packet_id, known=True)
+    engine.answer(
+        session,
+        acknowledgement(packet_id, reason).encode(connection.version),
+        acknowledgement(packet_id, ReasonCode.QUOTA_EXCEEDED).encode(connection.version) if v5 else None,
+    )
 
 
 def _seen(engine: Engine, session: Session, packet_id: int) -> bool:
@@ -219,10 +240,13 @@ def _seen(engine: Engine, session: Session, packet_id: int) -> bool:
     return False
 
 
-def _remember(session: Session, packet_id: int) -> None:
-    if session.incoming is None:
-        session.incoming = set()
-    session.incoming.add(packet_id)
+def _refuse_unstorable(connection: Client, session: Session, packet: Publish, now: float) -> None:
+    """Refuse a message while the store cannot be written: nothing is acknowledged that is not stored (D6)."""
+    if connection.version is not ProtocolVersion.V5 or packet.packet_id is None:
+        session.unanswered(now)
+        return
+    acknowledgement = Pubrec if packet.qos is QoS.EXACTLY_ONCE else Puback
+    connection.reply(acknowledgement(packet.packet_id, ReasonCode.QUOTA_EXCEEDED).encode(connection.version))
 
 
 def _denied(engine: Engine, connection: Client, session: Session, topic_name: str, reason: ReasonCode) -> None:
@@ -259,16 +283,20 @@ def pubrec(engine: Engine, connection: Client, session: Session, packet: Pubrec,
     engine.turn.sessions.add(session)
     if not failed:
         reason = ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
-        connection.reply(Pubrel(packet.packet_id, reason).encode(connection.version))
+        answer = Pubrel(packet.packet_id, reason).encode(connection.version)
+        if session.journal is not None and known:
+            session.journal.send(session, answer)
+        else:
+            connection.reply(answer)
 
 
-def pubrel(_engine: Engine, connection: Client, session: Session, packet: Pubrel, _now: float) -> None:
+def pubrel(engine: Engine, connection: Client, session: Session, packet: Pubrel, _now: float) -> None:
     """Forget the packet identifier of a QoS 2 message from the client."""
     known = session.incoming is not None and packet.packet_id in session.incoming
-    if known and session.incoming is not None:
-        session.incoming.discard(packet.packet_id)
+    if known:
+        session.note_incoming(packet.packet_id, known=False)
     reason = ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
-    connection.reply(Pubcomp(packet.packet_id, reason).encode(connection.version))
+    engine.answer(session, Pubcomp(packet.packet_id, reason).encode(connection.version))
 
 
 def pubcomp(engine: Engine, _connection: Client, session: Session, packet: Pubcomp, now: float) -> None:
@@ -303,7 +331,7 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
             if not shared and (request.retain_handling == 0 or (request.retain_handling == 1 and not existed)):
                 wanted.append(subscription)
         reasons.append(reason)
-    connection.reply(Suback(packet.packet_id, tuple(reasons)).encode(connection.version))
+    engine.answer(session, Suback(packet.packet_id, tuple(reasons)).encode(connection.version))
     for subscription in wanted:
         for message in engine.retained.find(subscription.topic_filter, now):
             session.deliver(message, subscription, now, retained=True)
@@ -329,7 +357,7 @@ def unsubscribe(engine: Engine, connection: Client, session: Session, packet: Un
     for topic_filter in packet.filters:
         existed = engine.unsubscribe(session, topic_filter)
         reasons.append(ReasonCode.SUCCESS if existed else ReasonCode.NO_SUBSCRIPTION_EXISTED)
-    connection.reply(Unsuback(packet.packet_id, tuple(reasons)).encode(connection.version))
+    engine.answer(session, Unsuback(packet.packet_id, tuple(reasons)).encode(connection.version))
 
 
 def pingreq(_engine: Engine, connection: Client, _session: Session, _packet: Pingreq, _now: float) -> None:

@@ -12,6 +12,7 @@ import gc
 import signal
 import ssl
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from broker.credentials import BrokerCredential, CredentialError, Enrolment, rea
 from broker.engine import Engine
 from broker.listener import Listener
 from broker.mqtt.codes import ReasonCode
+from broker.recovery import recover
 from broker.revocation_feed import RevocationFeed
+from broker.store.sqlite import SqliteStore
 from provisioning.pki.identity import InvalidIdentity, identity_of
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, server_context
@@ -57,6 +60,7 @@ class BrokerServer:
             loop.add_signal_handler(number, self._stop.set)
         files = await self._own_credential()
         engine = Engine(self._admission(files.certificate), self._config.limits, loop.call_soon, loop.time())
+        store = self._open_store(engine, loop) if self._config.persistence else None
         listener = Listener(loop, engine, self._context(files))
         try:
             port = listener.open(self._config.host, self._config.port)
@@ -83,6 +87,8 @@ class BrokerServer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._shut_down(engine, listener)
+            if store is not None:
+                store.close()
 
     async def _own_credential(self) -> CredentialFiles:
         config = self._config
@@ -101,6 +107,18 @@ class BrokerServer:
         self._credential = BrokerCredential(config.state_dir, enrolment)
         await self._credential.ensure()
         return self._credential.files
+
+    def _open_store(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> SqliteStore:
+        store = SqliteStore(self._config.state_dir / "broker.db")
+        journal = recover(engine, store, loop.time(), time.time())
+        store.attach(
+            journal,
+            loop,
+            on_written=engine.stored,
+            on_failure=lambda: engine.not_stored(loop.time()),
+        )
+        engine.turn.after = store.begin
+        return store
 
     def _context(self, files: CredentialFiles) -> ssl.SSLContext:
         return server_context(

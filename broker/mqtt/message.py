@@ -77,7 +77,9 @@ class Message:
         "payload",
         "properties",
         "qos",
+        "references",
         "retain",
+        "row",
         "topic",
     )
 
@@ -105,6 +107,9 @@ class Message:
         self.retain = retain
         self.properties = properties
         self.expires_at = expires_at
+        self.row = 0
+        """Its row in the store, 0 for none, and how many deliveries need it there; the journal's to change."""
+        self.references = 0
         self._plain_v4: bytes | None = None
         self._plain_v5: bytes | None = None
         self._split_v4: tuple[bytes, bytes] | None = None
@@ -169,7 +174,7 @@ class Message:
 class PersonalMessage:
     """A message as one subscriber alone gets it: QoS 2, RETAIN flag, Subscription Identifiers, or a share's member."""
 
-    __slots__ = ("exactly_once", "identifiers", "message", "retain", "share")
+    __slots__ = ("exactly_once", "identifiers", "message", "retain", "sequence", "share")
 
     def __init__(
         self,
@@ -186,6 +191,8 @@ class PersonalMessage:
         self.identifiers = identifiers
         self.share = share
         """The Shared Subscription through which it came, which gives it to another member if this session ends."""
+        self.sequence = 0
+        """Its place in a persistent session's order."""
 
     @property
     def topic(self) -> bytes:
@@ -221,12 +228,20 @@ class PersonalMessage:
 class Released:
     """What is left of a QoS 2 message after its PUBREC: the PUBREL, until it is answered (MQTT 5 §4.3.3)."""
 
-    __slots__ = ()
+    __slots__ = ("message", "sequence")
 
-    topic = b""
     exactly_once = True
     expires_at: float | None = None
     size = 0
+
+    def __init__(self, message: Message | None, sequence: int) -> None:
+        self.message = message
+        self.sequence = sequence
+
+    @property
+    def topic(self) -> bytes:
+        """The topic name; a PUBREL has none."""
+        return b""
 
     def frame(
         self, packet_id: bytes, *, v5: bool, dup: bool = False, now: float | None = None, alias: Alias | None = None
@@ -234,6 +249,3 @@ class Released:
         """Return the PUBREL packet, which has no DUP flag and needs no reason code for Success."""
         del v5, dup, now, alias
         return PUBREL_HEAD + packet_id
-
-
-RELEASED = Released()

@@ -28,14 +28,15 @@ Does not handle: who may subscribe (admission), which messages reach it (routing
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, cast
 
 from broker.metrics import Metrics
 from broker.mqtt.codes import QoS, ReasonCode
-from broker.mqtt.message import RELEASED, Alias, Deliverable, Message, PersonalMessage, Share
+from broker.mqtt.message import Alias, Deliverable, Message, PersonalMessage, Released, Share
 from broker.mqtt.subscription import Subscription
 from broker.session.inflight import Inflight
 from broker.session.queue import MessageQueue, QueueLimits
+from broker.store.journal import Journal
 from provisioning.pki.identity import Identity
 
 NEVER = 0xFFFFFFFF
@@ -64,6 +65,7 @@ class Session:
         "_aliases",
         "_given_up",
         "_held",
+        "_last_sequence",
         "_limits",
         "_metrics",
         "_queue",
@@ -74,9 +76,11 @@ class Session:
         "expiry_interval",
         "incoming",
         "inflight",
+        "journal",
         "maximum_packet_size",
         "outbox",
         "owner",
+        "row",
         "scheduled_at",
         "subscriptions",
         "topic_alias_maximum",
@@ -110,6 +114,11 @@ class Session:
         self.will_due_at = 0.0
         self.incoming: set[int] | None = None
         """Packet identifiers of QoS 2 messages from the client, between PUBLISH and PUBREL."""
+        self.journal: Journal | None = None
+        """Where its state is noted, while it is persistent; None for a session that ends with its connection."""
+        self.row = 0
+        """Its row in the store, 0 for none."""
+        self._last_sequence = 0
         self._queue: MessageQueue | None = None
         self._held: list[Connection] | None = None
         self._given_up = False
@@ -233,10 +242,26 @@ class Session:
         inflight = self.inflight
         if inflight is None:  # Most devices never get a QoS 1 message: it is made for those that do.
             inflight = self.inflight = Inflight(self._receive_maximum)
+        if self.journal is not None:
+            return self._deliver_durably(message, inflight, self.journal, now)
         if self._queue or self.connection is None or inflight.full:
             self._enqueue(message)
             return self.congested
         self._transmit(message, inflight, now)
+        return False
+
+    def _deliver_durably(
+        self, message: Deliverable, inflight: Inflight[Deliverable], journal: Journal, now: float | None
+    ) -> bool:
+        stored = message if isinstance(message, PersonalMessage) else PersonalMessage(cast("Message", message))
+        self._last_sequence += 1
+        stored.sequence = self._last_sequence
+        if self._queue or self.connection is None or inflight.full:
+            if self._enqueue(stored):
+                journal.add(self.row, stored)
+            return self.congested
+        journal.add(self.row, stored)
+        self._transmit(stored, inflight, now)
         return False
 
     def _transmit(self, message: Deliverable, inflight: Inflight[Deliverable], now: float | None) -> None:
@@ -244,9 +269,15 @@ class Session:
         alias = self._alias(message.topic) if self.topic_alias_maximum else None
         frame = message.frame(packet_id.to_bytes(2, "big"), v5=self.v5, now=now, alias=alias)
         if self._fits(frame):
-            self.outbox.append(frame)
+            if self.journal is not None and isinstance(message, PersonalMessage) and message.exactly_once:
+                # Sent again after a crash, it must have the packet identifier by which the client knows it.
+                self.journal.advance(self.row, message.sequence, packet_id, released=False)
+                self.journal.send(self, frame)
+            else:
+                self.outbox.append(frame)
         else:
             inflight.acknowledge(packet_id)  # [MQTT-3.1.2-25]: as if it had been delivered.
+            self._over(message)
             if alias is not None and not alias.known and self._aliases is not None:
                 del self._aliases[message.topic]  # The client has not been told of it.
 
@@ -271,14 +302,21 @@ class Session:
             return False
         return True
 
-    def _enqueue(self, message: Deliverable) -> None:
+    def _enqueue(self, message: Deliverable) -> bool:
         queue = self._queue
         if queue is None:
             if self.connection is None and self.expiry_interval == 0:
-                return  # The session ends with its connection: nobody will come back for the message.
+                return False  # The session ends with its connection: nobody will come back for the message.
             queue = self._queue = MessageQueue(self._limits)
-        if not queue.append(message, away=self.connection is None):
-            self._metrics.dropped_queue_full += 1
+        if queue.append(message, away=self.connection is None):
+            return True
+        self._metrics.dropped_queue_full += 1
+        return False
+
+    def _over(self, message: Deliverable) -> None:
+        """Forget *message* in the store: it was acknowledged, or will never be."""
+        if self.journal is not None and isinstance(message, PersonalMessage | Released) and message.message is not None:
+            self.journal.remove(self.row, message.sequence, message.message)
 
     # What the client says of messages that it got
 
@@ -291,12 +329,14 @@ class Session:
         if message is None or message.exactly_once:
             return False
         inflight.acknowledge(packet_id)
+        if self.journal is not None:
+            self._over(message)
         if self._queue:
             self.drain(now)
         return True
 
     def received(self, packet_id: int, now: float, *, failed: bool) -> bool:
-        """Take note of a PUBREC; return whether a PUBREL is due, and whether it is for a message that we know.
+        """Take note of a PUBREC; return False if *packet_id* names no QoS 2 message.
 
         A failure ends the exchange (MQTT 5 §4.3.3); otherwise PUBREL stands in the message's place until PUBCOMP.
         """
@@ -306,17 +346,22 @@ class Session:
             return False
         if failed:
             inflight.acknowledge(packet_id)
+            self._over(message)
             self.drain(now)
-        else:
-            inflight.replace(packet_id, RELEASED)
+        elif isinstance(message, PersonalMessage):
+            inflight.replace(packet_id, Released(message.message, message.sequence))
+            if self.journal is not None:
+                self.journal.advance(self.row, message.sequence, packet_id, released=True)
         return True
 
     def completed(self, packet_id: int, now: float) -> bool:
         """Take note of a PUBCOMP; return False if *packet_id* names no released message."""
         inflight = self.inflight
-        if inflight is None or inflight.get(packet_id) is not RELEASED:
+        message = inflight.get(packet_id) if inflight is not None else None
+        if inflight is None or not isinstance(message, Released):
             return False
         inflight.acknowledge(packet_id)
+        self._over(message)
         self.drain(now)
         return True
 
@@ -329,6 +374,7 @@ class Session:
             message = queue.popleft()
             if message.expires_at is not None and message.expires_at <= now:
                 self._metrics.dropped_expired += 1
+                self._over(message)
             else:
                 self._transmit(message, inflight, now)
         if not queue:
@@ -346,12 +392,44 @@ class Session:
                     self.outbox.append(frame)
         self.drain(now)
 
+    def note_incoming(self, packet_id: int, *, known: bool) -> None:
+        """Remember the packet identifier of a QoS 2 message from the client, or that it is free again."""
+        if self.incoming is None:
+            self.incoming = set()
+        if known:
+            self.incoming.add(packet_id)
+        else:
+            self.incoming.discard(packet_id)
+        if self.journal is not None:
+            self.journal.incoming(self.row, packet_id, known=known)
+
+    def unanswered(self, now: float) -> None:
+        """Close the connection: what the client waits for cannot be stored, and it cannot be told in a packet."""
+        if self.connection is not None:
+            self.connection.disconnect(
+                "STORE_FAILED", ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "the store cannot be written", now
+            )
+
+    def deliveries(self) -> Iterator[Deliverable]:
+        """Yield every message that the client has not acknowledged, the oldest first."""
+        if self.inflight is not None:
+            yield from self.inflight.values()
+        yield from self._queue or ()
+
+    def restore(self, stored: PersonalMessage | Released, packet_id: int | None) -> None:
+        """Put back a delivery that the store has kept; those with a *packet_id* are inflight, at QoS 2."""
+        self._last_sequence = max(self._last_sequence, stored.sequence)
+        if self.inflight is None:
+            self.inflight = Inflight(self._receive_maximum)
+        if packet_id is not None:
+            self.inflight.replace(packet_id, stored)
+        else:
+            if self._queue is None:
+                self._queue = MessageQueue(self._limits)
+            self._queue.append(stored, away=False)
+
     def shared_messages(self) -> Iterator[PersonalMessage]:
         """Yield the QoS 1 messages of Shared Subscriptions that the client has not acknowledged, the oldest first."""
-        if self.inflight is not None:
-            for message in self.inflight.values():
-                if isinstance(message, PersonalMessage) and message.share is not None and not message.exactly_once:
-                    yield message
-        for message in self._queue or ():
-            if isinstance(message, PersonalMessage) and message.share is not None:
+        for message in self.deliveries():
+            if isinstance(message, PersonalMessage) and message.share is not None and not message.exactly_once:
                 yield message
