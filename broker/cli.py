@@ -10,7 +10,6 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable
-from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +20,7 @@ from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
 from broker.server import BrokerServer, ListenError
 from broker.store.sqlite import StoreError
+from broker.version import VERSION
 from provisioning.pki.tls import TlsConfigurationError
 
 app = typer.Typer(
@@ -52,6 +52,13 @@ def run(
     name: Annotated[str | None, typer.Option(help="The broker's name in its certificate.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any free one.")] = None,
+    websocket_port: Annotated[int | None, typer.Option(help="Port for MQTT over WebSocket over TLS.")] = None,
+    unsafe_plain_port: Annotated[
+        int | None, typer.Option(help="Port without TLS on 127.0.0.1, for protocol test tools only.")
+    ] = None,
+    unsafe_plain_identity: Annotated[
+        str | None, typer.Option(help="Whom clients of that port are taken for: spiffe://…")
+    ] = None,
     trust_domain: Annotated[str | None, typer.Option(help="Admit only identities of this trust domain.")] = None,
     revocation_grace: Annotated[
         float | None, typer.Option(help="Seconds that newcomers are admitted without the revocation feed.")
@@ -92,7 +99,7 @@ def run(
 @app.command()
 def version() -> None:
     """Print the version."""
-    typer.echo(distribution_version("fleetgate"))
+    typer.echo(VERSION)
 
 
 def _run(settings: BrokerConfig) -> None:

@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from broker.limits import Limits
+from provisioning.pki.identity import parse_uri
 
 
 class ConfigError(Exception):
@@ -32,6 +33,13 @@ class BrokerConfig(BaseSettings):
     """The broker's name in its own certificate."""
     host: str = "127.0.0.1"
     port: int = Field(default=8883, ge=0, le=65535)
+    websocket_port: int | None = Field(default=None, ge=0, le=65535)
+    """MQTT over WebSocket over TLS, on the same address; None: not at all."""
+    unsafe_plain_port: int | None = Field(default=None, ge=0, le=65535)
+    """A listener without TLS on 127.0.0.1, for protocol test tools; whoever connects is unsafe_plain_identity."""
+    unsafe_plain_identity: str | None = None
+    any_client_id: tuple[str, ...] = ()
+    """Names of identities that may use any client identifier: bridges, gateways, test tools."""
     state_dir: Path = Path("broker-state")
     cafile: Path
     """Trust anchors for clients' certificates, and for the provisioning service's."""
@@ -79,6 +87,10 @@ class BrokerConfig(BaseSettings):
                 "provisioning: without it there is no source of revocations; "
                 "set unsafe_no_revocation to run a broker that never learns of one"
             )
+        if (self.unsafe_plain_port is None) != (self.unsafe_plain_identity is None):
+            raise ValueError("unsafe_plain_port and unsafe_plain_identity: give both or neither")
+        if self.unsafe_plain_identity is not None:
+            parse_uri(self.unsafe_plain_identity)
         if self.token is not None and self.token_file is not None:
             raise ValueError("token: give token or token_file, not both")
         if not self.unsafe_public_listener and not _is_loopback(self.host):

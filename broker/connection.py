@@ -21,6 +21,7 @@ Rules
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Protocol
@@ -130,9 +131,14 @@ class ClientConnection:
         outcome = self.engine.admission.examine(certificate, wall_now)
         if isinstance(outcome, Refused):
             self.refusal = outcome
+            self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
         else:
-            self.peer = outcome
-            self._expires_at = now + outcome.seconds_left
+            self.identified(outcome, now)
+
+    def identified(self, peer: Peer, now: float) -> None:
+        """Take note of who the client is."""
+        self.peer = peer
+        self._expires_at = now + peer.seconds_left
         self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
 
     def receive(self, data: bytes, now: float) -> None:
@@ -376,7 +382,8 @@ class ClientConnection:
         when = self._expires_at
         if self.keep_alive:
             when = min(when, self.last_received + self.keep_alive)
-        self.engine.deadlines.file(self, max(when, now))
+        if when != math.inf:
+            self.engine.deadlines.file(self, max(when, now))
 
     # The end
 

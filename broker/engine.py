@@ -331,6 +331,14 @@ class Engine:
         self.turn.routes.add(route)
         self.turn.request()
 
+    def publish_own(self, message: Message, now: float) -> None:
+        """Publish a retained message of the broker's own, which is not stored on disk."""
+        self.retained.retain(message.topic.decode(), message)
+        route = self.routes[message.topic]
+        route.deliver(message, None, now)
+        self.turn.routes.add(route)
+        self.turn.request()
+
     # Revocation
 
     def revoke(self, revocation: Revocation, now: float) -> int:

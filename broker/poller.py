@@ -19,6 +19,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 from asyncio import AbstractEventLoop
 from typing import Protocol
@@ -50,15 +51,14 @@ class Watched(Protocol):
 class Poller:
     """The epoll set."""
 
-    __slots__ = ("_epoll", "_loop", "_turn", "_watched", "empty")
+    __slots__ = ("_empty", "_epoll", "_loop", "_turn", "_watched")
 
     def __init__(self, loop: AbstractEventLoop, turn: Turn) -> None:
         self._loop = loop
         self._turn = turn
         self._epoll = select.epoll()
         self._watched: dict[int, Watched] = {}
-        self.empty = asyncio.Event()
-        """Set whenever the last transport has gone."""
+        self._empty = asyncio.Event()
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def watch(self, descriptor: int, transport: Watched, events: int) -> None:
@@ -75,7 +75,7 @@ class Poller:
         if self._watched.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
             if not self._watched:
-                self.empty.set()
+                self._empty.set()
 
     def __len__(self) -> int:
         """Return how many transports there are."""
@@ -85,6 +85,15 @@ class Poller:
         """Close every transport at once."""
         for transport in list(self._watched.values()):
             transport.abort()
+
+    async def drained(self, patience: float) -> None:
+        """Wait until every transport has gone, *patience* seconds at most; then close everything."""
+        self._empty.clear()
+        if self._watched:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), patience)
+        self.abort()
+        self.close()
 
     def close(self) -> None:
         """Give the epoll set back."""

@@ -36,7 +36,7 @@ import sys
 from asyncio import AbstractEventLoop, TimerHandle
 from datetime import UTC, datetime
 from enum import Enum, auto
-from typing import Protocol
+from typing import Literal, Protocol
 
 from broker.admission.refusal import RefusalCode
 from broker.metrics import Metrics
@@ -66,6 +66,38 @@ class Receiver(Protocol):
 
     def lost(self, code: str, now: float, detail: str = "") -> None:
         """Take note that the peer is gone."""
+
+
+class Secure(Protocol):
+    """The socket under a transport: an `ssl.SSLSocket`, or for test tools one that only looks like it."""
+
+    @property
+    def session_reused(self) -> bool | None:
+        """Whether the TLS session was resumed."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake."""
+
+    def getpeercert(self, *, binary_form: Literal[True]) -> bytes | None:
+        """Return the peer's certificate."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Read."""
+
+    def send(self, data: bytes | bytearray | memoryview, /) -> int:
+        """Write."""
+
+    def shutdown(self, how: int, /) -> None:
+        """Shut down one side."""
+
+    def unwrap(self) -> object:
+        """Close TLS."""
+
+    def close(self) -> None:
+        """Close the socket."""
 
 
 class _State(Enum):
@@ -101,18 +133,18 @@ class TlsTransport:
     def __init__(
         self,
         loop: AbstractEventLoop,
-        accepted: socket.socket,
-        context: ssl.SSLContext,
+        secure: Secure,
+        address: tuple[str, int],
         metrics: Metrics,
         poller: Poller,
         turn: Turn,
         max_backlog: int,
     ) -> None:
-        """Take over the non-blocking socket *accepted*; raise `OSError` if it is gone already."""
+        """Take over the non-blocking socket *secure*, whose handshake has not been made, from the peer's *address*."""
         self._loop = loop
-        host, self._port = accepted.getpeername()[:2]
-        self._host = sys.intern(host)  # A fleet comes from few addresses.
-        self._socket = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
+        self._host = sys.intern(address[0])  # A fleet comes from few addresses.
+        self._port = address[1]
+        self._socket = secure
         self._fd = self._socket.fileno()
         self._metrics = metrics
         self._poller = poller
@@ -181,7 +213,7 @@ class TlsTransport:
         for _ in range(_READS_A_TURN):
             try:
                 data = self._socket.recv(RECORD)
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
                 return
             except (ssl.SSLError, OSError) as error:
                 receiver.lost("CONNECTION_LOST", now, tls_reason(error))
@@ -228,7 +260,7 @@ class TlsTransport:
         if size <= RECORD:  # Best case: one record, one system call, all of it.
             try:
                 sent = self._socket.send(data)
-            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
                 sent = 0
             except (ssl.SSLError, OSError) as error:
                 self._fail(error)
@@ -249,7 +281,7 @@ class TlsTransport:
             while sent < size:
                 with memoryview(data)[sent:] as rest:
                     sent += self._socket.send(rest)
-        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
             pass
         except (ssl.SSLError, OSError) as error:
             self._fail(error)
@@ -325,7 +357,7 @@ class TlsTransport:
         self._backlog = None
         self._stop_writing()
         try:
-            socket.socket.shutdown(self._socket, socket.SHUT_WR)
+            self._socket.shutdown(socket.SHUT_WR)  # The TLS object goes; what comes now is thrown away unread.
         except OSError:
             self._close()
             return

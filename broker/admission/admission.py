@@ -20,6 +20,7 @@ Does not handle: who owns an existing session (`session.registry`), rate limits.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -64,9 +65,18 @@ class Admission:
     """Decides, from the revocation index, the policy and how fresh the revocation data is."""
 
     def __init__(
-        self, index: RevocationIndex, freshness: Freshness, policy: TopicPolicy, trust_domain: str | None
+        self,
+        index: RevocationIndex,
+        freshness: Freshness,
+        policy: TopicPolicy,
+        trust_domain: str | None,
+        any_client_id: Iterable[str] = (),
     ) -> None:
-        """Let in only identities of *trust_domain*; None accepts whatever domain the trust anchors vouch for."""
+        """Let in only identities of *trust_domain*; None accepts whatever domain the trust anchors vouch for.
+
+        Identities with a name in *any_client_id* may use any client identifier that is not another's session.
+        """
+        self._any_client_id = frozenset(any_client_id)
         self.index = index
         self.freshness = freshness
         self._policy = policy
@@ -114,7 +124,7 @@ class Admission:
                 "the broker's revocation data is too old to admit anybody; try again later",
             )
         identity = peer.identity
-        if not _may_use(identity, connect.client_id):
+        if not (_may_use(identity, connect.client_id) or identity.name in self._any_client_id):
             return Refused(
                 RefusalCode.CLIENT_ID_MISMATCH,
                 ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
