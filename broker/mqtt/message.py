@@ -207,12 +207,15 @@ class PersonalMessage:
     @property
     def size(self) -> int:
         """Bytes that it holds in a queue."""
-        return self.message.size
+        message = self.message
+        return len(message.topic) + len(message.payload) + len(message.properties)
 
     def frame(
         self, packet_id: bytes, *, v5: bool, dup: bool = False, now: float | None = None, alias: Alias | None = None
     ) -> bytes:
         """Return the PUBLISH packet; see `Deliverable.frame`."""
+        if not (self.exactly_once or self.retain or self.identifiers):  # Personal only in its place in the store.
+            return self.message.frame(packet_id, v5=v5, dup=dup, now=now, alias=alias)
         return self.message.personal_frame(
             packet_id,
             v5=v5,

@@ -31,12 +31,12 @@ class Inflight(Generic[M]):
         return len(self._messages)
 
     @property
-    def full(self) -> bool:
-        """Whether the send quota is used up."""
-        return len(self._messages) >= self.receive_maximum
+    def room(self) -> int:
+        """How many more messages the send quota allows; negative where the client has lowered it."""
+        return self.receive_maximum - len(self._messages)
 
     def add(self, message: M) -> int:
-        """Hold *message*, when not `full`, until it is acknowledged; return its packet identifier."""
+        """Hold *message*, when there is `room`, until it is acknowledged; return its packet identifier."""
         packet_id = self._last_id
         while True:
             packet_id = packet_id % HIGHEST_PACKET_ID + 1

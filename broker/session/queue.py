@@ -26,40 +26,40 @@ class QueueLimits:
 class MessageQueue:
     """The queue of one session."""
 
-    __slots__ = ("_bytes", "_limits", "_messages")
+    __slots__ = ("_bytes", "_limits", "messages")
 
     def __init__(self, limits: QueueLimits) -> None:
-        self._messages: deque[Deliverable] = deque()
+        self.messages: deque[Deliverable] = deque()
         self._bytes = 0
         self._limits = limits
 
     def __len__(self) -> int:
-        return len(self._messages)
+        return len(self.messages)
 
     def __iter__(self) -> Iterator[Deliverable]:
-        return iter(self._messages)
+        return iter(self.messages)
 
     def append(self, message: Deliverable, *, away: bool) -> bool:
         """Add *message* and return True, or return False if it does not fit."""
         size = message.size
-        if (away and len(self._messages) >= self._limits.messages) or self._bytes + size > self._limits.bytes:
+        if (away and len(self.messages) >= self._limits.messages) or self._bytes + size > self._limits.bytes:
             return False
-        self._messages.append(message)
+        self.messages.append(message)
         self._bytes += size
         return True
 
     def popleft(self) -> Deliverable:
         """Take the oldest message out."""
-        message = self._messages.popleft()
+        message = self.messages.popleft()
         self._bytes -= message.size
         return message
 
     @property
     def half_full(self) -> bool:
         """Whether it is time to hold the publishers."""
-        return len(self._messages) >= self._limits.messages // 2 or self._bytes >= self._limits.bytes // 2
+        return len(self.messages) >= self._limits.messages // 2 or self._bytes >= self._limits.bytes // 2
 
     @property
     def short(self) -> bool:
         """Whether held publishers may go on."""
-        return len(self._messages) <= self._limits.messages // 8 and self._bytes <= self._limits.bytes // 8
+        return len(self.messages) <= self._limits.messages // 8 and self._bytes <= self._limits.bytes // 8

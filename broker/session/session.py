@@ -138,7 +138,7 @@ class Session:
     @property
     def reachable(self) -> bool:
         """Whether its client is connected and nothing waits for it."""
-        return self.connection is not None and not self._queue
+        return self.connection is not None and self._queue is None
 
     @property
     def persistent(self) -> bool:
@@ -244,7 +244,7 @@ class Session:
             inflight = self.inflight = Inflight(self._receive_maximum)
         if self.journal is not None:
             return self._deliver_durably(message, inflight, self.journal, now)
-        if self._queue or self.connection is None or inflight.full:
+        if self._queue is not None or self.connection is None or inflight.room <= 0:
             self._enqueue(message)
             return self.congested
         self._transmit(message, inflight, now)
@@ -256,7 +256,7 @@ class Session:
         stored = message if isinstance(message, PersonalMessage) else PersonalMessage(cast("Message", message))
         self._last_sequence += 1
         stored.sequence = self._last_sequence
-        if self._queue or self.connection is None or inflight.full:
+        if self._queue is not None or self.connection is None or inflight.room <= 0:
             if self._enqueue(stored):
                 journal.add(self.row, stored)
             return self.congested
@@ -331,7 +331,7 @@ class Session:
         inflight.acknowledge(packet_id)
         if self.journal is not None:
             self._over(message)
-        if self._queue:
+        if self._queue is not None:
             self.drain(now)
         return True
 
@@ -370,16 +370,19 @@ class Session:
         queue, inflight = self._queue, self.inflight
         if queue is None or inflight is None:
             return
-        while queue and not inflight.full:
+        messages = queue.messages
+        room = inflight.room
+        while messages and room > 0:
             message = queue.popleft()
             if message.expires_at is not None and message.expires_at <= now:
                 self._metrics.dropped_expired += 1
                 self._over(message)
             else:
+                room -= 1
                 self._transmit(message, inflight, now)
-        if not queue:
+        if not messages:
             self._queue = None
-        if queue.short:
+        if (self._held is not None or self._given_up) and queue.short:
             self._given_up = False
             self._release()
 

@@ -26,6 +26,7 @@ from broker.store.schema import SCHEMA, VERSION
 log = structlog.get_logger("broker")
 
 _RETRY_SECONDS = 1.0
+_GATHER_SECONDS = 0.002
 
 
 class StoreError(Exception):
@@ -43,6 +44,7 @@ class SqliteStore:
         self._on_failure: Callable[[], None] = lambda: None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._gathering: asyncio.TimerHandle | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -82,15 +84,28 @@ class SqliteStore:
         self._on_failure = on_failure
 
     def begin(self) -> None:
-        """Write the open batch, if there is one and none is being written."""
-        if self._journal is None or self._retry is not None:
+        """Write the open batch soon, if none is being written; called at the end of each turn.
+
+        A subscriber that is there acknowledges within a millisecond or two, and what is acknowledged need not be
+        written: so a batch is gathered that long, and if nothing is left of it, its answers leave at once.
+        """
+        journal = self._journal
+        if journal is None or self._loop is None or not journal.dirty or journal.writing is not None:
             return
-        batch = self._journal.take()
+        if not journal.open.changes:
+            journal.take()
+            self._on_written()
+        elif self._gathering is None:
+            self._gathering = self._loop.call_later(_GATHER_SECONDS, self._write_gathered)
+
+    def _write_gathered(self) -> None:
+        self._gathering = None
+        batch = self._journal.take() if self._journal is not None else None
         if batch is None:
             return
         if batch.changes:
             self._write(batch)
-        else:  # All that was noted was taken back before it was written.
+        else:
             self._on_written()
 
     def _write(self, batch: Batch) -> None:
@@ -118,8 +133,9 @@ class SqliteStore:
 
     def close(self) -> None:
         """Write what is left, and close the file. Blocks."""
-        if self._retry is not None:
-            self._retry.cancel()
+        for timer in (self._retry, self._gathering):
+            if timer is not None:
+                timer.cancel()
         self._thread.shutdown(wait=True)
         journal = self._journal
         if journal is not None:
