@@ -7,7 +7,9 @@ Names are those that a mosquitto user knows where there is one (``cafile``, ``ce
 from __future__ import annotations
 
 import ipaddress
+import os
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +19,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from broker.limits import Limits
 from provisioning.pki.identity import parse_uri
 
+_PREFIX = "FLEET_BROKER_"
+
 
 class ConfigError(Exception):
     """The settings cannot be used; the text names the source, the key and the remedy."""
@@ -25,9 +29,7 @@ class ConfigError(Exception):
 class BrokerConfig(BaseSettings):
     """All settings of one broker process."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="FLEET_BROKER_", env_nested_delimiter="__", extra="forbid", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
     name: str = "broker-1"
     """The broker's name in its own certificate."""
@@ -126,12 +128,24 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not TOML: {error}") from error
     _FileValues.values = values
+    _refuse_unknown_variables()
     try:
         return BrokerConfig(**{key: value for key, value in flags.items() if value is not None})
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(each, path, values) for each in error.errors())) from None
     finally:
         _FileValues.values = {}
+
+
+def _refuse_unknown_variables() -> None:
+    """Raise `ConfigError` for a variable that looks like a setting and is none: a mistyped limit would do nothing."""
+    for variable in os.environ:
+        if not variable.startswith(_PREFIX):
+            continue
+        key, _, limit = variable.removeprefix(_PREFIX).lower().partition("__")
+        known_limit = not limit or (key == "limits" and limit in {each.name for each in fields(Limits)})
+        if key not in BrokerConfig.model_fields or not known_limit:
+            raise ConfigError(f"{variable}: no such setting; see docs/operations.md")
 
 
 def _explain(error: Any, path: Path | None, values: dict[str, Any]) -> str:

@@ -413,7 +413,8 @@ class ClientConnection:
 
     def _who(self) -> dict[str, str]:
         if self.peer is None:
-            return {}
+            refusal = self.refusal
+            return {"identity": refusal.identity, "serial": refusal.serial} if refusal and refusal.serial else {}
         return {"identity": self.peer.identity.uri, "serial": self.peer.serial}
 
 

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from cryptography import x509
 
@@ -93,24 +93,28 @@ class Admission:
             issuer_key_id, serial = certificate_key(parsed)
         except (InvalidIdentity, ValueError) as error:
             return _refused(RefusalCode.INVALID_IDENTITY, str(error))
+        left = (parsed.not_valid_after_utc - now).total_seconds()
+        peer = Peer(identity, (self._shared(issuer_key_id), serial), left)
+        refusal = self._judge(peer, parsed.not_valid_before_utc, now)
+        return peer if refusal is None else replace(refusal, identity=identity.uri, serial=peer.serial)
+
+    def _judge(self, peer: Peer, not_before: datetime, now: datetime) -> Refused | None:
+        identity = peer.identity
         if self._trust_domain is not None and identity.trust_domain != self._trust_domain:
             return _refused(RefusalCode.WRONG_TRUST_DOMAIN, f"{identity.trust_domain} is not our trust domain")
         if not self._policy.knows(identity.role):
             return _refused(RefusalCode.WRONG_ROLE, f"a certificate of role {identity.role} may not connect")
-        not_after = parsed.not_valid_after_utc
-        if now > not_after:
+        if peer.seconds_left < 0:
+            not_after = now + timedelta(seconds=peer.seconds_left)
             return _refused(RefusalCode.EXPIRED, f"the certificate expired on {not_after:%Y-%m-%d %H:%M:%S} UTC")
-        if now < parsed.not_valid_before_utc:
+        if now < not_before:
             return _refused(
                 RefusalCode.NOT_YET_VALID,
-                f"the certificate is valid from {parsed.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC; the broker's "
-                f"clock says {now:%Y-%m-%d %H:%M:%S}",
+                f"the certificate is valid from {not_before:%Y-%m-%d %H:%M:%S} UTC; the broker's clock says "
+                f"{now:%Y-%m-%d %H:%M:%S}",
             )
-        certificate_name = (self._shared(issuer_key_id), serial)
-        revocation = self.index.find(certificate_name)
-        if revocation is not None:
-            return revoked(revocation)
-        return Peer(identity, certificate_name, (not_after - now).total_seconds())
+        revocation = self.index.find(peer.certificate)
+        return None if revocation is None else revoked(revocation)
 
     def admit(self, peer: Peer, connect: Connect, now: float) -> Admitted | Refused:
         """Judge *connect*, sent by *peer*, at monotonic time *now*."""

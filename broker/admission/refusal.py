@@ -38,6 +38,9 @@ class Refused:
     code: RefusalCode
     reason_code: ReasonCode
     detail: str
+    identity: str = ""
+    """Whom the refused certificate names, if that could be read; for the log."""
+    serial: str = ""
 
     @property
     def reason_string(self) -> str:
