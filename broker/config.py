@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from broker.limits import Limits
 from provisioning.pki.identity import parse_uri
@@ -132,7 +132,12 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
     try:
         return BrokerConfig(**{key: value for key, value in flags.items() if value is not None})
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(each, path, values) for each in error.errors())) from None
+        raise ConfigError("\n".join(_explain(each, path, flags) for each in error.errors())) from None
+    except SettingsError:  # The limits are the only setting of several values.
+        raise ConfigError(
+            f"limits: the environment variable {_variable('limits')} is not JSON; "
+            f"set {_variable('limits', 'max_inflight')} and its like one by one"
+        ) from None
     finally:
         _FileValues.values = {}
 
@@ -148,17 +153,27 @@ def _refuse_unknown_variables() -> None:
             raise ConfigError(f"{variable}: no such setting; see docs/operations.md")
 
 
-def _explain(error: Any, path: Path | None, values: dict[str, Any]) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
+    keys = [str(part) for part in error["loc"]]
+    key = ".".join(keys)
     message = error["msg"].removeprefix("Value error, ")
-    if not key:
+    if not keys:
         return str(message)
+    flag, variable = f"--{key.replace('_', '-')}", _variable(*keys)
     if error["type"] == "missing":
-        return f"{key}: missing; give --{key.replace('_', '-')}, FLEET_BROKER_{key.upper()} or {key} in the file"
-    if error["type"] == "extra_forbidden":
-        return f"{key}: no such setting{f' (in {path})' if key.split('.')[0] in values else ''}"
-    source = f"{path}: " if path is not None and key.split(".")[0] in values else ""
-    return f"{source}{key}: {message[:1].lower()}{message[1:]}"
+        return f"{key}: missing; give {flag}, {variable} or {key} in the file"
+    message = f"{message[:1].lower()}{message[1:]}"
+    if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+        message = "no such setting"
+    if flags.get(keys[0]) is not None:
+        return f"{flag}: {message}"
+    if variable in os.environ:
+        return f"{variable}: {message}"
+    return f"{path}: {key}: {message}" if path is not None else f"{key}: {message}"
+
+
+def _variable(*keys: str) -> str:
+    return _PREFIX + "__".join(keys).upper()
 
 
 def _is_loopback(host: str) -> bool:

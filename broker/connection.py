@@ -34,7 +34,7 @@ from broker.engine import Engine
 from broker.handlers import handle
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
-from broker.mqtt.disconnect import Disconnect
+from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
 from broker.mqtt.errors import PacketError, ProtocolError
 from broker.mqtt.framing import check_packet_size, decode_length
 from broker.mqtt.message import Message
@@ -172,9 +172,9 @@ class ClientConnection:
                     length, body = decode_length(data, position + 1)
                     if body == 0:
                         break
+                    check_packet_size(body + length - position, maximum)  # Never below 256: nothing shorter needs it.
                 end = body + length
                 if end > limit:
-                    check_packet_size(end - position, maximum)
                     break
                 if first == _PUBLISH_QOS0 and length > 2:
                     topic_end = body + 2 + (data[body] << 8 | data[body + 1])
@@ -203,7 +203,7 @@ class ClientConnection:
                                     append(frame)
                         if route.individual:
                             message = Message(topic, data[topic_end + v5 : end])
-                            route.deliver_individually(message, session, now)
+                            slow = route.deliver_individually(message, session, now) or slow
                         touch(route)
                         position = end
                         continue
@@ -230,7 +230,7 @@ class ClientConnection:
                                     for append in route.best_effort_v5:
                                         append(frame)
                                 if route.individual:
-                                    route.deliver_individually(message, session, now)
+                                    slow = route.deliver_individually(message, session, now) or slow
                                 touch(route)
                             if journal is not None and journal.dirty:  # It waits until it is true.
                                 refusal = _PUBACK_REFUSED % packet_id if v5 else None
@@ -245,7 +245,6 @@ class ClientConnection:
                     acknowledged += 1  # What waited for its place may be in the outbox now.
                     position = end
                     continue
-                check_packet_size(end - position, maximum)
                 position = end
                 handle(engine, self, decode_packet(first, data[body:end], self.version), now)
                 if self._closed:
@@ -260,7 +259,7 @@ class ClientConnection:
         if acknowledged and session is not None:
             engine.turn.sessions.add(session)
         if slow is not None:
-            self._hold(slow, now)
+            self.hold(slow, now)
         if position < limit and not self._closed:
             self._tail = bytearray(data[position:])
             self._needed = _bytes_needed(data, position)
@@ -305,9 +304,10 @@ class ClientConnection:
             raise ProtocolError(f"topic alias {alias} stands for no topic yet")  # MQTT 5 §3.3.2.3.4
         return self._aliases[alias]
 
-    def _hold(self, slow: Subscriber, now: float) -> None:
+    def hold(self, slow: Subscriber, now: float) -> None:
         """Read no more until *slow* has caught up, or a second has passed."""
-        if self._holder is None and not self._closed:
+        # Not for its own session: the acknowledgements that it waits for are among what would not be read.
+        if self._holder is None and not self._closed and slow is not self.session:
             self._holder = slow
             slow.hold(self)
             self._transport.hold()
@@ -325,11 +325,14 @@ class ClientConnection:
         self.keep_alive = keep_alive * _KEEP_ALIVE_FACTOR
         self._file_deadline(now)
 
-    def refuse(self, refusal: Refused, now: float) -> None:
-        """Answer the CONNECT with *refusal* and close."""
+    def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
+        """Answer the CONNECT with *refusal*, explained where the client takes that many bytes (0: any), and close."""
         if not self._closed:
             properties = Properties(reason_string=refusal.reason_string)
-            self._transport.write([Connack(refusal.reason_code, properties=properties).encode(self.version)])
+            packet = Connack(refusal.reason_code, properties=properties).encode(self.version)
+            if 0 < maximum_packet_size < len(packet):  # [MQTT-3.2.2-19]
+                packet = Connack(refusal.reason_code).encode(self.version)
+            self._transport.write([packet])
             self._end(refusal.code, refusal.detail, now, publish_will=False)
             self._transport.close()
 
@@ -343,8 +346,10 @@ class ClientConnection:
         if session is not None:
             session.flush()
             if self.version is ProtocolVersion.V5:
-                packet = Disconnect(reason_code, Properties(reason_string=f"{code}: {detail}"))
-                self._transport.write([packet.encode(self.version)])
+                packet = Disconnect(reason_code, Properties(reason_string=f"{code}: {detail}")).encode(self.version)
+                if 0 < session.maximum_packet_size < len(packet):  # [MQTT-3.14.2-3]
+                    packet = Disconnect(reason_code).encode(self.version)
+                self._transport.write([packet])
         self._end(code, detail, now, publish_will=publish_will)
         self._transport.close()
 
@@ -389,9 +394,12 @@ class ClientConnection:
 
     def _bad_packet(self, error: PacketError, now: float) -> None:
         if self.session is not None:
-            self.disconnect(RefusalCode.BAD_PACKET, error.reason_code, str(error), now)
+            # A second CONNECT, in an unknown version: no reason of a DISCONNECT says that.
+            known = error.reason_code in SERVER_REASONS
+            reason_code = error.reason_code if known else ReasonCode.PROTOCOL_ERROR
+            self.disconnect(RefusalCode.BAD_PACKET, reason_code, str(error), now)
         elif error.reason_code is ReasonCode.UNSUPPORTED_PROTOCOL_VERSION:
-            self.refuse(Refused(RefusalCode.UNSUPPORTED, error.reason_code, str(error)), now)  # [MQTT-3.1.2-2]
+            self.refuse(Refused(RefusalCode.UNSUPPORTED, error.reason_code, str(error)), 0, now)  # [MQTT-3.1.2-2]
         elif not self._closed:
             self._end(RefusalCode.BAD_PACKET, str(error), now, publish_will=False)
             self._transport.close()

@@ -80,7 +80,7 @@ class BrokerCredential:
             what = "has expired" if certificate is not None else "does not exist"
             raise CredentialError(
                 f"the broker's certificate {self._path} {what}: give --token or --token-file "
-                f"(fleet-provisioning token create --role broker --device {self._enrolment.name} --dns localhost)"
+                f"(fleet-provisioning token create --role broker --device {self._enrolment.name} --dns-name localhost)"
             )
         async with EstClient(self._enrolment.url, self._enrolment.anchors) as client:
             key = generate_key()

@@ -34,10 +34,11 @@ from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription
 from broker.routing.retained import RetainedMessages
-from broker.routing.router import Routes
+from broker.routing.router import Routes, Subscriber
 from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
 from broker.session.session import NEVER, Session
+from broker.session.will import Will
 from broker.store.journal import Journal, Row
 from broker.turn import Turn
 from provisioning.pki.revocation import CertificateKey, Revocation
@@ -74,8 +75,11 @@ class Client(Protocol):
     def left(self, now: float, *, publish_will: bool) -> None:
         """End the connection because the client said so."""
 
-    def refuse(self, refusal: Refused, now: float) -> None:
+    def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
         """Answer the CONNECT with *refusal* and close."""
+
+    def hold(self, slow: Subscriber, now: float) -> None:
+        """Read no more from the client until *slow* has caught up, or a second has passed."""
 
     def release(self) -> None:
         """Read again from the client, if it was held."""
@@ -134,8 +138,7 @@ class Engine:
         *,
         clean_start: bool,
         expiry_interval: int,
-        will: Message | None,
-        will_delay: int,
+        will: Will | None,
         now: float,
     ) -> tuple[Session, bool] | Refused:
         """Return the session of an admitted client and whether it was present before [MQTT-3.2.2-2], or the refusal.
@@ -143,12 +146,20 @@ class Engine:
         An older connection of the same session is taken over [MQTT-3.1.4-3].
         """
         peer = admitted.peer
-        session = self.registry.find(admitted.client_id)
+        role = peer.identity.role
+        session = self.registry.find(role, admitted.client_id)
         if session is not None and session.owner != peer.identity:
             return Refused(
                 RefusalCode.CLIENT_ID_OF_ANOTHER,
                 ReasonCode.NOT_AUTHORIZED,
                 f"the session {admitted.client_id!r} belongs to another identity",
+            )
+        is_instance = admitted.client_id != peer.identity.name
+        if session is None and is_instance and self.registry.instances(peer.identity) >= self.limits.max_instances:
+            return Refused(
+                RefusalCode.TOO_MANY_SESSIONS,
+                ReasonCode.QUOTA_EXCEEDED,
+                f"{peer.identity.name} has {self.limits.max_instances} sessions already, kept ones included",
             )
         if session is not None:
             older = session.connection
@@ -156,7 +167,7 @@ class Engine:
                 older.disconnect(
                     "SESSION_TAKEN_OVER", ReasonCode.SESSION_TAKEN_OVER, "another connection has taken over", now
                 )
-            if clean_start or self.registry.find(admitted.client_id) is not session:
+            if clean_start or self.registry.find(role, admitted.client_id) is not session:
                 self._discard(session, now)
                 session = None
         present = session is not None
@@ -164,7 +175,6 @@ class Engine:
             session = self.registry.create(admitted.client_id, peer.identity)
         session.expiry_interval = expiry_interval
         session.will = will  # A delayed will is not sent when its client is back in time [MQTT-3.1.3-9].
-        session.will_delay = will_delay
         self.note(session, None)
         self._live.setdefault(peer.certificate, []).append(connection)
         self.connected += 1
@@ -188,11 +198,10 @@ class Engine:
         if will is not None:
             if not publish_will:
                 session.will = None
-            elif min(session.will_delay, session.expiry_interval) == 0:
-                session.will = None
-                self.publish(will, session, now)
+            elif min(will.delay, session.expiry_interval) == 0:
+                self._publish_will(session, will, now)
             else:
-                session.will_due_at = now + session.will_delay
+                session.will_due_at = now + will.delay
                 self.registry.schedule(session, session.will_due_at)
         if session.expiry_interval == 0:
             self._discard(session, now)
@@ -216,9 +225,8 @@ class Engine:
             if session.will_due_at > now:
                 self.registry.schedule(session, session.will_due_at)
             else:
-                session.will = None
+                self._publish_will(session, will, now)
                 self.note(session, session.expires_at - session.expiry_interval)
-                self.publish(will, session, now)
         if session.expiry_interval != NEVER:
             if session.expires_at > now:
                 self.registry.schedule(session, session.expires_at)
@@ -235,8 +243,11 @@ class Engine:
             if shared.share is not None:
                 shared.share.deliver_again(shared.message, now)
         if session.will is not None:
-            will, session.will = session.will, None
-            self.publish(will, session, now)
+            self._publish_will(session, session.will, now)
+
+    def _publish_will(self, session: Session, will: Will, now: float) -> None:
+        session.will = None
+        self.publish(will.published(now), session, now)
 
     # The store
 
@@ -315,8 +326,11 @@ class Engine:
 
     # Messages
 
-    def publish(self, message: Message, sender: Session, now: float) -> None:
-        """Retain *message* if it says so, and give it to every subscriber: the obvious way, beside the hot path."""
+    def publish(self, message: Message, sender: Session, now: float) -> Subscriber | None:
+        """Retain *message* if it says so, and give it to every subscriber: the obvious way, beside the hot path.
+
+        Returns a subscriber for which the sender should be held, if there is one.
+        """
         route = self.routes[message.topic]
         if message.retain:
             self.metrics.messages_retained += 1
@@ -327,9 +341,10 @@ class Engine:
             else:
                 self.metrics.dropped_queue_full += 1
                 log.warning("retained store is full", code="RETAINED_FULL", client=sender.client_id)
-        route.deliver(message, sender, now)
+        slow = route.deliver(message, sender, now)
         self.turn.routes.add(route)
         self.turn.request()
+        return slow
 
     def publish_own(self, message: Message, now: float) -> None:
         """Publish a retained message of the broker's own, which is not stored on disk."""
@@ -361,25 +376,21 @@ class Engine:
 
 def _session_row(session: Session, ended_at: float | None, wall_offset: float) -> Row:
     will = session.will
+    will_columns: Row = (None,) * 7
+    if will is not None:
+        message = will.message
+        will_columns = (
+            *(message.topic, message.payload, message.qos, message.retain, message.properties),
+            will.expiry_interval,
+            will.delay,
+        )
     return (
         session.client_id,
         session.owner.uri,
         session.v5,
         session.expiry_interval,
         None if ended_at is None else ended_at + wall_offset,
-        *(
-            (None,) * 6
-            if will is None
-            else (
-                will.topic,
-                will.payload,
-                will.qos,
-                will.retain,
-                will.properties,
-                None if will.expires_at is None else will.expires_at + wall_offset,
-            )
-        ),
-        None if will is None else session.will_delay,
+        *will_columns,
     )
 
 

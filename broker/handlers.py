@@ -23,12 +23,14 @@ from typing import Any
 
 import structlog
 
+from broker.admission.admission import Admitted
 from broker.admission.refusal import RefusalCode, Refused
 from broker.engine import Client, Engine
+from broker.limits import Limits
 from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode
 from broker.mqtt.connect import Connack, Connect, Will
-from broker.mqtt.disconnect import Disconnect
+from broker.mqtt.disconnect import CLIENT_REASONS, Disconnect
 from broker.mqtt.errors import ProtocolError
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet
@@ -41,6 +43,7 @@ from broker.mqtt.subscription import Subscription, encode_identifier
 from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.mqtt.wire import Reader
 from broker.session.session import NEVER, Session
+from broker.session.will import Will as KeptWill
 
 log = structlog.get_logger("broker")
 
@@ -66,51 +69,44 @@ def handle(engine: Engine, connection: Client, packet: Packet, now: float) -> No
 def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> None:
     """Admit the client and give it its session, or refuse it."""
     connection.version = packet.protocol_version
-    v5 = packet.protocol_version is ProtocolVersion.V5
-    refusal = connection.refusal or _unsupported(packet)
-    if refusal is not None or connection.peer is None:
-        assert refusal is not None, "TLS is up, so the certificate was judged"  # noqa: S101
-        connection.refuse(refusal, now)
-        return
+    refusal = connection.refusal or _unsupported(packet, engine.limits) or _enter(engine, connection, packet, now)
+    if refusal is not None:
+        connection.refuse(refusal, packet.properties.maximum_packet_size or 0, now)
+
+
+def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> Refused | None:
+    assert connection.peer is not None, "TLS is up, so the certificate was judged"  # noqa: S101
     admitted = engine.admission.admit(connection.peer, packet, now)
     if isinstance(admitted, Refused):
-        connection.refuse(admitted, now)
-        return
-    asked = packet.properties
-    expiry = asked.session_expiry_interval or 0
-    if not v5 and not packet.clean_start:
-        expiry = NEVER  # MQTT 3.1.1 §3.1.2.4 has no other end; the limit below gives it one.
+        return admitted
+    expiry = packet.properties.session_expiry_interval or 0
+    keep_alive = min(packet.keep_alive or engine.limits.max_keepalive, engine.limits.max_keepalive)
+    if packet.protocol_version is not ProtocolVersion.V5:
+        keep_alive = packet.keep_alive  # There is no way to tell an older client another one.
+        if not packet.clean_start:
+            expiry = NEVER  # MQTT 3.1.1 §3.1.2.4 has no other end; the limit below gives it one.
     granted_expiry = min(expiry, engine.limits.max_session_expiry)
-    will = packet.will
+    terms = _terms(packet, engine.limits, admitted, keep_alive, None if granted_expiry == expiry else granted_expiry)
+    size = len(Connack(properties=terms).encode(packet.protocol_version))
+    if size > (packet.properties.maximum_packet_size or size):  # [MQTT-3.1.2-24]
+        return Refused(
+            RefusalCode.UNSUPPORTED,
+            ReasonCode.PACKET_TOO_LARGE,
+            f"the client's maximum packet size leaves no room for the CONNACK of {size} bytes",
+        )
     opened = engine.open(
         connection,
         admitted,
         clean_start=packet.clean_start,
         expiry_interval=granted_expiry,
-        will=None if will is None else _will_message(will, now),
-        will_delay=0 if will is None else will.properties.will_delay_interval or 0,
+        will=None if packet.will is None else _kept_will(packet.will),
         now=now,
     )
     if isinstance(opened, Refused):
-        connection.refuse(opened, now)
-        return
+        return opened
     session, present = opened
-    keep_alive = min(packet.keep_alive or engine.limits.max_keepalive, engine.limits.max_keepalive)
-    if not v5:
-        keep_alive = packet.keep_alive  # There is no way to tell an older client another one.
     _attach(engine, connection, session, packet, keep_alive, now)
-    limits = engine.limits
-    properties = NO_PROPERTIES
-    if v5:
-        properties = Properties(
-            session_expiry_interval=granted_expiry if granted_expiry != expiry else None,
-            receive_maximum=limits.max_inflight,
-            maximum_packet_size=limits.max_packet_size,
-            topic_alias_maximum=limits.max_topic_alias or None,
-            assigned_client_identifier=admitted.client_id if admitted.assigned else None,
-            server_keep_alive=keep_alive if keep_alive != packet.keep_alive else None,
-        )
-    connection.reply(Connack(ReasonCode.SUCCESS, present, properties).encode(connection.version))
+    connection.reply(Connack(ReasonCode.SUCCESS, present, terms).encode(connection.version))
     log.info(
         "admitted",
         client=admitted.client_id,
@@ -121,6 +117,23 @@ def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> 
         session_present=present,
     )
     session.resume(now)
+    return None
+
+
+def _terms(
+    packet: Connect, limits: Limits, admitted: Admitted, keep_alive: int, session_expiry: int | None
+) -> Properties:
+    """Return what an MQTT 5 client is told in CONNACK: the limits, and where it did not get what it asked for."""
+    if packet.protocol_version is not ProtocolVersion.V5:
+        return NO_PROPERTIES
+    return Properties(
+        session_expiry_interval=session_expiry,
+        receive_maximum=limits.max_inflight,
+        maximum_packet_size=limits.max_packet_size,
+        assigned_client_identifier=admitted.client_id if admitted.assigned else None,
+        topic_alias_maximum=limits.max_topic_alias or None,
+        server_keep_alive=keep_alive if keep_alive != packet.keep_alive else None,
+    )
 
 
 def _attach(
@@ -146,12 +159,18 @@ def _attach(
     connection.admitted(session, keep_alive, now)
 
 
-def _unsupported(packet: Connect) -> Refused | None:
+def _unsupported(packet: Connect, limits: Limits) -> Refused | None:
     if packet.properties.authentication_method is not None:
         return Refused(
             RefusalCode.UNSUPPORTED,
             ReasonCode.BAD_AUTHENTICATION_METHOD,
             "enhanced authentication is not supported: the certificate authenticates",
+        )
+    if packet.will is not None and packet.will.topic.count("/") >= limits.max_topic_levels:
+        return Refused(
+            RefusalCode.WILL_NOT_PERMITTED,
+            ReasonCode.TOPIC_NAME_INVALID,
+            f"the will topic has more than {limits.max_topic_levels} levels",
         )
     if packet.protocol_version is not ProtocolVersion.V5 and not packet.client_id and not packet.clean_start:
         return Refused(  # 3.1.1 [MQTT-3.1.3-8]
@@ -162,14 +181,12 @@ def _unsupported(packet: Connect) -> Refused | None:
     return None
 
 
-def _will_message(will: Will, now: float) -> Message:
-    return Message(
-        will.topic.encode(),
-        will.payload,
-        will.qos,
-        retain=will.retain,
-        properties=_forwarded(replace(will.properties, will_delay_interval=None), WILL),
-        expires_at=_expiry(will.properties, now),
+def _kept_will(will: Will) -> KeptWill:
+    properties = _forwarded(replace(will.properties, will_delay_interval=None), WILL)
+    return KeptWill(
+        Message(will.topic.encode(), will.payload, will.qos, retain=will.retain, properties=properties),
+        will.properties.will_delay_interval or 0,
+        will.properties.message_expiry_interval,
     )
 
 
@@ -205,7 +222,9 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
             properties=_forwarded(packet.properties, PacketType.PUBLISH),
             expires_at=_expiry(packet.properties, now),
         )
-        engine.publish(message, session, now)
+        slow = engine.publish(message, session, now)
+        if slow is not None:
+            connection.hold(slow, now)
     else:
         _denied(engine, connection, session, topic_name, reason)
     if packet.packet_id is not None:
@@ -366,13 +385,15 @@ def pingreq(_engine: Engine, connection: Client, _session: Session, _packet: Pin
 
 
 def disconnect(engine: Engine, connection: Client, session: Session, packet: Disconnect, now: float) -> None:
-    """End the connection; the will is forgotten unless the client asks for it [MQTT-3.14.4-3]."""
+    """End the connection; a normal one forgets the will, any other reason sends it [MQTT-3.14.4-3]."""
+    if packet.reason_code not in CLIENT_REASONS:
+        raise ProtocolError(f"reason code: {packet.reason_code:#04x} is a server's")
     expiry = packet.properties.session_expiry_interval
     if expiry is not None:
         if session.expiry_interval == 0 and expiry != 0:  # MQTT 5 §3.14.2.2.2
             raise ProtocolError("the session expiry interval was 0 and cannot become another")
         session.expiry_interval = min(expiry, engine.limits.max_session_expiry)
-    connection.left(now, publish_will=packet.reason_code is ReasonCode.DISCONNECT_WITH_WILL_MESSAGE)
+    connection.left(now, publish_will=packet.reason_code is not ReasonCode.NORMAL_DISCONNECTION)
 
 
 _HANDLERS: dict[type[Any], Callable[[Engine, Client, Session, Any, float], None]] = {

@@ -15,7 +15,7 @@ Seconds = Annotated[float, Field(gt=0)]
 class Limits:
     """Bounds, with the defaults of a broker for many small devices. Sizes in bytes, times in seconds."""
 
-    max_packet_size: Annotated[int, Field(ge=128, le=268_435_460)] = 1024 * 1024
+    max_packet_size: Annotated[int, Field(ge=256, le=268_435_460)] = 1024 * 1024
     """Largest packet accepted; said to MQTT 5 clients in CONNACK."""
     max_connections: Count = 100_000
     max_unadmitted: Count = 2_000
@@ -32,6 +32,8 @@ class Limits:
     """Topic Aliases of one connection, each way."""
     max_queued_messages: Count = 10_000
     max_queued_bytes: Count = 16 * 1024 * 1024
+    max_instances: Count = 1000
+    """Sessions of one service, kept ones included. A device has one."""
     max_subscriptions: Count = 100
     """Subscriptions of one session."""
     max_topic_levels: Annotated[int, Field(ge=1, le=256)] = 64

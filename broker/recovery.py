@@ -20,6 +20,7 @@ from broker.engine import Engine
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.session.session import NEVER, Session
+from broker.session.will import Will
 from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore
 from provisioning.pki.identity import parse_uri
@@ -77,9 +78,8 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float)
     session.v5 = bool(v5)
     session.expiry_interval = expiry_interval
     if will[0] is not None:
-        topic, payload, qos, retain, properties, expires_at = will
-        session.will = _message((topic, payload, qos, retain, properties, expires_at), offset)
-        session.will_delay = will_delay
+        *columns, will_expiry_interval = will
+        session.will = Will(_message((*columns, None), offset), will_delay, will_expiry_interval)
         session.will_due_at = max(ended + will_delay, now + _WILL_GRACE)
         engine.registry.schedule(session, session.will_due_at)
     if expiry_interval != NEVER:

@@ -37,6 +37,7 @@ from device_sim.buffered_socket import BufferedSocket
 from device_sim.closure import Closure, Layer, connack_311, from_error
 from device_sim.keep_alive import KeepAlive
 from device_sim.tls_dial import Dialled, Endpoint, NotAdmitted, dial
+from provisioning.pki.tls import CredentialPem
 
 MQTT5 = MQTTProtocolVersion.MQTTv5
 MQTT311 = MQTTProtocolVersion.MQTTv311
@@ -160,6 +161,7 @@ class Connection:
         client_id: str,
         *,
         keep_alive: KeepAlive,
+        credential: CredentialPem | None = None,
         seconds_alive: int = 60,
         protocol: MQTTProtocolVersion = MQTT5,
         received: Received | None = None,
@@ -170,10 +172,13 @@ class Connection:
     ) -> Connection:
         """Return a connection that the broker has admitted, or raise `NotAdmitted` within *deadline* seconds.
 
-        *session* is a TLS session to resume (`tls_session` of an earlier connection with the same *context*).
+        *credential* is presented instead of the one in *context*; *session* is a TLS session to resume (`tls_session`
+        of an earlier connection with the same *context*).
         """
         started = time.monotonic()
-        dialled = await dial(endpoint, context, deadline=deadline, session=session, source=source)
+        dialled = await dial(
+            endpoint, context, deadline=deadline, credential=credential, session=session, source=source
+        )
         connection = cls(
             asyncio.get_running_loop(),
             BufferedSocket(dialled.socket),

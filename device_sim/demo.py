@@ -41,6 +41,7 @@ from device_sim.telemetry import randomness_of
 from device_sim.view import Progress, Traffic, View
 from provisioning.client.est import EstClient
 from provisioning.pki.identity import Role
+from provisioning.pki.tls import client_context
 
 GROUP = "meters"
 BACKEND = "backend"
@@ -115,7 +116,7 @@ class _Story:
         async with AsyncExitStack() as stack:
             keep_alive = await stack.enter_async_context(KeepAlive())
             surroundings = Surroundings(
-                self._stage.broker, self._stage.anchors, keep_alive, Counters(), self._plan.seed
+                self._stage.broker, client_context(self._stage.anchors), keep_alive, Counters(), self._plan.seed
             )
             backend = Backend(BACKEND, self._plan.names)
             stack.push_async_callback(backend.close)
@@ -164,7 +165,7 @@ class _Story:
                 await in_parallel(_ENROLLING_AT_ONCE, [name for name in tokens if name is not None], one)
         seconds = time.monotonic() - started
         self.report.check(
-            "every device enrolled",
+            "every device enrols",
             len(self._credentials) == len(tokens),
             f"{len(self._credentials)} certificates in {seconds:.1f} s ({len(self._credentials) / seconds:.0f}/s), "
             f"p99 {latency.summary().p99:.0f} ms",
@@ -189,7 +190,7 @@ class _Story:
         seconds = time.monotonic() - started
         summary = handshakes.summary()
         self.report.check(
-            "every device connected",
+            "every device connects",
             fleet.connected == plan.devices,
             f"{fleet.connected} of {plan.devices} in {seconds:.1f} s, admitted in p50 {summary.p50:.0f} ms, "
             f"p99 {summary.p99:.0f} ms" + _examples([f"{name}: {closure}" for name, closure in fleet.refusals]),
@@ -245,7 +246,7 @@ class _Story:
         latency = _summarise(answers.answered.values())
         self._view.said(f"{len(answers.answered)} answers, p50 {latency.p50:.1f} ms, p99 {latency.p99:.1f} ms")
         self.report.check(
-            "every device answered a command",
+            "every device answers a command",
             len(answers.answered) == len(fleet.devices),
             f"{len(answers.answered)} of {len(fleet.devices)}, p50 {latency.p50:.1f} ms, p99 {latency.p99:.1f} ms"
             + _examples(sorted(answers.missing)),
@@ -262,7 +263,7 @@ class _Story:
         self.report.check(
             "a revocation closes the live session",
             closed == len(chosen),
-            f"{closed} of {len(chosen)} closed with the reason, slowest {slowest * 1000:.1f} ms after the call",
+            f"{closed} of {len(chosen)} told why and closed, slowest {slowest * 1000:.1f} ms after the call",
             security=True,
         )
         self.report.fact(
@@ -286,12 +287,12 @@ class _Story:
             f"{len(refused)} of {len(retries)} attempts refused, {resumed} of them on a resumed TLS session"
         )
         for text in told:
-            self._view.said(text)
+            self._view.said(f"told: {text}")
         self.report.check(
             "a revoked device stays out",
             bool(refused) and refused == retries,
-            f"{len(refused)} of {len(retries)} attempts refused, {resumed} of them on a resumed TLS session"
-            + _examples(told),
+            f"{len(refused)} of {len(retries)} attempts refused, {resumed} on a resumed TLS session"
+            + _examples([f"{retry.device}: {retry.closure or 'admitted'}" for retry in retries if not retry.told_why]),
             security=True,
         )
         self.report.fact("retries", {"made": len(retries), "refused": len(refused), "resumed": resumed, "told": told})
@@ -317,7 +318,7 @@ class _Story:
         self._judge(findings)
         untouched = fleet.devices[victim].connection
         self.report.check(
-            "their victim noticed nothing",
+            "their victim notices nothing",
             untouched is not None and not untouched.closed.done(),
             f"{victim} is connected still",
             security=True,
@@ -359,20 +360,20 @@ class _Story:
             pass  # What has not arrived by now is lost, and counted so.
         sums = total(account(device.sent(), backend.checks[name]) for name, device in fleet.devices.items())
         self.report.check(
-            "every message arrived, once, in order",
+            "every message arrives, once, in order",
             sums.clean and not fleet.counters.refused,
-            f"{sums.published} published, {sums.received} received, {sums.lost} lost, {sums.duplicated} duplicated, "
-            f"{sums.out_of_order} out of order ({sums.in_flight} in flight when their device was cut off)",
+            f"{sums.published} published, {sums.received} received: {sums.lost} lost, {sums.duplicated} duplicated, "
+            f"{sums.out_of_order} out of order, {sums.in_flight} cut off in flight",
         )
         self.report.check(
-            "nothing forged was delivered",
+            "nothing forged is delivered",
             backend.unexpected == 0,
             f"{backend.unexpected} unexpected messages" + _examples(backend.unexpected_examples),
             security=True,
         )
         strangers = [f"{name}: {closure}" for name, closure in fleet.lost if name not in self._plan.to_revoke]
         self.report.check(
-            "no other device lost its connection",
+            "no other device is disturbed",
             not strangers and fleet.connected == len(living),
             f"{fleet.connected} of {len(living)} connected at the end, {len(strangers)} interruptions"
             + _examples(strangers),

@@ -160,10 +160,10 @@ async def _other_topic(scene: Scene) -> Closure | None:
 CASES = (
     Case("no-certificate", "shows no certificate", Layer.TLS, "certificate_required", _without_certificate),
     Case("self-signed", "signed its certificate itself", Layer.TLS, "unknown_ca", _self_signed),
-    Case("expired", "shows a certificate that has expired", Layer.TLS, "certificate_expired", _expired),
-    Case("wrong-ca", "has a certificate from another CA", Layer.TLS, "unknown_ca", _wrong_ca),
-    Case("other-client-id", "uses another device's client identifier", Layer.MQTT, "0x85", _other_client_id),
-    Case("other-topic", "publishes to another device's topic", Layer.MQTT, "0x87 PUBACK", _other_topic),
+    Case("expired", "shows an expired certificate", Layer.TLS, "certificate_expired", _expired),
+    Case("wrong-ca", "is certified by another CA", Layer.TLS, "unknown_ca", _wrong_ca),
+    Case("other-client-id", "uses another's client id", Layer.MQTT, "0x85", _other_client_id),
+    Case("other-topic", "publishes to another's topic", Layer.MQTT, "0x87 PUBACK", _other_topic),
 )
 
 

@@ -5,7 +5,7 @@ Rules
 1. The state machine (`device`) decides; this file only dials, sends, and reports what happened to it.
 2. Telemetry is QoS 1 and kept until it is acknowledged: after a reconnection it is sent again, so a message is lost
    only if the broker lies. What is unacknowledged is bounded; above the bound the device holds its readings back.
-3. A connection's TLS context exists from the first dial on; its key is the device's own.
+3. The TLS context is the fleet's, the key and certificate in each handshake are the device's own (`tls_dial` rule 3).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import asyncio
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from device_sim.client import Connection, NotConnected
@@ -50,10 +49,13 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all devices of a fleet share: where the broker is, whom to trust, who looks after keep alive."""
+    """What all devices of a fleet share: where the broker is, whom to trust, who looks after keep alive.
+
+    *context* holds the trust anchors and no credential.
+    """
 
     endpoint: Endpoint
-    anchors: Path | str
+    context: ssl.SSLContext
     keep_alive: KeepAlive
     counters: Counters
     seed: int
@@ -64,7 +66,7 @@ class LiveDevice:
     """A device that can connect and publish. *ended* is called whenever a connection of it has ended."""
 
     __slots__ = (
-        "_closing", "_context", "_ended", "_readings", "_surroundings", "connection", "credential", "interval",
+        "_closing", "_ended", "_readings", "_surroundings", "connection", "credential", "interval",
         "machine", "unacknowledged",
     )  # fmt: skip
 
@@ -79,7 +81,6 @@ class LiveDevice:
         self._surroundings = surroundings
         self._ended = ended
         self._readings = readings(surroundings.seed, machine.name)
-        self._context: ssl.SSLContext | None = None
         self._closing = False
 
     @property
@@ -90,7 +91,6 @@ class LiveDevice:
     def issued(self, credential: HeldCredential) -> None:
         """Hold *credential* from now on; the next connection presents it."""
         self.credential = credential
-        self._context = None
         self.machine.happened(Event.ISSUED)
 
     async def connect(self, session: ssl.SSLSession | None = None) -> Connection:
@@ -100,15 +100,14 @@ class LiveDevice:
         """
         if self.credential is None:
             raise RuntimeError(f"{self.name} has no certificate: enrol it first")
-        if self._context is None:
-            self._context = self.credential.context(self._surroundings.anchors)
         self._closing = False
         self.machine.happened(Event.DIALLED)
         try:
             connection = await Connection.open(
                 self._surroundings.endpoint,
-                self._context,
+                self._surroundings.context,
                 self.name,
+                credential=self.credential.pem,
                 keep_alive=self._surroundings.keep_alive,
                 seconds_alive=self._surroundings.seconds_alive,
                 received=self._received,

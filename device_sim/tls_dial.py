@@ -10,6 +10,9 @@ Rules
 -----
 1. One deadline for everything; whatever goes wrong, the socket is closed and `NotAdmitted` says at which layer.
 2. The caller owns a socket that is returned.
+3. Any number of devices share one TLS context: OpenSSL copies the credential from the context when a connection is made
+   from it, so each device's own is loaded just before, in the same turn of the loop. A context a device costs 27 KB and
+   0.4 ms more. A context that has once held a credential is never used without one.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import time
 from dataclasses import dataclass
 
 from device_sim.closure import Closure, from_error
+from provisioning.pki.tls import CredentialPem
 
 # Linux <linux/in.h>; `socket` does not name it. The port is chosen at connect(), so that each pair of addresses has
 # its own 28,232 ephemeral ports.
@@ -62,10 +66,14 @@ async def dial(
     context: ssl.SSLContext,
     *,
     deadline: float,
+    credential: CredentialPem | None = None,
     session: ssl.SSLSession | None = None,
     source: str | None = None,
 ) -> Dialled:
-    """Connect to *endpoint* within *deadline* seconds; *session* offers resumption, *source* is a local address."""
+    """Connect to *endpoint* within *deadline* seconds.
+
+    *credential* replaces the one in *context* (rule 3), *session* offers resumption, *source* is a local address.
+    """
     loop = asyncio.get_running_loop()
     started = time.monotonic()
     raw = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET)
@@ -78,6 +86,8 @@ async def dial(
         async with asyncio.timeout(deadline):
             await loop.sock_connect(raw, (endpoint.host, endpoint.port))
             connected = time.monotonic()
+            if credential is not None:
+                credential.load_into(context)
             # From here on the descriptor belongs to the SSLSocket, *raw* is detached.
             raw = context.wrap_socket(
                 raw, server_hostname=endpoint.server_name, do_handshake_on_connect=False, session=session

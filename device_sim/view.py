@@ -87,9 +87,9 @@ class Traffic:
 
     def picture(self) -> RenderableType:
         """Return the state as a table."""
-        table = Table(box=None, padding=(0, 2), pad_edge=True)
+        table = Table(box=None, padding=(0, 1), pad_edge=True)
         for heading in ("connected", "messages/s", "received", "in flight", "p50 ms", "p95 ms", "p99 ms", "max ms"):
-            table.add_column(heading, justify="right", header_style="dim")
+            table.add_column(heading, justify="right", header_style="dim", no_wrap=True)
         table.add_row(
             f"{self.connected}/{self.devices}",
             f"{self.rate:.0f}",
@@ -140,17 +140,19 @@ class View:
             live.update(state().picture(), refresh=True)
 
     def revocations(self, cuts: Sequence[Cut]) -> None:
-        """Show, for each revoked device, how soon it was closed and what it was told."""
+        """Show, for each revoked device, how soon it was closed, and what they were told."""
         table = Table(box=None, padding=(0, 2))
         table.add_column("device")
-        table.add_column("closed after the call was sent", justify="right")
-        table.add_column("after its answer", justify="right")
-        table.add_column("the device was told")
+        table.add_column("call sent to closed", justify="right")
+        table.add_column("call answered to closed", justify="right")
         for cut in cuts:
-            sent, answer = f"{cut.since_sent * 1000:.1f} ms", f"{cut.since_answer * 1000:+.1f} ms"
-            told = str(cut.closure) if cut.closure is not None else f"nothing within {cut.since_sent:g} s"
-            table.add_row(cut.device, sent, answer, Text(told))
+            if cut.closure is None:
+                table.add_row(cut.device, f"not in {cut.since_sent:g} s", "")
+            else:
+                table.add_row(cut.device, f"{cut.since_sent * 1000:.1f} ms", f"{cut.since_answer * 1000:+.1f} ms")
         self._err.print(table, highlight=False)
+        for told in sorted({str(cut.closure) for cut in cuts if cut.closure is not None}):
+            self.said(f"told: {told}")
 
     def findings(self, findings: Sequence[Finding]) -> None:
         """Show how each intruder was received."""
@@ -161,8 +163,11 @@ class View:
             mark = {Outcome.REFUSED: "[green]✓[/]", Outcome.REFUSED_OTHERWISE: "[yellow]![/]"}.get(
                 finding.outcome, "[red]✗[/]"
             )
-            told = str(finding.closure) if finding.closure is not None else "nobody: it got what it wanted"
-            table.add_row(mark, finding.case.description, Text(told), f"{finding.seconds * 1000:.0f}")
+            told = Text("nobody: it got what it wanted")
+            if finding.closure is not None:
+                told = Text(f"{finding.closure.layer} {finding.closure.code}")
+                told.append(f"\n{finding.closure.reason}" if finding.closure.reason else "", style="dim")
+            table.add_row(mark, finding.case.description, told, f"{finding.seconds * 1000:.0f}")
         self._err.print(table, highlight=False)
 
     def document(self, report: Report) -> None:

@@ -14,7 +14,6 @@ Rules
 
 from __future__ import annotations
 
-import ipaddress
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,49 +23,25 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.crl import CrlIssuer
-from provisioning.ca.issuer import IssuanceRequest, Issuer, IssuerUrls
-from provisioning.ca.profile import Profile, ProfileConfig, ProfileName, profile_of
+from provisioning.ca.issuer import Issuer, IssuerUrls
+from provisioning.ca.profile import InvalidProfile, Profile, ProfileConfig, ProfileName, profile_of
+from provisioning.ca.server_names import InvalidServerName
 from provisioning.config import SETTINGS_FILE, Settings
 from provisioning.errors import ConfigurationError
+from provisioning.files import ISSUING_CA, ROOT_CA, AuthorityFiles, pem_of, read_certificate
+from provisioning.own_credentials import OPERATOR_NAME, OwnCredentials
 from provisioning.pki.identity import Identity, InvalidIdentity, Role
-from provisioning.pki.keys import KeyFileError, PrivateKey, generate_key, key_to_pem, load_key, write_private
+from provisioning.pki.keys import KeyFileError, PrivateKey, key_to_pem, load_key, write_private
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import certificates, devices, schema, serials
+from provisioning.store import schema, serials
 from provisioning.store.counters import Counter
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
 
-ROOT_CA: Final = "root-ca"
-ISSUING_CA: Final = "issuing-ca"
-OPERATOR_NAME: Final = "admin"
-SERVER_NAME: Final = "provisioning"
-DEFAULT_SERVER_NAMES: Final = ("localhost", "127.0.0.1", "::1")
-
 _ROOT_CRL_LIFE: Final = timedelta(days=365)
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorityFiles:
-    """Where everything is."""
-
-    directory: Path
-
-    def certificate(self, name: str) -> Path:
-        """Return the file of a certificate: a CA's own, the server's or operator's with the issuing CA's."""
-        return self.directory / f"{name}.crt"
-
-    def key(self, name: str) -> Path:
-        """Return the file of the private key that belongs to `certificate`."""
-        return self.directory / f"{name}.key"
-
-    @property
-    def bundle(self) -> Path:
-        """What relying parties trust: root and issuing CA."""
-        return self.directory / "ca-bundle.crt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +80,7 @@ def urls_of(public_http_url: str, issuer: str) -> IssuerUrls:
 
 
 def profiles_of(settings: Settings) -> dict[ProfileName, Profile]:
-    """Return every profile as configured; raise `InvalidProfile` naming the one that is wrong."""
+    """Return every profile as configured; raise `ConfigurationError` naming the one that is wrong."""
     lives = {
         ProfileName.DEVICE: settings.device_life,
         ProfileName.BROKER: settings.broker_life,
@@ -113,7 +88,10 @@ def profiles_of(settings: Settings) -> dict[ProfileName, Profile]:
         ProfileName.OPERATOR: settings.operator_life,
         ProfileName.PROVISIONING: settings.provisioning_life,
     }
-    return {name: profile_of(ProfileConfig(name, life)) for name, life in lives.items()}
+    try:
+        return {name: profile_of(ProfileConfig(name, life)) for name, life in lives.items()}
+    except InvalidProfile as error:
+        raise ConfigurationError(f"configuration: {error}") from error
 
 
 def open_authority(settings: Settings) -> OpenAuthority:
@@ -130,8 +108,8 @@ def open_authority(settings: Settings) -> OpenAuthority:
         raise ConfigurationError(str(error)) from error
     return OpenAuthority(
         files,
-        _read_certificate(files.certificate(ROOT_CA)),
-        _read_certificate(files.certificate(ISSUING_CA)),
+        read_certificate(files.certificate(ROOT_CA)),
+        read_certificate(files.certificate(ISSUING_CA)),
         key,
         passphrase,
     )
@@ -156,7 +134,7 @@ async def found(settings: Settings, server_names: Sequence[str], clock: Callable
     try:
         await _furnish(settings.model_copy(update={"directory": workshop}), passphrase, server_names, clock)
         workshop.rename(directory)  # noqa: ASYNC240 - one system call, and nobody else is on this loop
-    except (OSError, KeyFileError, InvalidIdentity) as error:
+    except (OSError, KeyFileError, InvalidIdentity, InvalidServerName) as error:
         raise ConfigurationError(f"{directory} cannot be made: {error}") from error
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
@@ -180,13 +158,18 @@ async def _furnish(
     _write_settings(files, settings, public_url)
     issuing = authority.issuing_ca
     urls = None if public_url is None else urls_of(public_url, ISSUING_CA)
-    credentials = _Credentials(files, Issuer(issuing.certificate, issuing.key, urls), settings, clock)
+    issuer = Issuer(issuing.certificate, issuing.key, urls)
     if settings.database_url is None:
         write_private(settings.directory / "fleet.db", b"")  # So that SQLite does not choose the mode.
     database = Database(settings.resolved_database_url)
     try:
         await schema.upgrade(database)
-        await credentials.issue_all(database, server_names)
+        numbers = SerialNumbers(database)
+        credentials = OwnCredentials(
+            files, issuer, database, numbers, profiles_of(settings), settings.trust_domain, clock
+        )
+        await credentials.issue_first(server_names)
+        await numbers.release()
         for plan in (
             _issuing_crl_plan(settings, CrlIssuer(issuing.certificate, issuing.key)),
             _root_crl_plan(settings, lambda: CrlIssuer(authority.root_ca.certificate, authority.root_ca.key)),
@@ -194,53 +177,6 @@ async def _furnish(
             await CrlPublisher(database, plan, clock).start()
     finally:
         await database.close()
-
-
-class _Credentials:
-    """The server's and the first operator's certificates: issued like everybody's, only that no token asks for them."""
-
-    def __init__(
-        self, files: AuthorityFiles, issuer: Issuer, settings: Settings, clock: Callable[[], datetime]
-    ) -> None:
-        self._files = files
-        self._issuer = issuer
-        self._settings = settings
-        self._clock = clock
-
-    async def issue_all(self, database: Database, server_names: Sequence[str]) -> None:
-        numbers = SerialNumbers(database)
-        domain = self._settings.trust_domain
-        dns_names, addresses = _split_names(server_names)
-        server = Identity(domain, Role.SERVICE, SERVER_NAME)
-        await self._issue(database, numbers, "server", ProfileName.PROVISIONING, server, dns_names, addresses)
-        operator = Identity(domain, Role.OPERATOR, OPERATOR_NAME)
-        await self._issue(database, numbers, "operator", ProfileName.OPERATOR, operator)
-        await numbers.release()
-
-    async def _issue(
-        self,
-        database: Database,
-        numbers: SerialNumbers,
-        file_name: str,
-        profile: ProfileName,
-        identity: Identity,
-        dns_names: tuple[str, ...] = (),
-        addresses: tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, ...] = (),
-    ) -> None:
-        now = self._clock()
-        key = generate_key()
-        serial = await numbers.take(now)
-        prepared = self._issuer.prepare(
-            profiles_of(self._settings)[profile],
-            IssuanceRequest(identity, key.public_key(), serial, now, dns_names, addresses),
-        )
-        certificate = self._issuer.issue(prepared)
-        async with database.write() as connection:
-            device = await devices.add(connection, identity.name, identity.role, identity.group, now)
-            await serials.use(connection, serial)
-            await certificates.add(connection, certificate, device.id, now)
-        write_private(self._files.key(file_name), key_to_pem(key))
-        self._files.certificate(file_name).write_bytes(_pem(certificate, self._issuer.certificate))
 
 
 def _issuing_crl_plan(settings: Settings, issuer: CrlIssuer) -> CrlPlan:
@@ -254,8 +190,8 @@ def _root_crl_plan(settings: Settings, open_issuer: Callable[[], CrlIssuer]) -> 
 def _write_authority(files: AuthorityFiles, authority: Authority, passphrase: bytes) -> None:
     for name, ca in ((ROOT_CA, authority.root_ca), (ISSUING_CA, authority.issuing_ca)):
         write_private(files.key(name), key_to_pem(ca.key, passphrase))
-        files.certificate(name).write_bytes(_pem(ca.certificate))
-    files.bundle.write_bytes(_pem(authority.root_ca.certificate, authority.issuing_ca.certificate))
+        files.certificate(name).write_bytes(pem_of(ca.certificate))
+    files.bundle.write_bytes(pem_of(authority.root_ca.certificate, authority.issuing_ca.certificate))
 
 
 def _write_settings(files: AuthorityFiles, settings: Settings, public_url: str | None) -> None:
@@ -266,29 +202,3 @@ def _write_settings(files: AuthorityFiles, settings: Settings, public_url: str |
     if public_url is not None:
         lines.append(f'public_http_url = "{public_url}"')
     (files.directory / SETTINGS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _split_names(
-    names: Sequence[str],
-) -> tuple[tuple[str, ...], tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, ...]]:
-    dns_names: list[str] = []
-    addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = []
-    for name in dict.fromkeys(names):
-        try:
-            addresses.append(ipaddress.ip_address(name))
-        except ValueError:
-            dns_names.append(name.lower())
-    return tuple(dns_names), tuple(addresses)
-
-
-def _pem(*certificates_: x509.Certificate) -> bytes:
-    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates_)
-
-
-def _read_certificate(path: Path) -> x509.Certificate:
-    try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is not a PEM certificate") from error

@@ -113,8 +113,10 @@ def init(
       fleet-provisioning init --dir /var/lib/fleet --passphrase-file /etc/fleet/passphrase --server-name ca.example.org
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     # Each command imports what it needs: `--help` and the API commands start without the server.
-    from provisioning.authority import DEFAULT_SERVER_NAMES, ISSUING_CA, found
+    from provisioning.authority import found
+    from provisioning.files import ISSUING_CA, OPERATOR
     from provisioning.logs import configure_logging
+    from provisioning.own_credentials import DEFAULT_SERVER_NAMES
     from provisioning.server import utc_now
 
     configure_logging()
@@ -126,7 +128,7 @@ def init(
     sys.stdout.write(
         f"Founded the authority of {settings.trust_domain} in {files.directory}\n"
         f"  trust anchors for devices and brokers  {files.bundle}\n"
-        f"  first operator                         {files.certificate('operator')}, {files.key('operator')}\n"
+        f"  first operator                         {files.certificate(OPERATOR)}, {files.key(OPERATOR)}\n"
         f"  issuing CA                             {files.certificate(ISSUING_CA)}\n"
         f"Next: fleet-provisioning serve --dir {files.directory}\n"
     )

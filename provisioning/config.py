@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         """The database's URL for SQLAlchemy."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite+aiosqlite:///{(self.directory / 'fleet.db').absolute()}"
+        return f"sqlite:///{(self.directory / 'fleet.db').absolute()}"
 
     def read_passphrase(self) -> bytes:
         """Return the passphrase of the CA keys; raise `ConfigurationError` if none was given or it cannot be read."""

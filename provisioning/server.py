@@ -13,8 +13,7 @@ down with its error: a service whose CRL or feed has stopped must not look healt
 
 Rules
 -----
-1. No released ASGI server tells the application who the client is; the protocol subclass here reads the certificate
-   from the TLS object of every connection, full handshake or resumed, and puts it into the scope.
+1. The application learns who is connected from `PeerCertificateProtocol`, after every handshake, resumed or not.
 2. The end is in order: no new connections, feed streams finished, requests answered, tasks stopped, unused serial
    numbers given back, store closed.
 """
@@ -30,12 +29,11 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from provisioning.api.application import new_application
 from provisioning.api.est import est_routes
@@ -43,12 +41,15 @@ from provisioning.api.feed import feed_routes
 from provisioning.api.operators import OperatorServices
 from provisioning.api.operators import router as operator_router
 from provisioning.api.relying import relying_party_routes
-from provisioning.authority import ISSUING_CA, ROOT_CA, OpenAuthority, open_authority, profiles_of
-from provisioning.ca.profile import InvalidProfile, ProfileName
+from provisioning.authority import OpenAuthority, open_authority, profiles_of
+from provisioning.ca.profile import ProfileName
 from provisioning.config import Settings
+from provisioning.connection_protocol import ConnectionProtocol, PeerCertificateProtocol
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.tokens import TokenService
 from provisioning.errors import ConfigurationError
+from provisioning.files import ISSUING_CA, ROOT_CA, SERVER
+from provisioning.own_credentials import OwnCredentials
 from provisioning.pki.identity import Role
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.revocation.feed import RevocationFeed
@@ -62,8 +63,6 @@ from provisioning.version import product_version
 log = structlog.get_logger(__name__)
 
 _BACKLOG: Final = 2048
-_KEEP_ALIVE_SECONDS: Final = 60
-_MAXIMUM_HEADER_BYTES: Final = 32 * 1024
 _GRACE_SECONDS: Final = 10
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -71,49 +70,6 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 def utc_now() -> datetime:
     """Return the time: the one clock of the service, handed to everything that needs one."""
     return datetime.now(UTC)
-
-
-class ConnectionProtocol(HttpToolsProtocol):
-    """HTTP with two limits that the library leaves open: header size, and time until the first request."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Give a new connection as long for its first request as an old one for its next."""
-        super().connection_made(transport)
-        self._header_bytes = 0
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
-
-    def on_message_begin(self) -> None:
-        """Start counting, and describe the connection in the scope."""
-        super().on_message_begin()
-        self._header_bytes = 0
-        self.scope["extensions"] = self.connection_extensions()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Count, before the header is kept; the parser turns the exception into 400 and closes."""
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > _MAXIMUM_HEADER_BYTES:
-            raise ValueError("header section too large")
-        super().on_header(name, value)
-
-    def connection_extensions(self) -> dict[str, Any]:
-        """Return what the application may know of, and do to, the connection."""
-        return {"connection": {"abort": self.transport.abort}}
-
-
-class PeerCertificateProtocol(ConnectionProtocol):
-    """HTTPS: tells the application which certificate the client presented."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Read the certificate once; on a resumed session it comes from the session."""
-        tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
-        der = tls.getpeercert(binary_form=True)
-        chain = [] if der is None else [ssl.DER_cert_to_PEM_cert(der)]
-        self._tls = {"client_cert_chain": chain, "client_cert_der": der, "tls_version": tls.version()}
-        super().connection_made(transport)
-
-    def connection_extensions(self) -> dict[str, Any]:
-        """Add the TLS facts, named as the ASGI TLS extension names them."""
-        return super().connection_extensions() | {"tls": self._tls}
 
 
 class _Listener(uvicorn.Server):
@@ -144,8 +100,6 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    database: Database
-    serial_numbers: SerialNumbers
     feed: RevocationFeed
     publishers: dict[str, CrlPublisher]
     https: FastAPI
@@ -173,15 +127,14 @@ async def serve(settings: Settings) -> None:
 async def running(settings: Settings) -> AsyncIterator[Service]:
     """Run the service while the block runs."""
     authority = open_authority(settings)
-    context = _server_context(authority)
-    with contextlib.ExitStack() as sockets:
-        https_socket = sockets.enter_context(_bind(settings.host, settings.port, "port"))
-        http_socket = sockets.enter_context(_bind(settings.host, settings.http_port, "http_port"))
-        service = Service(_url("https", settings.host, https_socket), _url("http", settings.host, http_socket))
-        parts = await _build(settings, authority, service)
-        https = _listener(parts.https, PeerCertificateProtocol, context)
-        http = _listener(parts.http, ConnectionProtocol, None)
-        try:
+    async with _open_store(settings) as (database, serial_numbers):
+        with contextlib.ExitStack() as sockets:
+            https_socket = sockets.enter_context(_bind(settings.host, settings.port, "port"))
+            http_socket = sockets.enter_context(_bind(settings.host, settings.http_port, "http_port"))
+            service = Service(_url("https", settings.host, https_socket), _url("http", settings.host, http_socket))
+            parts = await _build(settings, authority, service, database, serial_numbers)
+            https = _listener(parts.https, PeerCertificateProtocol, _server_context(authority))
+            http = _listener(parts.http, ConnectionProtocol, None)
             async with asyncio.TaskGroup() as tasks:
                 background = [tasks.create_task(parts.feed.run())]
                 background += [tasks.create_task(publisher.run()) for publisher in parts.publishers.values()]
@@ -200,21 +153,34 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
                     await asyncio.wait(listeners)
                     for task in background:
                         task.cancel()
-        finally:
-            await parts.serial_numbers.release()
-            await parts.database.close()
 
 
-async def _build(settings: Settings, authority: OpenAuthority, service: Service) -> _Parts:
-    public_url = service.http_url if settings.public_http_url is None else str(settings.public_http_url)
-    try:
-        profiles = profiles_of(settings)
-    except InvalidProfile as error:
-        raise ConfigurationError(f"configuration: {error}") from error
+@contextlib.asynccontextmanager
+async def _open_store(settings: Settings) -> AsyncIterator[tuple[Database, SerialNumbers]]:
     database = Database(settings.resolved_database_url)
-    if await schema.upgrade(database):
-        log.info("database schema upgraded")
-    serial_numbers = SerialNumbers(database)
+    try:
+        if await schema.upgrade(database):
+            log.info("database schema upgraded")
+        serial_numbers = SerialNumbers(database)
+        yield database, serial_numbers
+        await serial_numbers.release()
+    finally:
+        await database.close()
+
+
+async def _build(
+    settings: Settings,
+    authority: OpenAuthority,
+    service: Service,
+    database: Database,
+    serial_numbers: SerialNumbers,
+) -> _Parts:
+    public_url = service.http_url if settings.public_http_url is None else str(settings.public_http_url)
+    profiles = profiles_of(settings)
+    issuer = authority.issuer(public_url)
+    await OwnCredentials(
+        authority.files, issuer, database, serial_numbers, profiles, settings.trust_domain, utc_now
+    ).renew_server()
     feed = RevocationFeed(database, settings.feed_heartbeat_seconds)
     await feed.start()
     publishers = {name: CrlPublisher(database, plan, utc_now) for name, plan in authority.crl_plans(settings).items()}
@@ -223,7 +189,7 @@ async def _build(settings: Settings, authority: OpenAuthority, service: Service)
     publishers[ISSUING_CA].changed()  # A revocation may have been the last thing that a killed process did.
     enrolment = EnrolmentService(
         database=database,
-        issuer=authority.issuer(public_url),
+        issuer=issuer,
         serial_numbers=serial_numbers,
         profiles={role: profiles[ProfileName(role)] for role in Role},
         trust_domain=settings.trust_domain,
@@ -232,7 +198,7 @@ async def _build(settings: Settings, authority: OpenAuthority, service: Service)
     revocation = RevocationService(database, utc_now, (feed.announce, publishers[ISSUING_CA].changed))
     authorities = {ROOT_CA: authority.root_certificate, ISSUING_CA: authority.issuing_certificate}
 
-    https = new_application("Fleetgate provisioning", product_version(), settings)
+    https = new_application("Fleetgate provisioning", product_version(), settings, openapi_url="/v1/openapi.json")
     https.state.operator_services = OperatorServices(
         database, TokenService(database, utc_now), revocation, feed, publishers, utc_now
     )
@@ -240,14 +206,14 @@ async def _build(settings: Settings, authority: OpenAuthority, service: Service)
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
 
-    http = new_application("Fleetgate CRLs and CA certificates", product_version(), settings)
+    http = new_application("Fleetgate CRLs and CA certificates", product_version(), settings, openapi_url=None)
     http.include_router(relying_party_routes(publishers, authorities))
-    return _Parts(database, serial_numbers, feed, publishers, https, http)
+    return _Parts(feed, publishers, https, http)
 
 
 def _server_context(authority: OpenAuthority) -> ssl.SSLContext:
     files = authority.files
-    credential = CredentialFiles(files.certificate("server"), files.key("server"))
+    credential = CredentialFiles(files.certificate(SERVER), files.key(SERVER))
     try:
         return server_context(credential, files.bundle, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True)
     except TlsConfigurationError as error:
@@ -269,7 +235,7 @@ def _listener(app: FastAPI, protocol: type[ConnectionProtocol], context: ssl.SSL
             server_header=False,
             headers=headers,
             backlog=_BACKLOG,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_keep_alive=60,  # Not below the protocol's own limit, which counts a trickle too.
             timeout_graceful_shutdown=_GRACE_SECONDS,
             ssl_context_factory=None if context is None else lambda _config, _default: context,
         )

@@ -91,7 +91,7 @@ class Admission:
             parsed = x509.load_der_x509_certificate(certificate)
             identity = identity_of(parsed)
             issuer_key_id, serial = certificate_key(parsed)
-        except (InvalidIdentity, ValueError) as error:
+        except (InvalidIdentity, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
             return _refused(RefusalCode.INVALID_IDENTITY, str(error))
         left = (parsed.not_valid_after_utc - now).total_seconds()
         peer = Peer(identity, (self._shared(issuer_key_id), serial), left)

@@ -47,8 +47,8 @@ class Subscriber(Protocol):
     def takes_shared_frames(self) -> bool:
         """Whether it gets the very bytes that others get."""
 
-    def deliver(self, message: Message, subscription: Subscription, now: float) -> None:
-        """Send or queue *message* as *subscription* asks."""
+    def deliver(self, message: Message, subscription: Subscription, now: float) -> bool:
+        """Send or queue *message* as *subscription* asks; return whether to hold the publisher."""
 
     def deliver_reliably(self, message: Message) -> bool:
         """Send or queue *message* at QoS 1, with no flag of its own; return whether to hold the publisher."""
@@ -101,17 +101,28 @@ class Route:
             s.outbox.append for s, o in shared.items() if o.qos == 0 and s.v5
         )
 
-    def deliver(self, message: Message, sender: object, now: float) -> None:
-        """Give *message* to each recipient, one by one: the obvious way, for all that the data path does not inline."""
-        for subscriber, subscription in self.recipients:
-            if not (subscription.no_local and subscriber is sender):  # [MQTT-3.8.3-3]
-                subscriber.deliver(message, subscription, now)
+    def deliver(self, message: Message, sender: object, now: float) -> Subscriber | None:
+        """Give *message* to each recipient, one by one: the obvious way, for all that the data path does not inline.
 
-    def deliver_individually(self, message: Message, sender: object, now: float) -> None:
-        """Give *message* to those recipients only that need a frame of their own."""
-        for subscriber, subscription in self.individual:
-            if not (subscription.no_local and subscriber is sender):
-                subscriber.deliver(message, subscription, now)
+        Returns a recipient for which *sender* should be held, if there is one.
+        """
+        return _deliver(self.recipients, message, sender, now)
+
+    def deliver_individually(self, message: Message, sender: object, now: float) -> Subscriber | None:
+        """Do the same for those recipients only that need a frame of their own."""
+        return _deliver(self.individual, message, sender, now)
+
+
+def _deliver(
+    recipients: tuple[tuple[Subscriber, Subscription], ...], message: Message, sender: object, now: float
+) -> Subscriber | None:
+    slow = None
+    for subscriber, subscription in recipients:
+        if subscription.no_local and subscriber is sender:  # [MQTT-3.8.3-3]
+            continue
+        if subscriber.deliver(message, subscription, now):
+            slow = subscriber
+    return slow
 
 
 class Routes(dict[bytes, Route]):

@@ -37,7 +37,7 @@ class Member(Protocol):
     def persistent(self) -> bool:
         """Whether it outlives its connection."""
 
-    def deliver(self, message: Message, subscription: Subscription, now: float, *, share: Share | None = None) -> None:
+    def deliver(self, message: Message, subscription: Subscription, now: float, *, share: Share | None = None) -> bool:
         """Send or queue *message*."""
 
     def flush(self) -> None:
@@ -77,13 +77,14 @@ class ShareGroup:
         self._order.remove(member)
         return True
 
-    def deliver(self, message: Message, subscription: Subscription, now: float) -> None:
-        """Give *message* to the member whose turn it is."""
+    def deliver(self, message: Message, subscription: Subscription, now: float) -> bool:
+        """Give *message* to the member whose turn it is; return False: a share holds no publisher."""
         del subscription  # The group's own says nothing: each member has its options.
         member = self._choose(message)
         if member is not None:
             member.deliver(message, self._members[member], now, share=self)
             self._touched.add(member)
+        return False
 
     def deliver_again(self, message: Message, now: float) -> None:
         """Give *message*, which a member that has ended did not acknowledge, to another."""

@@ -3,8 +3,9 @@
 Rules
 -----
 1. A packet identifier is 1 to 65535 and not in use while its message is unacknowledged [MQTT-2.2.1-3].
-2. Iteration is in the order of sending: that is the order of retransmission [MQTT-4.6.0-1].
-3. Never more than *receive_maximum* messages [MQTT-3.3.4-9].
+2. Messages are sent again in the order in which they were sent first [MQTT-4.6.0-1].
+3. Never more than *receive_maximum* messages are sent and unacknowledged [MQTT-3.3.4-9]: a client that comes back with
+   a smaller one gets those that it has not acknowledged a few at a time, too.
 """
 
 from __future__ import annotations
@@ -20,20 +21,27 @@ HIGHEST_PACKET_ID = 65535
 class Inflight(Generic[M]):
     """Unacknowledged messages of one direction."""
 
-    __slots__ = ("_last_id", "_messages", "receive_maximum")
+    __slots__ = ("_again", "_last_id", "_messages", "_quota", "_receive_maximum")
 
     def __init__(self, receive_maximum: int) -> None:
         self._messages: dict[int, M] = {}
+        self._again: dict[int, None] = {}
         self._last_id = 0
-        self.receive_maximum = receive_maximum
+        self._receive_maximum = receive_maximum
+        self._quota = receive_maximum  # 0 while messages wait to be sent again: nothing new overtakes them.
 
     def __len__(self) -> int:
         return len(self._messages)
 
     @property
     def room(self) -> int:
-        """How many more messages the send quota allows; negative where the client has lowered it."""
-        return self.receive_maximum - len(self._messages)
+        """How many new messages may be sent now; zero or less for none."""
+        return self._quota - len(self._messages)
+
+    @property
+    def sends_again(self) -> bool:
+        """Whether messages wait to be sent again."""
+        return self._quota == 0
 
     def add(self, message: M) -> int:
         """Hold *message*, when there is `room`, until it is acknowledged; return its packet identifier."""
@@ -54,18 +62,27 @@ class Inflight(Generic[M]):
         """Put *message* in the place of the one that *packet_id* names; the order stays."""
         self._messages[packet_id] = message
 
-    def acknowledge(self, packet_id: int) -> M | None:
-        """Let go of the message that *packet_id* names; None if there is no such message."""
-        return self._messages.pop(packet_id, None)
-
-    def items(self) -> Iterator[tuple[int, M]]:
-        """Yield packet identifier and message, the oldest first."""
-        yield from self._messages.items()
-
     def values(self) -> Iterator[M]:
         """Yield the messages, the oldest first."""
         yield from self._messages.values()
 
-    def clear(self) -> None:
-        """Forget every message."""
-        self._messages.clear()
+    def acknowledge(self, packet_id: int) -> M | None:
+        """Let go of the message that *packet_id* names; None if there is no such message."""
+        if self._again:
+            self._again.pop(packet_id, None)
+        return self._messages.pop(packet_id, None)
+
+    def restart(self, receive_maximum: int) -> None:
+        """Begin a connection with this *receive_maximum*: every message is to be sent again."""
+        self._receive_maximum = receive_maximum
+        self._again = dict.fromkeys(self._messages)
+        self._quota = 0 if self._again else receive_maximum
+
+    def send_again(self) -> Iterator[tuple[int, M]]:
+        """Yield those to be sent again now, as far as the Receive Maximum allows, with their packet identifiers."""
+        while self._again and len(self._messages) - len(self._again) < self._receive_maximum:
+            packet_id = next(iter(self._again))
+            del self._again[packet_id]
+            yield packet_id, self._messages[packet_id]
+        if not self._again:
+            self._quota = self._receive_maximum

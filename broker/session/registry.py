@@ -2,8 +2,9 @@
 
 Rules
 -----
-1. One session a client identifier [MQTT-3.1.4-3]; it belongs to the identity that created it, and to no other, ever
-   (decision D5). `find` and `open` are only called for an admitted client.
+1. One session a role and client identifier [MQTT-3.1.4-3]; it belongs to the identity that created it, and to no
+   other, ever (decision D5). The role is part of the name, so that instance ``meter-1`` of a service ``meter`` does
+   not shut out the device ``meter-1``. `find` and `create` are only called for an admitted client.
 2. A session without a connection lives for its Session Expiry Interval; NEVER keeps it. Zero ends it with the
    connection [MQTT-3.1.2-23].
 3. No I/O, no clock. `due` tells which sessions to look at; what is due is written on the session.
@@ -12,42 +13,55 @@ Rules
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from itertools import count
 
 from broker.metrics import Metrics
 from broker.session.queue import QueueLimits
 from broker.session.session import Session
-from provisioning.pki.identity import Identity
+from provisioning.pki.identity import Identity, Role
 
 
 class SessionRegistry:
     """Every session."""
 
-    __slots__ = ("_limits", "_metrics", "_order", "_schedule", "_sessions")
+    __slots__ = ("_instances", "_limits", "_metrics", "_order", "_schedule", "_sessions")
 
     def __init__(self, limits: QueueLimits, metrics: Metrics) -> None:
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[Role, dict[str, Session]] = {role: {} for role in Role}
+        self._instances: Counter[Identity] = Counter()
         self._schedule: list[tuple[float, int, Session]] = []
         self._order = count()
         self._limits = limits
         self._metrics = metrics
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        return sum(map(len, self._sessions.values()))
 
-    def find(self, client_id: str) -> Session | None:
-        """Return the session of *client_id*, or None."""
-        return self._sessions.get(client_id)
+    def find(self, role: Role, client_id: str) -> Session | None:
+        """Return the session that *client_id* names among those of *role*, or None."""
+        return self._sessions[role].get(client_id)
+
+    def instances(self, owner: Identity) -> int:
+        """Return how many sessions *owner* has beside the one of its own name."""
+        return self._instances[owner]
 
     def create(self, client_id: str, owner: Identity) -> Session:
         """Return a new session; whatever had its client identifier was discarded before."""
-        session = self._sessions[client_id] = Session(client_id, owner, self._limits, self._metrics)
+        session = self._sessions[owner.role][client_id] = Session(client_id, owner, self._limits, self._metrics)
+        if client_id != owner.name:
+            self._instances[owner] += 1
         return session
 
     def discard(self, session: Session) -> None:
         """Forget *session*."""
-        if self._sessions.get(session.client_id) is session:
-            del self._sessions[session.client_id]
+        owner = session.owner
+        if self.find(owner.role, session.client_id) is session:
+            del self._sessions[owner.role][session.client_id]
+            if session.client_id != owner.name:
+                self._instances[owner] -= 1
+                if not self._instances[owner]:
+                    del self._instances[owner]
 
     def schedule(self, session: Session, when: float) -> None:
         """Make `due` name *session* at *when*, or before: a delayed will, or its end.
@@ -65,6 +79,6 @@ class SessionRegistry:
             when, _, session = heapq.heappop(self._schedule)
             if session.scheduled_at == when:
                 session.scheduled_at = None
-                if self._sessions.get(session.client_id) is session:
+                if self.find(session.owner.role, session.client_id) is session:
                     due.append(session)
         return due

@@ -14,10 +14,10 @@ nobody is connected, waits in the queue.
 Rules
 -----
 1. No I/O, no clock: the connection writes, the time is passed in.
-2. The queue is bounded: in messages while nobody is connected, in bytes always; what does not fit is dropped, the
-   newest first, and counted. While somebody is connected who takes messages, if slowly, the publishers are *held*
-   before that happens (`congested`): their packets are not read until the queue is short again. A subscriber that
-   takes nothing holds nobody for longer than a second (`give_up`).
+2. The queue is bounded, in messages and in bytes; what does not fit is dropped, the newest first, and counted. While
+   somebody is connected who takes messages, if slowly, the publishers are *held* before that happens (`congested`):
+   their packets are not read until the queue is short again, and what they had sent already may exceed the bound in
+   messages. A subscriber that takes nothing holds nobody for longer than a second (`give_up`).
 3. Messages leave in the order in which they came; retransmission happens on reconnection only [MQTT-4.4.0-1].
 4. Every element of the outbox is one whole packet.
 
@@ -36,6 +36,7 @@ from broker.mqtt.message import Alias, Deliverable, Message, PersonalMessage, Re
 from broker.mqtt.subscription import Subscription
 from broker.session.inflight import Inflight
 from broker.session.queue import MessageQueue, QueueLimits
+from broker.session.will import Will
 from broker.store.journal import Journal
 from provisioning.pki.identity import Identity
 
@@ -86,7 +87,6 @@ class Session:
         "topic_alias_maximum",
         "v5",
         "will",
-        "will_delay",
         "will_due_at",
     )
 
@@ -108,9 +108,8 @@ class Session:
         self.inflight: Inflight[Deliverable] | None = None
         self._receive_maximum = 1
         self.outbox: list[bytes] = []
-        self.will: Message | None = None
-        """The Will Message, from CONNECT until it is sent or cancelled."""
-        self.will_delay = 0
+        self.will: Will | None = None
+        """The will, from CONNECT until it is sent or cancelled."""
         self.will_due_at = 0.0
         self.incoming: set[int] | None = None
         """Packet identifiers of QoS 2 messages from the client, between PUBLISH and PUBREL."""
@@ -168,7 +167,7 @@ class Session:
         self._aliases = None  # They belong to the Network Connection [MQTT-3.3.2-7].
         self._receive_maximum = receive_maximum
         if self.inflight is not None:
-            self.inflight.receive_maximum = receive_maximum
+            self.inflight.restart(receive_maximum)
 
     def disconnect(self) -> None:
         """Detach the connection; what was not written is forgotten (QoS 0) or stays inflight (QoS 1)."""
@@ -215,8 +214,8 @@ class Session:
         *,
         retained: bool = False,
         share: Share | None = None,
-    ) -> None:
-        """Send or queue *message* at the lower of its QoS and the granted one.
+    ) -> bool:
+        """Send or queue *message* at the lower of its QoS and the granted one; return whether to hold the publisher.
 
         *retained* says that it is sent because it was retained, not because it was published just now; *share* through
         which Shared Subscription it came.
@@ -228,11 +227,12 @@ class Session:
         if retain or identifiers or share is not None or qos == QoS.EXACTLY_ONCE:
             deliverable = PersonalMessage(message, qos=qos, retain=retain, identifiers=identifiers, share=share)
         if qos > 0:
-            self.deliver_reliably(deliverable, now)
-        elif self.connection is not None:
+            return self.deliver_reliably(deliverable, now)
+        if self.connection is not None:
             frame = deliverable.frame(b"", v5=self.v5, now=now, alias=self._known_alias(message.topic))
             if self._fits(frame):
                 self.outbox.append(frame)
+        return False
 
     def deliver_reliably(self, message: Deliverable, now: float | None = None) -> bool:
         """Send or queue *message* at QoS 1; return whether the publisher should be held. Hot.
@@ -308,7 +308,7 @@ class Session:
             if self.connection is None and self.expiry_interval == 0:
                 return False  # The session ends with its connection: nobody will come back for the message.
             queue = self._queue = MessageQueue(self._limits)
-        if queue.append(message, away=self.connection is None):
+        if queue.append(message, away=self.connection is None or self._given_up):
             return True
         self._metrics.dropped_queue_full += 1
         return False
@@ -328,11 +328,7 @@ class Session:
         message = inflight.get(packet_id)
         if message is None or message.exactly_once:
             return False
-        inflight.acknowledge(packet_id)
-        if self.journal is not None:
-            self._over(message)
-        if self._queue is not None:
-            self.drain(now)
+        self._finish(message, packet_id, inflight, now)
         return True
 
     def received(self, packet_id: int, now: float, *, failed: bool) -> bool:
@@ -345,9 +341,7 @@ class Session:
         if inflight is None or message is None or not message.exactly_once:
             return False
         if failed:
-            inflight.acknowledge(packet_id)
-            self._over(message)
-            self.drain(now)
+            self._finish(message, packet_id, inflight, now)
         elif isinstance(message, PersonalMessage):
             inflight.replace(packet_id, Released(message.message, message.sequence))
             if self.journal is not None:
@@ -360,15 +354,33 @@ class Session:
         message = inflight.get(packet_id) if inflight is not None else None
         if inflight is None or not isinstance(message, Released):
             return False
-        inflight.acknowledge(packet_id)
-        self._over(message)
-        self.drain(now)
+        self._finish(message, packet_id, inflight, now)
         return True
 
-    def drain(self, now: float) -> None:
-        """Send queued messages as far as the send quota reaches; expired ones are dropped [MQTT-3.3.2-5]."""
-        queue, inflight = self._queue, self.inflight
-        if queue is None or inflight is None:
+    def _finish(self, message: Deliverable, packet_id: int, inflight: Inflight[Deliverable], now: float) -> None:
+        inflight.acknowledge(packet_id)
+        if self.journal is not None:
+            self._over(message)
+        if self._queue is not None or inflight.sends_again:
+            self._drain(inflight, now)
+
+    def resume(self, now: float) -> None:
+        """Send again what was not acknowledged, in its order and with DUP set, then what was queued [MQTT-4.4.0-1]."""
+        if self.inflight is not None:
+            self._drain(self.inflight, now)
+
+    def _drain(self, inflight: Inflight[Deliverable], now: float) -> None:
+        """Send again, then what is queued, as far as the quota reaches; what has expired is dropped [MQTT-3.3.2-5]."""
+        if inflight.sends_again:
+            for packet_id, message in inflight.send_again():
+                frame = message.frame(packet_id.to_bytes(2, "big"), v5=self.v5, dup=True, now=now)
+                if self._fits(frame):
+                    self.outbox.append(frame)
+                else:
+                    inflight.acknowledge(packet_id)
+                    self._over(message)
+        queue = self._queue
+        if queue is None:
             return
         messages = queue.messages
         room = inflight.room
@@ -385,15 +397,6 @@ class Session:
         if (self._held is not None or self._given_up) and queue.short:
             self._given_up = False
             self._release()
-
-    def resume(self, now: float) -> None:
-        """Send again what was not acknowledged, in its order and with DUP set, then what was queued [MQTT-4.4.0-1]."""
-        if self.inflight is not None:
-            for packet_id, message in self.inflight.items():
-                frame = message.frame(packet_id.to_bytes(2, "big"), v5=self.v5, dup=True, now=now)
-                if self._fits(frame):
-                    self.outbox.append(frame)
-        self.drain(now)
 
     def note_incoming(self, packet_id: int, *, known: bool) -> None:
         """Remember the packet identifier of a QoS 2 message from the client, or that it is free again."""

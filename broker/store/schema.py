@@ -7,13 +7,14 @@ VERSION = 1
 SCHEMA = """
 CREATE TABLE sessions (
     id INTEGER PRIMARY KEY,
-    client_id TEXT NOT NULL UNIQUE,
+    client_id TEXT NOT NULL,
     owner TEXT NOT NULL,
     v5 INTEGER NOT NULL,
     expiry_interval INTEGER NOT NULL,
     ended_at REAL,                 -- wall clock; NULL while connected
     will_topic BLOB, will_payload BLOB, will_qos INTEGER, will_retain INTEGER, will_properties BLOB,
-    will_expires_at REAL, will_delay INTEGER
+    will_expiry_interval INTEGER, will_delay INTEGER,
+    UNIQUE (client_id, owner)
 ) STRICT;
 CREATE TABLE subscriptions (
     session INTEGER NOT NULL REFERENCES sessions ON DELETE CASCADE,

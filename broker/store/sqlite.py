@@ -170,7 +170,7 @@ class SqliteStore:
             "owner=excluded.owner, v5=excluded.v5, expiry_interval=excluded.expiry_interval, "
             "ended_at=excluded.ended_at, will_topic=excluded.will_topic, will_payload=excluded.will_payload, "
             "will_qos=excluded.will_qos, will_retain=excluded.will_retain, will_properties=excluded.will_properties, "
-            "will_expires_at=excluded.will_expires_at, will_delay=excluded.will_delay",
+            "will_expiry_interval=excluded.will_expiry_interval, will_delay=excluded.will_delay",
             [(row, *values) for row, values in batch.sessions.items() if values is not None],
         )
         many(

@@ -26,9 +26,9 @@ log = structlog.get_logger(__name__)
 _HTTP_CODES: Final = {HTTPStatus.NOT_FOUND: Code.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED: Code.METHOD_NOT_ALLOWED}
 
 
-def new_application(title: str, version: str, settings: Settings) -> FastAPI:
+def new_application(title: str, version: str, settings: Settings, *, openapi_url: str | None) -> FastAPI:
     """Return an application without routes whose errors are answered as each path needs."""
-    app = FastAPI(title=title, version=version, docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
+    app = FastAPI(title=title, version=version, docs_url=None, redoc_url=None, openapi_url=openapi_url)
     app.add_middleware(
         BodyLimit,
         maximum_for=lambda path: est.MAXIMUM_BODY if _is_est(path) else settings.maximum_body_bytes,

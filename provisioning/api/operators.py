@@ -105,8 +105,8 @@ Services = Annotated[OperatorServices, Depends(_services_of)]
 
 
 async def _operator(request: Request, services: Services) -> StoredCertificate:
-    async with services.database.read() as connection:
-        stored = await authenticate(connection, peer_certificate(request), services.clock())
+    certificate = peer_certificate(request)
+    stored = await services.database.read(lambda connection: authenticate(connection, certificate, services.clock()))
     check_role(stored, {Role.OPERATOR})
     return stored
 
@@ -133,8 +133,9 @@ async def list_devices(
     state: DeviceState | None = None,
 ) -> dict[str, Any]:
     """List devices in order of name. ``next`` is the cursor of the page that follows."""
-    async with services.database.read() as connection:
-        found = await devices.page(connection, limit=limit + 1, after=after, group=group, state=state)
+    found = await services.database.read(
+        lambda connection: devices.page(connection, limit=limit + 1, after=after, group=group, state=state)
+    )
     items = [_device_item(device, issued) for device, issued in found[:limit]]
     return {"items": items, "next": items[-1]["name"] if len(found) > limit else None}
 
@@ -142,8 +143,7 @@ async def list_devices(
 @router.get("/devices/{name}")
 async def show_device(name: str, services: Services) -> dict[str, Any]:
     """Show one device."""
-    async with services.database.read() as connection:
-        found = await devices.page(connection, limit=1, after=None, name=name)
+    found = await services.database.read(lambda connection: devices.page(connection, limit=1, after=None, name=name))
     if not found:
         raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
     return _device_item(*found[0])
@@ -159,8 +159,11 @@ async def list_certificates(
 ) -> dict[str, Any]:
     """List certificates in order of issuance. ``next`` is the cursor of the page that follows."""
     now = services.clock()
-    async with services.database.read() as connection:
-        found = await certificates.page(connection, limit=limit + 1, after=after, now=now, device=device, state=state)
+    found = await services.database.read(
+        lambda connection: certificates.page(
+            connection, limit=limit + 1, after=after, now=now, device=device, state=state
+        )
+    )
     items = [_certificate_item(each, now) for each in found[:limit]]
     return {"items": items, "next": str(found[limit - 1].id) if len(found) > limit else None}
 
@@ -169,8 +172,7 @@ async def list_certificates(
 async def show_certificate(serial: str, services: Services) -> dict[str, Any]:
     """Show one certificate, with its PEM."""
     text = normal_serial(serial)
-    async with services.database.read() as connection:
-        found = await certificates.find_serial(connection, text)
+    found = await services.database.read(lambda connection: certificates.find_serial(connection, text))
     if found is None:
         raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {text}")
     stored, der = found
@@ -195,10 +197,13 @@ async def revoke(body: RevocationRequest, operator: Operator, services: Services
 async def status(services: Services) -> dict[str, Any]:
     """Count what there is, and say how fresh the CRLs are."""
     now = services.clock()
-    async with services.database.read() as connection:
-        device_counts = await devices.count(connection)
-        certificate_counts = await certificates.count(connection, now)
-        open_tokens = await tokens.count_open(connection, now)
+    device_counts, certificate_counts, open_tokens = await services.database.read(
+        lambda connection: (
+            devices.count(connection),
+            certificates.count(connection, now),
+            tokens.count_open(connection, now),
+        )
+    )
     return {
         "devices": device_counts,
         "certificates": certificate_counts,

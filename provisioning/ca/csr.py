@@ -46,6 +46,16 @@ _SMALL_PRIMES_PRODUCT: Final = math.prod(
     candidate for candidate in range(3, 752, 2) if all(candidate % divisor for divisor in range(3, candidate, 2))
 )
 
+_UNREADABLE: Final = (
+    # What the library raises for DER that is not a request, or that holds something it does not know.
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+
 
 class RequestRefused(Refused):
     """The request cannot be certified; the code begins with ``CSR_``."""
@@ -70,7 +80,7 @@ def verify_csr(der: bytes) -> VerifiedRequest:
         public_key = csr.public_key()
         subject = csr.subject
         alternative_name = _subject_alternative_name(csr)
-    except (ValueError, UnsupportedAlgorithm, TypeError) as error:
+    except _UNREADABLE as error:
         raise RequestRefused(
             Code.CSR_MALFORMED, f"the body is not a PKCS #10 request in base64 DER ({error})"
         ) from error
@@ -89,8 +99,6 @@ def _subject_alternative_name(csr: x509.CertificateSigningRequest) -> bytes | No
         return csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.public_bytes()
     except x509.ExtensionNotFound:
         return None
-    except x509.DuplicateExtension as error:
-        raise ValueError(f"extension {error.oid.dotted_string} appears twice") from error
 
 
 def _common_name(subject: x509.Name) -> str:

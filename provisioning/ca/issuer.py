@@ -119,6 +119,8 @@ class Issuer:
 
     def _builder(self, profile: Profile, request: IssuanceRequest) -> x509.CertificateBuilder:
         not_before, not_after = profile.validity(request.now, self.certificate.not_valid_after_utc, request.life)
+        if not_after <= not_before:
+            raise IssuanceRefused(f"the issuing CA expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}")
         builder = (
             x509.CertificateBuilder()
             .issuer_name(self.certificate.subject)

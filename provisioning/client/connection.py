@@ -35,7 +35,7 @@ def open_pool(
     return httpx.AsyncClient(
         base_url=base_url,
         verify=client_context(anchors, credential, allow_tls12=True),
-        timeout=httpx.Timeout(timeout, connect=CONNECT_TIMEOUT),
+        timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
         limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         trust_env=False,
         follow_redirects=False,

@@ -20,7 +20,7 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
@@ -29,13 +29,13 @@ from provisioning.store import certificates
 from provisioning.store.certificates import StoredCertificate
 
 
-async def authenticate(
-    connection: AsyncConnection, certificate: x509.Certificate | None, now: datetime, *, for_update: bool = False
+def authenticate(
+    connection: Connection, certificate: x509.Certificate | None, now: datetime, *, for_update: bool = False
 ) -> StoredCertificate:
     """Return what the store knows of a presented *certificate*; raise `Refused` unless it is good *now*."""
     if certificate is None:
         raise Refused(Code.CERTIFICATE_MISSING, "present a client certificate issued by this service")
-    stored = await certificates.find(connection, *certificate_key(certificate), for_update=for_update)
+    stored = certificates.find(connection, *certificate_key(certificate), for_update=for_update)
     fingerprint = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
     if stored is None or stored.fingerprint_sha256 != fingerprint:
         raise Refused(Code.CERTIFICATE_UNKNOWN, "this service did not issue the client certificate: enrol again")

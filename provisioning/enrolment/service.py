@@ -31,8 +31,8 @@ from typing import assert_never
 
 import structlog
 from cryptography import x509
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from provisioning.ca.csr import VerifiedRequest, verify_csr
 from provisioning.ca.issuer import IssuanceRequest, Issuer
@@ -46,7 +46,7 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.store import certificates, devices, serials, tokens
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
-from provisioning.store.serials import SerialNumbers
+from provisioning.store.serials import Reservation, SerialNumbers
 from provisioning.store.tokens import StoredToken
 
 log = structlog.get_logger(__name__)
@@ -116,80 +116,93 @@ class EnrolmentService:
 
     async def _certify(self, csr_der: bytes, credential: EnrolmentCredential, label: str | None) -> x509.Certificate:
         try:
-            return await self._issue(csr_der, credential, label)
+            certificate = await self._issue(csr_der, credential, label)
         except Refused as refusal:
             log.info("enrolment refused", code=refusal.code.value, detail=refusal.detail, credential=repr(credential))
             raise
-
-    async def _issue(self, csr_der: bytes, credential: EnrolmentCredential, label: str | None) -> x509.Certificate:
-        request = verify_csr(csr_der)
-        serial = await self._serial_numbers.take(self._clock())
-        signed = False
-        try:
-            async with self._database.write() as connection:
-                now = self._clock()
-                authorised = await self._authorise(connection, credential, request, label, now)
-                device = authorised.device
-                await _check_key(connection, device, request)
-                prepared = self._issuer.prepare(
-                    self._profiles[device.role],
-                    IssuanceRequest(
-                        Identity(self._trust_domain, device.role, device.name, device.group),
-                        request.public_key,
-                        serial,
-                        now,
-                        authorised.dns_names,
-                        authorised.ip_addresses,
-                        authorised.token.grant.lifetime if authorised.token is not None else None,
-                    ),
-                )
-                audit = log.bind(device=device.name, role=device.role.value, serial=serials.serial_text(serial))
-                audit.info("signing certificate")
-                signed = True  # Whatever happens from here on, this serial number is never used again.
-                certificate = self._issuer.issue(prepared)
-                await serials.use(connection, serial)
-                certificate_id = await certificates.add(connection, certificate, device.id, now)
-                if authorised.token is not None:
-                    await _spend(connection, authorised.token, certificate_id, now)
-        finally:
-            if not signed:
-                self._serial_numbers.give_back(serial)
-        audit.info(
+        log.info(
             "certificate issued",
-            by="re-enrolment" if authorised.token is None else f"token of {authorised.token.created_by}",
+            subject=certificate.subject.rfc4514_string(),
+            serial=serials.serial_text(certificate.serial_number),
             not_after=certificate.not_valid_after_utc,
         )
         return certificate
 
-    async def _authorise(
+    async def _issue(self, csr_der: bytes, credential: EnrolmentCredential, label: str | None) -> x509.Certificate:
+        request = verify_csr(csr_der)
+        async with self._serial_numbers.reservation(self._clock()) as reservation:
+            return await self._database.write(
+                lambda connection: self._transaction(connection, credential, request, label, reservation)
+            )
+
+    def _transaction(
         self,
-        connection: AsyncConnection,
+        connection: Connection,
         credential: EnrolmentCredential,
         request: VerifiedRequest,
         label: str | None,
-        now: datetime,
-    ) -> _Authorised:
-        """Decide whether this credential gets a certificate for this request now; raise `Refused` if not."""
-        match credential:
-            case TokenCredential():
-                authorised = await _authorise_token(connection, credential, request, now)
-            case CertificateCredential(certificate):
-                authorised = await _authorise_successor(connection, certificate, request, now)
-            case _:
-                assert_never(credential)
-        if label is not None and label != authorised.device.group:
-            raise Refused(
-                Code.TOKEN_GROUP,
-                f"{authorised.device.name} belongs to group {authorised.device.group}, not {label}: "
-                "use its own label, or none",
-            )
-        return authorised
+        reservation: Reservation,
+    ) -> x509.Certificate:
+        now = self._clock()
+        authorised = _authorise(connection, credential, request, label, now)
+        device, token = authorised.device, authorised.token
+        _check_key(connection, device, request)
+        prepared = self._issuer.prepare(
+            self._profiles[device.role],
+            IssuanceRequest(
+                Identity(self._trust_domain, device.role, device.name, device.group),
+                request.public_key,
+                reservation.serial,
+                now,
+                authorised.dns_names,
+                authorised.ip_addresses,
+                token.grant.lifetime if token is not None else None,
+            ),
+        )
+        audit = log.bind(
+            device=device.name,
+            role=device.role.value,
+            serial=serials.serial_text(reservation.serial),
+            by="re-enrolment" if token is None else f"token of {token.created_by}",
+        )
+        audit.info("signing certificate")
+        reservation.burnt = True
+        certificate = self._issuer.issue(prepared)
+        serials.use(connection, reservation.serial)
+        certificate_id = certificates.add(connection, certificate, device.id, now)
+        if token is not None:
+            _spend(connection, token, certificate_id, now)
+        return certificate
 
 
-async def _authorise_token(
-    connection: AsyncConnection, credential: TokenCredential, request: VerifiedRequest, now: datetime
+def _authorise(
+    connection: Connection,
+    credential: EnrolmentCredential,
+    request: VerifiedRequest,
+    label: str | None,
+    now: datetime,
 ) -> _Authorised:
-    token = await tokens.find(connection, digest_of(credential.token))
+    """Decide whether this credential gets a certificate for this request now; raise `Refused` if not."""
+    match credential:
+        case TokenCredential():
+            authorised = _authorise_token(connection, credential, request, now)
+        case CertificateCredential(certificate):
+            authorised = _authorise_successor(connection, certificate, request, now)
+        case _:
+            assert_never(credential)
+    if label is not None and label != authorised.device.group:
+        raise Refused(
+            Code.TOKEN_GROUP,
+            f"{authorised.device.name} belongs to group {authorised.device.group}, not {label}: "
+            "use its own label, or none",
+        )
+    return authorised
+
+
+def _authorise_token(
+    connection: Connection, credential: TokenCredential, request: VerifiedRequest, now: datetime
+) -> _Authorised:
+    token = tokens.find(connection, digest_of(credential.token))
     if token is None:
         raise Refused(Code.TOKEN_UNKNOWN, "no such enrolment token: check that it was copied whole")
     _check_usable(token, now)
@@ -201,9 +214,9 @@ async def _authorise_token(
             f"the token is for {grant.device}: user name ({credential.user[:80]!r}) and Common Name ({name!r}) "
             "must both be that",
         )
-    device = await devices.find(connection, name, for_update=True)
+    device = devices.find(connection, name, for_update=True)
     if device is None:
-        device = await _add_device(connection, name, grant.role, grant.group, now)
+        device = _add_device(connection, name, grant.role, grant.group, now)
     elif grant.device is None:
         raise Refused(
             Code.NAME_TAKEN,
@@ -217,7 +230,7 @@ async def _authorise_token(
         )
     elif device.state is DeviceState.REVOKED:
         # A token made after the revocation (older ones are void) is the operator's word that it may come back.
-        await devices.set_revoked(connection, device.id, None)
+        devices.set_revoked(connection, device.id, None)
     addresses = tuple(ipaddress.ip_address(address) for address in grant.ip_addresses)
     return _Authorised(device, grant.dns_names, addresses, token)
 
@@ -234,17 +247,17 @@ def _check_usable(token: StoredToken, now: datetime) -> None:
         )
 
 
-async def _add_device(connection: AsyncConnection, name: str, role: Role, group: str | None, now: datetime) -> Device:
+def _add_device(connection: Connection, name: str, role: Role, group: str | None, now: datetime) -> Device:
     try:
-        return await devices.add(connection, name, role, group, now)
+        return devices.add(connection, name, role, group, now)
     except IntegrityError as error:  # PostgreSQL: another transaction added it since we looked.
         raise Refused(Code.NAME_TAKEN, f"{name} has just been enrolled by somebody else") from error
 
 
-async def _authorise_successor(
-    connection: AsyncConnection, certificate: x509.Certificate | None, request: VerifiedRequest, now: datetime
+def _authorise_successor(
+    connection: Connection, certificate: x509.Certificate | None, request: VerifiedRequest, now: datetime
 ) -> _Authorised:
-    stored = await authenticate(connection, certificate, now, for_update=True)
+    stored = authenticate(connection, certificate, now, for_update=True)
     if certificate is None:
         raise AssertionError("authenticate refuses a missing certificate")
     if stored.device.state is DeviceState.REVOKED:
@@ -274,14 +287,14 @@ def _addresses(names: x509.SubjectAlternativeName) -> list[ipaddress.IPv4Address
     ]
 
 
-async def _check_key(connection: AsyncConnection, device: Device, request: VerifiedRequest) -> None:
-    for holder, revoked_for in await certificates.with_key(connection, spki_fingerprint(request.public_key)):
+def _check_key(connection: Connection, device: Device, request: VerifiedRequest) -> None:
+    for holder, revoked_for in certificates.with_key(connection, spki_fingerprint(request.public_key)):
         if holder != device.name:
             raise Refused(Code.KEY_REUSED, "another device uses this key: make a new key on each device")
         if revoked_for is RevocationReason.KEY_COMPROMISE:
             raise Refused(Code.KEY_REUSED, "this key was reported as compromised: make a new key")
 
 
-async def _spend(connection: AsyncConnection, token: StoredToken, certificate_id: int, now: datetime) -> None:
-    if not await tokens.spend(connection, token.id, certificate_id, now):
+def _spend(connection: Connection, token: StoredToken, certificate_id: int, now: datetime) -> None:
+    if not tokens.spend(connection, token.id, certificate_id, now):
         raise Refused(Code.TOKEN_USED, "this enrolment token was used already: ask for a new one")

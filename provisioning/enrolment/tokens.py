@@ -27,6 +27,7 @@ from typing import Final
 import structlog
 
 from provisioning.ca.profile import MAXIMUM_LIFE
+from provisioning.ca.server_names import InvalidServerName, check_host_name
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
 from provisioning.store import tokens
@@ -41,9 +42,6 @@ MAXIMUM_SERVER_NAMES: Final = 32
 
 _PREFIX: Final = "fgt_"
 _TOKEN: Final = re.compile(r"fgt_[A-Za-z0-9_-]{43}", re.ASCII)
-_DNS_NAME: Final = re.compile(
-    r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII
-)
 
 log = structlog.get_logger(__name__)
 
@@ -103,14 +101,10 @@ class TokenService:
         now = self._clock()
         expires_at = (now + order.ttl).replace(microsecond=0)
         issued = [IssuedToken(grant, new_token(), expires_at) for grant in grants]
-        async with self._database.write() as connection:
-            await tokens.add(
-                connection,
-                [(digest_of(each.token), each.grant) for each in issued],
-                created_by=by,
-                now=now,
-                expires_at=expires_at,
-            )
+        digests = [(digest_of(each.token), each.grant) for each in issued]
+        await self._database.write(
+            lambda connection: tokens.add(connection, digests, created_by=by, now=now, expires_at=expires_at)
+        )
         log.info(
             "tokens created", count=len(issued), role=order.role.value, group=order.group, by=by, expires_at=expires_at
         )
@@ -152,10 +146,10 @@ def _check_size(order: TokenOrder) -> None:
 
 def _dns_names(order: TokenOrder) -> tuple[str, ...]:
     _check_server_names(order)
-    for name in order.dns_names:
-        if not _DNS_NAME.fullmatch(name):
-            raise _invalid(f"dns_names: {name[:80]!r} is not a host name in lower case")
-    return tuple(dict.fromkeys(order.dns_names))
+    try:
+        return tuple(dict.fromkeys(check_host_name(name) for name in order.dns_names))
+    except InvalidServerName as error:
+        raise _invalid(f"dns_names: {error}") from error
 
 
 def _ip_addresses(order: TokenOrder) -> tuple[str, ...]:

@@ -90,8 +90,7 @@ class RevocationFeed:
 
     async def start(self) -> None:
         """Find out where the feed stands; before the first subscriber."""
-        async with self._database.read() as connection:
-            self.newest = await revocations.newest(connection)
+        self.newest = await self._database.read(revocations.newest)
 
     def announce(self) -> None:
         """Say that revocations have been committed."""
@@ -113,8 +112,7 @@ class RevocationFeed:
         """Return a subscription to everything after *after*; raise `Refused` if that is in the future."""
         if after > self.newest:
             # The number may come from a commit that run() has not read yet.
-            async with self._database.read() as connection:
-                newest = await revocations.newest(connection)
+            newest = await self._database.read(revocations.newest)
             if after > newest:
                 raise Refused(
                     Code.FEED_AHEAD,
@@ -153,8 +151,7 @@ class RevocationFeed:
         return await self._page(sequence)
 
     async def _page(self, sequence: int) -> list[FeedEvent]:
-        async with self._database.read() as connection:
-            records = await revocations.after(connection, sequence, BATCH)
+        records = await self._database.read(lambda connection: revocations.after(connection, sequence, BATCH))
         return [event_of(record) for record in records]
 
     async def _read_new(self) -> None:

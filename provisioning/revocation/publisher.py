@@ -71,8 +71,7 @@ class CrlPublisher:
 
     async def start(self) -> None:
         """Take up the last published list, or publish the first one."""
-        async with self._database.read() as connection:
-            self._current = await crls.newest(connection, self._plan.name)
+        self._current = await self._database.read(lambda connection: crls.newest(connection, self._plan.name))
         if self._current is None:
             await self.publish()
 
@@ -96,15 +95,14 @@ class CrlPublisher:
 
     async def publish(self) -> PublishedCrl:
         """Sign and record a new list."""
-        async with self._database.write() as connection:
-            (number,) = await counters.take(connection, self._plan.counter)
+        (number,) = await self._database.write(lambda connection: counters.take(connection, self._plan.counter))
         issuer = await asyncio.to_thread(self._plan.open_issuer)
         previous_update = datetime.min.replace(tzinfo=UTC) if self._current is None else self._current.this_update
         now = self._clock().replace(microsecond=0)
-        async with self._database.read() as connection:
-            revoked = await revocations.for_crl(
-                connection, key_identifier(issuer.certificate.public_key()), previous_update
-            )
+        issuer_key_id = key_identifier(issuer.certificate.public_key())
+        revoked = await self._database.read(
+            lambda connection: revocations.for_crl(connection, issuer_key_id, previous_update)
+        )
 
         def sign() -> bytes:
             entries = [CrlEntry(int(serial, 16), revoked_at, reason) for serial, revoked_at, reason in revoked]
@@ -113,8 +111,7 @@ class CrlPublisher:
 
         der = await asyncio.to_thread(sign)
         published = PublishedCrl(self._plan.name, number, now, now + self._plan.life, len(revoked), der)
-        async with self._database.write() as connection:
-            await crls.add(connection, published)
+        await self._database.write(lambda connection: crls.add(connection, published))
         self._current = published
         log.info("CRL published", issuer=self._plan.name, number=number, entries=len(revoked), bytes=len(der))
         return published

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Final
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
@@ -69,43 +69,51 @@ class RevocationService:
     async def revoke_device(self, name: str, reason: RevocationReason, *, by: str) -> RevocationOutcome:
         """Revoke a device as a whole; raise `Refused` if there is no such device or the reason is not allowed."""
         _check_reason(reason)
-        async with self._database.write() as connection:
+
+        def transaction(connection: Connection) -> tuple[RevocationOutcome, int, int]:
             now = self._clock()
-            device = await devices.find(connection, name, for_update=True)
+            device = devices.find(connection, name, for_update=True)
             if device is None:
                 raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
-            held = await certificates.of_device(connection, device.id)
+            held = certificates.of_device(connection, device.id)
             fresh = [each for each in held if each.revocation is None and now < each.not_after]
-            revoked = await _record(connection, fresh, reason, now, by)
-            voided = await tokens.void(connection, name, now)
+            revoked = _record(connection, fresh, reason, now, by)
+            voided = tokens.void(connection, name, now)
             changed = device.revoked_at is None or bool(fresh)
             if changed:
-                await devices.set_revoked(connection, device.id, device.revoked_at or now)
-        if changed:
-            log.info("device revoked", device=name, reason=reason.value, certificates=len(fresh), tokens=voided, by=by)
-        self._tell(fresh)
-        return RevocationOutcome(revoked or _facts(held), changed)
+                devices.set_revoked(connection, device.id, device.revoked_at or now)
+            return RevocationOutcome(revoked or _facts(held), changed), len(fresh), voided
+
+        outcome, fresh, voided = await self._database.write(transaction)
+        if outcome.changed:
+            log.info("device revoked", device=name, reason=reason.value, certificates=fresh, tokens=voided, by=by)
+        if fresh:
+            self._tell()
+        return outcome
 
     async def revoke_serial(self, serial: str, reason: RevocationReason, *, by: str) -> RevocationOutcome:
         """Revoke one certificate; raise `Refused` if there is no such certificate or the reason is not allowed."""
         _check_reason(reason)
-        async with self._database.write() as connection:
-            now = self._clock()
-            found = await certificates.find_serial(connection, serial, for_update=True)
+
+        def transaction(connection: Connection) -> RevocationOutcome:
+            found = certificates.find_serial(connection, serial, for_update=True)
             if found is None:
                 raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}")
             certificate, _ = found
             fresh = [certificate] if certificate.revocation is None else []
-            revoked = await _record(connection, fresh, reason, now, by)
-        if fresh:
-            log.info("certificate revoked", device=certificate.device.name, serial=serial, reason=reason.value, by=by)
-        self._tell(fresh)
-        return RevocationOutcome(revoked or _facts([certificate]), bool(fresh))
+            revoked = _record(connection, fresh, reason, self._clock(), by)
+            return RevocationOutcome(revoked or _facts([certificate]), bool(fresh))
 
-    def _tell(self, fresh: list[StoredCertificate]) -> None:
-        if fresh:
-            for tell in self._after_commit:
-                tell()
+        outcome = await self._database.write(transaction)
+        if outcome.changed:
+            (revoked,) = outcome.revoked
+            log.info("certificate revoked", device=revoked.device, serial=serial, reason=reason.value, by=by)
+            self._tell()
+        return outcome
+
+    def _tell(self) -> None:
+        for tell in self._after_commit:
+            tell()
 
 
 def _check_reason(reason: RevocationReason) -> None:
@@ -116,15 +124,13 @@ def _check_reason(reason: RevocationReason) -> None:
         )
 
 
-async def _record(
-    connection: AsyncConnection, fresh: list[StoredCertificate], reason: RevocationReason, now: datetime, by: str
+def _record(
+    connection: Connection, fresh: list[StoredCertificate], reason: RevocationReason, now: datetime, by: str
 ) -> list[Revoked]:
     if not fresh:
         return []
     now = now.replace(microsecond=0)  # What the CRL can say (RFC 5280 §5.1.2.6), the feed says too.
-    sequences = await revocations.add(
-        connection, [each.id for each in fresh], reason=reason, revoked_at=now, revoked_by=by
-    )
+    sequences = revocations.add(connection, [each.id for each in fresh], reason=reason, revoked_at=now, revoked_by=by)
     return [
         Revoked(each.serial, each.device.name, reason, now, sequence)
         for each, sequence in zip(fresh, sequences, strict=True)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import ColumnElement, Row, Select, case, func, insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Row, Select, bindparam, case, func, insert, select
+from sqlalchemy.engine import Connection
 
 from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.revocation import RevocationReason, certificate_key
@@ -65,6 +65,19 @@ def _select(*, with_der: bool = False) -> Select[Any]:
     ).select_from(certificates.join(devices).outerjoin(revocations))
 
 
+# The statements of enrolment and authentication are built once: building one costs more than running it.
+_ADD: Final = insert(certificates).returning(certificates.c.id)
+_FIND: Final = _select().where(
+    certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted")
+)
+_LOCK: Final = _FIND.with_for_update(of=devices)
+_WITH_KEY: Final = (
+    select(devices.c.name, revocations.c.reason)
+    .select_from(certificates.join(devices).outerjoin(revocations))
+    .where(certificates.c.spki_sha256 == bindparam("wanted"))
+)
+
+
 def _from_row(row: Row[Any]) -> StoredCertificate:
     columns = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
     sequence = columns[revocations.c.sequence]
@@ -84,67 +97,54 @@ def _from_row(row: Row[Any]) -> StoredCertificate:
     )
 
 
-async def add(connection: AsyncConnection, certificate: x509.Certificate, device_id: int, now: datetime) -> int:
+def add(connection: Connection, certificate: x509.Certificate, device_id: int, now: datetime) -> int:
     """Record an issued certificate and return its row's id."""
     issuer_key_id, serial = certificate_key(certificate)
     der = certificate.public_bytes(Encoding.DER)
-    statement = (
-        insert(certificates)
-        .values(
-            issuer_key_id=issuer_key_id.hex(),
-            serial=serial_text(serial),
-            device_id=device_id,
-            spki_sha256=spki_fingerprint(certificate.public_key()),
-            fingerprint_sha256=hashlib.sha256(der).hexdigest(),
-            not_before=certificate.not_valid_before_utc,
-            not_after=certificate.not_valid_after_utc,
-            issued_at=now,
-            der=der,
-        )
-        .returning(certificates.c.id)
-    )
-    identifier: int = (await connection.execute(statement)).scalar_one()
+    values = {
+        "issuer_key_id": issuer_key_id.hex(),
+        "serial": serial_text(serial),
+        "device_id": device_id,
+        "spki_sha256": spki_fingerprint(certificate.public_key()),
+        "fingerprint_sha256": hashlib.sha256(der).hexdigest(),
+        "not_before": certificate.not_valid_before_utc,
+        "not_after": certificate.not_valid_after_utc,
+        "issued_at": now,
+        "der": der,
+    }
+    identifier: int = connection.execute(_ADD, values).scalar_one()
     return identifier
 
 
-async def find(
-    connection: AsyncConnection, issuer_key_id: bytes, serial: int, *, for_update: bool = False
+def find(
+    connection: Connection, issuer_key_id: bytes, serial: int, *, for_update: bool = False
 ) -> StoredCertificate | None:
     """Return the certificate so named; with *for_update* its device is locked until the transaction ends."""
-    statement = _select().where(
-        certificates.c.issuer_key_id == issuer_key_id.hex(), certificates.c.serial == serial_text(serial)
-    )
-    if for_update:
-        statement = statement.with_for_update(of=devices)
-    row = (await connection.execute(statement)).one_or_none()
+    named = {"issuer": issuer_key_id.hex(), "wanted": serial_text(serial)}
+    row = connection.execute(_LOCK if for_update else _FIND, named).one_or_none()
     return None if row is None else _from_row(row)
 
 
-async def find_serial(
-    connection: AsyncConnection, serial: str, *, for_update: bool = False
+def find_serial(
+    connection: Connection, serial: str, *, for_update: bool = False
 ) -> tuple[StoredCertificate, bytes] | None:
     """Return the certificate with *serial* and its DER. Serial numbers are random: one issuer's only, in practice."""
     statement = _select(with_der=True).where(certificates.c.serial == serial).limit(1)
     if for_update:
         statement = statement.with_for_update(of=devices)
-    row = (await connection.execute(statement)).one_or_none()
+    row = connection.execute(statement).one_or_none()
     return None if row is None else (_from_row(row), row._mapping[certificates.c.der])  # noqa: SLF001
 
 
-async def of_device(connection: AsyncConnection, device_id: int) -> list[StoredCertificate]:
+def of_device(connection: Connection, device_id: int) -> list[StoredCertificate]:
     """Return every certificate of a device, oldest first."""
     statement = _select().where(certificates.c.device_id == device_id).order_by(certificates.c.id)
-    return [_from_row(row) for row in await connection.execute(statement)]
+    return [_from_row(row) for row in connection.execute(statement)]
 
 
-async def with_key(connection: AsyncConnection, spki_sha256: bytes) -> Sequence[tuple[str, RevocationReason | None]]:
+def with_key(connection: Connection, spki_sha256: bytes) -> Sequence[tuple[str, RevocationReason | None]]:
     """Return who was ever certified for this key, and why that certificate was revoked if it was."""
-    statement = (
-        select(devices.c.name, revocations.c.reason)
-        .select_from(certificates.join(devices).outerjoin(revocations))
-        .where(certificates.c.spki_sha256 == spki_sha256)
-    )
-    rows = await connection.execute(statement)
+    rows = connection.execute(_WITH_KEY, {"wanted": spki_sha256})
     return [(name, None if reason is None else RevocationReason(reason)) for name, reason in rows]
 
 
@@ -159,8 +159,8 @@ def _in_state(state: CertificateState, now: datetime) -> ColumnElement[bool]:
             return unrevoked & (certificates.c.not_after <= now)
 
 
-async def page(
-    connection: AsyncConnection,
+def page(
+    connection: Connection,
     *,
     limit: int,
     after: int | None,
@@ -176,10 +176,10 @@ async def page(
         statement = statement.where(devices.c.name == device)
     if state is not None:
         statement = statement.where(_in_state(state, now))
-    return [_from_row(row) for row in await connection.execute(statement)]
+    return [_from_row(row) for row in connection.execute(statement)]
 
 
-async def count(connection: AsyncConnection, now: datetime) -> dict[CertificateState, int]:
+def count(connection: Connection, now: datetime) -> dict[CertificateState, int]:
     """Return how many certificates there are in each state *now*."""
     state = case(
         (_in_state(CertificateState.REVOKED, now), CertificateState.REVOKED.value),
@@ -187,5 +187,5 @@ async def count(connection: AsyncConnection, now: datetime) -> dict[CertificateS
         else_=CertificateState.EXPIRED.value,
     )
     statement = select(state, func.count()).select_from(certificates.outerjoin(revocations)).group_by(state)
-    found = {CertificateState(name): number for name, number in await connection.execute(statement)}
+    found = {CertificateState(name): number for name, number in connection.execute(statement)}
     return {state: found.get(state, 0) for state in CertificateState}

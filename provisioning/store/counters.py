@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from sqlalchemy import select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.engine import Connection
 
 from provisioning.store.tables import counters
 
@@ -22,7 +22,7 @@ class Counter(StrEnum):
     CRL_ROOT_CA = "crl/root-ca"
 
 
-async def take(connection: AsyncConnection, counter: Counter, count: int = 1) -> range:
+def take(connection: Connection, counter: Counter, count: int = 1) -> range:
     """Return the next *count* numbers of *counter*, which are the caller's if his transaction commits."""
     statement = (
         update(counters)
@@ -30,13 +30,11 @@ async def take(connection: AsyncConnection, counter: Counter, count: int = 1) ->
         .values(value=counters.c.value + count)
         .returning(counters.c.value)
     )
-    last: int = (await connection.execute(statement)).scalar_one()
+    last: int = connection.execute(statement).scalar_one()
     return range(last - count + 1, last + 1)
 
 
-async def newest(connection: AsyncConnection, counter: Counter) -> int:
+def newest(connection: Connection, counter: Counter) -> int:
     """Return the last number that was taken, 0 if none was."""
-    value: int = (
-        await connection.execute(select(counters.c.value).where(counters.c.name == counter.value))
-    ).scalar_one()
+    value: int = connection.execute(select(counters.c.value).where(counters.c.name == counter.value)).scalar_one()
     return value

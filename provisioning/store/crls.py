@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from sqlalchemy import delete, insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.engine import Connection
 
 from provisioning.store.tables import crls
 
@@ -27,16 +27,16 @@ class PublishedCrl:
     der: bytes
 
 
-async def newest(connection: AsyncConnection, issuer: str) -> PublishedCrl | None:
+def newest(connection: Connection, issuer: str) -> PublishedCrl | None:
     """Return the CRL that *issuer* published last."""
     statement = select(crls).where(crls.c.issuer == issuer).order_by(crls.c.number.desc()).limit(1)
-    row = (await connection.execute(statement)).one_or_none()
+    row = connection.execute(statement).one_or_none()
     return None if row is None else PublishedCrl(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
 
 
-async def add(connection: AsyncConnection, crl: PublishedCrl) -> None:
+def add(connection: Connection, crl: PublishedCrl) -> None:
     """Record a published CRL and forget those of long ago."""
-    await connection.execute(
+    connection.execute(
         insert(crls).values(
             issuer=crl.issuer,
             number=crl.number,
@@ -46,4 +46,4 @@ async def add(connection: AsyncConnection, crl: PublishedCrl) -> None:
             der=crl.der,
         )
     )
-    await connection.execute(delete(crls).where(crls.c.issuer == crl.issuer, crls.c.number <= crl.number - _KEPT))
+    connection.execute(delete(crls).where(crls.c.issuer == crl.issuer, crls.c.number <= crl.number - _KEPT))

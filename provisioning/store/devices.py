@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
-from sqlalchemy import Row, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Row, bindparam, func, insert, select, update
+from sqlalchemy.engine import Connection
 
 from provisioning.pki.identity import Role
 from provisioning.store.tables import certificates, devices
+
+# Enrolment's statements are built once: building one costs more than running it.
+_FIND: Final = select(devices).where(devices.c.name == bindparam("wanted"))
+_LOCK: Final = _FIND.with_for_update()
+_ADD: Final = insert(devices).returning(devices.c.id)
 
 
 class DeviceState(StrEnum):
@@ -50,29 +56,26 @@ def device_from(row: Row[tuple[object, ...]]) -> Device:
     )
 
 
-async def find(connection: AsyncConnection, name: str, *, for_update: bool = False) -> Device | None:
+def find(connection: Connection, name: str, *, for_update: bool = False) -> Device | None:
     """Return the device called *name*; with *for_update* nobody else decides about it until the transaction ends."""
-    statement = select(devices).where(devices.c.name == name)
-    row = (await connection.execute(statement.with_for_update() if for_update else statement)).one_or_none()
+    row = connection.execute(_LOCK if for_update else _FIND, {"wanted": name}).one_or_none()
     return None if row is None else device_from(row)
 
 
-async def add(connection: AsyncConnection, name: str, role: Role, group: str | None, now: datetime) -> Device:
+def add(connection: Connection, name: str, role: Role, group: str | None, now: datetime) -> Device:
     """Record a new device; raise SQLAlchemy's IntegrityError if the name was taken in the meantime."""
-    statement = (
-        insert(devices).values(name=name, role=role.value, group_name=group, created_at=now).returning(devices.c.id)
-    )
-    identifier: int = (await connection.execute(statement)).scalar_one()
+    values = {"name": name, "role": role.value, "group_name": group, "created_at": now}
+    identifier: int = connection.execute(_ADD, values).scalar_one()
     return Device(identifier, name, role, group, now, None)
 
 
-async def set_revoked(connection: AsyncConnection, device_id: int, revoked_at: datetime | None) -> None:
+def set_revoked(connection: Connection, device_id: int, revoked_at: datetime | None) -> None:
     """Mark a device as revoked as a whole, or, with None, as active again."""
-    await connection.execute(update(devices).where(devices.c.id == device_id).values(revoked_at=revoked_at))
+    connection.execute(update(devices).where(devices.c.id == device_id).values(revoked_at=revoked_at))
 
 
-async def page(
-    connection: AsyncConnection,
+def page(
+    connection: Connection,
     *,
     limit: int,
     after: str | None,
@@ -98,12 +101,12 @@ async def page(
             statement = statement.where(devices.c.revoked_at.is_not(None))
         case None:
             pass
-    rows = await connection.execute(statement)
+    rows = connection.execute(statement)
     return [(device_from(row), row.certificates) for row in rows]
 
 
-async def count(connection: AsyncConnection) -> dict[DeviceState, int]:
+def count(connection: Connection) -> dict[DeviceState, int]:
     """Return how many devices there are in each state."""
     statement = select(func.count(), func.count(devices.c.revoked_at)).select_from(devices)
-    everyone, revoked = (await connection.execute(statement)).one()
+    everyone, revoked = connection.execute(statement).one()
     return {DeviceState.ACTIVE: everyone - revoked, DeviceState.REVOKED: revoked}

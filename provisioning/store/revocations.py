@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import func, insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import counters
@@ -27,8 +27,8 @@ class RevocationRecord:
     device: str
 
 
-async def add(
-    connection: AsyncConnection,
+def add(
+    connection: Connection,
     certificate_ids: Sequence[int],
     *,
     reason: RevocationReason,
@@ -36,7 +36,7 @@ async def add(
     revoked_by: str,
 ) -> range:
     """Record revocations and return their sequence numbers, in the order of *certificate_ids*."""
-    sequences = await counters.take(connection, Counter.REVOCATION, len(certificate_ids))
+    sequences = counters.take(connection, Counter.REVOCATION, len(certificate_ids))
     rows = [
         {
             "sequence": sequence,
@@ -47,11 +47,11 @@ async def add(
         }
         for sequence, certificate_id in zip(sequences, certificate_ids, strict=True)
     ]
-    await connection.execute(insert(revocations), rows)
+    connection.execute(insert(revocations), rows)
     return sequences
 
 
-async def after(connection: AsyncConnection, sequence: int, limit: int) -> list[RevocationRecord]:
+def after(connection: Connection, sequence: int, limit: int) -> list[RevocationRecord]:
     """Return the revocations that follow *sequence*, in order, *limit* at most."""
     statement = (
         select(
@@ -67,15 +67,15 @@ async def after(connection: AsyncConnection, sequence: int, limit: int) -> list[
         .order_by(revocations.c.sequence)
         .limit(limit)
     )
-    rows = await connection.execute(statement)
+    rows = connection.execute(statement)
     return [
         RevocationRecord(number, issuer, serial, RevocationReason(reason), revoked_at, name)
         for number, issuer, serial, reason, revoked_at, name in rows
     ]
 
 
-async def for_crl(
-    connection: AsyncConnection, issuer_key_id: bytes, previous_update: datetime
+def for_crl(
+    connection: Connection, issuer_key_id: bytes, previous_update: datetime
 ) -> list[tuple[str, datetime, RevocationReason]]:
     """Return what an issuer's next CRL lists: serial, time and reason.
 
@@ -88,10 +88,10 @@ async def for_crl(
         .where(certificates.c.issuer_key_id == issuer_key_id.hex(), certificates.c.not_after > previous_update)
         .order_by(revocations.c.sequence)
     )
-    return [(serial, at, RevocationReason(reason)) for serial, at, reason in await connection.execute(statement)]
+    return [(serial, at, RevocationReason(reason)) for serial, at, reason in connection.execute(statement)]
 
 
-async def newest(connection: AsyncConnection) -> int:
+def newest(connection: Connection) -> int:
     """Return the sequence number of the newest revocation, 0 if there is none."""
-    number: int = (await connection.execute(select(func.coalesce(func.max(revocations.c.sequence), 0)))).scalar_one()
+    number: int = connection.execute(select(func.coalesce(func.max(revocations.c.sequence), 0))).scalar_one()
     return number

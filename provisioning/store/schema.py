@@ -35,8 +35,7 @@ async def upgrade(database: Database) -> bool:
 
     Raises `ConfigurationError` if the database was made by a newer program.
     """
-    async with database.write() as connection:
-        return await connection.run_sync(_upgrade)
+    return await database.write(_upgrade)
 
 
 def _upgrade(connection: Connection) -> bool:

@@ -3,31 +3,35 @@
 Theory
 ------
 A serial number must never be used twice, not even when the process dies between signing and recording. So numbers are
-reserved in blocks, in a transaction of their own, ahead of need; an issuance takes one, and the transaction that
+reserved in blocks, in a transaction of their own, ahead of need; an issuance holds one, and the transaction that
 records the certificate removes its reservation. One fsync serves a block instead of every certificate.
 
 Rules
 -----
-1. What `take` returns is durable, unique in the store, and held by one caller.
-2. Only a number under which nothing was signed may be given back.
+1. A number that `reservation` gives is durable, unique in the store, and held by one caller.
+2. It may be given to another caller only if nothing was signed under it.
 3. A reservation left behind by a dead process is never used: a certificate may have been signed under it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import delete, insert
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import bindparam, delete, insert
+from sqlalchemy.engine import Connection
 
 from provisioning.store.database import Database
 from provisioning.store.tables import serial_reservations
 
 BLOCK: Final = 64
 _RANDOM_BITS: Final = 126  # CA/Browser Forum BR §7.1 asks for 64 of a CSPRNG.
+_USE: Final = delete(serial_reservations).where(serial_reservations.c.serial == bindparam("used"))
 
 
 def new_serial() -> int:
@@ -40,6 +44,14 @@ def serial_text(serial: int) -> str:
     return f"{serial:x}"
 
 
+@dataclass
+class Reservation:
+    """A number that one issuance may use; *burnt* once anything may have been signed under it."""
+
+    serial: int
+    burnt: bool = False
+
+
 class SerialNumbers:
     """The block of reserved serial numbers of this process."""
 
@@ -48,36 +60,36 @@ class SerialNumbers:
         self._reserved: Final[list[int]] = []
         self._refill: Final = asyncio.Lock()
 
-    async def take(self, now: datetime) -> int:
-        """Return a number to sign under. Call it outside a transaction: it may need one of its own."""
+    @contextlib.asynccontextmanager
+    async def reservation(self, now: datetime) -> AsyncIterator[Reservation]:
+        """Reserve a number while the block runs; afterwards it is used, burnt, or free for somebody else."""
         while not self._reserved:
             async with self._refill:
                 if not self._reserved:
                     self._reserved.extend(await self._reserve(now))
-        return self._reserved.pop()
-
-    def give_back(self, serial: int) -> None:
-        """Return a number under which nothing was signed."""
-        self._reserved.append(serial)
+        reservation = Reservation(self._reserved.pop())
+        try:
+            yield reservation
+        finally:
+            if not reservation.burnt:
+                self._reserved.append(reservation.serial)
 
     async def release(self) -> None:
         """Remove this process's unused reservations at the end of an orderly life."""
         texts = [serial_text(serial) for serial in self._reserved]
         self._reserved.clear()
         if texts:
-            async with self._database.write() as connection:
-                await connection.execute(delete(serial_reservations).where(serial_reservations.c.serial.in_(texts)))
+            statement = delete(serial_reservations).where(serial_reservations.c.serial.in_(texts))
+            await self._database.write(lambda connection: connection.execute(statement))
 
     async def _reserve(self, now: datetime) -> list[int]:
         block = [new_serial() for _ in range(BLOCK)]
         rows = [{"serial": serial_text(serial), "reserved_at": now} for serial in block]
-        async with self._database.write() as connection:
-            await connection.execute(insert(serial_reservations), rows)
+        await self._database.write(lambda connection: connection.execute(insert(serial_reservations), rows))
         return block
 
 
-async def use(connection: AsyncConnection, serial: int) -> None:
+def use(connection: Connection, serial: int) -> None:
     """Turn a reservation into use, in the transaction that records the certificate."""
-    statement = delete(serial_reservations).where(serial_reservations.c.serial == serial_text(serial))
-    if (await connection.execute(statement)).rowcount != 1:
+    if connection.execute(_USE, {"used": serial_text(serial)}).rowcount != 1:
         raise RuntimeError(f"serial number {serial_text(serial)} was not reserved")

@@ -6,12 +6,17 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
-from sqlalchemy import func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy.engine import Connection
 
 from provisioning.pki.identity import Role
 from provisioning.store.tables import tokens
+
+# Enrolment's statements are built once: building one costs more than running it.
+_FIND: Final = select(tokens).where(tokens.c.digest == bindparam("wanted")).with_for_update()
+_SPEND: Final = update(tokens).where(tokens.c.id == bindparam("wanted"), tokens.c.used_at.is_(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +46,8 @@ class StoredToken:
     used_at: datetime | None
 
 
-async def add(
-    connection: AsyncConnection,
+def add(
+    connection: Connection,
     grants: Iterable[tuple[bytes, TokenGrant]],
     *,
     created_by: str,
@@ -65,13 +70,12 @@ async def add(
         }
         for digest, grant in grants
     ]
-    await connection.execute(insert(tokens), rows)
+    connection.execute(insert(tokens), rows)
 
 
-async def find(connection: AsyncConnection, digest: bytes) -> StoredToken | None:
+def find(connection: Connection, digest: bytes) -> StoredToken | None:
     """Return the token with *digest*, locked until the transaction ends."""
-    statement = select(tokens).where(tokens.c.digest == digest).with_for_update()
-    row = (await connection.execute(statement)).one_or_none()
+    row = connection.execute(_FIND, {"wanted": digest}).one_or_none()
     # The index has compared already, but nothing says in what time; this comparison is the one that decides.
     if row is None or not hmac.compare_digest(row.digest, digest):
         return None
@@ -86,32 +90,28 @@ async def find(connection: AsyncConnection, digest: bytes) -> StoredToken | None
     return StoredToken(row.id, grant, row.created_by, row.expires_at, row.voided_at, row.used_at)
 
 
-async def spend(connection: AsyncConnection, token_id: int, certificate_id: int, now: datetime) -> bool:
+def spend(connection: Connection, token_id: int, certificate_id: int, now: datetime) -> bool:
     """Spend a token on a certificate; return False if it was spent in the meantime."""
-    statement = (
-        update(tokens)
-        .where(tokens.c.id == token_id, tokens.c.used_at.is_(None))
-        .values(used_at=now, certificate_id=certificate_id)
-    )
-    return (await connection.execute(statement)).rowcount == 1
+    spent = {"wanted": token_id, "used_at": now, "certificate_id": certificate_id}
+    return connection.execute(_SPEND, spent).rowcount == 1
 
 
-async def void(connection: AsyncConnection, device: str, now: datetime) -> int:
+def void(connection: Connection, device: str, now: datetime) -> int:
     """Make every unused token bound to *device* worthless; return how many there were."""
     statement = (
         update(tokens)
         .where(tokens.c.device == device, tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
         .values(voided_at=now)
     )
-    return (await connection.execute(statement)).rowcount
+    return connection.execute(statement).rowcount
 
 
-async def count_open(connection: AsyncConnection, now: datetime) -> int:
+def count_open(connection: Connection, now: datetime) -> int:
     """Return how many tokens could still be used *now*."""
     statement = (
         select(func.count())
         .select_from(tokens)
         .where(tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None), tokens.c.expires_at > now)
     )
-    number: int = (await connection.execute(statement)).scalar_one()
+    number: int = connection.execute(statement).scalar_one()
     return number

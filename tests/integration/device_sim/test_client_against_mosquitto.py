@@ -30,10 +30,17 @@ async def test_messages_arrive_once_and_in_order(
     context = authority.issue("meter-1").context(authority.pem)
     everything = asyncio.Event()
 
+    def complete() -> None:
+        if len(received) == len(acknowledged) == 60:
+            everything.set()
+
     def receive(topic: str, payload: bytes) -> None:
         received.append((topic, payload))
-        if len(received) == 60:
-            everything.set()
+        complete()
+
+    def acknowledge(packet_id: int, number: int, _reason: str) -> None:
+        acknowledged.append((packet_id, number))
+        complete()
 
     async with KeepAlive() as keep_alive:
         connection = await Connection.open(
@@ -43,7 +50,7 @@ async def test_messages_arrive_once_and_in_order(
             keep_alive=keep_alive,
             protocol=protocol,
             received=receive,
-            acknowledged=lambda packet_id, number, _: acknowledged.append((packet_id, number)),
+            acknowledged=acknowledge,
         )
         assert await connection.subscribe("fleet/#", 1) == 1
         sent = [connection.publish("fleet/meters/meter-1/telemetry", b"%d" % n, 1) for n in range(60)]

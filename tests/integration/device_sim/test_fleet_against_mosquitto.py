@@ -17,6 +17,7 @@ from device_sim.keep_alive import KeepAlive
 from device_sim.live_device import Counters, Surroundings
 from device_sim.tally import account, is_complete, total
 from provisioning.pki.identity import Role
+from provisioning.pki.tls import client_context
 from tests.support.authority import Authority
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ NAMES = [f"meter-{number}" for number in range(25)]
 async def connected_fleet(mosquitto: RunningBroker, authority: Authority) -> AsyncIterator[tuple[Fleet, Backend]]:
     backend = Backend("backend", NAMES)
     async with KeepAlive() as keep_alive:
-        surroundings = Surroundings(mosquitto.endpoint, authority.pem, keep_alive, Counters(), seed=7)
+        surroundings = Surroundings(mosquitto.endpoint, client_context(authority.pem), keep_alive, Counters(), seed=7)
         service = authority.issue("backend", role=Role.SERVICE, group=None)
         await backend.connect(mosquitto.endpoint, service.context(authority.pem), keep_alive)
         async with Fleet(NAMES, "meters", surroundings, interval=0.05, backoff=Backoff(0.05, 0.2)) as fleet:
@@ -127,7 +128,7 @@ async def test_a_taken_over_device_stays_away(mosquitto: RunningBroker, authorit
 @pytest.mark.parametrize("limit", [1, 100])
 async def test_refusals_are_noted(mosquitto: RunningBroker, authority: Authority, limit: int) -> None:
     async with KeepAlive() as keep_alive:
-        surroundings = Surroundings(mosquitto.endpoint, authority.pem, keep_alive, Counters(), seed=7)
+        surroundings = Surroundings(mosquitto.endpoint, client_context(authority.pem), keep_alive, Counters(), seed=7)
         async with Fleet(NAMES[:3], "meters", surroundings, interval=1.0) as fleet:
             for name, device in fleet.devices.items():
                 device.issued(Authority().issue(name))

@@ -71,7 +71,7 @@ def test_what_did_not_happen_is_shown_too(capsys: pytest.CaptureFixture[str]) ->
     err = capsys.readouterr().err
     assert "12.0 ms" in err
     assert "-1.0 ms" in err
-    assert "nothing within 5 s" in err
+    assert "not in 5 s" in err
     assert "nobody: it got what it wanted" in err
     assert "tls unknown_ca" in err
 

@@ -1,0 +1,30 @@
+"""The will: what is published for a client that goes without saying goodbye (MQTT 5 §3.1.2.5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.mqtt.message import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """A message without an expiry yet, and what the client asked for besides. Intervals in seconds."""
+
+    message: Message
+    delay: int = 0
+    expiry_interval: int | None = None
+
+    def published(self, now: float) -> Message:
+        """Return the message as it is published at *now*: its expiry is counted from here (MQTT 5 §3.1.3.2.4)."""
+        if self.expiry_interval is None:
+            return self.message
+        message = self.message
+        return Message(
+            message.topic,
+            message.payload,
+            message.qos,
+            retain=message.retain,
+            properties=message.properties,
+            expires_at=now + self.expiry_interval,
+        )

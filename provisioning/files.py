@@ -1,0 +1,52 @@
+"""Where everything is in the service's directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from provisioning.errors import ConfigurationError
+
+ROOT_CA: Final = "root-ca"
+ISSUING_CA: Final = "issuing-ca"
+SERVER: Final = "server"
+OPERATOR: Final = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityFiles:
+    """The files of one authority."""
+
+    directory: Path
+
+    def certificate(self, name: str) -> Path:
+        """Return the file of a certificate: a CA's own, the server's or operator's with the issuing CA's."""
+        return self.directory / f"{name}.crt"
+
+    def key(self, name: str) -> Path:
+        """Return the file of the private key that belongs to `certificate`."""
+        return self.directory / f"{name}.key"
+
+    @property
+    def bundle(self) -> Path:
+        """What relying parties trust: root and issuing CA."""
+        return self.directory / "ca-bundle.crt"
+
+
+def pem_of(*certificates: x509.Certificate) -> bytes:
+    """Return *certificates* as one PEM text."""
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+
+
+def read_certificate(path: Path) -> x509.Certificate:
+    """Return the first certificate in *path*; raise `ConfigurationError` naming the file."""
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not a PEM certificate") from error

@@ -1,0 +1,130 @@
+"""The service's own certificates: its HTTPS server's, which it renews itself, and the first operator's.
+
+Theory
+------
+They are issued like everybody's, by the same issuer and into the same store; only that no token asks for them. The
+server's credential is two files that cannot be replaced in one step, so a crash can leave a new key beside an old
+certificate; `renew_server` treats a pair that does not fit as one that is due, and the next start mends it.
+
+Rules
+-----
+1. What is written was recorded before: the store knows every certificate that exists.
+2. A key is written with mode 0600 under another name first; what a file name denotes is always whole.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+from cryptography import x509
+from sqlalchemy.engine import Connection
+
+from provisioning.ca.issuer import IpAddress, IssuanceRequest, Issuer
+from provisioning.ca.profile import Profile, ProfileName
+from provisioning.ca.server_names import check_host_name
+from provisioning.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_certificate
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, write_private
+from provisioning.store import certificates, devices, serials
+from provisioning.store.database import Database
+from provisioning.store.serials import SerialNumbers
+
+OPERATOR_NAME: Final = "admin"
+SERVER_NAME: Final = "provisioning"
+DEFAULT_SERVER_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCredentials:
+    """Issues the service's own credentials into its directory."""
+
+    files: AuthorityFiles
+    issuer: Issuer
+    database: Database
+    serial_numbers: SerialNumbers
+    profiles: Mapping[ProfileName, Profile]
+    trust_domain: str
+    clock: Callable[[], datetime]
+
+    async def issue_first(self, server_names: Sequence[str]) -> None:
+        """Issue the server's and the first operator's; raise `InvalidServerName` for a name that is none."""
+        await self._issue_server(*_split_names(server_names))
+        operator = Identity(self.trust_domain, Role.OPERATOR, OPERATOR_NAME)
+        await self._issue(OPERATOR, ProfileName.OPERATOR, operator)
+
+    async def renew_server(self) -> bool:
+        """Renew the server's credential if a third of its life or less is left, or it does not fit; return whether."""
+        path = self.files.certificate(SERVER)
+        current = read_certificate(path)
+        third = (current.not_valid_after_utc - current.not_valid_before_utc) / 3
+        if self._fits(current) and self.clock() < current.not_valid_after_utc - third:
+            return False
+        names = current.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        dns_names = tuple(names.get_values_for_type(x509.DNSName))
+        addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
+        await self._issue_server(dns_names, tuple(map(ipaddress.ip_address, addresses)))
+        log.info("server certificate renewed", file=str(path), was_good_until=current.not_valid_after_utc)
+        return True
+
+    def _fits(self, certificate: x509.Certificate) -> bool:
+        try:
+            return load_key(self.files.key(SERVER)).public_key() == certificate.public_key()
+        except KeyFileError:
+            return False
+
+    async def _issue_server(self, dns_names: tuple[str, ...], addresses: tuple[IpAddress, ...]) -> None:
+        server = Identity(self.trust_domain, Role.SERVICE, SERVER_NAME)
+        await self._issue(SERVER, ProfileName.PROVISIONING, server, dns_names, addresses)
+
+    async def _issue(
+        self,
+        file_name: str,
+        profile: ProfileName,
+        identity: Identity,
+        dns_names: tuple[str, ...] = (),
+        addresses: tuple[IpAddress, ...] = (),
+    ) -> None:
+        now = self.clock()
+        key = generate_key()
+        async with self.serial_numbers.reservation(now) as reservation:
+            request = IssuanceRequest(identity, key.public_key(), reservation.serial, now, dns_names, addresses)
+            prepared = self.issuer.prepare(self.profiles[profile], request)
+            reservation.burnt = True
+            certificate = self.issuer.issue(prepared)
+
+        def record(connection: Connection) -> None:
+            device = devices.find(connection, identity.name, for_update=True)
+            if device is None:
+                device = devices.add(connection, identity.name, identity.role, identity.group, now)
+            serials.use(connection, certificate.serial_number)
+            certificates.add(connection, certificate, device.id, now)
+
+        await self.database.write(record)
+        _replace(self.files.key(file_name), key_to_pem(key))
+        _replace(self.files.certificate(file_name), pem_of(certificate, self.issuer.certificate))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    draft = path.with_name(f".{path.name}.new")
+    draft.unlink(missing_ok=True)  # Of a start that did not get further.
+    write_private(draft, content)
+    draft.rename(path)
+
+
+def _split_names(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[IpAddress, ...]]:
+    dns_names: list[str] = []
+    addresses: list[IpAddress] = []
+    for name in dict.fromkeys(names):
+        try:
+            addresses.append(ipaddress.ip_address(name))
+        except ValueError:
+            dns_names.append(check_host_name(name.lower()))
+    return tuple(dns_names), tuple(addresses)

@@ -1,0 +1,56 @@
+"""One real service for all tests of a worker; a test that stops or kills makes its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.curl import Curl
+from tests.support.openssl import OpensslDevice
+from tests.support.provisioning import ProvisioningService
+
+FAST = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 1}
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
+    directory = tmp_path_factory.mktemp("provisioning") / "fleet"
+    with ProvisioningService.founded(directory, FAST) as running:
+        yield running
+
+
+@pytest.fixture
+def own_service(tmp_path: Path) -> Iterator[ProvisioningService]:
+    with ProvisioningService.founded(tmp_path / "fleet", FAST) as running:
+        yield running
+
+
+@pytest.fixture
+def stranger(service: ProvisioningService) -> Curl:
+    """A client without a certificate."""
+    return Curl(service.https, service.bundle)
+
+
+@pytest.fixture
+def operator(service: ProvisioningService) -> Curl:
+    return Curl(service.https, service.bundle, service.operator)
+
+
+@pytest.fixture
+def device(tmp_path: Path, request: pytest.FixtureRequest, service: ProvisioningService) -> OpensslDevice:
+    """A device that has not enrolled; its name is new to the service."""
+    del service
+    name = f"{request.node.originalname.removeprefix('test_')[:40]}-{tmp_path.name[-8:]}".replace("_", "-")
+    return OpensslDevice(tmp_path, name.strip("-"))
+
+
+@pytest.fixture
+def enrolled(device: OpensslDevice, service: ProvisioningService, stranger: Curl) -> OpensslDevice:
+    """A device of group north with its first certificate."""
+    token = service.token(device=device.name, group="north")
+    answer = stranger.est("simpleenroll", device.request(), "--user", f"{device.name}:{token}")
+    assert answer.status == 200, answer.text
+    device.take(answer.body)
+    return device

@@ -1,0 +1,204 @@
+"""What a stranger may send: each refusal names what is wrong, and the service goes on undisturbed."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import ssl
+import threading
+from dataclasses import dataclass
+
+import pytest
+
+from provisioning.pki.tls import client_context
+from tests.support.curl import Curl
+from tests.support.openssl import OpensslDevice
+from tests.support.provisioning import ProvisioningService
+
+ENROL = "/.well-known/est/simpleenroll"
+PKCS10 = ("--header", "Content-Type: application/pkcs10")
+JSON = ("--header", "Content-Type: application/json")
+BASIC = ("--user", "meter-1:fgt_" + "A" * 43)
+
+
+@dataclass(frozen=True)
+class Bad:
+    what: str
+    path: str
+    options: tuple[str, ...]
+    data: bytes | None
+    status: int
+    code: str
+
+
+ANYBODY = [
+    Bad("no content type", ENROL, ("--header", "Content-Type:", *BASIC), b"AAAA", 415, "MEDIA_TYPE"),
+    Bad("json to EST", ENROL, (*JSON, *BASIC), b"{}", 415, "MEDIA_TYPE"),
+    Bad("empty body", ENROL, (*PKCS10, *BASIC), b"", 400, "BODY_ENCODING"),
+    Bad("not base64", ENROL, (*PKCS10, *BASIC), b"!!!!", 400, "BODY_ENCODING"),
+    Bad("raw DER", ENROL, (*PKCS10, *BASIC), b"\x30\x82\x01\x00\xff", 400, "BODY_ENCODING"),
+    Bad("base64 of nonsense", ENROL, (*PKCS10, *BASIC), base64.b64encode(b"nonsense"), 400, "CSR_MALFORMED"),
+    Bad("declared too large", ENROL, (*PKCS10, *BASIC), b"A" * 70_000, 413, "BODY_TOO_LARGE"),
+    Bad("chunked too large", ENROL, (*PKCS10, *BASIC, "--header", "Transfer-Encoding: chunked"), b"A" * 200_000, 413,
+        "BODY_TOO_LARGE"),
+    Bad("no credential", ENROL, PKCS10, b"AAAA", 401, "TOKEN_MISSING"),
+    Bad("not Basic", ENROL, (*PKCS10, "--header", "Authorization: Bearer x"), b"AAAA", 401, "TOKEN_MISSING"),
+    Bad("broken Basic", ENROL, (*PKCS10, "--header", "Authorization: Basic !!"), b"AAAA", 401, "TOKEN_MISSING"),
+    Bad("wrong method", ENROL, ("--request", "PUT"), None, 405, "METHOD_NOT_ALLOWED"),
+    Bad("GET where POST is", ENROL, (), None, 405, "METHOD_NOT_ALLOWED"),
+    Bad("unknown operation", "/.well-known/est/fullcmc", (), None, 404, "NOT_FOUND"),
+    Bad("an operation as label", "/.well-known/est/cacerts/cacerts", (), None, 404, "NOT_FOUND"),
+    Bad("a label that is no name", "/.well-known/est/-x-/cacerts", (), None, 404, "NOT_FOUND"),
+    Bad("no such path", "/nothing", (), None, 404, "NOT_FOUND"),
+    Bad("API without certificate", "/v1/status", (), None, 401, "CERTIFICATE_MISSING"),
+    Bad("feed without certificate", "/v1/revocations/feed", (), None, 401, "CERTIFICATE_MISSING"),
+]  # fmt: skip
+
+OPERATORS = [
+    Bad("broken JSON", "/v1/tokens", JSON, b"{", 400, "INVALID_REQUEST"),
+    Bad("not an object", "/v1/tokens", JSON, b"[]", 400, "INVALID_REQUEST"),
+    Bad("nothing asked for", "/v1/tokens", JSON, b"{}", 400, "INVALID_REQUEST"),
+    Bad("unknown field", "/v1/tokens", JSON, b'{"device":"a","ttl":5}', 400, "INVALID_REQUEST"),
+    Bad("bad name", "/v1/tokens", JSON, b'{"device":"a/b"}', 400, "INVALID_REQUEST"),
+    Bad("bad group", "/v1/tokens", JSON, b'{"group":"#"}', 400, "INVALID_REQUEST"),
+    Bad("bad role", "/v1/tokens", JSON, b'{"device":"a","role":"king"}', 400, "INVALID_REQUEST"),
+    Bad("endless token", "/v1/tokens", JSON, b'{"device":"a","ttl_seconds":99999999999999999999}', 400,
+        "INVALID_REQUEST"),
+    Bad("token of the past", "/v1/tokens", JSON, b'{"device":"a","ttl_seconds":-1}', 400, "INVALID_REQUEST"),
+    Bad("no life", "/v1/tokens", JSON, b'{"device":"a","lifetime_seconds":0}', 400, "INVALID_REQUEST"),
+    Bad("too many", "/v1/tokens", JSON, b'{"group":"a","count":1000000}', 400, "INVALID_REQUEST"),
+    Bad("count of devices", "/v1/tokens", JSON, b'{"device":"a","count":2}', 400, "INVALID_REQUEST"),
+    Bad("the same twice", "/v1/tokens", JSON, b'{"devices":["a","a"]}', 400, "INVALID_REQUEST"),
+    Bad("device and devices", "/v1/tokens", JSON, b'{"device":"a","devices":["b"]}', 400, "INVALID_REQUEST"),
+    Bad("server names of a device", "/v1/tokens", JSON, b'{"device":"a","dns_names":["x"]}', 400, "INVALID_REQUEST"),
+    Bad("bad host name", "/v1/tokens", JSON, b'{"device":"a","role":"broker","dns_names":["*.x"]}', 400,
+        "INVALID_REQUEST"),
+    Bad("bad address", "/v1/tokens", JSON, b'{"device":"a","role":"broker","ip_addresses":["1.2.3"]}', 400,
+        "INVALID_REQUEST"),
+    Bad("nothing to revoke", "/v1/revocations", JSON, b"{}", 400, "INVALID_REQUEST"),
+    Bad("two things to revoke", "/v1/revocations", JSON, b'{"device":"a","serial":"1"}', 400, "INVALID_REQUEST"),
+    Bad("no such reason", "/v1/revocations", JSON, b'{"device":"a","reason":"boredom"}', 400, "INVALID_REQUEST"),
+    Bad("a hold", "/v1/revocations", JSON, b'{"device":"a","reason":"certificateHold"}', 400, "INVALID_REQUEST"),
+    Bad("serial that is none", "/v1/revocations", JSON, b'{"serial":"xyz"}', 400, "INVALID_REQUEST"),
+    Bad("unknown device", "/v1/revocations", JSON, b'{"device":"nobody"}', 404, "DEVICE_UNKNOWN"),
+    Bad("unknown serial", "/v1/revocations", JSON, b'{"serial":"1234"}', 404, "SERIAL_UNKNOWN"),
+    Bad("unknown device shown", "/v1/devices/nobody", (), None, 404, "DEVICE_UNKNOWN"),
+    Bad("unknown serial shown", "/v1/certificates/12", (), None, 404, "SERIAL_UNKNOWN"),
+    Bad("page too large", "/v1/devices?limit=100000", (), None, 400, "INVALID_REQUEST"),
+    Bad("cursor that is none", "/v1/certificates?after=x", (), None, 400, "INVALID_REQUEST"),
+    Bad("state that is none", "/v1/certificates?state=fine", (), None, 400, "INVALID_REQUEST"),
+    Bad("feed from the future", "/v1/revocations/feed?after=1000000", (), None, 409, "FEED_AHEAD"),
+    Bad("feed from nowhere", "/v1/revocations/feed?after=-1", (), None, 400, "INVALID_REQUEST"),
+    Bad("bad Last-Event-ID", "/v1/revocations/feed", ("--header", "Last-Event-ID: x"), None, 400, "INVALID_REQUEST"),
+    Bad("wrong method", "/v1/devices", ("--request", "DELETE"), None, 405, "METHOD_NOT_ALLOWED"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", ANYBODY, ids=lambda bad: bad.what)
+def test_a_stranger_s_bad_request_is_refused_with_its_reason(stranger: Curl, bad: Bad) -> None:
+    answer = stranger.run(bad.path, *bad.options, data=bad.data)
+    assert answer.status == bad.status, answer.text
+    if bad.path.startswith("/v1"):
+        assert answer.headers.get_content_type() == "application/problem+json"
+        assert f'"code":"{bad.code}"' in answer.text
+    else:
+        assert answer.headers.get_content_type() == "text/plain"
+        assert answer.text.startswith(f"{bad.code}: ")
+    assert stranger.run("/.well-known/est/cacerts").status == 200
+
+
+@pytest.mark.parametrize("bad", OPERATORS, ids=lambda bad: bad.what)
+def test_an_operator_s_bad_request_is_refused_with_its_reason(operator: Curl, bad: Bad) -> None:
+    answer = operator.run(bad.path, *bad.options, data=bad.data)
+    assert answer.status == bad.status, answer.text
+    assert answer.headers.get_content_type() == "application/problem+json"
+    assert f'"code":"{bad.code}"' in answer.text
+
+
+def test_a_token_that_nobody_made_is_unknown(stranger: Curl, device: OpensslDevice) -> None:
+    for token in ("fgt_" + "A" * 43, "short", "fgt_" + "A" * 60):
+        answer = stranger.est("simpleenroll", device.request(), "--user", f"{device.name}:{token}")
+        assert (answer.status, answer.text.split(":")[0]) == (401, "TOKEN_UNKNOWN")
+        assert token not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("subject", "algorithm", "code"),
+    [
+        ("/O=only", ("ec", "-pkeyopt", "ec_paramgen_curve:P-256"), "CSR_NAME"),
+        ("/CN=a/CN=b", ("ec", "-pkeyopt", "ec_paramgen_curve:P-256"), "CSR_NAME"),
+        ("/CN=has space", ("ec", "-pkeyopt", "ec_paramgen_curve:P-256"), "CSR_NAME"),
+        ("/CN=meter", ("ec", "-pkeyopt", "ec_paramgen_curve:P-521"), "CSR_KEY"),
+        ("/CN=meter", ("ec", "-pkeyopt", "ec_paramgen_curve:secp256k1"), "CSR_KEY"),
+        ("/CN=meter", ("rsa:1024",), "CSR_KEY"),
+        ("/CN=meter", ("ed448",), "CSR_KEY"),
+    ],
+)
+def test_a_request_that_must_not_be_certified_is_refused(
+    stranger: Curl, device: OpensslDevice, subject: str, algorithm: tuple[str, ...], code: str
+) -> None:
+    answer = stranger.est("simpleenroll", device.request(subject=subject, algorithm=algorithm), *BASIC)
+    assert (answer.status, answer.text.split(":")[0]) == (400, code)
+
+
+def test_pem_armour_and_odd_line_ends_are_accepted(
+    stranger: Curl, service: ProvisioningService, device: OpensslDevice
+) -> None:
+    token = service.token(device=device.name)
+    device.request()
+    pem = (device.directory / "request.pem").read_bytes().replace(b"\n", b" \t\r\n")
+    answer = stranger.est("simpleenroll", pem, "--user", f"{device.name}:{token}",
+                          "--header", "Content-Transfer-Encoding: 8bit")  # fmt: skip
+    assert answer.status == 200, answer.text
+
+
+def test_a_device_is_no_operator(service: ProvisioningService, enrolled: OpensslDevice) -> None:
+    curl = Curl(service.https, service.bundle, enrolled.credential)
+    for path in ("/v1/status", "/v1/revocations/feed", "/v1/tokens"):
+        answer = curl.run(path, *JSON, data=b"{}" if path == "/v1/tokens" else None)
+        assert answer.status == 403
+        assert '"code":"ROLE"' in answer.text
+
+
+def _connect(service: ProvisioningService) -> ssl.SSLSocket:
+    host, _, port = service.https.removeprefix("https://").partition(":")
+    context = client_context(service.bundle)
+    return context.wrap_socket(socket.create_connection((host, int(port)), timeout=30), server_hostname=host)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x00\x01\x02 not http\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"POST /v1/tokens HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v1/tokens HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+    ],
+    ids=["binary", "endless header", "negative length", "absurd length"],
+)
+def test_a_broken_http_request_ends_its_own_connection_only(
+    service: ProvisioningService, stranger: Curl, garbage: bytes
+) -> None:
+    with _connect(service) as connection:
+        connection.sendall(garbage)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    assert answer.split()[1] in (b"400", b"413")
+    assert stranger.run("/.well-known/est/cacerts").status == 200
+
+
+def test_many_half_requests_do_not_hold_up_the_others(service: ProvisioningService, stranger: Curl) -> None:
+    connections: list[ssl.SSLSocket] = []
+    threads = [threading.Thread(target=lambda: connections.append(_connect(service))) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    try:
+        for connection in connections:
+            connection.sendall(b"POST /.well-known/est/simpleenroll HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nAA")
+        assert stranger.run("/.well-known/est/cacerts").status == 200
+    finally:
+        for connection in connections:
+            connection.close()

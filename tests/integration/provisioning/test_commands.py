@@ -1,0 +1,125 @@
+"""The operator's commands against a running service."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.curl import Curl
+from tests.support.openssl import OpensslDevice
+from tests.support.provisioning import ProvisioningService
+
+
+class Operator:
+    """Runs commands with the service's directory and address."""
+
+    def __init__(self, service: ProvisioningService) -> None:
+        self._service = service
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        done = self._service.command(*arguments, "--dir", str(self._service.dir), "--url", self._service.https)
+        return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def command(service: ProvisioningService) -> Operator:
+    return Operator(service)
+
+
+def test_from_token_to_revocation(command: Operator, stranger: Curl, device: OpensslDevice) -> None:
+    code, token, said = command("token", "create", "--device", device.name, "--group", "north")
+    assert (code, said.count("\n")) == (0, 1)
+    assert token.startswith("fgt_")
+    answer = stranger.est("simpleenroll", device.request(), "--user", f"{device.name}:{token.strip()}")
+    assert answer.status == 200, answer.text
+    _, listed, _ = command("device", "list", "--group", "north", "--json")
+    (shown,) = [each for each in json.loads(listed) if each["name"] == device.name]
+    assert (shown["role"], shown["state"], shown["certificates"]) == ("device", "active", 1)
+    _, listed, _ = command("certificate", "list", "--device", device.name, "--json")
+    (certificate,) = json.loads(listed)
+    _, shown_text, _ = command("certificate", "show", certificate["serial"])
+    assert certificate["fingerprint_sha256"] in shown_text
+    code, revoked, _ = command("revoke", "--serial", certificate["serial"], "--reason", "keyCompromise", "--json")
+    assert code == 0
+    (first,) = json.loads(revoked)
+    assert (first["device"], first["reason"]) == (device.name, "keyCompromise")
+    # Again: the original facts, not new ones.
+    _, again, _ = command("revoke", "--serial", certificate["serial"], "--reason", "superseded", "--json")
+    assert json.loads(again) == [first]
+    _, text, _ = command("device", "show", device.name)
+    assert "keyCompromise" in text
+    code, _, _ = command("revoke", "--device", device.name)
+    assert code == 0
+    _, listed, _ = command("device", "list", "--state", "revoked")
+    assert device.name in listed
+    assert command("status")[0] == 0
+
+
+def read(tokens: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(tokens.read_text().splitlines()))
+
+
+def test_a_batch_of_tokens_goes_to_a_private_file(
+    command: Operator, stranger: Curl, device: OpensslDevice, tmp_path: Path
+) -> None:
+    names = [f"{device.name}-{number}" for number in range(3)]
+    (tmp_path / "names").write_text("\n".join(names) + "\n\n")
+    output = tmp_path / "tokens.csv"
+    batch = ("token", "batch", "--group", "north", "--output", str(output))
+    code, said, _ = command(*batch, "--devices-file", str(tmp_path / "names"))
+    assert (code, said) == (0, f"3 tokens in {output}\n")
+    assert output.stat().st_mode & 0o777 == 0o600
+    rows = read(output)
+    assert [row["device"] for row in rows] == names
+    first = OpensslDevice(tmp_path, names[0])
+    assert stranger.est("simpleenroll", first.request(), "--user", f"{names[0]}:{rows[0]['token']}").status == 200
+    code, _, said = command(*batch, "--count", "2")
+    assert code == 1
+    assert "never overwritten" in said
+    output.unlink()
+    assert command(*batch, "--count", "600")[0] == 0
+    assert len(read(output)) == 600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("revoke", "--device", "nobody"), 1, "DEVICE_UNKNOWN: no device is called 'nobody'"),
+        (("device", "show", "nobody"), 1, "DEVICE_UNKNOWN"),
+        (("certificate", "show", "xyz"), 1, "INVALID_REQUEST: serial 'xyz'"),
+        (("revoke",), 2, "give exactly one of --device and --serial"),
+        (("revoke", "--device", "a", "--reason", "boredom"), 2, "boredom"),
+        (("token", "create"), 2, "give --device, or --group"),
+        (("token", "batch", "--output", "x"), 2, "exactly one of --devices-file and --count"),
+        (("token", "batch", "--output", "x", "--count", "2"), 2, "--count needs --group"),
+        (("device", "list", "--cafile", "/nowhere"), 1, "/nowhere cannot be read"),
+        (("nonsense",), 2, "nonsense"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_failed_command_says_why_in_one_line(
+    command: Operator, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    returned, stdout, stderr = command(*arguments)
+    assert (returned, stdout) == (code, "")
+    assert words in stderr
+    assert "Traceback" not in stderr
+    assert code == 2 or stderr.count("\n") == 1
+
+
+def test_a_service_that_does_not_answer_is_named(service: ProvisioningService) -> None:
+    done = service.command("device", "list", "--dir", str(service.dir), "--url", "https://127.0.0.1:1")
+    assert done.returncode == 1
+    assert "https://127.0.0.1:1 does not answer" in done.stderr
+
+
+def test_help_shows_every_command_with_an_example(service: ProvisioningService) -> None:
+    for words in (("init",), ("serve",), ("revoke",), ("token", "create"), ("token", "batch"), ("device", "list"),
+                  ("device", "show"), ("certificate", "list"), ("certificate", "show")):  # fmt: skip
+        done = service.command(*words, "--help")
+        assert done.returncode == 0
+        assert f"fleet-provisioning {' '.join(words)} " in done.stdout
+    assert service.command("version").stdout.startswith("fleet-provisioning ")

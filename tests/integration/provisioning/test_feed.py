@@ -1,0 +1,183 @@
+"""The revocation feed, followed by curl -N: order, resumption, push, and its ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EstClient
+from provisioning.client.feed import Current, RevocationEvent, follow
+from provisioning.pki.keys import generate_key
+from tests.support.curl import Curl
+from tests.support.openssl import OpensslDevice
+from tests.support.provisioning import ProvisioningService
+
+FEED = "/v1/revocations/feed"
+
+
+class Follower:
+    """curl -N on the feed, read event by event."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self._buffer = b""
+
+    def next_event(self, seconds: float = 20) -> tuple[str, dict[str, Any]]:
+        """Return the next event's name and data."""
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + seconds
+        while b"\n\n" not in self._buffer:
+            readable, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            assert readable, "no event"
+            chunk = os.read(self.process.stdout.fileno(), 65536)
+            if not chunk:
+                raise EOFError
+            self._buffer += chunk
+        block, _, self._buffer = self._buffer.partition(b"\n\n")
+        fields = dict(line.split(": ", 1) for line in block.decode().split("\n"))
+        data = json.loads(fields["data"])
+        assert fields["event"] == "current" or fields["id"] == str(data["sequence"])
+        return fields["event"], data
+
+    def read_to_end(self) -> None:
+        """Read whatever still comes, until the service ends the stream."""
+        with contextlib.suppress(EOFError):
+            while True:
+                self.next_event()
+
+    def revoked(self, number: int) -> list[dict[str, Any]]:
+        """Return the next *number* revocations, skipping heartbeats."""
+        found: list[dict[str, Any]] = []
+        while len(found) < number:
+            event, data = self.next_event()
+            if event == "revoked":
+                found.append(data)
+        return found
+
+
+@contextlib.contextmanager
+def following(curl: Curl, query: str = "", *options: str) -> Iterator[Follower]:
+    line = curl.arguments(FEED + query, "--no-buffer", *options)
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield Follower(process)
+        finally:
+            process.kill()
+
+
+async def enrol(service: ProvisioningService, names: list[str]) -> None:
+    tokens = await asyncio.to_thread(service.tokens, devices=names)
+    key = [generate_key() for _ in names]
+    async with EstClient(service.https, service.bundle) as client:
+        await asyncio.gather(
+            *(
+                client.enrol(build_csr(key[index], name), user=name, token=tokens[index])
+                for index, name in enumerate(names)
+            )
+        )
+
+
+def newest(operator: Curl) -> int:
+    return int(json.loads(operator.run("/v1/status").body)["feed"]["sequence"])
+
+
+def names_for(tmp_path: Path, number: int) -> list[str]:
+    return [
+        f"feed-{tmp_path.parent.name[-4:]}-{tmp_path.name[-12:]}-{index}".replace("_", "-") for index in range(number)
+    ]
+
+
+async def test_events_come_in_commit_order_without_a_gap_and_resume_after_any_of_them(
+    own_service: ProvisioningService, tmp_path: Path
+) -> None:
+    service, operator = own_service, Curl(own_service.https, own_service.bundle, own_service.operator)
+    names = names_for(tmp_path, 12)
+    await enrol(service, names)
+    with following(operator, "?after=0") as live:
+        assert live.next_event() == ("current", {"sequence": 0})
+        with service.api() as api:
+            for name in names[:6]:
+                api.post("/v1/revocations", json={"device": name, "reason": "superseded"})
+        await asyncio.gather(*(asyncio.to_thread(service.revoke, device=name) for name in names[6:]))
+        events = live.revoked(12)
+    assert [event["sequence"] for event in events] == list(range(1, 13))
+    assert [event["device"] for event in events[:6]] == names[:6]
+    assert {event["device"] for event in events} == set(names)
+    assert events[0]["reason"] == "superseded"
+    certificates = {
+        each["serial"]: each for each in json.loads(operator.run("/v1/certificates?limit=50").body)["items"]
+    }
+    for event in events:
+        stored = certificates[event["serial"]]
+        assert (stored["device"], stored["sequence"]) == (event["device"], event["sequence"])
+        assert (stored["issuer_key_id"], stored["revoked_at"]) == (event["issuer_key_id"], event["revoked_at"])
+    for query, options in (("?after=7", ()), ("", ("--header", "Last-Event-ID: 7"))):
+        with following(operator, query, *options) as resumed:
+            assert [event["sequence"] for event in resumed.revoked(5)] == [8, 9, 10, 11, 12]
+            assert resumed.next_event() == ("current", {"sequence": 12})
+    service.stop()
+    service.start()
+    with following(Curl(service.https, service.bundle, service.operator), "?after=11") as after_restart:
+        assert after_restart.revoked(1) == events[11:]
+
+
+async def test_a_revocation_is_pushed_at_once_and_a_heartbeat_tells_the_newest_number(
+    service: ProvisioningService, operator: Curl, tmp_path: Path
+) -> None:
+    (name,) = names_for(tmp_path, 1)
+    await enrol(service, [name])
+    start = newest(operator)
+    with following(operator, f"?after={start}") as live:
+        assert live.next_event()[0] == "current"
+        assert live.next_event()[0] == "current"  # A heartbeat: nothing has happened.
+        begun = time.monotonic()
+        await asyncio.to_thread(service.revoke, device=name)
+        (event,) = live.revoked(1)
+        pushed = time.monotonic() - begun
+        assert event["device"] == name
+        assert pushed < 1, "later than a heartbeat: it was not pushed"
+
+
+async def test_our_own_client_follows_a_burst(service: ProvisioningService, operator: Curl, tmp_path: Path) -> None:
+    names = names_for(tmp_path, 20)
+    await enrol(service, names)
+    start = newest(operator)
+    seen: list[str] = []
+    async with contextlib.aclosing(follow(service.https, service.bundle, service.operator, start, heartbeat=1)) as feed:
+        assert await anext(feed) == Current(start)
+        revocations = asyncio.gather(*(asyncio.to_thread(service.revoke, device=name) for name in names))
+        async for event in feed:
+            if isinstance(event, RevocationEvent):
+                seen.append(event.device)
+            if set(names) <= set(seen):
+                break
+        await revocations
+
+
+def test_the_feed_ends_with_the_follower_s_own_revocation(
+    service: ProvisioningService, stranger: Curl, device: OpensslDevice
+) -> None:
+    token = service.token(device=device.name, role="broker")
+    answer = stranger.est("simpleenroll", device.request(), "--user", f"{device.name}:{token}")
+    device.take(answer.body)
+    broker = Curl(service.https, service.bundle, device.credential)
+    with following(broker) as live:
+        while live.next_event()[0] != "current":
+            pass
+        service.revoke(device=device.name)
+        (event,) = live.revoked(1)
+        assert event["device"] == device.name
+        live.read_to_end()
+        assert live.process.wait(timeout=20) == 0
+    refused = broker.run(FEED)
+    assert refused.status == 403
+    assert '"code":"CERTIFICATE_REVOKED"' in refused.text

@@ -1,0 +1,169 @@
+"""Founding, starting, stopping, and dying: what must hold whatever happens to the process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
+from provisioning.pki.keys import generate_key
+from tests.support.curl import Curl
+from tests.support.openssl import openssl
+from tests.support.provisioning import ProvisioningService
+
+
+def test_init_founds_an_authority_that_only_its_owner_can_read(tmp_path: Path) -> None:
+    service = ProvisioningService.founded(tmp_path / "new" / "fleet")
+    assert service.dir.stat().st_mode & 0o777 == 0o700
+    for path in service.dir.iterdir():
+        if path.suffix in (".key", ".db"):
+            assert path.stat().st_mode & 0o777 == 0o600, path
+    for name in ("root-ca", "issuing-ca"):
+        assert "ENCRYPTED" in (service.dir / f"{name}.key").read_text()
+    for name in ("server", "operator"):
+        openssl("verify", "-x509_strict", "-CAfile", service.bundle, service.dir / f"{name}.crt")
+    names = openssl("x509", "-noout", "-ext", "subjectAltName", "-in", service.dir / "server.crt").decode()
+    assert "DNS:localhost, IP Address:127.0.0.1, IP Address:0:0:0:0:0:0:0:1" in names
+    assert [path.name for path in service.dir.parent.iterdir()] == ["fleet"]
+
+
+def test_init_never_overwrites_and_leaves_nothing_half_made(tmp_path: Path) -> None:
+    service = ProvisioningService.founded(tmp_path / "fleet")
+    before = {path: path.read_bytes() for path in service.dir.iterdir()}
+    again = service.command("init", "--dir", str(service.dir))
+    assert again.returncode == 1
+    assert "nothing is ever overwritten" in again.stderr
+    assert {path: path.read_bytes() for path in service.dir.iterdir()} == before
+    for arguments in (("--trust-domain", "NOT VALID"), ("--passphrase-file", str(tmp_path / "none")),
+                      ("--server-name", "bad name"), ("--public-http-url", "nonsense")):  # fmt: skip
+        failed = service.command("init", "--dir", str(tmp_path / "other"), *arguments)
+        assert failed.returncode == 1, arguments
+        assert failed.stderr.count("\n") == 1, failed.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["fleet"]
+
+
+def test_serve_explains_why_it_cannot_start(tmp_path: Path) -> None:
+    service = ProvisioningService.founded(tmp_path / "fleet")
+    (tmp_path / "wrong").write_text("wrong passphrase")
+    for arguments, words in (
+        (("--dir", str(tmp_path / "nowhere")), "run fleet-provisioning init"),
+        (("--dir", str(service.dir), "--passphrase-file", str(tmp_path / "wrong")), "passphrase is wrong"),
+        (("--dir", str(service.dir), "--host", "192.0.2.1"), "cannot be used"),
+    ):
+        failed = service.command("serve", *arguments, "--port", "0", "--http-port", "0")
+        assert failed.returncode == 1
+        assert words in failed.stderr
+        assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_ends_open_feeds_and_the_service_cleanly(
+    own_service: ProvisioningService, number: signal.Signals
+) -> None:
+    operator = Curl(own_service.https, own_service.bundle, own_service.operator)
+    line = operator.arguments("/v1/revocations/feed", "--no-buffer")
+    with subprocess.Popen(line, stdout=subprocess.PIPE) as feed:
+        assert feed.stdout is not None
+        assert feed.stdout.readline() == b"event: current\n"
+        begun = time.monotonic()
+        assert own_service.stop(number) == 0
+        assert time.monotonic() - begun < 5
+        assert feed.wait(timeout=20) == 0, "the stream was cut, not ended"
+    assert "Traceback" not in own_service.log
+    assert "ERROR" not in own_service.log
+    # Serial numbers that were reserved and not used have been given back.
+    with contextlib.closing(sqlite3.connect(own_service.dir / "fleet.db")) as store:
+        assert store.execute("SELECT count(*) FROM serial_reservations").fetchone() == (0,)
+
+
+async def test_one_token_and_fifty_concurrent_requests_give_one_certificate(
+    own_service: ProvisioningService,
+) -> None:
+    token = own_service.token(group="north")
+
+    async def attempt(number: int) -> str:
+        name = f"meter-{number}"
+        async with EstClient(own_service.https, own_service.bundle) as client:
+            try:
+                await client.enrol(build_csr(generate_key(), name), user=name, token=token)
+            except EnrolmentRefused as refusal:
+                return refusal.code
+        return "enrolled"
+
+    outcomes = Counter(await asyncio.gather(*(attempt(number) for number in range(50))))
+    assert outcomes == {"enrolled": 1, "TOKEN_USED": 49}
+
+
+async def test_kill_9_during_a_burst_loses_no_certificate_and_no_token(own_service: ProvisioningService) -> None:
+    service = own_service
+    names = [f"meter-{number}" for number in range(300)]
+    tokens = dict(zip(names, service.tokens(devices=names), strict=True))
+    received: dict[str, x509.Certificate] = {}
+    enough = asyncio.Event()
+
+    async def enrol_some(client: EstClient, mine: list[str]) -> None:
+        for name in mine:
+            with contextlib.suppress(EnrolmentUnavailable):
+                received[name] = await client.enrol(build_csr(generate_key(), name), user=name, token=tokens[name])
+            if len(received) >= 60:
+                enough.set()
+
+    async with EstClient(service.https, service.bundle) as client:
+        burst = asyncio.gather(*(enrol_some(client, names[start::16]) for start in range(16)))
+        await enough.wait()
+        os.kill(service.pid, signal.SIGKILL)
+        await burst
+    assert 60 <= len(received) < 300, "the burst was over before the kill"
+    service.kill()
+
+    with contextlib.closing(sqlite3.connect(service.dir / "fleet.db")) as store:
+        assert store.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        stored = {der for (der,) in store.execute("SELECT der FROM certificates")}
+        spent = store.execute("SELECT count(*) FROM tokens WHERE used_at IS NOT NULL").fetchone()[0]
+        devices = store.execute("SELECT count(*) FROM certificates JOIN devices ON device_id = devices.id "
+                                "WHERE role = 'device'").fetchone()[0]  # fmt: skip
+        abandoned = {int(serial, 16) for (serial,) in store.execute("SELECT serial FROM serial_reservations")}
+    assert {certificate.public_bytes(Encoding.DER) for certificate in received.values()} <= stored
+    assert spent == devices
+
+    service.start()
+    unanswered: list[str] = []
+    async with EstClient(service.https, service.bundle) as client:
+        for name in names:
+            if name in received:
+                continue
+            try:
+                received[name] = await client.enrol(build_csr(generate_key(), name), user=name, token=tokens[name])
+            except EnrolmentRefused as refusal:
+                unanswered.append(refusal.code)
+    # Recorded, and the answer was lost with the process: no more than were under way.
+    assert set(unanswered) <= {"TOKEN_USED"}
+    assert len(unanswered) <= 16
+    serials = [certificate.serial_number for certificate in received.values()]
+    assert len(set(serials)) == len(serials)
+    assert not abandoned & set(serials), "a serial number that may have been signed before was used again"
+
+
+def test_settings_come_from_flags_before_environment_before_file(tmp_path: Path) -> None:
+    service = ProvisioningService.founded(tmp_path / "fleet", {"trust_domain": "env.example"})
+    file = service.dir / "provisioning.toml"
+    assert 'trust_domain = "env.example"' in file.read_text()
+    file.write_text(file.read_text() + "crl_life = 'nonsense'\n")
+    failed = service.command("serve", "--dir", str(service.dir), "--port", "0", "--http-port", "0")
+    assert failed.returncode == 1
+    assert "crl_life" in failed.stderr
+    file.write_text("unknown_setting = 1\n")
+    failed = service.command("serve", "--dir", str(service.dir))
+    assert "unknown_setting" in failed.stderr

@@ -1,0 +1,109 @@
+"""Whatever a stranger sends: a parser returns or refuses, and never anything else."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from provisioning.api.est import decode_body, parse_basic
+from provisioning.api.operators import normal_serial
+from provisioning.ca.csr import verify_csr
+from provisioning.enrolment.tokens import digest_of, new_token
+from provisioning.errors import Code, Refused
+from provisioning.store.serials import new_serial, serial_text
+from tests.support.requests import csr_der
+
+VALID = csr_der()
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_a_request_or_refused(der: bytes) -> None:
+    with contextlib.suppress(Refused):
+        verify_csr(der)
+
+
+@given(st.integers(0, len(VALID) - 1), st.integers(0, 255))
+def test_one_changed_byte_never_passes_as_the_signed_request(position: int, byte: int) -> None:
+    changed = bytearray(VALID)
+    changed[position] = byte
+    try:
+        request = verify_csr(bytes(changed))
+    except Refused as refusal:
+        assert refusal.code.startswith("CSR_")  # noqa: PT017 - either outcome is right
+    else:
+        # What is signed is unchanged; a signature has more than one encoding only if nothing was changed.
+        assert request == verify_csr(VALID)
+
+
+@given(st.integers(0, len(VALID)))
+def test_a_request_cut_anywhere_is_refused(length: int) -> None:
+    if length < len(VALID):
+        with pytest.raises(Refused):
+            verify_csr(VALID[:length])
+
+
+@given(st.binary(min_size=1, max_size=300), st.data())
+def test_white_space_anywhere_changes_nothing(content: bytes, data: st.DataObject) -> None:
+    text = base64.b64encode(content)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+    body, last = b"", 0
+    for cut in cuts:
+        body += text[last:cut] + data.draw(st.sampled_from([b" ", b"\t", b"\r\n", b"\n", b""]))
+        last = cut
+    assert decode_body(body + text[last:]) == content
+
+
+@given(st.binary(max_size=300))
+@example(b"-----BEGIN CERTIFICATE REQUEST-----")
+def test_any_body_is_decoded_or_refused(body: bytes) -> None:
+    with contextlib.suppress(Refused):
+        decode_body(body)
+
+
+@given(
+    st.one_of(
+        st.none(),
+        st.text(max_size=300),
+        st.binary(max_size=60).map(lambda raw: "Basic " + base64.b64encode(raw).decode()),
+    )
+)
+def test_any_authorization_header_is_a_credential_or_refused(header: str | None) -> None:
+    try:
+        credential = parse_basic(header)
+    except Refused as refusal:
+        assert refusal.code is Code.TOKEN_MISSING  # noqa: PT017 - either outcome is right
+    else:
+        assert credential.user
+        assert credential.token
+
+
+@given(st.text(max_size=80))
+def test_only_what_looks_like_a_token_is_hashed(text: str) -> None:
+    if not (text.startswith("fgt_") and len(text) == 47):
+        with pytest.raises(Refused):
+            digest_of(text)
+
+
+def test_every_token_made_here_can_be_looked_up() -> None:
+    made = {new_token() for _ in range(1000)}
+    assert len({digest_of(token) for token in made}) == 1000
+
+
+@given(st.text(alphabet="0123456789abcdefABCDEFx:- ", max_size=50))
+def test_a_serial_number_is_normal_or_refused(text: str) -> None:
+    with contextlib.suppress(Refused):
+        normal = normal_serial(text)
+        assert normal == serial_text(int(normal, 16))
+        assert normal_serial(normal) == normal
+
+
+def test_a_serial_number_survives_every_usual_spelling() -> None:
+    serial = new_serial()
+    text = serial_text(serial)
+    colons = ":".join(text[index : index + 2] for index in range(0, len(text), 2))
+    for spelling in (text, text.upper(), "0x" + text, "00" + text, colons):
+        assert normal_serial(spelling) == text

@@ -1,0 +1,107 @@
+"""The service's parts in this process, on a real store, with a clock that the test moves."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from provisioning.ca.ceremony import Authority, found_authority
+from provisioning.ca.issuer import Issuer
+from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
+from provisioning.enrolment.service import CertificateCredential, EnrolmentService, TokenCredential
+from provisioning.enrolment.tokens import TokenOrder, TokenService
+from provisioning.pki.identity import Role
+from provisioning.revocation.service import RevocationService
+from provisioning.store import schema
+from provisioning.store.database import Database
+from provisioning.store.serials import SerialNumbers, new_serial
+from tests.support.requests import NOON, csr_der
+
+
+@dataclass
+class Clock:
+    """The time; it stands still until it is moved."""
+
+    now: datetime = NOON
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, delta: timedelta) -> None:
+        self.now += delta
+
+
+@dataclass
+class Fleet:
+    """Everything between a request and the store."""
+
+    database: Database
+    clock: Clock
+    authority: Authority
+    serial_numbers: SerialNumbers
+    issuer: Issuer
+    enrolment: EnrolmentService
+    token_service: TokenService
+    revocation: RevocationService
+    told: list[str] = field(default_factory=list)
+
+    async def token(self, device: str = "meter-17", group: str | None = "north", role: Role = Role.DEVICE) -> str:
+        (issued,) = await self.token_service.create(TokenOrder([device], group, role), by="admin")
+        return issued.token
+
+    async def enrol(self, device: str = "meter-17", csr: bytes | None = None) -> x509.Certificate:
+        """Return a first certificate for *device*."""
+        credential = TokenCredential(device, await self.token(device))
+        return await self.enrolment.enrol(csr or csr_der(names=[device]), credential)
+
+    async def reenrol(self, certificate: x509.Certificate, csr: bytes) -> x509.Certificate:
+        return await self.enrolment.reenrol(csr, CertificateCredential(certificate))
+
+
+def successor_csr(certificate: x509.Certificate) -> bytes:
+    """Return a request, for a new key, that may succeed *certificate*."""
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    common_name = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
+    return csr_der(names=[str(common_name)], extensions=[names])
+
+
+@contextlib.asynccontextmanager
+async def open_fleet(directory: Path) -> AsyncIterator[Fleet]:
+    """Build the parts on a new store in *directory*."""
+    database = Database(f"sqlite:///{directory / 'fleet.db'}")
+    try:
+        await schema.upgrade(database)
+        clock = Clock()
+        authority = found_authority("fleet.internal", clock(), (new_serial(), new_serial()))
+        issuer = Issuer(authority.issuing_ca.certificate, authority.issuing_ca.key)
+        serial_numbers = SerialNumbers(database)
+        profiles = {role: profile_of(ProfileConfig(ProfileName(role), timedelta(days=30))) for role in Role}
+        enrolment = EnrolmentService(
+            database=database,
+            issuer=issuer,
+            serial_numbers=serial_numbers,
+            profiles=profiles,
+            trust_domain="fleet.internal",
+            clock=clock,
+        )
+        told: list[str] = []
+        revocation = RevocationService(database, clock, (lambda: told.append("feed"), lambda: told.append("crl")))
+        yield Fleet(
+            database,
+            clock,
+            authority,
+            serial_numbers,
+            issuer,
+            enrolment,
+            TokenService(database, clock),
+            revocation,
+            told,
+        )
+    finally:
+        await database.close()

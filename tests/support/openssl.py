@@ -1,0 +1,71 @@
+"""OpenSSL's command line: keys, requests and verification by somebody else's code."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from provisioning.pki.tls import CredentialFiles
+
+P256 = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+
+
+def openssl(*arguments: str | Path, data: bytes = b"", check: bool = True) -> bytes:
+    """Run openssl and return its stdout."""
+    done = subprocess.run(["openssl", *map(str, arguments)], input=data, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0 or not check, done.stderr.decode()
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class OpensslDevice:
+    """A device whose key and requests are made by openssl in a directory of its own."""
+
+    directory: Path
+    name: str
+
+    @property
+    def key(self) -> Path:
+        return self.directory / f"{self.name}.key"
+
+    @property
+    def certificate(self) -> Path:
+        return self.directory / f"{self.name}.crt"
+
+    @property
+    def credential(self) -> CredentialFiles:
+        return CredentialFiles(self.certificate, self.key)
+
+    def request(
+        self, *, subject: str | None = None, algorithm: tuple[str, ...] = P256, extra: tuple[str, ...] = ()
+    ) -> bytes:
+        """Make a new key and return a request for it, as base64 of DER with line ends, as openssl writes it."""
+        openssl("req", "-new", "-newkey", *algorithm, "-nodes", "-keyout", self.key,
+                "-subj", subject or f"/CN={self.name}", "-out", self.directory / "request.pem", *extra)  # fmt: skip
+        return self.encoded()
+
+    def renewal(self, names: str, *, new_key: bool) -> bytes:
+        """Return a request with this subject and these alternative names, for the same key or a new one."""
+        key = self.directory / f"{self.name}-new.key" if new_key else self.key
+        if new_key:
+            openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key)
+        request = self.directory / "request.pem"
+        subject = ("-subj", f"/CN={self.name}", "-addext", f"subjectAltName={names}")
+        openssl("req", "-new", "-key", key, *subject, "-out", request)
+        return self.encoded()
+
+    def encoded(self) -> bytes:
+        """Return the last request as EST wants it."""
+        return base64.encodebytes(openssl("req", "-in", self.directory / "request.pem", "-outform", "DER"))
+
+    def take(self, answer: bytes) -> None:
+        """Unwrap the certificate in an EST answer and keep it."""
+        pem = openssl("pkcs7", "-inform", "DER", "-print_certs", data=base64.b64decode(answer))
+        self.certificate.write_bytes(pem)
+
+
+def certificate_facts(path: Path, *options: str) -> str:
+    """Return what ``openssl x509`` prints of a certificate."""
+    return openssl("x509", "-in", path, "-noout", *options).decode()

@@ -1,0 +1,204 @@
+"""A page of commands, run as its reader would run them: one shell, block after block, against the real programs.
+
+    steps = read_page(Path("docs/verify-it-yourself.md"))
+    with Terminal(tmp_path, ports) as terminal:
+        for step in steps:
+            terminal.follow(step)
+
+Rules
+-----
+1. A ```sh block is a step. A ```text block right below it is what its reader sees; any other block is a picture.
+2. Shown output must come whole, line for line. "…" stands for whatever differs from run to run: within a line for any
+   text, alone on a line for any number of lines.
+3. A step without shown output must succeed.
+4. The page names the standard ports; here each becomes a free one, in commands, output and settings alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from tests.support.provisioning import REPOSITORY
+
+STEP_SECONDS = 60
+PORTS = {
+    8443: "FLEET_PROVISIONING_PORT",
+    8080: "FLEET_PROVISIONING_HTTP_PORT",
+    8883: "FLEET_BROKER_PORT",
+}
+"""Each standard port with the variable that moves it."""
+
+_PROGRAMS = {"fleet-provisioning": "provisioning", "fleet-broker": "broker", "fleet-sim": "device_sim"}
+_FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
+_END = "\x1e"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One block of commands, and the lines that its reader is shown (None: nothing is shown)."""
+
+    line: int
+    commands: str
+    shown: tuple[str, ...] | None
+
+
+def read_page(path: Path, heading: str | None = None) -> list[Step]:
+    """Return the steps of the page, or of the part below *heading* only."""
+    text = path.read_text(encoding="utf-8")
+    start, end = (0, len(text)) if heading is None else _section(text, heading)
+    blocks = [block for block in _FENCE.finditer(text) if start <= block.start() < end]
+    steps = []
+    for index, block in enumerate(blocks):
+        if block["language"] != "sh":
+            continue
+        after = blocks[index + 1] if index + 1 < len(blocks) else None
+        shown = None
+        if after is not None and after["language"] == "text" and not text[block.end() : after.start()].strip():
+            shown = tuple(after["content"].splitlines())
+        steps.append(Step(text.count("\n", 0, block.start()) + 1, block["content"], shown))
+    return steps
+
+
+def _section(text: str, heading: str) -> tuple[int, int]:
+    start = text.index(f"\n{heading}\n")
+    level = heading.split(" ", maxsplit=1)[0]
+    end = text.find(f"\n{level} ", start + len(heading))
+    return start, len(text) if end < 0 else end
+
+
+def free_ports() -> dict[int, int]:
+    """Return a free port for each standard one, below the range from which the kernel gives ports to connections."""
+    chosen: dict[int, int] = {}
+    candidate = 20_000 + os.getpid() * 7 % 10_000
+    for standard in PORTS:
+        while True:
+            candidate += 1
+            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", candidate)):
+                chosen[standard] = candidate
+                break
+    return chosen
+
+
+def unlike(shown: tuple[str, ...], output: list[str]) -> str | None:
+    """Say how *output* differs from what the page shows; None if it does not."""
+    position, skipping = 0, False
+    for line in shown:
+        if line.strip() == "…":
+            skipping = True
+            continue
+        pattern = re.compile(".*".join(re.escape(part.rstrip()) for part in line.rstrip().split("…")))
+        while position < len(output) and not pattern.fullmatch(output[position].rstrip()):
+            if not skipping:
+                return f"the page shows {line!r}, the command printed {output[position]!r}"
+            position += 1
+        if position == len(output):
+            return f"the page shows {line!r}, which was not printed"
+        position, skipping = position + 1, False
+    rest = [line for line in output[position:] if line.strip()]
+    return None if skipping or not rest else f"the page does not show {rest[0]!r}"
+
+
+class Terminal:
+    """A shell in an empty directory, with the three programs on its path; ends with everything it started."""
+
+    def __init__(self, directory: Path, ports: Mapping[int, int]) -> None:
+        self._directory = directory
+        self._ports = ports
+        self._shell: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        programs = self._directory / "programs"
+        programs.mkdir(parents=True)
+        for program, package in _PROGRAMS.items():
+            file = programs / program
+            file.write_text(f'#!/bin/sh\nexec {sys.executable} -m {package} "$@"\n', encoding="utf-8")
+            file.chmod(0o755)
+        home = self._directory / "home"
+        home.mkdir()
+        self._shell = subprocess.Popen(
+            ["bash", "--noprofile", "--norc", "-s"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=home,
+            env={
+                "PATH": f"{programs}:{os.environ['PATH']}",
+                "HOME": str(home),
+                "TMPDIR": str(home),
+                "LC_ALL": "C.UTF-8",
+                "PYTHONPATH": str(REPOSITORY),
+                **{PORTS[standard]: str(port) for standard, port in self._ports.items()},
+            },
+            start_new_session=True,  # So that exactly what this shell started can be ended.
+        )
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        shell = self._shell
+        assert shell is not None
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGTERM)
+        with contextlib.suppress(BrokenPipeError):
+            shell.stdin.close()
+        try:
+            shell.wait(timeout=STEP_SECONDS)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+            shell.stdout.close()
+
+    def follow(self, step: Step) -> None:
+        """Run one step and compare what it prints with what the page shows."""
+        status, output = self._run(self._localised(step.commands))
+        printed = "\n".join(output)
+        if step.shown is None:
+            assert status == 0, f"line {step.line}: exit status {status}\n{step.commands}\n{printed}\n{self.logs()}"
+            return
+        shown = tuple(self._localised(line) for line in step.shown)
+        difference = unlike(shown, output)
+        assert difference is None, f"line {step.line}: {difference}\n{step.commands}\n{printed}\n{self.logs()}"
+
+    def logs(self) -> str:
+        """Return what the programs have logged, for the report of a failure."""
+        files = sorted((self._directory / "home").rglob("*.log"))
+        return "\n".join(f"--- {file.name}\n{file.read_text(encoding='utf-8')[-3000:]}" for file in files)
+
+    def _localised(self, text: str) -> str:
+        return re.sub(r"\b(8443|8080|8883)\b", lambda found: str(self._ports[int(found[0])]), text)
+
+    def _run(self, commands: str) -> tuple[int, list[str]]:
+        assert self._shell is not None
+        assert self._shell.stdin is not None
+        script = self._directory / "step.sh"
+        script.write_text(commands, encoding="utf-8")
+        self._shell.stdin.write(f". {script} < /dev/null; printf '{_END}%s{_END}\\n' $?\n".encode())
+        self._shell.stdin.flush()
+        output, status, _ = self._read_to_end_mark().rsplit(_END, 2)
+        return int(status), output.splitlines()
+
+    def _read_to_end_mark(self) -> str:
+        assert self._shell is not None
+        assert self._shell.stdout is not None
+        descriptor = self._shell.stdout.fileno()
+        deadline = time.monotonic() + STEP_SECONDS
+        collected = b""
+        while not collected.endswith(f"{_END}\n".encode()):
+            readable, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            chunk = os.read(descriptor, 65536) if readable else b""
+            assert chunk, f"the step did not end\n{collected.decode(errors='replace')}\n{self.logs()}"
+            collected += chunk
+        return collected.decode(errors="replace")

@@ -1,0 +1,168 @@
+"""A real provisioning service in a process of its own, for any test that needs one.
+
+    with ProvisioningService.founded(tmp_path / "fleet") as service:
+        token = service.token(device="meter-1", group="north")
+        service.https, service.http, service.bundle, service.operator
+
+The ports are free ones and change with every start; the directory stays, so a service can be stopped, killed and
+started again. Its log is ``<dir>.log``, shown when a start fails.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from provisioning.pki.tls import CredentialFiles, client_context
+
+PASSPHRASE = "correct horse battery staple"
+REPOSITORY = Path(__file__).parents[2]
+START_SECONDS = 60
+
+
+class ProvisioningService:
+    """One service: its directory, and, while it runs, where it listens."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, object] | None = None) -> None:
+        """*settings* are set in its environment: ``{"crl_debounce_seconds": 0.05}``."""
+        self.dir = directory
+        self.https = ""
+        self.http = ""
+        self._environment = os.environ | {
+            "PYTHONPATH": str(REPOSITORY),
+            "FLEET_PROVISIONING_PASSPHRASE": PASSPHRASE,
+            **{f"FLEET_PROVISIONING_{name.upper()}": str(value) for name, value in (settings or {}).items()},
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def founded(cls, directory: Path, settings: Mapping[str, object] | None = None) -> Self:
+        """Return a service whose authority has just been founded in *directory*; it does not run yet."""
+        service = cls(directory, settings)
+        service.command("init", "--dir", str(directory), check=True)
+        return service
+
+    @property
+    def bundle(self) -> Path:
+        """The trust anchors, as a PEM file."""
+        return self.dir / "ca-bundle.crt"
+
+    @property
+    def operator(self) -> CredentialFiles:
+        """The first operator's credential."""
+        return CredentialFiles(self.dir / "operator.crt", self.dir / "operator.key")
+
+    @property
+    def pid(self) -> int:
+        """The running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What the service has logged since it was founded."""
+        path = self._log_path
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    @property
+    def _log_path(self) -> Path:
+        return self.dir.with_name(self.dir.name + ".log")
+
+    def command(self, *arguments: str, check: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run ``fleet-provisioning`` with *arguments* and return what it said."""
+        return subprocess.run(
+            [sys.executable, "-m", "provisioning", *arguments],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=check,
+            timeout=START_SECONDS,
+        )
+
+    def start(self) -> Self:
+        """Start the process and wait until both ports accept connections."""
+        with self._log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "provisioning", "serve", "--dir", self.dir, "--port", "0", "--http-port", "0"],
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        words = self._ready_line().split()
+        assert words[:2] == ["fleet-provisioning", "ready"], f"not ready: {words}\n{self.log}"
+        self.https, self.http = words[2:]
+        return self
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal, wait for the end, and return the exit code (negative: the signal that killed it)."""
+        process, self._process = self._process, None
+        assert process is not None
+        process.send_signal(number)
+        try:
+            return process.wait(timeout=30)
+        finally:
+            process.kill()
+            assert process.stdout is not None
+            process.stdout.close()
+
+    def kill(self) -> None:
+        """End the process as a power failure would."""
+        self.stop(signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_error: object) -> None:
+        if self._process is not None:
+            self.stop()
+
+    def api(self) -> httpx.Client:
+        """Return an HTTP client with the operator's certificate."""
+        return httpx.Client(
+            base_url=self.https,
+            verify=client_context(self.bundle, self.operator, allow_tls12=True),
+            timeout=30,
+            trust_env=False,
+        )
+
+    def tokens(self, **request: Any) -> list[str]:
+        """Return new enrolment tokens, as ``POST /v1/tokens`` makes them for *request*."""
+        with self.api() as api:
+            response = api.post("/v1/tokens", json=request)
+        assert response.status_code == 201, response.text
+        return [each["token"] for each in response.json()["tokens"]]
+
+    def token(self, **request: Any) -> str:
+        """Return one new enrolment token."""
+        (token,) = self.tokens(**request)
+        return token
+
+    def revoke(self, **request: Any) -> list[dict[str, Any]]:
+        """Revoke, and return what is revoked now."""
+        with self.api() as api:
+            response = api.post("/v1/revocations", json=request)
+        assert response.status_code in (200, 201), response.text
+        revoked: list[dict[str, Any]] = response.json()["revoked"]
+        return revoked
+
+    def _ready_line(self) -> str:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        deadline = time.monotonic() + START_SECONDS
+        line = b""
+        while not line.endswith(b"\n"):
+            readable, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            chunk = os.read(descriptor, 4096) if readable else b""
+            assert chunk, f"the service did not become ready\n{self.log}"
+            line += chunk
+        return line.decode()

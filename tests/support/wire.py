@@ -1,0 +1,299 @@
+"""A whole broker in memory, and MQTT clients on it: real engine, real connections, fake wire, hand-moved clock.
+
+    broker = MemoryBroker()
+    meter = broker.device("meter-1")                 # connected: its CONNACK has been read
+    backend = broker.service("backend", version=V311)
+    backend.subscribe("fleet/#", qos=1)
+    meter.publish("fleet/meters/meter-1/telemetry", b"1")
+    assert backend.received() == [Publish(…)]
+    broker.advance(30)
+
+Everything a connection writes is checked on the way: each element one whole packet, that decodes, that the client's
+Maximum Packet Size allows, and nothing behind the end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from broker.admission.admission import Admission
+from broker.admission.freshness import Freshness
+from broker.admission.policy import DEFAULT_POLICY, TopicPolicy
+from broker.connection import ClientConnection
+from broker.engine import Engine
+from broker.limits import Limits
+from broker.mqtt.codes import ProtocolVersion, QoS, ReasonCode, RetainHandling
+from broker.mqtt.connect import Connack, Connect, Will
+from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
+from broker.mqtt.framing import split_frames
+from broker.mqtt.packets import (
+    Packet,
+    Pingreq,
+    Puback,
+    Publish,
+    Suback,
+    Subscribe,
+    SubscriptionRequest,
+    Unsuback,
+    Unsubscribe,
+    decode_packet,
+)
+from broker.mqtt.properties import NO_PROPERTIES, Properties
+from provisioning.pki.revocation import RevocationIndex
+from tests.support.pki import DOMAIN, Held, shared_device, shared_pki, shared_service
+
+V31, V311, V5 = ProtocolVersion.V31, ProtocolVersion.V311, ProtocolVersion.V5
+_ANY_SIZE = 268_435_460
+
+
+class FakeTransport:
+    """Records what is written and asked; refuses to be written to after the end."""
+
+    address = "192.0.2.1:1883"
+
+    def __init__(self) -> None:
+        self.packets: deque[bytes] = deque()
+        self.writes = 0
+        self.closed = False
+        self.held = False
+
+    def write(self, packets: list[bytes]) -> None:
+        assert packets, "nothing was written"
+        assert not self.closed, f"written after the end: {packets!r}"
+        self.writes += 1
+        self.packets.extend(packets)
+
+    def close(self) -> None:
+        assert not self.closed, "closed twice"
+        self.closed = True
+
+    def hold(self) -> None:
+        assert not self.held, "held twice"
+        self.held = True
+
+    def release(self) -> None:
+        self.held = False
+
+
+class MemoryBroker:
+    """An engine with its clock, loop and revocation data in the test's hand."""
+
+    connection_type: type[ClientConnection] = ClientConnection
+
+    def __init__(
+        self,
+        *,
+        fresh: bool = True,
+        grace: float = 300.0,
+        policy: TopicPolicy = DEFAULT_POLICY,
+        trust_domain: str | None = DOMAIN,
+        connection_type: type[ClientConnection] = ClientConnection,
+        **limits: int,
+    ) -> None:
+        self.now = 1000.0
+        self.wall = shared_pki().now
+        self._soon: deque[Callable[[], None]] = deque()
+        self.freshness = Freshness(grace)
+        admission = Admission(RevocationIndex(), self.freshness, policy, trust_domain)
+        self.engine = Engine(admission, Limits(**limits), self._soon.append, self.now)
+        self.connection_type = connection_type
+        if fresh:
+            self.freshness.current(self.now)
+
+    @property
+    def metrics(self) -> Any:
+        return self.engine.metrics
+
+    def settle(self) -> None:
+        """Let the event loop come round until it has nothing more to do."""
+        while self._soon:
+            self._soon.popleft()()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, with a tick a second like the real process, or one jump where that would be many."""
+        end = self.now + seconds
+        while self.now < end:
+            step = 1.0 if seconds <= 600 else seconds
+            self.now = min(self.now + step, end)
+            self.wall = shared_pki().now + timedelta(seconds=self.now - 1000.0)
+            self.engine.tick(self.now)
+            self.settle()
+
+    def keep_fresh(self) -> None:
+        """Let the revocation feed say that nothing has happened."""
+        self.freshness.current(self.now)
+
+    def open(self, holder: Held | None, *, version: ProtocolVersion = V5) -> WireClient:
+        """Return a client whose TLS is up and who has not sent anything yet."""
+        return WireClient(self, holder, version)
+
+    def device(self, name: str, *, version: ProtocolVersion = V5, **connect: Any) -> WireClient:
+        """Return a connected device of group ``meters``."""
+        client = self.open(shared_device(name), version=version)
+        client.connect(client_id=name, **connect)
+        return client
+
+    def service(self, name: str = "backend", *, version: ProtocolVersion = V5, **connect: Any) -> WireClient:
+        """Return a connected service."""
+        client = self.open(shared_service(name), version=version)
+        client.connect(**({"client_id": name} | connect))
+        return client
+
+
+class WireClient:
+    """An MQTT client whose socket is a `FakeTransport`."""
+
+    def __init__(self, broker: MemoryBroker, holder: Held | None, version: ProtocolVersion) -> None:
+        self.broker = broker
+        self.version = version
+        self.transport = FakeTransport()
+        self.maximum_packet_size = _ANY_SIZE
+        self.connection = broker.connection_type(broker.engine, self.transport, broker.now)
+        self.connection.secured(holder.der if holder is not None else None, broker.now, broker.wall)
+        self._next_id = 0
+
+    @property
+    def closed(self) -> bool:
+        return self.transport.closed
+
+    @property
+    def session(self) -> Any:
+        session = self.connection.session
+        assert session is not None, "not connected"
+        return session
+
+    # Sending
+
+    def send_bytes(self, data: bytes) -> None:
+        """Let the broker read *data*, and end the turn, as the poller does."""
+        self.broker.engine.turn.begin()
+        if not self.closed:
+            self.connection.receive(data, self.broker.now)
+        self.broker.engine.turn.end()
+        self.broker.settle()
+
+    def send(self, *packets: Packet) -> None:
+        """Send *packets* in one read."""
+        self.send_bytes(b"".join(packet.encode(self.version) for packet in packets))
+
+    def connect(self, *, expect: ReasonCode | None = ReasonCode.SUCCESS, **fields: Any) -> Connack:
+        """Send CONNECT with these *fields*; return the CONNACK, which says *expect*, if that is given."""
+        packet = connect_packet(self.version, **fields)
+        self.maximum_packet_size = packet.properties.maximum_packet_size or _ANY_SIZE
+        self.send(packet)
+        answer = self.next_packet(Connack)
+        assert expect is None or answer.reason_code is expect, answer
+        return answer
+
+    def subscribe(self, *filters: str | SubscriptionRequest, qos: int = 0, identifier: int | None = None) -> Suback:
+        """Subscribe and return the SUBACK; what follows it stays to be received."""
+        requests = tuple(SubscriptionRequest(f, QoS(qos)) if isinstance(f, str) else f for f in filters)
+        properties = Properties(subscription_identifiers=(identifier,)) if identifier else NO_PROPERTIES
+        self.send(Subscribe(self.packet_id(), requests, properties))
+        return self.next_packet(Suback)
+
+    def unsubscribe(self, *filters: str) -> Unsuback:
+        self.send(Unsubscribe(self.packet_id(), filters))
+        return self.next_packet(Unsuback)
+
+    def publish(self, topic: str, payload: bytes = b"", *, qos: int = 0, **fields: Any) -> Puback | None:
+        """Publish; at QoS 1 return the PUBACK."""
+        packet_id = self.packet_id() if qos else None
+        self.send(publication(topic, payload, qos, packet_id=packet_id, **fields))
+        return self.next_packet(Puback) if qos else None
+
+    def acknowledge(self, *messages: Publish) -> None:
+        """Send a PUBACK for each of *messages*, in one read."""
+        self.send(*(Puback(message.packet_id) for message in messages if message.packet_id is not None))
+
+    def ping(self) -> None:
+        self.send(Pingreq())
+
+    def vanish(self) -> None:
+        """Let the transport find the peer gone."""
+        if not self.closed:
+            self.transport.closed = True
+            self.connection.lost("CONNECTION_LOST", self.broker.now)
+            self.broker.settle()
+
+    def leave(self, reason: ReasonCode = ReasonCode.NORMAL_DISCONNECTION, **properties: Any) -> None:
+        self.send(Disconnect(reason, Properties(**properties)))
+
+    def packet_id(self) -> int:
+        self._next_id = self._next_id % 65535 + 1
+        return self._next_id
+
+    # Receiving
+
+    def next_packet(self, kind: type[Any]) -> Any:
+        """Return the next packet, which is of *kind*."""
+        assert self.transport.packets, f"a {kind.__name__} was expected; closed: {self.closed}"
+        packet = self._decode(self.transport.packets.popleft())
+        assert isinstance(packet, kind), f"a {kind.__name__} was expected: {packet}"
+        return packet
+
+    def received(self) -> list[Packet]:
+        """Return everything that was written since the last look."""
+        packets = [self._decode(each) for each in self.transport.packets]
+        self.transport.packets.clear()
+        return packets
+
+    def messages(self) -> list[Publish]:
+        """Return the PUBLISH packets of `received`; there is nothing else."""
+        packets = self.received()
+        assert all(isinstance(each, Publish) for each in packets), packets
+        return [each for each in packets if isinstance(each, Publish)]
+
+    def payloads(self) -> list[bytes]:
+        return [message.payload for message in self.messages()]
+
+    def farewell(self) -> Disconnect:
+        """Return the DISCONNECT that ended the connection; it is the last packet, and its reason a server's."""
+        *_, last = self.received()
+        assert isinstance(last, Disconnect)
+        assert last.reason_code in SERVER_REASONS
+        assert self.closed
+        return last
+
+    def _decode(self, data: bytes) -> Packet:
+        frames, used = split_frames(data, _ANY_SIZE)
+        assert len(frames) == 1, f"not one packet: {data!r}"
+        assert used == len(data), f"not one packet: {data!r}"
+        assert len(data) <= self.maximum_packet_size, f"larger than the client's maximum: {data!r}"
+        first, start, end = frames[0]
+        return decode_packet(first, data[start:end], self.version)
+
+
+def connect_packet(version: ProtocolVersion, **fields: Any) -> Connect:
+    """Return a CONNECT; what is no field of it is one of its properties."""
+    known = {name: fields.pop(name) for name in list(fields) if name in Connect.__dataclass_fields__}
+    known = {"clean_start": True} | known
+    properties = Properties(**fields) if fields else known.pop("properties", NO_PROPERTIES)
+    return Connect(protocol_version=version, properties=properties, **known)
+
+
+def publication(topic: str, payload: bytes = b"", qos: int = 0, **fields: Any) -> Publish:
+    """Return a PUBLISH; what is no field of it is one of its properties."""
+    known = {name: fields.pop(name) for name in list(fields) if name in Publish.__dataclass_fields__}
+    properties = Properties(**fields) if fields else known.pop("properties", NO_PROPERTIES)
+    return Publish(topic, payload, QoS(qos), properties=properties, **known)
+
+
+def request(
+    topic_filter: str,
+    qos: int = 0,
+    *,
+    no_local: bool = False,
+    retain_as_published: bool = False,
+    retain_handling: int = 0,
+) -> SubscriptionRequest:
+    """Return one filter of a SUBSCRIBE with its options."""
+    return SubscriptionRequest(topic_filter, QoS(qos), no_local, retain_as_published, RetainHandling(retain_handling))
+
+
+def will(topic: str, payload: bytes = b"gone", qos: int = 0, *, retain: bool = False, **properties: Any) -> Will:
+    """Return a will."""
+    return Will(topic, payload, QoS(qos), retain, Properties(**properties))

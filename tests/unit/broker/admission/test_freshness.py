@@ -1,0 +1,38 @@
+"""How old revocation data may be."""
+
+from __future__ import annotations
+
+from broker.admission.freshness import Freshness
+
+
+def test_data_that_never_was_complete_is_not_acceptable() -> None:
+    freshness = Freshness(10.0)
+    assert freshness.age(5.0) is None
+    assert not freshness.acceptable(5.0)
+
+
+def test_data_is_acceptable_within_the_grace_time() -> None:
+    freshness = Freshness(10.0)
+    freshness.current(5.0)
+    assert freshness.age(8.0) == 3.0
+    assert freshness.acceptable(15.0)
+    assert not freshness.acceptable(15.1)
+    freshness.current(20.0)
+    assert freshness.acceptable(30.0)
+
+
+def test_without_grace_only_this_moment_is_acceptable() -> None:
+    freshness = Freshness(0.0)
+    freshness.current(5.0)
+    assert freshness.acceptable(5.0)
+    assert not freshness.acceptable(5.01)
+
+
+def test_a_clock_that_goes_back_makes_nothing_older() -> None:
+    freshness = Freshness(1.0)
+    freshness.current(5.0)
+    assert freshness.age(4.0) == 0.0
+
+
+def test_a_broker_without_revocations_is_always_fresh() -> None:
+    assert Freshness(0.0, always_acceptable=True).acceptable(1e9)

@@ -1,0 +1,104 @@
+"""Routes: what a topic leads to, and which of them a change forgets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.mqtt.errors import MalformedPacket
+from broker.mqtt.message import Message
+from broker.mqtt.subscription import Subscription, encode_identifier
+from broker.routing.router import Routes
+
+
+class Subscriber:
+    """A subscriber that notes what it is given; *slow* asks for the publisher to be held."""
+
+    def __init__(self, *, v5: bool = False, takes_any_size: bool = True, slow: bool = False) -> None:
+        self.outbox: list[bytes] = []
+        self.v5 = v5
+        self.takes_any_size = takes_any_size
+        self.slow = slow
+        self.given: list[tuple[Message, Subscription]] = []
+
+    def deliver(self, message: Message, subscription: Subscription, _now: float) -> bool:
+        self.given.append((message, subscription))
+        return self.slow
+
+    def deliver_reliably(self, _message: Message) -> bool:
+        return self.slow
+
+    def hold(self, publisher: Any) -> None: ...
+    def give_up(self) -> None: ...
+    def flush(self) -> None: ...
+
+
+def test_subscribers_are_sorted_by_what_they_need() -> None:
+    routes = Routes(10)
+    old, new = Subscriber(), Subscriber(v5=True)
+    reliable, small = Subscriber(v5=True), Subscriber(takes_any_size=False)
+    named, shy = Subscriber(v5=True), Subscriber(v5=True)
+    routes.subscribe(old, Subscription("a", 0))
+    routes.subscribe(new, Subscription("a", 0))
+    routes.subscribe(reliable, Subscription("a", 1))
+    routes.subscribe(small, Subscription("a", 0))
+    routes.subscribe(named, Subscription("a", 0, identifiers=encode_identifier(1)))
+    routes.subscribe(shy, Subscription("a", 0, no_local=True))
+    route = routes[b"a"]
+    assert route.appends_v4 == (old.outbox.append,)
+    assert route.appends_v5 == (new.outbox.append, reliable.outbox.append)
+    assert route.reliable == (reliable,)
+    assert (route.best_effort_v4, route.best_effort_v5) == ((old.outbox.append,), (new.outbox.append,))
+    assert [subscriber for subscriber, _ in route.individual] == [small, named, shy]
+    assert route.subscribers == (old, new, reliable, small, named, shy)
+
+
+def test_the_slow_one_among_many_is_named() -> None:
+    routes = Routes(10)
+    quick, slow = Subscriber(takes_any_size=False), Subscriber(takes_any_size=False, slow=True)
+    for subscriber in (quick, slow, Subscriber()):
+        routes.subscribe(subscriber, Subscription("a", 1))
+    assert routes[b"a"].deliver(Message(b"a", b""), None, 0.0) is slow
+    assert routes[b"a"].deliver_individually(Message(b"a", b""), None, 0.0) is slow
+    routes.unsubscribe(slow, "a")
+    assert routes[b"a"].deliver(Message(b"a", b""), None, 0.0) is None
+
+
+def test_a_change_forgets_the_routes_that_it_matches_and_no_other() -> None:
+    routes = Routes(10)
+    kept, gone = routes[b"a/x"], routes[b"b/x"]
+    subscriber = Subscriber()
+    routes.subscribe(subscriber, Subscription("b/#", 0))
+    assert routes[b"a/x"] is kept
+    assert routes[b"b/x"] is not gone
+    again = routes[b"b/x"]
+    assert not routes.unsubscribe(subscriber, "b/+")
+    assert routes[b"b/x"] is again
+    assert routes.unsubscribe(subscriber, "b/#")
+    assert routes[b"b/x"].subscribers == ()
+
+
+def test_the_cache_is_bounded_and_stays_right() -> None:
+    routes = Routes(3)
+    subscriber = Subscriber()
+    routes.subscribe(subscriber, Subscription("t/+", 0))
+    for index in range(20):
+        assert routes[b"t/%d" % index].subscribers == (subscriber,)
+        assert len(routes) <= 3
+    routes.unsubscribe(subscriber, "t/+")
+    assert all(not routes[b"t/%d" % index].subscribers for index in range(20))
+
+
+@pytest.mark.parametrize("topic", [b"", b"a/+", b"#", b"\xff", b"a\0b", b"\xed\xa0\x80"])
+def test_what_is_no_topic_name_has_no_route(topic: bytes) -> None:
+    routes = Routes(10)
+    with pytest.raises(MalformedPacket):
+        routes[topic]
+    assert len(routes) == 0
+
+
+def test_a_merged_subscription_takes_the_best_of_each() -> None:
+    first = Subscription("a/#", 0, no_local=True, retain_as_published=True, identifiers=b"1")
+    merged = first.merge(Subscription("a/b", 1, identifiers=b"2"))
+    assert (merged.qos, merged.no_local, merged.retain_as_published, merged.identifiers) == (1, False, True, b"12")

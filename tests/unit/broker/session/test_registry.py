@@ -1,0 +1,77 @@
+"""Sessions by role and client identifier, and when they are looked at again."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.metrics import Metrics
+from broker.session.registry import SessionRegistry
+from broker.session.session import QueueLimits
+from provisioning.pki.identity import Identity, Role
+
+METER = Identity("fleet.internal", Role.DEVICE, "meter-1", "meters")
+SERVICE = Identity("fleet.internal", Role.SERVICE, "meter")
+
+
+@pytest.fixture
+def registry() -> SessionRegistry:
+    return SessionRegistry(QueueLimits(1, 1), Metrics())
+
+
+def test_a_name_is_one_thing_for_a_device_and_another_for_a_service(registry: SessionRegistry) -> None:
+    device, service = registry.create("meter-1", METER), registry.create("meter-1", SERVICE)
+    assert registry.find(Role.DEVICE, "meter-1") is device
+    assert registry.find(Role.SERVICE, "meter-1") is service
+    assert registry.find(Role.OPERATOR, "meter-1") is None
+    assert len(registry) == 2
+
+
+def test_instances_are_those_beside_the_owners_own_name(registry: SessionRegistry) -> None:
+    registry.create("meter", SERVICE)
+    assert registry.instances(SERVICE) == 0
+    sessions = [registry.create(f"meter-{index}", SERVICE) for index in range(3)]
+    assert registry.instances(SERVICE) == 3
+    for session in sessions:
+        registry.discard(session)
+        registry.discard(session)
+    assert registry.instances(SERVICE) == 0
+
+
+def test_discarding_an_older_session_of_the_name_keeps_the_new_one(registry: SessionRegistry) -> None:
+    old = registry.create("meter-1", METER)
+    registry.discard(old)
+    new = registry.create("meter-1", METER)
+    registry.discard(old)
+    assert registry.find(Role.DEVICE, "meter-1") is new
+
+
+def test_a_session_is_due_once_at_its_earliest_time(registry: SessionRegistry) -> None:
+    session = registry.create("meter-1", METER)
+    for when in (30.0, 10.0, 20.0):
+        registry.schedule(session, when)
+    assert registry.due(9.9) == []
+    assert registry.due(10.0) == [session]
+    assert registry.due(100.0) == []
+    registry.schedule(session, 110.0)
+    assert registry.due(110.0) == [session]
+
+
+def test_a_session_that_flaps_is_filed_once(registry: SessionRegistry) -> None:
+    session = registry.create("meter-1", METER)
+    for when in range(10, 1000):
+        registry.schedule(session, float(when))
+    assert len(registry._schedule) == 1
+
+
+def test_a_discarded_session_is_not_due(registry: SessionRegistry) -> None:
+    session = registry.create("meter-1", METER)
+    registry.schedule(session, 10.0)
+    registry.discard(session)
+    registry.create("meter-1", METER)
+    assert registry.due(100.0) == []
+
+
+def test_due_sessions_come_in_the_order_of_their_times(registry: SessionRegistry) -> None:
+    for name, when in (("meter-b", 3.0), ("meter-c", 1.0), ("meter-a", 2.0), ("meter-d", 2.0)):
+        registry.schedule(registry.create(name, SERVICE), when)
+    assert [session.client_id for session in registry.due(9.0)] == ["meter-c", "meter-a", "meter-d", "meter-b"]

@@ -1,0 +1,157 @@
+"""Settings: where they come from, which one wins, and errors that name the source, the key and the remedy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.config import BrokerConfig, ConfigError, load
+
+ENOUGH: dict[str, Any] = {"cafile": Path("ca.pem"), "provisioning": "https://127.0.0.1:8443"}
+FILES = {"certfile": Path("a"), "keyfile": Path("b")}
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("FLEET_BROKER_"):
+            monkeypatch.delenv(name)
+
+
+def refusal(flags: dict[str, Any], path: Path | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(path, flags)
+    return str(caught.value)
+
+
+def test_the_least_that_is_needed() -> None:
+    config = load(None, ENOUGH)
+    assert (config.host, config.port, config.name) == ("127.0.0.1", 8883, "broker-1")
+    assert config.limits.max_packet_size == 1024 * 1024
+
+
+def test_flags_beat_the_environment_which_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_text('port = 1\nname = "file"\nlog_level = "error"\n[limits]\nmax_inflight = 5\nmax_retained = 6\n')
+    monkeypatch.setenv("FLEET_BROKER_PORT", "2")
+    monkeypatch.setenv("FLEET_BROKER_NAME", "environment")
+    monkeypatch.setenv("FLEET_BROKER_LIMITS__MAX_INFLIGHT", "7")
+    config = load(path, ENOUGH | {"port": 3, "name": None})
+    assert (config.port, config.name, config.log_level) == (3, "environment", "error")
+    assert (config.limits.max_inflight, config.limits.max_retained) == (7, 6)
+
+
+def test_a_file_is_forgotten_after_it_was_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_text("port = 1\n")
+    assert load(path, ENOUGH).port == 1
+    assert load(None, ENOUGH).port == 8883
+    path.write_text('port = "x"\n')
+    refusal(ENOUGH, path)
+    assert load(None, ENOUGH).port == 8883
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ({}, "cafile: missing; give --cafile, FLEET_BROKER_CAFILE or cafile in the file"),
+        ({"cafile": "a"}, "certfile: give certfile and keyfile, or provisioning to enrol the broker's certificate"),
+        (ENOUGH | {"certfile": "a"}, "certfile and keyfile: give both or neither"),
+        (ENOUGH | {"keyfile": "a"}, "certfile and keyfile: give both or neither"),
+        (
+            {"cafile": "a"} | FILES,
+            "provisioning: without it there is no source of revocations; set unsafe_no_revocation to run a broker that",
+        ),
+        (ENOUGH | {"token": "a", "token_file": "b"}, "token: give token or token_file, not both"),
+        (
+            ENOUGH | {"host": "0.0.0.0"},
+            "host: 0.0.0.0 is not a loopback address; set unsafe_public_listener to allow it",
+        ),
+        (ENOUGH | {"host": "example.org"}, "host: example.org is not a loopback address; set unsafe_public_listener"),
+        (ENOUGH | {"host": ""}, "host:  is not a loopback address"),
+        (ENOUGH | {"port": 65536}, "--port: input should be less than or equal to 65535"),
+        (ENOUGH | {"port": -1}, "--port: input should be greater than or equal to 0"),
+        (ENOUGH | {"log_level": "loud"}, "--log-level: "),
+        (ENOUGH | {"revocation_grace": -1}, "--revocation-grace: input should be greater than or equal to 0"),
+        (ENOUGH | {"nonsense": 1}, "--nonsense: no such setting"),
+    ],
+)
+def test_an_error_names_the_key_and_the_remedy(flags: dict[str, Any], text: str) -> None:
+    assert refusal(flags).startswith(text)
+
+
+def test_all_errors_are_told_at_once() -> None:
+    assert len(refusal(ENOUGH | {"port": -1, "log_level": "loud"}).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("PORT", "x", "FLEET_BROKER_PORT: input should be a valid integer"),
+        ("ALLOW_TLS12", "maybe", "FLEET_BROKER_ALLOW_TLS12: input should be a valid boolean"),
+        ("LIMITS__MAX_INFLIGHT", "0", "FLEET_BROKER_LIMITS__MAX_INFLIGHT: input should be greater than or equal to 1"),
+        ("LIMITS__HANDSHAKE_TIMEOUT", "0", "FLEET_BROKER_LIMITS__HANDSHAKE_TIMEOUT: input should be greater than 0"),
+        ("LIMITS__MAX_PACKT", "1", "FLEET_BROKER_LIMITS__MAX_PACKT: no such setting"),
+        ("LIMITS", "{", "limits: the environment variable FLEET_BROKER_LIMITS is not JSON"),
+    ],
+)
+def test_an_error_names_the_environment_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, text: str
+) -> None:
+    monkeypatch.setenv(f"FLEET_BROKER_{variable}", value)
+    assert refusal(ENOUGH).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("port = 'x'", "{path}: port: input should be a valid integer"),
+        ("prot = 1", "{path}: prot: no such setting"),
+        (
+            "[limits]\nmax_packet_size = 1",
+            "{path}: limits.max_packet_size: input should be greater than or equal to 256",
+        ),
+        ("[limits]\nmax_packt = 1", "{path}: limits.max_packt: no such setting"),
+        ("limits = 1", "{path}: limits: "),
+        ("port = ", "{path} is not TOML: "),
+        (b"\xff", "{path} is not TOML: "),
+    ],
+)
+def test_an_error_names_the_file(tmp_path: Path, content: str | bytes, text: str) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    assert refusal(ENOUGH, path).startswith(text.format(path=path))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "none.toml"
+    assert refusal(ENOUGH, path) == f"{path} cannot be read: No such file or directory"
+    assert refusal(ENOUGH, tmp_path) == f"{tmp_path} cannot be read: Is a directory"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_needs_no_permission(host: str) -> None:
+    assert load(None, ENOUGH | {"host": host}).host == host
+
+
+def test_unsafe_settings_do_what_they_say() -> None:
+    config = load(
+        None,
+        {"cafile": "a", "unsafe_no_revocation": True, "unsafe_public_listener": True, "host": "0.0.0.0"} | FILES,
+    )
+    assert config.host == "0.0.0.0"
+
+
+def test_a_token_is_not_shown() -> None:
+    assert "s3cret" not in repr(load(None, ENOUGH | {"token": "s3cret"}))
+    assert "s3cret" not in refusal(ENOUGH | {"token": "s3cret", "token_file": "x", "port": "s"})
+
+
+def test_settings_do_not_change() -> None:
+    config = load(None, ENOUGH)
+    with pytest.raises(ValueError, match="frozen"):
+        config.port = 1
+    assert isinstance(config, BrokerConfig)

@@ -1,0 +1,229 @@
+"""Sessions that are left, resumed, taken over, expired and revoked."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.packets import Puback
+from tests.support.pki import shared_device, shared_pki
+from tests.support.wire import V5, V311, MemoryBroker, WireClient
+
+COMMANDS = "fleet/meters/meter-1/cmd/#"
+COMMAND = "fleet/meters/meter-1/cmd/go"
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+def command(broker: MemoryBroker, payload: bytes) -> None:
+    sender = broker.service("commander")
+    sender.publish(COMMAND, payload, qos=1)
+    sender.leave()
+
+
+@pytest.mark.parametrize("keep", [{"version": V5, "session_expiry_interval": 60}, {"version": V311}])
+def test_a_kept_session_gets_what_came_while_it_was_away(broker: MemoryBroker, keep: dict[str, object]) -> None:
+    client = broker.device("meter-1", clean_start=False, **keep)  # type: ignore[arg-type]
+    client.subscribe(COMMANDS, qos=1)
+    client.leave()
+    for payload in (b"1", b"2", b"3"):
+        command(broker, payload)
+    back = broker.open(shared_device("meter-1"), version=client.version)
+    assert back.connect(client_id="meter-1", clean_start=False).session_present
+    assert back.payloads() == [b"1", b"2", b"3"]
+
+
+def test_an_unacknowledged_message_comes_again_with_dup_and_the_same_identifier(broker: MemoryBroker) -> None:
+    client = broker.device("meter-1", session_expiry_interval=60)
+    client.subscribe(COMMANDS, qos=1)
+    command(broker, b"1")
+    command(broker, b"2")
+    first, second = client.messages()
+    client.acknowledge(first)
+    client.vanish()
+    back = broker.device("meter-1", clean_start=False)
+    (again,) = back.messages()
+    assert (again.payload, again.packet_id, again.dup) == (b"2", second.packet_id, True)
+
+
+def test_a_clean_start_forgets_everything(broker: MemoryBroker) -> None:
+    client = broker.device("meter-1", session_expiry_interval=60)
+    client.subscribe(COMMANDS, qos=1)
+    client.vanish()
+    command(broker, b"1")
+    back = broker.open(shared_device("meter-1"))
+    assert not back.connect(client_id="meter-1", clean_start=True).session_present
+    command(broker, b"2")
+    assert back.received() == []
+    assert broker.engine.routes.subscription_count == 0
+
+
+@pytest.mark.parametrize("version", [V311, V5])
+def test_a_session_without_expiry_ends_with_its_connection(broker: MemoryBroker, version: ProtocolVersion) -> None:
+    client = broker.device("meter-1", version=version)
+    client.subscribe(COMMANDS, qos=1)
+    client.vanish()
+    assert len(broker.engine.registry) == 0
+    assert broker.engine.routes.subscription_count == 0
+
+
+def test_a_session_expires_when_its_time_has_come(broker: MemoryBroker) -> None:
+    client = broker.device("meter-1", session_expiry_interval=60)
+    client.subscribe(COMMANDS, qos=1)
+    client.vanish()
+    broker.advance(59)
+    assert len(broker.engine.registry) == 1
+    broker.advance(2)
+    assert len(broker.engine.registry) == 0
+    assert broker.engine.routes.subscription_count == 0
+
+
+def test_the_time_begins_anew_with_each_connection(broker: MemoryBroker) -> None:
+    for _ in range(4):
+        broker.device("meter-1", clean_start=False, session_expiry_interval=60, keep_alive=0).vanish()
+        broker.advance(40)
+    client = broker.device("meter-1", clean_start=False, session_expiry_interval=60, keep_alive=0)
+    broker.keep_fresh()
+    broker.advance(100)
+    assert not client.closed, "a connected session does not expire"
+
+
+def test_a_goodbye_may_shorten_the_session(broker: MemoryBroker) -> None:
+    broker.device("meter-1", session_expiry_interval=600).leave(session_expiry_interval=0)
+    assert len(broker.engine.registry) == 0
+
+
+def test_a_goodbye_cannot_lengthen_it_over_the_limit() -> None:
+    broker = MemoryBroker(max_session_expiry=50)
+    broker.device("meter-1", session_expiry_interval=10).leave(session_expiry_interval=0xFFFFFFFF)
+    broker.advance(52)
+    assert len(broker.engine.registry) == 0
+
+
+def test_a_kept_session_of_an_older_client_does_not_live_for_ever() -> None:
+    broker = MemoryBroker(max_session_expiry=50)
+    broker.device("meter-1", version=V311, clean_start=False).vanish()
+    broker.advance(52)
+    assert len(broker.engine.registry) == 0
+
+
+@pytest.mark.parametrize("version", [V311, V5])
+def test_a_second_connection_takes_the_session_over(broker: MemoryBroker, version: ProtocolVersion) -> None:
+    old = broker.device("meter-1", version=version, session_expiry_interval=60) if version is V5 else broker.device(
+        "meter-1", version=version, clean_start=False
+    )  # fmt: skip
+    old.subscribe(COMMANDS, qos=1)
+    command(broker, b"1")
+    new = broker.open(shared_device("meter-1"))
+    assert new.connect(client_id="meter-1", clean_start=False).session_present
+    assert old.closed
+    if version is V5:
+        assert old.farewell().reason_code is ReasonCode.SESSION_TAKEN_OVER
+    assert [(message.payload, message.dup) for message in new.messages()] == [(b"1", True)]
+    assert broker.engine.connected == 1
+    old.send_bytes(b"\xc0\x00")
+    assert new.received() == []
+
+
+def test_cloned_devices_take_turns(broker: MemoryBroker) -> None:
+    for _ in range(20):
+        broker.device("meter-1", clean_start=False, session_expiry_interval=60)
+    assert broker.engine.connected == 1
+    assert len(broker.engine.registry) == 1
+    assert broker.metrics.closed == {"SESSION_TAKEN_OVER": 19}
+
+
+@pytest.mark.parametrize(("first", "second"), [(V311, V5), (V5, V311)])
+def test_a_session_survives_a_change_of_protocol(
+    broker: MemoryBroker, first: ProtocolVersion, second: ProtocolVersion
+) -> None:
+    fields = {"session_expiry_interval": 60} if first is V5 else {}
+    client = broker.device("meter-1", version=first, clean_start=False, **fields)
+    client.subscribe(COMMANDS, qos=0)
+    command(broker, b"warm")
+    client.vanish()
+    back = broker.device("meter-1", version=second, clean_start=False)
+    for payload in (b"1", b"2"):
+        command(broker, payload)
+    assert back.payloads() == [b"1", b"2"]
+
+
+def test_a_new_maximum_packet_size_counts_for_routes_made_before(broker: MemoryBroker) -> None:
+    client = broker.device("meter-1", session_expiry_interval=60)
+    client.subscribe(COMMANDS, qos=0)
+    command(broker, bytes(100))
+    client.vanish()
+    back = broker.device("meter-1", clean_start=False, maximum_packet_size=60)
+    command(broker, bytes(100))
+    command(broker, b"small")
+    assert back.payloads() == [b"small"]
+
+
+def test_revocation_ends_the_live_sessions_of_the_certificate_and_no_other(broker: MemoryBroker) -> None:
+    old, renewed = shared_pki().service("backend"), shared_pki().service("backend")
+    clients = []
+    for index, holder in enumerate((old, old, renewed)):
+        client = broker.open(holder)
+        client.connect(client_id=f"backend-{index}")
+        clients.append(client)
+    assert broker.engine.revoke(old.revocation, broker.now) == 2
+    assert [client.closed for client in clients] == [True, True, False]
+    for client in clients[:2]:
+        farewell = client.farewell()
+        assert farewell.reason_code is ReasonCode.ADMINISTRATIVE_ACTION
+        assert farewell.properties.reason_string == "REVOKED: certificate revoked (keyCompromise)"
+    assert broker.engine.revoke(old.revocation, broker.now) == 0
+    assert broker.metrics.revocations == 1
+
+
+def test_an_older_client_that_is_revoked_is_only_closed(broker: MemoryBroker) -> None:
+    holder = shared_pki().device("meter-1")
+    client = broker.open(holder, version=V311)
+    client.connect(client_id="meter-1")
+    broker.engine.revoke(holder.revocation, broker.now)
+    assert client.closed
+    assert client.received() == []
+
+
+def test_what_a_revoked_client_had_sent_is_acknowledged_before_it_is_put_out(broker: MemoryBroker) -> None:
+    holder = shared_pki().device("meter-1")
+    client = broker.open(holder)
+    client.connect(client_id="meter-1")
+    engine = broker.engine
+    engine.turn.begin()
+    client.connection.receive(b"\x32\x12\x00\x0cfleet/meters\x00\x07\x00x", broker.now)
+    engine.revoke(holder.revocation, broker.now)
+    engine.turn.end()
+    puback, farewell = client.received()
+    assert puback == Puback(7, ReasonCode.NOT_AUTHORIZED)
+    assert farewell.packet_type.name == "DISCONNECT"
+
+
+def test_a_revoked_device_cannot_come_back(broker: MemoryBroker) -> None:
+    holder = shared_pki().device("meter-1")
+    broker.engine.revoke(holder.revocation, broker.now)
+    for version in (V311, V5):
+        broker.open(holder, version=version).connect(client_id="meter-1", expect=ReasonCode.NOT_AUTHORIZED)
+    assert broker.metrics.refused == {"REVOKED": 2}
+
+
+def test_connections_names_every_client_once(broker: MemoryBroker) -> None:
+    clients: list[WireClient] = [broker.device("meter-1"), broker.service("a"), broker.service("b")]
+    broker.open(shared_device("meter-2"))
+    assert {id(each) for each in broker.engine.connections()} == {id(client.connection) for client in clients}
+    clients[1].vanish()
+    assert len(broker.engine.connections()) == 2
+
+
+def test_a_retained_message_that_does_not_fit_still_reaches_who_is_there() -> None:
+    broker = MemoryBroker(max_retained=1)
+    backend = broker.service()
+    backend.subscribe("fleet/#")
+    meter = broker.device("meter-1")
+    for name in ("a", "b"):
+        meter.publish(f"fleet/meters/meter-1/{name}", name.encode(), retain=True, qos=1)
+    assert backend.payloads() == [b"a", b"b"]
+    assert len(broker.engine.retained) == 1

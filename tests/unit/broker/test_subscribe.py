@@ -1,0 +1,227 @@
+"""SUBSCRIBE and UNSUBSCRIBE: what is granted, and what a subscriber gets for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.packets import Publish, Subscribe
+from broker.mqtt.properties import NO_PROPERTIES, Properties
+from tests.support.wire import V5, V31, V311, MemoryBroker, WireClient, request
+
+TOPIC = "fleet/meters/meter-1/telemetry"
+MINE = "fleet/meters/meter-1/cmd/#"
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@pytest.fixture
+def meter(broker: MemoryBroker) -> WireClient:
+    return broker.device("meter-1")
+
+
+@pytest.mark.parametrize("version", [V31, V311, V5])
+@pytest.mark.parametrize(("asked", "granted"), [(0, 0), (1, 1), (2, 1)])
+def test_the_granted_qos_is_one_at_most(
+    broker: MemoryBroker, version: ProtocolVersion, asked: int, granted: int
+) -> None:
+    client = broker.service(version=version)
+    assert client.subscribe("fleet/#", qos=asked).reason_codes == (granted,)
+
+
+@pytest.mark.parametrize(
+    ("topic_filter", "reason"),
+    [
+        ("fleet/meters/meter-1/cmd/go", ReasonCode.SUCCESS),
+        ("fleet/meters/meter-1/cmd", ReasonCode.SUCCESS),
+        ("fleet/meters/meter-1/cmd/+/x", ReasonCode.SUCCESS),
+        ("fleet/meters/meter-1/#", ReasonCode.NOT_AUTHORIZED),
+        ("fleet/meters/meter-2/cmd/#", ReasonCode.NOT_AUTHORIZED),
+        ("fleet/meters/+/cmd/#", ReasonCode.NOT_AUTHORIZED),
+        ("+/meters/meter-1/cmd/#", ReasonCode.NOT_AUTHORIZED),
+        ("fleet/#", ReasonCode.NOT_AUTHORIZED),
+        ("#", ReasonCode.NOT_AUTHORIZED),
+        ("$SYS/#", ReasonCode.NOT_AUTHORIZED),
+        ("$share/g/fleet/meters/meter-1/cmd/#", ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED),
+        ("$share/g/#", ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED),
+        ("fleet/meters/meter-1/cmd" + "/x" * 61, ReasonCode.TOPIC_FILTER_INVALID),
+    ],
+)
+def test_a_device_subscribes_to_its_own_commands_only(
+    broker: MemoryBroker, topic_filter: str, reason: ReasonCode
+) -> None:
+    assert broker.device("meter-1").subscribe(topic_filter).reason_codes == (reason,)
+    older = broker.device("meter-1", version=V311).subscribe(topic_filter)
+    assert older.reason_codes == (ReasonCode.UNSPECIFIED_ERROR if reason.is_failure else reason,)
+    assert broker.engine.routes.subscription_count == (not reason.is_failure)
+
+
+def test_what_only_looks_like_a_shared_subscription_is_an_ordinary_refusal_before_mqtt5(broker: MemoryBroker) -> None:
+    client = broker.service(version=V311)
+    answer = client.subscribe("fleet/#", "$share//x", "$share/a")
+    assert answer.reason_codes == (0, ReasonCode.UNSPECIFIED_ERROR, ReasonCode.UNSPECIFIED_ERROR)
+    assert not client.closed
+
+
+def test_each_filter_has_its_own_answer(meter: WireClient) -> None:
+    answer = meter.subscribe(MINE, "#", "fleet/meters/meter-1/cmd/x")
+    assert answer.reason_codes == (0, ReasonCode.NOT_AUTHORIZED, 0)
+
+
+def test_the_number_of_subscriptions_is_bounded() -> None:
+    client = MemoryBroker(max_subscriptions=2).service()
+    answer = client.subscribe("fleet/1", "fleet/2", "fleet/3", "fleet/2")
+    assert answer.reason_codes == (0, 0, ReasonCode.QUOTA_EXCEEDED, 0)
+    client.unsubscribe("fleet/1")
+    assert client.subscribe("fleet/3").reason_codes == (0,)
+
+
+def test_a_subscription_that_is_made_again_replaces_the_first(broker: MemoryBroker, meter: WireClient) -> None:
+    client = broker.service()
+    client.subscribe("fleet/#", qos=0)
+    client.subscribe("fleet/#", qos=1)
+    meter.publish(TOPIC, b"1", qos=1)
+    (message,) = client.messages()
+    assert message.qos == 1
+    assert broker.engine.routes.subscription_count == 1
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_overlapping_subscriptions_give_one_message_at_the_highest_qos(
+    broker: MemoryBroker, meter: WireClient, fast: bool
+) -> None:
+    client = broker.service()
+    client.subscribe("fleet/#", qos=0)
+    client.subscribe("fleet/meters/+/telemetry", qos=1)
+    if fast:
+        meter.publish(TOPIC, b"0")
+        client.received()
+    meter.publish(TOPIC, b"1", qos=1)
+    (message,) = client.messages()
+    assert message.qos == 1
+
+
+def test_every_matching_subscription_identifier_is_given(broker: MemoryBroker, meter: WireClient) -> None:
+    client = broker.service()
+    client.subscribe("fleet/#", identifier=7)
+    client.subscribe("fleet/meters/+/telemetry", identifier=268_435_455)
+    client.subscribe("fleet/meters/#")
+    meter.publish(TOPIC, b"1", qos=1)
+    meter.publish(TOPIC, b"2")
+    for message in client.messages():
+        assert sorted(message.properties.subscription_identifiers) == [7, 268_435_455]
+
+
+def test_a_replaced_subscription_loses_its_identifier(broker: MemoryBroker, meter: WireClient) -> None:
+    client = broker.service()
+    client.subscribe("fleet/#", identifier=7)
+    client.subscribe("fleet/#")
+    meter.publish(TOPIC, b"1")
+    assert client.messages()[0].properties == NO_PROPERTIES
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_no_local_keeps_a_clients_own_messages_from_it(broker: MemoryBroker, qos: int) -> None:
+    own, other = broker.service("one"), broker.service("two")
+    own.subscribe(request("fleet/#", qos, no_local=True))
+    other.subscribe(request("fleet/#", qos, no_local=True))
+    for payload in (b"cold", b"warm"):
+        own.publish("fleet/meters/m/cmd/x", payload, qos=qos)
+    assert own.received() == []
+    assert other.payloads() == [b"cold", b"warm"]
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_without_no_local_a_client_hears_itself(broker: MemoryBroker, qos: int) -> None:
+    client = broker.service()
+    client.subscribe("fleet/#", qos=qos)
+    client.send(Publish("fleet/meters/m/cmd/x", b"1", packet_id=None))
+    assert client.payloads() == [b"1"]
+
+
+@pytest.mark.parametrize("as_published", [False, True])
+def test_the_retain_flag_of_a_new_message_is_kept_only_on_request(broker: MemoryBroker, as_published: bool) -> None:
+    client = broker.service()
+    client.subscribe(request("fleet/#", retain_as_published=as_published))
+    meter = broker.device("meter-1")
+    meter.publish(TOPIC, b"1", retain=True)
+    meter.publish(TOPIC, b"2", retain=False)
+    assert [message.retain for message in client.messages()] == [as_published, False]
+
+
+@pytest.mark.parametrize(("handling", "first", "again"), [(0, [b"kept"], [b"kept"]), (1, [b"kept"], []), (2, [], [])])
+def test_retain_handling(broker: MemoryBroker, handling: int, first: list[bytes], again: list[bytes]) -> None:
+    broker.device("meter-1").publish(TOPIC, b"kept", retain=True)
+    client = broker.service()
+    for expected in (first, again):
+        client.subscribe(request("fleet/#", retain_handling=handling))
+        messages = client.messages()
+        assert [message.payload for message in messages] == expected
+        assert all(message.retain for message in messages)
+
+
+def test_retained_messages_come_at_the_lower_qos(broker: MemoryBroker) -> None:
+    meter = broker.device("meter-1")
+    meter.publish("fleet/meters/meter-1/state/a", b"a", qos=1, retain=True)
+    meter.publish("fleet/meters/meter-1/state/b", b"b", retain=True)
+    client = broker.service(receive_maximum=1)
+    client.subscribe("fleet/+/+/state/#", qos=1)
+    assert sorted((message.payload, message.qos) for message in client.messages()) == [(b"a", 1), (b"b", 0)]
+
+
+def test_an_empty_payload_forgets_the_retained_message(broker: MemoryBroker) -> None:
+    meter, present = broker.device("meter-1"), broker.service("present")
+    present.subscribe("fleet/#")
+    meter.publish(TOPIC, b"kept", retain=True)
+    meter.publish(TOPIC, b"", retain=True)
+    assert present.payloads() == [b"kept", b""]
+    late = broker.service("late")
+    late.subscribe("fleet/#")
+    assert late.received() == []
+    assert len(broker.engine.retained) == 0
+
+
+def test_a_retained_message_that_has_expired_is_not_given(broker: MemoryBroker) -> None:
+    broker.device("meter-1", keep_alive=0).publish(TOPIC, b"kept", retain=True, message_expiry_interval=60)
+    broker.advance(20)
+    early = broker.service("early")
+    early.subscribe("fleet/#")
+    assert early.messages()[0].properties.message_expiry_interval == 40
+    broker.advance(40)
+    late = broker.service("late")
+    late.subscribe("fleet/#")
+    assert late.received() == []
+
+
+def test_unsubscribing_stops_the_messages(broker: MemoryBroker, meter: WireClient) -> None:
+    client = broker.service()
+    client.subscribe("fleet/#", "fleet/meters/#")
+    meter.publish(TOPIC, b"1")
+    assert client.payloads() == [b"1"]
+    answer = client.unsubscribe("fleet/#", "fleet/other", "fleet/meters/#")
+    assert answer.reason_codes == (0, ReasonCode.NO_SUBSCRIPTION_EXISTED, 0)
+    meter.publish(TOPIC, b"2")
+    meter.publish(TOPIC, b"3", qos=1)
+    assert client.received() == []
+    assert broker.engine.routes.subscription_count == 0
+
+
+def test_a_message_sent_before_the_unsubscribe_of_the_same_read_still_arrives(broker: MemoryBroker) -> None:
+    client = broker.service()
+    client.subscribe("fleet/#")
+    client.publish("fleet/meters/m/cmd/x", b"warm")
+    client.received()
+    client.send_bytes(Publish("fleet/meters/m/cmd/x", b"1").encode(V5) + b"\xa2\x0c\x00\x09\x00\x00\x07fleet/#")
+    first, second = client.received()
+    assert isinstance(first, Publish)
+    assert second.packet_type.name == "UNSUBACK"
+
+
+def test_the_suback_stands_before_what_the_subscription_brings(broker: MemoryBroker) -> None:
+    broker.device("meter-1").publish(TOPIC, b"kept", retain=True)
+    client = broker.service()
+    client.send(Subscribe(1, (request("fleet/#"),), Properties()))
+    assert [packet.packet_type.name for packet in client.received()] == ["SUBACK", "PUBLISH"]

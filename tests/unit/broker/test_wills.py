@@ -1,0 +1,191 @@
+"""The will: sent when a client goes without saying goodbye, delayed, and called back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.mqtt.codes import ReasonCode
+from broker.mqtt.properties import Properties
+from tests.support.pki import shared_device, shared_pki
+from tests.support.wire import V5, V311, MemoryBroker, WireClient, will
+
+TOPIC = "fleet/meters/meter-1/event"
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@pytest.fixture
+def watcher(broker: MemoryBroker) -> WireClient:
+    client = broker.service()
+    client.subscribe("fleet/#", qos=1)
+    return client
+
+
+def leave(client: WireClient, reason: ReasonCode = ReasonCode.NORMAL_DISCONNECTION) -> None:
+    client.leave(reason)
+
+
+def vanish(client: WireClient) -> None:
+    client.vanish()
+
+
+def talk_nonsense(client: WireClient) -> None:
+    client.send_bytes(b"\x00\x00")
+
+
+def fall_silent(client: WireClient) -> None:
+    client.broker.advance(40)
+
+
+@pytest.mark.parametrize(
+    ("end", "sent"),
+    [
+        (leave, False),
+        (lambda client: leave(client, ReasonCode.DISCONNECT_WITH_WILL_MESSAGE), True),
+        # MQTT 5 §3.1.2.5: only a DISCONNECT with reason code 0x00 deletes the will.
+        (lambda client: leave(client, ReasonCode.UNSPECIFIED_ERROR), True),
+        (vanish, True),
+        (talk_nonsense, True),
+        (fall_silent, True),
+    ],
+)
+def test_the_will_is_sent_unless_the_client_says_goodbye(
+    broker: MemoryBroker, watcher: WireClient, end: Any, sent: bool
+) -> None:
+    client = broker.device("meter-1", will=will(TOPIC, qos=1), keep_alive=10)
+    end(client)
+    assert watcher.payloads() == ([b"gone"] if sent else [])
+    assert client.closed
+
+
+def test_a_311_client_that_says_goodbye_leaves_no_will(broker: MemoryBroker, watcher: WireClient) -> None:
+    broker.device("meter-1", version=V311, will=will(TOPIC)).leave()
+    assert watcher.received() == []
+    broker.device("meter-1", version=V311, will=will(TOPIC)).vanish()
+    assert watcher.payloads() == [b"gone"]
+
+
+def test_the_will_of_a_stopping_broker_is_not_sent(broker: MemoryBroker, watcher: WireClient) -> None:
+    client = broker.device("meter-1", will=will(TOPIC))
+    client.connection.disconnect("X", ReasonCode.SERVER_SHUTTING_DOWN, "", broker.now, publish_will=False)
+    broker.settle()
+    assert watcher.received() == []
+
+
+def test_the_will_of_a_revoked_device_is_sent(broker: MemoryBroker, watcher: WireClient) -> None:
+    holder = shared_pki().device("meter-1")
+    broker.open(holder).connect(client_id="meter-1", will=will(TOPIC))
+    broker.engine.revoke(holder.revocation, broker.now)
+    broker.settle()
+    assert watcher.payloads() == [b"gone"]
+
+
+def test_a_will_waits_for_its_delay(broker: MemoryBroker, watcher: WireClient) -> None:
+    client = broker.device("meter-1", session_expiry_interval=100, will=will(TOPIC, will_delay_interval=30))
+    client.vanish()
+    broker.advance(29)
+    assert watcher.received() == []
+    broker.advance(2)
+    assert watcher.payloads() == [b"gone"]
+    broker.advance(200)
+    assert watcher.received() == []
+
+
+def test_a_will_does_not_wait_longer_than_its_session_lives(broker: MemoryBroker, watcher: WireClient) -> None:
+    client = broker.device("meter-1", session_expiry_interval=10, will=will(TOPIC, will_delay_interval=30))
+    client.vanish()
+    broker.advance(11)
+    assert watcher.payloads() == [b"gone"]
+    broker.advance(60)
+    assert watcher.received() == []
+
+
+def test_a_will_whose_session_ends_at_once_does_not_wait(broker: MemoryBroker, watcher: WireClient) -> None:
+    broker.device("meter-1", will=will(TOPIC, will_delay_interval=30)).vanish()
+    assert watcher.payloads() == [b"gone"]
+
+
+def test_a_client_that_is_back_in_time_cancels_its_will(broker: MemoryBroker, watcher: WireClient) -> None:
+    client = broker.device("meter-1", session_expiry_interval=100, will=will(TOPIC, will_delay_interval=30))
+    client.vanish()
+    broker.advance(10)
+    broker.device("meter-1", clean_start=False, session_expiry_interval=100)
+    broker.advance(60)
+    assert watcher.received() == []
+
+
+def test_a_client_that_starts_clean_does_not(broker: MemoryBroker, watcher: WireClient) -> None:
+    client = broker.device("meter-1", session_expiry_interval=100, will=will(TOPIC, will_delay_interval=30))
+    client.vanish()
+    broker.device("meter-1", clean_start=True)
+    assert watcher.payloads() == [b"gone"]
+
+
+@pytest.mark.parametrize(("clean", "delay", "sent"), [(False, 0, True), (False, 9, False), (True, 9, True)])
+def test_the_will_of_a_connection_that_is_taken_over(
+    broker: MemoryBroker, watcher: WireClient, clean: bool, delay: int, sent: bool
+) -> None:
+    # [MQTT-3.1.3-9] and the text behind it.
+    properties = {"will_delay_interval": delay} if delay else {}
+    broker.device("meter-1", session_expiry_interval=100, will=will(TOPIC, **properties))
+    broker.device("meter-1", clean_start=clean, session_expiry_interval=100)
+    broker.advance(30)
+    assert watcher.payloads() == ([b"gone"] if sent else [])
+
+
+def test_the_newcomers_own_will_counts_after_a_takeover(broker: MemoryBroker, watcher: WireClient) -> None:
+    old = broker.device("meter-1", session_expiry_interval=9, will=will(TOPIC, b"old", will_delay_interval=5))
+    new = broker.device(
+        "meter-1", clean_start=False, session_expiry_interval=9, will=will(TOPIC, b"new", will_delay_interval=5)
+    )
+    assert old.closed
+    new.vanish()
+    broker.advance(20)
+    assert watcher.payloads() == [b"new"]
+
+
+def test_a_session_expiry_in_the_disconnect_counts_for_the_will(broker: MemoryBroker, watcher: WireClient) -> None:
+    client = broker.device("meter-1", session_expiry_interval=100, will=will(TOPIC, will_delay_interval=30))
+    client.leave(ReasonCode.DISCONNECT_WITH_WILL_MESSAGE, session_expiry_interval=5)
+    broker.advance(7)
+    assert watcher.payloads() == [b"gone"]
+
+
+def test_a_will_carries_its_properties_and_may_be_retained(broker: MemoryBroker, watcher: WireClient) -> None:
+    properties = {"content_type": "text", "user_properties": (("b", "1"), ("a", "2"))}
+    broker.device("meter-1", will=will(TOPIC, qos=1, retain=True, **properties)).vanish()
+    (message,) = watcher.messages()
+    assert message.properties == Properties(**properties)
+    assert not message.retain
+    assert message.qos == 1
+    late = broker.service("late")
+    late.subscribe(TOPIC)
+    (message,) = late.messages()
+    assert message.retain
+
+
+def test_the_expiry_of_a_will_is_counted_from_its_publication(broker: MemoryBroker) -> None:
+    # MQTT 5 §3.1.3.2.4: sent as the Publication Expiry Interval when the server publishes the will.
+    watcher = broker.service(keep_alive=0)
+    watcher.subscribe("fleet/#", qos=1)
+    client = broker.device("meter-1", will=will(TOPIC, qos=1, message_expiry_interval=20))
+    broker.advance(300)
+    client.vanish()
+    (message,) = watcher.messages()
+    assert message.properties.message_expiry_interval == 20
+
+
+def test_a_will_on_a_kept_session_of_its_own_device_comes_back_to_it(broker: MemoryBroker) -> None:
+    broker.service("backend", will=will("fleet/meters/meter-1/cmd/stop", b"stop", qos=1)).vanish()
+    client = broker.open(shared_device("meter-1"), version=V5)
+    client.connect(client_id="meter-1", session_expiry_interval=100)
+    client.subscribe("fleet/meters/meter-1/cmd/#", qos=1)
+    client.vanish()
+    broker.service("backend", will=will("fleet/meters/meter-1/cmd/stop", b"stop", qos=1)).vanish()
+    back = broker.device("meter-1", clean_start=False)
+    assert back.payloads() == [b"stop"]

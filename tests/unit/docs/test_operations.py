@@ -1,0 +1,134 @@
+"""docs/operations.md and the decision on dependencies say what the code says: settings, defaults, flags, codes."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import typer
+from pydantic_settings import BaseSettings
+
+from broker.admission.refusal import RefusalCode
+from broker.cli import app as broker_app
+from broker.config import BrokerConfig
+from broker.limits import Limits
+from provisioning.cli import app as provisioning_app
+from provisioning.config import Settings
+from provisioning.enrolment.problems import STATUSES
+from provisioning.errors import Code
+from tests.support.provisioning import REPOSITORY
+
+PAGE = REPOSITORY / "docs" / "operations.md"
+DEPENDENCIES = REPOSITORY / "docs" / "decisions" / "0010-dependencies.md"
+
+
+def table(first_line: str, text: str) -> list[list[str]]:
+    """Return the rows below the table head *first_line*, cell by cell, without code marks."""
+    rows = []
+    _, _, rest = text.partition(f"{first_line}\n")
+    assert rest, f"no table {first_line!r}"
+    for line in rest.splitlines()[1:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().strip("`") for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return rows
+
+
+def settings_tables() -> tuple[list[list[str]], list[list[str]]]:
+    """Return the tables of settings: provisioning's and the broker's."""
+    _, provisioning, broker = PAGE.read_text(encoding="utf-8").split("\n## Settings of ")
+    head = "| setting | default | flag | meaning |"
+    return table(head, provisioning), table(head, broker)
+
+
+def defaults(settings: type[BaseSettings]) -> dict[str, str]:
+    return {
+        name: "required" if field.is_required() else shown(field.default)
+        for name, field in settings.model_fields.items()
+        if name != "limits"
+    }
+
+
+def shown(value: object) -> str:
+    match value:
+        case None:
+            return "\N{EN DASH}"
+        case bool():
+            return str(value).lower()
+        case timedelta(days=days):
+            return "1 day" if days == 1 else f"{days} days"
+        case _:
+            return str(value)
+
+
+def flags(app: typer.Typer, *commands: str) -> set[str]:
+    group: Any = typer.main.get_command(app)
+    return {
+        option
+        for name in commands
+        for parameter in group.commands[name].params
+        for option in parameter.opts
+        if option.startswith("--")
+    }
+
+
+def test_settings_of_provisioning_are_those_of_the_code() -> None:
+    rows, _ = settings_tables()
+    assert {name: default for name, default, *_ in rows} == defaults(Settings)
+    documented = {flag for _, _, flag, _ in rows if flag}
+    assert documented == flags(provisioning_app, "serve", "init") - {"--server-name", "--help"}
+
+
+def test_settings_of_the_broker_are_those_of_the_code() -> None:
+    _, rows = settings_tables()
+    assert {name: default for name, default, *_ in rows if name != "limits"} == defaults(BrokerConfig)
+    documented = {flag for _, _, flag, _ in rows if flag}
+    assert documented == flags(broker_app, "run") - {"--config", "--test-config", "--help"}
+
+
+def test_limits_are_those_of_the_code() -> None:
+    rows = table("| limit | default | bounds |", PAGE.read_text(encoding="utf-8"))
+    assert {name: default for name, default, _ in rows} == {f.name: shown(f.default) for f in fields(Limits)}
+
+
+def test_refusals_of_the_broker_are_those_of_the_code() -> None:
+    rows = table("| code | told | means |", PAGE.read_text(encoding="utf-8"))
+    assert {code for code, *_ in rows} == set(RefusalCode)
+
+
+def test_other_codes_of_the_broker_are_those_of_the_code() -> None:
+    rows = table("| code | means |", PAGE.read_text(encoding="utf-8"))
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "broker").glob("*.py"))
+    logged = set(re.findall(r'code="([A-Z_]+)"', source))
+    said = set(re.findall(r'\.(?:lost|_end|disconnect)\(\s*"([A-Z_]+)"', source))
+    assert {code for code, _ in rows} == (logged | said) - set(RefusalCode)
+
+
+def test_refusals_of_provisioning_are_those_of_the_code() -> None:
+    rows = table("| code | HTTP | means |", PAGE.read_text(encoding="utf-8"))
+    assert {code: int(status) for code, status, _ in rows} == {code.value: STATUSES[code].value for code in Code}
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project: Mapping[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {_name(each) for each in project["dependencies"]}
+    text = DEPENDENCIES.read_text(encoding="utf-8")
+    assert {row[0] for row in table("| dependency | licence | used for | why not our own |", text)} == names
+    for extra, requirements in project["optional-dependencies"].items():
+        assert f"`{extra}` ({_name(requirements[0])}," in text
+
+
+def _name(requirement: str) -> str:
+    found = re.match(r"[A-Za-z0-9-]+", requirement)
+    assert found is not None
+    return found[0]
+
+
+def test_a_table_that_is_missing_is_noticed() -> None:
+    with pytest.raises(AssertionError):
+        table("| no | such |", "")

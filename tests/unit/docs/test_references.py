@@ -1,0 +1,103 @@
+"""What the pages name exists: links, files, modules, functions, codes; and the pages that modules name exist too."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.provisioning import REPOSITORY
+
+PACKAGES = ("provisioning", "broker", "device_sim")
+FOLDERS = (*PACKAGES, "tests", "benchmarks", "docs", "deploy")
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+
+_FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_CODE = re.compile(r"`([^`\n]+)`")
+_FILE = re.compile(rf"(?:{'|'.join(FOLDERS)})/[\w./-]*")
+_SHORT_FILE = re.compile(r"(?:[\w-]+/)*[\w-]+\.py")
+_MODULE = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
+_MEMBER = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+_NAME = re.compile(r"[A-Z][a-z]\w*|_\w+|[a-z]+_\w+")
+_STABLE_CODE = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
+_SUFFIXES = (".py", ".md", ".toml", ".db", ".crt", ".key", ".pem")
+_PAGE_IN_MODULE = re.compile(r"docs/[\w/-]+(?:\.md)?")
+
+# Other people's names, and names of the page's own scene.
+FOREIGN = {"CERT_OPTIONAL", "X509_V_FLAG_PARTIAL_CHAIN", "mosquitto_pub", "mosquitto_sub", "set_tcp_nodelay"}
+
+
+def prose(page: Path) -> str:
+    return _FENCED.sub("", page.read_text(encoding="utf-8"))
+
+
+def code_marks(page: Path) -> list[str]:
+    return _CODE.findall(prose(page))
+
+
+def source() -> str:
+    files = [path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")]
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)
+
+
+SOURCE = source()
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def page(request: pytest.FixtureRequest) -> Path:
+    path = request.param
+    assert isinstance(path, Path)
+    return path
+
+
+def test_every_relative_link_resolves(page: Path) -> None:
+    for target in _LINK.findall(prose(page)):
+        if "://" not in target:
+            path = page.parent / target.partition("#")[0]
+            assert path.exists(), target
+            assert path.resolve().is_relative_to(REPOSITORY), target
+
+
+def test_every_file_exists(page: Path) -> None:
+    for mark in code_marks(page):
+        if _FILE.fullmatch(mark):
+            assert (REPOSITORY / mark).exists(), mark
+        elif _SHORT_FILE.fullmatch(mark):
+            assert any(path.match(mark) for folder in PACKAGES for path in (REPOSITORY / folder).rglob("*.py")), mark
+
+
+def test_every_module_exists(page: Path) -> None:
+    for mark in code_marks(page):
+        if _MODULE.fullmatch(mark) and not mark.endswith(_SUFFIXES):
+            path = REPOSITORY.joinpath(*mark.split("."))
+            assert path.is_dir() or path.with_suffix(".py").exists(), mark
+
+
+def test_every_function_class_and_setting_exists(page: Path) -> None:
+    for mark in code_marks(page):
+        if _MEMBER.fullmatch(mark) and not _MODULE.fullmatch(mark) and not mark.endswith(_SUFFIXES):
+            names = [name for name in mark.split(".") if name not in {"ssl", "transport", "connection"}]
+        elif _NAME.fullmatch(mark):
+            names = [mark]
+        else:
+            continue
+        for name in names:
+            known = name in FOREIGN or re.search(rf"\b{name}\b", SOURCE) is not None
+            assert known or (REPOSITORY / name).exists(), mark
+
+
+def test_every_stable_code_exists(page: Path) -> None:
+    for mark in code_marks(page):
+        if _STABLE_CODE.fullmatch(mark) and mark not in FOREIGN:
+            assert re.search(rf"\b{mark}\b", SOURCE), mark
+
+
+def test_every_page_that_a_module_names_exists() -> None:
+    documents = {str(path.relative_to(REPOSITORY)) for path in PAGES}
+    for folder in (*PACKAGES, "benchmarks"):
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            for named in _PAGE_IN_MODULE.findall(path.read_text(encoding="utf-8")):
+                found = any(document == named or document.startswith(f"{named}-") for document in documents)
+                assert found or (REPOSITORY / named).is_dir(), f"{path.relative_to(REPOSITORY)} names {named}"

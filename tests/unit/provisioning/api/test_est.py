@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from provisioning.api.est import check_label, decode_body, parse_basic
+from provisioning.errors import Code, Refused
+
+
+def basic(text: str) -> str:
+    return "Basic " + base64.b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"MAoCAQE=",
+        b"MAoC\r\nAQE=\r\n",
+        b" M A\toCAQE = ",
+        b"-----BEGIN CERTIFICATE REQUEST-----\nMAoCAQE=\n-----END CERTIFICATE REQUEST-----\n",
+        b"-----BEGIN NEW CERTIFICATE REQUEST-----\nMAoCAQE=\n-----END NEW CERTIFICATE REQUEST-----",
+    ],
+    ids=range(5),
+)
+def test_every_way_to_write_base64_is_read(body: bytes) -> None:
+    assert decode_body(body) == bytes.fromhex("300a020101")
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n", b"MAoCAQE", b"MAo!AQE=", b"\x30\x0a\x02", b"MAoCAQE=MAo="], ids=repr)
+def test_what_is_not_base64_is_refused(body: bytes) -> None:
+    with pytest.raises(Refused) as caught:
+        decode_body(body)
+    assert caught.value.code is Code.BODY_ENCODING
+
+
+def test_the_scheme_s_case_does_not_matter_and_a_token_may_hold_colons() -> None:
+    credential = parse_basic(basic("meter-17:a:b").replace("Basic", "bAsIc"))
+    assert (credential.user, credential.token) == ("meter-17", "a:b")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "Basic", "Basic !!", "Bearer abc", basic(""), basic("user"), basic("user:"), basic(":token"),
+     "Basic " + base64.b64encode(b"\xff:\xff").decode(), basic("u:" + "x" * 1000)],
+    ids=range(11),
+)  # fmt: skip
+def test_what_is_no_basic_credential_is_refused(header: str | None) -> None:
+    with pytest.raises(Refused) as caught:
+        parse_basic(header)
+    assert caught.value.code is Code.TOKEN_MISSING
+
+
+@pytest.mark.parametrize("label", ["cacerts", "simpleenroll", "fullcmc", "", "-a", "a b", "ü"])
+def test_an_operation_s_name_or_no_name_is_no_label(label: str) -> None:
+    with pytest.raises(Refused):
+        check_label(label)
+    assert check_label("north") == "north"

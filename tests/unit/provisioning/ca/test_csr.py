@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
+from cryptography.x509.oid import ExtensionOID, NameOID
+
+from provisioning.ca.csr import _SMALL_PRIMES_PRODUCT, MAXIMUM_CSR_SIZE, RequestRefused, _check_rsa, verify_csr
+from provisioning.errors import Code
+from provisioning.pki.keys import generate_key
+from tests.support.requests import csr_der
+
+URI = x509.UniformResourceIdentifier("spiffe://fleet.internal/device/north/meter-17")
+
+
+def refusal(der: bytes) -> RequestRefused:
+    with pytest.raises(RequestRefused) as caught:
+        verify_csr(der)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        ec.generate_private_key(ec.SECP256R1()),
+        ec.generate_private_key(ec.SECP384R1()),
+        ed25519.Ed25519PrivateKey.generate(),
+        rsa.generate_private_key(65537, 2048),
+    ],
+    ids=["P-256", "P-384", "Ed25519", "RSA-2048"],
+)
+def test_an_accepted_key_is_returned_with_the_name(key: ec.EllipticCurvePrivateKey) -> None:
+    request = verify_csr(csr_der(key))
+    assert request.public_key == key.public_key()
+    assert request.common_name == "meter-17"
+    assert request.subject == x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "meter-17")]).public_bytes()
+    assert request.subject_alternative_name is None
+
+
+def test_the_alternative_name_is_returned_as_it_was_sent() -> None:
+    names = x509.SubjectAlternativeName([URI, x509.DNSName("a.example")])
+    assert verify_csr(csr_der(extensions=[names])).subject_alternative_name == names.public_bytes()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        ec.generate_private_key(ec.SECP521R1()),
+        ec.generate_private_key(ec.SECP256K1()),
+        ec.generate_private_key(ec.SECP224R1()),
+        rsa.generate_private_key(65537, 1024),  # noqa: S505 - must be refused
+        rsa.generate_private_key(3, 2048),
+        ed448.Ed448PrivateKey.generate(),
+        dsa.generate_private_key(2048),
+    ],
+    ids=["P-521", "secp256k1", "P-224", "RSA-1024", "RSA exponent 3", "Ed448", "DSA"],
+)
+def test_any_other_key_is_refused(key: ec.EllipticCurvePrivateKey) -> None:
+    assert refusal(csr_der(key)).code is Code.CSR_KEY
+
+
+def test_a_changed_request_fails_its_proof_of_possession() -> None:
+    der = csr_der()
+    assert refusal(der.replace(b"meter-17", b"meter-18")).code is Code.CSR_SIGNATURE
+
+
+def test_a_weak_hash_is_refused() -> None:
+    error = refusal(csr_der(rsa.generate_private_key(65537, 2048), hash_algorithm=hashes.SHA224()))
+    assert (error.code, "SHA-256 or stronger" in error.detail) == (Code.CSR_SIGNATURE, True)
+
+
+@pytest.mark.parametrize("names", [(), ("a", "b"), ("a/b",), ("a b",), ("#",), ("-a",), ("é",)], ids=repr)
+def test_a_name_that_is_none_is_refused(names: tuple[str, ...]) -> None:
+    assert refusal(csr_der(names=names)).code is Code.CSR_NAME
+
+
+@pytest.mark.parametrize("der", [b"", b"\x30", b"\x30\x00", b"nonsense", b"\x30\x84\xff\xff\xff\xff"], ids=repr)
+def test_what_is_no_request_is_refused(der: bytes) -> None:
+    assert refusal(der).code is Code.CSR_MALFORMED
+
+
+@pytest.mark.parametrize(
+    "value",
+    [bytes.fromhex("3002a300"), bytes.fromhex("3002a500"), b"\x30\x05\x82\x03ab", b"", b"\x04\x00"],
+    ids=["x400Address", "ediPartyName", "cut off", "empty", "another type"],
+)
+def test_an_alternative_name_that_cannot_be_read_is_refused(value: bytes) -> None:
+    extension = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, value)
+    assert refusal(csr_der(extensions=[extension])).code is Code.CSR_MALFORMED
+
+
+def test_a_request_of_another_version_is_refused() -> None:
+    der = csr_der()
+    version = der.index(b"\x02\x01\x00") + 2
+    assert refusal(der[:version] + b"\x01" + der[version + 1 :]).code is Code.CSR_MALFORMED
+
+
+def test_trailing_bytes_are_refused() -> None:
+    assert refusal(csr_der() + b"\x00").code is Code.CSR_MALFORMED
+
+
+def test_a_request_is_measured_before_it_is_parsed() -> None:
+    assert "16384 at most" in refusal(b"\x30" * (MAXIMUM_CSR_SIZE + 1)).detail
+
+
+def next_prime(number: int) -> int:
+    """Return the next probable prime (Fermat's test to five bases is enough for a test's modulus)."""
+    number |= 1
+    while any(pow(base, number - 1, number) != 1 for base in (2, 3, 5, 7, 11)):
+        number += 2
+    return number
+
+
+PRIME = next_prime(3 << 1022 | 0x1234567)
+
+
+@pytest.mark.parametrize(
+    "modulus",
+    [PRIME * next_prime(PRIME + 2), 751 * ((1 << 2047) // 751 | 1), 1 << 2047],
+    ids=["close primes", "a small factor", "even"],
+)
+def test_a_modulus_that_can_be_factored_is_refused(modulus: int) -> None:
+    assert modulus.bit_length() % 8 == 0
+
+    class WeakKey:
+        key_size = modulus.bit_length()
+
+        @staticmethod
+        def public_numbers() -> rsa.RSAPublicNumbers:
+            return rsa.RSAPublicNumbers(65537, modulus)
+
+    with pytest.raises(RequestRefused, match="can be factored"):
+        _check_rsa(WeakKey())  # type: ignore[arg-type]
+
+
+def test_every_prime_below_752_is_looked_for() -> None:
+    for prime in (3, 5, 7, 743, 751):
+        assert math.gcd(_SMALL_PRIMES_PRODUCT, prime) == prime
+
+
+def test_a_key_generated_in_the_ordinary_way_passes() -> None:
+    _check_rsa(rsa.generate_private_key(65537, 3072).public_key())
+    verify_csr(csr_der(generate_key()))

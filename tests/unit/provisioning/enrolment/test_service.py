@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from sqlalchemy import select, text
+
+from provisioning.ca.issuer import IssuanceRefused, PreparedIssuance
+from provisioning.enrolment.service import TokenCredential
+from provisioning.enrolment.tokens import IssuedToken, TokenOrder
+from provisioning.errors import Code, Refused
+from provisioning.pki.identity import Role
+from provisioning.pki.keys import generate_key
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import tables
+from tests.support.fleet import Fleet, successor_csr
+from tests.support.requests import csr_der
+
+
+async def rows(fleet: Fleet, table: str) -> int:
+    statement = text(f"SELECT count(*) FROM {table}")  # noqa: S608 - our own table names
+    return int(await fleet.database.read(lambda connection: connection.execute(statement).scalar_one()))
+
+
+async def test_fifty_concurrent_requests_on_one_token_give_one_certificate(fleet: Fleet) -> None:
+    token = await fleet.token()
+
+    async def attempt() -> x509.Certificate | Code:
+        try:
+            return await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
+        except Refused as refusal:
+            return refusal.code
+
+    outcomes = await asyncio.gather(*(attempt() for _ in range(50)))
+    assert [each for each in outcomes if isinstance(each, x509.Certificate)] != []
+    assert outcomes.count(Code.TOKEN_USED) == 49
+    assert await rows(fleet, "certificates") == 1
+
+
+async def test_concurrent_enrolments_all_have_serial_numbers_of_their_own(fleet: Fleet) -> None:
+    certificates = await asyncio.gather(*(fleet.enrol(f"meter-{number}") for number in range(100)))
+    assert len({certificate.serial_number for certificate in certificates}) == 100
+    assert all(certificate.serial_number.bit_length() == 127 for certificate in certificates)
+
+
+async def test_a_refusal_changes_nothing(fleet: Fleet) -> None:
+    token = await fleet.token()
+    for csr, user in ((csr_der(names=["other"]), "meter-17"), (csr_der(), "other")):
+        with pytest.raises(Refused, match="TOKEN_DEVICE"):
+            await fleet.enrolment.enrol(csr, TokenCredential(user, token))
+    assert [await rows(fleet, table) for table in ("devices", "certificates")] == [0, 0]
+    await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
+
+
+async def test_a_failure_after_the_signature_spends_no_token_and_burns_the_serial_number(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await fleet.token()
+    signed: list[int] = []
+
+    def issue_and_fail(prepared: PreparedIssuance) -> x509.Certificate:
+        signed.append(original(prepared).serial_number)
+        raise IssuanceRefused("the token of the key was pulled out")
+
+    original = fleet.issuer.issue
+    monkeypatch.setattr(fleet.issuer, "issue", issue_and_fail)
+    with pytest.raises(IssuanceRefused):
+        await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
+    monkeypatch.undo()
+    certificate = await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
+    assert certificate.serial_number not in signed
+    left = await fleet.database.read(
+        lambda connection: connection.execute(select(tables.serial_reservations.c.serial)).scalars().all()
+    )
+    assert f"{signed[0]:x}" in left, "what may have been signed stays reserved for ever"
+
+
+async def test_a_revocation_is_seen_by_the_next_re_enrolment(fleet: Fleet) -> None:
+    certificate = await fleet.enrol()
+    successor = await fleet.reenrol(certificate, successor_csr(certificate))
+    assert successor.subject == certificate.subject
+    await fleet.revocation.revoke_serial(f"{certificate.serial_number:x}", RevocationReason.SUPERSEDED, by="admin")
+    with pytest.raises(Refused, match="CERTIFICATE_REVOKED"):
+        await fleet.reenrol(certificate, successor_csr(certificate))
+    # The successor is another certificate, and still good.
+    await fleet.reenrol(successor, successor_csr(successor))
+
+
+async def test_validity_is_judged_by_the_service_s_clock(fleet: Fleet) -> None:
+    certificate = await fleet.enrol()
+    fleet.clock.advance(timedelta(days=30))
+    await fleet.reenrol(certificate, successor_csr(certificate))
+    fleet.clock.advance(timedelta(seconds=1))
+    with pytest.raises(Refused, match=r"CERTIFICATE_EXPIRED: certificate .* expired on 2027-03-31 12:00:00 UTC"):
+        await fleet.reenrol(certificate, successor_csr(certificate))
+    fleet.clock.advance(timedelta(days=-31))
+    with pytest.raises(Refused, match="not valid yet"):
+        await fleet.reenrol(certificate, successor_csr(certificate))
+
+
+async def test_a_certificate_of_the_same_name_from_elsewhere_is_unknown(fleet: Fleet) -> None:
+    certificate = await fleet.enrol()
+    other = tables.certificates.update().values(fingerprint_sha256="0" * 64)
+    await fleet.database.write(lambda connection: connection.execute(other))
+    with pytest.raises(Refused, match="CERTIFICATE_UNKNOWN"):
+        await fleet.reenrol(certificate, successor_csr(certificate))
+
+
+async def test_a_token_expires_on_the_second(fleet: Fleet) -> None:
+    token = await fleet.token()
+    fleet.clock.advance(timedelta(hours=1))
+    with pytest.raises(Refused, match="TOKEN_EXPIRED"):
+        await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
+    fleet.clock.advance(timedelta(seconds=-1))
+    await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
+
+
+async def test_a_revoked_device_comes_back_with_a_token_made_afterwards(fleet: Fleet) -> None:
+    key = generate_key()
+    await fleet.enrol(csr=csr_der(key))
+    before = await fleet.token()
+    await fleet.revocation.revoke_device("meter-17", RevocationReason.CESSATION_OF_OPERATION, by="admin")
+    with pytest.raises(Refused, match="TOKEN_VOID"):
+        await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", before))
+    await fleet.enrol(csr=csr_der(key))  # Its key was not compromised.
+    revoked = await fleet.database.read(
+        lambda connection: connection.execute(select(tables.devices.c.revoked_at)).scalar_one()
+    )
+    assert revoked is None
+
+
+async def test_nothing_secret_is_in_a_representation_or_in_the_store(fleet: Fleet) -> None:
+    (issued,) = await fleet.token_service.create(TokenOrder(["meter-17"]), by="admin")
+    assert isinstance(issued, IssuedToken)
+    assert issued.token not in repr(issued)
+    assert issued.token not in repr(TokenCredential("meter-17", issued.token))
+    (row,) = await fleet.database.read(lambda connection: connection.execute(select(tables.tokens)).all())
+    assert issued.token.encode() not in b"".join(str(value).encode() for value in row)
+
+
+async def test_a_broker_s_names_are_kept_by_its_successor(fleet: Fleet) -> None:
+    order = TokenOrder(["broker-1"], role=Role.BROKER, dns_names=["localhost"], ip_addresses=["::1"])
+    (issued,) = await fleet.token_service.create(order, by="admin")
+    first = await fleet.enrolment.enrol(csr_der(names=["broker-1"]), TokenCredential("broker-1", issued.token))
+    second = await fleet.reenrol(first, successor_csr(first))
+    names = [each.extensions.get_extension_for_class(x509.SubjectAlternativeName).value for each in (first, second)]
+    assert names[0] == names[1]
+    assert names[0].get_values_for_type(x509.DNSName) == ["localhost"]
+
+
+async def test_unused_serial_numbers_are_given_back(fleet: Fleet) -> None:
+    await fleet.enrol()
+    assert await rows(fleet, "serial_reservations") == 63
+    await fleet.serial_numbers.release()
+    assert await rows(fleet, "serial_reservations") == 0

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from provisioning.api.feed import _FeedStream
+from provisioning.errors import Refused
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation import feed as feed_module
+from provisioning.revocation.feed import RevocationFeed, Subscription
+from provisioning.store import certificates
+from tests.support.fleet import Fleet
+
+HEARTBEAT = 0.05
+
+
+async def revoke(fleet: Fleet, feed: RevocationFeed | None, *names: str) -> None:
+    for name in names:
+        await fleet.enrol(name)
+        await fleet.revocation.revoke_device(name, RevocationReason.UNSPECIFIED, by="admin")
+        if feed is not None:
+            feed.announce()
+
+
+@contextlib.asynccontextmanager
+async def running(fleet: Fleet, heartbeat: float = HEARTBEAT) -> AsyncIterator[RevocationFeed]:
+    feed = RevocationFeed(fleet.database, heartbeat)
+    await feed.start()
+    task = asyncio.create_task(feed.run())
+    try:
+        yield feed
+    finally:
+        feed.close()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def collect(subscription: Subscription, until: int) -> list[int]:
+    found: list[int] = []
+    async with contextlib.aclosing(subscription.batches()) as batches:
+        async for events, _ in batches:
+            found += [event.sequence for event in events]
+            if found and found[-1] >= until:
+                break
+    return found
+
+
+async def test_history_and_news_come_in_order_to_everybody(fleet: Fleet) -> None:
+    await revoke(fleet, None, "a", "b", "c")
+    async with running(fleet) as feed:
+        early, late = await feed.subscribe(0), await feed.subscribe(2)
+        readers = asyncio.gather(collect(early, 6), collect(late, 6))
+        await revoke(fleet, feed, "d", "e", "f")
+        assert await readers == [[1, 2, 3, 4, 5, 6], [3, 4, 5, 6]]
+        assert feed.subscribers == 0
+
+
+async def test_who_is_further_back_than_the_tail_reads_the_store(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "BATCH", 3)
+    monkeypatch.setattr(feed_module, "_TAIL", 4)
+    async with running(fleet) as feed:
+        await revoke(fleet, feed, *(f"m{number}" for number in range(11)))
+        assert await collect(await feed.subscribe(0), 11) == list(range(1, 12))
+        for start in range(11):
+            assert await collect(await feed.subscribe(start), 11) == list(range(start + 1, 12))
+
+
+async def test_a_follower_learns_that_he_is_current_and_hears_heartbeats(fleet: Fleet) -> None:
+    await revoke(fleet, None, "a")
+    async with running(fleet) as feed:
+        subscription = await feed.subscribe(0)
+        frames = []
+        async with contextlib.aclosing(subscription.batches()) as batches:
+            async for _, frame in batches:
+                frames.append(frame)
+                if len(frames) == 3:
+                    break
+    current = b'event: current\ndata: {"sequence": 1}\n\n'
+    assert frames[0].startswith(b"id: 1\nevent: revoked\ndata: {")
+    assert frames[0].endswith(current), "everything that is ready leaves in one write"
+    assert frames[1:] == [current, current]
+
+
+async def test_another_process_s_revocations_are_noticed_at_the_next_heartbeat(fleet: Fleet) -> None:
+    async with running(fleet) as feed:
+        reader = asyncio.create_task(collect(await feed.subscribe(0), 1))
+        await revoke(fleet, None, "a")
+        assert await reader == [1]
+
+
+async def test_the_future_is_refused_but_not_what_is_only_not_read_yet(fleet: Fleet) -> None:
+    async with running(fleet, heartbeat=60) as feed:
+        await revoke(fleet, None, "a")
+        subscription = await feed.subscribe(1)
+        subscription.close()
+        with pytest.raises(Refused, match="FEED_AHEAD: after=2, but the newest revocation is 1"):
+            await feed.subscribe(2)
+
+
+async def test_closing_ends_followers_now_and_later(fleet: Fleet) -> None:
+    async with running(fleet, heartbeat=60) as feed:
+        reader = asyncio.create_task(collect(await feed.subscribe(0), 1))
+        await asyncio.sleep(0)
+        feed.close()
+        assert await reader == []
+        assert await collect(await feed.subscribe(0), 1) == []
+
+
+async def test_a_follower_who_takes_nothing_is_cut_off(fleet: Fleet) -> None:
+    certificate = await fleet.enrol("follower")
+    serial = f"{certificate.serial_number:x}"
+    found = await fleet.database.read(lambda connection: certificates.find_serial(connection, serial))
+    assert found is not None
+    aborted = asyncio.Event()
+    never = asyncio.Event()
+    bodies = 0
+
+    async def send(message: dict[str, object]) -> None:
+        nonlocal bodies
+        if message["type"] == "http.response.body":
+            bodies += 1
+            await never.wait()  # The socket's buffer is full.
+
+    async def receive() -> dict[str, object]:
+        await never.wait()
+        raise AssertionError
+
+    async with running(fleet) as feed:
+        subscription = await feed.subscribe(0)
+        stream = _FeedStream(subscription, found[0], fleet.clock, stall_seconds=0.02)
+        scope = {"type": "http", "extensions": {"connection": {"abort": aborted.set}}}
+        await stream(scope, receive, send)  # type: ignore[arg-type]
+        assert (aborted.is_set(), bodies, feed.subscribers) == (True, 1, 0)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from provisioning.config import load_settings
+from provisioning.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PASSPHRASE", "PASSPHRASE_FILE", "PORT", "DIRECTORY"):
+        monkeypatch.delenv(f"FLEET_PROVISIONING_{name}", raising=False)
+
+
+def test_flags_come_before_environment_before_file_before_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_settings(tmp_path).port == 8443
+    (tmp_path / "provisioning.toml").write_text('port = 1\ncrl_life = "P2D"\n')
+    assert load_settings(tmp_path).port == 1
+    assert load_settings(tmp_path).crl_life == timedelta(days=2)
+    monkeypatch.setenv("FLEET_PROVISIONING_PORT", "2")
+    assert load_settings(tmp_path, port=None).port == 2
+    assert load_settings(tmp_path, port=3).port == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("port = 70000", "port"),
+        ("nonsense = 1", "nonsense"),
+        ("= broken", "configuration"),
+        ('public_http_url = "x"', "public_http_url"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, word: str) -> None:
+    (tmp_path / "provisioning.toml").write_text(text)
+    with pytest.raises(ConfigurationError, match=word):
+        load_settings(tmp_path)
+
+
+def test_the_passphrase_comes_from_a_file_or_the_environment_and_is_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigurationError, match="give --passphrase-file FILE or set FLEET_PROVISIONING_PASSPHRASE"):
+        load_settings(tmp_path).read_passphrase()
+    monkeypatch.setenv("FLEET_PROVISIONING_PASSPHRASE", "from the environment")
+    settings = load_settings(tmp_path)
+    assert settings.read_passphrase() == b"from the environment"
+    assert "from the environment" not in repr(settings)
+    file = tmp_path / "passphrase"
+    file.write_bytes(b"from the file\r\n")
+    assert load_settings(tmp_path, passphrase_file=file).read_passphrase() == b"from the file"
+    file.write_bytes(b"\n")
+    with pytest.raises(ConfigurationError, match="is empty"):
+        load_settings(tmp_path, passphrase_file=file).read_passphrase()
+    file.unlink()
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load_settings(tmp_path, passphrase_file=file).read_passphrase()
