@@ -28,9 +28,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
-from provisioning.pki.identity import InvalidIdentity, identity_of
+from provisioning.pki.identity import InvalidIdentity, Role, identity_of
 from provisioning.pki.keys import generate_key, key_to_pem
-from provisioning.pki.tls import CredentialFiles
+from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 
 log = structlog.get_logger("broker")
 
@@ -41,6 +41,9 @@ _LONGEST_PAUSE = 300.0
 
 class CredentialError(Exception):
     """The broker has no usable certificate and cannot get one; the text says why and what to do."""
+
+
+_RENEWAL_ERRORS = (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity, TlsConfigurationError, CredentialError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,10 @@ class BrokerCredential:
         """What TLS contexts load."""
         return CredentialFiles(self._path, self._path)
 
+    @property
+    def _token_command(self) -> str:
+        return f"fleet-provisioning token create --role broker --device {self._enrolment.name} --dns-name localhost"
+
     def certificate(self) -> x509.Certificate | None:
         """Return the present certificate, or None where there is none that can be read."""
         return read_certificate(self._path)
@@ -79,8 +86,7 @@ class BrokerCredential:
         if token is None:
             what = "has expired" if certificate is not None else "does not exist"
             raise CredentialError(
-                f"the broker's certificate {self._path} {what}: give --token or --token-file "
-                f"(fleet-provisioning token create --role broker --device {self._enrolment.name} --dns-name localhost)"
+                f"the broker's certificate {self._path} {what}: give --token or --token-file ({self._token_command})"
             )
         async with EstClient(self._enrolment.url, self._enrolment.anchors) as client:
             key = generate_key()
@@ -88,14 +94,23 @@ class BrokerCredential:
                 certificate = await client.enrol(
                     build_csr(key, self._enrolment.name), user=self._enrolment.name, token=token
                 )
+                identity = identity_of(certificate)
                 chain = await client.ca_certificates()
             except (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity) as error:
                 raise CredentialError(f"the broker could not enrol at {self._enrolment.url}: {error}") from error
+        if identity.role is not Role.BROKER:  # Clients would not take it for a server's, nor the feed for a broker's.
+            raise CredentialError(
+                f"the enrolment token is for role {identity.role}, and is spent now: ask for another one "
+                f"({self._token_command})"
+            )
         self._store(key_to_pem(key), certificate, chain)
-        log.info("enrolled", code="ENROLLED", identity=identity_of(certificate).uri, serial=_serial(certificate))
+        log.info("enrolled", code="ENROLLED", identity=identity.uri, serial=_serial(certificate))
 
     async def renew(self) -> None:
-        """Replace key and certificate. Raises `EnrolmentRefused` or `EnrolmentUnavailable`; the old one stays then."""
+        """Replace key and certificate, or leave the old ones.
+
+        Raises `EnrolmentRefused`, `EnrolmentUnavailable` or `CredentialError`.
+        """
         current = self.certificate()
         if current is None:
             raise EnrolmentUnavailable(f"{self._path} cannot be read")
@@ -113,7 +128,7 @@ class BrokerCredential:
         while True:
             try:
                 await self.renew()
-            except (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity) as error:
+            except _RENEWAL_ERRORS as error:
                 log.warning("renewal failed", code="RENEWAL_FAILED", detail=str(error), retry_in=round(pause))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
                 pause = min(pause * 2, _LONGEST_PAUSE)
@@ -130,14 +145,19 @@ class BrokerCredential:
     def _store(self, key_pem: bytes, certificate: x509.Certificate, chain: list[x509.Certificate]) -> None:
         path = [certificate, *_path_below_anchor(certificate, chain)]
         content = key_pem + b"".join(each.public_bytes(Encoding.PEM) for each in path)
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self._path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except OSError as error:
+            raise CredentialError(
+                f"{self._path} cannot be written: {error.strerror}; the new certificate is lost"
+            ) from error
 
 
 def read_certificate(path: Path) -> x509.Certificate | None:

@@ -4,7 +4,8 @@ Rules
 -----
 1. At most *max_connections* in all, and *max_unadmitted* that have not been let in yet: a flood of strangers does not
    shut out the fleet's memory. What exceeds a limit is closed before TLS, and counted.
-2. A bounded number of connections is accepted a turn, so that connected devices are served between two of them.
+2. A bounded number of connections is accepted a turn, so that connected devices are served between two of them; when
+   the process has no descriptors left, none for a second, and the connected ones are served all the same.
 3. The TLS context can be replaced at any time; it takes effect for the next connection, and the old context's session
    tickets are worth nothing under the new one.
 """
@@ -12,6 +13,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from enum import Enum
@@ -31,6 +33,8 @@ log = structlog.get_logger("broker")
 
 _ACCEPTS_A_TURN = 32
 _BACKLOG = 4096
+_PAUSE = 1.0
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Speaks(Enum):
@@ -97,9 +101,10 @@ class Listener:
             except BlockingIOError:
                 return
             except OSError as error:
-                # Out of descriptors, or the peer is gone: the rest of the backlog waits for the next turn.
-                log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror)
-                return
+                if error.errno in _EXHAUSTED:
+                    self._pause(error)
+                    return
+                continue  # The peer has gone before it was accepted.
             engine.metrics.connections_accepted += 1
             connections = len(self._poller)
             if connections >= limits.max_connections or connections - engine.connected >= limits.max_unadmitted:
@@ -107,6 +112,17 @@ class Listener:
                 accepted.close()
                 continue
             self._serve(accepted, address[:2])
+
+    def _pause(self, error: OSError) -> None:
+        """Accept nobody for a moment: the loop would call again at once, and again, for as long as nothing is free."""
+        log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror, retry_in=_PAUSE)
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.call_later(_PAUSE, self._accept_again)
+
+    def _accept_again(self) -> None:
+        if self._socket is not None:
+            self._loop.add_reader(self._socket.fileno(), self._accept)
 
     def _serve(self, accepted: socket.socket, address: tuple[str, int]) -> None:
         engine = self._engine

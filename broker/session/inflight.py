@@ -25,7 +25,7 @@ class Inflight(Generic[M]):
 
     def __init__(self, receive_maximum: int) -> None:
         self._messages: dict[int, M] = {}
-        self._again: dict[int, None] = {}
+        self._again: dict[int, None] | None = None
         self._last_id = 0
         self._receive_maximum = receive_maximum
         self._quota = receive_maximum  # 0 while messages wait to be sent again: nothing new overtakes them.

@@ -4,8 +4,8 @@
         token = service.token(device="meter-1", group="north")
         service.https, service.http, service.bundle, service.operator
 
-The ports are free ones and change with every start; the directory stays, so a service can be stopped, killed and
-started again. Its log is ``<dir>.log``, shown when a start fails.
+The ports are free ones and change with every start, unless asked for; the directory stays, so a service can be stopped,
+killed and started again. Its log is ``<dir>.log``, shown when a start fails.
 """
 
 from __future__ import annotations
@@ -62,6 +62,11 @@ class ProvisioningService:
         return CredentialFiles(self.dir / "operator.crt", self.dir / "operator.key")
 
     @property
+    def port(self) -> int:
+        """The HTTPS port of the last start."""
+        return int(self.https.rpartition(":")[2])
+
+    @property
     def pid(self) -> int:
         """The running process."""
         assert self._process is not None
@@ -88,11 +93,14 @@ class ProvisioningService:
             timeout=START_SECONDS,
         )
 
-    def start(self) -> Self:
-        """Start the process and wait until both ports accept connections."""
+    def start(self, *, port: int = 0) -> Self:
+        """Start the process and wait until both ports accept connections; *port* is that for HTTPS."""
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "provisioning", "serve", "--dir", self.dir, "--port", "0", "--http-port", "0"],
+                [
+                    *(sys.executable, "-m", "provisioning", "serve", "--dir", self.dir),
+                    *("--port", str(port), "--http-port", "0"),
+                ],
                 env=self._environment,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -1,0 +1,219 @@
+"""The process: starts or says why not, renews its certificate, stops in order, and survives what can be survived."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from broker.credentials import read_certificate
+from broker.mqtt.codes import ReasonCode
+from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.enrolled import enrol
+from tests.support.pki import Pki
+from tests.support.provisioning import ProvisioningService
+from tests.support.tls_client import Ended, TlsClient
+from tests.support.wire import V311
+
+# Starting and stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_in_order(pki: Pki, tmp_path: Path, number: signal.Signals) -> None:
+    with BrokerProcess.with_files(tmp_path / "b", pki) as broker, contextlib.ExitStack() as stack:
+        anchors = tmp_path / "b" / "anchors.pem"
+        new = stack.enter_context(TlsClient(broker.port, anchors, pki.device("new").credential))
+        old = stack.enter_context(TlsClient(broker.port, anchors, pki.device("old").credential, version=V311))
+        silent = stack.enter_context(TlsClient(broker.port, anchors, pki.device("silent").credential))
+        stack.enter_context(socket.create_connection(("127.0.0.1", broker.port)))
+        new.connect(client_id="new")
+        old.connect(client_id="old")
+        started = time.monotonic()
+        assert broker.stop(number) == 0
+        assert time.monotonic() - started < 15
+        assert new.farewell().reason_code is ReasonCode.SERVER_SHUTTING_DOWN
+        assert old.expect_end() is None
+        with contextlib.suppress(Ended):
+            silent.next_packet()
+    assert "Traceback" not in broker.log
+
+
+def test_it_starts_again_after_kill_9_and_on_the_same_port(pki: Pki, tmp_path: Path) -> None:
+    broker = BrokerProcess.with_files(tmp_path / "b", pki)
+    anchors = tmp_path / "b" / "anchors.pem"
+    holder = pki.device("meter")
+    with broker, TlsClient(broker.port, anchors, holder.credential) as client:
+        client.connect(client_id="meter")
+        assert broker.stop(signal.SIGKILL) == -signal.SIGKILL
+        with pytest.raises(Ended):
+            client.next_packet()
+        broker.arguments[broker.arguments.index("--port") + 1] = str(broker.port)
+        broker.start()
+        with TlsClient(broker.port, anchors, holder.credential) as again:
+            again.connect(client_id="meter")
+
+
+def test_a_broker_that_enrolled_needs_no_token_to_start_again(service: ProvisioningService, tmp_path: Path) -> None:
+    broker = BrokerProcess.enrolled(tmp_path / "b", service)
+    with broker:
+        certificate = read_certificate(tmp_path / "b" / "state" / "broker.pem")
+        assert (tmp_path / "b" / "state" / "broker.pem").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "b" / "token").unlink()
+    with broker:
+        assert read_certificate(tmp_path / "b" / "state" / "broker.pem") == certificate
+    assert len(broker.events("ENROLLED")) == 1
+
+
+def test_a_port_that_is_taken_is_said(pki: Pki, tmp_path: Path) -> None:
+    broker = BrokerProcess.with_files(tmp_path / "b", pki)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        broker.arguments[broker.arguments.index("--port") + 1] = str(port)
+        code, said = broker.fail()
+    assert code == 1
+    assert f"127.0.0.1 port {port} cannot be listened on" in said
+    assert "Traceback" not in said
+
+
+def test_settings_that_cannot_be_used_are_exit_code_2(pki: Pki, tmp_path: Path) -> None:
+    broker = BrokerProcess.with_files(tmp_path / "b", pki, "--host", "0.0.0.0")
+    code, said = broker.fail()
+    assert (code, said) == (
+        2,
+        "fleet-broker: host: 0.0.0.0 is not a loopback address; set unsafe_public_listener to allow it\n",
+    )
+
+
+def test_a_key_that_does_not_fit_is_said(pki: Pki, tmp_path: Path) -> None:
+    broker = BrokerProcess.with_files(tmp_path / "b", pki)
+    pki.broker("other").write(tmp_path, "other")
+    broker.arguments[broker.arguments.index("--keyfile") + 1] = str(tmp_path / "other.key")
+    code, said = broker.fail()
+    assert code == 1
+    assert "do not belong together" in said
+    assert "Traceback" not in said
+
+
+def test_a_service_that_is_not_there_is_said(tmp_path: Path, anchors: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free = taken.getsockname()[1]
+    options = ["--provisioning", f"https://127.0.0.1:{free}", "--cafile", str(anchors), "--token", "abc"]
+    code, said = BrokerProcess(tmp_path / "b", options).fail()
+    assert code == 1
+    assert f"could not enrol at https://127.0.0.1:{free}" in said
+    assert "Traceback" not in said
+    assert not list((tmp_path / "b").glob("state/*"))
+
+
+def test_a_spent_token_is_said(service: ProvisioningService, tmp_path: Path) -> None:
+    broker = BrokerProcess.enrolled(tmp_path / "b", service)
+    with broker:
+        pass
+    (tmp_path / "b" / "state" / "broker.pem").unlink()
+    code, said = broker.fail()
+    assert code == 1
+    assert "TOKEN_USED" in said
+    assert "Traceback" not in said
+
+
+def test_a_missing_token_is_said_with_the_command_that_makes_one(service: ProvisioningService, tmp_path: Path) -> None:
+    options = ["--provisioning", service.https, "--cafile", str(service.bundle), "--name", "b"]
+    code, said = BrokerProcess(tmp_path / "b", options).fail()
+    assert code == 1
+    assert "fleet-provisioning token create --role broker --device b --dns-name localhost" in said
+
+
+def test_a_token_for_a_device_does_not_make_a_broker(service: ProvisioningService, tmp_path: Path) -> None:
+    token = service.token(device="no-broker", group="meters")
+    options = ["--provisioning", service.https, "--cafile", str(service.bundle), "--name", "no-broker"]
+    code, said = BrokerProcess(tmp_path / "b", [*options, "--token", token]).fail()
+    assert code == 1
+    assert "role device" in said
+    assert "--role broker" in said
+    assert not list((tmp_path / "b").glob("state/*"))
+
+
+def test_a_state_directory_that_cannot_be_written_is_said(service: ProvisioningService, tmp_path: Path) -> None:
+    broker = BrokerProcess.enrolled(tmp_path / "b", service)
+    (tmp_path / "b" / "state").write_text("a file")
+    code, said = broker.fail()
+    assert code == 1
+    assert f"{tmp_path}/b/state" in said
+    assert "Traceback" not in said
+
+
+# Renewal
+
+# A certificate's life begins a minute before it is issued, and is renewed at two thirds: 10 seconds after enrolment.
+_RENEWED_SOON = 45
+
+
+def test_it_renews_its_certificate_without_dropping_a_connection(service: ProvisioningService, tmp_path: Path) -> None:
+    (device, late) = enrol(service, f"r-{tmp_path.name}"[-40:], f"l-{tmp_path.name}"[-40:])
+    with (
+        BrokerProcess.enrolled(tmp_path / "b", service, lifetime_seconds=_RENEWED_SOON) as broker,
+        TlsClient(broker.port, service.bundle, device.credential) as client,
+    ):
+        client.connect(client_id=device.name)
+        (enrolled,) = broker.events("ENROLLED")
+        assert client.presented == enrolled["serial"], "it was connected before the renewal"
+        (renewed,) = wait_until(lambda: broker.events("RENEWED"), "the broker renews its certificate")
+        client.check_alive()
+
+        def presents_the_new_one() -> bool:
+            with TlsClient(broker.port, service.bundle, late.credential) as newcomer:
+                return bool(newcomer.presented == renewed["serial"])
+
+        wait_until(presents_the_new_one, "the new certificate is presented")
+        client.check_alive()
+        stored = read_certificate(tmp_path / "b" / "state" / "broker.pem")
+        assert stored is not None
+        assert f"{stored.serial_number:x}" == renewed["serial"]
+
+
+def test_a_renewal_that_cannot_be_stored_is_tried_again_and_harms_nobody(
+    service: ProvisioningService, tmp_path: Path
+) -> None:
+    (device,) = enrol(service, f"d-{tmp_path.name}"[-40:])
+    obstacle = tmp_path / "b" / "state" / "broker.new"
+    with BrokerProcess.enrolled(tmp_path / "b", service, lifetime_seconds=_RENEWED_SOON) as broker:
+        obstacle.mkdir()
+        with TlsClient(broker.port, service.bundle, device.credential) as client:
+            client.connect(client_id=device.name)
+            wait_until(lambda: broker.events("RENEWAL_FAILED"), "the renewal fails")
+            client.check_alive()
+            obstacle.rmdir()
+            wait_until(lambda: broker.events("RENEWED"), "the renewal succeeds")
+            client.check_alive()
+
+
+# Limits of the machine
+
+
+def test_running_out_of_descriptors_is_no_end_and_no_busy_loop(pki: Pki, tmp_path: Path) -> None:
+    with BrokerProcess.with_files(tmp_path / "b", pki, limits__handshake_timeout=600) as broker:
+        anchors = tmp_path / "b" / "anchors.pem"
+        resource.prlimit(broker.pid, resource.RLIMIT_NOFILE, (40, 40))
+        holder = pki.device("meter").credential
+        with TlsClient(broker.port, anchors, holder) as client:
+            client.connect(client_id="meter")
+            strangers = [socket.create_connection(("127.0.0.1", broker.port)) for _ in range(60)]
+            try:
+                wait_until(lambda: broker.events("ACCEPT_FAILED"), "the broker runs out of descriptors")
+                used, told = broker.cpu_seconds(), len(broker.events("ACCEPT_FAILED"))
+                for _ in range(10):
+                    client.check_alive()
+                    time.sleep(0.1)  # Not for luck: it is this second's processor time that is judged.
+                assert broker.cpu_seconds() - used < 0.5
+                assert len(broker.events("ACCEPT_FAILED")) - told < 5
+            finally:
+                for stranger in strangers:
+                    stranger.close()
+            with TlsClient(broker.port, anchors, pki.device("late").credential) as late:
+                late.connect(client_id="late")
+            client.check_alive()

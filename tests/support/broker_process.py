@@ -1,0 +1,193 @@
+"""A real broker in a process of its own, with certificates from files or from a real provisioning service.
+
+    with BrokerProcess.with_files(tmp_path, pki) as broker: …
+    with BrokerProcess.enrolled(tmp_path, service) as broker: …
+        broker.port, broker.log, broker.events("REVOKED")
+
+The port is a free one and changes with every start; the state directory stays, so a broker can be stopped, killed and
+started again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from tests.support.pki import Pki
+from tests.support.provisioning import ProvisioningService
+
+REPOSITORY = Path(__file__).parents[2]
+PATIENCE = 60.0
+"""Seconds: how long anything may take on a machine that is busy with other tests. Nothing that works takes so long."""
+
+
+def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+    """Return what *condition* returns as soon as that is true."""
+    deadline = time.monotonic() + patience
+    while not (outcome := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {patience:g} s"
+        time.sleep(0.01)
+    return outcome
+
+
+class BrokerProcess:
+    """One broker: its state directory, and, while it runs, where it listens. *settings* go into its environment."""
+
+    def __init__(self, directory: Path, arguments: list[str], settings: Mapping[str, object] | None = None) -> None:
+        directory.mkdir(exist_ok=True, parents=True)
+        self.dir = directory
+        self.port = 0
+        self.arguments = ["run", "--port", "0", "--state-dir", str(directory / "state"), *arguments]
+        self._environment = os.environ | {
+            "PYTHONPATH": str(REPOSITORY),
+            **{f"FLEET_BROKER_{name.upper()}": str(value) for name, value in (settings or {}).items()},
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def with_files(cls, directory: Path, pki: Pki, *arguments: str, **settings: object) -> Self:
+        """Return a broker with a certificate of *pki* and no source of revocations; it does not run yet."""
+        directory.mkdir(exist_ok=True, parents=True)
+        files = pki.broker().write(directory)
+        anchors = pki.write_anchors(directory)
+        own = ["--certfile", str(files.certificate), "--keyfile", str(files.key), "--cafile", str(anchors)]
+        return cls(directory, [*own, "--unsafe-no-revocation", *arguments], settings)
+
+    @classmethod
+    def enrolled(
+        cls,
+        directory: Path,
+        service: ProvisioningService,
+        *arguments: str,
+        lifetime_seconds: int | None = None,
+        **settings: object,
+    ) -> Self:
+        """Return a broker that will enrol at *service* when it starts."""
+        order: dict[str, Any] = {"device": f"broker-{directory.name}", "role": "broker"}
+        order |= {"dns_names": ["localhost"], "ip_addresses": ["127.0.0.1"]}
+        if lifetime_seconds is not None:
+            order["lifetime_seconds"] = lifetime_seconds
+        broker = cls(directory, [*arguments], settings)
+        token = directory / "token"
+        token.write_text(service.token(**order))
+        broker.arguments += ["--name", order["device"], "--token-file", str(token), "--cafile", str(service.bundle)]
+        broker.follow(service)
+        return broker
+
+    def follow(self, service: ProvisioningService) -> None:
+        """Use the address that *service* has now, from the next start on."""
+        if "--provisioning" in self.arguments:
+            index = self.arguments.index("--provisioning")
+            del self.arguments[index : index + 2]
+        self.arguments += ["--provisioning", service.https]
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """What the broker has logged since it was first started."""
+        return self._log_path.read_text(encoding="utf-8") if self._log_path.exists() else ""
+
+    @property
+    def _log_path(self) -> Path:
+        return self.dir / "broker.log"
+
+    def events(self, code: str, **facts: object) -> list[dict[str, Any]]:
+        """Return the log events with *code*, or of that name, and these *facts*."""
+        events = [json.loads(line) for line in self.log.splitlines() if line.startswith("{") and line.endswith("}")]
+        return [
+            event
+            for event in events
+            if code in (event.get("code"), event["event"]) and all(event.get(k) == v for k, v in facts.items())
+        ]
+
+    def resident_kib(self) -> int:
+        """Return how much memory the process holds."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1])
+        raise AssertionError("no VmRSS")
+
+    def cpu_seconds(self) -> float:
+        """Return how much processor time the process has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def start(self) -> Self:
+        """Start the process and wait until it is ready."""
+        with self._log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "broker", *self.arguments],
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        line = self._ready_line()
+        assert line.startswith("fleet-broker ready mqtts://127.0.0.1:"), f"{line!r}\n{self.log}"
+        self.port = int(line.rpartition(":")[2])
+        return self
+
+    def fail(self) -> tuple[int, str]:
+        """Start a broker that is not going to run; return its exit code and what it says."""
+        done = subprocess.run(
+            [sys.executable, "-m", "broker", *self.arguments],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+        assert done.stdout == ""
+        return done.returncode, done.stderr
+
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal, wait for the end, and return the exit code (negative: the signal that killed it)."""
+        process, self._process = self._process, None
+        assert process is not None
+        process.send_signal(number)
+        try:
+            return process.wait(timeout=30)
+        finally:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_error: object) -> None:
+        if self._process is not None:
+            self.stop()
+
+    def _ready_line(self) -> str:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        deadline = time.monotonic() + PATIENCE
+        line = b""
+        while not line.endswith(b"\n"):
+            readable, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            chunk = os.read(descriptor, 4096) if readable else b""
+            assert chunk, f"the broker did not become ready\n{self.log}"
+            line += chunk
+        return line.decode().strip()
