@@ -87,12 +87,12 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
             expiry = NEVER  # MQTT 3.1.1 §3.1.2.4 has no other end; the limit below gives it one.
     granted_expiry = min(expiry, engine.limits.max_session_expiry)
     terms = _terms(packet, engine.limits, admitted, keep_alive, None if granted_expiry == expiry else granted_expiry)
-    size = len(Connack(properties=terms).encode(packet.protocol_version))
-    if size > (packet.properties.maximum_packet_size or size):  # [MQTT-3.1.2-24]
+    taken = packet.properties.maximum_packet_size
+    if taken is not None and len(Connack(properties=terms).encode(packet.protocol_version)) > taken:  # [MQTT-3.1.2-24]
         return Refused(
             RefusalCode.UNSUPPORTED,
             ReasonCode.PACKET_TOO_LARGE,
-            f"the client's maximum packet size leaves no room for the CONNACK of {size} bytes",
+            f"the client's maximum packet size of {taken} bytes leaves no room for the CONNACK",
         )
     opened = engine.open(
         connection,
