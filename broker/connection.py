@@ -53,6 +53,7 @@ _PUBACK = 0x40
 _PUBACK_REFUSED = b"\x40\x03%b\x97"
 """PUBACK of MQTT 5 with Quota Exceeded: the message could not be stored."""
 _NO_PACKET_ID = b"\0\0"
+_MOST_COMPLAINTS = 10
 _HOLD_SECONDS = 1.0
 _KEEP_ALIVE_FACTOR = 1.5  # [MQTT-3.1.2-22]
 
@@ -84,6 +85,7 @@ class ClientConnection:
         "_aliases",
         "_allowed",
         "_closed",
+        "_complaints",
         "_expires_at",
         "_holder",
         "_needed",
@@ -107,6 +109,7 @@ class ClientConnection:
         self._allowed: AbstractSet[bytes] = _NO_TOPICS
         self._aliases: dict[int, bytes] | None = None
         self._closed = False
+        self._complaints = 0
         self._expires_at = 0.0
         self._holder: Subscriber | None = None
         self.bucket = 0
@@ -154,9 +157,9 @@ class ClientConnection:
         metrics = engine.metrics
         routes = engine.routes
         touch = engine.turn.routes.add
-        maximum = engine.limits.max_packet_size
         allowed = self._allowed
         session = self.session
+        maximum = engine.limits.max_packet_size if session is not None else engine.limits.max_connect_size
         v5 = self.version is ProtocolVersion.V5
         journal = engine.journal
         storable = journal is None or not journal.failed
@@ -250,6 +253,7 @@ class ClientConnection:
                 if self._closed:
                     break
                 session = self.session
+                maximum = engine.limits.max_packet_size
                 allowed = self._allowed
                 v5 = self.version is ProtocolVersion.V5
         except PacketError as error:
@@ -268,6 +272,18 @@ class ClientConnection:
         """Take note that the transport is gone without a DISCONNECT packet: *code* and *detail* say why."""
         if not self._closed:
             self._end(code, detail, now, publish_will=True)
+
+    def choke(self) -> None:
+        """Take note that too much is unsent: the session keeps what is not sent yet in its bounded queue."""
+        if self.session is not None:
+            self.session.choked = True
+
+    def unchoke(self, now: float) -> None:
+        """Take note that the client reads again."""
+        session = self.session
+        if session is not None:
+            session.unchoke(now)
+            self.engine.turn.sessions.add(session)
 
     # From the session and the handlers
 
@@ -288,6 +304,12 @@ class ClientConnection:
         if not isinstance(allowed, set) or len(allowed) >= self.engine.limits.max_allowed_topics:
             allowed = self._allowed = set()
         allowed.add(topic)
+
+    def complain(self, event: str, **details: object) -> None:
+        """Log what the client may not do, the first few times: it can try for ever, and the log is not its to fill."""
+        if self._complaints < _MOST_COMPLAINTS:
+            self._complaints += 1
+            log.warning(event, address=self.address, **details, **self._who())
 
     def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
         """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""

@@ -18,6 +18,7 @@ Rules
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -44,6 +45,8 @@ from broker.turn import Turn
 from provisioning.pki.revocation import CertificateKey, Revocation
 
 log = structlog.get_logger("broker")
+
+_COMPLAINT_PAUSE = 60.0
 
 
 class Client(Protocol):
@@ -87,6 +90,9 @@ class Client(Protocol):
     def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
         """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
 
+    def complain(self, event: str, **details: object) -> None:
+        """Log what the client may not do, the first few times."""
+
     def allow(self, topic: bytes) -> None:
         """Remember that the client may publish to *topic*."""
 
@@ -96,6 +102,7 @@ class Engine:
 
     __slots__ = (
         "_live",
+        "_retained_full_at",
         "admission",
         "connected",
         "deadlines",
@@ -126,6 +133,7 @@ class Engine:
         self.journal: Journal | None = None
         """Where persistent state is noted for the store; None: nothing outlives the process."""
         self._live: dict[CertificateKey, list[Client]] = {}
+        self._retained_full_at = -math.inf
         self.connected = 0
         """How many clients are admitted and connected."""
 
@@ -340,7 +348,9 @@ class Engine:
                     self.journal.retain(topic_name, message if message.payload else None)
             else:
                 self.metrics.dropped_queue_full += 1
-                log.warning("retained store is full", code="RETAINED_FULL", client=sender.client_id)
+                if now - self._retained_full_at > _COMPLAINT_PAUSE:
+                    self._retained_full_at = now
+                    log.warning("retained store is full", code="RETAINED_FULL", client=sender.client_id)
         slow = route.deliver(message, sender, now)
         self.turn.routes.add(route)
         self.turn.request()

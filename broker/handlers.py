@@ -226,7 +226,7 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
         if slow is not None:
             connection.hold(slow, now)
     else:
-        _denied(engine, connection, session, topic_name, reason)
+        _denied(engine, connection, topic_name, reason)
     if packet.packet_id is not None:
         _acknowledge(engine, connection, session, packet.packet_id, reason, exactly_once=packet.qos is QoS.EXACTLY_ONCE)
 
@@ -268,11 +268,9 @@ def _refuse_unstorable(connection: Client, session: Session, packet: Publish, no
     connection.reply(acknowledgement(packet.packet_id, ReasonCode.QUOTA_EXCEEDED).encode(connection.version))
 
 
-def _denied(engine: Engine, connection: Client, session: Session, topic_name: str, reason: ReasonCode) -> None:
+def _denied(engine: Engine, connection: Client, topic_name: str, reason: ReasonCode) -> None:
     engine.metrics.publishes_denied += 1
-    log.warning(
-        "publish denied", code=reason.name, topic=topic_name[:200], client=session.client_id, address=connection.address
-    )
+    connection.complain("publish denied", code=reason.name, topic=topic_name[:200])
 
 
 def _forwarded(properties: Properties, owner: Owner) -> bytes:
@@ -333,9 +331,7 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
         reason = _judge(engine, connection, session, request)
         if reason.is_failure:
             engine.metrics.subscriptions_denied += 1
-            log.warning(
-                "subscription denied", code=reason.name, topic_filter=request.filter[:200], client=session.client_id
-            )
+            connection.complain("subscription denied", code=reason.name, topic_filter=request.filter[:200])
         else:
             subscription = Subscription(
                 request.filter,

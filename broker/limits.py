@@ -17,6 +17,8 @@ class Limits:
 
     max_packet_size: Annotated[int, Field(ge=256, le=268_435_460)] = 1024 * 1024
     """Largest packet accepted; said to MQTT 5 clients in CONNACK."""
+    max_connect_size: Annotated[int, Field(ge=1024, le=268_435_460)] = 128 * 1024
+    """Largest packet accepted from a stranger: a CONNECT with a will of the greatest length fits."""
     max_connections: Count = 100_000
     max_unadmitted: Count = 2_000
     """Connections that have not been admitted yet: handshakes in progress and strangers."""

@@ -142,7 +142,7 @@ class Listener:
             self._loop, secure, address, engine.metrics, self._poller, engine.turn, engine.limits.max_backlog
         )
         if self._speaks is Speaks.WEBSOCKET:
-            websocket = WebSocket(transport)
+            websocket = WebSocket(transport, engine.metrics)
             websocket.serve(ClientConnection(engine, websocket, self._loop.time()))
             transport.start(websocket)
             return

@@ -44,6 +44,9 @@ class Watched(Protocol):
     def on_writable(self) -> None:
         """Write: the socket takes bytes again."""
 
+    def close(self) -> None:
+        """Write what is left, and close."""
+
     def abort(self) -> None:
         """Close at once."""
 
@@ -87,8 +90,10 @@ class Poller:
             transport.abort()
 
     async def drained(self, patience: float) -> None:
-        """Wait until every transport has gone, *patience* seconds at most; then close everything."""
+        """Close every transport politely, wait *patience* seconds at most until all are gone, then close the rest."""
         self._empty.clear()
+        for transport in list(self._watched.values()):
+            transport.close()
         if self._watched:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), patience)

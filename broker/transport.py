@@ -19,8 +19,9 @@ Rules
 1. A refusal is polite: what was written (the alert, the CONNACK, the DISCONNECT) is followed by a shut-down of the
    write side, and what the peer still sends is read and thrown away for a moment. Closing with unread bytes would make
    the kernel reset the connection, and the reason with it.
-2. The backlog is bounded. Beyond the bound QoS 0 messages are dropped and counted, and the peer is not read: it must
-   take its answers before it may ask more.
+2. The backlog is bounded. Beyond the bound the transport is *choked*: QoS 0 messages are dropped and counted, the
+   session keeps the others in its own bounded queue, and the peer is not read: it must take its answers before it may
+   ask more.
 3. Whatever happens to the socket ends in `_close`, once.
 
 Does not handle: what the bytes mean, deadlines (`broker.connection` files them), who may connect.
@@ -66,6 +67,12 @@ class Receiver(Protocol):
 
     def lost(self, code: str, now: float, detail: str = "") -> None:
         """Take note that the peer is gone."""
+
+    def choke(self) -> None:
+        """Take note that too much is unsent."""
+
+    def unchoke(self, now: float) -> None:
+        """Take note that the peer takes what is sent again."""
 
 
 class Secure(Protocol):
@@ -128,6 +135,7 @@ class TlsTransport:
         "_state",
         "_timer",
         "_turn",
+        "choked",
     )
 
     def __init__(
@@ -153,6 +161,8 @@ class TlsTransport:
         self._max_backlog = max_backlog
         self._receiver: Receiver | None = None
         self._backlog: bytearray | None = None
+        self.choked = False
+        """Whether the backlog is over its bound: the peer is not read, and QoS 0 messages to it are dropped."""
         self._state = _State.HANDSHAKE
         self._timer: TimerHandle | None = None
         self._events = 0
@@ -245,13 +255,11 @@ class TlsTransport:
             return
         backlog = self._backlog
         if backlog is not None:
-            if len(backlog) > self._max_backlog:  # Rare: a client that does not keep up.
-                kept = [packet for packet in packets if packet[0] & _RETAIN_BIT != _QOS0_PUBLISH]
-                self._metrics.dropped_slow_consumer += len(packets) - len(kept)
-                packets = kept
-                self._pause_reading()
+            if self.choked:  # Rare: a client that does not keep up.
+                packets = without_qos0(packets, self._metrics)
             for packet in packets:
                 backlog += packet
+            self._choke_if_long(backlog)
             return
         data = packets[0] if len(packets) == 1 else b"".join(packets)
         metrics = self._metrics
@@ -269,8 +277,23 @@ class TlsTransport:
         else:
             sent = self._send(data)
         if sent < size and self._state is _State.OPEN:
-            self._backlog = bytearray(data[sent:] if sent else data)
+            backlog = self._backlog = bytearray(data[sent:] if sent else data)
             self._start_writing()
+            self._choke_if_long(backlog)
+
+    def _choke_if_long(self, backlog: bytearray) -> None:
+        if len(backlog) > self._max_backlog and not self.choked:
+            self.choked = True
+            self._pause_reading()
+            if self._receiver is not None:
+                self._receiver.choke()
+
+    def _unchoke(self) -> None:
+        self.choked = False
+        if not self._held:
+            self._resume_reading()
+        if self._receiver is not None:
+            self._receiver.unchoke(self._loop.time())
 
     def _send(self, data: bytes | bytearray) -> int:
         """Write as much of *data* as the socket takes; return how many bytes."""
@@ -311,16 +334,15 @@ class TlsTransport:
                 return
             del backlog[:sent]
             if backlog:
-                if len(backlog) <= self._max_backlog // 2 and self._state is _State.OPEN and not self._held:
-                    self._resume_reading()
+                if self.choked and len(backlog) <= self._max_backlog // 2 and self._state is _State.OPEN:
+                    self._unchoke()
                 return
             self._backlog = None
         self._stop_writing()
-        if self._state is _State.OPEN:
-            if not self._held:
-                self._resume_reading()
-        elif self._state is _State.CLOSING:
+        if self._state is _State.CLOSING:
             self._finish()
+        elif self.choked:
+            self._unchoke()
 
     # Closing
 
@@ -389,7 +411,7 @@ class TlsTransport:
     def release(self) -> None:
         """Read again."""
         self._held = False
-        if self._state is _State.OPEN and (self._backlog is None or len(self._backlog) <= self._max_backlog):
+        if self._state is _State.OPEN and not self.choked:
             self._resume_reading()
 
     def _resume_reading(self) -> None:
@@ -408,6 +430,13 @@ class TlsTransport:
         if events != self._events:
             self._events = events
             self._poller.change(self._fd, events)
+
+
+def without_qos0(packets: list[bytes], metrics: Metrics) -> list[bytes]:
+    """Return *packets* without the QoS 0 messages, which are counted as dropped."""
+    kept = [packet for packet in packets if packet[0] & _RETAIN_BIT != _QOS0_PUBLISH]
+    metrics.dropped_slow_consumer += len(packets) - len(kept)
+    return kept
 
 
 def tls_reason(error: OSError) -> str:

@@ -48,6 +48,14 @@ class UnsafePeer:
         """Pass on bytes."""
         self._connection.receive(data, now)
 
+    def choke(self) -> None:
+        """Pass on that too much is unsent."""
+        self._connection.choke()
+
+    def unchoke(self, now: float) -> None:
+        """Pass on that the peer takes what is sent again."""
+        self._connection.unchoke(now)
+
     def lost(self, code: str, now: float, detail: str = "") -> None:
         """Pass on that the peer is gone."""
         self._connection.lost(code, now, detail)

@@ -22,7 +22,6 @@ import contextlib
 from datetime import datetime
 from typing import Protocol
 
-import structlog
 from wsproto import ConnectionType, WSConnection
 from wsproto.connection import ConnectionState
 from wsproto.events import (
@@ -37,7 +36,8 @@ from wsproto.events import (
 )
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-log = structlog.get_logger("broker")
+from broker.metrics import Metrics
+from broker.transport import without_qos0
 
 SUBPROTOCOL = "mqtt"
 _UNSUPPORTED_DATA = 1003
@@ -50,6 +50,10 @@ class Underlying(Protocol):
     @property
     def address(self) -> str:
         """The peer's address and port."""
+
+    @property
+    def choked(self) -> bool:
+        """Whether too much is unsent."""
 
     def write(self, packets: list[bytes]) -> None:
         """Write bytes."""
@@ -76,14 +80,21 @@ class Above(Protocol):
     def lost(self, code: str, now: float, detail: str = "") -> None:
         """Take note that the peer is gone."""
 
+    def choke(self) -> None:
+        """Take note that too much is unsent."""
+
+    def unchoke(self, now: float) -> None:
+        """Take note that the peer takes what is sent again."""
+
 
 class WebSocket:
     """One WebSocket, as a server."""
 
-    __slots__ = ("_above", "_transport", "_websocket")
+    __slots__ = ("_above", "_metrics", "_transport", "_websocket")
 
-    def __init__(self, transport: Underlying) -> None:
+    def __init__(self, transport: Underlying, metrics: Metrics) -> None:
         self._transport = transport
+        self._metrics = metrics
         self._websocket = WSConnection(ConnectionType.SERVER)
         self._above: Above | None = None
 
@@ -109,6 +120,16 @@ class WebSocket:
                 with contextlib.suppress(LocalProtocolError):  # Say it over HTTP where that is still possible.
                     self._send(error.event_hint)
             self._fail(f"not a WebSocket: {error}", now)
+
+    def choke(self) -> None:
+        """Pass on that too much is unsent."""
+        if self._above is not None:
+            self._above.choke()
+
+    def unchoke(self, now: float) -> None:
+        """Pass on that the peer takes what is sent again."""
+        if self._above is not None:
+            self._above.unchoke(now)
 
     def lost(self, code: str, now: float, detail: str = "") -> None:
         """Pass on that the peer is gone."""
@@ -158,7 +179,9 @@ class WebSocket:
 
     def write(self, packets: list[bytes]) -> None:
         """Write *packets* as one binary frame."""
-        if self._websocket.state is ConnectionState.OPEN:
+        if self._transport.choked:  # Seen from here only: inside a frame the transport cannot tell packets apart.
+            packets = without_qos0(packets, self._metrics)
+        if packets and self._websocket.state is ConnectionState.OPEN:
             self._send(BytesMessage(data=b"".join(packets)))
 
     def close(self) -> None:

@@ -71,6 +71,7 @@ class Session:
         "_metrics",
         "_queue",
         "_receive_maximum",
+        "choked",
         "client_id",
         "connection",
         "expires_at",
@@ -119,6 +120,8 @@ class Session:
         """Its row in the store, 0 for none."""
         self._last_sequence = 0
         self._queue: MessageQueue | None = None
+        self.choked = False
+        """Whether so much is unsent that nothing more is written: QoS 1 and 2 messages wait in the queue."""
         self._held: list[Connection] | None = None
         self._given_up = False
         self._limits = limits
@@ -164,6 +167,7 @@ class Session:
         self.v5 = v5
         self.maximum_packet_size = maximum_packet_size
         self.topic_alias_maximum = topic_alias_maximum
+        self.choked = False
         self._aliases = None  # They belong to the Network Connection [MQTT-3.3.2-7].
         self._receive_maximum = receive_maximum
         if self.inflight is not None:
@@ -181,6 +185,12 @@ class Session:
         """Whether publishers should be held: somebody is connected, and the queue is half full."""
         queue = self._queue
         return queue is not None and self.connection is not None and not self._given_up and queue.half_full
+
+    def unchoke(self, now: float) -> None:
+        """Take note that the client reads again: send what has waited."""
+        self.choked = False
+        if self.inflight is not None:
+            self._drain(self.inflight, now)
 
     def hold(self, publisher: Connection) -> None:
         """Remember that *publisher* is not read until the queue is short again."""
@@ -244,7 +254,7 @@ class Session:
             inflight = self.inflight = Inflight(self._receive_maximum)
         if self.journal is not None:
             return self._deliver_durably(message, inflight, self.journal, now)
-        if self._queue is not None or self.connection is None or inflight.room <= 0:
+        if self._queue is not None or self.connection is None or self.choked or inflight.room <= 0:
             self._enqueue(message)
             return self.congested
         self._transmit(message, inflight, now)
@@ -256,7 +266,7 @@ class Session:
         stored = message if isinstance(message, PersonalMessage) else PersonalMessage(cast("Message", message))
         self._last_sequence += 1
         stored.sequence = self._last_sequence
-        if self._queue is not None or self.connection is None or inflight.room <= 0:
+        if self._queue is not None or self.connection is None or self.choked or inflight.room <= 0:
             if self._enqueue(stored):
                 journal.add(self.row, stored)
             return self.congested
@@ -383,7 +393,7 @@ class Session:
         if queue is None:
             return
         messages = queue.messages
-        room = inflight.room
+        room = 0 if self.choked else inflight.room
         while messages and room > 0:
             message = queue.popleft()
             if message.expires_at is not None and message.expires_at <= now:

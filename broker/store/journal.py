@@ -14,14 +14,18 @@ PUBREL only when it is stored that the PUBREC was received. Those packets are he
 Rules
 -----
 1. Answers leave in the order in which they were given [MQTT-4.6.0-2]: while anything is unwritten, all of them wait.
-2. A batch that cannot be written is kept and tried again; its answers become refusals at once, its packets go on
-   waiting.
-3. No I/O, no clock: `sqlite` writes, the time of expiry is converted by a fixed offset to the wall clock.
+2. A batch that cannot be written is kept and tried again. At once its answers become refusals, or end the connection
+   where the protocol has no word for one; answers at QoS 2 and packets go on waiting, because a message that was
+   routed and then refused would come a second time.
+3. What waits belongs to one *connection*: it is forgotten with it, and never comes out of the next one of the same
+   session, whose client uses the packet identifiers anew.
+4. No I/O, no clock: `sqlite` writes, the time of expiry is converted by a fixed offset to the wall clock.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any, Protocol
 
 from broker.mqtt.message import Message
@@ -29,7 +33,14 @@ from broker.mqtt.message import Message
 Row = tuple[Any, ...]
 
 
-class Answerable(Protocol):
+class Otherwise(Enum):
+    """What becomes of an answer whose batch cannot be written, where no other answer takes its place."""
+
+    CLOSE = auto()
+    WAIT = auto()
+
+
+class Outbox(Protocol):
     """A session, as far as answers go."""
 
     outbox: list[bytes]
@@ -39,6 +50,21 @@ class Answerable(Protocol):
 
     def unanswered(self, now: float) -> None:
         """Close the connection: the store has failed, and the client's protocol has no word for it."""
+
+
+class Answerable(Protocol):
+    """A connection, as far as answers go."""
+
+    @property
+    def session(self) -> Outbox | None:
+        """Its session; None when it has ended."""
+
+
+class Resumable(Protocol):
+    """A session that waits before it sends again what its client has not acknowledged."""
+
+    def resume_on(self, connection: Answerable, now: float) -> bool:
+        """Send again, if *connection* is still the session's; return whether it was."""
 
 
 class Stored(Protocol):
@@ -65,8 +91,8 @@ class Batch:
     unreferenced: list[tuple[int]] = field(default_factory=list)
     incoming: dict[tuple[int, int], bool] = field(default_factory=dict)
     retained: dict[str, Row | None] = field(default_factory=dict)
-    answers: list[tuple[Answerable, bytes, bytes | None]] = field(default_factory=list)
-    """Session, what it is answered, and what instead if the batch cannot be written (None: it is closed)."""
+    answers: list[tuple[Answerable, bytes, bytes | Otherwise]] = field(default_factory=list)
+    """Connection, what it is answered, and what instead if the batch cannot be written."""
     packets: list[tuple[Answerable, bytes]] = field(default_factory=list)
 
     @property
@@ -104,17 +130,18 @@ class Journal:
 
     # Answers and packets
 
-    def answer(self, session: Answerable, packet: bytes, otherwise: bytes | None = None) -> None:
+    def answer(self, connection: Answerable, packet: bytes, otherwise: bytes | Otherwise = Otherwise.CLOSE) -> None:
         """Send *packet* when all that was noted so far is written; *otherwise* if that fails."""
+        session = connection.session
         if self.dirty:
-            self.open.answers.append((session, packet, otherwise))
-        else:
+            self.open.answers.append((connection, packet, otherwise))
+        elif session is not None:
             session.outbox.append(packet)
 
-    def send(self, session: Answerable, packet: bytes) -> None:
+    def send(self, connection: Answerable, packet: bytes) -> None:
         """Send *packet*, which promises what was just noted, when that is written."""
         self.dirty = True
-        self.open.packets.append((session, packet))
+        self.open.packets.append((connection, packet))
 
     # Sessions
 
@@ -210,36 +237,39 @@ class Journal:
         self.writing, self.open = self.open, Batch()
         return self.writing
 
-    def written(self) -> set[Answerable]:
+    def written(self) -> set[Outbox]:
         """Release what waited for the batch; return whose outbox to flush."""
         batch, self.writing = self.writing, None
         self.failed = False
-        touched: set[Answerable] = set()
+        touched: set[Outbox] = set()
         if batch is not None:
-            for session, packet in batch.packets:
-                session.outbox.append(packet)
-                touched.add(session)
-            for session, packet, _ in batch.answers:
-                session.outbox.append(packet)
-                touched.add(session)
+            for connection, packet in batch.packets:
+                session = connection.session
+                if session is not None:
+                    session.outbox.append(packet)
+                    touched.add(session)
+            _release(batch.answers, touched)
         if not (self.open.changes or self.open.packets):  # Answers that waited only for their turn.
-            for session, packet, _ in self.open.answers:
-                session.outbox.append(packet)
-                touched.add(session)
+            _release(self.open.answers, touched)
             self.open.answers.clear()
             self.dirty = False
         return touched
 
-    def not_written(self, now: float) -> set[Answerable]:
+    def not_written(self, now: float) -> set[Outbox]:
         """Turn the answers that waited into refusals; return whose outbox to flush. The batch is tried again."""
         self.failed = True
-        touched: set[Answerable] = set()
+        touched: set[Outbox] = set()
         for batch in (self.writing, self.open):
             if batch is None:
                 continue
             answers, batch.answers = batch.answers, []
-            for session, _, otherwise in answers:
-                if otherwise is None:
+            for connection, packet, otherwise in answers:
+                session = connection.session
+                if session is None:
+                    continue
+                if otherwise is Otherwise.WAIT:
+                    batch.answers.append((connection, packet, otherwise))
+                elif otherwise is Otherwise.CLOSE:
                     session.unanswered(now)
                 else:
                     session.outbox.append(otherwise)
@@ -249,3 +279,11 @@ class Journal:
     def _message_row(self, message: Message) -> Row:
         expires_at = None if message.expires_at is None else message.expires_at + self.wall_offset
         return (message.topic, message.payload, message.qos, message.retain, message.properties, expires_at)
+
+
+def _release(answers: list[tuple[Answerable, bytes, bytes | Otherwise]], touched: set[Outbox]) -> None:
+    for connection, packet, _ in answers:
+        session = connection.session
+        if session is not None:
+            session.outbox.append(packet)
+            touched.add(session)
