@@ -43,6 +43,7 @@ from broker.mqtt.properties import Properties
 from broker.mqtt.publish import PUBACK_HEAD, encode_publish
 from broker.routing.router import Subscriber
 from broker.session.session import Session
+from broker.store.journal import Otherwise
 
 log = structlog.get_logger("broker")
 
@@ -93,6 +94,7 @@ class ClientConnection:
         "_transport",
         "bucket",
         "engine",
+        "explains",
         "keep_alive",
         "last_received",
         "peer",
@@ -113,6 +115,8 @@ class ClientConnection:
         self._expires_at = 0.0
         self._holder: Subscriber | None = None
         self.bucket = 0
+        self.explains = True
+        """Whether the client wants reasons in words, beside those of CONNACK and DISCONNECT."""
         self.keep_alive = 0.0
         """Seconds of silence after which the connection is closed; 0 for no limit."""
         self.last_received = now
@@ -236,8 +240,8 @@ class ClientConnection:
                                     slow = route.deliver_individually(message, session, now) or slow
                                 touch(route)
                             if journal is not None and journal.dirty:  # It waits until it is true.
-                                refusal = _PUBACK_REFUSED % packet_id if v5 else None
-                                journal.open.answers.append((session, PUBACK_HEAD + packet_id, refusal))  # type: ignore[arg-type]
+                                refusal = _PUBACK_REFUSED % packet_id if v5 else Otherwise.CLOSE
+                                journal.open.answers.append((self, PUBACK_HEAD + packet_id, refusal))
                             else:
                                 session.outbox.append(PUBACK_HEAD + packet_id)  # type: ignore[union-attr]
                             acknowledged += 1

@@ -40,7 +40,7 @@ from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
-from broker.store.journal import Journal, Row
+from broker.store.journal import Journal, Otherwise, Row
 from broker.turn import Turn
 from provisioning.pki.revocation import CertificateKey, Revocation
 
@@ -52,6 +52,7 @@ _COMPLAINT_PAUSE = 60.0
 class Client(Protocol):
     """A connection, as the engine and the packet handlers see it."""
 
+    explains: bool
     peer: Peer | None
     refusal: Refused | None
     session: Session | None
@@ -183,7 +184,6 @@ class Engine:
             session = self.registry.create(admitted.client_id, peer.identity)
         session.expiry_interval = expiry_interval
         session.will = will  # A delayed will is not sent when its client is back in time [MQTT-3.1.3-9].
-        self.note(session, None)
         self._live.setdefault(peer.certificate, []).append(connection)
         self.connected += 1
         self.metrics.admitted += 1
@@ -276,18 +276,19 @@ class Engine:
                 session.row = journal.new_session()
             journal.save_session(session.row, _session_row(session, ended_at, journal.wall_offset))
 
-    def answer(self, session: Session, packet: bytes, otherwise: bytes | None = None) -> None:
-        """Send *packet* when what it promises is stored; *otherwise*, or nothing but the end, if that fails."""
+    def answer(self, connection: Client, packet: bytes, otherwise: bytes | Otherwise = Otherwise.CLOSE) -> None:
+        """Send *packet* when what it promises is stored; *otherwise* if that fails."""
         if self.journal is None:
-            session.outbox.append(packet)
+            connection.reply(packet)
         else:
-            self.journal.answer(session, packet, otherwise)
-        self.turn.sessions.add(session)
+            self.journal.answer(connection, packet, otherwise)
+            if connection.session is not None:
+                self.turn.sessions.add(connection.session)
 
-    def stored(self) -> None:
+    def stored(self, now: float) -> None:
         """Send what waited for the batch that has just been written."""
         if self.journal is not None:
-            self.turn.sessions.update(self.journal.written())
+            self.turn.sessions.update(self.journal.written(now))
             self.turn.request()
 
     def not_stored(self, now: float) -> None:

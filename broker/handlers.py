@@ -44,11 +44,19 @@ from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.mqtt.wire import Reader
 from broker.session.session import NEVER, Session
 from broker.session.will import Will as KeptWill
+from broker.store.journal import Otherwise
 
 log = structlog.get_logger("broker")
 
 RECEIVE_MAXIMUM_DEFAULT = 65535
 """What a client that says nothing takes (MQTT 5 §3.1.2.11.3)."""
+
+Refusal = tuple[ReasonCode, str]
+"""Why a PUBLISH or a filter is refused: for the client's program, and in words."""
+
+_UNSTORABLE: Refusal = (ReasonCode.QUOTA_EXCEEDED, "the store cannot be written; try again later")
+_SHOWN = 200
+"""Characters of a topic that a log line or a reason string shows."""
 
 
 def handle(engine: Engine, connection: Client, packet: Packet, now: float) -> None:
@@ -156,7 +164,9 @@ def _attach(
     if before != (session.v5, session.takes_shared_frames):
         for topic_filter in session.subscriptions:  # Its routes hold it among clients of the other kind.
             engine.routes.invalidate(topic_filter)
+    connection.explains = asked.request_problem_information != 0  # [MQTT-3.1.2-29]
     connection.admitted(session, keep_alive, now)
+    engine.note(session, None)
 
 
 def _unsupported(packet: Connect, limits: Limits) -> Refused | None:
@@ -200,19 +210,14 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
     topic_name = check_topic_name(topic.decode())
     engine.metrics.messages_received += 1
     if packet.qos is QoS.EXACTLY_ONCE and packet.packet_id is not None and _seen(engine, session, packet.packet_id):
-        engine.answer(
-            session, Pubrec(packet.packet_id).encode(connection.version)
-        )  # Sent again: it was routed already.
+        # Sent again: it was routed already.
+        engine.answer(connection, Pubrec(packet.packet_id).encode(connection.version))
         return
     if packet.packet_id is not None and engine.journal is not None and engine.journal.failed:
         _refuse_unstorable(connection, session, packet, now)
         return
-    reason = ReasonCode.SUCCESS
-    if topic_name.count("/") >= engine.limits.max_topic_levels:
-        reason = ReasonCode.TOPIC_NAME_INVALID
-    elif not engine.admission.permissions(session.owner).may_publish(topic_name):
-        reason = ReasonCode.NOT_AUTHORIZED
-    if reason is ReasonCode.SUCCESS:
+    refusal = _refuse_topic(engine, session, topic_name)
+    if refusal is None:
         connection.allow(topic)
         message = Message(
             topic,
@@ -226,25 +231,56 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
         if slow is not None:
             connection.hold(slow, now)
     else:
-        _denied(engine, connection, topic_name, reason)
+        engine.metrics.publishes_denied += 1
+        connection.complain("publish denied", code=refusal[0].name, topic=topic_name[:_SHOWN])
     if packet.packet_id is not None:
-        _acknowledge(engine, connection, session, packet.packet_id, reason, exactly_once=packet.qos is QoS.EXACTLY_ONCE)
+        exactly_once = packet.qos is QoS.EXACTLY_ONCE
+        _acknowledge(engine, connection, session, packet.packet_id, refusal, exactly_once=exactly_once)
+
+
+def _refuse_topic(engine: Engine, session: Session, topic_name: str) -> Refusal | None:
+    if topic_name.count("/") >= engine.limits.max_topic_levels:
+        return ReasonCode.TOPIC_NAME_INVALID, f"more than {engine.limits.max_topic_levels} levels"
+    if not engine.admission.permissions(session.owner).may_publish(topic_name):
+        return ReasonCode.NOT_AUTHORIZED, f"{session.owner.name} may not publish to {topic_name[:_SHOWN]!r}"
+    return None
 
 
 def _acknowledge(
-    engine: Engine, connection: Client, session: Session, packet_id: int, reason: ReasonCode, *, exactly_once: bool
+    engine: Engine, connection: Client, session: Session, packet_id: int, refusal: Refusal | None, *, exactly_once: bool
 ) -> None:
-    """Answer a PUBLISH when what it changed is stored; if it cannot be stored, say so or end the connection."""
-    acknowledgement = Pubrec if exactly_once else Puback
+    """Answer a PUBLISH when what it changed is stored; see `broker.store.journal` for what happens if it cannot be."""
     v5 = connection.version is ProtocolVersion.V5
+    kind = Pubrec if exactly_once else Puback
     # MQTT 3.1.1 cannot say no: a message that is not permitted is acknowledged and goes nowhere (3.1.1 §3.3.5.2).
-    if exactly_once and not (v5 and reason.is_failure):
+    refused = v5 and refusal is not None
+    otherwise: bytes | Otherwise = Otherwise.CLOSE
+    if exactly_once and not refused:
         session.note_incoming(packet_id, known=True)
-    engine.answer(
-        session,
-        acknowledgement(packet_id, reason).encode(connection.version),
-        acknowledgement(packet_id, ReasonCode.QUOTA_EXCEEDED).encode(connection.version) if v5 else None,
-    )
+        otherwise = Otherwise.WAIT
+    elif v5:
+        otherwise = kind(packet_id, ReasonCode.QUOTA_EXCEEDED).encode(connection.version)
+    engine.answer(connection, _explained(connection, session, kind(packet_id), refusal), otherwise)
+
+
+def _explained(
+    connection: Client, session: Session, packet: Puback | Pubrec | Suback, refusal: Refusal | None
+) -> bytes:
+    """Return *packet* with the reason of *refusal*, in words where the client asks for them and takes that many bytes.
+
+    A SUBACK has its reason codes already.
+    """
+    version = connection.version
+    if refusal is None or version is not ProtocolVersion.V5:
+        return packet.encode(version)
+    reason, text = refusal
+    if not isinstance(packet, Suback):
+        packet = replace(packet, reason_code=reason)
+    if connection.explains:
+        explained = replace(packet, properties=Properties(reason_string=f"{reason.name}: {text}")).encode(version)
+        if not 0 < session.maximum_packet_size < len(explained):  # [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.9.2-1]
+            return explained
+    return packet.encode(version)
 
 
 def _seen(engine: Engine, session: Session, packet_id: int) -> bool:
@@ -264,13 +300,8 @@ def _refuse_unstorable(connection: Client, session: Session, packet: Publish, no
     if connection.version is not ProtocolVersion.V5 or packet.packet_id is None:
         session.unanswered(now)
         return
-    acknowledgement = Pubrec if packet.qos is QoS.EXACTLY_ONCE else Puback
-    connection.reply(acknowledgement(packet.packet_id, ReasonCode.QUOTA_EXCEEDED).encode(connection.version))
-
-
-def _denied(engine: Engine, connection: Client, topic_name: str, reason: ReasonCode) -> None:
-    engine.metrics.publishes_denied += 1
-    connection.complain("publish denied", code=reason.name, topic=topic_name[:200])
+    kind = Pubrec if packet.qos is QoS.EXACTLY_ONCE else Puback
+    connection.reply(_explained(connection, session, kind(packet.packet_id), _UNSTORABLE))
 
 
 def _forwarded(properties: Properties, owner: Owner) -> bytes:
@@ -302,7 +333,7 @@ def pubrec(engine: Engine, connection: Client, session: Session, packet: Pubrec,
         reason = ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
         answer = Pubrel(packet.packet_id, reason).encode(connection.version)
         if session.journal is not None and known:
-            session.journal.send(session, answer)
+            session.journal.send(connection, answer)
         else:
             connection.reply(answer)
 
@@ -313,7 +344,7 @@ def pubrel(engine: Engine, connection: Client, session: Session, packet: Pubrel,
     if known:
         session.note_incoming(packet.packet_id, known=False)
     reason = ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
-    engine.answer(session, Pubcomp(packet.packet_id, reason).encode(connection.version))
+    engine.answer(connection, Pubcomp(packet.packet_id, reason).encode(connection.version))
 
 
 def pubcomp(engine: Engine, _connection: Client, session: Session, packet: Pubcomp, now: float) -> None:
@@ -325,13 +356,17 @@ def pubcomp(engine: Engine, _connection: Client, session: Session, packet: Pubco
 def subscribe(engine: Engine, connection: Client, session: Session, packet: Subscribe, now: float) -> None:
     """Grant or refuse each filter, then send the retained messages of those granted."""
     identifiers = b"".join(encode_identifier(each) for each in packet.properties.subscription_identifiers)
-    reasons = []
+    reasons: list[ReasonCode] = []
     wanted: list[Subscription] = []
+    first_refusal = None
     for request in packet.requests:
-        reason = _judge(engine, connection, session, request)
-        if reason.is_failure:
+        refusal = _refuse_filter(engine, session, request)
+        if refusal is not None:
+            first_refusal = first_refusal or refusal
             engine.metrics.subscriptions_denied += 1
-            connection.complain("subscription denied", code=reason.name, topic_filter=request.filter[:200])
+            connection.complain("subscription denied", code=refusal[0].name, topic_filter=request.filter[:_SHOWN])
+            v5 = connection.version is ProtocolVersion.V5
+            reasons.append(refusal[0] if v5 else ReasonCode.UNSPECIFIED_ERROR)  # 3.1.1 knows 0x80.
         else:
             subscription = Subscription(
                 request.filter,
@@ -345,34 +380,48 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
             shared = SharedSubscription.parse(request.filter) is not None  # Gets no retained messages (§4.8.2).
             if not shared and (request.retain_handling == 0 or (request.retain_handling == 1 and not existed)):
                 wanted.append(subscription)
-        reasons.append(reason)
-    engine.answer(session, Suback(packet.packet_id, tuple(reasons)).encode(connection.version))
+            reasons.append(ReasonCode(request.qos))
+    suback = _explained(connection, session, Suback(packet.packet_id, tuple(reasons)), first_refusal)
+    if session.journal is None or session.journal.failed:  # Nothing of it is to be stored.
+        connection.reply(suback)
+    else:
+        engine.answer(connection, suback)
     for subscription in wanted:
         for message in engine.retained.find(subscription.topic_filter, now):
             session.deliver(message, subscription, now, retained=True)
 
 
-def _judge(engine: Engine, connection: Client, session: Session, request: SubscriptionRequest) -> ReasonCode:
+def _refuse_filter(engine: Engine, session: Session, request: SubscriptionRequest) -> Refusal | None:
     shared = SharedSubscription.parse(request.filter)
     topic_filter = request.filter if shared is None else shared.topic_filter
-    if request.filter.count("/") >= engine.limits.max_topic_levels:
-        reason = ReasonCode.TOPIC_FILTER_INVALID
-    elif not engine.admission.permissions(session.owner).may_subscribe(topic_filter):
-        reason = ReasonCode.NOT_AUTHORIZED
-    elif len(session.subscriptions) >= engine.limits.max_subscriptions and request.filter not in session.subscriptions:
-        reason = ReasonCode.QUOTA_EXCEEDED
-    else:
-        return ReasonCode(request.qos)
-    return reason if connection.version is ProtocolVersion.V5 else ReasonCode.UNSPECIFIED_ERROR  # 3.1.1 knows 0x80.
+    limits = engine.limits
+    if request.filter.count("/") >= limits.max_topic_levels:
+        return ReasonCode.TOPIC_FILTER_INVALID, f"more than {limits.max_topic_levels} levels"
+    if not engine.admission.permissions(session.owner).may_subscribe(topic_filter):
+        return ReasonCode.NOT_AUTHORIZED, f"{session.owner.name} may not subscribe to {request.filter[:_SHOWN]!r}"
+    if len(session.subscriptions) >= limits.max_subscriptions and request.filter not in session.subscriptions:
+        return ReasonCode.QUOTA_EXCEEDED, f"a session has {limits.max_subscriptions} subscriptions at most"
+    return _UNSTORABLE if session.journal is not None and session.journal.failed else None
 
 
-def unsubscribe(engine: Engine, connection: Client, session: Session, packet: Unsubscribe, _now: float) -> None:
+def unsubscribe(engine: Engine, connection: Client, session: Session, packet: Unsubscribe, now: float) -> None:
     """Take the subscriptions away."""
-    reasons = []
-    for topic_filter in packet.filters:
-        existed = engine.unsubscribe(session, topic_filter)
-        reasons.append(ReasonCode.SUCCESS if existed else ReasonCode.NO_SUBSCRIPTION_EXISTED)
-    engine.answer(session, Unsuback(packet.packet_id, tuple(reasons)).encode(connection.version))
+    if session.journal is not None and session.journal.failed:
+        if connection.version is ProtocolVersion.V5:
+            reasons = (ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR,) * len(packet.filters)
+            connection.reply(Unsuback(packet.packet_id, reasons).encode(connection.version))
+        else:
+            session.unanswered(now)
+        return
+    reasons = tuple(
+        ReasonCode.SUCCESS if engine.unsubscribe(session, topic_filter) else ReasonCode.NO_SUBSCRIPTION_EXISTED
+        for topic_filter in packet.filters
+    )
+    unsuback = Unsuback(packet.packet_id, reasons).encode(connection.version)
+    if session.journal is None:
+        connection.reply(unsuback)
+    else:
+        engine.answer(connection, unsuback)
 
 
 def pingreq(_engine: Engine, connection: Client, _session: Session, _packet: Pingreq, _now: float) -> None:

@@ -112,7 +112,7 @@ class BrokerServer:
         store.attach(
             journal,
             loop,
-            on_written=engine.stored,
+            on_written=lambda: engine.stored(loop.time()),
             on_failure=lambda: engine.not_stored(loop.time()),
         )
         engine.turn.after = store.begin

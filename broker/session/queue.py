@@ -48,6 +48,11 @@ class MessageQueue:
         self._bytes += size
         return True
 
+    def restore(self, message: Deliverable) -> None:
+        """Add *message*, which the store has kept: it was acknowledged, so no bound refuses it now."""
+        self.messages.append(message)
+        self._bytes += message.size
+
     def popleft(self) -> Deliverable:
         """Take the oldest message out."""
         message = self.messages.popleft()

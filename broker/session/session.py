@@ -8,8 +8,8 @@ or coming back changes no route. What stands in the outbox at the end of the tur
 nobody is connected (only QoS 0 messages can be in it then).
 
 A QoS 1 message is *inflight* once written, until its PUBACK; a QoS 2 message until its PUBCOMP, from PUBREC on as the
-PUBREL that stands in its place; what exceeds the client's Receive Maximum, or comes while
-nobody is connected, waits in the queue.
+PUBREL that stands in its place; what exceeds the client's Receive Maximum, or comes while nobody is connected, waits in
+the queue.
 
 Rules
 -----
@@ -22,7 +22,8 @@ Rules
 4. Every element of the outbox is one whole packet.
 
 Handles: QoS 0, 1 and 2 deliveries, receive maximum, topic aliases, queue, expiry of queued messages, retransmission.
-Does not handle: who may subscribe (admission), which messages reach it (routing), persistence.
+Does not handle: who may subscribe (admission), which messages reach it (routing), writing to disk (it tells the journal
+what must be there).
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ _TOPIC_ALIAS = b"\x23"
 
 class Connection(Protocol):
     """How a session reaches its client."""
+
+    @property
+    def session(self) -> Session | None:
+        """The session, until the connection ends."""
 
     def send(self, packets: list[bytes]) -> None:
         """Write *packets* out; the list is the caller's again afterwards."""
@@ -276,13 +281,17 @@ class Session:
 
     def _transmit(self, message: Deliverable, inflight: Inflight[Deliverable], now: float | None) -> None:
         packet_id = inflight.add(message)
-        alias = self._alias(message.topic) if self.topic_alias_maximum else None
+        alias = None
+        if self.topic_alias_maximum:
+            # A packet that waits for the store introduces no alias: another that uses it would overtake it.
+            waits = self.journal is not None and message.exactly_once
+            alias = self._known_alias(message.topic) if waits else self._alias(message.topic)
         frame = message.frame(packet_id.to_bytes(2, "big"), v5=self.v5, now=now, alias=alias)
         if self._fits(frame):
             if self.journal is not None and isinstance(message, PersonalMessage) and message.exactly_once:
                 # Sent again after a crash, it must have the packet identifier by which the client knows it.
                 self.journal.advance(self.row, message.sequence, packet_id, released=False)
-                self.journal.send(self, frame)
+                self._send_when_stored(frame, self.journal)
             else:
                 self.outbox.append(frame)
         else:
@@ -290,6 +299,10 @@ class Session:
             self._over(message)
             if alias is not None and not alias.known and self._aliases is not None:
                 del self._aliases[message.topic]  # The client has not been told of it.
+
+    def _send_when_stored(self, frame: bytes, journal: Journal) -> None:
+        if self.connection is not None:
+            journal.send(self.connection, frame)
 
     def _known_alias(self, topic: bytes) -> Alias | None:
         # A QoS 0 message may be dropped on its way out, so it never introduces an alias, it only uses one.
@@ -375,7 +388,21 @@ class Session:
             self._drain(inflight, now)
 
     def resume(self, now: float) -> None:
-        """Send again what was not acknowledged, in its order and with DUP set, then what was queued [MQTT-4.4.0-1]."""
+        """Send again what was not acknowledged, in its order and with DUP set, then what was queued [MQTT-4.4.0-1].
+
+        At QoS 2 that waits for the store: what the last connection was about to send may not be written yet.
+        """
+        journal, connection = self.journal, self.connection
+        if journal is not None and connection is not None and journal.dirty and self._exactly_once_inflight():
+            journal.resume(connection)
+        else:
+            self.send_again(now)
+
+    def _exactly_once_inflight(self) -> bool:
+        return self.inflight is not None and any(message.exactly_once for message in self.inflight.values())
+
+    def send_again(self, now: float) -> None:
+        """Do it now."""
         if self.inflight is not None:
             self._drain(self.inflight, now)
 
@@ -442,10 +469,18 @@ class Session:
         else:
             if self._queue is None:
                 self._queue = MessageQueue(self._limits)
-            self._queue.append(stored, away=False)
+            self._queue.restore(stored)
 
     def shared_messages(self) -> Iterator[PersonalMessage]:
-        """Yield the QoS 1 messages of Shared Subscriptions that the client has not acknowledged, the oldest first."""
-        for message in self.deliveries():
-            if isinstance(message, PersonalMessage) and message.share is not None and not message.exactly_once:
+        """Yield the messages of Shared Subscriptions that may go to another member, the oldest first.
+
+        Those at QoS 1 that the client has not acknowledged, and those that it was never sent. A message at QoS 2 that
+        was on its way may have arrived [MQTT-4.8.2-5].
+        """
+        if self.inflight is not None:
+            for message in self.inflight.values():
+                if isinstance(message, PersonalMessage) and message.share is not None and not message.exactly_once:
+                    yield message
+        for message in self._queue or ():
+            if isinstance(message, PersonalMessage) and message.share is not None:
                 yield message

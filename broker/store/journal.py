@@ -51,6 +51,9 @@ class Outbox(Protocol):
     def unanswered(self, now: float) -> None:
         """Close the connection: the store has failed, and the client's protocol has no word for it."""
 
+    def send_again(self, now: float) -> None:
+        """Send again what the client has not acknowledged: all that was noted of it is stored."""
+
 
 class Answerable(Protocol):
     """A connection, as far as answers go."""
@@ -58,13 +61,6 @@ class Answerable(Protocol):
     @property
     def session(self) -> Outbox | None:
         """Its session; None when it has ended."""
-
-
-class Resumable(Protocol):
-    """A session that waits before it sends again what its client has not acknowledged."""
-
-    def resume_on(self, connection: Answerable, now: float) -> bool:
-        """Send again, if *connection* is still the session's; return whether it was."""
 
 
 class Stored(Protocol):
@@ -94,6 +90,8 @@ class Batch:
     answers: list[tuple[Answerable, bytes, bytes | Otherwise]] = field(default_factory=list)
     """Connection, what it is answered, and what instead if the batch cannot be written."""
     packets: list[tuple[Answerable, bytes]] = field(default_factory=list)
+    resumed: list[Answerable] = field(default_factory=list)
+    """Connections whose session sends again what was not acknowledged, as soon as this is written."""
 
     @property
     def changes(self) -> bool:
@@ -142,6 +140,10 @@ class Journal:
         """Send *packet*, which promises what was just noted, when that is written."""
         self.dirty = True
         self.open.packets.append((connection, packet))
+
+    def resume(self, connection: Answerable) -> None:
+        """Let the session send again what was not acknowledged when all that was noted so far is written."""
+        self.open.resumed.append(connection)
 
     # Sessions
 
@@ -237,7 +239,7 @@ class Journal:
         self.writing, self.open = self.open, Batch()
         return self.writing
 
-    def written(self) -> set[Outbox]:
+    def written(self, now: float) -> set[Outbox]:
         """Release what waited for the batch; return whose outbox to flush."""
         batch, self.writing = self.writing, None
         self.failed = False
@@ -249,9 +251,15 @@ class Journal:
                     session.outbox.append(packet)
                     touched.add(session)
             _release(batch.answers, touched)
-        if not (self.open.changes or self.open.packets):  # Answers that waited only for their turn.
-            _release(self.open.answers, touched)
-            self.open.answers.clear()
+            for connection in batch.resumed:
+                session = connection.session
+                if session is not None:
+                    session.send_again(now)
+                    touched.add(session)
+        batch = self.open
+        if not (batch.changes or batch.packets or batch.resumed):  # Answers that waited only for their turn.
+            _release(batch.answers, touched)
+            batch.answers.clear()
             self.dirty = False
         return touched
 
