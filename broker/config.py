@@ -11,13 +11,13 @@ import os
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from broker.limits import Limits
-from provisioning.pki.identity import parse_uri
+from provisioning.pki.identity import InvalidIdentity, parse_uri
 
 _PREFIX = "FLEET_BROKER_"
 
@@ -40,8 +40,8 @@ class BrokerConfig(BaseSettings):
     unsafe_plain_port: int | None = Field(default=None, ge=0, le=65535)
     """A listener without TLS on 127.0.0.1, for protocol test tools; whoever connects is unsafe_plain_identity."""
     unsafe_plain_identity: str | None = None
-    any_client_id: tuple[str, ...] = ()
-    """Names of identities that may use any client identifier: bridges, gateways, test tools."""
+    any_client_id: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names of identities that may use any client identifier: bridges, gateways, test tools. One text: by commas."""
     state_dir: Path = Path("broker-state")
     cafile: Path
     """Trust anchors for clients' certificates, and for the provisioning service's."""
@@ -78,6 +78,11 @@ class BrokerConfig(BaseSettings):
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, _FileValues(settings_cls)
 
+    @field_validator("any_client_id", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.certfile is None) != (self.keyfile is None):
@@ -92,7 +97,10 @@ class BrokerConfig(BaseSettings):
         if (self.unsafe_plain_port is None) != (self.unsafe_plain_identity is None):
             raise ValueError("unsafe_plain_port and unsafe_plain_identity: give both or neither")
         if self.unsafe_plain_identity is not None:
-            parse_uri(self.unsafe_plain_identity)
+            try:
+                parse_uri(self.unsafe_plain_identity)
+            except InvalidIdentity as error:
+                raise ValueError(f"unsafe_plain_identity: {error}") from error
         if self.token is not None and self.token_file is not None:
             raise ValueError("token: give token or token_file, not both")
         if not self.unsafe_public_listener and not _is_loopback(self.host):
@@ -133,7 +141,7 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
         return BrokerConfig(**{key: value for key, value in flags.items() if value is not None})
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(each, path, flags) for each in error.errors())) from None
-    except SettingsError:  # The limits are the only setting of several values.
+    except SettingsError:  # The limits are the only setting that is read as JSON.
         raise ConfigError(
             f"limits: the environment variable {_variable('limits')} is not JSON; "
             f"set {_variable('limits', 'max_inflight')} and its like one by one"

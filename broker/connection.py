@@ -335,8 +335,8 @@ class ClientConnection:
         # Not for its own session: the acknowledgements that it waits for are among what would not be read.
         if self._holder is None and not self._closed and slow is not self.session:
             self._holder = slow
-            slow.hold(self)
             self._transport.hold()
+            slow.hold(self)
             self.engine.metrics.publishers_held += 1
             self.engine.deadlines.file(self, now + _HOLD_SECONDS)
 

@@ -45,6 +45,9 @@ def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> 
         engine.subscribe(sessions[row], subscription)
     messages = {row[0]: _message(row[1:], offset) for row in store.rows("SELECT * FROM messages")}
     _deliveries(store, journal, sessions, messages, now)
+    for number, message in messages.items():
+        if message.references == 0 and message.row:
+            journal.open.unreferenced.append((number,))
     for row, packet_id in store.rows("SELECT * FROM incoming"):
         session = sessions[row]
         session.incoming = (session.incoming or set()) | {packet_id}
@@ -57,6 +60,7 @@ def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> 
     for session in sessions.values():  # Only now: what a session loses here was written before.
         session.journal = journal if session.expiry_interval > 0 else None
     engine.journal = journal
+    engine.tick(now)  # What has become due while there was no broker.
     if sessions or len(engine.retained):
         log.info(
             "recovered", code="RECOVERED", sessions=len(sessions), messages=len(messages), retained=len(engine.retained)

@@ -149,8 +149,7 @@ class WebSocket:
         elif isinstance(event, CloseConnection):
             if self._websocket.state is not ConnectionState.CLOSED:
                 self._send(event.response())
-            above.lost("CLIENT_CLOSED", now)
-            self._transport.close()
+            self._end("CLIENT_CLOSED", now)
         elif isinstance(event, TextMessage):
             self._send(CloseConnection(code=_UNSUPPORTED_DATA, reason="MQTT needs binary frames"))
             self._fail("a text frame", now)
@@ -166,8 +165,12 @@ class WebSocket:
         self._fail("the subprotocol 'mqtt' was not offered", now)
 
     def _fail(self, detail: str, now: float) -> None:
-        if self._above is not None:
-            self._above.lost("BAD_PACKET", now, detail)
+        self._end("BAD_PACKET", now, detail)
+
+    def _end(self, code: str, now: float, detail: str = "") -> None:
+        above, self._above = self._above, None
+        if above is not None:
+            above.lost(code, now, detail)
         self._transport.close()
 
     # From the connection
@@ -185,7 +188,8 @@ class WebSocket:
             self._send(BytesMessage(data=b"".join(packets)))
 
     def close(self) -> None:
-        """Say goodbye, and close."""
+        """Say goodbye, and close; frames of the same read that are left go nowhere."""
+        self._above = None
         if self._websocket.state is ConnectionState.OPEN:
             self._send(CloseConnection(code=_NORMAL))
         self._transport.close()

@@ -16,7 +16,7 @@ Rules
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from broker.mqtt.message import Message, Share
 from broker.mqtt.subscription import Subscription
@@ -37,8 +37,18 @@ class Member(Protocol):
     def persistent(self) -> bool:
         """Whether it outlives its connection."""
 
+    @property
+    def congested(self) -> bool:
+        """Whether publishers should be held for it."""
+
     def deliver(self, message: Message, subscription: Subscription, now: float, *, share: Share | None = None) -> bool:
-        """Send or queue *message*."""
+        """Send or queue *message*; return whether to hold the publisher."""
+
+    def hold(self, publisher: Any) -> None:
+        """Remember that *publisher* is not read until the queue is short again."""
+
+    def give_up(self) -> None:
+        """Hold nobody any more."""
 
     def flush(self) -> None:
         """Write out the outbox."""
@@ -78,13 +88,17 @@ class ShareGroup:
         return True
 
     def deliver(self, message: Message, subscription: Subscription, now: float) -> bool:
-        """Give *message* to the member whose turn it is; return False: a share holds no publisher."""
+        """Give *message* to the member whose turn it is; return whether to hold the publisher.
+
+        It is held when all members that are connected have fallen behind, and this one so far that its queue is half
+        full.
+        """
         del subscription  # The group's own says nothing: each member has its options.
         member = self._choose(message)
-        if member is not None:
-            member.deliver(message, self._members[member], now, share=self)
-            self._touched.add(member)
-        return False
+        if member is None:
+            return False
+        self._touched.add(member)
+        return member.deliver(message, self._members[member], now, share=self)
 
     def deliver_again(self, message: Message, now: float) -> None:
         """Give *message*, which a member that has ended did not acknowledge, to another."""
@@ -95,13 +109,19 @@ class ShareGroup:
         """Never called: a group has no part in shared frames."""
         raise AssertionError(message)
 
-    def hold(self, publisher: object) -> None:
-        """Never called, likewise."""
-        raise AssertionError(publisher)
+    def hold(self, publisher: Any) -> None:
+        """Hold *publisher* until a member that has fallen behind has caught up."""
+        for member in self._members:
+            if member.congested and member is not publisher.session:
+                member.hold(publisher)
+                return
+        publisher.release()
 
     def give_up(self) -> None:
-        """Never called, likewise."""
-        raise AssertionError
+        """Hold nobody any more for the members that have fallen behind."""
+        for member in self._members:
+            if member.congested:
+                member.give_up()
 
     def flush(self) -> None:
         """Write out the outboxes of the members that got something."""
@@ -110,7 +130,10 @@ class ShareGroup:
             member.flush()
 
     def _choose(self, message: Message) -> Member | None:
-        """Return the next member in turn that takes messages; else one that is connected; else one that returns."""
+        """Return the next member in turn that takes messages; else one that is connected; else one that returns.
+
+        Each of the two others in turn too, so that no queue fills up beside one that has room.
+        """
         order = self._order
         count = len(order)
         slow: Member | None = None
@@ -125,7 +148,10 @@ class ShareGroup:
                 slow = slow or member
             elif message.qos and self._members[member].qos and member.persistent:
                 away = away or member
-        return slow or away
+        chosen = slow or away
+        if chosen is not None:
+            self._next = order.index(chosen) + 1
+        return chosen
 
 
 _ANY = Subscription("#", 2)

@@ -4,14 +4,17 @@ Rules
 -----
 1. ``synchronous=FULL``: when a commit returns, the batch has been through fsync, so that kill -9 and a power failure
    lose nothing that was acknowledged.
-2. The event loop never waits for the disk: batches are written in one thread of their own, one at a time.
-3. A write that fails (full disk, I/O error) changes nothing: the transaction is rolled back, the batch is kept, and
+2. One process at a time: a lock file beside the database is held while it is open, and goes with the process.
+3. The event loop never waits for the disk: batches are written in one thread of their own, one at a time.
+4. A write that fails (full disk, I/O error) changes nothing: the transaction is rolled back, the batch is kept, and
    tried again every second until it succeeds. `on_failure` and `on_written` tell the engine.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,13 +51,26 @@ class SqliteStore:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be used as the broker's database: {error}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.touch(mode=0o600)
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise StoreError(f"{path} is in use by another broker: give each its own state_dir") from None
+        except (sqlite3.Error, OSError) as error:
+            os.close(self._lock)
+            raise StoreError(f"{path} cannot be used as the broker's database: {error}") from error
+        try:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.execute("PRAGMA foreign_keys=ON")
             self._migrate()
-        except (sqlite3.Error, OSError) as error:
+        except sqlite3.Error as error:
+            self.close()
             raise StoreError(f"{path} cannot be used as the broker's database: {error}") from error
 
     def _migrate(self) -> None:
@@ -62,6 +78,7 @@ class SqliteStore:
         if version == 0:
             self._database.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
         elif version != VERSION:
+            self.close()
             raise StoreError(
                 f"{self._path} has schema {version}, this broker knows {VERSION}: use the broker that made it"
             )
@@ -120,12 +137,18 @@ class SqliteStore:
         if error is None:
             self._on_written()
             self.begin()
-        elif isinstance(error, sqlite3.Error) and self._loop is not None:
-            log.error("the store cannot be written", code="STORE_FAILED", detail=str(error), path=str(self._path))
+        elif self._loop is not None:
+            # Another error than SQLite's is a defect. It must not cost an acknowledged message either.
+            defect = None if isinstance(error, sqlite3.Error) else error
+            log.error(
+                "the store cannot be written",
+                code="STORE_FAILED",
+                detail=str(error),
+                path=str(self._path),
+                exc_info=defect,
+            )
             self._on_failure()
             self._retry = self._loop.call_later(_RETRY_SECONDS, self._try_again, batch)
-        else:
-            raise error
 
     def _try_again(self, batch: Batch) -> None:
         self._retry = None
@@ -146,6 +169,7 @@ class SqliteStore:
             except sqlite3.Error as error:
                 log.error("the store cannot be written", code="STORE_FAILED", detail=str(error), path=str(self._path))  # noqa: TRY400
         self._database.close()
+        os.close(self._lock)
 
     def _apply(self, batch: Batch) -> None:
         """Write *batch* in one transaction. Writing a batch twice does what writing it once does."""
