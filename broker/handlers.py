@@ -31,7 +31,7 @@ from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode
 from broker.mqtt.connect import Connack, Connect, Will
 from broker.mqtt.disconnect import CLIENT_REASONS, Disconnect
-from broker.mqtt.errors import ProtocolError
+from broker.mqtt.errors import MalformedPacket, ProtocolError
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet
 from broker.mqtt.ping import Pingreq
@@ -392,9 +392,12 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
 
 
 def _refuse_filter(engine: Engine, session: Session, request: SubscriptionRequest) -> Refusal | None:
-    shared = SharedSubscription.parse(request.filter)
-    topic_filter = request.filter if shared is None else shared.topic_filter
     limits = engine.limits
+    try:
+        shared = SharedSubscription.parse(request.filter)
+    except MalformedPacket as error:  # Before MQTT 5 it only looks like one, and is no error of the packet.
+        return ReasonCode.TOPIC_FILTER_INVALID, str(error)
+    topic_filter = request.filter if shared is None else shared.topic_filter
     if request.filter.count("/") >= limits.max_topic_levels:
         return ReasonCode.TOPIC_FILTER_INVALID, f"more than {limits.max_topic_levels} levels"
     if not engine.admission.permissions(session.owner).may_subscribe(topic_filter):
