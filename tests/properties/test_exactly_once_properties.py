@@ -180,8 +180,8 @@ STEPS = [
 WEIGHTED = STEPS[:4] * 4 + STEPS[4:8] * 2 + STEPS[8:]
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.sampled_from(WEIGHTED), max_size=60))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.sampled_from(WEIGHTED), min_size=30, max_size=70))
 def test_a_message_at_qos2_arrives_once_and_in_order(steps: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         story = Story(Path(directory), 2)
@@ -201,7 +201,7 @@ def test_a_message_at_qos2_arrives_once_and_in_order(steps: list[str]) -> None:
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.sampled_from(WEIGHTED), max_size=60))
+@given(st.lists(st.sampled_from(WEIGHTED), min_size=30, max_size=70))
 def test_what_is_acknowledged_at_qos1_arrives(steps: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         story = Story(Path(directory), 1)

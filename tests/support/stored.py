@@ -32,6 +32,7 @@ class StoredBroker(MemoryBroker):
         self.keep_fresh()
         self.held = False
         self.store = SqliteStore(directory / "broker.db")
+        self.store._database.execute("PRAGMA synchronous=OFF")  # No machine dies in these tests, only brokers do.
         self.journal: Journal = recover(self.engine, self.store, now, now + WALL_OFFSET)
 
     def settle(self) -> None:
