@@ -344,10 +344,10 @@ class Engine:
         if message.retain:
             self.metrics.messages_retained += 1
             topic_name = message.topic.decode()
-            if self.retained.retain(topic_name, message):
-                if self.journal is not None:
-                    self.journal.retain(topic_name, message if message.payload else None)
-            else:
+            kept = self.retained.retain(topic_name, message)
+            if self.journal is not None:
+                self.journal.retain(topic_name, message if kept and message.payload else None)
+            if not kept:
                 self.metrics.dropped_queue_full += 1
                 if now - self._retained_full_at > _COMPLAINT_PAUSE:
                     self._retained_full_at = now
