@@ -358,7 +358,8 @@ class ClientConnection:
             packet = Connack(refusal.reason_code, properties=properties).encode(self.version)
             if 0 < maximum_packet_size < len(packet):  # [MQTT-3.2.2-19]
                 packet = Connack(refusal.reason_code).encode(self.version)
-            self._transport.write([packet])
+            if not 0 < maximum_packet_size < len(packet):  # [MQTT-3.1.2-24]
+                self._transport.write([packet])
             self._end(refusal.code, refusal.detail, now, publish_will=False)
             self._transport.close()
 

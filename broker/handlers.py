@@ -355,6 +355,7 @@ def pubcomp(engine: Engine, _connection: Client, session: Session, packet: Pubco
 
 def subscribe(engine: Engine, connection: Client, session: Session, packet: Subscribe, now: float) -> None:
     """Grant or refuse each filter, then send the retained messages of those granted."""
+    _check_answer_fits(session, Suback(packet.packet_id, (ReasonCode.SUCCESS,) * len(packet.requests)))
     identifiers = b"".join(encode_identifier(each) for each in packet.properties.subscription_identifiers)
     reasons: list[ReasonCode] = []
     wanted: list[Subscription] = []
@@ -391,6 +392,16 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
             session.deliver(message, subscription, now, retained=True)
 
 
+def _check_answer_fits(session: Session, answer: Suback | Unsuback) -> None:
+    """Raise `ProtocolError` where the client asks for more than it takes in an answer, which grows with the filters."""
+    size = session.maximum_packet_size
+    if size and len(answer.encode(ProtocolVersion.V5)) > size:  # [MQTT-3.1.2-24]
+        raise ProtocolError(
+            f"the answer to so many topic filters exceeds your maximum packet size of {size} bytes",
+            ReasonCode.PACKET_TOO_LARGE,
+        )
+
+
 def _refuse_filter(engine: Engine, session: Session, request: SubscriptionRequest) -> Refusal | None:
     limits = engine.limits
     try:
@@ -409,6 +420,7 @@ def _refuse_filter(engine: Engine, session: Session, request: SubscriptionReques
 
 def unsubscribe(engine: Engine, connection: Client, session: Session, packet: Unsubscribe, now: float) -> None:
     """Take the subscriptions away."""
+    _check_answer_fits(session, Unsuback(packet.packet_id, (ReasonCode.SUCCESS,) * len(packet.filters)))
     if session.journal is not None and session.journal.failed:
         if connection.version is ProtocolVersion.V5:
             reasons = (ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR,) * len(packet.filters)
