@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from broker.mqtt.codes import ProtocolVersion
-from tests.conformance.scene import open_broker
+from tests.conformance.scene import OPEN_POLICY, DurableBroker
 from tests.support.wire import V5, V311, MemoryBroker, WireClient
 from tests.support.wire import request as subscription
 
@@ -15,9 +15,11 @@ def version(request: pytest.FixtureRequest) -> ProtocolVersion:
     return version
 
 
-@pytest.fixture
-def broker() -> MemoryBroker:
-    return open_broker()
+@pytest.fixture(params=[MemoryBroker, DurableBroker], ids=["memory", "durable"])
+def broker(request: pytest.FixtureRequest) -> MemoryBroker:
+    """A broker that permits every topic; one that keeps nothing, and one that waits for its store."""
+    broker_type: type[MemoryBroker] = request.param
+    return broker_type(policy=OPEN_POLICY)
 
 
 @pytest.fixture

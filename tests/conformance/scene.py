@@ -12,6 +12,7 @@ from broker.mqtt.acks import Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.publication import Publish
 from broker.mqtt.wire import encode_frame, encode_two_byte_integer, encode_variable_integer
+from broker.store.journal import Journal
 from provisioning.pki.identity import Role
 from tests.support.pki import shared_service
 from tests.support.wire import V5, V31, MemoryBroker, WireClient, publication
@@ -26,6 +27,21 @@ OPEN_POLICY = TopicPolicy({Role.SERVICE: _EVERYTHING, Role.DEVICE: _EVERYTHING})
 
 ILL_FORMED = (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80")
 """Not UTF-8: no lead byte, an overlong form, a surrogate, behind the last code point."""
+
+
+class DurableBroker(MemoryBroker):
+    """A broker whose journal is written between two turns, as the store does it; nothing is on a disk here."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.journal = self.engine.journal = Journal(0.0)
+
+    def settle(self) -> None:
+        """Let the loop come round, and the store write what there is, until there is nothing more to do."""
+        super().settle()
+        while self.journal.take() is not None:
+            self.engine.stored(self.now)
+            super().settle()
 
 
 def open_broker(**limits: int) -> MemoryBroker:
