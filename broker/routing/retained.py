@@ -3,8 +3,8 @@
 Rules
 -----
 1. No I/O, no clock: the time is passed in; an expired message is never given out.
-2. Bounded in number and bytes; a message that does not fit is not retained, nor is the one that it replaces, and it still
-   goes to the present subscribers.
+2. Bounded in number and bytes; a message that does not fit is not retained, nor is the one that it replaces, and it
+   still goes to the present subscribers.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from broker.mqtt.codes import QoS
@@ -65,6 +66,8 @@ class Subscriber(Protocol):
 
 Append = Callable[[bytes], None]
 
+_NOBODY: Mapping[Subscriber, Subscription | None] = MappingProxyType({})
+
 
 class Route:
     """Who gets the messages of one topic name."""
@@ -75,20 +78,24 @@ class Route:
         "best_effort_v4",
         "best_effort_v5",
         "individual",
+        "own",
         "recipients",
         "reliable",
         "subscribers",
     )
 
     def __init__(self, matches: list[tuple[Subscriber, Subscription]]) -> None:
-        merged: dict[Subscriber, Subscription] = {}
-        for subscriber, subscription in matches:
-            known = merged.get(subscriber)
-            merged[subscriber] = subscription if known is None else known.merge(subscription)
+        merged = _merge(matches)
         self.recipients = tuple(merged.items())
         """Every subscriber once, overlapping subscriptions merged."""
+        shy = {subscriber for subscriber, subscription in matches if subscription.no_local}
+        self.own: Mapping[Subscriber, Subscription | None] = _NOBODY
+        if shy:  # Rare.
+            public = _merge([(s, o) for s, o in matches if s in shy and not o.no_local])
+            self.own = {subscriber: public.get(subscriber) for subscriber in shy}
+        """Of those that asked for No Local: what their own messages match besides, which is often nothing."""
         self.subscribers = tuple(merged)
-        shared = {s: o for s, o in merged.items() if not (o.identifiers or o.no_local) and s.takes_shared_frames}
+        shared = {s: o for s, o in merged.items() if not o.identifiers and s not in shy and s.takes_shared_frames}
         self.individual = tuple((s, o) for s, o in merged.items() if s not in shared)
         """Those that need a frame, or a decision, of their own."""
         self.appends_v4: tuple[Append, ...] = tuple(s.outbox.append for s in shared if not s.v5)
@@ -106,23 +113,35 @@ class Route:
 
         Returns a recipient for which *sender* should be held, if there is one.
         """
-        return _deliver(self.recipients, message, sender, now)
+        return self._deliver(self.recipients, message, sender, now)
 
     def deliver_individually(self, message: Message, sender: object, now: float) -> Subscriber | None:
         """Do the same for those recipients only that need a frame of their own."""
-        return _deliver(self.individual, message, sender, now)
+        return self._deliver(self.individual, message, sender, now)
+
+    def _deliver(
+        self,
+        recipients: tuple[tuple[Subscriber, Subscription], ...],
+        message: Message,
+        sender: object,
+        now: float,
+    ) -> Subscriber | None:
+        slow = None
+        for subscriber, everything in recipients:
+            subscription: Subscription | None = everything
+            if subscriber is sender and subscriber in self.own:  # [MQTT-3.8.3-3]
+                subscription = self.own[subscriber]
+            if subscription is not None and subscriber.deliver(message, subscription, now):
+                slow = subscriber
+        return slow
 
 
-def _deliver(
-    recipients: tuple[tuple[Subscriber, Subscription], ...], message: Message, sender: object, now: float
-) -> Subscriber | None:
-    slow = None
-    for subscriber, subscription in recipients:
-        if subscription.no_local and subscriber is sender:  # [MQTT-3.8.3-3]
-            continue
-        if subscriber.deliver(message, subscription, now):
-            slow = subscriber
-    return slow
+def _merge(matches: list[tuple[Subscriber, Subscription]]) -> dict[Subscriber, Subscription]:
+    merged: dict[Subscriber, Subscription] = {}
+    for subscriber, subscription in matches:
+        known = merged.get(subscriber)
+        merged[subscriber] = subscription if known is None else known.merge(subscription)
+    return merged
 
 
 class Routes(dict[bytes, Route]):
