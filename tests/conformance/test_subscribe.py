@@ -67,6 +67,33 @@ def test_mqtt5_3_8_3_3_no_local_keeps_a_clients_own_messages_away(broker: Memory
     assert back.received() == []
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_mqtt5_3_8_3_3_an_own_message_comes_only_through_the_other_subscription(
+    broker: MemoryBroker, publisher5: WireClient, known: bool
+) -> None:
+    """No Local: a message is not forwarded to a connection with its publisher's client identifier."""
+    client = broker.service("client")
+    client.send_bytes(raw_subscribe(V5, "#", 0x05, packet_id=1, properties=b"\x0b\x07"))  # No Local, QoS 1.
+    client.send_bytes(raw_subscribe(V5, "t", 0x00, packet_id=2))
+    if known:
+        client.publish("t")  # From here on the data path knows the topic.
+    client.received()
+    client.send(publication("t", b"own", 1, packet_id=1))
+    publisher5.publish("t", b"other", qos=1)
+    own, other = [packet for packet in client.received() if isinstance(packet, Publish)]
+    assert (own.payload, own.qos, own.properties.subscription_identifiers) == (b"own", 0, ())
+    assert (other.payload, other.qos, other.properties.subscription_identifiers) == (b"other", 1, (7,))
+
+
+@pytest.mark.xfail(strict=True, reason="a retained message does not remember its publisher")
+def test_mqtt5_3_8_3_3_an_own_retained_message_does_not_come_either(broker: MemoryBroker) -> None:
+    """No Local: a message is not forwarded to a connection with its publisher's client identifier."""
+    client = broker.service("client")
+    client.publish("t", b"own", retain=True)
+    client.subscribe(request("t", no_local=True))
+    assert client.received() == []
+
+
 def test_mqtt5_3_8_3_4_no_local_on_a_share_closes(publisher5: WireClient) -> None:
     """No Local on a shared subscription is a protocol error."""
     publisher5.send_bytes(raw_subscribe(V5, "$share/g/t", 0x04))
