@@ -16,7 +16,8 @@ from pathlib import Path
 from broker.recovery import recover
 from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore
-from tests.support.wire import MemoryBroker
+from tests.support.pki import shared_service
+from tests.support.wire import MemoryBroker, WireClient
 
 WALL_OFFSET = 1_700_000_000.0
 
@@ -31,6 +32,7 @@ class StoredBroker(MemoryBroker):
         self.now = now
         self.keep_fresh()
         self.held = False
+        self._after: StoredBroker | None = None
         self.store = SqliteStore(directory / "broker.db")
         self.store._database.execute("PRAGMA synchronous=OFF")  # No machine dies in these tests, only brokers do.
         self.journal: Journal = recover(self.engine, self.store, now, now + WALL_OFFSET)
@@ -59,7 +61,16 @@ class StoredBroker(MemoryBroker):
     def killed(self, *, away: float = 0.0) -> StoredBroker:
         """Return another broker on the same database, *away* seconds later; what was not written never was."""
         self.store.close()
-        return StoredBroker(self.directory, now=self.now + away, **self.limits)
+        self._after = StoredBroker(self.directory, now=self.now + away, **self.limits)
+        return self._after
+
+    def open_service(self, name: str = "backend") -> WireClient:
+        """Return a client of that service, which has not sent its CONNECT."""
+        return self.open(shared_service(name))
 
     def close(self) -> None:
-        self.store.close()
+        """Close the database, whichever broker has it now."""
+        if self._after is None:
+            self.store.close()
+        else:
+            self._after.close()
