@@ -90,10 +90,10 @@ class Route:
         """Every subscriber once, overlapping subscriptions merged."""
         shy = {subscriber for subscriber, subscription in matches if subscription.no_local}
         self.own: Mapping[Subscriber, Subscription | None] = _NOBODY
+        """Of those that asked for No Local: what their own messages match besides, which is often nothing."""
         if shy:  # Rare.
             public = _merge([(s, o) for s, o in matches if s in shy and not o.no_local])
             self.own = {subscriber: public.get(subscriber) for subscriber in shy}
-        """Of those that asked for No Local: what their own messages match besides, which is often nothing."""
         self.subscribers = tuple(merged)
         shared = {s: o for s, o in merged.items() if not o.identifiers and s not in shy and s.takes_shared_frames}
         self.individual = tuple((s, o) for s, o in merged.items() if s not in shared)
