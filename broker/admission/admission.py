@@ -9,8 +9,8 @@ client wants to be. Until `Admitted` exists nothing of an existing session is to
 
 Rules
 -----
-1. Order of `examine`: identity, an end entity, trust domain, role, validity, revocation. Of `admit`: revocation once more (time has
-   passed), revocation data fresh enough, client identifier, will. The first that fails is the answer.
+1. Order of `examine`: identity, an end entity, trust domain, role, validity, revocation. Of `admit`: revocation once
+   more (time has passed), revocation data fresh enough, client identifier, will. The first that fails is the answer.
 2. A client identifier is the device's name, or empty. A service may run several instances: ``<name>-<anything>``.
 3. No I/O; the time is passed in.
 
