@@ -38,10 +38,15 @@ def known(engine: Engine) -> Any:
         session = engine.registry.find(Role.SERVICE, name)
         if session is not None and session.expiry_interval > 0:
             messages = sorted(
-                (each.sequence, each.exactly_once, getattr(each.message, "payload", None))  # type: ignore[attr-defined]
+                (each.sequence, each.exactly_once, each.message.payload)  # type: ignore[attr-defined]
                 for each in session.deliveries()
             )
-            sessions[name] = (session.expiry_interval, dict(session.subscriptions), messages, set(session.incoming or ()))
+            sessions[name] = (
+                session.expiry_interval,
+                dict(session.subscriptions),
+                messages,
+                set(session.incoming or ()),
+            )
     retained = sorted((m.topic, m.payload, m.qos) for m in engine.retained.find("fleet/#", 0.0))
     return sessions, retained
 
