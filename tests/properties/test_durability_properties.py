@@ -38,7 +38,7 @@ def known(engine: Engine) -> Any:
         session = engine.registry.find(Role.SERVICE, name)
         if session is not None and session.expiry_interval > 0:
             messages = sorted(
-                (each.sequence, each.exactly_once, getattr(each.message, "payload", None))  # type: ignore[attr-defined]
+                (each.sequence, each.exactly_once, each.message.payload)  # type: ignore[attr-defined]
                 for each in session.deliveries()
             )
             sessions[name] = (
