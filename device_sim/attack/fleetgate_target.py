@@ -43,7 +43,7 @@ _SERVICE_TOML = "feed_heartbeat_seconds = 0.5\n"
 CAPABILITIES = Capabilities(
     name="fleetgate",
     supports=frozenset({
-        Feature.MQTT5, Feature.CLIENT_ID_BINDING, Feature.TOPIC_POLICY, Feature.SUBSCRIPTION_POLICY,
+        Feature.MQTT5, Feature.QOS2, Feature.CLIENT_ID_BINDING, Feature.TOPIC_POLICY, Feature.SUBSCRIPTION_POLICY,
         Feature.REVOCATION,
     }),
     # A second for the deadline, one for the broker's sweep of deadlines, one for a busy machine.
