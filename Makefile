@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PACKAGES := provisioning broker device_sim
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests check test demo bench clean
+.PHONY: help setup setup-tests check test demo bench bench-revocation clean
 
 help:           ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -27,6 +27,7 @@ check: $(VENV)/.installed-dev                               ## ruff, mypy strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=benchmarks $(BIN)/mypy benchmarks/*.py
 	$(BIN)/lint-imports
 
 test: setup-tests                                           ## everything the tests need, then all tests
@@ -37,6 +38,9 @@ demo: setup                                                 ## the whole product
 
 bench: setup-tests                                          ## broker and mosquitto side by side, ratios printed
 	$(BIN)/python benchmarks/side_by_side.py $(BENCH_ARGS)
+
+bench-revocation: setup-tests                               ## from the revoke call to the closed session
+	$(BIN)/python benchmarks/revocation.py $(BENCH_ARGS)
 
 clean:          ## remove what the targets made
 	rm -rf $(VENV) .build .mypy_cache .ruff_cache .pytest_cache .hypothesis

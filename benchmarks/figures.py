@@ -64,6 +64,10 @@ FIGURES = (
     Figure("fan_in_burst_cpu", "… server CPU a message", "µs", True, 2),
     Figure("fan_in_qos1_rate", "fan-in 200 → 1, QoS 1, delivered", "k/s", False, 1, Goal(2.0)),
     Figure("fan_in_qos1_cpu", "… server CPU a message", "µs", True, 2, Goal(0.5)),
+    Figure(
+        "fan_in_durable_rate", "the same to a persistent session (mosquitto: in memory)", "k/s", False, 1, Goal(1.0)
+    ),
+    Figure("fan_in_durable_cpu", "… server CPU a message", "µs", True, 2),
     Figure("fan_out_rate", "fan-out 1 → 200, QoS 0, delivered", "k/s", False, 1, Goal(5.0)),
     Figure("fan_out_cpu", "… server CPU a delivery", "µs", True, 2, Goal(0.2)),
     Figure("paced_p50", "1,000 publishers, 10 k msg/s: median latency", "ms", True, 3),

@@ -24,6 +24,7 @@
  *                   this can read the broker's CPU time and memory exactly between two phases; end of input ends it at once
  *   -L              print {"phase":"lost",...} for each connection that the broker closes: when (CLOCK_MONOTONIC, as Python's
  *                   time.monotonic() reads it), and the reason code of its DISCONNECT (MQTT 5) or -1
+ *   -E              subscribers have a persistent session (3.1.1: clean session 0)
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -58,7 +59,7 @@ struct client {
 
 static int port = 8883, publishers = 1, subscribers, qos, window = 20, concurrency = 50, payload = 64, hold,
            version = 4;
-static int resume, plain, stepping, tell_lost;
+static int persistent, resume, plain, stepping, tell_lost;
 static long messages, undelivered = 200000;
 static int burst = 1;
 static double rate;
@@ -196,7 +197,7 @@ static void send_connect(struct client *c) {
     n += put_length(b + n, rest);
     n += put_text(b + n, "MQTT");
     b[n++] = version;
-    b[n++] = 2;
+    b[n++] = persistent && c->is_subscriber ? 0 : 2; /* clean session, or one that is kept */
     b[n++] = 600 >> 8;
     b[n++] = 600 & 255; /* keep alive: longer than any run, as no PINGREQ is ever sent */
     if (v5) b[n++] = 0;
@@ -483,7 +484,7 @@ static int only_crt(const struct dirent *d) {
 }
 
 int main(int argc, char **argv) {
-    for (int o; (o = getopt(argc, argv, "p:a:D:n:c:k:s:C:K:I:t:f:m:r:b:q:i:w:R5TH:W:B:SL")) > 0;)
+    for (int o; (o = getopt(argc, argv, "p:a:D:n:c:k:s:C:K:I:t:f:m:r:b:q:i:w:R5TH:W:B:SLE")) > 0;)
         switch (o) {
         case 'p': port = atoi(optarg); break;
         case 'a': ca = optarg; break;
@@ -511,6 +512,7 @@ int main(int argc, char **argv) {
         case 'B': burst = atoi(optarg); break;
         case 'S': stepping = 1; break;
         case 'L': tell_lost = 1; break;
+        case 'E': persistent = 1; break;
         default: fprintf(stderr, "mqload: see the head of mqload.c\n"); return 2;
         }
     if (payload < 8) payload = 8;

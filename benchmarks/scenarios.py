@@ -183,9 +183,9 @@ def _messages(run: _Run, *arguments: str | float) -> tuple[dict[str, Any], float
     return result, cpu()
 
 
-def _fan_in(run: _Run, key: str, messages: int, *, qos: int = 0, burst: int = 1) -> None:
+def _fan_in(run: _Run, key: str, messages: int, *, qos: int = 0, burst: int = 1, persistent: bool = False) -> None:
     """Many publishers, one subscriber that gets everything, as fast as it goes, *burst* messages a write."""
-    under_way = ("-W", _FAN_IN_UNDELIVERED, "-B", burst)
+    under_way = ("-W", _FAN_IN_UNDELIVERED, "-B", burst, *(("-E",) if persistent else ()))
     result, cpu = _messages(run, "-n", PUBLISHERS, "-s", 1, "-m", messages, "-q", qos, *under_way)
     run.result.figures[f"{key}_rate"] = result["delivered_per_second"] / 1e3
     run.result.figures[f"{key}_cpu"] = cpu / result["received"] * 1e6
@@ -201,6 +201,11 @@ def _fan_in_burst(run: _Run) -> None:
 
 def _fan_in_qos1(run: _Run) -> None:
     _fan_in(run, "fan_in_qos1", run.bench.sizes.fan_in_qos1, qos=1)
+
+
+def _fan_in_durable(run: _Run) -> None:
+    """Let the subscriber's session be persistent: what is acknowledged is on disk here, in memory at the baseline."""
+    _fan_in(run, "fan_in_durable", run.bench.sizes.fan_in_qos1, qos=1, persistent=True)
 
 
 def _fan_out(run: _Run) -> None:
@@ -224,6 +229,7 @@ SCENARIOS: dict[str, Callable[[_Run], None]] = {
     "fan-in-qos0": _fan_in_qos0,
     "fan-in-burst": _fan_in_burst,
     "fan-in-qos1": _fan_in_qos1,
+    "fan-in-durable": _fan_in_durable,
     "fan-out": _fan_out,
     "paced": _paced,
 }

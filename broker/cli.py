@@ -10,7 +10,6 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable
-from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +19,8 @@ import typer
 from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
 from broker.server import BrokerServer, ListenError
+from broker.store.sqlite import StoreError
+from broker.version import VERSION
 from provisioning.pki.tls import TlsConfigurationError
 
 app = typer.Typer(
@@ -51,6 +52,13 @@ def run(
     name: Annotated[str | None, typer.Option(help="The broker's name in its certificate.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any free one.")] = None,
+    websocket_port: Annotated[int | None, typer.Option(help="Port for MQTT over WebSocket over TLS.")] = None,
+    unsafe_plain_port: Annotated[
+        int | None, typer.Option(help="Port without TLS on 127.0.0.1, for protocol test tools only.")
+    ] = None,
+    unsafe_plain_identity: Annotated[
+        str | None, typer.Option(help="Whom clients of that port are taken for: spiffe://…")
+    ] = None,
     trust_domain: Annotated[str | None, typer.Option(help="Admit only identities of this trust domain.")] = None,
     revocation_grace: Annotated[
         float | None, typer.Option(help="Seconds that newcomers are admitted without the revocation feed.")
@@ -61,6 +69,9 @@ def run(
     ] = None,
     unsafe_public_listener: Annotated[
         bool | None, typer.Option("--unsafe-public-listener", help="Allow an address that is not loopback.")
+    ] = None,
+    persistence: Annotated[
+        bool | None, typer.Option("--persistence/--no-persistence", help="Keep sessions and messages over a restart.")
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     test_config: Annotated[bool, typer.Option("--test-config", help="Check the settings and exit.")] = False,
@@ -80,7 +91,7 @@ def run(
     _configure_log(settings.log_level)
     try:
         _run(settings)
-    except (CredentialError, TlsConfigurationError, ListenError) as error:
+    except (CredentialError, TlsConfigurationError, ListenError, StoreError) as error:
         typer.echo(f"fleet-broker: {error}", err=True)
         raise typer.Exit(1) from None
 
@@ -88,7 +99,7 @@ def run(
 @app.command()
 def version() -> None:
     """Print the version."""
-    typer.echo(distribution_version("fleetgate"))
+    typer.echo(VERSION)
 
 
 def _run(settings: BrokerConfig) -> None:

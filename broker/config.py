@@ -9,13 +9,17 @@ from __future__ import annotations
 import ipaddress
 import os
 import tomllib
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from broker.limits import Limits
+from provisioning.pki.identity import InvalidIdentity, parse_uri
+
+_PREFIX = "FLEET_BROKER_"
 
 
 class ConfigError(Exception):
@@ -25,14 +29,19 @@ class ConfigError(Exception):
 class BrokerConfig(BaseSettings):
     """All settings of one broker process."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="FLEET_BROKER_", env_nested_delimiter="__", extra="forbid", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
     name: str = "broker-1"
     """The broker's name in its own certificate."""
     host: str = "127.0.0.1"
     port: int = Field(default=8883, ge=0, le=65535)
+    websocket_port: int | None = Field(default=None, ge=0, le=65535)
+    """MQTT over WebSocket over TLS, on the same address; None: not at all."""
+    unsafe_plain_port: int | None = Field(default=None, ge=0, le=65535)
+    """A listener without TLS on 127.0.0.1, for protocol test tools; whoever connects is unsafe_plain_identity."""
+    unsafe_plain_identity: str | None = None
+    any_client_id: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names of identities that may use any client identifier: bridges, gateways, test tools. One text: by commas."""
     state_dir: Path = Path("broker-state")
     cafile: Path
     """Trust anchors for clients' certificates, and for the provisioning service's."""
@@ -51,6 +60,8 @@ class BrokerConfig(BaseSettings):
     unsafe_public_listener: bool = False
     """Allow an address that is not loopback."""
     allow_tls12: bool = False
+    persistence: bool = True
+    """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     limits: Limits = Limits()
 
@@ -67,6 +78,11 @@ class BrokerConfig(BaseSettings):
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, _FileValues(settings_cls)
 
+    @field_validator("any_client_id", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.certfile is None) != (self.keyfile is None):
@@ -78,6 +94,13 @@ class BrokerConfig(BaseSettings):
                 "provisioning: without it there is no source of revocations; "
                 "set unsafe_no_revocation to run a broker that never learns of one"
             )
+        if (self.unsafe_plain_port is None) != (self.unsafe_plain_identity is None):
+            raise ValueError("unsafe_plain_port and unsafe_plain_identity: give both or neither")
+        if self.unsafe_plain_identity is not None:
+            try:
+                parse_uri(self.unsafe_plain_identity)
+            except InvalidIdentity as error:
+                raise ValueError(f"unsafe_plain_identity: {error}") from error
         if self.token is not None and self.token_file is not None:
             raise ValueError("token: give token or token_file, not both")
         if not self.unsafe_public_listener and not _is_loopback(self.host):
@@ -113,17 +136,29 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not TOML: {error}") from error
     _FileValues.values = values
+    _refuse_unknown_variables()
     try:
         return BrokerConfig(**{key: value for key, value in flags.items() if value is not None})
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(each, path, flags) for each in error.errors())) from None
-    except SettingsError:  # The limits are the only setting of several values.
+    except SettingsError:  # The limits are the only setting that is read as JSON.
         raise ConfigError(
             f"limits: the environment variable {_variable('limits')} is not JSON; "
             f"set {_variable('limits', 'max_inflight')} and its like one by one"
         ) from None
     finally:
         _FileValues.values = {}
+
+
+def _refuse_unknown_variables() -> None:
+    """Raise `ConfigError` for a variable that looks like a setting and is none: a mistyped limit would do nothing."""
+    for variable in os.environ:
+        if not variable.startswith(_PREFIX):
+            continue
+        key, _, limit = variable.removeprefix(_PREFIX).lower().partition("__")
+        known_limit = not limit or (key == "limits" and limit in {each.name for each in fields(Limits)})
+        if key not in BrokerConfig.model_fields or not known_limit:
+            raise ConfigError(f"{variable}: no such setting; see docs/operations.md")
 
 
 def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
@@ -146,7 +181,7 @@ def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
 
 
 def _variable(*keys: str) -> str:
-    return "FLEET_BROKER_" + "__".join(keys).upper()
+    return _PREFIX + "__".join(keys).upper()
 
 
 def _is_loopback(host: str) -> bool:

@@ -21,6 +21,7 @@ Rules
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Protocol
@@ -34,7 +35,7 @@ from broker.handlers import handle
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
-from broker.mqtt.errors import PacketError
+from broker.mqtt.errors import PacketError, ProtocolError
 from broker.mqtt.framing import check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import decode_packet
@@ -42,6 +43,7 @@ from broker.mqtt.properties import Properties
 from broker.mqtt.publish import PUBACK_HEAD, encode_publish
 from broker.routing.router import Subscriber
 from broker.session.session import Session
+from broker.store.journal import Otherwise
 
 log = structlog.get_logger("broker")
 
@@ -49,7 +51,10 @@ _NO_TOPICS: frozenset[bytes] = frozenset()
 _PUBLISH_QOS0 = 0x30
 _PUBLISH_QOS1 = 0x32
 _PUBACK = 0x40
+_PUBACK_REFUSED = b"\x40\x03%b\x97"
+"""PUBACK of MQTT 5 with Quota Exceeded: the message could not be stored."""
 _NO_PACKET_ID = b"\0\0"
+_MOST_COMPLAINTS = 10
 _HOLD_SECONDS = 1.0
 _KEEP_ALIVE_FACTOR = 1.5  # [MQTT-3.1.2-22]
 
@@ -78,8 +83,10 @@ class ClientConnection:
     """A client from accept to close: a stranger until its CONNECT is admitted."""
 
     __slots__ = (
+        "_aliases",
         "_allowed",
         "_closed",
+        "_complaints",
         "_expires_at",
         "_holder",
         "_needed",
@@ -87,6 +94,7 @@ class ClientConnection:
         "_transport",
         "bucket",
         "engine",
+        "explains",
         "keep_alive",
         "last_received",
         "peer",
@@ -101,10 +109,14 @@ class ClientConnection:
         self._tail: bytearray | None = None
         self._needed = 0
         self._allowed: AbstractSet[bytes] = _NO_TOPICS
+        self._aliases: dict[int, bytes] | None = None
         self._closed = False
+        self._complaints = 0
         self._expires_at = 0.0
         self._holder: Subscriber | None = None
         self.bucket = 0
+        self.explains = True
+        """Whether the client wants reasons in words, beside those of CONNACK and DISCONNECT."""
         self.keep_alive = 0.0
         """Seconds of silence after which the connection is closed; 0 for no limit."""
         self.last_received = now
@@ -126,9 +138,14 @@ class ClientConnection:
         outcome = self.engine.admission.examine(certificate, wall_now)
         if isinstance(outcome, Refused):
             self.refusal = outcome
+            self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
         else:
-            self.peer = outcome
-            self._expires_at = now + outcome.seconds_left
+            self.identified(outcome, now)
+
+    def identified(self, peer: Peer, now: float) -> None:
+        """Take note of who the client is."""
+        self.peer = peer
+        self._expires_at = now + peer.seconds_left
         self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
 
     def receive(self, data: bytes, now: float) -> None:
@@ -144,10 +161,12 @@ class ClientConnection:
         metrics = engine.metrics
         routes = engine.routes
         touch = engine.turn.routes.add
-        maximum = engine.limits.max_packet_size
         allowed = self._allowed
         session = self.session
+        maximum = engine.limits.max_packet_size if session is not None else engine.limits.max_connect_size
         v5 = self.version is ProtocolVersion.V5
+        journal = engine.journal
+        storable = journal is None or not journal.failed
         position = messages = acknowledged = 0
         slow: Subscriber | None = None
         limit = len(data)
@@ -195,7 +214,7 @@ class ClientConnection:
                         touch(route)
                         position = end
                         continue
-                elif first == _PUBLISH_QOS1 and length > 4:
+                elif first == _PUBLISH_QOS1 and length > 4 and storable:
                     topic_end = body + 2 + (data[body] << 8 | data[body + 1])
                     topic = data[body + 2 : topic_end]
                     payload = topic_end + 2
@@ -220,7 +239,11 @@ class ClientConnection:
                                 if route.individual:
                                     slow = route.deliver_individually(message, session, now) or slow
                                 touch(route)
-                            session.outbox.append(PUBACK_HEAD + packet_id)  # type: ignore[union-attr]
+                            if journal is not None and journal.dirty:  # It waits until it is true.
+                                refusal = _PUBACK_REFUSED % packet_id if v5 else Otherwise.CLOSE
+                                journal.open.answers.append((self, PUBACK_HEAD + packet_id, refusal))
+                            else:
+                                session.outbox.append(PUBACK_HEAD + packet_id)  # type: ignore[union-attr]
                             acknowledged += 1
                             position = end
                             continue
@@ -234,6 +257,7 @@ class ClientConnection:
                 if self._closed:
                     break
                 session = self.session
+                maximum = engine.limits.max_packet_size
                 allowed = self._allowed
                 v5 = self.version is ProtocolVersion.V5
         except PacketError as error:
@@ -252,6 +276,18 @@ class ClientConnection:
         """Take note that the transport is gone without a DISCONNECT packet: *code* and *detail* say why."""
         if not self._closed:
             self._end(code, detail, now, publish_will=True)
+
+    def choke(self) -> None:
+        """Take note that too much is unsent: the session keeps what is not sent yet in its bounded queue."""
+        if self.session is not None:
+            self.session.choked = True
+
+    def unchoke(self, now: float) -> None:
+        """Take note that the client reads again."""
+        session = self.session
+        if session is not None:
+            session.unchoke(now)
+            self.engine.turn.sessions.add(session)
 
     # From the session and the handlers
 
@@ -273,13 +309,34 @@ class ClientConnection:
             allowed = self._allowed = set()
         allowed.add(topic)
 
+    def complain(self, event: str, **details: object) -> None:
+        """Log what the client may not do, the first few times: it can try for ever, and the log is not its to fill."""
+        if self._complaints < _MOST_COMPLAINTS:
+            self._complaints += 1
+            log.warning(event, address=self.address, **details, **self._who())
+
+    def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
+        """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
+        if alias > self.engine.limits.max_topic_alias:  # [MQTT-3.3.2-9]
+            raise ProtocolError(
+                f"topic alias {alias} is over the maximum of {self.engine.limits.max_topic_alias}",
+                ReasonCode.TOPIC_ALIAS_INVALID,
+            )
+        if self._aliases is None:
+            self._aliases = {}
+        if topic:
+            self._aliases[alias] = topic
+        elif alias not in self._aliases:
+            raise ProtocolError(f"topic alias {alias} stands for no topic yet")  # MQTT 5 §3.3.2.3.4
+        return self._aliases[alias]
+
     def hold(self, slow: Subscriber, now: float) -> None:
         """Read no more until *slow* has caught up, or a second has passed."""
         # Not for its own session: the acknowledgements that it waits for are among what would not be read.
         if self._holder is None and not self._closed and slow is not self.session:
             self._holder = slow
-            slow.hold(self)
             self._transport.hold()
+            slow.hold(self)
             self.engine.metrics.publishers_held += 1
             self.engine.deadlines.file(self, now + _HOLD_SECONDS)
 
@@ -301,7 +358,8 @@ class ClientConnection:
             packet = Connack(refusal.reason_code, properties=properties).encode(self.version)
             if 0 < maximum_packet_size < len(packet):  # [MQTT-3.2.2-19]
                 packet = Connack(refusal.reason_code).encode(self.version)
-            self._transport.write([packet])
+            if not 0 < maximum_packet_size < len(packet):  # [MQTT-3.1.2-24]
+                self._transport.write([packet])
             self._end(refusal.code, refusal.detail, now, publish_will=False)
             self._transport.close()
 
@@ -356,7 +414,8 @@ class ClientConnection:
         when = self._expires_at
         if self.keep_alive:
             when = min(when, self.last_received + self.keep_alive)
-        self.engine.deadlines.file(self, max(when, now))
+        if when != math.inf:
+            self.engine.deadlines.file(self, max(when, now))
 
     # The end
 
@@ -376,6 +435,7 @@ class ClientConnection:
         self._closed = True
         self._tail = None
         self._allowed = _NO_TOPICS
+        self._aliases = None
         metrics = self.engine.metrics
         self.engine.deadlines.cancel(self)
         if self.session is None:
@@ -388,7 +448,8 @@ class ClientConnection:
 
     def _who(self) -> dict[str, str]:
         if self.peer is None:
-            return {}
+            refusal = self.refusal
+            return {"identity": refusal.identity, "serial": refusal.serial} if refusal and refusal.serial else {}
         return {"identity": self.peer.identity.uri, "serial": self.peer.serial}
 
 

@@ -19,6 +19,10 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
+import structlog
+
+log = structlog.get_logger("broker")
+
 
 class Owner(Protocol):
     """Something with a deadline. *bucket* belongs to `Deadlines`; it starts as 0, which means none."""
@@ -68,4 +72,7 @@ class Deadlines:
             for owner in self._buckets.pop(second):
                 if owner.bucket == second:  # Else another owner of this second has moved or cancelled it.
                     owner.bucket = 0
-                    owner.on_deadline(now)
+                    try:
+                        owner.on_deadline(now)
+                    except Exception:  # A defect met by one owner must not take the others with it.
+                        log.exception("deadline failed", code="INTERNAL_ERROR")

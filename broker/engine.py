@@ -18,7 +18,9 @@ Rules
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -29,21 +31,28 @@ from broker.deadlines import Deadlines
 from broker.limits import Limits
 from broker.metrics import Metrics
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from broker.mqtt.message import Message
+from broker.mqtt.message import Message, PersonalMessage, Released
+from broker.mqtt.subscription import Subscription
+from broker.mqtt.topics import SharedSubscription
 from broker.routing.retained import RetainedMessages
 from broker.routing.router import Routes, Subscriber
+from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
-from broker.session.session import NEVER, QueueLimits, Session
+from broker.session.session import NEVER, Session
 from broker.session.will import Will
+from broker.store.journal import Journal, Otherwise, Row
 from broker.turn import Turn
 from provisioning.pki.revocation import CertificateKey, Revocation
 
 log = structlog.get_logger("broker")
 
+_COMPLAINT_PAUSE = 60.0
+
 
 class Client(Protocol):
     """A connection, as the engine and the packet handlers see it."""
 
+    explains: bool
     peer: Peer | None
     refusal: Refused | None
     session: Session | None
@@ -79,6 +88,12 @@ class Client(Protocol):
     def release(self) -> None:
         """Read again from the client, if it was held."""
 
+    def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
+        """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
+
+    def complain(self, event: str, **details: object) -> None:
+        """Log what the client may not do, the first few times."""
+
     def allow(self, topic: bytes) -> None:
         """Remember that the client may publish to *topic*."""
 
@@ -88,9 +103,11 @@ class Engine:
 
     __slots__ = (
         "_live",
+        "_retained_full_at",
         "admission",
         "connected",
         "deadlines",
+        "journal",
         "limits",
         "metrics",
         "registry",
@@ -114,7 +131,10 @@ class Engine:
         self.routes = Routes(limits.max_cached_routes)
         self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
         self.registry = SessionRegistry(QueueLimits(limits.max_queued_messages, limits.max_queued_bytes), self.metrics)
+        self.journal: Journal | None = None
+        """Where persistent state is noted for the store; None: nothing outlives the process."""
         self._live: dict[CertificateKey, list[Client]] = {}
+        self._retained_full_at = -math.inf
         self.connected = 0
         """How many clients are admitted and connected."""
 
@@ -127,6 +147,7 @@ class Engine:
         *,
         clean_start: bool,
         expiry_interval: int,
+        will: Will | None,
         now: float,
     ) -> tuple[Session, bool] | Refused:
         """Return the session of an admitted client and whether it was present before [MQTT-3.2.2-2], or the refusal.
@@ -162,7 +183,7 @@ class Engine:
         if session is None:
             session = self.registry.create(admitted.client_id, peer.identity)
         session.expiry_interval = expiry_interval
-        session.will = None  # A delayed will is not sent when its client is back in time [MQTT-3.1.3-9].
+        session.will = will  # A delayed will is not sent when its client is back in time [MQTT-3.1.3-9].
         self._live.setdefault(peer.certificate, []).append(connection)
         self.connected += 1
         self.metrics.admitted += 1
@@ -192,9 +213,11 @@ class Engine:
                 self.registry.schedule(session, session.will_due_at)
         if session.expiry_interval == 0:
             self._discard(session, now)
-        elif session.expiry_interval != NEVER:
+            return
+        if session.expiry_interval != NEVER:
             session.expires_at = now + session.expiry_interval
             self.registry.schedule(session, session.expires_at)
+        self.note(session, now)
 
     def tick(self, now: float) -> None:
         """Do what has become due; call it about once a second."""
@@ -211,6 +234,7 @@ class Engine:
                 self.registry.schedule(session, session.will_due_at)
             else:
                 self._publish_will(session, will, now)
+                self.note(session, session.expires_at - session.expiry_interval)
         if session.expiry_interval != NEVER:
             if session.expires_at > now:
                 self.registry.schedule(session, session.expires_at)
@@ -219,16 +243,95 @@ class Engine:
 
     def _discard(self, session: Session, now: float) -> None:
         """End *session*: its subscriptions, its queue; a will that still waits is sent now [MQTT-3.1.2-10]."""
-        for topic_filter in session.subscriptions:
-            self.routes.unsubscribe(session, topic_filter)
-        session.subscriptions.clear()
+        for topic_filter in list(session.subscriptions):
+            self.unsubscribe(session, topic_filter)
         self.registry.discard(session)
+        self._forget(session)
+        for shared in list(session.shared_messages()):
+            if shared.share is not None:
+                shared.share.deliver_again(shared.message, now)
         if session.will is not None:
             self._publish_will(session, session.will, now)
 
     def _publish_will(self, session: Session, will: Will, now: float) -> None:
         session.will = None
         self.publish(will.published(now), session, now)
+
+    # The store
+
+    def note(self, session: Session, ended_at: float | None) -> None:
+        """Note the state of *session* for the store, if it outlives its connection or has a will that must.
+
+        *ended_at* is the monotonic time at which its connection ended, None while there is one.
+        """
+        journal = self.journal
+        if journal is None:
+            return
+        if session.expiry_interval > 0:
+            session.journal = journal
+        else:
+            self._forget(session)
+        if session.expiry_interval > 0 or session.will is not None:
+            if session.row == 0:
+                session.row = journal.new_session()
+            journal.save_session(session.row, _session_row(session, ended_at, journal.wall_offset))
+
+    def answer(self, connection: Client, packet: bytes, otherwise: bytes | Otherwise = Otherwise.CLOSE) -> None:
+        """Send *packet* when what it promises is stored; *otherwise* if that fails."""
+        if self.journal is None:
+            connection.reply(packet)
+        else:
+            self.journal.answer(connection, packet, otherwise)
+            if connection.session is not None:
+                self.turn.sessions.add(connection.session)
+
+    def stored(self, now: float) -> None:
+        """Send what waited for the batch that has just been written."""
+        if self.journal is not None:
+            self.turn.sessions.update(self.journal.written(now))
+            self.turn.request()
+
+    def not_stored(self, now: float) -> None:
+        """Refuse what waited for a batch that could not be written."""
+        if self.journal is not None:
+            self.turn.sessions.update(self.journal.not_written(now))
+            self.turn.request()
+
+    def _forget(self, session: Session) -> None:
+        journal, session.journal = self.journal, None
+        if journal is None or session.row == 0:
+            return
+        journal.remove_session(session.row)
+        session.row = 0
+        for delivery in session.deliveries():
+            if isinstance(delivery, PersonalMessage | Released) and delivery.sequence and delivery.message is not None:
+                journal.release(delivery.message)
+
+    # Subscriptions
+
+    def subscribe(self, session: Session, subscription: Subscription) -> bool:
+        """Add or replace *subscription*, shared or not; return whether it existed before."""
+        session.subscriptions[subscription.topic_filter] = subscription
+        if session.journal is not None:
+            session.journal.subscribe(session.row, subscription.topic_filter, _subscription_row(subscription))
+        shared = SharedSubscription.parse(subscription.topic_filter)
+        if shared is None:
+            return self.routes.subscribe(session, subscription) is not None
+        plain = replace(subscription, topic_filter=shared.topic_filter)
+        return self.routes.join(shared.share_name, session, plain)
+
+    def unsubscribe(self, session: Session, topic_filter: str) -> bool:
+        """Take the subscription away; return whether there was one."""
+        if session.subscriptions.pop(topic_filter, None) is None:
+            return False
+        if session.journal is not None:
+            session.journal.unsubscribe(session.row, topic_filter)
+        shared = SharedSubscription.parse(topic_filter)
+        if shared is None:
+            self.routes.unsubscribe(session, topic_filter)
+        else:
+            self.routes.leave(shared.share_name, session, shared.topic_filter)
+        return True
 
     # Messages
 
@@ -240,13 +343,27 @@ class Engine:
         route = self.routes[message.topic]
         if message.retain:
             self.metrics.messages_retained += 1
-            if not self.retained.retain(message.topic.decode(), message):
+            topic_name = message.topic.decode()
+            kept = self.retained.retain(topic_name, message)
+            if self.journal is not None:
+                self.journal.retain(topic_name, message if kept and message.payload else None)
+            if not kept:
                 self.metrics.dropped_queue_full += 1
-                log.warning("retained store is full", code="RETAINED_FULL", client=sender.client_id)
+                if now - self._retained_full_at > _COMPLAINT_PAUSE:
+                    self._retained_full_at = now
+                    log.warning("retained store is full", code="RETAINED_FULL", client=sender.client_id)
         slow = route.deliver(message, sender, now)
         self.turn.routes.add(route)
         self.turn.request()
         return slow
+
+    def publish_own(self, message: Message, now: float) -> None:
+        """Publish a retained message of the broker's own, which is not stored on disk."""
+        self.retained.retain(message.topic.decode(), message)
+        route = self.routes[message.topic]
+        route.deliver(message, None, now)
+        self.turn.routes.add(route)
+        self.turn.request()
 
     # Revocation
 
@@ -266,3 +383,33 @@ class Engine:
     def connections(self) -> list[Client]:
         """Return every admitted connection."""
         return [connection for live in self._live.values() for connection in live]
+
+
+def _session_row(session: Session, ended_at: float | None, wall_offset: float) -> Row:
+    will = session.will
+    will_columns: Row = (None,) * 7
+    if will is not None:
+        message = will.message
+        will_columns = (
+            *(message.topic, message.payload, message.qos, message.retain, message.properties),
+            will.expiry_interval,
+            will.delay,
+        )
+    return (
+        session.client_id,
+        session.owner.uri,
+        session.v5,
+        session.expiry_interval,
+        None if ended_at is None else ended_at + wall_offset,
+        *will_columns,
+    )
+
+
+def _subscription_row(subscription: Subscription) -> Row:
+    return (
+        subscription.qos,
+        subscription.no_local,
+        subscription.retain_as_published,
+        subscription.retain_handling,
+        subscription.identifiers,
+    )

@@ -12,8 +12,7 @@ Rules
 2. A handler answers through `reply`, so that answers leave in order and together.
 3. A packet that the standard forbids raises `PacketError`; the connection turns it into the wire answer.
 
-Does not handle yet: QoS 2 (announced as Maximum QoS 1), shared subscriptions, topic aliases, enhanced authentication;
-each is refused as the standard says.
+Does not handle: enhanced authentication, which is refused as the standard says; the certificate authenticates.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from broker.admission.admission import Admitted
 from broker.admission.refusal import RefusalCode, Refused
 from broker.engine import Client, Engine
 from broker.limits import Limits
-from broker.mqtt.acks import Puback
+from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode
 from broker.mqtt.connect import Connack, Connect, Will
 from broker.mqtt.disconnect import CLIENT_REASONS, Disconnect
-from broker.mqtt.errors import ProtocolError
+from broker.mqtt.errors import MalformedPacket, ProtocolError
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet
 from broker.mqtt.ping import Pingreq
@@ -45,11 +44,19 @@ from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.mqtt.wire import Reader
 from broker.session.session import NEVER, Session
 from broker.session.will import Will as KeptWill
+from broker.store.journal import Otherwise
 
 log = structlog.get_logger("broker")
 
 RECEIVE_MAXIMUM_DEFAULT = 65535
 """What a client that says nothing takes (MQTT 5 §3.1.2.11.3)."""
+
+Refusal = tuple[ReasonCode, str]
+"""Why a PUBLISH or a filter is refused: for the client's program, and in words."""
+
+_UNSTORABLE: Refusal = (ReasonCode.QUOTA_EXCEEDED, "the store cannot be written; try again later")
+_SHOWN = 200
+"""Characters of a topic that a log line or a reason string shows."""
 
 
 def handle(engine: Engine, connection: Client, packet: Packet, now: float) -> None:
@@ -88,19 +95,24 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
             expiry = NEVER  # MQTT 3.1.1 §3.1.2.4 has no other end; the limit below gives it one.
     granted_expiry = min(expiry, engine.limits.max_session_expiry)
     terms = _terms(packet, engine.limits, admitted, keep_alive, None if granted_expiry == expiry else granted_expiry)
-    size = len(Connack(properties=terms).encode(packet.protocol_version))
-    if size > (packet.properties.maximum_packet_size or size):  # [MQTT-3.1.2-24]
+    taken = packet.properties.maximum_packet_size
+    if taken is not None and len(Connack(properties=terms).encode(packet.protocol_version)) > taken:  # [MQTT-3.1.2-24]
         return Refused(
             RefusalCode.UNSUPPORTED,
             ReasonCode.PACKET_TOO_LARGE,
-            f"the client's maximum packet size leaves no room for the CONNACK of {size} bytes",
+            f"the client's maximum packet size of {taken} bytes leaves no room for the CONNACK",
         )
-    opened = engine.open(connection, admitted, clean_start=packet.clean_start, expiry_interval=granted_expiry, now=now)
+    opened = engine.open(
+        connection,
+        admitted,
+        clean_start=packet.clean_start,
+        expiry_interval=granted_expiry,
+        will=None if packet.will is None else _kept_will(packet.will),
+        now=now,
+    )
     if isinstance(opened, Refused):
         return opened
     session, present = opened
-    if packet.will is not None:
-        session.will = _kept_will(packet.will)
     _attach(engine, connection, session, packet, keep_alive, now)
     connection.reply(Connack(ReasonCode.SUCCESS, present, terms).encode(connection.version))
     log.info(
@@ -125,10 +137,9 @@ def _terms(
     return Properties(
         session_expiry_interval=session_expiry,
         receive_maximum=limits.max_inflight,
-        maximum_qos=QoS.AT_LEAST_ONCE,
         maximum_packet_size=limits.max_packet_size,
         assigned_client_identifier=admitted.client_id if admitted.assigned else None,
-        shared_subscription_available=False,
+        topic_alias_maximum=limits.max_topic_alias or None,
         server_keep_alive=keep_alive if keep_alive != packet.keep_alive else None,
     )
 
@@ -142,17 +153,20 @@ def _attach(
     now: float,
 ) -> None:
     asked = packet.properties
-    before = session.v5, session.takes_any_size
+    before = session.v5, session.takes_shared_frames
     session.connect(
         connection,
         v5=packet.protocol_version is ProtocolVersion.V5,
         receive_maximum=min(asked.receive_maximum or RECEIVE_MAXIMUM_DEFAULT, engine.limits.max_inflight),
         maximum_packet_size=asked.maximum_packet_size or 0,
+        topic_alias_maximum=min(asked.topic_alias_maximum or 0, engine.limits.max_topic_alias),
     )
-    if before != (session.v5, session.takes_any_size):
+    if before != (session.v5, session.takes_shared_frames):
         for topic_filter in session.subscriptions:  # Its routes hold it among clients of the other kind.
             engine.routes.invalidate(topic_filter)
+    connection.explains = asked.request_problem_information != 0  # [MQTT-3.1.2-29]
     connection.admitted(session, keep_alive, now)
+    engine.note(session, None)
 
 
 def _unsupported(packet: Connect, limits: Limits) -> Refused | None:
@@ -161,10 +175,6 @@ def _unsupported(packet: Connect, limits: Limits) -> Refused | None:
             RefusalCode.UNSUPPORTED,
             ReasonCode.BAD_AUTHENTICATION_METHOD,
             "enhanced authentication is not supported: the certificate authenticates",
-        )
-    if packet.will is not None and packet.will.qos > QoS.AT_LEAST_ONCE:
-        return Refused(  # [MQTT-3.2.2-12]
-            RefusalCode.UNSUPPORTED, ReasonCode.QOS_NOT_SUPPORTED, "the will's QoS is over 1"
         )
     if packet.will is not None and packet.will.topic.count("/") >= limits.max_topic_levels:
         return Refused(
@@ -192,21 +202,22 @@ def _kept_will(will: Will) -> KeptWill:
 
 def publish(engine: Engine, connection: Client, session: Session, packet: Publish, now: float) -> None:
     """Route a message that is permitted; acknowledge it at QoS 1. The slow twin of the loop in `broker.connection`."""
-    if packet.qos > QoS.AT_LEAST_ONCE:  # [MQTT-3.2.2-11]
-        raise ProtocolError("QoS 2 is not supported", ReasonCode.QOS_NOT_SUPPORTED)
-    if packet.properties.topic_alias is not None:  # [MQTT-3.3.2-9]: we announced a Topic Alias Maximum of 0.
-        raise ProtocolError("topic aliases were not offered", ReasonCode.TOPIC_ALIAS_INVALID)
     if packet.properties.subscription_identifiers:  # [MQTT-3.3.4-6]
         raise ProtocolError("a client does not send a subscription identifier")
-    check_topic_name(packet.topic)
+    topic = packet.topic.encode()
+    if packet.properties.topic_alias is not None:
+        topic = connection.topic_of_alias(packet.properties.topic_alias, topic)
+    topic_name = check_topic_name(topic.decode())
     engine.metrics.messages_received += 1
-    reason = ReasonCode.SUCCESS
-    if packet.topic.count("/") >= engine.limits.max_topic_levels:
-        reason = ReasonCode.TOPIC_NAME_INVALID
-    elif not engine.admission.permissions(session.owner).may_publish(packet.topic):
-        reason = ReasonCode.NOT_AUTHORIZED
-    if reason is ReasonCode.SUCCESS:
-        topic = packet.topic.encode()
+    if packet.qos is QoS.EXACTLY_ONCE and packet.packet_id is not None and _seen(engine, session, packet.packet_id):
+        # Sent again: it was routed already.
+        engine.answer(connection, Pubrec(packet.packet_id).encode(connection.version))
+        return
+    if packet.packet_id is not None and engine.journal is not None and engine.journal.failed:
+        _refuse_unstorable(connection, session, packet, now)
+        return
+    refusal = _refuse_topic(engine, session, topic_name)
+    if refusal is None:
         connection.allow(topic)
         message = Message(
             topic,
@@ -220,17 +231,77 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
         if slow is not None:
             connection.hold(slow, now)
     else:
-        _denied(engine, connection, session, packet.topic, reason)
+        engine.metrics.publishes_denied += 1
+        connection.complain("publish denied", code=refusal[0].name, topic=topic_name[:_SHOWN])
     if packet.packet_id is not None:
-        # MQTT 3.1.1 cannot say no: the message is acknowledged and goes nowhere (3.1.1 §3.3.5.2).
-        connection.reply(Puback(packet.packet_id, reason).encode(connection.version))
+        exactly_once = packet.qos is QoS.EXACTLY_ONCE
+        _acknowledge(engine, connection, session, packet.packet_id, refusal, exactly_once=exactly_once)
 
 
-def _denied(engine: Engine, connection: Client, session: Session, topic_name: str, reason: ReasonCode) -> None:
-    engine.metrics.publishes_denied += 1
-    log.warning(
-        "publish denied", code=reason.name, topic=topic_name[:200], client=session.client_id, address=connection.address
-    )
+def _refuse_topic(engine: Engine, session: Session, topic_name: str) -> Refusal | None:
+    if topic_name.count("/") >= engine.limits.max_topic_levels:
+        return ReasonCode.TOPIC_NAME_INVALID, f"more than {engine.limits.max_topic_levels} levels"
+    if not engine.admission.permissions(session.owner).may_publish(topic_name):
+        return ReasonCode.NOT_AUTHORIZED, f"{session.owner.name} may not publish to {topic_name[:_SHOWN]!r}"
+    return None
+
+
+def _acknowledge(
+    engine: Engine, connection: Client, session: Session, packet_id: int, refusal: Refusal | None, *, exactly_once: bool
+) -> None:
+    """Answer a PUBLISH when what it changed is stored; see `broker.store.journal` for what happens if it cannot be."""
+    v5 = connection.version is ProtocolVersion.V5
+    kind = Pubrec if exactly_once else Puback
+    # MQTT 3.1.1 cannot say no: a message that is not permitted is acknowledged and goes nowhere (3.1.1 §3.3.5.2).
+    refused = v5 and refusal is not None
+    otherwise: bytes | Otherwise = Otherwise.CLOSE
+    if exactly_once and not refused:
+        session.note_incoming(packet_id, known=True)
+        otherwise = Otherwise.WAIT
+    elif v5:
+        otherwise = kind(packet_id, ReasonCode.QUOTA_EXCEEDED).encode(connection.version)
+    engine.answer(connection, _explained(connection, session, kind(packet_id), refusal), otherwise)
+
+
+def _explained(
+    connection: Client, session: Session, packet: Puback | Pubrec | Suback, refusal: Refusal | None
+) -> bytes:
+    """Return *packet* with the reason of *refusal*, in words where the client asks for them and takes that many bytes.
+
+    A SUBACK has its reason codes already.
+    """
+    version = connection.version
+    if refusal is None or version is not ProtocolVersion.V5:
+        return packet.encode(version)
+    reason, text = refusal
+    if not isinstance(packet, Suback):
+        packet = replace(packet, reason_code=reason)
+    if connection.explains:
+        explained = replace(packet, properties=Properties(reason_string=f"{reason.name}: {text}")).encode(version)
+        if not 0 < session.maximum_packet_size < len(explained):  # [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.9.2-1]
+            return explained
+    return packet.encode(version)
+
+
+def _seen(engine: Engine, session: Session, packet_id: int) -> bool:
+    """Say whether a QoS 2 message was routed before; raise `ProtocolError` if there are too many open exchanges."""
+    incoming = session.incoming
+    if incoming is None:
+        return False
+    if packet_id in incoming:
+        return True
+    if len(incoming) >= engine.limits.max_inflight:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
+        raise ProtocolError("more QoS 2 messages than the receive maximum", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
+    return False
+
+
+def _refuse_unstorable(connection: Client, session: Session, packet: Publish, now: float) -> None:
+    """Refuse a message while the store cannot be written: nothing is acknowledged that is not stored (D6)."""
+    if connection.version is not ProtocolVersion.V5 or packet.packet_id is None:
+        session.unanswered(now)
+        return
+    kind = Pubrec if packet.qos is QoS.EXACTLY_ONCE else Puback
+    connection.reply(_explained(connection, session, kind(packet.packet_id), _UNSTORABLE))
 
 
 def _forwarded(properties: Properties, owner: Owner) -> bytes:
@@ -253,62 +324,119 @@ def puback(engine: Engine, _connection: Client, session: Session, packet: Puback
     engine.turn.sessions.add(session)
 
 
+def pubrec(engine: Engine, connection: Client, session: Session, packet: Pubrec, now: float) -> None:
+    """Answer with PUBREL, or let go of a message that the client refuses (MQTT 5 §4.3.3)."""
+    failed = packet.reason_code.is_failure
+    known = session.received(packet.packet_id, now, failed=failed)
+    engine.turn.sessions.add(session)
+    if not failed:
+        reason = ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+        answer = Pubrel(packet.packet_id, reason).encode(connection.version)
+        if session.journal is not None and known:
+            session.journal.send(connection, answer)
+        else:
+            connection.reply(answer)
+
+
+def pubrel(engine: Engine, connection: Client, session: Session, packet: Pubrel, _now: float) -> None:
+    """Forget the packet identifier of a QoS 2 message from the client."""
+    known = session.incoming is not None and packet.packet_id in session.incoming
+    if known:
+        session.note_incoming(packet.packet_id, known=False)
+    reason = ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+    engine.answer(connection, Pubcomp(packet.packet_id, reason).encode(connection.version))
+
+
+def pubcomp(engine: Engine, _connection: Client, session: Session, packet: Pubcomp, now: float) -> None:
+    """Let go of the packet identifier, and send what waited for its place."""
+    session.completed(packet.packet_id, now)
+    engine.turn.sessions.add(session)
+
+
 def subscribe(engine: Engine, connection: Client, session: Session, packet: Subscribe, now: float) -> None:
     """Grant or refuse each filter, then send the retained messages of those granted."""
+    _check_answer_fits(session, Suback(packet.packet_id, (ReasonCode.SUCCESS,) * len(packet.requests)))
     identifiers = b"".join(encode_identifier(each) for each in packet.properties.subscription_identifiers)
-    reasons = []
+    reasons: list[ReasonCode] = []
     wanted: list[Subscription] = []
+    first_refusal = None
     for request in packet.requests:
-        reason = _judge(engine, connection, session, request)
-        if reason.is_failure:
+        refusal = _refuse_filter(engine, session, request)
+        if refusal is not None:
+            first_refusal = first_refusal or refusal
             engine.metrics.subscriptions_denied += 1
-            log.warning(
-                "subscription denied", code=reason.name, topic_filter=request.filter[:200], client=session.client_id
-            )
+            connection.complain("subscription denied", code=refusal[0].name, topic_filter=request.filter[:_SHOWN])
+            v5 = connection.version is ProtocolVersion.V5
+            reasons.append(refusal[0] if v5 else ReasonCode.UNSPECIFIED_ERROR)  # 3.1.1 knows 0x80.
         else:
             subscription = Subscription(
                 request.filter,
-                min(request.qos, QoS.AT_LEAST_ONCE),
+                request.qos,
                 request.no_local,
                 request.retain_as_published,
                 request.retain_handling,
                 identifiers,
             )
-            existed = engine.routes.subscribe(session, subscription) is not None
-            session.subscriptions[request.filter] = subscription
-            if request.retain_handling == 0 or (request.retain_handling == 1 and not existed):
+            existed = engine.subscribe(session, subscription)
+            shared = SharedSubscription.parse(request.filter) is not None  # Gets no retained messages (§4.8.2).
+            if not shared and (request.retain_handling == 0 or (request.retain_handling == 1 and not existed)):
                 wanted.append(subscription)
-        reasons.append(reason)
-    connection.reply(Suback(packet.packet_id, tuple(reasons)).encode(connection.version))
+            reasons.append(ReasonCode(request.qos))
+    suback = _explained(connection, session, Suback(packet.packet_id, tuple(reasons)), first_refusal)
+    if session.journal is None or session.journal.failed:  # Nothing of it is to be stored.
+        connection.reply(suback)
+    else:
+        engine.answer(connection, suback)
     for subscription in wanted:
         for message in engine.retained.find(subscription.topic_filter, now):
             session.deliver(message, subscription, now, retained=True)
 
 
-def _judge(engine: Engine, connection: Client, session: Session, request: SubscriptionRequest) -> ReasonCode:
-    v5 = connection.version is ProtocolVersion.V5
-    if v5 and SharedSubscription.parse(request.filter) is not None:  # Before MQTT 5 it is a filter like any other.
-        reason = ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
-    elif request.filter.count("/") >= engine.limits.max_topic_levels:
-        reason = ReasonCode.TOPIC_FILTER_INVALID
-    elif not engine.admission.permissions(session.owner).may_subscribe(request.filter):
-        reason = ReasonCode.NOT_AUTHORIZED
-    elif len(session.subscriptions) >= engine.limits.max_subscriptions and request.filter not in session.subscriptions:
-        reason = ReasonCode.QUOTA_EXCEEDED
-    else:
-        return ReasonCode(min(request.qos, QoS.AT_LEAST_ONCE))
-    return reason if v5 else ReasonCode.UNSPECIFIED_ERROR  # 3.1.1 knows 0x80.
+def _check_answer_fits(session: Session, answer: Suback | Unsuback) -> None:
+    """Raise `ProtocolError` where the client asks for more than it takes in an answer, which grows with the filters."""
+    size = session.maximum_packet_size
+    if size and len(answer.encode(ProtocolVersion.V5)) > size:  # [MQTT-3.1.2-24]
+        raise ProtocolError(
+            f"the answer to so many topic filters exceeds your maximum packet size of {size} bytes",
+            ReasonCode.PACKET_TOO_LARGE,
+        )
 
 
-def unsubscribe(engine: Engine, connection: Client, session: Session, packet: Unsubscribe, _now: float) -> None:
+def _refuse_filter(engine: Engine, session: Session, request: SubscriptionRequest) -> Refusal | None:
+    limits = engine.limits
+    try:
+        shared = SharedSubscription.parse(request.filter)
+    except MalformedPacket as error:  # Before MQTT 5 it only looks like one, and is no error of the packet.
+        return ReasonCode.TOPIC_FILTER_INVALID, str(error)
+    topic_filter = request.filter if shared is None else shared.topic_filter
+    if request.filter.count("/") >= limits.max_topic_levels:
+        return ReasonCode.TOPIC_FILTER_INVALID, f"more than {limits.max_topic_levels} levels"
+    if not engine.admission.permissions(session.owner).may_subscribe(topic_filter):
+        return ReasonCode.NOT_AUTHORIZED, f"{session.owner.name} may not subscribe to {request.filter[:_SHOWN]!r}"
+    if len(session.subscriptions) >= limits.max_subscriptions and request.filter not in session.subscriptions:
+        return ReasonCode.QUOTA_EXCEEDED, f"a session has {limits.max_subscriptions} subscriptions at most"
+    return _UNSTORABLE if session.journal is not None and session.journal.failed else None
+
+
+def unsubscribe(engine: Engine, connection: Client, session: Session, packet: Unsubscribe, now: float) -> None:
     """Take the subscriptions away."""
-    reasons = []
-    for topic_filter in packet.filters:
-        existed = session.subscriptions.pop(topic_filter, None) is not None
-        if existed:
-            engine.routes.unsubscribe(session, topic_filter)
-        reasons.append(ReasonCode.SUCCESS if existed else ReasonCode.NO_SUBSCRIPTION_EXISTED)
-    connection.reply(Unsuback(packet.packet_id, tuple(reasons)).encode(connection.version))
+    _check_answer_fits(session, Unsuback(packet.packet_id, (ReasonCode.SUCCESS,) * len(packet.filters)))
+    if session.journal is not None and session.journal.failed:
+        if connection.version is ProtocolVersion.V5:
+            reasons = (ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR,) * len(packet.filters)
+            connection.reply(Unsuback(packet.packet_id, reasons).encode(connection.version))
+        else:
+            session.unanswered(now)
+        return
+    reasons = tuple(
+        ReasonCode.SUCCESS if engine.unsubscribe(session, topic_filter) else ReasonCode.NO_SUBSCRIPTION_EXISTED
+        for topic_filter in packet.filters
+    )
+    unsuback = Unsuback(packet.packet_id, reasons).encode(connection.version)
+    if session.journal is None:
+        connection.reply(unsuback)
+    else:
+        engine.answer(connection, unsuback)
 
 
 def pingreq(_engine: Engine, connection: Client, _session: Session, _packet: Pingreq, _now: float) -> None:
@@ -331,6 +459,9 @@ def disconnect(engine: Engine, connection: Client, session: Session, packet: Dis
 _HANDLERS: dict[type[Any], Callable[[Engine, Client, Session, Any, float], None]] = {
     Publish: publish,
     Puback: puback,
+    Pubrec: pubrec,
+    Pubrel: pubrel,
+    Pubcomp: pubcomp,
     Subscribe: subscribe,
     Unsubscribe: unsubscribe,
     Pingreq: pingreq,

@@ -17,6 +17,8 @@ class Limits:
 
     max_packet_size: Annotated[int, Field(ge=256, le=268_435_460)] = 1024 * 1024
     """Largest packet accepted; said to MQTT 5 clients in CONNACK."""
+    max_connect_size: Annotated[int, Field(ge=1024, le=268_435_460)] = 128 * 1024
+    """Largest packet accepted from a stranger: a CONNECT with a will of the greatest length fits."""
     max_connections: Count = 100_000
     max_unadmitted: Count = 2_000
     """Connections that have not been admitted yet: handshakes in progress and strangers."""
@@ -28,6 +30,8 @@ class Limits:
     """Unsent bytes to one client; beyond it, QoS 0 messages to it are dropped and its packets are not read."""
     max_inflight: Annotated[int, Field(ge=1, le=65535)] = 1024
     """Unacknowledged QoS 1 messages to one client, if it does not ask for fewer."""
+    max_topic_alias: Annotated[int, Field(ge=0, le=65535)] = 32
+    """Topic Aliases of one connection, each way."""
     max_queued_messages: Count = 10_000
     max_queued_bytes: Count = 16 * 1024 * 1024
     max_instances: Count = 1000

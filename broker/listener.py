@@ -13,10 +13,10 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import socket
 import ssl
+from enum import Enum
 
 import structlog
 
@@ -24,7 +24,10 @@ from broker.admission.refusal import RefusalCode
 from broker.connection import ClientConnection
 from broker.engine import Engine
 from broker.poller import Poller
-from broker.transport import TlsTransport
+from broker.transport import Secure, TlsTransport
+from broker.unsafe_plain import UnsafePeer, UnsafePlainSocket
+from broker.websocket import WebSocket
+from provisioning.pki.identity import Identity
 
 log = structlog.get_logger("broker")
 
@@ -34,18 +37,38 @@ _PAUSE = 1.0
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class Listener:
-    """An mTLS listener on one address."""
+class Speaks(Enum):
+    """What is spoken on a listener."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, engine: Engine, context: ssl.SSLContext) -> None:
+    MQTT = "mqtts"
+    WEBSOCKET = "wss"
+    UNSAFE_PLAIN = "mqtt"
+
+
+class Listener:
+    """One listening address."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        engine: Engine,
+        poller: Poller,
+        context: ssl.SSLContext,
+        speaks: Speaks = Speaks.MQTT,
+        unsafe_identity: Identity | None = None,
+    ) -> None:
+        """Serve with *context*; *unsafe_identity* is whom the clients of a plain listener are taken for."""
         self._loop = loop
         self._engine = engine
+        self._poller = poller
+        self._speaks = speaks
+        self._unsafe_identity = unsafe_identity
         self.context = context
-        self._poller = Poller(loop, engine.turn)
         self._socket: socket.socket | None = None
+        self.url = ""
 
-    def open(self, host: str, port: int) -> int:
-        """Listen on *host* and *port* (0: any free one); return the port. Raises `OSError`."""
+    def open(self, host: str, port: int) -> None:
+        """Listen on *host* and *port* (0: any free one); `url` says where. Raises `OSError`."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -58,7 +81,8 @@ class Listener:
             raise
         self._socket = listening
         self._loop.add_reader(listening.fileno(), self._accept)
-        return int(listening.getsockname()[1])
+        bound = listening.getsockname()[1]
+        self.url = f"{self._speaks.value}://{f'[{host}]' if ':' in host else host}:{bound}"
 
     def stop_accepting(self) -> None:
         """Close the listening socket; connections stay."""
@@ -67,22 +91,13 @@ class Listener:
             self._socket.close()
             self._socket = None
 
-    async def drained(self, patience: float) -> None:
-        """Wait until every connection has closed, *patience* seconds at most; then close everything."""
-        self._poller.empty.clear()
-        if len(self._poller):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poller.empty.wait(), patience)
-        self._poller.abort()
-        self._poller.close()
-
     def _accept(self) -> None:
         engine, limits = self._engine, self._engine.limits
         for _ in range(_ACCEPTS_A_TURN):
             if self._socket is None:
                 return
             try:
-                accepted, _address = self._socket.accept()
+                accepted, address = self._socket.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -96,7 +111,7 @@ class Listener:
                 engine.metrics.refused[RefusalCode.TOO_MANY_CONNECTIONS] += 1
                 accepted.close()
                 continue
-            self._serve(accepted)
+            self._serve(accepted, address[:2])
 
     def _pause(self, error: OSError) -> None:
         """Accept nobody for a moment: the loop would call again at once, and again, for as long as nothing is free."""
@@ -109,22 +124,30 @@ class Listener:
         if self._socket is not None:
             self._loop.add_reader(self._socket.fileno(), self._accept)
 
-    def _serve(self, accepted: socket.socket) -> None:
+    def _serve(self, accepted: socket.socket, address: tuple[str, int]) -> None:
         engine = self._engine
+        secure: Secure
         try:
             accepted.setblocking(False)
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            transport = TlsTransport(
-                self._loop,
-                accepted,
-                self.context,
-                engine.metrics,
-                self._poller,
-                engine.turn,
-                engine.limits.max_backlog,
-            )
+            if self._speaks is Speaks.UNSAFE_PLAIN:
+                secure = UnsafePlainSocket(fileno=accepted.detach())
+            else:
+                secure = self.context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
         except OSError:  # The peer has gone between accept and here.
             accepted.close()
             return
-        transport.start(ClientConnection(engine, transport, self._loop.time()))
+        transport = TlsTransport(
+            self._loop, secure, address, engine.metrics, self._poller, engine.turn, engine.limits.max_backlog
+        )
+        if self._speaks is Speaks.WEBSOCKET:
+            websocket = WebSocket(transport, engine.metrics)
+            websocket.serve(ClientConnection(engine, websocket, self._loop.time()))
+            transport.start(websocket)
+            return
+        connection = ClientConnection(engine, transport, self._loop.time())
+        if self._speaks is Speaks.UNSAFE_PLAIN and self._unsafe_identity is not None:
+            transport.start(UnsafePeer(connection, self._unsafe_identity))
+        else:
+            transport.start(connection)

@@ -19,6 +19,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 from asyncio import AbstractEventLoop
 from typing import Protocol
@@ -43,6 +44,9 @@ class Watched(Protocol):
     def on_writable(self) -> None:
         """Write: the socket takes bytes again."""
 
+    def close(self) -> None:
+        """Write what is left, and close."""
+
     def abort(self) -> None:
         """Close at once."""
 
@@ -50,15 +54,14 @@ class Watched(Protocol):
 class Poller:
     """The epoll set."""
 
-    __slots__ = ("_epoll", "_loop", "_turn", "_watched", "empty")
+    __slots__ = ("_empty", "_epoll", "_loop", "_turn", "_watched")
 
     def __init__(self, loop: AbstractEventLoop, turn: Turn) -> None:
         self._loop = loop
         self._turn = turn
         self._epoll = select.epoll()
         self._watched: dict[int, Watched] = {}
-        self.empty = asyncio.Event()
-        """Set whenever the last transport has gone."""
+        self._empty = asyncio.Event()
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def watch(self, descriptor: int, transport: Watched, events: int) -> None:
@@ -75,7 +78,7 @@ class Poller:
         if self._watched.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
             if not self._watched:
-                self.empty.set()
+                self._empty.set()
 
     def __len__(self) -> int:
         """Return how many transports there are."""
@@ -85,6 +88,17 @@ class Poller:
         """Close every transport at once."""
         for transport in list(self._watched.values()):
             transport.abort()
+
+    async def drained(self, patience: float) -> None:
+        """Close every transport politely, wait *patience* seconds at most until all are gone, then close the rest."""
+        self._empty.clear()
+        for transport in list(self._watched.values()):
+            transport.close()
+        if self._watched:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), patience)
+        self.abort()
+        self.close()
 
     def close(self) -> None:
         """Give the epoll set back."""

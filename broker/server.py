@@ -12,6 +12,7 @@ import gc
 import signal
 import ssl
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,23 @@ from broker.admission.refusal import RefusalCode
 from broker.config import BrokerConfig
 from broker.credentials import BrokerCredential, CredentialError, Enrolment, read_certificate
 from broker.engine import Engine
-from broker.listener import Listener
+from broker.listener import Listener, Speaks
 from broker.mqtt.codes import ReasonCode
+from broker.poller import Poller
+from broker.recovery import recover
 from broker.revocation_feed import RevocationFeed
-from provisioning.pki.identity import InvalidIdentity, identity_of
+from broker.store.sqlite import SqliteStore
+from broker.sys_topics import INTERVAL, SysTopics
+from provisioning.pki.identity import InvalidIdentity, identity_of, parse_uri
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, server_context
 
 log = structlog.get_logger("broker")
 
 _TICK = 1.0
+_COLLECT_SECONDS = 600.0
+_YOUNG_OBJECTS = 2_000
+"""Objects after which the young ones are looked at: about 0.1 ms, where the 50,000 that were tried cost 10 ms."""
 _FEED_PATIENCE = 10.0
 _STOP_PATIENCE = 3.0
 
@@ -57,32 +65,31 @@ class BrokerServer:
             loop.add_signal_handler(number, self._stop.set)
         files = await self._own_credential()
         engine = Engine(self._admission(files.certificate), self._config.limits, loop.call_soon, loop.time())
-        listener = Listener(loop, engine, self._context(files))
-        try:
-            port = listener.open(self._config.host, self._config.port)
-        except OSError as error:
-            raise ListenError(
-                f"{self._config.host} port {self._config.port} cannot be listened on: {error.strerror}"
-            ) from error
+        store = self._open_store(engine, loop) if self._config.persistence else None
+        poller = Poller(loop, engine.turn)
+        listeners = self._listen(loop, engine, poller, self._context(files))
         # The data path allocates much and drops it at once; what lives long is frozen, and rarely looked at.
         gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
+        gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
         stopped = asyncio.create_task(self._stop.wait())
         tasks: list[asyncio.Task[Any]] = [stopped, asyncio.create_task(_tick(engine))]
+        tasks.append(asyncio.create_task(_sys_topics(engine)))
         feed = None
         if self._config.provisioning is not None:
             feed = RevocationFeed(engine, self._config.provisioning, self._config.cafile, files, loop.time)
             tasks.append(asyncio.create_task(feed.run()))
         if self._credential is not None:
-            tasks.append(asyncio.create_task(self._renewals(self._credential, listener)))
-        tasks.append(asyncio.create_task(self._announce(port, feed)))
+            tasks.append(asyncio.create_task(self._renewals(self._credential, listeners)))
+        tasks.append(asyncio.create_task(self._announce(listeners, feed)))
         try:
             await _first_failure(tasks, stopped)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._shut_down(engine, listener)
+            await self._shut_down(engine, poller, listeners)
+            if store is not None:
+                store.close()
 
     async def _own_credential(self) -> CredentialFiles:
         config = self._config
@@ -101,6 +108,18 @@ class BrokerServer:
         self._credential = BrokerCredential(config.state_dir, enrolment)
         await self._credential.ensure()
         return self._credential.files
+
+    def _open_store(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> SqliteStore:
+        store = SqliteStore(self._config.state_dir / "broker.db")
+        journal = recover(engine, store, loop.time(), time.time())
+        store.attach(
+            journal,
+            loop,
+            on_written=lambda: engine.stored(loop.time()),
+            on_failure=lambda: engine.not_stored(loop.time()),
+        )
+        engine.turn.after = store.begin
+        return store
 
     def _context(self, files: CredentialFiles) -> ssl.SSLContext:
         return server_context(
@@ -121,25 +140,50 @@ class BrokerServer:
         freshness = Freshness(self._config.revocation_grace, always_acceptable=self._config.provisioning is None)
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
-        return Admission(RevocationIndex(), freshness, DEFAULT_POLICY, trust_domain)
+        return Admission(RevocationIndex(), freshness, DEFAULT_POLICY, trust_domain, self._config.any_client_id)
 
-    async def _renewals(self, credential: BrokerCredential, listener: Listener) -> None:
+    def _listen(
+        self, loop: asyncio.AbstractEventLoop, engine: Engine, poller: Poller, context: ssl.SSLContext
+    ) -> list[Listener]:
+        config = self._config
+        wanted = [(Speaks.MQTT, config.port), (Speaks.WEBSOCKET, config.websocket_port)]
+        identity = None
+        if config.unsafe_plain_port is not None and config.unsafe_plain_identity is not None:
+            wanted.append((Speaks.UNSAFE_PLAIN, config.unsafe_plain_port))
+            identity = parse_uri(config.unsafe_plain_identity)
+            log.warning("a listener without TLS is open", code="UNSAFE_PLAIN", identity=identity.uri)
+        listeners = []
+        for speaks, port in wanted:
+            if port is None:
+                continue
+            listener = Listener(loop, engine, poller, context, speaks, identity)
+            host = "127.0.0.1" if speaks is Speaks.UNSAFE_PLAIN else config.host
+            try:
+                listener.open(host, port)
+            except OSError as error:
+                raise ListenError(f"{host} port {port} cannot be listened on: {error.strerror}") from error
+            listeners.append(listener)
+        return listeners
+
+    async def _renewals(self, credential: BrokerCredential, listeners: list[Listener]) -> None:
         while True:
             await credential.until_renewed()
-            listener.context = self._context(credential.files)
+            context = self._context(credential.files)
+            for listener in listeners:
+                listener.context = context
 
-    async def _announce(self, port: int, feed: RevocationFeed | None) -> None:
+    async def _announce(self, listeners: list[Listener], feed: RevocationFeed | None) -> None:
         if feed is not None:
             try:
                 await asyncio.wait_for(feed.current.wait(), _FEED_PATIENCE)
             except TimeoutError:
                 log.warning("nobody is admitted until the revocation feed can be read", code="FEED_LOST")
-        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
-        sys.stdout.write(f"fleet-broker ready mqtts://{host}:{port}\n")
+        sys.stdout.write(f"fleet-broker ready {' '.join(listener.url for listener in listeners)}\n")
         sys.stdout.flush()
 
-    async def _shut_down(self, engine: Engine, listener: Listener) -> None:
-        listener.stop_accepting()
+    async def _shut_down(self, engine: Engine, poller: Poller, listeners: list[Listener]) -> None:
+        for listener in listeners:
+            listener.stop_accepting()
         now = asyncio.get_running_loop().time()
         for connection in engine.connections():
             connection.disconnect(
@@ -149,14 +193,31 @@ class BrokerServer:
                 now,
                 publish_will=False,
             )
-        await listener.drained(_STOP_PATIENCE)
+        await poller.drained(_STOP_PATIENCE)
 
 
 async def _tick(engine: Engine) -> None:
     loop = asyncio.get_running_loop()
+    collected = loop.time()
     while True:
         await asyncio.sleep(_TICK)
-        engine.tick(loop.time())
+        now = loop.time()
+        engine.tick(now)
+        # What has survived a second is a connection, a session, a route: not looked at again until the next full
+        # collection, which stops everybody for some tens of milliseconds and so is rare.
+        if now - collected > _COLLECT_SECONDS:
+            collected = now
+            gc.unfreeze()
+            gc.collect()
+        gc.freeze()
+
+
+async def _sys_topics(engine: Engine) -> None:
+    loop = asyncio.get_running_loop()
+    topics = SysTopics(engine, loop.time())
+    while True:
+        topics.publish(loop.time())
+        await asyncio.sleep(INTERVAL)
 
 
 async def _first_failure(tasks: list[asyncio.Task[Any]], stopped: asyncio.Task[bool]) -> None:

@@ -19,8 +19,9 @@ Rules
 1. A refusal is polite: what was written (the alert, the CONNACK, the DISCONNECT) is followed by a shut-down of the
    write side, and what the peer still sends is read and thrown away for a moment. Closing with unread bytes would make
    the kernel reset the connection, and the reason with it.
-2. The backlog is bounded. Beyond the bound QoS 0 messages are dropped and counted, and the peer is not read: it must
-   take its answers before it may ask more.
+2. The backlog is bounded. Beyond the bound the transport is *choked*: QoS 0 messages are dropped and counted, the
+   session keeps the others in its own bounded queue, and the peer is not read: it must take its answers before it may
+   ask more.
 3. Whatever happens to the socket ends in `_close`, once.
 
 Does not handle: what the bytes mean, deadlines (`broker.connection` files them), who may connect.
@@ -36,7 +37,7 @@ import sys
 from asyncio import AbstractEventLoop, TimerHandle
 from datetime import UTC, datetime
 from enum import Enum, auto
-from typing import Protocol
+from typing import Literal, Protocol
 
 from broker.admission.refusal import RefusalCode
 from broker.metrics import Metrics
@@ -67,6 +68,44 @@ class Receiver(Protocol):
     def lost(self, code: str, now: float, detail: str = "") -> None:
         """Take note that the peer is gone."""
 
+    def choke(self) -> None:
+        """Take note that too much is unsent."""
+
+    def unchoke(self, now: float) -> None:
+        """Take note that the peer takes what is sent again."""
+
+
+class Secure(Protocol):
+    """The socket under a transport: an `ssl.SSLSocket`, or for test tools one that only looks like it."""
+
+    @property
+    def session_reused(self) -> bool | None:
+        """Whether the TLS session was resumed."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake."""
+
+    def getpeercert(self, *, binary_form: Literal[True]) -> bytes | None:
+        """Return the peer's certificate."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Read."""
+
+    def send(self, data: bytes | bytearray | memoryview, /) -> int:
+        """Write."""
+
+    def shutdown(self, how: int, /) -> None:
+        """Shut down one side."""
+
+    def unwrap(self) -> object:
+        """Close TLS."""
+
+    def close(self) -> None:
+        """Close the socket."""
+
 
 class _State(Enum):
     HANDSHAKE = auto()
@@ -96,23 +135,24 @@ class TlsTransport:
         "_state",
         "_timer",
         "_turn",
+        "choked",
     )
 
     def __init__(
         self,
         loop: AbstractEventLoop,
-        accepted: socket.socket,
-        context: ssl.SSLContext,
+        secure: Secure,
+        address: tuple[str, int],
         metrics: Metrics,
         poller: Poller,
         turn: Turn,
         max_backlog: int,
     ) -> None:
-        """Take over the non-blocking socket *accepted*; raise `OSError` if it is gone already."""
+        """Take over the non-blocking socket *secure*, whose handshake has not been made, from the peer's *address*."""
         self._loop = loop
-        host, self._port = accepted.getpeername()[:2]
-        self._host = sys.intern(host)  # A fleet comes from few addresses.
-        self._socket = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
+        self._host = sys.intern(address[0])  # A fleet comes from few addresses.
+        self._port = address[1]
+        self._socket = secure
         self._fd = self._socket.fileno()
         self._metrics = metrics
         self._poller = poller
@@ -121,6 +161,8 @@ class TlsTransport:
         self._max_backlog = max_backlog
         self._receiver: Receiver | None = None
         self._backlog: bytearray | None = None
+        self.choked = False
+        """Whether the backlog is over its bound: the peer is not read, and QoS 0 messages to it are dropped."""
         self._state = _State.HANDSHAKE
         self._timer: TimerHandle | None = None
         self._events = 0
@@ -181,7 +223,7 @@ class TlsTransport:
         for _ in range(_READS_A_TURN):
             try:
                 data = self._socket.recv(RECORD)
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
                 return
             except (ssl.SSLError, OSError) as error:
                 receiver.lost("CONNECTION_LOST", now, tls_reason(error))
@@ -213,13 +255,11 @@ class TlsTransport:
             return
         backlog = self._backlog
         if backlog is not None:
-            if len(backlog) > self._max_backlog:  # Rare: a client that does not keep up.
-                kept = [packet for packet in packets if packet[0] & _RETAIN_BIT != _QOS0_PUBLISH]
-                self._metrics.dropped_slow_consumer += len(packets) - len(kept)
-                packets = kept
-                self._pause_reading()
+            if self.choked:  # Rare: a client that does not keep up.
+                packets = without_qos0(packets, self._metrics)
             for packet in packets:
                 backlog += packet
+            self._choke_if_long(backlog)
             return
         data = packets[0] if len(packets) == 1 else b"".join(packets)
         metrics = self._metrics
@@ -228,7 +268,7 @@ class TlsTransport:
         if size <= RECORD:  # Best case: one record, one system call, all of it.
             try:
                 sent = self._socket.send(data)
-            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
                 sent = 0
             except (ssl.SSLError, OSError) as error:
                 self._fail(error)
@@ -237,8 +277,23 @@ class TlsTransport:
         else:
             sent = self._send(data)
         if sent < size and self._state is _State.OPEN:
-            self._backlog = bytearray(data[sent:] if sent else data)
+            backlog = self._backlog = bytearray(data[sent:] if sent else data)
             self._start_writing()
+            self._choke_if_long(backlog)
+
+    def _choke_if_long(self, backlog: bytearray) -> None:
+        if len(backlog) > self._max_backlog and not self.choked:
+            self.choked = True
+            self._pause_reading()
+            if self._receiver is not None:
+                self._receiver.choke()
+
+    def _unchoke(self) -> None:
+        self.choked = False
+        if not self._held:
+            self._resume_reading()
+        if self._receiver is not None:
+            self._receiver.unchoke(self._loop.time())
 
     def _send(self, data: bytes | bytearray) -> int:
         """Write as much of *data* as the socket takes; return how many bytes."""
@@ -249,7 +304,7 @@ class TlsTransport:
             while sent < size:
                 with memoryview(data)[sent:] as rest:
                     sent += self._socket.send(rest)
-        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
             pass
         except (ssl.SSLError, OSError) as error:
             self._fail(error)
@@ -279,16 +334,15 @@ class TlsTransport:
                 return
             del backlog[:sent]
             if backlog:
-                if len(backlog) <= self._max_backlog // 2 and self._state is _State.OPEN and not self._held:
-                    self._resume_reading()
+                if self.choked and len(backlog) <= self._max_backlog // 2 and self._state is _State.OPEN:
+                    self._unchoke()
                 return
             self._backlog = None
         self._stop_writing()
-        if self._state is _State.OPEN:
-            if not self._held:
-                self._resume_reading()
-        elif self._state is _State.CLOSING:
+        if self._state is _State.CLOSING:
             self._finish()
+        elif self.choked:
+            self._unchoke()
 
     # Closing
 
@@ -325,7 +379,7 @@ class TlsTransport:
         self._backlog = None
         self._stop_writing()
         try:
-            socket.socket.shutdown(self._socket, socket.SHUT_WR)
+            self._socket.shutdown(socket.SHUT_WR)  # The TLS object goes; what comes now is thrown away unread.
         except OSError:
             self._close()
             return
@@ -357,7 +411,7 @@ class TlsTransport:
     def release(self) -> None:
         """Read again."""
         self._held = False
-        if self._state is _State.OPEN and (self._backlog is None or len(self._backlog) <= self._max_backlog):
+        if self._state is _State.OPEN and not self.choked:
             self._resume_reading()
 
     def _resume_reading(self) -> None:
@@ -376,6 +430,13 @@ class TlsTransport:
         if events != self._events:
             self._events = events
             self._poller.change(self._fd, events)
+
+
+def without_qos0(packets: list[bytes], metrics: Metrics) -> list[bytes]:
+    """Return *packets* without the QoS 0 messages, which are counted as dropped."""
+    kept = [packet for packet in packets if packet[0] & _RETAIN_BIT != _QOS0_PUBLISH]
+    metrics.dropped_slow_consumer += len(packets) - len(kept)
+    return kept
 
 
 def tls_reason(error: OSError) -> str:

@@ -42,13 +42,15 @@ class Touched(Protocol):
 class Turn:
     """What has been touched since the last flush."""
 
-    __slots__ = ("_call_soon", "_requested", "allowance", "routes", "sessions")
+    __slots__ = ("_call_soon", "_requested", "after", "allowance", "routes", "sessions")
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon = call_soon
         self._requested = False
         self.allowance = ALLOWANCE
         """How many more reads all connections together may make in this turn, beyond one each."""
+        self.after: Callable[[], None] | None = None
+        """Called when everything is flushed: the store begins to write what the turn has changed."""
         self.routes: set[Touched] = set()
         self.sessions: set[Flushable] = set()
 
@@ -75,3 +77,5 @@ class Turn:
             sessions, self.sessions = self.sessions, set()
             for session in sessions:
                 session.flush()
+        if self.after is not None:
+            self.after()

@@ -23,7 +23,7 @@ from device_sim.commands import Command, UnreadableCommand, decode_answer
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
 from device_sim.sequence import SequenceCheck
-from device_sim.telemetry import UnreadableTelemetry, decode
+from device_sim.telemetry import Telemetry, UnreadableTelemetry, decode
 from device_sim.tls_dial import Endpoint
 
 _AT_LEAST_ONCE = 1
@@ -46,11 +46,27 @@ class Answers:
         return self.sent.keys() - self.answered.keys() - self.refused.keys()
 
 
-class Backend:
-    """A service client. *devices* are those whose messages it expects."""
+Arrived = Callable[[str, Telemetry, float], None]
+"""Told each message: its device, its content, when it arrived (`time.monotonic`)."""
 
-    def __init__(self, name: str, devices: Iterable[str]) -> None:
+
+class Backend:
+    """A service client. *devices* are those whose messages it expects.
+
+    *siblings* are other instances that send commands; *arrived* is told each message of telemetry.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        devices: Iterable[str],
+        *,
+        siblings: Iterable[str] = (),
+        arrived: Arrived | None = None,
+    ) -> None:
         self.name = name
+        self._siblings = frozenset(siblings)
+        self._told = arrived
         self.connection: Connection | None = None
         self.checks = {device: SequenceCheck() for device in devices}
         self.latency = Latency()
@@ -131,7 +147,9 @@ class Backend:
             self._not_expected(topic_name, payload)
             return
         self.received += 1
-        self.latency.record(now - telemetry.sent_ns / 1e9)
+        self.latency.record(now - telemetry.due_ns / 1e9)
+        if self._told is not None:
+            self._told(device, telemetry, now)
 
     def _answer(self, device: str, topic_name: str, payload: bytes, now: float) -> None:
         try:
@@ -139,6 +157,8 @@ class Backend:
         except UnreadableCommand:
             self._not_expected(topic_name, payload)
             return
+        if answer.identifier.rpartition("-")[0] in self._siblings:
+            return  # Another instance asked.
         answers = self._commands.get(answer.identifier)
         sent = answers.sent.get(device) if answers is not None else None
         if answers is None or sent is None:

@@ -1,4 +1,4 @@
-"""The command line of `fleet-sim`: arguments in, exit code out; the one place that turns an error into words.
+"""The command line of `fleet-sim`: arguments in, exit code out (`explanation` turns errors into words).
 
 Exit codes: 0 everything holds; 1 an error, or a check that failed; 2 wrong usage; 4 a security check failed;
 130 and 143 stopped by SIGINT or SIGTERM.
@@ -16,24 +16,17 @@ from typing import Annotated
 
 import typer
 
-from device_sim.client import NotConnected, SubscriptionRefused
+from device_sim.attack.command import attack, attack_table, revocation
+from device_sim.attack.doctor import doctor
 from device_sim.demo import DemoPlan, play
-from device_sim.interruption import Interrupted, Interruption, run
-from device_sim.processes import ChildFailed
+from device_sim.enrol_command import enrol
+from device_sim.explanation import explained
+from device_sim.interruption import Interruption, run
 from device_sim.report import ExitCode, Report
+from device_sim.report_command import report
+from device_sim.run_command import run_scenario, scenarios
 from device_sim.stage import Stage
-from device_sim.tls_dial import NotAdmitted
 from device_sim.view import View
-from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
-from provisioning.client.operator import RequestRefused, ServiceUnavailable
-from provisioning.pki.identity import InvalidIdentity
-from provisioning.pki.keys import KeyFileError
-from provisioning.pki.tls import TlsConfigurationError
-
-_EXPECTED = (
-    ChildFailed, EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity, KeyFileError, NotAdmitted, NotConnected,
-    RequestRefused, ServiceUnavailable, SubscriptionRefused, TlsConfigurationError, OSError,
-)  # fmt: skip
 
 app = typer.Typer(
     help="Fleets of simulated devices, each with its own key and certificate.",
@@ -41,6 +34,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+app.command()(attack)
+app.command()(revocation)
+app.command()(attack_table)
+app.command()(doctor)
 
 
 @app.command("version")
@@ -72,13 +71,13 @@ def demo(
     outcome = ExitCode.ERROR
 
     async def story(interruption: Interruption) -> None:
-        async def finished(report: Report, stage: Stage) -> None:
+        async def finished(found: Report, stage: Stage) -> None:
             nonlocal outcome
-            outcome = report.exit_code
+            outcome = found.exit_code
             if as_json:
-                view.document(report)
+                view.document(found)
             else:
-                view.summary(report)
+                view.summary(found)
             if keep:
                 view.directions(_directions(stage))
                 await interruption.wait()
@@ -86,9 +85,15 @@ def demo(
         with _workplace(directory) as workplace:
             await play(plan, workplace, view, finished)
 
-    with _explained(view):
+    with explained(view):
         run(story)
     raise typer.Exit(outcome)
+
+
+app.command()(enrol)
+app.command("run")(run_scenario)
+app.command()(scenarios)
+app.command()(report)
 
 
 def main() -> None:
@@ -109,34 +114,6 @@ def _workplace(directory: Path | None) -> Iterator[Path]:
         yield temporary
     finally:
         shutil.rmtree(temporary)
-
-
-@contextmanager
-def _explained(view: View) -> Iterator[None]:
-    """Turn what a user can do something about into a sentence and an exit code; let bugs show their traceback."""
-    try:
-        yield
-    except Interrupted as error:
-        view.failed(error)
-        raise typer.Exit(error.exit_code) from None
-    except _EXPECTED as error:
-        view.failed(error)
-        raise typer.Exit(ExitCode.ERROR) from None
-    except BaseExceptionGroup as group:
-        expected, unexpected = group.split(_EXPECTED)
-        if unexpected is not None or expected is None:
-            raise
-        for leaf in _leaves(expected):
-            view.failed(leaf)
-        raise typer.Exit(ExitCode.ERROR) from None
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _leaves(part)
-    else:
-        yield error
 
 
 def _directions(stage: Stage) -> str:

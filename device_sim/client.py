@@ -249,6 +249,11 @@ class Connection:
             self._flush()
         return await self.closed
 
+    def abort(self) -> None:
+        """Break the connection without a word, as a network does."""
+        if not self.closed.done():
+            self._paho.abort(ConnectionResetError("broken by the scenario"))
+
     # ---- what the loop and paho call
 
     def _readable(self) -> None:

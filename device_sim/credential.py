@@ -86,3 +86,11 @@ async def enrol(est: EstClient, name: str, token: str, randomness: random.Random
     if held.identity.name != name:
         raise InvalidIdentity(f"the service answered {name!r} with a certificate for {held.identity.name!r}")
     return held
+
+
+async def renew(url: str, anchors: Path, held: HeldCredential) -> HeldCredential:
+    """Return the successor of *held*: a new key, the same identity. Raises as `enrol` does."""
+    key = generate_key()
+    csr = build_csr(key, held.identity, like=x509.load_pem_x509_certificate(held.certificate_pem))
+    async with EstClient(url, anchors, held.pem, connections=1) as est:
+        return HeldCredential.of(await est.reenrol(csr), key)

@@ -28,13 +28,15 @@ from pathlib import Path
 from device_sim.backend import Backend
 from device_sim.client import StageTimes
 from device_sim.credential import HeldCredential, enrol
-from device_sim.fleet import Fleet, in_parallel
+from device_sim.fleet import Fleet, Member
 from device_sim.intruders import Finding, Outcome, Scene, try_all
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency, LatencySummary
 from device_sim.live_device import Counters, Surroundings
+from device_sim.parallel import in_parallel
 from device_sim.report import Report
 from device_sim.revocation_trial import cut_off, try_again
+from device_sim.scenario.model import Group, Telemetry
 from device_sim.stage import Stage, raised
 from device_sim.tally import account, is_complete, total
 from device_sim.telemetry import randomness_of
@@ -93,13 +95,12 @@ async def play(plan: DemoPlan, directory: Path, view: View, finished: Finished) 
     """Tell the whole story in *directory*, on a service and a broker of its own."""
     view.chapter("Provisioning and broker start")
     async with raised(directory, view.said) as stage, asyncio.TaskGroup() as watchers:
-        watching = [watchers.create_task(child.watch(), name=f"watch {child.name}") for child in stage.children]
+        watching = watchers.create_task(stage.watch(), name="watch the stage")
         story = _Story(plan, stage, view)
         await story.tell()
         story.leave_credentials()
         await finished(story.report, stage)
-        for watch in watching:
-            watch.cancel()
+        watching.cancel()
 
 
 class _Story:
@@ -118,10 +119,11 @@ class _Story:
             surroundings = Surroundings(
                 self._stage.broker, client_context(self._stage.anchors), keep_alive, Counters(), self._plan.seed
             )
+            conduct = Group(name=GROUP, telemetry=Telemetry(every=self._plan.interval))
             backend = Backend(BACKEND, self._plan.names)
             stack.push_async_callback(backend.close)
             fleet = await stack.enter_async_context(
-                Fleet(self._plan.names, GROUP, surroundings, interval=self._plan.interval)
+                Fleet([Member(name, GROUP, conduct) for name in self._plan.names], surroundings)
             )
             for name, device in fleet.devices.items():
                 device.issued(self._credentials[name])

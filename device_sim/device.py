@@ -84,6 +84,7 @@ class Device:
     group: str
     state: State = State.UNPROVISIONED
     attempts: int = 0
+    dialled: int = 0
     sequence: int = 0
     closure: Closure | None = field(default=None)
 
@@ -98,7 +99,9 @@ class Device:
             self.state = TRANSITIONS[self.state][event]
         except KeyError:
             raise ImpossibleEvent(f"{self.name}: {event} while {self.state}") from None
-        if event is Event.ADMITTED:
+        if event is Event.DIALLED:
+            self.dialled += 1
+        elif event is Event.ADMITTED:
             self.attempts = 0
         elif event is Event.LOST:
             self.attempts += 1

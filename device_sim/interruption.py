@@ -35,13 +35,13 @@ class Interruption:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._waiting: asyncio.Future[None] | None = None
+        self._waiting: asyncio.Future[signal.Signals] | None = None
 
-    async def wait(self) -> None:
-        """Return when the user interrupts."""
+    async def wait(self) -> signal.Signals:
+        """Return the signal when the user interrupts; the next one cancels."""
         self._waiting = asyncio.get_running_loop().create_future()
         try:
-            await self._waiting
+            return await self._waiting
         finally:
             self._waiting = None
 
@@ -58,7 +58,7 @@ class Interruption:
 
     def _signalled(self, number: signal.Signals, task: asyncio.Task[Any]) -> None:
         if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+            self._waiting.set_result(number)
             return
         self.received = number
         task.cancel()

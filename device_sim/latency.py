@@ -12,6 +12,8 @@ from hdrh.histogram import HdrHistogram
 _HIGHEST_US = 60_000_000
 _DIGITS = 3
 
+CURVE = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
+
 
 @dataclass(frozen=True, slots=True)
 class LatencySummary:
@@ -46,3 +48,33 @@ class Latency:
             return LatencySummary(0, 0.0, 0.0, 0.0, 0.0)
         p50, p95, p99 = (self._histogram.get_value_at_percentile(percent) / 1000 for percent in (50, 95, 99))
         return LatencySummary(self.count, p50, p95, p99, self._histogram.get_max_value() / 1000)
+
+    def percentile(self, percent: float) -> float:
+        """Return a percentile in milliseconds."""
+        return float(self._histogram.get_value_at_percentile(percent)) / 1000 if self.count else 0.0
+
+    @property
+    def mean(self) -> float:
+        """The mean in milliseconds."""
+        return float(self._histogram.get_mean_value()) / 1000 if self.count else 0.0
+
+    @property
+    def highest(self) -> float:
+        """The largest value in milliseconds."""
+        return float(self._histogram.get_max_value()) / 1000 if self.count else 0.0
+
+    def curve(self) -> list[tuple[float, float]]:
+        """Return the percentiles that people look at, and their milliseconds."""
+        if not self.count:
+            return []
+        values = self._histogram.get_percentile_to_value_dict(list(CURVE))
+        return [(percent, values[percent] / 1000) for percent in CURVE]
+
+    def encoded(self) -> str:
+        """Return the whole histogram (microseconds) as HdrHistogram's base64, for others to merge."""
+        return str(self._histogram.encode().decode())
+
+    def add(self, encoded: str) -> None:
+        """Add what another histogram has `encoded`."""
+        self._histogram.decode_and_add(encoded)
+        self.count = self._histogram.get_total_count()

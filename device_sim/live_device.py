@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from device_sim.client import Connection, NotConnected
 from device_sim.closure import Closure
@@ -22,6 +24,8 @@ from device_sim.commands import Action, UnreadableCommand, decode_command, execu
 from device_sim.credential import HeldCredential
 from device_sim.device import Device, Event, State
 from device_sim.keep_alive import KeepAlive
+from device_sim.scenario.metrics import Duration
+from device_sim.scenario.model import Group
 from device_sim.tally import Sent
 from device_sim.telemetry import encode, readings
 from device_sim.tls_dial import Endpoint, NotAdmitted
@@ -47,6 +51,23 @@ class Counters:
     reconnections: int = 0
 
 
+Record = Callable[[Duration, float, float], None]
+"""Told a measured duration: which, its seconds, and by how many seconds it had begun late."""
+
+
+def unrecorded(_metric: Duration, _seconds: float, _late: float) -> None:
+    """Record nothing."""
+
+
+class Unacknowledged(NamedTuple):
+    """A message that the broker has not acknowledged; *due* and *sent* are `time.monotonic`."""
+
+    sequence: int
+    payload: bytes
+    due: float
+    sent: float
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What all devices of a fleet share: where the broker is, whom to trust, who looks after keep alive.
@@ -60,24 +81,28 @@ class Surroundings:
     counters: Counters
     seed: int
     seconds_alive: int = 60
+    record: Record = unrecorded
+    sources: tuple[str, ...] = ()
+    """Local addresses that the devices share: each has 28,232 ports."""
 
 
 class LiveDevice:
     """A device that can connect and publish. *ended* is called whenever a connection of it has ended."""
 
     __slots__ = (
-        "_closing", "_ended", "_readings", "_surroundings", "connection", "credential", "interval",
+        "_closing", "_ended", "_readings", "_surroundings", "connection", "credential", "group", "interval",
         "machine", "unacknowledged",
     )  # fmt: skip
 
     def __init__(
-        self, machine: Device, surroundings: Surroundings, interval: float, ended: Callable[[LiveDevice], None]
+        self, machine: Device, surroundings: Surroundings, group: Group, ended: Callable[[LiveDevice], None]
     ) -> None:
         self.machine = machine
-        self.interval = interval
+        self.group = group
+        self.interval = group.telemetry.every if group.telemetry is not None else 0.0
         self.credential: HeldCredential | None = None
         self.connection: Connection | None = None
-        self.unacknowledged: dict[int, tuple[int, bytes]] = {}
+        self.unacknowledged: dict[int, Unacknowledged] = {}
         self._surroundings = surroundings
         self._ended = ended
         self._readings = readings(surroundings.seed, machine.name)
@@ -113,6 +138,7 @@ class LiveDevice:
                 received=self._received,
                 acknowledged=self._acknowledged,
                 session=session,
+                source=self._source(),
             )
         except NotAdmitted as error:
             self.machine.ended(error.closure)
@@ -124,7 +150,9 @@ class LiveDevice:
         self.machine.happened(Event.ADMITTED)
         connection.closed.add_done_callback(self._connection_ended)
         try:
+            asked = time.monotonic()
             await connection.subscribe(f"{self.machine.topic_prefix}/cmd/#", _AT_LEAST_ONCE)
+            self._surroundings.record(Duration.SUBACK, time.monotonic() - asked, 0.0)
             self._send_again(connection)
         except NotConnected:
             pass  # Admitted and lost at once: `ended` is called as for any lost connection.
@@ -132,13 +160,29 @@ class LiveDevice:
 
     def sent(self) -> Sent:
         """Return what was published so far, and which of it is unacknowledged."""
-        return Sent(self.machine.sequence, frozenset(sequence for sequence, _ in self.unacknowledged.values()))
+        return Sent(self.machine.sequence, frozenset(message.sequence for message in self.unacknowledged.values()))
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a connection is open now."""
+        return self.machine.state is State.CONNECTED
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether it is on its way: told to connect, and neither connected nor refused yet."""
+        return self.machine.state in {State.ENROLLED, State.CONNECTING, State.WAITING}
+
+    def cut(self) -> None:
+        """Break the connection as a network does; nobody has said goodbye."""
+        if self.connection is not None:
+            self.connection.abort()
 
     async def close(self) -> None:
         """Leave the broker politely."""
         self._closing = True
         if self.connection is not None:
             await self.connection.close()
+            await asyncio.sleep(0)  # The state follows in the loop's next turn.
 
     def publish_reading(self, due: float) -> bool:
         """Publish the next reading, due at *due* (`time.monotonic`); return whether it was handed to the connection."""
@@ -149,14 +193,15 @@ class LiveDevice:
             counters.held_back += 1
             return False
         sequence = self.machine.next_sequence()
-        payload = encode(next(self._readings), sequence, int(due * 1e9))
+        sent = time.monotonic()
+        payload = encode(next(self._readings), sequence, int(due * 1e9), int(sent * 1e9))
         try:
             packet_id = self.connection.publish(f"{self.machine.topic_prefix}/telemetry", payload, _AT_LEAST_ONCE)
         except NotConnected:
             counters.held_back += 1
             return False
         self.machine.published()
-        self.unacknowledged[packet_id] = (sequence, payload)
+        self.unacknowledged[packet_id] = Unacknowledged(sequence, payload, due, sent)
         counters.published += 1
         return True
 
@@ -166,13 +211,15 @@ class LiveDevice:
         waiting = list(self.unacknowledged.values())
         self.unacknowledged = {-index: message for index, message in enumerate(waiting, 1)}
         for index, message in enumerate(waiting, 1):
-            packet_id = connection.publish(f"{self.machine.topic_prefix}/telemetry", message[1], _AT_LEAST_ONCE)
+            packet_id = connection.publish(f"{self.machine.topic_prefix}/telemetry", message.payload, _AT_LEAST_ONCE)
             self.unacknowledged[packet_id] = self.unacknowledged.pop(-index)
             self._surroundings.counters.repeated += 1
 
     def _acknowledged(self, packet_id: int, number: int, _reason: str) -> None:
-        if self.unacknowledged.pop(packet_id, None) is None:
+        message = self.unacknowledged.pop(packet_id, None)
+        if message is None:
             return  # An answer to a command.
+        self._surroundings.record(Duration.PUBACK, time.monotonic() - message.sent, message.sent - message.due)
         if number >= _FAILURE:
             self._surroundings.counters.refused += 1
         else:
@@ -190,6 +237,10 @@ class LiveDevice:
         answer = execute(command, self._actions())
         if self.connection is not None and not self.connection.closed.done():
             self.connection.publish(f"{self.machine.topic_prefix}/ack", answer.encode(), _AT_LEAST_ONCE)
+
+    def _source(self) -> str | None:
+        sources = self._surroundings.sources
+        return sources[zlib.crc32(self.name.encode()) % len(sources)] if sources else None
 
     def _actions(self) -> Mapping[str, Action]:
         return {"identify": self._identify, "set-interval": self._set_interval}

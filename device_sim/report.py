@@ -22,7 +22,9 @@ class ExitCode(IntEnum):
     OK = 0
     ERROR = 1
     USAGE = 2
+    INVALID = 3
     SECURITY = 4
+    THRESHOLD = 99
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ class Retry:
     device: str
     closure: Closure | None
     tls_resumed: bool = False
+    seconds: float = 0.0
 
     @property
     def told_why(self) -> bool:
@@ -51,13 +52,18 @@ class Retry:
         return self.closure is not None and self.closure.verdict is Verdict.REVOKED
 
 
-async def cut_off(operator: OperatorClient, device: LiveDevice, deadline: float) -> Cut:
+async def cut_off(
+    operator: OperatorClient,
+    device: LiveDevice,
+    deadline: float,
+    reason: RevocationReason = RevocationReason.KEY_COMPROMISE,
+) -> Cut:
     """Revoke *device*, which is connected, and wait at most *deadline* seconds for its connection to end."""
     connection = device.connection
     if connection is None:
         raise RuntimeError(f"{device.name} was never connected")
     sent = time.monotonic()
-    await operator.revoke(device=device.name, reason=RevocationReason.KEY_COMPROMISE)
+    await operator.revoke(device=device.name, reason=reason)
     answered = time.monotonic()
     done, _ = await asyncio.wait([connection.closed], timeout=deadline)
     if not done:
@@ -72,12 +78,13 @@ async def try_again(device: LiveDevice) -> list[Retry]:
     retries = []
     for session in (None, before) if before is not None else (None,):
         device.machine.happened(Event.RETRIED)
+        started = time.monotonic()
         try:
             connection = await device.connect(session)
         except NotAdmitted as error:
-            retries.append(Retry(device.name, error.closure, error.tls_resumed))
+            retries.append(Retry(device.name, error.closure, error.tls_resumed, time.monotonic() - started))
         else:
-            retries.append(Retry(device.name, None, connection.tls_resumed))
+            retries.append(Retry(device.name, None, connection.tls_resumed, time.monotonic() - started))
             await device.close()
             break
     return retries

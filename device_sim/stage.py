@@ -1,4 +1,4 @@
-"""What the demo plays on: a provisioning service and a broker of its own, on loopback, in one directory.
+"""What a demo or a self-hosted run plays on: a provisioning service and a broker of its own, in one directory.
 
 Everything goes through the programs' own front doors: `fleet-provisioning init` and `serve`, the operators' API,
 `fleet-broker run` with a one-time token. Nothing is configured that a user could not configure.
@@ -6,10 +6,11 @@ Everything goes through the programs' own front doors: `fleet-provisioning init`
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,6 +30,56 @@ Said = Callable[[str], None]
 """Told what has been done, in one line."""
 
 
+class HostedBroker:
+    """A broker of our own that can be restarted; it keeps its port and its credential. Made by `_broker`."""
+
+    def __init__(self, directory: Path, https: str, anchors: Path) -> None:
+        self._directory = directory
+        self._arguments = ["broker", "run", "--provisioning", https, "--cafile", str(anchors), "--name", _BROKER]
+        self._arguments += ["--state-dir", str(directory / "broker"), "--host", _LOOPBACK]
+        self._life = AsyncExitStack()
+        self._started = asyncio.Event()
+        self._child: Child | None = None
+        self.port = 0
+
+    async def start(self, *first_time: str) -> None:
+        """Start it and wait until it is ready; *first_time* are the arguments of its own enrolment."""
+        self._child = await self._life.enter_async_context(
+            running(
+                "fleet-broker run",
+                [*self._arguments, "--port", str(self.port), *first_time],
+                log=self._directory / "logs" / "broker.log",
+                ready="fleet-broker ready ",
+                deadline=_START_DEADLINE,
+            )
+        )
+        (mqtts,) = _urls(self._child, 1)
+        self.port = urlsplit(mqtts).port or 0
+        self._started.set()
+
+    async def stop(self) -> None:
+        """Stop it."""
+        self._started.clear()
+        await self._life.aclose()
+
+    async def restart(self) -> None:
+        """Stop it and start it again."""
+        await self.stop()
+        await self.start()
+
+    async def watch(self) -> None:
+        """Return never; raise `ChildFailed` when the broker ends and nobody is restarting it."""
+        while True:
+            await self._started.wait()
+            child = self._child
+            try:
+                if child is not None:
+                    await child.watch()
+            except ChildFailed:
+                if self._started.is_set() and child is self._child:
+                    raise
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A running service and broker, and an operator's client of the former."""
@@ -39,7 +90,14 @@ class Stage:
     broker: Endpoint
     anchors: Path
     operator: OperatorClient
-    children: tuple[Child, ...]
+    provisioning: Child
+    hosted: HostedBroker
+
+    async def watch(self) -> None:
+        """Return never; raise `ChildFailed` when service or broker ends unasked."""
+        async with asyncio.TaskGroup() as watchers:
+            watchers.create_task(self.provisioning.watch(), name="watch provisioning")
+            watchers.create_task(self.hosted.watch(), name="watch broker")
 
 
 @asynccontextmanager
@@ -78,31 +136,25 @@ async def raised(directory: Path, said: Said) -> AsyncIterator[Stage]:
             OperatorClient(https, anchors, credential) as operator,
             _broker(directory, https, anchors, operator) as broker,
         ):
-            (mqtts,) = _urls(broker, 1)
-            said(f"broker enrolled itself, listens on {mqtts}")
-            address = urlsplit(mqtts)
-            endpoint = Endpoint(address.hostname or _LOOPBACK, address.port or 0, "localhost")
-            yield Stage(directory, https, http, endpoint, anchors, operator, (provisioning, broker))
+            said(f"broker enrolled itself, listens on mqtts://{_LOOPBACK}:{broker.port}")
+            endpoint = Endpoint(_LOOPBACK, broker.port, "localhost")
+            yield Stage(directory, https, http, endpoint, anchors, operator, provisioning, broker)
 
 
 @asynccontextmanager
-async def _broker(directory: Path, https: str, anchors: Path, operator: OperatorClient) -> AsyncIterator[Child]:
+async def _broker(directory: Path, https: str, anchors: Path, operator: OperatorClient) -> AsyncIterator[HostedBroker]:
     (token,) = await operator.create_tokens(
         device=_BROKER, role=Role.BROKER, dns_names=["localhost"], ip_addresses=[_LOOPBACK]
     )
     token_file = directory / "broker-token"
     write_private(token_file, token.token.encode())
-    run = ["broker", "run", "--provisioning", https, "--cafile", str(anchors), "--token-file", str(token_file)]
-    run += ["--state-dir", str(directory / "broker"), "--name", _BROKER, "--host", _LOOPBACK, "--port", "0"]
-    async with running(
-        "fleet-broker run",
-        run,
-        log=directory / "logs" / "broker.log",
-        ready="fleet-broker ready ",
-        deadline=_START_DEADLINE,
-    ) as broker:
+    broker = HostedBroker(directory, https, anchors)
+    try:
+        await broker.start("--token-file", str(token_file))
         token_file.unlink()
         yield broker
+    finally:
+        await broker.stop()
 
 
 def _urls(child: Child, count: int) -> tuple[str, ...]:

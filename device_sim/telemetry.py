@@ -11,7 +11,7 @@ Rules
 -----
 1. No clock, no global randomness: reading *n* of a device depends on the seed, the device's name and *n* alone.
    Changing the size of the fleet does not change device 17.
-2. The time of sending is not part of the reading; whoever sends passes it to `encode`.
+2. The times are not part of the reading; whoever sends passes them to `encode`.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """A reading as it was received: which one, when it was due to be sent (`time.monotonic_ns`), what it says."""
+    """A reading as it was received: which one, when it was due and when sent (`time.monotonic_ns`), what it says."""
 
     sequence: int
+    due_ns: int
     sent_ns: int
     reading: Reading
 
@@ -94,10 +95,11 @@ def _peak(hour: float, peak: tuple[float, float, float]) -> float:
     return height * math.exp(-0.5 * (distance / width) ** 2)
 
 
-def encode(reading: Reading, sequence: int, sent_ns: int) -> bytes:
+def encode(reading: Reading, sequence: int, due_ns: int, sent_ns: int) -> bytes:
     """Return the payload that carries *reading*."""
     fields = {
         "seq": sequence,
+        "due_ns": due_ns,
         "sent_ns": sent_ns,
         "hour": reading.hour,
         "power_w": reading.power_w,
@@ -114,6 +116,6 @@ def decode(payload: bytes) -> Telemetry:
         reading = Reading(
             float(fields["hour"]), float(fields["power_w"]), float(fields["energy_wh"]), float(fields["voltage_v"])
         )
-        return Telemetry(int(fields["seq"]), int(fields["sent_ns"]), reading)
+        return Telemetry(int(fields["seq"]), int(fields["due_ns"]), int(fields["sent_ns"]), reading)
     except (ValueError, KeyError, TypeError) as error:
         raise UnreadableTelemetry(f"payload {payload[:80]!r} is no telemetry: {error!r}") from error

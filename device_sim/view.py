@@ -1,4 +1,4 @@
-"""What a person sees while the demo runs: a live picture on a terminal, a line every few seconds elsewhere.
+"""What a person sees while a command runs: a live picture on a terminal, a line every few seconds elsewhere.
 
 Rules
 -----
@@ -15,10 +15,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -41,11 +42,12 @@ class Progress:
     done: int
     total: int
     seconds: float
+    counted_from: int = 0
 
     @property
     def rate(self) -> float:
-        """How many a second, on average."""
-        return self.done / self.seconds if self.seconds else 0.0
+        """How many a second, on average, beyond those that were done when it began."""
+        return (self.done - self.counted_from) / self.seconds if self.seconds else 0.0
 
     def line(self) -> str:
         """Return the state in one line."""
@@ -110,8 +112,18 @@ class Traffic:
         return Group(bar, table)
 
 
+class Shown(Protocol):
+    """A state that can be watched."""
+
+    def line(self) -> str:
+        """Return the state in one line."""
+
+    def picture(self) -> RenderableType:
+        """Return the state as a picture."""
+
+
 class View:
-    """Where the demo tells its story: the result on standard output, progress and errors on standard error."""
+    """Where a command tells its story: the result on standard output, progress and errors on standard error."""
 
     def __init__(self) -> None:
         self._out = _console(sys.stdout)
@@ -120,14 +132,16 @@ class View:
 
     def chapter(self, title: str) -> None:
         """Begin a part of the story."""
-        self._err.print(f"\n[bold]{title}[/bold]  [dim]{time.monotonic() - self._started:.1f} s[/dim]", highlight=False)
+        self._err.print(
+            f"\n[bold]{escape(title)}[/bold]  [dim]{time.monotonic() - self._started:.1f} s[/dim]", highlight=False
+        )
 
     def said(self, text: str) -> None:
         """Tell one thing that has been done."""
         self._err.print(f"  {text}", highlight=False, markup=False)
 
     @asynccontextmanager
-    async def watching(self, state: Callable[[], Progress | Traffic]) -> AsyncIterator[None]:
+    async def watching(self, state: Callable[[], Shown]) -> AsyncIterator[None]:
         """Show *state* again and again while the context is open, and once more at its end."""
         if not self._err.is_terminal:
             async with _repeating(_LINE_SECONDS, lambda: self.said(state().line())):
@@ -177,6 +191,14 @@ class View:
     def directions(self, text: str) -> None:
         """Tell what the user can do now."""
         self._err.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def result(self, text: str) -> None:
+        """Tell the outcome, on standard output."""
+        self._out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def show(self, picture: RenderableType) -> None:
+        """Show the outcome, on standard output."""
+        self._out.print(picture, highlight=False)
 
     def failed(self, error: BaseException) -> None:
         """Tell why there is no result."""

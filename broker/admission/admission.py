@@ -9,8 +9,8 @@ client wants to be. Until `Admitted` exists nothing of an existing session is to
 
 Rules
 -----
-1. Order of `examine`: identity, trust domain, role, validity, revocation. Of `admit`: revocation once more (time has
-   passed), revocation data fresh enough, client identifier, will. The first that fails is the answer.
+1. Order of `examine`: identity, an end entity, trust domain, role, validity, revocation. Of `admit`: revocation once
+   more (time has passed), revocation data fresh enough, client identifier, will. The first that fails is the answer.
 2. A client identifier is the device's name, or empty. A service may run several instances: ``<name>-<anything>``.
 3. No I/O; the time is passed in.
 
@@ -20,8 +20,9 @@ Does not handle: who owns an existing session (`session.registry`), rate limits.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from cryptography import x509
 
@@ -64,9 +65,18 @@ class Admission:
     """Decides, from the revocation index, the policy and how fresh the revocation data is."""
 
     def __init__(
-        self, index: RevocationIndex, freshness: Freshness, policy: TopicPolicy, trust_domain: str | None
+        self,
+        index: RevocationIndex,
+        freshness: Freshness,
+        policy: TopicPolicy,
+        trust_domain: str | None,
+        any_client_id: Iterable[str] = (),
     ) -> None:
-        """Let in only identities of *trust_domain*; None accepts whatever domain the trust anchors vouch for."""
+        """Let in only identities of *trust_domain*; None accepts whatever domain the trust anchors vouch for.
+
+        Identities with a name in *any_client_id* may use any client identifier that is not another's session.
+        """
+        self._any_client_id = frozenset(any_client_id)
         self.index = index
         self.freshness = freshness
         self._policy = policy
@@ -81,26 +91,34 @@ class Admission:
             parsed = x509.load_der_x509_certificate(certificate)
             identity = identity_of(parsed)
             issuer_key_id, serial = certificate_key(parsed)
+            may_certify = _may_certify(parsed)
         except (InvalidIdentity, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
             return _refused(RefusalCode.INVALID_IDENTITY, str(error))
+        left = (parsed.not_valid_after_utc - now).total_seconds()
+        peer = Peer(identity, (self._shared(issuer_key_id), serial), left)
+        if may_certify:
+            refusal: Refused | None = _refused(RefusalCode.CA_CERTIFICATE, "a CA's certificate is not a device's")
+        else:
+            refusal = self._judge(peer, parsed.not_valid_before_utc, now)
+        return peer if refusal is None else replace(refusal, identity=identity.uri, serial=peer.serial)
+
+    def _judge(self, peer: Peer, not_before: datetime, now: datetime) -> Refused | None:
+        identity = peer.identity
         if self._trust_domain is not None and identity.trust_domain != self._trust_domain:
             return _refused(RefusalCode.WRONG_TRUST_DOMAIN, f"{identity.trust_domain} is not our trust domain")
         if not self._policy.knows(identity.role):
             return _refused(RefusalCode.WRONG_ROLE, f"a certificate of role {identity.role} may not connect")
-        not_after = parsed.not_valid_after_utc
-        if now > not_after:
+        if peer.seconds_left < 0:
+            not_after = now + timedelta(seconds=peer.seconds_left)
             return _refused(RefusalCode.EXPIRED, f"the certificate expired on {not_after:%Y-%m-%d %H:%M:%S} UTC")
-        if now < parsed.not_valid_before_utc:
+        if now < not_before:
             return _refused(
                 RefusalCode.NOT_YET_VALID,
-                f"the certificate is valid from {parsed.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC; the broker's "
-                f"clock says {now:%Y-%m-%d %H:%M:%S}",
+                f"the certificate is valid from {not_before:%Y-%m-%d %H:%M:%S} UTC; the broker's clock says "
+                f"{now:%Y-%m-%d %H:%M:%S}",
             )
-        certificate_name = (self._shared(issuer_key_id), serial)
-        revocation = self.index.find(certificate_name)
-        if revocation is not None:
-            return revoked(revocation)
-        return Peer(identity, certificate_name, (not_after - now).total_seconds())
+        revocation = self.index.find(peer.certificate)
+        return None if revocation is None else revoked(revocation)
 
     def admit(self, peer: Peer, connect: Connect, now: float) -> Admitted | Refused:
         """Judge *connect*, sent by *peer*, at monotonic time *now*."""
@@ -114,7 +132,7 @@ class Admission:
                 "the broker's revocation data is too old to admit anybody; try again later",
             )
         identity = peer.identity
-        if not _may_use(identity, connect.client_id):
+        if not (_may_use(identity, connect.client_id) or identity.name in self._any_client_id):
             return Refused(
                 RefusalCode.CLIENT_ID_MISMATCH,
                 ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
@@ -151,6 +169,17 @@ def _may_use(identity: Identity, client_id: str) -> bool:
     if client_id in ("", identity.name):
         return True
     return identity.role is Role.SERVICE and client_id.startswith(f"{identity.name}-")
+
+
+def _may_certify(certificate: x509.Certificate) -> bool:
+    """Whether *certificate* is a CA's: it may sign others, whatever else it says it is for."""
+    for extension in certificate.extensions:
+        value = extension.value
+        if isinstance(value, x509.BasicConstraints) and value.ca:
+            return True
+        if isinstance(value, x509.KeyUsage) and value.key_cert_sign:
+            return True
+    return False
 
 
 def _refused(code: RefusalCode, detail: str) -> Refused:

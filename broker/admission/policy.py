@@ -82,6 +82,7 @@ DEFAULT_POLICY = TopicPolicy(
             publish_deny=("fleet/{group}/{device}/cmd/#",),
             subscribe_allow=("fleet/{group}/{device}/cmd/#",),
         ),
-        Role.SERVICE: RoleRules(publish_allow=("fleet/+/+/cmd/#",), subscribe_allow=("fleet/#",)),
+        Role.SERVICE: RoleRules(publish_allow=("fleet/+/+/cmd/#",), subscribe_allow=("fleet/#", "$SYS/#")),
+        Role.OPERATOR: RoleRules(subscribe_allow=("fleet/#", "$SYS/#")),
     }
 )

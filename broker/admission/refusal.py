@@ -17,6 +17,7 @@ class RefusalCode(StrEnum):
     TOO_MANY_CONNECTIONS = "TOO_MANY_CONNECTIONS"
     NO_CERTIFICATE = "NO_CERTIFICATE"
     INVALID_IDENTITY = "INVALID_IDENTITY"
+    CA_CERTIFICATE = "CA_CERTIFICATE"
     WRONG_TRUST_DOMAIN = "WRONG_TRUST_DOMAIN"
     WRONG_ROLE = "WRONG_ROLE"
     EXPIRED = "EXPIRED"
@@ -39,6 +40,9 @@ class Refused:
     code: RefusalCode
     reason_code: ReasonCode
     detail: str
+    identity: str = ""
+    """Whom the refused certificate names, if that could be read; for the log."""
+    serial: str = ""
 
     @property
     def reason_string(self) -> str:

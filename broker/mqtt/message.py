@@ -12,19 +12,44 @@ Hot: `Message.frame`. Rules
 1. A message is never changed after it is made, except by filling its caches.
 2. No I/O, no clock: the time that is left before expiry is passed in.
 
-Handles: versions, QoS 0 and 1, expiry counted down, properties forwarded in order. Does not handle: choosing QoS or
-packet identifiers (the session does).
+Handles: versions, QoS 0, 1 and 2, topic aliases, expiry counted down, properties forwarded in order. Does not handle:
+choosing QoS, packet identifiers or aliases (the session does).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
-from broker.mqtt.publish import encode_publish, split_publish
+from broker.mqtt.codes import QoS
+from broker.mqtt.publish import PUBREL_HEAD, encode_publish, split_publish
+
+
+class Share(Protocol):
+    """A Shared Subscription."""
+
+    def deliver_again(self, message: Message, now: float) -> None:
+        """Give *message* to another member: the one that had it has ended its session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A Topic Alias to send a message with: its encoded property, and whether the topic must go with it once more."""
+
+    encoded: bytes
+    known: bool
 
 
 class Deliverable(Protocol):
-    """What a session queues: something that can be written as a PUBLISH packet."""
+    """What a session queues: something that can be written as a packet with a packet identifier."""
+
+    @property
+    def topic(self) -> bytes:
+        """The topic name."""
+
+    @property
+    def exactly_once(self) -> bool:
+        """Whether it goes at QoS 2."""
 
     @property
     def expires_at(self) -> float | None:
@@ -34,8 +59,10 @@ class Deliverable(Protocol):
     def size(self) -> int:
         """Bytes that it holds in a queue."""
 
-    def frame(self, packet_id: bytes, *, v5: bool, dup: bool = False, now: float | None = None) -> bytes:
-        """Return the PUBLISH packet: QoS 1 with the two bytes of *packet_id*, QoS 0 if it is empty."""
+    def frame(
+        self, packet_id: bytes, *, v5: bool, dup: bool = False, now: float | None = None, alias: Alias | None = None
+    ) -> bytes:
+        """Return the PUBLISH packet: QoS 1 or 2 with the two bytes of *packet_id*, QoS 0 if it is empty."""
 
 
 class Message:
@@ -50,9 +77,14 @@ class Message:
         "payload",
         "properties",
         "qos",
+        "references",
         "retain",
+        "row",
         "topic",
     )
+
+    exactly_once = False
+    """A message without anything personal is sent at QoS 0 or 1; QoS 2 needs a `PersonalMessage`."""
 
     def __init__(
         self,
@@ -75,6 +107,9 @@ class Message:
         self.retain = retain
         self.properties = properties
         self.expires_at = expires_at
+        self.row = 0
+        """Its row in the store, 0 for none, and how many deliveries need it there; the journal's to change."""
+        self.references = 0
         self._plain_v4: bytes | None = None
         self._plain_v5: bytes | None = None
         self._split_v4: tuple[bytes, bytes] | None = None
@@ -85,10 +120,12 @@ class Message:
         """Bytes that it holds in a queue."""
         return len(self.topic) + len(self.payload) + len(self.properties)
 
-    def frame(self, packet_id: bytes, *, v5: bool, dup: bool = False, now: float | None = None) -> bytes:
+    def frame(
+        self, packet_id: bytes, *, v5: bool, dup: bool = False, now: float | None = None, alias: Alias | None = None
+    ) -> bytes:
         """Return the PUBLISH packet; see `Deliverable.frame`."""
-        if dup or (v5 and self.expires_at is not None):  # Rare: a retransmission, or a countdown to write.
-            return self.personal_frame(packet_id, v5=v5, dup=dup, now=now)
+        if dup or alias is not None or (v5 and self.expires_at is not None):  # Rare: nothing that could be shared.
+            return self.personal_frame(packet_id, v5=v5, dup=dup, now=now, alias=alias)
         if not packet_id:
             plain = self._plain_v5 if v5 else self._plain_v4
             if plain is None:
@@ -112,31 +149,55 @@ class Message:
         packet_id: bytes,
         *,
         v5: bool,
+        qos: int = 1,
         dup: bool = False,
         retain: bool = False,
         identifiers: bytes = b"",
         now: float | None = None,
+        alias: Alias | None = None,
     ) -> bytes:
         """Return the PUBLISH packet encoded from scratch, with encoded Subscription *identifiers* added."""
-        first = 0x30 | dup << 3 | (0x02 if packet_id else 0) | retain
+        first = 0x30 | dup << 3 | (qos << 1 if packet_id else 0) | retain
         if not v5:
             return encode_publish(first, self.topic, packet_id, None, self.payload)
         properties = self.properties + identifiers
+        topic = self.topic
+        if alias is not None:
+            properties += alias.encoded
+            topic = b"" if alias.known else topic
         if self.expires_at is not None and now is not None:
             # The interval is what is left of it [MQTT-3.3.2-6].
             properties += b"\x02" + max(0, round(self.expires_at - now)).to_bytes(4, "big")
-        return encode_publish(first, self.topic, packet_id, properties, self.payload)
+        return encode_publish(first, topic, packet_id, properties, self.payload)
 
 
 class PersonalMessage:
-    """A message as one subscriber alone gets it: RETAIN flag or Subscription Identifiers of its own."""
+    """A message as one subscriber alone gets it: QoS 2, RETAIN flag, Subscription Identifiers, or a share's member."""
 
-    __slots__ = ("identifiers", "message", "retain")
+    __slots__ = ("exactly_once", "identifiers", "message", "retain", "sequence", "share")
 
-    def __init__(self, message: Message, *, retain: bool, identifiers: bytes) -> None:
+    def __init__(
+        self,
+        message: Message,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        identifiers: bytes = b"",
+        share: Share | None = None,
+    ) -> None:
         self.message = message
+        self.exactly_once = qos == QoS.EXACTLY_ONCE
         self.retain = retain
         self.identifiers = identifiers
+        self.share = share
+        """The Shared Subscription through which it came, which gives it to another member if this session ends."""
+        self.sequence = 0
+        """Its place in a persistent session's order."""
+
+    @property
+    def topic(self) -> bytes:
+        """The topic name."""
+        return self.message.topic
 
     @property
     def expires_at(self) -> float | None:
@@ -146,10 +207,48 @@ class PersonalMessage:
     @property
     def size(self) -> int:
         """Bytes that it holds in a queue."""
-        return self.message.size
+        message = self.message
+        return len(message.topic) + len(message.payload) + len(message.properties)
 
-    def frame(self, packet_id: bytes, *, v5: bool, dup: bool = False, now: float | None = None) -> bytes:
+    def frame(
+        self, packet_id: bytes, *, v5: bool, dup: bool = False, now: float | None = None, alias: Alias | None = None
+    ) -> bytes:
         """Return the PUBLISH packet; see `Deliverable.frame`."""
+        if not (self.exactly_once or self.retain or self.identifiers):  # Personal only in its place in the store.
+            return self.message.frame(packet_id, v5=v5, dup=dup, now=now, alias=alias)
         return self.message.personal_frame(
-            packet_id, v5=v5, dup=dup, retain=self.retain, identifiers=self.identifiers, now=now
+            packet_id,
+            v5=v5,
+            qos=QoS.EXACTLY_ONCE if self.exactly_once else QoS.AT_LEAST_ONCE,
+            dup=dup,
+            retain=self.retain,
+            identifiers=self.identifiers,
+            now=now,
+            alias=alias,
         )
+
+
+class Released:
+    """What is left of a QoS 2 message after its PUBREC: the PUBREL, until it is answered (MQTT 5 §4.3.3)."""
+
+    __slots__ = ("message", "sequence")
+
+    exactly_once = True
+    expires_at: float | None = None
+    size = 0
+
+    def __init__(self, message: Message | None, sequence: int) -> None:
+        self.message = message
+        self.sequence = sequence
+
+    @property
+    def topic(self) -> bytes:
+        """The topic name; a PUBREL has none."""
+        return b""
+
+    def frame(
+        self, packet_id: bytes, *, v5: bool, dup: bool = False, now: float | None = None, alias: Alias | None = None
+    ) -> bytes:
+        """Return the PUBREL packet, which has no DUP flag and needs no reason code for Success."""
+        del v5, dup, now, alias
+        return PUBREL_HEAD + packet_id

@@ -3,8 +3,8 @@
 Rules
 -----
 1. No I/O, no clock: the time is passed in; an expired message is never given out.
-2. Bounded in number and bytes; a message that does not fit is not retained, and the publisher's message still goes to
-   the present subscribers.
+2. Bounded in number and bytes; a message that does not fit is not retained, nor is the one that it replaces, and it
+   still goes to the present subscribers.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ class RetainedMessages:
         return len(self._messages)
 
     def retain(self, topic_name: str, message: Message) -> bool:
-        """Keep *message*; an empty payload forgets the topic's message [MQTT-3.3.1-6]. Return False if full."""
+        """Keep *message*; an empty payload forgets the topic's message [MQTT-3.3.1-6]. Return False if it does not fit.
+
+        What the topic had retained is gone in any case: it is out of date [MQTT-3.3.1-5], 3.1.1 [MQTT-3.3.1-7].
+        """
         replaced = self._messages.remove(topic_name)
         if replaced is not None:
             self._bytes -= replaced.size
         if not message.payload:
             return True
         if len(self._messages) >= self._limit or self._bytes + message.size > self._bytes_limit:
-            if replaced is not None:
-                self._insert(topic_name, replaced)
             return False
         self._insert(topic_name, message)
         return True

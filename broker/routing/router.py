@@ -21,14 +21,17 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
+from broker.mqtt.codes import QoS
 from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import check_topic_name
 from broker.routing.names import TopicNames
+from broker.routing.shared import Member, ShareGroup
 from broker.routing.tree import SubscriptionTree
 
 
@@ -42,8 +45,8 @@ class Subscriber(Protocol):
         """Whether it speaks MQTT 5."""
 
     @property
-    def takes_any_size(self) -> bool:
-        """Whether it takes shared frames: it set no Maximum Packet Size."""
+    def takes_shared_frames(self) -> bool:
+        """Whether it gets the very bytes that others get."""
 
     def deliver(self, message: Message, subscription: Subscription, now: float) -> bool:
         """Send or queue *message* as *subscription* asks; return whether to hold the publisher."""
@@ -63,6 +66,8 @@ class Subscriber(Protocol):
 
 Append = Callable[[bytes], None]
 
+_NOBODY: Mapping[Subscriber, Subscription | None] = MappingProxyType({})
+
 
 class Route:
     """Who gets the messages of one topic name."""
@@ -73,20 +78,24 @@ class Route:
         "best_effort_v4",
         "best_effort_v5",
         "individual",
+        "own",
         "recipients",
         "reliable",
         "subscribers",
     )
 
     def __init__(self, matches: list[tuple[Subscriber, Subscription]]) -> None:
-        merged: dict[Subscriber, Subscription] = {}
-        for subscriber, subscription in matches:
-            known = merged.get(subscriber)
-            merged[subscriber] = subscription if known is None else known.merge(subscription)
+        merged = _merge(matches)
         self.recipients = tuple(merged.items())
         """Every subscriber once, overlapping subscriptions merged."""
+        shy = {subscriber for subscriber, subscription in matches if subscription.no_local}
+        self.own: Mapping[Subscriber, Subscription | None] = _NOBODY
+        """Of those that asked for No Local: what their own messages match besides, which is often nothing."""
+        if shy:  # Rare.
+            public = _merge([(s, o) for s, o in matches if s in shy and not o.no_local])
+            self.own = {subscriber: public.get(subscriber) for subscriber in shy}
         self.subscribers = tuple(merged)
-        shared = {s: o for s, o in merged.items() if not (o.identifiers or o.no_local) and s.takes_any_size}
+        shared = {s: o for s, o in merged.items() if not o.identifiers and s not in shy and s.takes_shared_frames}
         self.individual = tuple((s, o) for s, o in merged.items() if s not in shared)
         """Those that need a frame, or a decision, of their own."""
         self.appends_v4: tuple[Append, ...] = tuple(s.outbox.append for s in shared if not s.v5)
@@ -104,35 +113,48 @@ class Route:
 
         Returns a recipient for which *sender* should be held, if there is one.
         """
-        return _deliver(self.recipients, message, sender, now)
+        return self._deliver(self.recipients, message, sender, now)
 
     def deliver_individually(self, message: Message, sender: object, now: float) -> Subscriber | None:
         """Do the same for those recipients only that need a frame of their own."""
-        return _deliver(self.individual, message, sender, now)
+        return self._deliver(self.individual, message, sender, now)
+
+    def _deliver(
+        self,
+        recipients: tuple[tuple[Subscriber, Subscription], ...],
+        message: Message,
+        sender: object,
+        now: float,
+    ) -> Subscriber | None:
+        slow = None
+        for subscriber, everything in recipients:
+            subscription: Subscription | None = everything
+            if subscriber is sender and subscriber in self.own:  # [MQTT-3.8.3-3]
+                subscription = self.own[subscriber]
+            if subscription is not None and subscriber.deliver(message, subscription, now):
+                slow = subscriber
+        return slow
 
 
-def _deliver(
-    recipients: tuple[tuple[Subscriber, Subscription], ...], message: Message, sender: object, now: float
-) -> Subscriber | None:
-    slow = None
-    for subscriber, subscription in recipients:
-        if subscription.no_local and subscriber is sender:  # [MQTT-3.8.3-3]
-            continue
-        if subscriber.deliver(message, subscription, now):
-            slow = subscriber
-    return slow
+def _merge(matches: list[tuple[Subscriber, Subscription]]) -> dict[Subscriber, Subscription]:
+    merged: dict[Subscriber, Subscription] = {}
+    for subscriber, subscription in matches:
+        known = merged.get(subscriber)
+        merged[subscriber] = subscription if known is None else known.merge(subscription)
+    return merged
 
 
 class Routes(dict[bytes, Route]):
     """The route of each topic name; see the module's invariants."""
 
-    __slots__ = ("_cached", "_limit", "_tree")
+    __slots__ = ("_cached", "_groups", "_limit", "_tree")
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._tree: SubscriptionTree[Subscriber] = SubscriptionTree()
         self._cached: TopicNames[bytes] = TopicNames()
         self._limit = limit
+        self._groups: dict[tuple[str, str], ShareGroup] = {}
 
     @property
     def subscription_count(self) -> int:
@@ -165,6 +187,26 @@ class Routes(dict[bytes, Route]):
         if existed:
             self.invalidate(topic_filter)
         return existed
+
+    def join(self, share_name: str, member: Member, subscription: Subscription) -> bool:
+        """Make *member* one of the share *share_name* of its filter; return whether it was one before."""
+        key = share_name, subscription.topic_filter
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = ShareGroup()
+            self.subscribe(group, Subscription(subscription.topic_filter, QoS.EXACTLY_ONCE))
+        return group.join(member, subscription)
+
+    def leave(self, share_name: str, member: Member, topic_filter: str) -> bool:
+        """Take *member* out of the share; return whether it was one."""
+        key = share_name, topic_filter
+        group = self._groups.get(key)
+        if group is None or not group.leave(member):
+            return False
+        if not len(group):
+            del self._groups[key]
+            self.unsubscribe(group, topic_filter)
+        return True
 
     def invalidate(self, topic_filter: str) -> None:
         """Forget the routes that a change under *topic_filter* may have altered."""

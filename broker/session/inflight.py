@@ -34,9 +34,9 @@ class Inflight(Generic[M]):
         return len(self._messages)
 
     @property
-    def full(self) -> bool:
-        """Whether nothing new may be sent."""
-        return len(self._messages) >= self._quota
+    def room(self) -> int:
+        """How many new messages may be sent now; zero or less for none."""
+        return self._quota - len(self._messages)
 
     @property
     def sends_again(self) -> bool:
@@ -44,7 +44,7 @@ class Inflight(Generic[M]):
         return self._quota == 0
 
     def add(self, message: M) -> int:
-        """Hold *message*, when not `full`, until it is acknowledged; return its packet identifier."""
+        """Hold *message*, when there is `room`, until it is acknowledged; return its packet identifier."""
         packet_id = self._last_id
         while True:
             packet_id = packet_id % HIGHEST_PACKET_ID + 1
@@ -53,6 +53,18 @@ class Inflight(Generic[M]):
         self._last_id = packet_id
         self._messages[packet_id] = message
         return packet_id
+
+    def get(self, packet_id: int) -> M | None:
+        """Return the message that *packet_id* names, or None."""
+        return self._messages.get(packet_id)
+
+    def replace(self, packet_id: int, message: M) -> None:
+        """Put *message* in the place of the one that *packet_id* names; the order stays."""
+        self._messages[packet_id] = message
+
+    def values(self) -> Iterator[M]:
+        """Yield the messages, the oldest first."""
+        yield from self._messages.values()
 
     def acknowledge(self, packet_id: int) -> M | None:
         """Let go of the message that *packet_id* names; None if there is no such message."""

@@ -17,7 +17,8 @@ from collections import Counter
 from itertools import count
 
 from broker.metrics import Metrics
-from broker.session.session import QueueLimits, Session
+from broker.session.queue import QueueLimits
+from broker.session.session import Session
 from provisioning.pki.identity import Identity, Role
 
 

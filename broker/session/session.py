@@ -7,8 +7,9 @@ can take it. Its outbox is a list that lives as long as the session, so routes m
 or coming back changes no route. What stands in the outbox at the end of the turn is written by `flush`, or forgotten if
 nobody is connected (only QoS 0 messages can be in it then).
 
-A QoS 1 message is *inflight* once written, until its PUBACK; what exceeds the client's Receive Maximum, or comes while
-nobody is connected, waits in the queue.
+A QoS 1 message is *inflight* once written, until its PUBACK; a QoS 2 message until its PUBCOMP, from PUBREC on as the
+PUBREL that stands in its place; what exceeds the client's Receive Maximum, or comes while nobody is connected, waits in
+the queue.
 
 Rules
 -----
@@ -20,30 +21,38 @@ Rules
 3. Messages leave in the order in which they came; retransmission happens on reconnection only [MQTT-4.4.0-1].
 4. Every element of the outbox is one whole packet.
 
-Handles: QoS 0 and 1 deliveries, receive maximum, queue, expiry of queued messages, retransmission. Does not handle:
-who may subscribe (admission), which messages reach it (routing), persistence.
+Handles: QoS 0, 1 and 2 deliveries, receive maximum, topic aliases, queue, expiry of queued messages, retransmission.
+Does not handle: who may subscribe (admission), which messages reach it (routing), writing to disk (it tells the journal
+what must be there).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Protocol, cast
 
 from broker.metrics import Metrics
-from broker.mqtt.codes import ReasonCode
-from broker.mqtt.message import Deliverable, Message, PersonalMessage
+from broker.mqtt.codes import QoS, ReasonCode
+from broker.mqtt.message import Alias, Deliverable, Message, PersonalMessage, Released, Share
 from broker.mqtt.subscription import Subscription
 from broker.session.inflight import Inflight
+from broker.session.queue import MessageQueue, QueueLimits
 from broker.session.will import Will
+from broker.store.journal import Journal
 from provisioning.pki.identity import Identity
 
 NEVER = 0xFFFFFFFF
 """Session Expiry Interval of a session that does not expire (MQTT 5 §3.1.2.11.2)."""
 
+_TOPIC_ALIAS = b"\x23"
+
 
 class Connection(Protocol):
     """How a session reaches its client."""
+
+    @property
+    def session(self) -> Session | None:
+        """The session, until the connection ends."""
 
     def send(self, packets: list[bytes]) -> None:
         """Write *packets* out; the list is the caller's again afterwards."""
@@ -55,35 +64,33 @@ class Connection(Protocol):
         """Read again from the client, which was held because it publishes faster than a subscriber takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """How much a session may hold for a client that is away or slow."""
-
-    messages: int
-    bytes: int
-
-
 class Session:
     """State of one client identifier."""
 
     __slots__ = (
+        "_aliases",
         "_given_up",
         "_held",
+        "_last_sequence",
         "_limits",
         "_metrics",
         "_queue",
-        "_queued_bytes",
         "_receive_maximum",
+        "choked",
         "client_id",
         "connection",
         "expires_at",
         "expiry_interval",
+        "incoming",
         "inflight",
+        "journal",
         "maximum_packet_size",
         "outbox",
         "owner",
+        "row",
         "scheduled_at",
         "subscriptions",
+        "topic_alias_maximum",
         "v5",
         "will",
         "will_due_at",
@@ -96,6 +103,9 @@ class Session:
         self.v5 = False
         self.maximum_packet_size = 0
         """The client's Maximum Packet Size in bytes, 0 for none."""
+        self.topic_alias_maximum = 0
+        """How many Topic Aliases the client takes."""
+        self._aliases: dict[bytes, Alias] | None = None
         self.expiry_interval = 0
         self.expires_at = 0.0
         self.scheduled_at: float | None = None
@@ -107,29 +117,63 @@ class Session:
         self.will: Will | None = None
         """The will, from CONNECT until it is sent or cancelled."""
         self.will_due_at = 0.0
-        self._queue: deque[Deliverable] | None = None
-        self._queued_bytes = 0
+        self.incoming: set[int] | None = None
+        """Packet identifiers of QoS 2 messages from the client, between PUBLISH and PUBREL."""
+        self.journal: Journal | None = None
+        """Where its state is noted, while it is persistent; None for a session that ends with its connection."""
+        self.row = 0
+        """Its row in the store, 0 for none."""
+        self._last_sequence = 0
+        self._queue: MessageQueue | None = None
+        self.choked = False
+        """Whether so much is unsent that nothing more is written: QoS 1 and 2 messages wait in the queue."""
         self._held: list[Connection] | None = None
         self._given_up = False
         self._limits = limits
         self._metrics = metrics
 
     @property
-    def takes_any_size(self) -> bool:
-        """Whether frames that all subscribers share fit: the client set no Maximum Packet Size."""
-        return self.maximum_packet_size == 0
+    def takes_shared_frames(self) -> bool:
+        """Whether it gets the very bytes that others get: no Maximum Packet Size, no Topic Aliases."""
+        return self.maximum_packet_size == 0 and self.topic_alias_maximum == 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether its client is connected."""
+        return self.connection is not None
+
+    @property
+    def reachable(self) -> bool:
+        """Whether its client is connected and nothing waits for it."""
+        return self.connection is not None and self._queue is None
+
+    @property
+    def persistent(self) -> bool:
+        """Whether it outlives its connection."""
+        return self.expiry_interval > 0
 
     @property
     def queued(self) -> int:
         """How many messages wait in the queue."""
         return len(self._queue) if self._queue is not None else 0
 
-    def connect(self, connection: Connection, *, v5: bool, receive_maximum: int, maximum_packet_size: int) -> None:
+    def connect(
+        self,
+        connection: Connection,
+        *,
+        v5: bool,
+        receive_maximum: int,
+        maximum_packet_size: int,
+        topic_alias_maximum: int,
+    ) -> None:
         """Attach *connection*, which speaks MQTT 5 or not and has these limits."""
         self.outbox.clear()  # QoS 0 messages of this very turn: CONNACK comes first.
         self.connection = connection
         self.v5 = v5
         self.maximum_packet_size = maximum_packet_size
+        self.topic_alias_maximum = topic_alias_maximum
+        self.choked = False
+        self._aliases = None  # They belong to the Network Connection [MQTT-3.3.2-7].
         self._receive_maximum = receive_maximum
         if self.inflight is not None:
             self.inflight.restart(receive_maximum)
@@ -145,12 +189,13 @@ class Session:
     def congested(self) -> bool:
         """Whether publishers should be held: somebody is connected, and the queue is half full."""
         queue = self._queue
-        return (
-            queue is not None
-            and self.connection is not None
-            and not self._given_up
-            and (len(queue) >= self._limits.messages // 2 or self._queued_bytes >= self._limits.bytes // 2)
-        )
+        return queue is not None and self.connection is not None and not self._given_up and queue.half_full
+
+    def unchoke(self, now: float) -> None:
+        """Take note that the client reads again: send what has waited."""
+        self.choked = False
+        if self.inflight is not None:
+            self._drain(self.inflight, now)
 
     def hold(self, publisher: Connection) -> None:
         """Remember that *publisher* is not read until the queue is short again."""
@@ -176,20 +221,30 @@ class Session:
                 self.connection.send(outbox)
             outbox.clear()
 
-    def deliver(self, message: Message, subscription: Subscription, now: float, *, retained: bool = False) -> bool:
+    def deliver(
+        self,
+        message: Message,
+        subscription: Subscription,
+        now: float,
+        *,
+        retained: bool = False,
+        share: Share | None = None,
+    ) -> bool:
         """Send or queue *message* at the lower of its QoS and the granted one; return whether to hold the publisher.
 
-        *retained* says that it is sent because it was retained, not because it was published just now.
+        *retained* says that it is sent because it was retained, not because it was published just now; *share* through
+        which Shared Subscription it came.
         """
         retain = retained or (message.retain and subscription.retain_as_published)  # [MQTT-3.3.1-12, -13]
         identifiers = subscription.identifiers if self.v5 else b""
+        qos = min(message.qos, subscription.qos)
         deliverable: Deliverable = message
-        if retain or identifiers:
-            deliverable = PersonalMessage(message, retain=retain, identifiers=identifiers)
-        if min(message.qos, subscription.qos) > 0:
+        if retain or identifiers or share is not None or qos == QoS.EXACTLY_ONCE:
+            deliverable = PersonalMessage(message, qos=qos, retain=retain, identifiers=identifiers, share=share)
+        if qos > 0:
             return self.deliver_reliably(deliverable, now)
         if self.connection is not None:
-            frame = deliverable.frame(b"", v5=self.v5, now=now)
+            frame = deliverable.frame(b"", v5=self.v5, now=now, alias=self._known_alias(message.topic))
             if self._fits(frame):
                 self.outbox.append(frame)
         return False
@@ -202,19 +257,67 @@ class Session:
         inflight = self.inflight
         if inflight is None:  # Most devices never get a QoS 1 message: it is made for those that do.
             inflight = self.inflight = Inflight(self._receive_maximum)
-        if self._queue or self.connection is None or inflight.full:
+        if self.journal is not None:
+            return self._deliver_durably(message, inflight, self.journal, now)
+        if self._queue is not None or self.connection is None or self.choked or inflight.room <= 0:
             self._enqueue(message)
             return self.congested
         self._transmit(message, inflight, now)
         return False
 
+    def _deliver_durably(
+        self, message: Deliverable, inflight: Inflight[Deliverable], journal: Journal, now: float | None
+    ) -> bool:
+        stored = message if isinstance(message, PersonalMessage) else PersonalMessage(cast("Message", message))
+        self._last_sequence += 1
+        stored.sequence = self._last_sequence
+        if self._queue is not None or self.connection is None or self.choked or inflight.room <= 0:
+            if self._enqueue(stored):
+                journal.add(self.row, stored)
+            return self.congested
+        journal.add(self.row, stored)
+        self._transmit(stored, inflight, now)
+        return False
+
     def _transmit(self, message: Deliverable, inflight: Inflight[Deliverable], now: float | None) -> None:
         packet_id = inflight.add(message)
-        frame = message.frame(packet_id.to_bytes(2, "big"), v5=self.v5, now=now)
+        alias = None
+        if self.topic_alias_maximum:
+            # A packet that waits for the store introduces no alias: another that uses it would overtake it.
+            waits = self.journal is not None and message.exactly_once
+            alias = self._known_alias(message.topic) if waits else self._alias(message.topic)
+        frame = message.frame(packet_id.to_bytes(2, "big"), v5=self.v5, now=now, alias=alias)
         if self._fits(frame):
-            self.outbox.append(frame)
+            if self.journal is not None and isinstance(message, PersonalMessage) and message.exactly_once:
+                # Sent again after a crash, it must have the packet identifier by which the client knows it.
+                self.journal.advance(self.row, message.sequence, packet_id, released=False)
+                self._send_when_stored(frame, self.journal)
+            else:
+                self.outbox.append(frame)
         else:
             inflight.acknowledge(packet_id)  # [MQTT-3.1.2-25]: as if it had been delivered.
+            self._over(message)
+            if alias is not None and not alias.known and self._aliases is not None:
+                del self._aliases[message.topic]  # The client has not been told of it.
+
+    def _send_when_stored(self, frame: bytes, journal: Journal) -> None:
+        if self.connection is not None:
+            journal.send(self.connection, frame)
+
+    def _known_alias(self, topic: bytes) -> Alias | None:
+        # A QoS 0 message may be dropped on its way out, so it never introduces an alias, it only uses one.
+        return self._aliases.get(topic) if self._aliases is not None else None
+
+    def _alias(self, topic: bytes) -> Alias | None:
+        aliases = self._aliases
+        if aliases is None:
+            aliases = self._aliases = {}
+        alias = aliases.get(topic)
+        if alias is None and len(aliases) < self.topic_alias_maximum:
+            encoded = _TOPIC_ALIAS + (len(aliases) + 1).to_bytes(2, "big")
+            aliases[topic] = Alias(encoded, known=True)
+            return Alias(encoded, known=False)
+        return alias
 
     def _fits(self, frame: bytes) -> bool:
         if self.maximum_packet_size and len(frame) > self.maximum_packet_size:
@@ -222,30 +325,84 @@ class Session:
             return False
         return True
 
-    def _enqueue(self, message: Deliverable) -> None:
+    def _enqueue(self, message: Deliverable) -> bool:
         queue = self._queue
         if queue is None:
             if self.connection is None and self.expiry_interval == 0:
-                return  # The session ends with its connection: nobody will come back for the message.
-            queue = self._queue = deque()
-        full = len(queue) >= self._limits.messages and (self.connection is None or self._given_up)
-        if full or self._queued_bytes + message.size > self._limits.bytes:
-            self._metrics.dropped_queue_full += 1
-            return
-        queue.append(message)
-        self._queued_bytes += message.size
+                return False  # The session ends with its connection: nobody will come back for the message.
+            queue = self._queue = MessageQueue(self._limits)
+        if queue.append(message, away=self.connection is None or self._given_up):
+            return True
+        self._metrics.dropped_queue_full += 1
+        return False
+
+    def _over(self, message: Deliverable) -> None:
+        """Forget *message* in the store: it was acknowledged, or will never be."""
+        if self.journal is not None and isinstance(message, PersonalMessage | Released) and message.message is not None:
+            self.journal.remove(self.row, message.sequence, message.message)
+
+    # What the client says of messages that it got
 
     def acknowledged(self, packet_id: int, now: float) -> bool:
-        """Take note of a PUBACK; send what waited for its place. Return False if *packet_id* names no message."""
+        """Take note of a PUBACK; send what waited for its place. Return False if *packet_id* names no QoS 1 message."""
         inflight = self.inflight
-        if inflight is None or inflight.acknowledge(packet_id) is None:
+        if inflight is None:
             return False
-        if self._queue or inflight.sends_again:
-            self._drain(inflight, now)
+        message = inflight.get(packet_id)
+        if message is None or message.exactly_once:
+            return False
+        self._finish(message, packet_id, inflight, now)
         return True
 
+    def received(self, packet_id: int, now: float, *, failed: bool) -> bool:
+        """Take note of a PUBREC; return False if *packet_id* names no QoS 2 message.
+
+        A failure ends the exchange (MQTT 5 §4.3.3); otherwise PUBREL stands in the message's place until PUBCOMP.
+        """
+        inflight = self.inflight
+        message = inflight.get(packet_id) if inflight is not None else None
+        if inflight is None or message is None or not message.exactly_once:
+            return False
+        if failed:
+            self._finish(message, packet_id, inflight, now)
+        elif isinstance(message, PersonalMessage):
+            inflight.replace(packet_id, Released(message.message, message.sequence))
+            if self.journal is not None:
+                self.journal.advance(self.row, message.sequence, packet_id, released=True)
+        return True
+
+    def completed(self, packet_id: int, now: float) -> bool:
+        """Take note of a PUBCOMP; return False if *packet_id* names no released message."""
+        inflight = self.inflight
+        message = inflight.get(packet_id) if inflight is not None else None
+        if inflight is None or not isinstance(message, Released):
+            return False
+        self._finish(message, packet_id, inflight, now)
+        return True
+
+    def _finish(self, message: Deliverable, packet_id: int, inflight: Inflight[Deliverable], now: float) -> None:
+        inflight.acknowledge(packet_id)
+        if self.journal is not None:
+            self._over(message)
+        if self._queue is not None or inflight.sends_again:
+            self._drain(inflight, now)
+
     def resume(self, now: float) -> None:
-        """Send again what was not acknowledged, in its order and with DUP set, then what was queued [MQTT-4.4.0-1]."""
+        """Send again what was not acknowledged, in its order and with DUP set, then what was queued [MQTT-4.4.0-1].
+
+        At QoS 2 that waits for the store: what the last connection was about to send may not be written yet.
+        """
+        journal, connection = self.journal, self.connection
+        if journal is not None and connection is not None and journal.dirty and self._exactly_once_inflight():
+            journal.resume(connection)
+        else:
+            self.send_again(now)
+
+    def _exactly_once_inflight(self) -> bool:
+        return self.inflight is not None and any(message.exactly_once for message in self.inflight.values())
+
+    def send_again(self, now: float) -> None:
+        """Do it now."""
         if self.inflight is not None:
             self._drain(self.inflight, now)
 
@@ -258,18 +415,72 @@ class Session:
                     self.outbox.append(frame)
                 else:
                     inflight.acknowledge(packet_id)
+                    self._over(message)
         queue = self._queue
         if queue is None:
             return
-        while queue and not inflight.full:
+        messages = queue.messages
+        room = 0 if self.choked else inflight.room
+        while messages and room > 0:
             message = queue.popleft()
-            self._queued_bytes -= message.size
             if message.expires_at is not None and message.expires_at <= now:
                 self._metrics.dropped_expired += 1
+                self._over(message)
             else:
+                room -= 1
                 self._transmit(message, inflight, now)
-        if not queue:
+        if not messages:
             self._queue = None
-        if len(queue) <= self._limits.messages // 8 and self._queued_bytes <= self._limits.bytes // 8:
+        if (self._held is not None or self._given_up) and queue.short:
             self._given_up = False
             self._release()
+
+    def note_incoming(self, packet_id: int, *, known: bool) -> None:
+        """Remember the packet identifier of a QoS 2 message from the client, or that it is free again."""
+        if self.incoming is None:
+            self.incoming = set()
+        if known:
+            self.incoming.add(packet_id)
+        else:
+            self.incoming.discard(packet_id)
+        if self.journal is not None:
+            self.journal.incoming(self.row, packet_id, known=known)
+
+    def unanswered(self, now: float) -> None:
+        """Close the connection: what the client waits for cannot be stored, and it cannot be told in a packet."""
+        if self.connection is not None:
+            self.connection.disconnect(
+                "STORE_FAILED", ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "the store cannot be written", now
+            )
+
+    def deliveries(self) -> Iterator[Deliverable]:
+        """Yield every message that the client has not acknowledged, the oldest first."""
+        if self.inflight is not None:
+            yield from self.inflight.values()
+        yield from self._queue or ()
+
+    def restore(self, stored: PersonalMessage | Released, packet_id: int | None) -> None:
+        """Put back a delivery that the store has kept; those with a *packet_id* are inflight, at QoS 2."""
+        self._last_sequence = max(self._last_sequence, stored.sequence)
+        if self.inflight is None:
+            self.inflight = Inflight(self._receive_maximum)
+        if packet_id is not None:
+            self.inflight.replace(packet_id, stored)
+        else:
+            if self._queue is None:
+                self._queue = MessageQueue(self._limits)
+            self._queue.restore(stored)
+
+    def shared_messages(self) -> Iterator[PersonalMessage]:
+        """Yield the messages of Shared Subscriptions that may go to another member, the oldest first.
+
+        Those at QoS 1 that the client has not acknowledged, and those that it was never sent. A message at QoS 2 that
+        was on its way may have arrived [MQTT-4.8.2-5].
+        """
+        if self.inflight is not None:
+            for message in self.inflight.values():
+                if isinstance(message, PersonalMessage) and message.share is not None and not message.exactly_once:
+                    yield message
+        for message in self._queue or ():
+            if isinstance(message, PersonalMessage) and message.share is not None:
+                yield message

@@ -28,7 +28,7 @@ class Subscriber:
     """Something to be found."""
 
     v5 = False
-    takes_any_size = True
+    takes_shared_frames = True
 
     def __init__(self, name: str) -> None:
         self.name = name

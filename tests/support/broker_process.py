@@ -45,6 +45,8 @@ class BrokerProcess:
         directory.mkdir(exist_ok=True, parents=True)
         self.dir = directory
         self.port = 0
+        self.urls: list[str] = []
+        """Where it listens, in the order of the ready line; the first is MQTT over TLS, `port`."""
         self.arguments = ["run", "--port", "0", "--state-dir", str(directory / "state"), *arguments]
         self._environment = os.environ | {
             "PYTHONPATH": str(REPOSITORY),
@@ -139,7 +141,8 @@ class BrokerProcess:
             )
         line = self._ready_line()
         assert line.startswith("fleet-broker ready mqtts://127.0.0.1:"), f"{line!r}\n{self.log}"
-        self.port = int(line.rpartition(":")[2])
+        self.urls = line.removeprefix("fleet-broker ready ").split()
+        self.port = int(self.urls[0].rpartition(":")[2])
         return self
 
     def fail(self) -> tuple[int, str]:

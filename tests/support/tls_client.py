@@ -59,8 +59,8 @@ class TlsClient:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         raw.settimeout(PATIENCE)
-        raw.connect(("127.0.0.1", port))
         try:
+            raw.connect(("127.0.0.1", port))
             self.socket = self.context.wrap_socket(raw, server_hostname="localhost", session=session)
         except OSError:
             raw.close()

@@ -33,7 +33,10 @@ from broker.mqtt.packets import (
     Packet,
     Pingreq,
     Puback,
+    Pubcomp,
     Publish,
+    Pubrec,
+    Pubrel,
     Suback,
     Subscribe,
     SubscriptionRequest,
@@ -200,10 +203,15 @@ class WireClient:
         return self.next_packet(Unsuback)
 
     def publish(self, topic: str, payload: bytes = b"", *, qos: int = 0, **fields: Any) -> Puback | None:
-        """Publish; at QoS 1 return the PUBACK."""
+        """Publish; at QoS 1 return the PUBACK, at QoS 2 make the whole exchange."""
         packet_id = self.packet_id() if qos else None
         self.send(publication(topic, payload, qos, packet_id=packet_id, **fields))
-        return self.next_packet(Puback) if qos else None
+        if qos < 2 or packet_id is None:
+            return self.next_packet(Puback) if qos else None
+        assert self.next_packet(Pubrec) == Pubrec(packet_id)
+        self.send(Pubrel(packet_id))
+        assert self.next_packet(Pubcomp) == Pubcomp(packet_id)
+        return None
 
     def acknowledge(self, *messages: Publish) -> None:
         """Send a PUBACK for each of *messages*, in one read."""

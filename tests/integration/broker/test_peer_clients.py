@@ -72,7 +72,7 @@ def test_paho_publishes_and_subscribes(
         paho(broker, anchors, backend_files, service, protocol) as backend,
         paho(broker, anchors, meter_files, name, protocol) as meter,
     ):
-        assert backend.subscribe(f"fleet/meters/{name}/#", 2) == [1]
+        assert backend.subscribe(f"fleet/meters/{name}/#", 2) == [2]
         assert meter.subscribe(f"fleet/meters/{name}/cmd/#", 1) == [1]
         for index in range(100):
             meter.client.publish(f"fleet/meters/{name}/telemetry", b"%d" % index, index % 2)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from device_sim.backend import Backend
-from device_sim.backoff import Backoff
 from device_sim.device import State
-from device_sim.fleet import Fleet
+from device_sim.fleet import Fleet, Member
 from device_sim.keep_alive import KeepAlive
 from device_sim.live_device import Counters, Surroundings
+from device_sim.scenario.model import Flap, FullJitter, Group, Telemetry
 from device_sim.tally import account, is_complete, total
 from provisioning.pki.identity import Role
 from provisioning.pki.tls import client_context
@@ -23,6 +23,7 @@ from tests.support.authority import Authority
 if TYPE_CHECKING:
     from conftest import RunningBroker
 
+CONDUCT = Group(name="meters", telemetry=Telemetry(every=0.05), backoff=FullJitter(base=0.05, cap=0.2))
 NAMES = [f"meter-{number}" for number in range(25)]
 
 
@@ -33,7 +34,7 @@ async def connected_fleet(mosquitto: RunningBroker, authority: Authority) -> Asy
         surroundings = Surroundings(mosquitto.endpoint, client_context(authority.pem), keep_alive, Counters(), seed=7)
         service = authority.issue("backend", role=Role.SERVICE, group=None)
         await backend.connect(mosquitto.endpoint, service.context(authority.pem), keep_alive)
-        async with Fleet(NAMES, "meters", surroundings, interval=0.05, backoff=Backoff(0.05, 0.2)) as fleet:
+        async with Fleet([Member(name, "meters", CONDUCT) for name in NAMES], surroundings) as fleet:
             for name, device in fleet.devices.items():
                 device.issued(authority.issue(name))
             await fleet.connect(8)
@@ -114,7 +115,7 @@ async def test_a_taken_over_device_stays_away(mosquitto: RunningBroker, authorit
     async with connected_fleet(mosquitto, authority) as (fleet, _):
         first = fleet.devices["meter-0"]
         thief = Fleet(
-            ["meter-0"], "meters", first._surroundings, interval=1.0
+            [Member("meter-0", "meters", CONDUCT)], first._surroundings
         )  # Two machines with one identity must not take turns for ever.
         async with thief:
             thief.devices["meter-0"].issued(authority.issue("meter-0"))
@@ -129,9 +130,41 @@ async def test_a_taken_over_device_stays_away(mosquitto: RunningBroker, authorit
 async def test_refusals_are_noted(mosquitto: RunningBroker, authority: Authority, limit: int) -> None:
     async with KeepAlive() as keep_alive:
         surroundings = Surroundings(mosquitto.endpoint, client_context(authority.pem), keep_alive, Counters(), seed=7)
-        async with Fleet(NAMES[:3], "meters", surroundings, interval=1.0) as fleet:
+        async with Fleet([Member(name, "meters", CONDUCT) for name in NAMES[:3]], surroundings) as fleet:
             for name, device in fleet.devices.items():
                 device.issued(Authority().issue(name))
             await fleet.connect(limit)
             assert sorted(name for name, _ in fleet.refusals) == NAMES[:3]
             assert {closure.code for _, closure in fleet.refusals} == {"unknown_ca"}
+
+
+async def test_a_bad_network_takes_devices_away_and_they_come_back(
+    mosquitto: RunningBroker, authority: Authority
+) -> None:
+    flaky = CONDUCT.model_copy(update={"flap": Flap(up=0.05, down=0.05)})
+    async with KeepAlive() as keep_alive:
+        surroundings = Surroundings(mosquitto.endpoint, client_context(authority.pem), keep_alive, Counters(), seed=7)
+        async with Fleet([Member(name, "meters", flaky) for name in NAMES[:3]], surroundings) as fleet:
+            for name, device in fleet.devices.items():
+                device.issued(authority.issue(name))
+                fleet.arrive(device, asyncio.get_running_loop().time())
+            async with asyncio.timeout(10):
+                while fleet.counters.reconnections < 6:  # noqa: ASYNC110 - the count has no event
+                    await asyncio.sleep(0.01)
+            assert fleet.lost_connections >= 6
+            assert not fleet.falsely_refused
+
+
+async def test_a_refusal_that_nobody_wanted_is_false_and_one_of_the_condemned_is_not(
+    mosquitto: RunningBroker, authority: Authority
+) -> None:
+    async with KeepAlive() as keep_alive:
+        surroundings = Surroundings(mosquitto.endpoint, client_context(authority.pem), keep_alive, Counters(), seed=7)
+        async with Fleet([Member(name, "meters", CONDUCT) for name in NAMES[:3]], surroundings) as fleet:
+            for name, device in fleet.devices.items():
+                device.issued(Authority().issue(name) if name != NAMES[2] else authority.issue(name))
+            fleet.condemn(NAMES[1])
+            fleet.revoked(NAMES[2], 0.0)
+            await fleet.connect(3)
+            assert set(fleet.falsely_refused) == {NAMES[0]}
+            assert fleet.falsely_admitted == {NAMES[2]}  # This broker has not heard of any revocation.

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from broker.admission.refusal import RefusalCode
-from broker.mqtt.codes import ProtocolVersion, QoS, ReasonCode
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Pingreq
 from broker.mqtt.properties import Properties
@@ -33,12 +33,17 @@ def test_a_device_is_admitted_under_its_own_name(broker: MemoryBroker, version: 
     assert broker.metrics.admitted == 1
 
 
-def test_mqtt5_client_is_told_what_the_broker_does_not_do(broker: MemoryBroker) -> None:
+def test_mqtt5_client_is_told_what_the_broker_takes(broker: MemoryBroker) -> None:
+    # What is not said is available: QoS 2, retained messages, wildcards, identifiers, shared subscriptions.
     answer = broker.open(shared_device("meter-1")).connect(client_id="meter-1", keep_alive=60)
     assert answer.properties == Properties(
-        receive_maximum=1024, maximum_qos=QoS.AT_LEAST_ONCE, maximum_packet_size=1024 * 1024,
-        shared_subscription_available=False,
-    )  # fmt: skip
+        receive_maximum=1024, maximum_packet_size=1024 * 1024, topic_alias_maximum=32
+    )
+
+
+def test_a_broker_without_topic_aliases_does_not_offer_any() -> None:
+    answer = MemoryBroker(max_topic_alias=0).open(shared_device("meter-1")).connect(client_id="meter-1", keep_alive=60)
+    assert answer.properties.topic_alias_maximum is None
 
 
 def test_an_empty_client_identifier_is_assigned_the_device_name(broker: MemoryBroker) -> None:
@@ -165,7 +170,6 @@ def test_nobody_is_admitted_before_the_revocation_data_is_complete() -> None:
     ("fields", "reason", "code"),
     [
         ({"authentication_method": "SCRAM"}, ReasonCode.BAD_AUTHENTICATION_METHOD, "UNSUPPORTED"),
-        ({"will": will("fleet/meters/meter-1/event", qos=2)}, ReasonCode.QOS_NOT_SUPPORTED, "UNSUPPORTED"),
         ({"will": will("fleet/meters/meter-2/event")}, ReasonCode.NOT_AUTHORIZED, "WILL_NOT_PERMITTED"),
         ({"will": will("fleet/meters/meter-1/cmd/x")}, ReasonCode.NOT_AUTHORIZED, "WILL_NOT_PERMITTED"),
         ({"will": will("fleet/meters/meter-1" + "/x" * 64)}, ReasonCode.TOPIC_NAME_INVALID, "WILL_NOT_PERMITTED"),

@@ -39,16 +39,24 @@ def test_a_device_subscribes_to_nothing_else(topic_filter: str) -> None:
 
 
 def test_a_service_reads_the_fleet_and_commands_it() -> None:
-    assert all(BACKEND.may_subscribe(each) for each in ("fleet/#", "fleet", "fleet/+/+/telemetry", OWN))
-    assert not any(BACKEND.may_subscribe(each) for each in ("#", "+/#", "$SYS/#", "fleets/#"))
+    assert all(BACKEND.may_subscribe(each) for each in ("fleet/#", "fleet", "fleet/+/+/telemetry", OWN, "$SYS/#"))
+    assert not any(BACKEND.may_subscribe(each) for each in ("#", "+/#", "fleets/#", "$SYSTEM/#", "$share/g/fleet/#"))
     assert all(BACKEND.may_publish(each) for each in (f"{OWN}/cmd", f"{OWN}/cmd/go"))
-    assert not any(BACKEND.may_publish(each) for each in (f"{OWN}/state", "fleet/meters/cmd/x", "fleet/a/b/c/cmd"))
+    assert not any(
+        BACKEND.may_publish(each) for each in (f"{OWN}/state", "fleet/meters/cmd/x", "fleet/a/b/c/cmd", "$SYS/x")
+    )
 
 
-@pytest.mark.parametrize("role", [Role.BROKER, Role.OPERATOR])
-def test_a_role_without_rules_may_do_nothing(role: Role) -> None:
-    assert not DEFAULT_POLICY.knows(role)
-    permissions = DEFAULT_POLICY.compile(Identity("d", role, "x"))
+def test_an_operator_reads_everything_and_says_nothing() -> None:
+    operator = DEFAULT_POLICY.compile(Identity("d", Role.OPERATOR, "admin"))
+    assert all(operator.may_subscribe(each) for each in ("fleet/#", "$SYS/#", f"{OWN}/cmd/#"))
+    assert not any(operator.may_subscribe(each) for each in ("#", "+/#"))
+    assert not any(operator.may_publish(each) for each in (f"{OWN}/cmd/go", f"{OWN}/state", "$SYS/x", "x"))
+
+
+def test_a_role_without_rules_may_do_nothing() -> None:
+    assert not DEFAULT_POLICY.knows(Role.BROKER)
+    permissions = DEFAULT_POLICY.compile(Identity("d", Role.BROKER, "x"))
     assert not permissions.may_publish("fleet/x")
     assert not permissions.may_subscribe("fleet/x")
 

@@ -15,10 +15,10 @@ from broker.routing.router import Routes
 class Subscriber:
     """A subscriber that notes what it is given; *slow* asks for the publisher to be held."""
 
-    def __init__(self, *, v5: bool = False, takes_any_size: bool = True, slow: bool = False) -> None:
+    def __init__(self, *, v5: bool = False, takes_shared_frames: bool = True, slow: bool = False) -> None:
         self.outbox: list[bytes] = []
         self.v5 = v5
-        self.takes_any_size = takes_any_size
+        self.takes_shared_frames = takes_shared_frames
         self.slow = slow
         self.given: list[tuple[Message, Subscription]] = []
 
@@ -37,7 +37,7 @@ class Subscriber:
 def test_subscribers_are_sorted_by_what_they_need() -> None:
     routes = Routes(10)
     old, new = Subscriber(), Subscriber(v5=True)
-    reliable, small = Subscriber(v5=True), Subscriber(takes_any_size=False)
+    reliable, small = Subscriber(v5=True), Subscriber(takes_shared_frames=False)
     named, shy = Subscriber(v5=True), Subscriber(v5=True)
     routes.subscribe(old, Subscription("a", 0))
     routes.subscribe(new, Subscription("a", 0))
@@ -56,7 +56,7 @@ def test_subscribers_are_sorted_by_what_they_need() -> None:
 
 def test_the_slow_one_among_many_is_named() -> None:
     routes = Routes(10)
-    quick, slow = Subscriber(takes_any_size=False), Subscriber(takes_any_size=False, slow=True)
+    quick, slow = Subscriber(takes_shared_frames=False), Subscriber(takes_shared_frames=False, slow=True)
     for subscriber in (quick, slow, Subscriber()):
         routes.subscribe(subscriber, Subscription("a", 1))
     assert routes[b"a"].deliver(Message(b"a", b""), None, 0.0) is slow

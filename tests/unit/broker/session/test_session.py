@@ -46,7 +46,9 @@ def session_with(
     session = Session("meter-1", OWNER, QueueLimits(messages, size), Metrics())
     session.expiry_interval = 100
     if wire is not None:
-        session.connect(wire, v5=False, receive_maximum=receive_maximum, maximum_packet_size=largest)
+        session.connect(
+            wire, v5=False, receive_maximum=receive_maximum, maximum_packet_size=largest, topic_alias_maximum=0
+        )
     return session
 
 
@@ -93,7 +95,7 @@ def test_an_acknowledgement_of_nothing_changes_nothing(wire: Wire) -> None:
 def test_the_queue_of_who_is_away_is_bounded_in_messages_and_drops_the_newest(wire: Wire) -> None:
     session = session_with(None, messages=3)
     give(session, 1, 2, 3, 4, 5)
-    session.connect(wire, v5=False, receive_maximum=100, maximum_packet_size=0)
+    session.connect(wire, v5=False, receive_maximum=100, maximum_packet_size=0, topic_alias_maximum=0)
     session.resume(0.0)
     session.flush()
     assert wire.payloads() == [1, 2, 3]
@@ -129,7 +131,7 @@ def test_best_effort_messages_are_not_kept(wire: Wire) -> None:
     session = session_with(None)
     session.deliver(number(1, 0), RELIABLE, 0.0)
     session.deliver(number(2, 1), BEST_EFFORT, 0.0)
-    session.connect(wire, v5=False, receive_maximum=9, maximum_packet_size=0)
+    session.connect(wire, v5=False, receive_maximum=9, maximum_packet_size=0, topic_alias_maximum=0)
     session.resume(0.0)
     session.flush()
     assert wire.sent == []
@@ -145,7 +147,7 @@ def test_what_was_not_acknowledged_is_sent_again_first_with_dup_and_its_identifi
     session.disconnect()
     give(session, 5)
     again = Wire()
-    session.connect(again, v5=False, receive_maximum=100, maximum_packet_size=0)
+    session.connect(again, v5=False, receive_maximum=100, maximum_packet_size=0, topic_alias_maximum=0)
     session.resume(0.0)
     session.flush()
     assert again.sent[0] == bytes([first[0][0] | 8]) + first[0][1:]
@@ -159,7 +161,7 @@ def test_a_smaller_receive_maximum_counts_for_what_is_sent_again_too(wire: Wire)
     give(session, 1, 2, 3, 4, 5, 6)
     session.disconnect()
     again = Wire()
-    session.connect(again, v5=False, receive_maximum=2, maximum_packet_size=0)
+    session.connect(again, v5=False, receive_maximum=2, maximum_packet_size=0, topic_alias_maximum=0)
     session.resume(0.0)
     session.flush()
     assert again.payloads() == [1, 2]
@@ -177,7 +179,7 @@ def test_a_message_may_be_acknowledged_before_it_is_sent_again(wire: Wire) -> No
     give(session, 1, 2, 3)
     session.disconnect()
     again = Wire()
-    session.connect(again, v5=False, receive_maximum=1, maximum_packet_size=0)
+    session.connect(again, v5=False, receive_maximum=1, maximum_packet_size=0, topic_alias_maximum=0)
     session.resume(0.0)
     session.acknowledged(2, 0.0)
     session.acknowledged(1, 0.0)
@@ -191,7 +193,7 @@ def test_a_second_interruption_sends_all_again(wire: Wire) -> None:
     for receive_maximum in (1, 2, 9):
         session.disconnect()
         wire.sent.clear()
-        session.connect(wire, v5=False, receive_maximum=receive_maximum, maximum_packet_size=0)
+        session.connect(wire, v5=False, receive_maximum=receive_maximum, maximum_packet_size=0, topic_alias_maximum=0)
         session.resume(0.0)
         session.flush()
     assert wire.payloads() == [1, 2, 3, 4]
@@ -203,7 +205,7 @@ def test_a_message_too_large_for_the_client_that_came_back_is_let_go(wire: Wire)
     give(session, 2)
     session.disconnect()
     wire.sent.clear()
-    session.connect(wire, v5=False, receive_maximum=1, maximum_packet_size=20)
+    session.connect(wire, v5=False, receive_maximum=1, maximum_packet_size=20, topic_alias_maximum=0)
     session.resume(0.0)
     session.flush()
     assert wire.payloads() == [2]
@@ -294,7 +296,7 @@ def test_the_outbox_list_is_never_replaced(wire: Wire) -> None:
     outbox = session.outbox
     give(session, 1)
     session.disconnect()
-    session.connect(wire, v5=True, receive_maximum=1, maximum_packet_size=0)
+    session.connect(wire, v5=True, receive_maximum=1, maximum_packet_size=0, topic_alias_maximum=0)
     session.resume(0.0)
     session.flush()
     assert session.outbox is outbox
@@ -304,6 +306,6 @@ def test_the_outbox_list_is_never_replaced(wire: Wire) -> None:
 def test_best_effort_messages_of_the_turn_in_which_a_client_connects_do_not_precede_its_connack(wire: Wire) -> None:
     session = session_with(None)
     session.outbox.append(b"stray")
-    session.connect(wire, v5=False, receive_maximum=1, maximum_packet_size=0)
+    session.connect(wire, v5=False, receive_maximum=1, maximum_packet_size=0, topic_alias_maximum=0)
     session.flush()
     assert wire.sent == []

@@ -1,0 +1,70 @@
+"""Messages that wait for a client that is away or slow: bounded, in order, forgetting what has expired.
+
+Rules
+-----
+1. Bounded in bytes always, and in messages for a client that is away. What does not fit is refused, the newest first.
+2. First in, first out. No I/O, no clock: the time is passed in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from broker.mqtt.message import Deliverable
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How much a session may hold for a client that is away or slow."""
+
+    messages: int
+    bytes: int
+
+
+class MessageQueue:
+    """The queue of one session."""
+
+    __slots__ = ("_bytes", "_limits", "messages")
+
+    def __init__(self, limits: QueueLimits) -> None:
+        self.messages: deque[Deliverable] = deque()
+        self._bytes = 0
+        self._limits = limits
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    def __iter__(self) -> Iterator[Deliverable]:
+        return iter(self.messages)
+
+    def append(self, message: Deliverable, *, away: bool) -> bool:
+        """Add *message* and return True, or return False if it does not fit."""
+        size = message.size
+        if (away and len(self.messages) >= self._limits.messages) or self._bytes + size > self._limits.bytes:
+            return False
+        self.messages.append(message)
+        self._bytes += size
+        return True
+
+    def restore(self, message: Deliverable) -> None:
+        """Add *message*, which the store has kept: it was acknowledged, so no bound refuses it now."""
+        self.messages.append(message)
+        self._bytes += message.size
+
+    def popleft(self) -> Deliverable:
+        """Take the oldest message out."""
+        message = self.messages.popleft()
+        self._bytes -= message.size
+        return message
+
+    @property
+    def half_full(self) -> bool:
+        """Whether it is time to hold the publishers."""
+        return len(self.messages) >= self._limits.messages // 2 or self._bytes >= self._limits.bytes // 2
+
+    @property
+    def short(self) -> bool:
+        """Whether held publishers may go on."""
+        return len(self.messages) <= self._limits.messages // 8 and self._bytes <= self._limits.bytes // 8

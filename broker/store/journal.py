@@ -1,0 +1,297 @@
+"""What must be on disk, gathered turn by turn; and what may be said only when it is.
+
+Theory
+------
+Decision D6: a QoS 1 or 2 message is acknowledged only when every persistent session that must get it has it on disk.
+While a turn is handled, changes of persistent state are noted in the *open batch*, and the answers that depend on them
+(PUBACK, PUBREC, PUBCOMP, SUBACK, UNSUBACK) are held back with it. The store writes one batch at a time; whatever
+happens meanwhile goes into the next. So many messages share one fsync, and a message that its subscriber acknowledges
+before its batch is written is never written at all.
+
+Exactly once across a crash needs more: a PUBLISH at QoS 2 leaves only when its packet identifier is stored, and a
+PUBREL only when it is stored that the PUBREC was received. Those packets are held back likewise.
+
+Rules
+-----
+1. Answers leave in the order in which they were given [MQTT-4.6.0-2]: while anything is unwritten, all of them wait.
+2. A batch that cannot be written is kept and tried again. At once its answers become refusals, or end the connection
+   where the protocol has no word for one; answers at QoS 2 and packets go on waiting, because a message that was
+   routed and then refused would come a second time.
+3. What waits belongs to one *connection*: it is forgotten with it, and never comes out of the next one of the same
+   session, whose client uses the packet identifiers anew.
+4. No I/O, no clock: `sqlite` writes, the time of expiry is converted by a fixed offset to the wall clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any, Protocol
+
+from broker.mqtt.message import Message
+
+Row = tuple[Any, ...]
+
+
+class Otherwise(Enum):
+    """What becomes of an answer whose batch cannot be written, where no other answer takes its place."""
+
+    CLOSE = auto()
+    WAIT = auto()
+
+
+class Outbox(Protocol):
+    """A session, as far as answers go."""
+
+    outbox: list[bytes]
+
+    def flush(self) -> None:
+        """Write out the outbox."""
+
+    def unanswered(self, now: float) -> None:
+        """Close the connection: the store has failed, and the client's protocol has no word for it."""
+
+    def send_again(self, now: float) -> None:
+        """Send again what the client has not acknowledged: all that was noted of it is stored."""
+
+
+class Answerable(Protocol):
+    """A connection, as far as answers go."""
+
+    @property
+    def session(self) -> Outbox | None:
+        """Its session; None when it has ended."""
+
+
+class Stored(Protocol):
+    """A delivery with its place in the session's order."""
+
+    message: Message
+    sequence: int
+    exactly_once: bool
+    retain: bool
+    identifiers: bytes
+
+
+@dataclass(slots=True)
+class Batch:
+    """Changes that are written in one transaction, by table; None stands for a removal."""
+
+    sessions: dict[int, Row | None] = field(default_factory=dict)
+    subscriptions: dict[tuple[int, str], Row | None] = field(default_factory=dict)
+    messages: dict[int, Row] = field(default_factory=dict)
+    deliveries: dict[tuple[int, int], Row] = field(default_factory=dict)
+    progress: dict[tuple[int, int], tuple[int, bool]] = field(default_factory=dict)
+    """(session, sequence) to (packet identifier, released): how far a QoS 2 exchange has come."""
+    done: list[tuple[int, int]] = field(default_factory=list)
+    unreferenced: list[tuple[int]] = field(default_factory=list)
+    incoming: dict[tuple[int, int], bool] = field(default_factory=dict)
+    retained: dict[str, Row | None] = field(default_factory=dict)
+    answers: list[tuple[Answerable, bytes, bytes | Otherwise]] = field(default_factory=list)
+    """Connection, what it is answered, and what instead if the batch cannot be written."""
+    packets: list[tuple[Answerable, bytes]] = field(default_factory=list)
+    resumed: list[Answerable] = field(default_factory=list)
+    """Connections whose session sends again what was not acknowledged, as soon as this is written."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(
+            self.sessions
+            or self.deliveries
+            or self.done
+            or self.subscriptions
+            or self.incoming
+            or self.progress
+            or self.retained
+            or self.messages
+            or self.unreferenced
+        )
+
+
+class Journal:
+    """The open batch and the one that is being written."""
+
+    __slots__ = ("_last_message", "_last_session", "dirty", "failed", "open", "wall_offset", "writing")
+
+    def __init__(self, wall_offset: float, *, last_session: int = 0, last_message: int = 0) -> None:
+        """Start with the highest row numbers in use; *wall_offset* plus monotonic time is the wall clock."""
+        self.open = Batch()
+        self.writing: Batch | None = None
+        self.failed = False
+        """Whether the last write failed: nothing durable is accepted until one succeeds."""
+        self.dirty = False
+        """Whether anything is unwritten, so that answers have to wait."""
+        self.wall_offset = wall_offset
+        self._last_session = last_session
+        self._last_message = last_message
+
+    # Answers and packets
+
+    def answer(self, connection: Answerable, packet: bytes, otherwise: bytes | Otherwise = Otherwise.CLOSE) -> None:
+        """Send *packet* when all that was noted so far is written; *otherwise* if that fails."""
+        session = connection.session
+        if self.dirty:
+            self.open.answers.append((connection, packet, otherwise))
+        elif session is not None:
+            session.outbox.append(packet)
+
+    def send(self, connection: Answerable, packet: bytes) -> None:
+        """Send *packet*, which promises what was just noted, when that is written."""
+        self.dirty = True
+        self.open.packets.append((connection, packet))
+
+    def resume(self, connection: Answerable) -> None:
+        """Let the session send again what was not acknowledged when all that was noted so far is written."""
+        self.open.resumed.append(connection)
+
+    # Sessions
+
+    def new_session(self) -> int:
+        """Return the row number for a new persistent session."""
+        self._last_session += 1
+        return self._last_session
+
+    def save_session(self, row: int, values: Row) -> None:
+        """Note the state of a session."""
+        self.dirty = True
+        self.open.sessions[row] = values
+
+    def remove_session(self, row: int) -> None:
+        """Note that a session has ended; its subscriptions and deliveries go with it."""
+        self.dirty = True
+        batch = self.open
+        tables: tuple[dict[Any, Any], ...] = (batch.subscriptions, batch.deliveries, batch.progress, batch.incoming)
+        for table in tables:
+            for key in [key for key in table if key[0] == row]:
+                del table[key]
+        batch.sessions[row] = None
+
+    def subscribe(self, row: int, topic_filter: str, values: Row) -> None:
+        """Note a subscription."""
+        self.dirty = True
+        self.open.subscriptions[row, topic_filter] = values
+
+    def unsubscribe(self, row: int, topic_filter: str) -> None:
+        """Note that a subscription is gone."""
+        self.dirty = True
+        self.open.subscriptions[row, topic_filter] = None
+
+    # Messages on their way out
+
+    def add(self, row: int, stored: Stored) -> None:
+        """Note that session *row* must get *stored*."""
+        self.dirty = True
+        message = stored.message
+        if message.row == 0:
+            self._last_message += 1
+            message.row = self._last_message
+            self.open.messages[message.row] = self._message_row(message)
+        message.references += 1
+        self.open.deliveries[row, stored.sequence] = (
+            message.row,
+            2 if stored.exactly_once else 1,
+            stored.retain,
+            stored.identifiers,
+        )
+
+    def advance(self, row: int, sequence: int, packet_id: int, *, released: bool) -> None:
+        """Note the packet identifier of a QoS 2 delivery, and whether its PUBREC was received."""
+        self.dirty = True
+        self.open.progress[row, sequence] = packet_id, released
+
+    def remove(self, row: int, sequence: int, message: Message) -> None:
+        """Note that a delivery is over; what was never written need not be removed."""
+        batch = self.open
+        key = row, sequence
+        batch.progress.pop(key, None)
+        if batch.deliveries.pop(key, None) is None:
+            self.dirty = True
+            batch.done.append(key)
+        self.release(message)
+
+    def release(self, message: Message) -> None:
+        """Note that one delivery less needs *message*."""
+        message.references -= 1
+        if message.references == 0:
+            if self.open.messages.pop(message.row, None) is None:
+                self.open.unreferenced.append((message.row,))
+            message.row = 0
+
+    # QoS 2 on its way in, and retained messages
+
+    def incoming(self, row: int, packet_id: int, *, known: bool) -> None:
+        """Note a packet identifier between PUBLISH and PUBREL, or that it is free again."""
+        self.dirty = True
+        self.open.incoming[row, packet_id] = known
+
+    def retain(self, topic_name: str, message: Message | None) -> None:
+        """Note the retained message of a topic, or that there is none."""
+        self.dirty = True
+        self.open.retained[topic_name] = None if message is None else self._message_row(message)
+
+    # The store's side
+
+    def take(self) -> Batch | None:
+        """Return the batch to write next, or None if one is being written or there is nothing left to write."""
+        if self.writing is not None or not self.dirty:
+            return None
+        self.writing, self.open = self.open, Batch()
+        return self.writing
+
+    def written(self, now: float) -> set[Outbox]:
+        """Release what waited for the batch; return whose outbox to flush."""
+        batch, self.writing = self.writing, None
+        self.failed = False
+        touched: set[Outbox] = set()
+        if batch is not None:
+            for connection, packet in batch.packets:
+                session = connection.session
+                if session is not None:
+                    session.outbox.append(packet)
+                    touched.add(session)
+            _release(batch.answers, touched)
+            for connection in batch.resumed:
+                session = connection.session
+                if session is not None:
+                    session.send_again(now)
+                    touched.add(session)
+        batch = self.open
+        if not (batch.changes or batch.packets or batch.resumed):  # Answers that waited only for their turn.
+            _release(batch.answers, touched)
+            batch.answers.clear()
+            self.dirty = False
+        return touched
+
+    def not_written(self, now: float) -> set[Outbox]:
+        """Turn the answers that waited into refusals; return whose outbox to flush. The batch is tried again."""
+        self.failed = True
+        touched: set[Outbox] = set()
+        for batch in (self.writing, self.open):
+            if batch is None:
+                continue
+            answers, batch.answers = batch.answers, []
+            for connection, packet, otherwise in answers:
+                session = connection.session
+                if session is None:
+                    continue
+                if otherwise is Otherwise.WAIT:
+                    batch.answers.append((connection, packet, otherwise))
+                elif otherwise is Otherwise.CLOSE:
+                    session.unanswered(now)
+                else:
+                    session.outbox.append(otherwise)
+                    touched.add(session)
+        return touched
+
+    def _message_row(self, message: Message) -> Row:
+        expires_at = None if message.expires_at is None else message.expires_at + self.wall_offset
+        return (message.topic, message.payload, message.qos, message.retain, message.properties, expires_at)
+
+
+def _release(answers: list[tuple[Answerable, bytes, bytes | Otherwise]], touched: set[Outbox]) -> None:
+    for connection, packet, _ in answers:
+        session = connection.session
+        if session is not None:
+            session.outbox.append(packet)
+            touched.add(session)

@@ -1,0 +1,234 @@
+"""The broker's database: SQLite in WAL mode, one writing thread, one transaction a batch.
+
+Rules
+-----
+1. ``synchronous=FULL``: when a commit returns, the batch has been through fsync, so that kill -9 and a power failure
+   lose nothing that was acknowledged.
+2. One process at a time: a lock file beside the database is held while it is open, and goes with the process.
+3. The event loop never waits for the disk: batches are written in one thread of their own, one at a time.
+4. A write that fails (full disk, I/O error) changes nothing: the transaction is rolled back, the batch is kept, and
+   tried again every second until it succeeds. `on_failure` and `on_written` tell the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from broker.store.journal import Batch, Journal, Row
+from broker.store.schema import SCHEMA, VERSION
+
+log = structlog.get_logger("broker")
+
+_RETRY_SECONDS = 1.0
+_GATHER_SECONDS = 0.002
+
+
+class StoreError(Exception):
+    """The database cannot be opened; the text names the file and says what to do."""
+
+
+class SqliteStore:
+    """The database file of one broker."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create *path*; raise `StoreError` if that cannot be done."""
+        self._path = path
+        self._journal: Journal | None = None
+        self._on_written: Callable[[], None] = lambda: None
+        self._on_failure: Callable[[], None] = lambda: None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._gathering: asyncio.TimerHandle | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be used as the broker's database: {error}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.touch(mode=0o600)
+            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise StoreError(f"{path} is in use by another broker: give each its own state_dir") from None
+        except (sqlite3.Error, OSError) as error:
+            os.close(self._lock)
+            raise StoreError(f"{path} cannot be used as the broker's database: {error}") from error
+        try:
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
+            self._database.execute("PRAGMA foreign_keys=ON")
+            self._migrate()
+        except sqlite3.Error as error:
+            self.close()
+            raise StoreError(f"{path} cannot be used as the broker's database: {error}") from error
+
+    def _migrate(self) -> None:
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._database.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+        elif version != VERSION:
+            self.close()
+            raise StoreError(
+                f"{self._path} has schema {version}, this broker knows {VERSION}: use the broker that made it"
+            )
+
+    def rows(self, query: str) -> list[Row]:
+        """Return the rows of a SELECT; for start-up only."""
+        return self._database.execute(query).fetchall()
+
+    def attach(
+        self,
+        journal: Journal,
+        loop: asyncio.AbstractEventLoop,
+        on_written: Callable[[], None],
+        on_failure: Callable[[], None],
+    ) -> None:
+        """Write what *journal* gathers; call back on the loop after each batch."""
+        self._journal = journal
+        self._loop = loop
+        self._on_written = on_written
+        self._on_failure = on_failure
+
+    def begin(self) -> None:
+        """Write the open batch soon, if none is being written; called at the end of each turn.
+
+        A subscriber that is there acknowledges within a millisecond or two, and what is acknowledged need not be
+        written: so a batch is gathered that long, and if nothing is left of it, its answers leave at once.
+        """
+        journal = self._journal
+        if journal is None or self._loop is None or not journal.dirty or journal.writing is not None:
+            return
+        if not journal.open.changes:
+            journal.take()
+            self._on_written()
+        elif self._gathering is None:
+            self._gathering = self._loop.call_later(_GATHER_SECONDS, self._write_gathered)
+
+    def _write_gathered(self) -> None:
+        self._gathering = None
+        batch = self._journal.take() if self._journal is not None else None
+        if batch is None:
+            return
+        if batch.changes:
+            self._write(batch)
+        else:
+            self._on_written()
+
+    def _write(self, batch: Batch) -> None:
+        loop = self._loop
+        if loop is None:
+            raise AssertionError("the store is attached before it writes")
+        future = self._thread.submit(self._apply, batch)
+        future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._done, done, batch))
+
+    def _done(self, future: Future[None], batch: Batch) -> None:
+        error = future.exception()
+        if error is None:
+            self._on_written()
+            self.begin()
+        elif self._loop is not None:
+            # Another error than SQLite's is a defect. It must not cost an acknowledged message either.
+            defect = None if isinstance(error, sqlite3.Error) else error
+            log.error(
+                "the store cannot be written",
+                code="STORE_FAILED",
+                detail=str(error),
+                path=str(self._path),
+                exc_info=defect,
+            )
+            self._on_failure()
+            self._retry = self._loop.call_later(_RETRY_SECONDS, self._try_again, batch)
+
+    def _try_again(self, batch: Batch) -> None:
+        self._retry = None
+        self._write(batch)
+
+    def close(self) -> None:
+        """Write what is left, and close the file. Blocks."""
+        for timer in (self._retry, self._gathering):
+            if timer is not None:
+                timer.cancel()
+        self._thread.shutdown(wait=True)
+        journal = self._journal
+        if journal is not None:
+            try:
+                for batch in (journal.writing, journal.open):
+                    if batch is not None and batch.changes:
+                        self._apply(batch)
+            except sqlite3.Error as error:
+                log.error("the store cannot be written", code="STORE_FAILED", detail=str(error), path=str(self._path))  # noqa: TRY400
+        self._database.close()
+        os.close(self._lock)
+
+    def _apply(self, batch: Batch) -> None:
+        """Write *batch* in one transaction. Writing a batch twice does what writing it once does."""
+        database = self._database
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            self._apply_changes(database, batch)
+            database.execute("COMMIT")
+        except BaseException:
+            database.rollback()
+            raise
+
+    @staticmethod
+    def _apply_changes(database: sqlite3.Connection, batch: Batch) -> None:
+        def many(statement: str, rows: list[Any]) -> None:
+            if rows:
+                database.executemany(statement, rows)
+
+        many("DELETE FROM sessions WHERE id=?", [(row,) for row, values in batch.sessions.items() if values is None])
+        many(
+            "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET "
+            "owner=excluded.owner, v5=excluded.v5, expiry_interval=excluded.expiry_interval, "
+            "ended_at=excluded.ended_at, will_topic=excluded.will_topic, will_payload=excluded.will_payload, "
+            "will_qos=excluded.will_qos, will_retain=excluded.will_retain, will_properties=excluded.will_properties, "
+            "will_expiry_interval=excluded.will_expiry_interval, will_delay=excluded.will_delay",
+            [(row, *values) for row, values in batch.sessions.items() if values is not None],
+        )
+        many(
+            "DELETE FROM subscriptions WHERE session=? AND topic_filter=?",
+            [key for key, values in batch.subscriptions.items() if values is None],
+        )
+        many(
+            "INSERT OR REPLACE INTO subscriptions VALUES (?,?,?,?,?,?,?)",
+            [(*key, *values) for key, values in batch.subscriptions.items() if values is not None],
+        )
+        many(
+            "INSERT OR REPLACE INTO messages VALUES (?,?,?,?,?,?,?)",
+            [(row, *values) for row, values in batch.messages.items()],
+        )
+        many(
+            "INSERT OR REPLACE INTO deliveries (session, sequence, message, qos, retain, identifiers) "
+            "VALUES (?,?,?,?,?,?)",
+            [(*key, *values) for key, values in batch.deliveries.items()],
+        )
+        many(
+            "UPDATE deliveries SET packet_id=?, released=? WHERE session=? AND sequence=?",
+            [(*values, *key) for key, values in batch.progress.items()],
+        )
+        many("DELETE FROM deliveries WHERE session=? AND sequence=?", batch.done)
+        many("DELETE FROM messages WHERE id=?", batch.unreferenced)
+        many("INSERT OR IGNORE INTO incoming VALUES (?,?)", [key for key, known in batch.incoming.items() if known])
+        many(
+            "DELETE FROM incoming WHERE session=? AND packet_id=?",
+            [key for key, known in batch.incoming.items() if not known],
+        )
+        many(
+            "DELETE FROM retained WHERE topic_name=?", [(t,) for t, values in batch.retained.items() if values is None]
+        )
+        many(
+            "INSERT OR REPLACE INTO retained VALUES (?,?,?,?,?,?,?)",
+            [(topic, *values) for topic, values in batch.retained.items() if values is not None],
+        )

@@ -1,0 +1,61 @@
+"""A listener without TLS, for protocol test tools only: loopback, off by default, its identity from the configuration.
+
+Whoever connects *is* the configured identity: there is no certificate, no admission by one, and nothing to revoke. The
+broker refuses to open such a listener on any address but loopback, and says in its log that it is open.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from datetime import datetime
+from typing import NoReturn
+
+from broker.admission.admission import Peer
+from broker.connection import ClientConnection
+from provisioning.pki.identity import Identity
+
+
+class UnsafePlainSocket(socket.socket):
+    """A TCP socket with the few methods of `ssl.SSLSocket` that the transport uses."""
+
+    session_reused = False
+
+    def do_handshake(self) -> None:
+        """Do nothing: there is no handshake."""
+
+    def getpeercert(self, *, binary_form: bool) -> None:
+        """Return None: there is no certificate."""
+
+    def unwrap(self) -> NoReturn:
+        """Raise `OSError`: there is no TLS to close."""
+        raise OSError("not a TLS socket")
+
+
+class UnsafePeer:
+    """Tells a connection that its peer is the configured identity."""
+
+    def __init__(self, connection: ClientConnection, identity: Identity) -> None:
+        self._connection = connection
+        self._identity = identity
+
+    def secured(self, certificate: bytes | None, now: float, wall_now: datetime) -> None:
+        """Take the configured identity for the peer's."""
+        del certificate, wall_now
+        self._connection.identified(Peer(self._identity, (b"", 0), math.inf), now)
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Pass on bytes."""
+        self._connection.receive(data, now)
+
+    def choke(self) -> None:
+        """Pass on that too much is unsent."""
+        self._connection.choke()
+
+    def unchoke(self, now: float) -> None:
+        """Pass on that the peer takes what is sent again."""
+        self._connection.unchoke(now)
+
+    def lost(self, code: str, now: float, detail: str = "") -> None:
+        """Pass on that the peer is gone."""
+        self._connection.lost(code, now, detail)

@@ -1,0 +1,206 @@
+"""MQTT over WebSocket over TLS: a layer between the TLS transport and the connection (MQTT 5 §6).
+
+Theory
+------
+`wsproto` speaks HTTP upgrade and frames without I/O. This layer is the transport's receiver on one side and the
+connection's transport on the other; admission, limits and deadlines are those of the connection, unchanged.
+
+Rules
+-----
+1. The client offers the subprotocol ``mqtt`` and gets it, or is refused [MQTT-6.0.0-3], [MQTT-6.0.0-4].
+2. MQTT packets travel in binary frames, cut anywhere [MQTT-6.0.0-1], [MQTT-6.0.0-2]; a text frame ends the
+   connection.
+3. The upgrade request is bounded by h11's limit; a frame is handed on as its bytes arrive, never gathered.
+
+Does not handle: compression (not offered), several paths (any path will do), the Origin header: who may connect is
+decided by the client certificate, which a browser's page cannot choose.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime
+from typing import Protocol
+
+from wsproto import ConnectionType, WSConnection
+from wsproto.connection import ConnectionState
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Event,
+    Ping,
+    RejectConnection,
+    Request,
+    TextMessage,
+)
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+
+from broker.metrics import Metrics
+from broker.transport import without_qos0
+
+SUBPROTOCOL = "mqtt"
+_UNSUPPORTED_DATA = 1003
+_NORMAL = 1000
+
+
+class Underlying(Protocol):
+    """The TLS transport."""
+
+    @property
+    def address(self) -> str:
+        """The peer's address and port."""
+
+    @property
+    def choked(self) -> bool:
+        """Whether too much is unsent."""
+
+    def write(self, packets: list[bytes]) -> None:
+        """Write bytes."""
+
+    def close(self) -> None:
+        """Write what is left and close."""
+
+    def hold(self) -> None:
+        """Read nothing more until `release`."""
+
+    def release(self) -> None:
+        """Read again."""
+
+
+class Above(Protocol):
+    """The connection."""
+
+    def secured(self, certificate: bytes | None, now: float, wall_now: datetime) -> None:
+        """Take note that TLS is up."""
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Act on bytes that were read."""
+
+    def lost(self, code: str, now: float, detail: str = "") -> None:
+        """Take note that the peer is gone."""
+
+    def choke(self) -> None:
+        """Take note that too much is unsent."""
+
+    def unchoke(self, now: float) -> None:
+        """Take note that the peer takes what is sent again."""
+
+
+class WebSocket:
+    """One WebSocket, as a server."""
+
+    __slots__ = ("_above", "_metrics", "_transport", "_websocket")
+
+    def __init__(self, transport: Underlying, metrics: Metrics) -> None:
+        self._transport = transport
+        self._metrics = metrics
+        self._websocket = WSConnection(ConnectionType.SERVER)
+        self._above: Above | None = None
+
+    def serve(self, connection: Above) -> None:
+        """Hand what arrives to *connection*."""
+        self._above = connection
+
+    # Towards the connection
+
+    def secured(self, certificate: bytes | None, now: float, wall_now: datetime) -> None:
+        """Pass on that TLS is up."""
+        if self._above is not None:
+            self._above.secured(certificate, now, wall_now)
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Take frames apart."""
+        try:
+            self._websocket.receive_data(data)
+            for event in self._websocket.events():
+                self._on_event(event, now)
+        except (RemoteProtocolError, LocalProtocolError) as error:
+            if isinstance(error, RemoteProtocolError) and error.event_hint is not None:
+                with contextlib.suppress(LocalProtocolError):  # Say it over HTTP where that is still possible.
+                    self._send(error.event_hint)
+            self._fail(f"not a WebSocket: {error}", now)
+
+    def choke(self) -> None:
+        """Pass on that too much is unsent."""
+        if self._above is not None:
+            self._above.choke()
+
+    def unchoke(self, now: float) -> None:
+        """Pass on that the peer takes what is sent again."""
+        if self._above is not None:
+            self._above.unchoke(now)
+
+    def lost(self, code: str, now: float, detail: str = "") -> None:
+        """Pass on that the peer is gone."""
+        if self._above is not None:
+            self._above.lost(code, now, detail)
+
+    def _on_event(self, event: Event, now: float) -> None:
+        above = self._above
+        if above is None:
+            return
+        if isinstance(event, BytesMessage):
+            above.receive(bytes(event.data), now)
+        elif isinstance(event, Request):
+            self._upgrade(event, now)
+        elif isinstance(event, Ping):
+            self._send(event.response())
+        elif isinstance(event, CloseConnection):
+            if self._websocket.state is not ConnectionState.CLOSED:
+                self._send(event.response())
+            self._end("CLIENT_CLOSED", now)
+        elif isinstance(event, TextMessage):
+            self._send(CloseConnection(code=_UNSUPPORTED_DATA, reason="MQTT needs binary frames"))
+            self._fail("a text frame", now)
+
+    def _upgrade(self, request: Request, now: float) -> None:
+        if SUBPROTOCOL in request.subprotocols:
+            self._send(AcceptConnection(subprotocol=SUBPROTOCOL))
+            return
+        body = b"the WebSocket subprotocol 'mqtt' is needed\n"
+        headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
+        self._send(RejectConnection(status_code=400, headers=headers, has_body=True))
+        self._transport.write([body])
+        self._fail("the subprotocol 'mqtt' was not offered", now)
+
+    def _fail(self, detail: str, now: float) -> None:
+        self._end("BAD_PACKET", now, detail)
+
+    def _end(self, code: str, now: float, detail: str = "") -> None:
+        above, self._above = self._above, None
+        if above is not None:
+            above.lost(code, now, detail)
+        self._transport.close()
+
+    # From the connection
+
+    @property
+    def address(self) -> str:
+        """The peer's address and port."""
+        return self._transport.address
+
+    def write(self, packets: list[bytes]) -> None:
+        """Write *packets* as one binary frame."""
+        if self._transport.choked:  # Seen from here only: inside a frame the transport cannot tell packets apart.
+            packets = without_qos0(packets, self._metrics)
+        if packets and self._websocket.state is ConnectionState.OPEN:
+            self._send(BytesMessage(data=b"".join(packets)))
+
+    def close(self) -> None:
+        """Say goodbye, and close; frames of the same read that are left go nowhere."""
+        self._above = None
+        if self._websocket.state is ConnectionState.OPEN:
+            self._send(CloseConnection(code=_NORMAL))
+        self._transport.close()
+
+    def hold(self) -> None:
+        """Read nothing more until `release`."""
+        self._transport.hold()
+
+    def release(self) -> None:
+        """Read again."""
+        self._transport.release()
+
+    def _send(self, event: Event) -> None:
+        self._transport.write([self._websocket.send(event)])

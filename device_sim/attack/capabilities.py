@@ -1,0 +1,115 @@
+"""What a broker claims to do, from a TOML file: so that brokers of different abilities give one comparable table.
+
+    name = "mosquitto"
+    supports = ["mqtt5", "qos2", "topic_policy", "revocation"]
+
+    [limits]                      # seconds after which a peer that says nothing must be out
+    handshake = 15
+    connect = 15
+
+    [expected]                    # where the right answer differs from the catalogue's, or pins what it leaves open
+    "5-revoked" = ["tls certificate_revoked"]
+
+    [revocation]                  # how a CRL gets there, for a broker that reads a file
+    crl_file = "/etc/mosquitto/crl.pem"
+    reload = ["systemctl", "reload", "mosquitto"]
+
+A case that needs what is not claimed is still run where it can be, and its verdict is `skip` with the claim that is
+missing: the table shows what happened without calling a missing feature a hole.
+
+Rules
+-----
+1. An unknown key, feature or case is an error: a misspelt one must not silently change a verdict.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class CapabilityError(Exception):
+    """The capability file cannot be used; the text names the file, the key and the remedy."""
+
+
+class Feature(StrEnum):
+    """What a broker may or may not be able to do."""
+
+    MQTT5 = "mqtt5"
+    TLS12 = "tls12"
+    QOS2 = "qos2"
+    CLIENT_ID_BINDING = "client_id_binding"
+    TOPIC_POLICY = "topic_policy"
+    SUBSCRIPTION_POLICY = "subscription_policy"
+    REVOCATION = "revocation"
+    REGISTRY = "registry"
+    SUSPENSION = "suspension"
+    FLAPPING_ALERT = "flapping_alert"
+    RATE_LIMIT = "rate_limit"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TimeLimits(_Strict):
+    """Seconds within which the broker must have closed an idle stranger."""
+
+    handshake: float = Field(default=15.0, gt=0)
+    connect: float = Field(default=15.0, gt=0)
+    keep_alive: float = Field(default=5.0, gt=0)
+    """From the last packet of a device with a keep alive of one second."""
+    revocation: float = Field(default=3.0, gt=0)
+    """From the call that revokes to the end of the live session."""
+
+
+class CrlFile(_Strict):
+    """A CRL that the broker reads from a file, and the command that makes it read again."""
+
+    crl_file: Path
+    reload: tuple[str, ...] = ()
+
+
+class Capabilities(_Strict):
+    """All that is claimed of one broker."""
+
+    name: str
+    supports: frozenset[Feature]
+    limits: TimeLimits = TimeLimits()
+    expected: dict[str, tuple[str, ...]] = {}
+    revocation: CrlFile | None = None
+
+    def missing(self, needs: Iterable[Feature]) -> list[str]:
+        """Return those of *needs* that are not claimed, in order."""
+        return sorted(need.value for need in needs if need not in self.supports)
+
+    def check_cases(self, known: Iterable[str]) -> None:
+        """Raise `CapabilityError` if an expectation is for none of the *known* cases."""
+        unknown = sorted(set(self.expected) - set(known))
+        if unknown:
+            raise CapabilityError(f"capabilities of {self.name}: no such case: {', '.join(unknown)}; see --list")
+
+
+EVERYTHING = Capabilities(name="broker", supports=frozenset(Feature) - {Feature.TLS12})
+"""What a broker without a capability file is held to."""
+
+
+def load(path: Path) -> Capabilities:
+    """Return the capabilities in the TOML file *path*; raise `CapabilityError`."""
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise CapabilityError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CapabilityError(f"{path} is not TOML: {error}") from error
+    try:
+        return Capabilities.model_validate(content)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, each['loc']))}: {each['msg'][:1].lower()}{each['msg'][1:]}" for each in error.errors()
+        )
+        raise CapabilityError(f"{path}: {wrong}") from None

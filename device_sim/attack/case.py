@@ -1,0 +1,80 @@
+"""A case: one way to misbehave, what should come of it, and the code that tries it.
+
+Rules
+-----
+1. A name is ``<number in the catalogue>-<words>``; it never changes, since capability files and CI histories hold it.
+2. What a tester cannot do is said (`Impossible`) and becomes `skip` with the reason; it is never left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from device_sim.attack.capabilities import Feature, TimeLimits
+from device_sim.attack.scene import Scene
+from device_sim.attack.verdict import Seen
+
+Attempt = Callable[[Scene], Awaitable[Seen]]
+Limit = Callable[[TimeLimits], float]
+
+_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case. *idle* ones only wait, and are tried at the same time; *last* ones leave the target changed."""
+
+    name: str
+    description: str
+    expected: tuple[str, ...]
+    attempt: Attempt
+    needs: frozenset[Feature] = frozenset()
+    limit: Limit = lambda _: _SECONDS
+    idle: bool = False
+    last: bool = False
+
+    @property
+    def number(self) -> str:
+        """Its number in the catalogue."""
+        return self.name.partition("-")[0]
+
+
+@dataclass(slots=True)
+class Chapter:
+    """Cases that belong together, in the order in which they are written down."""
+
+    cases: list[Case] = field(default_factory=list)
+
+    def case(
+        self,
+        name: str,
+        description: str,
+        *expected: str,
+        needs: tuple[Feature, ...] = (),
+        limit: Limit = lambda _: _SECONDS,
+        idle: bool = False,
+        last: bool = False,
+    ) -> Callable[[Attempt], Attempt]:
+        """Add the decorated attempt to the chapter."""
+
+        def add(attempt: Attempt) -> Attempt:
+            self.add(name, description, expected, attempt, needs=needs, limit=limit, idle=idle, last=last)
+            return attempt
+
+        return add
+
+    def add(
+        self,
+        name: str,
+        description: str,
+        expected: tuple[str, ...],
+        attempt: Attempt,
+        *,
+        needs: tuple[Feature, ...] = (),
+        limit: Limit = lambda _: _SECONDS,
+        idle: bool = False,
+        last: bool = False,
+    ) -> None:
+        """Add an attempt that is one of a family."""
+        self.cases.append(Case(name, description, expected, attempt, frozenset(needs), limit, idle, last))

@@ -1,0 +1,289 @@
+"""Cases 1 to 24: what is wrong is the certificate."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ObjectIdentifier
+
+from broker.mqtt.codes import ProtocolVersion
+from device_sim.attack import der
+from device_sim.attack.capabilities import Feature
+from device_sim.attack.case import Chapter
+from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper, common_name
+from device_sim.attack.scene import Scene
+from device_sim.attack.target import Impossible
+from device_sim.attack.verdict import Seen
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EstClient
+from provisioning.pki.keys import generate_key
+
+IN = "mqtt CONNACK 0x00"
+REVOKED = ("mqtt CONNACK 0x87", "mqtt CONNACK 0x8a", "tls certificate_revoked")
+BAD = ("tls bad_certificate", "tls unsupported_certificate", "tls certificate_unknown")
+NOT_OURS = "mqtt CONNACK 0x87"
+
+chapter = Chapter()
+case = chapter.case
+
+
+@case("1-good", "a good device (control)", IN)
+async def _good(scene: Scene) -> Seen:
+    return await scene.show(await scene.device())
+
+
+@case("1-good-311", "a good device that speaks MQTT 3.1.1 (control)", "mqtt CONNACK 0")
+async def _good_311(scene: Scene) -> Seen:
+    paper = await scene.device()
+    name = paper.name
+    return await scene.present(scene.context(paper.pem), name, version=ProtocolVersion.V311)
+
+
+@case("2-no-certificate", "shows no certificate", "tls certificate_required", "tls handshake_failure")
+async def _no_certificate(scene: Scene) -> Seen:
+    return await scene.present(scene.context(None), scene.fresh())
+
+
+def _dated(name: str, description: str, expected: str, begins: timedelta, ends: timedelta) -> None:
+    async def attempt(scene: Scene) -> Seen:
+        return await scene.show(scene.target.issuer.issue(scene.target.device(scene.fresh()), begins=begins, ends=ends))
+
+    chapter.add(name, description, (expected,), attempt)
+
+
+_DAY, _SECOND = timedelta(days=1), timedelta(seconds=1)
+_dated("3-expired", "expired yesterday", "tls certificate_expired", -2 * _DAY, -_DAY)
+_dated("3-expired-1s", "expired a second ago", "tls certificate_expired", -_DAY, -_SECOND)
+# RFC 8446 has no alert for it; OpenSSL maps it to bad_certificate, not to certificate_expired.
+_dated("4-not-yet-valid", "valid from tomorrow", "tls bad_certificate", _DAY, 2 * _DAY)
+
+
+@case("5-revoked", "its certificate is revoked", *REVOKED, needs=(Feature.REVOCATION,))
+async def _revoked(scene: Scene) -> Seen:
+    paper = await scene.device()
+    await scene.target.registrar.revoke(paper)
+    return await scene.until_refused(paper)
+
+
+@case("8-self-signed", "signed its certificate itself", "tls unknown_ca")
+async def _self_signed(scene: Scene) -> Seen:
+    key = generate_key()
+    name = common_name(scene.fresh())
+    (common,) = name
+    issuer = Issuer(scene.target.issuer.certificate, key)
+    identity = scene.target.device(str(common.value))
+    return await scene.show(issuer.issue(identity, key=key, subject=name, issuer_name=name))
+
+
+@case("9-wrong-ca", "certified by a CA that nobody trusts", "tls unknown_ca")
+async def _wrong_ca(scene: Scene) -> Seen:
+    return await scene.show(Issuer.founded(common_name("Another CA")).issue(scene.target.device(scene.fresh())))
+
+
+@case("10-ca-name", "certified by a CA that only bears our CA's name", "tls unknown_ca", "tls decrypt_error")
+async def _ca_name(scene: Scene) -> Seen:
+    impostor = Issuer.founded(scene.target.issuer.certificate.subject)
+    return await scene.show(impostor.issue(scene.target.device(scene.fresh())))
+
+
+@case("10-ca-name-no-aki", "the same, naming no authority key", "tls decrypt_error", "tls unknown_ca")
+async def _ca_name_without_key_id(scene: Scene) -> Seen:
+    impostor = Issuer.founded(scene.target.issuer.certificate.subject)
+    return await scene.show(impostor.issue(scene.target.device(scene.fresh()), authority_key=False))
+
+
+@case("11-wrong-eku", "its certificate is for servers", "tls unsupported_certificate")
+async def _wrong_eku(scene: Scene) -> Seen:
+    return await scene.show(scene.target.issuer.issue(scene.target.device(scene.fresh()), usages=SERVER_AUTH))
+
+
+# RFC 5280 §4.2.1.12: without the extension a certificate is for any purpose.
+@case("12-no-eku", "its certificate names no purpose (policy)", IN, "tls unsupported_certificate")
+async def _no_eku(scene: Scene) -> Seen:
+    return await scene.show(scene.target.issuer.issue(scene.target.device(scene.fresh()), usages=None))
+
+
+@case("12-empty-eku", "its certificate names an empty list of purposes", *BAD)
+async def _empty_eku(scene: Scene) -> Seen:
+    empty = x509.UnrecognizedExtension(ObjectIdentifier("2.5.29.37"), bytes.fromhex("3000"))
+    identity = scene.target.device(scene.fresh())
+    return await scene.show(scene.target.issuer.issue(identity, usages=None, extra=((empty, False),)))
+
+
+@case("13-ca-certificate", "shows a CA's certificate as its own", *BAD, "tls unknown_ca", NOT_OURS)
+async def _ca_certificate(scene: Scene) -> Seen:
+    return await scene.show(scene.target.issuer.issue(scene.target.device(scene.fresh()), ca=True, path_length=0))
+
+
+@case("13-issued-by-device", "certified by another device", "tls unknown_ca", *BAD)
+async def _issued_by_device(scene: Scene) -> Seen:
+    parent = await scene.device()
+    paper = Issuer(parent.certificate, parent.key).issue(scene.target.device(scene.fresh()))
+    return await scene.show(paper.presented_with(parent.certificate))
+
+
+@case("13-below-path-length", "certified by a CA below ours, which may have none", *BAD, "tls unknown_ca")
+async def _below_path_length(scene: Scene) -> Seen:
+    constraints = scene.target.issuer.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    if constraints.path_length != 0:
+        raise Impossible("the target's CA may certify CAs: it has no path length of 0")
+    sub = _subordinate(scene)
+    return await scene.show(sub.issue(scene.target.device(scene.fresh())).presented_with(sub.certificate))
+
+
+@case("14-incomplete-chain", "leaves its intermediate CA out", "tls unknown_ca")
+async def _incomplete_chain(scene: Scene) -> Seen:
+    return await scene.show(_subordinate(scene).issue(scene.target.device(scene.fresh())))
+
+
+def _subordinate(scene: Scene) -> Issuer:
+    paper = scene.target.issuer.issue(None, subject=common_name("Sub CA"), ca=True, path_length=0, usages=None)
+    return Issuer(paper.certificate, paper.key)
+
+
+@case("15-duplicated-chain", "sends its certificate twice (extras may be ignored)", IN, *BAD, "tls unknown_ca")
+async def _duplicated_chain(scene: Scene) -> Seen:
+    paper = await scene.device()
+    return await scene.show(paper.presented_with(paper.certificate, scene.target.issuer.certificate))
+
+
+@case("15-chain-of-100", "sends 100 certificates (extras may be ignored)", IN, *BAD, "tls unknown_ca")
+async def _chain_of_100(scene: Scene) -> Seen:
+    paper = await scene.device()
+    return await scene.show(paper.presented_with(*[scene.target.issuer.certificate] * 100))
+
+
+@case(
+    "15-chain-too-long", "sends 200 KB of certificates",
+    "tls illegal_parameter", "tls internal_error", "tls unknown_ca", *BAD,
+)  # fmt: skip
+async def _chain_too_long(scene: Scene) -> Seen:
+    paper = await scene.device()
+    size = len(scene.target.issuer.certificate.public_bytes(Encoding.DER))
+    return await scene.show(paper.presented_with(*[scene.target.issuer.certificate] * (200_000 // size)))
+
+
+@case("15-reversed-chain", "sends its chain in reverse", "tls bad_certificate")
+async def _reversed_chain(_scene: Scene) -> Seen:
+    raise Impossible("OpenSSL always sends the end-entity certificate first; it takes a TLS stack of one's own")
+
+
+@case("16-broken-signature", "one bit of the CA's signature is changed", "tls decrypt_error", "tls bad_certificate")
+async def _broken_signature(scene: Scene) -> Seen:
+    paper = scene.forged()
+    return await scene.show(paper, paper.shown_as(der.pem(der.with_broken_signature(paper.certificate))))
+
+
+@case("16-other-name", "its certificate is altered to name another", "tls decrypt_error", "tls bad_certificate")
+async def _other_name(scene: Scene) -> Seen:
+    mine, theirs = scene.fresh(), scene.fresh()
+    paper = scene.forged(mine)
+    pem = paper.shown_as(der.pem(der.with_other_name(paper.certificate, mine, theirs)))
+    return await scene.present(scene.context(pem), theirs)
+
+
+@case("16-malformed-der", "its certificate is not DER", "tls decode_error", "tls bad_certificate")
+async def _malformed_der(_scene: Scene) -> Seen:
+    raise Impossible("OpenSSL does not load, and so does not send, what it cannot parse")
+
+
+@case("17-stolen-certificate", "has a genuine certificate and not its key", "tls decrypt_error")
+async def _stolen_certificate(scene: Scene) -> Seen:
+    paper = await scene.device()
+    pem = paper.shown_as(paper.certificate.public_bytes(Encoding.PEM), der.key_pretending_to_be(paper.certificate))
+    return await scene.show(paper, pem)
+
+
+# The CA has signed it: to refuse it takes a list of who was enrolled, which every certificate is looked up in.
+@case("21-unregistered", "genuinely certified, never enrolled", NOT_OURS, needs=(Feature.REGISTRY,))
+async def _unregistered(scene: Scene) -> Seen:
+    return await scene.show(scene.forged())
+
+
+@case("21-suspended", "suspended (certificateHold)", "mqtt CONNACK 0x8a", NOT_OURS, needs=(Feature.SUSPENSION,))
+async def _suspended(scene: Scene) -> Seen:
+    if Feature.SUSPENSION not in scene.target.capabilities.supports:
+        raise Impossible("there is no way to suspend a device here")
+    raise Impossible("suspending needs an operator's call that the provisioning client does not have yet")
+
+
+@case("22-renewed-old-one", "uses its old certificate within its life, after renewal (policy)", IN, *REVOKED)
+async def _renewed_old_one(scene: Scene) -> Seen:
+    desk = scene.target.desk
+    if desk is None:
+        raise Impossible("there is no enrolment service to renew with")
+    paper = await scene.device()
+    async with EstClient(desk.url, desk.anchors, paper.pem) as est:
+        await est.reenrol(build_csr(generate_key(), paper.name, paper.certificate))
+    return await scene.show(paper)
+
+
+@case("23-rsa-1024", "has an RSA key of 1024 bits", *BAD, "tls insufficient_security")
+async def _rsa_1024(scene: Scene) -> Seen:
+    key = rsa.generate_private_key(65537, 1024)  # noqa: S505 - the attack
+    paper = scene.target.issuer.issue(scene.target.device(scene.fresh()), key=key)
+    return await _weakly(scene, paper, paper.certificate.public_bytes(Encoding.PEM))
+
+
+@case("23-sha1", "its certificate is signed over SHA-1", *BAD, "tls insufficient_security", "tls decrypt_error")
+async def _sha1(scene: Scene) -> Seen:
+    paper = scene.forged()
+    return await _weakly(scene, paper, der.pem(der.with_sha1(paper.certificate, scene.target.issuer.key)))
+
+
+@case("23-p192", "has a key on the curve P-192", *BAD, "tls insufficient_security", "tls illegal_parameter")
+async def _p192(_scene: Scene) -> Seen:
+    raise Impossible("TLS 1.3 has no signature scheme for P-192 (RFC 8446 §4.2.3): OpenSSL sends no certificate then")
+
+
+async def _weakly(scene: Scene, paper: Paper, certificate: bytes) -> Seen:
+    """Present *certificate* with a client that has no scruples of its own."""
+    context = scene.context(None)
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    paper.shown_as(certificate).load_into(context)
+    return await scene.present(context, paper.name)
+
+
+def _serial(name: str, description: str, serial: bytes, *expected: str) -> None:
+    async def attempt(scene: Scene) -> Seen:
+        paper = scene.forged()
+        changed = der.with_serial(paper.certificate, serial, scene.target.issuer.key)
+        return await scene.show(paper, paper.shown_as(der.pem(changed)))
+
+    chapter.add(name, description, expected, attempt)
+
+
+# RFC 5280 §4.1.2.2: a CA must not, but whoever reads such a certificate should cope: either answer, and no crash.
+_serial("24-serial-zero", "its serial number is zero", b"\0", IN, *BAD, NOT_OURS)
+_serial("24-serial-negative", "its serial number is negative", b"\x80", IN, *BAD, NOT_OURS)
+_serial("24-serial-long", "its serial number has 33 octets", b"\x01" * 33, IN, *BAD, NOT_OURS)
+
+
+@case("24-critical-extension", "has a critical extension that nobody knows", *BAD)
+async def _critical_extension(scene: Scene) -> Seen:
+    unknown = x509.UnrecognizedExtension(ObjectIdentifier("1.3.6.1.4.1.32473.1"), b"\x05\x00")
+    return await scene.show(scene.target.issuer.issue(scene.target.device(scene.fresh()), extra=((unknown, True),)))
+
+
+@case("24-two-identities", "its certificate names two devices", NOT_OURS, needs=(Feature.CLIENT_ID_BINDING,))
+async def _two_identities(scene: Scene) -> Seen:
+    mine, theirs = scene.fresh(), scene.fresh()
+    names = x509.SubjectAlternativeName(
+        [x509.UniformResourceIdentifier(scene.target.device(name).uri) for name in (mine, theirs)]
+    )
+    paper = scene.target.issuer.issue(None, subject=common_name(mine), extra=((names, False),))
+    return await scene.present(scene.context(paper.pem), theirs)
+
+
+@case("24-other-domain", "names a device of another trust domain", NOT_OURS, needs=(Feature.CLIENT_ID_BINDING,))
+async def _other_domain(scene: Scene) -> Seen:
+    name = scene.fresh()
+    return await scene.show(scene.target.issuer.device(name, scene.target.group, "other.example"))
+
+
+@case("24-name-constraints", "its name is outside its CA's constraints", *BAD)
+async def _name_constraints(_scene: Scene) -> Seen:
+    raise Impossible("the target's CA has no name constraints, and may certify no CA that has")

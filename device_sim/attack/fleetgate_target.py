@@ -1,0 +1,185 @@
+"""Our own broker and enrolment service as a target: processes of our own, with small limits so that a run is quick.
+
+The settings are what any operator could write: a TOML file for each. The broker reaches the service through a relay, so
+that the feed of revocations can be cut while the operators' API goes on.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
+from device_sim.attack.issuer import Issuer, Paper, common_name
+from device_sim.attack.relay import Relay
+from device_sim.attack.target import EnrolmentDesk, Feed, Target
+from device_sim.processes import run_to_end, running
+from device_sim.tls_dial import Endpoint
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EstClient
+from provisioning.client.operator import OperatorClient
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.keys import generate_key, write_private
+from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.tls import CredentialFiles
+
+_START = 30.0
+_LOOPBACK = "127.0.0.1"
+_BROKER = "broker-1"
+_BROKER_TOML = """\
+revocation_grace = 3.0
+allow_tls12 = {tls12}
+
+[limits]
+handshake_timeout = 1.0
+connect_timeout = 1.0
+max_backlog = 1048576
+"""
+_SERVICE_TOML = "feed_heartbeat_seconds = 0.5\n"
+
+CAPABILITIES = Capabilities(
+    name="fleetgate",
+    supports=frozenset({
+        Feature.MQTT5, Feature.QOS2, Feature.CLIENT_ID_BINDING, Feature.TOPIC_POLICY, Feature.SUBSCRIPTION_POLICY,
+        Feature.REVOCATION,
+    }),
+    # A second for the deadline, one for the broker's sweep of deadlines, one for a busy machine.
+    limits=TimeLimits(handshake=3.0, connect=3.0, keep_alive=4.0, revocation=3.0),
+    # What the catalogue leaves to policy, and this product has decided.
+    expected={
+        "12-no-eku": ("mqtt CONNACK 0x00",),
+        "22-renewed-old-one": ("mqtt CONNACK 0x00",),
+        "38-will-of-revoked": ("mqtt delivered",),
+        "10-will": ("mqtt delivered",),
+    },
+)  # fmt: skip
+
+
+class _Enrolling:
+    """Certifies through the enrolment service, as devices do, and revokes as operators do."""
+
+    def __init__(self, desk: EnrolmentDesk) -> None:
+        self._desk = desk
+
+    async def certify(self, identity: Identity) -> Paper:
+        """Enrol *identity*."""
+        desk = self._desk
+        (token,) = await desk.operator.create_tokens(device=identity.name, group=identity.group, role=identity.role)
+        key = generate_key()
+        async with EstClient(desk.url, desk.anchors) as est:
+            certificate = await est.enrol(build_csr(key, identity.name), user=identity.name, token=token.token)
+        return Paper(certificate, key)
+
+    async def revoke(self, paper: Paper) -> None:
+        """Revoke this one certificate."""
+        serial = f"{paper.certificate.serial_number:x}"
+        await self._desk.operator.revoke(serial=serial, reason=RevocationReason.KEY_COMPROMISE)
+
+
+@asynccontextmanager
+async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Target]:
+    """Start service and broker in *directory* and yield them; stop both on leaving."""
+    ca, logs, passphrase = directory / "provisioning", directory / "logs", directory / "passphrase"
+    logs.mkdir()
+    secret = secrets.token_urlsafe(24).encode()
+    write_private(passphrase, secret)
+    with_secret = ("--passphrase-file", str(passphrase))
+    await run_to_end(
+        "fleet-provisioning init",
+        ["provisioning", "init", "--dir", str(ca), *with_secret],
+        log=logs / "init.log",
+        deadline=_START,
+    )
+    (ca / "provisioning.toml").write_text(_SERVICE_TOML)
+    (directory / "broker.toml").write_text(_BROKER_TOML.format(tls12=str(tls12).lower()))
+    other = Issuer.founded(common_name("Second CA"))
+    anchors = ca / "ca-bundle.crt"
+    (directory / "anchors.pem").write_bytes(anchors.read_bytes() + other.pem)
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(
+            running(
+                "fleet-provisioning serve",
+                ["provisioning", "serve", "--dir", str(ca), "--port", "0", "--http-port", "0", *with_secret],
+                log=logs / "provisioning.log",
+                ready="fleet-provisioning ready ",
+                deadline=_START,
+            )
+        )
+        url = service.ready[0]
+        relay = Relay(_LOOPBACK, urlsplit(url).port or 0)
+        await relay.join()
+        stack.push_async_callback(relay.cut)
+        operator = await stack.enter_async_context(
+            OperatorClient(url, anchors, CredentialFiles(ca / "operator.crt", ca / "operator.key"))
+        )
+        desk = EnrolmentDesk(url, anchors, operator)
+        broker = _Broker(directory, f"https://{_LOOPBACK}:{relay.port}", operator)
+        stack.push_async_callback(broker.stop)
+        target = Target(
+            CAPABILITIES.model_copy(update={"supports": CAPABILITIES.supports | {Feature.TLS12}})
+            if tls12
+            else CAPABILITIES,
+            Endpoint(_LOOPBACK, 0, "localhost"),
+            anchors,
+            Issuer.load(ca / "issuing-ca.crt", ca / "issuing-ca.key", secret),
+            _Enrolling(desk),
+            desk=desk,
+            feed=Feed(relay.cut, relay.join),
+            stop_broker=broker.stop,
+            start_broker=broker.start,
+            other_issuer=other,
+        )
+        broker.target = target
+        await broker.start()
+        yield target
+
+
+class _Broker:
+    """The broker's process, which can be stopped and started again on the same port."""
+
+    def __init__(self, directory: Path, service_url: str, operator: OperatorClient) -> None:
+        self._directory = directory
+        self._service_url = service_url
+        self._operator = operator
+        self._stack = AsyncExitStack()
+        self.target: Target | None = None
+
+    async def start(self) -> None:
+        """Start it; the first time it enrols its own certificate."""
+        target, directory = self.target, self._directory
+        if target is None:
+            raise RuntimeError("the broker has no target to report its port to")
+        arguments = [
+            "broker", "run", "--config", str(directory / "broker.toml"), "--provisioning", self._service_url,
+            "--cafile", str(directory / "anchors.pem"), "--state-dir", str(directory / "broker"), "--name", _BROKER,
+            "--host", _LOOPBACK, "--port", str(target.endpoint.port),
+        ]  # fmt: skip
+        token_file = directory / "broker-token"
+        first = not (directory / "broker").exists()
+        if first:
+            (token,) = await self._operator.create_tokens(
+                device=_BROKER, role=Role.BROKER, dns_names=["localhost"], ip_addresses=[_LOOPBACK]
+            )
+            write_private(token_file, token.token.encode())
+            arguments += ["--token-file", str(token_file)]
+        child = await self._stack.enter_async_context(
+            running(
+                "fleet-broker run",
+                arguments,
+                log=directory / "logs" / "broker.log",
+                ready="fleet-broker ready ",
+                deadline=_START,
+            )
+        )
+        if first:
+            token_file.unlink()
+        target.endpoint = Endpoint(_LOOPBACK, urlsplit(child.ready[0]).port or 0, "localhost")
+        target.broker_pid = child.pid
+
+    async def stop(self) -> None:
+        """Stop it."""
+        await self._stack.aclose()
+        self._stack = AsyncExitStack()

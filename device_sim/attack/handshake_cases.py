@@ -1,0 +1,276 @@
+"""Cases 25 to 32: what is wrong is how it connects, or that it stops in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+
+from broker.mqtt.connect import Connect
+from device_sim.attack.capabilities import Feature, TimeLimits
+from device_sim.attack.case import Chapter
+from device_sim.attack.issuer import Paper
+from device_sim.attack.raw_client import RawClient, reset
+from device_sim.attack.scene import Scene
+from device_sim.attack.target import Impossible
+from device_sim.attack.verdict import CLOSED, OPEN, UNANSWERED, ClosedBy, Layer, Seen, seen_in
+from device_sim.closure import from_error
+from device_sim.tls_dial import NotAdmitted
+
+IN = "mqtt CONNACK 0x00"
+_FLOOD = 300
+_STORM = 100
+_READ = 4096
+_QUICK = 10.0
+_GOOD = 10
+_PATIENCE = 2.0
+
+chapter = Chapter()
+case = chapter.case
+
+
+def _handshake(limits: TimeLimits) -> float:
+    return limits.handshake
+
+
+def _connect(limits: TimeLimits) -> float:
+    return limits.connect
+
+
+def _older(name: str, description: str, version: ssl.TLSVersion, needs: tuple[Feature, ...] = ()) -> None:
+    async def attempt(scene: Scene) -> Seen:
+        if version is ssl.TLSVersion.TLSv1_2 and Feature.TLS12 in scene.target.capabilities.supports:
+            raise Impossible("the broker claims TLS 1.2")
+        paper = await scene.device()
+        context = scene.context(paper.pem, allow_tls12=True)
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        context.minimum_version = context.maximum_version = version
+        return await scene.present(context, paper.name)
+
+    chapter.add(name, description, ("tls protocol_version",), attempt, needs=needs)
+
+
+_older("25-tls10", "speaks TLS 1.0 at most", ssl.TLSVersion.TLSv1)
+_older("25-tls11", "speaks TLS 1.1 at most", ssl.TLSVersion.TLSv1_1)
+_older("25-tls12", "speaks TLS 1.2 at most, which is not offered", ssl.TLSVersion.TLSv1_2)
+
+
+@case(
+    "26-null-cipher", "offers only ciphers that do not encrypt",
+    "tls handshake_failure", "tls insufficient_security", "tls protocol_version",
+)  # fmt: skip
+async def _null_cipher(scene: Scene) -> Seen:
+    paper = await scene.device()
+    context = scene.context(paper.pem, allow_tls12=True)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("eNULL:@SECLEVEL=0")
+    return await scene.present(context, paper.name)
+
+
+@case("27-plain-mqtt", "speaks MQTT without TLS", CLOSED)
+async def _plain_mqtt(scene: Scene) -> Seen:
+    return await _says(scene, Connect(client_id="plain", keep_alive=60).encode())
+
+
+@case("27-http", "speaks HTTP without TLS", CLOSED)
+async def _http(scene: Scene) -> Seen:
+    return await _says(scene, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+
+async def _says(scene: Scene, data: bytes) -> Seen:
+    plain = await _plain(scene)
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.sock_sendall(plain, data)
+        return await _end_of(plain, _QUICK)
+    finally:
+        plain.close()
+
+
+# RFC 7301 §3.2: a server that knows no ALPN ignores it. Nothing is gained by the wrong one.
+@case("27-wrong-alpn", "asks for HTTP by ALPN, then speaks MQTT", "tls no_application_protocol", IN)
+async def _wrong_alpn(scene: Scene) -> Seen:
+    paper = await scene.device()
+    context = scene.context(paper.pem)
+    context.set_alpn_protocols(["http/1.1"])
+    return await scene.present(context, paper.name)
+
+
+@case("28-silence", "connects and says nothing", CLOSED, limit=_handshake, idle=True)
+async def _silence(scene: Scene) -> Seen:
+    plain = await _plain(scene)
+    try:
+        return await _end_of(plain, scene.target.capabilities.limits.handshake)
+    finally:
+        plain.close()
+
+
+@case("29-slow-handshake", "sends its ClientHello a byte at a time", CLOSED, limit=_handshake, idle=True)
+async def _slow_handshake(scene: Scene) -> Seen:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    paper = await scene.device()
+    tls = scene.context(paper.pem).wrap_bio(incoming, outgoing, server_hostname=scene.target.endpoint.server_name)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    plain = await _plain(scene)
+    try:
+        return await _dripped(outgoing.read(), scene.target.capabilities.limits.handshake, plain)
+    finally:
+        plain.close()
+
+
+async def _dripped(data: bytes, limit: float, plain: socket.socket) -> Seen:
+    """Send *data* so slowly that it takes twice *limit* seconds; return how the peer ends that."""
+    loop = asyncio.get_running_loop()
+    drip = asyncio.create_task(_drip(loop, plain, data, 2 * limit / len(data)))
+    try:
+        return await _end_of(plain, limit)
+    finally:
+        drip.cancel()
+        await asyncio.wait([drip])
+
+
+async def _drip(loop: asyncio.AbstractEventLoop, plain: socket.socket, data: bytes, pause: float) -> None:
+    for byte in data:
+        try:
+            await loop.sock_sendall(plain, bytes((byte,)))
+        except OSError:
+            return  # Closed by the peer; the reader tells.
+        await asyncio.sleep(pause)
+
+
+@case("30-no-connect", "finishes TLS and sends no CONNECT", CLOSED, limit=_connect, idle=True)
+async def _no_connect(scene: Scene) -> Seen:
+    client = await _dialled(scene)
+    try:
+        return await client.end(scene.target.capabilities.limits.connect)
+    finally:
+        client.close()
+
+
+@case("31-slow-connect", "sends its CONNECT a byte at a time", CLOSED, limit=_connect, idle=True)
+async def _slow_connect(scene: Scene) -> Seen:
+    client = await _dialled(scene)
+    limit = scene.target.capabilities.limits.connect
+    data = Connect(client_id="x" * 50, keep_alive=60).encode()
+
+    async def drip() -> None:
+        for byte in data:
+            if not await client.send(bytes((byte,))):
+                return
+            await asyncio.sleep(2 * limit / len(data))
+
+    task = asyncio.create_task(drip())
+    try:
+        return await client.end(limit)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        client.close()
+
+
+async def _dialled(scene: Scene) -> RawClient:
+    paper = await scene.device()
+    try:
+        return await RawClient.dial(scene.target.endpoint, scene.context(paper.pem))
+    except NotAdmitted as error:
+        raise Impossible(f"a good device is refused: {error.closure}") from error
+
+
+@case(
+    "32-handshake-flood",
+    "sends ClientHellos and resets without end, while a good one connects",
+    "mqtt served",
+)
+async def _handshake_flood(scene: Scene) -> Seen:
+    paper = await scene.device()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = scene.context(None).wrap_bio(incoming, outgoing, server_hostname=scene.target.endpoint.server_name)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    hello = outgoing.read()
+
+    enough = asyncio.Event()
+
+    async def flood() -> int:
+        loop = asyncio.get_running_loop()
+        sent = 0
+        while sent < _FLOOD or not enough.is_set():
+            plain = await _plain(scene)
+            try:
+                await loop.sock_sendall(plain, hello)
+            finally:
+                reset(plain)
+            sent += 1
+        return sent
+
+    return await _meanwhile(scene, paper, flood, enough)
+
+
+async def _meanwhile(scene: Scene, paper: Paper, trouble: Callable[[], Awaitable[int]], enough: asyncio.Event) -> Seen:
+    """Let the good *paper* connect ten times while *trouble* goes on, and tell how it was served."""
+    task = asyncio.ensure_future(trouble())
+    worst = 0.0
+    try:
+        for _ in range(_GOOD):
+            started = time.monotonic()
+            seen = await scene.show(paper)
+            worst = max(worst, time.monotonic() - started)
+            if not seen.got_in:
+                return seen
+    finally:
+        enough.set()
+        count = await task
+    figures = f"{count} of the others; the slowest good connection took {worst * 1000:.0f} ms"
+    if worst > _PATIENCE:
+        return Seen(Layer.MQTT, "starved", figures, ClosedBy.NOBODY, got_in=True)
+    return Seen(Layer.MQTT, "served", figures, ClosedBy.NOBODY)
+
+
+@case("32-reconnect-storm", "connects again and again, while a good one connects", "mqtt served")
+async def _reconnect_storm(scene: Scene) -> Seen:
+    storming, paper = await scene.device(), await scene.device()
+
+    enough = asyncio.Event()
+
+    async def storm() -> int:
+        made = 0
+        while made < _STORM or not enough.is_set():
+            client = await RawClient.dial(scene.target.endpoint, scene.context(storming.pem))
+            await client.send(Connect(client_id=storming.name, keep_alive=60).encode())
+            client.abort()
+            made += 1
+        return made
+
+    return await _meanwhile(scene, paper, storm, enough)
+
+
+async def _plain(scene: Scene) -> socket.socket:
+    """Return a connected, non-blocking TCP socket."""
+    endpoint = scene.target.endpoint
+    plain = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET)
+    plain.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(plain, (endpoint.host, endpoint.port))
+    except OSError as error:
+        plain.close()
+        raise NotAdmitted(from_error(error, time.monotonic())) from error
+    return plain
+
+
+async def _end_of(plain: socket.socket, limit: float) -> Seen:
+    """Read until the peer closes; an alert in the clear is as good as a close."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(limit + 1):
+            while await loop.sock_recv(plain, _READ):
+                pass
+    except TimeoutError:
+        return Seen(Layer.TCP, OPEN, f"not closed within {limit + 1:g} s", ClosedBy.NOBODY, got_in=True)
+    except OSError as error:
+        seen = seen_in(from_error(error, time.monotonic()))
+        return Seen(Layer.TCP, UNANSWERED, seen.reason) if seen.code == "error" else seen
+    return Seen(Layer.TCP, "closed", "the peer closed the connection")

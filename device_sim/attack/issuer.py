@@ -1,0 +1,209 @@
+"""A CA in the hands of the test: what the fleet's issuing CA signs, and what it never should.
+
+Rules
+-----
+1. Everything about a certificate is as the fleet's own, except what the call says.
+2. The CA's key is the tester's to give: of our own throw-away CA, or by ``--ca-key``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.keys import KeyFileError, PrivateKey, generate_key, key_to_pem, load_key
+from provisioning.pki.tls import CredentialPem
+
+CLIENT_AUTH = (ExtendedKeyUsageOID.CLIENT_AUTH,)
+SERVER_AUTH = (ExtendedKeyUsageOID.SERVER_AUTH,)
+_LIFE = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """A certificate with its key, and what is presented with it."""
+
+    certificate: x509.Certificate
+    key: PrivateKey
+    chain: tuple[x509.Certificate, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The Common Name: what the certificate calls itself, whatever else is wrong with it."""
+        (common,) = self.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        return str(common.value)
+
+    @property
+    def pem(self) -> CredentialPem:
+        """What a TLS context loads."""
+        return self.shown_as(self.certificate.public_bytes(Encoding.PEM))
+
+    def shown_as(self, certificate_pem: bytes, key_pem: bytes | None = None) -> CredentialPem:
+        """Return the credential with another certificate, or another key, in the place of its own."""
+        chain = b"".join(each.public_bytes(Encoding.PEM) for each in self.chain)
+        return CredentialPem(certificate_pem + chain + (key_pem or key_to_pem(self.key)))
+
+    def presented_with(self, *chain: x509.Certificate) -> Paper:
+        """Return the same, presented with *chain*."""
+        return Paper(self.certificate, self.key, chain)
+
+
+class Issuer:
+    """Signs whatever it is told to."""
+
+    def __init__(self, certificate: x509.Certificate, key: PrivateKey) -> None:
+        self.certificate = certificate
+        self.key = key
+
+    @classmethod
+    def load(cls, certificate: Path, key: Path, passphrase: bytes | None = None) -> Issuer:
+        """Return the CA in two PEM files; raise `KeyFileError` naming the file and the remedy."""
+        try:
+            loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
+        except OSError as error:
+            raise KeyFileError(f"{certificate} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise KeyFileError(f"{certificate} holds no PEM certificate") from error
+        issuer = cls(loaded, load_key(key, passphrase))
+        if issuer.key.public_key() != loaded.public_key():
+            raise KeyFileError(f"{certificate} and {key} do not belong together: give the CA's own pair")
+        return issuer
+
+    @classmethod
+    def founded(cls, name: x509.Name, *, path_length: int | None = 0) -> Issuer:
+        """Return a new self-signed CA called *name*."""
+        key = generate_key()
+        paper = cls(_placeholder(name, key), key).issue(
+            None, key=key, subject=name, ca=True, path_length=path_length, usages=None
+        )
+        return cls(paper.certificate, key)
+
+    def issue(
+        self,
+        identity: Identity | None,
+        *,
+        key: PrivateKey | None = None,
+        subject: x509.Name | None = None,
+        issuer_name: x509.Name | None = None,
+        begins: timedelta = timedelta(minutes=-1),
+        ends: timedelta = _LIFE,
+        usages: Sequence[ObjectIdentifier] | None = CLIENT_AUTH,
+        ca: bool = False,
+        path_length: int | None = None,
+        signs_certificates: bool = False,
+        authority_key: bool = True,
+        serial: int | None = None,
+        dns_names: Sequence[str] = (),
+        extra: Sequence[tuple[x509.ExtensionType, bool]] = (),
+    ) -> Paper:
+        """Return a certificate for *identity*, valid from *begins* to *ends* from now."""
+        key = key or generate_key()
+        now = datetime.now(UTC)
+        names: list[x509.GeneralName] = [] if identity is None else [x509.UniformResourceIdentifier(identity.uri)]
+        names += [x509.DNSName(name) for name in dns_names]
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject or _common_name(identity))
+            .issuer_name(issuer_name or self.certificate.subject)
+            .public_key(key.public_key())
+            .serial_number(serial or x509.random_serial_number())
+            .not_valid_before(now + begins)
+            .not_valid_after(now + ends)
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=path_length if ca else None), critical=True)
+            .add_extension(_usage(certificates=ca or signs_certificates), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        )
+        if usages:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        if authority_key:
+            builder = builder.add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
+            )
+        for extension, critical in extra:
+            builder = builder.add_extension(extension, critical=critical)
+        return Paper(builder.sign(self.key, _hash(self.key)), key)
+
+    def device(self, name: str, group: str, trust_domain: str) -> Paper:
+        """Return a good device's certificate."""
+        return self.issue(Identity(trust_domain, Role.DEVICE, name, group))
+
+    def crl(self, serials: Sequence[int]) -> bytes:
+        """Return a CRL (PEM) with *serials*, all for keyCompromise."""
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(now - timedelta(minutes=1))
+            .next_update(now + _LIFE)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+            .add_extension(x509.CRLNumber(int(now.timestamp() * 1000)), critical=False)
+        )
+        for serial in serials:
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder()
+                .serial_number(serial)
+                .revocation_date(now - timedelta(minutes=1))
+                .add_extension(x509.CRLReason(x509.ReasonFlags.key_compromise), critical=False)
+                .build()
+            )
+        return builder.sign(self.key, _hash(self.key)).public_bytes(Encoding.PEM)
+
+    @property
+    def pem(self) -> bytes:
+        """Its certificate."""
+        return self.certificate.public_bytes(Encoding.PEM)
+
+
+def common_name(name: str) -> x509.Name:
+    """Return a distinguished name that is only this Common Name."""
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _common_name(identity: Identity | None) -> x509.Name:
+    if identity is None:
+        raise ValueError("a certificate without an identity needs a subject")
+    return common_name(identity.name)
+
+
+def _placeholder(name: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    # A CA signs itself with a certificate that does not exist yet: of this one only the subject is read.
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + _LIFE)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _usage(*, certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=certificates,
+        crl_sign=certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _hash(key: PrivateKey) -> hashes.SHA256 | None:
+    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()

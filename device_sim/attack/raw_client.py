@@ -1,0 +1,201 @@
+"""An MQTT client without manners: it sends the bytes it is given, and tells exactly what came back.
+
+Theory
+------
+paho will not send a bad packet, and hides how a connection ended. Here a test writes bytes and reads packets; the
+end of a connection is an answer (`Seen`) like any packet. What cannot be written any more is no error by itself: a
+broker that refuses has usually said why before it closed, so the reason is read first.
+
+Rules
+-----
+1. Every wait has a deadline. At the deadline the connection is *open*, which is an observation and not an error.
+2. Nothing is sent that was not asked for: no PINGREQ, no PUBACK, no DISCONNECT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+import time
+
+from broker.mqtt.codes import ProtocolVersion, connect_return_code
+from broker.mqtt.errors import PacketError
+from broker.mqtt.framing import split_frames
+from broker.mqtt.packets import Connack, Connect, Disconnect, Packet, Puback, Pubrec, Suback, decode_packet
+from device_sim.attack.verdict import OPEN, ClosedBy, Layer, Seen, seen_in
+from device_sim.closure import from_error
+from device_sim.tls_dial import Endpoint, dial
+
+_READ = 65536
+_LARGEST_PACKET = 64 * 1024 * 1024
+_FAILURE = 0x80
+
+
+class RawClient:
+    """One TLS connection. Made by `dial`."""
+
+    def __init__(self, tls: ssl.SSLSocket, version: ProtocolVersion) -> None:
+        self.socket = tls
+        self.version = version
+        self._loop = asyncio.get_running_loop()
+        self._buffer = b""
+        self._packets: list[Packet] = []
+        self._broken: OSError | None = None
+        self.ended: Seen | None = None
+        self.connack: Connack | None = None
+
+    @classmethod
+    async def dial(
+        cls,
+        endpoint: Endpoint,
+        context: ssl.SSLContext,
+        *,
+        version: ProtocolVersion = ProtocolVersion.V5,
+        session: ssl.SSLSession | None = None,
+        deadline: float = 10.0,
+    ) -> RawClient:
+        """Connect and finish the client's half of the handshake; raise `device_sim.tls_dial.NotAdmitted`."""
+        return cls((await dial(endpoint, context, deadline=deadline, session=session)).socket, version)
+
+    # Sending
+
+    async def send(self, data: bytes, deadline: float = 10.0) -> bool:
+        """Write *data*; return whether all of it was taken in time. A broken connection is told by `receive`."""
+        view = memoryview(data)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline):
+                while view and self._broken is None and self.socket.fileno() >= 0:
+                    try:
+                        view = view[self.socket.send(view) :]
+                    except ssl.SSLWantReadError:
+                        await self._ready(write=False)
+                    except ssl.SSLWantWriteError:
+                        await self._ready(write=True)
+                    except OSError as error:
+                        self._broken = error
+        return not view
+
+    # Receiving
+
+    async def receive(self, deadline: float) -> Packet | Seen:
+        """Return the next packet, or how the connection ended; *open* if neither happens within *deadline* seconds."""
+        try:
+            async with asyncio.timeout(deadline):
+                while not self._packets:
+                    if self.ended is not None:
+                        return self.ended
+                    await self._read()
+        except TimeoutError:
+            return Seen(Layer.MQTT, OPEN, f"neither answer nor end within {deadline:g} s", ClosedBy.NOBODY, got_in=True)
+        return self._packets.pop(0)
+
+    async def answer(self, *kinds: type[Packet], deadline: float) -> Seen:
+        """Return the first packet of *kinds*, or DISCONNECT, as an answer; or how the connection ended."""
+        until = time.monotonic() + deadline
+        while True:
+            packet = await self.receive(max(0.0, until - time.monotonic()))
+            if isinstance(packet, Seen):
+                return packet
+            if isinstance(packet, Connack):
+                self.connack = packet
+            if isinstance(packet, (*kinds, Disconnect)):
+                return self.seen(packet)
+
+    async def end(self, deadline: float) -> Seen:
+        """Wait for the end, whatever else comes; a DISCONNECT packet is the end."""
+        return await self.answer(deadline=deadline)
+
+    async def connect(self, connect: Connect, deadline: float = 10.0) -> Seen:
+        """Send CONNECT and return the answer to it."""
+        self.version = connect.protocol_version
+        await self.send(connect.encode())
+        return await self.answer(Connack, deadline=deadline)
+
+    def seen(self, packet: Packet) -> Seen:
+        """Return *packet* as an answer."""
+        kind = packet.packet_type.name
+        reason = getattr(getattr(packet, "properties", None), "reason_string", None) or ""
+        match packet:
+            case Connack(reason_code=code) if self.version is not ProtocolVersion.V5:
+                number = connect_return_code(code)
+                return Seen(Layer.MQTT, f"{kind} {number.value}", reason, ClosedBy.PEER, got_in=number == 0)
+            case Suback(reason_codes=(code, *_)):
+                return Seen(Layer.MQTT, f"{kind} 0x{code:02x}", reason, ClosedBy.NOBODY, got_in=code < _FAILURE)
+            case Puback(reason_code=code) | Pubrec(reason_code=code):
+                return Seen(Layer.MQTT, f"{kind} 0x{code:02x}", reason, ClosedBy.NOBODY, got_in=code < _FAILURE)
+            case Connack(reason_code=code):
+                return Seen(Layer.MQTT, f"{kind} 0x{code:02x}", reason, ClosedBy.PEER, got_in=code < _FAILURE)
+            case Disconnect(reason_code=code):
+                return Seen(Layer.MQTT, f"{kind} 0x{code:02x}", reason, ClosedBy.PEER)
+            case _:
+                return Seen(Layer.MQTT, kind, reason, ClosedBy.NOBODY, got_in=True)
+
+    async def _read(self) -> None:
+        try:
+            data = self.socket.recv(_READ)
+        except ssl.SSLWantReadError:
+            if self._broken is not None:
+                self.ended = seen_in(from_error(self._broken, time.monotonic()))
+                return
+            await self._ready(write=False)
+            return
+        except ssl.SSLWantWriteError:
+            await self._ready(write=True)
+            return
+        except OSError as error:
+            self.ended = seen_in(from_error(error, time.monotonic()))
+            return
+        if not data:
+            self.ended = Seen(Layer.MQTT, "closed", "the peer closed the connection, without a packet")
+            return
+        self._buffer += data
+        try:
+            frames, used = split_frames(self._buffer, _LARGEST_PACKET)
+            self._packets += [
+                decode_packet(first, self._buffer[start:end], self.version) for first, start, end in frames
+            ]
+        except PacketError as error:
+            self.ended = Seen(Layer.MQTT, "malformed", f"the peer sent a bad packet: {error}")
+            return
+        self._buffer = self._buffer[used:]
+
+    async def _ready(self, *, write: bool) -> None:
+        ready = self._loop.create_future()
+        descriptor = self.socket.fileno()
+        add, remove = (
+            (self._loop.add_writer, self._loop.remove_writer)
+            if write
+            else (self._loop.add_reader, self._loop.remove_reader)
+        )
+        add(descriptor, _wake, ready)
+        try:
+            await ready
+        finally:
+            remove(descriptor)
+
+    # Leaving
+
+    def close(self) -> None:
+        """Send close_notify and close: the TLS session stays good."""
+        with contextlib.suppress(OSError, ValueError):
+            self.socket.unwrap()
+        self.socket.close()
+
+    def abort(self) -> None:
+        """Close with a reset: no close_notify, no FIN."""
+        reset(self.socket)
+
+
+def reset(connected: socket.socket) -> None:
+    """Close *connected* so that its peer gets RST."""
+    with contextlib.suppress(OSError):
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connected.close()
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

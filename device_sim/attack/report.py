@@ -1,0 +1,154 @@
+"""The outcomes of one run: a table for people, JSON and JUnit XML for machines, Markdown for the documentation."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from device_sim.attack.run import worst
+from device_sim.attack.verdict import Outcome, Verdict
+
+SCHEMA = 1
+_STYLE = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red", Verdict.SKIP: "dim"}
+
+
+def line(outcome: Outcome) -> str:
+    """Return one outcome in one line of plain text."""
+    seen = outcome.seen
+    answer = f"{seen.text}  {outcome.seconds * 1000:.0f} ms" if seen is not None else "-"
+    why = f"  ({outcome.judgement.why})" if outcome.judgement.why else ""
+    return f"{outcome.verdict.value.upper():4}  {outcome.name:26}  {answer}{why}"
+
+
+def totals(outcomes: Sequence[Outcome]) -> str:
+    """Return how many of each verdict there are."""
+    count = Counter(outcome.verdict for outcome in outcomes)
+    return ", ".join(f"{count[verdict]} {verdict.value}" for verdict in Verdict)
+
+
+def show(console: Console, title: str, outcomes: Sequence[Outcome]) -> None:
+    """Print a table on a terminal, lines elsewhere, and the totals."""
+    if not console.is_terminal:
+        for outcome in outcomes:
+            console.print(line(outcome), soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{title}: {totals(outcomes)}", soft_wrap=True, highlight=False, markup=False)
+        return
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+    for heading in ("", "case", "a device that …", "was answered", "ms"):
+        table.add_column(heading, justify="right" if heading == "ms" else "left", overflow="fold")
+    for outcome in outcomes:
+        seen = outcome.seen
+        answer = Text(seen.text if seen is not None else "")
+        if outcome.judgement.why:
+            answer.append(f"\n{outcome.judgement.why}", style="dim")
+        if outcome.verdict in {Verdict.WARN, Verdict.FAIL}:
+            answer.append(f"\nexpected: {' or '.join(outcome.expected)}", style="dim")
+        style = _STYLE[outcome.verdict]
+        figure = f"{outcome.seconds * 1000:.0f}" if seen is not None else ""
+        table.add_row(Text(outcome.verdict.value, style=style), outcome.name, outcome.description, answer, figure)
+    console.print(table, highlight=False)
+    console.print(f"\n{totals(outcomes)}", highlight=False)
+
+
+def as_dict(kind: str, name: str, outcomes: Sequence[Outcome], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the whole run for a JSON document."""
+    count = Counter(outcome.verdict.value for outcome in outcomes)
+    return {
+        "schema": SCHEMA,
+        "kind": kind,
+        "target": name,
+        "environment": dict(environment),
+        "verdict": worst(outcomes).value,
+        "totals": {verdict.value: count[verdict.value] for verdict in Verdict},
+        "cases": [outcome.as_dict() for outcome in outcomes],
+    }
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write the JSON document."""
+    path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Return the document that `write_json` wrote; raise `ValueError` if it is another."""
+    document = json.loads(path.read_text())
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA or "cases" not in document:
+        raise ValueError(f"it has no cases, or is not of schema {SCHEMA}")
+    return document
+
+
+def write_junit(path: Path, kind: str, name: str, outcomes: Sequence[Outcome]) -> None:
+    """Write JUnit XML: a failure is a failure, a skip a skip; a warning passes, with its words in the output."""
+    count = Counter(outcome.verdict for outcome in outcomes)
+    suite = ET.Element(
+        "testsuite",
+        name=f"fleet-sim {kind} {name}",
+        tests=str(len(outcomes)),
+        failures=str(count[Verdict.FAIL]),
+        errors="0",
+        skipped=str(count[Verdict.SKIP]),
+        time=f"{sum(outcome.seconds for outcome in outcomes):.3f}",
+    )
+    for outcome in outcomes:
+        row = ET.SubElement(
+            suite, "testcase", classname=f"{kind}.{name}", name=outcome.name, time=f"{outcome.seconds:.3f}"
+        )
+        told = f"{line(outcome)}\nexpected: {' or '.join(outcome.expected)} within {outcome.limit:g} s"
+        if outcome.seen is not None and outcome.seen.reason:
+            told += f"\nsaid: {outcome.seen.reason}"
+        if outcome.verdict is Verdict.FAIL:
+            ET.SubElement(row, "failure", message=_printable(outcome.judgement.why)).text = _printable(told)
+        elif outcome.verdict is Verdict.SKIP:
+            ET.SubElement(row, "skipped", message=_printable(outcome.judgement.why))
+        ET.SubElement(row, "system-out").text = _printable(told)
+    ET.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
+
+
+def markdown(documents: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table that compares runs of the same catalogue, each read from its JSON document."""
+    names = [str(document["target"]) for document in documents]
+    rows: dict[str, list[Mapping[str, Any] | None]] = {}
+    for position, document in enumerate(documents):
+        for case in document["cases"]:
+            rows.setdefault(case["case"], [None] * len(documents))[position] = case
+    lines = [
+        f"| case | a device that … | right answer | {' | '.join(names)} |",
+        "|---|---|---|" + "---|" * len(names),
+    ]
+    for name, cases in rows.items():
+        first = next(case for case in cases if case is not None)
+        expected = " or ".join(first["expected"]["any_of"])
+        cells = " | ".join(_cell(case) for case in cases)
+        lines.append(f"| {name} | {_escaped(first['description'])} | {expected} | {cells} |")
+    lines.append(
+        "| **total** | | | "
+        + " | ".join(", ".join(f"{n} {v}" for v, n in d["totals"].items()) for d in documents)
+        + " |"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _cell(case: Mapping[str, Any] | None) -> str:
+    if case is None:
+        return ""
+    seen = case["observed"]
+    answer = f"{seen['answer']}, {seen['ms']:.0f} ms" if seen is not None else ""
+    why = _escaped(case["why"])
+    return f"**{case['verdict']}** " + "; ".join(part for part in (answer, why) if part)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("$", "\\$")
+
+
+def _printable(text: str) -> str:
+    # XML 1.0 has no way to write most control characters, and the peer chose some of this text.
+    return "".join(character if character.isprintable() or character in "\n\t" else "?" for character in text)

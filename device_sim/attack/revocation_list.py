@@ -1,0 +1,275 @@
+"""The REV list: every way around a revocation that we know of.
+
+`fleet-sim revocation` tries them on a broker that also accepts TLS 1.2, where the surface is largest.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+
+from broker.mqtt.codes import ProtocolVersion, QoS
+from broker.mqtt.connect import Connect
+from broker.mqtt.packets import Publish
+from broker.mqtt.properties import Properties
+from device_sim.attack import session_cases
+from device_sim.attack.capabilities import Feature, TimeLimits
+from device_sim.attack.case import Chapter
+from device_sim.attack.issuer import Paper
+from device_sim.attack.raw_client import RawClient
+from device_sim.attack.scene import Scene
+from device_sim.attack.target import Impossible
+from device_sim.attack.verdict import ClosedBy, Layer, Seen
+from device_sim.tls_dial import NotAdmitted
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EstClient
+from provisioning.pki.keys import generate_key
+
+IN = "mqtt CONNACK 0x00"
+REVOKED = ("mqtt CONNACK 0x87", "mqtt CONNACK 0x8a", "tls certificate_revoked")
+_NEEDS = (Feature.REVOCATION,)
+_QUEUE = 3
+_EXPIRY = 600
+_RESTART = 30.0
+
+chapter = Chapter()
+case = chapter.case
+
+
+def _revocation(limits: TimeLimits) -> float:
+    return limits.revocation
+
+
+@case("1-full-handshake", "connects anew after its revocation", *REVOKED, needs=_NEEDS)
+async def _full_handshake(scene: Scene) -> Seen:
+    paper = await scene.device()
+    await scene.target.registrar.revoke(paper)
+    return await scene.until_refused(paper)
+
+
+def _resumes(name: str, description: str, *, clean: bool, version: ssl.TLSVersion, ticket: bool = True) -> None:
+    async def attempt(scene: Scene) -> Seen:
+        if version is ssl.TLSVersion.TLSv1_2 and Feature.TLS12 not in scene.target.capabilities.supports:
+            raise Impossible("the broker does not claim TLS 1.2")
+        paper = await scene.device()
+        device = paper.name
+        context = scene.context(paper.pem, allow_tls12=True)
+        context.maximum_version = version
+        if not ticket:
+            context.options |= ssl.OP_NO_TICKET
+        try:
+            client = await RawClient.dial(scene.target.endpoint, context)
+        except NotAdmitted as error:
+            raise Impossible(f"a good device is refused: {error.closure}") from error
+        await client.connect(Connect(client_id=device, keep_alive=60))
+        session = client.socket.session
+        if clean:
+            client.close()
+        else:
+            client.abort()
+        if session is None:
+            raise Impossible("the broker gives no TLS session to resume")
+        await scene.target.registrar.revoke(paper)
+        await scene.until_refused(paper)  # From here on the revocation is known; only the session is left.
+        return await scene.present(context, device, session=session)
+
+    chapter.add(name, description, REVOKED, attempt, needs=_NEEDS)
+
+
+_T13, _T12 = ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2
+_resumes("2-resumed-tls13", "resumes a TLS 1.3 session that it closed cleanly", clean=True, version=_T13)
+_resumes("3-resumed-tls13-abrupt", "resumes a TLS 1.3 session after a reset", clean=False, version=_T13)
+_resumes("4-resumed-tls12-ticket", "resumes a TLS 1.2 session by its ticket", clean=True, version=_T12)
+_resumes("5-resumed-tls12-id", "resumes a TLS 1.2 session by its id", clean=True, version=_T12, ticket=False)
+
+
+@case("6-live", "is connected", "mqtt DISCONNECT 0x98", "mqtt DISCONNECT 0x87", needs=_NEEDS, limit=_revocation)
+async def _live(scene: Scene) -> Seen:
+    paper = await scene.device()
+    return await session_cases.cut(scene, paper, await scene.admitted(paper))
+
+
+@case("7-live-311", "is connected with MQTT 3.1.1", "closed", needs=_NEEDS, limit=_revocation)
+async def _live_311(scene: Scene) -> Seen:
+    paper = await scene.device()
+    name = paper.name
+    connect = Connect(client_id=name, protocol_version=ProtocolVersion.V311, keep_alive=600)
+    return await session_cases.cut(scene, paper, await scene.admitted(paper, connect))
+
+
+def _keeping(name: str) -> Connect:
+    return Connect(
+        client_id=name, clean_start=False, keep_alive=600, properties=Properties(session_expiry_interval=_EXPIRY)
+    )
+
+
+async def _kept(scene: Scene, messages: int) -> tuple[Paper, str]:
+    """Return a device that has left a session behind, with *messages* waiting in it."""
+    paper = await scene.device()
+    name = paper.name
+    client = await scene.admitted(paper, _keeping(name))
+    if not (await scene.subscribe(client, scene.topic(name, "cmd/#"), QoS.AT_LEAST_ONCE)).got_in:
+        raise Impossible("a device may not subscribe to its commands here")
+    client.abort()
+    sender_name = scene.fresh("sender")
+    sender = await scene.admitted(
+        await scene.target.registrar.certify(scene.target.service(sender_name)),
+        Connect(client_id=sender_name, keep_alive=600),
+    )
+    for number in range(1, messages + 1):
+        packet = Publish(scene.topic(name, "cmd/open"), b"secret", QoS.AT_LEAST_ONCE, packet_id=number)
+        await sender.send(packet.encode(sender.version))
+    await scene.served(sender)
+    sender.close()
+    return paper, name
+
+
+@case("8-kept-session", "returns to a session that was kept for it", *REVOKED, needs=_NEEDS)
+async def _kept_session(scene: Scene) -> Seen:
+    paper, _ = await _kept(scene, 0)
+    await scene.target.registrar.revoke(paper)
+    return await scene.until_refused(paper)
+
+
+@case("9-queued-messages", "returns for the messages that wait for it", "mqtt not-delivered", needs=_NEEDS)
+async def _queued_messages(scene: Scene) -> Seen:
+    honest, honest_name = await _kept(scene, _QUEUE)
+    if not (await _fetched(scene, honest, honest_name)).got_in:
+        raise Impossible("not even a good device gets what was queued for it")
+    paper, name = await _kept(scene, _QUEUE)
+    await scene.target.registrar.revoke(paper)
+    # Not by trying: a device that is let in would fetch its messages. What is revoked later is refused later.
+    later = await scene.device()
+    await scene.target.registrar.revoke(later)
+    await scene.until_refused(later)
+    return await _fetched(scene, paper, name)
+
+
+async def _fetched(scene: Scene, paper: Paper, name: str) -> Seen:
+    """Return to the session that was kept, and tell whether a queued message comes."""
+    try:
+        client = await RawClient.dial(scene.target.endpoint, scene.context(paper.pem))
+    except NotAdmitted as error:
+        return Seen(Layer.MQTT, "not-delivered", f"refused: {error.closure}")
+    answers = []
+    try:
+        await client.send(_keeping(name).encode())
+        while True:
+            packet = await client.receive(2.0)
+            if isinstance(packet, Publish):
+                return Seen(Layer.MQTT, "delivered", "a queued command", ClosedBy.NOBODY, got_in=True)
+            seen = packet if isinstance(packet, Seen) else client.seen(packet)
+            answers.append(seen.text)
+            if isinstance(packet, Seen):
+                return Seen(Layer.MQTT, "not-delivered", ", then ".join(answers))
+    finally:
+        client.close()
+
+
+@case("10-will", "leaves a will on its own topic (policy)", "mqtt delivered", "mqtt not-delivered", needs=_NEEDS)
+async def _will(scene: Scene) -> Seen:
+    return await session_cases.will_of_revoked(scene)
+
+
+@case("11-serial-of-other-issuer", "bears a revoked serial number, from another CA: let in", IN, needs=_NEEDS)
+async def _serial_of_other_issuer(scene: Scene) -> Seen:
+    other = scene.target.other_issuer
+    if other is None:
+        raise Impossible("the broker trusts no second CA of ours")
+    paper = await scene.device()
+    await scene.target.registrar.revoke(paper)
+    await scene.until_refused(paper)
+    namesake = other.issue(scene.target.device(scene.fresh()), serial=paper.certificate.serial_number)
+    return await scene.show(namesake)
+
+
+@case("12-feed-lost", "is connected, and revoked while the broker has no news; then the news resume",
+      "mqtt DISCONNECT 0x98", "mqtt DISCONNECT 0x87", needs=_NEEDS)  # fmt: skip
+async def _feed_lost(scene: Scene) -> Seen:
+    feed = scene.target.feed
+    if feed is None:
+        raise Impossible("how the news reach this broker is not in our hands")
+    paper = await scene.device()
+    client = await scene.admitted(paper)
+    try:
+        await feed.cut()
+        try:
+            await scene.target.registrar.revoke(paper)
+        finally:
+            await feed.join()
+        return await client.end(10.0)
+    finally:
+        client.close()
+
+
+@case("13-broker-restarted", "tries again at a broker that has been restarted", *REVOKED,
+      needs=_NEEDS, limit=lambda _: _RESTART)  # fmt: skip
+async def _broker_restarted(scene: Scene) -> Seen:
+    paper = await scene.device()
+    await scene.target.registrar.revoke(paper)
+    await _restart(scene)
+    return await _first_known(scene, paper)
+
+
+@case("14-revoked-meanwhile", "is revoked while the broker is down", *REVOKED,
+      needs=_NEEDS, limit=lambda _: _RESTART)  # fmt: skip
+async def _revoked_meanwhile(scene: Scene) -> Seen:
+    paper = await scene.device()
+    await _restart(scene, paper)
+    return await _first_known(scene, paper)
+
+
+async def _restart(scene: Scene, revoked_meanwhile: Paper | None = None) -> None:
+    stop, start = scene.target.stop_broker, scene.target.start_broker
+    if stop is None or start is None:
+        raise Impossible("restarting this broker is not in our hands")
+    await scene.close()
+    await stop()
+    try:
+        if revoked_meanwhile is not None:
+            await scene.target.registrar.revoke(revoked_meanwhile)
+    finally:
+        await start()
+
+
+async def _first_known(scene: Scene, paper: Paper) -> Seen:
+    """Return the first answer that is not "unavailable": before it has read the feed the broker lets nobody in."""
+    until = time.monotonic() + _RESTART
+    while True:
+        seen = await scene.show(paper)
+        if seen.reason_code != "0x88" or time.monotonic() > until:
+            return seen
+
+
+@case("15-other-certificate", "uses its other certificate, which is not revoked", IN, needs=_NEEDS)
+async def _other_certificate(scene: Scene) -> Seen:
+    desk = scene.target.desk
+    paper = await scene.device()
+    name = paper.name
+    if desk is None:
+        successor = scene.forged(name)
+    else:
+        key = generate_key()
+        async with EstClient(desk.url, desk.anchors, paper.pem) as est:
+            successor = Paper(await est.reenrol(build_csr(key, name, paper.certificate)), key)
+    await scene.target.registrar.revoke(paper)
+    await scene.until_refused(paper)
+    return await scene.show(successor)
+
+
+@case("16-suspended", "is suspended, and later released", "mqtt CONNACK 0x8a", needs=(*_NEEDS, Feature.SUSPENSION))
+async def _suspended(_scene: Scene) -> Seen:
+    raise Impossible("suspending needs an operator's call that the provisioning client does not have yet")
+
+
+@case("17-neighbour", "is not revoked, while another is: stays connected", "mqtt served", needs=_NEEDS)
+async def _neighbour(scene: Scene) -> Seen:
+    paper, neighbour = await scene.device(), await scene.device()
+    client = await scene.admitted(neighbour)
+    try:
+        await scene.target.registrar.revoke(paper)
+        await scene.until_refused(paper)
+        waited = await scene.served(client)
+    finally:
+        client.close()
+    return Seen(Layer.MQTT, "served", f"PINGRESP in {waited * 1000:.0f} ms", ClosedBy.NOBODY)

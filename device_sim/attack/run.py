@@ -1,0 +1,91 @@
+"""Try cases against a target and judge each.
+
+Rules
+-----
+1. A case that raises what a peer can cause is judged; only a bug of ours ends the run.
+2. Idle cases only wait: they are tried together, before the others. The *last* ones come last.
+3. After the last case a good device must still be let in: a broker that a case has killed has refused nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from device_sim.attack.case import Case
+from device_sim.attack.scene import Scene
+from device_sim.attack.target import Impossible, Target
+from device_sim.attack.verdict import Judgement, Outcome, Seen, Verdict, judge, seen_in
+from device_sim.tls_dial import NotAdmitted
+from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
+from provisioning.client.operator import RequestRefused, ServiceUnavailable
+
+ALIVE = "0-alive"
+_IN = ("mqtt CONNACK 0x00",)
+_LIMIT = 10.0
+_FOREVER = 60.0
+
+Told = Callable[[Outcome], None]
+
+
+async def run(target: Target, cases: Sequence[Case], told: Told) -> list[Outcome]:
+    """Try *cases*, tell of each as it ends, and return all outcomes in the order of the catalogue."""
+    scene = Scene(target)
+    outcomes: dict[str, Outcome] = {}
+
+    async def one(case: Case) -> None:
+        outcome = outcomes[case.name] = await _tried(scene, case)
+        told(outcome)
+
+    try:
+        async with asyncio.TaskGroup() as together:
+            for case in cases:
+                if case.idle:
+                    together.create_task(one(case), name=case.name)
+        for case in sorted((case for case in cases if not case.idle), key=lambda case: case.last):
+            await one(case)
+        alive = Case(ALIVE, "after all that, a good device is let in (control)", _IN, _shows_itself)
+        await one(alive)
+    finally:
+        await scene.close()
+    return [outcomes[case.name] for case in (*cases, alive)]
+
+
+async def _shows_itself(scene: Scene) -> Seen:
+    return await scene.show(await scene.device())
+
+
+async def _tried(scene: Scene, case: Case) -> Outcome:
+    capabilities = scene.target.capabilities
+    expected = capabilities.expected.get(case.name, case.expected)
+    limit = case.limit(capabilities.limits)
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(limit + _FOREVER):
+            seen = await case.attempt(scene)
+    except Impossible as reason:
+        return Outcome(case.name, case.description, expected, limit, Judgement(Verdict.SKIP, str(reason)))
+    except NotAdmitted as error:
+        seen = seen_in(error.closure)
+    except (EnrolmentRefused, EnrolmentUnavailable, RequestRefused, ServiceUnavailable) as error:
+        judgement = Judgement(Verdict.FAIL, f"the enrolment service did not play its part: {error}")
+        return Outcome(case.name, case.description, expected, limit, judgement, None, time.monotonic() - started)
+    except TimeoutError:
+        seconds = time.monotonic() - started
+        judgement = Judgement(Verdict.FAIL, f"the case did not come to an end within {seconds:.0f} s")
+        return Outcome(case.name, case.description, expected, limit, judgement, None, seconds)
+    seconds = time.monotonic() - started if seen.seconds is None else seen.seconds
+    judgement = judge(expected, limit, seen, seconds)
+    missing = capabilities.missing(case.needs)
+    if missing and judgement.verdict is not Verdict.PASS:
+        judgement = Judgement(Verdict.SKIP, f"not claimed: {', '.join(missing)}")
+    return Outcome(case.name, case.description, expected, limit, judgement, seen, seconds)
+
+
+def worst(outcomes: Iterable[Outcome]) -> Verdict:
+    """Return the worst verdict; a run without any passed case is a failure."""
+    verdicts = {outcome.verdict for outcome in outcomes}
+    if Verdict.FAIL in verdicts or Verdict.PASS not in verdicts:
+        return Verdict.FAIL
+    return Verdict.WARN if Verdict.WARN in verdicts else Verdict.PASS

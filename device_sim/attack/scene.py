@@ -1,0 +1,221 @@
+"""What every case has at hand: the target, a watcher that receives everything, and fresh devices.
+
+Theory
+------
+"Never delivered" is a claim about the future. The watcher makes it one about order: behind the forbidden message the
+attacker sends one that is allowed, on the same connection; when that has arrived and the other has not, the other
+never will.
+
+Rules
+-----
+1. Each case has devices of its own: no case can spoil another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import ssl
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from broker.mqtt.codes import ProtocolVersion, QoS
+from broker.mqtt.connect import Connect
+from broker.mqtt.packets import Pingreq, Pingresp, Publish, Suback, Subscribe, SubscriptionRequest
+from device_sim.attack.issuer import Paper
+from device_sim.attack.raw_client import RawClient
+from device_sim.attack.target import Impossible, Target
+from device_sim.attack.verdict import ClosedBy, Layer, Seen, seen_in
+from device_sim.tls_dial import NotAdmitted
+from provisioning.pki.tls import CredentialPem, client_context
+
+_ANSWER = 10.0
+_MARKER = 5.0
+_PAUSE = 0.1
+
+
+class Watcher:
+    """A service that subscribes to the whole fleet and remembers what it got."""
+
+    def __init__(self, client: RawClient) -> None:
+        self._client = client
+        self._payloads: set[bytes] = set()
+        self._arrived = asyncio.Event()
+        self._task = asyncio.create_task(self._watch(), name="watcher")
+
+    async def got(self, payload: bytes, deadline: float) -> bool:
+        """Whether *payload* has come, or comes within *deadline* seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline):
+                while payload not in self._payloads and not self._task.done():
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        return payload in self._payloads
+
+    async def close(self) -> None:
+        """Leave."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        self._client.close()
+
+    async def _watch(self) -> None:
+        while True:
+            packet = await self._client.receive(deadline=30.0)
+            if isinstance(packet, Publish):
+                self._payloads.add(packet.payload[:64])
+            elif isinstance(packet, Seen) and not packet.got_in:
+                self._arrived.set()
+                return
+            else:
+                await self._client.send(Pingreq().encode(self._client.version))
+            self._arrived.set()
+
+
+class Scene:
+    """One run against one target."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._numbers = itertools.count(1)
+        self._watcher: Watcher | None = None
+        self._opening = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Let go of what the cases shared."""
+        if self._watcher is not None:
+            await self._watcher.close()
+            self._watcher = None
+
+    # Parties
+
+    def fresh(self, stem: str = "device") -> str:
+        """Return a name that nobody has."""
+        return f"{stem}-{next(self._numbers):03d}"
+
+    async def device(self, name: str = "") -> Paper:
+        """Return a good device."""
+        return await self.target.registrar.certify(self.target.device(name or self.fresh()))
+
+    def forged(self, name: str = "") -> Paper:
+        """Return what the CA signs for a device behind the registrar's back."""
+        return self.target.issuer.issue(self.target.device(name or self.fresh()))
+
+    def topic(self, name: str, suffix: str = "telemetry") -> str:
+        """Return a topic of the device called *name*."""
+        return f"fleet/{self.target.group}/{name}/{suffix}"
+
+    async def watcher(self) -> Watcher:
+        """Return the watcher; the first call connects it."""
+        async with self._opening:
+            if self._watcher is None:
+                name = self.fresh("watcher")
+                client = await self.admitted(await self.target.registrar.certify(self.target.service(name)))
+                seen = await self.subscribe(client, "fleet/#")
+                if not seen.got_in:
+                    raise Impossible(f"a service may not subscribe to fleet/# here ({seen.text}): nobody can watch")
+                self._watcher = Watcher(client)
+            return self._watcher
+
+    # Connecting
+
+    def context(self, pem: CredentialPem | None, *, allow_tls12: bool = False) -> ssl.SSLContext:
+        """Return a client's context for the target."""
+        return client_context(self.target.anchors, pem, allow_tls12=allow_tls12)
+
+    async def present(
+        self,
+        context: ssl.SSLContext,
+        client_id: str,
+        *,
+        version: ProtocolVersion = ProtocolVersion.V5,
+        session: ssl.SSLSession | None = None,
+    ) -> Seen:
+        """Connect with *context*, send a harmless CONNECT, and return the answer."""
+        try:
+            client = await RawClient.dial(self.target.endpoint, context, version=version, session=session)
+        except NotAdmitted as error:
+            return seen_in(error.closure)
+        try:
+            seen = await client.connect(Connect(client_id=client_id, protocol_version=version, keep_alive=60), _ANSWER)
+        finally:
+            resumed = client.socket.session_reused
+            client.close()
+        if session is None:
+            return seen
+        how = "TLS session resumed" if resumed else "full handshake: the broker did not resume"
+        return replace(seen, reason=f"{how}; {seen.reason}" if seen.reason else how)
+
+    async def show(self, paper: Paper, pem: CredentialPem | None = None) -> Seen:
+        """Present *paper*, or *pem* in its place, under the name that *paper* bears."""
+        return await self.present(self.context(pem or paper.pem), paper.name)
+
+    async def until_refused(self, paper: Paper) -> Seen:
+        """Show *paper*, which is revoked, until it is refused or the target's time for that is over."""
+        until = time.monotonic() + self.target.capabilities.limits.revocation
+        while True:
+            seen = await self.show(paper)
+            if not seen.got_in or time.monotonic() > until:
+                return seen
+
+    async def until_admitted(self, paper: Paper, deadline: float) -> None:
+        """Show *paper* until it is let in, *deadline* seconds at most."""
+        until = time.monotonic() + deadline
+        while True:
+            if (await self.show(paper)).got_in or time.monotonic() > until:
+                return
+            await asyncio.sleep(_PAUSE)
+
+    async def admitted(self, paper: Paper, connect: Connect | None = None) -> RawClient:
+        """Return a connection of the good *paper*; raise `Impossible` if it is refused."""
+        connect = connect or Connect(client_id=paper.name, keep_alive=600)
+        try:
+            client = await RawClient.dial(self.target.endpoint, self.context(paper.pem))
+        except NotAdmitted as error:
+            raise Impossible(f"a good device is refused: {error.closure}") from error
+        seen = await client.connect(connect)
+        if not seen.got_in:
+            client.close()
+            raise Impossible(f"a good device is refused: {seen.text} {seen.reason}")
+        return client
+
+    async def subscribe(self, client: RawClient, topic_filter: str, qos: QoS = QoS.AT_MOST_ONCE) -> Seen:
+        """Subscribe and return the answer."""
+        request = Subscribe(1, (SubscriptionRequest(topic_filter, qos),))
+        await client.send(request.encode(client.version))
+        return await client.answer(Suback, deadline=_ANSWER)
+
+    async def fate(self, client: RawClient, name: str, payload: bytes) -> Seen:
+        """Tell whether *payload*, which *client* of the device *name* has sent just now, reaches the watcher."""
+        watcher = await self.watcher()
+        marker = f"marker {self.fresh()}".encode()
+        await client.send(Publish(self.topic(name), marker).encode(client.version))
+        if not await watcher.got(marker, _MARKER):
+            ended = await client.end(1.0)
+            if not ended.got_in:
+                return ended
+            return Seen(Layer.MQTT, "marker-lost", "even an allowed message did not arrive", ClosedBy.NOBODY)
+        if await watcher.got(payload, 0):
+            return Seen(Layer.MQTT, "delivered", "", ClosedBy.NOBODY, got_in=True)
+        return Seen(Layer.MQTT, "not-delivered", "", ClosedBy.NOBODY)
+
+    async def served(self, client: RawClient) -> float:
+        """Return how long *client* waits for a PINGRESP; raise `Impossible` if none comes."""
+        started = time.monotonic()
+        await client.send(Pingreq().encode(client.version))
+        while True:
+            packet = await client.receive(_ANSWER)
+            if isinstance(packet, Seen):
+                raise Impossible(f"an innocent device was not served: {packet.text}")
+            if isinstance(packet, Pingresp):
+                return time.monotonic() - started
+
+    def broker_memory(self) -> int | None:
+        """Return the broker's resident memory in bytes, where it is a process of ours."""
+        if self.target.broker_pid is None:
+            return None
+        for line in Path(f"/proc/{self.target.broker_pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        return None

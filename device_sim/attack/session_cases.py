@@ -1,0 +1,412 @@
+"""Cases 5 to 7, 18 to 20 and 35 to 43: a genuine device wants what is not its own, or does not behave.
+
+A case that is about a message says whether it was delivered, with the order argument of `scene`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from broker.mqtt.codes import ProtocolVersion, QoS
+from broker.mqtt.connect import Connect, Will
+from broker.mqtt.packets import Pingreq, Pingresp, Puback, Publish, Pubrec
+from device_sim.attack.capabilities import Feature, TimeLimits
+from device_sim.attack.case import Chapter
+from device_sim.attack.issuer import Paper
+from device_sim.attack.raw_client import RawClient
+from device_sim.attack.scene import Scene
+from device_sim.attack.target import Impossible
+from device_sim.attack.verdict import CLOSED, ClosedBy, Layer, Seen
+from device_sim.tls_dial import NotAdmitted
+
+IN = "mqtt CONNACK 0x00"
+NOWHERE = "mqtt not-delivered"
+REVOKED = ("mqtt CONNACK 0x87", "mqtt CONNACK 0x8a", "tls certificate_revoked")
+_V311 = ProtocolVersion.V311
+_ANSWER = 10.0
+_WILL_WAIT = 2.0
+_FLOOD = 30_000
+_PATIENCE = 2.0
+_FEED = 16 * 1024
+_SLOW_BYTES = 48 * 1024 * 1024
+_MEMORY = 40 * 1024 * 1024
+
+chapter = Chapter()
+case = chapter.case
+
+
+def _revocation(limits: TimeLimits) -> float:
+    return limits.revocation
+
+
+@case(
+    "6-revoked-live", "is revoked while connected", "mqtt DISCONNECT 0x98", "mqtt DISCONNECT 0x87",
+    needs=(Feature.REVOCATION,), limit=_revocation,
+)  # fmt: skip
+async def _revoked_live(scene: Scene) -> Seen:
+    paper = await scene.device()
+    return await cut(scene, paper, await scene.admitted(paper))
+
+
+@case(
+    "6-revoked-live-311", "is revoked while connected with MQTT 3.1.1", CLOSED,
+    needs=(Feature.REVOCATION,), limit=_revocation,
+)  # fmt: skip
+async def _revoked_live_311(scene: Scene) -> Seen:
+    paper = await scene.device()
+    name = paper.name
+    connect = Connect(client_id=name, protocol_version=_V311, keep_alive=600)
+    return await cut(scene, paper, await scene.admitted(paper, connect))
+
+
+async def cut(scene: Scene, paper: Paper, client: RawClient) -> Seen:
+    """Revoke *paper* and return how the connection of *client* ends, timed from the call."""
+    started = time.monotonic()
+    try:
+        await scene.target.registrar.revoke(paper)
+        seen = await client.end(scene.target.capabilities.limits.revocation)
+    finally:
+        client.close()
+    return _timed(seen, time.monotonic() - started)
+
+
+def _timed(seen: Seen, seconds: float) -> Seen:
+    return Seen(seen.layer, seen.code, seen.reason, seen.closed_by, seen.got_in, seconds)
+
+
+def _resumed(name: str, description: str, *, clean: bool) -> None:
+    async def attempt(scene: Scene) -> Seen:
+        paper = await scene.device()
+        context = scene.context(paper.pem)
+        try:
+            client = await RawClient.dial(scene.target.endpoint, context)
+        except NotAdmitted as error:
+            raise Impossible(f"a good device is refused: {error.closure}") from error
+        device = paper.name
+        await client.connect(Connect(client_id=device, keep_alive=60))
+        session = client.socket.session
+        if clean:
+            client.close()
+        else:
+            client.abort()
+        if session is None:
+            raise Impossible("the broker gives no TLS session to resume")
+        await scene.target.registrar.revoke(paper)
+        await scene.until_refused(paper)  # From here on the revocation is known; only the session is left.
+        return await scene.present(context, device, session=session)
+
+    chapter.add(name, description, REVOKED, attempt, needs=(Feature.REVOCATION,))
+
+
+_resumed("7-resumed", "is revoked, and resumes its TLS session", clean=True)
+_resumed("7-resumed-abrupt", "the same, after an abrupt end", clean=False)
+
+
+@case("18-clone", "two devices with one credential: the older is put out", "mqtt DISCONNECT 0x8e")
+async def _clone(scene: Scene) -> Seen:
+    paper = await scene.device()
+    older = await scene.admitted(paper)
+    clone = await scene.admitted(paper)
+    try:
+        return await older.end(_ANSWER)
+    finally:
+        older.close()
+        clone.close()
+
+
+@case("18-flapping", "two clones put each other out again and again", "mqtt CONNACK 0x8a",
+      needs=(Feature.FLAPPING_ALERT,))  # fmt: skip
+async def _flapping(scene: Scene) -> Seen:
+    paper = await scene.device()
+    seen = await scene.show(paper)
+    for _ in range(20):
+        if not seen.got_in:
+            break
+        seen = await scene.show(paper)
+    return seen
+
+
+def _other_client_id(name: str, description: str, version: ProtocolVersion, *expected: str) -> None:
+    async def attempt(scene: Scene) -> Seen:
+        paper = await scene.device()
+        return await scene.present(scene.context(paper.pem), scene.fresh("victim"), version=version)
+
+    chapter.add(name, description, expected, attempt, needs=(Feature.CLIENT_ID_BINDING,))
+
+
+_other_client_id(
+    "19-other-client-id", "uses another's client id", ProtocolVersion.V5, "mqtt CONNACK 0x85", "mqtt CONNACK 0x87"
+)
+_other_client_id("19-other-client-id-311", "the same with MQTT 3.1.1", _V311, "mqtt CONNACK 2", "mqtt CONNACK 5")
+
+
+@case("19-takes-over", "uses the client id of a connected device", "mqtt served", needs=(Feature.CLIENT_ID_BINDING,))
+async def _takes_over(scene: Scene) -> Seen:
+    victim, thief = await scene.device(), await scene.device()
+    connected = await scene.admitted(victim)
+    try:
+        await scene.present(scene.context(thief.pem), victim.name)
+        seen = await connected.end(0.5)
+    finally:
+        connected.close()
+    if seen.got_in:
+        return Seen(Layer.MQTT, "served", "the victim stays connected", ClosedBy.NOBODY)
+    return Seen(Layer.MQTT, "taken-over", f"the victim was put out: {seen.text}", got_in=True)
+
+
+# The certificate authenticates; a user name beside it proves nothing and takes nothing away.
+@case("20-other-user-name", "sends another's user name and a password (ignored or refused)",
+      IN, "mqtt CONNACK 0x86", "mqtt CONNACK 0x87")  # fmt: skip
+async def _other_user_name(scene: Scene) -> Seen:
+    paper = await scene.device()
+    name = paper.name
+    client = await RawClient.dial(scene.target.endpoint, scene.context(paper.pem))
+    try:
+        return await client.connect(Connect(client_id=name, keep_alive=60, username="admin", password=b"admin"))
+    finally:
+        client.close()
+
+
+def _publishes(
+    name: str, description: str, *expected: str, qos: QoS, own: str = "", retain: bool = False,
+    version: ProtocolVersion = ProtocolVersion.V5, needs: tuple[Feature, ...] = (),
+) -> None:  # fmt: skip
+    """Add a case that publishes to another's topic, or to its *own* one that is not for it to write."""
+
+    async def attempt(scene: Scene) -> Seen:
+        await scene.watcher()
+        paper = await scene.device()
+        device = paper.name
+        connect = Connect(client_id=device, protocol_version=version, keep_alive=600)
+        client = await scene.admitted(paper, connect)
+        try:
+            topic = scene.topic(device, own) if own else scene.topic(scene.fresh("victim"))
+            payload = f"forged by {device}".encode()
+            packet = Publish(topic, payload, qos, retain, packet_id=7 if qos else None)
+            await client.send(packet.encode(version))
+            answer = await client.answer(Puback, Pubrec, deadline=_ANSWER) if qos else None
+            if answer is not None and not answer.code.startswith(("PUBACK", "PUBREC")):
+                return answer  # Closed for it.
+            fate = await scene.fate(client, device, payload)
+            # Delivered is what counts; else the code in the acknowledgement, where there is one that says no.
+            return fate if answer is None or fate.got_in or answer.got_in else answer
+        finally:
+            client.close()
+
+    chapter.add(name, description, expected, attempt, needs=(Feature.TOPIC_POLICY, *needs))
+
+
+_publishes("35-other-topic-qos1", "publishes to another's topic (QoS 1)", "mqtt PUBACK 0x87", qos=QoS.AT_LEAST_ONCE)
+_publishes("35-other-topic-qos2", "publishes to another's topic (QoS 2)", "mqtt PUBREC 0x87",
+           qos=QoS.EXACTLY_ONCE, needs=(Feature.QOS2,))  # fmt: skip
+_publishes("35-other-topic-qos0", "publishes to another's topic (QoS 0)", NOWHERE, "mqtt DISCONNECT 0x87",
+           qos=QoS.AT_MOST_ONCE)  # fmt: skip
+_publishes("35-other-topic-311", "publishes to another's topic (MQTT 3.1.1)", NOWHERE, CLOSED,
+           qos=QoS.AT_LEAST_ONCE, version=_V311)  # fmt: skip
+_publishes("35-own-command", "sends itself a command", "mqtt PUBACK 0x87", qos=QoS.AT_LEAST_ONCE, own="cmd/reboot")
+_publishes("37-retained", "retains a message on another's topic", "mqtt PUBACK 0x87",
+           qos=QoS.AT_LEAST_ONCE, retain=True)  # fmt: skip
+
+
+def _subscribes(name: str, description: str, topic_filter: str, *expected: str, version: ProtocolVersion) -> None:
+    async def attempt(scene: Scene) -> Seen:
+        paper = await scene.device()
+        connect = Connect(client_id=paper.name, protocol_version=version, keep_alive=600)
+        client = await scene.admitted(paper, connect)
+        try:
+            victim = await scene.device()
+            victim_name = victim.name
+            seen = await scene.subscribe(client, topic_filter.format(victim=scene.topic(victim_name)))
+            if not seen.got_in:
+                return seen
+            return await _overheard(scene, client, victim_name, await scene.admitted(victim))
+        finally:
+            client.close()
+
+    chapter.add(name, description, expected, attempt, needs=(Feature.TOPIC_POLICY, Feature.SUBSCRIPTION_POLICY))
+
+
+async def _overheard(scene: Scene, spy: RawClient, name: str, victim: RawClient) -> Seen:
+    """Tell whether anything comes of a subscription that was granted."""
+    payload = f"secret of {name}".encode()
+    await victim.send(Publish(scene.topic(name), payload).encode(victim.version))
+    await scene.served(victim)
+    victim.close()
+    await asyncio.sleep(0)
+    while True:
+        packet = await spy.receive(0.5)
+        if isinstance(packet, Publish) and packet.payload == payload:
+            return Seen(Layer.MQTT, "delivered", "", ClosedBy.NOBODY, got_in=True)
+        if isinstance(packet, Seen):
+            return Seen(Layer.MQTT, "SUBACK granted, not-delivered", "", ClosedBy.NOBODY)
+
+
+_V5 = ProtocolVersion.V5
+_NO = "mqtt SUBACK 0x87"
+_subscribes("36-everything", "subscribes to #", "#", _NO, version=_V5)
+_subscribes("36-everything-311", "subscribes to # with MQTT 3.1.1", "#", "mqtt SUBACK 0x80", version=_V311)
+_subscribes("36-other-device", "subscribes to another's telemetry", "{victim}", _NO, version=_V5)
+_subscribes("36-all-commands", "subscribes to everybody's commands", "fleet/+/+/cmd/#", _NO, version=_V5)
+_subscribes("36-sys", "subscribes to $SYS/#", "$SYS/#", _NO, version=_V5)
+_subscribes("36-shared", "subscribes to everything by a shared subscription", "$share/g/#", _NO, "mqtt SUBACK 0x9e",
+            version=_V5)  # fmt: skip
+
+
+@case("37-will", "leaves a will on another's topic", "mqtt CONNACK 0x87", NOWHERE, needs=(Feature.TOPIC_POLICY,))
+async def _will(scene: Scene) -> Seen:
+    watcher = await scene.watcher()
+    paper = await scene.device()
+    name = paper.name
+    payload = f"will of {name}".encode()
+    client = await RawClient.dial(scene.target.endpoint, scene.context(paper.pem))
+    will = Will(scene.topic(scene.fresh("victim")), payload)
+    seen = await client.connect(Connect(client_id=name, keep_alive=60, will=will))
+    client.abort()
+    if not seen.got_in:
+        return seen
+    if await watcher.got(payload, _WILL_WAIT):
+        return Seen(Layer.MQTT, "delivered", "", ClosedBy.NOBODY, got_in=True)
+    return Seen(Layer.MQTT, "not-delivered", "", ClosedBy.NOBODY)
+
+
+# It was permitted when the device was let in, and those who wait for its end should learn of it.
+@case("38-will-of-revoked", "is revoked while connected, with a will on its own topic (policy)",
+      "mqtt delivered", NOWHERE, needs=(Feature.REVOCATION,))  # fmt: skip
+async def will_of_revoked(scene: Scene) -> Seen:
+    """Tell whether the will of a device that is revoked while connected is sent."""
+    watcher = await scene.watcher()
+    paper = await scene.device()
+    name = paper.name
+    payload = f"last will of {name}".encode()
+    will = Will(scene.topic(name, "state"), payload)
+    client = await scene.admitted(paper, Connect(client_id=name, keep_alive=600, will=will))
+    try:
+        await scene.target.registrar.revoke(paper)
+        if await watcher.got(payload, scene.target.capabilities.limits.revocation):
+            return Seen(Layer.MQTT, "delivered", "", ClosedBy.NOBODY, got_in=True)
+        return Seen(Layer.MQTT, "not-delivered", "", ClosedBy.NOBODY)
+    finally:
+        client.close()
+
+
+@case("39-flood", "publishes 30,000 messages at once; others are served", "mqtt served",
+      "mqtt DISCONNECT 0x96", "mqtt DISCONNECT 0x97")  # fmt: skip
+async def _flood(scene: Scene) -> Seen:
+    paper, innocent = await scene.device(), await scene.device()
+    name = paper.name
+    client, other = await scene.admitted(paper), await scene.admitted(innocent)
+    packet = Publish(scene.topic(name, "flood"), bytes(100)).encode(client.version)
+
+    async def flood() -> Seen:
+        await client.send(packet * _FLOOD + Pingreq().encode(client.version), 30.0)
+        return await client.answer(Pingresp, deadline=30.0)
+
+    task = asyncio.create_task(flood())
+    worst = 0.0
+    try:
+        while not task.done():
+            worst = max(worst, await scene.served(other))
+            await asyncio.sleep(0.01)
+        seen = task.result()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        client.close()
+        other.close()
+    if not seen.got_in:
+        return seen
+    if worst > _PATIENCE:
+        return Seen(Layer.MQTT, "starved", f"an innocent device waited {worst:.1f} s", ClosedBy.NOBODY, got_in=True)
+    return Seen(Layer.MQTT, "served", f"the slowest PINGRESP of another took {worst * 1000:.0f} ms", ClosedBy.NOBODY)
+
+
+def _keep_alive(limits: TimeLimits) -> float:
+    return limits.keep_alive
+
+
+@case("41-freezes", "freezes, with a keep alive of one second", "mqtt DISCONNECT 0x8d", limit=_keep_alive, idle=True)
+async def _freezes(scene: Scene) -> Seen:
+    paper = await scene.device()
+    name = paper.name
+    client = await scene.admitted(paper, Connect(client_id=name, keep_alive=1))
+    started = time.monotonic()
+    try:
+        seen = await client.end(scene.target.capabilities.limits.keep_alive)
+    finally:
+        client.close()
+    return _timed(seen, time.monotonic() - started)
+
+
+@case("41-will-of-frozen", "freezes, and has a will that must be sent", "mqtt delivered", limit=_keep_alive, idle=True)
+async def _will_of_frozen(scene: Scene) -> Seen:
+    watcher = await scene.watcher()
+    paper = await scene.device()
+    name = paper.name
+    payload = f"froze: {name}".encode()
+    will = Will(scene.topic(name, "state"), payload)
+    client = await scene.admitted(paper, Connect(client_id=name, keep_alive=1, will=will))
+    try:
+        if await watcher.got(payload, scene.target.capabilities.limits.keep_alive):
+            return Seen(Layer.MQTT, "delivered", "", ClosedBy.NOBODY, got_in=True)
+        return Seen(Layer.MQTT, "not-delivered", "", ClosedBy.NOBODY)
+    finally:
+        client.close()
+
+
+@case("42-never-reads", "is sent 48 MB and never reads; others are served", "mqtt served", "mqtt DISCONNECT 0x97")
+async def _never_reads(scene: Scene) -> Seen:
+    paper, innocent = await scene.device(), await scene.device()
+    name = paper.name
+    slow, other = await scene.admitted(paper), await scene.admitted(innocent)
+    sender_name = scene.fresh("sender")
+    sender_paper = await scene.target.registrar.certify(scene.target.service(sender_name))
+    sender = await scene.admitted(sender_paper, Connect(client_id=sender_name, keep_alive=600))
+    topic = scene.topic(name, "cmd/firmware")
+    try:
+        if not (await scene.subscribe(slow, scene.topic(name, "cmd/#"))).got_in:
+            raise Impossible("a device may not subscribe to its commands here")
+        before = scene.broker_memory()
+        packet = Publish(topic, bytes(_FEED)).encode(sender.version)
+        worst = 0.0
+        for _ in range(_SLOW_BYTES // _FEED // 16):
+            await sender.send(packet * 16, 30.0)
+            worst = max(worst, await scene.served(other))
+        await scene.served(sender)  # By now the broker has taken all of it.
+        after = scene.broker_memory()
+        if not isinstance(await slow.receive(_ANSWER), Publish):
+            raise Impossible("not even the first message came: nothing was fed")
+    finally:
+        for client in (slow, other, sender):
+            client.abort()
+    grown = after - before if before is not None and after is not None else 0
+    figures = f"the broker grew by {grown / 1e6:.0f} MB, the slowest PINGRESP of another took {worst * 1000:.0f} ms"
+    if grown > _MEMORY or worst > _PATIENCE:
+        return Seen(Layer.MQTT, "starved", figures, ClosedBy.NOBODY, got_in=True)
+    return Seen(Layer.MQTT, "served", figures, ClosedBy.NOBODY)
+
+
+# No broker is at fault: what is shown is that a device that checks dates by a wrong clock says so, and goes nowhere.
+@case("43-clock-ahead", "its clock is two years ahead: it must refuse the broker itself", "device server_certificate")
+async def _clock_ahead(scene: Scene) -> Seen:
+    paper = await scene.device()
+    client = await RawClient.dial(scene.target.endpoint, scene.context(paper.pem))
+    der = client.socket.getpeercert(binary_form=True)
+    client.close()
+    anchors = x509.load_pem_x509_certificates(scene.target.anchors.read_bytes())
+    leaf = x509.load_der_x509_certificate(der or b"")
+    policy = PolicyBuilder().store(Store(anchors))
+    name = x509.DNSName(scene.target.endpoint.server_name)
+    try:
+        policy.time(datetime.now(UTC)).build_server_verifier(name).verify(leaf, anchors)
+    except VerificationError as error:
+        raise Impossible(f"by the right clock the strict verifier refuses it too: {error}") from error
+    try:
+        policy.time(datetime.now(UTC) + timedelta(days=730)).build_server_verifier(name).verify(leaf, anchors)
+    except VerificationError as error:
+        return Seen(Layer.DEVICE, "server_certificate", f"by the device's clock: {error}", ClosedBy.US)
+    return Seen(Layer.DEVICE, "agreed", "the certificate is good by that clock too", ClosedBy.NOBODY, got_in=True)

@@ -1,0 +1,108 @@
+"""What is attacked: a broker, the CA that it trusts, and the ways to enrol and revoke there.
+
+The cases know only this. Who stands behind it, our own broker and service, Debian's mosquitto, or a stranger's broker
+with a CRL file, is decided by `fleetgate_target`, `mosquitto_target` and `foreign_target`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from device_sim.attack.capabilities import Capabilities, CrlFile
+from device_sim.attack.issuer import Issuer, Paper
+from device_sim.tls_dial import Endpoint
+from provisioning.client.operator import OperatorClient
+from provisioning.pki.identity import Identity, Role
+
+_RELOAD_DEADLINE = 10.0
+
+
+class Impossible(Exception):
+    """This cannot be tried against this target, or by this tester; the text says why."""
+
+
+class Registrar(Protocol):
+    """Certifies good parties and revokes them."""
+
+    async def certify(self, identity: Identity) -> Paper:
+        """Return a good certificate."""
+
+    async def revoke(self, paper: Paper) -> None:
+        """Revoke it, and return when the target's operator would believe that it is done."""
+
+
+class SigningRegistrar:
+    """Signs with the CA's own key, and revokes by a CRL file and a command."""
+
+    def __init__(self, issuer: Issuer, crl_file: CrlFile | None, *, other_crls: bytes = b"") -> None:
+        self._issuer = issuer
+        self._crl_file = crl_file
+        self._revoked: list[int] = []
+        self._other_crls = other_crls
+
+    async def certify(self, identity: Identity) -> Paper:
+        """Return a certificate for *identity*."""
+        return self._issuer.issue(identity)
+
+    async def revoke(self, paper: Paper) -> None:
+        """Write the CRL anew and have it read; raise `Impossible` where the target has none."""
+        if self._crl_file is None:
+            raise Impossible("there is no [revocation] in the capability file: no way to revoke")
+        self._revoked.append(paper.certificate.serial_number)
+        self._crl_file.crl_file.write_bytes(self._issuer.crl(self._revoked) + self._other_crls)
+        if not self._crl_file.reload:
+            return
+        process = await asyncio.create_subprocess_exec(*self._crl_file.reload, stdin=asyncio.subprocess.DEVNULL)
+        async with asyncio.timeout(_RELOAD_DEADLINE):
+            status = await process.wait()
+        if status != 0:
+            raise Impossible(f"the reload command {' '.join(self._crl_file.reload)} ended with status {status}")
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentDesk:
+    """The enrolment service beside the broker."""
+
+    url: str
+    anchors: Path
+    operator: OperatorClient
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """The way that revocations take to the broker, in the tester's hands."""
+
+    cut: Callable[[], Awaitable[None]]
+    join: Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Target:
+    """A broker to attack. What is None cannot be done there."""
+
+    capabilities: Capabilities
+    endpoint: Endpoint
+    anchors: Path
+    issuer: Issuer
+    registrar: Registrar
+    trust_domain: str = "fleet.internal"
+    group: str = "meters"
+    desk: EnrolmentDesk | None = None
+    broker_pid: int | None = None
+    feed: Feed | None = None
+    stop_broker: Callable[[], Awaitable[None]] | None = None
+    start_broker: Callable[[], Awaitable[None]] | None = None
+    other_issuer: Issuer | None = None
+    """A second CA that the broker trusts."""
+
+    def device(self, name: str) -> Identity:
+        """Return the identity of a device."""
+        return Identity(self.trust_domain, Role.DEVICE, name, self.group)
+
+    def service(self, name: str) -> Identity:
+        """Return the identity of a service."""
+        return Identity(self.trust_domain, Role.SERVICE, name)

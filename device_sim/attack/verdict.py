@@ -1,0 +1,181 @@
+"""What a bad device met, what it should have met, and the verdict.
+
+Theory
+------
+An answer is written as ``<layer> <code>``, the same in the catalogue, in a capability file and in a report::
+
+    tls certificate_expired      a TLS alert, by its name in RFC 8446 §6
+    mqtt CONNACK 0x87            a packet type and its reason code; before MQTT 5 its return code in decimal
+    mqtt not-delivered           nobody said no, and the message went nowhere
+    http 401 TOKEN_USED          a status and the service's own code
+    closed                       the peer closed without a word, at whatever layer
+
+A case lists every answer that is right. Anything else that keeps the device out is a *warning*: the door held, but
+whoever looks for the cause is told something else. Getting in, or being put out too late, is a *failure*.
+
+Rules
+-----
+1. No I/O and no clock.
+2. No answer at all is a failure: a broker that is gone has refused nobody.
+3. A case whose every right answer is to be let in fails on any refusal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from device_sim.closure import Closure
+
+CLOSED = "closed"
+OPEN = "open"
+UNANSWERED = "unanswered"
+
+_SILENT = frozenset({"closed", "reset"})
+_FAILURE = 0x80
+_PACKETS = frozenset({"CONNACK", "PUBACK", "PUBREC", "SUBACK", "DISCONNECT"})
+
+
+class Verdict(StrEnum):
+    """How a case ended."""
+
+    PASS = "pass"  # noqa: S105 - a verdict
+    WARN = "warn"
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+class Layer(StrEnum):
+    """Who said no."""
+
+    TCP = "tcp"
+    TLS = "tls"
+    MQTT = "mqtt"
+    HTTP = "http"
+    DEVICE = "device"
+
+
+class ClosedBy(StrEnum):
+    """Which side ended the connection."""
+
+    PEER = "peer"
+    US = "us"
+    NOBODY = "nobody"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was observed. *seconds* is None where the whole attempt counts."""
+
+    layer: Layer
+    code: str
+    reason: str = ""
+    closed_by: ClosedBy = ClosedBy.PEER
+    got_in: bool = False
+    seconds: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The answer as the catalogue writes it."""
+        return f"{self.layer} {self.code}"
+
+    @property
+    def alert(self) -> str | None:
+        """The TLS alert, if one was sent."""
+        return self.code if self.layer is Layer.TLS and self.code not in _SILENT else None
+
+    @property
+    def reason_code(self) -> str | None:
+        """The reason code of the packet that said it, or the HTTP status."""
+        packet, _, number = self.code.partition(" ")
+        if self.layer is Layer.HTTP:
+            return packet
+        return number if packet in _PACKETS else None
+
+    def matches(self, expected: str) -> bool:
+        """Whether this is the *expected* answer."""
+        if expected == CLOSED:
+            return self.code in _SILENT
+        return self.text == expected
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One case's outcome: the verdict and why it is that."""
+
+    verdict: Verdict
+    why: str = ""
+
+
+def judge(expected: tuple[str, ...], limit: float, seen: Seen, seconds: float) -> Judgement:
+    """Return the verdict on *seen*, which took *seconds*, where one of *expected* was due within *limit* seconds."""
+    if seen.code == UNANSWERED:
+        return Judgement(Verdict.FAIL, "nobody answered")
+    late = f"after {seconds:.1f} s, {limit:g} s at most" if seconds > limit else ""
+    if any(map(seen.matches, expected)):
+        return Judgement(Verdict.FAIL, late) if late else Judgement(Verdict.PASS)
+    if seen.got_in:
+        return Judgement(Verdict.FAIL, "it got what it wanted" if seen.code != OPEN else "still open at the deadline")
+    if all(map(is_admission, expected)):
+        return Judgement(Verdict.FAIL, "refused where it must not be")
+    if late:
+        return Judgement(Verdict.FAIL, late)
+    return Judgement(Verdict.WARN, "refused, but not in the expected way")
+
+
+def is_admission(expected: str) -> bool:
+    """Whether the answer lets the device have what it wants."""
+    _, _, code = expected.partition(" ")
+    packet, _, number = code.partition(" ")
+    if packet in {"CONNACK", "PUBACK", "PUBREC", "SUBACK"}:
+        return int(number, 0) < _FAILURE and not (packet == "CONNACK" and number not in {"0", "0x00"})
+    return code in {"delivered", "issued", OPEN, "served", "agreed"}
+
+
+def seen_in(closure: Closure) -> Seen:
+    """Return what *closure* tells: the end of a connection that never carried a packet of ours."""
+    if closure.code in {"error", "timeout"}:
+        return Seen(Layer.TCP, UNANSWERED, closure.reason, ClosedBy.NOBODY)
+    return Seen(Layer(closure.layer.value), closure.code, closure.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The record of one case."""
+
+    name: str
+    description: str
+    expected: tuple[str, ...]
+    limit: float
+    judgement: Judgement
+    seen: Seen | None = None
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict."""
+        return self.judgement.verdict
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the record for a JSON document."""
+        seen = self.seen
+        observed = None
+        if seen is not None:
+            observed = {
+                "layer": seen.layer.value,
+                "answer": seen.text,
+                "alert": seen.alert,
+                "reason_code": seen.reason_code,
+                "reason_string": seen.reason,
+                "closed_by": seen.closed_by.value,
+                "ms": round(self.seconds * 1000, 1),
+            }
+        return {
+            "case": self.name,
+            "description": self.description,
+            "expected": {"any_of": list(self.expected), "within_ms": round(self.limit * 1000)},
+            "observed": observed,
+            "verdict": self.verdict.value,
+            "why": self.judgement.why,
+        }

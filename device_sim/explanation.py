@@ -1,0 +1,63 @@
+"""From an error to a sentence and an exit code: the one place where the command line translates.
+
+What a user can do something about becomes one line; a bug keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from device_sim.certification import UnusableAuthority
+from device_sim.client import NotConnected, SubscriptionRefused
+from device_sim.fleet_directory import FleetUnusable
+from device_sim.interruption import Interrupted
+from device_sim.processes import ChildFailed
+from device_sim.report import ExitCode
+from device_sim.results.document import UnreadableReport
+from device_sim.tls_dial import NotAdmitted
+from device_sim.view import View
+from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
+from provisioning.client.operator import RequestRefused, ServiceUnavailable
+from provisioning.pki.identity import InvalidIdentity
+from provisioning.pki.keys import KeyFileError
+from provisioning.pki.tls import TlsConfigurationError
+
+_EXPECTED = (
+    ChildFailed, EnrolmentRefused, EnrolmentUnavailable, FleetUnusable, InvalidIdentity, KeyFileError, NotAdmitted,
+    NotConnected, RequestRefused, ServiceUnavailable, SubscriptionRefused, TlsConfigurationError, UnreadableReport,
+    UnusableAuthority,
+    OSError,
+)  # fmt: skip
+
+
+@contextmanager
+def explained(view: View, hint: str = "") -> Iterator[None]:
+    """Turn expected errors into words and `typer.Exit`; *hint* is told after an interruption."""
+    try:
+        yield
+    except Interrupted as error:
+        view.failed(error)
+        if hint:
+            view.said(hint)
+        raise typer.Exit(error.exit_code) from None
+    except _EXPECTED as error:
+        view.failed(error)
+        raise typer.Exit(ExitCode.ERROR) from None
+    except BaseExceptionGroup as group:
+        expected, unexpected = group.split(_EXPECTED)
+        if unexpected is not None or expected is None:
+            raise
+        for leaf in _leaves(expected):
+            view.failed(leaf)
+        raise typer.Exit(ExitCode.ERROR) from None
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error

@@ -1,0 +1,36 @@
+"""`fleet-sim report`: a stored run again as a page, or two runs compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from device_sim.explanation import explained
+from device_sim.results.comparison import comparison_of, comparison_page
+from device_sim.results.document import read
+from device_sim.results.page import page_of
+from device_sim.results.summary import summary_of
+from device_sim.view import View
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="report.json of a run.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="report.json of a later run, to compare.", show_default=False)
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write it as an HTML page here.", show_default=False)] = None,
+) -> None:
+    """Show a stored run, or what changed between two.
+
+    fleet-sim report monday.json tuesday.json --html change.html
+    """
+    view = View()
+    with explained(view):
+        document = read(run)
+        later = read(other) if other is not None else None
+        if html is not None:
+            html.write_text(page_of(document) if later is None else comparison_page(document, later))
+            view.said(f"written: {html}")
+        view.show(summary_of(document) if later is None else comparison_of(document, later))

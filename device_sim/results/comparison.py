@@ -1,0 +1,117 @@
+"""Two runs side by side: what changed, and whether that is better.
+
+Rules
+-----
+1. A duration is better when it is shorter; whether a count is, depends on the count, so only its change is said.
+2. Runs of different scenarios, seeds or machines may be compared; the differences are said first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from device_sim.results.document import Document
+from device_sim.results.page import framed, table, verdict_css
+
+_PERCENTS = (50.0, 99.0)
+_NOISE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One figure of two runs."""
+
+    name: str
+    before: float
+    after: float
+    duration: bool
+
+    @property
+    def change(self) -> str:
+        """The change in words."""
+        if self.before == self.after:
+            return "="
+        if not self.before:
+            return f"{self.after - self.before:+g}"
+        return f"{(self.after - self.before) / self.before:+.0%}"
+
+    @property
+    def css(self) -> str:
+        """Whether it is better, worse, or neither."""
+        if not self.duration or abs(self.after - self.before) <= _NOISE * max(self.before, self.after):
+            return "soft"
+        return "good" if self.after < self.before else "bad"
+
+
+def differences(before: Document, after: Document) -> list[Difference]:
+    """Return every figure that both runs have, durations first."""
+    found = []
+    for name in before["durations"]:
+        if name in after["durations"]:
+            old, new = (dict(map(tuple, run["durations"][name]["response"]["curve"])) for run in (before, after))
+            found += [
+                Difference(f"{name} p{percent:g} ms", old[percent], new[percent], duration=True)
+                for percent in _PERCENTS
+                if percent in old and percent in new
+            ]
+    for name, value in before["counts"].items():
+        other = after["counts"].get(name, 0)
+        if value or other:
+            found.append(Difference(name, value, other, duration=False))
+    return found
+
+
+def conditions(before: Document, after: Document) -> list[tuple[str, str, str]]:
+    """Return the conditions of the runs that differ: name, before, after."""
+    old, new = before["scenario"], after["scenario"]
+    pairs = [(name, str(old[name]), str(new[name])) for name in ("name", "fingerprint", "devices", "seed")]
+    pairs += [
+        (name, str(value), str(after["environment"].get(name)))
+        for name, value in before["environment"].items()
+        if name != "load_average"
+    ]
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def comparison_of(before: Document, after: Document) -> RenderableType:
+    """Return the comparison for a terminal."""
+    shown = Table(box=None, padding=(0, 2))
+    for heading in ("", "before", "after", "change"):
+        shown.add_column(heading, justify="left" if not heading else "right")
+    shown.add_row("verdict", before["verdict"], after["verdict"], "")
+    colours = {"good": "green", "bad": "red", "soft": "dim"}
+    for item in differences(before, after):
+        shown.add_row(item.name, f"{item.before:.6g}", f"{item.after:.6g}", Text(item.change, colours[item.css]))
+    notes = [Text(f"  differs: {name}: {old} → {new}", "yellow") for name, old, new in conditions(before, after)]
+    return Group(*notes, shown)
+
+
+def comparison_page(before: Document, after: Document) -> str:
+    """Return the comparison as an HTML page like the report's."""
+    verdicts = "".join(
+        f'<p>{word}: <span class="{verdict_css(run["verdict"])}">{escape(run["verdict"])}</span> '
+        f'<span class="soft">{escape(run["started"])}, {run["seconds"]:.0f} s</span></p>'
+        for word, run in (("before", before), ("after", after))
+    )
+    notes = "".join(
+        f'<p class="notice">{escape(name)} differs: {escape(old)} → {escape(new)}</p>'
+        for name, old, new in conditions(before, after)
+    )
+    rows = [
+        (
+            escape(item.name),
+            f"{item.before:.6g}",
+            f"{item.after:.6g}",
+            f'<span class="{item.css}">{escape(item.change)}</span>',
+        )
+        for item in differences(before, after)
+    ]
+    names = dict.fromkeys(run["scenario"]["name"] for run in (before, after))
+    title = f"{' and '.join(names)} compared"
+    body = f"<h1>{escape(title)}</h1>{verdicts}{notes}<h2>Figures</h2>"
+    return framed(title, body + table(("", "before", "after", "change"), rows))

@@ -1,0 +1,139 @@
+"""The JSON document of a run: everything that is known, in one schema; every other report is made from it.
+
+Rules
+-----
+1. `SCHEMA` rises when a reader would misunderstand; a reader refuses what it does not know.
+2. Histograms are in it whole (HdrHistogram's base64, microseconds), so that runs can be merged without loss.
+3. It holds no key, no token, and of the machine nothing but what explains the figures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import ssl
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from device_sim.latency import Latency
+from device_sim.run.recorder import Sample
+from device_sim.run.result import RunResult
+from device_sim.scenario.metrics import DESCRIPTIONS, Count
+
+SCHEMA = "fleet-sim-run/1"
+
+Document = dict[str, Any]
+
+
+class UnreadableReport(Exception):
+    """The file is no report of a run, or of a newer program; the text names it."""
+
+
+def document_of(result: RunResult) -> Document:
+    """Return the document of *result*."""
+    recorder, scenario = result.recorder, result.scenario
+    return {
+        "schema": SCHEMA,
+        "verdict": result.verdict,
+        "exit_code": int(result.exit_code),
+        "interrupted": result.interrupted.name if result.interrupted is not None else None,
+        "invalid": result.invalid,
+        "scenario": {**scenario.model_dump(mode="json"), "fingerprint": scenario.fingerprint},
+        "started": result.started.isoformat(timespec="seconds"),
+        "seconds": round(result.seconds, 3),
+        "thresholds": [
+            {
+                "metric": str(judged.threshold.metric),
+                "condition": judged.threshold.text,
+                "value": None if judged.value is None else round(judged.value, 3),
+                "passed": judged.passed,
+                "security": judged.threshold.security,
+            }
+            for judged in result.thresholds
+        ],
+        "counts": {str(count): recorder.counts[count] for count in Count},
+        "durations": {
+            str(metric): {
+                "description": DESCRIPTIONS[metric],
+                "response": _histogram(recorder.response[metric]),
+                "service": _histogram(service),
+            }
+            for metric, service in recorder.service.items()
+        },
+        "refusals": result.refusals,
+        "false_refusals": {name: str(closure) for name, closure in list(result.false_refusals.items())[:20]},
+        "stages": [asdict(span) for span in recorder.stages],
+        "markers": [asdict(marker) for marker in recorder.markers],
+        "timeline": [_sample(sample) for sample in recorder.samples],
+        "generator": {"lag": _histogram(result.lag)},
+        "environment": environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Return what explains the figures of this machine."""
+    return {
+        "python": platform.python_version(),
+        "openssl": ssl.OPENSSL_VERSION,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processors": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "clock": "time.monotonic, one process",
+        "fleet_sim": _version("fleetgate"),
+        "paho_mqtt": _version("paho-mqtt"),
+    }
+
+
+def read(path: Path) -> Document:
+    """Return the document in *path*. Raises `UnreadableReport`."""
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UnreadableReport(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UnreadableReport(f"{path} is no JSON: {error}") from error
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA:
+        raise UnreadableReport(f"{path} has schema {schema!r}; this program reads {SCHEMA!r}, made by `fleet-sim run`")
+    return dict(document)
+
+
+def figure_of(threshold: Document) -> str:
+    """Return the figure that a threshold was held against, as people read it."""
+    return "not measured" if threshold["value"] is None else f"{threshold['value']:g}"
+
+
+def _histogram(latency: Latency) -> dict[str, Any]:
+    return {
+        "count": latency.count,
+        "mean": round(latency.mean, 3),
+        "max": round(latency.highest, 3),
+        "curve": [[percent, round(value, 3)] for percent, value in latency.curve()],
+        "hdr": latency.encoded(),
+    }
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    return {
+        "at": round(sample.at, 3),
+        "connected": sample.connected,
+        "told": sample.told,
+        "published": sample.published,
+        "received": sample.received,
+        "windows": {
+            str(metric): {key: round(value, 3) for key, value in asdict(window).items()}
+            for metric, window in sample.windows.items()
+        },
+        "refusals": sample.refusals,
+        "health": {key: round(value, 3) for key, value in asdict(sample.health).items()},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "from a source tree"

@@ -1,0 +1,66 @@
+"""The summary on the terminal: thresholds first, then totals, then percentiles."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from device_sim.results.document import Document, figure_of
+
+_PERCENTS = (50.0, 95.0, 99.0)
+_COLOURS = {"PASS": "bold green", "INVALID": "bold yellow", "INTERRUPTED": "bold yellow"}
+
+
+def summary_of(document: Document) -> RenderableType:
+    """Return what a person wants to know after a run."""
+    parts: list[RenderableType] = [Text(), _thresholds(document), Text(), _durations(document), Text()]
+    counts = ", ".join(f"{name} {value}" for name, value in document["counts"].items() if value)
+    parts.append(Text(f"  {counts}"))
+    if document["refusals"]:
+        parts.append(
+            Text("  refused: " + ", ".join(f"{n} times {reason}" for reason, n in document["refusals"].items()))
+        )
+    parts += [Text(f"  false refusal of {name}: {why}", "red") for name, why in document["false_refusals"].items()]
+    parts += [Text(f"  INVALID: {why}", "yellow") for why in document["invalid"]]
+    parts += [
+        Text(f"  {marker['kind']}: {marker['what']}", "red")
+        for marker in document["markers"]
+        if marker["kind"] == "failed renewal"
+    ]
+    scenario = document["scenario"]
+    verdict = Text("\n")
+    verdict.append(document["verdict"], _COLOURS.get(document["verdict"], "bold red"))
+    verdict.append(
+        f": {scenario['name']}, {scenario['devices']} devices, {document['seconds']:.0f} s "
+        f"(seed {scenario['seed']}, scenario {scenario['fingerprint']})"
+    )
+    return Group(*parts, verdict)
+
+
+def _thresholds(document: Document) -> RenderableType:
+    table = Table(title="Thresholds", title_justify="left", box=None, padding=(0, 2))
+    for heading in ("", "metric", "condition"):
+        table.add_column(heading)
+    table.add_column("value", justify="right")
+    for item in document["thresholds"]:
+        mark = "[green]✓[/]" if item["passed"] else "[red]✗[/]"
+        table.add_row(mark, item["metric"], item["condition"], figure_of(item))
+    return table
+
+
+def _durations(document: Document) -> RenderableType:
+    table = Table(title="Milliseconds, from when each was due", title_justify="left", box=None, padding=(0, 2))
+    table.add_column("metric")
+    for heading in ("count", *(f"p{percent:g}" for percent in _PERCENTS), "max"):
+        table.add_column(heading, justify="right")
+    for name, duration in document["durations"].items():
+        response = duration["response"]
+        curve = dict(map(tuple, response["curve"]))
+        table.add_row(
+            name,
+            str(response["count"]),
+            *(f"{curve.get(percent, 0.0):.2f}" for percent in _PERCENTS),
+            f"{response['max']:.2f}",
+        )
+    return table

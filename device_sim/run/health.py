@@ -1,0 +1,139 @@
+"""Was the simulator itself the bottleneck: the generator watches itself.
+
+Theory
+------
+A load generator that is late measures itself. Four things can make it so: its loop is busy (lag, processor), it skips
+what it should have sent, it has no descriptors left, or no ports. `GeneratorWatch` samples them; `faults` judges.
+
+Rules
+-----
+1. The lag is what a timer of the same loop sees: how much later than asked it is woken.
+2. One slow second is not a fault; being slow is (`GeneratorLimits`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from device_sim.latency import Latency
+from device_sim.scenario.model import GeneratorLimits
+
+_TICK = 0.02
+_BUSY = 0.95
+_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_DESCRIPTORS = Path("/proc/self/fd")
+_MEMORY = Path("/proc/self/statm")
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSample:
+    """One second of the generator. *processor* is the share of one core."""
+
+    lag_p99_ms: float
+    lag_max_ms: float
+    processor: float
+    descriptors: int
+    descriptors_limit: int
+    ports: int
+    ports_limit: int
+    memory_mb: float
+
+    def line(self) -> str:
+        """Return the state in one line."""
+        return (
+            f"generator: loop lag p99 {self.lag_p99_ms:.0f} ms  cpu {self.processor:.0%}  "
+            f"fds {self.descriptors}/{self.descriptors_limit}  ports {self.ports / max(self.ports_limit, 1):.0%}  "
+            f"memory {self.memory_mb:.0f} MB"
+        )
+
+
+class GeneratorWatch:
+    """Measures the loop that it runs on. An async context manager; *sources* is how many local addresses are in use."""
+
+    def __init__(self, sources: int = 1) -> None:
+        low, high = (int(number) for number in _PORT_RANGE.read_text().split())
+        self._ports_limit = (high - low + 1) * max(sources, 1)
+        self._descriptors_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.lag = Latency()
+        self._recent: list[float] = []
+        self._ticking: asyncio.Task[None] | None = None
+        self._processor = time.process_time()
+        self._sampled = time.monotonic()
+
+    async def __aenter__(self) -> Self:
+        self._ticking = asyncio.create_task(self._tick(), name="generator watch")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.wait([self._ticking])
+
+    def sample(self, ports: int) -> HealthSample:
+        """Return the state since the last sample; *ports* is how many connections are open."""
+        now, processor = time.monotonic(), time.process_time()
+        elapsed = max(now - self._sampled, 1e-6)
+        recent = sorted(self._recent) or [0.0]
+        self._recent.clear()
+        share = (processor - self._processor) / elapsed
+        self._sampled, self._processor = now, processor
+        pages = int(_MEMORY.read_text().split()[1])
+        return HealthSample(
+            lag_p99_ms=recent[min(len(recent) - 1, int(len(recent) * 0.99))] * 1000,
+            lag_max_ms=recent[-1] * 1000,
+            processor=share,
+            descriptors=sum(1 for _ in os.scandir(_DESCRIPTORS)),
+            descriptors_limit=self._descriptors_limit,
+            ports=ports,
+            ports_limit=self._ports_limit,
+            memory_mb=pages * resource.getpagesize() / 1e6,
+        )
+
+    async def _tick(self) -> None:
+        while True:
+            asked = time.monotonic() + _TICK
+            await asyncio.sleep(_TICK)
+            lag = max(0.0, time.monotonic() - asked)
+            self._recent.append(lag)
+            self.lag.record(lag)
+
+
+def faults(
+    samples: Sequence[HealthSample], lag: Latency, skipped: int, published: int, limits: GeneratorLimits
+) -> list[str]:
+    """Return why the run is invalid, each with its remedy; nothing when it is valid."""
+    found = []
+    lag_p99 = lag.percentile(99)
+    if lag_p99 > limits.lag_p99_ms:
+        found.append(
+            f"the generator's loop was late: lag p99 {lag_p99:.0f} ms, allowed {limits.lag_p99_ms:g}; "
+            "use fewer devices, a lower rate, or a machine of its own"
+        )
+    busy = sum(sample.processor >= _BUSY for sample in samples)
+    if samples and busy / len(samples) > limits.busy_share:
+        found.append(
+            f"the generator's core was full in {busy} of {len(samples)} seconds; use fewer devices or a lower rate"
+        )
+    if skipped > limits.skipped_share * max(published + skipped, 1):
+        found.append(f"{skipped} messages were skipped because the generator was late; publish less often")
+    for what, used, limit, share, remedy in (
+        ("descriptors", *_most(samples, "descriptors"), limits.descriptors_share, "raise `ulimit -n`"),
+        ("ports", *_most(samples, "ports"), limits.ports_share, "add --sources 4, or widen ip_local_port_range"),
+    ):
+        if limit and used / limit > share:
+            found.append(f"{used} of {limit} {what} were in use; {remedy}")
+    return found
+
+
+def _most(samples: Sequence[HealthSample], what: str) -> tuple[int, int]:
+    return max(((getattr(sample, what), getattr(sample, f"{what}_limit")) for sample in samples), default=(0, 0))

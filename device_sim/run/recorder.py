@@ -1,0 +1,139 @@
+"""Where observations become figures: histograms, counts, a sample a second, markers.
+
+Theory
+------
+A *service* time begins when the simulator really began, a *response* time when the thing was due (`scenario.metrics`).
+Each is one HDR histogram, so that runs can be merged without loss. Beside them the response times of the current second
+are kept as they are, for the time line, and forgotten at the next sample.
+
+Rules
+-----
+1. `record` is called for every message: no more than two histograms and one list.
+2. No clock: whoever samples says what time it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from device_sim.latency import Latency
+from device_sim.run.health import HealthSample
+from device_sim.scenario.metrics import Count, Duration
+
+WATCHED = (Duration.ADMITTED, Duration.PUBACK, Duration.END_TO_END, Duration.PROBE_END_TO_END)
+"""Durations whose percentiles are on the time line."""
+
+_MOST_A_SECOND = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Milliseconds, of one second of the run."""
+
+    count: int
+    p50: float
+    p95: float
+    p99: float
+
+    @classmethod
+    def of(cls, milliseconds: Sequence[float]) -> Percentiles | None:
+        """Return the percentiles of *milliseconds*; None of nothing."""
+        if not milliseconds:
+            return None
+        ordered = sorted(milliseconds)
+        last = len(ordered) - 1
+        p50, p95, p99 = (ordered[min(last, int(len(ordered) * share))] for share in (0.5, 0.95, 0.99))
+        return cls(len(ordered), p50, p95, p99)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The state at second *at* of the run; refusals by reason are those since the sample before."""
+
+    at: float
+    connected: int
+    told: int
+    published: int
+    received: int
+    windows: dict[Duration, Percentiles]
+    refusals: dict[str, int]
+    health: HealthSample
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """Something that happened at one moment, for the time line."""
+
+    at: float
+    kind: str
+    what: str
+
+
+@dataclass(slots=True)
+class StageSpan:
+    """From when to when a stage ran, and what it did."""
+
+    kind: str
+    label: str
+    start: float
+    end: float | None = None
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Everything that one run has observed."""
+
+    service: dict[Duration, Latency] = field(default_factory=dict)
+    response: dict[Duration, Latency] = field(default_factory=dict)
+    counts: Counter[Count] = field(default_factory=Counter)
+    samples: list[Sample] = field(default_factory=list)
+    markers: list[Marker] = field(default_factory=list)
+    stages: list[StageSpan] = field(default_factory=list)
+    _window: dict[Duration, list[float]] = field(default_factory=lambda: {metric: [] for metric in WATCHED})
+    _refusals: Counter[str] = field(default_factory=Counter)
+
+    def record(self, metric: Duration, seconds: float, late: float) -> None:
+        """Take note of a duration that began *late* seconds after it was due."""
+        service = self.service.get(metric)
+        if service is None:
+            service = self.service[metric] = Latency()
+            self.response[metric] = Latency()
+        response = seconds + max(late, 0.0)
+        service.record(seconds)
+        self.response[metric].record(response)
+        window = self._window.get(metric)
+        if window is not None and len(window) < _MOST_A_SECOND:
+            window.append(response * 1000)
+
+    def value(self, metric: Duration | Count, statistic: str, percentile: float) -> float | None:
+        """Return the figure that a threshold judges; None if nothing was measured that could be judged."""
+        if isinstance(metric, Count):
+            return float(self.counts[metric])
+        latency = self.response.get(metric)
+        if latency is None:
+            return 0.0 if statistic == "count" else None
+        match statistic:
+            case "p":
+                return latency.percentile(percentile)
+            case "max":
+                return latency.highest
+            case "mean":
+                return latency.mean
+            case _:
+                return float(latency.count)
+
+    def sample(
+        self, at: float, connected: int, told: int, published: int, received: int, refused: Counter[str],
+        health: HealthSample,
+    ) -> Sample:  # fmt: skip
+        """Close the current second."""
+        windows = {metric: Percentiles.of(values) for metric, values in self._window.items()}
+        for values in self._window.values():
+            values.clear()
+        since = refused - self._refusals
+        self._refusals = Counter(refused)
+        taken = {metric: percentiles for metric, percentiles in windows.items() if percentiles is not None}
+        self.samples.append(Sample(at, connected, told, published, received, taken, dict(since), health))
+        return self.samples[-1]

@@ -1,0 +1,82 @@
+"""How a run is judged: thresholds first, security before everything, and whether the measurement was worth anything.
+
+Rules
+-----
+1. Exit code, the first that applies: 4 somebody got in or was kept out wrongly; 130 the user ended the run; 3 the
+   generator was the bottleneck; 99 a threshold is crossed; 0.
+2. A run that was ended early is reported, and is never a success.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from device_sim.closure import Closure
+from device_sim.latency import Latency
+from device_sim.report import ExitCode
+from device_sim.run.health import HealthSample, faults
+from device_sim.run.recorder import Recorder
+from device_sim.scenario.metrics import SECURITY
+from device_sim.scenario.model import Scenario
+from device_sim.scenario.threshold import Threshold, must_be_nought
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A threshold and the figure it was held against, if there is one."""
+
+    threshold: Threshold
+    value: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it holds; what was never measured does not."""
+        return self.value is not None and self.threshold.holds(self.value)
+
+
+@dataclass(slots=True)
+class RunResult:
+    """Everything that is known after a run."""
+
+    scenario: Scenario
+    started: datetime
+    seconds: float
+    recorder: Recorder
+    lag: Latency
+    refusals: dict[str, int]
+    false_refusals: dict[str, Closure]
+    interrupted: signal.Signals | None = None
+    thresholds: list[Judged] = field(default_factory=list)
+    invalid: list[str] = field(default_factory=list)
+
+    def judge(self, skipped: int, published: int) -> None:
+        """Hold the figures against the scenario's thresholds and the generator's limits."""
+        own = [threshold for threshold in self.scenario.limits() if threshold.metric not in SECURITY]
+        recorder = self.recorder
+        self.thresholds = [
+            Judged(threshold, recorder.value(threshold.metric, threshold.statistic, threshold.percentile))
+            for threshold in (*(must_be_nought(metric) for metric in SECURITY), *own)
+        ]
+        health: list[HealthSample] = [sample.health for sample in recorder.samples]
+        self.invalid = faults(health, self.lag, skipped, published, self.scenario.generator)
+
+    @property
+    def exit_code(self) -> int:
+        """What the process tells its caller (rule 1)."""
+        failed = [judged for judged in self.thresholds if not judged.passed]
+        if any(judged.threshold.security for judged in failed):
+            return ExitCode.SECURITY
+        if self.interrupted is not None:
+            return 128 + self.interrupted
+        if self.invalid:
+            return ExitCode.INVALID
+        return ExitCode.THRESHOLD if failed else ExitCode.OK
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in a word."""
+        code = self.exit_code
+        words = {ExitCode.OK: "PASS", ExitCode.SECURITY: "SECURITY FAILURE", ExitCode.INVALID: "INVALID"}
+        return "INTERRUPTED" if code > 128 else words.get(ExitCode(code), "FAIL")  # noqa: PLR2004 - shell's convention

@@ -1,0 +1,308 @@
+"""What the stages of a scenario do: each lets things happen at the times its pacer says, and waits for no reply.
+
+Rules
+-----
+1. Who is chosen follows from the seed and the stage's number, among those who are there.
+2. An action is due at a time; it starts then or late, and both are recorded.
+3. When the user interrupts, no further action starts; those under way end by their own deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from device_sim.backend import Backend
+from device_sim.credential import renew
+from device_sim.fleet import Fleet
+from device_sim.live_device import LiveDevice
+from device_sim.revocation_trial import cut_off, try_again
+from device_sim.run.recorder import Marker, Recorder, StageSpan
+from device_sim.run.target import Target
+from device_sim.scenario.metrics import Count, Duration
+from device_sim.scenario.model import Command, Hold, Ramp, Renew, Restart, Revoke, Scenario, Stage, Storm
+from device_sim.scenario.pacer import arrivals, even, within
+from device_sim.telemetry import randomness_of
+from device_sim.tls_dial import NotAdmitted
+from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
+
+_SETTLE = 30.0
+_LOOK_AGAIN = 0.05
+
+Action = Callable[[LiveDevice, float], Awaitable[None]]
+"""Done to one device; told when it was due (`time.monotonic`)."""
+
+
+class Scene:
+    """Everything a stage works on, and how far it is. *reconnect* brings the backends back after a restart."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        target: Target,
+        fleet: Fleet,
+        backend: Backend,
+        recorder: Recorder,
+        started: float,
+        reconnect: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.scenario = scenario
+        self.target = target
+        self.fleet = fleet
+        self.backend = backend
+        self.recorder = recorder
+        self.reconnect = reconnect
+        self.done = 0.0
+        self.stopped_by: signal.Signals | None = None
+        self.told_devices: list[LiveDevice] = []
+        self.number = 0
+        self._started = started
+        self._stopping = asyncio.Event()
+        order = sorted(fleet.devices.values(), key=lambda device: device.name)
+        randomness_of(scenario.seed, "run", "arrivals").shuffle(order)
+        self._order = order
+
+    @property
+    def told(self) -> int:
+        """How many devices have been told to connect."""
+        return len(self.told_devices)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the user has interrupted."""
+        return self._stopping.is_set()
+
+    def stop(self, by: signal.Signals) -> None:
+        """Let the stages end early."""
+        self.stopped_by = by
+        self._stopping.set()
+
+    def begin(self, kind: str, label: str) -> StageSpan:
+        """Note that a stage begins."""
+        span = StageSpan(kind, label, time.monotonic() - self._started)
+        self.recorder.stages.append(span)
+        self.done = 0.0
+        return span
+
+    def finish(self, span: StageSpan) -> None:
+        """Note that it has ended."""
+        span.end = time.monotonic() - self._started
+
+    def mark(self, kind: str, what: str) -> None:
+        """Put a marker on the time line."""
+        self.recorder.markers.append(Marker(time.monotonic() - self._started, kind, what))
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, or return early when the user interrupts."""
+        if seconds > 0:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._stopping.wait()
+            except TimeoutError:
+                pass
+
+    async def settle(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Return when *condition* holds, after *seconds*, or when the user interrupts."""
+        deadline = time.monotonic() + seconds
+        while not condition() and time.monotonic() < deadline and not self.stopping:
+            await self.sleep(_LOOK_AGAIN)
+
+    def choose(self, devices: Iterable[LiveDevice], share: float) -> list[LiveDevice]:
+        """Return a *share* of *devices*, at least one if there are any; the same for the same seed and stage."""
+        among = sorted(devices, key=lambda device: device.name)
+        source = randomness_of(self.scenario.seed, "stage", str(self.number))
+        return source.sample(among, min(len(among), max(1, round(share * len(among)))))
+
+    async def pace(self, devices: Sequence[LiveDevice], times: Iterable[float], action: Action) -> None:
+        """Start *action* for each device when it is due, and return when all have ended."""
+        started = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            for number, (device, offset) in enumerate(zip(devices, times, strict=True), 1):
+                due = started + offset
+                await self.sleep(due - time.monotonic())
+                if self.stopping:
+                    return
+                tasks.create_task(_done(action, device, due))
+                self.done = number / len(devices)
+            # Leaving the group waits for what is under way.
+
+    def arrival_order(self, share: float) -> list[LiveDevice]:
+        """Return those who are to be told next, so that *share* of the fleet is told."""
+        return self._order[self.told : round(share * len(self._order))]
+
+    def connected(self) -> list[LiveDevice]:
+        """Return the devices that are connected and not condemned."""
+        condemned = self.fleet.condemned
+        return [device for device in self.told_devices if device.is_connected and device.name not in condemned]
+
+
+async def _done(action: Action, device: LiveDevice, due: float) -> None:
+    await action(device, due)
+
+
+async def play(scene: Scene) -> None:
+    """Play the scenario's stages in sequence."""
+    for number, stage in enumerate(scene.scenario.stages, 1):
+        if scene.stopping:
+            return
+        scene.number = number
+        span = scene.begin(stage.kind, label_of(stage))
+        await _play_one(scene, stage)
+        scene.finish(span)
+
+
+def label_of(stage: Stage) -> str:
+    """Return what a stage does, in a few words."""
+    match stage:
+        case Ramp():
+            return f"ramp to {stage.to:.0%}, {stage.rate:g}/s"
+        case Hold():
+            return f"hold {stage.seconds:g} s"
+        case Storm():
+            return f"storm {stage.drop:.0%}"
+        case Revoke():
+            return f"revoke {stage.select:.0%}, {stage.rate:g}/s"
+        case Renew():
+            return f"renew {stage.select:.0%}, {stage.rate:g}/s"
+        case Command():
+            return f"command {stage.select:.0%}, {stage.rate:g}/s"
+        case Restart():
+            return "broker restart"
+
+
+async def _play_one(scene: Scene, stage: Stage) -> None:
+    match stage:
+        case Ramp():
+            await _ramp(scene, stage)
+        case Hold():
+            await _hold(scene, stage)
+        case Storm():
+            await _storm(scene, stage)
+        case Revoke():
+            await _revoke(scene, stage)
+        case Renew():
+            await _renew(scene, stage)
+        case Command():
+            await _command(scene, stage)
+        case Restart():
+            await _restart(scene, stage)
+
+
+async def _ramp(scene: Scene, stage: Ramp) -> None:
+    devices = scene.arrival_order(stage.to)
+    randomness = randomness_of(scene.scenario.seed, "stage", f"{scene.number} arrivals")
+
+    async def arrive(device: LiveDevice, due: float) -> None:
+        scene.told_devices.append(device)
+        scene.fleet.arrive(device, due)
+
+    await scene.pace(devices, arrivals(stage.spread, len(devices), stage.rate, randomness), arrive)
+    await scene.settle(lambda: not any(device.is_undecided for device in devices), _SETTLE)
+
+
+async def _hold(scene: Scene, stage: Hold) -> None:
+    started = time.monotonic()
+    while (elapsed := time.monotonic() - started) < stage.seconds and not scene.stopping:
+        scene.done = elapsed / stage.seconds
+        await scene.sleep(min(0.2, stage.seconds - elapsed))
+
+
+async def _storm(scene: Scene, stage: Storm) -> None:
+    devices = scene.choose(scene.connected(), stage.drop)
+    randomness = randomness_of(scene.scenario.seed, "stage", f"{scene.number} breaks")
+    scene.mark("storm", f"{len(devices)} connections break")
+
+    async def cut(device: LiveDevice, _due: float) -> None:
+        device.cut()
+
+    await scene.pace(devices, within(len(devices), stage.within, randomness), cut)
+    await scene.settle(lambda: not any(device.is_undecided for device in devices), stage.settle)
+
+
+async def _restart(scene: Scene, stage: Restart) -> None:
+    if scene.target.restart is None:
+        raise RuntimeError("Target.check lets no restart through without a broker of our own")
+    scene.mark("restart", "broker restarts")
+    devices = scene.connected()
+    await scene.target.restart()
+    await scene.reconnect()
+    await scene.settle(lambda: not any(device.is_undecided for device in devices), stage.settle)
+
+
+async def _revoke(scene: Scene, stage: Revoke) -> None:
+    operator = scene.target.operator
+    if operator is None:
+        raise RuntimeError("Target.check lets no revocation through without an operator")
+    recorder, fleet = scene.recorder, scene.fleet
+
+    async def revoke(device: LiveDevice, due: float) -> None:
+        if not device.is_connected:
+            return  # It lost its connection since it was chosen.
+        fleet.condemn(device.name)
+        scene.mark("revoke", device.name)
+        late = time.monotonic() - due
+        cut = await cut_off(operator, device, stage.deadline, stage.reason)
+        scene.target.fleet.revoked(device.name)
+        fleet.revoked(device.name, time.monotonic())
+        recorder.counts[Count.REVOKED] += 1
+        recorder.record(Duration.REVOKED_CLOSED, cut.since_sent, late)
+        if cut.closure is None:
+            fleet.falsely_admitted.add(device.name)
+            return
+        if not cut.told_why:
+            return  # It broke for another reason, and comes back by itself to be refused.
+        for retry in await try_again(device):
+            if retry.closure is None:
+                fleet.falsely_admitted.add(device.name)
+            else:
+                fleet.refused_by_reason[f"{retry.closure.layer} {retry.closure.code}"] += 1
+                recorder.record(Duration.REVOKED_REFUSED, retry.seconds, 0.0)
+
+    devices = scene.choose(scene.connected(), stage.select)
+    await scene.pace(devices, even(len(devices), stage.rate), revoke)
+
+
+async def _renew(scene: Scene, stage: Renew) -> None:
+    url = scene.target.provisioning_url
+    if url is None:
+        raise RuntimeError("Target.check lets no renewal through without a service")
+    recorder, fleet = scene.recorder, scene.target.fleet
+    scene.mark("renew", "renewal begins")
+
+    async def renew_one(device: LiveDevice, due: float) -> None:
+        if device.credential is None or not device.is_connected:
+            return
+        started = time.monotonic()
+        try:
+            held = await renew(url, fleet.anchors, device.credential)
+            fleet.keep(held)
+            await device.close()
+            device.issued(held)
+            await device.connect()
+        except (EnrolmentRefused, EnrolmentUnavailable, NotAdmitted) as error:
+            recorder.counts[Count.FAILED_RENEWALS] += 1
+            scene.mark("failed renewal", f"{device.name}: {error}")
+            return
+        recorder.counts[Count.RENEWED] += 1
+        recorder.record(Duration.RENEWAL, time.monotonic() - started, started - due)
+
+    devices = scene.choose(scene.connected(), stage.select)
+    await scene.pace(devices, even(len(devices), stage.rate), renew_one)
+
+
+async def _command(scene: Scene, stage: Command) -> None:
+    recorder = scene.recorder
+
+    async def command(device: LiveDevice, due: float) -> None:
+        late = time.monotonic() - due
+        answers = await scene.backend.command(
+            device.machine.group, [device.name], "identify", {}, deadline=stage.deadline
+        )
+        for seconds in answers.answered.values():
+            recorder.record(Duration.COMMAND, seconds, late)
+        recorder.counts[Count.UNANSWERED_COMMANDS] += len(answers.missing) + len(answers.refused)
+
+    devices = scene.choose(scene.connected(), stage.select)
+    await scene.pace(devices, even(len(devices), stage.rate), command)

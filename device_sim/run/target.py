@@ -1,0 +1,44 @@
+"""What a run is aimed at: a broker, the fleet's credentials, and what an operator may do there."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from device_sim.fleet_directory import FleetDirectory
+from device_sim.scenario.model import Scenario
+from device_sim.tls_dial import Endpoint
+from provisioning.client.operator import OperatorClient
+
+
+class Impossible(Exception):
+    """The scenario asks for what this target cannot do; the text says which stage, and how it could."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A broker and a fleet for it. *operator* is None for a foreign broker, *restart* where the broker is not ours."""
+
+    broker: Endpoint
+    fleet: FleetDirectory
+    provisioning_url: str | None = None
+    operator: OperatorClient | None = None
+    restart: Callable[[], Awaitable[None]] | None = None
+    sources: tuple[str, ...] = ()
+
+    def check(self, scenario: Scenario) -> None:
+        """Raise `Impossible` if a stage of *scenario* cannot be done here."""
+        for number, stage in enumerate(scenario.stages, 1):
+            if stage.kind in {"revoke", "renew"} and self.operator is None:
+                raise Impossible(
+                    f"stage {number} ({stage.kind}) needs our provisioning service, and this fleet is from a CA of "
+                    "your own: enrol a fleet with --provisioning, or leave the stage out"
+                )
+            if stage.kind == "restart" and self.restart is None:
+                raise Impossible(f"stage {number} (restart) restarts only a broker of its own: use --self-hosted")
+        there = len(self.fleet.devices)
+        if there < scenario.devices:
+            raise Impossible(
+                f"{self.fleet.path} has {there} usable devices, the scenario needs {scenario.devices}: use "
+                f"--devices {there}, or `fleet-sim enrol {self.fleet.path} --devices …`"
+            )

@@ -1,0 +1,166 @@
+"""`fleet-sim run` and `fleet-sim scenarios`: a scenario against a broker, judged and reported."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from device_sim.enrolling import enrol_fleet, names_of
+from device_sim.explanation import explained
+from device_sim.fleet_directory import FleetDirectory, Origin
+from device_sim.interruption import Interruption, run
+from device_sim.report import ExitCode
+from device_sim.results.document import Document, document_of
+from device_sim.results.files import write_all
+from device_sim.results.summary import summary_of
+from device_sim.run.live import RunState
+from device_sim.run.runner import Run
+from device_sim.run.target import Impossible, Target
+from device_sim.scenario.catalogue import built_in, find
+from device_sim.scenario.model import InvalidScenario, Scenario
+from device_sim.stage import raised
+from device_sim.tls_dial import Endpoint
+from device_sim.view import View
+from provisioning.client.est import EstClient
+from provisioning.client.operator import OperatorClient
+
+_DEFAULT_PORT = 8883
+_ENROLLING_AT_ONCE = 16
+_GROUP = "meters"
+
+
+def scenarios() -> None:
+    """List the built-in scenarios."""
+    view = View()
+    for name, scenario in built_in().items():
+        view.result(f"{name:<16} {scenario.devices:>5} devices  {scenario.summary}")
+
+
+def run_scenario(
+    scenario: Annotated[str, typer.Argument(help="A built-in scenario (see `scenarios`), or a TOML file.")],
+    fleet: Annotated[
+        Path | None, typer.Option(help="The fleet's directory, from `fleet-sim enrol`.", show_default=False)
+    ] = None,
+    broker: Annotated[str, typer.Option(help="With --fleet: the broker, HOST or HOST:PORT.")] = "localhost:8883",
+    server_name: Annotated[
+        str | None, typer.Option(help="The name in the broker's certificate (default: HOST).", show_default=False)
+    ] = None,
+    self_hosted: Annotated[
+        bool, typer.Option("--self-hosted", help="Start provisioning, broker and a fleet of its own, and remove them.")
+    ] = False,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Another number of devices than the scenario's.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed than the scenario's.", show_default=False)] = None,
+    sources: Annotated[
+        int, typer.Option(min=1, max=250, help="Spread connections over so many loopback addresses.")
+    ] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write report.json, report.html, timeline.csv and junit.xml here.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON document.")] = False,
+) -> None:
+    """Run a scenario and judge it. Ctrl-C once ends it early and reports; twice aborts.
+
+    fleet-sim run smoke --self-hosted
+
+    Exit codes: 0 all thresholds hold; 1 error; 2 usage; 3 the generator was the bottleneck; 4 somebody got in, or was
+    kept out wrongly; 99 a threshold is crossed; 130 ended by Ctrl-C.
+    """
+    view = View()
+    try:
+        chosen = _changed(find(scenario), devices, seed)
+    except InvalidScenario as error:
+        view.failed(error)
+        raise typer.Exit(ExitCode.USAGE) from None
+    if self_hosted == (fleet is not None):
+        raise typer.BadParameter("say where to run: --self-hosted, or --fleet DIR with --broker HOST:PORT")
+    addresses = tuple(f"127.0.0.{number}" for number in range(2, sources + 2)) if sources > 1 else ()
+
+    async def story(interruption: Interruption) -> Document:
+        where = _self_hosted(chosen, view, addresses) if fleet is None else _on(fleet, broker, server_name, addresses)
+        async with where as target:
+            played = Run(chosen, target)
+            view.chapter(f"{chosen.name}: {chosen.summary or f'{chosen.devices} devices'}")
+            async with view.watching(lambda: RunState.of(played)):
+                return document_of(await played.play(interruption))
+
+    with explained(view):
+        try:
+            document = run(story)
+        except Impossible as error:
+            view.failed(error)
+            raise typer.Exit(ExitCode.USAGE) from None
+        if output is not None:
+            for path in write_all(document, output):
+                view.said(f"written: {path}")
+    if as_json:
+        view.result(json.dumps(document, indent=1))
+    else:
+        view.show(summary_of(document))
+    raise typer.Exit(document["exit_code"])
+
+
+def _changed(scenario: Scenario, devices: int | None, seed: int | None) -> Scenario:
+    given = {"devices": devices, "seed": seed}
+    return scenario.model_copy(update={key: value for key, value in given.items() if value is not None})
+
+
+@asynccontextmanager
+async def _on(directory: Path, broker: str, server_name: str | None, sources: tuple[str, ...]) -> AsyncIterator[Target]:
+    fleet = FleetDirectory.read(directory)
+    endpoint = await _endpoint(broker, server_name)
+    origin = fleet.origin
+    async with AsyncExitStack() as stack:
+        operator = None
+        if origin.provisioning_url is not None and origin.operator is not None:
+            operator = await stack.enter_async_context(
+                OperatorClient(origin.provisioning_url, fleet.anchors, origin.operator)
+            )
+        yield Target(endpoint, fleet, origin.provisioning_url, operator, sources=sources)
+
+
+@asynccontextmanager
+async def _self_hosted(scenario: Scenario, view: View, sources: tuple[str, ...]) -> AsyncIterator[Target]:
+    view.chapter("Provisioning and broker start, the fleet enrols")
+    directory = Path(tempfile.mkdtemp(prefix="fleetgate-run-"))
+    try:
+        async with raised(directory, view.said) as stage, asyncio.TaskGroup() as watchers:
+            watching = watchers.create_task(stage.watch(), name="watch the stage")
+            anchors = stage.anchors.read_text()
+            fleet = FleetDirectory.create(directory / "fleet", Origin(stage.provisioning_url), anchors, "backend")
+            names = names_of("meter", scenario.devices)
+            async with EstClient(stage.provisioning_url, stage.anchors, connections=_ENROLLING_AT_ONCE) as est:
+                await enrol_fleet(fleet, names, _GROUP, stage.operator, est, _ENROLLING_AT_ONCE, lambda: None)
+            view.said(f"{len(fleet.devices)} devices enrolled")
+            yield Target(
+                stage.broker, fleet, stage.provisioning_url, stage.operator, stage.hosted.restart, sources=sources
+            )
+            watching.cancel()
+    finally:
+        shutil.rmtree(directory)
+
+
+async def _endpoint(broker: str, server_name: str | None) -> Endpoint:
+    host, _, port = broker.rpartition(":") if ":" in broker else (broker, "", str(_DEFAULT_PORT))
+    host = host.strip("[]")
+    if not port.isdecimal():
+        raise typer.BadParameter(f"--broker {broker}: write HOST or HOST:PORT")
+    try:
+        address: str | int = str(ipaddress.ip_address(host))
+    except ValueError:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # A broker on loopback listens on IPv4 unless told otherwise.
+        address = min(found, key=lambda info: info[0] != socket.AF_INET)[4][0]
+    return Endpoint(str(address), int(port), server_name or host)

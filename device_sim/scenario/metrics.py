@@ -1,0 +1,77 @@
+"""Everything that a run measures or counts, by the name that thresholds and reports use.
+
+Theory
+------
+A duration has a *service* time, from when the simulator really began, and a *response* time, from when it was due. They
+differ when the simulator is late; thresholds judge the response time, because a device in the field would have waited.
+Durations are milliseconds.
+
+QoS 1 means at least once: what a device had sent when its connection broke, and nobody had acknowledged, it sends again
+(`repeated`). Only what arrives twice without that is `duplicated`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Duration(StrEnum):
+    """What is measured in milliseconds."""
+
+    TCP = "tcp"
+    TLS = "tls"
+    CONNACK = "connack"
+    ADMITTED = "admitted"
+    SUBACK = "suback"
+    PUBACK = "puback"
+    END_TO_END = "end_to_end"
+    PROBE_END_TO_END = "probe_end_to_end"
+    COMMAND = "command"
+    REVOKED_CLOSED = "revoked_closed"
+    REVOKED_REFUSED = "revoked_refused"
+    RENEWAL = "renewal"
+
+
+class Count(StrEnum):
+    """What is counted."""
+
+    ADMISSIONS = "admissions"
+    REFUSALS = "refusals"
+    UNREACHED = "unreached"
+    LOST_CONNECTIONS = "lost_connections"
+    RECONNECTIONS = "reconnections"
+    PUBLISHED = "published"
+    RECEIVED = "received"
+    LOST = "lost"
+    REPEATED = "repeated"
+    DUPLICATED = "duplicated"
+    OUT_OF_ORDER = "out_of_order"
+    IN_FLIGHT = "in_flight"
+    HELD_BACK = "held_back"
+    SKIPPED = "skipped"
+    UNEXPECTED = "unexpected"
+    UNANSWERED_COMMANDS = "unanswered_commands"
+    REVOKED = "revoked"
+    RENEWED = "renewed"
+    FAILED_RENEWALS = "failed_renewals"
+    FALSE_ADMISSIONS = "false_admissions"
+    FALSE_REFUSALS = "false_refusals"
+
+
+DESCRIPTIONS: dict[Duration, str] = {
+    Duration.TCP: "TCP connection",
+    Duration.TLS: "TLS handshake, the client's half",
+    Duration.CONNACK: "CONNECT to CONNACK",
+    Duration.ADMITTED: "due to connect, to admitted",
+    Duration.SUBACK: "SUBSCRIBE to SUBACK",
+    Duration.PUBACK: "PUBLISH to PUBACK",
+    Duration.END_TO_END: "device to backend",
+    Duration.PROBE_END_TO_END: "probe device to backend",
+    Duration.COMMAND: "command to answer",
+    Duration.REVOKED_CLOSED: "revocation call to session closed",
+    Duration.REVOKED_REFUSED: "revoked device's attempt to its refusal",
+    Duration.RENEWAL: "renewal to new session",
+}
+
+SECURITY: tuple[Count, ...] = (Count.FALSE_ADMISSIONS, Count.FALSE_REFUSALS)
+"""What must be nought in every run, whatever the scenario says."""

@@ -1,0 +1,493 @@
+"""Section 3.3: PUBLISH."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.packets import Packet, Pingreq, Pingresp, Suback
+from broker.store.journal import Journal
+from tests.conformance.scene import (
+    ILL_FORMED,
+    MALFORMED,
+    PROTOCOL_ERROR,
+    assert_ended,
+    exactly_once,
+    keeping,
+    open_broker,
+    raw_publish,
+    raw_subscribe,
+    text,
+)
+from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication, request
+
+
+def write_out(broker: MemoryBroker, journal: Journal) -> None:
+    """Let the store have written everything."""
+    while journal.take() is not None:
+        broker.engine.stored(broker.now)
+        broker.settle()
+
+
+def late(broker: MemoryBroker, *filters: Any, version: ProtocolVersion = V5, qos: int = 2) -> WireClient:
+    """Return a new client that has just subscribed."""
+    client = broker.service(f"late-{len(broker.engine.registry)}", version=version)
+    client.subscribe(*(filters or ("t",)), qos=qos)
+    return client
+
+
+def test_mqtt5_3_3_1_1_mqtt311_3_3_1_1_dup_says_that_a_message_comes_again(
+    broker: MemoryBroker, version: ProtocolVersion, publisher: WireClient
+) -> None:
+    """DUP is 1 when a PUBLISH is delivered again."""
+    client = broker.service("client", version=version, **keeping(version))
+    client.subscribe("t", qos=2)
+    publisher.publish("t", b"1", qos=1)
+    exactly_once(publisher, "t", b"2")
+    assert [message.dup for message in client.messages()] == [False, False]
+    client.vanish()
+    back = broker.service("client", version=version, **keeping(version))
+    assert [(message.payload, message.dup) for message in back.messages()] == [(b"1", True), (b"2", True)]
+
+
+def test_mqtt5_3_3_1_2_mqtt311_3_3_1_2_dup_at_qos_0_closes(publisher: WireClient) -> None:
+    """DUP is 0 at QoS 0."""
+    publisher.send_bytes(raw_publish(publisher.version, "t", first=0x38))
+    assert_ended(publisher)
+
+
+def test_mqtt5_3_3_1_3_mqtt311_3_3_1_3_dup_is_not_passed_on(publisher: WireClient, subscriber: WireClient) -> None:
+    """DUP of what goes out does not come from what came in."""
+    subscriber.subscribe("t", qos=2)
+    publisher.publish("t", qos=1)  # The topic is known from here on.
+    publisher.send(publication("t", qos=1, packet_id=7, dup=True), publication("t", qos=2, packet_id=8, dup=True))
+    assert [message.dup for message in subscriber.messages()] == [False] * 3
+
+
+@pytest.mark.parametrize("first", [0x36, 0x37, 0x3E])
+def test_mqtt5_3_3_1_4_mqtt311_3_3_1_4_qos_3_closes(publisher: WireClient, first: int) -> None:
+    """QoS 3 does not exist."""
+    publisher.send_bytes(raw_publish(publisher.version, "t", first=first, packet_id=1))
+    assert_ended(publisher, MALFORMED)
+
+
+def test_mqtt5_3_3_1_5_mqtt311_3_3_1_5_a_message_is_retained_with_its_qos(
+    broker: MemoryBroker, publisher: WireClient
+) -> None:
+    """RETAIN 1 replaces the topic's retained message with this one and its QoS."""
+    publisher.publish("t", b"old", qos=0, retain=True)
+    exactly_once(publisher, "t", b"new", retain=True)
+    assert [(m.payload, m.qos) for m in late(broker, version=publisher.version).messages()] == [(b"new", 2)]
+
+
+def test_mqtt5_3_3_1_5_mqtt311_3_3_1_7_what_is_replaced_is_gone_even_where_there_is_no_room(
+    version: ProtocolVersion,
+) -> None:
+    """RETAIN 1 replaces the topic's retained message with this one and its QoS."""
+    broker = open_broker(max_retained_bytes=100)
+    publisher = broker.service("publisher", version=version)
+    publisher.publish("t", bytes(50), retain=True)
+    publisher.publish("t", bytes(200), retain=True)
+    assert late(broker, version=version).messages() == []
+
+
+def test_mqtt311_3_3_1_6_a_new_subscription_gets_each_topics_last_message(
+    broker: MemoryBroker, publisher: WireClient
+) -> None:
+    """A new subscription gets the last retained message of each matching topic."""
+    for topic, payload in (("a/1", b"old"), ("a/1", b"new"), ("a/2", b"only"), ("b/1", b"other")):
+        publisher.publish(topic, payload, retain=True)
+    client = late(broker, "a/+", version=publisher.version)
+    assert sorted((m.topic, m.payload) for m in client.messages()) == [("a/1", b"new"), ("a/2", b"only")]
+
+
+def test_mqtt311_3_3_1_7_qos_0_replaces_what_was_retained(broker: MemoryBroker, publisher: WireClient) -> None:
+    """A QoS 0 message with RETAIN 1 discards what the topic had retained."""
+    publisher.publish("t", b"old", qos=1, retain=True)
+    publisher.publish("t", b"new", qos=0, retain=True)
+    assert late(broker, version=publisher.version).payloads() == [b"new"]
+
+
+def test_mqtt311_3_3_1_8_a_retained_message_says_so(broker: MemoryBroker, publisher: WireClient) -> None:
+    """A message sent because of a new subscription has RETAIN 1."""
+    publisher.publish("t", retain=True, payload=b"x")
+    assert [message.retain for message in late(broker, version=publisher.version).messages()] == [True]
+
+
+def test_mqtt5_3_3_1_12_mqtt311_3_3_1_9_an_established_subscription_gets_retain_0(
+    publisher: WireClient, subscriber: WireClient
+) -> None:
+    """Retain as published 0 forwards with RETAIN 0."""
+    subscriber.subscribe("t", qos=1)
+    publisher.publish("t", b"1", retain=True)
+    publisher.publish("t", b"2", qos=1, retain=True)
+    publisher.publish("t", b"3", qos=1)
+    assert [message.retain for message in subscriber.messages()] == [False] * 3
+
+
+def test_mqtt5_3_3_1_6_mqtt311_3_3_1_10_an_empty_message_is_delivered_and_forgets(
+    broker: MemoryBroker, publisher: WireClient, subscriber: WireClient
+) -> None:
+    """An empty message with RETAIN 1 is delivered, and removes what the topic had retained."""
+    publisher.publish("t", b"kept", retain=True)
+    subscriber.subscribe("t", qos=1)
+    assert subscriber.payloads() == [b"kept"]
+    publisher.publish("t", b"", qos=1, retain=True)
+    assert subscriber.payloads() == [b""]
+    assert late(broker, version=publisher.version).received() == []
+
+
+def test_mqtt5_3_3_1_7_mqtt311_3_3_1_11_an_empty_message_is_not_retained(
+    broker: MemoryBroker, publisher: WireClient
+) -> None:
+    """An empty message is never retained."""
+    publisher.publish("t", b"", retain=True)
+    assert late(broker, version=publisher.version).received() == []
+    assert len(broker.engine.retained) == 0
+
+
+def test_mqtt5_3_3_1_8_mqtt311_3_3_1_12_retain_0_changes_nothing(broker: MemoryBroker, publisher: WireClient) -> None:
+    """RETAIN 0 neither stores nor removes a retained message."""
+    publisher.publish("t", b"kept", retain=True)
+    publisher.publish("t", b"passing")
+    publisher.publish("t", b"", qos=1)
+    publisher.publish("u", b"passing", qos=1)
+    assert late(broker, "t", "u", version=publisher.version).payloads() == [b"kept"]
+
+
+def test_mqtt5_3_3_1_9_retain_handling_0_sends_all(broker: MemoryBroker, publisher5: WireClient) -> None:
+    """Retain handling 0 sends the retained messages that match."""
+    for topic in ("a/1", "a/2", "b"):
+        publisher5.publish(topic, b"x", retain=True)
+    client = late(broker, request("a/#", 1, retain_handling=0))
+    assert sorted(message.topic for message in client.messages()) == ["a/1", "a/2"]
+
+
+def test_mqtt5_3_3_1_10_retain_handling_1_sends_to_a_new_subscription(
+    broker: MemoryBroker, publisher5: WireClient
+) -> None:
+    """Retain handling 1 sends them if the subscription is new."""
+    publisher5.publish("t", b"x", retain=True)
+    client = late(broker, request("t", 1, retain_handling=1))
+    assert client.payloads() == [b"x"]
+    client.subscribe(request("t", 0, retain_handling=1))
+    assert client.received() == []
+    client.unsubscribe("t")
+    client.subscribe(request("t", 0, retain_handling=1))
+    assert client.payloads() == [b"x"]
+
+
+def test_mqtt5_3_3_1_11_retain_handling_2_sends_none(broker: MemoryBroker, publisher5: WireClient) -> None:
+    """Retain handling 2 sends none."""
+    publisher5.publish("t", b"x", retain=True)
+    assert late(broker, request("t", 1, retain_handling=2)).received() == []
+
+
+def test_mqtt5_3_3_1_13_retain_as_published_keeps_the_flag(publisher5: WireClient, subscriber5: WireClient) -> None:
+    """Retain as published 1 forwards with RETAIN as it came."""
+    subscriber5.subscribe(request("t", 1, retain_as_published=True))
+    for qos in (0, 1):
+        publisher5.publish("t", b"x", qos=qos, retain=True)
+        publisher5.publish("t", b"x", qos=qos)
+    assert [message.retain for message in subscriber5.messages()] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("bad", ILL_FORMED)
+def test_mqtt5_3_3_2_1_mqtt311_3_3_2_1_the_topic_name_is_text(publisher: WireClient, bad: bytes) -> None:
+    """The topic name comes first in PUBLISH, and is a UTF-8 string."""
+    publisher.send_bytes(raw_publish(publisher.version, bad, first=0x32, packet_id=1))
+    assert_ended(publisher)
+
+
+def test_mqtt5_3_3_2_1_the_topic_comes_with_the_alias_that_replaces_it(broker: MemoryBroker) -> None:
+    """The topic name comes first in PUBLISH, and is a UTF-8 string."""
+    journal = broker.engine.journal = Journal(0.0)
+    client = broker.service("client", topic_alias_maximum=5, **keeping(V5))
+    publisher = broker.service("publisher")
+    client.send_bytes(raw_subscribe(V5, "t", 2))
+    write_out(broker, journal)
+    client.next_packet(Suback)
+    for qos in (2, 1, 0):  # QoS 2 waits for the disk: the others go first, and must not rely on its alias.
+        publisher.send(publication("t", b"%d" % qos, qos, packet_id=qos or None))
+    early = client.messages()
+    write_out(broker, journal)
+    known: dict[int, str] = {}
+    for message in early + client.messages():
+        alias = message.properties.topic_alias
+        if message.topic and alias:
+            known[alias] = message.topic
+        assert (message.topic or known.get(alias or 0)) == "t", message
+
+
+@pytest.mark.parametrize("topic", ["#", "+", "a/+", "a/#", "a+b", "a#"])
+def test_mqtt5_3_3_2_2_mqtt311_3_3_2_2_a_topic_name_has_no_wildcard(publisher: WireClient, topic: str) -> None:
+    """A topic name has no wildcard."""
+    publisher.send_bytes(raw_publish(publisher.version, topic))
+    assert_ended(publisher)
+
+
+def test_mqtt5_3_3_2_3_mqtt311_3_3_2_3_only_what_matches_arrives(publisher: WireClient, subscriber: WireClient) -> None:
+    """The topic name of a PUBLISH to a subscriber matches its filter."""
+    subscriber.subscribe("a/+/c", "x/#")
+    for topic in ("a/b/c", "a/b", "a/b/c/d", "x", "x/y/z", "b/x", "a//c"):
+        publisher.publish(topic)
+    assert [message.topic for message in subscriber.messages()] == ["a/b/c", "x", "x/y/z", "a//c"]
+
+
+FORWARDED: dict[str, Any] = {
+    "payload_format_indicator": 1,
+    "response_topic": "reply/to",
+    "correlation_data": b"\0\xff",
+    "content_type": "application/json",
+    "user_properties": (("b", "1"), ("a", ""), ("b", "1"), ("a", "\N{SNOWMAN}")),
+}
+
+
+def forwarded(broker: MemoryBroker, name: str) -> list[Any]:
+    """Return the property as every kind of subscriber gets it: live at each QoS, retained, kept, through a share."""
+    publisher = broker.service("publisher")
+    kept = broker.service("kept", **keeping(V5))
+    kept.subscribe("t", qos=1)
+    kept.vanish()
+    clients = [late(broker, qos=qos) for qos in (0, 1, 2)] + [late(broker, "$share/g/t")]
+    exactly_once(publisher, "t", b"x", retain=True, **{name: FORWARDED[name]})
+    clients += [late(broker), broker.service("kept", **keeping(V5))]
+    messages = [message for client in clients for message in client.messages()]
+    assert len(messages) == 6
+    return [getattr(message.properties, name) for message in messages]
+
+
+def test_mqtt5_3_3_2_4_the_payload_format_indicator_is_forwarded(broker: MemoryBroker) -> None:
+    """The payload format indicator is forwarded unaltered."""
+    assert forwarded(broker, "payload_format_indicator") == [1] * 6
+
+
+def test_mqtt5_3_3_2_15_the_response_topic_is_forwarded(broker: MemoryBroker) -> None:
+    """The response topic is forwarded unaltered."""
+    assert forwarded(broker, "response_topic") == ["reply/to"] * 6
+
+
+def test_mqtt5_3_3_2_16_correlation_data_is_forwarded(broker: MemoryBroker) -> None:
+    """Correlation data is forwarded unaltered."""
+    assert forwarded(broker, "correlation_data") == [b"\0\xff"] * 6
+
+
+def test_mqtt5_3_3_2_17_user_properties_are_forwarded(broker: MemoryBroker) -> None:
+    """User properties are forwarded unaltered."""
+    assert [set(pairs) for pairs in forwarded(broker, "user_properties")] == [set(FORWARDED["user_properties"])] * 6
+
+
+def test_mqtt5_3_3_2_18_user_properties_keep_their_order(broker: MemoryBroker) -> None:
+    """User properties keep their order."""
+    assert forwarded(broker, "user_properties") == [FORWARDED["user_properties"]] * 6
+
+
+def test_mqtt5_3_3_2_20_the_content_type_is_forwarded(broker: MemoryBroker) -> None:
+    """The content type is forwarded unaltered."""
+    assert forwarded(broker, "content_type") == ["application/json"] * 6
+
+
+def test_mqtt5_3_3_2_5_what_has_expired_is_not_delivered(broker: MemoryBroker, publisher5: WireClient) -> None:
+    """A copy that expires before its delivery has begun is deleted."""
+    away = broker.service("away", **keeping(V5))
+    away.subscribe("t", qos=1)
+    away.vanish()
+    slow = broker.service("slow", receive_maximum=1)
+    slow.subscribe("t", qos=1)
+    publisher5.publish("t", b"first", qos=1, retain=True)
+    publisher5.publish("t", b"expires", qos=1, retain=True, message_expiry_interval=10)
+    publisher5.publish("t", b"stays", qos=1)
+    (first,) = slow.messages()
+    broker.advance(11)
+    slow.acknowledge(first)
+    assert slow.payloads() == [b"stays"]
+    assert broker.service("away", **keeping(V5)).payloads() == [b"first", b"stays"]
+    assert late(broker).received() == []
+
+
+def test_mqtt5_3_3_2_6_the_expiry_interval_is_counted_down(broker: MemoryBroker, publisher5: WireClient) -> None:
+    """The expiry interval goes out less the time the message has waited."""
+    now = late(broker)
+    away = broker.service("away", **keeping(V5))
+    away.subscribe("t", qos=1)
+    away.vanish()
+    publisher5.publish("t", b"x", qos=1, retain=True, message_expiry_interval=100)
+    broker.advance(30)
+    clients = [now, broker.service("away", **keeping(V5)), late(broker)]
+    intervals = [message.properties.message_expiry_interval for client in clients for message in client.messages()]
+    assert intervals == [100, 70, 70]
+
+
+def test_mqtt5_3_3_2_7_aliases_end_with_the_connection(broker: MemoryBroker, publisher5: WireClient) -> None:
+    """Topic aliases do not outlive the connection."""
+    client = broker.service("client", topic_alias_maximum=5, **keeping(V5))
+    client.subscribe("t", qos=1)
+    client.publish("own", topic_alias=1)
+    publisher5.publish("t", qos=1)
+    (message,) = client.messages()
+    assert (message.topic, message.properties.topic_alias) == ("t", 1)
+    client.acknowledge(message)
+    client.vanish()
+    back = broker.service("client", topic_alias_maximum=5, **keeping(V5))
+    publisher5.publish("t", qos=1)
+    (message,) = back.messages()
+    assert message.topic == "t"  # Said anew.
+    back.send(publication("", topic_alias=1))
+    assert_ended(back, PROTOCOL_ERROR)
+
+
+def test_mqtt5_3_3_2_8_alias_0_closes(publisher5: WireClient) -> None:
+    """Topic alias 0 is never sent."""
+    publisher5.send_bytes(raw_publish(V5, "t", properties=b"\x23\0\0"))
+    assert_ended(publisher5, ReasonCode.TOPIC_ALIAS_INVALID)
+
+
+def test_mqtt5_3_3_2_12_every_alias_up_to_the_maximum_is_taken() -> None:
+    """The server takes every topic alias up to its maximum."""
+    broker = open_broker(max_topic_alias=5)
+    watcher, client = broker.service("watcher"), broker.service("client")
+    watcher.subscribe("#")
+    for alias in range(1, 6):
+        client.publish(f"t/{alias}", topic_alias=alias)
+    for alias in range(5, 0, -1):
+        client.publish("", topic_alias=alias)
+    assert [m.topic for m in watcher.messages()] == [f"t/{n}" for n in (1, 2, 3, 4, 5, 5, 4, 3, 2, 1)]
+
+
+@pytest.mark.parametrize("bad", [*ILL_FORMED, b"a\0"])
+def test_mqtt5_3_3_2_13_the_response_topic_is_text(publisher5: WireClient, bad: bytes) -> None:
+    """The response topic is a UTF-8 string."""
+    publisher5.send_bytes(raw_publish(V5, "t", properties=b"\x08" + text(bad)))
+    assert_ended(publisher5)
+
+
+@pytest.mark.parametrize("bad", ["#", "a/+"])
+def test_mqtt5_3_3_2_14_the_response_topic_has_no_wildcard(publisher5: WireClient, bad: str) -> None:
+    """The response topic has no wildcard."""
+    publisher5.send_bytes(raw_publish(V5, "t", properties=b"\x08" + text(bad)))
+    assert_ended(publisher5, PROTOCOL_ERROR)
+
+
+@pytest.mark.parametrize("bad", [*ILL_FORMED, b"a\0"])
+def test_mqtt5_3_3_2_19_the_content_type_is_text(publisher5: WireClient, bad: bytes) -> None:
+    """The content type is a UTF-8 string."""
+    publisher5.send_bytes(raw_publish(V5, "t", properties=b"\x03" + text(bad)))
+    assert_ended(publisher5)
+
+
+def test_mqtt5_3_3_4_1_mqtt311_3_3_4_1_the_answer_depends_on_the_qos(publisher: WireClient) -> None:
+    """PUBLISH is answered by QoS: nothing, PUBACK or PUBREC."""
+    code = ReasonCode.SUCCESS
+    for qos, answers in ((0, []), (1, [Puback(7, code)]), (2, [Pubrec(7, code)])):
+        publisher.send(publication("t", qos=qos, packet_id=7 if qos else None))
+        assert publisher.received() == answers
+
+
+def test_mqtt5_3_3_4_2_mqtt311_3_3_5_1_overlapping_subscriptions_get_the_highest_qos(
+    publisher: WireClient, subscriber: WireClient
+) -> None:
+    """Overlapping subscriptions get the message at their highest QoS."""
+    subscriber.subscribe("a/b", qos=0)
+    subscriber.subscribe("a/+", qos=2)
+    subscriber.subscribe("a/#", qos=1)
+    exactly_once(publisher, "a/b")
+    publisher.publish("a/b", qos=1)
+    assert max(message.qos for message in subscriber.messages()[:1]) == 2
+
+
+def test_mqtt5_3_3_4_3_subscription_identifiers_go_with_the_message(
+    publisher5: WireClient, subscriber5: WireClient
+) -> None:
+    """The subscription identifiers of matching subscriptions go with the message."""
+    subscriber5.subscribe("a/b", identifier=7)
+    subscriber5.subscribe("a/c", qos=1)
+    publisher5.publish("a/b")
+    publisher5.publish("a/c", qos=1)
+    assert [m.properties.subscription_identifiers for m in subscriber5.messages()] == [(7,), ()]
+
+
+def test_mqtt5_3_3_4_4_one_copy_has_all_identifiers(publisher5: WireClient, subscriber5: WireClient) -> None:
+    """A single copy has the identifiers of all matching subscriptions."""
+    subscriber5.subscribe("a/b", identifier=268_435_455)
+    subscriber5.subscribe("a/+", qos=1, identifier=1)
+    subscriber5.subscribe("#", qos=1)
+    publisher5.publish("a/b", qos=1)
+    (message,) = subscriber5.messages()
+    assert set(message.properties.subscription_identifiers) == {1, 268_435_455}
+
+
+@pytest.mark.parametrize("first", [0x30, 0x32])
+def test_mqtt5_3_3_4_6_a_subscription_identifier_from_a_client_closes(publisher5: WireClient, first: int) -> None:
+    """A client's PUBLISH has no subscription identifier."""
+    publisher5.publish("t")
+    packet_id = 9 if first == 0x32 else None
+    publisher5.send_bytes(raw_publish(V5, "t", first=first, packet_id=packet_id, properties=b"\x0b\x01"))
+    assert_ended(publisher5, PROTOCOL_ERROR)
+
+
+def test_mqtt5_3_3_4_7_more_than_the_receive_maximum_closes() -> None:
+    """A client has no more than the receive maximum of messages unacknowledged."""
+    client = open_broker(max_inflight=3).service("client")
+    client.send(*(publication("t", qos=2, packet_id=number) for number in (1, 2, 3)))
+    client.send(publication("t", qos=2, packet_id=2, dup=True), Pubrel(1), publication("t", qos=2, packet_id=4))
+    assert not client.closed
+    client.send(publication("t", qos=2, packet_id=5))
+    assert_ended(client, ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
+
+
+def test_mqtt5_3_3_4_9_mqtt5_4_9_0_2_the_clients_receive_maximum_is_kept(
+    broker: MemoryBroker, publisher5: WireClient
+) -> None:
+    """The server has no more than the receive maximum of messages unacknowledged."""
+    client = broker.service("client", receive_maximum=2)
+    client.subscribe("t", qos=2)
+    for number in range(6):
+        publisher5.send(publication("t", b"%d" % number, 1 + number % 2, packet_id=number + 1))
+    first, second = client.messages()
+    client.acknowledge(first)
+    (third,) = client.messages()
+    client.send(Pubrec(second.packet_id or 0))
+    assert client.received() == [Pubrel(second.packet_id or 0)]  # PUBREC gives no quota back, PUBCOMP does.
+    client.send(Pubcomp(second.packet_id or 0))
+    (fourth,) = client.messages()
+    client.send(Pubrec(fourth.packet_id or 0, ReasonCode.UNSPECIFIED_ERROR))  # Nor a PUBREL, when it refuses.
+    (fifth,) = client.messages()
+    assert [each.payload for each in (first, second, third, fourth, fifth)] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_mqtt5_3_3_4_10_mqtt5_4_9_0_3_without_quota_everything_else_is_answered(
+    broker: MemoryBroker, publisher5: WireClient
+) -> None:
+    """The server without quota still sends other packets."""
+    client = broker.service("client", receive_maximum=1)
+    client.subscribe("t", qos=1)
+    for _ in range(3):
+        publisher5.publish("t", qos=1)
+    assert len(client.messages()) == 1
+    client.send_bytes(
+        raw_subscribe(V5, "u", packet_id=500)
+        + publication("v", qos=1, packet_id=501).encode(V5)
+        + publication("v", qos=2, packet_id=502).encode(V5)
+        + Pubrel(502).encode(V5)
+        + Pingreq().encode(V5)
+    )
+    kinds: list[type[Packet]] = [Suback, Puback, Pubrec, Pubcomp, Pingresp]
+    assert [type(packet) for packet in client.received()] == kinds
+    publisher5.publish("u")
+    assert len(client.messages()) == 1  # QoS 0 needs no quota.
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_mqtt311_3_3_5_2_what_is_not_authorised_is_acknowledged_and_goes_nowhere(qos: int) -> None:
+    """A PUBLISH that is not authorised is acknowledged, or the connection closed."""
+    broker = MemoryBroker()  # With the real policy, which refuses.
+    watcher = broker.service("watcher")
+    watcher.subscribe("fleet/#")
+    client = broker.device("meter-1", version=V311)
+    client.send(publication("fleet/meters/meter-2/event", qos=qos, packet_id=5 if qos else None))
+    assert client.received() == [[], [Puback(5)], [Pubrec(5)]][qos]
+    assert not client.closed
+    assert watcher.received() == []

@@ -1,0 +1,199 @@
+"""What was acknowledged outlives the broker: kill -9 under load, a disk that is full for a while, a restart."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import resource
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.mqtt.codes import QoS, ReasonCode
+from broker.mqtt.packets import Puback, Publish, Pubrec, Suback, Subscribe, SubscriptionRequest
+from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.pki import Held, Pki
+from tests.support.tls_client import TlsClient
+from tests.support.traffic import Publisher, Subscriber
+from tests.support.wire import V311, publication, will
+
+KILLS = 5
+TOPIC = "fleet/meters/meter/telemetry"
+
+
+@pytest.fixture
+def durable(pki: Pki, tmp_path: Path) -> BrokerProcess:
+    """A broker that a test may kill; it does not run yet."""
+    return BrokerProcess.with_files(tmp_path / "b", pki)
+
+
+@pytest.fixture
+def meter_held(pki: Pki) -> Held:
+    return pki.device("meter")
+
+
+@contextlib.contextmanager
+def traffic(broker: BrokerProcess, pki: Pki, meter: Held, qos: int) -> Iterator[tuple[Publisher, Subscriber]]:
+    """A publisher and a subscriber at *qos* that have found each other."""
+    anchors = broker.dir / "anchors.pem"
+
+    def port() -> int:
+        return broker.port
+
+    subscriber = Subscriber(port, anchors, "backend", pki.service("backend").credential, qos, "fleet/#")
+    publisher = Publisher(port, anchors, "meter", meter.credential, qos, TOPIC)
+    with subscriber:
+        assert subscriber.subscribed.wait(60)
+        with publisher:
+            yield publisher, subscriber
+
+
+def check_intact(database: Path) -> None:
+    """Make sure that the database is whole and holds no message that nobody will get."""
+    with contextlib.closing(sqlite3.connect(database)) as opened:
+        assert opened.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert opened.execute("PRAGMA foreign_key_check").fetchall() == []
+        orphans = "SELECT count(*) FROM messages WHERE id NOT IN (SELECT message FROM deliveries)"
+        assert opened.execute(orphans).fetchone() == (0,)
+        lost = "SELECT count(*) FROM deliveries WHERE message NOT IN (SELECT id FROM messages)"
+        assert opened.execute(lost).fetchone() == (0,)
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_kill_9_under_load_loses_nothing_acknowledged_and_doubles_nothing_at_qos2(
+    durable: BrokerProcess, pki: Pki, meter_held: Held, qos: int
+) -> None:
+    moments = random.Random(qos)  # noqa: S311 - moments, not secrets
+    with durable, traffic(durable, pki, meter_held, qos) as (publisher, subscriber):
+        for _ in range(KILLS):
+            before = len(publisher.acknowledged)
+            wait_until(lambda: len(publisher.acknowledged) > before, "messages are acknowledged")  # noqa: B023
+            time.sleep(moments.uniform(0, 0.4))  # Not for luck: the moment of death is what is tried.
+            assert durable.stop(signal.SIGKILL) == -signal.SIGKILL
+            check_intact(durable.dir / "state" / "broker.db")
+            durable.start()
+        publisher.finish()
+        wait_until(lambda: set(subscriber.got) >= set(publisher.acknowledged), "all that was acknowledged arrives")
+    assert "Traceback" not in durable.log
+    assert publisher.connections >= KILLS
+    assert len(publisher.acknowledged) == len(set(publisher.acknowledged))
+    if qos == 2:
+        assert subscriber.got == sorted(set(subscriber.got)), "doubled, or out of order"
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_a_full_disk_is_said_and_costs_nothing_acknowledged(
+    durable: BrokerProcess, pki: Pki, meter_held: Held, qos: int
+) -> None:
+    with durable, traffic(durable, pki, meter_held, qos) as (publisher, subscriber):
+        wait_until(lambda: len(publisher.acknowledged) > 50, "messages are acknowledged")
+        resource.prlimit(durable.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        wait_until(lambda: durable.events("STORE_FAILED"), "the store fails")
+        if qos == 1:  # At QoS 2 what is under way waits: it was routed, and will not be refused.
+            wait_until(lambda: len(publisher.refused) > 20, "messages are refused")
+        with TlsClient(durable.port, durable.dir / "anchors.pem", pki.device("new").credential) as newer:
+            newer.connect(client_id="new")
+            newer.send(publication("fleet/meters/new/x", b"-1 ", qos, packet_id=1))
+            refusal = newer.expect(Puback if qos == 1 else Pubrec)
+            assert refusal.reason_code is ReasonCode.QUOTA_EXCEEDED
+            newer.check_alive()
+        older = TlsClient(durable.port, durable.dir / "anchors.pem", pki.device("old").credential, version=V311)
+        with older:  # It cannot be told in a packet.
+            older.connect(client_id="old", clean_start=True)
+            older.send(publication("fleet/meters/old/x", b"-1 ", qos, packet_id=1))
+            older.expect_end()
+        acknowledged = len(publisher.acknowledged)
+        resource.prlimit(durable.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        wait_until(lambda: len(publisher.acknowledged) > acknowledged + 50, "the broker recovers")
+        assert durable.stop(signal.SIGKILL) == -signal.SIGKILL
+        check_intact(durable.dir / "state" / "broker.db")
+        durable.start()
+        publisher.finish()
+        wait_until(lambda: set(subscriber.got) >= set(publisher.acknowledged), "all that was acknowledged arrives")
+    if qos == 2:
+        assert subscriber.got == sorted(set(subscriber.got))
+        assert not set(subscriber.got) & set(publisher.refused), "refused, and delivered all the same"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restart_keeps_sessions_subscriptions_messages_and_wills(
+    durable: BrokerProcess, pki: Pki, meter_held: Held, number: signal.Signals
+) -> None:
+    anchors = durable.dir / "anchors.pem"
+    backend, watcher = pki.service("backend").credential, pki.service("watcher").credential
+    keeping = {"clean_start": False, "session_expiry_interval": 600}
+    with durable:
+        with TlsClient(durable.port, anchors, backend) as client:
+            client.connect(client_id="backend", **keeping)
+            client.subscribe("fleet/+/+/telemetry", qos=2)
+        with TlsClient(durable.port, anchors, watcher) as client:
+            client.connect(client_id="watcher", **keeping)
+            client.subscribe("fleet/meters/meter/event", qos=1)
+        dying = TlsClient(durable.port, anchors, meter_held.credential)
+        with dying:
+            dying.connect(client_id="meter", will=will("fleet/meters/meter/event", b"gone", 1), **keeping)
+            for payload in (b"one", b"two"):
+                dying.publish(TOPIC, payload, qos=1, content_type="text")
+            dying.publish("fleet/meters/meter/state", b"on", qos=1, retain=True)
+            durable.stop(number)
+        durable.start()
+        with TlsClient(durable.port, anchors, backend) as client:
+            assert client.connect(client_id="backend", **keeping).session_present
+            for payload in (b"one", b"two"):
+                message = client.expect(Publish)
+                assert (message.payload, message.qos, message.properties.content_type) == (payload, 1, "text")
+                client.send(Puback(message.packet_id))
+            client.send(Subscribe(9, (SubscriptionRequest("fleet/meters/meter/state", QoS.AT_LEAST_ONCE),)))
+            answers = {type(each): each for each in (client.next_packet(), client.next_packet())}  # In either order.
+            assert (answers[Publish].payload, answers[Publish].retain) == (b"on", True)  # type: ignore[union-attr]
+            assert Suback in answers
+        with TlsClient(durable.port, anchors, watcher) as client:
+            assert client.connect(client_id="watcher", **keeping).session_present
+            if number is signal.SIGKILL:  # A broker that stops in order sends no wills.
+                assert client.expect(Publish).payload == b"gone"
+        with TlsClient(durable.port, anchors, meter_held.credential) as client:
+            assert client.connect(client_id="meter", **keeping).session_present
+
+
+def test_without_persistence_nothing_is_kept(pki: Pki, tmp_path: Path, meter_held: Held) -> None:
+    broker = BrokerProcess.with_files(tmp_path / "b", pki, "--no-persistence")
+    anchors = tmp_path / "b" / "anchors.pem"
+    with broker:
+        with TlsClient(broker.port, anchors, meter_held.credential) as client:
+            client.connect(client_id="meter", session_expiry_interval=600)
+        broker.stop()
+        broker.start()
+        with TlsClient(broker.port, anchors, meter_held.credential) as client:
+            assert not client.connect(client_id="meter", clean_start=False).session_present
+    assert not (tmp_path / "b" / "state" / "broker.db").exists()
+
+
+def test_a_second_broker_on_the_same_database_is_refused(durable: BrokerProcess, pki: Pki, tmp_path: Path) -> None:
+    with durable:
+        second = BrokerProcess.with_files(tmp_path / "b", pki)
+        code, said = second.fail()
+    assert code == 1
+    assert "broker.db is in use by another broker: give each its own state_dir" in said
+    assert "Traceback" not in said
+
+
+def test_a_database_that_is_none_is_said(durable: BrokerProcess) -> None:
+    (durable.dir / "state").mkdir()
+    (durable.dir / "state" / "broker.db").write_text("no database at all" * 100)
+    code, said = durable.fail()
+    assert code == 1
+    assert "broker.db cannot be used as the broker's database" in said
+    assert "Traceback" not in said
+
+
+def test_a_reason_is_known(durable: BrokerProcess, pki: Pki) -> None:
+    with durable, TlsClient(durable.port, durable.dir / "anchors.pem", pki.device("m").credential) as client:
+        client.connect(client_id="m")
+        answer = client.publish("fleet/meters/another/x", qos=1)
+        assert answer is not None
+        assert answer.reason_code is ReasonCode.NOT_AUTHORIZED
+        assert str(answer.properties.reason_string).startswith("NOT_AUTHORIZED: m may not publish to")

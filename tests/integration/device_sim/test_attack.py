@@ -1,0 +1,203 @@
+"""`fleet-sim attack` and `revocation` as a user runs them: against our own broker, and against one that is not ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from device_sim.attack.catalogue import CATALOGUE
+from device_sim.attack.mosquitto_target import MosquittoMissing, mosquitto
+from provisioning.pki.keys import key_to_pem
+
+SOURCE = Path(__file__).parents[3]
+
+# What our broker lets in and should not; the test fails as soon as one is mended, or another is found.
+KNOWN_FINDINGS: list[str] = []
+
+
+async def simulator(tmp_path: Path, *arguments: str) -> tuple[int, str, str]:
+    """Run the simulator with its temporary files under *tmp_path*; return exit code, output and errors."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "device_sim",
+        *arguments,
+        cwd=SOURCE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), 150)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def started(directory: Path) -> bool:
+    return any(directory.glob("*/logs/broker.log"))
+
+
+def verdicts(path: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {"pass": [], "warn": [], "fail": [], "skip": []}
+    for case in json.loads(path.read_text())["cases"]:
+        found[case["verdict"]].append(case["case"])
+    return found
+
+
+@pytest.mark.timeout(180)
+async def test_our_broker_refuses_the_whole_catalogue(tmp_path: Path) -> None:
+    work, document, junit = tmp_path / "work", tmp_path / "attack.json", tmp_path / "attack.xml"
+    work.mkdir()
+    code, out, err = await simulator(work, "attack", "--json", str(document), "--junit", str(junit))
+    found = verdicts(document)
+    assert found["fail"] == KNOWN_FINDINGS, out
+    assert found["warn"] == [], out
+    assert code == (4 if KNOWN_FINDINGS else 0)
+    assert {case.name for case in CATALOGUE} <= {name for names in found.values() for name in names}
+    suite = ET.parse(junit).getroot()  # noqa: S314 - we wrote it
+    assert suite.get("failures") == str(len(KNOWN_FINDINGS))
+    assert "Traceback" not in err
+    assert names_in(work) == []
+
+
+@pytest.mark.timeout(180)
+async def test_no_way_around_a_revocation_works_on_our_broker(tmp_path: Path) -> None:
+    work, document = tmp_path / "work", tmp_path / "revocation.json"
+    work.mkdir()
+    code, out, err = await simulator(work, "revocation", "--json", str(document))
+    found = verdicts(document)
+    assert (found["fail"], found["warn"], code) == ([], [], 0), out + err
+    assert found["skip"] == ["16-suspended"]
+    resumed = [case for case in json.loads(document.read_text())["cases"] if "-resumed-" in case["case"]]
+    assert len(resumed) == 4
+    assert all(case["observed"]["reason_string"].startswith("TLS session resumed; REVOKED") for case in resumed)
+
+
+@pytest.mark.timeout(120)
+async def test_mosquitto_is_started_and_judged_by_what_it_claims(tmp_path: Path) -> None:
+    work, document = tmp_path / "work", tmp_path / "attack.json"
+    work.mkdir()
+    picked = "1,2,3,5,6-revoked-live,17,19-other-client-id,35-other-topic-qos1,44-good"
+    code, out, err = await simulator(
+        work, "attack", "--against", "mosquitto", "--only", picked, "--json", str(document)
+    )
+    if "mosquitto is not installed" in err:
+        pytest.skip("mosquitto is not installed: make setup-tests")
+    found = verdicts(document)
+    # It leaves a connected session alone when the CRL is read again.
+    assert found["fail"] == ["6-revoked-live"], out
+    assert found["warn"] == [], out
+    assert found["skip"] == ["19-other-client-id", "44-good"]
+    assert code == 4
+
+
+@pytest.mark.timeout(120)
+async def test_a_broker_that_runs_already_is_attacked_with_its_ca_and_its_capability_file(tmp_path: Path) -> None:
+    broker, work = tmp_path / "broker", tmp_path / "work"
+    broker.mkdir()
+    work.mkdir()
+    try:
+        async with mosquitto(broker) as target:
+            (tmp_path / "ca.key").write_bytes(key_to_pem(target.issuer.key))
+            (tmp_path / "claims.toml").write_text(
+                f"""
+                name = "theirs"
+                supports = ["mqtt5", "revocation"]
+                [revocation]
+                crl_file = "{broker}/crl-of-one.pem"
+                reload = ["sh", "-c", "cat {broker}/crl-of-one.pem {broker}/other.pem > {broker}/crl.pem; kill -HUP {target.broker_pid}"]
+                """  # noqa: E501
+            )
+            assert target.other_issuer is not None
+            (broker / "other.pem").write_bytes(target.other_issuer.crl(()))
+            code, out, err = await simulator(
+                work, "attack", "--only", "1,3,5,8", "--json", str(tmp_path / "attack.json"),
+                "--host", target.endpoint.host, "--port", str(target.endpoint.port), "--cafile", str(broker / "ca.pem"),
+                "--ca-cert", str(broker / "ca.pem"), "--ca-key", str(tmp_path / "ca.key"),
+                "--capabilities", str(tmp_path / "claims.toml"),
+            )  # fmt: skip
+    except MosquittoMissing as error:
+        pytest.skip(str(error))
+    assert code == 0, out + err
+    found = verdicts(tmp_path / "attack.json")
+    assert found["pass"] == [
+        "1-good",
+        "1-good-311",
+        "3-expired",
+        "3-expired-1s",
+        "5-revoked",
+        "8-self-signed",
+        "0-alive",
+    ]
+
+
+async def test_a_broker_that_is_not_there_has_refused_nobody(tmp_path: Path) -> None:
+    from tests.support.authority import Authority
+
+    authority = Authority()
+    (tmp_path / "ca.pem").write_text(authority.pem)
+    (tmp_path / "ca.key").write_bytes(key_to_pem(authority._key))
+    code, out, _ = await simulator(
+        tmp_path, "attack", "--only", "3-expired", "--host", "127.0.0.1", "--port", "1",
+        "--cafile", str(tmp_path / "ca.pem"), "--ca-cert", str(tmp_path / "ca.pem"),
+        "--ca-key", str(tmp_path / "ca.key"),
+    )  # fmt: skip
+    assert code == 4
+    assert "nobody answered" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["attack", "--only", "99"], "--only 99: no such case"),
+        (["attack", "--host", "127.0.0.1"], "give --cafile, --ca-cert and --ca-key too"),
+        (["attack", "--ca-key", "x"], "for a broker given by --host"),
+    ],
+)
+async def test_wrong_usage_is_explained(tmp_path: Path, arguments: list[str], words: str) -> None:
+    code, _, err = await simulator(tmp_path, *arguments)
+    assert code == 2
+    assert words in " ".join(err.replace("│", " ").split())
+
+
+async def test_the_list_shows_every_case_and_starts_nothing(tmp_path: Path) -> None:
+    code, out, _ = await simulator(tmp_path, "attack", "--list")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == [case.name for case in CATALOGUE]
+    assert names_in(tmp_path) == []
+
+
+async def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "device_sim", "attack", cwd=SOURCE, env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(30):
+            while not started(tmp_path):  # noqa: ASYNC110 - a run tells of its cases at the end
+                await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = await asyncio.wait_for(process.communicate(), 40)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 130
+    assert "stopped by SIGINT" in err.decode()
+    assert "Traceback" not in err.decode()
+    assert names_in(tmp_path) == []

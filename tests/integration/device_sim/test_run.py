@@ -1,0 +1,290 @@
+"""`fleet-sim enrol`, `run` and `report` as a user starts them: judged by exit codes, and by what they leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device_sim.results.document import read
+from device_sim.stage import Stage, raised
+
+SOURCE = Path(__file__).parents[3]
+TINY = """
+name = "tiny"
+devices = 12
+seed = 7
+[[groups]]
+name = "meters"
+telemetry = { every = "200ms", jitter = "20%" }
+backoff = { base = "100ms", cap = "500ms" }
+[[stages]]
+ramp = { rate = 50 }
+[[stages]]
+command = { rate = 50 }
+[[stages]]
+storm = { drop = "50%" }
+[[stages]]
+renew = { select = "20%", rate = 20 }
+[[stages]]
+revoke = { select = "20%", rate = 20 }
+[[stages]]
+hold = "1s"
+[thresholds]
+lost = ["== 0"]
+duplicated = ["== 0"]
+unanswered_commands = ["== 0"]
+failed_renewals = ["== 0"]
+unreached = ["== 0"]
+revoked_closed = ["max < 5000"]
+"""
+LONG = TINY.replace('hold = "1s"', 'hold = "10m"')
+
+
+@asynccontextmanager
+async def fleet_sim(tmp_path: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "device_sim", *arguments,
+        cwd=SOURCE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def ran(tmp_path: Path, *arguments: str) -> tuple[int, str, str]:
+    async with fleet_sim(tmp_path, *arguments) as process:
+        out, err = await asyncio.wait_for(process.communicate(), 100)
+        assert process.returncode is not None
+        assert b"Traceback" not in err, err.decode()
+        return process.returncode, out.decode(), err.decode()
+
+
+async def until_said(process: asyncio.subprocess.Process, words: str) -> None:
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        async for line in process.stderr:
+            if words in line.decode():
+                return
+    pytest.fail(f"it ended before it said {words!r}")
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    (tmp_path / "stage").mkdir()
+    async with raised(tmp_path / "stage", lambda _: None) as stage:
+        yield stage
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return str(path)
+
+
+def enrol(stage: Stage, fleet: Path, *more: str) -> list[str]:
+    provisioning = stage.directory / "provisioning"
+    return [
+        "enrol", str(fleet), "--provisioning", stage.provisioning_url, "--cafile", str(stage.anchors),
+        "--cert", str(provisioning / "operator.crt"), "--key", str(provisioning / "operator.key"), *more,
+    ]  # fmt: skip
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def left_in(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir() if path.name.startswith("fleetgate-run-")]
+
+
+def chosen(document: dict[str, Any]) -> list[str]:
+    return sorted(mark["what"] for mark in document["markers"] if mark["kind"] == "revoke")
+
+
+@pytest.mark.timeout(180)
+async def test_a_fleet_from_its_enrolment_to_its_end(tmp_path: Path, stage: Stage, tiny: str) -> None:
+    fleet, port = tmp_path / "fleet", stage.broker.port
+
+    async with fleet_sim(tmp_path, *enrol(stage, fleet, "--devices", "3000", "--parallel", "2")) as process:
+        async with asyncio.timeout(60):
+            while size_of(fleet / "index.jsonl") < 1000:  # noqa: ASYNC110 - a file tells nobody that it has grown
+                await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode == 130
+        assert b"run the same command again to continue" in err
+        assert b"Traceback" not in err
+    before = len((fleet / "index.jsonl").read_text().splitlines())
+    code, out, err = await ran(tmp_path, *enrol(stage, fleet, "--devices", str(before + 20)))
+    assert code == 0, err
+    assert f"{before - 1} of {before + 20} are in" in err  # One of the lines is the service's.
+    assert len((fleet / "index.jsonl").read_text().splitlines()) == before + 21
+
+    where = ("--fleet", str(fleet), "--broker", f"127.0.0.1:{port}", "--server-name", "localhost")
+    code, out, err = await ran(tmp_path, "run", tiny, *where, "--output", str(tmp_path / "out"))
+    assert code == 0, out + err
+    document = read(tmp_path / "out" / "report.json")
+    counts = document["counts"]
+    assert counts["published"] == counts["received"] > 0
+    assert (counts["lost"], counts["false_admissions"], counts["false_refusals"]) == (0, 0, 0)
+    assert (counts["revoked"], counts["renewed"], counts["lost_connections"]) == (2, 2, 6 + 2)
+    assert document["durations"]["revoked_refused"]["response"]["count"] == 4  # A full handshake each, and a resumed.
+    assert document["verdict"] == "PASS"
+    suite = ET.parse(tmp_path / "out" / "junit.xml").getroot()  # noqa: S314 - our own
+    assert (suite.get("failures"), suite.get("tests")) == ("0", str(len(document["thresholds"]) + 1))
+    assert len((tmp_path / "out" / "timeline.csv").read_text().splitlines()) == len(document["timeline"]) + 1
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "http" not in page.replace(stage.provisioning_url, "")
+    assert "<script" not in page
+
+    code, out, _ = await ran(
+        tmp_path, "report", *2 * (str(tmp_path / "out" / "report.json"),), "--html", str(tmp_path / "change.html")
+    )
+    assert code == 0
+    assert "end_to_end p99" in out
+
+    code, out, err = await ran(tmp_path, "run", tiny, *where, "--devices", "100000")
+    assert code == 2
+    assert f"has {before + 18} usable devices" in err  # The two that were revoked are left out.
+
+    code, out, _ = await ran(tmp_path, "enrol", str(fleet), "--cleanup")
+    assert code == 0
+    assert not fleet.exists()
+    assert (await stage.operator.device("meter-00003")).state == "revoked"
+
+
+@pytest.mark.timeout(120)
+async def test_the_same_seed_chooses_the_same_devices(tmp_path: Path, tiny: str) -> None:
+    documents = []
+    for _ in range(2):
+        code, out, err = await ran(tmp_path, "run", tiny, "--self-hosted", "--json")
+        assert code == 0, err
+        documents.append(json.loads(out))
+    assert chosen(documents[0]) == chosen(documents[1]) != []
+    assert documents[0]["scenario"] == documents[1]["scenario"]
+    assert not left_in(tmp_path)
+
+
+@pytest.mark.timeout(120)
+async def test_ctrl_c_once_drains_and_reports(tmp_path: Path) -> None:
+    (tmp_path / "long.toml").write_text(LONG)
+    async with fleet_sim(tmp_path, "run", str(tmp_path / "long.toml"), "--self-hosted", "--json") as process:
+        await until_said(process, "hold 600 s")
+        process.send_signal(signal.SIGINT)
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode == 130, err.decode()
+        assert b"Traceback" not in err
+        document = json.loads(out)
+        assert (document["verdict"], document["interrupted"]) == ("INTERRUPTED", "SIGINT")
+        assert document["counts"]["lost"] == 0
+        assert document["counts"]["received"] > 0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ('[thresholds]\nadmitted = ["p99 < 0.001"]\n', 99),
+        ("[generator]\nlag_p99_ms = 0.0001\n", 3),
+    ],
+)
+async def test_exit_codes_tell_what_was_wrong(tmp_path: Path, change: str, code: int) -> None:
+    text = TINY.partition("[thresholds]")[0].partition("[[stages]]\ncommand")[0]
+    (tmp_path / "changed.toml").write_text(text + change)
+    returned, _, err = await ran(tmp_path, "run", str(tmp_path / "changed.toml"), "--self-hosted")
+    assert returned == code, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "smok", "--self-hosted"), "there is no such scenario"),
+        (("run", "smoke"), "--self-hosted"),
+        (("run", "smoke", "--self-hosted", "--fleet", "x"), "--self-hosted"),
+        (("enrol", "x", "--devices", "0"), "--devices"),
+    ],
+)
+async def test_wrong_usage_is_told_apart(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    code, _, err = await ran(tmp_path, *arguments)
+    assert code == 2
+    assert words in err
+
+
+async def test_the_scenarios_are_listed(tmp_path: Path) -> None:
+    code, out, _ = await ran(tmp_path, "scenarios")
+    assert code == 0
+    assert {"smoke", "revoke-storm", "soak"} <= {line.split()[0] for line in out.splitlines()}
+
+
+@pytest.mark.timeout(120)
+async def test_a_broker_that_is_restarted_gets_its_fleet_back(tmp_path: Path) -> None:
+    text = TINY.partition("[[stages]]")[0] + "[[stages]]\nramp = { rate = 50 }\n[[stages]]\nrestart = {}\n"
+    text += '[[stages]]\nhold = "1s"\n[thresholds]\nunreached = ["== 0"]\n'
+    (tmp_path / "restart.toml").write_text(text)
+    code, out, err = await ran(tmp_path, "run", str(tmp_path / "restart.toml"), "--self-hosted", "--json")
+    assert code == 0, err
+    counts = json.loads(out)["counts"]
+    assert counts["lost_connections"] == counts["reconnections"] == 12
+
+
+@pytest.mark.timeout(120)
+async def test_a_broker_that_knows_no_revocation_is_a_security_failure(tmp_path: Path, stage: Stage) -> None:
+    fleet, deadline = tmp_path / "fleet", ', deadline = "500ms"'
+    text = TINY.partition("[[stages]]\ncommand")[0]
+    (tmp_path / "revoke.toml").write_text(f'{text}[[stages]]\nrevoke = {{ select = "10%"{deadline} }}\n')
+    code, _, err = await ran(tmp_path, *enrol(stage, fleet, "--devices", "12"))
+    assert code == 0, err
+    async with mosquitto(tmp_path, stage) as port:
+        where = ("--broker", f"127.0.0.1:{port}", "--server-name", "localhost")
+        code, out, err = await ran(
+            tmp_path, "run", str(tmp_path / "revoke.toml"), "--fleet", str(fleet), *where, "--json"
+        )
+    assert code == 4, err
+    document = json.loads(out)
+    assert document["verdict"] == "SECURITY FAILURE"
+    assert document["counts"]["false_admissions"] == 1
+
+
+@asynccontextmanager
+async def mosquitto(tmp_path: Path, stage: Stage) -> AsyncIterator[int]:
+    """Run a broker that trusts the service's CA, and has never heard of its CRL."""
+    program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
+    if program is None:
+        pytest.skip("mosquitto is not installed: make setup-tests")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    own = stage.directory / "broker"
+    config = tmp_path / "mosquitto.conf"
+    config.write_text(
+        f"user root\nlistener {port} 127.0.0.1\ncafile {stage.anchors}\ncertfile {own}/broker.pem\n"
+        f"keyfile {own}/broker.pem\nrequire_certificate true\nuse_identity_as_username true\nallow_anonymous false\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        program, "-c", config, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        await until_said(process, "running")
+        yield port
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.communicate()

@@ -1,0 +1,102 @@
+"""After a crash at any batch boundary the broker knows exactly what the last written batch knew."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.engine import Engine
+from broker.mqtt.packets import Puback, Publish, Pubrec, Subscribe
+from provisioning.pki.identity import Role
+from tests.support.stored import StoredBroker
+from tests.support.wire import WireClient, publication, request, will
+
+NAMES = ["a", "b"]
+KEPT = {"session_expiry_interval": 600}
+
+steps = st.one_of(
+    st.tuples(
+        st.sampled_from(["connect", "clean", "brief", "vanish", "acknowledge"]), st.sampled_from(NAMES), st.just(0)
+    ),
+    st.tuples(
+        st.sampled_from(["subscribe", "unsubscribe", "publish", "retain", "clear"]),
+        st.sampled_from(NAMES),
+        st.integers(0, 2),
+    ),
+    st.tuples(st.just("write"), st.just(""), st.just(0)),
+)
+
+
+def known(engine: Engine) -> Any:
+    """Return what the broker must know after a restart, in the order in which clients see it."""
+    sessions = {}
+    for name in NAMES:
+        session = engine.registry.find(Role.SERVICE, name)
+        if session is not None and session.expiry_interval > 0:
+            messages = sorted(
+                (each.sequence, each.exactly_once, each.message.payload)  # type: ignore[attr-defined]
+                for each in session.deliveries()
+            )
+            sessions[name] = (
+                session.expiry_interval,
+                dict(session.subscriptions),
+                messages,
+                set(session.incoming or ()),
+            )
+    retained = sorted((m.topic, m.payload, m.qos) for m in engine.retained.find("fleet/#", 0.0))
+    return sessions, retained
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(steps, min_size=5, max_size=50))
+def test_what_is_recovered_is_what_was_written(sequence: list[tuple[str, str, int]]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        broker = StoredBroker(Path(directory))
+        broker.held = True
+        clients: dict[str, WireClient] = {}
+        expected = known(broker.engine)
+        for count, (kind, name, qos) in enumerate(sequence):
+            client = clients.get(name)
+            if client is not None and client.closed:
+                client = clients.pop(name) and None
+            topic = f"fleet/g/{name}/cmd/{qos}"
+            if kind in ("connect", "clean", "brief") and client is None:
+                expiry = {} if kind == "brief" else KEPT
+                last = will(f"fleet/g/{name}/cmd/will", b"%d" % count, qos)
+                clients[name] = broker.service(
+                    name, clean_start=kind != "connect", will=last, receive_maximum=2, **expiry
+                )
+            elif kind == "write":
+                while broker.write():
+                    pass
+                expected = known(broker.engine)
+            elif client is not None:
+                act(client, kind, topic, qos, count)
+        after = broker.killed()
+        assert known(after.engine) == expected
+        orphans = "SELECT count(*) FROM messages WHERE id NOT IN (SELECT message FROM deliveries)"
+        assert after.store.rows(orphans) == [(0,)]
+        after.close()
+
+
+def act(client: WireClient, kind: str, topic: str, qos: int, count: int) -> None:
+    match kind:
+        case "vanish":
+            client.vanish()
+        case "subscribe":
+            client.send(Subscribe(1000, (request("fleet/#" if qos else topic, qos),)))
+        case "unsubscribe":
+            client.broker.engine.unsubscribe(client.session, "fleet/#" if qos else topic)
+        case "acknowledge":
+            for packet in client.received():
+                if isinstance(packet, Publish) and packet.packet_id is not None:
+                    client.send((Pubrec if packet.qos == 2 else Puback)(packet.packet_id))
+        case "publish" | "retain" | "clear":
+            payload = b"" if kind == "clear" else b"%d" % count
+            client.send(
+                publication(topic, payload, qos, packet_id=count + 1 if qos else None, retain=kind != "publish")
+            )

@@ -1,0 +1,76 @@
+"""A broker in memory on a real database, whose writing, failing and dying are in the test's hand.
+
+broker = StoredBroker(tmp_path)
+backend = broker.service(session_expiry_interval=60)   # writes by itself whenever nothing else is to do …
+broker.held = True                                     # … until told not to
+meter.send(publication(…))                             # waits
+broker.write()                                         # one batch: its answers leave
+broker.fail()                                          # a batch that cannot be written
+after = broker.killed()                                # what was not written is gone; another process begins
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from broker.recovery import recover
+from broker.store.journal import Journal
+from broker.store.sqlite import SqliteStore
+from tests.support.pki import shared_service
+from tests.support.wire import MemoryBroker, WireClient
+
+WALL_OFFSET = 1_700_000_000.0
+
+
+class StoredBroker(MemoryBroker):
+    """A `MemoryBroker` with a journal, and a database in *directory*."""
+
+    def __init__(self, directory: Path, *, now: float = 1000.0, **limits: int) -> None:
+        super().__init__(**limits)
+        self.directory = directory
+        self.limits = limits
+        self.now = now
+        self.keep_fresh()
+        self.held = False
+        self._after: StoredBroker | None = None
+        self.store = SqliteStore(directory / "broker.db")
+        self.store._database.execute("PRAGMA synchronous=OFF")  # No machine dies in these tests, only brokers do.
+        self.journal: Journal = recover(self.engine, self.store, now, now + WALL_OFFSET)
+
+    def settle(self) -> None:
+        super().settle()
+        while not self.held and self.write():
+            pass
+
+    def write(self) -> bool:
+        """Write one batch, as the store's thread does; return whether there was one."""
+        batch = self.journal.writing or self.journal.take()
+        if batch is None:
+            return False
+        self.store._apply(batch)
+        self.engine.stored(self.now)
+        super().settle()
+        return True
+
+    def fail(self) -> None:
+        """Fail to write the open batch, which is kept, like the store's thread on a full disk."""
+        assert self.journal.writing is not None or self.journal.take() is not None, "nothing to write"
+        self.engine.not_stored(self.now)
+        super().settle()
+
+    def killed(self, *, away: float = 0.0) -> StoredBroker:
+        """Return another broker on the same database, *away* seconds later; what was not written never was."""
+        self.store.close()
+        self._after = StoredBroker(self.directory, now=self.now + away, **self.limits)
+        return self._after
+
+    def open_service(self, name: str = "backend") -> WireClient:
+        """Return a client of that service, which has not sent its CONNECT."""
+        return self.open(shared_service(name))
+
+    def close(self) -> None:
+        """Close the database, whichever broker has it now."""
+        if self._after is None:
+            self.store.close()
+        else:
+            self._after.close()

@@ -1,0 +1,214 @@
+"""The journal alone: what goes into a batch, what is struck from it, and what leaves when."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.mqtt.message import Message, PersonalMessage
+from broker.store.journal import Batch, Journal, Otherwise
+
+
+class Ear:
+    """A connection and its session in one."""
+
+    def __init__(self) -> None:
+        self.outbox: list[bytes] = []
+        self.session: Ear | None = self
+        self.closed_at: float | None = None
+        self.resumed_at: float | None = None
+
+    def flush(self) -> None: ...
+
+    def unanswered(self, now: float) -> None:
+        self.closed_at = now
+        self.session = None
+
+    def send_again(self, now: float) -> None:
+        self.resumed_at = now
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal(100.0, last_session=7, last_message=40)
+
+
+@pytest.fixture
+def ear() -> Ear:
+    return Ear()
+
+
+def stored(sequence: int, message: Message | None = None, qos: int = 1) -> PersonalMessage:
+    personal = PersonalMessage(message or Message(b"t", b"x", qos), qos=qos)
+    personal.sequence = sequence
+    return personal
+
+
+def test_an_answer_leaves_at_once_when_nothing_is_unwritten(journal: Journal, ear: Ear) -> None:
+    journal.answer(ear, b"a")
+    assert ear.outbox == [b"a"]
+    assert journal.take() is None
+
+
+def test_answers_wait_and_leave_in_their_order(journal: Journal, ear: Ear) -> None:
+    journal.add(1, stored(1))
+    journal.answer(ear, b"1")
+    assert journal.take() is not None
+    journal.answer(ear, b"2")  # Nothing new is to be written, but 1 is not written yet.
+    assert ear.outbox == []
+    assert journal.take() is None, "one batch at a time"
+    assert journal.written(0.0) == {ear}
+    assert ear.outbox == [b"1", b"2"]
+    assert not journal.dirty
+
+
+def test_what_came_while_a_batch_was_written_waits_for_the_next(journal: Journal, ear: Ear) -> None:
+    journal.add(1, stored(1))
+    journal.answer(ear, b"1")
+    journal.take()
+    journal.add(1, stored(2))
+    journal.answer(ear, b"2")
+    journal.written(0.0)
+    assert ear.outbox == [b"1"]
+    assert journal.take() is not None
+    journal.written(0.0)
+    assert ear.outbox == [b"1", b"2"]
+
+
+def test_a_message_for_many_sessions_is_written_once(journal: Journal) -> None:
+    message = Message(b"t", b"x", 1, expires_at=5.0)
+    for row in (1, 2, 3):
+        journal.add(row, stored(1, message))
+    batch = journal.open
+    assert batch.messages == {41: (b"t", b"x", 1, False, b"", 105.0)}
+    assert sorted(batch.deliveries) == [(1, 1), (2, 1), (3, 1)]
+
+
+def test_what_is_acknowledged_before_it_is_written_is_never_written(journal: Journal, ear: Ear) -> None:
+    message = Message(b"t", b"x", 1)
+    journal.add(1, stored(1, message))
+    journal.add(2, stored(1, message))
+    journal.answer(ear, b"a")
+    journal.remove(1, 1, message)
+    assert journal.open.messages
+    journal.remove(2, 1, message)
+    assert not journal.open.changes
+    assert journal.take() is not None
+    journal.written(0.0)
+    assert ear.outbox == [b"a"]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_is_acknowledged_later_is_removed(journal: Journal, written: bool) -> None:
+    message = Message(b"t", b"x", 2)
+    journal.add(1, stored(1, message, 2))
+    journal.take()
+    if written:
+        journal.written(0.0)
+    journal.advance(1, 1, 9, released=True)
+    journal.remove(1, 1, message)
+    assert (journal.open.done, journal.open.unreferenced, journal.open.progress) == ([(1, 1)], [(41,)], {})
+    assert message.row == 0
+
+
+def test_a_message_that_is_given_to_another_after_all_gets_a_new_row(journal: Journal) -> None:
+    message = Message(b"t", b"x", 1)
+    journal.add(1, stored(1, message))
+    journal.take()
+    journal.remove(1, 1, message)
+    journal.add(2, stored(1, message))
+    assert list(journal.open.messages) == [42]
+    assert journal.open.deliveries[2, 1][0] == 42
+
+
+def test_a_session_takes_what_was_noted_for_it_along(journal: Journal) -> None:
+    row = journal.new_session()
+    assert row == 8
+    journal.save_session(row, ("s",))
+    journal.subscribe(row, "t", ())
+    journal.incoming(row, 5, known=True)
+    journal.add(row, stored(1, qos=2))
+    journal.advance(row, 1, 3, released=False)
+    journal.subscribe(1, "t", ())
+    journal.remove_session(row)
+    batch = journal.open
+    assert batch.sessions == {row: None}
+    assert list(batch.subscriptions) == [(1, "t")]
+    assert (batch.deliveries, batch.progress, batch.incoming) == ({}, {}, {})
+
+
+def test_a_packet_waits_for_what_it_promises(journal: Journal, ear: Ear) -> None:
+    journal.advance(1, 1, 3, released=True)
+    journal.send(ear, b"pubrel")
+    assert ear.outbox == []
+    journal.take()
+    journal.written(0.0)
+    assert ear.outbox == [b"pubrel"]
+
+
+def test_what_waits_is_forgotten_with_its_connection(journal: Journal, ear: Ear) -> None:
+    journal.add(1, stored(1))
+    journal.answer(ear, b"a")
+    journal.send(ear, b"p")
+    journal.resume(ear)
+    journal.take()
+    ear.session = None
+    assert journal.written(0.0) == set()
+    assert (ear.outbox, ear.resumed_at) == ([], None)
+    journal.answer(ear, b"late")
+    assert ear.outbox == []
+
+
+def test_a_session_resumes_when_everything_before_it_is_written(journal: Journal, ear: Ear) -> None:
+    journal.add(1, stored(1))
+    journal.take()
+    journal.resume(ear)
+    journal.written(1.0)
+    assert ear.resumed_at is None, "it is in the batch behind"
+    assert journal.take() is not None
+    journal.written(2.0)
+    assert ear.resumed_at == 2.0
+
+
+def test_a_batch_that_fails_is_kept_and_its_answers_become_what_they_said(journal: Journal) -> None:
+    refused, closed, waiting = Ear(), Ear(), Ear()
+    journal.add(1, stored(1))
+    journal.answer(refused, b"yes", b"no")
+    journal.answer(closed, b"yes")
+    journal.answer(waiting, b"yes", Otherwise.WAIT)
+    journal.send(waiting, b"packet")
+    batch = journal.take()
+    assert journal.not_written(3.0) == {refused}
+    assert journal.failed
+    assert (refused.outbox, closed.outbox, waiting.outbox) == ([b"no"], [], [])
+    assert closed.closed_at == 3.0
+    assert journal.writing is batch
+    assert journal.take() is None
+    journal.not_written(4.0)
+    assert refused.outbox == [b"no"], "refused once"
+    journal.written(5.0)
+    assert not journal.failed
+    assert waiting.outbox == [b"packet", b"yes"]
+    assert closed.outbox == []
+
+
+def test_answers_behind_a_failed_batch_are_refused_too(journal: Journal, ear: Ear) -> None:
+    journal.add(1, stored(1))
+    journal.take()
+    journal.answer(ear, b"yes", b"no")
+    journal.not_written(0.0)
+    journal.written(1.0)
+    assert ear.outbox == [b"no"]
+
+
+@pytest.mark.parametrize(
+    "table", [name for name in Batch.__dataclass_fields__ if name not in ("answers", "packets", "resumed")]
+)
+def test_whatever_must_be_written_makes_a_batch_of_changes(table: str) -> None:
+    batch = Batch()
+    assert not batch.changes
+    contents = getattr(batch, table)
+    if isinstance(contents, dict):
+        contents[1] = None
+    else:
+        contents.append((1,))
+    assert batch.changes

@@ -1,0 +1,194 @@
+"""The database: each batch whole or not at all, twice the same as once, and refusals that name the file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.mqtt.message import Message, PersonalMessage
+from broker.store.journal import Batch, Journal
+from broker.store.sqlite import SqliteStore, StoreError
+
+SESSION = ("backend", "spiffe://d/service/backend", True, 60, None, *(None,) * 7)
+TABLES = ("sessions", "subscriptions", "messages", "deliveries", "incoming", "retained")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    opened = SqliteStore(tmp_path / "broker.db")
+    yield opened
+    opened.close()
+
+
+def filled() -> Batch:
+    batch = Batch()
+    batch.sessions[1] = SESSION
+    batch.subscriptions[1, "fleet/#"] = (1, False, False, 0, b"")
+    batch.messages[5] = (b"t", b"x", 2, False, b"", None)
+    batch.deliveries[1, 9] = (5, 2, False, b"")
+    batch.progress[1, 9] = (77, True)
+    batch.incoming[1, 3] = True
+    batch.retained["t"] = (b"t", b"x", 1, True, b"", 12.5)
+    return batch
+
+
+def contents(store: SqliteStore) -> dict[str, list[tuple[object, ...]]]:
+    return {table: store.rows(f"SELECT * FROM {table}") for table in TABLES}  # noqa: S608 - our own names
+
+
+def test_writing_twice_is_writing_once(store: SqliteStore) -> None:
+    store._apply(filled())
+    once = contents(store)
+    assert all(once.values())
+    assert once["deliveries"] == [(1, 9, 5, 2, 0, b"", 77, 1)]
+    store._apply(filled())
+    assert contents(store) == once
+
+
+def test_a_session_that_replaces_another_of_its_name_may_be_written_twice(store: SqliteStore) -> None:
+    store._apply(filled())
+    batch = Batch()
+    batch.sessions.update({1: None, 2: SESSION})
+    for _ in range(2):
+        store._apply(batch)
+        assert [row[0] for row in store.rows("SELECT id FROM sessions")] == [2]
+        assert store.rows("SELECT * FROM deliveries") == []
+
+
+def test_a_batch_that_fails_changes_nothing(store: SqliteStore) -> None:
+    store._apply(filled())
+    before = contents(store)
+    batch = Batch()
+    batch.retained["t"] = None
+    batch.deliveries[999, 1] = (5, 1, False, b"")  # No such session.
+    with pytest.raises(sqlite3.IntegrityError):
+        store._apply(batch)
+    assert contents(store) == before
+    store._apply(Batch(retained={"t": None}))
+    assert store.rows("SELECT * FROM retained") == []
+
+
+def test_everything_can_be_taken_away(store: SqliteStore) -> None:
+    store._apply(filled())
+    store._apply(
+        Batch(
+            subscriptions={(1, "fleet/#"): None},
+            done=[(1, 9)],
+            unreferenced=[(5,)],
+            incoming={(1, 3): False},
+            retained={"t": None},
+        )
+    )
+    assert {table: len(rows) for table, rows in contents(store).items()} == dict.fromkeys(TABLES, 0) | {"sessions": 1}
+
+
+def test_another_schema_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version=99")
+    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 1: use the broker that made it"):
+        SqliteStore(path)
+    SqliteStore(tmp_path / "other.db").close()
+
+
+def test_what_is_no_database_is_refused_and_let_go(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+    path.write_bytes(b"x" * 5000)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="cannot be used as the broker's database: file is not a database"):
+            SqliteStore(path)
+
+
+@pytest.mark.usefixtures("store")
+def test_only_one_broker_uses_a_database(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="in use by another broker: give each its own state_dir"):
+        SqliteStore(tmp_path / "broker.db")
+    assert (tmp_path / "broker.db").stat().st_mode & 0o777 == 0o600
+
+
+class Reports:
+    """What the store has said."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.changed = asyncio.Event()
+        self.said: list[str] = []
+
+    def written(self) -> None:
+        self.journal.written(0.0)
+        self.say("written")
+
+    def failed(self) -> None:
+        self.journal.not_written(0.0)
+        self.say("failed")
+
+    def say(self, word: str) -> None:
+        self.said.append(word)
+        self.changed.set()
+
+    async def wait_for(self, *said: str) -> None:
+        while self.said != list(said):
+            self.changed.clear()
+            await asyncio.wait_for(self.changed.wait(), 30)
+
+
+async def test_a_batch_is_written_in_the_background_and_said(store: SqliteStore) -> None:
+    journal = Journal(0.0)
+    reports = Reports(journal)
+    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
+    journal.save_session(1, SESSION)
+    store.begin()
+    store.begin()
+    await reports.wait_for("written")
+    assert len(store.rows("SELECT * FROM sessions")) == 1
+    assert not journal.dirty
+
+
+async def test_a_batch_of_which_nothing_is_left_is_said_without_the_disk(store: SqliteStore) -> None:
+    journal = Journal(0.0)
+    reports = Reports(journal)
+    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
+    message = Message(b"t", b"x", 1)
+    stored = PersonalMessage(message)
+    journal.add(1, stored)
+    journal.remove(1, 0, message)
+    store.begin()
+    assert reports.said == ["written"]
+
+
+@pytest.mark.parametrize("defect", [False, True])
+async def test_a_batch_that_cannot_be_written_is_tried_again(store: SqliteStore, defect: bool) -> None:
+    journal = Journal(0.0)
+    reports = Reports(journal)
+    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
+    journal.retain("t", Message(b"t", b"x", 1, retain=True))
+    if defect:
+        journal.open.incoming[1] = True  # type: ignore[index] - no key of ours
+    else:
+        journal.incoming(999, 1, known=True)  # No such session.
+    batch = journal.open
+    store.begin()
+    await reports.wait_for("failed")
+    assert journal.failed
+    batch.incoming.clear()
+    await reports.wait_for("failed", "written")
+    assert len(store.rows("SELECT * FROM retained")) == 1
+    assert not journal.failed
+
+
+async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "broker.db")
+    journal = Journal(0.0)
+    store.attach(journal, asyncio.get_running_loop(), lambda: None, lambda: None)
+    journal.save_session(1, SESSION)
+    store.begin()
+    journal.subscribe(1, "t", (1, False, False, 0, b""))
+    store.close()
+    again = SqliteStore(tmp_path / "broker.db")
+    assert len(again.rows("SELECT * FROM subscriptions")) == 1
+    again.close()

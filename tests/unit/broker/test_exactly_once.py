@@ -1,0 +1,264 @@
+"""QoS 2 and topic aliases over the wire, both ways; and what is said while the store cannot be written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel, Suback, Subscribe, Unsuback, Unsubscribe
+from tests.support.stored import StoredBroker
+from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication, request
+
+TOPIC = "fleet/meters/meter-1/telemetry"
+KEPT = {"clean_start": False, "session_expiry_interval": 600}
+VERSIONS = pytest.mark.parametrize("version", [V311, V5])
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Iterator[StoredBroker]:
+    opened = StoredBroker(tmp_path)
+    yield opened
+    opened.close()
+
+
+@VERSIONS
+def test_a_message_from_a_client_is_routed_once(broker: MemoryBroker, version: ProtocolVersion) -> None:
+    backend = broker.service()
+    backend.subscribe("fleet/#", qos=2)
+    meter = broker.device("meter-1", version=version)
+    for dup in (False, True):
+        meter.send(publication(TOPIC, b"x", 2, packet_id=5, dup=dup))
+        assert meter.received() == [Pubrec(5)]
+    meter.send(Pubrel(5))
+    assert meter.received() == [Pubcomp(5)]
+    assert [message.qos for message in backend.messages()] == [2]
+    meter.send(publication(TOPIC, b"y", 2, packet_id=5))
+    assert backend.payloads() == [b"y"]
+
+
+def test_what_nobody_knows_is_said(broker: MemoryBroker) -> None:
+    meter = broker.device("meter-1")
+    meter.send(Pubrel(9), Pubrec(8), Pubcomp(7))
+    assert meter.received() == [
+        Pubcomp(9, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND),
+        Pubrel(8, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND),
+    ]
+
+
+@VERSIONS
+def test_a_message_to_a_client_goes_in_four_steps(broker: MemoryBroker, version: ProtocolVersion) -> None:
+    backend = broker.service(version=version, **({"receive_maximum": 1} if version is V5 else {}))
+    backend.subscribe("fleet/#", qos=2)
+    meter = broker.device("meter-1")
+    for payload in (b"1", b"2"):
+        meter.publish(TOPIC, payload, qos=2)
+    first = backend.messages()[0]
+    assert (first.payload, first.qos) == (b"1", 2)
+    backend.acknowledge(first)  # A PUBACK is no answer to it.
+    assert backend.received() == []
+    for _ in range(2):
+        backend.send(Pubrec(first.packet_id))
+        assert backend.received() == [Pubrel(first.packet_id)]
+    backend.send(Pubcomp(first.packet_id))
+    if version is V5:
+        assert backend.payloads() == [b"2"]
+
+
+def test_a_client_may_refuse_a_message(broker: MemoryBroker) -> None:
+    backend = broker.service(receive_maximum=1)
+    backend.subscribe("fleet/#", qos=2)
+    meter = broker.device("meter-1")
+    for payload in (b"1", b"2"):
+        meter.publish(TOPIC, payload, qos=2)
+    backend.send(Pubrec(backend.messages()[0].packet_id, ReasonCode.UNSPECIFIED_ERROR))
+    assert backend.payloads() == [b"2"]
+
+
+def test_pubrel_is_sent_again_and_keeps_its_place(broker: MemoryBroker) -> None:
+    backend = broker.service(session_expiry_interval=60)
+    backend.subscribe("fleet/#", qos=2)
+    meter = broker.device("meter-1")
+    for payload in (b"1", b"2", b"3"):
+        meter.publish(TOPIC, payload, qos=2)
+    messages = backend.messages()
+    backend.send(Pubrec(messages[1].packet_id))
+    backend.vanish()
+    first, released, third = broker.service(clean_start=False, session_expiry_interval=60).received()
+    assert isinstance(first, Publish)
+    assert isinstance(third, Publish)
+    assert (first.dup, first.payload, third.payload) == (True, b"1", b"3")
+    assert released == Pubrel(messages[1].packet_id)
+
+
+def test_open_exchanges_are_bounded_by_the_receive_maximum() -> None:
+    broker = MemoryBroker(max_inflight=2)
+    meter = broker.device("meter-1")
+    for packet_id in (1, 2, 2, 3):
+        meter.send(publication(TOPIC, b"x", 2, packet_id=packet_id))
+    assert meter.farewell().reason_code is ReasonCode.RECEIVE_MAXIMUM_EXCEEDED
+
+
+def test_a_denied_message_leaves_its_identifier_free(broker: MemoryBroker) -> None:
+    backend = broker.service()
+    backend.subscribe("fleet/#", qos=2)
+    meter = broker.device("meter-1")
+    meter.send(publication("fleet/others", b"x", 2, packet_id=5))
+    assert meter.next_packet(Pubrec).reason_code is ReasonCode.NOT_AUTHORIZED
+    meter.send(publication(TOPIC, b"y", 2, packet_id=5))
+    assert backend.payloads() == [b"y"]
+
+
+# Reasons in words
+
+
+@pytest.mark.parametrize(("fields", "explained"), [({}, True), ({"request_problem_information": 0}, False),
+                                                   ({"maximum_packet_size": 60}, False)])  # fmt: skip
+def test_a_refusal_says_why_to_who_asks_and_has_room(
+    broker: MemoryBroker, fields: dict[str, int], explained: bool
+) -> None:
+    meter = broker.device("meter-1", **fields)
+    for qos, kind in ((1, Puback), (2, Pubrec)):
+        meter.send(publication("fleet/others/somewhere", b"x", qos, packet_id=qos))
+        answer = meter.next_packet(kind)
+        assert answer.reason_code is ReasonCode.NOT_AUTHORIZED
+        assert (answer.properties.reason_string is not None) is explained
+    suback = meter.subscribe("fleet/others/#", "fleet/meters/meter-1/cmd/#")
+    assert suback.reason_codes == (ReasonCode.NOT_AUTHORIZED, 0)
+    words = "NOT_AUTHORIZED: meter-1 may not subscribe to 'fleet/others/#'"
+    assert suback.properties.reason_string == (words if explained else None)
+
+
+# Topic aliases
+
+
+def test_a_client_may_name_a_topic_by_its_alias(broker: MemoryBroker) -> None:
+    backend = broker.service()
+    backend.subscribe("fleet/#", qos=2)
+    meter = broker.device("meter-1")
+    for qos in (0, 1, 2):
+        meter.publish(TOPIC, b"a", qos=qos, topic_alias=3)
+        meter.publish("", b"b", qos=qos, topic_alias=3)
+    meter.publish(f"{TOPIC}/other", b"c", topic_alias=3)
+    meter.publish("", b"d", topic_alias=3)
+    messages = backend.messages()
+    assert [message.topic for message in messages] == [TOPIC] * 6 + [f"{TOPIC}/other"] * 2
+    assert {message.properties.topic_alias for message in messages} == {None}
+    meter.vanish()
+    meter = broker.device("meter-1", clean_start=False)
+    meter.send(publication("", b"x", topic_alias=3))
+    assert meter.farewell().reason_code is ReasonCode.PROTOCOL_ERROR, "an alias ends with its connection"
+
+
+def test_a_client_that_takes_aliases_gets_them(broker: MemoryBroker) -> None:
+    backend = broker.service(topic_alias_maximum=1)
+    backend.subscribe("fleet/#", qos=1)
+    meter = broker.device("meter-1")
+    for _ in range(2):
+        for qos in (1, 0):
+            meter.publish(TOPIC, b"x", qos=qos)
+            meter.publish(f"{TOPIC}/2", b"x", qos=qos)
+    said = [(message.topic, message.properties.topic_alias) for message in backend.messages()]
+    other = (f"{TOPIC}/2", None)
+    assert said == [(TOPIC, 1), other, ("", 1), other, ("", 1), other, ("", 1), other]
+
+
+def test_a_packet_that_waits_for_the_store_introduces_no_alias(stored: StoredBroker) -> None:
+    backend = stored.service(topic_alias_maximum=5, **KEPT)
+    backend.subscribe("fleet/#", qos=2)
+    meter = stored.device("meter-1")
+    stored.held = True
+    meter.send(
+        publication(TOPIC, b"2", 2, packet_id=1), publication(TOPIC, b"0"), publication(TOPIC, b"1", 1, packet_id=2)
+    )
+    assert [(message.topic, message.payload) for message in backend.messages()] == [(TOPIC, b"0"), (TOPIC, b"1")]
+    stored.write()
+    assert [(message.topic, message.payload) for message in backend.messages()] in ([("", b"2")], [(TOPIC, b"2")])
+
+
+# Answers that wait
+
+
+def test_an_answer_does_not_come_out_of_the_next_connection(stored: StoredBroker) -> None:
+    stored.service(**KEPT).subscribe("fleet/#", qos=1)
+    meter = stored.device("meter-1", **KEPT)
+    stored.held = True
+    meter.send(publication(TOPIC, b"x", 1, packet_id=5))
+    meter.vanish()
+    back = stored.device("meter-1", **KEPT)
+    while stored.write():
+        pass
+    assert back.received() == []
+
+
+def test_nothing_is_held_when_nobody_persistent_is_concerned(stored: StoredBroker) -> None:
+    stored.service().subscribe("fleet/#", qos=1)
+    meter = stored.device("meter-1")
+    stored.held = True
+    meter.publish(TOPIC, b"x", qos=1)
+    meter.publish(TOPIC, b"x", qos=2)
+
+
+@pytest.fixture
+def failing(stored: StoredBroker) -> WireClient:
+    """A device on a broker whose store has just failed; a persistent service listens."""
+    stored.service(**KEPT).subscribe("fleet/#", qos=2)
+    meter = stored.device("meter-1", **KEPT)
+    stored.held = True
+    meter.send(publication(TOPIC, b"1", 1, packet_id=1), publication(TOPIC, b"2", 2, packet_id=2))
+    assert meter.received() == []
+    stored.fail()
+    return meter
+
+
+def test_what_was_under_way_is_refused_at_qos1_and_waits_at_qos2(stored: StoredBroker, failing: WireClient) -> None:
+    assert failing.received() == [Puback(1, ReasonCode.QUOTA_EXCEEDED)]
+    stored.fail()
+    assert failing.received() == []
+    stored.write()
+    assert failing.received() == [Pubrec(2)]
+
+
+def test_new_messages_are_refused_and_not_routed(stored: StoredBroker, failing: WireClient) -> None:
+    failing.received()
+    failing.send(publication(TOPIC, b"3", 1, packet_id=3), publication(TOPIC, b"4", 2, packet_id=4))
+    puback, pubrec = failing.received()
+    assert isinstance(puback, Puback)
+    assert isinstance(pubrec, Pubrec)
+    assert {puback.reason_code, pubrec.reason_code} == {ReasonCode.QUOTA_EXCEEDED}
+    assert "store cannot be written" in str(puback.properties.reason_string)
+    stored.held = False
+    stored.settle()
+    failing.received()
+    failing.send(publication(TOPIC, b"5", 2, packet_id=4))
+    assert failing.received() == [Pubrec(4)], "a refused identifier is free"
+    assert [m.payload for m in stored.service(**KEPT).messages()] == [b"1", b"2", b"5"]
+
+
+def test_an_older_client_is_closed(stored: StoredBroker, failing: WireClient) -> None:
+    del failing
+    older = stored.device("meter-2", version=V311)
+    older.send(publication("fleet/meters/meter-2/x", b"x", 1, packet_id=1))
+    assert older.closed
+    assert older.received() == []
+
+
+def test_subscriptions_that_must_be_stored_are_refused_and_others_are_not(
+    stored: StoredBroker, failing: WireClient
+) -> None:
+    failing.received()
+    failing.send(Subscribe(7, (request("fleet/meters/meter-1/cmd/#"),)), Unsubscribe(8, ("x",)))
+    suback, unsuback = failing.received()
+    assert isinstance(suback, Suback)
+    assert suback.reason_codes == (ReasonCode.QUOTA_EXCEEDED,)
+    assert unsuback == Unsuback(8, (ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR,))
+    brief = stored.service("brief")
+    assert brief.subscribe("fleet/#").reason_codes == (0,)
+    assert brief.unsubscribe("fleet/#").reason_codes == (0,)

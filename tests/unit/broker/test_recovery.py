@@ -1,0 +1,201 @@
+"""What another broker process finds in the database: every table, and what time has done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
+from tests.support.stored import StoredBroker
+from tests.support.wire import V5, V311, publication, request, will
+
+TOPIC = "fleet/meters/meter-1/telemetry"
+KEPT = {"clean_start": False, "session_expiry_interval": 600}
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[StoredBroker]:
+    opened = StoredBroker(tmp_path)
+    yield opened
+    opened.close()
+
+
+def test_subscriptions_come_back_with_their_options(broker: StoredBroker) -> None:
+    backend = broker.service(**KEPT)
+    backend.subscribe(request("fleet/#", 1, retain_as_published=True), identifier=7)
+    backend.subscribe("fleet/a")
+    backend.unsubscribe("fleet/a")
+    after = broker.killed()
+    meter = after.device("meter-1")
+    meter.publish(TOPIC, b"while away", qos=1, retain=True)
+    back = after.service(**KEPT)
+    (message,) = back.messages()
+    assert (message.payload, message.retain, message.properties.subscription_identifiers) == (b"while away", True, (7,))
+    assert len(back.session.subscriptions) == 1
+
+
+def test_messages_come_back_in_order_with_what_belongs_to_them(broker: StoredBroker) -> None:
+    backend = broker.service(**KEPT, receive_maximum=2)
+    backend.subscribe("fleet/#", qos=1)
+    meter = broker.device("meter-1")
+    for number in range(5):
+        meter.publish(TOPIC, b"%d" % number, qos=1, user_properties=(("n", str(number)),), message_expiry_interval=60)
+    backend.acknowledge(backend.messages()[0])
+    after = broker.killed(away=20)
+    messages = after.service(**KEPT).messages()
+    assert [message.payload for message in messages] == [b"1", b"2", b"3", b"4"]
+    assert [message.properties.user_properties for message in messages] == [(("n", str(n)),) for n in range(1, 5)]
+    assert {message.properties.message_expiry_interval for message in messages} == {40}
+
+
+def test_more_messages_than_the_queue_takes_come_back_all(broker: StoredBroker) -> None:
+    broker.limits |= {"max_queued_bytes": 300}
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    meter = broker.device("meter-1")
+    for number in range(10):
+        meter.publish(TOPIC, b"%d" % number * 100, qos=1)
+    after = broker.killed()
+    assert after.service(**KEPT).payloads() == [b"%d" % number * 100 for number in range(10)]
+
+
+def test_expired_messages_do_not_come_back(broker: StoredBroker) -> None:
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    backend.vanish()
+    meter = broker.device("meter-1")
+    meter.publish(TOPIC, b"short", qos=1, message_expiry_interval=10)
+    meter.publish(TOPIC, b"long", qos=1, message_expiry_interval=100)
+    meter.publish("fleet/meters/meter-1/a", b"short", qos=1, retain=True, message_expiry_interval=10)
+    meter.publish("fleet/meters/meter-1/b", b"long", qos=1, retain=True)
+    after = broker.killed(away=20)
+    assert after.service(**KEPT).payloads() == [b"long", b"long"]
+    assert len(after.engine.retained) == 1
+    after.settle()
+    assert len(after.store.rows("SELECT * FROM retained")) == 1
+
+
+def test_a_retained_message_that_was_cleared_stays_cleared(broker: StoredBroker) -> None:
+    meter = broker.device("meter-1")
+    meter.publish(TOPIC, b"x", qos=1, retain=True)
+    meter.publish(TOPIC, b"", qos=1, retain=True)
+    after = broker.killed()
+    assert len(after.engine.retained) == 0
+
+
+@pytest.mark.parametrize(("away", "present"), [(30, True), (90, False)])
+def test_a_session_whose_time_has_passed_does_not_come_back(broker: StoredBroker, away: float, present: bool) -> None:
+    client = broker.service(clean_start=False, session_expiry_interval=60)
+    client.subscribe("fleet/#", qos=1)
+    client.leave()
+    after = broker.killed(away=away)
+    assert len(after.engine.registry) == present
+    answer = after.open_service().connect(client_id="backend", clean_start=False)
+    assert answer.session_present is present
+
+
+def test_the_time_of_who_was_connected_begins_at_the_restart(broker: StoredBroker) -> None:
+    broker.service(clean_start=False, session_expiry_interval=60)
+    after = broker.killed(away=1000)
+    after.advance(50)
+    after.keep_fresh()
+    assert after.open_service().connect(client_id="backend", clean_start=False).session_present
+
+
+def test_a_session_that_ends_with_its_connection_leaves_nothing(broker: StoredBroker) -> None:
+    broker.service("brief").subscribe("fleet/#", qos=1)
+    kept = broker.service(**KEPT)
+    kept.leave(session_expiry_interval=0)
+    assert broker.store.rows("SELECT * FROM sessions") == []
+    assert broker.store.rows("SELECT * FROM subscriptions") == []
+
+
+def test_a_clean_start_takes_everything_of_the_session_along(broker: StoredBroker) -> None:
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=2)
+    backend.vanish()
+    broker.device("meter-1").publish(TOPIC, b"x", qos=2)
+    broker.service(session_expiry_interval=600)
+    assert [broker.store.rows(f"SELECT count(*) FROM {each}") for each in ("deliveries", "messages")] == [[(0,)]] * 2  # noqa: S608
+    assert broker.store.rows("SELECT count(*) FROM sessions") == [(1,)]
+
+
+@pytest.mark.parametrize(("expiry", "delay", "waits"), [(0, 0, 10), (600, 0, 10), (600, 30, 30)])
+def test_a_will_is_sent_after_its_delay_or_some_grace(
+    broker: StoredBroker, expiry: int, delay: int, waits: int
+) -> None:
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    last = will("fleet/meters/meter-1/event", b"gone", 1, will_delay_interval=delay, content_type="text")
+    broker.device("meter-1", clean_start=False, session_expiry_interval=expiry, will=last)
+    after = broker.killed()
+    watcher = after.service(**KEPT)
+    after.advance(waits - 2)
+    assert watcher.received() == []
+    after.advance(4)
+    (message,) = watcher.messages()
+    assert (message.payload, message.properties.content_type) == (b"gone", "text")
+    after.settle()
+    again = after.killed()
+    again.advance(60)
+    assert again.service(**KEPT).payloads() == [b"gone"], "it was not acknowledged, but is sent once"
+
+
+def test_a_client_that_comes_back_in_time_calls_its_will_back(broker: StoredBroker) -> None:
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    broker.device("meter-1", will=will("fleet/meters/meter-1/event", b"gone", 1), **KEPT)
+    after = broker.killed()
+    after.device("meter-1", **KEPT)
+    watcher = after.service(**KEPT)
+    after.advance(60)
+    assert watcher.received() == []
+
+
+def test_a_qos2_message_from_a_client_is_known_after_a_crash(broker: StoredBroker) -> None:
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    meter = broker.device("meter-1", **KEPT)
+    meter.send(publication(TOPIC, b"once", 2, packet_id=9))
+    assert meter.received() == [Pubrec(9)]
+    after = broker.killed()
+    meter = after.device("meter-1", **KEPT)
+    meter.send(publication(TOPIC, b"once", 2, packet_id=9, dup=True))
+    assert meter.received() == [Pubrec(9)]
+    meter.send(Pubrel(9))
+    assert meter.received() == [Pubcomp(9)]
+    assert after.service(**KEPT).payloads() == [b"once"]
+
+
+@pytest.mark.parametrize("received", [False, True])
+def test_a_qos2_message_to_a_client_goes_on_where_it_was(broker: StoredBroker, received: bool) -> None:
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=2)
+    broker.device("meter-1").publish(TOPIC, b"once", qos=2)
+    (message,) = backend.messages()
+    if received:
+        backend.send(Pubrec(message.packet_id))
+        assert backend.received() == [Pubrel(message.packet_id)]
+    after = broker.killed()
+    backend = after.service(**KEPT)
+    if not received:
+        (again,) = backend.messages()
+        assert again == Publish(TOPIC, b"once", message.qos, dup=True, packet_id=message.packet_id)
+        backend.send(Pubrec(message.packet_id))
+    assert backend.received() == [Pubrel(message.packet_id)]
+    backend.send(Pubcomp(message.packet_id))
+    after.settle()
+    assert after.store.rows("SELECT * FROM deliveries") == []
+
+
+@pytest.mark.parametrize("version", [V311, V5])
+def test_identifiers_are_kept_for_who_was_killed_with_the_broker(broker: StoredBroker, version: object) -> None:
+    fields = KEPT if version is V5 else {"clean_start": False}
+    backend = broker.service(version=version, **fields)  # type: ignore[arg-type]
+    backend.subscribe("fleet/#", qos=1)
+    after = broker.killed()
+    session = after.engine.registry.find(backend.session.owner.role, "backend")
+    assert session is not None
+    assert session.v5 is (version is V5)

@@ -1,0 +1,165 @@
+"""Shared subscriptions: each message to one member, and to nobody else unless that one's session ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.mqtt.packets import Pubrec
+from tests.support.wire import MemoryBroker, WireClient
+
+TOPIC = "fleet/meters/meter-1/telemetry"
+SHARED = "$share/workers/fleet/#"
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@pytest.fixture
+def meter(broker: MemoryBroker) -> WireClient:
+    return broker.device("meter-1")
+
+
+def workers(broker: MemoryBroker, count: int, qos: int = 1, **fields: object) -> list[WireClient]:
+    members = [broker.service("w", client_id=f"w-{index}", **fields) for index in range(count)]
+    for member in members:
+        assert member.subscribe(SHARED, qos=qos).reason_codes == (qos,)
+    return members
+
+
+def publish(meter: WireClient, *numbers: int, qos: int = 1) -> None:
+    for number in numbers:
+        meter.publish(TOPIC, b"%d" % number, qos=qos)
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_messages_are_shared_out_evenly(broker: MemoryBroker, meter: WireClient, qos: int) -> None:
+    members = workers(broker, 3, qos)
+    publish(meter, *range(9), qos=qos)
+    got = [member.payloads() for member in members]
+    assert [len(each) for each in got] == [3, 3, 3]
+    assert sorted(payload for each in got for payload in each) == [b"%d" % number for number in range(9)]
+
+
+def test_a_share_and_an_ordinary_subscription_both_get_it(broker: MemoryBroker, meter: WireClient) -> None:
+    (member,) = workers(broker, 1)
+    member.subscribe("fleet/meters/#", qos=0)
+    other = broker.service("other")
+    other.subscribe("$share/others/fleet/#")
+    publish(meter, 1)
+    assert len(member.messages()) == 2
+    assert len(other.messages()) == 1
+
+
+def test_a_member_has_its_own_qos_and_identifier(broker: MemoryBroker, meter: WireClient) -> None:
+    client = broker.service("w")
+    client.subscribe(SHARED, qos=0, identifier=5)
+    client.subscribe(SHARED, qos=1, identifier=6)
+    publish(meter, 1)
+    (message,) = client.messages()
+    assert (message.qos, message.properties.subscription_identifiers) == (1, (6,))
+
+
+def test_a_share_gets_no_retained_messages(broker: MemoryBroker, meter: WireClient) -> None:
+    meter.publish(TOPIC, b"x", retain=True)
+    (member,) = workers(broker, 1)
+    assert member.received() == []
+
+
+def test_who_has_room_is_served_before_who_has_none(broker: MemoryBroker, meter: WireClient) -> None:
+    slow, quick = workers(broker, 2, receive_maximum=1)
+    for number in range(8):
+        publish(meter, number)
+        quick.acknowledge(*(messages := quick.messages()))
+        assert number < 3 or len(messages) == 1
+    assert len(slow.messages()) == 1
+    assert slow.session.queued <= 1
+
+
+def test_messages_in_flight_of_a_session_that_ends_go_to_another(broker: MemoryBroker, meter: WireClient) -> None:
+    leaving, staying = workers(broker, 2, receive_maximum=2)
+    publish(meter, *range(8))
+    first = leaving.messages()[0]
+    leaving.acknowledge(first)
+    leaving.vanish()
+    got = [first.payload]
+    while messages := staying.messages():
+        got += [message.payload for message in messages]
+        staying.acknowledge(*messages)
+    assert sorted(got) == [b"%d" % number for number in range(8)]
+
+
+def test_messages_in_flight_of_a_session_that_stays_are_its_own(broker: MemoryBroker, meter: WireClient) -> None:
+    away, staying = workers(broker, 2, session_expiry_interval=60)
+    publish(meter, 0, 1)
+    away.vanish()
+    publish(meter, 2, 3)
+    assert staying.payloads() == [b"1", b"2", b"3"]
+    back = broker.service("w", client_id="w-0", clean_start=False, session_expiry_interval=60)
+    assert back.payloads() == [b"0"]
+
+
+def test_qos2_in_flight_is_not_given_away_but_what_was_never_sent_is(broker: MemoryBroker, meter: WireClient) -> None:
+    # [MQTT-4.8.2-5]: it may have arrived.
+    leaving, staying = workers(broker, 2, 2, receive_maximum=1)
+    publish(meter, *range(4), qos=2)
+    (sent,) = leaving.messages()
+    leaving.send(Pubrec(sent.packet_id))
+    (first,) = staying.messages()
+    leaving.vanish()
+    queued = [delivery.message.payload for delivery in staying.session.deliveries()]
+    assert sent.payload not in queued
+    assert sorted(queued) == sorted({b"0", b"1", b"2", b"3"} - {sent.payload})
+    assert first.payload in queued
+
+
+def test_with_nobody_connected_it_waits_for_who_comes_back(broker: MemoryBroker, meter: WireClient) -> None:
+    brief, kept = workers(broker, 1)[0], broker.service("k", session_expiry_interval=60)
+    kept.subscribe(SHARED, qos=1)
+    for client in (kept, brief):
+        client.vanish()
+    publish(meter, 1)
+    assert broker.service("k", clean_start=False, session_expiry_interval=60).payloads() == [b"1"]
+
+
+def test_a_share_without_members_is_gone(broker: MemoryBroker, meter: WireClient) -> None:
+    members = workers(broker, 2)
+    assert broker.engine.routes.subscription_count == 1
+    assert members[0].unsubscribe(SHARED).reason_codes == (0,)
+    assert members[0].unsubscribe(SHARED).reason_codes == (0x11,)
+    members[1].vanish()
+    assert broker.engine.routes.subscription_count == 0
+    publish(meter, 1)
+
+
+def test_publishers_are_held_when_every_member_lags(broker: MemoryBroker) -> None:
+    broker = MemoryBroker(max_queued_messages=8)
+    members = workers(broker, 2, receive_maximum=1)
+    meter = broker.device("meter-1")
+    sent = 0
+    while not meter.transport.held:
+        publish(meter, sent)
+        sent += 1
+    assert sent < 20
+    got = []
+    for _ in range(100):
+        for member in members:
+            messages = member.messages()
+            got += [message.payload for message in messages]
+            member.acknowledge(*messages)
+    assert not meter.transport.held
+    assert sorted(got) == sorted(b"%d" % number for number in range(sent))
+    assert broker.metrics.dropped_queue_full == 0
+
+
+def test_a_publisher_is_held_for_a_share_for_a_second_at_most() -> None:
+    broker = MemoryBroker(max_queued_messages=8)
+    workers(broker, 2, receive_maximum=1)
+    meter = broker.device("meter-1")
+    for number in range(50):
+        publish(meter, number)
+        if meter.transport.held:
+            break
+    broker.advance(2)
+    assert not meter.transport.held

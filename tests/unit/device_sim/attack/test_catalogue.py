@@ -1,0 +1,52 @@
+"""The catalogue as a whole, and how cases are picked from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from device_sim.attack.case import Case
+from device_sim.attack.catalogue import CATALOGUE, NoSuchCase, pick
+from device_sim.attack.revocation_list import chapter
+from device_sim.attack.verdict import Layer, is_admission
+
+# What an answer may begin with.
+LAYERS = {*Layer, "closed"}
+
+
+def test_every_number_of_the_catalogue_has_a_case() -> None:
+    assert {int(case.number) for case in CATALOGUE} == set(range(1, 46))
+
+
+@pytest.mark.parametrize("cases", [CATALOGUE, chapter.cases])
+def test_names_are_unique_and_every_case_expects_something(cases: Sequence[Case]) -> None:
+    names = [case.name for case in cases]
+    assert len(set(names)) == len(names)
+    for case in cases:
+        assert case.expected
+        assert all(answer.split()[0] in LAYERS for answer in case.expected)
+        for answer in case.expected:
+            is_admission(answer)  # Readable, or it raises.
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names"),
+    [
+        (["3"], ["3-expired", "3-expired-1s"]),
+        (["3-expired"], ["3-expired"]),
+        (["3-*,2"], ["2-no-certificate", "3-expired", "3-expired-1s"]),
+        (["*will*", "2"], ["2-no-certificate", "37-will", "38-will-of-revoked", "41-will-of-frozen"]),
+    ],
+)
+def test_cases_are_picked_by_number_name_or_pattern(patterns: list[str], names: list[str]) -> None:
+    assert [case.name for case in pick(CATALOGUE, patterns)] == names
+
+
+def test_nothing_picked_means_all() -> None:
+    assert pick(CATALOGUE, []) == CATALOGUE
+
+
+def test_a_pattern_that_picks_nothing_is_an_error() -> None:
+    with pytest.raises(NoSuchCase, match="--only 99: no such case"):
+        pick(CATALOGUE, ["3", "99"])

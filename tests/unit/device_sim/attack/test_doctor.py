@@ -1,0 +1,68 @@
+"""The doctor: each finding with the remedy that helps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from device_sim.attack.doctor import Machine, State, examine, look
+
+HEALTHY = Machine(
+    descriptors=20_000,
+    descriptors_allowed=20_000,
+    ports=(32768, 60999),
+    cores=2,
+    memory_kilobytes=4_000_000,
+    backlog=4096,
+    now=datetime(2027, 1, 1, tzinfo=UTC),
+    programs={"mosquitto": "/usr/sbin/mosquitto"},
+)
+
+
+def test_a_healthy_machine_is_well() -> None:
+    assert {finding.state for finding in examine(HEALTHY, 10_000, 1)} == {State.OK}
+
+
+@pytest.mark.parametrize(
+    ("change", "devices", "what", "state", "remedy"),
+    [
+        ({"descriptors": 1024}, 10_000, "descriptors", State.PROBLEM, "ulimit -n 10256"),
+        (
+            {"descriptors": 1024, "descriptors_allowed": 4096},
+            10_000,
+            "descriptors",
+            State.PROBLEM,
+            "as root: prlimit --pid $$ --nofile=10256, then start again from that shell",
+        ),
+        (
+            {"descriptors": 100_000},
+            60_000,
+            "ports",
+            State.PROBLEM,
+            "spread the devices over 3 source addresses: --sources 3",
+        ),
+        ({"memory_kilobytes": 60_000}, 10_000, "memory", State.PROBLEM, "fewer devices: 1000 fit here"),
+        ({"cores": 1}, 100, "cores", State.ADVICE, "run them on two machines"),
+        ({"backlog": 128}, 100, "listen backlog", State.ADVICE, "as root: sysctl -w net.core.somaxconn=4096"),
+        (
+            {"now": datetime(1970, 1, 1, tzinfo=UTC)},
+            100,
+            "clock",
+            State.PROBLEM,
+            "as root: timedatectl set-ntp true",
+        ),
+        ({"programs": {"mosquitto": None}}, 100, "mosquitto", State.ADVICE, "apt-get install mosquitto"),
+    ],
+)
+def test_a_lack_has_its_remedy(change: dict[str, Any], devices: int, what: str, state: State, remedy: str) -> None:
+    findings = examine(replace(HEALTHY, **change), devices, 1)
+    assert [(each.what, each.state, each.remedy) for each in findings if each.state is not State.OK] == [
+        (what, state, remedy)
+    ]
+
+
+def test_this_machine_can_be_looked_at() -> None:
+    assert look().cores >= 1

@@ -1,0 +1,63 @@
+"""The reports: JUnit for a CI, JSON, one table of several runs, and the exit verdict of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from device_sim.attack.report import as_dict, line, markdown, write_junit
+from device_sim.attack.run import worst
+from device_sim.attack.verdict import Judgement, Layer, Outcome, Seen, Verdict
+
+RIGHT = Outcome("2-a", "a", ("tls x",), 3.0, Judgement(Verdict.PASS), Seen(Layer.TLS, "x", "said\x00so"), 0.02)
+ODD = Outcome("3-b", "b", ("tls x",), 3.0, Judgement(Verdict.WARN, "otherwise"), Seen(Layer.TCP, "reset"), 0.02)
+WRONG = Outcome("4-c", "c", ("tls x",), 3.0, Judgement(Verdict.FAIL, "it | got in"), Seen(Layer.MQTT, "y", got_in=True))
+LEFT = Outcome("5-d", "d", ("tls x",), 3.0, Judgement(Verdict.SKIP, "cannot"))
+ALL = [RIGHT, ODD, WRONG, LEFT]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "verdict"),
+    [
+        ([RIGHT], Verdict.PASS),
+        ([RIGHT, LEFT], Verdict.PASS),
+        ([RIGHT, ODD], Verdict.WARN),
+        (ALL, Verdict.FAIL),
+        ([LEFT], Verdict.FAIL),
+        ([], Verdict.FAIL),
+    ],
+)
+def test_the_worst_counts_and_nothing_passed_is_a_failure(outcomes: list[Outcome], verdict: Verdict) -> None:
+    assert worst(outcomes) is verdict
+
+
+def test_junit_counts_failures_and_skips_and_is_xml_whatever_the_peer_said(tmp_path: Path) -> None:
+    path = tmp_path / "junit.xml"
+    write_junit(path, "attack", "broker", ALL)
+    suite = ET.parse(path).getroot()  # noqa: S314 - we wrote it
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "1", "1")
+    assert [row.get("name") for row in suite if row.find("failure") is not None] == ["4-c"]
+    assert [row.get("name") for row in suite if row.find("skipped") is not None] == ["5-d"]
+    assert "said?so" in (suite[0].findtext("system-out") or "")
+
+
+def test_one_table_compares_runs_and_leaves_a_gap_where_one_has_no_such_case() -> None:
+    ours = as_dict("attack", "ours", ALL, {})
+    theirs = as_dict("attack", "theirs", [RIGHT], {})
+    assert ours["verdict"] == "fail"
+    assert markdown([ours, theirs]).splitlines() == [
+        "| case | a device that … | right answer | ours | theirs |",
+        "|---|---|---|---|---|",
+        "| 2-a | a | tls x | **pass** tls x, 20 ms | **pass** tls x, 20 ms |",
+        "| 3-b | b | tls x | **warn** tcp reset, 20 ms; otherwise |  |",
+        "| 4-c | c | tls x | **fail** mqtt y, 0 ms; it \\| got in |  |",
+        "| 5-d | d | tls x | **skip** cannot |  |",
+        "| **total** | | | 1 pass, 1 warn, 1 fail, 1 skip | 1 pass, 0 warn, 0 fail, 0 skip |",
+    ]
+
+
+def test_a_line_says_verdict_answer_and_why() -> None:
+    assert line(ODD).split() == ["WARN", "3-b", "tcp", "reset", "20", "ms", "(otherwise)"]
+    assert line(LEFT).split() == ["SKIP", "5-d", "-", "(cannot)"]

@@ -1,0 +1,118 @@
+"""The verdict: pass, warn or fail, from what was seen and what was due."""
+
+from __future__ import annotations
+
+import pytest
+
+from device_sim.attack.verdict import (
+    OPEN,
+    UNANSWERED,
+    ClosedBy,
+    Judgement,
+    Layer,
+    Outcome,
+    Seen,
+    Verdict,
+    is_admission,
+    judge,
+    seen_in,
+)
+from device_sim.closure import Closure
+from device_sim.closure import Layer as ClosureLayer
+
+EXPIRED = Seen(Layer.TLS, "certificate_expired")
+IN = Seen(Layer.MQTT, "CONNACK 0x00", got_in=True)
+CLOSED = Seen(Layer.TCP, "reset")
+STILL_OPEN = Seen(Layer.MQTT, OPEN, closed_by=ClosedBy.NOBODY, got_in=True)
+GONE = Seen(Layer.TCP, UNANSWERED, "Connection refused", ClosedBy.NOBODY)
+
+
+@pytest.mark.parametrize(
+    ("expected", "seen", "seconds", "verdict", "why"),
+    [
+        (("tls certificate_expired",), EXPIRED, 0.1, Verdict.PASS, ""),
+        (("tls unknown_ca", "tls certificate_expired"), EXPIRED, 0.1, Verdict.PASS, ""),
+        (("tls certificate_expired",), EXPIRED, 3.5, Verdict.FAIL, "after 3.5 s, 3 s at most"),
+        (("tls unknown_ca",), EXPIRED, 0.1, Verdict.WARN, "refused, but not in the expected way"),
+        (("tls unknown_ca",), EXPIRED, 9.0, Verdict.FAIL, "after 9.0 s, 3 s at most"),
+        (("tls unknown_ca",), CLOSED, 0.1, Verdict.WARN, "refused, but not in the expected way"),
+        (("closed",), CLOSED, 0.1, Verdict.PASS, ""),
+        (("closed",), EXPIRED, 0.1, Verdict.WARN, "refused, but not in the expected way"),
+        (("tls unknown_ca",), IN, 0.1, Verdict.FAIL, "it got what it wanted"),
+        (("closed",), STILL_OPEN, 3.0, Verdict.FAIL, "still open at the deadline"),
+        (("tls unknown_ca",), GONE, 0.1, Verdict.FAIL, "nobody answered"),
+        (("mqtt CONNACK 0x00",), GONE, 0.1, Verdict.FAIL, "nobody answered"),
+        (("mqtt CONNACK 0x00",), IN, 0.1, Verdict.PASS, ""),
+        (("mqtt CONNACK 0x00",), EXPIRED, 0.1, Verdict.FAIL, "refused where it must not be"),
+        (("mqtt CONNACK 0x00", "tls unknown_ca"), EXPIRED, 0.1, Verdict.WARN, "refused, but not in the expected way"),
+    ],
+)
+def test_a_verdict_follows_from_answer_and_time(
+    expected: tuple[str, ...], seen: Seen, seconds: float, verdict: Verdict, why: str
+) -> None:
+    assert judge(expected, 3.0, seen, seconds) == Judgement(verdict, why)
+
+
+@pytest.mark.parametrize(
+    ("answer", "lets_in"),
+    [
+        ("mqtt CONNACK 0x00", True),
+        ("mqtt CONNACK 0", True),
+        ("mqtt CONNACK 5", False),
+        ("mqtt CONNACK 0x87", False),
+        ("mqtt SUBACK 0x01", True),
+        ("mqtt SUBACK 0x80", False),
+        ("mqtt PUBACK 0x10", True),
+        ("mqtt DISCONNECT 0x98", False),
+        ("mqtt delivered", True),
+        ("mqtt not-delivered", False),
+        ("http issued", True),
+        ("http 401 TOKEN_USED", False),
+        ("tls unknown_ca", False),
+        ("closed", False),
+    ],
+)
+def test_an_answer_lets_in_or_not(answer: str, lets_in: bool) -> None:
+    assert is_admission(answer) is lets_in
+
+
+def test_a_code_is_told_apart_from_an_alert() -> None:
+    assert (EXPIRED.alert, EXPIRED.reason_code) == ("certificate_expired", None)
+    assert (CLOSED.alert, CLOSED.reason_code) == (None, None)
+    assert (IN.alert, IN.reason_code) == (None, "0x00")
+    assert Seen(Layer.HTTP, "401 TOKEN_USED").reason_code == "401"
+
+
+@pytest.mark.parametrize(
+    ("closure", "text"),
+    [
+        (Closure(ClosureLayer.TLS, "unknown_ca", "", 0.0), "tls unknown_ca"),
+        (Closure(ClosureLayer.TLS, "closed", "", 0.0), "tls closed"),
+        (Closure(ClosureLayer.TCP, "reset", "", 0.0), "tcp reset"),
+        (Closure(ClosureLayer.TCP, "error", "Connection refused", 0.0), "tcp unanswered"),
+        (Closure(ClosureLayer.TCP, "timeout", "", 0.0), "tcp unanswered"),
+    ],
+)
+def test_a_closure_is_an_answer(closure: Closure, text: str) -> None:
+    assert seen_in(closure).text == text
+
+
+def test_an_outcome_is_the_record_of_a_case() -> None:
+    seen = Seen(Layer.MQTT, "CONNACK 0x87", "REVOKED: certificate revoked")
+    outcome = Outcome("5-revoked", "is revoked", ("mqtt CONNACK 0x87",), 3.0, Judgement(Verdict.PASS), seen, 0.0125)
+    assert outcome.as_dict() == {
+        "case": "5-revoked",
+        "description": "is revoked",
+        "expected": {"any_of": ["mqtt CONNACK 0x87"], "within_ms": 3000},
+        "observed": {
+            "layer": "mqtt",
+            "answer": "mqtt CONNACK 0x87",
+            "alert": None,
+            "reason_code": "0x87",
+            "reason_string": "REVOKED: certificate revoked",
+            "closed_by": "peer",
+            "ms": 12.5,
+        },
+        "verdict": "pass",
+        "why": "",
+    }

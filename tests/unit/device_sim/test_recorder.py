@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from datetime import UTC, datetime
+
+import pytest
+
+from device_sim.latency import Latency
+from device_sim.run.health import HealthSample, faults
+from device_sim.run.recorder import Percentiles, Recorder
+from device_sim.run.result import RunResult
+from device_sim.scenario.metrics import Count, Duration
+from device_sim.scenario.model import GeneratorLimits, build
+
+HEALTHY = HealthSample(1.0, 2.0, 0.3, 50, 20_000, 40, 28_232, 80.0)
+SCENARIO = build(
+    {"name": "x", "stages": [{"ramp": {"rate": 1}}], "thresholds": {"admitted": ["p99 < 100"], "lost": ["== 0"]}}, "x"
+)
+
+
+def result(recorder: Recorder, *, interrupted: signal.Signals | None = None, skipped: int = 0) -> RunResult:
+    found = RunResult(SCENARIO, datetime.now(UTC), 1.0, recorder, Latency(), {}, {}, interrupted)
+    found.judge(skipped, 1000)
+    return found
+
+
+def test_a_response_includes_how_late_it_began_and_a_service_time_does_not() -> None:
+    recorder = Recorder()
+    recorder.record(Duration.ADMITTED, 0.010, 0.090)
+    assert recorder.service[Duration.ADMITTED].highest == pytest.approx(10, rel=0.01)
+    assert recorder.response[Duration.ADMITTED].highest == pytest.approx(100, rel=0.01)
+
+
+def test_nothing_begins_early() -> None:
+    recorder = Recorder()
+    recorder.record(Duration.PUBACK, 0.010, -0.5)
+    assert recorder.response[Duration.PUBACK].highest == pytest.approx(10, rel=0.01)
+
+
+def test_a_sample_has_its_own_second_only() -> None:
+    recorder = Recorder()
+    recorder.record(Duration.END_TO_END, 0.010, 0.0)
+    first = recorder.sample(1.0, 5, 5, 1, 1, Counter({"tls unknown_ca": 2}), HEALTHY)
+    recorder.record(Duration.END_TO_END, 0.030, 0.0)
+    second = recorder.sample(2.0, 5, 5, 2, 2, Counter({"tls unknown_ca": 3}), HEALTHY)
+    third = recorder.sample(3.0, 5, 5, 2, 2, Counter({"tls unknown_ca": 3}), HEALTHY)
+    assert first.windows[Duration.END_TO_END].p99 == pytest.approx(10)
+    assert second.windows[Duration.END_TO_END].p50 == pytest.approx(30)
+    assert third.windows == {}
+    assert (first.refusals, second.refusals, third.refusals) == ({"tls unknown_ca": 2}, {"tls unknown_ca": 1}, {})
+
+
+def test_percentiles_of_nothing_are_nothing() -> None:
+    assert Percentiles.of([]) is None
+    assert Percentiles.of([3.0]) == Percentiles(1, 3.0, 3.0, 3.0)
+
+
+def test_an_encoded_histogram_is_whole() -> None:
+    latency, other = Latency(), Latency()
+    for milliseconds in range(1, 101):
+        latency.record(milliseconds / 1000)
+    other.record(0.5)
+    other.add(latency.encoded())
+    assert other.count == 101
+    assert (other.percentile(50), other.highest) == (pytest.approx(51, rel=0.02), pytest.approx(500, rel=0.01))
+    assert latency.curve()[0][1] == pytest.approx(1, rel=0.01)
+    assert Latency().curve() == []
+
+
+def test_a_run_that_holds_passes() -> None:
+    recorder = Recorder()
+    recorder.record(Duration.ADMITTED, 0.010, 0.0)
+    found = result(recorder)
+    assert (found.exit_code, found.verdict) == (0, "PASS")
+    assert [str(judged.threshold.metric) for judged in found.thresholds] == [
+        "false_admissions", "false_refusals", "admitted", "lost",
+    ]  # fmt: skip
+
+
+def test_the_worst_finding_is_the_exit_code() -> None:
+    recorder = Recorder()
+    recorder.record(Duration.ADMITTED, 0.010, 0.200)
+    assert (result(recorder).exit_code, result(recorder).verdict) == (99, "FAIL")
+    assert (result(recorder, skipped=100).exit_code, result(recorder, skipped=100).verdict) == (3, "INVALID")
+    interrupted = result(recorder, interrupted=signal.SIGINT, skipped=100)
+    assert (interrupted.exit_code, interrupted.verdict) == (130, "INTERRUPTED")
+    recorder.counts[Count.FALSE_ADMISSIONS] = 1
+    security = result(recorder, interrupted=signal.SIGINT, skipped=100)
+    assert (security.exit_code, security.verdict) == (4, "SECURITY FAILURE")
+
+
+def test_what_was_never_measured_does_not_pass() -> None:
+    found = result(Recorder())
+    (admitted,) = (judged for judged in found.thresholds if judged.threshold.metric is Duration.ADMITTED)
+    assert (admitted.value, admitted.passed, found.exit_code) == (None, False, 99)
+
+
+def test_a_false_refusal_is_a_security_failure_too() -> None:
+    recorder = Recorder()
+    recorder.counts[Count.FALSE_REFUSALS] = 1
+    assert result(recorder).exit_code == 4
+
+
+LIMITS = GeneratorLimits()
+
+
+def late(milliseconds: float) -> Latency:
+    latency = Latency()
+    latency.record(milliseconds / 1000)
+    return latency
+
+
+def busy(share: float = 0.3, descriptors: int = 50, ports: int = 40) -> HealthSample:
+    return HealthSample(1.0, 1.0, share, descriptors, 1000, ports, 1000, 80.0)
+
+
+@pytest.mark.parametrize(
+    ("samples", "lag", "skipped", "words"),
+    [
+        ([busy()], late(300), 0, "loop was late: lag p99"),
+        ([busy(0.99), busy(1.2), busy(0.2)], late(1), 0, "core was full in 2 of 3 seconds"),
+        ([busy()], late(1), 50, "50 messages were skipped"),
+        ([busy(descriptors=960)], late(1), 0, "960 of 1000 descriptors were in use; raise `ulimit -n`"),
+        ([busy(ports=990)], late(1), 0, "990 of 1000 ports were in use; add --sources"),
+    ],
+)
+def test_a_saturated_generator_is_told_with_its_remedy(
+    samples: list[HealthSample], lag: Latency, skipped: int, words: str
+) -> None:
+    (fault,) = faults(samples, lag, skipped, 1000, LIMITS)
+    assert words in fault
+
+
+def test_a_healthy_generator_has_no_faults() -> None:
+    assert faults([busy(), busy(0.99), busy()], late(50), 0, 1000, LIMITS) == []
+    assert faults([], Latency(), 0, 0, LIMITS) == []

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from device_sim.latency import Latency
+from device_sim.results.comparison import conditions, differences
+from device_sim.results.document import UnreadableReport, read
+from device_sim.results.files import write_all
+from device_sim.results.page import page_of
+from device_sim.results.plot import Plot, log_ticks, nice_ticks, short
+from device_sim.results.tables import junit, stage_at, timeline_csv
+from tests.support.documents import imagined
+
+VOID = {"meta"}
+
+
+class Tags(HTMLParser):
+    """Fails on a tag that is closed by another; keeps the text and what would be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.fetched += [value or "" for name, value in attributes if name in {"src", "href"}]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_a_stored_document_is_read_as_it_was_written(tmp_path: Path) -> None:
+    document = imagined()
+    assert [path.name for path in write_all(document, tmp_path)] == [
+        "report.json", "report.html", "timeline.csv", "junit.xml",
+    ]  # fmt: skip
+    assert read(tmp_path / "report.json") == json.loads(json.dumps(document))
+
+
+def test_histograms_can_be_merged_without_loss() -> None:
+    document = imagined()
+    merged = Latency()
+    for _ in range(2):
+        merged.add(document["durations"]["admitted"]["response"]["hdr"])
+    assert merged.count == 2 * document["durations"]["admitted"]["response"]["count"]
+    assert [[percent, round(value, 3)] for percent, value in merged.curve()] == document["durations"]["admitted"][
+        "response"
+    ]["curve"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"{", "is no JSON"), (b"[]", "has schema None"), (b'{"schema":"fleet-sim-run/9"}', "fleet-sim-run/9")],
+)
+def test_what_is_no_report_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(UnreadableReport, match=words):
+        read(tmp_path / "x.json")
+    with pytest.raises(UnreadableReport, match="cannot be read"):
+        read(tmp_path / "missing.json")
+
+
+def test_the_page_is_well_formed_and_fetches_nothing() -> None:
+    page = page_of(json.loads(json.dumps(imagined())))
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert tags.fetched == []
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_words_from_outside_are_text_on_the_page() -> None:
+    page = page_of(imagined())
+    assert "<b>of this</b>" not in page
+    assert "Nothing &lt;b&gt;of this&lt;/b&gt; happened &amp; nobody" in page
+    assert "meter-&lt;7&gt;" in page
+
+
+def test_the_page_says_what_the_document_says() -> None:
+    document = imagined()
+    tags = Tags()
+    tags.feed(page_of(document))
+    words = {word.strip() for word in tags.words}
+    assert {f"{item['value']:g}" for item in document["thresholds"]} <= words
+    assert {f"{duration['response']['max']:.2f}" for duration in document["durations"].values()} <= words
+    assert {document["verdict"], "999", "1"} <= words
+
+
+def test_a_run_in_which_nothing_was_measured_has_a_page() -> None:
+    document = imagined()
+    document.update(durations={}, markers=[], refusals={}, false_refusals={})
+    for sample in document["timeline"]:
+        sample.update(windows={}, refusals={}, received=0, published=0)
+    Tags().feed(page_of(document))
+
+
+def test_the_time_line_has_a_row_a_second() -> None:
+    rows = list(csv.DictReader(io.StringIO(timeline_csv(imagined()))))
+    assert len(rows) == 10
+    assert rows[4]["stage"] == "storm 100%"
+    assert float(rows[0]["admitted_p99"]) > 0
+    assert rows[9]["received"] == "1000"
+
+
+def test_a_time_outside_all_stages_has_none() -> None:
+    assert stage_at(imagined(), 99.0) == ""
+
+
+def test_each_threshold_is_a_test_case() -> None:
+    suite = ET.fromstring(junit(imagined()))  # noqa: S314 - our own
+    failed = [case.get("name") for case in suite if case.find("failure") is not None]
+    assert failed == ["admitted p99 < 1", "lost == 0"]
+    assert (suite.get("tests"), suite.get("failures")) == ("5", "2")
+
+
+def test_a_comparison_says_what_is_better() -> None:
+    found = {item.name: item for item in differences(imagined(), imagined(factor=2.0))}
+    assert found["admitted p99 ms"].css == "bad"
+    assert found["admitted p99 ms"].change.startswith("+")
+    assert found["published"].css == "soft"
+    assert found["published"].change == "="
+    again = {item.css for item in differences(imagined(), imagined())}
+    assert again == {"soft"}
+
+
+def test_a_comparison_says_how_the_runs_differ() -> None:
+    other = imagined()
+    other["scenario"]["devices"] = 80
+    assert conditions(imagined(), imagined()) == []
+    assert conditions(imagined(), other) == [("devices", "40", "80")]
+
+
+def test_ticks_are_round_and_few() -> None:
+    assert nice_ticks(0, 100, 4) == [0, 25, 50, 75, 100]
+    assert nice_ticks(0, 7, 5) == [0, 2, 4, 6]
+    assert nice_ticks(3, 3, 5) == [3]
+    assert log_ticks(0.1, 100) == [pytest.approx(0.1), 1, 10, 100]
+    assert [short(value) for value in (0.1, 5.0, 1500.0, 25_000.0)] == ["0.1", "5", "1500", "25k"]
+
+
+def test_what_is_outside_its_range_is_drawn_at_the_edge() -> None:
+    plot = Plot(100, 100, (0, 10), (0, 10), name="test")
+    plot.line([(-5, 5), (50, 500)], "c0")
+    assert 'points="52.0,48.0 90.0,22.0"' in plot.svg()

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from device_sim.scenario.catalogue import built_in, find
+from device_sim.scenario.metrics import Count, Duration
+from device_sim.scenario.model import InvalidScenario, Scenario, build, load, parse
+from device_sim.scenario.threshold import InvalidThreshold, Threshold
+
+MINIMAL = {"name": "x", "stages": [{"ramp": {"rate": 10}}]}
+
+
+def with_groups(seed: int = 1, devices: int = 100) -> Scenario:
+    groups = [{"name": "meters", "weight": 90}, {"name": "flaky", "weight": 10}]
+    return build({**MINIMAL, "seed": seed, "devices": devices, "groups": groups}, "test")
+
+
+def test_the_built_in_scenarios_are_valid_and_complete() -> None:
+    names = {
+        "smoke", "steady", "ramp", "reconnect-storm", "revoke-storm", "soak", "fan-out", "latency", "mass-renewal",
+        "broker-restart",
+    }  # fmt: skip
+    assert set(built_in()) == names
+    assert all(scenario.summary and scenario.limits() for scenario in built_in().values())
+
+
+def test_a_file_says_durations_and_shares_as_people_do(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        """
+        name = "mine"
+        [[groups]]
+        name = "meters"
+        telemetry = { every = "500ms", jitter = "20%" }
+        [[stages]]
+        ramp = { to = "50%", rate = 10 }
+        [[stages]]
+        hold = "2m"
+        """
+    )
+    scenario = load(path)
+    assert scenario.groups[0].telemetry is not None
+    assert (scenario.groups[0].telemetry.every, scenario.groups[0].telemetry.jitter) == (0.5, 0.2)
+    assert [stage.kind for stage in scenario.stages] == ["ramp", "hold"]
+    assert find(str(path)) == scenario
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"stages": []}, "stages: "),
+        ({"stages": [{"hold": "1s"}]}, "the first must be a ramp"),
+        ({"stages": [{"ramp": {"rate": 0}}]}, r"stages\.1\.ramp\.rate"),
+        ({"stages": [{"ramp": {}}]}, r"stages\.1\.ramp\.rate: is required"),
+        ({"stages": [{"ramp": {"rate": 1}}, {"hold": "1 day"}]}, "no duration: write '500ms'"),
+        ({"stages": [{"ramp": {"rate": 1, "to": 50}}]}, "write a share of the fleet, as '5%'"),
+        ({"stages": [{"explode": {}}]}, r"stages\.1: write one of ramp, hold"),
+        ({"stages": [{"ramp": 3}]}, "write its fields in braces"),
+        ({"sedd": 3}, "sedd: there is no such field"),
+        ({"devices": 0}, "devices"),
+        ({"groups": [{"name": "a"}, {"name": "a"}]}, "two have the same name"),
+        ({"groups": [{"name": "a", "backoff": {"base": 3, "cap": 1}}]}, "backoff base 3"),
+        ({"thresholds": {"latency": ["p99 < 1"]}}, "latency: there is no such metric; these exist: admissions"),
+        ({"thresholds": {"lost": ["p99 < 1"]}}, "it is a count"),
+        ({"thresholds": {"admitted": ["< 1"]}}, "say of what"),
+        ({"thresholds": {"admitted": ["p101 < 1"]}}, "between 0 and 100"),
+        ({"thresholds": {"admitted": ["fast"]}}, "is no threshold; write for example 'p99 < 250'"),
+    ],
+)
+def test_a_fault_names_its_field_and_the_remedy(change: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidScenario, match=words) as failure:
+        build({**MINIMAL, **change}, "mine.toml")
+    assert all(line.startswith("mine.toml: ") for line in str(failure.value).splitlines())
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(InvalidScenario) as failure:
+        build({"name": "x", "devices": 0, "stages": [{"ramp": {"rate": -1}}]}, "mine.toml")
+    assert len(str(failure.value).splitlines()) == 2
+
+
+def test_what_is_no_toml_or_no_file_is_told() -> None:
+    with pytest.raises(InvalidScenario, match=r"mine\.toml"):
+        parse("name = ", "mine.toml")
+    with pytest.raises(InvalidScenario, match="cannot be read"):
+        load(Path("/nonexistent.toml"))
+    with pytest.raises(InvalidScenario, match="there is no such scenario; use one of"):
+        find("smok")
+
+
+def test_a_larger_fleet_does_not_change_a_devices_group() -> None:
+    names = [f"meter-{number:05d}" for number in range(1000)]
+    small, large = with_groups(devices=10), with_groups(devices=1000)
+    assert [small.group_of(name) for name in names] == [large.group_of(name) for name in names]
+    flaky = sum(small.group_of(name).name == "flaky" for name in names)
+    assert 60 < flaky < 140
+    assert [with_groups(seed=2).group_of(name).name for name in names] != [small.group_of(name).name for name in names]
+
+
+def test_equal_scenarios_have_equal_fingerprints() -> None:
+    assert with_groups().fingerprint == with_groups().fingerprint != with_groups(seed=2).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "holds"),
+    [
+        ("p99 < 250", 249.0, True),
+        ("p(99)<250", 250.0, False),
+        ("max <= 3000 ms", 3000.0, True),
+        ("mean > 1", 1.0, False),
+        ("count >= 10", 10.0, True),
+    ],
+)
+def test_a_threshold_holds_or_not(text: str, value: float, holds: bool) -> None:
+    assert Threshold.parse("admitted", text).holds(value) is holds
+
+
+def test_a_threshold_says_what_it_is_on() -> None:
+    assert Threshold.parse("lost", "== 0").metric is Count.LOST
+    threshold = Threshold.parse("admitted", "p99.9 < 5")
+    assert (threshold.metric, threshold.statistic, threshold.percentile) == (Duration.ADMITTED, "p", 99.9)
+    with pytest.raises(InvalidThreshold, match="no such metric"):
+        Threshold.parse("nope", "== 0")
