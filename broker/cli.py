@@ -20,8 +20,8 @@ from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
 from broker.server import BrokerServer, ListenError
 from broker.store.sqlite import StoreError
-from broker.version import VERSION
 from provisioning.pki.tls import TlsConfigurationError
+from provisioning.version import product_version
 
 app = typer.Typer(
     name="fleet-broker",
@@ -99,7 +99,7 @@ def run(
 @app.command()
 def version() -> None:
     """Print the version."""
-    typer.echo(VERSION)
+    typer.echo(product_version())
 
 
 def _run(settings: BrokerConfig) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from broker.engine import Engine
 from broker.mqtt.message import Message
-from broker.version import VERSION
+from provisioning.version import product_version
 
 INTERVAL = 10.0
 
@@ -22,6 +22,7 @@ class SysTopics:
         self._engine = engine
         self._started = started
         self._published: dict[str, str] = {}
+        self._version = f"fleetgate version {product_version()}"
 
     def publish(self, now: float) -> None:
         """Publish what has changed since the last time."""
@@ -59,7 +60,7 @@ class SysTopics:
             "fleet/revoked certificates": len(engine.admission.index),
         }
         return {
-            "version": f"fleetgate version {VERSION}",
+            "version": self._version,
             "uptime": f"{now - self._started:.0f} seconds",
             **{name: str(value) for name, value in figures.items()},
         }
