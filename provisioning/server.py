@@ -47,7 +47,6 @@ from provisioning.api.operators import router as operator_router
 from provisioning.api.relying import relying_party_routes
 from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority
-from provisioning.ca.profile import ProfileName
 from provisioning.config import Settings
 from provisioning.connection_protocol import ConnectionProtocol, PeerCertificateProtocol
 from provisioning.enrolment.service import EnrolmentService
@@ -57,7 +56,6 @@ from provisioning.errors import ConfigurationError
 from provisioning.files import ISSUING_CA, ROOT_CA, SERVER, AuthorityFiles
 from provisioning.issuing_policy import key_policy_of, profiles_of
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
-from provisioning.pki.identity import Role
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.revocation.feed import FeedEvent, RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
@@ -221,7 +219,7 @@ async def _build(
         database=database,
         issuer=issuer,
         serial_numbers=serial_numbers,
-        profiles={role: profiles[ProfileName(role)] for role in Role},
+        profiles=profiles,
         trust_domain=settings.trust_domain,
         clock=utc_now,
         crl_shards=shards,

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.issuer import Issuer
@@ -69,13 +68,13 @@ class Fleet:
 def successor_csr(certificate: x509.Certificate) -> bytes:
     """Return a request, for a new key, that may succeed *certificate*."""
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    common_name = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
-    return csr_der(names=[str(common_name)], extensions=[names])
+    *attributes, common_name = certificate.subject
+    return csr_der(names=[str(common_name.value)], extensions=[names], attributes=attributes)
 
 
 @contextlib.asynccontextmanager
-async def open_fleet(directory: Path) -> AsyncIterator[Fleet]:
-    """Build the parts on a new store in *directory*."""
+async def open_fleet(directory: Path, *configured: ProfileConfig) -> AsyncIterator[Fleet]:
+    """Build the parts on a new store in *directory*, with the profiles *configured* and the built-in ones."""
     database = Database(f"sqlite:///{directory / 'fleet.db'}")
     try:
         await schema.upgrade(database)
@@ -83,7 +82,9 @@ async def open_fleet(directory: Path) -> AsyncIterator[Fleet]:
         authority = found_authority("fleet.internal", clock(), (new_serial(), new_serial()))
         issuer = Issuer(authority.issuing_ca.certificate, authority.issuing_ca.key)
         serial_numbers = SerialNumbers(database)
-        profiles = {role: profile_of(ProfileConfig(ProfileName(role), timedelta(days=30))) for role in Role}
+        profiles = {name: profile_of(ProfileConfig(name, timedelta(days=30))) for name in ProfileName} | {
+            config.name: profile_of(config) for config in configured
+        }
         enrolment = EnrolmentService(
             database=database,
             issuer=issuer,
