@@ -39,14 +39,14 @@ from sqlalchemy.exc import IntegrityError
 
 from provisioning.ca.csr import VerifiedRequest, verify_csr
 from provisioning.ca.issuer import IssuanceRequest, Issuer
+from provisioning.ca.key_policy import KeyPolicy
 from provisioning.ca.profile import Profile
 from provisioning.enrolment.authentication import authenticate
 from provisioning.enrolment.tokens import digest_of
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import spki_fingerprint
-from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, certificates, devices, serials, tokens
+from provisioning.store import audit, certificates, device_keys, devices, serials, tokens
 from provisioning.store.audit import Action
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
@@ -106,9 +106,11 @@ class EnrolmentService:
         trust_domain: str,
         clock: Callable[[], datetime],
         crl_shards: Sequence[CrlShard] = (),
+        key_policy: KeyPolicy | None = None,
     ) -> None:
         """*crl_shards* are those that a new certificate may belong to; without any, the issuer's one list holds all."""
         self._crl_shards = crl_shards
+        self._key_policy = key_policy or KeyPolicy()
         self._database = database
         self._issuer = issuer
         self._serial_numbers = serial_numbers
@@ -141,7 +143,7 @@ class EnrolmentService:
         return certificate
 
     async def _issue(self, csr_der: bytes, credential: EnrolmentCredential, label: str | None) -> x509.Certificate:
-        request = verify_csr(csr_der)
+        request = verify_csr(csr_der, self._key_policy)
         async with self._serial_numbers.reservation(self._clock()) as reservation:
             return await self._database.write(
                 lambda connection: self._transaction(connection, credential, request, label, reservation)
@@ -315,11 +317,11 @@ def _addresses(names: x509.SubjectAlternativeName) -> list[ipaddress.IPv4Address
 
 
 def _check_key(connection: Connection, device: Device, request: VerifiedRequest) -> None:
-    for holder, revoked_for in certificates.with_key(connection, spki_fingerprint(request.public_key)):
-        if holder != device.name:
-            raise Refused(Code.KEY_REUSED, "another device uses this key: make a new key on each device")
-        if revoked_for is RevocationReason.KEY_COMPROMISE:
-            raise Refused(Code.KEY_REUSED, "this key was reported as compromised: make a new key")
+    fingerprint = spki_fingerprint(request.public_key)
+    if device_keys.claim(connection, fingerprint, device.id) != device.id:
+        raise Refused(Code.KEY_REUSED, "another device uses this key: make a new key on each device")
+    if certificates.key_compromised(connection, fingerprint):
+        raise Refused(Code.KEY_REUSED, "this key was reported as compromised: make a new key")
 
 
 def _spend(connection: Connection, token: StoredToken, certificate_id: int, now: datetime) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -11,7 +10,7 @@ from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import Row, Select, bindparam, func, insert, select
+from sqlalchemy import Row, Select, bindparam, insert, select
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.keys import spki_fingerprint
@@ -80,16 +79,19 @@ _LOCK: Final = (
     .with_for_update(of=devices)
 )
 _FIND_SERIAL: Final = selected(with_der=True).where(certificates.c.serial == bindparam("wanted")).limit(1)
-_LOCK_KEY: Final = select(func.pg_advisory_xact_lock(bindparam("key")))
 _REVOCATION: Final = (
     select(revocations.c.sequence, revocations.c.reason, revocations.c.revoked_at)
     .select_from(certificates.outerjoin(revocations))
     .where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
 )
-_WITH_KEY: Final = (
-    select(devices.c.name, revocations.c.reason)
-    .select_from(certificates.join(devices).outerjoin(revocations))
-    .where(certificates.c.spki_sha256 == bindparam("wanted"))
+_COMPROMISED: Final = (
+    select(certificates.c.id)
+    .select_from(certificates.join(revocations))
+    .where(
+        certificates.c.spki_sha256 == bindparam("wanted"),
+        revocations.c.reason == RevocationReason.KEY_COMPROMISE.value,
+    )
+    .limit(1)
 )
 
 
@@ -175,15 +177,9 @@ def of_device(connection: Connection, device_id: int) -> list[StoredCertificate]
     return [from_row(row) for row in connection.execute(statement)]
 
 
-def with_key(connection: Connection, spki_sha256: bytes) -> Sequence[tuple[str, RevocationReason | None]]:
-    """Return who was ever certified for this key, and why that certificate was revoked if it was.
-
-    Until the transaction ends nobody else is told about the same key: two who ask at once cannot both be certified.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.execute(_LOCK_KEY, {"key": int.from_bytes(spki_sha256[:8], signed=True)})
-    rows = connection.execute(_WITH_KEY, {"wanted": spki_sha256})
-    return [(name, None if reason is None else RevocationReason(reason)) for name, reason in rows]
+def key_compromised(connection: Connection, spki_sha256: bytes) -> bool:
+    """Return whether a certificate for this key was ever revoked because the key was compromised."""
+    return connection.execute(_COMPROMISED, {"wanted": spki_sha256}).one_or_none() is not None
 
 
 def _lock_device(connection: Connection, serial: str) -> None:

@@ -22,7 +22,7 @@ Rules
 4. SQLite: WAL, synchronous FULL (a commit is on disk before the answer leaves), foreign keys on.
 5. PostgreSQL: READ COMMITTED, so a decision locks first and reads what it decides on in a later statement; a row that
    a join brings along with the lock may be older than the wait for it. Locks are taken in one order: tokens, device,
-   key (advisory), counters, end of the audit log. Nothing waits without an end: see `_TIMEOUTS`.
+   key, counters, end of the audit log. Nothing waits without an end: see `_TIMEOUTS`.
 """
 
 from __future__ import annotations
