@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from cryptography import x509
 
@@ -73,13 +72,18 @@ def successor_csr(certificate: x509.Certificate) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def open_fleet(directory: Path, *configured: ProfileConfig) -> AsyncIterator[Fleet]:
-    """Build the parts on a new store in *directory*, with the profiles *configured* and the built-in ones."""
-    database = Database(f"sqlite:///{directory / 'fleet.db'}")
+async def open_fleet(
+    store_url: str, authority: Authority | None = None, configured: Sequence[ProfileConfig] = ()
+) -> AsyncIterator[Fleet]:
+    """Build the parts on a store, with the profiles *configured* and the built-in ones.
+
+    With another fleet's *authority* they are a second process of the same service.
+    """
+    database = Database(store_url)
     try:
         await schema.upgrade(database)
         clock = Clock()
-        authority = found_authority("fleet.internal", clock(), (new_serial(), new_serial()))
+        authority = authority or found_authority("fleet.internal", clock(), (new_serial(), new_serial()))
         issuer = Issuer(authority.issuing_ca.certificate, authority.issuing_ca.key)
         serial_numbers = SerialNumbers(database)
         profiles = {name: profile_of(ProfileConfig(name, timedelta(days=30))) for name in ProfileName} | {

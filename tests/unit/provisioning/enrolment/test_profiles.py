@@ -18,6 +18,7 @@ from tests.support.fleet import open_fleet, successor_csr
 from tests.support.requests import csr_der
 
 LIFE = timedelta(days=7)
+EC_ONLY = ProfileConfig("device", LIFE, key_types=("P-256", "Ed25519"))
 PLANT = ProfileConfig("device", LIFE, honoured_domains=("plant.example",), dns_patterns=("{name}.dev.example",))
 
 
@@ -30,24 +31,24 @@ def asking(*names: str) -> bytes:
     return csr_der(extensions=[x509.SubjectAlternativeName([x509.DNSName(name) for name in names])])
 
 
-async def test_what_the_profile_honours_is_in_the_certificate_and_in_its_successor(tmp_path: Path) -> None:
-    async with open_fleet(tmp_path, PLANT) as fleet:
+async def test_what_the_profile_honours_is_in_the_certificate_and_in_its_successor(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[PLANT]) as fleet:
         certificate = await fleet.enrol(csr=asking("press.plant.example"))
         assert hosts(certificate) == ["meter-17.dev.example", "press.plant.example"]
         assert certificate.not_valid_after_utc == fleet.clock() + LIFE
         assert hosts(await fleet.reenrol(certificate, successor_csr(certificate))) == hosts(certificate)
 
 
-async def test_a_name_that_is_not_honoured_is_refused_and_spends_nothing(tmp_path: Path) -> None:
-    async with open_fleet(tmp_path, PLANT) as fleet:
+async def test_a_name_that_is_not_honoured_is_refused_and_spends_nothing(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[PLANT]) as fleet:
         with pytest.raises(Refused, match=r"names below plant\.example") as caught:
             await fleet.enrol(csr=asking("broker.example"))
         assert caught.value.code is Code.CSR_NAME
         await fleet.enrol()
 
 
-async def test_a_changed_profile_locks_nobody_out(tmp_path: Path) -> None:
-    async with open_fleet(tmp_path, PLANT) as fleet:
+async def test_a_changed_profile_locks_nobody_out(store_url: str, tmp_path: Path) -> None:
+    async with open_fleet(store_url, configured=[PLANT]) as fleet:
         certificate = await fleet.enrol(csr=asking("press.plant.example"))
         service = fleet.enrolment
         service._profiles = service._profiles | profiles_of(load_settings(tmp_path))  # type: ignore[operator]
@@ -55,8 +56,8 @@ async def test_a_changed_profile_locks_nobody_out(tmp_path: Path) -> None:
         assert hosts(renewed) == []
 
 
-async def test_a_key_that_the_profile_does_not_take_is_refused_with_those_that_it_takes(tmp_path: Path) -> None:
-    async with open_fleet(tmp_path, ProfileConfig("device", LIFE, key_types=("P-256", "Ed25519"))) as fleet:
+async def test_a_key_that_the_profile_does_not_take_is_refused_with_those_that_it_takes(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[EC_ONLY]) as fleet:
         with pytest.raises(Refused, match="use P-256 or Ed25519") as caught:
             await fleet.enrol(csr=csr_der(rsa.generate_private_key(65537, 2048)))
         assert caught.value.code is Code.CSR_KEY
@@ -107,10 +108,10 @@ def test_what_is_wrong_in_the_file_is_named(tmp_path: Path, text: str, words: st
         profiles_of(load_settings(tmp_path))
 
 
-async def test_an_attribute_of_the_subject_is_kept_by_the_successor(tmp_path: Path) -> None:
+async def test_an_attribute_of_the_subject_is_kept_by_the_successor(store_url: str) -> None:
     serial = x509.NameAttribute(NameOID.SERIAL_NUMBER, "SN-4711")
     config = ProfileConfig("device", LIFE, organization="Example Works", honoured_attributes=("serialNumber",))
-    async with open_fleet(tmp_path, config) as fleet:
+    async with open_fleet(store_url, configured=[config]) as fleet:
         certificate = await fleet.enrol(csr=csr_der(attributes=[serial]))
         assert certificate.subject.rfc4514_string() == "CN=meter-17,2.5.4.5=SN-4711,O=Example Works"
         renewed = await fleet.reenrol(certificate, successor_csr(certificate))
