@@ -54,6 +54,8 @@ class BrokerConfig(BaseSettings):
     token_file: Path | None = None
     trust_domain: str | None = None
     """Only identities of this domain are admitted; by default that of the broker's own certificate."""
+    policy_file: Path | None = None
+    """Who may publish and subscribe what (`broker.admission.policy_file`); None: the default policy."""
     revocation_grace: float = Field(default=300.0, ge=0)
     """Seconds without the revocation feed after which newcomers are refused as unavailable."""
     crlfile: Paths = ()
@@ -73,6 +75,8 @@ class BrokerConfig(BaseSettings):
     unsafe_public_listener: bool = False
     """Allow an address that is not loopback."""
     allow_tls12: bool = False
+    admin_socket: str | None = None
+    """Unix socket of the admin API; unset: state_dir/admin.sock; ``off``: none."""
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
@@ -145,15 +149,7 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
 
     Raises `ConfigError`.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}") from error
-    _FileValues.values = values
+    _FileValues.values = read_file(path) if path is not None else {}
     _refuse_unknown_variables()
     try:
         return BrokerConfig(**{key: value for key, value in flags.items() if value is not None})
@@ -166,6 +162,16 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
         ) from None
     finally:
         _FileValues.values = {}
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Return what the TOML file *path* says, unchecked. Raises `ConfigError`."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
 def _refuse_unknown_variables() -> None:

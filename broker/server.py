@@ -19,9 +19,12 @@ from typing import Any
 
 import structlog
 
+from broker.admin.api import Served
+from broker.admin.endpoint import AdminEndpoint, socket_path
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
-from broker.admission.policy import DEFAULT_POLICY
+from broker.admission.policy import TopicPolicy
+from broker.admission.policy_file import load_policy
 from broker.admission.refusal import RefusalCode
 from broker.config import BrokerConfig
 from broker.credentials import BrokerCredential, CredentialError, Enrolment, read_certificate
@@ -62,16 +65,26 @@ class BrokerServer:
         self._credential: BrokerCredential | None = None
 
     async def run(self) -> None:
-        """Serve until SIGINT or SIGTERM. Raises `CredentialError`, `TlsConfigurationError` or `ListenError`."""
+        """Serve until SIGINT or SIGTERM.
+
+        Raises `PolicyError`, `CredentialError`, `TlsConfigurationError`, `StoreError`, `ListenError` or
+        `AdminSocketError`.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
+        policy = load_policy(self._config.policy_file)
         files = await self._own_credential()
         self._check_crl_files()
-        engine = Engine(self._admission(files.certificate), self._config.limits, loop.call_soon, loop.time())
+        engine = Engine(self._admission(files.certificate, policy), self._config.limits, loop.call_soon, loop.time())
         store = self._open_store(engine, loop) if self._config.persistence else None
         poller = Poller(loop, engine.turn)
         listeners = self._listen(loop, engine, poller, self._context(files))
+        admin = AdminEndpoint(
+            Served(self._config.name, engine, listeners, files.certificate),
+            socket_path(self._config.admin_socket, self._config.state_dir),
+        )
+        await admin.open()
         # The data path allocates much and drops it at once; what lives long is frozen, and rarely looked at.
         gc.freeze()
         gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
@@ -94,6 +107,7 @@ class BrokerServer:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await admin.close()
             await self._shut_down(engine, poller, listeners)
             if store is not None:
                 store.close()
@@ -136,7 +150,7 @@ class BrokerServer:
             allow_tls12=self._config.allow_tls12,
         )
 
-    def _admission(self, certificate: Path) -> Admission:
+    def _admission(self, certificate: Path, policy: TopicPolicy) -> Admission:
         trust_domain = self._config.trust_domain
         if trust_domain is None:
             own = read_certificate(certificate)
@@ -148,7 +162,7 @@ class BrokerServer:
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
         trust = load_trust(self._config)
-        return Admission(RevocationIndex(), freshness, DEFAULT_POLICY, trust_domain, self._config.any_client_id, trust)
+        return Admission(RevocationIndex(), freshness, policy, trust_domain, self._config.any_client_id, trust)
 
     def _check_crl_files(self) -> None:
         """Raise `TlsConfigurationError` for a file that is not there: later that is an alarm, now it is a mistake."""

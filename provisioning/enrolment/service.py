@@ -16,8 +16,9 @@ Rules
 1. Nothing is handed out before it is committed; nothing is signed under a serial number that is not on disk.
 2. A token is spent in the transaction that records its certificate: once, under any concurrency, and never for nothing.
 3. Status is read from the primary store inside that transaction: a revocation that has committed is seen.
-4. The server builds identity, subject and names. Enrolment takes a name and a key from the request; re-enrolment
-   takes a key, and wants subject and names equal to the certificate's, byte for byte (RFC 7030 §4.2.2).
+4. The server builds identity, subject and names. Enrolment takes a name and a key from the request, and other names
+   where the profile honours them; re-enrolment wants subject and names equal to the certificate's, byte for byte
+   (RFC 7030 §4.2.2), and gives what the profile allows now.
 5. A key belongs to one device, and a compromised key to none.
 
 Handles: authorisation, issuance, recording. Does not handle: HTTP, base64, who makes tokens.
@@ -37,16 +38,17 @@ from cryptography import x509
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from provisioning.ca.csr import VerifiedRequest, verify_csr
+from provisioning.ca.csr import VerifiedRequest, apply_profile, verify_csr
 from provisioning.ca.issuer import IssuanceRequest, Issuer
-from provisioning.ca.profile import Profile
+from provisioning.ca.key_policy import KeyPolicy
+from provisioning.ca.name_policy import SubjectNames, addresses_of
+from provisioning.ca.profile import Profile, ProfileName
 from provisioning.enrolment.authentication import authenticate
 from provisioning.enrolment.tokens import digest_of
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import spki_fingerprint
-from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, certificates, devices, serials, tokens
+from provisioning.store import audit, certificates, device_keys, devices, serials, tokens
 from provisioning.store.audit import Action
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
@@ -102,13 +104,15 @@ class EnrolmentService:
         database: Database,
         issuer: Issuer,
         serial_numbers: SerialNumbers,
-        profiles: Mapping[Role, Profile],
+        profiles: Mapping[str, Profile],
         trust_domain: str,
         clock: Callable[[], datetime],
         crl_shards: Sequence[CrlShard] = (),
+        key_policy: KeyPolicy | None = None,
     ) -> None:
         """*crl_shards* are those that a new certificate may belong to; without any, the issuer's one list holds all."""
         self._crl_shards = crl_shards
+        self._key_policy = key_policy or KeyPolicy()
         self._database = database
         self._issuer = issuer
         self._serial_numbers = serial_numbers
@@ -141,7 +145,7 @@ class EnrolmentService:
         return certificate
 
     async def _issue(self, csr_der: bytes, credential: EnrolmentCredential, label: str | None) -> x509.Certificate:
-        request = verify_csr(csr_der)
+        request = verify_csr(csr_der, self._key_policy)
         async with self._serial_numbers.reservation(self._clock()) as reservation:
             return await self._database.write(
                 lambda connection: self._transaction(connection, credential, request, label, reservation)
@@ -160,17 +164,22 @@ class EnrolmentService:
         device, token = authorised.device, authorised.token
         _check_key(connection, device, request)
         shard = secrets.choice(self._crl_shards) if self._crl_shards else None
+        profile = self._profiles[ProfileName(device.role)]
+        identity = Identity(self._trust_domain, device.role, device.name, device.group)
+        held = SubjectNames(authorised.dns_names, authorised.ip_addresses)
+        names = apply_profile(request, profile, identity, held)
         prepared = self._issuer.prepare(
-            self._profiles[device.role],
+            profile,
             IssuanceRequest(
-                Identity(self._trust_domain, device.role, device.name, device.group),
+                identity,
                 request.public_key,
                 reservation.serial,
                 now,
-                authorised.dns_names,
-                authorised.ip_addresses,
+                names.dns_names,
+                names.ip_addresses,
                 token.grant.lifetime if token is not None else None,
                 None if shard is None else shard.url,
+                names.attributes,
             ),
         )
         serial = serials.serial_text(reservation.serial)
@@ -302,24 +311,16 @@ def _authorise_successor(
     return _Authorised(
         stored.device,
         tuple(names.get_values_for_type(x509.DNSName)),
-        tuple(_addresses(names)),
+        addresses_of(names),
     )
 
 
-def _addresses(names: x509.SubjectAlternativeName) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    return [
-        address
-        for address in names.get_values_for_type(x509.IPAddress)
-        if isinstance(address, ipaddress.IPv4Address | ipaddress.IPv6Address)
-    ]
-
-
 def _check_key(connection: Connection, device: Device, request: VerifiedRequest) -> None:
-    for holder, revoked_for in certificates.with_key(connection, spki_fingerprint(request.public_key)):
-        if holder != device.name:
-            raise Refused(Code.KEY_REUSED, "another device uses this key: make a new key on each device")
-        if revoked_for is RevocationReason.KEY_COMPROMISE:
-            raise Refused(Code.KEY_REUSED, "this key was reported as compromised: make a new key")
+    fingerprint = spki_fingerprint(request.public_key)
+    if device_keys.claim(connection, fingerprint, device.id) != device.id:
+        raise Refused(Code.KEY_REUSED, "another device uses this key: make a new key on each device")
+    if certificates.key_compromised(connection, fingerprint):
+        raise Refused(Code.KEY_REUSED, "this key was reported as compromised: make a new key")
 
 
 def _spend(connection: Connection, token: StoredToken, certificate_id: int, now: datetime) -> None:
