@@ -249,7 +249,7 @@ def _authorise_token(
         raise _barred(device)
     elif device.state is DeviceState.REVOKED:
         # A token made after the revocation (older ones are void) is the operator's word that it may come back.
-        devices.set_state(connection, device.id, DeviceState.ACTIVE, now)
+        devices.set_state(connection, [device.id], DeviceState.ACTIVE, now)
     addresses = tuple(ipaddress.ip_address(address) for address in grant.ip_addresses)
     return _Authorised(device, grant.dns_names, addresses, token)
 
