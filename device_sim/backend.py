@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from device_sim.client import Connection
 from device_sim.commands import Command, UnreadableCommand, decode_answer
+from device_sim.driver import Driver
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
+from device_sim.link import Link
 from device_sim.sequence import SequenceCheck
 from device_sim.telemetry import Telemetry, UnreadableTelemetry, decode
 from device_sim.tls_dial import Endpoint
@@ -63,11 +64,13 @@ class Backend:
         *,
         siblings: Iterable[str] = (),
         arrived: Arrived | None = None,
+        driver: Driver = Driver.PAHO,
     ) -> None:
         self.name = name
         self._siblings = frozenset(siblings)
         self._told = arrived
-        self.connection: Connection | None = None
+        self._driver = driver
+        self.connection: Link | None = None
         self.checks = {device: SequenceCheck() for device in devices}
         self.latency = Latency()
         self.received = 0
@@ -80,7 +83,7 @@ class Backend:
 
     async def connect(self, endpoint: Endpoint, context: ssl.SSLContext, keep_alive: KeepAlive) -> None:
         """Connect and subscribe to everything. Raises `device_sim.tls_dial.NotAdmitted`."""
-        self.connection = await Connection.open(
+        self.connection = await self._driver.open(
             endpoint,
             context,
             self.name,

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from device_sim.client import Connection, StageTimes
 from device_sim.closure import Closure, Verdict
 from device_sim.device import Device, Event, State
 from device_sim.latency import Latency
+from device_sim.link import Link, StageTimes
 from device_sim.live_device import LiveDevice, Surroundings
 from device_sim.parallel import in_parallel
 from device_sim.scenario.metrics import Duration
@@ -146,7 +146,7 @@ class Fleet:
     async def _arrive(self, device: LiveDevice, due: float) -> None:
         await self._attempt(device, due)
 
-    async def _attempt(self, device: LiveDevice, due: float) -> Connection | None:
+    async def _attempt(self, device: LiveDevice, due: float) -> Link | None:
         """Let *device* connect once; return its connection, or None when it was not admitted."""
         started = time.monotonic()
         try:
@@ -215,7 +215,7 @@ class Fleet:
             return randomness.expovariate(1.0 / device.group.flap.down)
         return device.group.backoff.backoff().pause(attempts - 1, randomness)
 
-    async def _flap(self, device: LiveDevice, connection: Connection, up: float) -> None:
+    async def _flap(self, device: LiveDevice, connection: Link, up: float) -> None:
         randomness = randomness_of(self._surroundings.seed, device.name, f"flap {device.machine.dialled}")
         await asyncio.wait([connection.closed], timeout=randomness.expovariate(1.0 / up))
         if not connection.closed.done() and not self._closing:
