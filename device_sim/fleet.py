@@ -35,6 +35,7 @@ from device_sim.tls_dial import NotAdmitted
 
 _JITTER_SOURCE = random.Random()  # noqa: S311 - repeatable by intent
 _MOST_KEPT = 1000
+_LOOK_AGAIN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,14 @@ class Fleet:
                     self.lateness.record(now - item_due)
                 schedule.again(device, item_due, self._interval(device), now)
             self.skipped = schedule.skipped
+
+    async def quiet(self, seconds: float) -> None:
+        """Return when the broker has acknowledged all that connected devices have published, or after *seconds*."""
+        deadline = time.monotonic() + seconds
+        waiting = [device for device in self.devices.values() if device.unacknowledged]
+        while waiting and time.monotonic() < deadline:
+            await asyncio.sleep(_LOOK_AGAIN)
+            waiting = [device for device in waiting if device.unacknowledged and device.is_connected]
 
     def _interval(self, device: LiveDevice) -> float:
         telemetry = device.group.telemetry
