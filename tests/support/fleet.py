@@ -14,7 +14,9 @@ from cryptography.x509.oid import NameOID
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.issuer import Issuer
 from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
-from provisioning.enrolment.service import CertificateCredential, EnrolmentService, TokenCredential
+from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
+from provisioning.enrolment.groups import GroupService
+from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.tokens import TokenOrder, TokenService
 from provisioning.pki.identity import Role
 from provisioning.revocation.service import RevocationService
@@ -51,6 +53,7 @@ class Fleet:
     token_service: TokenService
     revocation: RevocationService
     suspension: SuspensionService
+    groups: GroupService
     told: list[str] = field(default_factory=list)
 
     async def token(self, device: str = "meter-17", group: str | None = "north", role: Role = Role.DEVICE) -> str:
@@ -83,7 +86,9 @@ async def open_fleet(directory: Path) -> AsyncIterator[Fleet]:
         authority = found_authority("fleet.internal", clock(), (new_serial(), new_serial()))
         issuer = Issuer(authority.issuing_ca.certificate, authority.issuing_ca.key)
         serial_numbers = SerialNumbers(database)
-        profiles = {role: profile_of(ProfileConfig(ProfileName(role), timedelta(days=30))) for role in Role}
+        profiles = {role.value: profile_of(ProfileConfig(ProfileName(role), timedelta(days=30))) for role in Role}
+        told: list[str] = []
+        neighbours = (lambda _: told.append("feed"), lambda _: told.append("crl"))
         enrolment = EnrolmentService(
             database=database,
             issuer=issuer,
@@ -91,9 +96,8 @@ async def open_fleet(directory: Path) -> AsyncIterator[Fleet]:
             profiles=profiles,
             trust_domain="fleet.internal",
             clock=clock,
+            after_commit=neighbours,
         )
-        told: list[str] = []
-        neighbours = (lambda _: told.append("feed"), lambda _: told.append("crl"))
         yield Fleet(
             database,
             clock,
@@ -104,6 +108,7 @@ async def open_fleet(directory: Path) -> AsyncIterator[Fleet]:
             TokenService(database, clock),
             RevocationService(database, clock, neighbours),
             SuspensionService(database, clock, neighbours),
+            GroupService(database, profiles, clock),
             told,
         )
     finally:
