@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     operator_life: timedelta = timedelta(days=365)
     provisioning_life: timedelta = timedelta(days=365)
 
+    key_blocklist: Path | None = None
+    """Published keys that nobody may enrol, in the badkeys format; None: no list."""
+
     crl_life: timedelta = timedelta(days=1)
     crl_debounce_seconds: float = Field(default=0.5, ge=0, le=60)
     crl_shards: int = Field(default=0, ge=0, le=256)

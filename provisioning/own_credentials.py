@@ -30,8 +30,8 @@ from provisioning.ca.profile import Profile, ProfileName
 from provisioning.ca.server_names import check_host_name
 from provisioning.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_certificate
 from provisioning.pki.identity import Identity, Role
-from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, write_private
-from provisioning.store import audit, certificates, devices, serials
+from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, spki_fingerprint, write_private
+from provisioning.store import audit, certificates, device_keys, devices, serials
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
@@ -113,6 +113,7 @@ class OwnCredentials:
                 device = devices.add(connection, identity.name, identity.role, identity.group, now)
             serials.use(connection, certificate.serial_number)
             certificates.add(connection, certificate, device.id, now)
+            device_keys.claim(connection, spki_fingerprint(certificate.public_key()), device.id)
             signed = facts | {"not_after": str(certificate.not_valid_after_utc)}
             audit.append(connection, now, SERVER_NAME, Action.CERTIFICATE_SIGNED, identity.name, signed)
 

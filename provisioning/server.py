@@ -48,7 +48,7 @@ from provisioning.api.operators import OperatorServices
 from provisioning.api.operators import router as operator_router
 from provisioning.api.relying import relying_party_routes
 from provisioning.audit_key import make_audit_key, read_audit_key
-from provisioning.authority import OpenAuthority, open_authority, profiles_of
+from provisioning.authority import OpenAuthority, open_authority
 from provisioning.config import Settings
 from provisioning.connection_protocol import ConnectionProtocol, PeerCertificateProtocol
 from provisioning.enrolment.groups import GroupService
@@ -57,6 +57,7 @@ from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenService
 from provisioning.errors import ConfigurationError
 from provisioning.files import ISSUING_CA, ROOT_CA, SERVER, AuthorityFiles
+from provisioning.issuing_policy import key_policy_of, profiles_of
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.revocation.feed import FeedEvent, RevocationFeed
@@ -188,7 +189,7 @@ async def _build(
     serial_numbers: SerialNumbers,
 ) -> _Parts:
     public_url = service.http_url if settings.public_http_url is None else str(settings.public_http_url)
-    profiles = profiles_of(settings)
+    profiles, key_policy = profiles_of(settings), key_policy_of(settings)
     issuer = authority.issuer(public_url)
     await OwnCredentials(
         authority.files, issuer, database, serial_numbers, profiles, settings.trust_domain, utc_now
@@ -231,6 +232,7 @@ async def _build(
         trust_domain=settings.trust_domain,
         clock=utc_now,
         crl_shards=shards,
+        key_policy=key_policy,
         after_commit=told,
     )
     revocation = RevocationService(database, utc_now, told)

@@ -39,6 +39,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.ca.csr import VerifiedRequest, verify_csr
 from provisioning.ca.issuer import IssuanceRequest, Issuer
+from provisioning.ca.key_policy import KeyPolicy
 from provisioning.ca.profile import Profile
 from provisioning.enrolment.attempt import Attempt, CertificateCredential, TokenCredential
 from provisioning.enrolment.authorise import Authorised, authorise
@@ -46,7 +47,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, certificates, revocations, serials
+from provisioning.store import audit, certificates, device_keys, revocations, serials
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.crl_shards import CrlShard
@@ -78,12 +79,14 @@ class EnrolmentService:
         clock: Callable[[], datetime],
         crl_shards: Sequence[CrlShard] = (),
         after_commit: Sequence[Callable[[Sequence[StoredCertificate]], None]] = (),
+        key_policy: KeyPolicy | None = None,
     ) -> None:
         """*crl_shards* are those that a new certificate may belong to; without any, the issuer's one list holds all.
 
         *after_commit* are called with the certificates that a new one has replaced, as they are revoked.
         """
         self._crl_shards = crl_shards
+        self._key_policy = key_policy or KeyPolicy()
         self._database = database
         self._issuer = issuer
         self._serial_numbers = serial_numbers
@@ -100,14 +103,14 @@ class EnrolmentService:
         certificate: x509.Certificate | None = None,
     ) -> x509.Certificate:
         """Return a first certificate for whom what was presented vouches; raise `Refused`."""
-        request = verify_csr(csr_der)
+        request = verify_csr(csr_der, self._key_policy)
         return await self._certify(Attempt(request, self._clock(), label, token, certificate))
 
     async def reenrol(
         self, csr_der: bytes, credential: CertificateCredential, label: str | None = None
     ) -> x509.Certificate:
         """Return a successor of the presented certificate, with the same key or a new one; raise `Refused`."""
-        request = verify_csr(csr_der)
+        request = verify_csr(csr_der, self._key_policy)
         return await self._certify(
             Attempt(request, self._clock(), label, certificate=credential.certificate, renewal=True)
         )
@@ -188,11 +191,11 @@ class EnrolmentService:
 
 
 def _check_key(connection: Connection, device: Device, request: VerifiedRequest) -> None:
-    for holder, revoked_for in certificates.with_key(connection, spki_fingerprint(request.public_key)):
-        if holder != device.name:
-            raise Refused(Code.KEY_REUSED, "another device uses this key: make a new key on each device")
-        if revoked_for is RevocationReason.KEY_COMPROMISE:
-            raise Refused(Code.KEY_REUSED, "this key was reported as compromised: make a new key")
+    fingerprint = spki_fingerprint(request.public_key)
+    if device_keys.claim(connection, fingerprint, device.id) != device.id:
+        raise Refused(Code.KEY_REUSED, "another device uses this key: make a new key on each device")
+    if certificates.key_compromised(connection, fingerprint):
+        raise Refused(Code.KEY_REUSED, "this key was reported as compromised: make a new key")
 
 
 def _supersede(connection: Connection, authorised: Authorised, now: datetime) -> None:

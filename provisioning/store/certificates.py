@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -93,10 +92,14 @@ _REVOCATION: Final = (
     .select_from(certificates.outerjoin(revocations))
     .where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
 )
-_WITH_KEY: Final = (
-    select(devices.c.name, revocations.c.reason)
-    .select_from(certificates.join(devices).outerjoin(revocations))
-    .where(certificates.c.spki_sha256 == bindparam("wanted"))
+_COMPROMISED: Final = (
+    select(certificates.c.id)
+    .select_from(certificates.join(revocations))
+    .where(
+        certificates.c.spki_sha256 == bindparam("wanted"),
+        revocations.c.reason == RevocationReason.KEY_COMPROMISE.value,
+    )
+    .limit(1)
 )
 
 _NEWEST_WITH_KEY: Final = (
@@ -195,10 +198,9 @@ def of_device(connection: Connection, device_id: int) -> list[StoredCertificate]
     return [from_row(row) for row in connection.execute(statement)]
 
 
-def with_key(connection: Connection, spki_sha256: bytes) -> Sequence[tuple[str, RevocationReason | None]]:
-    """Return who was ever certified for this key, and why that certificate was revoked if it was."""
-    rows = connection.execute(_WITH_KEY, {"wanted": spki_sha256})
-    return [(name, None if reason is None else RevocationReason(reason)) for name, reason in rows]
+def key_compromised(connection: Connection, spki_sha256: bytes) -> bool:
+    """Return whether a certificate for this key was ever revoked because the key was compromised."""
+    return connection.execute(_COMPROMISED, {"wanted": spki_sha256}).one_or_none() is not None
 
 
 def newest_with_key(connection: Connection, device: str, spki_sha256: bytes) -> HeldCertificate | None:

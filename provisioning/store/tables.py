@@ -124,6 +124,14 @@ certificates = Table(
     Index("ix_certificates_crl_shard_id", "crl_shard_id", "not_after"),
 )
 
+device_keys = Table(
+    "device_keys",
+    metadata,
+    Column("spki_sha256", LargeBinary(32), primary_key=True),
+    Column("device_id", BIG_ID, ForeignKey("devices.id"), nullable=False),
+)
+"""Who was the first to be certified for a key, and so the only one for ever."""
+
 revocations = Table(
     "revocations",
     metadata,
