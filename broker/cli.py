@@ -1,4 +1,4 @@
-"""The command line of the broker: ``fleet-broker run`` and ``fleet-broker version``.
+"""The command line of the broker: ``fleet-broker run``, ``policy`` and ``version``.
 
 Data goes to standard output (the ready line), logs to standard error. Exit codes: 0 stopped, 1 failed, 2 usage.
 """
@@ -16,8 +16,10 @@ from typing import Annotated, Any
 import structlog
 import typer
 
+from broker.admission.policy_file import PolicyError, load_policy
 from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
+from broker.policy_commands import policy
 from broker.server import BrokerServer, ListenError
 from broker.store.sqlite import StoreError
 from provisioning.pki.tls import TlsConfigurationError
@@ -32,6 +34,8 @@ app = typer.Typer(
 )
 
 _USAGE = 2
+
+app.add_typer(policy, name="policy")
 
 
 @app.command(
@@ -60,6 +64,9 @@ def run(
         str | None, typer.Option(help="Whom clients of that port are taken for: spiffe://…")
     ] = None,
     trust_domain: Annotated[str | None, typer.Option(help="Admit only identities of this trust domain.")] = None,
+    policy_file: Annotated[
+        Path | None, typer.Option(help="Topic policy, TOML; 'fleet-broker policy show' prints the default one.")
+    ] = None,
     revocation_grace: Annotated[
         float | None, typer.Option(help="Seconds that newcomers are admitted without the revocation feed.")
     ] = None,
@@ -86,12 +93,13 @@ def run(
         typer.echo(f"fleet-broker: {error}", err=True)
         raise typer.Exit(_USAGE) from None
     if test_config:
+        _check_policy(settings.policy_file)
         typer.echo("the settings are valid")
         return
     _configure_log(settings.log_level)
     try:
         _run(settings)
-    except (CredentialError, TlsConfigurationError, ListenError, StoreError) as error:
+    except (CredentialError, TlsConfigurationError, PolicyError, ListenError, StoreError) as error:
         typer.echo(f"fleet-broker: {error}", err=True)
         raise typer.Exit(1) from None
 
@@ -100,6 +108,14 @@ def run(
 def version() -> None:
     """Print the version."""
     typer.echo(product_version())
+
+
+def _check_policy(path: Path | None) -> None:
+    try:
+        load_policy(path)
+    except PolicyError as error:
+        typer.echo(f"fleet-broker: policy_file: {error}", err=True)
+        raise typer.Exit(_USAGE) from None
 
 
 def _run(settings: BrokerConfig) -> None:

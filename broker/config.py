@@ -53,6 +53,8 @@ class BrokerConfig(BaseSettings):
     token_file: Path | None = None
     trust_domain: str | None = None
     """Only identities of this domain are admitted; by default that of the broker's own certificate."""
+    policy_file: Path | None = None
+    """Who may publish and subscribe what (`broker.admission.policy_file`); None: the default policy."""
     revocation_grace: float = Field(default=300.0, ge=0)
     """Seconds without the revocation feed after which newcomers are refused as unavailable."""
     unsafe_no_revocation: bool = False

@@ -20,7 +20,8 @@ import structlog
 
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
-from broker.admission.policy import DEFAULT_POLICY
+from broker.admission.policy import TopicPolicy
+from broker.admission.policy_file import load_policy
 from broker.admission.refusal import RefusalCode
 from broker.config import BrokerConfig
 from broker.credentials import BrokerCredential, CredentialError, Enrolment, read_certificate
@@ -59,12 +60,16 @@ class BrokerServer:
         self._credential: BrokerCredential | None = None
 
     async def run(self) -> None:
-        """Serve until SIGINT or SIGTERM. Raises `CredentialError`, `TlsConfigurationError` or `ListenError`."""
+        """Serve until SIGINT or SIGTERM.
+
+        Raises `PolicyError`, `CredentialError`, `TlsConfigurationError`, `StoreError` or `ListenError`.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
+        policy = load_policy(self._config.policy_file)
         files = await self._own_credential()
-        engine = Engine(self._admission(files.certificate), self._config.limits, loop.call_soon, loop.time())
+        engine = Engine(self._admission(files.certificate, policy), self._config.limits, loop.call_soon, loop.time())
         store = self._open_store(engine, loop) if self._config.persistence else None
         poller = Poller(loop, engine.turn)
         listeners = self._listen(loop, engine, poller, self._context(files))
@@ -129,7 +134,7 @@ class BrokerServer:
             allow_tls12=self._config.allow_tls12,
         )
 
-    def _admission(self, certificate: Path) -> Admission:
+    def _admission(self, certificate: Path, policy: TopicPolicy) -> Admission:
         trust_domain = self._config.trust_domain
         if trust_domain is None:
             own = read_certificate(certificate)
@@ -140,7 +145,7 @@ class BrokerServer:
         freshness = Freshness(self._config.revocation_grace, always_acceptable=self._config.provisioning is None)
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
-        return Admission(RevocationIndex(), freshness, DEFAULT_POLICY, trust_domain, self._config.any_client_id)
+        return Admission(RevocationIndex(), freshness, policy, trust_domain, self._config.any_client_id)
 
     def _listen(
         self, loop: asyncio.AbstractEventLoop, engine: Engine, poller: Poller, context: ssl.SSLContext

@@ -79,7 +79,8 @@ class Admission:
         self._any_client_id = frozenset(any_client_id)
         self.index = index
         self.freshness = freshness
-        self._policy = policy
+        self.policy = policy
+        """Which topics; may be replaced by another one, see `broker.policy_change`."""
         self._trust_domain = trust_domain
         self._issuers: dict[bytes, bytes] = {}
 
@@ -106,7 +107,7 @@ class Admission:
         identity = peer.identity
         if self._trust_domain is not None and identity.trust_domain != self._trust_domain:
             return _refused(RefusalCode.WRONG_TRUST_DOMAIN, f"{identity.trust_domain} is not our trust domain")
-        if not self._policy.knows(identity.role):
+        if not self.policy.knows(identity):
             return _refused(RefusalCode.WRONG_ROLE, f"a certificate of role {identity.role} may not connect")
         if peer.seconds_left < 0:
             not_after = now + timedelta(seconds=peer.seconds_left)
@@ -138,20 +139,17 @@ class Admission:
                 ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
                 f"client identifier {connect.client_id[:80]!r} is not that of the certificate, {identity.name!r}",
             )
-        if connect.will is not None and not self.permissions(identity).may_publish(connect.will.topic):
+        admitted = _as_whom(peer, connect)
+        permissions = self.permissions(identity, admitted.client_id)  # Compiled now: it is asked again in a moment.
+        if connect.will is not None and not permissions.may_publish(connect.will.topic):
             return _refused(
                 RefusalCode.WILL_NOT_PERMITTED, f"the will topic {connect.will.topic[:80]!r} is not permitted"
             )
-        if connect.client_id == identity.name:
-            return Admitted(peer, identity.name, assigned=False)  # One string less to keep.
-        if connect.client_id:
-            return Admitted(peer, connect.client_id, assigned=False)
-        assigned = identity.name if identity.role is Role.DEVICE else f"{identity.name}-{secrets.token_hex(8)}"
-        return Admitted(peer, assigned, assigned=True)
+        return admitted
 
-    def permissions(self, identity: Identity) -> Permissions:
-        """Return what *identity* may do; made anew each time, since a connection asks once a topic and remembers."""
-        return self._policy.compile(identity)
+    def permissions(self, identity: Identity, client_id: str) -> Permissions:
+        """Return what *identity* may do under *client_id*."""
+        return self.policy.permissions(identity, client_id)
 
     def _shared(self, issuer_key_id: bytes) -> bytes:
         """Return the one copy of *issuer_key_id* that all connections share."""
@@ -163,6 +161,16 @@ class Admission:
 def revoked(revocation: Revocation) -> Refused:
     """Return the refusal of a revoked certificate."""
     return _refused(RefusalCode.REVOKED, f"certificate revoked ({revocation.reason})")
+
+
+def _as_whom(peer: Peer, connect: Connect) -> Admitted:
+    identity = peer.identity
+    if connect.client_id == identity.name:
+        return Admitted(peer, identity.name, assigned=False)  # One string less to keep.
+    if connect.client_id:
+        return Admitted(peer, connect.client_id, assigned=False)
+    assigned = identity.name if identity.role is Role.DEVICE else f"{identity.name}-{secrets.token_hex(8)}"
+    return Admitted(peer, assigned, assigned=True)
 
 
 def _may_use(identity: Identity, client_id: str) -> bool:
