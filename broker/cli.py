@@ -1,4 +1,4 @@
-"""The command line of the broker: ``fleet-broker run``, ``policy`` and ``version``.
+"""The command line of the broker: ``fleet-broker run``, ``policy``, and the commands that speak to a running one.
 
 Data goes to standard output (the ready line), logs to standard error. Exit codes: 0 stopped, 1 failed, 2 usage.
 """
@@ -16,6 +16,8 @@ from typing import Annotated, Any
 import structlog
 import typer
 
+from broker import admin_commands
+from broker.admin.unix_socket import AdminSocketError
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
@@ -32,6 +34,10 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(admin_commands.trust_app, name="trust")
+for command in (admin_commands.status, admin_commands.sessions, admin_commands.kick):
+    app.command()(command)
 
 _USAGE = 2
 
@@ -77,6 +83,9 @@ def run(
     unsafe_public_listener: Annotated[
         bool | None, typer.Option("--unsafe-public-listener", help="Allow an address that is not loopback.")
     ] = None,
+    admin_socket: Annotated[
+        str | None, typer.Option(help="Unix socket of the admin API, or off (default: STATE_DIR/admin.sock).")
+    ] = None,
     persistence: Annotated[
         bool | None, typer.Option("--persistence/--no-persistence", help="Keep sessions and messages over a restart.")
     ] = None,
@@ -99,7 +108,7 @@ def run(
     _configure_log(settings.log_level)
     try:
         _run(settings)
-    except (CredentialError, TlsConfigurationError, PolicyError, ListenError, StoreError) as error:
+    except (CredentialError, TlsConfigurationError, PolicyError, ListenError, StoreError, AdminSocketError) as error:
         typer.echo(f"fleet-broker: {error}", err=True)
         raise typer.Exit(1) from None
 

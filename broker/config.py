@@ -62,6 +62,8 @@ class BrokerConfig(BaseSettings):
     unsafe_public_listener: bool = False
     """Allow an address that is not loopback."""
     allow_tls12: bool = False
+    admin_socket: str | None = None
+    """Unix socket of the admin API; unset: state_dir/admin.sock; ``off``: none."""
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
@@ -129,15 +131,7 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
 
     Raises `ConfigError`.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}") from error
-    _FileValues.values = values
+    _FileValues.values = read_file(path) if path is not None else {}
     _refuse_unknown_variables()
     try:
         return BrokerConfig(**{key: value for key, value in flags.items() if value is not None})
@@ -150,6 +144,16 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
         ) from None
     finally:
         _FileValues.values = {}
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Return what the TOML file *path* says, unchecked. Raises `ConfigError`."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
 def _refuse_unknown_variables() -> None:

@@ -56,7 +56,7 @@ _PUBACK_REFUSED = b"\x40\x03%b\x97"
 _NO_PACKET_ID = b"\0\0"
 _MOST_COMPLAINTS = 10
 _HOLD_SECONDS = 1.0
-_KEEP_ALIVE_FACTOR = 1.5  # [MQTT-3.1.2-22]
+KEEP_ALIVE_FACTOR = 1.5  # [MQTT-3.1.2-22]
 
 
 class Transport(Protocol):
@@ -87,19 +87,20 @@ class ClientConnection:
         "_allowed",
         "_closed",
         "_complaints",
-        "_expires_at",
         "_holder",
         "_needed",
         "_tail",
         "_transport",
         "bucket",
         "engine",
+        "expires_at",
         "explains",
         "keep_alive",
         "last_received",
         "peer",
         "refusal",
         "session",
+        "since",
         "version",
     )
 
@@ -112,9 +113,10 @@ class ClientConnection:
         self._aliases: dict[int, bytes] | None = None
         self._closed = False
         self._complaints = 0
-        self._expires_at = 0.0
         self._holder: Subscriber | None = None
         self.bucket = 0
+        self.expires_at = 0.0
+        """When the certificate ends."""
         self.explains = True
         """Whether the client wants reasons in words, beside those of CONNACK and DISCONNECT."""
         self.keep_alive = 0.0
@@ -123,6 +125,8 @@ class ClientConnection:
         self.peer: Peer | None = None
         self.refusal: Refused | None = None
         self.session: Session | None = None
+        self.since = now
+        """When the client was admitted; until then, when it came."""
         self.version = ProtocolVersion.V311
         engine.deadlines.file(self, now + engine.limits.handshake_timeout)
 
@@ -145,7 +149,7 @@ class ClientConnection:
     def identified(self, peer: Peer, now: float) -> None:
         """Take note of who the client is."""
         self.peer = peer
-        self._expires_at = now + peer.seconds_left
+        self.expires_at = now + peer.seconds_left
         self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
 
     def receive(self, data: bytes, now: float) -> None:
@@ -348,7 +352,8 @@ class ClientConnection:
     def admitted(self, session: Session, keep_alive: int, now: float) -> None:
         """Become the connection of *session*; *keep_alive* in seconds, 0 for none."""
         self.session = session
-        self.keep_alive = keep_alive * _KEEP_ALIVE_FACTOR
+        self.since = now
+        self.keep_alive = keep_alive * KEEP_ALIVE_FACTOR
         self._file_deadline(now)
 
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
@@ -403,7 +408,7 @@ class ClientConnection:
             self._holder.give_up()
             self.last_received = now  # It may have spoken; nobody listened.
             self._file_deadline(now)
-        elif now >= self._expires_at:
+        elif now >= self.expires_at:
             self.disconnect(RefusalCode.EXPIRED, ReasonCode.NOT_AUTHORIZED, "the certificate has expired", now)
         elif self.keep_alive and now - self.last_received >= self.keep_alive:
             self.disconnect("KEEP_ALIVE_TIMEOUT", ReasonCode.KEEP_ALIVE_TIMEOUT, "nothing was heard in time", now)
@@ -411,7 +416,7 @@ class ClientConnection:
             self._file_deadline(now)
 
     def _file_deadline(self, now: float) -> None:
-        when = self._expires_at
+        when = self.expires_at
         if self.keep_alive:
             when = min(when, self.last_received + self.keep_alive)
         if when != math.inf:

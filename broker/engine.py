@@ -219,6 +219,11 @@ class Engine:
             self.registry.schedule(session, session.expires_at)
         self.note(session, now)
 
+    def forget(self, session: Session, now: float) -> None:
+        """End *session*, which has no connection, before its time."""
+        if session.connection is None and self.registry.has(session):
+            self._discard(session, now)
+
     def tick(self, now: float) -> None:
         """Do what has become due; call it about once a second."""
         self.deadlines.due(now)

@@ -18,6 +18,8 @@ from typing import Any
 
 import structlog
 
+from broker.admin.api import Served
+from broker.admin.endpoint import AdminEndpoint, socket_path
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
@@ -62,7 +64,8 @@ class BrokerServer:
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM.
 
-        Raises `PolicyError`, `CredentialError`, `TlsConfigurationError`, `StoreError` or `ListenError`.
+        Raises `PolicyError`, `CredentialError`, `TlsConfigurationError`, `StoreError`, `ListenError` or
+        `AdminSocketError`.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -73,6 +76,11 @@ class BrokerServer:
         store = self._open_store(engine, loop) if self._config.persistence else None
         poller = Poller(loop, engine.turn)
         listeners = self._listen(loop, engine, poller, self._context(files))
+        admin = AdminEndpoint(
+            Served(self._config.name, engine, listeners, files.certificate),
+            socket_path(self._config.admin_socket, self._config.state_dir),
+        )
+        await admin.open()
         # The data path allocates much and drops it at once; what lives long is frozen, and rarely looked at.
         gc.freeze()
         gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
@@ -92,6 +100,7 @@ class BrokerServer:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await admin.close()
             await self._shut_down(engine, poller, listeners)
             if store is not None:
                 store.close()

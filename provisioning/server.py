@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 import socket
 import ssl
@@ -55,7 +56,7 @@ from provisioning.enrolment.groups import GroupService
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenService
-from provisioning.errors import ConfigurationError
+from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, ROOT_CA, SERVER, AuthorityFiles
 from provisioning.issuing_policy import key_policy_of, profiles_of
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
@@ -66,7 +67,7 @@ from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.revocation.service import Changed, RevocationService
 from provisioning.revocation.suspension import SuspensionService
-from provisioning.store import crl_shards, schema
+from provisioning.store import announcements, crl_shards, schema
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
@@ -172,11 +173,20 @@ async def _open_store(settings: Settings, files: AuthorityFiles) -> AsyncIterato
     make_audit_key(files)  # A directory of an earlier version has none.
     database = Database(settings.resolved_database_url, read_audit_key(files))
     try:
-        if await schema.upgrade(database):
-            log.info("database schema upgraded")
+        try:
+            if await schema.upgrade(database):
+                log.info("database schema upgraded")
+        except Refused as refusal:
+            raise ConfigurationError(
+                f"database_url: the database {database.url.render_as_string()} cannot be used, the log says why; "
+                "is it running, and may the service connect to it?"
+            ) from refusal
         serial_numbers = SerialNumbers(database)
         yield database, serial_numbers
-        await serial_numbers.release()
+        try:
+            await serial_numbers.release()
+        except Refused as refusal:  # A reservation that stays is never used, and that is all.
+            log.warning("unused serial numbers not given back", detail=refusal.detail)
     finally:
         await database.close()
 
@@ -256,7 +266,16 @@ async def _build(
     http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)
     retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)
     return _Parts(
-        feed, [feed.run, signer.run, retention.run, *(publisher.run for publisher in publishers.values())], https, http
+        feed,
+        [
+            feed.run,
+            signer.run,
+            retention.run,
+            functools.partial(announcements.listen, database.url, feed.announce),
+            *(publisher.run for publisher in publishers.values()),
+        ],
+        https,
+        http,
     )
 
 

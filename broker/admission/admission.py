@@ -81,7 +81,7 @@ class Admission:
         self.freshness = freshness
         self.policy = policy
         """Which topics; may be replaced by another one, see `broker.policy_change`."""
-        self._trust_domain = trust_domain
+        self.trust_domain = trust_domain
         self._issuers: dict[bytes, bytes] = {}
 
     def examine(self, certificate: bytes | None, now: datetime) -> Peer | Refused:
@@ -105,7 +105,7 @@ class Admission:
 
     def _judge(self, peer: Peer, not_before: datetime, now: datetime) -> Refused | None:
         identity = peer.identity
-        if self._trust_domain is not None and identity.trust_domain != self._trust_domain:
+        if self.trust_domain is not None and identity.trust_domain != self.trust_domain:
             return _refused(RefusalCode.WRONG_TRUST_DOMAIN, f"{identity.trust_domain} is not our trust domain")
         if not self.policy.knows(identity):
             return _refused(RefusalCode.WRONG_ROLE, f"a certificate of role {identity.role} may not connect")

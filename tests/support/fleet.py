@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -77,13 +76,13 @@ def successor_csr(certificate: x509.Certificate) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def open_fleet(directory: Path) -> AsyncIterator[Fleet]:
-    """Build the parts on a new store in *directory*."""
-    database = Database(f"sqlite:///{directory / 'fleet.db'}")
+async def open_fleet(store_url: str, authority: Authority | None = None) -> AsyncIterator[Fleet]:
+    """Build the parts on a store; with another fleet's *authority* they are a second process of the same service."""
+    database = Database(store_url)
     try:
         await schema.upgrade(database)
         clock = Clock()
-        authority = found_authority("fleet.internal", clock(), (new_serial(), new_serial()))
+        authority = authority or found_authority("fleet.internal", clock(), (new_serial(), new_serial()))
         issuer = Issuer(authority.issuing_ca.certificate, authority.issuing_ca.key)
         serial_numbers = SerialNumbers(database)
         profiles = {role.value: profile_of(ProfileConfig(ProfileName(role), timedelta(days=30))) for role in Role}

@@ -7,12 +7,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 
 import pytest
 import typer
 from pydantic_settings import BaseSettings
 
+from broker.admin.sessions import KICKED
 from broker.admission.refusal import RefusalCode
 from broker.cli import app as broker_app
 from broker.config import BrokerConfig
@@ -105,8 +107,23 @@ def test_other_codes_of_the_broker_are_those_of_the_code() -> None:
     rows = table("| code | means |", PAGE.read_text(encoding="utf-8"))
     source = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "broker").rglob("*.py"))
     logged = set(re.findall(r'code="([A-Z_]+)"', source))
-    said = set(re.findall(r'\.(?:lost|_end|disconnect)\(\s*"([A-Z_]+)"', source))
+    said = set(re.findall(r'\.(?:lost|_end|disconnect)\(\s*"([A-Z_]+)"', source)) | {KICKED}
     assert {code for code, _ in rows} == (logged | said) - set(RefusalCode)
+
+
+def test_codes_of_the_admin_api_are_those_of_the_code() -> None:
+    rows = table("| admin code | HTTP | means |", PAGE.read_text(encoding="utf-8"))
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "broker" / "admin").rglob("*.py"))
+    found = re.findall(r'problem\((?:HTTPStatus\.)?(\w+), "([A-Z_]+)"', source)
+    statuses = {code: int(status) if status.isdigit() else HTTPStatus[status].value for status, code in found}
+    assert {code: int(status) for code, status, _ in rows} == statuses
+
+
+def test_requests_of_the_admin_api_are_those_of_the_code() -> None:
+    rows = table("| request | what it does |", PAGE.read_text(encoding="utf-8"))
+    source = (REPOSITORY / "broker" / "admin" / "api.py").read_text(encoding="utf-8")
+    routes = re.findall(r'"(/v1/[\w/]+)": \{"(\w+)":', source)
+    assert {request for request, _ in rows} == {f"{method} {path}" for path, method in routes}
 
 
 def test_refusals_of_provisioning_are_those_of_the_code() -> None:
