@@ -233,12 +233,11 @@ async def _build(
         responder.forget_changed,
         lambda _changed: feed.announce(),
     )
-    by_name = {name.value: profile for name, profile in profiles.items()}
     enrolment = EnrolmentService(
         database=database,
         issuer=issuer,
         serial_numbers=serial_numbers,
-        profiles=by_name,
+        profiles=profiles,
         trust_domain=settings.trust_domain,
         clock=utc_now,
         crl_shards=shards,
@@ -253,7 +252,7 @@ async def _build(
     https.state.operator_services = OperatorServices(
         database, TokenService(database, utc_now), revocation, suspension, feed, publishers, utc_now
     )
-    https.state.enrolment_services = EnrolmentAdministration(GroupService(database, by_name, utc_now))
+    https.state.enrolment_services = EnrolmentAdministration(GroupService(database, profiles, utc_now))
     https.include_router(est_routes(enrolment, list(authorities.values())))
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)

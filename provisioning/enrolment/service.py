@@ -18,8 +18,9 @@ Rules
 2. What pays for a certificate (a token, a place of a claim) is spent in the transaction that records it: once, under
    any concurrency, and never for nothing.
 3. Status is read from the primary store inside that transaction: a revocation that has committed is seen.
-4. The server builds identity, subject and names. Enrolment takes a name and a key from the request; re-enrolment
-   takes a key, and wants subject and names equal to the certificate's, byte for byte (RFC 7030 §4.2.2).
+4. The server builds identity, subject and names. Enrolment takes a name and a key from the request, and other names
+   where the profile honours them; re-enrolment wants subject and names equal to the certificate's, byte for byte
+   (RFC 7030 §4.2.2), and gives what the profile allows now.
 5. A key belongs to one device, and a compromised key to none.
 6. Who was answered and asks again for the same is answered the same, where his group allows it: nothing is signed.
 
@@ -37,9 +38,10 @@ import structlog
 from cryptography import x509
 from sqlalchemy.engine import Connection
 
-from provisioning.ca.csr import VerifiedRequest, verify_csr
+from provisioning.ca.csr import VerifiedRequest, apply_profile, verify_csr
 from provisioning.ca.issuer import IssuanceRequest, Issuer
 from provisioning.ca.key_policy import KeyPolicy
+from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import Profile
 from provisioning.enrolment.attempt import Attempt, CertificateCredential, TokenCredential
 from provisioning.enrolment.authorise import Authorised, authorise
@@ -154,17 +156,22 @@ class EnrolmentService:
     ) -> tuple[x509.Certificate, int]:
         device, now = authorised.device, attempt.now
         shard = secrets.choice(self._crl_shards) if self._crl_shards else None
+        profile = self._profile(authorised)
+        identity = Identity(self._trust_domain, device.role, device.name, device.group)
+        held = SubjectNames(authorised.dns_names, authorised.ip_addresses)
+        names = apply_profile(attempt.request, profile, identity, held)
         prepared = self._issuer.prepare(
-            self._profile(authorised),
+            profile,
             IssuanceRequest(
-                Identity(self._trust_domain, device.role, device.name, device.group),
+                identity,
                 attempt.request.public_key,
                 reservation.serial,
                 now,
-                authorised.dns_names,
-                authorised.ip_addresses,
+                names.dns_names,
+                names.ip_addresses,
                 authorised.lifetime,
                 None if shard is None else shard.url,
+                names.attributes,
             ),
         )
         serial = serials.serial_text(reservation.serial)

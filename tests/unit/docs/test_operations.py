@@ -20,7 +20,7 @@ from broker.cli import app as broker_app
 from broker.config import BrokerConfig
 from broker.limits import Limits
 from provisioning.cli import app as provisioning_app
-from provisioning.config import Settings
+from provisioning.config import ProfileSettings, Settings
 from provisioning.enrolment.problems import STATUSES
 from provisioning.errors import Code
 from tests.support.provisioning import REPOSITORY
@@ -91,6 +91,11 @@ def test_settings_of_the_broker_are_those_of_the_code() -> None:
     assert {name: default for name, default, *_ in rows if name != "limits"} == defaults(BrokerConfig)
     documented = {flag for _, _, flag, _ in rows if flag}
     assert documented == flags(broker_app, "run") - {"--config", "--test-config", "--help"}
+
+
+def test_keys_of_a_profile_are_those_of_the_code() -> None:
+    rows = table("| key | built in | meaning |", PAGE.read_text(encoding="utf-8"))
+    assert [name for name, *_ in rows] == list(ProfileSettings.model_fields)
 
 
 def test_limits_are_those_of_the_code() -> None:
