@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import ssl
 import sys
@@ -18,9 +19,12 @@ from typing import Any
 
 import structlog
 
+from broker.admin.api import Served
+from broker.admin.endpoint import AdminEndpoint, socket_path
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
-from broker.admission.policy import DEFAULT_POLICY
+from broker.admission.policy import TopicPolicy
+from broker.admission.policy_file import load_policy
 from broker.admission.refusal import RefusalCode
 from broker.config import BrokerConfig
 from broker.credentials import BrokerCredential, CredentialError, Enrolment, read_certificate
@@ -30,11 +34,13 @@ from broker.mqtt.codes import ReasonCode
 from broker.poller import Poller
 from broker.recovery import recover
 from broker.revocation_feed import RevocationFeed
+from broker.sources.revocation_lists import RevocationLists
+from broker.sources.trust_files import load_trust
 from broker.store.sqlite import SqliteStore
 from broker.sys_topics import INTERVAL, SysTopics
 from provisioning.pki.identity import InvalidIdentity, identity_of, parse_uri
 from provisioning.pki.revocation import RevocationIndex
-from provisioning.pki.tls import ClientCertificate, CredentialFiles, server_context
+from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 
 log = structlog.get_logger("broker")
 
@@ -59,34 +65,49 @@ class BrokerServer:
         self._credential: BrokerCredential | None = None
 
     async def run(self) -> None:
-        """Serve until SIGINT or SIGTERM. Raises `CredentialError`, `TlsConfigurationError` or `ListenError`."""
+        """Serve until SIGINT or SIGTERM.
+
+        Raises `PolicyError`, `CredentialError`, `TlsConfigurationError`, `StoreError`, `ListenError` or
+        `AdminSocketError`.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
+        policy = load_policy(self._config.policy_file)
         files = await self._own_credential()
-        engine = Engine(self._admission(files.certificate), self._config.limits, loop.call_soon, loop.time())
+        self._check_crl_files()
+        engine = Engine(self._admission(files.certificate, policy), self._config.limits, loop.call_soon, loop.time())
         store = self._open_store(engine, loop) if self._config.persistence else None
         poller = Poller(loop, engine.turn)
         listeners = self._listen(loop, engine, poller, self._context(files))
+        admin = AdminEndpoint(
+            Served(self._config.name, engine, listeners, files.certificate),
+            socket_path(self._config.admin_socket, self._config.state_dir),
+        )
+        await admin.open()
         # The data path allocates much and drops it at once; what lives long is frozen, and rarely looked at.
         gc.freeze()
         gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
         stopped = asyncio.create_task(self._stop.wait())
         tasks: list[asyncio.Task[Any]] = [stopped, asyncio.create_task(_tick(engine))]
         tasks.append(asyncio.create_task(_sys_topics(engine)))
+        lists = RevocationLists(engine, self._config, loop.time) if engine.admission.trust is not None else None
+        if lists is not None:
+            tasks.append(asyncio.create_task(lists.run()))
         feed = None
         if self._config.provisioning is not None:
             feed = RevocationFeed(engine, self._config.provisioning, self._config.cafile, files, loop.time)
             tasks.append(asyncio.create_task(feed.run()))
         if self._credential is not None:
             tasks.append(asyncio.create_task(self._renewals(self._credential, listeners)))
-        tasks.append(asyncio.create_task(self._announce(listeners, feed)))
+        tasks.append(asyncio.create_task(self._announce(listeners, feed, lists)))
         try:
             await _first_failure(tasks, stopped)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await admin.close()
             await self._shut_down(engine, poller, listeners)
             if store is not None:
                 store.close()
@@ -129,7 +150,7 @@ class BrokerServer:
             allow_tls12=self._config.allow_tls12,
         )
 
-    def _admission(self, certificate: Path) -> Admission:
+    def _admission(self, certificate: Path, policy: TopicPolicy) -> Admission:
         trust_domain = self._config.trust_domain
         if trust_domain is None:
             own = read_certificate(certificate)
@@ -140,7 +161,14 @@ class BrokerServer:
         freshness = Freshness(self._config.revocation_grace, always_acceptable=self._config.provisioning is None)
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
-        return Admission(RevocationIndex(), freshness, DEFAULT_POLICY, trust_domain, self._config.any_client_id)
+        trust = load_trust(self._config)
+        return Admission(RevocationIndex(), freshness, policy, trust_domain, self._config.any_client_id, trust)
+
+    def _check_crl_files(self) -> None:
+        """Raise `TlsConfigurationError` for a file that is not there: later that is an alarm, now it is a mistake."""
+        for path in self._config.crlfile:
+            if not path.exists() or not os.access(path, os.R_OK):
+                raise TlsConfigurationError(f"crlfile: {path} cannot be read; is it there?")
 
     def _listen(
         self, loop: asyncio.AbstractEventLoop, engine: Engine, poller: Poller, context: ssl.SSLContext
@@ -172,7 +200,11 @@ class BrokerServer:
             for listener in listeners:
                 listener.context = context
 
-    async def _announce(self, listeners: list[Listener], feed: RevocationFeed | None) -> None:
+    async def _announce(
+        self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists | None
+    ) -> None:
+        if lists is not None:
+            await lists.current.wait()
         if feed is not None:
             try:
                 await asyncio.wait_for(feed.current.wait(), _FEED_PATIENCE)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from itertools import count
+from itertools import chain, count
 
 from broker.metrics import Metrics
 from broker.session.queue import QueueLimits
@@ -42,6 +42,14 @@ class SessionRegistry:
         """Return the session that *client_id* names among those of *role*, or None."""
         return self._sessions[role].get(client_id)
 
+    def has(self, session: Session) -> bool:
+        """Whether *session* has not ended."""
+        return self.find(session.owner.role, session.client_id) is session
+
+    def all(self) -> list[Session]:
+        """Return every session, in a list of its own."""
+        return list(chain.from_iterable(sessions.values() for sessions in self._sessions.values()))
+
     def instances(self, owner: Identity) -> int:
         """Return how many sessions *owner* has beside the one of its own name."""
         return self._instances[owner]
@@ -56,7 +64,7 @@ class SessionRegistry:
     def discard(self, session: Session) -> None:
         """Forget *session*."""
         owner = session.owner
-        if self.find(owner.role, session.client_id) is session:
+        if self.has(session):
             del self._sessions[owner.role][session.client_id]
             if session.client_id != owner.name:
                 self._instances[owner] -= 1
@@ -79,6 +87,6 @@ class SessionRegistry:
             when, _, session = heapq.heappop(self._schedule)
             if session.scheduled_at == when:
                 session.scheduled_at = None
-                if self.find(session.owner.role, session.client_id) is session:
+                if self.has(session):
                     due.append(session)
         return due
