@@ -29,3 +29,5 @@ class Metrics:
     revocations: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     closed: Counter[str] = field(default_factory=Counter)
+    reloads: Counter[str] = field(default_factory=Counter)
+    """By part and outcome: ``policy.refused``."""

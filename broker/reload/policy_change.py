@@ -75,7 +75,9 @@ def judge(policy: TopicPolicy, session: Session) -> Loss | None:
     will = session.will
     unpublishable = will is not None and not permissions.may_publish(will.message.topic.decode())
     known = policy.knows(session.owner)
-    return Loss(known, tuple(withdrawn), unpublishable) if withdrawn or unpublishable or not known else None
+    if withdrawn or unpublishable or (session.connected and not known):
+        return Loss(known, tuple(withdrawn), unpublishable)
+    return None
 
 
 def enforce(engine: Engine, session: Session, loss: Loss, now: float) -> None:
@@ -96,7 +98,7 @@ def enforce(engine: Engine, session: Session, loss: Loss, now: float) -> None:
 def enforce_at_start(engine: Engine, now: float) -> None:
     """Judge the sessions that were recovered: the policy may have changed while there was no broker."""
     ended = 0
-    for session in list(engine.registry):
+    for session in engine.registry.all():
         loss = judge(engine.admission.policy, session)
         if loss is not None:
             ended += len(loss.subscriptions)
@@ -123,10 +125,10 @@ async def _sweep(engine: Engine, policy: TopicPolicy, clock: Callable[[], float]
     disconnected = subscriptions = wills = 0
     here: list[Affected] = []
     away: list[Affected] = []
-    sessions = list(engine.registry)
+    sessions = engine.registry.all()
     for start in range(0, len(sessions), _SESSIONS_A_STEP):
         for session in sessions[start : start + _SESSIONS_A_STEP]:
-            if engine.registry.find(session.owner.role, session.client_id) is not session:
+            if not engine.registry.has(session):
                 continue  # It has ended meanwhile.
             loss = judge(policy, session)
             if loss is None:

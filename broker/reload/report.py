@@ -1,8 +1,8 @@
 """What a reload did, or would do: one value for log, command line and API.
 
-    report = await reloader.dry_run({Part.POLICY}, policy_file=Path("new.toml"))
-    print(report)        # policy: would be reloaded; would disconnect 3 of 12,480 clients: meter-1 (…), …
-    report.as_dict()     # the same for a program
+report = await reloader.dry_run({Part.POLICY}, policy_file=Path("new.toml"))
+print(report)        # policy: would be reloaded; would disconnect 3 of 12,480 clients: meter-1 (…), …
+report.as_dict()     # the same for a program
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class ReloadReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        return {"dry_run": self.dry_run, "refused": self.refused, "parts": [asdict(each) for each in self.parts]}
+        parts = [asdict(each) | {"text": self._line(each)} for each in self.parts]
+        return {"dry_run": self.dry_run, "refused": self.refused, "parts": parts}
 
     def __str__(self) -> str:
         return "\n".join(self._line(each) for each in self.parts)
