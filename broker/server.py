@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import ssl
 import sys
@@ -39,18 +40,20 @@ from broker.reload.parts import (
     ReloadedLimits,
     ReloadedPolicy,
     ReloadedTls,
-    describe_anchors,
+    ReloadedTrust,
     describe_certificate,
 )
 from broker.reload.policy_change import enforce_at_start
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import Part
 from broker.revocation_feed import RevocationFeed
+from broker.sources.revocation_lists import RevocationLists
+from broker.sources.trust_files import load_trust
 from broker.store.sqlite import SqliteStore
 from broker.sys_topics import INTERVAL, SysTopics
 from provisioning.pki.identity import InvalidIdentity, identity_of, parse_uri
 from provisioning.pki.revocation import RevocationIndex
-from provisioning.pki.tls import ClientCertificate, CredentialFiles, server_context
+from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 
 log = structlog.get_logger("broker")
 
@@ -96,6 +99,7 @@ class BrokerServer:
         policy_text = read_policy(self._config.policy_file)
         policy = parse_policy(policy_text, str(self._config.policy_file))
         files = await self._own_credential()
+        self._check_crl_files()
         engine = Engine(self._admission(files.certificate, policy), self._config.limits, loop.call_soon, loop.time())
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
@@ -113,6 +117,9 @@ class BrokerServer:
         stopped = asyncio.create_task(self._stop.wait())
         tasks: list[asyncio.Task[Any]] = [stopped, asyncio.create_task(_tick(engine))]
         tasks.append(asyncio.create_task(_sys_topics(engine)))
+        lists = RevocationLists(engine, self._config, loop.time) if engine.admission.trust is not None else None
+        if lists is not None:
+            tasks.append(asyncio.create_task(lists.run()))
         feed = None
         if self._config.provisioning is not None:
             feed = RevocationFeed(engine, self._config.provisioning, self._config.cafile, files, loop.time)
@@ -121,7 +128,7 @@ class BrokerServer:
             tasks.append(asyncio.create_task(_renewals(self._credential, reloader)))
         watch = self._config.watch_files
         tasks.append(asyncio.create_task(keep_current(reloader, self._hangup, watch_files=watch)))
-        tasks.append(asyncio.create_task(self._announce(listeners, feed)))
+        tasks.append(asyncio.create_task(self._announce(listeners, feed, lists)))
         try:
             await _first_failure(tasks, stopped)
         finally:
@@ -182,7 +189,14 @@ class BrokerServer:
         freshness = Freshness(self._config.revocation_grace, always_acceptable=self._config.provisioning is None)
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
-        return Admission(RevocationIndex(), freshness, policy, trust_domain, self._config.any_client_id)
+        trust = load_trust(self._config)
+        return Admission(RevocationIndex(), freshness, policy, trust_domain, self._config.any_client_id, trust)
+
+    def _check_crl_files(self) -> None:
+        """Raise `TlsConfigurationError` for a file that is not there: later that is an alarm, now it is a mistake."""
+        for path in self._config.crlfile:
+            if not path.exists() or not os.access(path, os.R_OK):
+                raise TlsConfigurationError(f"crlfile: {path} cannot be read; is it there?")
 
     def _listen(
         self, loop: asyncio.AbstractEventLoop, engine: Engine, poller: Poller, context: ssl.SSLContext
@@ -214,13 +228,17 @@ class BrokerServer:
         own = [files.certificate] if files.certificate == files.key else [files.certificate, files.key]
         parts: list[Reloadable] = [
             ReloadedTls(Part.CERTIFICATE, own, build, listeners, lambda _: describe_certificate(files)),
-            ReloadedTls(Part.TRUST, [self._config.cafile], build, listeners, describe_anchors),
+            ReloadedTrust(engine, [self._config.cafile], build, listeners, partial(load_trust, self._config)),
             ReloadedPolicy(engine, policy_text, asyncio.get_running_loop().time),
             ReloadedLimits(engine, self._config),
         ]
         return Reloader(parts, self._config, self._reread, engine.metrics.reloads, self._settings_file)
 
-    async def _announce(self, listeners: list[Listener], feed: RevocationFeed | None) -> None:
+    async def _announce(
+        self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists | None
+    ) -> None:
+        if lists is not None:
+            await lists.current.wait()
         if feed is not None:
             try:
                 await asyncio.wait_for(feed.current.wait(), _FEED_PATIENCE)

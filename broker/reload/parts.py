@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import DEFAULT_POLICY_FILE, parse_policy, read_policy
+from broker.admission.trust import Trust
 from broker.config import BrokerConfig
 from broker.credentials import read_certificate
 from broker.engine import Engine
@@ -139,6 +140,37 @@ class ReloadedTls:
         for listener in self._listeners:
             listener.context = context
         return detail, None
+
+
+class ReloadedTrust(ReloadedTls):
+    """The trust anchors: what OpenSSL believes, and with it what admission makes of them."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        files: Sequence[Path],
+        build: Callable[[], ssl.SSLContext],
+        listeners: Sequence[Listener],
+        bundles: Callable[[int], Trust | None],
+    ) -> None:
+        """*bundles* reads the anchors anew, as the generation of that number, or raises `TlsConfigurationError`."""
+        super().__init__(Part.TRUST, files, build, listeners, describe_anchors)
+        self._engine = engine
+        self._bundles = bundles
+        self._next: Trust | None = None
+
+    def load(self, config: BrokerConfig, candidate: str | None) -> tuple[bytes, ssl.SSLContext, str] | Unchanged:
+        """Return a context, and keep the bundles that go with it. Raises `TlsConfigurationError`."""
+        loaded = super().load(config, candidate)
+        if not isinstance(loaded, Unchanged):
+            present = self._engine.admission.trust
+            self._next = self._bundles(1 if present is None else present.generation + 1)
+        return loaded
+
+    async def apply(self, loaded: tuple[bytes, ssl.SSLContext, str]) -> tuple[str, Effects | None]:
+        """Let the next handshake be judged by both."""
+        self._engine.admission.trust = self._next
+        return await super().apply(loaded)
 
 
 class ReloadedLimits:

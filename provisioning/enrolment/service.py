@@ -16,8 +16,9 @@ Rules
 1. Nothing is handed out before it is committed; nothing is signed under a serial number that is not on disk.
 2. A token is spent in the transaction that records its certificate: once, under any concurrency, and never for nothing.
 3. Status is read from the primary store inside that transaction: a revocation that has committed is seen.
-4. The server builds identity, subject and names. Enrolment takes a name and a key from the request; re-enrolment
-   takes a key, and wants subject and names equal to the certificate's, byte for byte (RFC 7030 §4.2.2).
+4. The server builds identity, subject and names. Enrolment takes a name and a key from the request, and other names
+   where the profile honours them; re-enrolment wants subject and names equal to the certificate's, byte for byte
+   (RFC 7030 §4.2.2), and gives what the profile allows now.
 5. A key belongs to one device, and a compromised key to none.
 
 Handles: authorisation, issuance, recording. Does not handle: HTTP, base64, who makes tokens.
@@ -37,10 +38,11 @@ from cryptography import x509
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from provisioning.ca.csr import VerifiedRequest, verify_csr
+from provisioning.ca.csr import VerifiedRequest, apply_profile, verify_csr
 from provisioning.ca.issuer import IssuanceRequest, Issuer
 from provisioning.ca.key_policy import KeyPolicy
-from provisioning.ca.profile import Profile
+from provisioning.ca.name_policy import SubjectNames, addresses_of
+from provisioning.ca.profile import Profile, ProfileName
 from provisioning.enrolment.authentication import authenticate
 from provisioning.enrolment.tokens import digest_of
 from provisioning.errors import Code, Refused
@@ -102,7 +104,7 @@ class EnrolmentService:
         database: Database,
         issuer: Issuer,
         serial_numbers: SerialNumbers,
-        profiles: Mapping[Role, Profile],
+        profiles: Mapping[str, Profile],
         trust_domain: str,
         clock: Callable[[], datetime],
         crl_shards: Sequence[CrlShard] = (),
@@ -162,17 +164,22 @@ class EnrolmentService:
         device, token = authorised.device, authorised.token
         _check_key(connection, device, request)
         shard = secrets.choice(self._crl_shards) if self._crl_shards else None
+        profile = self._profiles[ProfileName(device.role)]
+        identity = Identity(self._trust_domain, device.role, device.name, device.group)
+        held = SubjectNames(authorised.dns_names, authorised.ip_addresses)
+        names = apply_profile(request, profile, identity, held)
         prepared = self._issuer.prepare(
-            self._profiles[device.role],
+            profile,
             IssuanceRequest(
-                Identity(self._trust_domain, device.role, device.name, device.group),
+                identity,
                 request.public_key,
                 reservation.serial,
                 now,
-                authorised.dns_names,
-                authorised.ip_addresses,
+                names.dns_names,
+                names.ip_addresses,
                 token.grant.lifetime if token is not None else None,
                 None if shard is None else shard.url,
+                names.attributes,
             ),
         )
         serial = serials.serial_text(reservation.serial)
@@ -304,16 +311,8 @@ def _authorise_successor(
     return _Authorised(
         stored.device,
         tuple(names.get_values_for_type(x509.DNSName)),
-        tuple(_addresses(names)),
+        addresses_of(names),
     )
-
-
-def _addresses(names: x509.SubjectAlternativeName) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    return [
-        address
-        for address in names.get_values_for_type(x509.IPAddress)
-        if isinstance(address, ipaddress.IPv4Address | ipaddress.IPv6Address)
-    ]
 
 
 def _check_key(connection: Connection, device: Device, request: VerifiedRequest) -> None:
