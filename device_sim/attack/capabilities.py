@@ -46,6 +46,7 @@ class Feature(StrEnum):
     TOPIC_POLICY = "topic_policy"
     SUBSCRIPTION_POLICY = "subscription_policy"
     REVOCATION = "revocation"
+    CERTIFICATE_REVOCATION = "certificate_revocation"
     REGISTRY = "registry"
     SUSPENSION = "suspension"
     FLAPPING_ALERT = "flapping_alert"

@@ -45,7 +45,7 @@ CAPABILITIES = Capabilities(
     name="fleetgate",
     supports=frozenset({
         Feature.MQTT5, Feature.QOS2, Feature.CLIENT_ID_BINDING, Feature.TOPIC_POLICY, Feature.SUBSCRIPTION_POLICY,
-        Feature.REVOCATION,
+        Feature.REVOCATION, Feature.CERTIFICATE_REVOCATION,
     }),
     # A second for the deadline, one for the broker's sweep of deadlines, one for a busy machine.
     limits=TimeLimits(handshake=3.0, connect=3.0, keep_alive=4.0, revocation=3.0),

@@ -13,7 +13,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from device_sim.attack.catalogue import CATALOGUE
-from device_sim.attack.mosquitto_target import MosquittoMissing, mosquitto
+from device_sim.attack.foreign_server import ServerMissing
+from device_sim.attack.mosquitto_target import mosquitto
 from provisioning.pki.keys import key_to_pem
 
 SOURCE = Path(__file__).parents[3]
@@ -131,7 +132,7 @@ async def test_a_broker_that_runs_already_is_attacked_with_its_ca_and_its_capabi
                 "--ca-cert", str(broker / "ca.pem"), "--ca-key", str(tmp_path / "ca.key"),
                 "--capabilities", str(tmp_path / "claims.toml"),
             )  # fmt: skip
-    except MosquittoMissing as error:
+    except ServerMissing as error:
         pytest.skip(str(error))
     assert code == 0, out + err
     found = verdicts(tmp_path / "attack.json")
