@@ -43,6 +43,7 @@ class Feature(StrEnum):
     TLS12 = "tls12"
     QOS2 = "qos2"
     CLIENT_ID_BINDING = "client_id_binding"
+    URI_IDENTITY = "uri_identity"
     TOPIC_POLICY = "topic_policy"
     SUBSCRIPTION_POLICY = "subscription_policy"
     REVOCATION = "revocation"

@@ -29,7 +29,7 @@ _START = 60.0
 _GRACE = 10.0
 _POLL = 0.05
 _TAIL = 1500
-_MOST = 400
+_MOST = 300
 
 
 class ServerMissing(Exception):
@@ -76,7 +76,12 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def serving(
-    name: str, arguments: Sequence[str], *, log: Path, ready: str, environment: Mapping[str, str] | None = None
+    name: str,
+    arguments: Sequence[str],
+    *,
+    log: Path,
+    ready: str,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run *arguments* until the context is left; it is ready when its output, kept in *log*, has the text *ready*."""
     with log.open("ab") as output:

@@ -27,7 +27,7 @@ CAPABILITIES = Capabilities(
     # Not claimed: the client id is free (client_id_binding); two certificates of one device are one user
     # (certificate_revocation).
     supports=frozenset({
-        Feature.QOS2, Feature.TOPIC_POLICY, Feature.SUBSCRIPTION_POLICY, Feature.REVOCATION,
+        Feature.QOS2, Feature.URI_IDENTITY, Feature.TOPIC_POLICY, Feature.SUBSCRIPTION_POLICY, Feature.REVOCATION,
     }),
     limits=TimeLimits(handshake=15.0, connect=15.0, keep_alive=8.0, revocation=3.0),
 )  # fmt: skip

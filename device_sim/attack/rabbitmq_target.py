@@ -3,7 +3,8 @@
 The user is the certificate's Common Name; the client id must be its dNSName (``ssl_cert_client_id_from``), so that
 here every certificate bears its name as one too. What a user may publish and receive are topic permissions. Erlang
 looks a CRL up in a directory at every handshake; a session that is connected an operator ends with ``rabbitmqctl
-close_all_user_connections``: both together are revocation here.
+close_all_user_connections``: both together are revocation here. TLS 1.2 sessions are not resumed: with Erlang's default
+(``reuse_sessions`` true) a revoked device comes back by one, and the CRL is not looked at.
 
 It runs beside any RabbitMQ of the machine: a node name, a cookie, a data directory and an epmd of its own.
 """
@@ -39,7 +40,7 @@ _LIB = "/usr/lib/rabbitmq/bin"
 _NODE = "attacked@localhost"
 _GROUP = "meters"
 _CONTROL = 30.0
-_READY = "Server startup complete"
+_READY = "completed with"
 _CONFIG = """\
 listeners.tcp = none
 mqtt.listeners.tcp = none
@@ -53,8 +54,9 @@ mqtt.max_packet_size_authenticated = 1048576
 mqtt.mailbox_soft_limit = 200
 ssl_cert_login_from = common_name
 load_definitions = {directory}/definitions.json
-log.console = true
-log.file = false
+log.console = false
+log.file = {directory}/server.log
+log.file.level = warning
 """
 # rabbitmq.conf has no words for crl_cache, and options of TLS are given in one place or the other.
 _ADVANCED = """\
@@ -64,7 +66,8 @@ _ADVANCED = """\
   {{keyfile, "{papers.key}"}},
   {{verify, verify_peer}},
   {{fail_if_no_peer_cert, true}},
-  {{versions, ['{tls}']}},
+  {{versions, [{tls}]}},
+  {{reuse_sessions, false}},
   {{crl_check, peer}},
   {{crl_cache, {{ssl_crl_hash_dir, {{internal, [{{dir, "{directory}/crls"}}]}}}}}}
 ]}}]}}].
@@ -159,18 +162,17 @@ async def rabbitmq(directory: Path, *, tls12: bool = False) -> AsyncIterator[Tar
     operator = _Operator(papers, crls, environment, control)
     for issuer in (papers.issuer, papers.other):
         await operator.publish(issuer, [])
-    tls = "tlsv1.2" if tls12 else "tlsv1.3"
+    tls = "'tlsv1.3', 'tlsv1.2'" if tls12 else "'tlsv1.3'"
     (directory / "rabbitmq.conf").write_text(_CONFIG.format(port=port, directory=directory))
     (directory / "advanced.config").write_text(_ADVANCED.format(papers=papers, tls=tls, directory=directory))
     (directory / "definitions.json").write_text(_definitions())
     (directory / "enabled_plugins").write_text("[rabbitmq_mqtt].\n")
+    # What it prints itself: its log may drop lines, and on one stream with this would go between the words.
     log = directory / "rabbitmq.log"
     registry = [names, "-port", str(names_port), "-address", LOOPBACK, "-d"]
     async with (
         serving("epmd", registry, log=directory / "epmd.log", ready="epmd running"),
-        serving(
-            "rabbitmq-server", [server], log=log, ready="Server startup complete", environment=environment
-        ) as process,
+        serving("rabbitmq-server", [server], log=log, ready=_READY, environment=environment) as process,
     ):
         capabilities = CAPABILITIES
         if tls12:
@@ -189,6 +191,8 @@ async def rabbitmq(directory: Path, *, tls12: bool = False) -> AsyncIterator[Tar
 def _environment(directory: Path, names_port: int) -> dict[str, str]:
     loopback = "{127,0,0,1}"
     return {
+        # Then its script becomes Erlang itself, which ends on SIGTERM; else it starts rabbitmqctl to say so.
+        "RUNNING_UNDER_SYSTEMD": "true",
         "HOME": str(directory),  # Erlang's cookie is made there.
         "RABBITMQ_NODENAME": _NODE,
         "RABBITMQ_CONF_ENV_FILE": str(directory / "none"),
@@ -199,6 +203,8 @@ def _environment(directory: Path, names_port: int) -> dict[str, str]:
         "RABBITMQ_MNESIA_BASE": str(directory / "data"),
         "RABBITMQ_LOG_BASE": str(directory),
         "RABBITMQ_PID_FILE": str(directory / "pid"),
+        "RABBITMQ_DIST_PORT": str(free_port()),
+        "ERL_CRASH_DUMP": str(directory / "erl_crash.dump"),
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {loopback}",
         "ERL_EPMD_PORT": str(names_port),
         "ERL_EPMD_ADDRESS": LOOPBACK,
