@@ -55,6 +55,13 @@ PassphraseFile = Annotated[
     Path | None,
     typer.Option(help="File with the passphrase of the CA keys; or set FLEET_PROVISIONING_PASSPHRASE."),
 ]
+PinFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--pkcs11-pin-file",
+        help="File with the PIN of the token with the CA keys; or set FLEET_PROVISIONING_PKCS11_PIN.",
+    ),
+]
 PublicHttpUrl = Annotated[
     str | None,
     typer.Option(help="Where relying parties reach the plain HTTP port, as certificates will say it."),
@@ -112,6 +119,14 @@ def init(
         ),
     ] = None,
     public_http_url: PublicHttpUrl = None,
+    signer: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the CA keys are made: file, or pkcs11:token=LABEL?module-path=FILE (default: file).",
+            show_default=False,
+        ),
+    ] = None,
+    pin_file: PinFile = None,
 ) -> None:
     """Found a certificate authority: root and issuing CA, the server's and the first operator's credentials.
 
@@ -129,7 +144,12 @@ def init(
     configure_logging()
     with explained():
         settings = settings_of(
-            directory, trust_domain=trust_domain, passphrase_file=passphrase_file, public_http_url=public_http_url
+            directory,
+            trust_domain=trust_domain,
+            passphrase_file=passphrase_file,
+            public_http_url=public_http_url,
+            signer=signer,
+            pkcs11_pin_file=pin_file,
         )
         files = asyncio.run(found(settings, server_name or DEFAULT_SERVER_NAMES, utc_now))
     sys.stdout.write(
@@ -156,6 +176,7 @@ def serve(
     ] = None,
     passphrase_file: PassphraseFile = None,
     public_http_url: PublicHttpUrl = None,
+    pin_file: PinFile = None,
 ) -> None:
     """Run the service until SIGINT or SIGTERM. One line on stdout says when and where it accepts connections.
 
@@ -175,6 +196,7 @@ def serve(
             http_port=http_port,
             passphrase_file=passphrase_file,
             public_http_url=public_http_url,
+            pkcs11_pin_file=pin_file,
         )
         run(lambda: serve_until_stopped(settings))
 
