@@ -22,6 +22,7 @@ Rules
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Protocol
@@ -29,11 +30,12 @@ from typing import Protocol
 import structlog
 
 from broker.admission.admission import Peer
+from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.refusal import RefusalCode, Refused
 from broker.engine import Engine
-from broker.handlers import handle
+from broker.handlers import connect, handle
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from broker.mqtt.connect import Connack
+from broker.mqtt.connect import Connack, Connect
 from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
 from broker.mqtt.errors import PacketError, ProtocolError
 from broker.mqtt.framing import check_packet_size, decode_length
@@ -137,9 +139,11 @@ class ClientConnection:
 
     # From the transport
 
-    def secured(self, certificate: bytes | None, now: float, wall_now: datetime) -> None:
+    def secured(
+        self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]] = tuple
+    ) -> None:
         """Take note that TLS is up, with the client's DER *certificate*; a refusal is the answer to its CONNECT."""
-        outcome = self.engine.admission.examine(certificate, wall_now)
+        outcome = self.engine.admission.examine(certificate, wall_now, path)
         if isinstance(outcome, Refused):
             self.refusal = outcome
             self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
@@ -266,6 +270,8 @@ class ClientConnection:
                 v5 = self.version is ProtocolVersion.V5
         except PacketError as error:
             self._bad_packet(error, now)
+        except Waits:
+            pass
         metrics.messages_received += messages
         metrics.bytes_received += limit
         if acknowledged and session is not None:
@@ -313,6 +319,10 @@ class ClientConnection:
             allowed = self._allowed = set()
         allowed.add(topic)
 
+    def forget_permissions(self) -> None:
+        """Ask the policy again at the next PUBLISH to any topic."""
+        self._allowed = _NO_TOPICS
+
     def complain(self, event: str, **details: object) -> None:
         """Log what the client may not do, the first few times: it can try for ever, and the log is not its to fill."""
         if self._complaints < _MOST_COMPLAINTS:
@@ -333,6 +343,24 @@ class ClientConnection:
         elif alias not in self._aliases:
             raise ProtocolError(f"topic alias {alias} stands for no topic yet")  # MQTT 5 §3.3.2.3.4
         return self._aliases[alias]
+
+    def wait(self, inquiry: Inquiry, packet: Connect) -> None:
+        """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
+
+        def go_on(now: float) -> None:
+            if self._closed:  # The client has gone meanwhile, or `connect_timeout` has passed.
+                return
+            self._transport.release()
+            try:
+                connect(self.engine, self, packet, now)
+            except PacketError as error:
+                self._bad_packet(error, now)
+            if self._tail is not None:
+                self.receive(b"", now)
+            self.engine.turn.request()
+
+        self._transport.hold()
+        inquiry.when_done(go_on)
 
     def hold(self, slow: Subscriber, now: float) -> None:
         """Read no more until *slow* has caught up, or a second has passed."""

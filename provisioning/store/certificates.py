@@ -58,6 +58,21 @@ class StoredCertificate:
         return CertificateState.ACTIVE if now < self.not_after else CertificateState.EXPIRED
 
 
+@dataclass(frozen=True, slots=True)
+class HeldCertificate:
+    """A certificate that a device has for a key, with its DER."""
+
+    id: int
+    der: bytes
+    issued_at: datetime
+    not_after: datetime
+    revoked_for: RevocationReason | None
+
+    def good(self, now: datetime) -> bool:
+        """Whether it is neither revoked nor at its end."""
+        return self.revoked_for is None and now < self.not_after
+
+
 def selected(*, with_der: bool = False) -> Select[Any]:
     """Return the statement whose rows `from_row` reads."""
     columns = [column for column in certificates.c if with_der or column is not certificates.c.der]
@@ -91,6 +106,20 @@ _COMPROMISED: Final = (
         certificates.c.spki_sha256 == bindparam("wanted"),
         revocations.c.reason == RevocationReason.KEY_COMPROMISE.value,
     )
+    .limit(1)
+)
+
+_NEWEST_WITH_KEY: Final = (
+    select(
+        certificates.c.id,
+        certificates.c.der,
+        certificates.c.issued_at,
+        certificates.c.not_after,
+        revocations.c.reason,
+    )
+    .select_from(certificates.join(devices).outerjoin(revocations))
+    .where(certificates.c.spki_sha256 == bindparam("key"), devices.c.name == bindparam("wanted"))
+    .order_by(certificates.c.id.desc())
     .limit(1)
 )
 
@@ -180,6 +209,15 @@ def of_device(connection: Connection, device_id: int) -> list[StoredCertificate]
 def key_compromised(connection: Connection, spki_sha256: bytes) -> bool:
     """Return whether a certificate for this key was ever revoked because the key was compromised."""
     return connection.execute(_COMPROMISED, {"wanted": spki_sha256}).one_or_none() is not None
+
+
+def newest_with_key(connection: Connection, device: str, spki_sha256: bytes) -> HeldCertificate | None:
+    """Return the certificate that was last issued to *device* for this key."""
+    row = connection.execute(_NEWEST_WITH_KEY, {"key": spki_sha256, "wanted": device}).one_or_none()
+    if row is None:
+        return None
+    reason = None if row.reason is None else RevocationReason(row.reason)
+    return HeldCertificate(row.id, row.der, row.issued_at, row.not_after, reason)
 
 
 def _lock_device(connection: Connection, serial: str) -> None:

@@ -23,6 +23,7 @@ from provisioning.cli import app as provisioning_app
 from provisioning.config import ProfileSettings, Settings
 from provisioning.enrolment.problems import STATUSES
 from provisioning.errors import Code
+from provisioning.pki.crl import CrlProblem
 from tests.support.provisioning import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "operations.md"
@@ -113,7 +114,7 @@ def test_other_codes_of_the_broker_are_those_of_the_code() -> None:
     source = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "broker").rglob("*.py"))
     logged = set(re.findall(r'code="([A-Z_]+)"', source))
     said = set(re.findall(r'\.(?:lost|_end|disconnect)\(\s*"([A-Z_]+)"', source)) | {KICKED}
-    assert {code for code, _ in rows} == (logged | said) - set(RefusalCode)
+    assert {code for code, _ in rows} == (logged | said | set(CrlProblem)) - set(RefusalCode)
 
 
 def test_codes_of_the_admin_api_are_those_of_the_code() -> None:
