@@ -1,4 +1,4 @@
-"""The commands that speak to a running broker: ``fleet-broker status``, ``sessions``, ``kick``, ``trust show``.
+"""The commands that speak to a running broker: ``status``, ``sessions``, ``kick``, ``trust show``, ``reload``.
 
 Rules
 -----
@@ -20,9 +20,12 @@ import typer
 
 from broker.admin.client import AdminClient, BrokerUnreachable, RequestRefused
 from broker.admin.endpoint import OFF, socket_path
+from broker.admission.policy_file import PolicyError, read_policy
 from broker.config import ConfigError, read_file
+from broker.reload.report import Part
 
 _SHOWN = 1000
+_USAGE = 2
 
 trust_app = typer.Typer(help="See whom the broker trusts.", no_args_is_help=True)
 
@@ -160,6 +163,48 @@ def trust_show(socket: Socket = None, state_dir: StateDir = None, config: Config
     _print_table(columns, rows)
     sys.stdout.write("\n")
     _print_facts({"trust_domain": answer["trust_domain"] or "any that the anchors vouch for", **answer["revocation"]})
+
+
+def reload(
+    parts: Annotated[
+        list[Part] | None, typer.Argument(help="certificate, trust, policy, limits (default: all).", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen, and to whom.")] = False,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="With --dry-run: a policy file to try instead of the broker's.", show_default=False),
+    ] = None,
+    socket: Socket = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Read certificate, trust anchors, policy and limits anew, as SIGHUP does.
+
+    What cannot be used is refused, and the old one stays: exit code 1.
+    """
+    asked: dict[str, Any] = {"dry_run": dry_run}
+    if parts:
+        asked["parts"] = parts
+    if policy is not None:
+        if not dry_run:
+            typer.echo("fleet-broker: --policy: only with --dry-run; a reload takes the broker's own file", err=True)
+            raise typer.Exit(_USAGE)
+        try:
+            asked["policy"] = read_policy(policy)
+        except PolicyError as error:
+            typer.echo(f"fleet-broker: {error}", err=True)
+            raise typer.Exit(_USAGE) from None
+        asked.setdefault("parts", [Part.POLICY])
+    with _client(socket, state_dir, config) as client:
+        answer = client.post("/v1/reload", asked)
+    if as_json:
+        _print_json(answer)
+    else:
+        for each in answer["parts"]:
+            sys.stdout.write(f"{each['text']}\n")
+    if answer["refused"]:
+        raise typer.Exit(1)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 
 app.add_typer(admin_commands.trust_app, name="trust")
-for command in (admin_commands.status, admin_commands.sessions, admin_commands.kick):
+for command in (admin_commands.status, admin_commands.sessions, admin_commands.kick, admin_commands.reload):
     app.command()(command)
 
 _USAGE = 2
@@ -70,6 +71,10 @@ def run(
         str | None, typer.Option(help="Whom clients of that port are taken for: spiffe://…")
     ] = None,
     trust_domain: Annotated[str | None, typer.Option(help="Admit only identities of this trust domain.")] = None,
+    watch_files: Annotated[
+        bool | None,
+        typer.Option("--watch-files/--no-watch-files", help="Reload certificate, trust, policy, limits on change."),
+    ] = None,
     policy_file: Annotated[
         Path | None, typer.Option(help="Topic policy, TOML; 'fleet-broker policy show' prints the default one.")
     ] = None,
@@ -117,7 +122,7 @@ def run(
         return
     _configure_log(settings.log_level)
     try:
-        _run(settings)
+        _run(BrokerServer(settings, partial(load, config, flags), config))
     except (CredentialError, TlsConfigurationError, PolicyError, ListenError, StoreError, AdminSocketError) as error:
         typer.echo(f"fleet-broker: {error}", err=True)
         raise typer.Exit(1) from None
@@ -137,7 +142,7 @@ def _check_policy(path: Path | None) -> None:
         raise typer.Exit(_USAGE) from None
 
 
-def _run(settings: BrokerConfig) -> None:
+def _run(server: BrokerServer) -> None:
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):  # Not on every platform; the broker works without.
         import uvloop
@@ -145,7 +150,7 @@ def _run(settings: BrokerConfig) -> None:
         loop_factory = uvloop.new_event_loop
 
     async def serve() -> None:
-        await BrokerServer(settings).run()
+        await server.run()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(serve())

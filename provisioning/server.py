@@ -40,6 +40,8 @@ from sqlalchemy.engine import Connection
 from provisioning.api.application import new_application
 from provisioning.api.est import est_routes
 from provisioning.api.feed import feed_routes
+from provisioning.api.groups import EnrolmentAdministration
+from provisioning.api.groups import router as group_router
 from provisioning.api.inventory import router as inventory_router
 from provisioning.api.lifecycle import router as lifecycle_router
 from provisioning.api.ocsp import OcspEndpoint
@@ -50,6 +52,7 @@ from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority
 from provisioning.config import Settings
 from provisioning.connection_protocol import ConnectionProtocol, PeerCertificateProtocol
+from provisioning.enrolment.groups import GroupService
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenService
@@ -225,6 +228,11 @@ async def _build(
 
     feed = RevocationFeed(database, settings.feed_heartbeat_seconds, on_new)
     await feed.start()
+    # The answers that are remembered go first: a relying party may ask before the operator hears that it is done.
+    told: tuple[Callable[[Changed], None], ...] = (
+        responder.forget_changed,
+        lambda _changed: feed.announce(),
+    )
     enrolment = EnrolmentService(
         database=database,
         issuer=issuer,
@@ -234,11 +242,7 @@ async def _build(
         clock=utc_now,
         crl_shards=shards,
         key_policy=key_policy,
-    )
-    # The answers that are remembered go first: a relying party may ask before the operator hears that it is done.
-    told: tuple[Callable[[Changed], None], ...] = (
-        responder.forget_changed,
-        lambda _changed: feed.announce(),
+        after_commit=told,
     )
     revocation = RevocationService(database, utc_now, told)
     suspension = SuspensionService(database, utc_now, told)
@@ -248,11 +252,13 @@ async def _build(
     https.state.operator_services = OperatorServices(
         database, TokenService(database, utc_now), revocation, suspension, feed, publishers, utc_now
     )
+    https.state.enrolment_services = EnrolmentAdministration(GroupService(database, profiles, utc_now))
     https.include_router(est_routes(enrolment, list(authorities.values())))
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
     https.include_router(lifecycle_router)
     https.include_router(inventory_router)
+    https.include_router(group_router)
 
     http = new_application("Fleetgate CRLs and CA certificates", product_version(), settings, openapi_url=None)
     http.include_router(relying_party_routes(publishers, authorities))
@@ -304,6 +310,7 @@ def _listener(app: FastAPI, protocol: type[ConnectionProtocol], context: ssl.SSL
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # TLS ends here: who is connected is what the connection says.
             headers=headers,
             backlog=_BACKLOG,
             timeout_keep_alive=60,  # Not below the protocol's own limit, which counts a trickle too.

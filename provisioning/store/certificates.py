@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -58,6 +59,21 @@ class StoredCertificate:
         return CertificateState.ACTIVE if now < self.not_after else CertificateState.EXPIRED
 
 
+@dataclass(frozen=True, slots=True)
+class HeldCertificate:
+    """A certificate that a device has for a key, with its DER."""
+
+    id: int
+    der: bytes
+    issued_at: datetime
+    not_after: datetime
+    revoked_for: RevocationReason | None
+
+    def good(self, now: datetime) -> bool:
+        """Whether it is neither revoked nor at its end."""
+        return self.revoked_for is None and now < self.not_after
+
+
 def selected(*, with_der: bool = False) -> Select[Any]:
     """Return the statement whose rows `from_row` reads."""
     columns = [column for column in certificates.c if with_der or column is not certificates.c.der]
@@ -78,6 +94,15 @@ _LOCK: Final = (
     .where(certificates.c.serial == bindparam("wanted"))
     .with_for_update(of=devices)
 )
+_OF_DEVICE: Final = selected().where(certificates.c.device_id == bindparam("wanted")).order_by(certificates.c.id)
+_OF_MANY: Final = (
+    selected()
+    .where(
+        certificates.c.device_id.in_(bindparam("devices", expanding=True))
+        | certificates.c.serial.in_(bindparam("serials", expanding=True))
+    )
+    .order_by(certificates.c.id)
+)
 _FIND_SERIAL: Final = selected(with_der=True).where(certificates.c.serial == bindparam("wanted")).limit(1)
 _REVOCATION: Final = (
     select(revocations.c.sequence, revocations.c.reason, revocations.c.revoked_at)
@@ -91,6 +116,20 @@ _COMPROMISED: Final = (
         certificates.c.spki_sha256 == bindparam("wanted"),
         revocations.c.reason == RevocationReason.KEY_COMPROMISE.value,
     )
+    .limit(1)
+)
+
+_NEWEST_WITH_KEY: Final = (
+    select(
+        certificates.c.id,
+        certificates.c.der,
+        certificates.c.issued_at,
+        certificates.c.not_after,
+        revocations.c.reason,
+    )
+    .select_from(certificates.join(devices).outerjoin(revocations))
+    .where(certificates.c.spki_sha256 == bindparam("key"), devices.c.name == bindparam("wanted"))
+    .order_by(certificates.c.id.desc())
     .limit(1)
 )
 
@@ -173,13 +212,29 @@ def find_serial(
 
 def of_device(connection: Connection, device_id: int) -> list[StoredCertificate]:
     """Return every certificate of a device, oldest first."""
-    statement = selected().where(certificates.c.device_id == device_id).order_by(certificates.c.id)
-    return [from_row(row) for row in connection.execute(statement)]
+    return [from_row(row) for row in connection.execute(_OF_DEVICE, {"wanted": device_id})]
+
+
+def of_devices_or_with_serials(
+    connection: Connection, device_ids: Sequence[int], serials: Sequence[str]
+) -> list[StoredCertificate]:
+    """Return every certificate of these devices, and those with these serial numbers, oldest first."""
+    rows = connection.execute(_OF_MANY, {"devices": device_ids, "serials": serials})
+    return [from_row(row) for row in rows]
 
 
 def key_compromised(connection: Connection, spki_sha256: bytes) -> bool:
     """Return whether a certificate for this key was ever revoked because the key was compromised."""
     return connection.execute(_COMPROMISED, {"wanted": spki_sha256}).one_or_none() is not None
+
+
+def newest_with_key(connection: Connection, device: str, spki_sha256: bytes) -> HeldCertificate | None:
+    """Return the certificate that was last issued to *device* for this key."""
+    row = connection.execute(_NEWEST_WITH_KEY, {"key": spki_sha256, "wanted": device}).one_or_none()
+    if row is None:
+        return None
+    reason = None if row.reason is None else RevocationReason(row.reason)
+    return HeldCertificate(row.id, row.der, row.issued_at, row.not_after, reason)
 
 
 def _lock_device(connection: Connection, serial: str) -> None:

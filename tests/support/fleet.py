@@ -12,7 +12,9 @@ from cryptography import x509
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.issuer import Issuer
 from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
-from provisioning.enrolment.service import CertificateCredential, EnrolmentService, TokenCredential
+from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
+from provisioning.enrolment.groups import GroupService
+from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.tokens import TokenOrder, TokenService
 from provisioning.pki.identity import Role
 from provisioning.revocation.service import RevocationService
@@ -49,6 +51,7 @@ class Fleet:
     token_service: TokenService
     revocation: RevocationService
     suspension: SuspensionService
+    groups: GroupService
     told: list[str] = field(default_factory=list)
 
     async def token(self, device: str = "meter-17", group: str | None = "north", role: Role = Role.DEVICE) -> str:
@@ -86,9 +89,11 @@ async def open_fleet(
         authority = authority or found_authority("fleet.internal", clock(), (new_serial(), new_serial()))
         issuer = Issuer(authority.issuing_ca.certificate, authority.issuing_ca.key)
         serial_numbers = SerialNumbers(database)
-        profiles = {name: profile_of(ProfileConfig(name, timedelta(days=30))) for name in ProfileName} | {
+        profiles = {name.value: profile_of(ProfileConfig(name, timedelta(days=30))) for name in ProfileName} | {
             config.name: profile_of(config) for config in configured
         }
+        told: list[str] = []
+        neighbours = (lambda _: told.append("feed"), lambda _: told.append("crl"))
         enrolment = EnrolmentService(
             database=database,
             issuer=issuer,
@@ -96,9 +101,8 @@ async def open_fleet(
             profiles=profiles,
             trust_domain="fleet.internal",
             clock=clock,
+            after_commit=neighbours,
         )
-        told: list[str] = []
-        neighbours = (lambda _: told.append("feed"), lambda _: told.append("crl"))
         yield Fleet(
             database,
             clock,
@@ -109,6 +113,7 @@ async def open_fleet(
             TokenService(database, clock),
             RevocationService(database, clock, neighbours),
             SuspensionService(database, clock, neighbours),
+            GroupService(database, profiles, clock),
             told,
         )
     finally:
