@@ -19,7 +19,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from provisioning import audit_commands, certificate_commands, group_commands, lifecycle_commands, operator_commands
+from provisioning import (
+    audit_commands,
+    certificate_commands,
+    group_commands,
+    lifecycle_commands,
+    operator_commands,
+    operator_role_commands,
+)
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.version import product_version
@@ -37,6 +44,7 @@ app.add_typer(operator_commands.token_app, name="token")
 app.add_typer(operator_commands.device_app, name="device")
 app.add_typer(certificate_commands.certificate_app, name="certificate")
 app.add_typer(audit_commands.audit_app, name="audit")
+app.add_typer(operator_role_commands.operator_app, name="operator")
 app.add_typer(group_commands.group_app, name="group")
 for command in (
     lifecycle_commands.revoke,
@@ -175,6 +183,10 @@ def serve(
         int | None,
         typer.Option(help="Plain HTTP port for CRLs and CA certificates, 0 for a free one (default: 8080)."),
     ] = None,
+    public_listener: Annotated[
+        bool | None,
+        typer.Option("--public-listener", help="Allow a host that is not a loopback address.", show_default=False),
+    ] = None,
     passphrase_file: PassphraseFile = None,
     public_http_url: PublicHttpUrl = None,
     pin_file: PinFile = None,
@@ -183,7 +195,8 @@ def serve(
 
     \b
     Example:
-      fleet-provisioning serve --dir /var/lib/fleet --host 0.0.0.0 --public-http-url http://ca.example.org:8080
+      fleet-provisioning serve --dir /var/lib/fleet --host 0.0.0.0 --public-listener \\
+        --public-http-url http://ca.example.org:8080
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     from provisioning.logs import configure_logging
     from provisioning.server import serve as serve_until_stopped
@@ -195,6 +208,7 @@ def serve(
             host=host,
             port=port,
             http_port=http_port,
+            public_listener=public_listener,
             passphrase_file=passphrase_file,
             public_http_url=public_http_url,
             pkcs11_pin_file=pin_file,

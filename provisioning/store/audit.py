@@ -59,6 +59,7 @@ class Action(StrEnum):
     GROUP_CREATED = "group created"
     GROUP_CHANGED = "group changed"
     TOKENS_REMOVED = "spent tokens removed"
+    OPERATOR_ROLE_GRANTED = "operator role granted"
 
 
 @dataclass(frozen=True, slots=True)
