@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import structlog
 import typer
 
-from broker import admin_commands
+from broker import admin_commands, explain_commands
 from broker.admin.unix_socket import AdminSocketError
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.config import BrokerConfig, ConfigError, load
@@ -36,8 +36,9 @@ app = typer.Typer(
 )
 
 app.add_typer(admin_commands.trust_app, name="trust")
-for command in (admin_commands.status, admin_commands.sessions, admin_commands.kick):
+for command in (admin_commands.status, admin_commands.sessions, admin_commands.kick, explain_commands.why):
     app.command()(command)
+app.command()(explain_commands.check)
 
 _USAGE = 2
 

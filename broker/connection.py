@@ -32,6 +32,7 @@ from broker.admission.admission import Peer
 from broker.admission.refusal import RefusalCode, Refused
 from broker.engine import Engine
 from broker.handlers import handle
+from broker.history import Happened
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
@@ -318,6 +319,10 @@ class ClientConnection:
         if self._complaints < _MOST_COMPLAINTS:
             self._complaints += 1
             log.warning(event, address=self.address, **details, **self._who())
+            said = f"{event}: {details.get('topic') or details.get('topic_filter') or ''}"
+            client_id = self.session.client_id if self.session is not None else ""
+            code = str(details.get("code", ""))
+            self.engine.history.note(Happened.DENIED, self, code, said, client_id, self.last_received)
 
     def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
         """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
@@ -446,9 +451,11 @@ class ClientConnection:
         if self.session is None:
             metrics.refused[code] += 1
             log.info("refused", code=code, detail=detail, address=self.address, **self._who())
+            self.engine.history.note(Happened.REFUSED, self, code, detail, "", now)
         else:
             metrics.closed[code] += 1
             log.info("closed", code=code, detail=detail, address=self.address, **self._who())
+            self.engine.history.note(Happened.CLOSED, self, code, detail, self.session.client_id, now)
             self.engine.detach(self, now, publish_will=publish_will)
 
     def _who(self) -> dict[str, str]:

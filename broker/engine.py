@@ -28,6 +28,7 @@ import structlog
 from broker.admission.admission import Admission, Admitted, Peer, revoked
 from broker.admission.refusal import RefusalCode, Refused
 from broker.deadlines import Deadlines
+from broker.history import History
 from broker.limits import Limits
 from broker.metrics import Metrics
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
@@ -107,6 +108,7 @@ class Engine:
         "admission",
         "connected",
         "deadlines",
+        "history",
         "journal",
         "limits",
         "metrics",
@@ -128,6 +130,7 @@ class Engine:
         self.metrics = Metrics()
         self.turn = Turn(call_soon)
         self.deadlines = Deadlines(now)
+        self.history = History(limits.max_history)
         self.routes = Routes(limits.max_cached_routes)
         self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
         self.registry = SessionRegistry(QueueLimits(limits.max_queued_messages, limits.max_queued_bytes), self.metrics)
