@@ -77,6 +77,16 @@ def run(
     revocation_grace: Annotated[
         float | None, typer.Option(help="Seconds that newcomers are admitted without the revocation feed.")
     ] = None,
+    crlfile: Annotated[
+        str | None, typer.Option(help="CRLs: files or directories, PEM or DER; several by commas.")
+    ] = None,
+    crl_urls: Annotated[str | None, typer.Option(help="CRLs at http URLs, by commas.")] = None,
+    crl_from_certificates: Annotated[
+        bool | None, typer.Option("--crl-from-certificates", help="Fetch the CRLs that certificates name.")
+    ] = None,
+    crl_policy: Annotated[
+        str | None, typer.Option(help="Without a valid CRL: require, 'grace 12h' or advisory.")
+    ] = None,
     allow_tls12: Annotated[bool | None, typer.Option("--allow-tls12", help="Accept TLS 1.2 too.")] = None,
     unsafe_no_revocation: Annotated[
         bool | None, typer.Option("--unsafe-no-revocation", help="Run without any source of revocations.")

@@ -22,6 +22,7 @@ Rules
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Protocol
@@ -29,12 +30,12 @@ from typing import Protocol
 import structlog
 
 from broker.admission.admission import Peer
+from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.refusal import RefusalCode, Refused
 from broker.engine import Engine
-from broker.handlers import handle
-from broker.history import Happened
+from broker.handlers import connect, handle
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from broker.mqtt.connect import Connack
+from broker.mqtt.connect import Connack, Connect
 from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
 from broker.mqtt.errors import PacketError, ProtocolError
 from broker.mqtt.framing import check_packet_size, decode_length
@@ -138,9 +139,11 @@ class ClientConnection:
 
     # From the transport
 
-    def secured(self, certificate: bytes | None, now: float, wall_now: datetime) -> None:
+    def secured(
+        self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]] = tuple
+    ) -> None:
         """Take note that TLS is up, with the client's DER *certificate*; a refusal is the answer to its CONNECT."""
-        outcome = self.engine.admission.examine(certificate, wall_now)
+        outcome = self.engine.admission.examine(certificate, wall_now, path)
         if isinstance(outcome, Refused):
             self.refusal = outcome
             self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
@@ -267,6 +270,8 @@ class ClientConnection:
                 v5 = self.version is ProtocolVersion.V5
         except PacketError as error:
             self._bad_packet(error, now)
+        except Waits:
+            pass
         metrics.messages_received += messages
         metrics.bytes_received += limit
         if acknowledged and session is not None:
@@ -318,11 +323,7 @@ class ClientConnection:
         """Log what the client may not do, the first few times: it can try for ever, and the log is not its to fill."""
         if self._complaints < _MOST_COMPLAINTS:
             self._complaints += 1
-            log.warning(event, address=self.address, **details, **self._who())
-            said = f"{event}: {details.get('topic') or details.get('topic_filter') or ''}"
-            client_id = self.session.client_id if self.session is not None else ""
-            code = str(details.get("code", ""))
-            self.engine.history.note(Happened.DENIED, self, code, said, client_id, self.last_received)
+            self.engine.denied(self, event, details, self.last_received)
 
     def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
         """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
@@ -338,6 +339,24 @@ class ClientConnection:
         elif alias not in self._aliases:
             raise ProtocolError(f"topic alias {alias} stands for no topic yet")  # MQTT 5 §3.3.2.3.4
         return self._aliases[alias]
+
+    def wait(self, inquiry: Inquiry, packet: Connect) -> None:
+        """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
+
+        def go_on(now: float) -> None:
+            if self._closed:  # The client has gone meanwhile, or `connect_timeout` has passed.
+                return
+            self._transport.release()
+            try:
+                connect(self.engine, self, packet, now)
+            except PacketError as error:
+                self._bad_packet(error, now)
+            if self._tail is not None:
+                self.receive(b"", now)
+            self.engine.turn.request()
+
+        self._transport.hold()
+        inquiry.when_done(go_on)
 
     def hold(self, slow: Subscriber, now: float) -> None:
         """Read no more until *slow* has caught up, or a second has passed."""
@@ -446,23 +465,8 @@ class ClientConnection:
         self._tail = None
         self._allowed = _NO_TOPICS
         self._aliases = None
-        metrics = self.engine.metrics
         self.engine.deadlines.cancel(self)
-        if self.session is None:
-            metrics.refused[code] += 1
-            log.info("refused", code=code, detail=detail, address=self.address, **self._who())
-            self.engine.history.note(Happened.REFUSED, self, code, detail, "", now)
-        else:
-            metrics.closed[code] += 1
-            log.info("closed", code=code, detail=detail, address=self.address, **self._who())
-            self.engine.history.note(Happened.CLOSED, self, code, detail, self.session.client_id, now)
-            self.engine.detach(self, now, publish_will=publish_will)
-
-    def _who(self) -> dict[str, str]:
-        if self.peer is None:
-            refusal = self.refusal
-            return {"identity": refusal.identity, "serial": refusal.serial} if refusal and refusal.serial else {}
-        return {"identity": self.peer.identity.uri, "serial": self.peer.serial}
+        self.engine.ended(self, code, detail, now, publish_will=publish_will)
 
 
 def _bytes_needed(data: bytes, position: int) -> int:

@@ -19,19 +19,21 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
 import structlog
 
 from broker.admission.admission import Admission, Admitted, Peer, revoked
+from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused
 from broker.deadlines import Deadlines
-from broker.history import History
+from broker.history import Happened, History, named
 from broker.limits import Limits
 from broker.metrics import Metrics
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.connect import Connect
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription
@@ -82,6 +84,9 @@ class Client(Protocol):
 
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
         """Answer the CONNECT with *refusal* and close."""
+
+    def wait(self, inquiry: Inquiry, packet: Connect) -> None:
+        """Read no more from the client until *inquiry* is answered; then act on *packet* again."""
 
     def hold(self, slow: Subscriber, now: float) -> None:
         """Read no more from the client until *slow* has caught up, or a second has passed."""
@@ -191,6 +196,24 @@ class Engine:
         self.connected += 1
         self.metrics.admitted += 1
         return session, present
+
+    def ended(self, connection: Client, code: str, detail: str, now: float, *, publish_will: bool) -> None:
+        """Count and tell that *connection* has ended, and let go of it if it was admitted."""
+        session = connection.session
+        what = Happened.REFUSED if session is None else Happened.CLOSED
+        counter = self.metrics.refused if session is None else self.metrics.closed
+        counter[code] += 1
+        log.info(str(what), code=code, detail=detail, address=connection.address, **named(connection))
+        self.history.note(what, connection, code, detail, session.client_id if session is not None else "", now)
+        if session is not None:
+            self.detach(connection, now, publish_will=publish_will)
+
+    def denied(self, connection: Client, event: str, details: dict[str, object], now: float) -> None:
+        """Tell that the client may not do what it wanted to."""
+        log.warning(event, address=connection.address, **details, **named(connection))
+        said = f"{event}: {details.get('topic') or details.get('topic_filter') or ''}"
+        client_id = connection.session.client_id if connection.session is not None else ""
+        self.history.note(Happened.DENIED, connection, str(details.get("code", "")), said, client_id, now)
 
     def detach(self, connection: Client, now: float, *, publish_will: bool) -> None:
         """Let go of a connection that was admitted: its will, and its session or what is left of it."""
@@ -387,6 +410,17 @@ class Engine:
         for connection in connections:
             connection.disconnect(refusal.code, ReasonCode.ADMINISTRATIVE_ACTION, refusal.detail, now)
         return len(connections)
+
+    def enforce(self, connections: Iterable[Client], now: float) -> int:
+        """Close those of *connections* whose certificate, or a CA's above it, is revoked by now; return how many."""
+        closed = 0
+        for connection in connections:
+            peer = connection.peer
+            refusal = self.admission.refuse_revoked(peer) if peer is not None else None
+            if refusal is not None and connection.session is not None:
+                connection.disconnect(refusal.code, ReasonCode.ADMINISTRATIVE_ACTION, refusal.detail, now)
+                closed += 1
+        return closed
 
     def connections(self) -> list[Client]:
         """Return every admitted connection."""

@@ -24,6 +24,7 @@ from typing import Any
 import structlog
 
 from broker.admission.admission import Admitted
+from broker.admission.inquiry import Waits
 from broker.admission.refusal import RefusalCode, Refused
 from broker.authorization import SHOWN, UNSTORABLE, Refusal, deny_publish, refuse_filter, refuse_topic
 from broker.engine import Client, Engine
@@ -70,8 +71,12 @@ def handle(engine: Engine, connection: Client, packet: Packet, now: float) -> No
 
 
 def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> None:
-    """Admit the client and give it its session, or refuse it."""
+    """Admit the client and give it its session, or refuse it; raise `Waits` while its certificate is looked up."""
     connection.version = packet.protocol_version
+    inquiry = connection.peer.inquiry if connection.peer is not None else None
+    if inquiry is not None and not inquiry.done:
+        connection.wait(inquiry, packet)
+        raise Waits
     refusal = connection.refusal or _unsupported(packet, engine.limits) or _enter(engine, connection, packet, now)
     if refusal is not None:
         connection.refuse(refusal, packet.properties.maximum_packet_size or 0, now)

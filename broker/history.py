@@ -95,6 +95,14 @@ class Party(Protocol):
     refusal: Refused | None
 
 
+def named(party: Party) -> dict[str, str]:
+    """Return who *party* is, for the log, as far as a verified certificate says."""
+    peer, refusal = party.peer, party.refusal
+    if peer is not None:
+        return {"identity": peer.identity.uri, "serial": peer.serial}
+    return {"identity": refusal.identity, "serial": refusal.serial} if refusal is not None and refusal.serial else {}
+
+
 class History:
     """The events of one broker."""
 

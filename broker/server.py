@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import ssl
 import sys
@@ -33,11 +34,13 @@ from broker.mqtt.codes import ReasonCode
 from broker.poller import Poller
 from broker.recovery import recover
 from broker.revocation_feed import RevocationFeed
+from broker.sources.revocation_lists import RevocationLists
+from broker.sources.trust_files import load_trust
 from broker.store.sqlite import SqliteStore
 from broker.sys_topics import INTERVAL, SysTopics
 from provisioning.pki.identity import parse_uri
 from provisioning.pki.revocation import RevocationIndex
-from provisioning.pki.tls import ClientCertificate, CredentialFiles, server_context
+from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 
 log = structlog.get_logger("broker")
 
@@ -72,6 +75,7 @@ class BrokerServer:
             loop.add_signal_handler(number, self._stop.set)
         policy = load_policy(self._config.policy_file)
         files = await self._own_credential()
+        self._check_crl_files()
         engine = Engine(self._admission(files.certificate, policy), self._config.limits, loop.call_soon, loop.time())
         store = self._open_store(engine, loop) if self._config.persistence else None
         poller = Poller(loop, engine.turn)
@@ -87,13 +91,16 @@ class BrokerServer:
         stopped = asyncio.create_task(self._stop.wait())
         tasks: list[asyncio.Task[Any]] = [stopped, asyncio.create_task(_tick(engine))]
         tasks.append(asyncio.create_task(_sys_topics(engine)))
+        lists = RevocationLists(engine, self._config, loop.time) if engine.admission.trust is not None else None
+        if lists is not None:
+            tasks.append(asyncio.create_task(lists.run()))
         feed = None
         if self._config.provisioning is not None:
             feed = RevocationFeed(engine, self._config.provisioning, self._config.cafile, files, loop.time)
             tasks.append(asyncio.create_task(feed.run()))
         if self._credential is not None:
             tasks.append(asyncio.create_task(self._renewals(self._credential, listeners)))
-        tasks.append(asyncio.create_task(self._announce(listeners, feed)))
+        tasks.append(asyncio.create_task(self._announce(listeners, feed, lists)))
         try:
             await _first_failure(tasks, stopped)
         finally:
@@ -148,7 +155,14 @@ class BrokerServer:
         freshness = Freshness(self._config.revocation_grace, always_acceptable=self._config.provisioning is None)
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
-        return Admission(RevocationIndex(), freshness, policy, trust_domain, self._config.any_client_id)
+        trust = load_trust(self._config)
+        return Admission(RevocationIndex(), freshness, policy, trust_domain, self._config.any_client_id, trust)
+
+    def _check_crl_files(self) -> None:
+        """Raise `TlsConfigurationError` for a file that is not there: later that is an alarm, now it is a mistake."""
+        for path in self._config.crlfile:
+            if not path.exists() or not os.access(path, os.R_OK):
+                raise TlsConfigurationError(f"crlfile: {path} cannot be read; is it there?")
 
     def _listen(
         self, loop: asyncio.AbstractEventLoop, engine: Engine, poller: Poller, context: ssl.SSLContext
@@ -180,7 +194,11 @@ class BrokerServer:
             for listener in listeners:
                 listener.context = context
 
-    async def _announce(self, listeners: list[Listener], feed: RevocationFeed | None) -> None:
+    async def _announce(
+        self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists | None
+    ) -> None:
+        if lists is not None:
+            await lists.current.wait()
         if feed is not None:
             try:
                 await asyncio.wait_for(feed.current.wait(), _FEED_PATIENCE)

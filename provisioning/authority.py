@@ -37,7 +37,7 @@ from provisioning.own_credentials import OPERATOR_NAME, OwnCredentials
 from provisioning.pki.identity import Identity, InvalidIdentity, Role
 from provisioning.pki.keys import KeyFileError, PrivateKey, key_to_pem, load_key, write_private
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import schema, serials
+from provisioning.store import devices, schema, serials
 from provisioning.store.counters import Counter
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
@@ -161,6 +161,11 @@ async def _furnish(
     database = Database(settings.resolved_database_url, read_audit_key(files))
     try:
         await schema.upgrade(database)
+        if any((await database.read(devices.count)).values()):
+            raise ConfigurationError(
+                f"database_url: {database.url.render_as_string()} holds another authority's records: "
+                "give each authority a database of its own"
+            )
         numbers = SerialNumbers(database)
         credentials = OwnCredentials(
             files, issuer, database, numbers, profiles_of(settings), settings.trust_domain, clock

@@ -25,7 +25,8 @@ import structlog
 from cryptography import x509
 from sqlalchemy.engine import Connection
 
-from provisioning.ca.issuer import IpAddress, IssuanceRequest, Issuer
+from provisioning.ca.issuer import IssuanceRequest, Issuer
+from provisioning.ca.name_policy import IpAddress
 from provisioning.ca.profile import Profile, ProfileName
 from provisioning.ca.server_names import check_host_name
 from provisioning.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_certificate
@@ -51,7 +52,7 @@ class OwnCredentials:
     issuer: Issuer
     database: Database
     serial_numbers: SerialNumbers
-    profiles: Mapping[ProfileName, Profile]
+    profiles: Mapping[str, Profile]
     trust_domain: str
     clock: Callable[[], datetime]
 

@@ -19,6 +19,7 @@ Does not handle: the client identifier, whose session it is, limits: they are de
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -28,13 +29,23 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from broker.admission.admission import Admission
+from broker.admission.admission import Admission, Peer, revoked
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.remedy import REMEDIES
+from broker.admission.trust import Trust
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of
 from provisioning.pki.revocation import certificate_key
 
 _LONGEST_PATH = 10
+_ABOUT_REVOCATION = frozenset(
+    {
+        RefusalCode.REVOKED,
+        RefusalCode.SUSPENDED,
+        RefusalCode.ISSUER_REVOKED,
+        RefusalCode.CRL_MISSING,
+        RefusalCode.CRL_EXPIRED,
+    }
+)
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
@@ -76,20 +87,21 @@ def check(
     """
     certificate = chain[0]
     identity = _identity(certificate)
+    walked, path = _path(chain, anchors, wall_now)
+    outcome = _ask(admission, certificate, path, wall_now)
     steps = [
-        _path(chain, anchors, wall_now),
+        walked,
         _validity(certificate, wall_now),
         _purpose(certificate),
         _end_entity(certificate),
         _named(identity, admission),
         _policy(identity, admission),
-        _revocation(certificate, admission),
+        _revocation(certificate, admission, outcome),
         _freshness(admission, now),
     ]
     in_handshake = next((step for step in steps[:3] if step.passed is False), None)
     if in_handshake is not None:
         return Verdict(False, in_handshake.code, f"TLS alert: {in_handshake.detail}", tuple(steps))
-    outcome = admission.examine(certificate.public_bytes(Encoding.DER), wall_now)
     if isinstance(outcome, Refused):
         return Verdict(False, outcome.code, outcome.detail, tuple(steps))
     failed = next((step for step in steps if step.passed is False), None)
@@ -98,26 +110,40 @@ def check(
     return Verdict(True, "", f"admitted as {outcome.identity.uri}", tuple(steps))
 
 
-def _path(chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], now: datetime) -> Step:
-    """Walk from the first of *chain* to an anchor."""
-    current, walked = chain[0], [_name(chain[0])]
-    known_anchors = set(anchors)
+def _ask(
+    admission: Admission, certificate: x509.Certificate, path: Sequence[x509.Certificate], now: datetime
+) -> Peer | Refused:
+    """Ask *admission*, by a copy of it that learns no CA from *path* and asks nobody else."""
+    copied = copy(admission)
+    copied.asker = None
+    if admission.trust is not None:
+        copied.trust = Trust(admission.trust.bundles, admission.trust.generation)
+    ders = [each.public_bytes(Encoding.DER) for each in path]
+    return copied.examine(certificate.public_bytes(Encoding.DER), now, lambda: ders)
+
+
+def _path(
+    chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], now: datetime
+) -> tuple[Step, list[x509.Certificate]]:
+    """Walk from the first of *chain* to an anchor; return how that went, and the path if it is one."""
+    path = [chain[0]]
+    current = chain[0]
     for depth in range(_LONGEST_PATH):
-        if current in known_anchors and depth > 0:
-            return Step("chain", True, " <- ".join(walked))
+        if current in anchors and depth > 0:
+            return Step("chain", True, " <- ".join(map(_name, path))), path
         candidates = [*anchors, *chain[1:]]
         issuer = next((each for each in candidates if _has_issued(each, current)), None)
         if issuer is None:
             named = [each for each in candidates if each.subject == current.issuer]
             why = "its signature is not by that CA's key" if named else "which is neither an anchor nor in the file"
             detail = f"{_name(current)} is issued by {current.issuer.rfc4514_string()}, {why}"
-            return Step("chain", False, detail, RefusalCode.UNTRUSTED_ISSUER)
+            return Step("chain", False, detail, RefusalCode.UNTRUSTED_ISSUER), []
         flaw = _flaw(issuer, depth, now)
         if flaw:
-            return Step("chain", False, f"{_name(issuer)} {flaw[1]}", flaw[0])
-        walked.append(_name(issuer))
+            return Step("chain", False, f"{_name(issuer)} {flaw[1]}", flaw[0]), []
+        path.append(issuer)
         current = issuer
-    return Step("chain", False, "the path is longer than ten certificates", RefusalCode.UNTRUSTED_ISSUER)
+    return Step("chain", False, "the path is longer than ten certificates", RefusalCode.UNTRUSTED_ISSUER), []
 
 
 def _has_issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
@@ -206,14 +232,17 @@ def _policy(identity: Identity | str, admission: Admission) -> Step:
     )
 
 
-def _revocation(certificate: x509.Certificate, admission: Admission) -> Step:
+def _revocation(certificate: x509.Certificate, admission: Admission, outcome: Peer | Refused) -> Step:
+    if isinstance(outcome, Refused) and outcome.code in _ABOUT_REVOCATION:
+        return Step("revocation", False, outcome.detail, outcome.code)
     try:
-        revocation = admission.index.find(certificate_key(certificate))
+        key = outcome.certificate if isinstance(outcome, Peer) else certificate_key(certificate)
     except ValueError as error:
         return Step("revocation", None, f"the issuer's key identifier cannot be read: {error}")
+    revocation = admission.index.find(key)
     if revocation is not None:
         detail = f"revoked on {_shown(revocation.revoked_at)} ({revocation.reason})"
-        return Step("revocation", False, detail, RefusalCode.REVOKED)
+        return Step("revocation", False, detail, revoked(revocation).code)
     return Step("revocation", True, f"not among {len(admission.index)} revoked certificates")
 
 

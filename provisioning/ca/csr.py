@@ -3,8 +3,9 @@
 Theory
 ------
 A request is a stranger's bytes until `verify_csr` returns. What it returns is facts only: the public key, the Common
-Name, and the subject and Subject Alternative Name as DER, which re-enrolment compares byte for byte. Nothing else of a
-request reaches a certificate: identity, names and extensions are the server's.
+Name, the subject and Subject Alternative Name as DER, which re-enrolment compares byte for byte, and the names that it
+asks for. Key and Common Name reach the certificate, a name only where the profile honours it
+(`provisioning.ca.name_policy`); nothing else does: identity and extensions are the server's.
 
 Rules
 -----
@@ -18,7 +19,7 @@ Handles: PKCS #10 DER. Does not handle: base64, PEM armour, who may have which n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography import x509
@@ -28,8 +29,10 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import NameOID
 
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
+from provisioning.ca.name_policy import SubjectNames, asked_names
+from provisioning.ca.profile import Profile
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.pki.identity import Identity, InvalidIdentity, check_name
 
 MAXIMUM_CSR_SIZE: Final = 16 * 1024
 """An RSA-8192 request with generous extensions is 3 KB."""
@@ -61,6 +64,8 @@ class VerifiedRequest:
     common_name: str
     subject: bytes
     subject_alternative_name: bytes | None
+    asked: SubjectNames = field(default_factory=SubjectNames)
+    """What else it asks for; a profile decides what of it is heard (`provisioning.ca.name_policy`)."""
 
 
 def verify_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> VerifiedRequest:
@@ -85,13 +90,26 @@ def verify_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> Verif
         public_key=public_key,
         common_name=_common_name(subject),
         subject=subject.public_bytes(),
-        subject_alternative_name=alternative_name,
+        subject_alternative_name=None if alternative_name is None else alternative_name.public_bytes(),
+        asked=asked_names(subject, alternative_name),
     )
 
 
-def _subject_alternative_name(csr: x509.CertificateSigningRequest) -> bytes | None:
+def apply_profile(request: VerifiedRequest, profile: Profile, identity: Identity, held: SubjectNames) -> SubjectNames:
+    """Return the names of *identity*'s certificate; raise `Refused` if the profile does not take the request.
+
+    *held* are the names that a token grants, or that the certificate to be renewed has.
+    """
+    if not profile.takes(request.public_key):
+        raise RequestRefused(
+            Code.CSR_KEY, f"the {profile.name} profile does not take this kind of key: use {profile.keys_taken}"
+        )
+    return profile.names.names_for(identity, held, request.asked)
+
+
+def _subject_alternative_name(csr: x509.CertificateSigningRequest) -> x509.SubjectAlternativeName | None:
     try:
-        return csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.public_bytes()
+        return csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return None
 

@@ -178,6 +178,18 @@ tokens = Table(
     Index("ix_tokens_expires_at", "expires_at"),
 )
 
+enrolment_groups = Table(
+    "enrolment_groups",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("rules", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", NAME, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    Column("changed_by", NAME, nullable=False),
+)
+"""Groups that an operator has configured; what the rules mean: `provisioning.store.groups`."""
+
 serial_reservations = Table(
     "serial_reservations",
     metadata,

@@ -20,9 +20,10 @@ from broker.cli import app as broker_app
 from broker.config import BrokerConfig
 from broker.limits import Limits
 from provisioning.cli import app as provisioning_app
-from provisioning.config import Settings
+from provisioning.config import ProfileSettings, Settings
 from provisioning.enrolment.problems import STATUSES
 from provisioning.errors import Code
+from provisioning.pki.crl import CrlProblem
 from tests.support.provisioning import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "operations.md"
@@ -93,6 +94,11 @@ def test_settings_of_the_broker_are_those_of_the_code() -> None:
     assert documented == flags(broker_app, "run") - {"--config", "--test-config", "--help"}
 
 
+def test_keys_of_a_profile_are_those_of_the_code() -> None:
+    rows = table("| key | built in | meaning |", PAGE.read_text(encoding="utf-8"))
+    assert [name for name, *_ in rows] == list(ProfileSettings.model_fields)
+
+
 def test_limits_are_those_of_the_code() -> None:
     rows = table("| limit | default | bounds |", PAGE.read_text(encoding="utf-8"))
     assert {name: default for name, default, _ in rows} == {f.name: shown(f.default) for f in fields(Limits)}
@@ -108,7 +114,7 @@ def test_other_codes_of_the_broker_are_those_of_the_code() -> None:
     source = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "broker").rglob("*.py"))
     logged = set(re.findall(r'code="([A-Z_]+)"', source))
     said = set(re.findall(r'\.(?:lost|_end|disconnect)\(\s*"([A-Z_]+)"', source)) | {KICKED}
-    assert {code for code, _ in rows} == (logged | said) - set(RefusalCode)
+    assert {code for code, _ in rows} == (logged | said | set(CrlProblem)) - set(RefusalCode)
 
 
 def test_codes_of_the_admin_api_are_those_of_the_code() -> None:
