@@ -233,8 +233,6 @@ def _policy(identity: Identity | str, admission: Admission) -> Step:
 
 
 def _revocation(certificate: x509.Certificate, admission: Admission, outcome: Peer | Refused) -> Step:
-    if isinstance(outcome, Refused) and outcome.code in _ABOUT_REVOCATION:
-        return Step("revocation", False, outcome.detail, outcome.code)
     try:
         key = outcome.certificate if isinstance(outcome, Peer) else certificate_key(certificate)
     except ValueError as error:
@@ -243,6 +241,8 @@ def _revocation(certificate: x509.Certificate, admission: Admission, outcome: Pe
     if revocation is not None:
         detail = f"revoked on {_shown(revocation.revoked_at)} ({revocation.reason})"
         return Step("revocation", False, detail, revoked(revocation).code)
+    if isinstance(outcome, Refused) and outcome.code in _ABOUT_REVOCATION:
+        return Step("revocation", False, outcome.detail, outcome.code)
     return Step("revocation", True, f"not among {len(admission.index)} revoked certificates")
 
 
