@@ -10,6 +10,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from broker.admission.policy_file import PolicyError, load_policy
 from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
 from broker.policy_commands import policy
+from broker.reload_command import reload
 from broker.server import BrokerServer, ListenError
 from broker.store.sqlite import StoreError
 from provisioning.pki.tls import TlsConfigurationError
@@ -39,6 +41,7 @@ app.add_typer(admin_commands.trust_app, name="trust")
 for command in (admin_commands.status, admin_commands.sessions, admin_commands.kick, explain_commands.why):
     app.command()(command)
 app.command()(explain_commands.check)
+app.command()(reload)
 
 _USAGE = 2
 
@@ -71,6 +74,10 @@ def run(
         str | None, typer.Option(help="Whom clients of that port are taken for: spiffe://…")
     ] = None,
     trust_domain: Annotated[str | None, typer.Option(help="Admit only identities of this trust domain.")] = None,
+    watch_files: Annotated[
+        bool | None,
+        typer.Option("--watch-files/--no-watch-files", help="Reload certificate, trust, policy, limits on change."),
+    ] = None,
     policy_file: Annotated[
         Path | None, typer.Option(help="Topic policy, TOML; 'fleet-broker policy show' prints the default one.")
     ] = None,
@@ -118,7 +125,7 @@ def run(
         return
     _configure_log(settings.log_level)
     try:
-        _run(settings)
+        _run(BrokerServer(settings, partial(load, config, flags), config))
     except (CredentialError, TlsConfigurationError, PolicyError, ListenError, StoreError, AdminSocketError) as error:
         typer.echo(f"fleet-broker: {error}", err=True)
         raise typer.Exit(1) from None
@@ -138,7 +145,7 @@ def _check_policy(path: Path | None) -> None:
         raise typer.Exit(_USAGE) from None
 
 
-def _run(settings: BrokerConfig) -> None:
+def _run(server: BrokerServer) -> None:
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):  # Not on every platform; the broker works without.
         import uvloop
@@ -146,7 +153,7 @@ def _run(settings: BrokerConfig) -> None:
         loop_factory = uvloop.new_event_loop
 
     async def serve() -> None:
-        await BrokerServer(settings).run()
+        await server.run()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(serve())

@@ -56,6 +56,8 @@ class BrokerConfig(BaseSettings):
     """Only identities of this domain are admitted; by default that of the broker's own certificate."""
     policy_file: Path | None = None
     """Who may publish and subscribe what (`broker.admission.policy_file`); None: the default policy."""
+    watch_files: bool = True
+    """Reload certificate, trust anchors, policy and limits when their files change; SIGHUP does it in any case."""
     revocation_grace: float = Field(default=300.0, ge=0)
     """Seconds without the revocation feed after which newcomers are refused as unavailable."""
     crlfile: Paths = ()

@@ -319,6 +319,10 @@ class ClientConnection:
             allowed = self._allowed = set()
         allowed.add(topic)
 
+    def forget_permissions(self) -> None:
+        """Ask the policy again at the next PUBLISH to any topic."""
+        self._allowed = _NO_TOPICS
+
     def complain(self, event: str, **details: object) -> None:
         """Log what the client may not do, the first few times: it can try for ever, and the log is not its to fill."""
         if self._complaints < _MOST_COMPLAINTS:

@@ -103,6 +103,9 @@ class Client(Protocol):
     def allow(self, topic: bytes) -> None:
         """Remember that the client may publish to *topic*."""
 
+    def forget_permissions(self) -> None:
+        """Forget which topics the client may publish to: the policy is another one."""
+
 
 class Engine:
     """State shared by all connections of one broker process."""
@@ -145,6 +148,15 @@ class Engine:
         self._retained_full_at = -math.inf
         self.connected = 0
         """How many clients are admitted and connected."""
+
+    def limit(self, limits: Limits) -> None:
+        """Let *limits* count for what is asked from now on; what exists and exceeds them stays."""
+        self.limits = limits
+        self.routes.limit = limits.max_cached_routes
+        self.retained.limit = limits.max_retained
+        self.retained.bytes_limit = limits.max_retained_bytes
+        self.registry.limits.messages = limits.max_queued_messages
+        self.registry.limits.bytes = limits.max_queued_bytes
 
     # Clients coming and going
 

@@ -14,6 +14,8 @@ import signal
 import ssl
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from broker.admin.endpoint import AdminEndpoint, socket_path
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
-from broker.admission.policy_file import load_policy
+from broker.admission.policy_file import parse_policy, read_policy
 from broker.admission.refusal import RefusalCode
 from broker.config import BrokerConfig
 from broker.credentials import BrokerCredential, CredentialError, Enrolment, own_trust_domain
@@ -33,6 +35,17 @@ from broker.listener import Listener, Speaks
 from broker.mqtt.codes import ReasonCode
 from broker.poller import Poller
 from broker.recovery import recover
+from broker.reload.parts import (
+    Reloadable,
+    ReloadedLimits,
+    ReloadedPolicy,
+    ReloadedTls,
+    ReloadedTrust,
+    describe_certificate,
+)
+from broker.reload.policy_change import enforce_at_start
+from broker.reload.reloader import Reloader, keep_current
+from broker.reload.report import Part
 from broker.revocation_feed import RevocationFeed
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
@@ -59,9 +72,18 @@ class ListenError(Exception):
 class BrokerServer:
     """One broker process."""
 
-    def __init__(self, config: BrokerConfig) -> None:
+    def __init__(
+        self,
+        config: BrokerConfig,
+        reread: Callable[[], BrokerConfig] | None = None,
+        settings_file: Path | None = None,
+    ) -> None:
+        """Run with *config*; *reread* reads it again, from *settings_file* among others, when it is to be reloaded."""
         self._config = config
+        self._reread = reread or (lambda: config)
+        self._settings_file = settings_file
         self._stop = asyncio.Event()
+        self._hangup = asyncio.Event()
         self._credential: BrokerCredential | None = None
 
     async def run(self) -> None:
@@ -73,15 +95,19 @@ class BrokerServer:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
-        policy = load_policy(self._config.policy_file)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        policy_text = read_policy(self._config.policy_file)
+        policy = parse_policy(policy_text, str(self._config.policy_file))
         files = await self._own_credential()
         self._check_crl_files()
         engine = Engine(self._admission(files.certificate, policy), self._config.limits, loop.call_soon, loop.time())
         store = self._open_store(engine, loop) if self._config.persistence else None
+        enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn)
         listeners = self._listen(loop, engine, poller, self._context(files))
+        reloader = self._reloader(engine, listeners, files, policy_text)
         admin = AdminEndpoint(
-            Served(self._config.name, engine, listeners, files.certificate),
+            Served(self._config.name, engine, listeners, files.certificate, reloader),
             socket_path(self._config.admin_socket, self._config.state_dir),
         )
         await admin.open()
@@ -99,7 +125,9 @@ class BrokerServer:
             feed = RevocationFeed(engine, self._config.provisioning, self._config.cafile, files, loop.time)
             tasks.append(asyncio.create_task(feed.run()))
         if self._credential is not None:
-            tasks.append(asyncio.create_task(self._renewals(self._credential, listeners)))
+            tasks.append(asyncio.create_task(_renewals(self._credential, reloader)))
+        watch = self._config.watch_files
+        tasks.append(asyncio.create_task(keep_current(reloader, self._hangup, watch_files=watch)))
         tasks.append(asyncio.create_task(self._announce(listeners, feed, lists)))
         try:
             await _first_failure(tasks, stopped)
@@ -187,12 +215,18 @@ class BrokerServer:
             listeners.append(listener)
         return listeners
 
-    async def _renewals(self, credential: BrokerCredential, listeners: list[Listener]) -> None:
-        while True:
-            await credential.until_renewed()
-            context = self._context(credential.files)
-            for listener in listeners:
-                listener.context = context
+    def _reloader(
+        self, engine: Engine, listeners: list[Listener], files: CredentialFiles, policy_text: str
+    ) -> Reloader:
+        build = partial(self._context, files)
+        own = [files.certificate] if files.certificate == files.key else [files.certificate, files.key]
+        parts: list[Reloadable] = [
+            ReloadedTls(Part.CERTIFICATE, own, build, listeners, lambda _: describe_certificate(files)),
+            ReloadedTrust(engine, [self._config.cafile], build, listeners, partial(load_trust, self._config)),
+            ReloadedPolicy(engine, policy_text, asyncio.get_running_loop().time),
+            ReloadedLimits(engine, self._config),
+        ]
+        return Reloader(parts, self._config, self._reread, engine.metrics.reloads, self._settings_file)
 
     async def _announce(
         self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists | None
@@ -220,6 +254,12 @@ class BrokerServer:
                 publish_will=False,
             )
         await poller.drained(_STOP_PATIENCE)
+
+
+async def _renewals(credential: BrokerCredential, reloader: Reloader) -> None:
+    while True:
+        await credential.until_renewed()
+        await reloader.reload({Part.CERTIFICATE}, quiet=True)
 
 
 async def _tick(engine: Engine) -> None:

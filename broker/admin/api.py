@@ -7,6 +7,7 @@ POST   /v1/sessions/kick   the same filters as a JSON object, with ``reason`` an
 GET    /v1/trust           trust anchors, and what is known of revocations
 GET    /v1/why             what lately happened to ``about=``: client, device, serial number or address
 POST   /v1/check           what admission would say of the PEM certificate in the body, step by step
+POST   /v1/reload          certificate, trust, policy, limits anew from their files: ``parts``, ``dry_run``, ``policy``
 ====== =================== ==================================================================================
 
 Rules
@@ -29,6 +30,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from broker.admin.explain import InvalidCertificateFile, read_certificates, verdict_document, why
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.sessions import InvalidSelection, Selection, SessionView
@@ -36,7 +39,11 @@ from broker.admin.trust import anchors_of, trust_document
 from broker.credentials import read_certificate
 from broker.engine import Engine
 from broker.listener import Listener
+from broker.reload.reloader import Reloader
+from broker.reload.report import Part
 from provisioning.version import product_version
+
+log = structlog.get_logger("broker")
 
 _MOST_REASON = 200
 _KICK_REASON = "an operator has ended the session"
@@ -55,6 +62,7 @@ class Served:
     listeners: Sequence[Listener]
     certificate: Path
     """The file with the broker's own certificate."""
+    reloader: Reloader
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -74,6 +82,7 @@ class AdminApi:
             "/v1/trust": {"GET": self._trust},
             "/v1/why": {"GET": self._why},
             "/v1/check": {"POST": self._check},
+            "/v1/reload": {"POST": self._reload},
         }
 
     async def handle(self, request: Request) -> Response:
@@ -144,6 +153,26 @@ class AdminApi:
         if not ended:
             return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", "nobody of that description is connected")
         return Response.json({"kicked": ended})
+
+    async def _reload(self, request: Request) -> Response:
+        asked = _object(request.body)
+        unknown = asked.keys() - {"parts", "dry_run", "policy"}
+        if unknown:
+            raise InvalidRequest(f"{min(unknown)}: no such field; there are parts, dry_run, policy")
+        names = asked.get("parts", list(Part))
+        if not isinstance(names, list) or not names or not all(name in list(Part) for name in names):
+            raise InvalidRequest(f"parts: a list of {', '.join(Part)}")
+        dry_run, policy = asked.get("dry_run", False), asked.get("policy")
+        if not isinstance(dry_run, bool):
+            raise InvalidRequest("dry_run: true or false")
+        if policy is not None and not (isinstance(policy, str) and dry_run):
+            raise InvalidRequest("policy: the text of a policy file, and only for a dry run")
+        reloader = self._served.reloader
+        parts = {Part(name) for name in names}
+        if dry_run:
+            return Response.json((await reloader.dry_run(parts, policy)).as_dict())
+        log.info("reload asked for", code="RELOAD_ASKED", by=request.caller, parts=sorted(parts))
+        return Response.json((await reloader.reload(parts)).as_dict())
 
     async def _trust(self, _request: Request) -> Response:
         admission = self._served.engine.admission

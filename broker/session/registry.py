@@ -25,14 +25,14 @@ from provisioning.pki.identity import Identity, Role
 class SessionRegistry:
     """Every session."""
 
-    __slots__ = ("_instances", "_limits", "_metrics", "_order", "_schedule", "_sessions")
+    __slots__ = ("_instances", "_metrics", "_order", "_schedule", "_sessions", "limits")
 
     def __init__(self, limits: QueueLimits, metrics: Metrics) -> None:
         self._sessions: dict[Role, dict[str, Session]] = {role: {} for role in Role}
         self._instances: Counter[Identity] = Counter()
         self._schedule: list[tuple[float, int, Session]] = []
         self._order = count()
-        self._limits = limits
+        self.limits = limits
         self._metrics = metrics
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class SessionRegistry:
 
     def create(self, client_id: str, owner: Identity) -> Session:
         """Return a new session; whatever had its client identifier was discarded before."""
-        session = self._sessions[owner.role][client_id] = Session(client_id, owner, self._limits, self._metrics)
+        session = self._sessions[owner.role][client_id] = Session(client_id, owner, self.limits, self._metrics)
         if client_id != owner.name:
             self._instances[owner] += 1
         return session
