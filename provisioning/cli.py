@@ -56,6 +56,13 @@ PassphraseFile = Annotated[
     Path | None,
     typer.Option(help="File with the passphrase of the CA keys; or set FLEET_PROVISIONING_PASSPHRASE."),
 ]
+PinFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--pkcs11-pin-file",
+        help="File with the PIN of the token with the CA keys; or set FLEET_PROVISIONING_PKCS11_PIN.",
+    ),
+]
 PublicHttpUrl = Annotated[
     str | None,
     typer.Option(help="Where relying parties reach the plain HTTP port, as certificates will say it."),
@@ -113,6 +120,14 @@ def init(
         ),
     ] = None,
     public_http_url: PublicHttpUrl = None,
+    signer: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the CA keys are made: file, or pkcs11:token=LABEL?module-path=FILE (default: file).",
+            show_default=False,
+        ),
+    ] = None,
+    pin_file: PinFile = None,
 ) -> None:
     """Found a certificate authority: root and issuing CA, the server's and the first operator's credentials.
 
@@ -130,7 +145,12 @@ def init(
     configure_logging()
     with explained():
         settings = settings_of(
-            directory, trust_domain=trust_domain, passphrase_file=passphrase_file, public_http_url=public_http_url
+            directory,
+            trust_domain=trust_domain,
+            passphrase_file=passphrase_file,
+            public_http_url=public_http_url,
+            signer=signer,
+            pkcs11_pin_file=pin_file,
         )
         files = asyncio.run(found(settings, server_name or DEFAULT_SERVER_NAMES, utc_now))
     sys.stdout.write(
@@ -157,6 +177,7 @@ def serve(
     ] = None,
     passphrase_file: PassphraseFile = None,
     public_http_url: PublicHttpUrl = None,
+    pin_file: PinFile = None,
 ) -> None:
     """Run the service until SIGINT or SIGTERM. One line on stdout says when and where it accepts connections.
 
@@ -176,6 +197,7 @@ def serve(
             http_port=http_port,
             passphrase_file=passphrase_file,
             public_http_url=public_http_url,
+            pkcs11_pin_file=pin_file,
         )
         run(lambda: serve_until_stopped(settings))
 
