@@ -41,6 +41,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "TOO_MANY_SESSIONS": "end sessions of this service that are not used any more, or raise limits.max_instances",
         "WILL_NOT_PERMITTED": "the will's topic is not permitted to this client: see fleet-broker policy test",
         "PUBLISH_NOT_PERMITTED": "the topic is not permitted to this client: see fleet-broker policy test",
+        "SUBSCRIPTION_NOT_PERMITTED": "the policy has changed, and no longer permits what was subscribed: see "
+        "fleet-broker policy test",
         "UNSUPPORTED": "the client asks for what this broker does not do; the sentence says what",
         "BAD_PACKET": "a defect of the client, or no MQTT client at all; the sentence says which byte of the standard",
         "SHUTTING_DOWN": "none: the client connects again when the broker is back",
