@@ -310,6 +310,7 @@ def _listener(app: FastAPI, protocol: type[ConnectionProtocol], context: ssl.SSL
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # TLS ends here: who is connected is what the connection says.
             headers=headers,
             backlog=_BACKLOG,
             timeout_keep_alive=60,  # Not below the protocol's own limit, which counts a trickle too.

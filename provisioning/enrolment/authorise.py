@@ -162,7 +162,7 @@ def _admit(
         _check_place(device, role, group)
         if device.state is DeviceState.REVOKED and readmitted and answer is None:
             # A token made after the revocation (older ones are void) is the operator's word that it may come back.
-            devices.set_state(connection, device.id, DeviceState.ACTIVE, now)
+            devices.set_state(connection, [device.id], DeviceState.ACTIVE, now)
         elif device.state is not DeviceState.ACTIVE:
             raise ended(device)
         if answer is None and not readmitted:

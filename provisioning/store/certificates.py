@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -92,6 +93,15 @@ _LOCK: Final = (
     .select_from(certificates.join(devices))
     .where(certificates.c.serial == bindparam("wanted"))
     .with_for_update(of=devices)
+)
+_OF_DEVICE: Final = selected().where(certificates.c.device_id == bindparam("wanted")).order_by(certificates.c.id)
+_OF_MANY: Final = (
+    selected()
+    .where(
+        certificates.c.device_id.in_(bindparam("devices", expanding=True))
+        | certificates.c.serial.in_(bindparam("serials", expanding=True))
+    )
+    .order_by(certificates.c.id)
 )
 _FIND_SERIAL: Final = selected(with_der=True).where(certificates.c.serial == bindparam("wanted")).limit(1)
 _REVOCATION: Final = (
@@ -202,8 +212,15 @@ def find_serial(
 
 def of_device(connection: Connection, device_id: int) -> list[StoredCertificate]:
     """Return every certificate of a device, oldest first."""
-    statement = selected().where(certificates.c.device_id == device_id).order_by(certificates.c.id)
-    return [from_row(row) for row in connection.execute(statement)]
+    return [from_row(row) for row in connection.execute(_OF_DEVICE, {"wanted": device_id})]
+
+
+def of_devices_or_with_serials(
+    connection: Connection, device_ids: Sequence[int], serials: Sequence[str]
+) -> list[StoredCertificate]:
+    """Return every certificate of these devices, and those with these serial numbers, oldest first."""
+    rows = connection.execute(_OF_MANY, {"devices": device_ids, "serials": serials})
+    return [from_row(row) for row in rows]
 
 
 def key_compromised(connection: Connection, spki_sha256: bytes) -> bool:
