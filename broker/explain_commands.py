@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from cryptography import x509
 
 from broker.admin.explain import InvalidCertificateFile, read_certificates, verdict_document
 from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_json, printable
@@ -20,7 +19,9 @@ from broker.admission.freshness import Freshness
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.config import ConfigError, load
 from broker.credentials import own_trust_domain
+from broker.sources.trust_files import load_trust, read_anchors
 from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.tls import TlsConfigurationError
 
 _MARKS = {True: "ok", False: "NO", None: "?"}
 
@@ -81,7 +82,7 @@ def check(
         raise _failed(f"{error.filename} cannot be read: {error.strerror}") from None
     except InvalidCertificateFile as error:
         raise _failed(f"{file}: {error}") from None
-    except (ConfigError, PolicyError) as error:
+    except (ConfigError, PolicyError, TlsConfigurationError) as error:
         raise _failed(str(error)) from None
     if as_json:
         print_json(answer)
@@ -92,22 +93,21 @@ def check(
 
 
 def _check_offline(pem: bytes, cafile: Path | None, config: Path | None) -> dict[str, Any]:
-    trust_domain = policy_file = None
+    trust, trust_domain, policy_file = None, None, None
     if config is not None:
         settings = load(config, {} if cafile is None else {"cafile": cafile})
-        cafile, policy_file = settings.cafile, settings.policy_file
+        trust, policy_file, cafile = load_trust(settings), settings.policy_file, settings.cafile
         trust_domain = settings.trust_domain
         if trust_domain is None:
             trust_domain = own_trust_domain(settings.certfile or settings.state_dir / "broker.pem")
-    if cafile is None:
+    if trust is not None:
+        anchors = [anchor.certificate for bundle in trust.bundles for anchor in bundle.anchors]
+    elif cafile is not None:
+        anchors = read_anchors([cafile])
+    else:
         raise ConfigError("--offline needs --cafile, or --config")
-    try:
-        anchors = x509.load_pem_x509_certificates(cafile.read_bytes())
-    except ValueError as error:
-        raise ConfigError(f"{cafile} holds no PEM certificate: {error}") from None
-    admission = Admission(
-        RevocationIndex(), Freshness(0.0, always_acceptable=True), load_policy(policy_file), trust_domain
-    )
+    freshness = Freshness(0.0, always_acceptable=True)
+    admission = Admission(RevocationIndex(), freshness, load_policy(policy_file), trust_domain, trust=trust)
     answer = verdict_document(read_certificates(pem), anchors, admission, time.monotonic())
     for step in answer["steps"]:
         if step["step"] in {"revocation", "freshness"}:

@@ -33,7 +33,7 @@ from broker.admission.admission import Admission, Peer, revoked
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.remedy import REMEDIES
 from broker.admission.trust import Trust
-from provisioning.pki.identity import Identity, InvalidIdentity, identity_of
+from provisioning.pki.identity import Identity, InvalidIdentity, identity_of, parse_uri
 from provisioning.pki.revocation import certificate_key
 
 _LONGEST_PATH = 10
@@ -44,6 +44,15 @@ _ABOUT_REVOCATION = frozenset(
         RefusalCode.ISSUER_REVOKED,
         RefusalCode.CRL_MISSING,
         RefusalCode.CRL_EXPIRED,
+    }
+)
+_TERMS_OF_A_BUNDLE = frozenset(
+    {
+        RefusalCode.UNTRUSTED_ISSUER,
+        RefusalCode.PATH_TOO_LONG,
+        RefusalCode.WEAK_CERTIFICATE,
+        RefusalCode.WRONG_PURPOSE,
+        RefusalCode.WRONG_GROUP,
     }
 )
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
@@ -86,16 +95,17 @@ def check(
     *anchors* are those of the listener; *now* is the engine's time, *wall_now* the same in UTC.
     """
     certificate = chain[0]
-    identity = _identity(certificate)
     walked, path = _path(chain, anchors, wall_now)
     outcome = _ask(admission, certificate, path, wall_now)
+    identity = _identity(certificate, outcome)
     steps = [
         walked,
         _validity(certificate, wall_now),
         _purpose(certificate),
         _end_entity(certificate),
-        _named(identity, admission),
+        _named(identity, admission, outcome),
         _policy(identity, admission),
+        _bundle(outcome, path),
         _revocation(certificate, admission, outcome),
         _freshness(admission, now),
     ]
@@ -199,18 +209,23 @@ def _end_entity(certificate: x509.Certificate) -> Step:
     return Step("end entity", True, "no CA's certificate")
 
 
-def _identity(certificate: x509.Certificate) -> Identity | str:
+def _identity(certificate: x509.Certificate, outcome: Peer | Refused) -> Identity | str:
+    """Return whom admission takes the certificate for, or why for nobody."""
+    if isinstance(outcome, Peer):
+        return outcome.identity
     try:
-        return identity_of(certificate)
+        return parse_uri(outcome.identity) if outcome.identity else identity_of(certificate)
     except (InvalidIdentity, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         return str(error)
 
 
-def _named(identity: Identity | str, admission: Admission) -> Step:
+def _named(identity: Identity | str, admission: Admission, outcome: Peer | Refused) -> Step:
     if isinstance(identity, str):
         return Step("identity", False, identity, RefusalCode.INVALID_IDENTITY)
+    if isinstance(outcome, Refused) and outcome.code in {RefusalCode.INVALID_IDENTITY, RefusalCode.WRONG_TRUST_DOMAIN}:
+        return Step("identity", False, outcome.detail, outcome.code)
     domain = admission.trust_domain
-    if domain is not None and identity.trust_domain != domain:
+    if admission.trust is None and domain is not None and identity.trust_domain != domain:
         detail = f"{identity.uri} is not of the trust domain {domain}"
         return Step("identity", False, detail, RefusalCode.WRONG_TRUST_DOMAIN)
     return Step("identity", True, identity.uri)
@@ -230,6 +245,15 @@ def _policy(identity: Identity | str, admission: Admission) -> Step:
         True,
         f"{named}: publishes {', '.join(publish) or 'nothing'}; subscribes to {', '.join(subscribe) or 'nothing'}",
     )
+
+
+def _bundle(outcome: Peer | Refused, path: Sequence[x509.Certificate]) -> Step:
+    """Tell which trust bundle judges, and whether its own terms are met."""
+    if isinstance(outcome, Peer):
+        return Step("bundle", True, outcome.bundle)
+    if path and outcome.code in _TERMS_OF_A_BUNDLE:
+        return Step("bundle", False, outcome.detail, outcome.code)
+    return Step("bundle", None, "not asked: another gate refuses before")
 
 
 def _revocation(certificate: x509.Certificate, admission: Admission, outcome: Peer | Refused) -> Step:

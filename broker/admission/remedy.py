@@ -21,12 +21,14 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "client leaves out the intermediate certificate",
         "WRONG_PURPOSE": "the certificate is not for clients: it needs the extended key usage clientAuth",
         "WEAK_CERTIFICATE": "the key or the hash of a certificate in the chain is too weak: have a new one issued",
+        "PATH_TOO_LONG": "too many CAs below the anchor: make one of them an anchor, or raise the bundle's max_depth",
         # Admission.
         "INVALID_IDENTITY": "the certificate names nobody of this fleet: it needs one URI "
         "spiffe://domain/role/group/name, and that name as its Common Name",
         "CA_CERTIFICATE": "a CA's certificate was presented: give the client one of its own",
         "WRONG_TRUST_DOMAIN": "the certificate is of another fleet, or trust_domain is set wrongly",
         "WRONG_ROLE": "no topic rules are for this role: use another certificate, or add rules to the policy",
+        "WRONG_GROUP": "the certificate's trust bundle may not vouch for this group: see the bundle's groups",
         "EXPIRED": "renew the certificate; the device enrols again if it cannot renew any more",
         "NOT_YET_VALID": "compare the clocks of broker and CA; the certificate becomes good by itself",
         "REVOKED": "revocation is final: if the device is good, enrol it again with a new token",
@@ -36,6 +38,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "CRL_MISSING": "no CRL of the issuer could be read: see to its source",
         "CRL_EXPIRED": "the issuer's CRL is past its nextUpdate: have a new one published",
         "CLIENT_ID_MISMATCH": "set the client identifier to the name in the certificate, or leave it empty",
+        "USERNAME_MISMATCH": "set the MQTT user name as the trust bundle's username asks, or leave it out",
         "CLIENT_ID_OF_ANOTHER": "another identity owns the session: use another client identifier, or end that session "
         "with fleet-broker kick --forget",
         "TOO_MANY_SESSIONS": "end sessions of this service that are not used any more, or raise limits.max_instances",

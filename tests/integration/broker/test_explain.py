@@ -146,7 +146,7 @@ def test_a_certificate_is_checked_without_a_broker(pki: Pki, meter_files: Any, a
     assert "refused: WRONG_TRUST_DOMAIN" in done.output
     for arguments, words in (
         (line, "--offline needs --cafile, or --config"),
-        ([*line, "--cafile", str(meter_files.key)], "no PEM certificate"),
+        ([*line, "--cafile", str(meter_files.key)], "holds no certificate"),
         (["check", str(meter_files.key)], "no PEM certificate"),
         (["check", str(tmp_path / "none")], "cannot be read: No such file"),
     ):

@@ -8,11 +8,15 @@ import pytest
 from cryptography import x509
 
 from broker.admission.admission import Admission
+from broker.admission.bundle import TrustBundle
+from broker.admission.bundle_terms import BundleTerms
 from broker.admission.check import Verdict, check
 from broker.admission.freshness import Freshness
 from broker.admission.policy_file import load_policy
 from broker.admission.refusal import RefusalCode
 from broker.admission.remedy import REMEDIES
+from broker.admission.trust import Trust
+from broker.trust_settings import TrustSettings
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.pki import DOMAIN, NO_EXTENSIONS, SERVER, Held, Pki, shared_pki
@@ -21,7 +25,7 @@ PKI = shared_pki()
 NOW = PKI.now
 METER = Identity(DOMAIN, Role.DEVICE, "meter-1", "meters")
 ROOT_ONLY = [PKI.root.certificate]
-STEPS = ["chain", "validity", "purpose", "end entity", "identity", "policy", "revocation", "freshness"]
+STEPS = ["chain", "validity", "purpose", "end entity", "identity", "policy", "bundle", "revocation", "freshness"]
 
 
 @pytest.fixture
@@ -95,6 +99,20 @@ def test_a_bad_certificate_fails_where_it_is_bad(
     assert (outcome.admitted, outcome.code) == (False, code)
     assert failed(outcome) == steps
     assert outcome.remedy == REMEDIES[code]
+
+
+def test_the_terms_of_a_trust_bundle_are_a_step_and_no_ca_is_learned(admission: Admission) -> None:
+    bundle = TrustBundle(
+        "meters", ROOT_ONLY, terms=BundleTerms(TrustSettings(name="meters", anchors=("x",), max_depth=0, feed=True))
+    )
+    admission.trust = Trust([bundle])
+    outcome = verdict(admission, PKI.certify(METER), ROOT_ONLY)
+    assert (outcome.code, failed(outcome)) == (RefusalCode.PATH_TOO_LONG, ["bundle"])
+    assert admission.trust.learned == 0
+    admission.trust = Trust([TrustBundle("meters", ROOT_ONLY)])
+    outcome = verdict(admission, PKI.certify(METER), ROOT_ONLY)
+    assert outcome.admitted
+    assert next(step.detail for step in outcome.steps if step.name == "bundle") == "meters"
 
 
 def test_a_missing_intermediate_is_named(admission: Admission) -> None:
