@@ -11,9 +11,9 @@ class OperatorRole(StrEnum):
     AUDITOR = "auditor"
     """See everything, change nothing."""
     ENROLLER = "enroller"
-    """Let devices in: make tokens for them."""
+    """Let devices in: tokens, approvals, lists of expected devices."""
     ADMIN = "admin"
-    """Everything: revoke, suspend, groups, other operators, brokers and services."""
+    """Everything: revoke, suspend, groups, claims, manufacturers, other operators, brokers and services."""
 
     def permits(self, needed: OperatorRole) -> bool:
         """Whether this role may do what *needed* may."""

@@ -12,7 +12,12 @@ from provisioning import api
 from provisioning.api.operators import authorise_operator, for_role, needed_role
 from provisioning.operator_role import OperatorRole
 
-OPEN_TO_ENROLLERS = {("POST", "/v1/tokens")}
+OPEN_TO_ENROLLERS = {
+    ("POST", "/v1/tokens"),
+    ("POST", "/v1/approvals/{number}/decision"),
+    ("POST", "/v1/groups/{group}/listed"),
+    ("DELETE", "/v1/groups/{group}/listed/{name}"),
+}
 """Everything else that changes something is an admin's, everything that reads an auditor's too."""
 
 
