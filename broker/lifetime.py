@@ -14,6 +14,7 @@ from typing import Protocol
 
 import structlog
 
+from broker.admission.admission import Peer
 from broker.admission.refusal import RefusalCode
 from broker.limits import Limits
 from broker.mqtt.codes import ReasonCode
@@ -24,6 +25,7 @@ log = structlog.get_logger("broker")
 class Lasting(Protocol):
     """A connection, in monotonic times."""
 
+    peer: Peer | None
     expires_at: float
     """When its certificate ends."""
     since: float
@@ -48,9 +50,16 @@ def over(connection: Lasting, limits: Limits, now: float) -> tuple[RefusalCode, 
     return None
 
 
-def announce(connection: Lasting, limits: Limits, now: float, who: dict[str, str]) -> None:
+def announce(connection: Lasting, limits: Limits, now: float) -> None:
     """Log that the certificate ends soon, if it does, and was not said before."""
     left = connection.expires_at - now
-    if not connection.warned and left <= limits.expiry_notice:
+    peer = connection.peer
+    if not connection.warned and left <= limits.expiry_notice and peer is not None:
         connection.warned = True
-        log.warning("certificate ends soon", code="CERTIFICATE_ENDS", seconds_left=round(left), **who)
+        log.warning(
+            "certificate ends soon",
+            code="CERTIFICATE_ENDS",
+            identity=peer.identity.uri,
+            serial=peer.serial,
+            seconds_left=round(left),
+        )

@@ -49,5 +49,7 @@ class Limits:
     expiry_notice: Annotated[int, Field(ge=0)] = 3600
     """Seconds before the end of a connected client's certificate at which that is logged."""
     max_cached_routes: Count = 200_000
+    max_history: Annotated[int, Field(ge=0, le=1_000_000)] = 20_000
+    """Events that `fleet-broker why` can tell of: admissions, refusals and ends of connections; 0 for none."""
     max_allowed_topics: Count = 256
     """Topics of which one connection remembers that it may publish to them."""

@@ -29,7 +29,7 @@ from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import parse_policy, read_policy
 from broker.admission.refusal import RefusalCode
 from broker.config import BrokerConfig
-from broker.credentials import BrokerCredential, CredentialError, Enrolment, read_certificate
+from broker.credentials import BrokerCredential, CredentialError, Enrolment, own_trust_domain
 from broker.engine import Engine
 from broker.listener import Listener, Speaks
 from broker.mqtt.codes import ReasonCode
@@ -51,7 +51,7 @@ from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
 from broker.store.sqlite import SqliteStore
 from broker.sys_topics import INTERVAL, SysTopics
-from provisioning.pki.identity import InvalidIdentity, identity_of, parse_uri
+from provisioning.pki.identity import parse_uri
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 
@@ -180,13 +180,7 @@ class BrokerServer:
         )
 
     def _admission(self, certificate: Path, policy: TopicPolicy) -> Admission:
-        trust_domain = self._config.trust_domain
-        if trust_domain is None:
-            own = read_certificate(certificate)
-            try:
-                trust_domain = identity_of(own).trust_domain if own is not None else None
-            except InvalidIdentity:
-                trust_domain = None  # A certificate of a foreign CA: its trust anchors say who belongs.
+        trust_domain = self._config.trust_domain or own_trust_domain(certificate)
         freshness = Freshness(self._config.revocation_grace, always_acceptable=self._config.provisioning is None)
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
