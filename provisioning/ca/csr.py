@@ -80,9 +80,10 @@ def verify_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> Verif
     csr = _load(der)
     try:
         public_key = csr.public_key()
-        key_policy.check(public_key)
     except _UNREADABLE as error:
         raise _malformed(error) from error
+    try:
+        key_policy.check(public_key)
     except WeakKey as error:
         raise RequestRefused(Code.CSR_KEY, str(error)) from error
     _check_signature(csr)
