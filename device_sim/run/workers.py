@@ -23,7 +23,8 @@ from device_sim.run.manner import Manner, Share
 from device_sim.run.part import PartOutcome, PartState
 from device_sim.run.target import Target
 from device_sim.scenario.metrics import Duration
-from device_sim.scenario.model import Scenario, Stage
+from device_sim.scenario.model import Scenario
+from device_sim.scenario.stages import Stage
 
 
 class RemotePart:
