@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from device_sim.behaviour.behaviour import Acting, Behaviour
 from device_sim.behaviour.catalogue import behaviours_of
-from device_sim.closure import Closure, Verdict
+from device_sim.closure import Closure
 from device_sim.device import Device, Event, State
 from device_sim.latency import Latency
 from device_sim.link import Link, StageTimes
@@ -164,8 +164,10 @@ class Fleet:
             if live.name not in self.condemned:
                 self._not_renewed(live, str(error))
             return
+        if not live.renewed(held):  # It was lost, or fell asleep, meanwhile: it comes back with the new one.
+            self.counters.renewed += 1
+            return
         await live.close()
-        live.issued(held)
         if await self._attempt(live, started) is None:
             self._not_renewed(live, f"the new certificate is not admitted: {live.machine.closure}")
             return
@@ -267,7 +269,7 @@ class Fleet:
             self.lost_connections += 1
             if len(self.lost) < _MOST_KEPT:
                 self.lost.append((device.name, closure))
-            if closure.verdict is not Verdict.AGAIN:
+            if device.machine.state in {State.REFUSED, State.REVOKED}:
                 self._judge_refusal(device, closure)
         if device.machine.state is State.WAITING:
             self._come_back(device)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from device_sim.behaviour.behaviour import Answering, Behaviour, Outcome
-from device_sim.closure import Closure
+from device_sim.closure import SERVER_CERTIFICATE, Closure
 from device_sim.commands import Action, Answer, UnreadableCommand, decode_command, execute
 from device_sim.credential import HeldCredential
 from device_sim.device import Device, Event, State
@@ -143,6 +143,11 @@ class LiveDevice:
         self.credential = credential
         self.machine.happened(Event.ISSUED)
 
+    def renewed(self, credential: HeldCredential) -> bool:
+        """Hold *credential*, a successor, from now on; return whether a connection under the former is open still."""
+        self.credential = credential
+        return self.is_connected
+
     async def connect(self, session: ssl.SSLSession | None = None) -> Link:
         """Connect, subscribe to the device's commands, and send again what was not acknowledged.
 
@@ -200,7 +205,11 @@ class LiveDevice:
     @property
     def is_undecided(self) -> bool:
         """Whether it is on its way: told to connect, and neither connected nor refused yet."""
-        return self.away is None and self.machine.state in {State.ENROLLED, State.CONNECTING, State.WAITING}
+        if self.away is not None or self.machine.state not in {State.ENROLLED, State.CONNECTING, State.WAITING}:
+            return False
+        # It tries again, and will refuse the broker again until its clock is right.
+        closure = self.machine.closure
+        return closure is None or closure.code != SERVER_CERTIFICATE
 
     def cut(self) -> None:
         """Break the connection as a network does; nobody has said goodbye."""

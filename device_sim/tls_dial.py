@@ -23,7 +23,7 @@ import ssl
 import time
 from dataclasses import dataclass
 
-from device_sim.closure import Closure, Layer, from_error
+from device_sim.closure import SERVER_CERTIFICATE, Closure, Layer, from_error
 from provisioning.pki.tls import CredentialPem
 
 # Linux <linux/in.h>; `socket` does not name it. The port is chosen at connect(), so that each pair of addresses has
@@ -100,7 +100,7 @@ async def dial(
     except _OutOfTime as error:
         raw.close()
         raise NotAdmitted(
-            Closure(Layer.TLS, "server_certificate", f"we refuse the server: {error}", time.monotonic())
+            Closure(Layer.TLS, SERVER_CERTIFICATE, f"we refuse the server: {error}", time.monotonic())
         ) from error
     except (OSError, TimeoutError) as error:
         raw.close()

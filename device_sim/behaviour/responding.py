@@ -17,10 +17,11 @@ class Responding(Behaviour):
 
     def answering(self, device: Acting, seed: int, number: int) -> Answering:
         """Return how it answers this one."""
-        source = randomness_of(seed, device.name, f"command {number}")
-        drawn, commands = source.random(), self.commands
-        if drawn < commands.ignore:
-            return Answering(commands.delay, Outcome.IGNORED)
-        if drawn < commands.ignore + commands.refuse:
-            return Answering(commands.delay, Outcome.REFUSED)
-        return Answering(commands.delay)
+        return Answering(self.commands.delay, self.drawn(device.name, seed, number))
+
+    def drawn(self, device: str, seed: int, number: int) -> Outcome:
+        """Return what *device* makes of its *number*-th command."""
+        drawn = randomness_of(seed, device, f"command {number}").random()
+        if drawn < self.commands.ignore:
+            return Outcome.IGNORED
+        return Outcome.REFUSED if drawn < self.commands.ignore + self.commands.refuse else Outcome.DONE
