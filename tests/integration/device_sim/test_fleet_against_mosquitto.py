@@ -38,6 +38,7 @@ from tests.support.authority import Authority
 if TYPE_CHECKING:
     from conftest import RunningBroker
 
+MOODY = Commands.model_validate({"refuse": "30%", "ignore": "30%"})
 CONDUCT = Group(name="meters", telemetry=Telemetry(every=0.05), backoff=BackoffPolicy(base=0.05, cap=0.2))
 NAMES = [f"meter-{number}" for number in range(25)]
 
@@ -237,13 +238,13 @@ async def test_a_clock_that_is_a_little_wrong_does_no_harm(mosquitto: RunningBro
 
 
 async def test_devices_answer_as_their_group_says(mosquitto: RunningBroker, authority: Authority) -> None:
-    moody = with_behaviours(commands=Commands(refuse=0.3, ignore=0.3))
+    moody = with_behaviours(commands=MOODY)
     async with connected_fleet(mosquitto, authority, moody) as (_, backend):
         answers = await backend.command("meters", NAMES, "identify", {}, deadline=1.0)
         assert answers.answered
         assert answers.missing
         assert set(answers.refused.values()) == {"this device refuses some commands"}
-        expected = {name: Responding(Commands(refuse=0.3, ignore=0.3)).drawn(name, 7, 1) for name in NAMES}
+        expected = {name: Responding(MOODY).drawn(name, 7, 1) for name in NAMES}
         assert answers.missing == {name for name, outcome in expected.items() if outcome is Outcome.IGNORED}
         assert answers.refused.keys() == {name for name, outcome in expected.items() if outcome is Outcome.REFUSED}
 

@@ -73,7 +73,7 @@ def test_only_what_has_something_to_do_gets_a_task() -> None:
 
 
 def test_answers_are_drawn_from_the_device_and_the_command_alone() -> None:
-    responding = Responding(Commands(refuse=0.2, ignore=0.1))
+    responding = Responding(Commands.model_validate({"refuse": "20%", "ignore": "10%"}))
     drawn = [responding.drawn(f"meter-{number}", 7, 1) for number in range(1000)]
     assert drawn == [responding.drawn(f"meter-{number}", 7, 1) for number in range(1000)]
     assert 150 < drawn.count(Outcome.REFUSED) < 250
