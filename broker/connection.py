@@ -31,16 +31,17 @@ import structlog
 from broker.admission.admission import Peer
 from broker.admission.refusal import RefusalCode, Refused
 from broker.engine import Engine
-from broker.handlers import handle
+from broker.handlers import handle, refuse_topic
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
-from broker.mqtt.errors import PacketError, ProtocolError
+from broker.mqtt.errors import MalformedPacket, PacketError, ProtocolError
 from broker.mqtt.framing import check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import decode_packet
 from broker.mqtt.properties import Properties
 from broker.mqtt.publish import PUBACK_HEAD, encode_publish
+from broker.mqtt.topics import check_topic_name
 from broker.routing.router import Subscriber
 from broker.session.session import Session
 from broker.store.journal import Otherwise
@@ -187,7 +188,9 @@ class ClientConnection:
                     topic_end = body + 2 + (data[body] << 8 | data[body + 1])
                     topic = data[body + 2 : topic_end]
                     # Best case: known to be allowed, no properties. Else: the packet pays for a whole decode below.
-                    if topic in allowed and (topic_end < end and not data[topic_end] if v5 else topic_end <= end):
+                    if (topic_end < end and not data[topic_end] if v5 else topic_end <= end) and (
+                        topic in allowed or self._introduce(topic)
+                    ):
                         messages += 1
                         route = routes[topic]
                         if v5:
@@ -218,7 +221,9 @@ class ClientConnection:
                     topic_end = body + 2 + (data[body] << 8 | data[body + 1])
                     topic = data[body + 2 : topic_end]
                     payload = topic_end + 2
-                    if topic in allowed and (payload < end and not data[payload] if v5 else payload <= end):
+                    if (payload < end and not data[payload] if v5 else payload <= end) and (
+                        topic in allowed or self._introduce(topic)
+                    ):
                         packet_id = data[topic_end:payload]
                         if packet_id != _NO_PACKET_ID:
                             messages += 1
@@ -308,6 +313,18 @@ class ClientConnection:
         if not isinstance(allowed, set) or len(allowed) >= self.engine.limits.max_allowed_topics:
             allowed = self._allowed = set()
         allowed.add(topic)
+
+    def _introduce(self, topic: bytes) -> bool:
+        """Say whether the client may publish to *topic*, which it has not done lately; if in doubt: no."""
+        if self.session is None:
+            return False
+        try:
+            permitted = refuse_topic(self.engine, self.session, check_topic_name(topic.decode())) is None
+        except (UnicodeDecodeError, MalformedPacket):
+            return False
+        if permitted:
+            self.allow(topic)
+        return permitted
 
     def complain(self, event: str, **details: object) -> None:
         """Log what the client may not do, the first few times: it can try for ever, and the log is not its to fill."""

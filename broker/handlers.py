@@ -216,7 +216,7 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
     if packet.packet_id is not None and engine.journal is not None and engine.journal.failed:
         _refuse_unstorable(connection, session, packet, now)
         return
-    refusal = _refuse_topic(engine, session, topic_name)
+    refusal = refuse_topic(engine, session, topic_name)
     if refusal is None:
         connection.allow(topic)
         message = Message(
@@ -238,7 +238,8 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
         _acknowledge(engine, connection, session, packet.packet_id, refusal, exactly_once=exactly_once)
 
 
-def _refuse_topic(engine: Engine, session: Session, topic_name: str) -> Refusal | None:
+def refuse_topic(engine: Engine, session: Session, topic_name: str) -> Refusal | None:
+    """Return why the client of *session* may not publish to *topic_name*, or None if it may."""
     if topic_name.count("/") >= engine.limits.max_topic_levels:
         return ReasonCode.TOPIC_NAME_INVALID, f"more than {engine.limits.max_topic_levels} levels"
     if not engine.admission.permissions(session.owner).may_publish(topic_name):
