@@ -17,7 +17,8 @@ Hot: `Routes.__missing__` is cold, a hit is a C look-up. Slow twin: `Route.recip
 
 Invariants
 ----------
-1. A Route is immutable; a change of subscriptions replaces it, never edits it. It says nothing about its topic.
+1. A Route is immutable, its count of topics apart; a change of subscriptions replaces it, never edits it. It says
+   nothing about its topic.
 2. ``routes[topic]`` always equals what the tree answers (property-tested, with and without the cache).
 3. Never more than *limit* routes are kept: topics are chosen by clients.
 """
@@ -27,7 +28,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
-from weakref import WeakValueDictionary
 
 from broker.mqtt.codes import QoS
 from broker.mqtt.errors import MalformedPacket
@@ -82,21 +82,26 @@ class Route:
     """Who gets the messages of one topic name."""
 
     __slots__ = (
-        "__weakref__",
         "_matches",
         "appends_v4",
         "appends_v5",
         "best_effort_v4",
         "best_effort_v5",
         "individual",
+        "key",
         "own",
         "recipients",
         "reliable",
         "subscribers",
+        "topics",
     )
 
     def __init__(self, matches: list[tuple[Subscriber, Subscription]]) -> None:
         self._matches = matches  # Kept, so that no other object can have their identity while this route lives.
+        self.key: _Key | None = None
+        """What it is found by while topics share it."""
+        self.topics = 0
+        """How many cached topics it serves."""
         merged = _merge(matches)
         self.recipients = tuple(merged.items())
         """Every subscriber once, overlapping subscriptions merged."""
@@ -166,7 +171,7 @@ class Routes(dict[bytes, Route]):
         self._tree: SubscriptionTree[Subscriber] = SubscriptionTree()
         self._cached: TopicNames[bytes] = TopicNames()
         self._limit = limit
-        self._shared: WeakValueDictionary[_Key, Route] = WeakValueDictionary()
+        self._shared: dict[_Key, Route] = {}
         self._groups: dict[tuple[str, str], ShareGroup] = {}
 
     @property
@@ -183,8 +188,10 @@ class Routes(dict[bytes, Route]):
         check_topic_name(name)
         if len(self) >= self._limit:
             self.clear()
+            self._shared.clear()
             self._cached.clear()
         route = self[topic] = self._route(self._tree.match(name))
+        route.topics += 1
         self._cached.insert(name, topic)
         return route
 
@@ -197,6 +204,7 @@ class Routes(dict[bytes, Route]):
         route = self._shared.get(key)
         if route is None:
             route = self._shared[key] = Route(matches)
+            route.key = key
         return route
 
     def subscribe(self, subscriber: Subscriber, subscription: Subscription) -> Subscription | None:
@@ -235,5 +243,8 @@ class Routes(dict[bytes, Route]):
     def invalidate(self, topic_filter: str) -> None:
         """Forget the routes that a change under *topic_filter* may have altered."""
         for topic in self._cached.find(topic_filter):
-            del self[topic]
+            route = self.pop(topic)
+            route.topics -= 1
+            if route.topics == 0 and route.key is not None:  # It must not outlive its subscribers.
+                del self._shared[route.key]
             self._cached.remove(topic.decode())
