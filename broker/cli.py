@@ -1,4 +1,4 @@
-"""The command line of the broker: ``fleet-broker run`` and ``fleet-broker version``.
+"""The command line of the broker: ``fleet-broker run``, ``policy``, and the commands that speak to a running one.
 
 Data goes to standard output (the ready line), logs to standard error. Exit codes: 0 stopped, 1 failed, 2 usage.
 """
@@ -10,14 +10,19 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
 import typer
 
+from broker import admin_commands
+from broker.admin.unix_socket import AdminSocketError
+from broker.admission.policy_file import PolicyError, load_policy
 from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
+from broker.policy_commands import policy
 from broker.server import BrokerServer, ListenError
 from broker.store.sqlite import StoreError
 from provisioning.pki.tls import TlsConfigurationError
@@ -31,7 +36,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(admin_commands.trust_app, name="trust")
+for command in (admin_commands.status, admin_commands.sessions, admin_commands.kick, admin_commands.reload):
+    app.command()(command)
+
 _USAGE = 2
+
+app.add_typer(policy, name="policy")
 
 
 @app.command(
@@ -60,8 +71,25 @@ def run(
         str | None, typer.Option(help="Whom clients of that port are taken for: spiffe://…")
     ] = None,
     trust_domain: Annotated[str | None, typer.Option(help="Admit only identities of this trust domain.")] = None,
+    watch_files: Annotated[
+        bool | None,
+        typer.Option("--watch-files/--no-watch-files", help="Reload certificate, trust, policy, limits on change."),
+    ] = None,
+    policy_file: Annotated[
+        Path | None, typer.Option(help="Topic policy, TOML; 'fleet-broker policy show' prints the default one.")
+    ] = None,
     revocation_grace: Annotated[
         float | None, typer.Option(help="Seconds that newcomers are admitted without the revocation feed.")
+    ] = None,
+    crlfile: Annotated[
+        str | None, typer.Option(help="CRLs: files or directories, PEM or DER; several by commas.")
+    ] = None,
+    crl_urls: Annotated[str | None, typer.Option(help="CRLs at http URLs, by commas.")] = None,
+    crl_from_certificates: Annotated[
+        bool | None, typer.Option("--crl-from-certificates", help="Fetch the CRLs that certificates name.")
+    ] = None,
+    crl_policy: Annotated[
+        str | None, typer.Option(help="Without a valid CRL: require, 'grace 12h' or advisory.")
     ] = None,
     allow_tls12: Annotated[bool | None, typer.Option("--allow-tls12", help="Accept TLS 1.2 too.")] = None,
     unsafe_no_revocation: Annotated[
@@ -69,6 +97,9 @@ def run(
     ] = None,
     unsafe_public_listener: Annotated[
         bool | None, typer.Option("--unsafe-public-listener", help="Allow an address that is not loopback.")
+    ] = None,
+    admin_socket: Annotated[
+        str | None, typer.Option(help="Unix socket of the admin API, or off (default: STATE_DIR/admin.sock).")
     ] = None,
     persistence: Annotated[
         bool | None, typer.Option("--persistence/--no-persistence", help="Keep sessions and messages over a restart.")
@@ -86,12 +117,13 @@ def run(
         typer.echo(f"fleet-broker: {error}", err=True)
         raise typer.Exit(_USAGE) from None
     if test_config:
+        _check_policy(settings.policy_file)
         typer.echo("the settings are valid")
         return
     _configure_log(settings.log_level)
     try:
-        _run(settings)
-    except (CredentialError, TlsConfigurationError, ListenError, StoreError) as error:
+        _run(BrokerServer(settings, partial(load, config, flags), config))
+    except (CredentialError, TlsConfigurationError, PolicyError, ListenError, StoreError, AdminSocketError) as error:
         typer.echo(f"fleet-broker: {error}", err=True)
         raise typer.Exit(1) from None
 
@@ -102,7 +134,15 @@ def version() -> None:
     typer.echo(product_version())
 
 
-def _run(settings: BrokerConfig) -> None:
+def _check_policy(path: Path | None) -> None:
+    try:
+        load_policy(path)
+    except PolicyError as error:
+        typer.echo(f"fleet-broker: policy_file: {error}", err=True)
+        raise typer.Exit(_USAGE) from None
+
+
+def _run(server: BrokerServer) -> None:
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):  # Not on every platform; the broker works without.
         import uvloop
@@ -110,7 +150,7 @@ def _run(settings: BrokerConfig) -> None:
         loop_factory = uvloop.new_event_loop
 
     async def serve() -> None:
-        await BrokerServer(settings).run()
+        await server.run()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(serve())

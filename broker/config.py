@@ -17,6 +17,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from broker.limits import Limits
+from broker.trust_settings import REQUIRE, Interval, Paths, Policy, Urls
 from provisioning.pki.identity import InvalidIdentity, parse_uri
 
 _PREFIX = "FLEET_BROKER_"
@@ -53,13 +54,31 @@ class BrokerConfig(BaseSettings):
     token_file: Path | None = None
     trust_domain: str | None = None
     """Only identities of this domain are admitted; by default that of the broker's own certificate."""
+    policy_file: Path | None = None
+    """Who may publish and subscribe what (`broker.admission.policy_file`); None: the default policy."""
+    watch_files: bool = True
+    """Reload certificate, trust anchors, policy and limits when their files change; SIGHUP does it in any case."""
     revocation_grace: float = Field(default=300.0, ge=0)
     """Seconds without the revocation feed after which newcomers are refused as unavailable."""
+    crlfile: Paths = ()
+    """CRLs of the CAs in cafile and below them: files or directories, PEM or DER, read again when they change."""
+    crl_urls: Urls = ()
+    """The same at http URLs, fetched again before they end."""
+    crl_from_certificates: bool = False
+    """Fetch also the CRLs that clients' certificates name as distribution points."""
+    crl_policy: Policy = REQUIRE
+    """What becomes of newcomers about whom no list is valid any more: require, grace <time>, advisory."""
+    crl_check_seconds: Interval = 5.0
+    """How often files are looked at."""
+    crl_refresh_seconds: Interval = 900.0
+    """How often URLs are fetched, at least; sooner where nextUpdate is near."""
     unsafe_no_revocation: bool = False
-    """Admit without any source of revocations; needed when there is no provisioning service."""
+    """Admit without any source of revocations; needed when there is neither a provisioning service nor a CRL."""
     unsafe_public_listener: bool = False
     """Allow an address that is not loopback."""
     allow_tls12: bool = False
+    admin_socket: str | None = None
+    """Unix socket of the admin API; unset: state_dir/admin.sock; ``off``: none."""
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
@@ -78,6 +97,11 @@ class BrokerConfig(BaseSettings):
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, _FileValues(settings_cls)
 
+    @property
+    def has_crls(self) -> bool:
+        """Whether CRLs say who is revoked."""
+        return bool(self.crlfile or self.crl_urls or self.crl_from_certificates)
+
     @field_validator("any_client_id", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
@@ -89,10 +113,10 @@ class BrokerConfig(BaseSettings):
             raise ValueError("certfile and keyfile: give both or neither")
         if self.certfile is None and self.provisioning is None:
             raise ValueError("certfile: give certfile and keyfile, or provisioning to enrol the broker's certificate")
-        if self.provisioning is None and not self.unsafe_no_revocation:
+        if self.provisioning is None and not self.has_crls and not self.unsafe_no_revocation:
             raise ValueError(
-                "provisioning: without it there is no source of revocations; "
-                "set unsafe_no_revocation to run a broker that never learns of one"
+                "provisioning: without it there is no source of revocations; give crlfile, crl_urls or "
+                "crl_from_certificates, or set unsafe_no_revocation to run a broker that never learns of one"
             )
         if (self.unsafe_plain_port is None) != (self.unsafe_plain_identity is None):
             raise ValueError("unsafe_plain_port and unsafe_plain_identity: give both or neither")
@@ -127,15 +151,7 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
 
     Raises `ConfigError`.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}") from error
-    _FileValues.values = values
+    _FileValues.values = read_file(path) if path is not None else {}
     _refuse_unknown_variables()
     try:
         return BrokerConfig(**{key: value for key, value in flags.items() if value is not None})
@@ -148,6 +164,16 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
         ) from None
     finally:
         _FileValues.values = {}
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Return what the TOML file *path* says, unchecked. Raises `ConfigError`."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
 def _refuse_unknown_variables() -> None:

@@ -22,6 +22,7 @@ Rules
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Protocol
@@ -29,11 +30,13 @@ from typing import Protocol
 import structlog
 
 from broker.admission.admission import Peer
+from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.refusal import RefusalCode, Refused
+from broker.authorization import refuse_topic
 from broker.engine import Engine
-from broker.handlers import handle, refuse_topic
+from broker.handlers import connect, handle
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from broker.mqtt.connect import Connack
+from broker.mqtt.connect import Connack, Connect
 from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
 from broker.mqtt.errors import MalformedPacket, PacketError, ProtocolError
 from broker.mqtt.framing import check_packet_size, decode_length
@@ -57,7 +60,7 @@ _PUBACK_REFUSED = b"\x40\x03%b\x97"
 _NO_PACKET_ID = b"\0\0"
 _MOST_COMPLAINTS = 10
 _HOLD_SECONDS = 1.0
-_KEEP_ALIVE_FACTOR = 1.5  # [MQTT-3.1.2-22]
+KEEP_ALIVE_FACTOR = 1.5  # [MQTT-3.1.2-22]
 
 
 class Transport(Protocol):
@@ -88,19 +91,20 @@ class ClientConnection:
         "_allowed",
         "_closed",
         "_complaints",
-        "_expires_at",
         "_holder",
         "_needed",
         "_tail",
         "_transport",
         "bucket",
         "engine",
+        "expires_at",
         "explains",
         "keep_alive",
         "last_received",
         "peer",
         "refusal",
         "session",
+        "since",
         "version",
     )
 
@@ -113,9 +117,10 @@ class ClientConnection:
         self._aliases: dict[int, bytes] | None = None
         self._closed = False
         self._complaints = 0
-        self._expires_at = 0.0
         self._holder: Subscriber | None = None
         self.bucket = 0
+        self.expires_at = 0.0
+        """When the certificate ends."""
         self.explains = True
         """Whether the client wants reasons in words, beside those of CONNACK and DISCONNECT."""
         self.keep_alive = 0.0
@@ -124,6 +129,8 @@ class ClientConnection:
         self.peer: Peer | None = None
         self.refusal: Refused | None = None
         self.session: Session | None = None
+        self.since = now
+        """When the client was admitted; until then, when it came."""
         self.version = ProtocolVersion.V311
         engine.deadlines.file(self, now + engine.limits.handshake_timeout)
 
@@ -134,9 +141,11 @@ class ClientConnection:
 
     # From the transport
 
-    def secured(self, certificate: bytes | None, now: float, wall_now: datetime) -> None:
+    def secured(
+        self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]] = tuple
+    ) -> None:
         """Take note that TLS is up, with the client's DER *certificate*; a refusal is the answer to its CONNECT."""
-        outcome = self.engine.admission.examine(certificate, wall_now)
+        outcome = self.engine.admission.examine(certificate, wall_now, path)
         if isinstance(outcome, Refused):
             self.refusal = outcome
             self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
@@ -146,7 +155,7 @@ class ClientConnection:
     def identified(self, peer: Peer, now: float) -> None:
         """Take note of who the client is."""
         self.peer = peer
-        self._expires_at = now + peer.seconds_left
+        self.expires_at = now + peer.seconds_left
         self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
 
     def receive(self, data: bytes, now: float) -> None:
@@ -267,6 +276,8 @@ class ClientConnection:
                 v5 = self.version is ProtocolVersion.V5
         except PacketError as error:
             self._bad_packet(error, now)
+        except Waits:
+            pass
         metrics.messages_received += messages
         metrics.bytes_received += limit
         if acknowledged and session is not None:
@@ -326,6 +337,10 @@ class ClientConnection:
             self.allow(topic)
         return permitted
 
+    def forget_permissions(self) -> None:
+        """Ask the policy again at the next PUBLISH to any topic."""
+        self._allowed = _NO_TOPICS
+
     def complain(self, event: str, **details: object) -> None:
         """Log what the client may not do, the first few times: it can try for ever, and the log is not its to fill."""
         if self._complaints < _MOST_COMPLAINTS:
@@ -347,6 +362,24 @@ class ClientConnection:
             raise ProtocolError(f"topic alias {alias} stands for no topic yet")  # MQTT 5 §3.3.2.3.4
         return self._aliases[alias]
 
+    def wait(self, inquiry: Inquiry, packet: Connect) -> None:
+        """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
+
+        def go_on(now: float) -> None:
+            if self._closed:  # The client has gone meanwhile, or `connect_timeout` has passed.
+                return
+            self._transport.release()
+            try:
+                connect(self.engine, self, packet, now)
+            except PacketError as error:
+                self._bad_packet(error, now)
+            if self._tail is not None:
+                self.receive(b"", now)
+            self.engine.turn.request()
+
+        self._transport.hold()
+        inquiry.when_done(go_on)
+
     def hold(self, slow: Subscriber, now: float) -> None:
         """Read no more until *slow* has caught up, or a second has passed."""
         # Not for its own session: the acknowledgements that it waits for are among what would not be read.
@@ -365,7 +398,8 @@ class ClientConnection:
     def admitted(self, session: Session, keep_alive: int, now: float) -> None:
         """Become the connection of *session*; *keep_alive* in seconds, 0 for none."""
         self.session = session
-        self.keep_alive = keep_alive * _KEEP_ALIVE_FACTOR
+        self.since = now
+        self.keep_alive = keep_alive * KEEP_ALIVE_FACTOR
         self._file_deadline(now)
 
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
@@ -420,7 +454,7 @@ class ClientConnection:
             self._holder.give_up()
             self.last_received = now  # It may have spoken; nobody listened.
             self._file_deadline(now)
-        elif now >= self._expires_at:
+        elif now >= self.expires_at:
             self.disconnect(RefusalCode.EXPIRED, ReasonCode.NOT_AUTHORIZED, "the certificate has expired", now)
         elif self.keep_alive and now - self.last_received >= self.keep_alive:
             self.disconnect("KEEP_ALIVE_TIMEOUT", ReasonCode.KEEP_ALIVE_TIMEOUT, "nothing was heard in time", now)
@@ -428,7 +462,7 @@ class ClientConnection:
             self._file_deadline(now)
 
     def _file_deadline(self, now: float) -> None:
-        when = self._expires_at
+        when = self.expires_at
         if self.keep_alive:
             when = min(when, self.last_received + self.keep_alive)
         if when != math.inf:

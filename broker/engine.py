@@ -19,18 +19,20 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
 import structlog
 
 from broker.admission.admission import Admission, Admitted, Peer, revoked
+from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused
 from broker.deadlines import Deadlines
 from broker.limits import Limits
 from broker.metrics import Metrics
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.connect import Connect
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription
@@ -82,6 +84,9 @@ class Client(Protocol):
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
         """Answer the CONNECT with *refusal* and close."""
 
+    def wait(self, inquiry: Inquiry, packet: Connect) -> None:
+        """Read no more from the client until *inquiry* is answered; then act on *packet* again."""
+
     def hold(self, slow: Subscriber, now: float) -> None:
         """Read no more from the client until *slow* has caught up, or a second has passed."""
 
@@ -96,6 +101,9 @@ class Client(Protocol):
 
     def allow(self, topic: bytes) -> None:
         """Remember that the client may publish to *topic*."""
+
+    def forget_permissions(self) -> None:
+        """Forget which topics the client may publish to: the policy is another one."""
 
 
 class Engine:
@@ -137,6 +145,15 @@ class Engine:
         self._retained_full_at = -math.inf
         self.connected = 0
         """How many clients are admitted and connected."""
+
+    def limit(self, limits: Limits) -> None:
+        """Let *limits* count for what is asked from now on; what exists and exceeds them stays."""
+        self.limits = limits
+        self.routes.limit = limits.max_cached_routes
+        self.retained.limit = limits.max_retained
+        self.retained.bytes_limit = limits.max_retained_bytes
+        self.registry.limits.messages = limits.max_queued_messages
+        self.registry.limits.bytes = limits.max_queued_bytes
 
     # Clients coming and going
 
@@ -218,6 +235,11 @@ class Engine:
             session.expires_at = now + session.expiry_interval
             self.registry.schedule(session, session.expires_at)
         self.note(session, now)
+
+    def forget(self, session: Session, now: float) -> None:
+        """End *session*, which has no connection, before its time."""
+        if session.connection is None and self.registry.has(session):
+            self._discard(session, now)
 
     def tick(self, now: float) -> None:
         """Do what has become due; call it about once a second."""
@@ -379,6 +401,17 @@ class Engine:
         for connection in connections:
             connection.disconnect(refusal.code, ReasonCode.ADMINISTRATIVE_ACTION, refusal.detail, now)
         return len(connections)
+
+    def enforce(self, connections: Iterable[Client], now: float) -> int:
+        """Close those of *connections* whose certificate, or a CA's above it, is revoked by now; return how many."""
+        closed = 0
+        for connection in connections:
+            peer = connection.peer
+            refusal = self.admission.refuse_revoked(peer) if peer is not None else None
+            if refusal is not None and connection.session is not None:
+                connection.disconnect(refusal.code, ReasonCode.ADMINISTRATIVE_ACTION, refusal.detail, now)
+                closed += 1
+        return closed
 
     def connections(self) -> list[Client]:
         """Return every admitted connection."""

@@ -24,21 +24,23 @@ from typing import Any
 import structlog
 
 from broker.admission.admission import Admitted
+from broker.admission.inquiry import Waits
 from broker.admission.refusal import RefusalCode, Refused
+from broker.authorization import SHOWN, UNSTORABLE, Refusal, deny_publish, refuse_filter, refuse_topic
 from broker.engine import Client, Engine
 from broker.limits import Limits
 from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode
 from broker.mqtt.connect import Connack, Connect, Will
 from broker.mqtt.disconnect import CLIENT_REASONS, Disconnect
-from broker.mqtt.errors import MalformedPacket, ProtocolError
+from broker.mqtt.errors import ProtocolError
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet
 from broker.mqtt.ping import Pingreq
 from broker.mqtt.properties import NO_PROPERTIES, WILL, Owner, Properties, encode_properties
 from broker.mqtt.publication import Publish
 from broker.mqtt.publish import PINGRESP
-from broker.mqtt.subscribe import Suback, Subscribe, SubscriptionRequest, Unsuback, Unsubscribe
+from broker.mqtt.subscribe import Suback, Subscribe, Unsuback, Unsubscribe
 from broker.mqtt.subscription import Subscription, encode_identifier
 from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.mqtt.wire import Reader
@@ -50,13 +52,6 @@ log = structlog.get_logger("broker")
 
 RECEIVE_MAXIMUM_DEFAULT = 65535
 """What a client that says nothing takes (MQTT 5 §3.1.2.11.3)."""
-
-Refusal = tuple[ReasonCode, str]
-"""Why a PUBLISH or a filter is refused: for the client's program, and in words."""
-
-_UNSTORABLE: Refusal = (ReasonCode.QUOTA_EXCEEDED, "the store cannot be written; try again later")
-_SHOWN = 200
-"""Characters of a topic that a log line or a reason string shows."""
 
 
 def handle(engine: Engine, connection: Client, packet: Packet, now: float) -> None:
@@ -75,8 +70,12 @@ def handle(engine: Engine, connection: Client, packet: Packet, now: float) -> No
 
 
 def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> None:
-    """Admit the client and give it its session, or refuse it."""
+    """Admit the client and give it its session, or refuse it; raise `Waits` while its certificate is looked up."""
     connection.version = packet.protocol_version
+    inquiry = connection.peer.inquiry if connection.peer is not None else None
+    if inquiry is not None and not inquiry.done:
+        connection.wait(inquiry, packet)
+        raise Waits
     refusal = connection.refusal or _unsupported(packet, engine.limits) or _enter(engine, connection, packet, now)
     if refusal is not None:
         connection.refuse(refusal, packet.properties.maximum_packet_size or 0, now)
@@ -230,21 +229,11 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
         slow = engine.publish(message, session, now)
         if slow is not None:
             connection.hold(slow, now)
-    else:
-        engine.metrics.publishes_denied += 1
-        connection.complain("publish denied", code=refusal[0].name, topic=topic_name[:_SHOWN])
+    elif deny_publish(engine, connection, refusal, topic_name, packet.qos, now):
+        return
     if packet.packet_id is not None:
         exactly_once = packet.qos is QoS.EXACTLY_ONCE
         _acknowledge(engine, connection, session, packet.packet_id, refusal, exactly_once=exactly_once)
-
-
-def refuse_topic(engine: Engine, session: Session, topic_name: str) -> Refusal | None:
-    """Return why the client of *session* may not publish to *topic_name*, or None if it may."""
-    if topic_name.count("/") >= engine.limits.max_topic_levels:
-        return ReasonCode.TOPIC_NAME_INVALID, f"more than {engine.limits.max_topic_levels} levels"
-    if not engine.admission.permissions(session.owner).may_publish(topic_name):
-        return ReasonCode.NOT_AUTHORIZED, f"{session.owner.name} may not publish to {topic_name[:_SHOWN]!r}"
-    return None
 
 
 def _acknowledge(
@@ -302,7 +291,7 @@ def _refuse_unstorable(connection: Client, session: Session, packet: Publish, no
         session.unanswered(now)
         return
     kind = Pubrec if packet.qos is QoS.EXACTLY_ONCE else Puback
-    connection.reply(_explained(connection, session, kind(packet.packet_id), _UNSTORABLE))
+    connection.reply(_explained(connection, session, kind(packet.packet_id), UNSTORABLE))
 
 
 def _forwarded(properties: Properties, owner: Owner) -> bytes:
@@ -362,11 +351,11 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
     wanted: list[Subscription] = []
     first_refusal = None
     for request in packet.requests:
-        refusal = _refuse_filter(engine, session, request)
+        refusal = refuse_filter(engine, session, request)
         if refusal is not None:
             first_refusal = first_refusal or refusal
             engine.metrics.subscriptions_denied += 1
-            connection.complain("subscription denied", code=refusal[0].name, topic_filter=request.filter[:_SHOWN])
+            connection.complain("subscription denied", code=refusal[0].name, topic_filter=request.filter[:SHOWN])
             v5 = connection.version is ProtocolVersion.V5
             reasons.append(refusal[0] if v5 else ReasonCode.UNSPECIFIED_ERROR)  # 3.1.1 knows 0x80.
         else:
@@ -401,22 +390,6 @@ def _check_answer_fits(session: Session, answer: Suback | Unsuback) -> None:
             f"the answer to so many topic filters exceeds your maximum packet size of {size} bytes",
             ReasonCode.PACKET_TOO_LARGE,
         )
-
-
-def _refuse_filter(engine: Engine, session: Session, request: SubscriptionRequest) -> Refusal | None:
-    limits = engine.limits
-    try:
-        shared = SharedSubscription.parse(request.filter)
-    except MalformedPacket as error:  # Before MQTT 5 it only looks like one, and is no error of the packet.
-        return ReasonCode.TOPIC_FILTER_INVALID, str(error)
-    topic_filter = request.filter if shared is None else shared.topic_filter
-    if request.filter.count("/") >= limits.max_topic_levels:
-        return ReasonCode.TOPIC_FILTER_INVALID, f"more than {limits.max_topic_levels} levels"
-    if not engine.admission.permissions(session.owner).may_subscribe(topic_filter):
-        return ReasonCode.NOT_AUTHORIZED, f"{session.owner.name} may not subscribe to {request.filter[:_SHOWN]!r}"
-    if len(session.subscriptions) >= limits.max_subscriptions and request.filter not in session.subscriptions:
-        return ReasonCode.QUOTA_EXCEEDED, f"a session has {limits.max_subscriptions} subscriptions at most"
-    return _UNSTORABLE if session.journal is not None and session.journal.failed else None
 
 
 def unsubscribe(engine: Engine, connection: Client, session: Session, packet: Unsubscribe, now: float) -> None:

@@ -27,5 +27,9 @@ class Metrics:
     dropped_too_large: int = 0
     dropped_expired: int = 0
     revocations: int = 0
+    revocation_alarms: Counter[str] = field(default_factory=Counter)
+    """Lists that are late, expired or refused, by stable code."""
     refused: Counter[str] = field(default_factory=Counter)
     closed: Counter[str] = field(default_factory=Counter)
+    reloads: Counter[str] = field(default_factory=Counter)
+    """By part and outcome: ``policy.refused``."""

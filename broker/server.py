@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import ssl
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from broker.admin.api import Served
+from broker.admin.endpoint import AdminEndpoint, socket_path
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
-from broker.admission.policy import DEFAULT_POLICY
+from broker.admission.policy import TopicPolicy
+from broker.admission.policy_file import parse_policy, read_policy
 from broker.admission.refusal import RefusalCode
 from broker.config import BrokerConfig
 from broker.credentials import BrokerCredential, CredentialError, Enrolment, read_certificate
@@ -29,12 +35,25 @@ from broker.listener import Listener, Speaks
 from broker.mqtt.codes import ReasonCode
 from broker.poller import Poller
 from broker.recovery import recover
+from broker.reload.parts import (
+    Reloadable,
+    ReloadedLimits,
+    ReloadedPolicy,
+    ReloadedTls,
+    ReloadedTrust,
+    describe_certificate,
+)
+from broker.reload.policy_change import enforce_at_start
+from broker.reload.reloader import Reloader, keep_current
+from broker.reload.report import Part
 from broker.revocation_feed import RevocationFeed
+from broker.sources.revocation_lists import RevocationLists
+from broker.sources.trust_files import load_trust
 from broker.store.sqlite import SqliteStore
 from broker.sys_topics import INTERVAL, SysTopics
 from provisioning.pki.identity import InvalidIdentity, identity_of, parse_uri
 from provisioning.pki.revocation import RevocationIndex
-from provisioning.pki.tls import ClientCertificate, CredentialFiles, server_context
+from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 
 log = structlog.get_logger("broker")
 
@@ -53,40 +72,70 @@ class ListenError(Exception):
 class BrokerServer:
     """One broker process."""
 
-    def __init__(self, config: BrokerConfig) -> None:
+    def __init__(
+        self,
+        config: BrokerConfig,
+        reread: Callable[[], BrokerConfig] | None = None,
+        settings_file: Path | None = None,
+    ) -> None:
+        """Run with *config*; *reread* reads it again, from *settings_file* among others, when it is to be reloaded."""
         self._config = config
+        self._reread = reread or (lambda: config)
+        self._settings_file = settings_file
         self._stop = asyncio.Event()
+        self._hangup = asyncio.Event()
         self._credential: BrokerCredential | None = None
 
     async def run(self) -> None:
-        """Serve until SIGINT or SIGTERM. Raises `CredentialError`, `TlsConfigurationError` or `ListenError`."""
+        """Serve until SIGINT or SIGTERM.
+
+        Raises `PolicyError`, `CredentialError`, `TlsConfigurationError`, `StoreError`, `ListenError` or
+        `AdminSocketError`.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        policy_text = read_policy(self._config.policy_file)
+        policy = parse_policy(policy_text, str(self._config.policy_file))
         files = await self._own_credential()
-        engine = Engine(self._admission(files.certificate), self._config.limits, loop.call_soon, loop.time())
+        self._check_crl_files()
+        engine = Engine(self._admission(files.certificate, policy), self._config.limits, loop.call_soon, loop.time())
         store = self._open_store(engine, loop) if self._config.persistence else None
+        enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn)
         listeners = self._listen(loop, engine, poller, self._context(files))
+        reloader = self._reloader(engine, listeners, files, policy_text)
+        admin = AdminEndpoint(
+            Served(self._config.name, engine, listeners, files.certificate, reloader),
+            socket_path(self._config.admin_socket, self._config.state_dir),
+        )
+        await admin.open()
         # The data path allocates much and drops it at once; what lives long is frozen, and rarely looked at.
         gc.freeze()
         gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
         stopped = asyncio.create_task(self._stop.wait())
         tasks: list[asyncio.Task[Any]] = [stopped, asyncio.create_task(_tick(engine))]
         tasks.append(asyncio.create_task(_sys_topics(engine)))
+        lists = RevocationLists(engine, self._config, loop.time) if engine.admission.trust is not None else None
+        if lists is not None:
+            tasks.append(asyncio.create_task(lists.run()))
         feed = None
         if self._config.provisioning is not None:
             feed = RevocationFeed(engine, self._config.provisioning, self._config.cafile, files, loop.time)
             tasks.append(asyncio.create_task(feed.run()))
         if self._credential is not None:
-            tasks.append(asyncio.create_task(self._renewals(self._credential, listeners)))
-        tasks.append(asyncio.create_task(self._announce(listeners, feed)))
+            tasks.append(asyncio.create_task(_renewals(self._credential, reloader)))
+        watch = self._config.watch_files
+        tasks.append(asyncio.create_task(keep_current(reloader, self._hangup, watch_files=watch)))
+        tasks.append(asyncio.create_task(self._announce(listeners, feed, lists)))
         try:
             await _first_failure(tasks, stopped)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await admin.close()
             await self._shut_down(engine, poller, listeners)
             if store is not None:
                 store.close()
@@ -129,7 +178,7 @@ class BrokerServer:
             allow_tls12=self._config.allow_tls12,
         )
 
-    def _admission(self, certificate: Path) -> Admission:
+    def _admission(self, certificate: Path, policy: TopicPolicy) -> Admission:
         trust_domain = self._config.trust_domain
         if trust_domain is None:
             own = read_certificate(certificate)
@@ -140,7 +189,14 @@ class BrokerServer:
         freshness = Freshness(self._config.revocation_grace, always_acceptable=self._config.provisioning is None)
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
-        return Admission(RevocationIndex(), freshness, DEFAULT_POLICY, trust_domain, self._config.any_client_id)
+        trust = load_trust(self._config)
+        return Admission(RevocationIndex(), freshness, policy, trust_domain, self._config.any_client_id, trust)
+
+    def _check_crl_files(self) -> None:
+        """Raise `TlsConfigurationError` for a file that is not there: later that is an alarm, now it is a mistake."""
+        for path in self._config.crlfile:
+            if not path.exists() or not os.access(path, os.R_OK):
+                raise TlsConfigurationError(f"crlfile: {path} cannot be read; is it there?")
 
     def _listen(
         self, loop: asyncio.AbstractEventLoop, engine: Engine, poller: Poller, context: ssl.SSLContext
@@ -165,14 +221,24 @@ class BrokerServer:
             listeners.append(listener)
         return listeners
 
-    async def _renewals(self, credential: BrokerCredential, listeners: list[Listener]) -> None:
-        while True:
-            await credential.until_renewed()
-            context = self._context(credential.files)
-            for listener in listeners:
-                listener.context = context
+    def _reloader(
+        self, engine: Engine, listeners: list[Listener], files: CredentialFiles, policy_text: str
+    ) -> Reloader:
+        build = partial(self._context, files)
+        own = [files.certificate] if files.certificate == files.key else [files.certificate, files.key]
+        parts: list[Reloadable] = [
+            ReloadedTls(Part.CERTIFICATE, own, build, listeners, lambda _: describe_certificate(files)),
+            ReloadedTrust(engine, [self._config.cafile], build, listeners, partial(load_trust, self._config)),
+            ReloadedPolicy(engine, policy_text, asyncio.get_running_loop().time),
+            ReloadedLimits(engine, self._config),
+        ]
+        return Reloader(parts, self._config, self._reread, engine.metrics.reloads, self._settings_file)
 
-    async def _announce(self, listeners: list[Listener], feed: RevocationFeed | None) -> None:
+    async def _announce(
+        self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists | None
+    ) -> None:
+        if lists is not None:
+            await lists.current.wait()
         if feed is not None:
             try:
                 await asyncio.wait_for(feed.current.wait(), _FEED_PATIENCE)
@@ -194,6 +260,12 @@ class BrokerServer:
                 publish_will=False,
             )
         await poller.drained(_STOP_PATIENCE)
+
+
+async def _renewals(credential: BrokerCredential, reloader: Reloader) -> None:
+    while True:
+        await credential.until_renewed()
+        await reloader.reload({Part.CERTIFICATE}, quiet=True)
 
 
 async def _tick(engine: Engine) -> None:

@@ -35,6 +35,7 @@ import socket
 import ssl
 import sys
 from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Protocol
@@ -44,6 +45,7 @@ from broker.metrics import Metrics
 from broker.poller import READABLE, WRITABLE, Poller
 from broker.tls_session import TlsSession, say_goodbye
 from broker.turn import Turn
+from provisioning.pki.tls import verified_path
 
 RECORD = 16384
 """Largest plaintext of one TLS record (RFC 8446 §5.1)."""
@@ -60,8 +62,10 @@ _RETAIN_BIT = 0xFE
 class Receiver(Protocol):
     """What a transport serves: a connection."""
 
-    def secured(self, certificate: bytes | None, now: float, wall_now: datetime) -> None:
-        """Take note that TLS is up, with this client certificate (DER)."""
+    def secured(
+        self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]]
+    ) -> None:
+        """Take note that TLS is up, with this client certificate (DER); *path* tells its verified path."""
 
     def receive(self, data: bytes, now: float) -> None:
         """Act on bytes that were read."""
@@ -183,7 +187,11 @@ class TlsTransport:
             self._metrics.handshakes_completed += 1
             self._metrics.handshakes_resumed += bool(tls.session_reused)
             certificate = tls.getpeercert(True)
-            receiver.secured(certificate, self._loop.time(), datetime.now(UTC))
+            receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
+
+    def verified_path(self) -> list[bytes]:
+        """Return the path that the handshake has verified, in DER, the peer's own certificate first; [] if resumed."""
+        return verified_path(self._tls) if self._tls is not None else []
 
     def _read(self) -> None:
         receiver, tls = self._receiver, self._tls

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import socket
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NoReturn
 
@@ -48,9 +49,11 @@ class UnsafePeer:
         self._connection = connection
         self._identity = identity
 
-    def secured(self, certificate: bytes | None, now: float, wall_now: datetime) -> None:
+    def secured(
+        self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]]
+    ) -> None:
         """Take the configured identity for the peer's."""
-        del certificate, wall_now
+        del certificate, wall_now, path
         self._connection.identified(Peer(self._identity, (b"", 0), math.inf), now)
 
     def receive(self, data: bytes, now: float) -> None:

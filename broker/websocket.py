@@ -19,6 +19,7 @@ decided by the client certificate, which a browser's page cannot choose.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -71,7 +72,9 @@ class Underlying(Protocol):
 class Above(Protocol):
     """The connection."""
 
-    def secured(self, certificate: bytes | None, now: float, wall_now: datetime) -> None:
+    def secured(
+        self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]] = tuple
+    ) -> None:
         """Take note that TLS is up."""
 
     def receive(self, data: bytes, now: float) -> None:
@@ -104,10 +107,12 @@ class WebSocket:
 
     # Towards the connection
 
-    def secured(self, certificate: bytes | None, now: float, wall_now: datetime) -> None:
+    def secured(
+        self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]] = tuple
+    ) -> None:
         """Pass on that TLS is up."""
         if self._above is not None:
-            self._above.secured(certificate, now, wall_now)
+            self._above.secured(certificate, now, wall_now, path)
 
     def receive(self, data: bytes, now: float) -> None:
         """Take frames apart."""

@@ -28,16 +28,16 @@ from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.crl import CrlIssuer
 from provisioning.ca.issuer import Issuer, IssuerUrls
-from provisioning.ca.profile import InvalidProfile, Profile, ProfileConfig, ProfileName, profile_of
 from provisioning.ca.server_names import InvalidServerName
 from provisioning.config import SETTINGS_FILE, Settings
 from provisioning.errors import ConfigurationError
 from provisioning.files import ISSUING_CA, ROOT_CA, AuthorityFiles, pem_of, read_certificate
+from provisioning.issuing_policy import profiles_of
 from provisioning.own_credentials import OPERATOR_NAME, OwnCredentials
 from provisioning.pki.identity import Identity, InvalidIdentity, Role
 from provisioning.pki.keys import KeyFileError, PrivateKey, key_to_pem, load_key, write_private
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import schema, serials
+from provisioning.store import devices, schema, serials
 from provisioning.store.counters import Counter
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
@@ -88,21 +88,6 @@ def urls_of(public_http_url: str, issuer: str) -> IssuerUrls:
     # The root's key rests and certifies no OCSP signer: for its one certificate there is the root's CRL.
     responder = None if issuer == ROOT_CA else f"{origin}/ocsp"
     return IssuerUrls(f"{origin}/crl/{issuer}.crl", f"{origin}/ca/{issuer}.crt", responder)
-
-
-def profiles_of(settings: Settings) -> dict[ProfileName, Profile]:
-    """Return every profile as configured; raise `ConfigurationError` naming the one that is wrong."""
-    lives = {
-        ProfileName.DEVICE: settings.device_life,
-        ProfileName.BROKER: settings.broker_life,
-        ProfileName.SERVICE: settings.service_life,
-        ProfileName.OPERATOR: settings.operator_life,
-        ProfileName.PROVISIONING: settings.provisioning_life,
-    }
-    try:
-        return {name: profile_of(ProfileConfig(name, life)) for name, life in lives.items()}
-    except InvalidProfile as error:
-        raise ConfigurationError(f"configuration: {error}") from error
 
 
 def open_authority(settings: Settings) -> OpenAuthority:
@@ -176,6 +161,11 @@ async def _furnish(
     database = Database(settings.resolved_database_url, read_audit_key(files))
     try:
         await schema.upgrade(database)
+        if any((await database.read(devices.count)).values()):
+            raise ConfigurationError(
+                f"database_url: {database.url.render_as_string()} holds another authority's records: "
+                "give each authority a database of its own"
+            )
         numbers = SerialNumbers(database)
         credentials = OwnCredentials(
             files, issuer, database, numbers, profiles_of(settings), settings.trust_domain, clock

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from pydantic import Field, HttpUrl, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,6 +23,27 @@ from provisioning.errors import ConfigurationError
 
 ENVIRONMENT_PREFIX: Final = "FLEET_PROVISIONING_"
 SETTINGS_FILE: Final = "provisioning.toml"
+
+
+class ProfileSettings(BaseModel):
+    """One ``[profiles.NAME]`` table. What is left out is as built in; what it may hold is checked with the profile."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: str | None = None
+    life: timedelta | None = None
+    backdate: timedelta | None = None
+    key_types: tuple[str, ...] | None = None
+    minimum_rsa_bits: int | None = None
+    extended_key_usages: tuple[str, ...] | None = None
+    organization: str | None = None
+    dns_patterns: tuple[str, ...] | None = None
+    honoured_attributes: tuple[str, ...] | None = None
+    honoured_domains: tuple[str, ...] | None = None
+    honoured_networks: tuple[str, ...] | None = None
+    crl_url: bool | None = None
+    ocsp_url: bool | None = None
+    issuer_url: bool | None = None
 
 
 class Settings(BaseSettings):
@@ -47,6 +68,11 @@ class Settings(BaseSettings):
     service_life: timedelta = timedelta(days=90)
     operator_life: timedelta = timedelta(days=365)
     provisioning_life: timedelta = timedelta(days=365)
+
+    profiles: dict[str, ProfileSettings] = {}
+    """What certificates of each kind may have, see `provisioning.ca.profile`."""
+    key_blocklist: Path | None = None
+    """Published keys that nobody may enrol, in the badkeys format; None: no list."""
 
     crl_life: timedelta = timedelta(days=1)
     crl_debounce_seconds: float = Field(default=0.5, ge=0, le=60)

@@ -43,6 +43,11 @@ class Code(StrEnum):
     TOKEN_DEVICE = "TOKEN_DEVICE"  # noqa: S105
     TOKEN_GROUP = "TOKEN_GROUP"  # noqa: S105
     NAME_TAKEN = "NAME_TAKEN"
+    # The group that the device would belong to.
+    WAY_REFUSED = "WAY_REFUSED"
+    GROUP_FULL = "GROUP_FULL"
+    GROUP_UNKNOWN = "GROUP_UNKNOWN"
+    GROUP_EXISTS = "GROUP_EXISTS"
     # The certificate that authenticates the caller.
     CERTIFICATE_MISSING = "CERTIFICATE_MISSING"
     CERTIFICATE_UNKNOWN = "CERTIFICATE_UNKNOWN"

@@ -25,13 +25,14 @@ import structlog
 from cryptography import x509
 from sqlalchemy.engine import Connection
 
-from provisioning.ca.issuer import IpAddress, IssuanceRequest, Issuer
+from provisioning.ca.issuer import IssuanceRequest, Issuer
+from provisioning.ca.name_policy import IpAddress
 from provisioning.ca.profile import Profile, ProfileName
 from provisioning.ca.server_names import check_host_name
 from provisioning.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_certificate
 from provisioning.pki.identity import Identity, Role
-from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, write_private
-from provisioning.store import audit, certificates, devices, serials
+from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, spki_fingerprint, write_private
+from provisioning.store import audit, certificates, device_keys, devices, serials
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
@@ -51,7 +52,7 @@ class OwnCredentials:
     issuer: Issuer
     database: Database
     serial_numbers: SerialNumbers
-    profiles: Mapping[ProfileName, Profile]
+    profiles: Mapping[str, Profile]
     trust_domain: str
     clock: Callable[[], datetime]
 
@@ -113,6 +114,7 @@ class OwnCredentials:
                 device = devices.add(connection, identity.name, identity.role, identity.group, now)
             serials.use(connection, certificate.serial_number)
             certificates.add(connection, certificate, device.id, now)
+            device_keys.claim(connection, spki_fingerprint(certificate.public_key()), device.id)
             signed = facts | {"not_after": str(certificate.not_valid_after_utc)}
             audit.append(connection, now, SERVER_NAME, Action.CERTIFICATE_SIGNED, identity.name, signed)
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 import socket
 import ssl
@@ -39,6 +40,8 @@ from sqlalchemy.engine import Connection
 from provisioning.api.application import new_application
 from provisioning.api.est import est_routes
 from provisioning.api.feed import feed_routes
+from provisioning.api.groups import EnrolmentAdministration
+from provisioning.api.groups import router as group_router
 from provisioning.api.inventory import router as inventory_router
 from provisioning.api.lifecycle import router as lifecycle_router
 from provisioning.api.ocsp import OcspEndpoint
@@ -46,17 +49,17 @@ from provisioning.api.operators import OperatorServices
 from provisioning.api.operators import router as operator_router
 from provisioning.api.relying import relying_party_routes
 from provisioning.audit_key import make_audit_key, read_audit_key
-from provisioning.authority import OpenAuthority, open_authority, profiles_of
-from provisioning.ca.profile import ProfileName
+from provisioning.authority import OpenAuthority, open_authority
 from provisioning.config import Settings
 from provisioning.connection_protocol import ConnectionProtocol, PeerCertificateProtocol
+from provisioning.enrolment.groups import GroupService
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenService
-from provisioning.errors import ConfigurationError
+from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, ROOT_CA, SERVER, AuthorityFiles
+from provisioning.issuing_policy import key_policy_of, profiles_of
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
-from provisioning.pki.identity import Role
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.revocation.feed import FeedEvent, RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
@@ -64,7 +67,7 @@ from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.revocation.service import Changed, RevocationService
 from provisioning.revocation.suspension import SuspensionService
-from provisioning.store import crl_shards, schema
+from provisioning.store import announcements, crl_shards, schema
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
@@ -170,11 +173,20 @@ async def _open_store(settings: Settings, files: AuthorityFiles) -> AsyncIterato
     make_audit_key(files)  # A directory of an earlier version has none.
     database = Database(settings.resolved_database_url, read_audit_key(files))
     try:
-        if await schema.upgrade(database):
-            log.info("database schema upgraded")
+        try:
+            if await schema.upgrade(database):
+                log.info("database schema upgraded")
+        except Refused as refusal:
+            raise ConfigurationError(
+                f"database_url: the database {database.url.render_as_string()} cannot be used, the log says why; "
+                "is it running, and may the service connect to it?"
+            ) from refusal
         serial_numbers = SerialNumbers(database)
         yield database, serial_numbers
-        await serial_numbers.release()
+        try:
+            await serial_numbers.release()
+        except Refused as refusal:  # A reservation that stays is never used, and that is all.
+            log.warning("unused serial numbers not given back", detail=refusal.detail)
     finally:
         await database.close()
 
@@ -187,7 +199,7 @@ async def _build(
     serial_numbers: SerialNumbers,
 ) -> _Parts:
     public_url = service.http_url if settings.public_http_url is None else str(settings.public_http_url)
-    profiles = profiles_of(settings)
+    profiles, key_policy = profiles_of(settings), key_policy_of(settings)
     issuer = authority.issuer(public_url)
     await OwnCredentials(
         authority.files, issuer, database, serial_numbers, profiles, settings.trust_domain, utc_now
@@ -216,19 +228,21 @@ async def _build(
 
     feed = RevocationFeed(database, settings.feed_heartbeat_seconds, on_new)
     await feed.start()
-    enrolment = EnrolmentService(
-        database=database,
-        issuer=issuer,
-        serial_numbers=serial_numbers,
-        profiles={role: profiles[ProfileName(role)] for role in Role},
-        trust_domain=settings.trust_domain,
-        clock=utc_now,
-        crl_shards=shards,
-    )
     # The answers that are remembered go first: a relying party may ask before the operator hears that it is done.
     told: tuple[Callable[[Changed], None], ...] = (
         responder.forget_changed,
         lambda _changed: feed.announce(),
+    )
+    enrolment = EnrolmentService(
+        database=database,
+        issuer=issuer,
+        serial_numbers=serial_numbers,
+        profiles=profiles,
+        trust_domain=settings.trust_domain,
+        clock=utc_now,
+        crl_shards=shards,
+        key_policy=key_policy,
+        after_commit=told,
     )
     revocation = RevocationService(database, utc_now, told)
     suspension = SuspensionService(database, utc_now, told)
@@ -238,18 +252,29 @@ async def _build(
     https.state.operator_services = OperatorServices(
         database, TokenService(database, utc_now), revocation, suspension, feed, publishers, utc_now
     )
+    https.state.enrolment_services = EnrolmentAdministration(GroupService(database, profiles, utc_now))
     https.include_router(est_routes(enrolment, list(authorities.values())))
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
     https.include_router(lifecycle_router)
     https.include_router(inventory_router)
+    https.include_router(group_router)
 
     http = new_application("Fleetgate CRLs and CA certificates", product_version(), settings, openapi_url=None)
     http.include_router(relying_party_routes(publishers, authorities))
     http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)
     retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)
     return _Parts(
-        feed, [feed.run, signer.run, retention.run, *(publisher.run for publisher in publishers.values())], https, http
+        feed,
+        [
+            feed.run,
+            signer.run,
+            retention.run,
+            functools.partial(announcements.listen, database.url, feed.announce),
+            *(publisher.run for publisher in publishers.values()),
+        ],
+        https,
+        http,
     )
 
 

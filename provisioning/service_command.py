@@ -20,7 +20,8 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 
-from provisioning.client.operator import OperatorClient, RequestRefused, ServiceUnavailable
+from provisioning.client.enrolment import EnrolmentOperatorClient
+from provisioning.client.operator import RequestRefused, ServiceUnavailable
 from provisioning.config import load_settings
 from provisioning.errors import ConfigurationError
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
@@ -54,7 +55,7 @@ def fail(message: str) -> typer.Exit:
 
 
 def with_client(
-    command: Callable[[OperatorClient], Awaitable[None]],
+    command: Callable[[EnrolmentOperatorClient], Awaitable[None]],
     *,
     directory: Path | None,
     url: str | None,
@@ -67,7 +68,7 @@ def with_client(
         settings = load_settings(directory)
         where = settings.directory
         credential = CredentialFiles(cert or where / "operator.crt", key or where / "operator.key")
-        client = OperatorClient(
+        client = EnrolmentOperatorClient(
             url or f"https://localhost:{settings.port}", cafile or where / "ca-bundle.crt", credential
         )
         asyncio.run(_run(client, command))
@@ -84,7 +85,7 @@ def with_client(
         raise typer.Exit(130) from error
 
 
-async def _run(client: OperatorClient, command: Callable[[OperatorClient], Awaitable[None]]) -> None:
+async def _run(client: EnrolmentOperatorClient, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
     async with client:
         await command(client)
 
@@ -108,7 +109,8 @@ def print_facts(answer: BaseModel) -> None:
     facts = answer.model_dump(mode="json", exclude_none=True)
     width = max(map(len, facts))
     for name, value in facts.items():
-        sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {value}\n")
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {shown}\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

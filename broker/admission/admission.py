@@ -9,10 +9,13 @@ client wants to be. Until `Admitted` exists nothing of an existing session is to
 
 Rules
 -----
-1. Order of `examine`: identity, an end entity, trust domain, role, validity, revocation. Of `admit`: revocation once
-   more (time has passed), revocation data fresh enough, client identifier, will. The first that fails is the answer.
+1. Order of `examine`: issuer, identity, an end entity, trust domain, role, validity, revocation, how well that is
+   known. Of `admit`: revocation once more (time has passed), what was being asked elsewhere, revocation data fresh
+   enough, client identifier, will. The first that fails is the answer.
 2. A client identifier is the device's name, or empty. A service may run several instances: ``<name>-<anything>``.
-3. No I/O; the time is passed in.
+3. No I/O; the time is passed in. What has to be fetched is asked of an `Asker`, and the client waits for its answer.
+4. Without a `Trust` every anchor is as good as the other and revocations come from the feed alone: the issuer is then
+   not looked at, and costs nothing.
 
 Does not handle: who owns an existing session (`session.registry`), rate limits.
 """
@@ -20,21 +23,37 @@ Does not handle: who owns an existing session (`session.registry`), rate limits.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from cryptography import x509
 
+from broker.admission.crl_shelf import CrlShelf
 from broker.admission.freshness import Freshness
+from broker.admission.inquiry import Inquiry
+from broker.admission.issuers import Issuer
 from broker.admission.policy import Permissions, TopicPolicy
 from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
+from provisioning.pki.crl import distribution_points
 from provisioning.pki.identity import Identity, InvalidIdentity, Role, identity_of
-from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex, certificate_key
+from provisioning.pki.revocation import (
+    CertificateKey,
+    Revocation,
+    RevocationIndex,
+    RevocationReason,
+    certificate_key,
+)
 
+DEFAULT_BUNDLE = "cafile"
+"""The name of the bundle that `cafile` is."""
 _MOST_ISSUERS = 1024
+_NO_PATH: Callable[[], Sequence[bytes]] = tuple
+"""The path of a resumed session, and of a caller that has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +63,28 @@ class Peer:
     identity: Identity
     certificate: CertificateKey
     seconds_left: float
-    """How long the certificate was still valid when it was examined."""
+    """How long the certificate, and every CA's above it, was still valid when it was examined."""
+    issuer: Issuer | None = None
+    """Who issued it, where that matters; None: judged by `cafile` alone."""
+    inquiry: Inquiry | None = None
+    """What is still being asked about it."""
+
+    @property
+    def bundle(self) -> str:
+        """The name of the trust bundle that judged."""
+        return DEFAULT_BUNDLE if self.issuer is None else self.issuer.bundle.name
 
     @property
     def serial(self) -> str:
         """The serial number, in hex, as provisioning writes it."""
         return f"{self.certificate[1]:x}"
+
+
+class Asker(Protocol):
+    """Whoever can find out what is not known here."""
+
+    def ask(self, certificate: x509.Certificate, issuer: Issuer, refusal: Refused | None) -> Inquiry | None:
+        """Ask about *certificate*, which *refusal* would be the answer to; None: there is nobody to ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,42 +106,83 @@ class Admission:
         policy: TopicPolicy,
         trust_domain: str | None,
         any_client_id: Iterable[str] = (),
+        trust: Trust | None = None,
     ) -> None:
         """Let in only identities of *trust_domain*; None accepts whatever domain the trust anchors vouch for.
 
         Identities with a name in *any_client_id* may use any client identifier that is not another's session.
         """
+        self.trust = trust
+        self.lists = CrlShelf(index)
+        self.asker: Asker | None = None
         self._any_client_id = frozenset(any_client_id)
         self.index = index
         self.freshness = freshness
-        self._policy = policy
-        self._trust_domain = trust_domain
+        self.policy = policy
+        """Which topics; may be replaced by another one, see `broker.policy_change`."""
+        self.trust_domain = trust_domain
         self._issuers: dict[bytes, bytes] = {}
 
-    def examine(self, certificate: bytes | None, now: datetime) -> Peer | Refused:
-        """Judge the DER *certificate* of a completed handshake at *now* (UTC)."""
+    def examine(
+        self, certificate: bytes | None, now: datetime, path: Callable[[], Sequence[bytes]] = _NO_PATH
+    ) -> Peer | Refused:
+        """Judge the DER *certificate* of a completed handshake at *now* (UTC).
+
+        *path* tells the path that OpenSSL has verified, if it did: DER, the client's own certificate first.
+        """
         if not certificate:
             return _refused(RefusalCode.NO_CERTIFICATE, "no client certificate was presented")
+        issuer: Issuer | None = None
         try:
             parsed = x509.load_der_x509_certificate(certificate)
+            if self.trust is not None:
+                issuer = self.trust.issuer_of(parsed, path())
+                if issuer is None:
+                    return _untrusted(parsed)
             identity = identity_of(parsed)
             issuer_key_id, serial = certificate_key(parsed)
             may_certify = _may_certify(parsed)
         except (InvalidIdentity, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
             return _refused(RefusalCode.INVALID_IDENTITY, str(error))
-        left = (parsed.not_valid_after_utc - now).total_seconds()
-        peer = Peer(identity, (self._shared(issuer_key_id), serial), left)
+        not_after = parsed.not_valid_after_utc
+        if issuer is None:
+            issuer_key_id = self._shared(issuer_key_id)
+        else:  # Not what the certificate says of its issuer: its issuer's own key.
+            issuer_key_id = issuer.key_id
+            not_after = min(not_after, issuer.not_after)
+        peer = Peer(identity, (issuer_key_id, serial), (not_after - now).total_seconds(), issuer)
         if may_certify:
             refusal: Refused | None = _refused(RefusalCode.CA_CERTIFICATE, "a CA's certificate is not a device's")
         else:
             refusal = self._judge(peer, parsed.not_valid_before_utc, now)
+            if issuer is not None and refusal is None:
+                refusal = self.refuse_unknown_status(parsed, issuer, now)
+                inquiry = self.asker.ask(parsed, issuer, refusal) if self.asker is not None else None
+                if inquiry is not None:
+                    return replace(peer, inquiry=inquiry)
         return peer if refusal is None else replace(refusal, identity=identity.uri, serial=peer.serial)
+
+    def refuse_unknown_status(self, certificate: x509.Certificate, issuer: Issuer, now: datetime) -> Refused | None:
+        """Return the refusal if lists are to say whether *certificate* is revoked, and none is fresh enough to."""
+        terms = issuer.bundle.lists
+        if terms is None or terms.policy.grace is None:
+            return None
+        names = frozenset(distribution_points(certificate))
+        overdue = self.lists.overdue(issuer.key_id, now, is_authority=False, names=names)
+        if not terms.policy.allows(overdue):
+            return _unknown_status(issuer, overdue)
+        for authority in issuer.path():
+            if authority.above is not None and not authority.is_anchor:
+                overdue = self.lists.overdue(authority.above.key_id, now, is_authority=True, names=authority.names)
+                if not terms.policy.allows(overdue):
+                    return _unknown_status(authority.above, overdue)
+        return None
 
     def _judge(self, peer: Peer, not_before: datetime, now: datetime) -> Refused | None:
         identity = peer.identity
-        if self._trust_domain is not None and identity.trust_domain != self._trust_domain:
+        if self.trust_domain is not None and identity.trust_domain != self.trust_domain:
             return _refused(RefusalCode.WRONG_TRUST_DOMAIN, f"{identity.trust_domain} is not our trust domain")
-        if not self._policy.knows(identity.role):
+        if not self.policy.knows(identity):
             return _refused(RefusalCode.WRONG_ROLE, f"a certificate of role {identity.role} may not connect")
         if peer.seconds_left < 0:
             not_after = now + timedelta(seconds=peer.seconds_left)
@@ -117,18 +193,31 @@ class Admission:
                 f"the certificate is valid from {not_before:%Y-%m-%d %H:%M:%S} UTC; the broker's clock says "
                 f"{now:%Y-%m-%d %H:%M:%S}",
             )
-        revocation = self.index.find(peer.certificate)
-        return None if revocation is None else revoked(revocation)
+        return self.refuse_revoked(peer)
 
-    def admit(self, peer: Peer, connect: Connect, now: float) -> Admitted | Refused:
-        """Judge *connect*, sent by *peer*, at monotonic time *now*."""
+    def refuse_revoked(self, peer: Peer) -> Refused | None:
+        """Return the refusal if the certificate of *peer*, or a CA's above it, is revoked by now."""
         revocation = self.index.find(peer.certificate)
         if revocation is not None:
             return revoked(revocation)
+        if peer.issuer is not None and (found := peer.issuer.find_revoked(self.index)) is not None:
+            issuer, revocation = found
+            return _refused(RefusalCode.ISSUER_REVOKED, f"the CA {issuer.subject} is revoked ({revocation.reason})")
+        return None
+
+    def admit(self, peer: Peer, connect: Connect, now: float) -> Admitted | Refused:
+        """Judge *connect*, sent by *peer*, at monotonic time *now*."""
+        refusal = self.refuse_revoked(peer)
+        if refusal is not None:
+            return refusal
+        if peer.inquiry is not None:
+            if not peer.inquiry.done:  # Nobody asks before; if somebody did, the answer would be this.
+                return _unavailable(RefusalCode.REVOCATION_STATUS_UNKNOWN, "the certificate is still being looked up")
+            if peer.inquiry.refusal is not None:
+                return peer.inquiry.refusal
         if not self.freshness.acceptable(now):
-            return Refused(
+            return _unavailable(
                 RefusalCode.REVOCATION_STATUS_UNKNOWN,
-                ReasonCode.SERVER_UNAVAILABLE,
                 "the broker's revocation data is too old to admit anybody; try again later",
             )
         identity = peer.identity
@@ -138,20 +227,17 @@ class Admission:
                 ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
                 f"client identifier {connect.client_id[:80]!r} is not that of the certificate, {identity.name!r}",
             )
-        if connect.will is not None and not self.permissions(identity).may_publish(connect.will.topic):
+        admitted = _as_whom(peer, connect)
+        permissions = self.permissions(identity, admitted.client_id)  # Compiled now: it is asked again in a moment.
+        if connect.will is not None and not permissions.may_publish(connect.will.topic):
             return _refused(
                 RefusalCode.WILL_NOT_PERMITTED, f"the will topic {connect.will.topic[:80]!r} is not permitted"
             )
-        if connect.client_id == identity.name:
-            return Admitted(peer, identity.name, assigned=False)  # One string less to keep.
-        if connect.client_id:
-            return Admitted(peer, connect.client_id, assigned=False)
-        assigned = identity.name if identity.role is Role.DEVICE else f"{identity.name}-{secrets.token_hex(8)}"
-        return Admitted(peer, assigned, assigned=True)
+        return admitted
 
-    def permissions(self, identity: Identity) -> Permissions:
-        """Return what *identity* may do; made anew each time, since a connection asks once a topic and remembers."""
-        return self._policy.compile(identity)
+    def permissions(self, identity: Identity, client_id: str) -> Permissions:
+        """Return what *identity* may do under *client_id*."""
+        return self.policy.permissions(identity, client_id)
 
     def _shared(self, issuer_key_id: bytes) -> bytes:
         """Return the one copy of *issuer_key_id* that all connections share."""
@@ -161,8 +247,38 @@ class Admission:
 
 
 def revoked(revocation: Revocation) -> Refused:
-    """Return the refusal of a revoked certificate."""
+    """Return the refusal of a revoked certificate, or of one that is on hold."""
+    if revocation.reason is RevocationReason.CERTIFICATE_HOLD:
+        return Refused(RefusalCode.SUSPENDED, ReasonCode.BANNED, "the certificate is suspended (certificateHold)")
     return _refused(RefusalCode.REVOKED, f"certificate revoked ({revocation.reason})")
+
+
+def _untrusted(certificate: x509.Certificate) -> Refused:
+    return replace(
+        _refused(
+            RefusalCode.UNTRUSTED_ISSUER,
+            f"no trust bundle vouches for the issuer {certificate.issuer.rfc4514_string()[:200]!r}",
+        ),
+        serial=f"{certificate.serial_number:x}",
+    )
+
+
+def _unknown_status(issuer: Issuer, overdue: float | None) -> Refused:
+    if overdue is None:
+        return _unavailable(RefusalCode.CRL_MISSING, f"the broker has no CRL of {issuer.subject}; try again later")
+    return _unavailable(
+        RefusalCode.CRL_EXPIRED, f"the CRL of {issuer.subject} is {overdue:.0f} s past its nextUpdate; try again later"
+    )
+
+
+def _as_whom(peer: Peer, connect: Connect) -> Admitted:
+    identity = peer.identity
+    if connect.client_id == identity.name:
+        return Admitted(peer, identity.name, assigned=False)  # One string less to keep.
+    if connect.client_id:
+        return Admitted(peer, connect.client_id, assigned=False)
+    assigned = identity.name if identity.role is Role.DEVICE else f"{identity.name}-{secrets.token_hex(8)}"
+    return Admitted(peer, assigned, assigned=True)
 
 
 def _may_use(identity: Identity, client_id: str) -> bool:
@@ -180,6 +296,10 @@ def _may_certify(certificate: x509.Certificate) -> bool:
         if isinstance(value, x509.KeyUsage) and value.key_cert_sign:
             return True
     return False
+
+
+def _unavailable(code: RefusalCode, detail: str) -> Refused:
+    return Refused(code, ReasonCode.SERVER_UNAVAILABLE, detail)
 
 
 def _refused(code: RefusalCode, detail: str) -> Refused:

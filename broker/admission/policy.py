@@ -1,88 +1,295 @@
-"""What each role may publish and subscribe: templates, compiled for one identity at admission.
+"""Who may publish and subscribe what: rules with placeholders, compiled for one client, asked at every new topic.
 
 Theory
 ------
-A rule is a topic filter with placeholders: ``{group}`` and ``{device}`` become the group and name of the identity. A
-name is one safe topic level (`provisioning.pki.identity`), so a placeholder can never bring a wildcard or a slash in.
-Publishing is allowed where an *allow* filter matches and no *deny* filter does; a subscription is granted only if one
-*allow* filter covers every topic that it can match. Nothing that is not allowed is permitted; a role without rules is
-refused at the door.
+A policy is a list of *sections*, each about a role, a group, a device or an identity, and each holding topic filters to
+allow and to deny, for publishing and for subscribing. For a client all sections that name it count together, whatever
+their order: what an *allow* filter matches and no *deny* filter does is permitted, everything else is not. A
+subscription is granted only if the allow filters cover every topic that it can match and no deny filter touches one of
+them; so what is delivered needs no check.
+
+``{device}``, ``{group}`` and ``{client_id}`` become the client's own. What they stand for must be one safe topic level.
+Where it is not (a client identifier with a slash, an identity without a group) an allow filter says nothing and a deny
+filter takes any level: whatever is missing, nobody gets more.
 
 Rules
 -----
-1. No I/O, no clock. One topic matcher: `broker.mqtt.topics`.
-2. Receiving is decided at SUBSCRIBE, never per message; publishing once a topic, then cached by the connection.
+1. No I/O, no clock. One topic matcher: `broker.mqtt.topics`, through `broker.mqtt.filter_set`.
+2. Receiving is decided at SUBSCRIBE, never per message; publishing once a topic, then remembered by the connection.
+3. The door: a client that no section of its role, device or identity names is not admitted (`knows`). A group's
+   section gives rights; it admits nobody.
+4. A policy does not change; another one is another object, and what was compiled goes with the old one.
+
+Handles: permissions and the reason for each (`explain`). Does not handle: files (`broker.admission.policy_file`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 
-from broker.mqtt.topics import covers, matches
+from broker.mqtt.errors import MalformedPacket
+from broker.mqtt.filter_set import NO_FILTERS, FilterSet
+from broker.mqtt.topics import ONE_LEVEL, SEPARATOR, check_topic_filter, covers, matches, overlaps
 from provisioning.pki.identity import Identity, Role
+
+PLACEHOLDERS = ("device", "group", "client_id")
+_PLACEHOLDER = re.compile(r"\{(\w*)\}")
+_UNSAFE_LEVEL = re.compile(r"[/+#\x00]|^\$|^$")
+_MOST_COMPILED = 2048
+_LONGEST_REMEMBERED = 256
+
+
+class InvalidFilter(ValueError):
+    """A rule's topic filter cannot be used; the text says why."""
+
+
+class Kind(StrEnum):
+    """What a section is about."""
+
+    ROLE = "role"
+    GROUP = "group"
+    DEVICE = "device"
+    IDENTITY = "identity"
+
+
+class Action(StrEnum):
+    """What a client wants to do with a topic."""
+
+    PUBLISH = "publish"
+    SUBSCRIBE = "subscribe"
+
+
+class DeniedPublish(StrEnum):
+    """What becomes of a PUBLISH without permission that has no reason code in its answer: QoS 0, and MQTT 3.1.1."""
+
+    DROP = "drop"
+    DISCONNECT = "disconnect"
 
 
 @dataclass(frozen=True, slots=True)
-class RoleRules:
-    """Topic filters with placeholders, for one role."""
+class FilterTemplate:
+    """A topic filter with placeholders. Raises `InvalidFilter`."""
+
+    text: str
+    _pattern: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check the text, and prepare it for `fill`."""
+        names = _PLACEHOLDER.findall(self.text)
+        for name in names:
+            if name not in PLACEHOLDERS:
+                known = ", ".join(f"{{{each}}}" for each in PLACEHOLDERS)
+                raise InvalidFilter(f"{self.text!r}: {{{name}}} is no placeholder; there are {known}")
+        if re.search(r"[{}]", _PLACEHOLDER.sub("", self.text)):
+            raise InvalidFilter(f"{self.text!r}: a brace that belongs to no placeholder")
+        try:
+            check_topic_filter(_PLACEHOLDER.sub("x", self.text))
+        except MalformedPacket as error:
+            raise InvalidFilter(str(error)) from None
+        if self.text.startswith("$share/"):
+            raise InvalidFilter(f"{self.text!r}: rules are about topics; leave $share/<name>/ out, it needs none")
+        object.__setattr__(self, "_pattern", _PLACEHOLDER.sub(r"%(\1)s", self.text.replace("%", "%%")))
+
+    def fill(self, names: Mapping[str, str]) -> str | None:
+        """Return the filter for a client of these *names*, or None if one that it needs is missing."""
+        try:
+            return self._pattern % names
+        except KeyError:
+            return None
+
+    def fill_widely(self, names: Mapping[str, str]) -> str:
+        """Return the filter with any level where a name is missing."""
+        filled = self.fill(names)
+        if filled is not None:
+            return filled
+        levels = []
+        for level in self.text.split(SEPARATOR):
+            known = all(name in names for name in _PLACEHOLDER.findall(level))
+            levels.append(_PLACEHOLDER.sub(lambda name: names[name[1]], level) if known else ONE_LEVEL)
+        return SEPARATOR.join(levels)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What one section says, as it is written."""
 
     publish_allow: tuple[str, ...] = ()
     publish_deny: tuple[str, ...] = ()
     subscribe_allow: tuple[str, ...] = ()
+    subscribe_deny: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Rules about all clients of one role or group, about one device, or about one identity."""
+
+    kind: Kind
+    name: str
+    """A role, a group, a device's name; of an identity its name, or its whole URI. No order, no precedence."""
+    rules: Rules
+
+    def __str__(self) -> str:
+        plain = re.fullmatch(r"[\w-]+", self.name, re.ASCII)
+        return f"{self.kind}.{self.name}" if plain else f'{self.kind}."{self.name}"'
 
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """What one identity may do: the rules of its role with its names filled in."""
+    """What one client may do: the rules that concern it with its names filled in."""
 
-    publish_allow: tuple[str, ...]
-    publish_deny: tuple[str, ...]
-    subscribe_allow: tuple[str, ...]
+    publish_allow: FilterSet
+    publish_deny: FilterSet
+    subscribe_allow: FilterSet
+    subscribe_deny: FilterSet
 
     def may_publish(self, topic_name: str) -> bool:
         """Whether a message may be published to *topic_name*."""
-        return any(matches(allowed, topic_name) for allowed in self.publish_allow) and not any(
-            matches(denied, topic_name) for denied in self.publish_deny
-        )
+        return self.publish_allow.matches(topic_name) and not self.publish_deny.matches(topic_name)
 
     def may_subscribe(self, topic_filter: str) -> bool:
-        """Whether every topic that *topic_filter* matches may be read."""
-        return any(covers(allowed, topic_filter) for allowed in self.subscribe_allow)
+        """Whether every topic that *topic_filter*, which is not a shared one, matches may be read."""
+        return self.subscribe_allow.covers(topic_filter) and not self.subscribe_deny.overlaps(topic_filter)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether something is permitted, and by which rule, in words for a person."""
+
+    allowed: bool
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Templates:
+    """The rules of one section, checked."""
+
+    section: Section
+    publish_allow: tuple[FilterTemplate, ...]
+    publish_deny: tuple[FilterTemplate, ...]
+    subscribe_allow: tuple[FilterTemplate, ...]
+    subscribe_deny: tuple[FilterTemplate, ...]
+
+    @classmethod
+    def of(cls, section: Section) -> _Templates:
+        rules = section.rules
+        return cls(
+            section,
+            tuple(map(FilterTemplate, rules.publish_allow)),
+            tuple(map(FilterTemplate, rules.publish_deny)),
+            tuple(map(FilterTemplate, rules.subscribe_allow)),
+            tuple(map(FilterTemplate, rules.subscribe_deny)),
+        )
+
+    def rules(self, action: Action) -> tuple[tuple[FilterTemplate, ...], tuple[FilterTemplate, ...]]:
+        """Return the allow and the deny filters for *action*."""
+        if action is Action.PUBLISH:
+            return self.publish_allow, self.publish_deny
+        return self.subscribe_allow, self.subscribe_deny
 
 
 class TopicPolicy:
-    """The rules of every role."""
+    """All sections."""
 
-    __slots__ = ("_rules",)
+    __slots__ = ("_compiled", "_kinds", "_sections", "denied_publish")
 
-    def __init__(self, rules: Mapping[Role, RoleRules]) -> None:
-        self._rules = MappingProxyType(dict(rules))
+    def __init__(self, sections: Iterable[Section], denied_publish: DeniedPublish = DeniedPublish.DROP) -> None:
+        """Raise `InvalidFilter` if a rule cannot be used."""
+        self._sections = {(each.kind, each.name): _Templates.of(each) for each in sections}
+        self._kinds = {kind for kind, _ in self._sections}
+        self._compiled: dict[tuple[Identity, str], Permissions] = {}
+        self.denied_publish = denied_publish
 
-    def knows(self, role: Role) -> bool:
-        """Whether there are rules for *role*: without any, nobody of that role is admitted."""
-        return role in self._rules
+    @classmethod
+    def of_roles(cls, rules: Mapping[Role, Rules]) -> TopicPolicy:
+        """Return a policy that only looks at roles."""
+        return cls(Section(Kind.ROLE, role, each) for role, each in rules.items())
 
-    def compile(self, identity: Identity) -> Permissions:
-        """Return what *identity* may do."""
-        rules = self._rules.get(identity.role, RoleRules())
+    def knows(self, identity: Identity) -> bool:
+        """Whether a section names *identity* by role, device or itself: without any, it is not admitted (rule 3)."""
+        return any(each.section.kind is not Kind.GROUP for each in self._about(identity))
 
-        def fill(filters: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(f.format(group=identity.group or "", device=identity.name) for f in filters)
+    def permissions(self, identity: Identity, client_id: str) -> Permissions:
+        """Return what *identity* may do under *client_id*; remembered for those that came last."""
+        compiled = self._compiled
+        found = compiled.get((identity, client_id))
+        if found is None:
+            found = self._compile(identity, client_id)
+            if len(client_id) <= _LONGEST_REMEMBERED:
+                if len(compiled) >= _MOST_COMPILED:
+                    compiled.clear()
+                compiled[identity, client_id] = found
+        return found
 
-        return Permissions(fill(rules.publish_allow), fill(rules.publish_deny), fill(rules.subscribe_allow))
+    def explain(self, identity: Identity, client_id: str, action: Action, topic: str) -> Decision:
+        """Return what `permissions` would say of *topic* (a name to publish to, or a plain filter), and why.
+
+        The obvious way, rule by rule: a test compares it with the fast one.
+        """
+        if not self.knows(identity):
+            return Decision(False, f"no section admits {identity.uri}: it cannot connect")
+        names = _names(identity, client_id)
+        publishes = action is Action.PUBLISH
+        allowing: list[tuple[Section, FilterTemplate, str]] = []
+        for templates in self._about(identity):
+            allow, deny = templates.rules(action)
+            for template in deny:
+                denied = template.fill_widely(names)
+                if matches(denied, topic) if publishes else overlaps(denied, topic):
+                    return Decision(False, f"{templates.section} {action}.deny {template.text!r}")
+            section = templates.section
+            allowing += [(section, each, filled) for each in allow if (filled := each.fill(names)) is not None]
+        for section, template, filled in allowing:
+            if matches(filled, topic) if publishes else covers(filled, topic):
+                return Decision(True, f"{section} {action}.allow {template.text!r}")
+        if not publishes and FilterSet(tuple(filled for *_, filled in allowing)).covers(topic):
+            together = [f"{template.text!r}" for _, template, filled in allowing if overlaps(filled, topic)]
+            return Decision(True, f"{action}.allow {' and '.join(together)} together")
+        return Decision(False, f"no {action}.allow filter {'matches' if publishes else 'covers'} it")
+
+    def sections_about(self, identity: Identity) -> list[Section]:
+        """Return the sections that count for *identity*."""
+        return [each.section for each in self._about(identity)]
+
+    def _about(self, identity: Identity) -> list[_Templates]:
+        kinds = self._kinds
+        keys: list[tuple[Kind, str]] = [(Kind.ROLE, identity.role)]
+        if Kind.GROUP in kinds and identity.group is not None:
+            keys.append((Kind.GROUP, identity.group))
+        if Kind.DEVICE in kinds and identity.role is Role.DEVICE:
+            keys.append((Kind.DEVICE, identity.name))
+        if Kind.IDENTITY in kinds:
+            keys += [(Kind.IDENTITY, identity.name), (Kind.IDENTITY, identity.uri)]
+        sections = self._sections
+        return [sections[key] for key in keys if key in sections]
+
+    def _compile(self, identity: Identity, client_id: str) -> Permissions:
+        names = _names(identity, client_id)
+        publish_allow: list[str | None] = []
+        publish_deny: list[str] = []
+        subscribe_allow: list[str | None] = []
+        subscribe_deny: list[str] = []
+        for each in self._about(identity):
+            publish_allow += [template.fill(names) for template in each.publish_allow]
+            publish_deny += [template.fill_widely(names) for template in each.publish_deny]
+            subscribe_allow += [template.fill(names) for template in each.subscribe_allow]
+            subscribe_deny += [template.fill_widely(names) for template in each.subscribe_deny]
+        return Permissions(
+            _filters(publish_allow), _filters(publish_deny), _filters(subscribe_allow), _filters(subscribe_deny)
+        )
 
 
-DEFAULT_POLICY = TopicPolicy(
-    {
-        # telemetry, event, state, ack and whatever else a device says; its commands come from elsewhere.
-        Role.DEVICE: RoleRules(
-            publish_allow=("fleet/{group}/{device}/#",),
-            publish_deny=("fleet/{group}/{device}/cmd/#",),
-            subscribe_allow=("fleet/{group}/{device}/cmd/#",),
-        ),
-        Role.SERVICE: RoleRules(publish_allow=("fleet/+/+/cmd/#",), subscribe_allow=("fleet/#", "$SYS/#")),
-        Role.OPERATOR: RoleRules(subscribe_allow=("fleet/#", "$SYS/#")),
-    }
-)
+def _filters(filled: Sequence[str | None]) -> FilterSet:
+    return FilterSet(tuple(each for each in filled if each is not None)) if filled else NO_FILTERS
+
+
+def _names(identity: Identity, client_id: str) -> dict[str, str]:
+    """Return what the placeholders stand for; what is not one safe topic level is missing."""
+    names = {"device": identity.name, "client_id": client_id}
+    if identity.group is not None:
+        names["group"] = identity.group
+    if client_id != identity.name and _UNSAFE_LEVEL.search(client_id):
+        del names["client_id"]
+    return names

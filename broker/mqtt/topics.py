@@ -6,12 +6,13 @@ A topic is a list of levels between slashes; a level may be empty, so ``/a`` has
 any one level and a final ``#`` for any number of levels, its parent included: ``a/#`` matches ``a``. A wildcard in the
 first level does not match a name that begins with ``$`` [MQTT-4.7.2-1].
 
-`matches` is the slow, obvious reference that any faster structure has to agree with. `covers` compares the *sets* of
-names that two filters match; it decides whether a permission includes a subscription.
+`matches` is the slow, obvious reference that any faster structure has to agree with. `covers` and `overlaps` compare
+the *sets* of names that two filters match; they decide whether a permission includes a subscription, and whether a
+prohibition touches it.
 
 Rules
 -----
-1. `matches` and `covers` expect text that the checks accepted.
+1. `matches`, `covers` and `overlaps` expect text that the checks accepted.
 2. A name is compared level by level, code point by code point: nothing is normalised [MQTT-4.7.3-4].
 3. A Shared Subscription's filter is taken apart by `SharedSubscription.parse` before it is matched or compared.
 """
@@ -107,6 +108,26 @@ def covers(outer: str, inner: str) -> bool:
         if level not in (ONE_LEVEL, inner_levels[index]):
             return False
     return len(outer_levels) == len(inner_levels)
+
+
+def overlaps(one: str, other: str) -> bool:
+    """Say whether there is a Topic Name that both filters match."""
+    one_levels, other_levels = one.split(SEPARATOR), other.split(SEPARATOR)
+    for first, second in ((one_levels[0], other), (other_levels[0], one)):
+        if first in _WILDCARDS and second.startswith(_RESERVED_PREFIX):
+            return False  # [MQTT-4.7.2-1]
+    shared = min(len(one_levels), len(other_levels))
+    for index in range(shared):
+        mine, theirs = one_levels[index], other_levels[index]
+        if ANY_LEVELS in (mine, theirs):
+            return True
+        if mine != theirs and ONE_LEVEL not in (mine, theirs):
+            return False
+    if len(one_levels) == len(other_levels):
+        return True
+    # The longer one may still match the parent of its '#'; that must be a name, and the empty text is none.
+    longer = max(one_levels, other_levels, key=len)
+    return len(longer) == shared + 1 and longer[shared] == ANY_LEVELS and not (shared == 1 and longer[0] == "")
 
 
 @dataclass(frozen=True, slots=True)

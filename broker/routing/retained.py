@@ -16,13 +16,13 @@ from broker.routing.names import TopicNames
 class RetainedMessages:
     """The retained message of each topic name."""
 
-    __slots__ = ("_bytes", "_bytes_limit", "_limit", "_messages")
+    __slots__ = ("_bytes", "_messages", "bytes_limit", "limit")
 
     def __init__(self, limit: int, bytes_limit: int) -> None:
         self._messages: TopicNames[Message] = TopicNames()
         self._bytes = 0
-        self._limit = limit
-        self._bytes_limit = bytes_limit
+        self.limit = limit
+        self.bytes_limit = bytes_limit
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -37,7 +37,7 @@ class RetainedMessages:
             self._bytes -= replaced.size
         if not message.payload:
             return True
-        if len(self._messages) >= self._limit or self._bytes + message.size > self._bytes_limit:
+        if len(self._messages) >= self.limit or self._bytes + message.size > self.bytes_limit:
             return False
         self._insert(topic_name, message)
         return True

@@ -164,13 +164,13 @@ def _merge(matches: list[tuple[Subscriber, Subscription]]) -> dict[Subscriber, S
 class Routes(dict[bytes, Route]):
     """The route of each topic name; see the module's invariants."""
 
-    __slots__ = ("_cached", "_groups", "_limit", "_shared", "_tree")
+    __slots__ = ("_cached", "_groups", "_shared", "_tree", "limit")
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._tree: SubscriptionTree[Subscriber] = SubscriptionTree()
         self._cached: TopicNames[bytes] = TopicNames()
-        self._limit = limit
+        self.limit = limit
         self._shared: dict[_Key, Route] = {}
         self._groups: dict[tuple[str, str], ShareGroup] = {}
 
@@ -186,7 +186,7 @@ class Routes(dict[bytes, Route]):
         except UnicodeDecodeError:
             raise MalformedPacket("the topic name is not UTF-8") from None  # [MQTT-3.3.2-1]
         check_topic_name(name)
-        if len(self) >= self._limit:
+        if len(self) >= self.limit:
             self.clear()
             self._shared.clear()
             self._cached.clear()

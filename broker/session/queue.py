@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from broker.mqtt.message import Deliverable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class QueueLimits:
-    """How much a session may hold for a client that is away or slow."""
+    """How much a session may hold for a client that is away or slow: one object, which all sessions ask."""
 
     messages: int
     bytes: int

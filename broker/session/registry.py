@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from itertools import count
+from itertools import chain, count
 
 from broker.metrics import Metrics
 from broker.session.queue import QueueLimits
@@ -25,14 +25,14 @@ from provisioning.pki.identity import Identity, Role
 class SessionRegistry:
     """Every session."""
 
-    __slots__ = ("_instances", "_limits", "_metrics", "_order", "_schedule", "_sessions")
+    __slots__ = ("_instances", "_metrics", "_order", "_schedule", "_sessions", "limits")
 
     def __init__(self, limits: QueueLimits, metrics: Metrics) -> None:
         self._sessions: dict[Role, dict[str, Session]] = {role: {} for role in Role}
         self._instances: Counter[Identity] = Counter()
         self._schedule: list[tuple[float, int, Session]] = []
         self._order = count()
-        self._limits = limits
+        self.limits = limits
         self._metrics = metrics
 
     def __len__(self) -> int:
@@ -42,13 +42,21 @@ class SessionRegistry:
         """Return the session that *client_id* names among those of *role*, or None."""
         return self._sessions[role].get(client_id)
 
+    def has(self, session: Session) -> bool:
+        """Whether *session* has not ended."""
+        return self.find(session.owner.role, session.client_id) is session
+
+    def all(self) -> list[Session]:
+        """Return every session, in a list of its own."""
+        return list(chain.from_iterable(sessions.values() for sessions in self._sessions.values()))
+
     def instances(self, owner: Identity) -> int:
         """Return how many sessions *owner* has beside the one of its own name."""
         return self._instances[owner]
 
     def create(self, client_id: str, owner: Identity) -> Session:
         """Return a new session; whatever had its client identifier was discarded before."""
-        session = self._sessions[owner.role][client_id] = Session(client_id, owner, self._limits, self._metrics)
+        session = self._sessions[owner.role][client_id] = Session(client_id, owner, self.limits, self._metrics)
         if client_id != owner.name:
             self._instances[owner] += 1
         return session
@@ -56,7 +64,7 @@ class SessionRegistry:
     def discard(self, session: Session) -> None:
         """Forget *session*."""
         owner = session.owner
-        if self.find(owner.role, session.client_id) is session:
+        if self.has(session):
             del self._sessions[owner.role][session.client_id]
             if session.client_id != owner.name:
                 self._instances[owner] -= 1
@@ -79,6 +87,6 @@ class SessionRegistry:
             when, _, session = heapq.heappop(self._schedule)
             if session.scheduled_at == when:
                 session.scheduled_at = None
-                if self.find(session.owner.role, session.client_id) is session:
+                if self.has(session):
                     due.append(session)
         return due

@@ -228,7 +228,7 @@ async def _stale_revocations(scene: Scene) -> Seen:
     if feed is None:
         raise Impossible("how the news reach this broker is not in our hands")
     paper = await scene.device()
-    await feed.cut()
+    feed.cut()
     try:
         until = time.monotonic() + _GRACE_PATIENCE
         seen = await scene.show(paper)
@@ -237,5 +237,5 @@ async def _stale_revocations(scene: Scene) -> Seen:
             seen = await scene.show(paper)
         return seen
     finally:
-        await feed.join()
+        feed.join()
         await scene.until_admitted(paper, _GRACE_PATIENCE)

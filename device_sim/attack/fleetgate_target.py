@@ -1,6 +1,6 @@
 """Our own broker and enrolment service as a target: processes of our own, with small limits so that a run is quick.
 
-The settings are what any operator could write: a TOML file for each. The broker reaches the service through a relay, so
+The settings are what any operator could write: a TOML file for each. The broker reaches the service through a proxy, so
 that the feed of revocations can be cut while the operators' API goes on.
 """
 
@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 
 from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
 from device_sim.attack.issuer import Issuer, Paper, common_name
-from device_sim.attack.relay import Relay
 from device_sim.attack.target import EnrolmentDesk, Feed, Target
 from device_sim.processes import run_to_end, running
 from device_sim.tls_dial import Endpoint
+from device_sim.trouble.proxy import Proxy
+from device_sim.trouble.trouble import NONE, Trouble
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
 from provisioning.client.operator import OperatorClient
@@ -109,14 +110,12 @@ async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
             )
         )
         url = service.ready[0]
-        relay = Relay(_LOOPBACK, urlsplit(url).port or 0)
-        await relay.join()
-        stack.push_async_callback(relay.cut)
+        way = await stack.enter_async_context(Proxy(_LOOPBACK, urlsplit(url).port or 0))
         operator = await stack.enter_async_context(
             OperatorClient(url, anchors, CredentialFiles(ca / "operator.crt", ca / "operator.key"))
         )
         desk = EnrolmentDesk(url, anchors, operator)
-        broker = _Broker(directory, f"https://{_LOOPBACK}:{relay.port}", operator)
+        broker = _Broker(directory, f"https://{_LOOPBACK}:{way.port}", operator)
         stack.push_async_callback(broker.stop)
         target = Target(
             CAPABILITIES.model_copy(update={"supports": CAPABILITIES.supports | {Feature.TLS12}})
@@ -127,7 +126,7 @@ async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
             Issuer.load(ca / "issuing-ca.crt", ca / "issuing-ca.key", secret),
             _Enrolling(desk),
             desk=desk,
-            feed=Feed(relay.cut, relay.join),
+            feed=Feed(lambda: way.set(Trouble(reset=True)), lambda: way.set(NONE)),
             stop_broker=broker.stop,
             start_broker=broker.start,
             other_issuer=other,

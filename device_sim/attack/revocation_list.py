@@ -192,11 +192,11 @@ async def _feed_lost(scene: Scene) -> Seen:
     paper = await scene.device()
     client = await scene.admitted(paper)
     try:
-        await feed.cut()
+        feed.cut()
         try:
             await scene.target.registrar.revoke(paper)
         finally:
-            await feed.join()
+            feed.join()
         return await client.end(10.0)
     finally:
         client.close()

@@ -76,8 +76,8 @@ class EnrolmentDesk:
 class Feed:
     """The way that revocations take to the broker, in the tester's hands."""
 
-    cut: Callable[[], Awaitable[None]]
-    join: Callable[[], Awaitable[None]]
+    cut: Callable[[], None]
+    join: Callable[[], None]
 
 
 @dataclass(slots=True)

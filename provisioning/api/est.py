@@ -18,7 +18,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi import Path as PathParameter
 
 from provisioning.api.peer import peer_certificate
-from provisioning.enrolment.service import CertificateCredential, EnrolmentService, TokenCredential
+from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
+from provisioning.enrolment.service import EnrolmentService
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
 

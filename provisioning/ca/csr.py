@@ -3,14 +3,14 @@
 Theory
 ------
 A request is a stranger's bytes until `verify_csr` returns. What it returns is facts only: the public key, the Common
-Name, and the subject and Subject Alternative Name as DER, which re-enrolment compares byte for byte. Nothing else of a
-request reaches a certificate: identity, names and extensions are the server's.
+Name, the subject and Subject Alternative Name as DER, which re-enrolment compares byte for byte, and the names that it
+asks for. Key and Common Name reach the certificate, a name only where the profile honours it
+(`provisioning.ca.name_policy`); nothing else does: identity and extensions are the server's.
 
 Rules
 -----
 1. Proof of possession always: the request's own signature, with a hash no weaker than SHA-256.
-2. Key policy is ours, not the library's: P-256, P-384, Ed25519, or RSA of 2048 to 8192 bits with a sane exponent, no
-   small factor and no close primes.
+2. Key policy is ours, not the library's: `provisioning.ca.key_policy`.
 3. Exactly one Common Name, fit to be a name (`provisioning.pki.identity.check_name`).
 4. No I/O and no clock.
 
@@ -19,32 +19,27 @@ Handles: PKCS #10 DER. Does not handle: base64, PEM armour, who may have which n
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 
+from provisioning.ca.key_policy import KeyPolicy, WeakKey
+from provisioning.ca.name_policy import SubjectNames, asked_names
+from provisioning.ca.profile import Profile
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.pki.identity import Identity, InvalidIdentity, check_name
 
 MAXIMUM_CSR_SIZE: Final = 16 * 1024
 """An RSA-8192 request with generous extensions is 3 KB."""
 
-_CURVES: Final = (ec.SECP256R1, ec.SECP384R1)
 _HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
-_RSA_BITS: Final = range(2048, 8192 + 1, 8)  # CA/Browser Forum BR §6.1.5: at least 2048, a multiple of 8.
-_RSA_EXPONENTS: Final = range(65537, 1 << 256, 2)  # FIPS 186-5 A.1.1
-_FERMAT_ROUNDS: Final = 100
 
-_SMALL_PRIMES_PRODUCT: Final = math.prod(
-    candidate for candidate in range(3, 752, 2) if all(candidate % divisor for divisor in range(3, candidate, 2))
-)
+_DEFAULT_KEY_POLICY: Final = KeyPolicy()
 
 _UNREADABLE: Final = (
     # What the library raises for DER that is not a request, or that holds something it does not know.
@@ -69,9 +64,11 @@ class VerifiedRequest:
     common_name: str
     subject: bytes
     subject_alternative_name: bytes | None
+    asked: SubjectNames = field(default_factory=SubjectNames)
+    """What else it asks for; a profile decides what of it is heard (`provisioning.ca.name_policy`)."""
 
 
-def verify_csr(der: bytes) -> VerifiedRequest:
+def verify_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> VerifiedRequest:
     """Return what the request in *der* asks for; raise `RequestRefused` naming what is wrong with it."""
     if len(der) > MAXIMUM_CSR_SIZE:
         raise RequestRefused(Code.CSR_MALFORMED, f"the request is {len(der)} bytes, {MAXIMUM_CSR_SIZE} at most")
@@ -84,19 +81,35 @@ def verify_csr(der: bytes) -> VerifiedRequest:
         raise RequestRefused(
             Code.CSR_MALFORMED, f"the body is not a PKCS #10 request in base64 DER ({error})"
         ) from error
-    _check_key(public_key)
+    try:
+        key_policy.check(public_key)
+    except WeakKey as error:
+        raise RequestRefused(Code.CSR_KEY, str(error)) from error
     _check_signature(csr)
     return VerifiedRequest(
         public_key=public_key,
         common_name=_common_name(subject),
         subject=subject.public_bytes(),
-        subject_alternative_name=alternative_name,
+        subject_alternative_name=None if alternative_name is None else alternative_name.public_bytes(),
+        asked=asked_names(subject, alternative_name),
     )
 
 
-def _subject_alternative_name(csr: x509.CertificateSigningRequest) -> bytes | None:
+def apply_profile(request: VerifiedRequest, profile: Profile, identity: Identity, held: SubjectNames) -> SubjectNames:
+    """Return the names of *identity*'s certificate; raise `Refused` if the profile does not take the request.
+
+    *held* are the names that a token grants, or that the certificate to be renewed has.
+    """
+    if not profile.takes(request.public_key):
+        raise RequestRefused(
+            Code.CSR_KEY, f"the {profile.name} profile does not take this kind of key: use {profile.keys_taken}"
+        )
+    return profile.names.names_for(identity, held, request.asked)
+
+
+def _subject_alternative_name(csr: x509.CertificateSigningRequest) -> x509.SubjectAlternativeName | None:
     try:
-        return csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.public_bytes()
+        return csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return None
 
@@ -131,41 +144,3 @@ def _check_signature(csr: x509.CertificateSigningRequest) -> None:
         raise RequestRefused(
             Code.CSR_SIGNATURE, "the signature does not verify: sign the request with the key that it contains"
         )
-
-
-def _check_key(key: object) -> None:
-    match key:
-        case ec.EllipticCurvePublicKey(curve=curve):
-            if not isinstance(curve, _CURVES):
-                raise RequestRefused(Code.CSR_KEY, f"curve {curve.name} is not accepted: use P-256 or P-384")
-        case ed25519.Ed25519PublicKey():
-            pass
-        case rsa.RSAPublicKey():
-            _check_rsa(key)
-        case _:
-            raise RequestRefused(
-                Code.CSR_KEY, "this kind of key is not accepted: use ECDSA P-256 or P-384, Ed25519, or RSA"
-            )
-
-
-def _check_rsa(key: rsa.RSAPublicKey) -> None:
-    if key.key_size not in _RSA_BITS:
-        raise RequestRefused(
-            Code.CSR_KEY, f"the RSA key has {key.key_size} bits: use 2048 to 8192, a multiple of 8 (or ECDSA P-256)"
-        )
-    numbers = key.public_numbers()
-    if numbers.e not in _RSA_EXPONENTS:
-        raise RequestRefused(Code.CSR_KEY, f"the RSA exponent is {numbers.e}: use 65537")
-    if numbers.n % 2 == 0 or math.gcd(numbers.n, _SMALL_PRIMES_PRODUCT) != 1 or _has_close_primes(numbers.n):
-        raise RequestRefused(Code.CSR_KEY, "the RSA modulus can be factored: make the key with a good random source")
-
-
-def _has_close_primes(modulus: int) -> bool:
-    """Whether Fermat's method factors *modulus* at once, as it did the keys of CVE-2022-26320."""
-    a = math.isqrt(modulus - 1) + 1
-    for _ in range(_FERMAT_ROUNDS):
-        square = a * a - modulus
-        if math.isqrt(square) ** 2 == square:
-            return True
-        a += 1
-    return False

@@ -19,7 +19,7 @@ Rules
 
 from __future__ import annotations
 
-import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -31,12 +31,10 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 from provisioning.ca.lint import Intent, lint, lint_ocsp_signer
+from provisioning.ca.name_policy import IpAddress, SubjectNames
 from provisioning.ca.profile import DIGITAL_SIGNATURE, Profile
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, key_identifier
-
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
 
 _OCSP_BACKDATE: Final = timedelta(minutes=1)
 
@@ -47,10 +45,13 @@ class IssuanceRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class IssuerUrls:
-    """Where relying parties find an issuer's CRL, certificate and OCSP responder; a root has no responder."""
+    """Where relying parties find an issuer's CRL, certificate and OCSP responder; None: it is not told.
 
-    crl: str
-    ca_certificate: str
+    A root has no responder.
+    """
+
+    crl: str | None
+    ca_certificate: str | None
     ocsp: str | None = None
 
 
@@ -67,6 +68,13 @@ class IssuanceRequest:
     life: timedelta | None = None
     crl_url: str | None = None
     """The CRL shard it belongs to; None: the issuer's one list."""
+    attributes: tuple[x509.NameAttribute[str | bytes], ...] = ()
+    """Of the subject, before the Common Name."""
+
+    @property
+    def names(self) -> SubjectNames:
+        """The names beside the identity."""
+        return SubjectNames(self.dns_names, self.ip_addresses, self.attributes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +121,12 @@ class Issuer:
         self._lint_key = throw_away_twin(key)
         self._authority = x509.AuthorityKeyIdentifier(self.key_id, None, None)
         self._urls = urls
-        self._url_extensions = url_extensions(urls)
 
     def prepare(self, profile: Profile, request: IssuanceRequest) -> PreparedIssuance:
         """Build and lint a certificate; raise `IssuanceRefused` with every finding if there is one."""
         builder = self._builder(profile, request)
         draft = builder.sign(self._lint_key, hash_for(self._lint_key))
-        findings = lint(
-            draft, Intent(profile, request.identity, self.certificate, request.dns_names, request.ip_addresses)
-        )
+        findings = lint(draft, Intent(profile, request.identity, self.certificate, request.names))
         if findings:
             raise IssuanceRefused(f"the certificate for {request.identity} fails its checks: {'; '.join(findings)}")
         return PreparedIssuance(self, builder, draft.tbs_certificate_bytes)
@@ -157,18 +162,31 @@ class Issuer:
             raise IssuanceRefused(f"the issuing CA expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}")
         builder = (
             self._unnamed_builder(request.public_key, request.serial, not_before, not_after)
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, request.identity.name)]))
+            .subject_name(
+                x509.Name([*request.attributes, x509.NameAttribute(NameOID.COMMON_NAME, request.identity.name)])
+            )
             .add_extension(x509.ExtendedKeyUsage(profile.extended_key_usages), critical=False)
             .add_extension(_alternative_name(request), critical=False)
         )
-        for extension in self._url_extensions if request.crl_url is None else self._shard_extensions(request.crl_url):
+        for extension in self._pointers(profile, request.crl_url):
             builder = builder.add_extension(extension, critical=False)
         return builder
 
-    def _shard_extensions(self, crl_url: str) -> tuple[x509.ExtensionType, ...]:
-        if self._urls is None:
-            raise IssuanceRefused("a certificate cannot belong to a CRL shard without a public address")
-        return url_extensions(replace(self._urls, crl=crl_url))
+    def _pointers(self, profile: Profile, shard_url: str | None) -> Sequence[x509.ExtensionType]:
+        urls = self._urls
+        if shard_url is not None:
+            if urls is None:
+                raise IssuanceRefused("a certificate cannot belong to a CRL shard without a public address")
+            urls = replace(urls, crl=shard_url)
+        if urls is None:
+            return ()
+        return url_extensions(
+            IssuerUrls(
+                urls.crl if profile.crl_url else None,
+                urls.ca_certificate if profile.issuer_url else None,
+                urls.ocsp if profile.ocsp_url else None,
+            )
+        )
 
     def _unnamed_builder(
         self, public_key: CertificatePublicKeyTypes, serial: int, not_before: datetime, not_after: datetime
@@ -224,12 +242,21 @@ def url_extensions(urls: IssuerUrls | None) -> tuple[x509.ExtensionType, ...]:
     """Return the extensions that point at an issuer's CRL and certificate; none where no address is known."""
     if urls is None:
         return ()
-    location = x509.UniformResourceIdentifier(urls.crl)
-    points = x509.CRLDistributionPoints(
-        [x509.DistributionPoint(full_name=[location], relative_name=None, reasons=None, crl_issuer=None)]
+    extensions: list[x509.ExtensionType] = []
+    if urls.crl is not None:
+        location = x509.UniformResourceIdentifier(urls.crl)
+        extensions.append(
+            x509.CRLDistributionPoints(
+                [x509.DistributionPoint(full_name=[location], relative_name=None, reasons=None, crl_issuer=None)]
+            )
+        )
+    access = (
+        (AuthorityInformationAccessOID.OCSP, urls.ocsp),
+        (AuthorityInformationAccessOID.CA_ISSUERS, urls.ca_certificate),
     )
-    access = [(AuthorityInformationAccessOID.CA_ISSUERS, urls.ca_certificate)]
-    if urls.ocsp is not None:
-        access.insert(0, (AuthorityInformationAccessOID.OCSP, urls.ocsp))
-    descriptions = [x509.AccessDescription(method, x509.UniformResourceIdentifier(url)) for method, url in access]
-    return points, x509.AuthorityInformationAccess(descriptions)
+    descriptions = [
+        x509.AccessDescription(method, x509.UniformResourceIdentifier(url)) for method, url in access if url is not None
+    ]
+    if descriptions:
+        extensions.append(x509.AuthorityInformationAccess(descriptions))
+    return tuple(extensions)

@@ -14,15 +14,15 @@ Rules
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, ExtensionOID, NameOID
 
+from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import DIGITAL_SIGNATURE, Profile
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of
 from provisioning.pki.keys import key_identifier
@@ -60,8 +60,7 @@ class Intent:
     profile: Profile
     identity: Identity
     issuer: x509.Certificate
-    dns_names: tuple[str, ...]
-    ip_addresses: tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, ...]
+    names: SubjectNames
 
 
 def lint(certificate: x509.Certificate, intent: Intent) -> list[str]:
@@ -117,8 +116,9 @@ def _check_validity(certificate: x509.Certificate, intent: Intent) -> Iterator[s
 def _check_names(certificate: x509.Certificate, intent: Intent) -> Iterator[str]:
     if certificate.issuer.public_bytes() != intent.issuer.subject.public_bytes():
         yield "the issuer's name is not the issuing CA's subject"
-    if [attribute.oid for attribute in certificate.subject] != [NameOID.COMMON_NAME]:
-        yield "the subject is not exactly one Common Name"
+    *attributes, last = certificate.subject
+    if last.oid != NameOID.COMMON_NAME or tuple(attributes) != intent.names.attributes:
+        yield "the subject is not the intended attributes and then one Common Name"
     try:
         named = identity_of(certificate)
     except InvalidIdentity as error:
@@ -129,15 +129,38 @@ def _check_names(certificate: x509.Certificate, intent: Intent) -> Iterator[str]
     if named.role is not intent.profile.role:
         yield f"role {named.role} does not fit the {intent.profile.name} profile"
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    intended = 1 + len(intent.dns_names) + len(intent.ip_addresses)
+    intended = 1 + len(intent.names.dns_names) + len(intent.names.ip_addresses)
     if (
         len(list(names)) != intended
-        or tuple(names.get_values_for_type(x509.DNSName)) != intent.dns_names
-        or tuple(names.get_values_for_type(x509.IPAddress)) != intent.ip_addresses
+        or tuple(names.get_values_for_type(x509.DNSName)) != intent.names.dns_names
+        or tuple(names.get_values_for_type(x509.IPAddress)) != intent.names.ip_addresses
     ):
         yield "the Subject Alternative Name holds other names than intended"
-    if (intent.dns_names or intent.ip_addresses) and not intent.profile.server_names_allowed:
-        yield f"the {intent.profile.name} profile allows no server names"
+    if not intent.profile.names.allows(intent.identity, intent.names):
+        yield f"the {intent.profile.name} profile does not allow these names"
+
+
+def _check_key(certificate: x509.Certificate, intent: Intent) -> Iterator[str]:
+    if not intent.profile.takes(certificate.public_key()):
+        yield f"the {intent.profile.name} profile certifies no such key, only {intent.profile.keys_taken}"
+
+
+def _check_pointers(certificate: x509.Certificate, intent: Intent) -> Iterator[str]:
+    profile = intent.profile
+    told = {
+        AuthorityInformationAccessOID.OCSP: profile.ocsp_url,
+        AuthorityInformationAccessOID.CA_ISSUERS: profile.issuer_url,
+    }
+    for extension in certificate.extensions:
+        match extension.value:
+            case x509.CRLDistributionPoints() if not profile.crl_url:
+                yield f"the {profile.name} profile tells no CRL"
+            case x509.AuthorityInformationAccess() as descriptions:
+                for each in descriptions:
+                    if not told.get(each.access_method, False):
+                        yield f"the {profile.name} profile does not tell {each.access_method.dotted_string}"
+            case _:
+                pass
 
 
 def _check_extensions(certificate: x509.Certificate, _intent: Intent) -> Iterator[str]:
@@ -185,8 +208,10 @@ def _check_key_identifiers_of(certificate: x509.Certificate, issuer: x509.Certif
 _CHECKS: Final[tuple[Callable[[x509.Certificate, Intent], Iterator[str]], ...]] = (
     _check_serial,
     _check_validity,
+    _check_key,
     _check_names,
     _check_extensions,
+    _check_pointers,
     _check_usage,
     _check_key_identifiers,
 )

@@ -41,15 +41,16 @@ class ServiceUnavailable(Exception):
     """The service cannot be reached, fails inside, or answers nonsense."""
 
 
-class _Answer(BaseModel):
-    # Fields that a newer service adds are no error.
+class Answer(BaseModel):
+    """What the service answers. Fields that a newer service adds are no error."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-AnswerT = TypeVar("AnswerT", bound=_Answer)
+AnswerT = TypeVar("AnswerT", bound=Answer)
 
 
-class IssuedToken(_Answer):
+class IssuedToken(Answer):
     """A one-time enrolment token, seen here and never again."""
 
     device: str | None = None
@@ -64,7 +65,7 @@ class IssuedToken(_Answer):
     __str__ = __repr__
 
 
-class RevokedCertificate(_Answer):
+class RevokedCertificate(Answer):
     """A revocation as the service recorded it; *sequence* is its place in the revocation feed."""
 
     serial: str
@@ -74,7 +75,7 @@ class RevokedCertificate(_Answer):
     sequence: int
 
 
-class ReleasedCertificate(_Answer):
+class ReleasedCertificate(Answer):
     """A certificate whose suspension has ended; *sequence* is the release's place in the revocation feed."""
 
     serial: str
@@ -83,7 +84,7 @@ class ReleasedCertificate(_Answer):
     sequence: int
 
 
-class EnrolledDevice(_Answer):
+class EnrolledDevice(Answer):
     """A party that has, or had, a certificate."""
 
     name: str
@@ -94,7 +95,7 @@ class EnrolledDevice(_Answer):
     certificates: int
 
 
-class IssuedCertificate(_Answer):
+class IssuedCertificate(Answer):
     """A certificate in the service's inventory; *serial* and *issuer_key_id* are hexadecimal."""
 
     serial: str
@@ -111,23 +112,25 @@ class IssuedCertificate(_Answer):
     sequence: int | None = None
 
 
-class _Tokens(_Answer):
+class _Tokens(Answer):
     tokens: list[IssuedToken]
 
 
-class _Revoked(_Answer):
+class _Revoked(Answer):
     revoked: list[RevokedCertificate]
 
 
-class _Suspended(_Answer):
+class _Suspended(Answer):
     suspended: list[RevokedCertificate]
 
 
-class _Resumed(_Answer):
+class _Resumed(Answer):
     resumed: list[ReleasedCertificate]
 
 
-class _Page(_Answer):
+class Page(Answer):
+    """A page of a list, and the cursor of the next one."""
+
     items: list[dict[str, Any]]
     next: str | None = None
 
@@ -251,7 +254,7 @@ class OperatorClient:
     async def _walk(self, path: str, filters: Mapping[str, str | None]) -> AsyncIterator[dict[str, Any]]:
         after: str | None = None
         while True:
-            page = await self._call(_Page, "GET", path, query={**filters, "limit": str(PAGE), "after": after})
+            page = await self._call(Page, "GET", path, query={**filters, "limit": str(PAGE), "after": after})
             for item in page.items:
                 yield item
             if page.next is None:

@@ -27,6 +27,7 @@ from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason, certificate_key
 from provisioning.store import certificates
 from provisioning.store.certificates import StoredCertificate
+from provisioning.store.devices import Device, DeviceState
 
 
 def authenticate(
@@ -68,3 +69,15 @@ def check_role(stored: StoredCertificate, allowed: Collection[Role]) -> None:
             Code.ROLE,
             f"{stored.device.name} has role {stored.device.role}; this needs {' or '.join(sorted(allowed))}",
         )
+
+
+def ended(device: Device) -> Refused:
+    """Return why a *device* that is not active gets no certificate."""
+    if device.state is DeviceState.SUSPENDED:
+        return Refused(Code.DEVICE_SUSPENDED, f"{device.name} is suspended: an operator has to resume it first")
+    if device.state is DeviceState.DECOMMISSIONED:
+        return Refused(
+            Code.DEVICE_DECOMMISSIONED,
+            f"{device.name} was decommissioned for ever: enrol the device under another name",
+        )
+    return Refused(Code.CERTIFICATE_REVOKED, f"{device.name} was revoked: ask an operator for a new token")

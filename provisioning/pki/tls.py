@@ -17,6 +17,12 @@ import ssl
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+_DER = 2
+"""`_ssl.ENCODING_DER`."""
 
 # SSL_OP_NO_TX_CERTIFICATE_COMPRESSION and …_RX_… of OpenSSL 3.2: a certificate of a few hundred bytes is not worth a
 # decompressor that strangers can feed. Older versions ignore the bits.
@@ -115,6 +121,25 @@ def client_context(
     if credential is not None:
         credential.load_into(context)
     return context
+
+
+def verified_path(session: Any) -> list[bytes]:
+    """Return the certification path that the handshake has verified, in DER, from the peer's certificate to the anchor.
+
+    *session* is an `ssl.SSLSocket`, or OpenSSL's object that is under it (`broker.tls_session`). Empty where the
+    session was resumed: nothing was verified then.
+    """
+    # Public from 3.13 on; what is under it is there since 3.10. Without a path it returns None, or an empty list.
+    inner = session._sslobj if isinstance(session, ssl.SSLSocket) else session  # type: ignore[attr-defined]  # noqa: SLF001
+    look_up = getattr(inner, "get_verified_chain", None)
+    return [each.public_bytes(_DER) for each in look_up() or ()] if look_up is not None else []
+
+
+def certificates_in(content: bytes) -> list[x509.Certificate]:
+    """Return the certificates in *content*, PEM (any number) or DER (one); raise ValueError where there is none."""
+    if content[:1] == b"\x30":
+        return [x509.load_der_x509_certificate(content)]
+    return x509.load_pem_x509_certificates(content)
 
 
 def _restrict(context: ssl.SSLContext, *, allow_tls12: bool) -> None:

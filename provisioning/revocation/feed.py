@@ -17,7 +17,8 @@ Rules
 1. A subscriber sees each sequence number after his own exactly once, in order, without a gap.
 2. He is told when he has caught up, and the newest number at every heartbeat.
 3. Memory does not depend on how slow a subscriber is.
-4. Another process on the same database is noticed at the next heartbeat.
+4. Another process on the same database is noticed when it commits (`provisioning.store.announcements`), at the latest
+   at the next heartbeat.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ Rules
 -----
 1. The number is taken from the store, so it rises across restarts; a number may be skipped, never repeated. Complete
    list and delta share the numbering, and have the same number when they are made together (RFC 5280 §5.2.3).
+   Number and contents are read while the number is held: a list with a higher number never tells less, whichever of
+   several processes on one store made it.
 2. Building and signing run in a thread.
 3. A failed attempt is logged and repeated; the last list is served meanwhile.
 4. Complete lists take no more than a twentieth of the time.
@@ -230,23 +232,20 @@ class CrlPublisher:
         shard_id = None if plan.shard is None else plan.shard.id
         previous_update = _BEGINNING if self._current is None else self._current.this_update
 
-        def read(connection: Connection) -> tuple[list[ListedChange], int, CompleteCrl | None]:
+        def read(connection: Connection) -> _News:
+            (number,) = counters.take(connection, plan.counter)
             through = revocations.newest(connection)
             base = crls.oldest_in_use(connection, plan.name, now)
-            if not first and self._contents is not None:
-                return revocations.changes(connection, issuer.key_id, shard_id, self._contents.through), through, base
-            found = revocations.listed(connection, issuer.key_id, shard_id, previous_update)
-            if base is not None:  # Releases too, for the delta.
-                found += revocations.changes(connection, issuer.key_id, shard_id, base.through_sequence)
-            return found, through, base
-
-        def announce(connection: Connection) -> int:
-            (number,) = counters.take(connection, plan.counter)
+            if first or self._contents is None:
+                found = revocations.listed(connection, issuer.key_id, shard_id, previous_update)
+                if base is not None:  # Releases too, for the delta.
+                    found += revocations.changes(connection, issuer.key_id, shard_id, base.through_sequence)
+            else:
+                found = revocations.changes(connection, issuer.key_id, shard_id, self._contents.through)
             audit.append(connection, now, _ACTOR, Action.SIGNING_CRL, plan.name, {"number": number})
-            return number
+            return _News(number, found, through, base)
 
-        number = await self._database.write(announce)
-        return _News(number, *await self._database.read(read))
+        return await self._database.write(read)
 
     def _record(self, connection: Connection, crl: PublishedCrl, news: _News, *, stored: bool) -> None:
         if self._plan.delta_url is not None:

@@ -78,13 +78,13 @@ class RevocationService:
     async def _end_device(self, name: str, state: DeviceState, reason: RevocationReason, by: str) -> RevocationOutcome:
         def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed, int]:
             now = self._clock()
+            voided = tokens.void(connection, name, now)  # Before the device: that is the order of the store's locks.
             device = devices.find(connection, name, for_update=True)
             if device is None:
                 raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
             issued = certificates.of_device(connection, device.id)
             ended = [each for each in issued if _can_be_revoked(each) and (each.revocation or now < each.not_after)]
             revoked = _record(connection, ended, reason, now, by)
-            voided = tokens.void(connection, name, now)
             changed = device.state not in {state, DeviceState.DECOMMISSIONED} or bool(ended)
             if changed and device.state is not DeviceState.DECOMMISSIONED:
                 devices.set_state(connection, device.id, state, now)

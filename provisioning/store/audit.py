@@ -56,6 +56,8 @@ class Action(StrEnum):
     SUSPENDED = "suspended"
     RESUMED = "resumed"
     DECOMMISSIONED = "decommissioned"
+    GROUP_CREATED = "group created"
+    GROUP_CHANGED = "group changed"
     TOKENS_REMOVED = "spent tokens removed"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -59,6 +58,21 @@ class StoredCertificate:
         return CertificateState.ACTIVE if now < self.not_after else CertificateState.EXPIRED
 
 
+@dataclass(frozen=True, slots=True)
+class HeldCertificate:
+    """A certificate that a device has for a key, with its DER."""
+
+    id: int
+    der: bytes
+    issued_at: datetime
+    not_after: datetime
+    revoked_for: RevocationReason | None
+
+    def good(self, now: datetime) -> bool:
+        """Whether it is neither revoked nor at its end."""
+        return self.revoked_for is None and now < self.not_after
+
+
 def selected(*, with_der: bool = False) -> Select[Any]:
     """Return the statement whose rows `from_row` reads."""
     columns = [column for column in certificates.c if with_der or column is not certificates.c.der]
@@ -72,16 +86,41 @@ _ADD: Final = insert(certificates).returning(certificates.c.id)
 _FIND: Final = selected().where(
     certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted")
 )
-_LOCK: Final = _FIND.with_for_update(of=devices)
+# Locking is a statement of its own: what a join reads along with the lock may be older than the wait for it.
+_LOCK: Final = (
+    select(devices.c.id)
+    .select_from(certificates.join(devices))
+    .where(certificates.c.serial == bindparam("wanted"))
+    .with_for_update(of=devices)
+)
+_FIND_SERIAL: Final = selected(with_der=True).where(certificates.c.serial == bindparam("wanted")).limit(1)
 _REVOCATION: Final = (
     select(revocations.c.sequence, revocations.c.reason, revocations.c.revoked_at)
     .select_from(certificates.outerjoin(revocations))
     .where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
 )
-_WITH_KEY: Final = (
-    select(devices.c.name, revocations.c.reason)
+_COMPROMISED: Final = (
+    select(certificates.c.id)
+    .select_from(certificates.join(revocations))
+    .where(
+        certificates.c.spki_sha256 == bindparam("wanted"),
+        revocations.c.reason == RevocationReason.KEY_COMPROMISE.value,
+    )
+    .limit(1)
+)
+
+_NEWEST_WITH_KEY: Final = (
+    select(
+        certificates.c.id,
+        certificates.c.der,
+        certificates.c.issued_at,
+        certificates.c.not_after,
+        revocations.c.reason,
+    )
     .select_from(certificates.join(devices).outerjoin(revocations))
-    .where(certificates.c.spki_sha256 == bindparam("wanted"))
+    .where(certificates.c.spki_sha256 == bindparam("key"), devices.c.name == bindparam("wanted"))
+    .order_by(certificates.c.id.desc())
+    .limit(1)
 )
 
 
@@ -136,7 +175,9 @@ def find(
 ) -> StoredCertificate | None:
     """Return the certificate so named; with *for_update* its device is locked until the transaction ends."""
     named = {"issuer": issuer_key_id.hex(), "wanted": serial_text(serial)}
-    row = connection.execute(_LOCK if for_update else _FIND, named).one_or_none()
+    if for_update:
+        _lock_device(connection, named["wanted"])
+    row = connection.execute(_FIND, named).one_or_none()
     return None if row is None else from_row(row)
 
 
@@ -153,10 +194,9 @@ def find_serial(
     connection: Connection, serial: str, *, for_update: bool = False
 ) -> tuple[StoredCertificate, bytes] | None:
     """Return the certificate with *serial* and its DER. Serial numbers are random: one issuer's only, in practice."""
-    statement = selected(with_der=True).where(certificates.c.serial == serial).limit(1)
     if for_update:
-        statement = statement.with_for_update(of=devices)
-    row = connection.execute(statement).one_or_none()
+        _lock_device(connection, serial)
+    row = connection.execute(_FIND_SERIAL, {"wanted": serial}).one_or_none()
     return None if row is None else (from_row(row), row._mapping[certificates.c.der])  # noqa: SLF001
 
 
@@ -166,7 +206,20 @@ def of_device(connection: Connection, device_id: int) -> list[StoredCertificate]
     return [from_row(row) for row in connection.execute(statement)]
 
 
-def with_key(connection: Connection, spki_sha256: bytes) -> Sequence[tuple[str, RevocationReason | None]]:
-    """Return who was ever certified for this key, and why that certificate was revoked if it was."""
-    rows = connection.execute(_WITH_KEY, {"wanted": spki_sha256})
-    return [(name, None if reason is None else RevocationReason(reason)) for name, reason in rows]
+def key_compromised(connection: Connection, spki_sha256: bytes) -> bool:
+    """Return whether a certificate for this key was ever revoked because the key was compromised."""
+    return connection.execute(_COMPROMISED, {"wanted": spki_sha256}).one_or_none() is not None
+
+
+def newest_with_key(connection: Connection, device: str, spki_sha256: bytes) -> HeldCertificate | None:
+    """Return the certificate that was last issued to *device* for this key."""
+    row = connection.execute(_NEWEST_WITH_KEY, {"key": spki_sha256, "wanted": device}).one_or_none()
+    if row is None:
+        return None
+    reason = None if row.reason is None else RevocationReason(row.reason)
+    return HeldCertificate(row.id, row.der, row.issued_at, row.not_after, reason)
+
+
+def _lock_device(connection: Connection, serial: str) -> None:
+    if connection.dialect.name != "sqlite":  # Its one writer holds everything.
+        connection.execute(_LOCK, {"wanted": serial})

@@ -9,38 +9,51 @@ connection anyway (docs/decisions/0020-transactions-are-functions.md). The code 
 
 SQLite has one writer at a time. Letting connections fight for it through SQLite's busy handler costs sleeps and
 fairness, so writes queue for one thread with one connection, in order of arrival; reads have threads of their own and,
-in WAL mode, neither wait for the writer nor hold it up. PostgreSQL needs no such care: there both are the same threads,
-and the queries lock the rows they decide upon (``FOR UPDATE``, which SQLite's dialect leaves out because its writer
-holds everything).
+in WAL mode, neither wait for the writer nor hold it up. On PostgreSQL several processes write side by side, and the
+queries lock the rows they decide upon (``FOR UPDATE``, which SQLite's dialect leaves out because its writer holds
+everything).
 
 Rules
 -----
 1. Everything that decides and records does both inside one `write`; it is durable when the call has returned.
 2. A caller who is cancelled waits for the end of his transaction: he never goes on beside it.
 3. The queue is bounded, and a store that cannot be used or is too busy is `Refused` with UNAVAILABLE, here and nowhere
-   else.
+   else. The reason goes to the log: it names hosts and users, which are nobody's business outside.
 4. SQLite: WAL, synchronous FULL (a commit is on disk before the answer leaves), foreign keys on.
+5. PostgreSQL: READ COMMITTED, so a decision locks first and reads what it decides on in a later statement; a row that
+   a join brings along with the lock may be older than the wait for it. Locks are taken in one order: tokens, device,
+   key, counters, end of the audit log. Nothing waits without an end: see `_TIMEOUTS`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
+import structlog
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, InternalError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store.audit import KEY_OPTION
 
 ResultT = TypeVar("ResultT")
 
+log = structlog.get_logger(__name__)
+
 _READERS: Final = 4
-_POSTGRESQL_CONNECTIONS: Final = 10
+_POSTGRESQL_WRITERS: Final = 4  # They meet at the end of the audit log: more would only wait there.
+_TIMEOUTS: Final = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
+_CONNECT_SECONDS: Final = 5
+_RESTED_SECONDS: Final = 1.0
+_RESTED_SINCE: Final = "rested_since"
 _WAITING: Final = 4096
 _BUSY_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
 
@@ -76,8 +89,10 @@ class _Lane:
             with self._engine.begin() as connection:
                 return work(connection)
         except DBAPIError as error:
-            if isinstance(error, OperationalError) or error.connection_invalidated:
-                raise Refused(Code.UNAVAILABLE, f"the store cannot be used now ({error.orig}); try again") from error
+            # InternalError: PostgreSQL's word for a server that has become a read-only replica.
+            if isinstance(error, OperationalError | InternalError) or error.connection_invalidated:
+                log.warning("store cannot be used", error=" ".join(str(error.orig).split()))
+                raise Refused(Code.UNAVAILABLE, "the store cannot be used now; try again") from error
             raise
 
 
@@ -92,11 +107,16 @@ class Database:
         parsed = _checked_url(url)
         options = {KEY_OPTION: audit_key}
         if parsed.get_backend_name() == "sqlite":
-            self._writer = _Lane(_sqlite(parsed, options, 1, "BEGIN IMMEDIATE"), 1, "store-writer")
+            writer = _sqlite(parsed, options, 1, "BEGIN IMMEDIATE")
+            self._writer = _Lane(writer, 1, "store-writer")
             self._reader = _Lane(_sqlite(parsed, options, _READERS, "BEGIN"), _READERS, "store-reader")
         else:
-            engine = _engine(parsed, options, _POSTGRESQL_CONNECTIONS)
-            self._writer = self._reader = _Lane(engine, _POSTGRESQL_CONNECTIONS, "store")
+            # One pool: when a connection is found broken, all that are as old are made anew.
+            writer = _postgresql(parsed, options, _POSTGRESQL_WRITERS + _READERS)
+            reader = writer.execution_options(isolation_level="REPEATABLE READ")
+            self._writer = _Lane(writer, _POSTGRESQL_WRITERS, "store-writer")
+            self._reader = _Lane(reader, _READERS, "store-reader")
+        self.url: Final = parsed
 
     async def write(self, work: Callable[[Connection], ResultT]) -> ResultT:
         """Run *work* in a transaction that may change the store: committed at its end, undone by any exception."""
@@ -108,16 +128,49 @@ class Database:
 
     async def close(self) -> None:
         """Finish what runs and close every connection."""
-        for lane in {self._writer, self._reader}:
+        for lane in (self._writer, self._reader):
             await asyncio.to_thread(lane.close)
 
 
-def _engine(url: URL, options: dict[str, Any], size: int) -> Engine:
-    return create_engine(url, execution_options=options, poolclass=QueuePool, pool_size=size, max_overflow=0)
+def _postgresql(url: URL, options: dict[str, Any], size: int) -> Engine:
+    wanted = {"connect_timeout": _CONNECT_SECONDS, "options": _TIMEOUTS, "application_name": "fleet-provisioning"}
+    given = {name: value for name, value in wanted.items() if name not in url.query}
+    try:
+        engine = create_engine(
+            url,
+            execution_options=options,
+            connect_args=given,
+            poolclass=QueuePool,
+            pool_size=size,
+            max_overflow=0,
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "database_url names PostgreSQL, whose driver is not installed: pip install 'fleetgate[postgres]'"
+        ) from error
+    _renew_broken(engine)
+    return engine
+
+
+def _renew_broken(engine: Engine) -> None:
+    """Ask a connection that has rested whether it still is one, so that a restart of the server costs no request."""
+
+    @event.listens_for(engine, "checkin")
+    def rest(_connection: object, record: ConnectionPoolEntry) -> None:
+        record.info[_RESTED_SINCE] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def wake(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
+        if time.monotonic() - record.info.get(_RESTED_SINCE, math.inf) < _RESTED_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError(str(error)) from error  # The pool makes another.
 
 
 def _sqlite(url: URL, options: dict[str, Any], size: int, begin: str) -> Engine:
-    engine = _engine(url, options, size)
+    engine = create_engine(url, execution_options=options, poolclass=QueuePool, pool_size=size, max_overflow=0)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:

@@ -4,6 +4,7 @@ Rules
 -----
 1. Every change writes one event for each certificate, in the transaction that makes it.
 2. A certificate is revoked if and only if it has a row in `revocations`, and that row names the event that says so.
+3. Every process on the store is told when the transaction commits (`provisioning.store.announcements`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select, u
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import counters
+from provisioning.store import announcements, counters
 from provisioning.store.counters import Counter
 from provisioning.store.tables import certificates, devices, revocation_events, revocations
 
@@ -116,6 +117,7 @@ def _append(
         for sequence, (certificate_id, occurred_at) in zip(sequences, occurred.items(), strict=True)
     ]
     connection.execute(insert(revocation_events), rows)
+    announcements.announce(connection)
     return sequences
 
 

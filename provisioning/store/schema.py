@@ -4,6 +4,7 @@ Rules
 -----
 1. The tables are made and changed by migrations only, from the first one on.
 2. A database that is newer than the program is refused: an old program must not guess.
+3. Of several processes that start at once on one database, one migrates it and the others wait.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
@@ -22,6 +24,7 @@ from provisioning.store import audit
 from provisioning.store.database import Database
 
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
+_LOCK: Final = 0x666C6565  # An advisory lock's number on PostgreSQL: any that nobody else uses.
 
 
 def _configuration() -> Config:
@@ -40,6 +43,8 @@ async def upgrade(database: Database) -> bool:
 
 
 def _upgrade_and_begin(connection: Connection) -> bool:
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
     changed = _upgrade(connection)
     audit.begin(connection)
     return changed

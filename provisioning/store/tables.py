@@ -124,6 +124,14 @@ certificates = Table(
     Index("ix_certificates_crl_shard_id", "crl_shard_id", "not_after"),
 )
 
+device_keys = Table(
+    "device_keys",
+    metadata,
+    Column("spki_sha256", LargeBinary(32), primary_key=True),
+    Column("device_id", BIG_ID, ForeignKey("devices.id"), nullable=False),
+)
+"""Who was the first to be certified for a key, and so the only one for ever."""
+
 revocations = Table(
     "revocations",
     metadata,
@@ -169,6 +177,18 @@ tokens = Table(
     Index("ix_tokens_device", "device"),
     Index("ix_tokens_expires_at", "expires_at"),
 )
+
+enrolment_groups = Table(
+    "enrolment_groups",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("rules", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", NAME, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    Column("changed_by", NAME, nullable=False),
+)
+"""Groups that an operator has configured; what the rules mean: `provisioning.store.groups`."""
 
 serial_reservations = Table(
     "serial_reservations",

@@ -44,6 +44,7 @@ class StoredToken:
     expires_at: datetime
     voided_at: datetime | None
     used_at: datetime | None
+    certificate_id: int | None = None
 
 
 def add(
@@ -87,7 +88,7 @@ def find(connection: Connection, digest: bytes) -> StoredToken | None:
         tuple(row.ip_addresses),
         None if row.lifetime_seconds is None else timedelta(seconds=row.lifetime_seconds),
     )
-    return StoredToken(row.id, grant, row.created_by, row.expires_at, row.voided_at, row.used_at)
+    return StoredToken(row.id, grant, row.created_by, row.expires_at, row.voided_at, row.used_at, row.certificate_id)
 
 
 def spend(connection: Connection, token_id: int, certificate_id: int, now: datetime) -> bool:

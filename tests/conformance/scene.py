@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.admission.policy import RoleRules, TopicPolicy
+from broker.admission.policy import Rules, TopicPolicy
 from broker.mqtt.acks import Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.publication import Publish
@@ -21,8 +21,8 @@ MALFORMED, PROTOCOL_ERROR = ReasonCode.MALFORMED_PACKET, ReasonCode.PROTOCOL_ERR
 
 WILL_FLAG, USER_NAME_FLAG, PASSWORD_FLAG = 0x04, 0x80, 0x40
 
-_EVERYTHING = RoleRules(publish_allow=("#", "$SYS/#"), subscribe_allow=("#", "$SYS/#"))
-OPEN_POLICY = TopicPolicy({Role.SERVICE: _EVERYTHING, Role.DEVICE: _EVERYTHING})
+_EVERYTHING = Rules(publish_allow=("#", "$SYS/#"), subscribe_allow=("#", "$SYS/#"))
+OPEN_POLICY = TopicPolicy.of_roles({Role.SERVICE: _EVERYTHING, Role.DEVICE: _EVERYTHING})
 """The standard knows no permissions: here everybody may do everything."""
 
 ILL_FORMED = (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80")

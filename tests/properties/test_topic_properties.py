@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.mqtt.errors import MalformedPacket
-from broker.mqtt.topics import check_topic_filter, check_topic_name, covers, matches
+from broker.mqtt.filter_set import FilterSet
+from broker.mqtt.topics import check_topic_filter, check_topic_name, covers, matches, overlaps
 from tests.support.packet_strategies import strings, topic_filters, topic_names
 
 
@@ -68,19 +69,44 @@ def test_covering_is_transitive(data: st.DataObject, third: str) -> None:
         assert covers(first, third)
 
 
-def test_covering_is_containment_for_every_pair_of_small_filters() -> None:
-    """Complete as well as sound: a level that no filter names, and two levels more than any has, tell them apart."""
+def small_filters() -> dict[str, int]:
+    """Every filter of up to three levels and a '#', with the set of small names that it matches, as bits."""
     name_levels, filter_levels = ("a", "z", "$", ""), ("a", "$", "", "+")
     names = {"/".join(levels) for size in range(1, 6) for levels in product(name_levels, repeat=size)} - {""}
     prefixes = [levels for size in range(4) for levels in product(filter_levels, repeat=size)]
     filters = {"/".join((*prefix, *tail)) for prefix in prefixes for tail in ((), ("#",))} - {""}
-    matched = {
+    return {
         each: sum(1 << index for index, name in enumerate(names) if matches(each, name))
         for each in map(check_topic_filter, filters)
     }
 
-    for outer, inner in product(matched, repeat=2):
-        assert covers(outer, inner) is (matched[inner] & ~matched[outer] == 0), (outer, inner)
+
+SMALL = small_filters()
+
+
+def test_covering_is_containment_for_every_pair_of_small_filters() -> None:
+    """Complete as well as sound: a level that no filter names, and two levels more than any has, tell them apart."""
+    for outer, inner in product(SMALL, repeat=2):
+        assert covers(outer, inner) is (SMALL[inner] & ~SMALL[outer] == 0), (outer, inner)
+
+
+def test_overlapping_is_intersection_for_every_pair_of_small_filters() -> None:
+    for one, other in product(SMALL, repeat=2):
+        assert overlaps(one, other) is (SMALL[one] & SMALL[other] != 0), (one, other)
+
+
+@given(st.lists(st.sampled_from(sorted(SMALL)), max_size=4), st.sampled_from(sorted(SMALL)))
+def test_a_set_of_filters_covers_exactly_what_they_match_together(outers: list[str], inner: str) -> None:
+    together = 0
+    for each in outers:
+        together |= SMALL[each]
+    assert FilterSet(tuple(outers)).covers(inner) is (SMALL[inner] & ~together == 0)
+    assert FilterSet(tuple(outers)).overlaps(inner) is (SMALL[inner] & together != 0)
+
+
+@given(st.lists(topic_filters, max_size=4), topic_names)
+def test_a_set_of_filters_matches_what_one_of_them_does(filters: list[str], topic_name: str) -> None:
+    assert FilterSet(tuple(filters)).matches(topic_name) is any(matches(each, topic_name) for each in filters)
 
 
 @given(strings)

@@ -64,6 +64,19 @@ class BrokerProcess:
         return cls(directory, [*own, "--unsafe-no-revocation", *arguments], settings)
 
     @classmethod
+    def with_lists(
+        cls, directory: Path, pki: Pki, *arguments: str, anchors: bytes | None = None, **settings: object
+    ) -> Self:
+        """Return a broker with a certificate of *pki* whose revocations come from CRLs that the *settings* name."""
+        directory.mkdir(exist_ok=True, parents=True)
+        files = pki.broker().write(directory)
+        trusted = pki.write_anchors(directory)
+        if anchors is not None:
+            trusted.write_bytes(anchors)
+        own = ["--certfile", str(files.certificate), "--keyfile", str(files.key), "--cafile", str(trusted)]
+        return cls(directory, [*own, *arguments], {"crl_check_seconds": 0.05, **settings})
+
+    @classmethod
     def enrolled(
         cls,
         directory: Path,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.issuer import Issuer
 from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
-from provisioning.enrolment.service import CertificateCredential, EnrolmentService, TokenCredential
+from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
+from provisioning.enrolment.groups import GroupService
+from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.tokens import TokenOrder, TokenService
 from provisioning.pki.identity import Role
 from provisioning.revocation.service import RevocationService
@@ -51,6 +51,7 @@ class Fleet:
     token_service: TokenService
     revocation: RevocationService
     suspension: SuspensionService
+    groups: GroupService
     told: list[str] = field(default_factory=list)
 
     async def token(self, device: str = "meter-17", group: str | None = "north", role: Role = Role.DEVICE) -> str:
@@ -69,21 +70,30 @@ class Fleet:
 def successor_csr(certificate: x509.Certificate) -> bytes:
     """Return a request, for a new key, that may succeed *certificate*."""
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    common_name = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
-    return csr_der(names=[str(common_name)], extensions=[names])
+    *attributes, common_name = certificate.subject
+    return csr_der(names=[str(common_name.value)], extensions=[names], attributes=attributes)
 
 
 @contextlib.asynccontextmanager
-async def open_fleet(directory: Path) -> AsyncIterator[Fleet]:
-    """Build the parts on a new store in *directory*."""
-    database = Database(f"sqlite:///{directory / 'fleet.db'}")
+async def open_fleet(
+    store_url: str, authority: Authority | None = None, configured: Sequence[ProfileConfig] = ()
+) -> AsyncIterator[Fleet]:
+    """Build the parts on a store, with the profiles *configured* and the built-in ones.
+
+    With another fleet's *authority* they are a second process of the same service.
+    """
+    database = Database(store_url)
     try:
         await schema.upgrade(database)
         clock = Clock()
-        authority = found_authority("fleet.internal", clock(), (new_serial(), new_serial()))
+        authority = authority or found_authority("fleet.internal", clock(), (new_serial(), new_serial()))
         issuer = Issuer(authority.issuing_ca.certificate, authority.issuing_ca.key)
         serial_numbers = SerialNumbers(database)
-        profiles = {role: profile_of(ProfileConfig(ProfileName(role), timedelta(days=30))) for role in Role}
+        profiles = {name.value: profile_of(ProfileConfig(name, timedelta(days=30))) for name in ProfileName} | {
+            config.name: profile_of(config) for config in configured
+        }
+        told: list[str] = []
+        neighbours = (lambda _: told.append("feed"), lambda _: told.append("crl"))
         enrolment = EnrolmentService(
             database=database,
             issuer=issuer,
@@ -91,9 +101,8 @@ async def open_fleet(directory: Path) -> AsyncIterator[Fleet]:
             profiles=profiles,
             trust_domain="fleet.internal",
             clock=clock,
+            after_commit=neighbours,
         )
-        told: list[str] = []
-        neighbours = (lambda _: told.append("feed"), lambda _: told.append("crl"))
         yield Fleet(
             database,
             clock,
@@ -104,6 +113,7 @@ async def open_fleet(directory: Path) -> AsyncIterator[Fleet]:
             TokenService(database, clock),
             RevocationService(database, clock, neighbours),
             SuspensionService(database, clock, neighbours),
+            GroupService(database, profiles, clock),
             told,
         )
     finally:

@@ -99,6 +99,10 @@ class Pki:
         """What relying parties trust, as PEM text."""
         return pem_of(self.root.certificate, self.issuing.certificate).decode()
 
+    def authority(self, common_name: str, issuer: Held | None = None) -> Held:
+        """Return another CA: below *issuer*, or a root of its own."""
+        return self._ca(common_name, issuer, 0 if issuer else 1)
+
     def write_anchors(self, directory: Path) -> Path:
         path = directory / "anchors.pem"
         path.write_text(self.anchors)

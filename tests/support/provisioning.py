@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 
 from provisioning.pki.tls import CredentialFiles, client_context
 
@@ -42,6 +44,7 @@ class ProvisioningService:
             "FLEET_PROVISIONING_PASSPHRASE": PASSPHRASE,
             **{f"FLEET_PROVISIONING_{name.upper()}": str(value) for name, value in (settings or {}).items()},
         }
+        self._database_url = (settings or {}).get("database_url", f"sqlite:///{directory / 'fleet.db'}")
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -166,6 +169,12 @@ class ProvisioningService:
         """Send one request of the operator's."""
         with self.api() as api:
             return api.post(path, json=request)
+
+    def stored(self, query: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query to the store, whichever it is."""
+        engine = create_engine(str(self._database_url), poolclass=NullPool)
+        with engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(text(query))]
 
     def _ready_line(self) -> str:
         assert self._process is not None

@@ -21,10 +21,11 @@ def csr_der(
     names: Sequence[str] = ("meter-17",),
     extensions: Sequence[x509.ExtensionType] = (),
     hash_algorithm: hashes.HashAlgorithm | None = None,
+    attributes: Sequence[x509.NameAttribute[str | bytes]] = (),
 ) -> bytes:
-    """Return a request for the Common Names *names*, signed by *key*."""
+    """Return a request for the Common Names *names*, with *attributes* before them, signed by *key*."""
     key = key or generate_key()
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in names])
+    subject = x509.Name([*attributes, *(x509.NameAttribute(NameOID.COMMON_NAME, name) for name in names)])
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)

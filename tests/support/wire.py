@@ -21,7 +21,8 @@ from typing import Any
 
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
-from broker.admission.policy import DEFAULT_POLICY, TopicPolicy
+from broker.admission.policy import TopicPolicy
+from broker.admission.policy_file import DEFAULT_POLICY
 from broker.connection import ClientConnection
 from broker.engine import Engine
 from broker.limits import Limits

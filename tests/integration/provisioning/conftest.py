@@ -1,4 +1,7 @@
-"""One real service for all tests of a worker; a test that stops or kills makes its own."""
+"""One real service for all tests of a worker; a test that stops or kills makes its own.
+
+A module that says ``ON_BOTH_STORES = True`` has its tests run against a service on each.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,37 @@ import pytest
 
 from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice
+from tests.support.postgresql import PostgresqlServer
 from tests.support.provisioning import ProvisioningService
 
 FAST = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 1}
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if getattr(metafunc.module, "ON_BOTH_STORES", False):
+        for fixture, scope in (("service", "session"), ("own_service", "function")):
+            if fixture in metafunc.fixturenames:
+                metafunc.parametrize(fixture, ["sqlite", "postgresql"], indirect=True, scope=scope)
+
+
+def founded(request: pytest.FixtureRequest, directory: Path) -> ProvisioningService:
+    """Found a service on the store that the test is for."""
+    settings: dict[str, object] = dict(FAST)
+    if getattr(request, "param", "sqlite") == "postgresql":
+        server: PostgresqlServer = request.getfixturevalue("postgresql")
+        settings["database_url"] = server.new_database(template="template0")
+    return ProvisioningService.founded(directory, settings)
+
+
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
-    directory = tmp_path_factory.mktemp("provisioning") / "fleet"
-    with ProvisioningService.founded(directory, FAST) as running:
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
+    with founded(request, tmp_path_factory.mktemp("provisioning") / "fleet") as running:
         yield running
 
 
 @pytest.fixture
-def own_service(tmp_path: Path) -> Iterator[ProvisioningService]:
-    with ProvisioningService.founded(tmp_path / "fleet", FAST) as running:
+def own_service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProvisioningService]:
+    with founded(request, tmp_path / "fleet") as running:
         yield running
 
 

@@ -14,6 +14,8 @@ from tests.support.curl import Curl
 from tests.support.openssl import P256, OpensslDevice, certificate_facts, openssl
 from tests.support.provisioning import ProvisioningService
 
+ON_BOTH_STORES = True
+
 CERTS_ONLY = "application/pkcs7-mime; smime-type=certs-only"
 
 

@@ -21,6 +21,8 @@ from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice
 from tests.support.provisioning import ProvisioningService
 
+ON_BOTH_STORES = True
+
 FEED = "/v1/revocations/feed"
 
 

@@ -10,6 +10,8 @@ from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice, certificate_facts
 from tests.support.provisioning import ProvisioningService
 
+ON_BOTH_STORES = True
+
 
 def test_the_search_of_the_api_and_its_exports_agree(service: ProvisioningService, enrolled: OpensslDevice) -> None:
     fingerprint = certificate_facts(enrolled.certificate, "-fingerprint", "-sha256").strip().partition("=")[2]

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sqlite3
 import subprocess
 import time
 from collections import Counter
@@ -22,6 +21,8 @@ from provisioning.pki.keys import generate_key
 from tests.support.curl import Curl
 from tests.support.openssl import openssl
 from tests.support.provisioning import ProvisioningService
+
+ON_BOTH_STORES = True
 
 
 def test_init_founds_an_authority_that_only_its_owner_can_read(tmp_path: Path) -> None:
@@ -84,8 +85,7 @@ def test_a_signal_ends_open_feeds_and_the_service_cleanly(
     assert "Traceback" not in own_service.log
     assert "ERROR" not in own_service.log
     # Serial numbers that were reserved and not used have been given back.
-    with contextlib.closing(sqlite3.connect(own_service.dir / "fleet.db")) as store:
-        assert store.execute("SELECT count(*) FROM serial_reservations").fetchone() == (0,)
+    assert own_service.stored("SELECT count(*) FROM serial_reservations") == [(0,)]
 
 
 async def test_one_token_and_fifty_concurrent_requests_give_one_certificate(
@@ -128,13 +128,14 @@ async def test_kill_9_during_a_burst_loses_no_certificate_and_no_token(own_servi
     assert 60 <= len(received) < 300, "the burst was over before the kill"
     service.kill()
 
-    with contextlib.closing(sqlite3.connect(service.dir / "fleet.db")) as store:
-        assert store.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        stored = {der for (der,) in store.execute("SELECT der FROM certificates")}
-        spent = store.execute("SELECT count(*) FROM tokens WHERE used_at IS NOT NULL").fetchone()[0]
-        devices = store.execute("SELECT count(*) FROM certificates JOIN devices ON device_id = devices.id "
-                                "WHERE role = 'device'").fetchone()[0]  # fmt: skip
-        abandoned = {int(serial, 16) for (serial,) in store.execute("SELECT serial FROM serial_reservations")}
+    if (service.dir / "fleet.db").exists():
+        assert service.stored("PRAGMA integrity_check") == [("ok",)]
+    stored = {bytes(der) for (der,) in service.stored("SELECT der FROM certificates")}
+    ((spent,),) = service.stored("SELECT count(*) FROM tokens WHERE used_at IS NOT NULL")
+    ((devices,),) = service.stored(
+        "SELECT count(*) FROM certificates JOIN devices ON device_id = devices.id WHERE role = 'device'"
+    )
+    abandoned = {int(serial, 16) for (serial,) in service.stored("SELECT serial FROM serial_reservations")}
     assert {certificate.public_bytes(Encoding.DER) for certificate in received.values()} <= stored
     assert spent == devices
 

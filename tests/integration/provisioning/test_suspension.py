@@ -14,6 +14,8 @@ from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice, certificate_facts, openssl
 from tests.support.provisioning import ProvisioningService
 
+ON_BOTH_STORES = True
+
 
 def in_crl(service: ProvisioningService, device: OpensslDevice, reason: str | None) -> None:
     """Wait until the CRL names the device's certificate for *reason*, or does not name it."""

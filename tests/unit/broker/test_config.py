@@ -63,7 +63,7 @@ def test_a_file_is_forgotten_after_it_was_loaded(tmp_path: Path) -> None:
         (ENOUGH | {"keyfile": "a"}, "certfile and keyfile: give both or neither"),
         (
             {"cafile": "a"} | FILES,
-            "provisioning: without it there is no source of revocations; set unsafe_no_revocation to run a broker that",
+            "provisioning: without it there is no source of revocations; give crlfile, crl_urls or",
         ),
         (ENOUGH | {"token": "a", "token_file": "b"}, "token: give token or token_file, not both"),
         (

@@ -7,20 +7,23 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 
 import pytest
 import typer
 from pydantic_settings import BaseSettings
 
+from broker.admin.sessions import KICKED
 from broker.admission.refusal import RefusalCode
 from broker.cli import app as broker_app
 from broker.config import BrokerConfig
 from broker.limits import Limits
 from provisioning.cli import app as provisioning_app
-from provisioning.config import Settings
+from provisioning.config import ProfileSettings, Settings
 from provisioning.enrolment.problems import STATUSES
 from provisioning.errors import Code
+from provisioning.pki.crl import CrlProblem
 from tests.support.provisioning import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "operations.md"
@@ -91,6 +94,11 @@ def test_settings_of_the_broker_are_those_of_the_code() -> None:
     assert documented == flags(broker_app, "run") - {"--config", "--test-config", "--help"}
 
 
+def test_keys_of_a_profile_are_those_of_the_code() -> None:
+    rows = table("| key | built in | meaning |", PAGE.read_text(encoding="utf-8"))
+    assert [name for name, *_ in rows] == list(ProfileSettings.model_fields)
+
+
 def test_limits_are_those_of_the_code() -> None:
     rows = table("| limit | default | bounds |", PAGE.read_text(encoding="utf-8"))
     assert {name: default for name, default, _ in rows} == {f.name: shown(f.default) for f in fields(Limits)}
@@ -105,8 +113,23 @@ def test_other_codes_of_the_broker_are_those_of_the_code() -> None:
     rows = table("| code | means |", PAGE.read_text(encoding="utf-8"))
     source = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "broker").rglob("*.py"))
     logged = set(re.findall(r'code="([A-Z_]+)"', source))
-    said = set(re.findall(r'\.(?:lost|_end|disconnect)\(\s*"([A-Z_]+)"', source))
-    assert {code for code, _ in rows} == (logged | said) - set(RefusalCode)
+    said = set(re.findall(r'\.(?:lost|_end|disconnect)\(\s*"([A-Z_]+)"', source)) | {KICKED}
+    assert {code for code, _ in rows} == (logged | said | set(CrlProblem)) - set(RefusalCode)
+
+
+def test_codes_of_the_admin_api_are_those_of_the_code() -> None:
+    rows = table("| admin code | HTTP | means |", PAGE.read_text(encoding="utf-8"))
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "broker" / "admin").rglob("*.py"))
+    found = re.findall(r'problem\((?:HTTPStatus\.)?(\w+), "([A-Z_]+)"', source)
+    statuses = {code: int(status) if status.isdigit() else HTTPStatus[status].value for status, code in found}
+    assert {code: int(status) for code, status, _ in rows} == statuses
+
+
+def test_requests_of_the_admin_api_are_those_of_the_code() -> None:
+    rows = table("| request | what it does |", PAGE.read_text(encoding="utf-8"))
+    source = (REPOSITORY / "broker" / "admin" / "api.py").read_text(encoding="utf-8")
+    routes = re.findall(r'"(/v1/[\w/]+)": \{"(\w+)":', source)
+    assert {request for request, _ in rows} == {f"{method} {path}" for path, method in routes}
 
 
 def test_refusals_of_provisioning_are_those_of_the_code() -> None:

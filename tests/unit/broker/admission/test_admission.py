@@ -10,7 +10,7 @@ from cryptography import x509
 
 from broker.admission.admission import Admission, Admitted, Peer
 from broker.admission.freshness import Freshness
-from broker.admission.policy import DEFAULT_POLICY
+from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
@@ -50,7 +50,7 @@ def test_a_good_certificate_is_a_peer(admission: Admission) -> None:
 def test_an_operator_is_a_peer(admission: Admission) -> None:
     peer = admission.examine(PKI.certify(Identity(DOMAIN, Role.OPERATOR, "admin")).der, NOW)
     assert isinstance(peer, Peer)
-    assert not admission.permissions(peer.identity).may_publish("fleet/meters/meter-1/cmd/go")
+    assert not admission.permissions(peer.identity, "admin").may_publish("fleet/meters/meter-1/cmd/go")
 
 
 @pytest.mark.parametrize(

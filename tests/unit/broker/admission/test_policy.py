@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from broker.admission.policy import DEFAULT_POLICY, RoleRules, TopicPolicy
+from broker.admission.policy import Action, FilterTemplate, InvalidFilter, Kind, Rules, Section, TopicPolicy
+from broker.admission.policy_file import DEFAULT_POLICY
 from provisioning.pki.identity import Identity, Role
 
-METER = DEFAULT_POLICY.compile(Identity("d", Role.DEVICE, "meter-1", "meters"))
-BACKEND = DEFAULT_POLICY.compile(Identity("d", Role.SERVICE, "backend"))
+METER = DEFAULT_POLICY.permissions(Identity("d", Role.DEVICE, "meter-1", "meters"), "meter-1")
+BACKEND = DEFAULT_POLICY.permissions(Identity("d", Role.SERVICE, "backend"), "backend-7")
 OWN = "fleet/meters/meter-1"
 
 
@@ -48,26 +49,159 @@ def test_a_service_reads_the_fleet_and_commands_it() -> None:
 
 
 def test_an_operator_reads_everything_and_says_nothing() -> None:
-    operator = DEFAULT_POLICY.compile(Identity("d", Role.OPERATOR, "admin"))
+    operator = DEFAULT_POLICY.permissions(Identity("d", Role.OPERATOR, "admin"), "admin")
     assert all(operator.may_subscribe(each) for each in ("fleet/#", "$SYS/#", f"{OWN}/cmd/#"))
     assert not any(operator.may_subscribe(each) for each in ("#", "+/#"))
     assert not any(operator.may_publish(each) for each in (f"{OWN}/cmd/go", f"{OWN}/state", "$SYS/x", "x"))
 
 
 def test_a_role_without_rules_may_do_nothing() -> None:
-    assert not DEFAULT_POLICY.knows(Role.BROKER)
-    permissions = DEFAULT_POLICY.compile(Identity("d", Role.BROKER, "x"))
+    broker = Identity("d", Role.BROKER, "x")
+    assert not DEFAULT_POLICY.knows(broker)
+    permissions = DEFAULT_POLICY.permissions(broker, "x")
     assert not permissions.may_publish("fleet/x")
     assert not permissions.may_subscribe("fleet/x")
 
 
 def test_a_policy_that_says_nothing_permits_nothing() -> None:
-    policy = TopicPolicy({Role.DEVICE: RoleRules()})
-    assert policy.knows(Role.DEVICE)
-    assert not policy.compile(Identity("d", Role.DEVICE, "x", "g")).may_publish("x")
+    policy = TopicPolicy.of_roles({Role.DEVICE: Rules()})
+    device = Identity("d", Role.DEVICE, "x", "g")
+    assert policy.knows(device)
+    assert not policy.permissions(device, "x").may_publish("x")
+    assert not policy.permissions(device, "x").may_subscribe("x")
 
 
-def test_a_service_without_a_group_gets_no_level_of_its_own() -> None:
-    policy = TopicPolicy({Role.SERVICE: RoleRules(publish_allow=("svc/{group}/{device}",))})
-    assert policy.compile(Identity("d", Role.SERVICE, "x", "g")).may_publish("svc/g/x")
-    assert policy.compile(Identity("d", Role.SERVICE, "x")).publish_allow == ("svc//x",)
+NORTH = Identity("d", Role.DEVICE, "m-1", "north")
+SOUTH = Identity("d", Role.DEVICE, "m-2", "south")
+BRIDGE = Identity("d", Role.SERVICE, "bridge")
+
+POLICY = TopicPolicy(
+    [
+        Section(
+            Kind.ROLE,
+            "device",
+            Rules(("up/{group}/{device}/#",), ("up/+/+/raw/#",), ("down/{device}/#", "all/#"), ("all/secret/+",)),
+        ),
+        Section(Kind.GROUP, "north", Rules(publish_allow=("north/#",), subscribe_deny=("down/+/x",))),
+        Section(Kind.DEVICE, "m-1", Rules(publish_deny=("north/pole",), subscribe_allow=("extra/a", "extra/a/+/#"))),
+        Section(Kind.IDENTITY, "bridge", Rules(("{client_id}/#", "svc-{client_id}/{group}/x"), ("x/{client_id}/y",))),
+        Section(Kind.IDENTITY, "spiffe://d/service/bridge", Rules(subscribe_allow=("#",), subscribe_deny=("{group}",))),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("identity", "topic", "allowed"),
+    [
+        (NORTH, "up/north/m-1/a", True),
+        (NORTH, "up/north/m-1/raw/a", False),
+        (NORTH, "up/north/m-1/raw", False),
+        (NORTH, "up/north/m-2/a", False),
+        (NORTH, "north/a", True),
+        (NORTH, "north/pole", False),
+        (NORTH, "north/pole/a", True),
+        (SOUTH, "north/a", False),
+        (SOUTH, "up/south/m-2", True),
+    ],
+)
+def test_all_sections_that_name_a_client_count_together(identity: Identity, topic: str, allowed: bool) -> None:
+    assert POLICY.permissions(identity, identity.name).may_publish(topic) is allowed
+
+
+@pytest.mark.parametrize(
+    ("identity", "topic_filter", "allowed"),
+    [
+        (NORTH, "down/m-1/a", True),
+        (NORTH, "down/m-1/#", False),  # down/m-1/x is among what it matches.
+        (NORTH, "down/m-1/+", False),
+        (NORTH, "down/m-1/+/y", True),
+        (SOUTH, "down/m-2/#", True),
+        (SOUTH, "all/#", False),
+        (SOUTH, "all/+", True),
+        (SOUTH, "all/+/+", False),
+        (SOUTH, "all/secret", True),
+        (SOUTH, "all/secret/+/a", True),
+        (NORTH, "extra/#", False),
+        (NORTH, "extra/a/#", True),  # Neither of the two filters covers it, both together do.
+        (NORTH, "extra/a/+/b", True),
+        (SOUTH, "extra/a", False),
+        (BRIDGE, "#", False),  # It has no group: the deny filter takes any level.
+        (BRIDGE, "a/#", False),
+        (BRIDGE, "a/b/#", True),
+        (BRIDGE, "$SYS/#", False),
+    ],
+)
+def test_a_subscription_is_granted_only_whole(identity: Identity, topic_filter: str, allowed: bool) -> None:
+    assert POLICY.permissions(identity, identity.name).may_subscribe(topic_filter) is allowed
+
+
+@pytest.mark.parametrize("client_id", ["a/b", "+", "#", "$SYS", "", "a\0b", "a+b"])
+def test_a_client_identifier_that_is_no_safe_level_gains_nothing(client_id: str) -> None:
+    permissions = POLICY.permissions(BRIDGE, client_id)
+    assert permissions.publish_allow.filters == ()
+    assert permissions.publish_deny.filters == ("x/+/y",)
+
+
+def test_a_client_identifier_that_is_a_safe_level_stands_for_itself() -> None:
+    permissions = POLICY.permissions(BRIDGE, "bridge-7%s")
+    assert permissions.publish_allow.filters == ("bridge-7%s/#",), "no group: the other filter says nothing"
+    assert permissions.publish_deny.filters == ("x/bridge-7%s/y",)
+
+
+def test_a_group_gives_rights_and_admits_nobody() -> None:
+    policy = TopicPolicy([Section(Kind.GROUP, "north", Rules(("#",), (), ("#",)))])
+    assert not policy.knows(NORTH)
+    assert not policy.explain(NORTH, "m-1", Action.PUBLISH, "x").allowed
+
+
+def test_a_device_section_is_not_about_a_service_of_that_name() -> None:
+    policy = TopicPolicy([Section(Kind.DEVICE, "bridge", Rules(("#",)))])
+    assert not policy.knows(BRIDGE)
+    assert policy.knows(Identity("d", Role.DEVICE, "bridge", "g"))
+
+
+def test_what_is_compiled_is_remembered_in_bounds() -> None:
+    policy = TopicPolicy.of_roles({Role.DEVICE: Rules(("{client_id}",))})
+    first = policy.permissions(NORTH, "m-1")
+    assert policy.permissions(Identity("d", Role.DEVICE, "m-1", "north"), "m-1") is first
+    for number in range(5000):
+        assert policy.permissions(NORTH, f"c-{number}").may_publish(f"c-{number}")
+    assert len(policy._compiled) <= 2048
+    policy.permissions(NORTH, "x" * 1000)
+    assert (NORTH, "x" * 1000) not in policy._compiled
+
+
+TOPICS = ("up/north/m-1/a", "up/north/m-1/raw", "north/pole", "north", "all/secret/x", "m-1/x", "$SYS/x", "x/m-1/y")
+FILTERS = (*TOPICS, "#", "+/#", "all/#", "all/+", "extra/a/#", "extra/#", "down/m-1/#", "down/+/x", "down/m-2/+/y")
+
+
+@pytest.mark.parametrize("identity", [NORTH, SOUTH, BRIDGE, Identity("d", Role.OPERATOR, "admin")])
+@pytest.mark.parametrize("client_id", ["m-1", "a/b"])
+@pytest.mark.parametrize("policy", [POLICY, DEFAULT_POLICY])
+def test_the_explanation_agrees_with_the_decision(policy: TopicPolicy, identity: Identity, client_id: str) -> None:
+    if not policy.knows(identity):
+        assert not policy.explain(identity, client_id, Action.PUBLISH, "x").allowed
+        return
+    permissions = policy.permissions(identity, client_id)
+    for topic in TOPICS:
+        assert policy.explain(identity, client_id, Action.PUBLISH, topic).allowed is permissions.may_publish(topic)
+    for each in FILTERS:
+        assert policy.explain(identity, client_id, Action.SUBSCRIBE, each).allowed is permissions.may_subscribe(each)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{name}/x", "'{name}/x': {name} is no placeholder; there are {device}, {group}, {client_id}"),
+        ("{}/x", "'{}/x': {} is no placeholder"),
+        ("{device/x", "'{device/x': a brace that belongs to no placeholder"),
+        ("{device}+", "topic filter 'x+': a wildcard must be a level of its own"),
+        ("#/{device}", "topic filter '#/x': '#' is only allowed as the last level"),
+        ("", "topic filter: must be at least one character long"),
+        ("$share/g/x", "'$share/g/x': rules are about topics; leave $share/<name>/ out, it needs none"),
+    ],
+)
+def test_a_filter_that_cannot_be_used_says_why(text: str, complaint: str) -> None:
+    with pytest.raises(InvalidFilter) as caught:
+        FilterTemplate(text)
+    assert str(caught.value).startswith(complaint)

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtensionOID, NameOID
 
-from provisioning.ca.csr import _SMALL_PRIMES_PRODUCT, MAXIMUM_CSR_SIZE, RequestRefused, _check_rsa, verify_csr
+from provisioning.ca.csr import MAXIMUM_CSR_SIZE, RequestRefused, verify_csr
 from provisioning.errors import Code
-from provisioning.pki.keys import generate_key
 from tests.support.requests import csr_der
 
 URI = x509.UniformResourceIdentifier("spiffe://fleet.internal/device/north/meter-17")
@@ -104,43 +101,3 @@ def test_trailing_bytes_are_refused() -> None:
 
 def test_a_request_is_measured_before_it_is_parsed() -> None:
     assert "16384 at most" in refusal(b"\x30" * (MAXIMUM_CSR_SIZE + 1)).detail
-
-
-def next_prime(number: int) -> int:
-    """Return the next probable prime (Fermat's test to five bases is enough for a test's modulus)."""
-    number |= 1
-    while any(pow(base, number - 1, number) != 1 for base in (2, 3, 5, 7, 11)):
-        number += 2
-    return number
-
-
-PRIME = next_prime(3 << 1022 | 0x1234567)
-
-
-@pytest.mark.parametrize(
-    "modulus",
-    [PRIME * next_prime(PRIME + 2), 751 * ((1 << 2047) // 751 | 1), 1 << 2047],
-    ids=["close primes", "a small factor", "even"],
-)
-def test_a_modulus_that_can_be_factored_is_refused(modulus: int) -> None:
-    assert modulus.bit_length() % 8 == 0
-
-    class WeakKey:
-        key_size = modulus.bit_length()
-
-        @staticmethod
-        def public_numbers() -> rsa.RSAPublicNumbers:
-            return rsa.RSAPublicNumbers(65537, modulus)
-
-    with pytest.raises(RequestRefused, match="can be factored"):
-        _check_rsa(WeakKey())  # type: ignore[arg-type]
-
-
-def test_every_prime_below_752_is_looked_for() -> None:
-    for prime in (3, 5, 7, 743, 751):
-        assert math.gcd(_SMALL_PRIMES_PRODUCT, prime) == prime
-
-
-def test_a_key_generated_in_the_ordinary_way_passes() -> None:
-    _check_rsa(rsa.generate_private_key(65537, 3072).public_key())
-    verify_csr(csr_der(generate_key()))

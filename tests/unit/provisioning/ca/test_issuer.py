@@ -12,6 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.issuer import IssuanceRefused, IssuanceRequest, Issuer, IssuerUrls, hash_for
 from provisioning.ca.lint import Intent, lint
+from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import (
     MAXIMUM_LIFE,
     InvalidProfile,
@@ -88,7 +89,7 @@ def test_server_names_are_for_those_who_serve(issuer: Issuer) -> None:
     found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert found.get_values_for_type(x509.DNSName) == ["mqtt.example.org"]
     assert found.get_values_for_type(x509.IPAddress) == [ipaddress.ip_address("::1")]
-    with pytest.raises(IssuanceRefused, match="the device profile allows no server names"):
+    with pytest.raises(IssuanceRefused, match="the device profile does not allow these names"):
         issuer.prepare(profile(), request(**names))
 
 
@@ -224,17 +225,17 @@ def altered(issuer: Issuer, authority: Authority, change: str) -> x509.Certifica
 def test_the_lint_finds_what_a_faulty_builder_would_do(
     authority: Authority, issuer: Issuer, change: str, finding: str | None
 ) -> None:
-    intent = Intent(profile(), request().identity, issuer.certificate, (), ())
+    intent = Intent(profile(), request().identity, issuer.certificate, SubjectNames())
     assert lint(altered(issuer, authority, change), intent) == ([] if finding is None else [finding])
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (ProfileConfig(ProfileName.DEVICE, timedelta()), "life of the device profile"),
-        (ProfileConfig(ProfileName.BROKER, MAXIMUM_LIFE + timedelta(seconds=1)), "life of the broker profile"),
-        (ProfileConfig(ProfileName.DEVICE, timedelta(days=1), timedelta(hours=2)), "backdate of the device profile"),
-        (ProfileConfig(ProfileName.DEVICE, timedelta(days=1), timedelta(seconds=-1)), "backdate of the device profile"),
+        (ProfileConfig(ProfileName.DEVICE, timedelta()), "profiles.device.life is"),
+        (ProfileConfig(ProfileName.BROKER, MAXIMUM_LIFE + timedelta(seconds=1)), "profiles.broker.life is"),
+        (ProfileConfig(ProfileName.DEVICE, timedelta(days=1), timedelta(hours=2)), "profiles.device.backdate is"),
+        (ProfileConfig(ProfileName.DEVICE, timedelta(days=1), timedelta(seconds=-1)), "profiles.device.backdate is"),
     ],
 )
 def test_a_profile_keeps_within_its_limits(config: ProfileConfig, words: str) -> None:

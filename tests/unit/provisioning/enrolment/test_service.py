@@ -8,7 +8,7 @@ from cryptography import x509
 from sqlalchemy import select, text
 
 from provisioning.ca.issuer import IssuanceRefused, PreparedIssuance
-from provisioning.enrolment.service import TokenCredential
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.tokens import IssuedToken, TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role

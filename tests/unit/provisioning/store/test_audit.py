@@ -2,20 +2,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from provisioning.enrolment.service import TokenCredential
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import audit, inventory, schema
 from provisioning.store.audit import Action, AuditHead
 from provisioning.store.database import Database
 from tests.support.fleet import Fleet
+from tests.support.postgresql import PostgresqlServer
 from tests.support.requests import csr_der
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -23,9 +23,10 @@ KEY = b"k" * 32
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path / 'fleet.db'}", KEY)
+async def database(store_url: str) -> AsyncIterator[Database]:
+    opened = Database(store_url, KEY)
     await schema.upgrade(opened)
+    await opened.write(sealed_anew)  # A template of PostgreSQL's was sealed with another key.
     for number in range(1, 6):
         await opened.write(
             lambda connection, number=number: audit.append(  # type: ignore[misc]
@@ -36,14 +37,22 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
     await opened.close()
 
 
+def sealed_anew(connection: Connection) -> None:
+    connection.execute(text("UPDATE audit_head SET seal = :none").bindparams(none=b""))
+    audit.begin(connection)
+
+
 async def findings(database: Database, noted: AuditHead | None = None) -> list[str]:
     return await database.read(lambda connection: list(audit.findings(connection, noted)))
 
 
 def tamper(connection: Connection, *statements: str) -> None:
     """Do what somebody does who owns the database but not the key."""
-    for trigger in ("update", "delete"):
-        connection.execute(text(f"DROP TRIGGER IF EXISTS audit_entries_no_{trigger}"))
+    if connection.dialect.name == "sqlite":
+        for trigger in ("update", "delete"):
+            connection.execute(text(f"DROP TRIGGER audit_entries_no_{trigger}"))
+    else:
+        connection.execute(text("DROP TRIGGER audit_entries_append_only ON audit_entries"))
     for statement in statements:
         connection.execute(text(statement))
 
@@ -99,8 +108,8 @@ async def test_a_restored_copy_is_found_by_a_head_that_was_noted(database: Datab
     assert "another log" in finding
 
 
-async def test_who_has_not_the_key_cannot_write_an_entry(database: Database, tmp_path: Path) -> None:
-    forger = Database(f"sqlite:///{tmp_path / 'fleet.db'}", b"guess")
+async def test_who_has_not_the_key_cannot_write_an_entry(database: Database, store_url: str) -> None:
+    forger = Database(store_url, b"guess")
     await forger.write(lambda connection: audit.append(connection, NOW, "admin", Action.RESUMED, "meter-1", {}))
     await forger.close()
     assert [each.split(",")[0] for each in await findings(database)] == ["entry 6 was changed", "the head was changed"]
@@ -110,6 +119,13 @@ async def test_who_has_not_the_key_cannot_write_an_entry(database: Database, tmp
 async def test_the_database_itself_refuses_changes(database: Database, change: str) -> None:
     with pytest.raises(IntegrityError, match="append-only"):
         await database.write(lambda connection: connection.execute(text(change)))
+
+
+async def test_postgresql_refuses_to_empty_it_too(postgresql: PostgresqlServer) -> None:
+    database = Database(postgresql.new_database())
+    with pytest.raises(IntegrityError, match="append-only"):
+        await database.write(lambda connection: connection.execute(text("TRUNCATE audit_entries")))
+    await database.close()
 
 
 async def log_of(fleet: Fleet) -> list[tuple[str, str, str]]:
@@ -136,15 +152,36 @@ async def test_every_signature_and_every_operator_s_action_is_in_the_log(fleet: 
     assert await findings(fleet.database) == []
 
 
+def fill_disk(connection: Connection) -> None:
+    """Let every new entry fail, as it does when the disk is full."""
+    if connection.dialect.name == "sqlite":
+        connection.execute(text("ALTER TABLE audit_entries RENAME TO away"))
+        return
+    connection.execute(text(
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END $$"
+    ))  # fmt: skip
+    connection.execute(text(
+        "CREATE TRIGGER full_disk BEFORE INSERT ON audit_entries FOR EACH ROW EXECUTE FUNCTION full_disk()"
+    ))  # fmt: skip
+
+
+def make_room(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.execute(text("ALTER TABLE away RENAME TO audit_entries"))
+    else:
+        connection.execute(text("DROP TRIGGER full_disk ON audit_entries"))
+
+
 async def test_nothing_is_signed_and_no_token_spent_while_the_log_cannot_be_written(fleet: Fleet) -> None:
     token = await fleet.token()
-    await fleet.database.write(lambda connection: connection.execute(text("ALTER TABLE audit_entries RENAME TO away")))
+    await fleet.database.write(fill_disk)
     with pytest.raises(Refused, match="UNAVAILABLE"):
         await fleet.enrolment.enrol(csr_der(names=["meter-17"]), TokenCredential("meter-17", token))
     with pytest.raises(Refused, match="UNAVAILABLE"):
         await fleet.token()
     issued = await fleet.database.read(lambda connection: inventory.count(connection, fleet.clock()))
     assert set(issued.values()) == {0}
-    await fleet.database.write(lambda connection: connection.execute(text("ALTER TABLE away RENAME TO audit_entries")))
+    await fleet.database.write(make_room)
     await fleet.enrolment.enrol(csr_der(names=["meter-17"]), TokenCredential("meter-17", token))
     assert await findings(fleet.database) == []

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives import hashes
 
-from provisioning.enrolment.service import TokenCredential
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, devices, inventory, revocations, schema
+from provisioning.store import audit, device_keys, devices, inventory, revocations, schema
 from provisioning.store.certificates import CertificateState
 from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
@@ -66,7 +66,8 @@ async def test_a_store_of_the_first_release_is_upgraded_without_loss(tmp_path: P
         assert (counted[DeviceState.ACTIVE], counted[DeviceState.REVOKED]) == (1, 1)
         found = inventory.page(connection, CertificateSearch(), limit=9, after=None, now=NOW)
         states = {each.serial: each.state(NOW) for each in found}
+        assert device_keys.claim(connection, b"\x02", 1) == 2  # The key of meter-2 since the first release.
         assert states == {"1f": CertificateState.ACTIVE, "2f": CertificateState.REVOKED}
 
-    await database.read(look)
+    await database.write(look)
     await database.close()

@@ -1,0 +1,198 @@
+"""The admin API: what an operator may ask of, and do to, a running broker. HTTP/1.1 and JSON.
+
+====== =================== ==================================================================================
+GET    /v1/status          how the broker is
+GET    /v1/sessions        sessions; filters: see `broker.admin.sessions.Selection`; ``limit=``
+POST   /v1/sessions/kick   the same filters as a JSON object, with ``reason`` and ``forget``
+GET    /v1/trust           trust anchors, and what is known of revocations
+POST   /v1/reload          certificate, trust, policy, limits anew from their files: ``parts``, ``dry_run``, ``policy``
+====== =================== ==================================================================================
+
+Rules
+-----
+1. Everything the command line says comes from here; ``curl --unix-socket`` can do whatever the commands can.
+2. An error is a problem document (RFC 9457) with a stable ``code``.
+3. What changes something is logged with who asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from broker.admin.http_server import Request, Response, problem
+from broker.admin.sessions import InvalidSelection, Selection, SessionView
+from broker.admin.trust import trust_document
+from broker.credentials import read_certificate
+from broker.engine import Engine
+from broker.listener import Listener
+from broker.reload.reloader import Reloader
+from broker.reload.report import Part
+from provisioning.version import product_version
+
+log = structlog.get_logger("broker")
+
+_MOST_REASON = 200
+_KICK_REASON = "an operator has ended the session"
+
+
+class InvalidRequest(ValueError):
+    """A field of a request cannot be used; the text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The broker that the API tells of."""
+
+    name: str
+    engine: Engine
+    listeners: Sequence[Listener]
+    certificate: Path
+    """The file with the broker's own certificate."""
+    reloader: Reloader
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+Route = Callable[[Request], Awaitable[Response]]
+
+
+class AdminApi:
+    """The handler of the admin API's requests."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._sessions = SessionView(served.engine)
+        self._routes: dict[str, dict[str, Route]] = {
+            "/v1/status": {"GET": self._status},
+            "/v1/sessions": {"GET": self._list_sessions},
+            "/v1/sessions/kick": {"POST": self._kick},
+            "/v1/trust": {"GET": self._trust},
+            "/v1/reload": {"POST": self._reload},
+        }
+
+    async def handle(self, request: Request) -> Response:
+        """Answer *request*."""
+        methods = self._routes.get(request.path)
+        if methods is None:
+            return problem(HTTPStatus.NOT_FOUND, "NOT_FOUND", f"there are {', '.join(self._routes)}")
+        route = methods.get(request.method)
+        if route is None:
+            return problem(HTTPStatus.METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", f"use {' or '.join(methods)}")
+        try:
+            return await route(request)
+        except (InvalidRequest, InvalidSelection) as error:
+            return problem(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", str(error))
+
+    async def _status(self, _request: Request) -> Response:
+        served, engine = self._served, self._served.engine
+        metrics = engine.metrics
+        certificate = read_certificate(served.certificate)
+        now = asyncio.get_running_loop().time()
+        age = engine.admission.freshness.age(now)
+        return Response.json(
+            {
+                "name": served.name,
+                "version": product_version(),
+                "pid": os.getpid(),
+                "started_at": f"{served.started:%Y-%m-%dT%H:%M:%SZ}",
+                "uptime_seconds": round((datetime.now(UTC) - served.started).total_seconds()),
+                "listeners": [listener.url for listener in served.listeners],
+                "certificate_not_after": (
+                    f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}" if certificate is not None else None
+                ),
+                "connected": engine.connected,
+                "sessions": len(engine.registry),
+                "subscriptions": engine.routes.subscription_count,
+                "retained": len(engine.retained),
+                "messages_received": metrics.messages_received,
+                "packets_sent": metrics.packets_sent,
+                "admitted": metrics.admitted,
+                "refused": dict(metrics.refused.most_common()),
+                "closed": dict(metrics.closed.most_common()),
+                "revoked_certificates": len(engine.admission.index),
+                "revocation_data_age_seconds": None if age is None else round(age, 1),
+                "newcomers_admitted": engine.admission.freshness.acceptable(now),
+                "store": _store_state(engine),
+            }
+        )
+
+    async def _list_sessions(self, request: Request) -> Response:
+        query = dict(request.query)
+        limit = _limit(query.pop("limit", None))
+        return Response(body=self._sessions.document(Selection.of(query), limit))
+
+    async def _kick(self, request: Request) -> Response:
+        asked = _object(request.body)
+        reason = asked.pop("reason", _KICK_REASON)
+        forget = asked.pop("forget", False)
+        if not isinstance(reason, str) or not reason.isprintable() or not 0 < len(reason) <= _MOST_REASON:
+            raise InvalidRequest(f"reason: 1 to {_MOST_REASON} printable characters")
+        if not isinstance(forget, bool):
+            raise InvalidRequest("forget: true or false")
+        if not all(isinstance(value, str) for value in asked.values()):
+            raise InvalidRequest("a filter is a text")
+        selection = Selection.of(asked)
+        if not selection.named:
+            raise InvalidRequest("say whom: client, device, serial, address or anything")
+        ended = await self._sessions.kick(selection, reason, request.caller, forget=forget)
+        if not ended:
+            return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", "nobody of that description is connected")
+        return Response.json({"kicked": ended})
+
+    async def _reload(self, request: Request) -> Response:
+        asked = _object(request.body)
+        unknown = asked.keys() - {"parts", "dry_run", "policy"}
+        if unknown:
+            raise InvalidRequest(f"{min(unknown)}: no such field; there are parts, dry_run, policy")
+        names = asked.get("parts", list(Part))
+        if not isinstance(names, list) or not names or not all(name in list(Part) for name in names):
+            raise InvalidRequest(f"parts: a list of {', '.join(Part)}")
+        dry_run, policy = asked.get("dry_run", False), asked.get("policy")
+        if not isinstance(dry_run, bool):
+            raise InvalidRequest("dry_run: true or false")
+        if policy is not None and not (isinstance(policy, str) and dry_run):
+            raise InvalidRequest("policy: the text of a policy file, and only for a dry run")
+        reloader = self._served.reloader
+        parts = {Part(name) for name in names}
+        if dry_run:
+            return Response.json((await reloader.dry_run(parts, policy)).as_dict())
+        log.info("reload asked for", code="RELOAD_ASKED", by=request.caller, parts=sorted(parts))
+        return Response.json((await reloader.reload(parts)).as_dict())
+
+    async def _trust(self, _request: Request) -> Response:
+        served = self._served
+        contexts = [listener.context for listener in served.listeners]
+        return Response.json(trust_document(contexts, served.engine.admission, asyncio.get_running_loop().time()))
+
+
+def _store_state(engine: Engine) -> str:
+    if engine.journal is None:
+        return "off"
+    return "failed" if engine.journal.failed else "ok"
+
+
+def _limit(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) < 10**9:
+        raise InvalidRequest("limit: a positive number")
+    return int(text)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidRequest("the body is not a JSON object")
+    return document

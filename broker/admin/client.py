@@ -1,0 +1,105 @@
+"""A client of a running broker's admin API, for the command line.
+
+Rules
+-----
+1. What goes wrong is one of two errors: nobody answers there (`BrokerUnreachable`), or the broker says no
+   (`RequestRefused`). Each text says what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from broker.admin.unix_socket import address_of
+
+_PATIENCE = httpx.Timeout(30.0, connect=5.0)
+
+
+class BrokerUnreachable(Exception):
+    """No broker answers there."""
+
+
+class RequestRefused(Exception):
+    """The broker has answered, and says no."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}" if code else detail)
+        self.code = code
+
+
+class AdminClient:
+    """One connection to one broker."""
+
+    def __init__(self, path: Path) -> None:
+        """Speak to the broker whose socket is *path*."""
+        self._where = str(path)
+        self._stack = contextlib.ExitStack()
+        try:
+            address = self._stack.enter_context(address_of(path))
+            with socket.socket(socket.AF_UNIX) as probe:  # Its error is one that says what is wrong.
+                probe.connect(address)
+        except OSError as error:
+            self._stack.close()
+            raise BrokerUnreachable(_nobody(self._where, error.strerror or str(error))) from error
+        transport = httpx.HTTPTransport(uds=address)
+        self._client = self._stack.enter_context(
+            httpx.Client(transport=transport, base_url="http://broker", timeout=_PATIENCE, trust_env=False)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
+
+    def get(self, path: str, **query: str | None) -> Any:
+        """Return the answer to GET *path* with what of *query* is given."""
+        return self._document("GET", path, params={key: value for key, value in query.items() if value is not None})
+
+    def post(self, path: str, document: dict[str, Any]) -> Any:
+        """Return the answer to POST of *document*."""
+        return self._document("POST", path, json=document)
+
+    def stream(self, path: str, **query: str | None) -> Iterator[bytes]:
+        """Yield the answer to GET *path* as it comes."""
+        params = {key: value for key, value in query.items() if value is not None}
+        with self._errors(), self._client.stream("GET", path, params=params) as response:
+            if response.is_error:
+                response.read()
+                raise _refused(response)
+            yield from response.iter_bytes()
+
+    def _document(self, method: str, path: str, **arguments: Any) -> Any:
+        with self._errors():
+            response = self._client.request(method, path, **arguments)
+            if response.is_error:
+                raise _refused(response)
+            return response.json()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TransportError as error:
+            raise BrokerUnreachable(_nobody(self._where, str(error))) from error
+
+
+def _nobody(where: str, why: str) -> str:
+    return (
+        f"no broker answers at {where} ({why}): start it, "
+        f"or name the right one with --state-dir, --admin-socket or --config; the socket is its user's alone"
+    )
+
+
+def _refused(response: httpx.Response) -> RequestRefused:
+    try:
+        document = response.json()
+        return RequestRefused(str(document["code"]), str(document["detail"]))
+    except (ValueError, KeyError, TypeError):
+        return RequestRefused("", f"HTTP {response.status_code}: {response.text[:200]}")

@@ -1,0 +1,253 @@
+"""A small HTTP/1.1 server on the broker's own loop, for the admin API and the page of metrics.
+
+Theory
+------
+The broker's loop belongs to its devices. So a request costs a bounded moment of it: head and body have a size, the
+number of connections has one, every wait has a deadline, and an answer that may be long comes as an iterator that the
+server writes piece by piece, as fast as the asker takes it, with a turn of the loop between two pieces.
+
+Rules
+-----
+1. What exceeds a bound gets a plain answer (408, 413, 503) and the connection closes.
+2. Who asks is settled by `identify` before a byte of the request is read.
+3. A handler that fails costs its request: 500 and a traceback in the log.
+
+Handles: keep-alive, chunked answers, one request at a time a connection. Does not handle: pipelining (the connection
+closes after the first answer), Expect, compression, ranges, any method but GET and POST.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import httptools
+import structlog
+
+log = structlog.get_logger("broker")
+
+MAX_BODY = 64 * 1024
+_MAX_HEAD = 16 * 1024
+_MAX_CONNECTIONS = 32
+_REQUEST_SECONDS = 15.0
+"""For a whole request to arrive, and for the next one to begin."""
+_TLS_SECONDS = 10.0
+_WRITE_SECONDS = 30.0
+"""For the asker to take what was written to it."""
+_READ = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, whole. *caller* says who asks, for the log."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    body: bytes
+    caller: str
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer; *body* as bytes, or in pieces as they are made."""
+
+    status: int = HTTPStatus.OK
+    body: bytes | AsyncIterator[bytes] = b""
+    content_type: str = "application/json"
+
+    @classmethod
+    def json(cls, document: Any, status: int = HTTPStatus.OK) -> Response:
+        """Return *document* as JSON."""
+        return cls(status, json.dumps(document, ensure_ascii=False).encode() + b"\n")
+
+
+def problem(status: int, code: str, detail: str) -> Response:
+    """Return a problem document (RFC 9457) with a stable *code*."""
+    document = {"title": HTTPStatus(status).phrase, "status": int(status), "code": code, "detail": detail}
+    return Response(status, json.dumps(document).encode() + b"\n", "application/problem+json")
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+Identify = Callable[[asyncio.StreamWriter], str | Response]
+"""Returns who has connected, or the answer to whatever they ask."""
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """What `httptools` tells of one request."""
+
+    target: bytes = b""
+    body: bytearray = field(default_factory=bytearray)
+    complete: bool = False
+    too_large: bool = False
+    pipelined: bool = False
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_message_begin(self) -> None:
+        self.pipelined = self.complete
+
+    def on_body(self, data: bytes) -> None:
+        if len(self.body) + len(data) > MAX_BODY:
+            self.too_large = True
+        elif not self.pipelined:
+            self.body += data
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+class HttpServer:
+    """Serves one handler on any number of listening sockets."""
+
+    def __init__(self, handle: Handler, identify: Identify) -> None:
+        self._handle = handle
+        self._identify = identify
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def listen(self, listening: socket.socket, context: ssl.SSLContext | None = None) -> None:
+        """Serve on *listening*, over TLS with a *context*."""
+        tls_seconds = _TLS_SECONDS if context is not None else None
+        start = asyncio.start_unix_server if listening.family == socket.AF_UNIX else asyncio.start_server
+        self._servers.append(
+            await start(
+                self._connected,
+                sock=listening,
+                ssl=context,
+                ssl_handshake_timeout=tls_seconds,
+                ssl_shutdown_timeout=tls_seconds,
+                limit=_READ,
+                backlog=_MAX_CONNECTIONS,
+            )
+        )
+
+    async def close(self) -> None:
+        """Stop accepting, and end what is under way."""
+        for server in self._servers:
+            server.close()
+        connections = list(self._connections)
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "the loop runs callbacks of a server in a task"  # noqa: S101
+        self._connections.add(task)
+        try:
+            if len(self._connections) > _MAX_CONNECTIONS:
+                await _answer(writer, problem(503, "BUSY", "too many requests at once; try again"), keep=False)
+            else:
+                caller = self._identify(writer)
+                while await self._serve(reader, writer, caller):
+                    pass
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            pass  # The asker has gone, or takes nothing: there is nobody to tell.
+        except asyncio.CancelledError:
+            pass  # The server closes; the task is its own, nobody waits for its cancellation.
+        finally:
+            self._connections.discard(task)
+            writer.close()
+            with contextlib.suppress(OSError, TimeoutError):
+                await asyncio.wait_for(writer.wait_closed(), _TLS_SECONDS)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caller: str | Response) -> bool:
+        """Answer one request; return whether another may follow."""
+        incoming = _Incoming()
+        parser = httptools.HttpRequestParser(incoming)
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                refusal = await _read(reader, incoming, parser)
+        except TimeoutError:
+            if not incoming.target:
+                return False  # Idle.
+            refusal = problem(408, "TOO_SLOW", f"the request took longer than {_REQUEST_SECONDS:.0f} seconds")
+        if refusal is None and not incoming.complete:
+            return False  # Closed between two requests.
+        if refusal is not None or isinstance(caller, Response):
+            await _answer(writer, refusal or caller, keep=False)  # type: ignore[arg-type]
+            return False
+        keep = parser.should_keep_alive() and not incoming.pipelined
+        request = _request(incoming, parser.get_method().decode(), caller)
+        response = problem(400, "INVALID_REQUEST", "the request's target is not a path")
+        if request is not None:
+            try:
+                response = await self._handle(request)
+            except Exception:  # A defect of one handler must not take the broker with it.
+                log.exception("admin request failed", code="INTERNAL_ERROR", path=request.path)
+                response = problem(500, "INTERNAL_ERROR", "a defect; the broker's log has the traceback")
+        chunks = parser.get_http_version() == "1.1"
+        keep = keep and (chunks or isinstance(response.body, bytes))
+        await _answer(writer, response, keep=keep, chunks=chunks)
+        return keep
+
+
+async def _read(
+    reader: asyncio.StreamReader, incoming: _Incoming, parser: httptools.HttpRequestParser
+) -> Response | None:
+    """Read until *incoming* is complete, or the end; return the answer to what cannot be read."""
+    size = 0
+    while not incoming.complete:
+        data = await reader.read(_READ)
+        if not data:
+            break
+        size += len(data)
+        try:
+            parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            return problem(400, "INVALID_REQUEST", f"not an HTTP/1.1 request: {error}")
+        if incoming.too_large or size > MAX_BODY + _MAX_HEAD:
+            return problem(413, "BODY_TOO_LARGE", f"more than {MAX_BODY} bytes")
+    return None
+
+
+def _request(incoming: _Incoming, method: str, caller: str) -> Request | None:
+    try:
+        target = urlsplit(incoming.target.decode())
+        query = dict(parse_qsl(target.query, keep_blank_values=True, max_num_fields=32))
+    except ValueError:
+        return None
+    return Request(method, unquote(target.path), query, bytes(incoming.body), caller)
+
+
+async def _answer(writer: asyncio.StreamWriter, response: Response, *, keep: bool, chunks: bool = True) -> None:
+    """Write *response*; raise `OSError` or `TimeoutError` if the asker does not take it."""
+    body = response.body
+    head = [f"HTTP/1.1 {int(response.status)} {HTTPStatus(response.status).phrase}"]
+    head.append(f"Content-Type: {response.content_type}")
+    head.append("Cache-Control: no-store")
+    if isinstance(body, bytes):
+        head.append(f"Content-Length: {len(body)}")
+    elif chunks:
+        head.append("Transfer-Encoding: chunked")
+    if not keep:
+        head.append("Connection: close")
+    writer.write("\r\n".join((*head, "", "")).encode())
+    if isinstance(body, bytes):
+        writer.write(body)
+        await _drain(writer)
+        return
+    async for piece in body:
+        if piece:
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunks else piece)
+            await _drain(writer)
+    if chunks:
+        writer.write(b"0\r\n\r\n")
+    await _drain(writer)
+
+
+async def _drain(writer: asyncio.StreamWriter) -> None:
+    async with asyncio.timeout(_WRITE_SECONDS):
+        await writer.drain()
+    await asyncio.sleep(0)  # Devices first: `drain` returns at once while the buffer has room.

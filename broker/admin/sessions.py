@@ -1,0 +1,208 @@
+"""Sessions as an operator sees them, and ending them.
+
+Theory
+------
+There may be a hundred thousand sessions. To render them at once would make every device wait, so a look at all of them
+copies the list (nanoseconds a session) and goes through it in short stretches, with a turn of the loop between two.
+What is shown of a session is true at the moment at which it is rendered; one that has ended meanwhile is skipped.
+
+Rules
+-----
+1. Nothing of a message is shown: topics and payloads are the fleet's.
+2. Times: monotonic in the engine, shown as UTC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+
+from broker.connection import KEEP_ALIVE_FACTOR, ClientConnection
+from broker.engine import Engine
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.session.session import NEVER, Session
+
+log = structlog.get_logger("broker")
+
+_STRETCH = 200
+"""Sessions between two turns of the loop: well under a millisecond."""
+_VERSIONS = {ProtocolVersion.V31: "3.1", ProtocolVersion.V311: "3.1.1", ProtocolVersion.V5: "5.0"}
+
+KICKED = "KICKED"
+"""Stable code of a connection that an operator has ended."""
+
+
+class InvalidSelection(ValueError):
+    """A filter that cannot be meant; the text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which sessions are meant: those for which everything that is given holds."""
+
+    client: str | None = None
+    device: str | None = None
+    """The name in the certificate, of whatever role."""
+    serial: str | None = None
+    address: str | None = None
+    """With or without the port."""
+    group: str | None = None
+    role: str | None = None
+    connected: bool | None = None
+    anything: str | None = None
+    """Client identifier, name, serial number or address, whichever it is."""
+
+    @classmethod
+    def of(cls, query: dict[str, str]) -> Selection:
+        """Return what *query* asks for. Raises `InvalidSelection`."""
+        known: dict[str, Any] = {}
+        for key, value in query.items():
+            if key not in cls.__slots__:
+                raise InvalidSelection(f"{key}: no such filter; there are {', '.join(cls.__slots__)}")
+            if key != "connected":
+                known[key] = normal_serial(value) if key == "serial" else value
+            elif value in {"true", "false"}:
+                known[key] = value == "true"
+            else:
+                raise InvalidSelection(f"connected: true or false, not {value[:40]!r}")
+        return cls(**known)
+
+    @property
+    def named(self) -> bool:
+        """Whether it names somebody, rather than a kind."""
+        return any(each is not None for each in (self.client, self.device, self.serial, self.address, self.anything))
+
+    def matches(self, session: Session) -> bool:
+        """Whether *session* is meant."""
+        owner = session.owner
+        connection = session.connection
+        live = connection if isinstance(connection, ClientConnection) else None
+        serial = live.peer.serial if live is not None and live.peer is not None else None
+        if self.anything is not None:
+            names = {session.client_id, owner.name, owner.uri}
+            if not (
+                self.anything in names
+                or (serial is not None and normal_serial(self.anything) == serial)
+                or (live is not None and _is_at(live.address, self.anything))
+            ):
+                return False
+        return (
+            (self.client is None or self.client == session.client_id)
+            and (self.device is None or self.device == owner.name)
+            and (self.serial is None or self.serial == serial)
+            and (self.address is None or (live is not None and _is_at(live.address, self.address)))
+            and (self.group is None or self.group == owner.group)
+            and (self.role is None or self.role == owner.role)
+            and (self.connected is None or self.connected == session.connected)
+        )
+
+
+def normal_serial(text: str) -> str:
+    """Return a serial number as logs write it: lower case, without colons and leading zeros."""
+    return text.replace(":", "").lower().removeprefix("0x").lstrip("0") or "0"
+
+
+def _is_at(address: str, wanted: str) -> bool:
+    return wanted in {address, address.rpartition(":")[0]}
+
+
+async def matching(engine: Engine, selection: Selection) -> AsyncIterator[list[Session]]:
+    """Yield the sessions that *selection* means, a stretch at a time, with a turn of the loop between two."""
+    everybody = engine.registry.all()
+    for start in range(0, len(everybody), _STRETCH):
+        stretch = everybody[start : start + _STRETCH]
+        yield [session for session in stretch if engine.registry.has(session) and selection.matches(session)]
+        await asyncio.sleep(0)
+
+
+class SessionView:
+    """The sessions of one engine, rendered."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def document(self, selection: Selection, limit: int | None) -> AsyncIterator[bytes]:
+        """Yield a JSON document of at most *limit* sessions: ``{"sessions": […], "matched": n, "shown": n}``."""
+        matched = shown = 0
+        yield b'{"sessions": ['
+        async for sessions in matching(self._engine, selection):
+            matched += len(sessions)
+            if limit is not None:
+                sessions = sessions[: limit - shown]  # noqa: PLW2901 - the rest is counted, not shown
+            if sessions:
+                now, wall = asyncio.get_running_loop().time(), datetime.now(UTC)
+                text = ", ".join(json.dumps(described(session, now, wall), ensure_ascii=False) for session in sessions)
+                yield f"{', ' if shown else ''}{text}".encode()
+                shown += len(sessions)
+        yield f'], "matched": {matched}, "shown": {shown}}}\n'.encode()
+
+    async def kick(self, selection: Selection, reason: str, caller: str, *, forget: bool) -> list[dict[str, Any]]:
+        """End the connections of the sessions that are meant, and with *forget* the kept sessions too.
+
+        Returns what was ended. MQTT 5 clients are told 0x98 and *reason*.
+        """
+        ended = []
+        async for sessions in matching(self._engine, selection):
+            now = asyncio.get_running_loop().time()
+            for session in sessions:
+                connection = session.connection
+                if connection is None and not forget:
+                    continue
+                shown = described(session, now, datetime.now(UTC))
+                facts = {key: shown[key] for key in ("client_id", "identity", "serial", "address")}
+                if connection is not None:
+                    connection.disconnect(KICKED, ReasonCode.ADMINISTRATIVE_ACTION, reason, now)
+                kept = self._engine.registry.has(session)
+                if forget and kept:
+                    self._engine.forget(session, now)
+                    kept = False
+                log.info("kicked", code=KICKED, by=caller, detail=reason, forgotten=not kept, **facts)
+                ended.append({**facts, "was_connected": connection is not None, "session_kept": kept})
+        return ended
+
+
+def described(session: Session, now: float, wall: datetime) -> dict[str, Any]:
+    """Return what is shown of *session* at monotonic time *now*, which is *wall*."""
+    owner = session.owner
+    facts: dict[str, Any] = {
+        "client_id": session.client_id,
+        "identity": owner.uri,
+        "role": str(owner.role),
+        "group": owner.group,
+        "device": owner.name,
+        "connected": session.connected,
+        "serial": None,
+        "address": None,
+        "version": None,
+        "connected_since": None,
+        "keep_alive": None,
+        "certificate_expires_in": None,
+        "session_expires_in": None,
+        "subscriptions": len(session.subscriptions),
+        "queued": session.queued,
+        "inflight": len(session.inflight) if session.inflight is not None else 0,
+    }
+    connection = session.connection
+    if isinstance(connection, ClientConnection):
+        facts["version"] = _VERSIONS[connection.version]
+        facts["address"] = connection.address
+        facts["connected_since"] = _shown(wall - timedelta(seconds=now - connection.since))
+        facts["keep_alive"] = round(connection.keep_alive / KEEP_ALIVE_FACTOR)
+        if connection.peer is not None:
+            facts["serial"] = connection.peer.serial
+        if connection.expires_at != math.inf:
+            facts["certificate_expires_in"] = max(0, round(connection.expires_at - now))
+    elif session.expiry_interval != NEVER:
+        facts["session_expires_in"] = max(0, round(session.expires_at - now))
+    return facts
+
+
+def _shown(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

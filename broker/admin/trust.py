@@ -1,0 +1,52 @@
+"""Whom the broker trusts at this moment: the anchors that its listeners really use, not what a file says by now."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from broker.admission.admission import Admission
+
+
+def trust_document(contexts: Iterable[ssl.SSLContext], admission: Admission, now: float) -> dict[str, Any]:
+    """Return the trust anchors of *contexts*, each once, and how much is known of revocations."""
+    anchors = dict.fromkeys(der for context in contexts for der in context.get_ca_certs(binary_form=True))
+    age = admission.freshness.age(now)
+    return {
+        "trust_domain": admission.trust_domain,
+        "anchors": [_anchor(x509.load_der_x509_certificate(der)) for der in anchors],
+        "revocation": {
+            "revoked_certificates": len(admission.index),
+            "seconds_since_current": None if age is None else round(age, 1),
+            "newcomers_admitted": admission.freshness.acceptable(now),
+        },
+    }
+
+
+def _anchor(certificate: x509.Certificate) -> dict[str, Any]:
+    left = certificate.not_valid_after_utc - datetime.now(UTC)
+    return {
+        "subject": certificate.subject.rfc4514_string(),
+        "issuer": certificate.issuer.rfc4514_string(),
+        "self_signed": certificate.subject == certificate.issuer,
+        "serial": f"{certificate.serial_number:x}",
+        "key": _key(certificate),
+        "sha256": certificate.fingerprint(SHA256()).hex(),
+        "not_after": f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
+        "days_left": left.days,
+    }
+
+
+def _key(certificate: x509.Certificate) -> str:
+    key = certificate.public_key()
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return f"ECDSA {key.curve.name}"
+    if isinstance(key, rsa.RSAPublicKey):
+        return f"RSA {key.key_size}"
+    return type(key).__name__.removeprefix("_").removesuffix("PublicKey")

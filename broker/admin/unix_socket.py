@@ -1,0 +1,89 @@
+"""The Unix socket of the admin API: there, private, and one broker's at a time.
+
+Rules
+-----
+1. Mode 0600 from its first moment: the mode is set before the name exists, and nobody can connect before it listens.
+2. The name of a broker that has died is taken over; that of a living one is not.
+3. A path longer than a socket address holds (107 bytes) is reached through its directory, by `address_of`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+_LONGEST = 107
+_MODE = 0o600
+
+
+class AdminSocketError(Exception):
+    """The socket cannot be made or reached; the text names it and says what to do."""
+
+
+@contextlib.contextmanager
+def address_of(path: Path) -> Iterator[str]:
+    """Yield a socket address for *path*, however long that is; valid inside the ``with`` block."""
+    if len(os.fsencode(path)) <= _LONGEST:
+        yield str(path)
+        return
+    descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{path.name}"
+    finally:
+        os.close(descriptor)
+
+
+def open_socket(path: Path) -> socket.socket:
+    """Return a listening socket at *path*. Raises `AdminSocketError`."""
+    remedy = "set admin_socket to a place that can be written, or to off"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _take_over(path)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            os.fchmod(listening.fileno(), _MODE)
+            with address_of(path) as address:
+                listening.bind(address)
+            listening.setblocking(False)
+            listening.listen()
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        raise AdminSocketError(f"admin_socket {path} cannot be opened: {error.strerror}; {remedy}") from error
+    return listening
+
+
+def remove(path: Path) -> None:
+    """Take the name *path* away."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def peer_of(connected: socket.socket) -> str:
+    """Return who is at the other end of *connected*, for the log: the user's number, which the kernel vouches for."""
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, user, _ = struct.unpack("3i", credentials)
+    return f"uid {user}"
+
+
+def _take_over(path: Path) -> None:
+    """Remove what a broker that has died has left at *path*; raise `AdminSocketError` for anything else."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise AdminSocketError(f"admin_socket {path} is a file and no socket: move it away, or set another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, address_of(path) as address:
+        try:
+            probe.connect(address)
+        except ConnectionRefusedError:
+            path.unlink()
+        else:
+            raise AdminSocketError(f"admin_socket {path} is in use by another broker: give each its own state_dir")

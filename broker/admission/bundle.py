@@ -1,0 +1,86 @@
+"""A trust bundle: the anchors of one sort of clients, and the terms on which they are believed.
+
+Rules
+-----
+1. A bundle never trusts what it was not given: its anchors are the certificates in its files, nothing of the system.
+2. A path ends at the first anchor that it meets. An anchor whose own issuer is an anchor too is still looked up in
+   that issuer's lists: it is trusted, and can be revoked.
+3. Immutable; no I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from broker.admission.issuers import Issuer
+from broker.trust_settings import StatusPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class ListTerms:
+    """How a bundle uses CRLs."""
+
+    policy: StatusPolicy
+    from_certificates: bool = False
+    """Whether lists are fetched from where the clients' certificates say they are."""
+
+
+class TrustBundle:
+    """One bundle. *lists* is None where its clients' revocations do not come from CRLs."""
+
+    def __init__(self, name: str, anchors: Sequence[x509.Certificate], *, lists: ListTerms | None = None) -> None:
+        self.name = name
+        self.lists = lists
+        self._anchors: dict[bytes, Issuer] = {}
+        for certificate in sorted(anchors, key=_is_self_issued, reverse=True):
+            above = self._anchor_above(certificate)
+            self._anchors[_der(certificate)] = Issuer(certificate, self, above, is_anchor=True)
+
+    @property
+    def anchors(self) -> list[Issuer]:
+        """Every anchor."""
+        return list(self._anchors.values())
+
+    def issuer_at(self, path: Sequence[x509.Certificate]) -> Issuer | None:
+        """Return the issuer that *path* begins with, the CA certificates of a verified path upwards; None: not ours."""
+        below: list[x509.Certificate] = []
+        issuer: Issuer | None = None
+        for certificate in path:
+            issuer = self._anchors.get(_der(certificate))
+            if issuer is not None:
+                break
+            below.append(certificate)
+        if issuer is None and below:  # It ended at another bundle's anchor, which one of ours may have certified.
+            issuer = self._anchor_above(below[-1])
+        if issuer is None:
+            return None
+        for certificate in reversed(below):
+            issuer = Issuer(certificate, self, issuer, is_anchor=False)
+        return issuer
+
+    def _anchor_above(self, certificate: x509.Certificate) -> Issuer | None:
+        if _is_self_issued(certificate):
+            return None
+        return next((each for each in self._anchors.values() if is_issued_by(certificate, each.certificate)), None)
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether names agree and *issuer*'s key has signed *certificate*."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _is_self_issued(certificate: x509.Certificate) -> bool:
+    return certificate.issuer == certificate.subject
+
+
+def _der(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(Encoding.DER)

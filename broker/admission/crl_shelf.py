@@ -1,0 +1,174 @@
+"""Every CRL that is believed, by issuer and scope: what it says is in the revocation index, how fresh it is, here.
+
+Theory
+------
+For each issuer and scope there is one complete list, and perhaps a delta that continues it; together they are as good
+as a complete list with the delta's number and nextUpdate (RFC 5280 §5.2.4). A newcomer is prepared beside the event
+loop (`prepare`: a hundred thousand entries, say) and put up on it (`put`: two assignments).
+
+Rules
+-----
+1. A list is replaced by a newer one only: by its number, then by thisUpdate. Somebody who plays an old list back, still
+   valid, releases nobody.
+2. A list that is expired replaces only what is expired too.
+3. Entries of an expired list still count as revoked. That nothing is known beyond them is `overdue`'s to say, and the
+   bundle's policy what to make of it.
+4. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, Scope, read_entries
+from provisioning.pki.revocation import Entries, RevocationIndex
+
+_CLOCK_TOLERANCE = timedelta(minutes=5)
+_LATE_FRACTION = 1 / 4
+"""A list is late when less than this part of its life is left: its issuer should have made the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldList:
+    """A complete list, with the delta that continues it."""
+
+    issuer_key_id: bytes
+    issuer: str
+    source: str
+    complete: CertificateList
+    complete_entries: Entries
+    delta: CertificateList | None
+    entries: Entries
+    """What is revoked, with the delta."""
+
+    @property
+    def key(self) -> tuple[bytes, Scope]:
+        """What it is held under."""
+        return self.issuer_key_id, self.complete.scope
+
+    @property
+    def number(self) -> int:
+        """Of the delta, if there is one."""
+        return self.complete.number if self.delta is None else self.delta.number
+
+    @property
+    def fresh_until(self) -> datetime:
+        """When the next one should be here at the latest."""
+        if self.delta is None:
+            return self.complete.next_update
+        return max(self.complete.next_update, self.delta.next_update)
+
+    @property
+    def late_from(self) -> datetime:
+        """When it is to be said that the next one is late."""
+        begun = self.complete.this_update if self.delta is None else self.delta.this_update
+        return self.fresh_until - (self.fresh_until - begun) * _LATE_FRACTION
+
+
+class CrlShelf:
+    """The lists. *index* gets their entries."""
+
+    def __init__(self, index: RevocationIndex) -> None:
+        self._index = index
+        self._held: dict[bytes, dict[Scope, HeldList]] = {}
+        self._said: dict[tuple[bytes, Scope], CrlProblem] = {}
+
+    @property
+    def held(self) -> list[HeldList]:
+        """Every list."""
+        return [held for lists in self._held.values() for held in lists.values()]
+
+    def prepare(
+        self,
+        listed: CertificateList,
+        issuer: tuple[bytes, str],
+        source: str,
+        now: datetime,
+        pause: Callable[[], None],
+    ) -> HeldList | None:
+        """Return what would be held with *listed*, whose *issuer* (key identifier, name) has signed it; None: known.
+
+        Raises `CrlRefused`. May run in a thread, as long as nothing is `put` meanwhile.
+        """
+        if listed.this_update > now + _CLOCK_TOLERANCE:
+            raise CrlRefused(
+                CrlProblem.CRL_NOT_YET_VALID,
+                f"thisUpdate is {listed.this_update:%Y-%m-%d %H:%M:%S} UTC; the broker's clock says {now:%H:%M:%S}",
+            )
+        key_id, name = issuer
+        current = self._held.get(key_id, {}).get(listed.scope)
+        if listed.base_number is not None:
+            return _continued(current, listed, listed.base_number, now, pause)
+        if current is not None:
+            if _place(listed) == _place(current.complete):
+                return None
+            if _place(listed) < _place(current.complete):
+                raise CrlRefused(
+                    CrlProblem.CRL_OLDER, f"number {listed.number}; number {current.complete.number} is known"
+                )
+            if listed.next_update < now <= current.fresh_until:
+                raise _expired(listed)
+        entries = read_entries(listed, pause)
+        held = HeldList(key_id, name, source, listed, entries, None, entries)
+        delta = current.delta if current is not None else None
+        if delta is not None and (delta.base_number or 0) <= listed.number < delta.number:
+            held = replace(held, delta=delta, entries=read_entries(delta, pause, entries))
+        return held
+
+    def put(self, held: HeldList) -> tuple[set[int], int]:
+        """Hold *held*; return the serial numbers that are revoked from now on, and how many are no longer."""
+        before = self._index.listed(held.issuer_key_id, held.complete.scope)
+        self._index.publish(held.issuer_key_id, held.complete.scope, held.entries)
+        self._held.setdefault(held.issuer_key_id, {})[held.complete.scope] = held
+        self._said.pop(held.key, None)
+        added = held.entries.keys() - before.keys()
+        return added, len(before) + len(added) - len(held.entries)
+
+    def overdue(
+        self, issuer_key_id: bytes, now: datetime, *, is_authority: bool, names: frozenset[str]
+    ) -> float | None:
+        """Return for how many seconds a certificate's status has been out of date, 0 if it is not; None: no list."""
+        least: float | None = None
+        for scope, held in self._held.get(issuer_key_id, {}).items():
+            if scope.covers(is_authority=is_authority, names=names):
+                if now <= held.fresh_until:
+                    return 0.0
+                seconds = (now - held.fresh_until).total_seconds()
+                least = seconds if least is None else min(least, seconds)
+        return least
+
+    def alarms(self, now: datetime) -> list[tuple[HeldList, CrlProblem]]:
+        """Return the lists that have become late or have expired since the last call."""
+        found = []
+        for held in self.held:
+            key = held.key
+            if now < held.late_from:
+                continue
+            problem = CrlProblem.CRL_LATE if now <= held.fresh_until else CrlProblem.CRL_EXPIRED
+            if self._said.get(key) is not problem:
+                self._said[key] = problem
+                found.append((held, problem))
+        return found
+
+
+def _continued(
+    current: HeldList | None, delta: CertificateList, base_number: int, now: datetime, pause: Callable[[], None]
+) -> HeldList | None:
+    if current is None or current.complete.number < base_number:
+        raise CrlRefused(CrlProblem.CRL_NO_BASE, f"a delta that continues list {base_number}, which is not here")
+    known = current.complete if current.delta is None else current.delta
+    if _place(delta) <= _place(known):
+        return None
+    if delta.next_update < now:
+        raise _expired(delta)
+    return replace(current, delta=delta, entries=read_entries(delta, pause, current.complete_entries))
+
+
+def _place(listed: CertificateList) -> tuple[int, datetime]:
+    return listed.number, listed.this_update
+
+
+def _expired(listed: CertificateList) -> CrlRefused:
+    return CrlRefused(CrlProblem.CRL_EXPIRED, f"nextUpdate was {listed.next_update:%Y-%m-%d %H:%M:%S} UTC")

@@ -1,0 +1,74 @@
+"""The certification path above a client's certificate: which CA issued it, who vouches for that CA, up to an anchor.
+
+Theory
+------
+OpenSSL has verified a path in a full handshake, and tells which; in a resumed one it tells nothing. What depends on the
+issuer (which bundle judges, whose list the serial number is in, whether a CA between was revoked) needs the CA
+certificate itself, not what the client's certificate says of it: an authority key identifier is whatever the issuer
+wrote. So an `Issuer` is made of the CA certificates of a verified path, once, and shared by all that it certified; its
+key identifier is computed from its key, so that no other CA can have the same.
+
+Rules
+-----
+1. An `Issuer` is immutable, and belongs to one generation of trust.
+2. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+
+from provisioning.pki.crl import distribution_points
+from provisioning.pki.keys import key_identifier
+from provisioning.pki.revocation import Revocation, RevocationIndex
+
+if TYPE_CHECKING:
+    from broker.admission.bundle import TrustBundle
+
+
+class Issuer:
+    """A CA that certifies clients here, or certifies one that does."""
+
+    __slots__ = ("above", "bundle", "certificate", "is_anchor", "key_id", "names", "not_after", "not_before")
+
+    def __init__(
+        self, certificate: x509.Certificate, bundle: TrustBundle, above: Issuer | None, *, is_anchor: bool
+    ) -> None:
+        """Take the CA *certificate*, vouched for by *above*; an anchor needs nobody, and may have somebody."""
+        self.certificate = certificate
+        self.bundle = bundle
+        self.above = above
+        self.is_anchor = is_anchor
+        self.key_id = key_identifier(certificate.public_key())
+        self.names = frozenset(distribution_points(certificate))
+        self.not_before: datetime = certificate.not_valid_before_utc
+        self.not_after: datetime = certificate.not_valid_after_utc
+        if above is not None and not is_anchor:
+            self.not_before = max(self.not_before, above.not_before)
+            self.not_after = min(self.not_after, above.not_after)
+
+    @property
+    def subject(self) -> str:
+        """Its name, for people."""
+        return self.certificate.subject.rfc4514_string()
+
+    def path(self) -> Iterator[Issuer]:
+        """Yield itself, and who stands above it."""
+        issuer: Issuer | None = self
+        while issuer is not None:
+            yield issuer
+            issuer = issuer.above
+
+    def find_revoked(self, index: RevocationIndex) -> tuple[Issuer, Revocation] | None:
+        """Return the first CA of the path that is revoked, with its revocation."""
+        issuer, above = self, self.above
+        while above is not None:
+            revocation = index.find((above.key_id, issuer.certificate.serial_number))
+            if revocation is not None:
+                return issuer, revocation
+            issuer, above = above, above.above
+        return None

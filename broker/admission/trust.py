@@ -1,0 +1,87 @@
+"""One generation of trust: every bundle, and what has been learned of the CAs under them.
+
+Theory
+------
+OpenSSL verifies a client's path against the anchors of all bundles together; which bundle it belongs to is found here,
+from that very path. CAs are few and clients are many, so what is found for an issuing CA is kept: after the first
+client of an issuer the answer is one dict access.
+
+Rules
+-----
+1. The first bundle, in the order of the configuration, that vouches for the path judges, and its word is final.
+2. Only CA certificates from a path that OpenSSL has verified are learned, and at most `_MOST_ISSUERS` of them.
+3. A resumed session brings no path: the issuer is then the learned one whose key has signed the certificate.
+4. Immutable but for what it learns; another configuration is another generation. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from broker.admission.bundle import TrustBundle, is_issued_by
+from broker.admission.issuers import Issuer
+
+_MOST_ISSUERS = 1024
+
+
+class Trust:
+    """Who is believed."""
+
+    def __init__(self, bundles: Sequence[TrustBundle], generation: int = 1) -> None:
+        self.bundles = tuple(bundles)
+        self.generation = generation
+        self._issuers: dict[bytes, Issuer] = {}
+
+    @property
+    def learned(self) -> int:
+        """How many CAs are known beside the anchors; it grows, and a list that found no issuer may find one then."""
+        return len(self._issuers)
+
+    @property
+    def anchors_pem(self) -> str:
+        """Every bundle's anchors, as OpenSSL reads them."""
+        ders = {
+            issuer.certificate.public_bytes(Encoding.PEM): None for bundle in self.bundles for issuer in bundle.anchors
+        }
+        return b"".join(ders).decode()
+
+    def issuer_of(self, certificate: x509.Certificate, path: Sequence[bytes]) -> Issuer | None:
+        """Return who issued *certificate*, from the verified *path* (DER, the client's own first; empty if resumed)."""
+        if len(path) > 1:
+            known = self._issuers.get(path[1])
+            return known if known is not None else self._learn(path[1:])
+        if path:
+            return None  # The client's own certificate is an anchor; nobody has issued it.
+        name = certificate.issuer
+        return next(
+            (
+                each
+                for each in self._issuers.values()
+                if each.certificate.subject == name and is_issued_by(certificate, each.certificate)
+            ),
+            None,
+        )
+
+    def authorities(self, name: x509.Name) -> list[Issuer]:
+        """Return every CA of that name: anchors, and those that were learned."""
+        found = {
+            each.certificate.public_bytes(Encoding.DER): each
+            for issuer in [*self._issuers.values(), *(anchor for bundle in self.bundles for anchor in bundle.anchors)]
+            for each in issuer.path()
+            if each.certificate.subject == name
+        }
+        return list(found.values())
+
+    def _learn(self, ders: Sequence[bytes]) -> Issuer | None:
+        if len(self._issuers) >= _MOST_ISSUERS:
+            return None
+        path = [x509.load_der_x509_certificate(der) for der in ders]
+        for bundle in self.bundles:
+            issuer = bundle.issuer_at(path)
+            if issuer is not None:
+                self._issuers[ders[0]] = issuer
+                return issuer
+        return None

@@ -1,0 +1,50 @@
+"""Noticing that files have changed, by looking at them once a second.
+
+Theory
+------
+Certificates are renewed and policies edited in every way there is: written in place, replaced by a rename, by a
+symbolic link that points elsewhere (as Kubernetes mounts secrets), two files one after the other. What all of them
+change is what ``stat`` says of the path. A change counts when it has stood for a whole look, so that a file is not read
+while it is being written.
+
+Rules
+-----
+1. A file that is missing or unreadable is in the middle of a change: it is waited for.
+2. Nobody is told twice of one change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+_Look = dict[Path, tuple[int, int, int] | None]
+
+
+class FileWatch:
+    """What some files looked like."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._known = self._last = _look(paths)
+
+    def changed(self, paths: Iterable[Path]) -> bool:
+        """Look again; return whether *paths* differ from what was known, and have not moved since the last look."""
+        now = _look(paths)
+        still = now == self._last
+        self._last = now
+        if not still or None in now.values() or now == self._known:
+            return False
+        self._known = now
+        return True
+
+
+def _look(paths: Iterable[Path]) -> _Look:
+    seen: _Look = {}
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            seen[path] = None
+        else:
+            seen[path] = (status.st_mtime_ns, status.st_ino, status.st_size)
+    return seen

@@ -1,0 +1,245 @@
+"""The parts of a running broker that can be replaced: its certificate, its trust anchors, its policy, its limits.
+
+Rules
+-----
+1. `load` reads and checks, and changes nothing; it may run in a thread. What it raises is the reason why the old part
+   stays. It returns `Unchanged` where nothing is new.
+2. `apply` cannot fail.
+3. A new certificate or trust anchor is a new TLS context: it counts for the next handshake, open connections stay, and
+   TLS sessions of the old context are not resumed. So nothing is swapped where no byte has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from broker.admission.policy import TopicPolicy
+from broker.admission.policy_file import DEFAULT_POLICY_FILE, parse_policy, read_policy
+from broker.admission.trust import Trust
+from broker.config import BrokerConfig
+from broker.credentials import read_certificate
+from broker.engine import Engine
+from broker.limits import Limits
+from broker.listener import Listener
+from broker.reload.policy_change import change, preview
+from broker.reload.report import Effects, Part
+from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+
+_RELOADED_SETTINGS = frozenset({"limits", "policy_file"})
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """Nothing is new."""
+
+    detail: str = ""
+
+
+class Reloadable(Protocol):
+    """A part."""
+
+    @property
+    def part(self) -> Part:
+        """Which one."""
+
+    def files(self, config: BrokerConfig) -> Sequence[Path]:
+        """Return the files whose change is a reason to reload."""
+
+    def load(self, config: BrokerConfig, candidate: str | None) -> Any:
+        """Return what is new, checked, or `Unchanged`; *candidate* stands for the file's content."""
+
+    async def preview(self, loaded: Any) -> tuple[str, Effects | None]:
+        """Say what is new, and what `apply` would do."""
+
+    async def apply(self, loaded: Any) -> tuple[str, Effects | None]:
+        """Replace the part; say what is new, and what that did."""
+
+
+class ReloadedPolicy:
+    """The topic policy."""
+
+    part = Part.POLICY
+
+    def __init__(self, engine: Engine, text: str, clock: Callable[[], float]) -> None:
+        """Begin with the policy that *text* says, which the engine has."""
+        self._engine = engine
+        self._text = text
+        self._clock = clock
+
+    def files(self, config: BrokerConfig) -> Sequence[Path]:
+        """Return the policy file."""
+        return [config.policy_file] if config.policy_file is not None else []
+
+    def load(self, config: BrokerConfig, candidate: str | None) -> tuple[str, TopicPolicy] | Unchanged:
+        """Return text and policy. Raises `PolicyError`."""
+        text = read_policy(config.policy_file) if candidate is None else candidate
+        if text == self._text:
+            return Unchanged()
+        name = "the proposed policy" if candidate is not None else str(config.policy_file or DEFAULT_POLICY_FILE.name)
+        return text, parse_policy(text, name)
+
+    async def preview(self, loaded: tuple[str, TopicPolicy]) -> tuple[str, Effects | None]:
+        """Judge every session by the new policy."""
+        return "", await preview(self._engine, loaded[1])
+
+    async def apply(self, loaded: tuple[str, TopicPolicy]) -> tuple[str, Effects | None]:
+        """Let the new policy count."""
+        self._text, policy = loaded
+        return "", await change(self._engine, policy, self._clock)
+
+
+class ReloadedTls:
+    """The broker's own certificate, or its trust anchors: either way the listeners get another context."""
+
+    def __init__(
+        self,
+        part: Part,
+        files: Sequence[Path],
+        build: Callable[[], ssl.SSLContext],
+        listeners: Sequence[Listener],
+        describe: Callable[[ssl.SSLContext], str],
+    ) -> None:
+        """Watch *files*; *build* makes the context from whatever they hold, *describe* says what that is, or raises."""
+        self._part = part
+        self._files = list(files)
+        self._build = build
+        self._listeners = listeners
+        self._describe = describe
+        self._digest = digest(self._files)
+
+    @property
+    def part(self) -> Part:
+        """Certificate or trust."""
+        return self._part
+
+    def files(self, _config: BrokerConfig) -> Sequence[Path]:
+        """Return the files with the certificate and key, or the anchors."""
+        return self._files
+
+    def load(self, _config: BrokerConfig, _candidate: str | None) -> tuple[bytes, ssl.SSLContext, str] | Unchanged:
+        """Return a context. Raises `TlsConfigurationError`."""
+        now = digest(self._files)
+        if now == self._digest:
+            return Unchanged()
+        context = self._build()
+        return now, context, self._describe(context)
+
+    async def preview(self, loaded: tuple[bytes, ssl.SSLContext, str]) -> tuple[str, Effects | None]:
+        """Say what the files hold."""
+        return loaded[2], None
+
+    async def apply(self, loaded: tuple[bytes, ssl.SSLContext, str]) -> tuple[str, Effects | None]:
+        """Give the listeners the context."""
+        self._digest, context, detail = loaded
+        for listener in self._listeners:
+            listener.context = context
+        return detail, None
+
+
+class ReloadedTrust(ReloadedTls):
+    """The trust anchors: what OpenSSL believes, and with it what admission makes of them."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        files: Sequence[Path],
+        build: Callable[[], ssl.SSLContext],
+        listeners: Sequence[Listener],
+        bundles: Callable[[int], Trust | None],
+    ) -> None:
+        """*bundles* reads the anchors anew, as the generation of that number, or raises `TlsConfigurationError`."""
+        super().__init__(Part.TRUST, files, build, listeners, describe_anchors)
+        self._engine = engine
+        self._bundles = bundles
+        self._next: Trust | None = None
+
+    def load(self, config: BrokerConfig, candidate: str | None) -> tuple[bytes, ssl.SSLContext, str] | Unchanged:
+        """Return a context, and keep the bundles that go with it. Raises `TlsConfigurationError`."""
+        loaded = super().load(config, candidate)
+        if not isinstance(loaded, Unchanged):
+            present = self._engine.admission.trust
+            self._next = self._bundles(1 if present is None else present.generation + 1)
+        return loaded
+
+    async def apply(self, loaded: tuple[bytes, ssl.SSLContext, str]) -> tuple[str, Effects | None]:
+        """Let the next handshake be judged by both."""
+        self._engine.admission.trust = self._next
+        return await super().apply(loaded)
+
+
+class ReloadedLimits:
+    """The limits; and a word about the settings that only a restart changes."""
+
+    part = Part.LIMITS
+
+    def __init__(self, engine: Engine, started_with: BrokerConfig) -> None:
+        self._engine = engine
+        self._started_with = started_with
+
+    def files(self, _config: BrokerConfig) -> Sequence[Path]:
+        """Return none: the settings' own file is the reloader's business."""
+        return []
+
+    def load(self, config: BrokerConfig, _candidate: str | None) -> tuple[Limits, str] | Unchanged:
+        """Return the limits, and which of them differ."""
+        old, new = self._engine.limits, config.limits
+        changed = [
+            f"{each.name} {getattr(old, each.name)} → {getattr(new, each.name)}"
+            for each in fields(Limits)
+            if getattr(old, each.name) != getattr(new, each.name)
+        ]
+        waiting = [
+            name
+            for name in BrokerConfig.model_fields
+            if name not in _RELOADED_SETTINGS and getattr(config, name) != getattr(self._started_with, name)
+        ]
+        restart = f"restart needed for: {', '.join(waiting)}" if waiting else ""
+        return (new, "; ".join(filter(None, (", ".join(changed), restart)))) if changed else Unchanged(restart)
+
+    async def preview(self, loaded: tuple[Limits, str]) -> tuple[str, Effects | None]:
+        """Say which."""
+        return loaded[1], None
+
+    async def apply(self, loaded: tuple[Limits, str]) -> tuple[str, Effects | None]:
+        """Let them count: for what is asked from now on, and for nothing that exists."""
+        limits, detail = loaded
+        self._engine.limit(limits)
+        return detail, None
+
+
+def describe_certificate(files: CredentialFiles) -> str:
+    """Return which certificate it is. Raises `TlsConfigurationError` if nobody would accept it today."""
+    certificate = read_certificate(files.certificate)
+    if certificate is None:
+        raise TlsConfigurationError(f"{files.certificate} holds no PEM certificate")
+    now = datetime.now(UTC)
+    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        raise TlsConfigurationError(
+            f"{files.certificate} is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} "
+            f"to {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC; it is {now:%Y-%m-%d %H:%M:%S} here"
+        )
+    return f"serial {certificate.serial_number:x}, until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def describe_anchors(context: ssl.SSLContext) -> str:
+    """Return how many trust anchors *context* has."""
+    anchors = len(context.get_ca_certs())
+    return f"{anchors} trust anchor{'' if anchors == 1 else 's'}"
+
+
+def digest(files: Sequence[Path]) -> bytes:
+    """Return what changes when a byte of *files* does; what cannot be read counts as empty."""
+    summary = hashlib.sha256()
+    for path in files:
+        try:
+            content = path.read_bytes()
+        except OSError:
+            content = b""
+        summary.update(hashlib.sha256(content).digest())
+    return summary.digest()

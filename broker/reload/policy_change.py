@@ -1,0 +1,145 @@
+"""Another topic policy for those who are here already.
+
+Theory
+------
+What a client may publish is asked again at its next PUBLISH, once the connections have forgotten what they remember.
+A subscription was granted once and for all; so after a change every session, also one that is kept for a client that
+is away, is judged again. What it may not have any more is taken from it, and a client that is connected is then
+disconnected with 0x87 and a sentence that names the filter: MQTT has no other way to say that a subscription is gone,
+and a client that waits for messages in silence is worse off than one that comes back and reads its SUBACK.
+
+Rules
+-----
+1. The new policy counts for everybody at once; the sessions are looked at in small steps afterwards, with the event
+   loop between two, so that messages flow meanwhile.
+2. The session stays, with its other subscriptions and with the messages that it was granted. Its will goes if it may
+   not be published any more.
+3. `judge` changes nothing: a dry run and the change itself agree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from broker.admission.policy import TopicPolicy
+from broker.admission.refusal import RefusalCode
+from broker.engine import Engine
+from broker.mqtt.codes import ReasonCode
+from broker.mqtt.topics import SharedSubscription
+from broker.reload.report import SHOWN, Affected, Effects
+from broker.session.session import Session
+
+log = structlog.get_logger("broker")
+
+_SESSIONS_A_STEP = 100
+_SHOWN_FILTER = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What a session may not have under a policy."""
+
+    known: bool
+    subscriptions: tuple[str, ...]
+    will: bool
+
+    @property
+    def disconnects(self) -> bool:
+        """Whether its client is disconnected for it."""
+        return not self.known or bool(self.subscriptions)
+
+    def why(self, session: Session) -> str:
+        """Return the reason in words."""
+        name = session.owner.name
+        if not self.known:
+            return f"no section admits {name}"
+        if self.subscriptions:
+            first, *others = self.subscriptions
+            more = f" and {len(others)} more" if others else ""
+            return f"may not subscribe to {first[:_SHOWN_FILTER]!r}{more}"
+        return "its will may not be published"
+
+
+def judge(policy: TopicPolicy, session: Session) -> Loss | None:
+    """Return what *session* would lose under *policy*, or None."""
+    permissions = policy.permissions(session.owner, session.client_id)
+    withdrawn = []
+    for topic_filter in session.subscriptions:
+        shared = SharedSubscription.parse(topic_filter)
+        if not permissions.may_subscribe(topic_filter if shared is None else shared.topic_filter):
+            withdrawn.append(topic_filter)
+    will = session.will
+    unpublishable = will is not None and not permissions.may_publish(will.message.topic.decode())
+    known = policy.knows(session.owner)
+    if withdrawn or unpublishable or (session.connected and not known):
+        return Loss(known, tuple(withdrawn), unpublishable)
+    return None
+
+
+def enforce(engine: Engine, session: Session, loss: Loss, now: float) -> None:
+    """Take from *session* what it may not have any more, and disconnect its client if that needs to know."""
+    for topic_filter in loss.subscriptions:
+        engine.unsubscribe(session, topic_filter)
+    if loss.will:
+        session.will = None
+        engine.note(session, None if session.connected else session.expires_at - session.expiry_interval)
+    if session.connection is not None and loss.disconnects:
+        code = RefusalCode.SUBSCRIPTION_NOT_PERMITTED if loss.known else RefusalCode.WRONG_ROLE
+        detail = f"the topic policy has changed: {session.owner.name} {loss.why(session)}"
+        if not loss.known:
+            detail = f"the topic policy has changed: {loss.why(session)}"
+        session.connection.disconnect(code, ReasonCode.NOT_AUTHORIZED, detail, now)
+
+
+def enforce_at_start(engine: Engine, now: float) -> None:
+    """Judge the sessions that were recovered: the policy may have changed while there was no broker."""
+    ended = 0
+    for session in engine.registry.all():
+        loss = judge(engine.admission.policy, session)
+        if loss is not None:
+            ended += len(loss.subscriptions)
+            enforce(engine, session, loss, now)
+    if ended:
+        log.warning("subscriptions ended by the topic policy", code="POLICY_ENFORCED", subscriptions=ended)
+
+
+async def preview(engine: Engine, policy: TopicPolicy) -> Effects:
+    """Return what `change` would do."""
+    return await _sweep(engine, policy, None)
+
+
+async def change(engine: Engine, policy: TopicPolicy, clock: Callable[[], float]) -> Effects:
+    """Let *policy* count from now on, for everybody; return what it did."""
+    engine.admission.policy = policy
+    for connection in engine.connections():
+        connection.forget_permissions()
+    return await _sweep(engine, policy, clock)
+
+
+async def _sweep(engine: Engine, policy: TopicPolicy, clock: Callable[[], float] | None) -> Effects:
+    connected = engine.connected
+    disconnected = subscriptions = wills = 0
+    here: list[Affected] = []
+    away: list[Affected] = []
+    sessions = engine.registry.all()
+    for start in range(0, len(sessions), _SESSIONS_A_STEP):
+        for session in sessions[start : start + _SESSIONS_A_STEP]:
+            if not engine.registry.has(session):
+                continue  # It has ended meanwhile.
+            loss = judge(policy, session)
+            if loss is None:
+                continue
+            subscriptions += len(loss.subscriptions)
+            wills += loss.will
+            disconnected += session.connected and loss.disconnects
+            named = here if session.connected else away
+            if len(named) < SHOWN:
+                named.append(Affected(session.client_id, session.owner.uri, loss.why(session)))
+            if clock is not None:
+                enforce(engine, session, loss, clock())
+        await asyncio.sleep(0)
+    return Effects(connected, disconnected, subscriptions, wills, tuple([*here, *away][:SHOWN]))

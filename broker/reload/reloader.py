@@ -1,0 +1,134 @@
+"""Replacing parts of a running broker: by SIGHUP, when a file changes, or through the admin API.
+
+Rules
+-----
+1. A part that cannot be used is refused with the reason; the old one stays, and so do all the others.
+2. One reload at a time. Nothing of it stops the event loop for long: files are read in a thread.
+3. Settings come from where they came from at the start: flags, environment, file.
+4. A dry run goes the same way and stops before anything changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from broker.admission.policy_file import PolicyError
+from broker.config import BrokerConfig, ConfigError
+from broker.reload.file_watch import FileWatch
+from broker.reload.parts import Reloadable, Unchanged
+from broker.reload.report import Outcome, Part, PartReport, ReloadReport
+from provisioning.pki.tls import TlsConfigurationError
+
+log = structlog.get_logger("broker")
+
+ALL = frozenset(Part)
+_UNUSABLE = (PolicyError, TlsConfigurationError, OSError)
+
+
+_LOOK_SECONDS = 1.0
+
+
+class Reloader:
+    """Everything that can be replaced, and how."""
+
+    def __init__(
+        self,
+        parts: Sequence[Reloadable],
+        config: BrokerConfig,
+        settings: Callable[[], BrokerConfig],
+        reloads: Counter[str],
+        settings_file: Path | None = None,
+    ) -> None:
+        """Begin with *config*; *settings* reads it anew, from *settings_file* among others, or raises `ConfigError`.
+
+        *reloads* counts ``part.outcome``.
+        """
+        self._settings_file = settings_file
+        self._parts = parts
+        self._config = config
+        self._settings = settings
+        self._reloads = reloads
+        self._one = asyncio.Lock()
+
+    def files(self) -> list[Path]:
+        """Return the files whose change is a reason to reload."""
+        own = [self._settings_file] if self._settings_file is not None else []
+        return own + [path for each in self._parts for path in each.files(self._config)]
+
+    async def reload(self, parts: Collection[Part] = ALL, *, quiet: bool = False) -> ReloadReport:
+        """Replace what has changed of *parts*. *quiet*: do not log what has not changed."""
+        async with self._one:
+            report = await self._go(parts, None, dry_run=False)
+        for each in report.parts:
+            self._reloads[f"{each.part}.{each.outcome}"] += 1
+            facts: dict[str, Any] = {"part": each.part.value, "detail": each.detail}
+            if each.effects is not None:
+                facts |= {
+                    "disconnected": each.effects.disconnected,
+                    "of": each.effects.connected,
+                    "subscriptions_ended": each.effects.subscriptions_ended,
+                    "wills_dropped": each.effects.wills_dropped,
+                }
+            if each.outcome is Outcome.REFUSED:
+                log.error("reload refused, the old one stays", code="RELOAD_REFUSED", **facts)
+            elif each.outcome is Outcome.RELOADED:
+                log.info("reloaded", code="RELOADED", **facts)
+            elif each.detail or not quiet:
+                log.info("nothing has changed", code="RELOAD_UNCHANGED", **facts)
+        return report
+
+    async def dry_run(self, parts: Collection[Part] = ALL, policy: str | None = None) -> ReloadReport:
+        """Say what `reload` would do; with *policy*, the text of a policy file, as if that stood in the file."""
+        async with self._one:
+            return await self._go(parts, policy, dry_run=True)
+
+    async def _go(self, parts: Collection[Part], policy: str | None, *, dry_run: bool) -> ReloadReport:
+        config, unusable = self._config, ""
+        try:
+            config = self._settings()
+        except ConfigError as error:
+            unusable = str(error)
+        reports = []
+        for each in self._parts:
+            if each.part not in parts:
+                continue
+            if unusable and each.part is Part.LIMITS:
+                reports.append(PartReport(each.part, Outcome.REFUSED, unusable))
+                continue
+            candidate = policy if each.part is Part.POLICY else None
+            reports.append(await self._one_part(each, config, candidate, dry_run=dry_run))
+        if not dry_run:
+            self._config = config
+        return ReloadReport(tuple(reports), dry_run)
+
+    async def _one_part(
+        self, each: Reloadable, config: BrokerConfig, candidate: str | None, *, dry_run: bool
+    ) -> PartReport:
+        try:
+            loaded = await asyncio.to_thread(each.load, config, candidate)
+        except _UNUSABLE as error:
+            return PartReport(each.part, Outcome.REFUSED, str(error))
+        if isinstance(loaded, Unchanged):
+            return PartReport(each.part, Outcome.UNCHANGED, loaded.detail)
+        detail, effects = await (each.preview(loaded) if dry_run else each.apply(loaded))
+        return PartReport(each.part, Outcome.RELOADED, detail, effects)
+
+
+async def keep_current(reloader: Reloader, hangup: asyncio.Event, *, watch_files: bool) -> None:
+    """Reload whenever *hangup* is set, and, with *watch_files*, when a file has changed. Runs until it is cancelled."""
+    watch = FileWatch(reloader.files())
+    while True:
+        try:
+            await asyncio.wait_for(hangup.wait(), _LOOK_SECONDS)
+        except TimeoutError:
+            if watch_files and watch.changed(reloader.files()):
+                await reloader.reload(quiet=True)
+        else:
+            hangup.clear()
+            await reloader.reload()

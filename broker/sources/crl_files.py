@@ -1,0 +1,94 @@
+"""CRLs in files and directories: read at the start, and again whenever a file changes.
+
+Rules
+-----
+1. A file that vanishes takes nothing back: its list stays until it expires, and that it is gone is logged.
+2. A file is looked at by its time, size and inode, so replacing it by a rename is seen, and a half-written one is read
+   again when it is whole.
+3. Files are read in a thread: a directory may lie on a disk that sleeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from broker.sources.crl_intake import CrlIntake
+from provisioning.pki.crl import CrlProblem
+
+_MOST_BYTES = 256 * 1024 * 1024
+_LIST = re.compile(r"[^.].*\.(?:crl|pem|der|r\d+)", re.IGNORECASE)
+
+_Mark = tuple[int, int, int]
+
+
+class CrlFiles:
+    """The files and directories of the setting ``crlfile``."""
+
+    def __init__(self, intake: CrlIntake, paths: Iterable[Path], interval: float) -> None:
+        """Look every *interval* seconds."""
+        self._intake = intake
+        self.paths = tuple(paths)
+        self._interval = interval
+        self._marks: dict[Path, _Mark] = {}
+        self._unmatched: set[Path] = set()
+        self._learned = (0, 0)
+        self._lock = asyncio.Lock()
+
+    @property
+    def undecided(self) -> bool:
+        """Whether there is a list whose issuer was not known, and may be now."""
+        return bool(self._unmatched) and self._intake.learned != self._learned
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await self.look()
+            self._intake.alarm()
+            await asyncio.sleep(self._interval)
+
+    async def look(self) -> None:
+        """Take every file that has changed since the last time, or whose issuer may be known by now."""
+        async with self._lock:
+            marks, gone = await asyncio.to_thread(self._survey)
+            for path, reason in gone.items():
+                if self._marks.pop(path, (1, 1, 1)) != (0, 0, 0):
+                    self._intake.complain(CrlProblem.CRL_UNREADABLE, f"cannot be read: {reason}", str(path))
+                self._marks[path] = (0, 0, 0)
+            learned = self._intake.learned
+            again = self._unmatched if learned != self._learned else set()
+            self._learned = learned
+            for path, mark in marks.items():
+                if mark != self._marks.get(path) or path in again:
+                    self._marks[path] = mark
+                    await self._read(path)
+
+    async def _read(self, path: Path) -> None:
+        try:
+            content = await asyncio.to_thread(path.read_bytes)
+        except OSError as error:
+            self._intake.complain(CrlProblem.CRL_UNREADABLE, f"cannot be read: {error.strerror}", str(path))
+            return
+        taken = await self._intake.take(content, str(path))
+        (self._unmatched.add if taken.unmatched else self._unmatched.discard)(path)
+
+    def _survey(self) -> tuple[dict[Path, _Mark], dict[Path, str]]:
+        marks: dict[Path, _Mark] = {}
+        gone: dict[Path, str] = {}
+        for named in self.paths:
+            try:
+                found = [named]
+                if named.is_dir():
+                    found = sorted(each for each in named.iterdir() if _LIST.fullmatch(each.name))
+                for path in found:
+                    status = path.stat()
+                    if status.st_size > _MOST_BYTES:
+                        gone[path] = f"it is larger than {_MOST_BYTES} bytes"
+                    else:
+                        marks[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
+            except OSError as error:
+                gone[named] = error.strerror or str(error)
+        known = {path for path in self._marks if path.parent in self.paths and path not in marks}
+        return marks, gone | {path: "No such file or directory" for path in known if path not in gone}

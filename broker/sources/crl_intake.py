@@ -1,0 +1,162 @@
+"""Takes what was read or fetched as CRLs: checks it beside the event loop, puts it up, and ends the sessions concerned.
+
+Theory
+------
+A list may have a million entries. Parsing, checking the signature and reading the entries happen in a thread that gives
+the interpreter's lock up every half millisecond; on the loop remain two assignments, and one dict access for each
+connected client, a thousand at a time.
+
+Rules
+-----
+1. One list at a time: what is prepared is prepared against what is held.
+2. Whatever is wrong with a list, the one before stays; the log says why, with a stable code, and a counter counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+
+import structlog
+
+from broker.admission.crl_shelf import HeldList
+from broker.admission.trust import Trust
+from broker.engine import Client, Engine
+from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, split, verify
+
+log = structlog.get_logger("broker")
+
+_PAUSE = 0.0002
+_SESSIONS_AT_ONCE = 1000
+
+
+@dataclass(slots=True)
+class Taken:
+    """What became of some bytes."""
+
+    lists: int = 0
+    """How many lists in them are held now, or were before."""
+    unmatched: bool = False
+    """Whether a list's issuer is nobody that is known; it may be learned later."""
+    fresh_until: datetime | None = None
+    """The earliest nextUpdate."""
+    delta_urls: tuple[str, ...] = ()
+
+
+class CrlIntake:
+    """The one door for lists, wherever they come from."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._lock = asyncio.Lock()
+
+    @property
+    def learned(self) -> tuple[int, int]:
+        """Changes when there are more CAs than before who may have signed a list."""
+        trust = self._engine.admission.trust
+        return (0, 0) if trust is None else (trust.generation, trust.learned)
+
+    async def take(self, content: bytes, source: str) -> Taken:
+        """Use the lists in *content*, which came from *source*; what is wrong is logged, never raised."""
+        taken = Taken()
+        trust = self._engine.admission.trust
+        if trust is None:
+            return taken
+        async with self._lock:
+            for der in self._split(content, source):
+                try:
+                    await self._take(await asyncio.to_thread(parse, der), source, trust, taken)
+                except CrlRefused as error:
+                    taken.unmatched |= error.code in {CrlProblem.CRL_WRONG_ISSUER, CrlProblem.CRL_NO_BASE}
+                    self.complain(error.code, error.detail, source)
+        return taken
+
+    def _split(self, content: bytes, source: str) -> list[bytes]:
+        try:
+            return split(content)
+        except CrlRefused as error:
+            self.complain(error.code, error.detail, source)
+            return []
+
+    async def _take(self, listed: CertificateList, source: str, trust: Trust, taken: Taken) -> None:
+        lists = self._engine.admission.lists
+
+        def prepare() -> HeldList | None:
+            issuer = _signer(listed, trust)
+            return lists.prepare(listed, issuer, source, datetime.now(UTC), lambda: time.sleep(_PAUSE))
+
+        held = await asyncio.to_thread(prepare)
+        taken.lists += 1
+        taken.delta_urls += listed.delta_urls
+        if held is None:
+            known = min(listed.next_update, taken.fresh_until or listed.next_update)
+            taken.fresh_until = known
+            return
+        taken.fresh_until = min(held.fresh_until, taken.fresh_until or held.fresh_until)
+        added, released = lists.put(held)
+        self._engine.metrics.revocations += len(added)
+        closed = await self.enforce() if added else 0
+        log.info(
+            "CRL in use",
+            code="CRL_CURRENT",
+            issuer=held.issuer,
+            source=source,
+            number=held.number,
+            entries=len(held.entries),
+            revoked=len(added),
+            released=released,
+            next_update=held.fresh_until.isoformat(),
+            sessions_closed=closed,
+        )
+        self.alarm()
+
+    async def enforce(self) -> int:
+        """Close every session that the index no longer permits; return how many."""
+        closed = 0
+        connections = iter(self._engine.connections())
+        while some := list(_some(connections)):
+            closed += self._engine.enforce(some, self._clock())
+            await asyncio.sleep(0)
+        self._engine.turn.request()
+        return closed
+
+    def alarm(self) -> None:
+        """Say which lists have become late, or have expired: long before it matters, and once."""
+        for held, problem in self._engine.admission.lists.alarms(datetime.now(UTC)):
+            left = (held.fresh_until - datetime.now(UTC)).total_seconds()
+            detail = f"nextUpdate {held.fresh_until:%Y-%m-%d %H:%M:%S} UTC is {abs(left):.0f} s "
+            detail += "away, and the next list is not there" if left >= 0 else "ago"
+            self.complain(problem, detail, held.source, issuer=held.issuer, number=held.number)
+
+    def complain(self, code: CrlProblem, detail: str, source: str, **facts: object) -> None:
+        """Log and count what is wrong with a list."""
+        self._engine.metrics.revocation_alarms[code] += 1
+        log.warning("CRL problem", code=str(code), detail=detail, source=source, **facts)
+
+
+def _some(connections: Iterator[Client]) -> Iterator[Client]:
+    return islice(connections, _SESSIONS_AT_ONCE)
+
+
+def _signer(listed: CertificateList, trust: Trust) -> tuple[bytes, str]:
+    """Return key identifier and name of the CA that has signed *listed*; raise `CrlRefused` where none of ours has."""
+    candidates = trust.authorities(listed.issuer)
+    if not candidates:
+        raise CrlRefused(
+            CrlProblem.CRL_WRONG_ISSUER,
+            f"its issuer {listed.issuer.rfc4514_string()[:200]!r} is no CA of a trust bundle, or none seen yet",
+        )
+    refused = None
+    for candidate in candidates:
+        try:
+            verify(listed, candidate.certificate)
+        except CrlRefused as error:
+            refused = error
+        else:
+            return candidate.key_id, candidate.subject
+    raise refused or AssertionError("there are candidates")

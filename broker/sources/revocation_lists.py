@@ -1,0 +1,35 @@
+"""The sources of CRLs of one broker: files, URLs, and whom clients' certificates name; all through one intake."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from broker.config import BrokerConfig
+from broker.engine import Engine
+from broker.sources.asker import StatusAsker
+from broker.sources.crl_files import CrlFiles
+from broker.sources.crl_intake import CrlIntake
+from broker.sources.crl_urls import CrlUrls
+
+
+class RevocationLists:
+    """Everything that brings lists, as tasks."""
+
+    def __init__(self, engine: Engine, config: BrokerConfig, clock: Callable[[], float]) -> None:
+        self.intake = CrlIntake(engine, clock)
+        self.files = CrlFiles(self.intake, config.crlfile, config.crl_check_seconds)
+        self.urls = CrlUrls(self.intake, config.crl_urls, config.crl_refresh_seconds, clock)
+        self._asker = StatusAsker(engine.admission, self.files, self.urls, clock)
+        engine.admission.asker = self._asker
+        self.current = asyncio.Event()
+        """Set once every source has been tried."""
+
+    async def run(self) -> None:
+        """Follow the sources until cancelled."""
+        try:
+            await asyncio.gather(self.files.look(), self.urls.fetch_due())
+            self.current.set()
+            await asyncio.gather(self.files.run(), self.urls.run())
+        finally:
+            await self._asker.close()

@@ -1,0 +1,133 @@
+"""The operators' REST API for enrolment groups: which ways lead into a group, and what its devices get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from provisioning.api.operators import (
+    DEFAULT_PAGE,
+    PREFIX,
+    Limit,
+    Name,
+    Operator,
+    authorise_operator,
+    rfc3339,
+)
+from provisioning.enrolment.groups import GroupService, parse_ways
+from provisioning.store.groups import DEFAULT_PROFILE, Group, NewKey, StoredGroup, alternative_text
+
+DEFAULT_SAME_KEY_SECONDS: Final = 3600
+
+router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
+"""Every route here needs an operator certificate; `app.state.enrolment_services` says what they call."""
+
+WayTexts = Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=32)]
+Seconds = Annotated[int, Field(ge=0, le=10**9)]
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentAdministration:
+    """What the routes call."""
+
+    groups: GroupService
+
+
+async def _administration_of(request: Request) -> EnrolmentAdministration:
+    services: EnrolmentAdministration = request.app.state.enrolment_services
+    return services
+
+
+Administration = Annotated[EnrolmentAdministration, Depends(_administration_of)]
+
+
+class GroupRules(BaseModel):
+    """The rules of a group. Each of ``ways`` suffices; one may need several together: ``a+b``. 0: no limit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ways: WayTexts
+    profile: Annotated[str, Field(max_length=64)] = DEFAULT_PROFILE
+    lifetime_seconds: Seconds = 0
+    maximum_devices: Annotated[int, Field(ge=0, le=10**9)] = 0
+    same_key_seconds: Seconds = DEFAULT_SAME_KEY_SECONDS
+    new_key: NewKey = NewKey.REFUSE
+
+
+class NewGroup(GroupRules):
+    """A group to make."""
+
+    name: Name
+
+
+class GroupChange(GroupRules):
+    """Rules to put in place of a group's; what is not given stays as it is."""
+
+    ways: WayTexts = []
+
+
+@router.post("/groups", status_code=HTTPStatus.CREATED)
+async def create_group(body: NewGroup, operator: Operator, administration: Administration) -> dict[str, Any]:
+    """Make an enrolment group. 409 if there is one of that name."""
+    rules = _rules(body, set(GroupRules.model_fields))
+    return _item(await administration.groups.create(Group(body.name, **rules), by=operator.device.name))
+
+
+@router.get("/groups")
+async def list_groups(
+    administration: Administration, limit: Limit = DEFAULT_PAGE, after: Name | None = None
+) -> dict[str, Any]:
+    """List configured groups in order of name. ``next`` is the cursor of the page that follows."""
+    found = await administration.groups.page(limit=limit + 1, after=after)
+    items = [_item(each) for each in found[:limit]]
+    return {"items": items, "next": items[-1]["name"] if len(found) > limit else None}
+
+
+@router.get("/groups/{name}")
+async def show_group(name: str, administration: Administration) -> dict[str, Any]:
+    """Show one configured group."""
+    return _item(await administration.groups.find(name))
+
+
+@router.patch("/groups/{name}")
+async def change_group(
+    name: str, body: GroupChange, operator: Operator, administration: Administration
+) -> dict[str, Any]:
+    """Change rules of a group. It holds for what is decided from now on, not for certificates that exist."""
+    return _item(await administration.groups.change(name, _rules(body, body.model_fields_set), by=operator.device.name))
+
+
+def _rules(body: GroupRules, given: set[str]) -> dict[str, Any]:
+    lifetime = timedelta(seconds=body.lifetime_seconds)
+    values: dict[str, tuple[str, Callable[[], Any]]] = {
+        "ways": ("ways", lambda: parse_ways(body.ways)),
+        "profile": ("profile", lambda: body.profile),
+        "lifetime_seconds": ("lifetime", lambda: lifetime or None),
+        "maximum_devices": ("maximum_devices", lambda: body.maximum_devices or None),
+        "same_key_seconds": ("same_key_window", lambda: timedelta(seconds=body.same_key_seconds)),
+        "new_key": ("new_key", lambda: body.new_key),
+    }
+    return {rule: value() for field, (rule, value) in values.items() if field in given}
+
+
+def _item(stored: StoredGroup) -> dict[str, Any]:
+    group = stored.group
+    return {
+        "name": group.name,
+        "ways": [alternative_text(each) for each in group.ways],
+        "profile": group.profile,
+        "lifetime_seconds": None if group.lifetime is None else int(group.lifetime.total_seconds()),
+        "maximum_devices": group.maximum_devices,
+        "same_key_seconds": int(group.same_key_window.total_seconds()),
+        "new_key": group.new_key,
+        "created_at": rfc3339(stored.created_at),
+        "created_by": stored.created_by,
+        "changed_at": rfc3339(stored.changed_at),
+        "changed_by": stored.changed_by,
+    }

@@ -1,0 +1,48 @@
+"""One request for a certificate as it arrived, before anybody has believed a word of it.
+
+What a client may present is a one-time token (HTTP Basic) and the certificate of its TLS connection. Who it is, and
+whether that earns a certificate, is decided in `provisioning.enrolment.authorise`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+
+from provisioning.ca.csr import VerifiedRequest
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCredential:
+    """HTTP Basic: the user name, and the token as the password."""
+
+    user: str
+    token: str
+
+    def __repr__(self) -> str:
+        """Leave the token out: representations end in logs."""
+        return f"TokenCredential(user={self.user!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateCredential:
+    """The certificate that the client presented in TLS, None if it presented none."""
+
+    certificate: x509.Certificate | None
+
+
+EnrolmentCredential = TokenCredential | CertificateCredential
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Everything that a decision is made of; *renewal*: the presented certificate asks for its successor."""
+
+    request: VerifiedRequest
+    now: datetime
+    label: str | None = None
+    token: TokenCredential | None = None
+    certificate: x509.Certificate | None = None
+    renewal: bool = False

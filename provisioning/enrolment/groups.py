@@ -1,0 +1,143 @@
+"""Enrolment groups, as operators make and change them: what is wrong is named before it is stored.
+
+Rules
+-----
+1. A group that nobody has configured lets devices in by token, as if there were no groups.
+2. An alternative names ways that must all vouch; a group without any alternative lets nobody in.
+3. A configured group can be closed, never removed: its name is in certificates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import structlog
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from provisioning.ca.profile import MAXIMUM_LIFE, Profile
+from provisioning.errors import Code, Refused
+from provisioning.pki.identity import InvalidIdentity, Role, check_name
+from provisioning.store import audit, groups
+from provisioning.store.audit import Action
+from provisioning.store.database import Database
+from provisioning.store.groups import Alternative, Group, StoredGroup, WayName, alternative_text
+
+MAXIMUM_ALTERNATIVES: Final = 16
+MAXIMUM_SAME_KEY_WINDOW: Final = timedelta(days=7)
+_MINIMUM_LIFE: Final = timedelta(minutes=1)
+
+log = structlog.get_logger(__name__)
+
+
+class GroupService:
+    """Makes and changes enrolment groups."""
+
+    def __init__(self, database: Database, profiles: Mapping[str, Profile], clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._profiles = profiles
+        self._clock = clock
+
+    async def create(self, group: Group, *, by: str) -> StoredGroup:
+        """Record a new group; raise `Refused` naming the field that is wrong, or if there is one of that name."""
+        self._check(group)
+        now = self._clock()
+
+        def record(connection: Connection) -> None:
+            try:
+                groups.add(connection, group, by=by, now=now)
+            except IntegrityError as error:
+                raise Refused(
+                    Code.GROUP_EXISTS, f"there is a group {group.name} already: change it, or choose another name"
+                ) from error
+            audit.append(connection, now, by, Action.GROUP_CREATED, group.name, _facts(group))
+
+        await self._database.write(record)
+        log.info("group created", group=group.name, by=by)
+        return StoredGroup(group, now, by, now, by)
+
+    async def change(self, name: str, rules: Mapping[str, Any], *, by: str) -> StoredGroup:
+        """Give the group called *name* these *rules* in place of its own; raise `Refused`."""
+
+        def record(connection: Connection) -> StoredGroup:
+            stored = _known(groups.find(connection, name, for_update=True), name)
+            group = replace(stored.group, **rules)
+            self._check(group)
+            now = self._clock()
+            groups.change(connection, group, by=by, now=now)
+            audit.append(connection, now, by, Action.GROUP_CHANGED, name, _facts(group))
+            return StoredGroup(group, stored.created_at, stored.created_by, now, by)
+
+        changed = await self._database.write(record)
+        log.info("group changed", group=name, by=by)
+        return changed
+
+    async def find(self, name: str) -> StoredGroup:
+        """Return the group called *name*; raise `Refused` if it is not configured."""
+        return _known(await self._database.read(lambda connection: groups.find(connection, name)), name)
+
+    async def page(self, *, limit: int, after: str | None) -> list[StoredGroup]:
+        """Return configured groups in order of name, after the name *after*."""
+        return list(await self._database.read(lambda connection: groups.page(connection, limit=limit, after=after)))
+
+    def _check(self, group: Group) -> None:
+        try:
+            check_name("name", group.name)
+        except InvalidIdentity as error:
+            raise _invalid(str(error)) from error
+        if len(group.ways) > MAXIMUM_ALTERNATIVES:
+            raise _invalid(f"ways: {MAXIMUM_ALTERNATIVES} alternatives at most")
+        profile = self._profiles.get(group.profile)
+        if profile is None or profile.role is not Role.DEVICE:
+            usable = sorted(name for name, each in self._profiles.items() if each.role is Role.DEVICE)
+            raise _invalid(f"profile {group.profile[:80]!r} is not one for devices: use {', '.join(usable)}")
+        if group.lifetime is not None and not _MINIMUM_LIFE <= group.lifetime <= MAXIMUM_LIFE:
+            raise _invalid(
+                f"lifetime_seconds must be {int(_MINIMUM_LIFE.total_seconds())} to {int(MAXIMUM_LIFE.total_seconds())}"
+            )
+        if group.maximum_devices is not None and group.maximum_devices < 1:
+            raise _invalid("maximum_devices must be at least 1, or 0 for no limit")
+        if not timedelta() <= group.same_key_window <= MAXIMUM_SAME_KEY_WINDOW:
+            raise _invalid(f"same_key_seconds must be 0 to {int(MAXIMUM_SAME_KEY_WINDOW.total_seconds())}")
+
+
+def parse_ways(texts: Iterable[str]) -> tuple[Alternative, ...]:
+    """Return the alternatives that *texts* name, such as ``token``; raise `Refused` naming the word that is none."""
+    return tuple(dict.fromkeys(_alternative(text) for text in texts))
+
+
+def _alternative(text: str) -> Alternative:
+    names: dict[WayName, None] = {}
+    for word in text.split("+"):
+        try:
+            names[WayName(word.strip())] = None
+        except ValueError:
+            raise _invalid(
+                f"ways: {word.strip()[:40]!r} is no way to be let in: use {', '.join(WayName)}, "
+                "joined by + where several are needed together"
+            ) from None
+    return tuple(names)
+
+
+def _known(stored: StoredGroup | None, name: str) -> StoredGroup:
+    if stored is None:
+        raise Refused(Code.GROUP_UNKNOWN, f"no group {name[:80]!r} is configured: devices enter it by token alone")
+    return stored
+
+
+def _facts(group: Group) -> dict[str, object]:
+    return {
+        "ways": [alternative_text(each) for each in group.ways],
+        "profile": group.profile,
+        "lifetime": group.lifetime,
+        "maximum_devices": group.maximum_devices,
+        "same_key_window": group.same_key_window,
+        "new_key": group.new_key,
+    }
+
+
+def _invalid(detail: str) -> Refused:
+    return Refused(Code.INVALID_REQUEST, detail)

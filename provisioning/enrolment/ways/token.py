@@ -1,0 +1,96 @@
+"""The one-time token: an operator's promise of one certificate, to one device or to any new device of a group."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import datetime
+from typing import ClassVar, Self
+
+from sqlalchemy.engine import Connection
+
+from provisioning.enrolment.attempt import Attempt, TokenCredential
+from provisioning.enrolment.tokens import digest_of
+from provisioning.enrolment.ways.way import Vouched, Way
+from provisioning.errors import Code, Refused
+from provisioning.pki.keys import spki_fingerprint
+from provisioning.store import certificates, tokens
+from provisioning.store.groups import Group, WayName
+from provisioning.store.tokens import StoredToken
+
+
+class TokenWay(Way):
+    """HTTP Basic with a token as the password."""
+
+    name: ClassVar[WayName] = WayName.TOKEN
+
+    def __init__(self, credential: TokenCredential, token: StoredToken) -> None:
+        self._credential = credential
+        self._token = token
+        self.role = token.grant.role
+        self.group = token.grant.group
+
+    @classmethod
+    def presented(cls, connection: Connection, attempt: Attempt) -> Self | None:
+        """Find the token, and lock it until the transaction ends."""
+        if attempt.token is None:
+            return None
+        token = tokens.find(connection, digest_of(attempt.token.token))
+        if token is None:
+            raise Refused(Code.TOKEN_UNKNOWN, "no such enrolment token: check that it was copied whole")
+        return cls(attempt.token, token)
+
+    def vouch(self, connection: Connection, attempt: Attempt, group: Group) -> Vouched:
+        """Refuse a token that has ended or is another device's."""
+        token, grant = self._token, self._token.grant
+        answer = self._given_before(connection, attempt, group)
+        if answer is None:
+            _check_usable(token, attempt.now)
+        name = attempt.request.common_name
+        if grant.device is not None and not grant.device == name == self._credential.user:
+            raise Refused(
+                Code.TOKEN_DEVICE,
+                f"the token is for {grant.device}: user name ({self._credential.user[:80]!r}) and Common Name "
+                f"({name!r}) must both be that",
+            )
+        bound = grant.device is not None
+        return Vouched(
+            token.created_by,
+            "token",
+            identifies=bound,
+            readmits=bound,
+            role=grant.role,
+            dns_names=grant.dns_names,
+            ip_addresses=tuple(ipaddress.ip_address(address) for address in grant.ip_addresses),
+            lifetime=grant.lifetime,
+            answer=answer,
+            settle=self._spend,
+        )
+
+    def _given_before(self, connection: Connection, attempt: Attempt, group: Group) -> bytes | None:
+        """Return what the token bought, to the same key and name, while the group answers a second time."""
+        token = self._token
+        if (
+            token.used_at is None
+            or token.certificate_id is None
+            or attempt.now >= token.used_at + group.same_key_window
+        ):
+            return None
+        spki = spki_fingerprint(attempt.request.public_key)
+        held = certificates.newest_with_key(connection, attempt.request.common_name, spki)
+        return held.der if held is not None and held.id == token.certificate_id and held.good(attempt.now) else None
+
+    def _spend(self, connection: Connection, certificate_id: int, now: datetime) -> None:
+        if not tokens.spend(connection, self._token.id, certificate_id, now):
+            raise Refused(Code.TOKEN_USED, "this enrolment token was used already: ask for a new one")
+
+
+def _check_usable(token: StoredToken, now: datetime) -> None:
+    if token.used_at is not None:
+        raise Refused(Code.TOKEN_USED, "this enrolment token was used already: ask for a new one")
+    if token.voided_at is not None:
+        raise Refused(Code.TOKEN_VOID, "the device was revoked after this token was made: ask for a new one")
+    if now >= token.expires_at:
+        raise Refused(
+            Code.TOKEN_EXPIRED,
+            f"this enrolment token expired on {token.expires_at:%Y-%m-%d %H:%M:%S} UTC: ask for a new one",
+        )

@@ -1,0 +1,72 @@
+"""What a way to be let in is: it recognises what was presented, and vouches for the request or refuses.
+
+Theory
+------
+A group names alternatives; an alternative names ways that must all vouch. So a way is small: it knows one kind of
+evidence. It only reads and locks; what it owes once the certificate exists (a token to spend, a claim to count) it
+hands back as `Vouched.settle`, which runs in the same transaction.
+
+Rules
+-----
+1. A way says whether its evidence is about this very device (`Vouched.identifies`). Evidence that is shared by many
+   devices can never make anybody an existing device: `provisioning.enrolment.authorise` sees to it.
+2. A way changes nothing in the store before the certificate is recorded.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import ClassVar, Self
+
+from sqlalchemy.engine import Connection
+
+from provisioning.enrolment.attempt import Attempt
+from provisioning.pki.identity import Role
+from provisioning.store.groups import Group, WayName
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+Settle = Callable[[Connection, int, datetime], None]
+"""Called with the id of the certificate and the time, in the transaction that records it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """What one way says for a request."""
+
+    by: str
+    """Who takes responsibility, for the audit log."""
+    credential: str
+    """What was presented, without secrets: ``token``."""
+    identifies: bool = False
+    """It is about this very device, not about one of many that may be let in."""
+    readmits: bool = False
+    """An operator's word for this device, newer than whatever was decided about it before."""
+    role: Role = Role.DEVICE
+    dns_names: tuple[str, ...] = ()
+    ip_addresses: tuple[IpAddress, ...] = ()
+    lifetime: timedelta | None = None
+    answer: bytes | None = None
+    """The certificate that this very request was answered with before."""
+    settle: Settle | None = None
+
+
+class Way(ABC):
+    """One way, with what was presented for it."""
+
+    name: ClassVar[WayName]
+    role: Role = Role.DEVICE
+    group: str | None = None
+    """The group that the evidence is for; None: any."""
+
+    @classmethod
+    @abstractmethod
+    def presented(cls, connection: Connection, attempt: Attempt) -> Self | None:
+        """Return the way if *attempt* shows its kind of evidence; raise `Refused` if that is unknown here."""
+
+    @abstractmethod
+    def vouch(self, connection: Connection, attempt: Attempt, group: Group) -> Vouched:
+        """Vouch for *attempt* to become a device of *group*; raise `Refused`."""

@@ -1,0 +1,214 @@
+"""The operator's commands about enrolment groups: which ways lead in, and what a group's devices get."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from provisioning.client.enrolment import EnrolmentGroup, EnrolmentOperatorClient
+from provisioning.service_command import (
+    CaFile,
+    Cert,
+    Directory,
+    Json,
+    Key,
+    Url,
+    print_facts,
+    print_json,
+    print_table,
+    with_client,
+)
+from provisioning.store.groups import NewKey
+
+group_app = typer.Typer(help="Say which ways lead into a group of devices.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The group's name, which is also its EST label.")]
+Ways = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--way", help="A way to be let in, or several that are needed together (a+b); repeat it.", show_default=False
+    ),
+]
+Closed = Annotated[bool, typer.Option("--closed", help="No way: nobody new is let in.")]
+ProfileOption = Annotated[
+    str | None, typer.Option("--profile", help="Certificate profile (default: device).", show_default=False)
+]
+Lifetime = Annotated[
+    int | None,
+    typer.Option(min=0, help="Seconds that its certificates live, if shorter than the profile's.", show_default=False),
+]
+MaximumDevices = Annotated[
+    int | None, typer.Option(min=0, help="How many devices it may have; 0 for no limit.", show_default=False)
+]
+SameKey = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Seconds in which the same request gets the same certificate again (default: 3600).",
+        show_default=False,
+    ),
+]
+NewKeyOption = Annotated[
+    NewKey | None,
+    typer.Option("--new-key", help="When a device comes back with another key (default: refuse).", show_default=False),
+]
+
+
+@group_app.command("create")
+def create_group(
+    name: Name,
+    way: Ways = None,
+    closed: Closed = False,
+    profile: ProfileOption = None,
+    lifetime: Lifetime = None,
+    maximum_devices: MaximumDevices = None,
+    same_key: SameKey = None,
+    new_key: NewKeyOption = None,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Make an enrolment group. A group that is not made lets devices in by token.
+
+    \b
+    Example:
+      fleet-provisioning group create north --way token --maximum-devices 500
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    rules = _rules(way, closed, profile, lifetime, maximum_devices, same_key, new_key)
+    if "ways" not in rules:
+        raise typer.BadParameter("give --way, or --closed for a group that lets nobody in")
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        _print(await client.create_group(name, rules), as_json=as_json)
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@group_app.command("set")
+def change_group(
+    name: Name,
+    way: Ways = None,
+    closed: Closed = False,
+    profile: ProfileOption = None,
+    lifetime: Lifetime = None,
+    maximum_devices: MaximumDevices = None,
+    same_key: SameKey = None,
+    new_key: NewKeyOption = None,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Change rules of a group, for what is decided from now on. What is not given stays as it is.
+
+    \b
+    Example:
+      fleet-provisioning group set north --closed
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    rules = _rules(way, closed, profile, lifetime, maximum_devices, same_key, new_key)
+    if not rules:
+        raise typer.BadParameter("give what shall change")
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        _print(await client.change_group(name, rules), as_json=as_json)
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@group_app.command("list")
+def list_groups(
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """List the groups that were made, in order of name.
+
+    \b
+    Example:
+      fleet-provisioning group list
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        found = [each async for each in client.groups()]
+        if as_json:
+            print_json(found)
+            return
+        columns = ("name", "ways", "profile", "lifetime", "devices at most", "new key")
+        print_table(columns, (_row(each) for each in found))
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@group_app.command("show")
+def show_group(
+    name: Name,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Show one group.
+
+    \b
+    Example:
+      fleet-provisioning group show north
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        _print(await client.group(name), as_json=as_json)
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+def _rules(
+    ways: list[str] | None,
+    closed: bool,
+    profile: str | None,
+    lifetime: int | None,
+    maximum_devices: int | None,
+    same_key: int | None,
+    new_key: NewKey | None,
+) -> dict[str, Any]:
+    if ways and closed:
+        raise typer.BadParameter("--way and --closed contradict each other")
+    rules = {
+        "ways": [] if closed else (ways or None),
+        "profile": profile,
+        "lifetime_seconds": lifetime,
+        "maximum_devices": maximum_devices,
+        "same_key_seconds": same_key,
+        "new_key": new_key,
+    }
+    return {name: value for name, value in rules.items() if value is not None}
+
+
+def _print(group: EnrolmentGroup, *, as_json: bool) -> None:
+    if as_json:
+        print_json(group)
+        return
+    print_facts(group)
+    if not group.ways:
+        sys.stdout.write(f"Group {group.name} is closed: nobody new is let in.\n")
+
+
+def _row(group: EnrolmentGroup) -> tuple[str, ...]:
+    return (
+        group.name,
+        ", ".join(group.ways) or "closed",
+        group.profile,
+        f"{group.lifetime_seconds} s" if group.lifetime_seconds else "-",
+        str(group.maximum_devices or "-"),
+        group.new_key,
+    )

@@ -1,0 +1,70 @@
+"""What may be certified, as configured: the profile of each role, and which keys are refused."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+
+from provisioning.ca.key_blocklist import InvalidBlocklist, KeyBlocklist
+from provisioning.ca.key_policy import KeyPolicy
+from provisioning.ca.profile import InvalidProfile, Profile, ProfileConfig, ProfileName, profile_of
+from provisioning.config import Settings
+from provisioning.errors import ConfigurationError
+
+
+def profiles_of(settings: Settings) -> dict[str, Profile]:
+    """Return every profile, built-in ones as configured; raise `ConfigurationError` naming what is wrong."""
+    lives = {
+        ProfileName.DEVICE: settings.device_life,
+        ProfileName.BROKER: settings.broker_life,
+        ProfileName.SERVICE: settings.service_life,
+        ProfileName.OPERATOR: settings.operator_life,
+        ProfileName.PROVISIONING: settings.provisioning_life,
+    }
+    try:
+        built_in = {name.value: profile_of(_configured(settings, name, life)) for name, life in lives.items()}
+        added = {
+            name: profile_of(_configured(settings, name, _life_of_role(lives, table.role)))
+            for name, table in settings.profiles.items()
+            if name not in built_in
+        }
+    except InvalidProfile as error:
+        raise ConfigurationError(f"configuration: {error}") from error
+    return built_in | added
+
+
+def _life_of_role(lives: Mapping[ProfileName, timedelta], role: str | None) -> timedelta:
+    # A role that is none is refused with the profile; until then any life will do.
+    return lives[ProfileName(role) if role in set(ProfileName) else ProfileName.DEVICE]
+
+
+def _configured(settings: Settings, name: str, life: timedelta) -> ProfileConfig:
+    """Return the profile called *name*; *life* is what a setting of its own gives it."""
+    table = settings.profiles.get(name)
+    if table is None:
+        return ProfileConfig(name, life)
+    setting = f"{name}_life"
+    if table.life is not None and setting in settings.model_fields_set:
+        raise InvalidProfile(f"profiles.{name}.life and {setting} are both set: leave one of them out")
+    given = {key: value for key, value in table.model_dump().items() if value is not None}
+    return replace(ProfileConfig(name, life), **given)
+
+
+def key_policy_of(settings: Settings) -> KeyPolicy:
+    """Return the key policy with the configured list of published keys; raise `ConfigurationError` if it is unusable.
+
+    The list is mapped, not read: it may have tens of megabytes.
+    """
+    path = settings.key_blocklist
+    if path is None:
+        return KeyPolicy()
+    remedy = "make it with badkeys --update-bl, which writes ~/.cache/badkeys/blocklist.dat, or leave key_blocklist out"
+    try:
+        with path.open("rb") as file:
+            return KeyPolicy(KeyBlocklist(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+    except OSError as error:
+        raise ConfigurationError(f"key_blocklist {path} cannot be read: {error.strerror}; {remedy}") from error
+    except (ValueError, InvalidBlocklist) as error:  # An empty file cannot be mapped.
+        raise ConfigurationError(f"key_blocklist {path} is not a list of keys: {error}; {remedy}") from error

@@ -1,0 +1,276 @@
+"""A certificate revocation list as a relying party reads it: parsed, its scope understood, its signature checked.
+
+Theory
+------
+A list is *complete* or a *delta*, and about every certificate of its issuer or about a shard of them (RFC 5280 §5.2.5,
+issuing distribution point). What a relying party may conclude depends on all of it: a certificate that is not in a list
+is good only if the list is about that certificate, comes from its issuer, is signed by it, and is still valid. So this
+module answers those questions one by one, and whoever holds lists puts the answers together.
+
+Rules
+-----
+1. What is not understood is refused, never skipped: indirect lists, lists for some reasons only, unknown critical
+   extensions, lists without nextUpdate.
+2. The signature is checked over the bytes that came, not over an encoding of our own.
+3. No I/O and no clock. `read_entries` walks a list of any length and calls *pause* often: it runs beside an event loop.
+
+Does not handle: fetching, keeping, freshness, which CA certificate may sign (the caller names it).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from cryptography.x509.oid import ExtensionOID
+
+from provisioning.pki.revocation import Entries, RevocationReason, pack
+
+_PEM = re.compile(rb"-----BEGIN X509 CRL-----(.*?)-----END X509 CRL-----", re.DOTALL)
+_PAUSE_EVERY = 500
+"""Entries between two calls of *pause*: about half a millisecond."""
+_LONG_FORM = 0x80
+_UNDERSTOOD = frozenset({ExtensionOID.ISSUING_DISTRIBUTION_POINT, ExtensionOID.DELTA_CRL_INDICATOR})
+_REMOVE = -1
+_HASHES = frozenset({"sha256", "sha384", "sha512"})
+
+
+class CrlProblem(StrEnum):
+    """Why a list is not used, or needs somebody's attention. Stable codes, in log and metrics."""
+
+    CRL_UNREADABLE = "CRL_UNREADABLE"
+    CRL_MALFORMED = "CRL_MALFORMED"
+    CRL_UNSUPPORTED = "CRL_UNSUPPORTED"
+    CRL_WRONG_ISSUER = "CRL_WRONG_ISSUER"
+    CRL_BAD_SIGNATURE = "CRL_BAD_SIGNATURE"
+    CRL_NOT_YET_VALID = "CRL_NOT_YET_VALID"
+    CRL_NO_BASE = "CRL_NO_BASE"
+    CRL_OLDER = "CRL_OLDER"
+    CRL_LATE = "CRL_LATE"
+    CRL_EXPIRED = "CRL_EXPIRED"
+
+
+class CrlRefused(Exception):
+    """The list cannot be used: a stable code, and a sentence that says why."""
+
+    def __init__(self, code: CrlProblem, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which certificates of its issuer a list is about."""
+
+    names: frozenset[str] = frozenset()
+    """URIs of the distribution point, of which a certificate has one too; empty: not a shard."""
+    users_only: bool = False
+    authorities_only: bool = False
+
+    def covers(self, *, is_authority: bool, names: frozenset[str]) -> bool:
+        """Whether a certificate with these distribution points is among those that the list is about."""
+        if self.users_only if is_authority else self.authorities_only:
+            return False
+        return not self.names or not self.names.isdisjoint(names)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateList:
+    """A list, parsed; nothing about its signature is known yet. Made by `parse`."""
+
+    crl: x509.CertificateRevocationList
+    signed: bytes
+    """The bytes under the signature."""
+    issuer: x509.Name
+    number: int
+    """The CRL number; where there is none, as in a version 1 list, thisUpdate takes its place."""
+    base_number: int | None
+    """Of a delta: the complete list that it continues at least."""
+    this_update: datetime
+    next_update: datetime
+    scope: Scope
+    delta_urls: tuple[str, ...]
+    """Where a complete list says that its deltas are."""
+
+
+def split(content: bytes) -> list[bytes]:
+    """Return the lists in *content*, in DER: one list in DER, or any number in PEM.
+
+    Raises `CrlRefused` where there is none.
+    """
+    if content[:1] == b"\x30":
+        return [content]
+    try:
+        lists = [base64.b64decode(body) for body in _PEM.findall(content)]
+    except binascii.Error as error:
+        raise CrlRefused(CrlProblem.CRL_MALFORMED, f"the PEM text is not base64 ({error})") from error
+    if not lists:
+        what = "is empty" if not content.strip() else "holds no CRL, neither DER nor PEM (BEGIN X509 CRL)"
+        raise CrlRefused(CrlProblem.CRL_MALFORMED, what)
+    return lists
+
+
+def parse(der: bytes) -> CertificateList:
+    """Return the list in *der*; raise `CrlRefused` if it cannot be read, or means what is not understood here."""
+    try:
+        crl = x509.load_der_x509_crl(der)
+        extensions = list(crl.extensions)
+        next_update = crl.next_update_utc
+        this_update = crl.last_update_utc
+        issuer = crl.issuer
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise CrlRefused(CrlProblem.CRL_MALFORMED, f"not a CRL: {error}") from error
+    if next_update is None:
+        raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, "no nextUpdate: how long the list holds cannot be known")
+    number, base_number = int(this_update.timestamp()), None
+    scope = Scope()
+    delta_urls: tuple[str, ...] = ()
+    for extension in extensions:
+        match extension.value:
+            case x509.CRLNumber() as value:
+                number = value.crl_number
+            case x509.DeltaCRLIndicator() as value:
+                base_number = value.crl_number
+            case x509.IssuingDistributionPoint() as value:
+                scope = _scope_of(value)
+            case x509.FreshestCRL() as value:
+                delta_urls = urls_of(value)
+            case _:
+                pass
+        if extension.critical and extension.oid not in _UNDERSTOOD:
+            raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"the critical extension {extension.oid.dotted_string}")
+    signed = _first_child(der)
+    return CertificateList(crl, signed, issuer, number, base_number, this_update, next_update, scope, delta_urls)
+
+
+def _scope_of(point: x509.IssuingDistributionPoint) -> Scope:
+    if point.indirect_crl:
+        raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, "an indirect CRL: it speaks for other issuers")
+    if point.only_some_reasons:
+        raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, "a CRL for some reasons only")
+    if point.only_contains_attribute_certs:
+        raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, "a CRL of attribute certificates")
+    names = frozenset(each.value for each in point.full_name or () if isinstance(each, x509.UniformResourceIdentifier))
+    if (point.full_name or point.relative_name) and not names:
+        raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, "a distribution point that is not a URI")
+    return Scope(names, point.only_contains_user_certs, point.only_contains_ca_certs)
+
+
+def urls_of(points: x509.CRLDistributionPoints | x509.FreshestCRL) -> tuple[str, ...]:
+    """Return the URIs in distribution points of the certificate's own issuer, for all reasons."""
+    return tuple(
+        name.value
+        for point in points
+        if point.crl_issuer is None and point.reasons is None
+        for name in point.full_name or ()
+        if isinstance(name, x509.UniformResourceIdentifier)
+    )
+
+
+def distribution_points(certificate: x509.Certificate) -> tuple[str, ...]:
+    """Return the URIs of the CRLs that *certificate* names."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints)
+    except x509.ExtensionNotFound:
+        return ()
+    return urls_of(extension.value)
+
+
+def may_sign_lists(certificate: x509.Certificate) -> bool:
+    """Whether *certificate* is a CA's, and its key usage, if it has one, includes signing CRLs."""
+    try:
+        if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            return False
+        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
+    except x509.ExtensionNotFound as missing:
+        return missing.oid == ExtensionOID.KEY_USAGE
+
+
+def verify(listed: CertificateList, authority: x509.Certificate) -> None:
+    """Raise `CrlRefused` unless *authority*, which may sign lists, has signed *listed*, with no hash that is weak."""
+    crl, key = listed.crl, authority.public_key()
+    if listed.issuer != authority.subject or not may_sign_lists(authority):
+        raise CrlRefused(CrlProblem.CRL_WRONG_ISSUER, f"{authority.subject.rfc4514_string()} may not sign this list")
+    try:
+        algorithm = crl.signature_hash_algorithm
+        if algorithm is None:
+            if not isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
+                raise CrlRefused(CrlProblem.CRL_BAD_SIGNATURE, "the signature is not one of the issuer's kind of key")
+            key.verify(crl.signature, listed.signed)
+            return
+        if algorithm.name not in _HASHES:
+            raise CrlRefused(CrlProblem.CRL_BAD_SIGNATURE, f"signed with the weak hash {algorithm.name}")
+        # hashlib gives the interpreter's lock up, so that a list of 50 MB does not stop the broker.
+        digest = hashlib.new(algorithm.name, listed.signed).digest()
+        parameters = crl.signature_algorithm_parameters
+        if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(parameters, ec.ECDSA):
+            key.verify(crl.signature, digest, ec.ECDSA(Prehashed(algorithm)))
+        elif isinstance(key, rsa.RSAPublicKey) and isinstance(parameters, padding.PKCS1v15 | padding.PSS):
+            key.verify(crl.signature, digest, parameters, Prehashed(algorithm))
+        else:
+            raise CrlRefused(CrlProblem.CRL_BAD_SIGNATURE, "the signature is not one of the issuer's kind of key")
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError) as error:
+        raise CrlRefused(CrlProblem.CRL_BAD_SIGNATURE, "the signature is not that of its issuer") from error
+
+
+def read_entries(listed: CertificateList, pause: Callable[[], None], base: Entries | None = None) -> Entries:
+    """Return what *listed* says is revoked: of a complete list its entries, of a delta *base* as the delta changes it.
+
+    Raises `CrlRefused`.
+    """
+    entries: dict[int, int] = dict(base or {})
+    seen = 0
+    try:
+        for revoked in listed.crl:
+            seen += 1
+            if seen % _PAUSE_EVERY == 0:
+                pause()
+            code = _entry(revoked)
+            if code == _REMOVE:
+                entries.pop(revoked.serial_number, None)
+            else:
+                entries[revoked.serial_number] = code
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise CrlRefused(CrlProblem.CRL_MALFORMED, f"entry {seen} cannot be read: {error}") from error
+    return entries
+
+
+def _entry(revoked: x509.RevokedCertificate) -> int:
+    reason = RevocationReason.UNSPECIFIED
+    for extension in revoked.extensions:
+        value = extension.value
+        if isinstance(value, x509.CRLReason):
+            if value.reason is x509.ReasonFlags.remove_from_crl:
+                return _REMOVE
+            reason = RevocationReason(value.reason.value)
+        elif extension.critical:
+            raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"the critical entry extension {extension.oid.dotted_string}")
+    return pack(reason, revoked.revocation_date_utc)
+
+
+def _first_child(der: bytes) -> bytes:
+    """Return the first element inside the outer SEQUENCE: what is signed. The library has parsed *der* before."""
+    begin, _ = _content(der, 0)
+    _, end = _content(der, begin)
+    return der[begin:end]
+
+
+def _content(der: bytes, place: int) -> tuple[int, int]:
+    size = der[place + 1]
+    begin = place + 2
+    if size >= _LONG_FORM:
+        octets = size - _LONG_FORM
+        size = int.from_bytes(der[begin : begin + octets], "big")
+        begin += octets
+    return begin, begin + size

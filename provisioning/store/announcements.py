@@ -1,0 +1,61 @@
+"""Told by PostgreSQL: another process on the same database has committed a change of revocations.
+
+Theory
+------
+A transaction that writes events of the feed notifies; PostgreSQL delivers the notification when it commits, to every
+process that listens. It carries nothing: the events are read from the store, in order. So a notification that is lost
+(the connection broke) costs a wait, never an event: the feed looks by itself at every heartbeat. SQLite has one
+process, which tells itself.
+
+Rules
+-----
+1. One connection listens, outside the pools: it waits, and a pool's connections must not.
+2. A connection that breaks is made again after a pause; whoever listens is told once more, for what he has missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from sqlalchemy.engine import URL, Connection
+
+log = structlog.get_logger(__name__)
+
+_CHANNEL: Final = "fleetgate_revocations"
+_RETRY_SECONDS: Final = 1.0
+_CONNECT_SECONDS: Final = 5
+
+
+def announce(connection: Connection) -> None:
+    """Let the caller's transaction tell every process when it commits; nothing on SQLite."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"NOTIFY {_CHANNEL}")
+
+
+async def listen(url: URL, heard: Callable[[], None]) -> None:
+    """Call *heard* after every commit that was announced, until cancelled; returns at once on SQLite."""
+    if url.get_backend_name() != "postgresql":
+        return
+    import psycopg  # An extra: a service on SQLite runs without it.
+
+    text = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    lost = False
+    while True:
+        try:
+            async with await psycopg.AsyncConnection.connect(
+                text, autocommit=True, connect_timeout=_CONNECT_SECONDS
+            ) as connection:
+                await connection.execute(f"LISTEN {_CHANNEL}")
+                log.info("listening for other processes on the store")
+                lost = False
+                heard()
+                async for _ in connection.notifies():
+                    heard()
+        except psycopg.Error as error:
+            if not lost:
+                log.warning("store tells nothing now", error=" ".join(str(error).split()))
+            lost = True
+        await asyncio.sleep(_RETRY_SECONDS)

@@ -1,0 +1,33 @@
+"""Whose key it is: the first device that is certified for a key is the only one for ever.
+
+Rules
+-----
+1. Claiming and issuing are one transaction: an issuance that fails claims nothing.
+2. The database decides between two that claim at once: the key is the table's primary key, and the second waits for
+   the first one's commit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from provisioning.store.tables import device_keys
+
+_HOLDER: Final = select(device_keys.c.device_id).where(device_keys.c.spki_sha256 == bindparam("wanted"))
+_CLAIM: Final[dict[str, Any]] = {
+    name: dialect.insert(device_keys).on_conflict_do_nothing(index_elements=[device_keys.c.spki_sha256])
+    for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
+}
+
+
+def claim(connection: Connection, spki_sha256: bytes, device_id: int) -> int:
+    """Make the key the device's unless it is somebody's already; return whose it is."""
+    row = {"spki_sha256": spki_sha256, "device_id": device_id}
+    if connection.execute(_CLAIM[connection.dialect.name], row).rowcount == 1:
+        return device_id
+    holder: int = connection.execute(_HOLDER, {"wanted": spki_sha256}).scalar_one()
+    return holder

@@ -1,0 +1,141 @@
+"""Queries about enrolment groups: what holds for the devices whose certificates carry the group's name.
+
+A group that no operator has configured has no row; `Group` with its defaults is what holds for it. The rules are one
+JSON document, so that a new rule is a default here and no change of the schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy.engine import Connection
+
+from provisioning.store.tables import devices, enrolment_groups
+
+DEFAULT_PROFILE: Final = "device"
+
+
+class WayName(StrEnum):
+    """The ways to be let in."""
+
+    TOKEN = "token"  # noqa: S105 - a way, not a secret
+    """A one-time token that an operator has made."""
+
+
+Alternative = tuple[WayName, ...]
+"""Ways that must all say yes."""
+
+
+class NewKey(StrEnum):
+    """What becomes of a device that is enrolled already and comes back with another key."""
+
+    REFUSE = "refuse"
+    REPLACE = "replace"
+    """It is certified, and its older certificates are revoked as superseded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rules of one group. The defaults are those of a group that nobody has configured."""
+
+    name: str
+    ways: tuple[Alternative, ...] = ((WayName.TOKEN,),)
+    """Any of them suffices; without one, nobody is let in."""
+    profile: str = DEFAULT_PROFILE
+    lifetime: timedelta | None = None
+    """Of its certificates, where it is shorter than the profile's."""
+    maximum_devices: int | None = None
+    same_key_window: timedelta = timedelta()
+    """How long the same request is answered with the same certificate; none: a request is answered once."""
+    new_key: NewKey = NewKey.REFUSE
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGroup:
+    """A group that an operator has configured."""
+
+    group: Group
+    created_at: datetime
+    created_by: str
+    changed_at: datetime
+    changed_by: str
+
+
+_FIND: Final = select(enrolment_groups).where(enrolment_groups.c.name == bindparam("wanted"))
+_LOCK: Final = _FIND.with_for_update()
+
+
+def find(connection: Connection, name: str, *, for_update: bool = False) -> StoredGroup | None:
+    """Return the configured group called *name*; with *for_update* nobody else decides about it meanwhile."""
+    row = connection.execute(_LOCK if for_update else _FIND, {"wanted": name}).one_or_none()
+    return None if row is None else _from_row(row)
+
+
+def rules_of(connection: Connection, name: str) -> Group:
+    """Return what holds for the group called *name*, configured or not."""
+    stored = find(connection, name)
+    return Group(name) if stored is None else stored.group
+
+
+def add(connection: Connection, group: Group, *, by: str, now: datetime) -> None:
+    """Record a new group; raise SQLAlchemy's IntegrityError if there is one of that name."""
+    row = {"name": group.name, "rules": _rules(group), "created_at": now, "created_by": by}
+    connection.execute(insert(enrolment_groups), row | {"changed_at": now, "changed_by": by})
+
+
+def change(connection: Connection, group: Group, *, by: str, now: datetime) -> None:
+    """Put *group* in the place of the one of its name."""
+    statement = update(enrolment_groups).where(enrolment_groups.c.name == group.name)
+    connection.execute(statement.values(rules=_rules(group), changed_at=now, changed_by=by))
+
+
+def page(connection: Connection, *, limit: int, after: str | None) -> Sequence[StoredGroup]:
+    """Return configured groups in order of name, after the name *after*."""
+    statement = select(enrolment_groups).order_by(enrolment_groups.c.name).limit(limit)
+    if after is not None:
+        statement = statement.where(enrolment_groups.c.name > after)
+    return [_from_row(row) for row in connection.execute(statement)]
+
+
+def count_devices(connection: Connection, name: str) -> int:
+    """Return how many devices the group has, those that were decommissioned not counted."""
+    statement = (
+        select(func.count())
+        .select_from(devices)
+        .where(devices.c.group_name == name, devices.c.decommissioned_at.is_(None))
+    )
+    number: int = connection.execute(statement).scalar_one()
+    return number
+
+
+def alternative_text(alternative: Alternative) -> str:
+    """Return an alternative as operators write it: ``claim+approval``."""
+    return "+".join(alternative)
+
+
+def _rules(group: Group) -> dict[str, Any]:
+    rules = asdict(group)
+    del rules["name"]
+    for name, value in rules.items():
+        if isinstance(value, timedelta):
+            rules[name] = value.total_seconds()
+    rules["ways"] = [list(alternative) for alternative in group.ways]
+    return rules
+
+
+def _from_row(row: Any) -> StoredGroup:
+    known = {field.name for field in fields(Group)}
+    rules: dict[str, Any] = {name: value for name, value in row.rules.items() if name in known}
+    rules["ways"] = tuple(tuple(WayName(way) for way in alternative) for alternative in rules["ways"])
+    rules["new_key"] = NewKey(rules["new_key"])
+    for name in _TIMES & rules.keys():
+        rules[name] = None if rules[name] is None else timedelta(seconds=rules[name])
+    return StoredGroup(Group(row.name, **rules), row.created_at, row.created_by, row.changed_at, row.changed_by)
+
+
+_TIMES: Final = frozenset({"lifetime", "same_key_window"})

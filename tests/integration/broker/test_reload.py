@@ -1,0 +1,205 @@
+"""Another certificate, trust, policy, limits for a running broker: nobody is dropped, a bad file changes nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from broker.admin.client import AdminClient, RequestRefused
+from broker.admission.policy_file import DEFAULT_POLICY_FILE
+from broker.cli import app
+from broker.mqtt.codes import ReasonCode
+from broker.mqtt.disconnect import Disconnect
+from broker.mqtt.publication import Publish
+from provisioning.pki.keys import key_to_pem
+from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.pki import Held, Pki, pem_of
+from tests.support.tls_client import TlsClient, attempt
+
+DEFAULT = DEFAULT_POLICY_FILE.read_text(encoding="utf-8")
+NO_COMMANDS = DEFAULT.replace('subscribe.allow = ["fleet/{group}/{device}/cmd/#"]', "")
+
+
+class Reloaded:
+    """A broker whose files are the test's to change, and a device and a service that are connected all the time."""
+
+    def __init__(self, broker: BrokerProcess, pki: Pki, stack: ExitStack) -> None:
+        self.broker, self.pki = broker, pki
+        self.policy, self.settings = broker.dir / "policy.toml", broker.dir / "broker.toml"
+        self.certificate, self.key = broker.dir / "broker-1.crt", broker.dir / "broker-1.key"
+        self.anchors = broker.dir / "anchors.pem"
+        self.device = stack.enter_context(TlsClient(broker.port, self.anchors, pki.device("m-1").credential))
+        self.device.connect(client_id="m-1")
+        self.service = stack.enter_context(TlsClient(broker.port, self.anchors, pki.service("s-1").credential))
+        self.service.connect(client_id="s-1")
+        self.service.subscribe("fleet/#")
+
+    def events(self, code: str, part: str) -> int:
+        return len(self.broker.events(code, part=part))
+
+    def check_flow(self) -> None:
+        """Make sure that both are still connected, and that messages flow between them."""
+        self.device.publish("fleet/meters/m-1/state", b"x", qos=1)
+        assert isinstance(self.service.next_packet(), Publish)
+
+    def new_certificate(self, held: Held) -> None:
+        self.certificate.write_bytes(pem_of(held.certificate, *held.chain))
+        self.key.write_bytes(key_to_pem(held.key))
+
+    def presented(self) -> str:
+        """The serial number that a newcomer sees."""
+        with TlsClient(self.broker.port, self.anchors, self.pki.device("m-2").credential) as client:
+            client.connect(client_id="m-2")
+            return client.presented
+
+    def command(self, *arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["reload", *arguments, "--state-dir", str(self.broker.dir / "state")])
+        return done.exit_code, done.stdout
+
+
+def start(directory: Path, pki: Pki, watch: str) -> BrokerProcess:
+    directory.mkdir(exist_ok=True)
+    (directory / "policy.toml").write_text(DEFAULT)
+    (directory / "broker.toml").write_text("[limits]\nmax_inflight = 100\n")
+    arguments = ["--config", str(directory / "broker.toml"), "--policy-file", str(directory / "policy.toml"), watch]
+    return BrokerProcess.with_files(directory, pki, *arguments)
+
+
+@pytest.fixture
+def running(tmp_path: Path, pki: Pki) -> Iterator[Reloaded]:
+    """A broker that looks at its files only when it is told to."""
+    with start(tmp_path / "b", pki, "--no-watch-files") as broker, ExitStack() as stack:
+        yield Reloaded(broker, pki, stack)
+
+
+def test_sighup_replaces_everything_and_drops_nobody(running: Reloaded, pki: Pki) -> None:
+    first = running.presented()
+    other = Pki()
+    newcomer = other.device("m-3")
+    assert attempt(running.broker.port, running.anchors, newcomer.credential) == "TLSV1_ALERT_UNKNOWN_CA"
+    running.new_certificate(pki.broker())
+    running.anchors.write_text(pki.anchors + other.anchors)
+    running.policy.write_text(NO_COMMANDS)
+    running.settings.write_text("port = 1\n[limits]\nmax_inflight = 7\n")
+    running.broker.send_signal(signal.SIGHUP)
+    for part in ("certificate", "trust", "policy", "limits"):
+        wait_until(lambda part=part: running.events("RELOADED", part), f"{part} reloaded")
+    assert running.presented() != first
+    with TlsClient(running.broker.port, pki.anchors, newcomer.credential) as client:
+        assert client.connect(client_id="m-3").properties.receive_maximum == 7
+    assert running.device.subscribe("fleet/meters/m-1/cmd/#").reason_codes == (ReasonCode.NOT_AUTHORIZED,)
+    assert "restart needed for: " not in running.broker.log, "the flag for the port comes before the file"
+    running.check_flow()
+    running.broker.send_signal(signal.SIGHUP)
+    wait_until(lambda: running.events("RELOAD_UNCHANGED", "certificate"), "nothing new")
+    running.check_flow()
+
+
+def test_what_cannot_be_used_is_refused_with_the_reason_and_the_old_one_stays(running: Reloaded, pki: Pki) -> None:
+    first = running.presented()
+    running.certificate.write_bytes(pem_of(pki.broker().certificate))  # Its key has not come.
+    running.anchors.write_text("no anchors")
+    running.policy.write_text("[role.x]")
+    running.settings.write_text("[limits]\nmax_inflight = 0\n")
+    code, said = running.command()
+    assert code == 1
+    certificate, trust, policy, limits = said.splitlines()
+    assert certificate.startswith("certificate: refused: ")
+    assert (
+        trust == f"trust: refused: {running.anchors} holds no PEM certificate ([X509] no certificate or crl found)"
+        or (trust.startswith(f"trust: refused: {running.anchors} holds no PEM certificate"))
+    )
+    assert policy.startswith(f"policy: refused: {running.policy}: role.x: no such role; there are ")
+    assert limits.startswith(f"limits: refused: {running.settings}: limits.max_inflight: input should be greater")
+    running.anchors.write_text(pki.anchors)
+    assert running.presented() == first
+    running.check_flow()
+    expired = pki.broker(not_after=pki.now)
+    running.new_certificate(expired)
+    code, said = running.command("certificate")
+    assert code == 1
+    assert said.startswith(f"certificate: refused: {running.certificate} is valid from ")
+    running.check_flow()
+
+
+def test_a_dry_run_says_who_would_be_disconnected_and_disconnects_nobody(running: Reloaded, tmp_path: Path) -> None:
+    running.device.subscribe("fleet/meters/m-1/cmd/#")
+    proposed = tmp_path / "new.toml"
+    proposed.write_text(NO_COMMANDS)
+    code, said = running.command("--dry-run", "--policy", str(proposed))
+    assert code == 0
+    assert said == (
+        "policy: would be reloaded; would disconnect 1 of 2 clients, end 1 subscription: "
+        "m-1 (may not subscribe to 'fleet/meters/m-1/cmd/#')\n"
+    )
+    code, said = running.command("--dry-run", "--policy", str(proposed), "--json")
+    (part,) = json.loads(said)["parts"]
+    assert (part["outcome"], part["effects"]["disconnected"], part["effects"]["connected"]) == ("reloaded", 1, 2)
+    running.check_flow()
+    running.policy.write_text(NO_COMMANDS)
+    code, said = running.command("policy")
+    assert said.startswith("policy: reloaded; disconnected 1 of 2 clients, ended 1 subscription: m-1 (")
+    farewell = running.device.expect(Disconnect)
+    assert farewell.reason_code is ReasonCode.NOT_AUTHORIZED
+
+
+def test_the_command_says_what_is_wrong_with_it(running: Reloaded, tmp_path: Path) -> None:
+    assert running.command("everything")[0] == 2
+    assert running.command("--policy", str(running.policy))[0] == 2
+    assert running.command("--dry-run", "--policy", str(tmp_path / "none"))[0] == 2
+
+
+def test_a_changed_file_is_noticed(tmp_path: Path, pki: Pki) -> None:
+    with start(tmp_path / "b", pki, "--watch-files") as broker, ExitStack() as stack:
+        running = Reloaded(broker, pki, stack)
+        first = running.presented()
+        running.policy.write_text("[role.x]")
+        wait_until(lambda: running.events("RELOAD_REFUSED", "policy"), "a bad policy refused")
+        proposed = broker.dir / "proposed"
+        proposed.write_text(NO_COMMANDS)
+        proposed.replace(running.policy)
+        wait_until(lambda: running.events("RELOADED", "policy"), "a good one taken")
+        running.new_certificate(pki.broker())
+        wait_until(lambda: running.presented() != first, "another certificate")
+        running.check_flow()
+        assert running.device.subscribe("fleet/meters/m-1/cmd/#").reason_codes == (ReasonCode.NOT_AUTHORIZED,)
+
+
+def test_a_policy_that_changed_while_the_broker_was_away_counts_for_kept_sessions(tmp_path: Path, pki: Pki) -> None:
+    broker = start(tmp_path / "b", pki, "--no-watch-files")
+    device = pki.device("m-1")
+    anchors = broker.dir / "anchors.pem"
+    with broker, TlsClient(broker.port, anchors, device.credential) as client:
+        client.connect(client_id="m-1", session_expiry_interval=600)
+        client.subscribe("fleet/meters/m-1/cmd/#", qos=1)
+    (broker.dir / "policy.toml").write_text(NO_COMMANDS)
+    with broker, TlsClient(broker.port, anchors, pki.service("s").credential) as service:
+        service.connect()
+        service.publish("fleet/meters/m-1/cmd/x", b"x", qos=1)
+        with TlsClient(broker.port, anchors, device.credential) as client:
+            assert client.connect(client_id="m-1", clean_start=False).session_present
+            client.check_alive()
+    assert broker.events("POLICY_ENFORCED", subscriptions=1)
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ('{"parts": ["everything"]}', "parts: a list of certificate, trust, policy, limits"),
+        ('{"parts": []}', "parts: a list of"),
+        ('{"parts": [{}]}', "parts: a list of"),
+        ('{"dry_run": 1}', "dry_run: true or false"),
+        ('{"policy": "x"}', "policy: the text of a policy file, and only for a dry run"),
+        ('{"polcy": "x"}', "polcy: no such field; there are parts, dry_run, policy"),
+    ],
+)
+def test_the_api_says_what_is_wrong_with_a_request(broker: BrokerProcess, document: str, complaint: str) -> None:
+    with AdminClient(broker.dir / "state" / "admin.sock") as client, pytest.raises(RequestRefused) as caught:
+        client.post("/v1/reload", json.loads(document))
+    assert str(caught.value).startswith(f"INVALID_REQUEST: {complaint}")

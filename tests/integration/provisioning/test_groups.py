@@ -1,0 +1,69 @@
+"""Enrolment groups with the command line, curl and openssl."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.support.curl import Curl
+from tests.support.openssl import OpensslDevice
+from tests.support.provisioning import ProvisioningService
+
+
+def run(service: ProvisioningService, *arguments: str) -> tuple[int, str, str]:
+    done = service.command("group", *arguments, "--dir", str(service.dir), "--url", service.https)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_group_is_made_listed_changed_and_closed(
+    service: ProvisioningService, stranger: Curl, device: OpensslDevice
+) -> None:
+    name = device.name
+    code, shown, said = run(service, "create", name, "--way", "token", "--lifetime", "3600", "--maximum-devices", "1")
+    assert code == 0, said
+    assert "ways              token\n" in shown
+    token = service.token(device=name, group=name)
+    user = ("--user", f"{name}:{token}")
+    csr = device.request()
+    first = stranger.est(f"{name}/simpleenroll", csr, *user)
+    assert first.status == 200, first.text
+    # The answer was lost: the same request gets the same certificate.
+    assert stranger.est(f"{name}/simpleenroll", csr, *user).body == first.body
+    assert stranger.est("simpleenroll", device.request(), *user).text.startswith("TOKEN_USED")
+    other = OpensslDevice(device.directory, f"{name}-b")
+    token = service.token(device=other.name, group=name)
+    full = stranger.est("simpleenroll", other.request(), "--user", f"{other.name}:{token}")
+    assert (full.status, full.text.split(":")[0]) == (403, "GROUP_FULL")
+    code, listed, _ = run(service, "list", "--json")
+    assert (code, [each["maximum_devices"] for each in json.loads(listed) if each["name"] == name]) == (0, [1])
+    code, shown, _ = run(service, "set", name, "--closed", "--maximum-devices", "0")
+    assert (code, shown.splitlines()[-1]) == (0, f"Group {name} is closed: nobody new is let in.")
+    closed = stranger.est("simpleenroll", other.request(), "--user", f"{other.name}:{token}")
+    assert (closed.status, closed.text.split(":")[0]) == (403, "WAY_REFUSED")
+    assert run(service, "show", name)[1].count("maximum devices") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("create", "west"), "give --way, or --closed"),
+        (("create", "west", "--way", "pigeon"), "INVALID_REQUEST: ways: 'pigeon' is no way"),
+        (("create", "we st", "--way", "token"), "INVALID_REQUEST: name 'we st'"),
+        (("create", "west", "--way", "token", "--closed"), "contradict"),
+        (("show", "nowhere"), "GROUP_UNKNOWN: no group 'nowhere' is configured"),
+        (("set", "nowhere", "--lifetime", "90"), "GROUP_UNKNOWN"),
+        (("set", "nowhere"), "give what shall change"),
+    ],
+)
+def test_what_is_wrong_is_said(service: ProvisioningService, arguments: tuple[str, ...], words: str) -> None:
+    code, _, said = run(service, *arguments)
+    assert code in {1, 2}
+    assert words in " ".join(said.split())
+
+
+def test_groups_are_the_operators_business(stranger: Curl, operator: Curl) -> None:
+    assert stranger.run("/v1/groups").status == 401
+    answer = operator.run("/v1/groups", "-H", "Content-Type: application/json", data=b'{"name": "x", "waves": []}')
+    assert answer.status == 400
+    assert "waves" in answer.text

@@ -1,0 +1,164 @@
+"""Two services on one PostgreSQL, and one whose PostgreSQL goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.x509 import ocsp
+
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EnrolmentRefused, EstClient
+from provisioning.client.feed import RevocationEvent, follow
+from provisioning.pki.keys import generate_key
+from tests.support.curl import Curl
+from tests.support.enrolled import Enrolled, enrol
+from tests.support.ocsp import SHA256, request_der
+from tests.support.openssl import openssl
+from tests.support.postgresql import PostgresqlServer
+from tests.support.provisioning import ProvisioningService
+
+# A heartbeat that is longer than the tests wait: what arrives was pushed.
+SETTINGS = {
+    "crl_debounce_seconds": 0.05,
+    "feed_heartbeat_seconds": 60,
+    "public_http_url": "http://ca.example.org",
+}
+PATIENCE = 20
+
+
+@pytest.fixture(scope="module")
+def two(
+    postgresql: PostgresqlServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ProvisioningService, ProvisioningService]]:
+    directory = tmp_path_factory.mktemp("several") / "fleet"
+    settings = SETTINGS | {"database_url": postgresql.new_database(template="template0")}
+    with (
+        ProvisioningService.founded(directory, settings) as first,
+        ProvisioningService(directory, settings) as second,
+    ):
+        yield first, second
+
+
+async def test_a_device_that_enrols_at_both_at_once_gets_one_certificate_for_its_token(
+    two: tuple[ProvisioningService, ProvisioningService],
+) -> None:
+    token = two[0].token(device="meter-1", group="north")
+    csr = build_csr(generate_key(), "meter-1")
+
+    async def one(service: ProvisioningService) -> str:
+        async with EstClient(service.https, service.bundle) as client:
+            try:
+                await client.enrol(csr, user="meter-1", token=token)
+            except EnrolmentRefused as refusal:
+                return refusal.code
+            return "enrolled"
+
+    assert sorted(await asyncio.gather(*map(one, (*two, *two)))) == ["TOKEN_USED"] * 3 + ["enrolled"]
+    with two[1].api() as api:
+        assert api.get("/v1/devices/meter-1").json()["certificates"] == 1
+
+
+def status_at(service: ProvisioningService, device: Enrolled) -> ocsp.OCSPCertStatus:
+    issuer = x509.load_pem_x509_certificate((service.dir / "issuing-ca.crt").read_bytes())
+    answer = Curl(service.http).run(
+        "/ocsp",
+        "--header",
+        "Content-Type: application/ocsp-request",
+        data=request_der(device.certificate, issuer, SHA256),
+    )
+    return ocsp.load_der_ocsp_response(answer.body).certificate_status
+
+
+async def test_a_revocation_in_one_is_pushed_by_the_other_and_its_answers_change(
+    two: tuple[ProvisioningService, ProvisioningService],
+) -> None:
+    first, second = two
+    (device,) = await asyncio.to_thread(enrol, first, "meter-2")
+    assert status_at(second, device) is ocsp.OCSPCertStatus.GOOD  # Remembered from now on.
+    feed = follow(second.https, second.bundle, second.operator, 0, heartbeat=60)
+    async with contextlib.aclosing(feed), asyncio.timeout(PATIENCE):
+        await anext(feed)
+        await asyncio.to_thread(first.revoke, device="meter-2")
+        async for event in feed:
+            if isinstance(event, RevocationEvent) and event.device == "meter-2":
+                break
+    assert status_at(second, device) is ocsp.OCSPCertStatus.REVOKED
+
+
+def crl_at(service: ProvisioningService) -> tuple[int, int]:
+    """Return the number and the length of the list that a service has now."""
+    der = Curl(service.http).run("/crl/issuing-ca.crl").body
+    text = openssl("crl", "-inform", "DER", "-noout", "-crlnumber", data=der).decode()
+    return int(text.strip().removeprefix("crlNumber=").removeprefix("0x"), 16), len(x509.load_der_x509_crl(der))
+
+
+def test_both_publish_what_either_has_revoked_under_rising_numbers(
+    two: tuple[ProvisioningService, ProvisioningService],
+) -> None:
+    enrol(two[0], "meter-3", "meter-4")
+    seen: set[tuple[int, int]] = set()
+    for index, name in enumerate(("meter-3", "meter-4")):
+        before = [crl_at(service) for service in two]
+        seen |= set(before)
+        two[index].revoke(device=name)
+        deadline = time.monotonic() + PATIENCE
+        while any(crl_at(service)[1] <= length for service, (_, length) in zip(two, before, strict=True)):
+            assert time.monotonic() < deadline, "a list without the revocation"
+            time.sleep(0.02)
+        after = [crl_at(service) for service in two]
+        seen |= set(after)
+        assert all(new > old for (new, _), (old, _) in zip(after, before, strict=True))
+    lengths = dict(seen)
+    assert len(lengths) == len(seen), "one number, two lists"
+    assert [lengths[number] for number in sorted(lengths)] == sorted(lengths.values())
+
+
+def test_without_its_database_a_service_says_so_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    with PostgresqlServer() as server:
+        settings = SETTINGS | {"database_url": server.new_database(template="template0")}
+        with ProvisioningService.founded(tmp_path / "fleet", settings) as service, service.api() as api:
+            token = service.token(device="meter-1", group="north")
+            server.stop()
+            refused = api.post("/v1/tokens", json={"device": "meter-2"})
+            assert (refused.status_code, refused.json()["code"]) == (503, "UNAVAILABLE")
+            assert int(refused.headers["retry-after"]) > 0
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert str(server.port) not in refused.text
+            assert Curl(service.http).run("/crl/issuing-ca.crl").status == 200
+            server.start()
+            deadline = time.monotonic() + PATIENCE
+            while api.get("/v1/status").status_code == 503:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            csr = build_csr(generate_key(), "meter-1")
+
+            async def enrol_with_old_token() -> None:
+                async with EstClient(service.https, service.bundle) as client:
+                    await client.enrol(csr, user="meter-1", token=token)
+
+            asyncio.run(enrol_with_old_token())
+            assert "Traceback" not in service.log
+            assert "fleet:" not in service.log, "no credential of the database"
+
+
+def test_init_and_serve_say_what_is_wrong_with_the_database(postgresql: PostgresqlServer, tmp_path: Path) -> None:
+    url = postgresql.new_database(template="template0")
+    ProvisioningService.founded(tmp_path / "first", {"database_url": url})
+    second = ProvisioningService(tmp_path / "second", {"database_url": url})
+    done = second.command("init", "--dir", str(second.dir))
+    assert done.returncode == 1
+    assert "holds another authority's records: give each authority a database of its own" in done.stderr
+    assert not second.dir.exists()
+    gone = ProvisioningService(
+        tmp_path / "first", {"database_url": "postgresql+psycopg://fleet:hush@127.0.0.1:1/fleet"}
+    )
+    done = gone.command("serve", "--dir", str(gone.dir), "--port", "0", "--http-port", "0")
+    assert done.returncode == 1
+    assert "database_url: the database postgresql+psycopg://fleet:***@127.0.0.1:1/fleet cannot be used" in done.stderr
+    assert "hush" not in done.stderr

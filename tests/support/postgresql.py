@@ -1,0 +1,156 @@
+"""A PostgreSQL server of the tests' own: one a worker, a database a test, copied from a template that is up to date.
+
+    with PostgresqlServer() as server:
+        url = server.new_database()          # the schema is there, nothing else
+        server.stop(); server.start()        # gone and back, on the same port
+
+It is started from Debian's binaries in a temporary directory, on a free port of the loopback address, and writes
+nothing to disk that it would have to wait for: the tests try our transactions, not PostgreSQL's durability.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import psycopg
+
+from provisioning.store import schema
+from provisioning.store.database import Database
+
+START_SECONDS = 60
+AUDIT_KEY = b""
+_TEMPLATE = "fleet_template"
+_OFF = ("fsync", "synchronous_commit", "full_page_writes", "autovacuum")
+
+
+class PostgresqlServer:
+    """One cluster, made, started and removed by the test run."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    def __enter__(self) -> Self:
+        self._directory = Path(tempfile.mkdtemp(prefix="fleetgate-postgresql-"))
+        self._data = self._directory / "data"
+        self._user = _unprivileged_user()
+        if self._user is not None:  # The server refuses to be root.
+            shutil.chown(self._directory, self._user)
+        try:
+            self._run("initdb", "--pgdata", self._data, "--username", "fleet", "--auth", "trust", "--no-sync",
+                      "--locale", "C.UTF-8", "--encoding", "UTF8")  # fmt: skip
+            self.start()
+            self.new_database(_TEMPLATE, template="template0")
+            asyncio.run(self._upgrade_template())
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._process is not None:
+            self.stop()
+        shutil.rmtree(self._directory)
+
+    def start(self) -> None:
+        """Start the server, on the port that it had before if there was one."""
+        for _ in range(5):
+            if self._try_to_start(self.port or _free_port()):
+                return
+        raise AssertionError(f"PostgreSQL does not start\n{self._log.read_text()}")
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Stop the server and every session at once."""
+        process, self._process = self._process, None
+        assert process is not None
+        process.send_signal(number)
+        try:
+            process.wait(timeout=START_SECONDS)
+        finally:
+            process.kill()
+
+    def url(self, name: str) -> str:
+        """Return the URL of a database, as the setting ``database_url`` takes it."""
+        return f"postgresql+psycopg://fleet@127.0.0.1:{self.port}/{name}"
+
+    def new_database(self, name: str | None = None, template: str = _TEMPLATE) -> str:
+        """Create a database and return its URL; from the usual *template* it has the newest schema and no rows."""
+        name = name or f"fleet_{next(self._numbers)}"
+        with psycopg.connect(f"postgresql://fleet@127.0.0.1:{self.port}/postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy".encode())
+        return self.url(name)
+
+    async def _upgrade_template(self) -> None:
+        database = Database(self.url(_TEMPLATE), AUDIT_KEY)
+        try:
+            await schema.upgrade(database)
+        finally:
+            await database.close()
+
+    @property
+    def _log(self) -> Path:
+        return self._directory / "log"
+
+    def _try_to_start(self, port: int) -> bool:
+        options = [f"--{name}=off" for name in _OFF]
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                [_binary("postgres"), "-D", self._data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
+                 "-c", f"unix_socket_directories={self._directory}", "-c", "max_connections=60", *options],
+                stdout=log, stderr=log, cwd=self._directory, **_as(self._user),
+            )  # fmt: skip
+        deadline = time.monotonic() + START_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(psycopg.OperationalError):
+                psycopg.connect(f"postgresql://fleet@127.0.0.1:{port}/postgres", connect_timeout=5).close()
+                self._process, self.port = process, port
+                return True
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        return False
+
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        done = subprocess.run(
+            [_binary(program), *arguments], capture_output=True, text=True, check=False, timeout=START_SECONDS,
+            cwd=self._directory, **_as(self._user),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+
+def _binary(name: str) -> str:
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
+    binary = str(found[-1]) if found else shutil.which(name)
+    assert binary, f"{name} is not installed: run deploy/install-test-servers"
+    return binary
+
+
+def _unprivileged_user() -> str | None:
+    if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"
+
+
+def _as(user: str | None) -> dict[str, Any]:
+    return {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port

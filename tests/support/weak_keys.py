@@ -1,0 +1,75 @@
+"""Keys that look like any other and are worthless, made as the defects made them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+EXPONENT = 65537
+_PRIMES = [candidate for candidate in range(2, 3000) if all(candidate % n for n in range(2, int(candidate**0.5) + 1))]
+_SMALL_PRIMES = math.prod(_PRIMES)
+
+
+def next_prime(number: int) -> int:
+    """Return the next probable prime (Fermat's test to three bases is enough for a test's modulus)."""
+    number |= 1
+    while not _is_prime(number):
+        number += 2
+    return number
+
+
+def _is_prime(number: int) -> bool:
+    if math.gcd(number, _SMALL_PRIMES) != 1 or (number - 1) % EXPONENT == 0:
+        return False
+    return all(pow(base, number - 1, number) == 1 for base in (2, 3, 5))
+
+
+def close_primes() -> rsa.RSAPrivateKey:
+    """CVE-2022-26320: the second prime is looked for where the first was found."""
+    first = next_prime(3 << 1022 | 0x1234567)
+    return rsa_key(first, next_prime(first + 2))
+
+
+def roca() -> rsa.RSAPrivateKey:
+    """CVE-2017-15361: k·M + (65537^a mod M), where M is the product of the first primes."""
+    product = math.prod(prime for prime in _PRIMES if prime < 168)
+    source = random.Random(15361)  # noqa: S311 - the same key each time
+
+    def candidate() -> int:
+        multiple = (3 << 1022) // product + source.getrandbits(700)
+        return multiple * product + pow(65537, source.getrandbits(60), product)
+
+    return rsa_key(_first(candidate), _first(candidate))
+
+
+def sparse() -> rsa.RSAPrivateKey:
+    """Of each 16 bytes of a prime only two are random, so that the modulus is a polynomial with small coefficients."""
+    source = random.Random(41117)  # noqa: S311
+
+    def candidate() -> int:
+        return 3 << 1022 | sum(source.getrandbits(16) << 128 * place for place in range(8)) | 1
+
+    return rsa_key(_first(candidate), _first(candidate))
+
+
+def small_factor() -> rsa.RSAPrivateKey:
+    """A prime that is none: 751 times another."""
+    return rsa_key(751, next_prime((3 << 2046) // 751 + 1090))  # The 1090 only saves the search.
+
+
+def rsa_key(p: int, q: int) -> rsa.RSAPrivateKey:
+    """Return the RSA key with these primes."""
+    d = pow(EXPONENT, -1, math.lcm(p - 1, q - 1))
+    public = rsa.RSAPublicNumbers(EXPONENT, p * q)
+    numbers = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public)
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
+
+
+def _first(candidate: Callable[[], int]) -> int:
+    while True:
+        number = candidate()
+        if _is_prime(number):
+            return number

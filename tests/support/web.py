@@ -1,0 +1,69 @@
+"""A plain HTTP server in a thread, for whatever is fetched: what it serves can change, and it counts."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+
+Answer = bytes | Callable[[bytes], bytes | None]
+
+
+class WebServer:
+    """Serves `pages` by path: bytes, or what a function makes of the request's body (None: the connection is cut)."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, Answer] = {}
+        self.requests: Counter[str] = Counter()
+        self.not_modified = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer._serve(self, b"")
+
+            def do_POST(self) -> None:
+                outer._serve(self, self.rfile.read(int(self.headers["Content-Length"])))
+
+            def log_message(self, *_arguments: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def _serve(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        self.requests[handler.path] += 1
+        answer = self.pages.get(handler.path)
+        content = answer(body) if callable(answer) else answer
+        if answer is None:
+            handler.send_error(404)
+            return
+        if content is None:
+            handler.close_connection = True
+            return
+        tag = f'"{hash(content):x}"'
+        if handler.headers["If-None-Match"] == tag:
+            self.not_modified += 1
+            handler.send_response(304)
+            handler.end_headers()
+            return
+        handler.send_response(200)
+        handler.send_header("ETag", tag)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

@@ -1,0 +1,145 @@
+"""The small HTTP server: over real sockets, what it answers and where its bounds are."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from broker.admin import http_server
+from broker.admin.http_server import MAX_BODY, HttpServer, Request, Response
+from broker.admin.unix_socket import AdminSocketError, open_socket
+
+HEAD = b"Host: broker\r\n\r\n"
+
+
+async def _echo(request: Request) -> Response:
+    if request.path == "/defect":
+        raise RuntimeError("a defect")
+    if request.path == "/long":
+        return Response(body=_pieces())
+    return Response.json([request.method, request.path, request.query, request.body.decode(), request.caller])
+
+
+async def _pieces() -> AsyncIterator[bytes]:
+    for number in range(3):
+        yield b"%d," % number
+        yield b""
+
+
+@pytest.fixture
+async def path(tmp_path: Path) -> AsyncIterator[Path]:
+    where = tmp_path / "deep" / "admin.sock"
+    server = HttpServer(_echo, lambda _: "me")
+    await server.listen(open_socket(where))
+    yield where
+    await server.close()
+
+
+async def ask(path: Path, *requests: bytes, end: bool = True) -> bytes:
+    """Send *requests* one after the other and return everything that comes back until the server closes."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    for request in requests:
+        writer.write(request)
+        await writer.drain()
+    if end:
+        writer.write_eof()
+    answer = await asyncio.wait_for(reader.read(), 30)
+    writer.close()
+    return answer
+
+
+def bodies(answer: bytes) -> list[object]:
+    return [json.loads(part.partition(b"\r\n\r\n")[2]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+
+
+async def test_requests_are_answered_one_after_the_other_on_one_connection(path: Path) -> None:
+    reader, writer = await asyncio.open_unix_connection(path)
+    for name in ("a", "b"):
+        writer.write(f"GET /{name}%20x?q={name}&e= HTTP/1.1\r\n".encode() + HEAD)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"Connection: close" not in head
+        assert json.loads(await reader.readline()) == ["GET", f"/{name} x", {"q": name, "e": ""}, "", "me"]
+    writer.close()
+
+
+async def test_a_body_arrives_in_pieces_and_in_chunks(path: Path) -> None:
+    whole = await ask(path, b"POST /x HTTP/1.1\r\nContent-Length: 5\r\n" + HEAD + b"he", b"llo")
+    assert bodies(whole) == [["POST", "/x", {}, "hello", "me"]]
+    chunked = await ask(path, b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HEAD + b"2\r\nhe\r\n0\r\n\r\n")
+    assert bodies(chunked) == [["POST", "/x", {}, "he", "me"]]
+
+
+async def test_a_long_answer_comes_in_chunks_or_ends_with_the_connection(path: Path) -> None:
+    answer = await ask(path, b"GET /long HTTP/1.1\r\n" + HEAD)
+    assert answer.endswith(b"\r\n\r\n2\r\n0,\r\n2\r\n1,\r\n2\r\n2,\r\n0\r\n\r\n")
+    answer = await ask(path, b"GET /long HTTP/1.0\r\n" + HEAD, end=False)
+    assert answer.endswith(b"\r\nConnection: close\r\n\r\n0,1,2,")
+
+
+async def test_a_pipelined_request_is_not_answered(path: Path) -> None:
+    answer = await ask(path, (b"GET /a HTTP/1.1\r\n" + HEAD) * 2, end=False)
+    assert len(bodies(answer)) == 1
+    assert b"Connection: close" in answer
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"\x16\x03\x01 hello\r\n\r\n", b"400 Bad Request"),
+        (b"GET http://[ HTTP/1.1\r\n" + HEAD, b"400 Bad Request"),
+        (b"POST /x HTTP/1.1\r\nContent-Length: 100000\r\n" + HEAD + bytes(MAX_BODY + 1), b"413 "),
+        (b"GET /x HTTP/1.1\r\n" + b"X: " + b"y" * 100_000, b"413 "),
+        (b"GET /defect HTTP/1.1\r\nConnection: close\r\n" + HEAD, b"500 Internal Server Error"),
+    ],
+)
+async def test_what_cannot_be_answered_gets_a_problem_document(path: Path, request_bytes: bytes, status: bytes) -> None:
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(request_bytes)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 " + status)
+    assert b"application/problem+json" in await reader.readline()
+    writer.close()
+
+
+async def test_a_request_that_trickles_in_is_cut_off(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "_REQUEST_SECONDS", 0.1)
+    assert (await ask(path, b"GET /x HTTP/1.1\r\n", end=False)).startswith(b"HTTP/1.1 408 ")
+    assert await ask(path, end=False) == b""
+
+
+async def test_too_many_connections_are_told_so(path: Path) -> None:
+    held = [await asyncio.open_unix_connection(path) for _ in range(http_server._MAX_CONNECTIONS)]
+    assert (await ask(path)).startswith(b"HTTP/1.1 503 ")
+    for _, writer in held:
+        writer.close()
+    reader, writer = held[0]
+    assert await reader.read() == b""
+
+
+async def test_whom_identify_refuses_gets_that_answer_to_everything(tmp_path: Path) -> None:
+    server = HttpServer(_echo, lambda _: http_server.problem(403, "WRONG_ROLE", "no"))
+    await server.listen(open_socket(tmp_path / "s"))
+    assert (await ask(tmp_path / "s", b"GET /x HTTP/1.1\r\n" + HEAD)).startswith(b"HTTP/1.1 403 ")
+    await server.close()
+
+
+def test_the_socket_is_private_long_paths_work_and_only_a_dead_ones_name_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / ("d" * 100) / "admin.sock"
+    with open_socket(path) as first:
+        assert path.stat().st_mode & 0o777 == 0o600
+        with pytest.raises(AdminSocketError, match="in use by another broker"):
+            open_socket(path)
+        assert first.family is socket.AF_UNIX
+    open_socket(path).close()
+    path.unlink()
+    path.write_text("mine")
+    with pytest.raises(AdminSocketError, match="is a file and no socket"):
+        open_socket(path)
+    assert path.read_text() == "mine"
+    with pytest.raises(AdminSocketError, match="set admin_socket to a place"):
+        open_socket(path / "below")

@@ -1,0 +1,124 @@
+"""What an operator sees of sessions, and that a long list does not make the devices wait."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from broker.admin.sessions import InvalidSelection, Selection, SessionView, normal_serial
+from broker.mqtt.codes import ReasonCode
+from broker.mqtt.packets import Disconnect
+from provisioning.pki.identity import Identity, Role
+from tests.support.pki import DOMAIN, shared_device
+from tests.support.wire import MemoryBroker
+
+
+async def listed(broker: MemoryBroker, limit: int | None = None, **query: str) -> dict[str, Any]:
+    pieces = [piece async for piece in SessionView(broker.engine).document(Selection.of(query), limit)]
+    document = json.loads(b"".join(pieces))
+    assert isinstance(document, dict)
+    return document
+
+
+async def names(broker: MemoryBroker, **query: str) -> list[str]:
+    return sorted(session["client_id"] for session in (await listed(broker, **query))["sessions"])
+
+
+async def test_every_filter_finds_whom_it_names() -> None:
+    broker = MemoryBroker()
+    broker.device("meter-1", session_expiry_interval=60)
+    broker.device("meter-2", session_expiry_interval=60).leave()
+    broker.service("backend", client_id="backend-7")
+    serial = f"{shared_device('meter-1').certificate.serial_number:x}"
+    everybody = ["backend-7", "meter-1", "meter-2"]
+    assert await names(broker) == everybody
+    assert await names(broker, group="meters") == ["meter-1", "meter-2"]
+    assert await names(broker, role="service") == ["backend-7"]
+    assert await names(broker, device="backend") == ["backend-7"]
+    assert await names(broker, connected="false") == ["meter-2"]
+    assert await names(broker, connected="true", group="meters") == ["meter-1"]
+    assert await names(broker, address="192.0.2.1") == ["backend-7", "meter-1"]
+    for anything in ("meter-1", serial, serial.upper(), f"00{serial}", f"spiffe://{DOMAIN}/device/meters/meter-1"):
+        assert await names(broker, anything=anything) == ["meter-1"], anything
+    assert await names(broker, serial=":".join([f"0{serial}"[i : i + 2] for i in range(0, 40, 2)])[:2]) == []
+    assert await names(broker, anything="192.0.2.1:1883") == ["backend-7", "meter-1"]
+    assert await names(broker, client="backend") == []
+
+
+async def test_a_session_is_shown_with_its_certificate_and_what_waits_for_it() -> None:
+    broker = MemoryBroker()
+    meter = broker.device("meter-1", session_expiry_interval=60, keep_alive=100)
+    meter.subscribe("fleet/meters/meter-1/cmd/#", qos=1)
+    (shown,) = (await listed(broker))["sessions"]
+    assert (shown["version"], shown["keep_alive"], shown["subscriptions"]) == ("5.0", 100, 1)
+    assert 0 <= shown["certificate_expires_in"] <= 86_400
+    meter.leave()
+    broker.service().publish("fleet/meters/meter-1/cmd/go", b"go", qos=1)
+    (away,) = (await listed(broker, device="meter-1"))["sessions"]
+    assert (away["connected"], away["address"], away["serial"]) == (False, None, None)
+    assert away["queued"] == 1
+
+
+@pytest.mark.parametrize("query", [{"colour": "red"}, {"connected": "yes"}])
+def test_a_filter_that_is_none_is_named(query: dict[str, str]) -> None:
+    with pytest.raises(InvalidSelection, match=next(iter(query))):
+        Selection.of(query)
+
+
+def test_serial_numbers_are_compared_as_numbers() -> None:
+    assert normal_serial("0A:Bc") == normal_serial("0xabc") == "abc"
+    assert normal_serial("00") == "0"
+
+
+async def test_ten_thousand_sessions_are_shown_with_a_turn_of_the_loop_between_a_few_hundred() -> None:
+    broker = MemoryBroker()
+    for number in range(10_000):
+        broker.engine.registry.create(f"d{number}", Identity(DOMAIN, Role.DEVICE, f"d{number}", "meters"))
+    turns = 0
+
+    async def devices() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(devices())
+    document = await listed(broker, limit=9_000)
+    task.cancel()
+    assert (len(document["sessions"]), document["matched"], document["shown"]) == (9_000, 10_000, 9_000)
+    assert turns >= 10_000 / 200
+
+
+async def test_a_session_that_ends_while_the_list_is_shown_is_left_out() -> None:
+    broker = MemoryBroker()
+    for number in range(500):
+        broker.engine.registry.create(f"d{number}", Identity(DOMAIN, Role.DEVICE, f"d{number}", "meters"))
+    pieces = SessionView(broker.engine).document(Selection(), None)
+    text = [await anext(pieces), await anext(pieces)]
+    last = broker.engine.registry.find(Role.DEVICE, "d499")
+    assert last is not None
+    broker.engine.registry.discard(last)
+    text += [piece async for piece in pieces]
+    assert json.loads(b"".join(text))["matched"] == 499
+
+
+async def test_kicking_tells_the_client_why_and_keeps_or_forgets_the_session() -> None:
+    broker = MemoryBroker()
+    view = SessionView(broker.engine)
+    meter = broker.device("meter-1", session_expiry_interval=60)
+    kicked = await view.kick(Selection(anything="meter-1"), "maintenance", "uid 0", forget=False)
+    assert [(each["client_id"], each["was_connected"], each["session_kept"]) for each in kicked] == [
+        ("meter-1", True, True)
+    ]
+    (farewell,) = meter.received()
+    assert isinstance(farewell, Disconnect)
+    assert farewell.reason_code is ReasonCode.ADMINISTRATIVE_ACTION
+    assert farewell.properties.reason_string == "KICKED: maintenance"
+    assert broker.metrics.closed["KICKED"] == 1
+    assert await view.kick(Selection(anything="meter-1"), "x", "uid 0", forget=False) == []
+    (forgotten,) = await view.kick(Selection(anything="meter-1"), "x", "uid 0", forget=True)
+    assert (forgotten["was_connected"], forgotten["session_kept"]) == (False, False)
+    assert await names(broker) == []

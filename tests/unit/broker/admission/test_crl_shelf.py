@@ -1,0 +1,144 @@
+"""Which list is held, which one gives way to which, and how fresh what is known is."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+
+from broker.admission.crl_shelf import CrlShelf
+from provisioning.pki.crl import CrlProblem, CrlRefused, parse
+from provisioning.pki.revocation import RevocationIndex
+from tests.support.crl import crl, scope
+from tests.support.pki import shared_pki
+
+PKI = shared_pki()
+CA = PKI.issuing
+KEY = b"issuing"
+SHARD = "http://pki.example/1.crl"
+HOUR = timedelta(hours=1)
+EXPIRED = {"age": 2 * HOUR, "life": HOUR}
+REMOVE = x509.ReasonFlags.remove_from_crl
+
+
+class Shelf:
+    """A shelf that is given lists in DER, as of now."""
+
+    def __init__(self) -> None:
+        self.index = RevocationIndex()
+        self.shelf = CrlShelf(self.index)
+        self.now = datetime.now(UTC)
+
+    def put(self, der: bytes) -> tuple[set[int], int] | None:
+        held = self.shelf.prepare(parse(der), (KEY, "CA"), "file", self.now, lambda: None)
+        return None if held is None else self.shelf.put(held)
+
+    def refused(self, der: bytes) -> CrlProblem:
+        with pytest.raises(CrlRefused) as caught:
+            self.put(der)
+        return caught.value.code
+
+    def overdue(self, *names: str, later: timedelta = timedelta(0), is_authority: bool = False) -> float | None:
+        return self.shelf.overdue(KEY, self.now + later, is_authority=is_authority, names=frozenset(names))
+
+    @property
+    def revoked(self) -> set[int]:
+        return {serial for serial in range(20) if self.index.find((KEY, serial)) is not None}
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+def test_a_newer_list_replaces_the_older_one_whole(shelf: Shelf) -> None:
+    assert shelf.put(crl(CA, {1: None, 2: None}, number=1)) == ({1, 2}, 0)
+    assert shelf.put(crl(CA, {2: None, 3: None}, number=2)) == ({3}, 1)
+    assert shelf.revoked == {2, 3}
+
+
+def test_the_same_list_is_no_news(shelf: Shelf) -> None:
+    same = crl(CA, {1: None})
+    shelf.put(same)
+    assert shelf.put(same) is None
+
+
+def test_an_old_list_that_is_played_back_releases_nobody(shelf: Shelf) -> None:
+    old = crl(CA, number=1)
+    shelf.put(crl(CA, {1: None}, number=2))
+    assert shelf.refused(old) is CrlProblem.CRL_OLDER
+    assert shelf.revoked == {1}
+
+
+def test_an_expired_list_does_not_replace_a_good_one(shelf: Shelf) -> None:
+    shelf.put(crl(CA, {1: None}, number=1))
+    assert shelf.refused(crl(CA, {2: None}, number=2, **EXPIRED)) is CrlProblem.CRL_EXPIRED
+    assert shelf.revoked == {1}
+
+
+def test_an_expired_list_alone_still_says_who_is_revoked(shelf: Shelf) -> None:
+    shelf.put(crl(CA, {1: None}, **EXPIRED))
+    assert shelf.revoked == {1}
+    assert shelf.overdue() == pytest.approx(3600, abs=5)
+
+
+def test_a_list_from_the_future_is_refused(shelf: Shelf) -> None:
+    assert shelf.refused(crl(CA, age=-HOUR)) is CrlProblem.CRL_NOT_YET_VALID
+
+
+def test_a_delta_revokes_and_releases_and_makes_the_list_fresh(shelf: Shelf) -> None:
+    shelf.put(crl(CA, {1: None, 2: x509.ReasonFlags.certificate_hold}, number=5))
+    assert shelf.overdue(later=2 * HOUR) == pytest.approx(3660, abs=5)
+    assert shelf.put(crl(CA, {2: REMOVE, 3: None}, number=6, base=4, life=3 * HOUR)) == ({3}, 1)
+    assert shelf.revoked == {1, 3}
+    assert shelf.overdue(later=2 * HOUR) == 0.0
+    assert shelf.put(crl(CA, {1: REMOVE}, number=6, base=4, age=timedelta(minutes=2))) is None, "an older delta"
+
+
+def test_a_delta_without_its_list_is_refused(shelf: Shelf) -> None:
+    assert shelf.refused(crl(CA, {1: None}, number=6, base=5)) is CrlProblem.CRL_NO_BASE
+    shelf.put(crl(CA, number=4))
+    assert shelf.refused(crl(CA, {1: None}, number=6, base=5)) is CrlProblem.CRL_NO_BASE
+
+
+def test_a_complete_list_between_two_deltas_keeps_the_newer_delta(shelf: Shelf) -> None:
+    shelf.put(crl(CA, {1: None}, number=5))
+    shelf.put(crl(CA, {3: None}, number=7, base=5))
+    shelf.put(crl(CA, {1: None, 2: None}, number=6))
+    assert shelf.revoked == {1, 2, 3}
+    shelf.put(crl(CA, {1: None}, number=8))
+    assert shelf.revoked == {1}
+
+
+def test_an_expired_delta_is_refused(shelf: Shelf) -> None:
+    shelf.put(crl(CA, number=5, age=3 * HOUR, life=9 * HOUR))
+    assert shelf.refused(crl(CA, {1: None}, number=6, base=5, **EXPIRED)) is CrlProblem.CRL_EXPIRED
+
+
+def test_a_shard_says_nothing_of_other_certificates(shelf: Shelf) -> None:
+    assert shelf.overdue(SHARD) is None
+    shelf.put(crl(CA, {1: None}, point=scope(SHARD, users_only=True)))
+    assert shelf.overdue(SHARD) == 0.0
+    assert shelf.overdue("http://pki.example/2.crl") is None
+    assert shelf.overdue(SHARD, is_authority=True) is None
+    shelf.put(crl(CA, {2: None}, number=1))
+    assert shelf.overdue() == 0.0
+    assert shelf.revoked == {1, 2}, "each list has its own entries"
+    shelf.put(crl(CA, number=2))
+    assert shelf.revoked == {1}
+
+
+def test_lateness_is_said_once_and_then_expiry_once(shelf: Shelf) -> None:
+    shelf.put(crl(CA, age=timedelta(0)))
+
+    def alarms(later: timedelta) -> list[CrlProblem]:
+        return [problem for _, problem in shelf.shelf.alarms(shelf.now + later)]
+
+    assert alarms(timedelta(minutes=44)) == []
+    assert alarms(timedelta(minutes=46)) == [CrlProblem.CRL_LATE]
+    assert alarms(timedelta(minutes=50)) == []
+    assert alarms(timedelta(minutes=61)) == [CrlProblem.CRL_EXPIRED]
+    assert alarms(timedelta(minutes=62)) == []
+    shelf.put(crl(CA, number=2, age=timedelta(0)))
+    assert alarms(timedelta(minutes=46)) == [CrlProblem.CRL_LATE]

@@ -1,0 +1,82 @@
+"""A topic policy as a file: what is read, and errors that name the file, the key and the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from broker.admission.policy import DeniedPublish
+from broker.admission.policy_file import PolicyError, load_policy, parse_policy
+from provisioning.pki.identity import Identity, Role
+
+METER = Identity("fleet.internal", Role.DEVICE, "m-1", "north")
+EVERYTHING = """
+denied_publish = "disconnect"
+[role.device]
+publish.allow = ["a"]
+[role.device.subscribe]
+allow = ["b"]
+deny = ["c"]
+[group.north]
+publish = { allow = ["d"], deny = ["e"] }
+[device."m-1"]
+publish.allow = ["f"]
+[identity.m-1]
+publish.allow = ["g"]
+[identity."spiffe://fleet.internal/device/north/m-1"]
+publish.allow = ["h"]
+"""
+
+
+def test_every_section_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(EVERYTHING)
+    policy = load_policy(path)
+    permissions = policy.permissions(METER, "m-1")
+    assert policy.denied_publish is DeniedPublish.DISCONNECT
+    assert permissions.publish_allow.filters == ("a", "d", "f", "g", "h")
+    assert permissions.publish_deny.filters == ("e",)
+    assert permissions.subscribe_allow.filters == ("b",)
+    assert permissions.subscribe_deny.filters == ("c",)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[rol.device]", "rol: no such section or key; there are denied_publish, [role.…], [group.…], [device.…]"),
+        ("[role.devic]", "role.devic: no such role; there are device, broker, service, operator"),
+        ("[role.device]\npublish.alow = []", "role.device.publish.alow: no such key; there are allow, deny"),
+        ("[role.device]\nallow = []", "role.device.allow: no such key; there are publish.allow, publish.deny, "),
+        ('[role.device]\npublish = ["x"]', "role.device.publish: expected keys below it: publish.allow, "),
+        ('[role.device]\npublish.allow = "x"', "role.device.publish.allow: expected a list of topic filters"),
+        ("[role.device]\npublish.allow = [1]", "role.device.publish.allow[0]: expected a topic filter in quotes"),
+        ('[role.device]\nsubscribe.deny = ["a", "{x}"]', "role.device.subscribe.deny[1]: '{x}': {x} is no placeholder"),
+        ("role = 1", "role: expected a table"),
+        ('denied_publish = "ignore"', "denied_publish: input should be 'drop' or 'disconnect'"),
+        ('[group."a/b"]', "group.a/b: name 'a/b': use 1 to 64 letters"),
+        ('[identity."spiffe://x"]', "identity.spiffe://x: URI 'spiffe://x' is not spiffe://<trust-domain>/<role>"),
+        ("[group.north]", "nobody could connect: give at least one [role.…], [device.…] or [identity.…] section"),
+        ("x = ", "not TOML: "),
+    ],
+)
+def test_an_error_names_file_key_and_remedy(text: str, complaint: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(text, "policy.toml")
+    assert str(caught.value).startswith(f"policy.toml: {complaint}")
+
+
+def test_all_errors_are_told_at_once() -> None:
+    with pytest.raises(PolicyError) as caught:
+        parse_policy('[role.device]\npublish.allow = ["{x}", "a/#/b"]\n[rol.x]\n', "policy.toml")
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"none\.toml: cannot be read: No such file"):
+        load_policy(tmp_path / "none.toml")
+    (tmp_path / "binary").write_bytes(b"\xff")
+    with pytest.raises(PolicyError, match="binary: not UTF-8: invalid start byte at byte 0"):
+        load_policy(tmp_path / "binary")
+    with pytest.raises(PolicyError, match="cannot be read: Is a directory"):
+        load_policy(tmp_path)

@@ -1,0 +1,67 @@
+"""A changed file is noticed however it was changed, once, and not while it is being written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from broker.reload.file_watch import FileWatch
+
+
+def in_place(path: Path) -> None:
+    path.write_text("new, and longer")
+
+
+def renamed(path: Path) -> None:
+    other = path.with_suffix(".new")
+    other.write_text("new")
+    other.replace(path)
+
+
+def linked_elsewhere(path: Path) -> None:
+    """As Kubernetes does it: the name is a link, and the link is replaced."""
+    other = path.with_suffix(".2")
+    other.write_text("new")
+    link = path.with_suffix(".link")
+    link.symlink_to(other)
+    link.replace(path)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_text("old")
+    return path
+
+
+@pytest.mark.parametrize("change", [in_place, renamed, linked_elsewhere])
+def test_a_change_is_told_once_when_it_has_stood_for_a_look(path: Path, change: Callable[[Path], None]) -> None:
+    watch = FileWatch([path])
+    assert not watch.changed([path])
+    change(path)
+    assert [watch.changed([path]) for _ in range(4)] == [False, True, False, False]
+
+
+def test_a_file_that_grows_is_not_read_yet(path: Path) -> None:
+    watch = FileWatch([path])
+    for content in ("1", "22", "333"):
+        path.write_text(content)
+        assert not watch.changed([path])
+    assert watch.changed([path])
+
+
+def test_a_file_that_is_gone_is_waited_for(path: Path) -> None:
+    watch = FileWatch([path])
+    path.unlink()
+    assert [watch.changed([path]) for _ in range(3)] == [False] * 3
+    path.write_text("back")
+    assert [watch.changed([path]) for _ in range(3)] == [False, True, False]
+
+
+def test_another_list_of_files_is_a_change(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("x")
+    watch = FileWatch([path])
+    assert [watch.changed([path, other]) for _ in range(3)] == [False, True, False]

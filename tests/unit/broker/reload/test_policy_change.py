@@ -1,0 +1,158 @@
+"""Another policy for those who are here already: what is asked again, what is taken away, who is disconnected."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.admission.policy import Kind, Rules, Section, TopicPolicy
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.reload.policy_change import change, enforce_at_start, preview
+from broker.reload.report import Affected, Effects
+from provisioning.pki.identity import Role
+from tests.support.wire import V5, MemoryBroker, WireClient, will
+
+OWN = "fleet/meters/meter-1"
+SERVICES = Rules(("#",), (), ("#", "$SYS/#"))
+
+
+def policy(*devices: Rules) -> TopicPolicy:
+    sections = [Section(Kind.ROLE, Role.DEVICE, rules) for rules in devices]
+    return TopicPolicy([Section(Kind.ROLE, Role.SERVICE, SERVICES), *sections])
+
+
+OPEN = policy(Rules(("#",), (), ("#",)))
+ONLY_A = policy(Rules(("a",), (), ("a",)))
+NO_DEVICES = policy()
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker(policy=OPEN)
+
+
+async def apply(broker: MemoryBroker, new: TopicPolicy) -> Effects:
+    """Change the policy; a dry run before it says the same and does nothing."""
+    before = (broker.engine.routes.subscription_count, broker.engine.connected, dict(broker.metrics.closed))
+    expected = await preview(broker.engine, new)
+    assert before == (broker.engine.routes.subscription_count, broker.engine.connected, dict(broker.metrics.closed))
+    effects = await change(broker.engine, new, lambda: broker.now)
+    broker.settle()
+    assert effects == expected
+    return effects
+
+
+@pytest.mark.parametrize("warm", [0, 3])
+async def test_publishing_is_asked_again(broker: MemoryBroker, warm: int) -> None:
+    meter = broker.device("meter-1")
+    for topic in ("a", "b"):
+        for _ in range(warm):
+            meter.publish(topic, b"", qos=1)
+    assert await apply(broker, ONLY_A) == Effects(connected=1)
+    assert puback(meter, "a") is ReasonCode.SUCCESS
+    assert puback(meter, "b") is ReasonCode.NOT_AUTHORIZED
+    await apply(broker, OPEN)
+    assert puback(meter, "b") is ReasonCode.SUCCESS
+    assert not meter.closed
+
+
+def puback(client: WireClient, topic: str) -> ReasonCode:
+    answer = client.publish(topic, b"", qos=1)
+    assert answer is not None
+    return answer.reason_code
+
+
+@pytest.mark.parametrize("version", [V5, ProtocolVersion.V311])
+async def test_who_loses_a_subscription_is_told_and_finds_its_session_without_it(
+    broker: MemoryBroker, version: ProtocolVersion
+) -> None:
+    kept = {"session_expiry_interval": 600} if version is V5 else {"clean_start": False}
+    meter = broker.device("meter-1", version=version, **kept)
+    meter.subscribe("a", "b", "$share/g/b", "$share/g/a")
+    effects = await apply(broker, ONLY_A)
+    assert effects == Effects(
+        connected=1,
+        disconnected=1,
+        subscriptions_ended=2,
+        affected=(Affected("meter-1", meter_uri("meter-1"), "may not subscribe to 'b' and 1 more"),),
+    )
+    assert meter.closed
+    if version is V5:
+        farewell = meter.farewell()
+        assert farewell.reason_code is ReasonCode.NOT_AUTHORIZED
+        assert farewell.properties.reason_string == (
+            "SUBSCRIPTION_NOT_PERMITTED: the topic policy has changed: meter-1 may not subscribe to 'b' and 1 more"
+        )
+    back = broker.device("meter-1", version=version, **(kept | {"clean_start": False}))
+    assert set(back.session.subscriptions) == {"a", "$share/g/a"}
+    service = broker.service()
+    service.publish("b", b"not for it")
+    service.publish("a", b"for it")
+    assert back.payloads() == [b"for it", b"for it"], "once itself, once as the member of the group"
+
+
+async def test_a_session_that_is_kept_is_judged_too(broker: MemoryBroker) -> None:
+    meter = broker.device("meter-1", session_expiry_interval=600)
+    meter.subscribe("a", "b", qos=1)
+    meter.leave()
+    effects = await apply(broker, ONLY_A)
+    assert (effects.connected, effects.disconnected, effects.subscriptions_ended) == (0, 0, 1)
+    assert effects.affected[0].why == "may not subscribe to 'b'"
+    service = broker.service()
+    service.publish("b", b"1", qos=1)
+    service.publish("a", b"2", qos=1)
+    assert broker.device("meter-1", clean_start=False).payloads() == [b"2"]
+
+
+async def test_a_will_that_may_not_be_published_any_more_is_not(broker: MemoryBroker) -> None:
+    watcher = broker.service()
+    watcher.subscribe("#")
+    meter = broker.device("meter-1", will=will("b"))
+    other = broker.device("meter-2", will=will("a"))
+    effects = await apply(broker, ONLY_A)
+    assert (effects.disconnected, effects.wills_dropped) == (0, 1)
+    meter.vanish()
+    other.vanish()
+    assert [message.topic for message in watcher.messages()] == ["a"]
+
+
+async def test_a_delayed_will_that_waits_is_judged_too(broker: MemoryBroker) -> None:
+    watcher = broker.service()
+    watcher.subscribe("#")
+    meter = broker.device("meter-1", will=will("b", will_delay_interval=10), session_expiry_interval=600)
+    meter.vanish()
+    assert (await apply(broker, ONLY_A)).wills_dropped == 1
+    broker.advance(20)
+    assert watcher.messages() == []
+
+
+async def test_a_role_that_is_not_admitted_any_more_is_put_out(broker: MemoryBroker) -> None:
+    meter, service = broker.device("meter-1"), broker.service()
+    effects = await apply(broker, NO_DEVICES)
+    assert (effects.connected, effects.disconnected) == (2, 1)
+    assert str(meter.farewell().properties.reason_string).startswith("WRONG_ROLE: the topic policy has changed: no ")
+    assert not service.closed
+    assert broker.metrics.closed == {"WRONG_ROLE": 1}
+
+
+async def test_nobody_who_loses_nothing_is_disturbed(broker: MemoryBroker) -> None:
+    meters = [broker.device(f"meter-{number}") for number in range(1, 251)]
+    for number, meter in enumerate(meters, 1):
+        meter.subscribe("b" if number % 100 == 0 else "a")
+    effects = await apply(broker, ONLY_A)
+    assert (effects.connected, effects.disconnected) == (250, 2)
+    assert [each.client_id for each in effects.affected] == ["meter-100", "meter-200"]
+    for number, meter in enumerate(meters, 1):
+        assert meter.closed is (number % 100 == 0)
+
+
+async def test_sessions_from_before_a_restart_are_judged_at_the_start(broker: MemoryBroker) -> None:
+    meter = broker.device("meter-1", session_expiry_interval=600)
+    meter.subscribe("a", "b")
+    meter.leave()
+    broker.engine.admission.policy = ONLY_A
+    enforce_at_start(broker.engine, broker.now)
+    assert set(broker.device("meter-1", clean_start=False).session.subscriptions) == {"a"}
+
+
+def meter_uri(name: str) -> str:
+    return f"spiffe://fleet.internal/device/meters/{name}"

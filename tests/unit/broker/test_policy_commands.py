@@ -1,0 +1,90 @@
+"""``fleet-broker policy`` as its user sees it: answers, reasons, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from broker.admission.policy_file import DEFAULT_POLICY_FILE
+from broker.cli import app
+
+DEVICE = "spiffe://fleet.internal/device/north/m-1"
+OWN = "fleet/north/m-1"
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, ["policy", *arguments])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_each_answer_names_its_rule() -> None:
+    code, said, _ = run(
+        *("test", "--identity", DEVICE, "--publish", f"{OWN}/telemetry", "--publish", f"{OWN}/cmd/x"),
+        *("--subscribe", "fleet/#", "--subscribe", f"$share/g/{OWN}/cmd/#"),
+    )
+    assert code == 1
+    assert [line.split(None, 3) for line in said.splitlines()] == [
+        ["allowed", "publish", f"{OWN}/telemetry", "role.device publish.allow 'fleet/{group}/{device}/#'"],
+        ["denied", "publish", f"{OWN}/cmd/x", "role.device publish.deny 'fleet/{group}/{device}/cmd/#'"],
+        ["denied", "subscribe", "fleet/#", "no subscribe.allow filter covers it"],
+        ["allowed", "subscribe", f"$share/g/{OWN}/cmd/#", "role.device subscribe.allow 'fleet/{group}/{device}/cmd/#'"],
+    ]
+
+
+def test_all_allowed_is_success_and_json_is_for_programs(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[identity."m-1"]\nsubscribe.allow = ["a", "a/+/#"]\npublish.allow = ["{client_id}"]\n')
+    code, said, _ = run(
+        *("test", "--policy", str(policy), "--identity", DEVICE, "--json", "--client-id", "c"),
+        *("--subscribe", "a/#", "--publish", "c"),
+    )
+    assert code == 0
+    answers = [json.loads(line) for line in said.splitlines()]
+    assert [(each["action"], each["topic"], each["allowed"]) for each in answers] == [
+        ("publish", "c", True),
+        ("subscribe", "a/#", True),
+    ]
+    assert answers[1]["because"] == "subscribe.allow 'a' and 'a/+/#' together"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["test", "--identity", DEVICE], "nothing to test: give --publish or --subscribe"),
+        (["test", "--identity", "m-1", "--publish", "a"], "--identity: URI 'm-1' does not begin with spiffe://"),
+        (["test", "--identity", DEVICE, "--publish", "a/#"], "--publish: topic name 'a/#': a wildcard may only be"),
+        (["test", "--identity", DEVICE, "--subscribe", "$share/g"], "--subscribe: topic filter '$share/g': a topic"),
+        (["test", "--identity", DEVICE, "--policy", "none", "--publish", "a"], "none: cannot be read: No such file"),
+        (["show", "--policy", "none"], "none: cannot be read: No such file"),
+        (["show", "--identity", "x"], "--identity: URI 'x' does not begin with spiffe://"),
+    ],
+)
+def test_wrong_usage_says_what_to_do(arguments: list[str], complaint: str) -> None:
+    code, said, error = run(*arguments)
+    assert (code, said) == (2, "")
+    assert error.startswith(f"fleet-broker: {complaint}")
+
+
+def test_show_prints_the_default_policy_which_is_a_valid_one(tmp_path: Path) -> None:
+    code, said, _ = run("show")
+    assert (code, said) == (0, DEFAULT_POLICY_FILE.read_text(encoding="utf-8"))
+    copy = tmp_path / "copy.toml"
+    copy.write_text(said)
+    assert run("show", "--policy", str(copy)) == (0, said, "")
+
+
+def test_show_tells_what_one_identity_may_do() -> None:
+    code, said, _ = run("show", "--identity", DEVICE)
+    assert code == 0
+    assert said.splitlines() == [
+        f"{DEVICE}: [role.device]",
+        f"  publish.allow    {OWN}/#",
+        f"  publish.deny     {OWN}/cmd/#",
+        f"  subscribe.allow  {OWN}/cmd/#",
+    ]
+    code, said, _ = run("show", "--identity", "spiffe://fleet.internal/broker/b")
+    assert code == 1
+    assert "is not admitted" in said

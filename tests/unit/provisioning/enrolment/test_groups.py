@@ -1,0 +1,190 @@
+"""Groups: which ways lead in, and what holds for a device that comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from sqlalchemy import select
+
+from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.groups import parse_ways
+from provisioning.enrolment.tokens import TokenOrder
+from provisioning.errors import Code, Refused
+from provisioning.pki.identity import Role
+from provisioning.pki.keys import generate_key
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import audit, tables
+from provisioning.store.groups import Group, NewKey, WayName
+from tests.support.fleet import Fleet, successor_csr
+from tests.support.requests import csr_der
+
+HOUR = timedelta(hours=1)
+
+
+async def group(fleet: Fleet, name: str = "north", **rules: Any) -> None:
+    await fleet.groups.create(Group(name, **rules), by="admin")
+
+
+async def group_token(fleet: Fleet, group_name: str = "north") -> str:
+    (issued,) = await fleet.token_service.create(TokenOrder(group=group_name), by="admin")
+    return issued.token
+
+
+async def refusal(fleet: Fleet, csr: bytes, token: str | None, **presented: Any) -> Code:
+    credential = None if token is None else TokenCredential("meter-17", token)
+    with pytest.raises(Refused) as caught:
+        await fleet.enrolment.enrol(csr, credential, **presented)
+    return caught.value.code
+
+
+async def test_a_group_that_nobody_made_lets_devices_in_by_token(fleet: Fleet) -> None:
+    assert Group("north").ways == ((WayName.TOKEN,),)
+    certificate = await fleet.enrol()
+    assert certificate.not_valid_after_utc == fleet.clock() + timedelta(days=30)
+
+
+async def test_a_closed_group_lets_nobody_in_and_keeps_who_is_in(fleet: Fleet) -> None:
+    inside = await fleet.enrol("meter-1")
+    token = await fleet.token()
+    await group(fleet, ways=())
+    assert await refusal(fleet, csr_der(), token) is Code.WAY_REFUSED
+    assert await refusal(fleet, csr_der(), None, label="north") is Code.WAY_REFUSED
+    await fleet.reenrol(inside, successor_csr(inside))
+    await fleet.groups.change("north", {"ways": parse_ways(["token"])}, by="admin")
+    await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
+
+
+async def test_nobody_gets_in_with_nothing(fleet: Fleet) -> None:
+    assert await refusal(fleet, csr_der(), None) is Code.TOKEN_MISSING
+    assert await refusal(fleet, csr_der(), None, label="north") is Code.TOKEN_MISSING
+
+
+async def test_rules_are_for_devices_only(fleet: Fleet) -> None:
+    await group(fleet, ways=())
+    token = await fleet.token("billing", role=Role.SERVICE)
+    await fleet.enrolment.enrol(csr_der(names=["billing"]), TokenCredential("billing", token))
+
+
+async def test_the_shortest_of_profile_group_and_token_is_the_life(fleet: Fleet) -> None:
+    await group(fleet, lifetime=timedelta(days=7))
+    first = await fleet.enrol()
+    assert first.not_valid_after_utc == fleet.clock() + timedelta(days=7)
+    successor = await fleet.reenrol(first, successor_csr(first))
+    assert successor.not_valid_after_utc == fleet.clock() + timedelta(days=7)
+    order = TokenOrder(["meter-2"], "north", lifetime=timedelta(days=1))
+    (issued,) = await fleet.token_service.create(order, by="admin")
+    short = await fleet.enrolment.enrol(csr_der(names=["meter-2"]), TokenCredential("meter-2", issued.token))
+    assert short.not_valid_after_utc == fleet.clock() + timedelta(days=1)
+
+
+async def test_a_group_is_full_when_it_is_full(fleet: Fleet) -> None:
+    await group(fleet, maximum_devices=3)
+    tokens = [await fleet.token(f"meter-{number}") for number in range(8)]
+
+    async def attempt(number: int) -> x509.Certificate | Code:
+        name = f"meter-{number}"
+        try:
+            return await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, tokens[number]))
+        except Refused as refused:
+            return refused.code
+
+    outcomes = await asyncio.gather(*(attempt(number) for number in range(8)))
+    assert outcomes.count(Code.GROUP_FULL) == 5
+    # Who is in may come back with a token, and a place becomes free for ever when a device goes for ever.
+    inside = [number for number, each in enumerate(outcomes) if not isinstance(each, Code)]
+    outside = next(number for number, each in enumerate(outcomes) if isinstance(each, Code))
+    await fleet.enrol(f"meter-{inside[0]}")
+    await fleet.revocation.decommission(f"meter-{inside[1]}", by="admin")
+    assert isinstance(await attempt(outside), x509.Certificate)
+
+
+async def test_a_lost_answer_is_given_again_to_the_same_key_for_a_while(fleet: Fleet) -> None:
+    await group(fleet, same_key_window=HOUR)
+    key, token = generate_key(), await fleet.token()
+    credential = TokenCredential("meter-17", token)
+    first = await fleet.enrolment.enrol(csr_der(key), credential)
+    again = await asyncio.gather(*(fleet.enrolment.enrol(csr_der(key), credential) for _ in range(5)))
+    assert set(again) == {first}
+    signed = await fleet.database.read(lambda connection: connection.execute(select(tables.certificates.c.id)).all())
+    assert len(signed) == 1
+    # Another key, another name, too late, revoked: no.
+    assert await refusal(fleet, csr_der(), token) is Code.TOKEN_USED
+    assert await refusal(fleet, csr_der(key, names=["meter-18"]), token) is Code.TOKEN_USED
+    fleet.clock.advance(HOUR)
+    assert await refusal(fleet, csr_der(key), token) is Code.TOKEN_USED
+    fleet.clock.advance(-HOUR)
+    await fleet.revocation.revoke_serial(f"{first.serial_number:x}", RevocationReason.UNSPECIFIED, by="admin")
+    assert await refusal(fleet, csr_der(key), token) is Code.TOKEN_USED
+
+
+async def test_without_a_window_a_token_answers_once(fleet: Fleet) -> None:
+    key, token = generate_key(), await fleet.token()
+    await fleet.enrolment.enrol(csr_der(key), TokenCredential("meter-17", token))
+    assert await refusal(fleet, csr_der(key), token) is Code.TOKEN_USED
+
+
+async def test_a_token_of_the_group_never_becomes_a_device_that_exists(fleet: Fleet) -> None:
+    await group(fleet, new_key=NewKey.REPLACE, same_key_window=HOUR)
+    await fleet.enrol()
+    assert await refusal(fleet, csr_der(), await group_token(fleet)) is Code.NAME_TAKEN
+
+
+async def test_replace_revokes_what_the_new_certificate_replaces_at_once(fleet: Fleet) -> None:
+    await group(fleet, new_key=NewKey.REPLACE)
+    old = await fleet.enrol()
+    fleet.told.clear()
+    new = await fleet.enrol()
+    assert fleet.told == ["feed", "crl"]
+    with pytest.raises(Refused, match=r"CERTIFICATE_REVOKED.*superseded"):
+        await fleet.reenrol(old, successor_csr(old))
+    await fleet.reenrol(new, successor_csr(new))
+    await fleet.database.read(lambda connection: list(audit.findings(connection)) == [] or pytest.fail("audit"))
+
+
+async def test_the_same_key_of_a_device_in_a_group_gets_a_certificate_by_the_group_s_token(fleet: Fleet) -> None:
+    await group(fleet, same_key_window=HOUR)
+    key = generate_key()
+    first = await fleet.enrolment.enrol(csr_der(key), TokenCredential("x", await group_token(fleet)))
+    token = await group_token(fleet)
+    assert await fleet.enrolment.enrol(csr_der(key), TokenCredential("x", token)) == first, "nothing is spent for it"
+    fleet.clock.advance(HOUR)
+    token = await group_token(fleet)
+    second = await fleet.enrolment.enrol(csr_der(key), TokenCredential("x", token))
+    assert second.serial_number != first.serial_number
+    # A revocation for cause is not undone by asking again.
+    await fleet.revocation.revoke_serial(f"{second.serial_number:x}", RevocationReason.UNSPECIFIED, by="admin")
+    assert await refusal(fleet, csr_der(key), await group_token(fleet)) is Code.CERTIFICATE_REVOKED
+
+
+@pytest.mark.parametrize(
+    ("rules", "field"),
+    [
+        ({"name": "a b"}, "name"),
+        ({"profile": "operator"}, "profile 'operator' is not one for devices: use device"),
+        ({"lifetime": timedelta(seconds=1)}, "lifetime_seconds"),
+        ({"maximum_devices": 0}, "maximum_devices"),
+        ({"same_key_window": timedelta(days=8)}, "same_key_seconds"),
+        ({"ways": ((WayName.TOKEN,),) * 17}, "ways"),
+    ],
+)
+async def test_what_is_wrong_with_a_group_is_named(fleet: Fleet, rules: dict[str, Any], field: str) -> None:
+    with pytest.raises(Refused, match=f"INVALID_REQUEST: {field}"):
+        await fleet.groups.create(Group(**({"name": "north"} | rules)), by="admin")
+
+
+async def test_a_group_is_made_once_and_must_exist_to_be_changed(fleet: Fleet) -> None:
+    await group(fleet)
+    with pytest.raises(Refused, match="GROUP_EXISTS"):
+        await group(fleet)
+    with pytest.raises(Refused, match="GROUP_UNKNOWN"):
+        await fleet.groups.change("south", {}, by="admin")
+
+
+def test_ways_are_read_as_operators_write_them() -> None:
+    assert parse_ways(["token", "token+token", "token"]) == ((WayName.TOKEN,),)
+    with pytest.raises(Refused, match="'pigeon' is no way to be let in: use token"):
+        parse_ways(["token+pigeon"])

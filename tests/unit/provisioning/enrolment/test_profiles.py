@@ -1,0 +1,118 @@
+"""Configured profiles at work: what a request gets, and what it gets again when the profile has changed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+
+from provisioning.ca.profile import ProfileConfig
+from provisioning.config import load_settings
+from provisioning.errors import Code, ConfigurationError, Refused
+from provisioning.issuing_policy import profiles_of
+from tests.support.fleet import open_fleet, successor_csr
+from tests.support.requests import csr_der
+
+LIFE = timedelta(days=7)
+EC_ONLY = ProfileConfig("device", LIFE, key_types=("P-256", "Ed25519"))
+PLANT = ProfileConfig("device", LIFE, honoured_domains=("plant.example",), dns_patterns=("{name}.dev.example",))
+
+
+def hosts(certificate: x509.Certificate) -> list[str]:
+    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return found.get_values_for_type(x509.DNSName)
+
+
+def asking(*names: str) -> bytes:
+    return csr_der(extensions=[x509.SubjectAlternativeName([x509.DNSName(name) for name in names])])
+
+
+async def test_what_the_profile_honours_is_in_the_certificate_and_in_its_successor(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[PLANT]) as fleet:
+        certificate = await fleet.enrol(csr=asking("press.plant.example"))
+        assert hosts(certificate) == ["meter-17.dev.example", "press.plant.example"]
+        assert certificate.not_valid_after_utc == fleet.clock() + LIFE
+        assert hosts(await fleet.reenrol(certificate, successor_csr(certificate))) == hosts(certificate)
+
+
+async def test_a_name_that_is_not_honoured_is_refused_and_spends_nothing(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[PLANT]) as fleet:
+        with pytest.raises(Refused, match=r"names below plant\.example") as caught:
+            await fleet.enrol(csr=asking("broker.example"))
+        assert caught.value.code is Code.CSR_NAME
+        await fleet.enrol()
+
+
+async def test_a_changed_profile_locks_nobody_out(store_url: str, tmp_path: Path) -> None:
+    async with open_fleet(store_url, configured=[PLANT]) as fleet:
+        certificate = await fleet.enrol(csr=asking("press.plant.example"))
+        service = fleet.enrolment
+        service._profiles = service._profiles | profiles_of(load_settings(tmp_path))  # type: ignore[operator]
+        renewed = await fleet.reenrol(certificate, successor_csr(certificate))
+        assert hosts(renewed) == []
+
+
+async def test_a_key_that_the_profile_does_not_take_is_refused_with_those_that_it_takes(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[EC_ONLY]) as fleet:
+        with pytest.raises(Refused, match="use P-256 or Ed25519") as caught:
+            await fleet.enrol(csr=csr_der(rsa.generate_private_key(65537, 2048)))
+        assert caught.value.code is Code.CSR_KEY
+
+
+FILE = """
+device_life = "P14D"
+
+[profiles.device]
+key_types = ["P-256"]
+organization = "Example Works"
+ocsp_url = false
+
+[profiles.sensor]
+role = "device"
+life = "P90D"
+
+[profiles.gateway]
+role = "broker"
+"""
+
+
+def test_the_file_changes_built_in_profiles_and_adds_others(tmp_path: Path) -> None:
+    (tmp_path / "provisioning.toml").write_text(FILE)
+    profiles = profiles_of(load_settings(tmp_path))
+    assert set(profiles) == {"device", "broker", "service", "operator", "provisioning", "sensor", "gateway"}
+    device = profiles["device"]
+    assert (device.life, device.keys_taken, device.ocsp_url) == (timedelta(days=14), "P-256", False)
+    assert device.names.organization == "Example Works"
+    assert (profiles["sensor"].life, profiles["sensor"].names.organization) == (timedelta(days=90), None)
+    assert profiles["gateway"].life == profiles["broker"].life == timedelta(days=30)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[profiles.device]\nlives = 3", r"configuration: profiles\.device\.lives: Extra inputs are not permitted"),
+        ("[profiles.device]\nlife = 'a month'", r"configuration: profiles\.device\.life: Input should be a valid"),
+        ("[profiles.device]\nlife = 'P900D'", r"configuration: profiles\.device\.life is 900 days.*to 825 days"),
+        ("[profiles.sensor]", r"configuration: profiles\.sensor\.role is missing"),
+        ("device_life = 'P1D'\n[profiles.device]\nlife = 'P2D'", "device.life and device_life are both set: leave one"),
+    ],
+    ids=["unknown key", "no duration", "too long", "no role", "said twice"],
+)
+def test_what_is_wrong_in_the_file_is_named(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "provisioning.toml").write_text(text)
+    with pytest.raises(ConfigurationError, match=words):
+        profiles_of(load_settings(tmp_path))
+
+
+async def test_an_attribute_of_the_subject_is_kept_by_the_successor(store_url: str) -> None:
+    serial = x509.NameAttribute(NameOID.SERIAL_NUMBER, "SN-4711")
+    config = ProfileConfig("device", LIFE, organization="Example Works", honoured_attributes=("serialNumber",))
+    async with open_fleet(store_url, configured=[config]) as fleet:
+        certificate = await fleet.enrol(csr=csr_der(attributes=[serial]))
+        assert certificate.subject.rfc4514_string() == "CN=meter-17,2.5.4.5=SN-4711,O=Example Works"
+        renewed = await fleet.reenrol(certificate, successor_csr(certificate))
+        assert renewed.subject == certificate.subject

@@ -1,0 +1,124 @@
+"""A CRL as a relying party reads it: what is understood, what is refused and by which code, and what it says."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+
+from provisioning.pki.crl import CrlProblem, CrlRefused, Scope, parse, read_entries, split, verify
+from provisioning.pki.revocation import RevocationIndex, RevocationReason
+from tests.support.crl import crl, impostor_of, pem, scope
+from tests.support.pki import shared_pki
+
+PKI = shared_pki()
+CA = PKI.issuing
+HOLD = x509.ReasonFlags.certificate_hold
+REMOVE = x509.ReasonFlags.remove_from_crl
+URL = "http://pki.example/shard-1.crl"
+
+
+def never_pauses() -> None:
+    pass
+
+
+def refusal(der: bytes) -> CrlProblem:
+    with pytest.raises(CrlRefused) as caught:
+        check(der)
+    return caught.value.code
+
+
+def check(der: bytes) -> None:
+    for each in split(der):
+        verify(parse(each), CA.certificate)
+
+
+def test_a_list_is_read_with_its_reasons() -> None:
+    listed = parse(crl(CA, {7: x509.ReasonFlags.key_compromise, 8: None, 9: HOLD}, number=5))
+    verify(listed, CA.certificate)
+    assert (listed.number, listed.base_number, listed.scope) == (5, None, Scope())
+    index = RevocationIndex()
+    index.publish(b"ca", "list", read_entries(listed, never_pauses))
+    found = {serial: index.find((b"ca", serial)) for serial in (6, 7, 8, 9)}
+    assert found[6] is None
+    reasons = {serial: each.reason for serial, each in found.items() if each is not None}
+    assert reasons == {
+        7: RevocationReason.KEY_COMPROMISE,
+        8: RevocationReason.UNSPECIFIED,
+        9: RevocationReason.CERTIFICATE_HOLD,
+    }
+    assert index.find((b"another ca", 7)) is None
+    assert len(index) == 3
+
+
+def test_a_delta_changes_what_the_complete_list_says() -> None:
+    delta = parse(crl(CA, {8: REMOVE, 9: HOLD}, number=6, base=5))
+    assert delta.base_number == 5
+    before = read_entries(parse(crl(CA, {7: None, 8: HOLD})), never_pauses)
+    assert read_entries(delta, never_pauses, before).keys() == {7, 9}
+    assert before.keys() == {7, 8}, "the complete list is not changed"
+
+
+def test_pem_holds_any_number_of_lists_and_other_things() -> None:
+    bundle = PKI.anchors.encode() + pem(crl(CA), crl(PKI.root))
+    assert [parse(der).issuer for der in split(bundle)] == [CA.certificate.subject, PKI.root.certificate.subject]
+
+
+def test_a_list_without_entries_is_a_list() -> None:
+    assert read_entries(parse(crl(CA)), never_pauses) == {}
+
+
+def test_a_long_list_lets_others_run() -> None:
+    pauses: list[int] = []
+    read_entries(parse(crl(CA, dict.fromkeys(range(1, 2001)))), lambda: pauses.append(1))
+    assert len(pauses) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", CrlProblem.CRL_MALFORMED),
+        (b"no list", CrlProblem.CRL_MALFORMED),
+        (b"-----BEGIN X509 CRL-----\n!\n-----END X509 CRL-----", CrlProblem.CRL_MALFORMED),
+        (b"\x30\x03\x02\x01\x01", CrlProblem.CRL_MALFORMED),
+        (crl(CA)[:-9], CrlProblem.CRL_MALFORMED),
+        (PKI.anchors.encode(), CrlProblem.CRL_MALFORMED),
+        (crl(CA, signed_by=impostor_of(CA)), CrlProblem.CRL_BAD_SIGNATURE),
+        (crl(CA)[:-3] + b"\0\0\0", CrlProblem.CRL_BAD_SIGNATURE),
+        (crl(PKI.root), CrlProblem.CRL_WRONG_ISSUER),
+        (crl(CA, point=scope(indirect=True)), CrlProblem.CRL_UNSUPPORTED),
+        (crl(CA, point=scope(reasons=frozenset({HOLD}))), CrlProblem.CRL_UNSUPPORTED),
+    ],
+)
+def test_what_is_wrong_is_named(content: bytes, code: CrlProblem) -> None:
+    assert refusal(content) is code
+
+
+def test_a_client_certificate_signs_no_list() -> None:
+    device = PKI.device("meter-1")
+    with pytest.raises(CrlRefused) as caught:
+        verify(parse(crl(device)), device.certificate)
+    assert caught.value.code is CrlProblem.CRL_WRONG_ISSUER
+
+
+@pytest.mark.parametrize(
+    ("scope_", "authority", "names", "covered"),
+    [
+        (Scope(), False, set(), True),
+        (Scope(users_only=True), False, set(), True),
+        (Scope(users_only=True), True, set(), False),
+        (Scope(authorities_only=True), False, set(), False),
+        (Scope(frozenset({URL})), False, {URL, "http://other"}, True),
+        (Scope(frozenset({URL})), False, {"http://other"}, False),
+        (Scope(frozenset({URL})), False, set(), False),
+    ],
+)
+def test_a_scope_covers_what_it_says(scope_: Scope, authority: bool, names: set[str], covered: bool) -> None:
+    assert scope_.covers(is_authority=authority, names=frozenset(names)) is covered
+
+
+def test_the_scope_is_that_of_the_list() -> None:
+    assert parse(crl(CA, point=scope(URL, users_only=True))).scope == Scope(frozenset({URL}), users_only=True)
+    assert parse(crl(CA, freshest="http://pki.example/delta.crl")).delta_urls == ("http://pki.example/delta.crl",)
+    assert parse(crl(CA, number=None, life=timedelta(days=1))).number > 1_700_000_000
