@@ -38,14 +38,15 @@ from broker.handlers import connect, handle
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack, Connect
 from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
-from broker.mqtt.errors import MalformedPacket, PacketError, ProtocolError
-from broker.mqtt.framing import check_packet_size, decode_length
+from broker.mqtt.errors import MalformedPacket, PacketError
+from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import decode_packet
 from broker.mqtt.properties import Properties
 from broker.mqtt.publish import PUBACK_HEAD, encode_publish
 from broker.mqtt.topics import check_topic_name
 from broker.routing.router import Subscriber
+from broker.session.aliases import IncomingAliases
 from broker.session.session import Session
 from broker.store.journal import Otherwise
 
@@ -89,13 +90,13 @@ class ClientConnection:
     __slots__ = (
         "_aliases",
         "_allowed",
-        "_closed",
         "_complaints",
         "_holder",
         "_needed",
         "_tail",
         "_transport",
         "bucket",
+        "closed",
         "engine",
         "expires_at",
         "explains",
@@ -114,11 +115,12 @@ class ClientConnection:
         self._tail: bytearray | None = None
         self._needed = 0
         self._allowed: AbstractSet[bytes] = _NO_TOPICS
-        self._aliases: dict[int, bytes] | None = None
-        self._closed = False
+        self._aliases: IncomingAliases | None = None
         self._complaints = 0
         self._holder: Subscriber | None = None
         self.bucket = 0
+        self.closed = False
+        """Whether it has ended: nothing is read, written or changed through it any more."""
         self.expires_at = 0.0
         """When the certificate ends."""
         self.explains = True
@@ -268,14 +270,14 @@ class ClientConnection:
                     continue
                 position = end
                 handle(engine, self, decode_packet(first, data[body:end], self.version), now)
-                if self._closed:
+                if self.closed:
                     break
                 session = self.session
                 maximum = engine.limits.max_packet_size
                 allowed = self._allowed
                 v5 = self.version is ProtocolVersion.V5
         except PacketError as error:
-            self._bad_packet(error, now)
+            self.fail(error, now)
         except Waits:
             pass
         metrics.messages_received += messages
@@ -284,13 +286,13 @@ class ClientConnection:
             engine.turn.sessions.add(session)
         if slow is not None:
             self.hold(slow, now)
-        if position < limit and not self._closed:
+        if position < limit and not self.closed:
             self._tail = bytearray(data[position:])
-            self._needed = _bytes_needed(data, position)
+            self._needed = bytes_needed(data, position)
 
     def lost(self, code: str, now: float, detail: str = "") -> None:
         """Take note that the transport is gone without a DISCONNECT packet: *code* and *detail* say why."""
-        if not self._closed:
+        if not self.closed:
             self._end(code, detail, now, publish_will=True)
 
     def choke(self) -> None:
@@ -349,30 +351,21 @@ class ClientConnection:
 
     def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
         """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
-        if alias > self.engine.limits.max_topic_alias:  # [MQTT-3.3.2-9]
-            raise ProtocolError(
-                f"topic alias {alias} is over the maximum of {self.engine.limits.max_topic_alias}",
-                ReasonCode.TOPIC_ALIAS_INVALID,
-            )
         if self._aliases is None:
-            self._aliases = {}
-        if topic:
-            self._aliases[alias] = topic
-        elif alias not in self._aliases:
-            raise ProtocolError(f"topic alias {alias} stands for no topic yet")  # MQTT 5 §3.3.2.3.4
-        return self._aliases[alias]
+            self._aliases = IncomingAliases(self.engine.limits.max_topic_alias)
+        return self._aliases.resolve(alias, topic)
 
     def wait(self, inquiry: Inquiry, packet: Connect) -> None:
         """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
 
         def go_on(now: float) -> None:
-            if self._closed:  # The client has gone meanwhile, or `connect_timeout` has passed.
+            if self.closed:  # The client has gone meanwhile, or `connect_timeout` has passed.
                 return
             self._transport.release()
             try:
                 connect(self.engine, self, packet, now)
             except PacketError as error:
-                self._bad_packet(error, now)
+                self.fail(error, now)
             if self._tail is not None:
                 self.receive(b"", now)
             self.engine.turn.request()
@@ -383,7 +376,7 @@ class ClientConnection:
     def hold(self, slow: Subscriber, now: float) -> None:
         """Read no more until *slow* has caught up, or a second has passed."""
         # Not for its own session: the acknowledgements that it waits for are among what would not be read.
-        if self._holder is None and not self._closed and slow is not self.session:
+        if self._holder is None and not self.closed and slow is not self.session:
             self._holder = slow
             self._transport.hold()
             slow.hold(self)
@@ -404,7 +397,7 @@ class ClientConnection:
 
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
         """Answer the CONNECT with *refusal*, explained where the client takes that many bytes (0: any), and close."""
-        if not self._closed:
+        if not self.closed:
             properties = Properties(reason_string=refusal.reason_string)
             packet = Connack(refusal.reason_code, properties=properties).encode(self.version)
             if 0 < maximum_packet_size < len(packet):  # [MQTT-3.2.2-19]
@@ -418,7 +411,7 @@ class ClientConnection:
         self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
     ) -> None:
         """End the connection from our side; an MQTT 5 client is told why in a DISCONNECT packet."""
-        if self._closed:
+        if self.closed:
             return
         session = self.session
         if session is not None:
@@ -433,7 +426,7 @@ class ClientConnection:
 
     def left(self, now: float, *, publish_will: bool) -> None:
         """End the connection because the client said DISCONNECT."""
-        if not self._closed:
+        if not self.closed:
             if self.session is not None:
                 self.session.flush()  # What it sent before DISCONNECT is acknowledged.
             self._end("CLIENT_DISCONNECTED", "", now, publish_will=publish_will)
@@ -443,7 +436,7 @@ class ClientConnection:
 
     def on_deadline(self, now: float) -> None:
         """Close the connection if a limit has passed, or file the next deadline."""
-        if self._closed:
+        if self.closed:
             return
         if self.session is None:
             secured = self.peer is not None or self.refusal is not None
@@ -470,7 +463,8 @@ class ClientConnection:
 
     # The end
 
-    def _bad_packet(self, error: PacketError, now: float) -> None:
+    def fail(self, error: PacketError, now: float) -> None:
+        """End the connection for a packet that the standard forbids."""
         if self.session is not None:
             # A second CONNECT, in an unknown version: no reason of a DISCONNECT says that.
             known = error.reason_code in SERVER_REASONS
@@ -478,12 +472,12 @@ class ClientConnection:
             self.disconnect(RefusalCode.BAD_PACKET, reason_code, str(error), now)
         elif error.reason_code is ReasonCode.UNSUPPORTED_PROTOCOL_VERSION:
             self.refuse(Refused(RefusalCode.UNSUPPORTED, error.reason_code, str(error)), 0, now)  # [MQTT-3.1.2-2]
-        elif not self._closed:
+        elif not self.closed:
             self._end(RefusalCode.BAD_PACKET, str(error), now, publish_will=False)
             self._transport.close()
 
     def _end(self, code: str, detail: str, now: float, *, publish_will: bool) -> None:
-        self._closed = True
+        self.closed = True
         self._tail = None
         self._allowed = _NO_TOPICS
         self._aliases = None
@@ -502,11 +496,3 @@ class ClientConnection:
             refusal = self.refusal
             return {"identity": refusal.identity, "serial": refusal.serial} if refusal and refusal.serial else {}
         return {"identity": self.peer.identity.uri, "serial": self.peer.serial}
-
-
-def _bytes_needed(data: bytes, position: int) -> int:
-    """Return how many bytes, from *position*, the unfinished packet needs before it is worth another look."""
-    if len(data) - position < 2:
-        return 2
-    length, body = decode_length(data, position + 1)
-    return body - position + length if body else len(data) - position + 1
