@@ -18,14 +18,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from device_sim.client import Connection
 from device_sim.commands import Command, UnreadableCommand, decode_answer
+from device_sim.driver import Driver
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
+from device_sim.link import Link
 from device_sim.sequence import SequenceCheck
 from device_sim.telemetry import Telemetry, UnreadableTelemetry, decode
 from device_sim.tls_dial import Endpoint
 
+EVERYTHING = "fleet/#"
 _AT_LEAST_ONCE = 1
 _MOST_KEPT = 20
 _MOST_IN_FLIGHT = 50
@@ -53,7 +55,8 @@ Arrived = Callable[[str, Telemetry, float], None]
 class Backend:
     """A service client. *devices* are those whose messages it expects.
 
-    *siblings* are other instances that send commands; *arrived* is told each message of telemetry.
+    *siblings* are other instances that send commands, with *others* there are some whom it does not know; *arrived* is
+    told each message of telemetry.
     """
 
     def __init__(
@@ -63,11 +66,15 @@ class Backend:
         *,
         siblings: Iterable[str] = (),
         arrived: Arrived | None = None,
+        driver: Driver = Driver.PAHO,
+        others: bool = False,
     ) -> None:
         self.name = name
         self._siblings = frozenset(siblings)
+        self._others = others
         self._told = arrived
-        self.connection: Connection | None = None
+        self._driver = driver
+        self.connection: Link | None = None
         self.checks = {device: SequenceCheck() for device in devices}
         self.latency = Latency()
         self.received = 0
@@ -78,9 +85,11 @@ class Backend:
         self._commands: dict[str, Answers] = {}
         self._identifiers = itertools.count(1)
 
-    async def connect(self, endpoint: Endpoint, context: ssl.SSLContext, keep_alive: KeepAlive) -> None:
-        """Connect and subscribe to everything. Raises `device_sim.tls_dial.NotAdmitted`."""
-        self.connection = await Connection.open(
+    async def connect(
+        self, endpoint: Endpoint, context: ssl.SSLContext, keep_alive: KeepAlive, topic_filter: str = EVERYTHING
+    ) -> None:
+        """Connect and subscribe. Raises `device_sim.tls_dial.NotAdmitted`."""
+        self.connection = await self._driver.open(
             endpoint,
             context,
             self.name,
@@ -88,7 +97,7 @@ class Backend:
             received=self._received,
             acknowledged=self._acknowledged,
         )
-        await self.connection.subscribe("fleet/#", _AT_LEAST_ONCE)
+        await self.connection.subscribe(topic_filter, _AT_LEAST_ONCE)
 
     async def close(self) -> None:
         """Leave the broker politely."""
@@ -157,7 +166,8 @@ class Backend:
         except UnreadableCommand:
             self._not_expected(topic_name, payload)
             return
-        if answer.identifier.rpartition("-")[0] in self._siblings:
+        asked_by = answer.identifier.rpartition("-")[0]
+        if asked_by in self._siblings or (self._others and asked_by != self.name):
             return  # Another instance asked.
         answers = self._commands.get(answer.identifier)
         sent = answers.sent.get(device) if answers is not None else None

@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +26,7 @@ from device_sim.report_command import report
 from device_sim.run_command import run_scenario, scenarios
 from device_sim.stage import Stage
 from device_sim.view import View
+from provisioning.version import product_version
 
 app = typer.Typer(
     help="Fleets of simulated devices, each with its own key and certificate.",
@@ -45,10 +45,7 @@ app.command()(doctor)
 @app.command("version")
 def show_version() -> None:
     """Print the version."""
-    try:
-        typer.echo(f"fleet-sim {version('fleetgate')}")
-    except PackageNotFoundError:
-        typer.echo("fleet-sim (not installed: run from its source tree)")
+    typer.echo(f"fleet-sim {product_version()}")
 
 
 @app.command()

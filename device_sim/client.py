@@ -14,8 +14,8 @@ Rules
 3. Input that OpenSSL has decrypted is drained before returning to the loop: no poll announces it.
 4. Reconnection is not done here: paho's own has no jitter, and policy belongs to the device.
 
-Handles: MQTT 5 and 3.1.1, QoS 0 and 1, keep alive, server keep alive.
-Does not handle: QoS 2, wills, persistent sessions.
+Handles: MQTT 5 and 3.1.1, QoS 0, 1 and 2, wills, kept sessions, keep alive, server keep alive.
+Does not handle: resending. A device keeps its messages itself; what paho still holds dies with its connection.
 """
 
 from __future__ import annotations
@@ -24,27 +24,33 @@ import asyncio
 import ssl
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from device_sim.buffered_socket import BufferedSocket
 from device_sim.closure import Closure, Layer, connack_311, from_error
 from device_sim.keep_alive import KeepAlive
+from device_sim.link import (
+    DEADLINE,
+    FAILURE,
+    MOST_QUEUED,
+    ORDINARY,
+    Acknowledged,
+    NotConnected,
+    Received,
+    StageTimes,
+    SubscriptionRefused,
+    Terms,
+)
 from device_sim.tls_dial import Dialled, Endpoint, NotAdmitted, dial
 from provisioning.pki.tls import CredentialPem
 
-MQTT5 = MQTTProtocolVersion.MQTTv5
-MQTT311 = MQTTProtocolVersion.MQTTv311
-
-_DEADLINE = 15.0
-_MOST_QUEUED = 100
-_FAILURE = 0x80
+_MQTT5 = MQTTProtocolVersion.MQTTv5
 
 # All clients live on one thread, so one re-entrant lock serves all of them: paho makes seven for each. A lock in
 # Python that does nothing would be slower than this one in C.
@@ -54,33 +60,6 @@ _LOCKS = (
     "_reconnect_delay_mutex", "_mid_generate_mutex",
 )  # fmt: skip
 
-Received = Callable[[str, bytes], None]
-"""Called with topic name and payload of every message received."""
-
-Acknowledged = Callable[[int, int, str], None]
-"""Called with packet identifier, reason code and reason string of every PUBACK."""
-
-
-class NotConnected(Exception):
-    """Nothing can be sent: the connection has ended, or its queue is full."""
-
-
-class SubscriptionRefused(Exception):
-    """The broker granted no such subscription; *number* is its reason code."""
-
-    def __init__(self, topic_filter: str, number: int) -> None:
-        super().__init__(f"subscription to {topic_filter} refused with 0x{number:02x}")
-        self.number = number
-
-
-@dataclass(frozen=True, slots=True)
-class StageTimes:
-    """How long opening a connection took, in seconds."""
-
-    tcp: float
-    tls: float
-    connack: float
-
 
 class _Paho(mqtt.Client):
     """paho with its socket, its locks and its errors taken over.
@@ -89,19 +68,38 @@ class _Paho(mqtt.Client):
     they change their meaning.
     """
 
-    def __init__(self, client_id: str, protocol: MQTTProtocolVersion, keep_alive: int) -> None:
-        super().__init__(CallbackAPIVersion.VERSION2, client_id, protocol=protocol, reconnect_on_failure=False)
+    def __init__(self, client_id: str, terms: Terms) -> None:
+        protocol = MQTTProtocolVersion(int(terms.version))
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            clean_session=None if protocol is _MQTT5 else terms.clean_start,
+            protocol=protocol,
+            reconnect_on_failure=False,
+        )
         for lock in _LOCKS:
             setattr(self, lock, _ONE_LOCK)
-        self.max_queued_messages_set(_MOST_QUEUED)
-        self._keep_alive = keep_alive
+        self.max_queued_messages_set(MOST_QUEUED)
+        self._terms = terms
         self._handed_over: BufferedSocket | None = None
         self.error: OSError | None = None
 
     def start(self, socket: BufferedSocket, endpoint: Endpoint) -> None:
         """Queue CONNECT on *socket*."""
         self._handed_over = socket
-        self.connect_async(endpoint.host, endpoint.port, self._keep_alive)
+        terms = self._terms
+        if terms.will is not None:
+            self.will_set(terms.will.topic, terms.will.payload, int(terms.will.qos), terms.will.retain)
+        alive = terms.seconds_alive
+        if self.protocol is _MQTT5:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            if terms.session_seconds:
+                properties.SessionExpiryInterval = terms.session_seconds
+            self.connect_async(
+                endpoint.host, endpoint.port, alive, clean_start=terms.clean_start, properties=properties
+            )
+        else:
+            self.connect_async(endpoint.host, endpoint.port, alive)
         self.reconnect()
 
     def abort(self, error: OSError) -> None:
@@ -150,6 +148,8 @@ class Connection:
         self.closed: asyncio.Future[Closure] = loop.create_future()
         self.stage_times = StageTimes(0.0, 0.0, 0.0)
         self.assigned_client_id: str | None = None
+        self.session_present = False
+        self._reading = True
         self.tls_resumed = bool(socket.tls.session_reused)
         self.tls_session: ssl.SSLSession | None = None
 
@@ -162,19 +162,14 @@ class Connection:
         *,
         keep_alive: KeepAlive,
         credential: CredentialPem | None = None,
-        seconds_alive: int = 60,
-        protocol: MQTTProtocolVersion = MQTT5,
+        terms: Terms = ORDINARY,
         received: Received | None = None,
         acknowledged: Acknowledged | None = None,
         session: ssl.SSLSession | None = None,
         source: str | None = None,
-        deadline: float = _DEADLINE,
+        deadline: float = DEADLINE,
     ) -> Connection:
-        """Return a connection that the broker has admitted, or raise `NotAdmitted` within *deadline* seconds.
-
-        *credential* is presented instead of the one in *context*; *session* is a TLS session to resume (`tls_session`
-        of an earlier connection with the same *context*).
-        """
+        """Return a connection that the broker has admitted; see `device_sim.link.Open`."""
         started = time.monotonic()
         dialled = await dial(
             endpoint, context, deadline=deadline, credential=credential, session=session, source=source
@@ -182,7 +177,7 @@ class Connection:
         connection = cls(
             asyncio.get_running_loop(),
             BufferedSocket(dialled.socket),
-            _Paho(client_id, protocol, seconds_alive),
+            _Paho(client_id, terms),
             keep_alive,
             received,
             acknowledged,
@@ -238,9 +233,20 @@ class Connection:
             granted = await answer
         finally:
             self._subscribing.pop(packet_id, None)
-        if granted >= _FAILURE:
+        if granted >= FAILURE:
             raise SubscriptionRefused(topic_filter, granted)
         return granted
+
+    def read_on(self, on: bool) -> None:
+        """Stop reading, or go on; see `device_sim.link.Link`."""
+        if on == self._reading or self.closed.done():
+            return
+        self._reading = on
+        if on:
+            self._loop.add_reader(self._descriptor, self._readable)
+            self._readable()
+        else:
+            self._loop.remove_reader(self._descriptor)
 
     async def close(self) -> Closure:
         """Send DISCONNECT, close, and return how the connection ended (perhaps earlier, and by the broker)."""
@@ -288,17 +294,23 @@ class Connection:
             self._flush()
 
     def _on_connect(
-        self, _client: mqtt.Client, _userdata: Any, _flags: Any, reason: ReasonCode, properties: Properties | None
+        self,
+        _client: mqtt.Client,
+        _userdata: Any,
+        flags: mqtt.ConnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
     ) -> None:
         if reason.is_failure:
             self._refusal = self._connack(reason, properties)
         elif not self._admitted.done():
+            self.session_present = bool(flags.session_present)
             self.assigned_client_id = getattr(properties, "AssignedClientIdentifier", None)
             self._admitted.set_result(None)
 
     def _connack(self, reason: ReasonCode, properties: Properties | None) -> Closure:
         now = time.monotonic()
-        if self._paho.protocol is not MQTT5:
+        if self._paho.protocol is not _MQTT5:
             return connack_311(_RETURN_CODES.get(reason.value, reason.value), now)
         return _closure(reason, properties, now)
 
@@ -349,7 +361,8 @@ class Connection:
         self._acknowledged(packet_id, reason.value, getattr(properties, "ReasonString", ""))
 
     def _on_socket_close(self, _client: mqtt.Client, _userdata: Any, _socket: Any) -> None:
-        self._loop.remove_reader(self._descriptor)
+        if self._reading:
+            self._loop.remove_reader(self._descriptor)
         if self._writer_added:
             self._writer_added = False
             self._loop.remove_writer(self._descriptor)

@@ -26,12 +26,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from device_sim.backend import Backend
-from device_sim.client import StageTimes
 from device_sim.credential import HeldCredential, enrol
 from device_sim.fleet import Fleet, Member
 from device_sim.intruders import Finding, Outcome, Scene, try_all
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency, LatencySummary
+from device_sim.link import StageTimes
 from device_sim.live_device import Counters, Surroundings
 from device_sim.parallel import in_parallel
 from device_sim.report import Report

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import typer
 
 from device_sim.certification import UnusableAuthority
-from device_sim.client import NotConnected, SubscriptionRefused
 from device_sim.fleet_directory import FleetUnusable
 from device_sim.interruption import Interrupted
+from device_sim.link import NotConnected, SubscriptionRefused
 from device_sim.processes import ChildFailed
 from device_sim.report import ExitCode
 from device_sim.results.document import UnreadableReport

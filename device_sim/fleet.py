@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from device_sim.client import Connection, StageTimes
 from device_sim.closure import Closure, Verdict
 from device_sim.device import Device, Event, State
 from device_sim.latency import Latency
+from device_sim.link import Link, StageTimes
 from device_sim.live_device import LiveDevice, Surroundings
 from device_sim.parallel import in_parallel
 from device_sim.scenario.metrics import Duration
@@ -35,6 +35,7 @@ from device_sim.tls_dial import NotAdmitted
 
 _JITTER_SOURCE = random.Random()  # noqa: S311 - repeatable by intent
 _MOST_KEPT = 1000
+_LOOK_AGAIN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,14 @@ class Fleet:
                 schedule.again(device, item_due, self._interval(device), now)
             self.skipped = schedule.skipped
 
+    async def quiet(self, seconds: float) -> None:
+        """Return when the broker has acknowledged all that connected devices have published, or after *seconds*."""
+        deadline = time.monotonic() + seconds
+        waiting = [device for device in self.devices.values() if device.unacknowledged]
+        while waiting and time.monotonic() < deadline:
+            await asyncio.sleep(_LOOK_AGAIN)
+            waiting = [device for device in waiting if device.unacknowledged and device.is_connected]
+
     def _interval(self, device: LiveDevice) -> float:
         telemetry = device.group.telemetry
         if telemetry is None or not telemetry.jitter:
@@ -146,7 +155,7 @@ class Fleet:
     async def _arrive(self, device: LiveDevice, due: float) -> None:
         await self._attempt(device, due)
 
-    async def _attempt(self, device: LiveDevice, due: float) -> Connection | None:
+    async def _attempt(self, device: LiveDevice, due: float) -> Link | None:
         """Let *device* connect once; return its connection, or None when it was not admitted."""
         started = time.monotonic()
         try:
@@ -215,7 +224,7 @@ class Fleet:
             return randomness.expovariate(1.0 / device.group.flap.down)
         return device.group.backoff.backoff().pause(attempts - 1, randomness)
 
-    async def _flap(self, device: LiveDevice, connection: Connection, up: float) -> None:
+    async def _flap(self, device: LiveDevice, connection: Link, up: float) -> None:
         randomness = randomness_of(self._surroundings.seed, device.name, f"flap {device.machine.dialled}")
         await asyncio.wait([connection.closed], timeout=randomness.expovariate(1.0 / up))
         if not connection.closed.done() and not self._closing:

@@ -18,7 +18,8 @@ can use the PEM files as they are.
 Rules
 -----
 1. Every file has mode 0600 and is replaced in one step.
-2. One process changes a fleet at a time (a lock on the index); any number may read it.
+2. One process changes a fleet at a time (a lock on the index), or with it the workers that it has started; any number
+   may read it.
 3. Reading needs no certificate parser: ten thousand devices are there in a second.
 """
 
@@ -170,6 +171,17 @@ class FleetDirectory:
                 raise FleetUnusable(f"{self.path} is being changed by another process: wait for its end") from None
             self._read_index()
             self._end_last_line(index)
+            self._index = index
+            try:
+                yield self
+            finally:
+                self._index = None
+
+    @contextmanager
+    def joined(self) -> Iterator[Self]:
+        """Change the fleet as a part of the process that holds it (`changing`), and that waits for our end."""
+        # A line is appended in one write, so lines of several processes do not mix.
+        with (self.path / _INDEX).open("ab", buffering=0) as index:
             self._index = index
             try:
                 yield self

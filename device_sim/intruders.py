@@ -22,10 +22,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from device_sim import forgery
-from device_sim.client import Connection, NotConnected
+from device_sim.client import Connection
 from device_sim.closure import Closure, Layer, from_error
 from device_sim.credential import HeldCredential
 from device_sim.keep_alive import KeepAlive
+from device_sim.link import NotConnected
 from device_sim.tls_dial import Endpoint, NotAdmitted
 from provisioning.pki.identity import Identity
 from provisioning.pki.tls import client_context

@@ -18,12 +18,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from device_sim.client import Connection, NotConnected
 from device_sim.closure import Closure
 from device_sim.commands import Action, UnreadableCommand, decode_command, execute
 from device_sim.credential import HeldCredential
 from device_sim.device import Device, Event, State
+from device_sim.driver import Driver
 from device_sim.keep_alive import KeepAlive
+from device_sim.link import FAILURE, ORDINARY, Link, NotConnected, Terms
 from device_sim.scenario.metrics import Duration
 from device_sim.scenario.model import Group
 from device_sim.tally import Sent
@@ -31,7 +32,6 @@ from device_sim.telemetry import encode, readings
 from device_sim.tls_dial import Endpoint, NotAdmitted
 
 _AT_LEAST_ONCE = 1
-_FAILURE = 0x80
 _MOST_UNACKNOWLEDGED = 50
 _SHORTEST_INTERVAL = 0.01
 _LONGEST_INTERVAL = 3600.0
@@ -80,10 +80,11 @@ class Surroundings:
     keep_alive: KeepAlive
     counters: Counters
     seed: int
-    seconds_alive: int = 60
+    terms: Terms = ORDINARY
     record: Record = unrecorded
     sources: tuple[str, ...] = ()
     """Local addresses that the devices share: each has 28,232 ports."""
+    driver: Driver = Driver.PAHO
 
 
 class LiveDevice:
@@ -101,7 +102,7 @@ class LiveDevice:
         self.group = group
         self.interval = group.telemetry.every if group.telemetry is not None else 0.0
         self.credential: HeldCredential | None = None
-        self.connection: Connection | None = None
+        self.connection: Link | None = None
         self.unacknowledged: dict[int, Unacknowledged] = {}
         self._surroundings = surroundings
         self._ended = ended
@@ -118,7 +119,7 @@ class LiveDevice:
         self.credential = credential
         self.machine.happened(Event.ISSUED)
 
-    async def connect(self, session: ssl.SSLSession | None = None) -> Connection:
+    async def connect(self, session: ssl.SSLSession | None = None) -> Link:
         """Connect, subscribe to the device's commands, and send again what was not acknowledged.
 
         Raises `NotAdmitted`; the state machine knows already.
@@ -128,13 +129,13 @@ class LiveDevice:
         self._closing = False
         self.machine.happened(Event.DIALLED)
         try:
-            connection = await Connection.open(
+            connection = await self._surroundings.driver.open(
                 self._surroundings.endpoint,
                 self._surroundings.context,
                 self.name,
                 credential=self.credential.pem,
                 keep_alive=self._surroundings.keep_alive,
-                seconds_alive=self._surroundings.seconds_alive,
+                terms=self._surroundings.terms,
                 received=self._received,
                 acknowledged=self._acknowledged,
                 session=session,
@@ -205,7 +206,7 @@ class LiveDevice:
         counters.published += 1
         return True
 
-    def _send_again(self, connection: Connection) -> None:
+    def _send_again(self, connection: Link) -> None:
         # Packet identifiers start again with each connection. One turn of the loop: nobody sees it half done, and what
         # cannot be queued now is kept under a negative key for the next connection.
         waiting = list(self.unacknowledged.values())
@@ -220,7 +221,7 @@ class LiveDevice:
         if message is None:
             return  # An answer to a command.
         self._surroundings.record(Duration.PUBACK, time.monotonic() - message.sent, message.sent - message.due)
-        if number >= _FAILURE:
+        if number >= FAILURE:
             self._surroundings.counters.refused += 1
         else:
             self._surroundings.counters.acknowledged += 1

@@ -60,6 +60,19 @@ class Child:
             raise self._failed(f"was not ready within {deadline:g} s") from None
         raise self._failed(f"ended with status {await self._process.wait()} before it was ready")
 
+    def say(self, line: bytes) -> None:
+        """Write to its standard input."""
+        if self._process.stdin is None:
+            raise RuntimeError(f"{self.name} was not started to be talked to")
+        self._process.stdin.write(line)
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """Yield the lines of its standard output, until it closes it."""
+        if self._process.stdout is None:
+            raise RuntimeError("the child was started without a pipe for its output")
+        async for line in self._process.stdout:
+            yield line
+
     async def _drain(self) -> None:
         """Read on after the ready line, so that the child never blocks on a full pipe."""
         output = self._process.stdout
@@ -111,6 +124,27 @@ async def running(
         finally:
             if drain is not None:
                 await drain
+
+
+@asynccontextmanager
+async def talking(name: str, arguments: Sequence[str], *, log: Path, longest_line: int) -> AsyncIterator[Child]:
+    """Run ``python -m`` *arguments* until the context is left, and talk to it (`Child.say`, `Child.lines`)."""
+    with log.open("ab") as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            limit=longest_line,
+        )
+    child = Child(name, process, log)
+    try:
+        yield child
+    finally:
+        await child._stop()  # noqa: SLF001 - the two are one thing
 
 
 async def run_to_end(name: str, arguments: Sequence[str], *, log: Path, deadline: float) -> None:

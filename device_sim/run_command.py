@@ -9,12 +9,13 @@ import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from device_sim.driver import Driver
 from device_sim.enrolling import enrol_fleet, names_of
 from device_sim.explanation import explained
 from device_sim.fleet_directory import FleetDirectory, Origin
@@ -24,15 +25,15 @@ from device_sim.results.document import Document, document_of
 from device_sim.results.files import write_all
 from device_sim.results.summary import summary_of
 from device_sim.run.live import RunState
+from device_sim.run.manner import Manner, loopback_addresses, sources_for
 from device_sim.run.runner import Run
-from device_sim.run.target import Impossible, Target
+from device_sim.run.target import Impossible, Target, operator_of
 from device_sim.scenario.catalogue import built_in, find
 from device_sim.scenario.model import InvalidScenario, Scenario
 from device_sim.stage import raised
 from device_sim.tls_dial import Endpoint
 from device_sim.view import View
 from provisioning.client.est import EstClient
-from provisioning.client.operator import OperatorClient
 
 _DEFAULT_PORT = 8883
 _ENROLLING_AT_ONCE = 16
@@ -63,8 +64,17 @@ def run_scenario(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Another seed than the scenario's.", show_default=False)] = None,
     sources: Annotated[
-        int, typer.Option(min=1, max=250, help="Spread connections over so many loopback addresses.")
-    ] = 1,
+        int,
+        typer.Option(min=0, max=250, help="Spread connections over so many loopback addresses; 0: as many as needed."),
+    ] = 0,
+    driver: Annotated[
+        Driver, typer.Option(help="The devices' MQTT client: paho-mqtt, or our own for very many devices.")
+    ] = Driver.PAHO,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Spread the devices over so many processes.")] = 1,
+    hybrid_key_exchange: Annotated[
+        bool,
+        typer.Option("--hybrid-key-exchange", help="Offer OpenSSL's default (X25519MLKEM768) instead of X25519."),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(help="Write report.json, report.html, timeline.csv and junit.xml here.", show_default=False),
@@ -86,12 +96,12 @@ def run_scenario(
         raise typer.Exit(ExitCode.USAGE) from None
     if self_hosted == (fleet is not None):
         raise typer.BadParameter("say where to run: --self-hosted, or --fleet DIR with --broker HOST:PORT")
-    addresses = tuple(f"127.0.0.{number}" for number in range(2, sources + 2)) if sources > 1 else ()
 
     async def story(interruption: Interruption) -> Document:
-        where = _self_hosted(chosen, view, addresses) if fleet is None else _on(fleet, broker, server_name, addresses)
+        where = _self_hosted(chosen, view) if fleet is None else _on(fleet, broker, server_name)
         async with where as target:
-            played = Run(chosen, target)
+            addresses = _sources(target.broker, sources, chosen.devices)
+            played = Run(chosen, target, Manner(driver, workers, addresses, hybrid_key_exchange))
             view.chapter(f"{chosen.name}: {chosen.summary or f'{chosen.devices} devices'}")
             async with view.watching(lambda: RunState.of(played)):
                 return document_of(await played.play(interruption))
@@ -112,41 +122,42 @@ def run_scenario(
     raise typer.Exit(document["exit_code"])
 
 
+def _sources(broker: Endpoint, asked: int, devices: int) -> tuple[str, ...]:
+    if ipaddress.ip_address(broker.host).is_loopback:
+        return loopback_addresses(asked or sources_for(devices))
+    if asked > 1:
+        raise typer.BadParameter("--sources: loopback addresses reach a broker on this machine only; leave it out")
+    return ()
+
+
 def _changed(scenario: Scenario, devices: int | None, seed: int | None) -> Scenario:
     given = {"devices": devices, "seed": seed}
     return scenario.model_copy(update={key: value for key, value in given.items() if value is not None})
 
 
 @asynccontextmanager
-async def _on(directory: Path, broker: str, server_name: str | None, sources: tuple[str, ...]) -> AsyncIterator[Target]:
+async def _on(directory: Path, broker: str, server_name: str | None) -> AsyncIterator[Target]:
     fleet = FleetDirectory.read(directory)
     endpoint = await _endpoint(broker, server_name)
-    origin = fleet.origin
-    async with AsyncExitStack() as stack:
-        operator = None
-        if origin.provisioning_url is not None and origin.operator is not None:
-            operator = await stack.enter_async_context(
-                OperatorClient(origin.provisioning_url, fleet.anchors, origin.operator)
-            )
-        yield Target(endpoint, fleet, origin.provisioning_url, operator, sources=sources)
+    async with operator_of(fleet) as operator:
+        yield Target(endpoint, fleet, fleet.origin.provisioning_url, operator)
 
 
 @asynccontextmanager
-async def _self_hosted(scenario: Scenario, view: View, sources: tuple[str, ...]) -> AsyncIterator[Target]:
+async def _self_hosted(scenario: Scenario, view: View) -> AsyncIterator[Target]:
     view.chapter("Provisioning and broker start, the fleet enrols")
     directory = Path(tempfile.mkdtemp(prefix="fleetgate-run-"))
     try:
         async with raised(directory, view.said) as stage, asyncio.TaskGroup() as watchers:
             watching = watchers.create_task(stage.watch(), name="watch the stage")
             anchors = stage.anchors.read_text()
-            fleet = FleetDirectory.create(directory / "fleet", Origin(stage.provisioning_url), anchors, "backend")
+            origin = Origin(stage.provisioning_url, stage.operator_credential)
+            fleet = FleetDirectory.create(directory / "fleet", origin, anchors, "backend")
             names = names_of("meter", scenario.devices)
             async with EstClient(stage.provisioning_url, stage.anchors, connections=_ENROLLING_AT_ONCE) as est:
                 await enrol_fleet(fleet, names, _GROUP, stage.operator, est, _ENROLLING_AT_ONCE, lambda: None)
             view.said(f"{len(fleet.devices)} devices enrolled")
-            yield Target(
-                stage.broker, fleet, stage.provisioning_url, stage.operator, stage.hosted.restart, sources=sources
-            )
+            yield Target(stage.broker, fleet, stage.provisioning_url, stage.operator, stage.hosted.restart)
             watching.cancel()
     finally:
         shutil.rmtree(directory)

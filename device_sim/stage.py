@@ -90,6 +90,7 @@ class Stage:
     broker: Endpoint
     anchors: Path
     operator: OperatorClient
+    operator_credential: CredentialFiles
     provisioning: Child
     hosted: HostedBroker
 
@@ -138,7 +139,7 @@ async def raised(directory: Path, said: Said) -> AsyncIterator[Stage]:
         ):
             said(f"broker enrolled itself, listens on mqtts://{_LOOPBACK}:{broker.port}")
             endpoint = Endpoint(_LOOPBACK, broker.port, "localhost")
-            yield Stage(directory, https, http, endpoint, anchors, operator, provisioning, broker)
+            yield Stage(directory, https, http, endpoint, anchors, operator, credential, provisioning, broker)
 
 
 @asynccontextmanager

@@ -8,15 +8,17 @@ Ctrl-C or a full disk there is either a complete authority or none.
 Rules
 -----
 1. Nothing is ever overwritten; the directory must not exist, or be empty.
-2. The directory has mode 0700, every key 0600; the CA keys are encrypted with the passphrase.
-3. The root's key is read only to sign the root's CRL, once in half its life; between, it may be kept elsewhere.
+2. The directory has mode 0700, every key 0600; the CA keys are encrypted with the passphrase, or in a token.
+3. The root's key is opened only to sign the root's CRL, once in half its life; between, it may be kept elsewhere.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -35,8 +37,10 @@ from provisioning.files import ISSUING_CA, ROOT_CA, AuthorityFiles, pem_of, read
 from provisioning.issuing_policy import profiles_of
 from provisioning.own_credentials import OPERATOR_NAME, OwnCredentials
 from provisioning.pki.identity import Identity, InvalidIdentity, Role
-from provisioning.pki.keys import KeyFileError, PrivateKey, key_to_pem, load_key, write_private
+from provisioning.pki.keys import KeyFileError, PrivateKey, write_private
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
+from provisioning.signers.places import IN_FILES, SignerPlaces
+from provisioning.signers.signer import Signer
 from provisioning.store import devices, schema, serials
 from provisioning.store.counters import Counter
 from provisioning.store.crl_shards import CrlShard
@@ -54,7 +58,7 @@ class OpenAuthority:
     root_certificate: x509.Certificate
     issuing_certificate: x509.Certificate
     issuing_key: PrivateKey
-    passphrase: bytes
+    signers: SignerPlaces
 
     def issuer(self, public_http_url: str) -> Issuer:
         """Return the issuer, whose certificates point at *public_http_url* for CRL and CA certificate."""
@@ -76,8 +80,8 @@ class OpenAuthority:
 
     def _open_root(self) -> CrlIssuer:
         try:
-            key = load_key(self.files.key(ROOT_CA), self.passphrase)
-        except KeyFileError as error:
+            key = self.signers.open(ROOT_CA)
+        except ConfigurationError as error:
             raise ConfigurationError(f"the root CA's CRL is due and its key is needed: {error}") from error
         return CrlIssuer(self.root_certificate, key)
 
@@ -97,17 +101,13 @@ def open_authority(settings: Settings) -> OpenAuthority:
         raise ConfigurationError(
             f"{files.directory} holds no certificate authority: run fleet-provisioning init --dir {files.directory}"
         )
-    passphrase = settings.read_passphrase()
-    try:
-        key = load_key(files.key(ISSUING_CA), passphrase)
-    except KeyFileError as error:
-        raise ConfigurationError(str(error)) from error
+    signers = SignerPlaces(files, settings)
     return OpenAuthority(
         files,
         read_certificate(files.certificate(ROOT_CA)),
         read_certificate(files.certificate(ISSUING_CA)),
-        key,
-        passphrase,
+        signers.open(ISSUING_CA),
+        signers,
     )
 
 
@@ -117,7 +117,6 @@ async def found(settings: Settings, server_names: Sequence[str], clock: Callable
     Raises `ConfigurationError` and leaves nothing behind if anything is in the way.
     """
     directory = settings.directory.absolute()
-    passphrase = settings.read_passphrase()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigurationError(
             f"{directory} exists and is not empty: choose another --dir, nothing is ever overwritten"
@@ -128,8 +127,9 @@ async def found(settings: Settings, server_names: Sequence[str], clock: Callable
     except OSError as error:
         raise ConfigurationError(f"{directory} cannot be made: {error.strerror}") from error
     try:
-        await _furnish(settings.model_copy(update={"directory": workshop}), passphrase, server_names, clock)
-        workshop.rename(directory)  # noqa: ASYNC240 - one system call, and nobody else is on this loop
+        async with _keys(settings.model_copy(update={"directory": workshop})) as keys:
+            await _furnish(keys, server_names, clock)
+            workshop.rename(directory)  # noqa: ASYNC240 - one system call, and nobody else is on this loop
     except (OSError, KeyFileError, InvalidIdentity, InvalidServerName) as error:
         raise ConfigurationError(f"{directory} cannot be made: {error}") from error
     finally:
@@ -137,9 +137,33 @@ async def found(settings: Settings, server_names: Sequence[str], clock: Callable
     return AuthorityFiles(directory)
 
 
-async def _furnish(
-    settings: Settings, passphrase: bytes, server_names: Sequence[str], clock: Callable[[], datetime]
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _NewKeys:
+    settings: Settings
+    root: PrivateKey
+    issuing: PrivateKey
+
+
+@contextlib.asynccontextmanager
+async def _keys(settings: Settings) -> AsyncIterator[_NewKeys]:
+    """Make the CAs' keys where the settings say, and take them back if the block fails: a token outlives a folder."""
+    places = SignerPlaces(AuthorityFiles(settings.directory), settings)
+    made: list[tuple[str, Signer]] = []
+    try:
+        keys = []
+        for name in (ROOT_CA, ISSUING_CA):
+            key, signer = places.create(name)
+            made.append((name, signer))
+            keys.append(key)
+        yield _NewKeys(settings, *keys)
+    except BaseException:
+        for name, signer in made:
+            places.discard(name, signer)
+        raise
+
+
+async def _furnish(keys: _NewKeys, server_names: Sequence[str], clock: Callable[[], datetime]) -> None:
+    settings = keys.settings
     files = AuthorityFiles(settings.directory)
     now = clock()
     public_url = None if settings.public_http_url is None else str(settings.public_http_url)
@@ -149,8 +173,9 @@ async def _furnish(
         now,
         (serials.new_serial(), serials.new_serial()),
         None if public_url is None else urls_of(public_url, ROOT_CA),
+        (keys.root, keys.issuing),
     )
-    _write_authority(files, authority, passphrase)
+    _write_certificates(files, authority)
     _write_settings(files, settings, public_url)
     issuing = authority.issuing_ca
     urls = None if public_url is None else urls_of(public_url, ISSUING_CA)
@@ -189,9 +214,8 @@ def _root_crl_plan(settings: Settings, open_issuer: Callable[[], CrlIssuer]) -> 
     return CrlPlan(ROOT_CA, Counter.CRL_ROOT_CA, _ROOT_CRL_LIFE, settings.crl_debounce_seconds, open_issuer)
 
 
-def _write_authority(files: AuthorityFiles, authority: Authority, passphrase: bytes) -> None:
+def _write_certificates(files: AuthorityFiles, authority: Authority) -> None:
     for name, ca in ((ROOT_CA, authority.root_ca), (ISSUING_CA, authority.issuing_ca)):
-        write_private(files.key(name), key_to_pem(ca.key, passphrase))
         files.certificate(name).write_bytes(pem_of(ca.certificate))
     files.bundle.write_bytes(pem_of(authority.root_ca.certificate, authority.issuing_ca.certificate))
 
@@ -201,6 +225,8 @@ def _write_settings(files: AuthorityFiles, settings: Settings, public_url: str |
         "# Settings of fleet-provisioning; flags and FLEET_PROVISIONING_* in the environment come first.",
         f'trust_domain = "{settings.trust_domain}"',
     ]
+    if settings.signer != IN_FILES:
+        lines.append(f"signer = {json.dumps(settings.signer)}")
     if public_url is not None:
         lines.append(f'public_http_url = "{public_url}"')
     (files.directory / SETTINGS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -19,7 +19,17 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from provisioning import audit_commands, certificate_commands, group_commands, lifecycle_commands, operator_commands
+from provisioning import (
+    approval_commands,
+    audit_commands,
+    certificate_commands,
+    claim_commands,
+    group_commands,
+    lifecycle_commands,
+    listed_commands,
+    manufacturer_commands,
+    operator_commands,
+)
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.version import product_version
@@ -38,6 +48,10 @@ app.add_typer(operator_commands.device_app, name="device")
 app.add_typer(certificate_commands.certificate_app, name="certificate")
 app.add_typer(audit_commands.audit_app, name="audit")
 app.add_typer(group_commands.group_app, name="group")
+app.add_typer(claim_commands.claim_app, name="claim")
+app.add_typer(manufacturer_commands.manufacturer_app, name="manufacturer")
+app.add_typer(listed_commands.listed_app, name="listed")
+app.add_typer(approval_commands.approval_app, name="approval")
 for command in (
     lifecycle_commands.revoke,
     lifecycle_commands.suspend,
@@ -55,6 +69,13 @@ Directory = Annotated[
 PassphraseFile = Annotated[
     Path | None,
     typer.Option(help="File with the passphrase of the CA keys; or set FLEET_PROVISIONING_PASSPHRASE."),
+]
+PinFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--pkcs11-pin-file",
+        help="File with the PIN of the token with the CA keys; or set FLEET_PROVISIONING_PKCS11_PIN.",
+    ),
 ]
 PublicHttpUrl = Annotated[
     str | None,
@@ -113,6 +134,14 @@ def init(
         ),
     ] = None,
     public_http_url: PublicHttpUrl = None,
+    signer: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the CA keys are made: file, or pkcs11:token=LABEL?module-path=FILE (default: file).",
+            show_default=False,
+        ),
+    ] = None,
+    pin_file: PinFile = None,
 ) -> None:
     """Found a certificate authority: root and issuing CA, the server's and the first operator's credentials.
 
@@ -130,7 +159,12 @@ def init(
     configure_logging()
     with explained():
         settings = settings_of(
-            directory, trust_domain=trust_domain, passphrase_file=passphrase_file, public_http_url=public_http_url
+            directory,
+            trust_domain=trust_domain,
+            passphrase_file=passphrase_file,
+            public_http_url=public_http_url,
+            signer=signer,
+            pkcs11_pin_file=pin_file,
         )
         files = asyncio.run(found(settings, server_name or DEFAULT_SERVER_NAMES, utc_now))
     sys.stdout.write(
@@ -157,6 +191,7 @@ def serve(
     ] = None,
     passphrase_file: PassphraseFile = None,
     public_http_url: PublicHttpUrl = None,
+    pin_file: PinFile = None,
 ) -> None:
     """Run the service until SIGINT or SIGTERM. One line on stdout says when and where it accepts connections.
 
@@ -176,6 +211,7 @@ def serve(
             http_port=http_port,
             passphrase_file=passphrase_file,
             public_http_url=public_http_url,
+            pkcs11_pin_file=pin_file,
         )
         run(lambda: serve_until_stopped(settings))
 

@@ -62,6 +62,10 @@ class Settings(BaseSettings):
     """None: the SQLite file in the directory."""
     passphrase: SecretStr | None = None
     passphrase_file: Path | None = None
+    signer: str = "file"
+    """Where the keys of new CAs are made: file, or a token's PKCS #11 URI."""
+    pkcs11_pin: SecretStr | None = None
+    pkcs11_pin_file: Path | None = None
 
     device_life: timedelta = timedelta(days=30)
     broker_life: timedelta = timedelta(days=30)
@@ -81,6 +85,8 @@ class Settings(BaseSettings):
     ocsp_life: timedelta = Field(default=timedelta(days=1), ge=timedelta(minutes=1), le=timedelta(days=7))
     """From thisUpdate to nextUpdate. Caches keep an answer for five minutes at most whatever this is."""
     ocsp_signer_life: timedelta = Field(default=timedelta(days=7), ge=timedelta(minutes=2), le=timedelta(days=30))
+    webhook_cafile: Path | None = None
+    """Whom an https webhook's certificate must come from; None: our own CAs."""
     token_retention: timedelta = Field(default=timedelta(days=90), ge=timedelta(), le=timedelta(days=3650))
     """How long a token that was spent, voided or has expired stays in the store."""
     feed_heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
@@ -116,24 +122,29 @@ class Settings(BaseSettings):
 
     def read_passphrase(self) -> bytes:
         """Return the passphrase of the CA keys; raise `ConfigurationError` if none was given or it cannot be read."""
-        if self.passphrase_file is not None:
-            try:
-                passphrase = self.passphrase_file.read_bytes().rstrip(b"\r\n")
-            except OSError as error:
-                raise ConfigurationError(
-                    f"passphrase file {self.passphrase_file} cannot be read: {error.strerror}"
-                ) from error
-            source = f"passphrase file {self.passphrase_file}"
-        elif self.passphrase is not None:
-            passphrase = self.passphrase.get_secret_value().encode()
-            source = f"{ENVIRONMENT_PREFIX}PASSPHRASE"
-        else:
-            raise ConfigurationError(
-                f"the CA keys need a passphrase: give --passphrase-file FILE or set {ENVIRONMENT_PREFIX}PASSPHRASE"
-            )
-        if not passphrase:
-            raise ConfigurationError(f"{source} is empty: put the passphrase there")
-        return passphrase
+        return _secret("passphrase", "the CA keys need a passphrase", self.passphrase, self.passphrase_file)
+
+    def read_pkcs11_pin(self) -> str:
+        """Return the PIN of the token; raise `ConfigurationError` if none was given or it cannot be read."""
+        pin = _secret("pkcs11_pin", "the token needs its PIN", self.pkcs11_pin, self.pkcs11_pin_file)
+        return pin.decode(errors="replace")
+
+
+def _secret(name: str, need: str, value: SecretStr | None, file: Path | None) -> bytes:
+    variable, word = f"{ENVIRONMENT_PREFIX}{name.upper()}", name.removeprefix("pkcs11_")
+    if file is not None:
+        source = f"{name.replace('_', ' ')} file {file}"
+        try:
+            secret = file.read_bytes().rstrip(b"\r\n")
+        except OSError as error:
+            raise ConfigurationError(f"{source} cannot be read: {error.strerror}") from error
+    elif value is not None:
+        source, secret = variable, value.get_secret_value().encode()
+    else:
+        raise ConfigurationError(f"{need}: give --{name.replace('_', '-')}-file FILE or set {variable}")
+    if not secret:
+        raise ConfigurationError(f"{source} is empty: put the {word} there")
+    return secret
 
 
 def load_settings(directory: Path | None, **flags: Any) -> Settings:

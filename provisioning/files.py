@@ -31,6 +31,10 @@ class AuthorityFiles:
         """Return the file of the private key that belongs to `certificate`."""
         return self.directory / f"{name}.key"
 
+    def token_key(self, name: str) -> Path:
+        """Return the file that says in which token the key is, for a CA whose key is in one."""
+        return self.directory / f"{name}.pkcs11"
+
     @property
     def audit_key(self) -> Path:
         """What authenticates the audit log; without it the log cannot be verified."""

@@ -14,16 +14,18 @@ import os
 import platform
 import ssl
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from device_sim.latency import Latency
 from device_sim.run.recorder import Sample
-from device_sim.run.result import RunResult
+from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import DESCRIPTIONS, Count
+from provisioning.version import product_version
 
 SCHEMA = "fleet-sim-run/1"
+_WORST = 99.0
 
 Document = dict[str, Any]
 
@@ -68,7 +70,7 @@ def document_of(result: RunResult) -> Document:
         "stages": [asdict(span) for span in recorder.stages],
         "markers": [asdict(marker) for marker in recorder.markers],
         "timeline": [_sample(sample) for sample in recorder.samples],
-        "generator": {"lag": _histogram(result.lag)},
+        "generator": _generator(result),
         "environment": environment(),
     }
 
@@ -81,9 +83,9 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processors": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2),
-        "clock": "time.monotonic, one process",
-        "fleet_sim": _version("fleetgate"),
-        "paho_mqtt": _version("paho-mqtt"),
+        "clock": "time.monotonic, one machine",
+        "fleet_sim": product_version(),
+        "paho_mqtt": version("paho-mqtt"),
     }
 
 
@@ -116,6 +118,30 @@ def _histogram(latency: Latency) -> dict[str, Any]:
     }
 
 
+def _generator(result: RunResult) -> dict[str, Any]:
+    slowest = max(result.processes, key=lambda process: process.lag.percentile(_WORST))
+    return {
+        "driver": str(result.manner.driver),
+        "key_exchange": "OpenSSL's default" if result.manner.hybrid_key_exchange else "X25519",
+        "sources": max(len(result.manner.sources), 1),
+        "lag": _histogram(slowest.lag),
+        "processes": [_process(process) for process in result.processes],
+    }
+
+
+def _process(process: ProcessHealth) -> dict[str, Any]:
+    samples, memory = process.samples, process.memory_a_device_kb
+    return {
+        "name": process.name,
+        "devices": process.devices,
+        "lag_p99_ms": round(process.lag.percentile(_WORST), 3),
+        "processor_mean": round(sum(sample.processor for sample in samples) / max(len(samples), 1), 3),
+        "processor_max": round(max((sample.processor for sample in samples), default=0.0), 3),
+        "memory_max_mb": round(max((sample.memory_mb for sample in samples), default=0.0), 1),
+        "memory_a_device_kb": None if memory is None else round(memory, 1),
+    }
+
+
 def _sample(sample: Sample) -> dict[str, Any]:
     return {
         "at": round(sample.at, 3),
@@ -130,10 +156,3 @@ def _sample(sample: Sample) -> dict[str, Any]:
         "refusals": sample.refusals,
         "health": {key: round(value, 3) for key, value in asdict(sample.health).items()},
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "from a source tree"

@@ -87,7 +87,6 @@ class GeneratorWatch:
         self._recent.clear()
         share = (processor - self._processor) / elapsed
         self._sampled, self._processor = now, processor
-        pages = int(_MEMORY.read_text().split()[1])
         return HealthSample(
             lag_p99_ms=recent[min(len(recent) - 1, int(len(recent) * 0.99))] * 1000,
             lag_max_ms=recent[-1] * 1000,
@@ -96,7 +95,7 @@ class GeneratorWatch:
             descriptors_limit=self._descriptors_limit,
             ports=ports,
             ports_limit=self._ports_limit,
-            memory_mb=pages * resource.getpagesize() / 1e6,
+            memory_mb=resident_memory(),
         )
 
     async def _tick(self) -> None:
@@ -108,24 +107,45 @@ class GeneratorWatch:
             self.lag.record(lag)
 
 
-def faults(
-    samples: Sequence[HealthSample], lag: Latency, skipped: int, published: int, limits: GeneratorLimits
-) -> list[str]:
-    """Return why the run is invalid, each with its remedy; nothing when it is valid."""
+def resident_memory() -> float:
+    """Return how much memory this process has now, in MB."""
+    return int(_MEMORY.read_text().split()[1]) * resource.getpagesize() / 1e6
+
+
+def worst(samples: Sequence[HealthSample]) -> HealthSample:
+    """Return one sample for several processes: what is worst in any, ports and memory of all together."""
+
+    def fullest(sample: HealthSample) -> float:
+        return sample.descriptors / max(sample.descriptors_limit, 1)
+
+    tightest = max(samples, key=fullest)
+    return HealthSample(
+        max(sample.lag_p99_ms for sample in samples),
+        max(sample.lag_max_ms for sample in samples),
+        max(sample.processor for sample in samples),
+        tightest.descriptors,
+        tightest.descriptors_limit,
+        sum(sample.ports for sample in samples),
+        max(sample.ports_limit for sample in samples),
+        sum(sample.memory_mb for sample in samples),
+    )
+
+
+def faults(samples: Sequence[HealthSample], lag: Latency, limits: GeneratorLimits) -> list[str]:
+    """Return why this process was a bottleneck, each reason with its remedy; nothing when it was none."""
     found = []
     lag_p99 = lag.percentile(99)
     if lag_p99 > limits.lag_p99_ms:
         found.append(
             f"the generator's loop was late: lag p99 {lag_p99:.0f} ms, allowed {limits.lag_p99_ms:g}; "
-            "use fewer devices, a lower rate, or a machine of its own"
+            "use --driver light, fewer devices, a lower rate, or a machine of its own"
         )
     busy = sum(sample.processor >= _BUSY for sample in samples)
     if samples and busy / len(samples) > limits.busy_share:
         found.append(
-            f"the generator's core was full in {busy} of {len(samples)} seconds; use fewer devices or a lower rate"
+            f"the generator's core was full in {busy} of {len(samples)} seconds; "
+            "use --driver light, --workers 2, fewer devices or a lower rate"
         )
-    if skipped > limits.skipped_share * max(published + skipped, 1):
-        found.append(f"{skipped} messages were skipped because the generator was late; publish less often")
     for what, used, limit, share, remedy in (
         ("descriptors", *_most(samples, "descriptors"), limits.descriptors_share, "raise `ulimit -n`"),
         ("ports", *_most(samples, "ports"), limits.ports_share, "add --sources 4, or widen ip_local_port_range"),

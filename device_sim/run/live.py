@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
@@ -13,7 +14,7 @@ from rich.text import Text
 from device_sim.run.recorder import Percentiles, Sample, StageSpan
 from device_sim.run.runner import Run
 from device_sim.run.stages import label_of
-from device_sim.scenario.metrics import Count, Duration
+from device_sim.scenario.metrics import Duration
 
 _MOST_REASONS = 5
 _BAR = 28
@@ -39,20 +40,21 @@ class RunState:
     @classmethod
     def of(cls, run: Run) -> RunState:
         """Return the state of *run* now."""
-        recorder, fleet, scene = run.recorder, run.fleet, run.scene
-        samples = recorder.samples
+        samples = run.recorder.samples
+        states = [process.state for process in run.processes if process.state is not None]
+        refused = sum((Counter(state.refused) for state in states), Counter[str]())
         rate = float(samples[-1].received - samples[-2].received) if len(samples) > 1 else 0.0
         return cls(
             elapsed=time.monotonic() - run.started,
-            stages=tuple(recorder.stages),
-            upcoming=tuple(label_of(stage) for stage in run.scenario.stages[scene.number if scene else 0 :]),
-            done=scene.done if scene is not None else 0.0,
+            stages=tuple(run.recorder.stages),
+            upcoming=tuple(label_of(stage) for stage in run.scenario.stages[run.number :]),
+            done=sum(state.done for state in states) / max(len(states), 1),
             devices=run.scenario.devices,
             sample=samples[-1] if samples else None,
             rate=rate,
-            revoked=recorder.counts[Count.REVOKED],
-            lost_connections=fleet.lost_connections if fleet is not None else 0,
-            refusals=tuple(fleet.refused_by_reason.most_common(_MOST_REASONS)) if fleet is not None else (),
+            revoked=sum(state.revoked for state in states),
+            lost_connections=sum(state.lost_connections for state in states),
+            refusals=tuple(refused.most_common(_MOST_REASONS)),
         )
 
     def line(self) -> str:

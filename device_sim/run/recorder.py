@@ -15,7 +15,7 @@ Rules
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from device_sim.latency import Latency
@@ -124,14 +124,28 @@ class Recorder:
             case _:
                 return float(latency.count)
 
+    def window(self) -> dict[Duration, list[float]]:
+        """Return the milliseconds recorded since the last call."""
+        taken = {metric: values for metric, values in self._window.items() if values}
+        self._window = {metric: [] for metric in WATCHED}
+        return taken
+
+    def absorb(self, service: Mapping[Duration, str], response: Mapping[Duration, str]) -> None:
+        """Add the encoded histograms of another process."""
+        for mine, theirs in ((self.service, service), (self.response, response)):
+            for metric, encoded in theirs.items():
+                mine.setdefault(metric, Latency()).add(encoded)
+
     def sample(
         self, at: float, connected: int, told: int, published: int, received: int, refused: Counter[str],
-        health: HealthSample,
+        health: HealthSample, others: Iterable[Mapping[Duration, Sequence[float]]] = (),
     ) -> Sample:  # fmt: skip
-        """Close the current second."""
-        windows = {metric: Percentiles.of(values) for metric, values in self._window.items()}
-        for values in self._window.values():
-            values.clear()
+        """Close the current second; *others* are the `window` of other recorders."""
+        values: dict[Duration, list[float]] = {metric: [] for metric in WATCHED}
+        for window in (self.window(), *others):
+            for metric, milliseconds in window.items():
+                values[metric] += milliseconds
+        windows = {metric: Percentiles.of(values[metric]) for metric in WATCHED}
         since = refused - self._refusals
         self._refusals = Counter(refused)
         taken = {metric: percentiles for metric, percentiles in windows.items() if percentiles is not None}

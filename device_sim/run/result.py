@@ -17,10 +17,13 @@ from device_sim.closure import Closure
 from device_sim.latency import Latency
 from device_sim.report import ExitCode
 from device_sim.run.health import HealthSample, faults
+from device_sim.run.manner import ONE_PROCESS, Manner
 from device_sim.run.recorder import Recorder
 from device_sim.scenario.metrics import SECURITY
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.threshold import Threshold, must_be_nought
+
+_ENOUGH_DEVICES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,26 @@ class Judged:
         return self.value is not None and self.threshold.holds(self.value)
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessHealth:
+    """How one process of the generator fared. *memory_before_mb* is what it had before it had *devices* devices."""
+
+    name: str
+    samples: list[HealthSample]
+    lag: Latency
+    devices: int = 0
+    memory_before_mb: float = 0.0
+
+    @property
+    def memory_a_device_kb(self) -> float | None:
+        """How much memory each device costs the generator, or None where there are too few to say."""
+        connected = max((sample.ports for sample in self.samples), default=0)
+        if connected < _ENOUGH_DEVICES:
+            return None
+        used = max(sample.memory_mb for sample in self.samples if sample.ports == connected)
+        return (used - self.memory_before_mb) * 1000 / connected
+
+
 @dataclass(slots=True)
 class RunResult:
     """Everything that is known after a run."""
@@ -44,10 +67,11 @@ class RunResult:
     started: datetime
     seconds: float
     recorder: Recorder
-    lag: Latency
+    processes: list[ProcessHealth]
     refusals: dict[str, int]
     false_refusals: dict[str, Closure]
     interrupted: signal.Signals | None = None
+    manner: Manner = ONE_PROCESS
     thresholds: list[Judged] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
 
@@ -59,8 +83,15 @@ class RunResult:
             Judged(threshold, recorder.value(threshold.metric, threshold.statistic, threshold.percentile))
             for threshold in (*(must_be_nought(metric) for metric in SECURITY), *own)
         ]
-        health: list[HealthSample] = [sample.health for sample in recorder.samples]
-        self.invalid = faults(health, self.lag, skipped, published, self.scenario.generator)
+        limits = self.scenario.generator
+        several = len(self.processes) > 1
+        self.invalid = [
+            f"{process.name}: {fault}" if several else fault
+            for process in self.processes
+            for fault in faults(process.samples, process.lag, limits)
+        ]
+        if skipped > limits.skipped_share * max(published + skipped, 1):
+            self.invalid.append(f"{skipped} messages were skipped because the generator was late; publish less often")
 
     @property
     def exit_code(self) -> int:

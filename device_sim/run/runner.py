@@ -2,125 +2,126 @@
 
 Theory
 ------
-The fleet publishes from the first arrival to the end, so that every stage happens under traffic. A stage lets things
-happen at the times that its pacer says (`stages`); beside it one task samples the state each second. When the last
+The devices are in parts (`part`): one in this process, or one in each of several workers (`workers`). This, the
+conductor, runs the backends, lets all parts begin each stage together, and takes a sample each second. When the last
 stage is over, or the user has interrupted once, nothing more is published, and what is under way may arrive: then what
-was sent is held against what was received.
+the parts say was sent is held against what the backends received.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
+import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from device_sim.backend import Backend
-from device_sim.fleet import Fleet, Member
-from device_sim.fleet_directory import FleetUnusable
 from device_sim.interruption import Interruption
 from device_sim.keep_alive import KeepAlive
-from device_sim.live_device import Counters, Surroundings
-from device_sim.run.health import GeneratorWatch
-from device_sim.run.recorder import Recorder
-from device_sim.run.result import RunResult
-from device_sim.run.stages import Scene, play
+from device_sim.latency import Latency
+from device_sim.run.health import GeneratorWatch, HealthSample, worst
+from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of
+from device_sim.run.part import Part, PartOutcome, PartState, Played
+from device_sim.run.recorder import Marker, Recorder, StageSpan
+from device_sim.run.result import ProcessHealth, RunResult
+from device_sim.run.stages import label_of
 from device_sim.run.target import Target
+from device_sim.run.workers import workers
 from device_sim.scenario.metrics import Count, Duration
-from device_sim.scenario.model import Scenario
+from device_sim.scenario.model import Scenario, Stage
 from device_sim.tally import account, is_complete, total
 from device_sim.telemetry import Telemetry
-from provisioning.pki.tls import client_context
 
 _DRAIN_DEADLINE = 10.0
 _SAMPLE_SECONDS = 1.0
+_CONDUCTOR = "conductor"
+
+
+@dataclass(slots=True)
+class Process:
+    """One process of the generator: what it said last, and every second of its health."""
+
+    name: str
+    part: Played | None
+    state: PartState | None = None
+    health: list[HealthSample] = field(default_factory=list)
 
 
 class Run:
-    """One run of *scenario* against *target*."""
+    """One run of *scenario* against *target*, carried out in the given *manner*."""
 
-    def __init__(self, scenario: Scenario, target: Target) -> None:
+    def __init__(self, scenario: Scenario, target: Target, manner: Manner = ONE_PROCESS) -> None:
         target.check(scenario)
         self.scenario = scenario
         self.target = target
+        self.manner = manner
         self.recorder = Recorder()
         self.names = target.fleet.devices[: scenario.devices]
         self.started = time.monotonic()
-        self.fleet: Fleet | None = None
         self.backends: list[Backend] = []
-        self.scene: Scene | None = None
-        self._watch = GeneratorWatch(len(target.sources))
+        self.processes: list[Process] = []
+        self.number = 0
+        self.stopped_by: signal.Signals | None = None
+        self._watch = GeneratorWatch()
 
     async def play(self, interruption: Interruption) -> RunResult:
         """Play all stages, drain, and judge. The first interruption ends the stages, not the report."""
         wall = datetime.now(UTC)
-        surroundings = Surroundings(
-            self.target.broker,
-            client_context(self.target.fleet.anchors),
-            KeepAlive(),
-            Counters(),
-            self.scenario.seed,
-            record=self.recorder.record,
-            sources=self.target.sources,
-        )
         async with AsyncExitStack() as stack:
             stack.enter_context(self.target.fleet.changing())
-            await stack.enter_async_context(surroundings.keep_alive)
-            reconnect = await self._connect_backends(stack, surroundings)
-            fleet = self.fleet = await stack.enter_async_context(Fleet(self._members(), surroundings))
-            for name, device in fleet.devices.items():
-                device.issued(self.target.fleet.credential(name))
-            await stack.enter_async_context(self._watch)
-            # A full collection walks all of the fleet's objects, none of which will die soon, while messages wait.
-            gc.collect()
-            gc.freeze()
+            keep_alive = await stack.enter_async_context(KeepAlive())
+            await self._connect_backends(stack, keep_alive)
+            await self._open_parts(stack)
             self.started = time.monotonic()
-            scene = self.scene = Scene(
-                self.scenario, self.target, fleet, self.backends[0], self.recorder, self.started, reconnect
-            )
             async with asyncio.TaskGroup() as tasks:
+                await asyncio.gather(*(part.begin(self.started) for part in self._parts))
                 sampling = tasks.create_task(self._sample(), name="sample")
-                streaming = tasks.create_task(fleet.stream(), name="stream")
-                stopping = tasks.create_task(self._until_interrupted(interruption, scene), name="interruption")
-                await play(scene)
-                streaming.cancel()
-                await self._drain(fleet, scene)
+                stopping = tasks.create_task(self._until_interrupted(interruption), name="interruption")
+                await self._play_stages(keep_alive)
+                span = self._begin("drain", "drain")
+                outcomes = await asyncio.gather(*(part.finish() for part in self._parts))
+                await self._drain(outcomes)
+                self._end(span)
                 sampling.cancel()
                 stopping.cancel()
             self._take_sample()
-            self._count(fleet, scene)
+            self._absorb(outcomes)
         result = RunResult(
             self.scenario,
             wall,
             time.monotonic() - self.started,
             self.recorder,
-            self._watch.lag,
-            dict(fleet.refused_by_reason),
-            fleet.falsely_refused,
-            scene.stopped_by,
+            self._process_health(outcomes),
+            dict(sum((Counter(outcome.refused) for outcome in outcomes), Counter())),
+            {name: closure for outcome in outcomes for name, closure in outcome.false_refusals.items()},
+            self.stopped_by,
+            self.manner,
         )
-        result.judge(fleet.skipped, fleet.counters.published)
+        result.judge(sum(outcome.skipped for outcome in outcomes), self.recorder.counts[Count.PUBLISHED])
         return result
 
-    def _members(self) -> list[Member]:
-        fleet, now = self.target.fleet, datetime.now(UTC)
-        members = []
-        for name in self.names:
-            entry = fleet.entries[name]
-            if entry.not_after <= now:
-                raise FleetUnusable(f"the certificate of {name} has expired: enrol the fleet anew")
-            members.append(Member(name, entry.identity.group or "", self.scenario.group_of(name)))
-        return members
+    @property
+    def _parts(self) -> list[Played]:
+        return [process.part for process in self.processes if process.part is not None]
 
-    async def _connect_backends(
-        self, stack: AsyncExitStack, surroundings: Surroundings
-    ) -> Callable[[], Awaitable[None]]:
-        """Connect them; return how to do it again after a restart of the broker."""
+    async def _open_parts(self, stack: AsyncExitStack) -> None:
+        if self.manner.workers == 1:
+            part = Part(self.scenario, self.target, self.manner, Share(), self.backends[0])
+            self.processes = [Process("generator", await stack.enter_async_context(part))]
+            return
+        parts = await stack.enter_async_context(workers(self.scenario, self.target, self.manner))
+        self.processes = [Process(f"worker {part.share.number + 1}", part) for part in parts]
+        self.processes.append(Process(_CONDUCTOR, None))
+        await stack.enter_async_context(self._watch)
+
+    async def _connect_backends(self, stack: AsyncExitStack, keep_alive: KeepAlive) -> None:
         service = self.target.fleet.service
         names = [service, *(f"{service}-{number}" for number in range(2, self.scenario.receivers + 1))]
-        context = self.target.fleet.credential(service).context(self.target.fleet.anchors)
+        count = self.manner.workers
+        commanders = [commander_of(service, Share(number, count)) for number in range(count)]
         probes = frozenset(name for name in self.names if self.scenario.group_of(name).probe)
 
         def arrived(device: str, telemetry: Telemetry, now: float) -> None:
@@ -129,20 +130,57 @@ class Run:
             self.recorder.record(metric, max(now - telemetry.sent_ns / 1e9, 0.0), late)
 
         for name in names:
-            siblings = [sibling for sibling in names if sibling != name]
-            backend = Backend(name, self.names, siblings=siblings, arrived=arrived)
+            siblings = [sibling for sibling in (*names, *commanders) if sibling != name]
+            backend = Backend(name, self.names, siblings=siblings, arrived=arrived, driver=self.manner.driver)
             self.backends.append(backend)
             stack.push_async_callback(backend.close)
+        await self._reconnect(keep_alive)
 
-        async def connect() -> None:
-            for backend in self.backends:
-                await backend.connect(surroundings.endpoint, context, surroundings.keep_alive)
+    async def _reconnect(self, keep_alive: KeepAlive) -> None:
+        fleet = self.target.fleet
+        context = fleet.credential(fleet.service).context(fleet.anchors)
+        for backend in self.backends:
+            await backend.connect(self.target.broker, context, keep_alive)
 
-        await connect()
-        return connect
+    # ---- the stages
 
-    async def _until_interrupted(self, interruption: Interruption, scene: Scene) -> None:
-        scene.stop(await interruption.wait())
+    async def _play_stages(self, keep_alive: KeepAlive) -> None:
+        for number, stage in enumerate(self.scenario.stages, 1):
+            if self.stopped_by is not None:
+                return
+            self.number = number
+            span = self._begin(stage.kind, label_of(stage))
+            if stage.kind == "restart" and self.target.restart is not None:
+                self.recorder.markers.append(Marker(time.monotonic() - self.started, "restart", "broker restarts"))
+                await self.target.restart()
+                await self._reconnect(keep_alive)
+            await self.everywhere(number, stage)
+            self._end(span)
+
+    async def everywhere(self, number: int, stage: Stage) -> None:
+        """Let all parts play *stage*."""
+        async with asyncio.TaskGroup() as playing:
+            for part in self._parts:
+                playing.create_task(part.play(number, stage), name=f"stage {number}")
+
+    def stop(self, by: signal.Signals) -> None:
+        """Let the stages end early; what was observed until then is reported."""
+        self.stopped_by = by
+        for part in self._parts:
+            part.stop()
+
+    def _begin(self, kind: str, label: str) -> StageSpan:
+        span = StageSpan(kind, label, time.monotonic() - self.started)
+        self.recorder.stages.append(span)
+        return span
+
+    def _end(self, span: StageSpan) -> None:
+        span.end = time.monotonic() - self.started
+
+    async def _until_interrupted(self, interruption: Interruption) -> None:
+        self.stop(await interruption.wait())
+
+    # ---- what is seen while it runs
 
     async def _sample(self) -> None:
         due = self.started
@@ -152,25 +190,35 @@ class Run:
             self._take_sample()
 
     def _take_sample(self) -> None:
-        fleet, scene = self.fleet, self.scene
-        if fleet is None or scene is None:
-            raise RuntimeError("there is no sample before the run has begun")
+        states = []
+        for process in self.processes:
+            if process.part is None:
+                process.health.append(self._watch.sample(len(self.backends)))
+                continue
+            process.state = process.part.state()
+            process.health.append(process.state.health)
+            states.append(process.state)
         self.recorder.sample(
             time.monotonic() - self.started,
-            fleet.connected,
-            scene.told,
-            fleet.counters.published,
+            sum(state.connected for state in states),
+            sum(state.told for state in states),
+            sum(state.published for state in states),
             sum(backend.received for backend in self.backends),
-            fleet.refused_by_reason,
-            self._watch.sample(fleet.connected),
+            sum((Counter(state.refused) for state in states), Counter()),
+            worst([process.health[-1] for process in self.processes]),
+            [state.windows for state in states],
         )
 
-    async def _drain(self, fleet: Fleet, scene: Scene) -> None:
-        span = scene.begin("drain", "drain")
-        living = [device for device in fleet.devices.values() if device.is_connected]
+    # ---- the end
+
+    async def _drain(self, outcomes: list[PartOutcome]) -> None:
+        # What is still unacknowledged was cut off with its device: nobody promised that it would come.
+        acknowledged = {
+            name: sent for outcome in outcomes for name, sent in outcome.sent.items() if not sent.unacknowledged
+        }
 
         def complete(backend: Backend) -> bool:
-            return all(is_complete(device.sent(), backend.checks[device.name]) for device in living)
+            return all(is_complete(what, backend.checks[name]) for name, what in acknowledged.items())
 
         try:
             async with asyncio.timeout(_DRAIN_DEADLINE):
@@ -178,36 +226,41 @@ class Run:
                     await backend.until(lambda backend=backend: complete(backend))  # type: ignore[misc]
         except TimeoutError:
             pass  # What has not arrived by now is lost, and counted so.
-        scene.finish(span)
 
-    def _count(self, fleet: Fleet, scene: Scene) -> None:
-        counts = self.recorder.counts
+    def _absorb(self, outcomes: list[PartOutcome]) -> None:
+        recorder, counts = self.recorder, self.recorder.counts
+        for outcome in outcomes:
+            recorder.absorb(outcome.service, outcome.response)
+            recorder.markers += outcome.markers
+            counts.update(outcome.counts)
+        recorder.markers.sort(key=lambda marker: marker.at)
         sums = total(
-            account(device.sent(), backend.checks[name])
+            account(sent, backend.checks[name])
             for backend in self.backends
-            for name, device in fleet.devices.items()
+            for outcome in outcomes
+            for name, sent in outcome.sent.items()
         )
-        unreached = [
-            device for device in scene.told_devices if not device.is_connected and device.name not in fleet.condemned
-        ]
         counts.update(
             {
-                Count.ADMISSIONS: fleet.admissions,
-                Count.REFUSALS: sum(fleet.refused_by_reason.values()),
-                Count.UNREACHED: len(unreached),
-                Count.LOST_CONNECTIONS: fleet.lost_connections,
-                Count.RECONNECTIONS: fleet.counters.reconnections,
-                Count.PUBLISHED: fleet.counters.published,
                 Count.RECEIVED: sums.received,
                 Count.LOST: sums.lost,
-                Count.REPEATED: fleet.counters.repeated,
-                Count.DUPLICATED: max(0, sums.duplicated - fleet.counters.repeated * len(self.backends)),
+                Count.DUPLICATED: max(0, sums.duplicated - counts[Count.REPEATED] * len(self.backends)),
                 Count.OUT_OF_ORDER: sums.out_of_order,
                 Count.IN_FLIGHT: sums.in_flight,
-                Count.HELD_BACK: fleet.counters.held_back,
-                Count.SKIPPED: fleet.skipped,
                 Count.UNEXPECTED: sum(backend.unexpected for backend in self.backends),
-                Count.FALSE_ADMISSIONS: len(fleet.falsely_admitted),
-                Count.FALSE_REFUSALS: len(fleet.falsely_refused),
             }
         )
+
+    def _process_health(self, outcomes: list[PartOutcome]) -> list[ProcessHealth]:
+        found = []
+        parts = [process for process in self.processes if process.part is not None]
+        for process, outcome in zip(parts, outcomes, strict=True):
+            lag = Latency()
+            lag.add(outcome.lag)
+            found.append(ProcessHealth(process.name, process.health, lag, len(outcome.sent), outcome.memory_before_mb))
+        found += [
+            ProcessHealth(process.name, process.health, self._watch.lag)
+            for process in self.processes
+            if process.part is None
+        ]
+        return found

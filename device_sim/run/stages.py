@@ -10,7 +10,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
@@ -19,7 +18,7 @@ from device_sim.credential import renew
 from device_sim.fleet import Fleet
 from device_sim.live_device import LiveDevice
 from device_sim.revocation_trial import cut_off, try_again
-from device_sim.run.recorder import Marker, Recorder, StageSpan
+from device_sim.run.recorder import Marker, Recorder
 from device_sim.run.target import Target
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import Command, Hold, Ramp, Renew, Restart, Revoke, Scenario, Stage, Storm
@@ -36,26 +35,25 @@ Action = Callable[[LiveDevice, float], Awaitable[None]]
 
 
 class Scene:
-    """Everything a stage works on, and how far it is. *reconnect* brings the backends back after a restart."""
+    """Everything a stage works on, and how far it is. *rate_share* is this part's share of every rate."""
 
     def __init__(
         self,
         scenario: Scenario,
         target: Target,
         fleet: Fleet,
-        backend: Backend,
+        backend: Backend | None,
         recorder: Recorder,
         started: float,
-        reconnect: Callable[[], Awaitable[None]],
+        rate_share: float = 1.0,
     ) -> None:
         self.scenario = scenario
         self.target = target
         self.fleet = fleet
         self.backend = backend
         self.recorder = recorder
-        self.reconnect = reconnect
+        self.rate_share = rate_share
         self.done = 0.0
-        self.stopped_by: signal.Signals | None = None
         self.told_devices: list[LiveDevice] = []
         self.number = 0
         self._started = started
@@ -74,21 +72,9 @@ class Scene:
         """Whether the user has interrupted."""
         return self._stopping.is_set()
 
-    def stop(self, by: signal.Signals) -> None:
+    def stop(self) -> None:
         """Let the stages end early."""
-        self.stopped_by = by
         self._stopping.set()
-
-    def begin(self, kind: str, label: str) -> StageSpan:
-        """Note that a stage begins."""
-        span = StageSpan(kind, label, time.monotonic() - self._started)
-        self.recorder.stages.append(span)
-        self.done = 0.0
-        return span
-
-    def finish(self, span: StageSpan) -> None:
-        """Note that it has ended."""
-        span.end = time.monotonic() - self._started
 
     def mark(self, kind: str, what: str) -> None:
         """Put a marker on the time line."""
@@ -142,15 +128,12 @@ async def _done(action: Action, device: LiveDevice, due: float) -> None:
     await action(device, due)
 
 
-async def play(scene: Scene) -> None:
-    """Play the scenario's stages in sequence."""
-    for number, stage in enumerate(scene.scenario.stages, 1):
-        if scene.stopping:
-            return
+async def play(scene: Scene, number: int, stage: Stage) -> None:
+    """Play *stage*, the scenario's *number*-th (1, 2, …)."""
+    if not scene.stopping:
         scene.number = number
-        span = scene.begin(stage.kind, label_of(stage))
+        scene.done = 0.0
         await _play_one(scene, stage)
-        scene.finish(span)
 
 
 def label_of(stage: Stage) -> str:
@@ -198,7 +181,7 @@ async def _ramp(scene: Scene, stage: Ramp) -> None:
         scene.told_devices.append(device)
         scene.fleet.arrive(device, due)
 
-    await scene.pace(devices, arrivals(stage.spread, len(devices), stage.rate, randomness), arrive)
+    await scene.pace(devices, arrivals(stage.spread, len(devices), stage.rate * scene.rate_share, randomness), arrive)
     await scene.settle(lambda: not any(device.is_undecided for device in devices), _SETTLE)
 
 
@@ -222,13 +205,8 @@ async def _storm(scene: Scene, stage: Storm) -> None:
 
 
 async def _restart(scene: Scene, stage: Restart) -> None:
-    if scene.target.restart is None:
-        raise RuntimeError("Target.check lets no restart through without a broker of our own")
-    scene.mark("restart", "broker restarts")
-    devices = scene.connected()
-    await scene.target.restart()
-    await scene.reconnect()
-    await scene.settle(lambda: not any(device.is_undecided for device in devices), stage.settle)
+    # The conductor has restarted the broker: nobody is connected, everybody is on the way back.
+    await scene.settle(lambda: not any(device.is_undecided for device in scene.told_devices), stage.settle)
 
 
 async def _revoke(scene: Scene, stage: Revoke) -> None:
@@ -261,7 +239,7 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
                 recorder.record(Duration.REVOKED_REFUSED, retry.seconds, 0.0)
 
     devices = scene.choose(scene.connected(), stage.select)
-    await scene.pace(devices, even(len(devices), stage.rate), revoke)
+    await scene.pace(devices, even(len(devices), stage.rate * scene.rate_share), revoke)
 
 
 async def _renew(scene: Scene, stage: Renew) -> None:
@@ -289,20 +267,20 @@ async def _renew(scene: Scene, stage: Renew) -> None:
         recorder.record(Duration.RENEWAL, time.monotonic() - started, started - due)
 
     devices = scene.choose(scene.connected(), stage.select)
-    await scene.pace(devices, even(len(devices), stage.rate), renew_one)
+    await scene.pace(devices, even(len(devices), stage.rate * scene.rate_share), renew_one)
 
 
 async def _command(scene: Scene, stage: Command) -> None:
-    recorder = scene.recorder
+    recorder, backend = scene.recorder, scene.backend
+    if backend is None:
+        raise RuntimeError("a part of a scenario with a command has a backend to send it")
 
     async def command(device: LiveDevice, due: float) -> None:
         late = time.monotonic() - due
-        answers = await scene.backend.command(
-            device.machine.group, [device.name], "identify", {}, deadline=stage.deadline
-        )
+        answers = await backend.command(device.machine.group, [device.name], "identify", {}, deadline=stage.deadline)
         for seconds in answers.answered.values():
             recorder.record(Duration.COMMAND, seconds, late)
         recorder.counts[Count.UNANSWERED_COMMANDS] += len(answers.missing) + len(answers.refused)
 
     devices = scene.choose(scene.connected(), stage.select)
-    await scene.pace(devices, even(len(devices), stage.rate), command)
+    await scene.pace(devices, even(len(devices), stage.rate * scene.rate_share), command)

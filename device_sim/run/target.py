@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from device_sim.fleet_directory import FleetDirectory
@@ -24,7 +25,6 @@ class Target:
     provisioning_url: str | None = None
     operator: OperatorClient | None = None
     restart: Callable[[], Awaitable[None]] | None = None
-    sources: tuple[str, ...] = ()
 
     def check(self, scenario: Scenario) -> None:
         """Raise `Impossible` if a stage of *scenario* cannot be done here."""
@@ -42,3 +42,14 @@ class Target:
                 f"{self.fleet.path} has {there} usable devices, the scenario needs {scenario.devices}: use "
                 f"--devices {there}, or `fleet-sim enrol {self.fleet.path} --devices …`"
             )
+
+
+@asynccontextmanager
+async def operator_of(fleet: FleetDirectory) -> AsyncIterator[OperatorClient | None]:
+    """Give a client of the service that *fleet* was enrolled with; None where there is none to ask."""
+    origin = fleet.origin
+    if origin.provisioning_url is None or origin.operator is None:
+        yield None
+        return
+    async with OperatorClient(origin.provisioning_url, fleet.anchors, origin.operator) as operator:
+        yield operator

@@ -17,7 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from device_sim.backoff import Backoff
 from device_sim.scenario.pacer import Spread
@@ -43,7 +43,13 @@ def _seconds(value: Any) -> Any:
     return value
 
 
-def _share(value: Any) -> Any:
+SAME_PROGRAM = {"written by": "the same program"}
+"""Validation context of a scenario that one process hands to another: its fractions are no slips of a person's pen."""
+
+
+def _share(value: Any, info: ValidationInfo) -> Any:
+    if info.context == SAME_PROGRAM:
+        return value
     if isinstance(value, str):
         match = _SHARE.fullmatch(value.strip())
         if match is None:

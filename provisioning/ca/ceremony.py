@@ -3,7 +3,7 @@
 Theory
 ------
 The root signs one thing, the issuing CA, and then rests: its key may leave the machine. The issuing CA signs everything
-else. Both are ECDSA P-256; path length 1 and 0 leave room for exactly one CA under the root and none under that.
+else. New keys are ECDSA P-256; path length 1 and 0 leave room for exactly one CA under the root and none under that.
 
 Rules
 -----
@@ -19,11 +19,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from provisioning.ca.issuer import IssuerUrls, hash_for, url_extensions
-from provisioning.pki.keys import generate_key, key_identifier
+from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
 
 ROOT_LIFE: Final = timedelta(days=3652)
 ISSUING_LIFE: Final = timedelta(days=1826)
@@ -49,7 +48,7 @@ class CertificateAuthority:
     """A CA's certificate and key."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: PrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +60,18 @@ class Authority:
 
 
 def found_authority(
-    trust_domain: str, now: datetime, serials: tuple[int, int], root_urls: IssuerUrls | None = None
+    trust_domain: str,
+    now: datetime,
+    serials: tuple[int, int],
+    root_urls: IssuerUrls | None = None,
+    keys: tuple[PrivateKey, PrivateKey] | None = None,
 ) -> Authority:
-    """Return a new root and issuing CA for *trust_domain*.
+    """Return a new root and issuing CA for *trust_domain*, for *keys* or for new ones in memory.
 
     *root_urls* go into the issuing CA's certificate: where the root's CRL and certificate are found.
     """
     now = now.replace(microsecond=0)
-    root_key, issuing_key = generate_key(), generate_key()
+    root_key, issuing_key = keys or (generate_key(), generate_key())
     root_name = _name(trust_domain, "Fleetgate root CA")
     root = (
         _builder(root_name, root_name, root_key, serials[0], now, ROOT_LIFE)
@@ -100,7 +103,7 @@ def _name(trust_domain: str, common_name: str) -> x509.Name:
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
+    key: PrivateKey,
     serial: int,
     now: datetime,
     life: timedelta,

@@ -109,14 +109,22 @@ def server_context(
 
 
 def client_context(
-    anchors: Path | str, credential: Credential | None = None, *, allow_tls12: bool = False
+    anchors: Path | str,
+    credential: Credential | None = None,
+    *,
+    allow_tls12: bool = False,
+    classic_key_exchange: bool = False,
 ) -> ssl.SSLContext:
     """Return a client's context that verifies the server's certificate and name against *anchors* alone.
 
+    *classic_key_exchange* offers X25519 alone, as a small device does: the hybrid key share that OpenSSL offers by
+    default (X25519MLKEM768) costs a client 0.2 ms, and 8 KB for as long as the connection lives.
     Raises `TlsConfigurationError`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _restrict(context, allow_tls12=allow_tls12)
+    if classic_key_exchange:
+        context.set_ecdh_curve("X25519")
     _load_anchors(context, anchors)
     if credential is not None:
         credential.load_into(context)

@@ -11,7 +11,7 @@ from device_sim.latency import Latency
 from device_sim.results.document import Document, document_of
 from device_sim.run.health import HealthSample
 from device_sim.run.recorder import Marker, Recorder, StageSpan
-from device_sim.run.result import RunResult
+from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import build
 
@@ -40,7 +40,8 @@ def imagined(seed: int = 1, factor: float = 1.0) -> Document:
     recorder.stages += [StageSpan("ramp", "ramp to 100%, 10/s", 0.0, 4.0), StageSpan("storm", "storm 100%", 4.0, 6.0)]
     recorder.stages += [StageSpan("revoke", "revoke 10%, 10/s", 6.0, 7.0), StageSpan("hold", "hold 5 s", 7.0, 10.0)]
     recorder.markers += [Marker(4.0, "storm", "40 connections break"), Marker(6.5, "revoke", "meter-00001")]
+    processes = [ProcessHealth("generator", [sample.health for sample in recorder.samples], lag, 40, 60.0)]
     false = {"meter-<7>": Closure(Layer.TLS, "unknown_ca", "", 0.0)}
-    result = RunResult(build(SCENARIO, "imagined"), datetime.now(UTC), 10.0, recorder, lag, dict(refused), false)
+    result = RunResult(build(SCENARIO, "imagined"), datetime.now(UTC), 10.0, recorder, processes, dict(refused), false)
     result.judge(skipped=0, published=1000)
     return document_of(result)

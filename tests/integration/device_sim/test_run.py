@@ -113,7 +113,7 @@ def size_of(path: Path) -> int:
 
 
 def left_in(directory: Path) -> list[str]:
-    return [path.name for path in directory.iterdir() if path.name.startswith("fleetgate-run-")]
+    return [path.name for path in directory.iterdir() if path.name.startswith("fleetgate-")]
 
 
 def chosen(document: dict[str, Any]) -> list[str]:
@@ -144,7 +144,7 @@ async def test_a_fleet_from_its_enrolment_to_its_end(tmp_path: Path, stage: Stag
     assert code == 0, out + err
     document = read(tmp_path / "out" / "report.json")
     counts = document["counts"]
-    assert counts["published"] == counts["received"] > 0
+    assert counts["published"] == counts["received"] + counts["in_flight"] > 0
     assert (counts["lost"], counts["false_admissions"], counts["false_refusals"]) == (0, 0, 0)
     assert (counts["revoked"], counts["renewed"], counts["lost_connections"]) == (2, 2, 6 + 2)
     assert document["durations"]["revoked_refused"]["response"]["count"] == 4  # A full handshake each, and a resumed.
@@ -182,6 +182,50 @@ async def test_the_same_seed_chooses_the_same_devices(tmp_path: Path, tiny: str)
     assert chosen(documents[0]) == chosen(documents[1]) != []
     assert documents[0]["scenario"] == documents[1]["scenario"]
     assert not left_in(tmp_path)
+
+
+@pytest.mark.timeout(120)
+async def test_workers_with_the_light_driver_observe_the_same(tmp_path: Path, tiny: str) -> None:
+    code, out, err = await ran(
+        tmp_path, "run", tiny, "--self-hosted", "--json", "--workers", "2", "--driver", "light", "--sources", "2"
+    )
+    assert code == 0, err
+    document = json.loads(out)
+    counts = document["counts"]
+    assert counts["published"] == counts["received"] + counts["in_flight"] > 0
+    assert (counts["revoked"], counts["renewed"], counts["lost_connections"]) == (2, 2, 6 + 2)
+    assert document["durations"]["command"]["response"]["count"] == 12
+    assert document["durations"]["revoked_refused"]["response"]["count"] == 4
+    processes = document["generator"]["processes"]
+    assert [(process["name"], process["devices"]) for process in processes] == [
+        ("worker 1", 6), ("worker 2", 6), ("conductor", 0),
+    ]  # fmt: skip
+    assert not left_in(tmp_path)
+
+
+@pytest.mark.timeout(120)
+async def test_a_worker_that_dies_ends_the_run_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "long.toml").write_text(LONG.partition("[[stages]]\ncommand")[0] + '[[stages]]\nhold = "10m"\n')
+    arguments = ("run", str(tmp_path / "long.toml"), "--self-hosted", "--workers", "2")
+    async with fleet_sim(tmp_path, *arguments) as process:
+        await until_said(process, "hold 600 s")
+        victim, *others = [pid for pid in children_of(process.pid) if "device_sim.run.worker" in command_of(pid)]
+        assert len(others) == 1
+        os.kill(victim, signal.SIGKILL)
+        _, err = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode == 1
+        assert b"worker 1 ended with status -9" in err
+        assert b"Traceback" not in err
+        assert not os.path.exists(f"/proc/{others[0]}")  # noqa: ASYNC240, PTH110
+    assert not left_in(tmp_path)
+
+
+def children_of(parent: int) -> list[int]:
+    return sorted(map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()))
+
+
+def command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
 @pytest.mark.timeout(120)

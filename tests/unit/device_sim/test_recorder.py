@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import pytest
 
 from device_sim.latency import Latency
-from device_sim.run.health import HealthSample, faults
+from device_sim.run.health import HealthSample, faults, worst
 from device_sim.run.recorder import Percentiles, Recorder
-from device_sim.run.result import RunResult
+from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import GeneratorLimits, build
 
@@ -20,7 +20,7 @@ SCENARIO = build(
 
 
 def result(recorder: Recorder, *, interrupted: signal.Signals | None = None, skipped: int = 0) -> RunResult:
-    found = RunResult(SCENARIO, datetime.now(UTC), 1.0, recorder, Latency(), {}, {}, interrupted)
+    found = RunResult(SCENARIO, datetime.now(UTC), 1.0, recorder, [], {}, {}, interrupted)
     found.judge(skipped, 1000)
     return found
 
@@ -116,22 +116,71 @@ def busy(share: float = 0.3, descriptors: int = 50, ports: int = 40) -> HealthSa
 
 
 @pytest.mark.parametrize(
-    ("samples", "lag", "skipped", "words"),
+    ("samples", "lag", "words"),
     [
-        ([busy()], late(300), 0, "loop was late: lag p99"),
-        ([busy(0.99), busy(1.2), busy(0.2)], late(1), 0, "core was full in 2 of 3 seconds"),
-        ([busy()], late(1), 50, "50 messages were skipped"),
-        ([busy(descriptors=960)], late(1), 0, "960 of 1000 descriptors were in use; raise `ulimit -n`"),
-        ([busy(ports=990)], late(1), 0, "990 of 1000 ports were in use; add --sources"),
+        ([busy()], late(300), "loop was late: lag p99"),
+        ([busy(0.99), busy(1.2), busy(0.2)], late(1), "core was full in 2 of 3 seconds"),
+        ([busy(descriptors=960)], late(1), "960 of 1000 descriptors were in use; raise `ulimit -n`"),
+        ([busy(ports=990)], late(1), "990 of 1000 ports were in use; add --sources"),
     ],
 )
-def test_a_saturated_generator_is_told_with_its_remedy(
-    samples: list[HealthSample], lag: Latency, skipped: int, words: str
-) -> None:
-    (fault,) = faults(samples, lag, skipped, 1000, LIMITS)
+def test_a_saturated_generator_is_told_with_its_remedy(samples: list[HealthSample], lag: Latency, words: str) -> None:
+    (fault,) = faults(samples, lag, LIMITS)
     assert words in fault
 
 
+def test_of_several_processes_the_guilty_one_is_named() -> None:
+    recorder = Recorder()
+    recorder.record(Duration.ADMITTED, 0.010, 0.0)
+    found = result(recorder)
+    found.processes = [
+        ProcessHealth("worker 1", [busy()], late(1)),
+        ProcessHealth("worker 2", [busy()], late(900)),
+        ProcessHealth("conductor", [busy()], late(1)),
+    ]
+    found.judge(skipped=50, published=1000)
+    slow, skipped = found.invalid
+    assert slow.startswith("worker 2: the generator's loop was late")
+    assert skipped.startswith("50 messages were skipped")
+    assert (found.exit_code, found.verdict) == (3, "INVALID")
+
+
+def test_several_processes_are_as_healthy_as_the_worst_of_them() -> None:
+    lag = HealthSample(9.0, 20.0, 0.1, 10, 1000, 5, 1000, 50.0)
+    full = HealthSample(1.0, 2.0, 0.99, 900, 1000, 7, 1000, 60.0)
+    assert worst([lag, full]) == HealthSample(9.0, 20.0, 0.99, 900, 1000, 12, 1000, 110.0)
+
+
+def test_memory_a_device_is_what_came_with_the_devices() -> None:
+    few = [HealthSample(1.0, 1.0, 0.1, 10, 1000, ports, 1000, 80.0) for ports in (0, 50)]
+    assert ProcessHealth("w", few, Latency(), 50, 60.0).memory_a_device_kb is None
+    samples = [HealthSample(1.0, 1.0, 0.1, 10, 1000, ports, 1000, 60 + ports / 20) for ports in (0, 500, 1000, 900)]
+    assert ProcessHealth("w", samples, Latency(), 1000, 60.0).memory_a_device_kb == pytest.approx(50.0)
+
+
+def test_the_histograms_of_other_processes_are_absorbed() -> None:
+    mine, theirs = Recorder(), Recorder()
+    mine.record(Duration.PUBACK, 0.010, 0.0)
+    theirs.record(Duration.PUBACK, 0.020, 0.1)
+    theirs.record(Duration.TLS, 0.005, 0.0)
+    mine.absorb(
+        {metric: latency.encoded() for metric, latency in theirs.service.items()},
+        {metric: latency.encoded() for metric, latency in theirs.response.items()},
+    )
+    assert mine.service[Duration.PUBACK].count == 2
+    assert mine.response[Duration.PUBACK].highest == pytest.approx(120, rel=0.01)
+    assert mine.response[Duration.TLS].count == 1
+
+
+def test_a_second_is_that_of_all_processes() -> None:
+    mine, theirs = Recorder(), Recorder()
+    mine.record(Duration.PUBACK, 0.010, 0.0)
+    theirs.record(Duration.PUBACK, 0.030, 0.0)
+    sample = mine.sample(1.0, 2, 2, 2, 2, Counter(), HEALTHY, [theirs.window()])
+    assert (sample.windows[Duration.PUBACK].count, sample.windows[Duration.PUBACK].p99) == (2, pytest.approx(30))
+    assert theirs.window() == {}
+
+
 def test_a_healthy_generator_has_no_faults() -> None:
-    assert faults([busy(), busy(0.99), busy()], late(50), 0, 1000, LIMITS) == []
-    assert faults([], Latency(), 0, 0, LIMITS) == []
+    assert faults([busy(), busy(0.99), busy()], late(50), LIMITS) == []
+    assert faults([], Latency(), LIMITS) == []

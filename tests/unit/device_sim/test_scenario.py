@@ -20,7 +20,7 @@ def with_groups(seed: int = 1, devices: int = 100) -> Scenario:
 def test_the_built_in_scenarios_are_valid_and_complete() -> None:
     names = {
         "smoke", "steady", "ramp", "reconnect-storm", "revoke-storm", "soak", "fan-out", "latency", "mass-renewal",
-        "broker-restart",
+        "broker-restart", "ten-thousand",
     }  # fmt: skip
     assert set(built_in()) == names
     assert all(scenario.summary and scenario.limits() for scenario in built_in().values())

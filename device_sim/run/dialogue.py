@@ -1,0 +1,115 @@
+"""What conductor and workers say to each other: one JSON object a line, over the worker's standard streams.
+
+Rules
+-----
+1. Everything said is one of the models here; whatever else arrives is a bug and raises.
+2. A scenario keeps its fractions on the way: `SAME_PROGRAM` tells its model that no person wrote them.
+3. No key is among it: a worker reads the credentials of its devices from the fleet's directory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from device_sim.run.manner import Manner, Share
+from device_sim.run.part import PartOutcome, PartState
+from device_sim.scenario.model import SAME_PROGRAM, Scenario, Stage
+from device_sim.tls_dial import Endpoint
+
+LONGEST_LINE = 256 * 1024 * 1024
+"""A part's outcome has a few dozen bytes a device, and its histograms."""
+
+
+class _Said(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Job(_Said):
+    """The conductor's first words: which part to run, and how."""
+
+    said: Literal["job"] = "job"
+    scenario: Scenario
+    fleet: Path
+    broker: Endpoint
+    manner: Manner
+    share: Share
+
+
+class Begin(_Said):
+    """Publish from now on; the run began at *started* (`time.monotonic`)."""
+
+    said: Literal["begin"] = "begin"
+    started: float
+
+
+class Play(_Said):
+    """Play a stage and answer with `Ended`. *request* ties the two."""
+
+    said: Literal["play"] = "play"
+    request: int
+    number: int
+    stage: Stage
+
+
+class Stop(_Said):
+    """Let stages end early."""
+
+    said: Literal["stop"] = "stop"
+
+
+class Finish(_Said):
+    """Drain, answer with `Outcome`, and end."""
+
+    said: Literal["finish"] = "finish"
+
+
+class Ready(_Said):
+    """The worker has its devices."""
+
+    said: Literal["ready"] = "ready"
+
+
+class Ended(_Said):
+    """A stage is over."""
+
+    said: Literal["ended"] = "ended"
+    request: int
+
+
+class State(_Said):
+    """Said once a second."""
+
+    said: Literal["state"] = "state"
+    state: PartState
+
+
+class Outcome(_Said):
+    """A worker's last words."""
+
+    said: Literal["outcome"] = "outcome"
+    outcome: PartOutcome
+
+
+Order = Job | Begin | Play | Stop | Finish
+Report = Ready | Ended | State | Outcome
+
+_ORDERS: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="said")])
+_REPORTS: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="said")])
+
+
+def line(said: Order | Report) -> bytes:
+    """Return what goes over the pipe."""
+    return said.model_dump_json().encode() + b"\n"
+
+
+def order(text: bytes) -> Order:
+    """Return what the conductor said."""
+    return _ORDERS.validate_json(text, context=SAME_PROGRAM)
+
+
+def report(text: bytes) -> Report:
+    """Return what a worker said."""
+    return _REPORTS.validate_json(text, context=SAME_PROGRAM)

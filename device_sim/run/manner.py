@@ -1,0 +1,52 @@
+"""How a run is carried out, beside what its scenario says: with which client, in how many processes, from where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from device_sim.driver import Driver
+
+# Linux gives each pair of addresses 28,232 ports; those of connections just closed are not free at once.
+_DEVICES_A_SOURCE = 14_000
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a run is carried out, beside what its scenario says."""
+
+    driver: Driver = Driver.PAHO
+    workers: int = 1
+    sources: tuple[str, ...] = ()
+    hybrid_key_exchange: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of the fleet: every *of*-th device from *number* (0, 1, …) on."""
+
+    number: int = 0
+    of: int = 1
+
+    def names(self, all_names: Sequence[str]) -> list[str]:
+        """Return those of *all_names* that belong to it."""
+        return list(all_names[self.number :: self.of])
+
+
+ONE_PROCESS = Manner()
+"""paho, in this process."""
+
+
+def commander_of(service: str, share: Share) -> str:
+    """Return the client identifier of the backend whose commands the devices of *share* get."""
+    return service if share.of == 1 else f"{service}-w{share.number + 1}"
+
+
+def sources_for(devices: int) -> int:
+    """Return over how many local addresses *devices* connections to one broker should be spread."""
+    return -(-devices // _DEVICES_A_SOURCE)
+
+
+def loopback_addresses(count: int) -> tuple[str, ...]:
+    """Return *count* addresses of this machine; none for one, since the kernel chooses that itself."""
+    return tuple(f"127.0.0.{number}" for number in range(2, count + 2)) if count > 1 else ()

@@ -1,0 +1,254 @@
+"""The part of a fleet that one process runs: its devices, what they do in each stage, and what was observed of them.
+
+Theory
+------
+A run on one core has one part. Beyond one core each worker process has a part of its own, with every n-th device of the
+fleet and that share of every rate; the conductor (`runner`) lets all parts begin each stage at the same moment, runs
+the backends, and merges. Clocks need no agreement: `time.monotonic` is one clock for all processes of a machine.
+
+Rules
+-----
+1. A part never sees another part's devices. Who is chosen in a stage follows from the seed, the stage and the part.
+2. What it observed leaves it whole: histograms, not percentiles (`outcome`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Protocol, Self
+
+from device_sim.backend import Backend
+from device_sim.closure import Closure
+from device_sim.fleet import Fleet, Member
+from device_sim.fleet_directory import FleetUnusable
+from device_sim.keep_alive import KeepAlive
+from device_sim.live_device import Counters, Surroundings
+from device_sim.run.health import GeneratorWatch, HealthSample, resident_memory
+from device_sim.run.manner import Manner, Share
+from device_sim.run.recorder import Marker, Recorder
+from device_sim.run.stages import Scene, play
+from device_sim.run.target import Target
+from device_sim.scenario.metrics import Count, Duration
+from device_sim.scenario.model import Scenario, Stage
+from device_sim.tally import Sent
+from provisioning.pki.tls import client_context
+
+_DRAIN_DEADLINE = 10.0
+
+
+@dataclass(slots=True)
+class PartState:
+    """A part at one moment. *windows* holds the milliseconds measured since the state before."""
+
+    connected: int
+    told: int
+    published: int
+    lost_connections: int
+    revoked: int
+    done: float
+    refused: dict[str, int]
+    windows: dict[Duration, list[float]]
+    health: HealthSample
+
+
+@dataclass(slots=True)
+class PartOutcome:
+    """Everything that a part has observed. Histograms are encoded (`device_sim.latency`)."""
+
+    sent: dict[str, Sent]
+    counts: dict[Count, int]
+    service: dict[Duration, str]
+    response: dict[Duration, str]
+    lag: str
+    skipped: int
+    refused: dict[str, int]
+    false_refusals: dict[str, Closure]
+    memory_before_mb: float
+    markers: list[Marker] = field(default_factory=list)
+
+
+class Played(Protocol):
+    """A part as the conductor sees it, in this process or in another."""
+
+    share: Share
+
+    async def begin(self, started: float) -> None:
+        """Let the fleet publish; *started* (`time.monotonic`) is when the run began."""
+
+    async def play(self, number: int, stage: Stage) -> None:
+        """Play one stage to its end."""
+
+    def stop(self) -> None:
+        """Let stages end early."""
+
+    async def finish(self) -> PartOutcome:
+        """Publish nothing more, wait for what is under way, and return what was observed."""
+
+    def state(self) -> PartState:
+        """Return the state since the last call."""
+
+
+class Part:
+    """A part in this process. An async context manager; *commander* is whose commands the devices get."""
+
+    def __init__(
+        self, scenario: Scenario, target: Target, manner: Manner, share: Share, commander: Backend | None = None
+    ) -> None:
+        self.share = share
+        self.names = share.names(target.fleet.devices[: scenario.devices])
+        self.commander = commander
+        self.fleet: Fleet | None = None
+        self.scene: Scene | None = None
+        self._scenario = scenario
+        self._target = target
+        self._manner = manner
+        self._recorder = Recorder()
+        self._watch = GeneratorWatch(len(manner.sources))
+        self._memory_before = 0.0
+        self._stack = AsyncExitStack()
+        self._streaming: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        try:
+            await self._open()
+        except BaseException as error:
+            await self._stack.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._streaming is not None:
+            self._streaming.cancel()
+        await self._stack.__aexit__(kind, error, trace)
+
+    async def _open(self) -> None:
+        anchors = self._target.fleet.anchors
+        gc.collect()
+        self._memory_before = resident_memory()
+        surroundings = Surroundings(
+            self._target.broker,
+            client_context(anchors, classic_key_exchange=not self._manner.hybrid_key_exchange),
+            await self._stack.enter_async_context(KeepAlive()),
+            Counters(),
+            self._scenario.seed,
+            record=self._recorder.record,
+            sources=self._manner.sources,
+            driver=self._manner.driver,
+        )
+        fleet = self.fleet = await self._stack.enter_async_context(Fleet(self._members(), surroundings))
+        for name, device in fleet.devices.items():
+            device.issued(self._target.fleet.credential(name))
+        await self._stack.enter_async_context(self._watch)
+
+    async def begin(self, started: float) -> None:
+        """Let the fleet publish; see `Played`."""
+        fleet = self._fleet()
+        self.scene = Scene(
+            self._scenario, self._target, fleet, self.commander, self._recorder, started, 1.0 / self.share.of
+        )
+        # A full collection walks all of the fleet's objects, none of which will die soon, while messages wait.
+        gc.collect()
+        gc.freeze()
+        self._streaming = asyncio.create_task(fleet.stream(), name="stream")
+
+    async def play(self, number: int, stage: Stage) -> None:
+        """Play one stage; whatever ends the stream ends the stage with it."""
+        scene, streaming = self._scene(), self._streaming
+        if streaming is None:
+            raise RuntimeError("begin() comes before play()")
+        playing = asyncio.create_task(play(scene, number, stage), name=stage.kind)
+        try:
+            await asyncio.wait([playing, streaming], return_when=asyncio.FIRST_COMPLETED)
+            if not playing.done() and streaming.done() and not streaming.cancelled() and streaming.exception():
+                streaming.result()
+            await playing
+        finally:
+            playing.cancel()
+
+    def stop(self) -> None:
+        """Let stages end early."""
+        self._scene().stop()
+
+    async def finish(self) -> PartOutcome:
+        """End; see `Played`."""
+        fleet, scene = self._fleet(), self._scene()
+        if self._streaming is not None:
+            self._streaming.cancel()
+            await asyncio.wait([self._streaming])
+        await fleet.quiet(_DRAIN_DEADLINE)
+        recorder = self._recorder
+        return PartOutcome(
+            sent={name: device.sent() for name, device in fleet.devices.items()},
+            counts={**recorder.counts, **self._counted(fleet, scene)},
+            service={metric: latency.encoded() for metric, latency in recorder.service.items()},
+            response={metric: latency.encoded() for metric, latency in recorder.response.items()},
+            lag=self._watch.lag.encoded(),
+            skipped=fleet.skipped,
+            refused=dict(fleet.refused_by_reason),
+            false_refusals=fleet.falsely_refused,
+            memory_before_mb=self._memory_before,
+            markers=recorder.markers,
+        )
+
+    def state(self) -> PartState:
+        """Return the state since the last call."""
+        fleet, scene = self._fleet(), self._scene()
+        connected = fleet.connected
+        return PartState(
+            connected,
+            scene.told,
+            fleet.counters.published,
+            fleet.lost_connections,
+            self._recorder.counts[Count.REVOKED],
+            scene.done,
+            dict(fleet.refused_by_reason),
+            self._recorder.window(),
+            self._watch.sample(connected),
+        )
+
+    def _members(self) -> list[Member]:
+        fleet, now = self._target.fleet, datetime.now(UTC)
+        members = []
+        for name in self.names:
+            entry = fleet.entries[name]
+            if entry.not_after <= now:
+                raise FleetUnusable(f"the certificate of {name} has expired: enrol the fleet anew")
+            members.append(Member(name, entry.identity.group or "", self._scenario.group_of(name)))
+        return members
+
+    def _counted(self, fleet: Fleet, scene: Scene) -> dict[Count, int]:
+        unreached = [
+            device for device in scene.told_devices if not device.is_connected and device.name not in fleet.condemned
+        ]
+        counters = fleet.counters
+        return {
+            Count.ADMISSIONS: fleet.admissions,
+            Count.REFUSALS: sum(fleet.refused_by_reason.values()),
+            Count.UNREACHED: len(unreached),
+            Count.LOST_CONNECTIONS: fleet.lost_connections,
+            Count.RECONNECTIONS: counters.reconnections,
+            Count.PUBLISHED: counters.published,
+            Count.REPEATED: counters.repeated,
+            Count.HELD_BACK: counters.held_back,
+            Count.SKIPPED: fleet.skipped,
+            Count.FALSE_ADMISSIONS: len(fleet.falsely_admitted),
+            Count.FALSE_REFUSALS: len(fleet.falsely_refused),
+        }
+
+    def _fleet(self) -> Fleet:
+        if self.fleet is None:
+            raise RuntimeError("a part is used inside its context only")
+        return self.fleet
+
+    def _scene(self) -> Scene:
+        if self.scene is None:
+            raise RuntimeError("begin() comes first")
+        return self.scene

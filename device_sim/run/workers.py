@@ -1,0 +1,134 @@
+"""Worker processes as the conductor sees them: parts of the fleet that happen to be elsewhere.
+
+Rules
+-----
+1. A worker that ends before it was told to is an error that carries the end of its log.
+2. Leaving the context leaves no worker behind (`device_sim.processes`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from device_sim.processes import Child, talking
+from device_sim.run import dialogue
+from device_sim.run.dialogue import Begin, Ended, Finish, Job, Outcome, Play, Ready, State, Stop
+from device_sim.run.manner import Manner, Share
+from device_sim.run.part import PartOutcome, PartState
+from device_sim.run.target import Target
+from device_sim.scenario.metrics import Duration
+from device_sim.scenario.model import Scenario, Stage
+
+
+class RemotePart:
+    """A part in a worker. Made by `workers`."""
+
+    def __init__(self, child: Child, share: Share) -> None:
+        self.share = share
+        self._child = child
+        self._ready = asyncio.Event()
+        self._requests = itertools.count(1)
+        self._playing: dict[int, asyncio.Future[None]] = {}
+        self._outcome: asyncio.Future[PartOutcome] = asyncio.get_running_loop().create_future()
+        self._state: PartState | None = None
+        self._known = asyncio.Event()
+
+    async def prepare(self, job: Job) -> None:
+        """Give the worker its job, and wait until it has its devices."""
+        self._say(job)
+        await self._ready.wait()
+
+    async def begin(self, started: float) -> None:
+        """Let its fleet publish, and wait until it has said how it is."""
+        self._say(Begin(started=started))
+        await self._known.wait()
+
+    async def play(self, number: int, stage: Stage) -> None:
+        """Play one stage to its end."""
+        request = next(self._requests)
+        ended = self._playing[request] = asyncio.get_running_loop().create_future()
+        self._say(Play(request=request, number=number, stage=stage))
+        await ended
+
+    def stop(self) -> None:
+        """Let stages end early."""
+        self._say(Stop())
+
+    async def finish(self) -> PartOutcome:
+        """Publish nothing more, wait for what is under way, and return what was observed."""
+        self._say(Finish())
+        return await self._outcome
+
+    def state(self) -> PartState:
+        """Return the state since the last call."""
+        state = self._state
+        if state is None:
+            raise RuntimeError("begin() comes first")
+        self._state = PartState(
+            state.connected, state.told, state.published, state.lost_connections, state.revoked, state.done,
+            state.refused, {}, state.health,
+        )  # fmt: skip
+        return state
+
+    async def listen(self) -> None:
+        """Take in what the worker says, until it has said all."""
+        async for text in self._child.lines():
+            match dialogue.report(text):
+                case Ready():
+                    self._ready.set()
+                case Ended() as ended:
+                    self._playing.pop(ended.request).set_result(None)
+                case State() as report:
+                    self._take(report.state)
+                case Outcome() as report:
+                    self._outcome.set_result(report.outcome)
+                    return
+        await self._child.watch()
+
+    def _take(self, state: PartState) -> None:
+        if self._state is not None:
+            # Two within one of the conductor's seconds: nothing that was measured is forgotten.
+            merged: dict[Duration, list[float]] = {}
+            for windows in (self._state.windows, state.windows):
+                for metric, values in windows.items():
+                    merged.setdefault(metric, []).extend(values)
+            state.windows = merged
+        self._state = state
+        self._known.set()
+
+    def _say(self, said: dialogue.Order) -> None:
+        self._child.say(dialogue.line(said))
+
+
+@asynccontextmanager
+async def workers(scenario: Scenario, target: Target, manner: Manner) -> AsyncIterator[list[RemotePart]]:
+    """Start ``manner.workers`` workers, and wait until all have their devices."""
+    logs = Path(tempfile.mkdtemp(prefix="fleetgate-workers-"))
+    try:
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as listening:
+            parts, jobs = [], []
+            for number in range(manner.workers):
+                share = Share(number, manner.workers)
+                name = f"worker {number + 1}"
+                log = logs / f"worker-{number + 1}.log"
+                child = await stack.enter_async_context(
+                    talking(name, ["device_sim.run.worker"], log=log, longest_line=dialogue.LONGEST_LINE)
+                )
+                part = RemotePart(child, share)
+                parts.append(part)
+                jobs.append(
+                    Job(scenario=scenario, fleet=target.fleet.path, broker=target.broker, manner=manner, share=share)
+                )
+            tasks = [listening.create_task(part.listen(), name="listen") for part in parts]
+            await asyncio.gather(*(part.prepare(job) for part, job in zip(parts, jobs, strict=True)))
+            yield parts
+            for task in tasks:
+                task.cancel()
+    finally:
+        shutil.rmtree(logs)

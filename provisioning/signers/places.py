@@ -1,0 +1,103 @@
+"""Which signer holds the key of which CA of a directory: what the files say, and for new keys the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from provisioning.config import Settings
+from provisioning.errors import ConfigurationError
+from provisioning.files import AuthorityFiles
+from provisioning.pki.keys import KeyFileError, PrivateKey, write_private
+from provisioning.signers.file import FileSigner
+from provisioning.signers.pkcs11_uri import SCHEME, InvalidPkcs11Uri, Pkcs11Uri, parse_pkcs11_uri
+from provisioning.signers.signer import Signer, SignerError
+
+IN_FILES = "file"
+"""The setting that keeps new keys in encrypted files."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignerPlaces:
+    """The signers of one directory's CAs."""
+
+    files: AuthorityFiles
+    settings: Settings
+
+    def open(self, ca: str) -> PrivateKey:
+        """Return the key of the CA called *ca*, ready to sign; raise `ConfigurationError`."""
+        try:
+            return self._held(ca).open()
+        except SignerError as error:
+            raise ConfigurationError(f"the key of {ca}: {error}") from error
+
+    def holds(self, ca: str) -> bool:
+        """Whether the directory has the key of *ca*, or says in which token it is."""
+        return self.files.key(ca).exists() or self.files.token_key(ca).exists()
+
+    def create(self, ca: str) -> tuple[PrivateKey, Signer]:
+        """Make the key of a new CA where the settings say; raise `ConfigurationError` and leave nothing behind.
+
+        If what follows fails, call `discard` with the signer that is returned.
+        """
+        if self.holds(ca):
+            raise ConfigurationError(f"{self.files.directory} has a key of {ca} already: nothing is ever overwritten")
+        try:
+            signer, uri = self._new(ca)
+            key = signer.create()
+            if uri is not None:
+                try:
+                    write_private(self.files.token_key(ca), f"{uri}\n".encode())
+                except KeyFileError as error:
+                    signer.discard()
+                    raise SignerError(str(error)) from error
+        except SignerError as error:
+            raise ConfigurationError(f"a key for {ca} cannot be made: {error}") from error
+        return key, signer
+
+    def discard(self, ca: str, signer: Signer) -> None:
+        """Take back what `create` has made."""
+        try:
+            signer.discard()
+        except SignerError as error:
+            raise ConfigurationError(f"the key of {ca} that was made for nothing is still there: {error}") from error
+        finally:
+            self.files.token_key(ca).unlink(missing_ok=True)
+
+    def place(self, ca: str) -> str:
+        """Return where the key of *ca* is, for people."""
+        try:
+            return self._held(ca).place if self.holds(ca) else "elsewhere"
+        except SignerError as error:
+            raise ConfigurationError(f"the key of {ca}: {error}") from error
+
+    def _held(self, ca: str) -> Signer:
+        path = self.files.token_key(ca)
+        if not path.exists():
+            return FileSigner(self.files.key(ca), self.settings.read_passphrase)
+        try:
+            return self._in_token(parse_pkcs11_uri(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise SignerError(f"{path} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise SignerError(f"{path}: {error}") from error
+
+    def _new(self, ca: str) -> tuple[Signer, Pkcs11Uri | None]:
+        setting = self.settings.signer
+        if setting == IN_FILES:
+            return FileSigner(self.files.key(ca), self.settings.read_passphrase), None
+        if not setting.startswith(SCHEME):
+            raise SignerError(f"signer is {setting[:80]!r}: use {IN_FILES}, or {SCHEME}token=LABEL?module-path=FILE")
+        try:
+            uri = parse_pkcs11_uri(setting)
+        except InvalidPkcs11Uri as error:
+            raise SignerError(f"signer: {error}") from error
+        if uri.label is not None:
+            raise SignerError("signer names an object: leave it out, each CA's key has its own")
+        uri = Pkcs11Uri(uri.module, uri.token, f"{ca}.{self.settings.trust_domain}")
+        return self._in_token(uri), uri
+
+    def _in_token(self, uri: Pkcs11Uri) -> Signer:
+        # Only who has a token needs the module, and python-pkcs11.
+        from provisioning.signers.pkcs11 import Pkcs11Signer
+
+        return Pkcs11Signer(uri, self.settings.read_pkcs11_pin)
