@@ -189,6 +189,11 @@ class TlsTransport:
             certificate = tls.getpeercert(True)
             receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
 
+    def presented(self) -> tuple[bytes | None, list[bytes]]:
+        """Return the peer's certificate, in DER, and its verified path."""
+        certificate = self._tls.getpeercert(True) if self._tls is not None else None
+        return certificate, self.verified_path()
+
     def verified_path(self) -> list[bytes]:
         """Return the path that the handshake has verified, in DER, the peer's own certificate first; [] if resumed."""
         return verified_path(self._tls) if self._tls is not None else []

@@ -16,8 +16,9 @@ from __future__ import annotations
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.errors import MalformedPacket, ProtocolError
 
-_CONTINUATION = 0x80
 _SHORTEST = 2
+"""Bytes of the shortest packet."""
+_CONTINUATION = 0x80
 
 Frame = tuple[int, int, int]
 """First byte, start of the body, end of the body."""
