@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from provisioning.errors import ConfigurationError
+from provisioning.metrics_exposure import MetricsExposure
 
 ENVIRONMENT_PREFIX: Final = "FLEET_PROVISIONING_"
 SETTINGS_FILE: Final = "provisioning.toml"
@@ -55,6 +56,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8443, ge=0, le=65535)
     http_port: int = Field(default=8080, ge=0, le=65535)
+    public_listener: bool = False
+    """Allow a host that is not a loopback address."""
     public_http_url: HttpUrl | None = None
     """Where relying parties reach the plain HTTP port; None: its actual address."""
     trust_domain: str = "fleet.internal"
@@ -95,6 +98,12 @@ class Settings(BaseSettings):
     maximum_body_bytes: int = Field(default=1024 * 1024, ge=16 * 1024, le=16 * 1024 * 1024)
     """Ten thousand names of a token batch fit; EST has its own, smaller limit."""
     body_seconds: float = Field(default=20.0, gt=0, le=300)
+    requests_per_second: float = Field(default=200.0, ge=0, le=1_000_000)
+    """Of one caller (a client certificate, or an address without one) at the HTTPS port; 0: no limit."""
+    request_burst: int = Field(default=2000, ge=1, le=1_000_000)
+    """How many of them at once."""
+    metrics: MetricsExposure = MetricsExposure.OFF
+    """Prometheus metrics at /metrics of the plain HTTP port: off, loopback (this machine only) or public."""
 
     _file: ClassVar[Path | None] = None
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from provisioning.api.administration import Administration
+from provisioning.api.idempotency import IdempotentRoute
 from provisioning.api.operators import (
     DEFAULT_PAGE,
     PREFIX,
@@ -25,7 +26,7 @@ from provisioning.store.groups import DEFAULT_PROFILE, Group, NewKey, StoredGrou
 
 DEFAULT_SAME_KEY_SECONDS: Final = 3600
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
+router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
 """Every route here needs an operator certificate; `app.state.enrolment_services` says what they call."""
 
 WayTexts = Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=32)]
@@ -43,6 +44,8 @@ class GroupRules(BaseModel):
     maximum_devices: Annotated[int, Field(ge=0, le=10**9)] = 0
     same_key_seconds: Seconds = DEFAULT_SAME_KEY_SECONDS
     new_key: NewKey = NewKey.REFUSE
+    server_keys: bool = False
+    tls_unique: bool = False
     webhook_url: Annotated[str, Field(max_length=500)] = ""
     webhook_timeout_seconds: Annotated[int, Field(ge=1, le=30)] = 5
 
@@ -99,6 +102,8 @@ def _rules(body: GroupRules, given: set[str]) -> dict[str, Any]:
         "maximum_devices": ("maximum_devices", lambda: body.maximum_devices or None),
         "same_key_seconds": ("same_key_window", lambda: timedelta(seconds=body.same_key_seconds)),
         "new_key": ("new_key", lambda: body.new_key),
+        "server_keys": ("server_keys", lambda: body.server_keys),
+        "tls_unique": ("tls_unique", lambda: body.tls_unique),
         "webhook_url": ("webhook_url", lambda: body.webhook_url or None),
         "webhook_timeout_seconds": ("webhook_timeout", lambda: timedelta(seconds=body.webhook_timeout_seconds)),
     }
@@ -115,6 +120,8 @@ def _item(stored: StoredGroup) -> dict[str, Any]:
         "maximum_devices": group.maximum_devices,
         "same_key_seconds": int(group.same_key_window.total_seconds()),
         "new_key": group.new_key,
+        "server_keys": group.server_keys,
+        "tls_unique": group.tls_unique,
         "webhook_url": group.webhook_url,
         "webhook_timeout_seconds": int(group.webhook_timeout.total_seconds()),
         "created_at": rfc3339(stored.created_at),

@@ -316,3 +316,24 @@ audit_head = Table(
     Column("seal", LargeBinary(32), nullable=False),
 )
 """One row: where the audit log ends. Appending locks it."""
+
+operators = Table(
+    "operators",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("granted_at", UtcDateTime, nullable=False),
+    Column("granted_by", NAME, nullable=False),
+)
+"""What each operator may do: see `provisioning.store.operators`."""
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("request_digest", LargeBinary(32), nullable=False),
+    Column("begun_at", UtcDateTime, nullable=False),
+    Column("answer", LargeBinary),
+    Index("ix_idempotency_keys_begun_at", "begun_at"),
+)
+"""Requests that were answered, each by the key that its caller gave it: see `provisioning.api.idempotency`."""
