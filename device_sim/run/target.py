@@ -29,7 +29,7 @@ class Target:
     def check(self, scenario: Scenario) -> None:
         """Raise `Impossible` if a stage of *scenario* cannot be done here."""
         for number, stage in enumerate(scenario.stages, 1):
-            if stage.kind in {"revoke", "renew"} and self.operator is None:
+            if stage.kind in {"revoke", "suspend", "renew"} and self.operator is None:
                 raise Impossible(
                     f"stage {number} ({stage.kind}) needs our provisioning service, and this fleet is from a CA of "
                     "your own: enrol a fleet with --provisioning, or leave the stage out"
