@@ -138,7 +138,7 @@ class Fleet:
         self.condemned[name] = min(at, self.condemned.get(name, math.inf))
 
     def pardon(self, name: str) -> None:
-        """Note that the suspension of *name* is being ended: whether it is let in or refused, both are right for now."""
+        """Note that the suspension of *name* is being ended: for now it may be let in, and may be refused."""
         self.condemned[name] = math.inf
 
     async def readmit(self, device: LiveDevice, resumed: float, deadline: float) -> float | None:
