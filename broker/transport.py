@@ -89,6 +89,9 @@ class Secure(Protocol):
     def fileno(self) -> int:
         """Return the descriptor."""
 
+    def version(self) -> str | None:
+        """Return the TLS version, once it is known."""
+
     def do_handshake(self) -> None:
         """Go on with the handshake."""
 
@@ -207,13 +210,16 @@ class TlsTransport:
         except ssl.SSLWantWriteError:
             self._start_writing()
         except (ssl.SSLError, OSError) as error:
+            self._metrics.handshakes["failed", self._socket.version() or "none"] += 1
             receiver.lost(code_of(error), self._loop.time(), tls_reason(error))
             self._linger()  # OpenSSL has written the alert.
         else:
             self._stop_writing()
             self._state = _State.OPEN
             self._metrics.handshakes_completed += 1
-            self._metrics.handshakes_resumed += bool(self._socket.session_reused)
+            resumed = bool(self._socket.session_reused)
+            self._metrics.handshakes_resumed += resumed
+            self._metrics.handshakes["resumed" if resumed else "full", self._socket.version() or "none"] += 1
             certificate = self._socket.getpeercert(binary_form=True)
             receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
 

@@ -25,6 +25,9 @@ class UnsafePlainSocket(socket.socket):
     def do_handshake(self) -> None:
         """Do nothing: there is no handshake."""
 
+    def version(self) -> None:
+        """Return None: there is no TLS."""
+
     def getpeercert(self, *, binary_form: bool) -> None:
         """Return None: there is no certificate."""
 
