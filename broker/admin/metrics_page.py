@@ -104,7 +104,7 @@ class _Figures(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield every family."""
-        yield InfoMetricFamily(f"{PREFIX}", "the broker", {"version": product_version()})
+        yield InfoMetricFamily(PREFIX, "the broker", {"version": product_version()})
         yield from _counters(self._engine.metrics)
         yield from self._present()
         yield from self._sessions()
@@ -126,7 +126,7 @@ class _Figures(Collector):
     def _sessions(self) -> Iterator[Metric]:
         seen = self.survey
         family = GaugeMetricFamily(
-            f"{PREFIX}_sessions", "sessions by role, group and whether connected", labels=("role", "group", "state")
+            _named("sessions"), "sessions by role, group and whether connected", labels=("role", "group", "state")
         )
         for state, counts in (("connected", seen.connected), ("away", seen.kept)):
             for (role, group), count in bounded(counts).items():
@@ -135,7 +135,7 @@ class _Figures(Collector):
         yield _gauge("queued_messages", "messages that wait for a client", seen.queued)
         yield _gauge("inflight_messages", "messages sent and not acknowledged", seen.inflight)
         days = GaugeHistogramMetricFamily(
-            f"{PREFIX}_device_certificate_days_left", "days until the certificates of connected devices end"
+            _named("device_certificate_days_left"), "days until the certificates of connected devices end"
         )
         days.add_metric((), list(seen.days_left.buckets()), seen.days_left.sum)
         yield days
@@ -146,13 +146,13 @@ class _Figures(Collector):
         admitted = int(admission.freshness.acceptable(self.now))
         yield _gauge("newcomers_admitted", "0 while revocation data is too old to admit anybody", admitted)
         age = GaugeMetricFamily(
-            f"{PREFIX}_revocation_age_seconds", "how long ago a source was known to be complete", labels=("source",)
+            _named("revocation_age_seconds"), "how long ago a source was known to be complete", labels=("source",)
         )
         feed_age = admission.freshness.age(self.now)
         if feed_age is not None:
             age.add_metric(("feed",), feed_age)
         left = GaugeMetricFamily(
-            f"{PREFIX}_crl_seconds_left", "until the nextUpdate of a CRL; below 0 it has expired", labels=("issuer",)
+            _named("crl_seconds_left"), "until the nextUpdate of a CRL; below 0 it has expired", labels=("issuer",)
         )
         wall = datetime.now(UTC)
         fresh_until: dict[str, datetime] = {}
@@ -168,10 +168,10 @@ class _Figures(Collector):
 def _counters(metrics: Metrics) -> Iterator[Metric]:
     """Yield a family for each field of *metrics*."""
     dropped = CounterMetricFamily(
-        f"{PREFIX}_messages_dropped", "messages that were not delivered, by reason", labels=("reason",)
+        _named("messages_dropped"), "messages that were not delivered, by reason", labels=("reason",)
     )
     handshakes = CounterMetricFamily(
-        f"{PREFIX}_handshakes",
+        _named("handshakes"),
         "TLS handshakes by result (full, resumed, failed) and version",
         labels=("result", "version"),
     )
@@ -183,22 +183,26 @@ def _counters(metrics: Metrics) -> Iterator[Metric]:
         elif name.startswith(_DROPPED):
             dropped.add_metric((name.removeprefix(_DROPPED),), value)
         elif isinstance(value, Histogram):
-            family = HistogramMetricFamily(f"{PREFIX}_{name}", _HELP.get(name, name.replace("_", " ")))
+            family = HistogramMetricFamily(_named(name), _HELP.get(name, name.replace("_", " ")))
             family.add_metric((), list(value.buckets()), value.sum)
             yield family
         elif isinstance(value, Counter):
             title, text = _LABELLED.get(name, (name, name.replace("_", " ")))
-            counter = CounterMetricFamily(f"{PREFIX}_{title}", text, labels=("code",))
+            counter = CounterMetricFamily(_named(title), text, labels=("code",))
             for code, count in sorted(value.items()):
                 counter.add_metric((str(code),), count)
             yield counter
         elif isinstance(value, float):
             yield _gauge(f"{name}_seconds", _HELP.get(name, name.replace("_", " ")), value)
         else:
-            yield CounterMetricFamily(f"{PREFIX}_{name}", _HELP.get(name, name.replace("_", " ")), value)
+            yield CounterMetricFamily(_named(name), _HELP.get(name, name.replace("_", " ")), value)
     yield dropped
     yield handshakes
 
 
+def _named(name: str) -> str:
+    return f"{PREFIX}_{name}"
+
+
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"{PREFIX}_{name}", text, value)
+    return GaugeMetricFamily(_named(name), text, value)

@@ -18,7 +18,7 @@ from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.revocation import RevocationReason, certificate_key
 from provisioning.store.devices import Device, device_from
 from provisioning.store.serials import serial_text
-from provisioning.store.tables import certificates, devices, revocations
+from provisioning.store.tables import activations, certificates, devices, revocations
 
 
 class CertificateState(StrEnum):
@@ -68,10 +68,13 @@ class HeldCertificate:
     issued_at: datetime
     not_after: datetime
     revoked_for: RevocationReason | None
+    on_trial: bool = False
+    """On hold because it waits for its activation, not by an operator's decision."""
 
     def good(self, now: datetime) -> bool:
         """Whether it is neither revoked nor at its end."""
-        return self.revoked_for is None and now < self.not_after
+        held = self.on_trial and self.revoked_for is RevocationReason.CERTIFICATE_HOLD
+        return (self.revoked_for is None or held) and now < self.not_after
 
 
 def selected(*, with_der: bool = False) -> Select[Any]:
@@ -126,8 +129,13 @@ _NEWEST_WITH_KEY: Final = (
         certificates.c.issued_at,
         certificates.c.not_after,
         revocations.c.reason,
+        activations.c.claim_id,
     )
-    .select_from(certificates.join(devices).outerjoin(revocations))
+    .select_from(
+        certificates.join(devices, devices.c.id == certificates.c.device_id)
+        .outerjoin(revocations)
+        .outerjoin(activations, activations.c.certificate_id == certificates.c.id)
+    )
     .where(certificates.c.spki_sha256 == bindparam("key"), devices.c.name == bindparam("wanted"))
     .order_by(certificates.c.id.desc())
     .limit(1)
@@ -234,7 +242,7 @@ def newest_with_key(connection: Connection, device: str, spki_sha256: bytes) -> 
     if row is None:
         return None
     reason = None if row.reason is None else RevocationReason(row.reason)
-    return HeldCertificate(row.id, row.der, row.issued_at, row.not_after, reason)
+    return HeldCertificate(row.id, row.der, row.issued_at, row.not_after, reason, row.claim_id is not None)
 
 
 def _lock_device(connection: Connection, serial: str) -> None:

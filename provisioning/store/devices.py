@@ -60,6 +60,8 @@ class Device:
     revoked_at: datetime | None
     suspended_at: datetime | None = None
     decommissioned_at: datetime | None = None
+    origin: str | None = None
+    """What identified it when it was enrolled first, where that can identify it again: its manufacturer's serial."""
 
     @property
     def state(self) -> DeviceState:
@@ -86,6 +88,7 @@ def device_from(row: Row[tuple[object, ...]]) -> Device:
         columns[devices.c.revoked_at],
         columns[devices.c.suspended_at],
         columns[devices.c.decommissioned_at],
+        columns[devices.c.origin],
     )
 
 
@@ -101,11 +104,13 @@ def lock_all(connection: Connection, names: Sequence[str], serials: Sequence[str
     return [device_from(row) for row in rows]
 
 
-def add(connection: Connection, name: str, role: Role, group: str | None, now: datetime) -> Device:
+def add(
+    connection: Connection, name: str, role: Role, group: str | None, now: datetime, origin: str | None = None
+) -> Device:
     """Record a new device; raise SQLAlchemy's IntegrityError if the name was taken in the meantime."""
-    values = {"name": name, "role": role.value, "group_name": group, "created_at": now}
+    values = {"name": name, "role": role.value, "group_name": group, "created_at": now, "origin": origin}
     identifier: int = connection.execute(_ADD, values).scalar_one()
-    return Device(identifier, name, role, group, now, None)
+    return Device(identifier, name, role, group, now, None, origin=origin)
 
 
 def set_state(connection: Connection, device_ids: Sequence[int], state: DeviceState, since: datetime) -> None:
