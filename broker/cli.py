@@ -96,6 +96,13 @@ def run(
     crl_policy: Annotated[
         str | None, typer.Option(help="Without a valid CRL: require, 'grace 12h' or advisory.")
     ] = None,
+    ocsp_responder: Annotated[str | None, typer.Option(help="OCSP responder that is asked about every client.")] = None,
+    ocsp_from_certificates: Annotated[
+        bool | None, typer.Option("--ocsp-from-certificates", help="Ask the responder that a certificate names.")
+    ] = None,
+    ocsp_policy: Annotated[
+        str | None, typer.Option(help="Without an answer: require, 'grace 12h' or advisory.")
+    ] = None,
     allow_tls12: Annotated[bool | None, typer.Option("--allow-tls12", help="Accept TLS 1.2 too.")] = None,
     unsafe_no_revocation: Annotated[
         bool | None, typer.Option("--unsafe-no-revocation", help="Run without any source of revocations.")

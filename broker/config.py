@@ -17,7 +17,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from broker.limits import Limits
-from broker.trust_settings import REQUIRE, Interval, Paths, Policy, TrustSettings, Urls
+from broker.trust_settings import REQUIRE, HttpUrl, Interval, Paths, Policy, TrustSettings, Urls
 from provisioning.pki.identity import InvalidIdentity, parse_uri
 
 _PREFIX = "FLEET_BROKER_"
@@ -68,6 +68,14 @@ class BrokerConfig(BaseSettings):
     """Fetch also the CRLs that clients' certificates name as distribution points."""
     crl_policy: Policy = REQUIRE
     """What becomes of newcomers about whom no list is valid any more: require, grace <time>, advisory."""
+    ocsp_responder: HttpUrl | None = None
+    """OCSP responder that is asked about every client, when it connects and then from time to time."""
+    ocsp_from_certificates: bool = False
+    """Ask the responder that the client's certificate names."""
+    ocsp_policy: Policy = REQUIRE
+    """What becomes of newcomers without an answer: require, grace <time>, advisory."""
+    ocsp_refresh_seconds: Interval = 900.0
+    """How long an answer will do, and how often the responder is asked again about those who are connected."""
     trust: tuple[TrustSettings, ...] = ()
     """Bundles of trust, in the order in which they are asked; none: cafile, for everybody."""
     crl_check_seconds: Interval = 5.0
@@ -110,6 +118,11 @@ class BrokerConfig(BaseSettings):
         return bool(self.crlfile or self.crl_urls or self.crl_from_certificates)
 
     @property
+    def has_ocsp(self) -> bool:
+        """Whether OCSP says who is revoked."""
+        return bool(self.ocsp_responder or self.ocsp_from_certificates)
+
+    @property
     def crl_files(self) -> tuple[Path, ...]:
         """Every file and directory of CRLs, of whichever bundle."""
         return self.crlfile + tuple(path for bundle in self.trust for path in bundle.crlfile)
@@ -131,10 +144,11 @@ class BrokerConfig(BaseSettings):
         if self.certfile is None and self.provisioning is None:
             raise ValueError("certfile: give certfile and keyfile, or provisioning to enrol the broker's certificate")
         self._check_bundles()
-        if not self.trust and self.provisioning is None and not self.has_crls and not self.unsafe_no_revocation:
+        known = self.trust or self.provisioning is not None or self.has_crls or self.has_ocsp
+        if not known and not self.unsafe_no_revocation:
             raise ValueError(
-                "provisioning: without it there is no source of revocations; give crlfile, crl_urls or "
-                "crl_from_certificates, or set unsafe_no_revocation to run a broker that never learns of one"
+                "provisioning: without it there is no source of revocations; give crlfile, crl_urls or ocsp_responder, "
+                "or set unsafe_no_revocation to run a broker that never learns of one"
             )
         if (self.unsafe_plain_port is None) != (self.unsafe_plain_identity is None):
             raise ValueError("unsafe_plain_port and unsafe_plain_identity: give both or neither")
@@ -154,8 +168,8 @@ class BrokerConfig(BaseSettings):
         return self
 
     def _check_bundles(self) -> None:
-        if self.trust and self.has_crls:
-            raise ValueError("crlfile, crl_urls, crl_from_certificates: with [[trust]] tables they belong into those")
+        if self.trust and (self.has_crls or self.has_ocsp):
+            raise ValueError("crlfile, ocsp_responder and their like: with [[trust]] they belong into its tables")
         names = [bundle.name for bundle in self.trust]
         if len(set(names)) < len(names):
             raise ValueError(f"trust: each bundle has a name of its own; these are {', '.join(names)}")
