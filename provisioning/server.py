@@ -6,7 +6,7 @@ Theory
 
     https  ─ PeerCertificateProtocol ─ HTTPS application ─ services ─ store
     http   ─ HTTP application ─ OCSP, newest CRLs, CA certificates
-    tasks  ─ feed reader, OCSP signer, a CRL publisher for each CA
+    tasks  ─ feed reader, HTTPS credential, and for each CA an OCSP signer and CRL publishers
 
 `serve` builds the parts, announces itself with one line, and waits for a signal. A task that fails takes the service
 down with its error: a service whose CRL or feed has stopped must not look healthy.
@@ -35,7 +35,6 @@ from typing import Final
 import structlog
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy.engine import Connection
 
 from provisioning.api.application import new_application
 from provisioning.api.est import est_routes
@@ -57,18 +56,16 @@ from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenService
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.files import ISSUING_CA, ROOT_CA, SERVER, AuthorityFiles
+from provisioning.files import AuthorityFiles
+from provisioning.https_credential import HttpsCredential
 from provisioning.issuing_policy import key_policy_of, profiles_of
+from provisioning.live_authorities import LiveAuthorities
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
-from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.revocation.feed import FeedEvent, RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
-from provisioning.revocation.ocsp_signer import RenewedOcspSigner
-from provisioning.revocation.publisher import CrlPublisher
 from provisioning.revocation.service import Changed, RevocationService
 from provisioning.revocation.suspension import SuspensionService
-from provisioning.store import announcements, crl_shards, schema
-from provisioning.store.crl_shards import CrlShard
+from provisioning.store import announcements, schema
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
 from provisioning.version import product_version
@@ -118,6 +115,7 @@ class _Parts:
     """What runs beside the listeners, each until it is cancelled."""
     https: FastAPI
     http: FastAPI
+    credential: HttpsCredential
 
 
 async def serve(settings: Settings) -> None:
@@ -147,7 +145,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             http_socket = sockets.enter_context(_bind(settings.host, settings.http_port, "http_port"))
             service = Service(_url("https", settings.host, https_socket), _url("http", settings.host, http_socket))
             parts = await _build(settings, authority, service, database, serial_numbers)
-            https = _listener(parts.https, PeerCertificateProtocol, _server_context(authority))
+            https = _listener(parts.https, PeerCertificateProtocol, parts.credential.context)
             http = _listener(parts.http, ConnectionProtocol, None)
             async with asyncio.TaskGroup() as tasks:
                 background = [tasks.create_task(run()) for run in parts.background]
@@ -200,31 +198,29 @@ async def _build(
 ) -> _Parts:
     public_url = service.http_url if settings.public_http_url is None else str(settings.public_http_url)
     profiles, key_policy = profiles_of(settings), key_policy_of(settings)
-    issuer = authority.issuer(public_url)
-    await OwnCredentials(
-        authority.files, issuer, database, serial_numbers, profiles, settings.trust_domain, utc_now
-    ).renew_server()
-    signer = RenewedOcspSigner(
-        issuer=issuer,
+    credential = HttpsCredential(
+        authority.files,
+        lambda issuer: OwnCredentials(
+            authority.files, issuer, database, serial_numbers, profiles, settings.trust_domain, utc_now
+        ),
+    )
+    responder = OcspResponder(database, [], utc_now, settings.ocsp_life)
+    live = LiveAuthorities(
+        authority=authority,
+        settings=settings,
+        public_url=public_url,
         database=database,
         serial_numbers=serial_numbers,
-        owner=SERVER_NAME,
-        life=settings.ocsp_signer_life,
+        responder=responder,
         clock=utc_now,
+        on_trust=credential.trust,
+        on_active=credential.issue_with,
     )
-    await signer.renew()
-    responder = OcspResponder(database, [signer], utc_now, settings.ocsp_life)
-    shards, listed = await _crl_shards(database, settings, public_url)
-    plans = authority.crl_plans(settings, public_url, listed)
-    publishers = {plan.name: CrlPublisher(database, plan, utc_now) for plan in plans}
-    for publisher in publishers.values():
-        await publisher.start()
+    await live.start()
 
     def on_new(events: Sequence[FeedEvent]) -> None:
         responder.forget_events(events)
-        for name, publisher in publishers.items():
-            if name != ROOT_CA:  # Nothing that it has issued is in the store, and its key rests.
-                publisher.changed()
+        live.changed(events)
 
     feed = RevocationFeed(database, settings.feed_heartbeat_seconds, on_new)
     await feed.start()
@@ -235,25 +231,23 @@ async def _build(
     )
     enrolment = EnrolmentService(
         database=database,
-        issuer=issuer,
+        issuing=live.issuing,
         serial_numbers=serial_numbers,
         profiles=profiles,
         trust_domain=settings.trust_domain,
         clock=utc_now,
-        crl_shards=shards,
         key_policy=key_policy,
         after_commit=told,
     )
     revocation = RevocationService(database, utc_now, told)
     suspension = SuspensionService(database, utc_now, told)
-    authorities = {ROOT_CA: authority.root_certificate, ISSUING_CA: authority.issuing_certificate}
 
     https = new_application("Fleetgate provisioning", product_version(), settings, openapi_url="/v1/openapi.json")
     https.state.operator_services = OperatorServices(
-        database, TokenService(database, utc_now), revocation, suspension, feed, publishers, utc_now
+        database, TokenService(database, utc_now), revocation, suspension, feed, live.publishers, utc_now
     )
     https.state.enrolment_services = EnrolmentAdministration(GroupService(database, profiles, utc_now))
-    https.include_router(est_routes(enrolment, list(authorities.values())))
+    https.include_router(est_routes(enrolment, live.told))
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
     https.include_router(lifecycle_router)
@@ -261,40 +255,22 @@ async def _build(
     https.include_router(group_router)
 
     http = new_application("Fleetgate CRLs and CA certificates", product_version(), settings, openapi_url=None)
-    http.include_router(relying_party_routes(publishers, authorities))
+    http.include_router(relying_party_routes(live.publishers, live.certificates))
     http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)
     retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)
     return _Parts(
         feed,
         [
             feed.run,
-            signer.run,
+            live.run,
+            credential.run,
             retention.run,
             functools.partial(announcements.listen, database.url, feed.announce),
-            *(publisher.run for publisher in publishers.values()),
         ],
         https,
         http,
+        credential,
     )
-
-
-async def _crl_shards(database: Database, settings: Settings, public_url: str) -> tuple[list[CrlShard], list[CrlShard]]:
-    """Return the shards that new certificates belong to, and all whose lists must be published."""
-
-    def choose(connection: Connection) -> tuple[list[CrlShard], list[CrlShard]]:
-        in_use = crl_shards.ensure(connection, ISSUING_CA, public_url.rstrip("/"), settings.crl_shards)
-        return in_use, crl_shards.needed(connection, ISSUING_CA, in_use, utc_now() - settings.crl_life)
-
-    return await database.write(choose)
-
-
-def _server_context(authority: OpenAuthority) -> ssl.SSLContext:
-    files = authority.files
-    credential = CredentialFiles(files.certificate(SERVER), files.key(SERVER))
-    try:
-        return server_context(credential, files.bundle, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True)
-    except TlsConfigurationError as error:
-        raise ConfigurationError(str(error)) from error
 
 
 def _listener(app: FastAPI, protocol: type[ConnectionProtocol], context: ssl.SSLContext | None) -> _Listener:

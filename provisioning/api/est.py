@@ -37,18 +37,17 @@ Label = Annotated[str, PathParameter(max_length=64)]
 
 
 def est_routes(enrolment: EnrolmentService, authorities: Sequence[x509.Certificate]) -> APIRouter:
-    """Return the EST routes; *authorities* is what ``/cacerts`` tells: root first, then the issuing CA."""
+    """Return the EST routes; *authorities* is what ``/cacerts`` tells, root first; it may change."""
     router = APIRouter(prefix=PREFIX, include_in_schema=False)
-    authority_answer = certs_only(authorities)
 
     @router.get("/cacerts")
     async def cacerts() -> Response:
-        return Response(authority_answer, media_type=_CERTS_ONLY)
+        return Response(certs_only(authorities), media_type=_CERTS_ONLY)
 
     @router.get("/{label}/cacerts")
     async def labelled_cacerts(label: Label) -> Response:
         check_label(label)
-        return Response(authority_answer, media_type=_CERTS_ONLY)
+        return Response(certs_only(authorities), media_type=_CERTS_ONLY)
 
     @router.post("/simpleenroll")
     async def simpleenroll(request: Request) -> Response:

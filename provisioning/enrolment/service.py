@@ -29,7 +29,6 @@ Handles: issuance, recording. Does not handle: HTTP, base64, who makes tokens, w
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -39,12 +38,13 @@ from cryptography import x509
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.csr import VerifiedRequest, apply_profile, verify_csr
-from provisioning.ca.issuer import IssuanceRequest, Issuer
+from provisioning.ca.issuer import IssuanceRequest
 from provisioning.ca.key_policy import KeyPolicy
 from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import Profile
 from provisioning.enrolment.attempt import Attempt, CertificateCredential, TokenCredential
 from provisioning.enrolment.authorise import Authorised, authorise
+from provisioning.enrolment.issuing import Issuing
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import spki_fingerprint
@@ -52,7 +52,6 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.store import audit, certificates, device_keys, revocations, serials
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
-from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
 from provisioning.store.devices import Device
 from provisioning.store.serials import Reservation, SerialNumbers
@@ -74,23 +73,21 @@ class EnrolmentService:
         self,
         *,
         database: Database,
-        issuer: Issuer,
+        issuing: Callable[[], Issuing],
         serial_numbers: SerialNumbers,
         profiles: Mapping[str, Profile],
         trust_domain: str,
         clock: Callable[[], datetime],
-        crl_shards: Sequence[CrlShard] = (),
         after_commit: Sequence[Callable[[Sequence[StoredCertificate]], None]] = (),
         key_policy: KeyPolicy | None = None,
     ) -> None:
-        """*crl_shards* are those that a new certificate may belong to; without any, the issuer's one list holds all.
+        """*issuing* returns the CA that issues now.
 
         *after_commit* are called with the certificates that a new one has replaced, as they are revoked.
         """
-        self._crl_shards = crl_shards
         self._key_policy = key_policy or KeyPolicy()
         self._database = database
-        self._issuer = issuer
+        self._issuing = issuing
         self._serial_numbers = serial_numbers
         self._profiles = profiles
         self._trust_domain = trust_domain
@@ -155,12 +152,14 @@ class EnrolmentService:
         self, connection: Connection, attempt: Attempt, authorised: Authorised, reservation: Reservation
     ) -> tuple[x509.Certificate, int]:
         device, now = authorised.device, attempt.now
-        shard = secrets.choice(self._crl_shards) if self._crl_shards else None
+        issuing = self._issuing()
+        issuing.check(connection)
+        shard = issuing.choose_shard()
         profile = self._profile(authorised)
         identity = Identity(self._trust_domain, device.role, device.name, device.group)
         held = SubjectNames(authorised.dns_names, authorised.ip_addresses)
         names = apply_profile(attempt.request, profile, identity, held)
-        prepared = self._issuer.prepare(
+        prepared = issuing.issuer.prepare(
             profile,
             IssuanceRequest(
                 identity,
@@ -178,7 +177,7 @@ class EnrolmentService:
         facts = {"serial": serial, "role": device.role.value, "group": device.group, "paid_with": authorised.credential}
         audit.append(connection, now, authorised.by, Action.SIGNING_CERTIFICATE, device.name, facts)
         reservation.burnt = True
-        certificate = self._issuer.issue(prepared)
+        certificate = issuing.issuer.issue(prepared)
         serials.use(connection, reservation.serial)
         shard_id = None if shard is None else shard.id  # For ever: the list's address is in the certificate.
         certificate_id = certificates.add(connection, certificate, device.id, now, shard_id)
