@@ -19,7 +19,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from provisioning import audit_commands, certificate_commands, group_commands, lifecycle_commands, operator_commands
+from provisioning import (
+    audit_commands,
+    ca_commands,
+    certificate_commands,
+    group_commands,
+    lifecycle_commands,
+    operator_commands,
+)
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.version import product_version
@@ -37,6 +44,7 @@ app.add_typer(operator_commands.token_app, name="token")
 app.add_typer(operator_commands.device_app, name="device")
 app.add_typer(certificate_commands.certificate_app, name="certificate")
 app.add_typer(audit_commands.audit_app, name="audit")
+app.add_typer(ca_commands.ca_app, name="ca")
 app.add_typer(group_commands.group_app, name="group")
 for command in (
     lifecycle_commands.revoke,

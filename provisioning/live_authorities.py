@@ -45,7 +45,7 @@ from provisioning.revocation.feed import FeedEvent
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.publisher import CrlPublisher
-from provisioning.store import authorities, crl_shards
+from provisioning.store import authorities, crl_shards, revocations
 from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
@@ -106,6 +106,8 @@ class LiveAuthorities:
         """Of every CA that is trusted, by name, roots first."""
         self.told: Final[list[x509.Certificate]] = []
         """What ``/cacerts`` tells: those, and the certificates between roots."""
+        self.crosses: Final[list[x509.Certificate]] = []
+        """The certificates between roots alone."""
         self.publishers: Final[dict[str, CrlPublisher]] = {}
         """Of every list that is served, by its name."""
 
@@ -176,11 +178,12 @@ class LiveAuthorities:
         of_kind = {kind: [each for each in trusted if each.kind is kind] for kind in AuthorityKind}
         anchors = [*of_kind[AuthorityKind.ROOT], *of_kind[AuthorityKind.ISSUING]]
         certificates = {each.name: each.certificate for each in anchors}
+        self.crosses[:] = [each.certificate for each in of_kind[AuthorityKind.CROSS]]
         if certificates == self.certificates:
             return
         self.certificates.clear()
         self.certificates.update(certificates)
-        self.told[:] = [each.certificate for each in (*anchors, *of_kind[AuthorityKind.CROSS])]
+        self.told[:] = [*certificates.values(), *self.crosses]
         self._on_trust(list(certificates.values()))
 
     async def _begin_root(self, root: StoredAuthority) -> None:
@@ -194,6 +197,12 @@ class LiveAuthorities:
                 raise
             log.error("root CA's list not published", ca=root.name, error=str(error))  # noqa: TRY400
             return
+        # What was revoked while no service ran is in no list yet.
+        listed = await self._database.read(
+            lambda connection: revocations.listed(connection, root.key_id, None, self._clock())
+        )
+        if publisher.current is not None and len(listed) > publisher.current.entries:
+            publisher.changed()
         self._roots[root.name] = self.publishers[root.name] = publisher
         self._root_key_ids[root.name] = root.key_id.hex()
         if self._tasks is not None:

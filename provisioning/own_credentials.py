@@ -56,10 +56,16 @@ class OwnCredentials:
     profiles: Mapping[str, Profile]
     trust_domain: str
     clock: Callable[[], datetime]
+    chain: Sequence[x509.Certificate] = ()
+    """Beyond the issuer's own: what carries trust between roots."""
 
     async def issue_first(self, server_names: Sequence[str]) -> None:
         """Issue the server's and the first operator's; raise `InvalidServerName` for a name that is none."""
         await self._issue_server(*_split_names(server_names))
+        await self.issue_operator()
+
+    async def issue_operator(self) -> None:
+        """Issue the first operator's."""
         operator = Identity(self.trust_domain, Role.OPERATOR, OPERATOR_NAME)
         await self._issue(OPERATOR, ProfileName.OPERATOR, operator)
 
@@ -135,7 +141,7 @@ class OwnCredentials:
 
         await self.database.write(record)
         replace_file(self.files.key(file_name), key_to_pem(key))
-        replace_file(self.files.certificate(file_name), pem_of(certificate, self.issuer.certificate))
+        replace_file(self.files.certificate(file_name), pem_of(certificate, self.issuer.certificate, *self.chain))
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -201,7 +201,14 @@ async def _build(
     credential = HttpsCredential(
         authority.files,
         lambda issuer: OwnCredentials(
-            authority.files, issuer, database, serial_numbers, profiles, settings.trust_domain, utc_now
+            authority.files,
+            issuer,
+            database,
+            serial_numbers,
+            profiles,
+            settings.trust_domain,
+            utc_now,
+            tuple(live.crosses),
         ),
     )
     responder = OcspResponder(database, [], utc_now, settings.ocsp_life)

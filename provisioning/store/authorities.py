@@ -33,7 +33,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.pki.keys import key_identifier
 from provisioning.store import counters
-from provisioning.store.tables import authorities, certificates
+from provisioning.store.tables import authorities, certificates, devices
 
 
 class AuthorityKind(StrEnum):
@@ -152,8 +152,12 @@ def adopt(connection: Connection, root: x509.Certificate, issuing: x509.Certific
     return True
 
 
-def last_expiry(connection: Connection, key_id: bytes) -> datetime | None:
-    """Return when the last certificate that this CA has issued ends."""
-    statement = select(func.max(certificates.c.not_after)).where(certificates.c.issuer_key_id == key_id.hex())
+def last_expiry(connection: Connection, key_id: bytes, but_of: str) -> datetime | None:
+    """Return when the last certificate that this CA has issued ends, those of the device *but_of* not counted."""
+    statement = (
+        select(func.max(certificates.c.not_after))
+        .select_from(certificates.join(devices))
+        .where(certificates.c.issuer_key_id == key_id.hex(), devices.c.name != but_of)
+    )
     found: datetime | None = connection.execute(statement).scalar_one()
     return found
