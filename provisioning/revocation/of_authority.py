@@ -8,7 +8,7 @@ helps only that relying parties ask about the CA. Those who do not hear of each 
 
 Rules
 -----
-1. One transaction: the CA first, then its certificates, in the order of the feed.
+1. One transaction: the CA first, then its certificates, devices before brokers and operators, in the feed's order.
 2. The CA stands among the devices under a name that no device can have, from then on only.
 """
 
@@ -70,9 +70,11 @@ def revoke_authority(
     device = devices.add(connection, device_name(name), Role.SERVICE, None, now)
     identifier = certificates.add(connection, ca.certificate, device.id, now)
     revocations.add(connection, [identifier], reason=reason, revoked_at=at, revoked_by=by)
-    affected = certificates.good_of_issuer(connection, ca.key_id, now)
-    held = {each.id: each.revocation.revoked_at for each in affected if each.revocation is not None}
-    if held:
+    # A follower's feed ends with its own certificate: those that follow come last.
+    affected = sorted(
+        certificates.good_of_issuer(connection, ca.key_id, now), key=lambda each: each.device.role is not Role.DEVICE
+    )
+    if held := {each.id: each.revocation.revoked_at for each in affected if each.revocation is not None}:
         revocations.finalise(connection, held, reason=reason, revoked_by=by)
     if fresh := [each.id for each in affected if each.revocation is None]:
         revocations.add(connection, fresh, reason=reason, revoked_at=at, revoked_by=by)

@@ -76,7 +76,7 @@ class StoredAuthority:
     changed_at: datetime
 
 
-_ALL: Final = select(authorities).order_by(authorities.c.created_at, authorities.c.name)
+_ALL: Final = select(authorities).order_by(authorities.c.id)
 _STATE: Final = select(authorities.c.state).where(
     authorities.c.key_id == bindparam("wanted"), authorities.c.kind == AuthorityKind.ISSUING.value
 )

@@ -127,7 +127,8 @@ certificates = Table(
 authorities = Table(
     "authorities",
     metadata,
-    Column("name", NAME, primary_key=True),
+    Column("id", BIG_ID, primary_key=True),
+    Column("name", NAME, nullable=False, unique=True),
     Column("kind", String(8), nullable=False),
     Column("state", String(12), nullable=False),
     Column("key_id", String(40), nullable=False),

@@ -8,11 +8,14 @@ from alembic import op
 revision = "0009"
 down_revision = "0005"
 
+_BIG_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
 
 def upgrade() -> None:
     """Create the table."""
     op.create_table(
         "authorities",
+        sa.Column("id", _BIG_ID, nullable=False),
         sa.Column("name", sa.String(64), nullable=False),
         sa.Column("kind", sa.String(8), nullable=False),
         sa.Column("state", sa.String(12), nullable=False),
@@ -20,7 +23,8 @@ def upgrade() -> None:
         sa.Column("der", sa.LargeBinary, nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("name", name="pk_authorities"),
+        sa.PrimaryKeyConstraint("id", name="pk_authorities"),
+        sa.UniqueConstraint("name", name="uq_authorities_name"),
     )
     op.create_index("ix_authorities_key_id", "authorities", ["key_id"])
 
