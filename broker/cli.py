@@ -17,12 +17,14 @@ from typing import Annotated, Any
 import structlog
 import typer
 
-from broker import admin_commands
+from broker import admin_commands, explain_commands
 from broker.admin.unix_socket import AdminSocketError
 from broker.admission.policy_file import PolicyError, load_policy
+from broker.build import is_compiled
 from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
 from broker.policy_commands import policy
+from broker.reload_command import reload
 from broker.server import BrokerServer, ListenError
 from broker.store.sqlite import StoreError
 from provisioning.pki.tls import TlsConfigurationError
@@ -37,8 +39,10 @@ app = typer.Typer(
 )
 
 app.add_typer(admin_commands.trust_app, name="trust")
-for command in (admin_commands.status, admin_commands.sessions, admin_commands.kick, admin_commands.reload):
+for command in (admin_commands.status, admin_commands.sessions, admin_commands.kick, explain_commands.why):
     app.command()(command)
+app.command()(explain_commands.check)
+app.command()(reload)
 
 _USAGE = 2
 
@@ -130,8 +134,8 @@ def run(
 
 @app.command()
 def version() -> None:
-    """Print the version."""
-    typer.echo(product_version())
+    """Print the version, and how the hot path was built."""
+    typer.echo(f"{product_version()} ({'compiled' if is_compiled() else 'plain Python'})")
 
 
 def _check_policy(path: Path | None) -> None:

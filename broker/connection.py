@@ -29,21 +29,25 @@ from typing import Protocol
 
 import structlog
 
+from broker import lifetime
 from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.refusal import RefusalCode, Refused
+from broker.authorization import refuse_topic
 from broker.engine import Engine
 from broker.handlers import connect, handle
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack, Connect
 from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
-from broker.mqtt.errors import PacketError, ProtocolError
-from broker.mqtt.framing import check_packet_size, decode_length
+from broker.mqtt.errors import MalformedPacket, PacketError
+from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import decode_packet
 from broker.mqtt.properties import Properties
 from broker.mqtt.publish import PUBACK_HEAD, encode_publish
+from broker.mqtt.topics import check_topic_name
 from broker.routing.router import Subscriber
+from broker.session.aliases import IncomingAliases
 from broker.session.session import Session
 from broker.store.journal import Otherwise
 
@@ -71,6 +75,9 @@ class Transport(Protocol):
     def write(self, packets: list[bytes]) -> None:
         """Write *packets*, or keep what the socket does not take."""
 
+    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
+        """Return the peer's certificate, and the path that the handshake has verified."""
+
     def close(self) -> None:
         """Write what is left, close TLS cleanly, then the socket."""
 
@@ -87,13 +94,13 @@ class ClientConnection:
     __slots__ = (
         "_aliases",
         "_allowed",
-        "_closed",
         "_complaints",
         "_holder",
         "_needed",
         "_tail",
         "_transport",
         "bucket",
+        "closed",
         "engine",
         "expires_at",
         "explains",
@@ -104,6 +111,7 @@ class ClientConnection:
         "session",
         "since",
         "version",
+        "warned",
     )
 
     def __init__(self, engine: Engine, transport: Transport, now: float) -> None:
@@ -112,12 +120,14 @@ class ClientConnection:
         self._tail: bytearray | None = None
         self._needed = 0
         self._allowed: AbstractSet[bytes] = _NO_TOPICS
-        self._aliases: dict[int, bytes] | None = None
-        self._closed = False
+        self._aliases: IncomingAliases | None = None
         self._complaints = 0
         self._holder: Subscriber | None = None
         self.bucket = 0
+        self.closed = False
+        """Whether it has ended: nothing is read, written or changed through it any more."""
         self.expires_at = 0.0
+        self.warned = False
         """When the certificate ends."""
         self.explains = True
         """Whether the client wants reasons in words, beside those of CONNACK and DISCONNECT."""
@@ -155,6 +165,16 @@ class ClientConnection:
         self.peer = peer
         self.expires_at = now + peer.seconds_left
         self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
+
+    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
+        """Return the client's certificate, and the path that its handshake has verified."""
+        return self._transport.presented()
+
+    def examined(self, peer: Peer, now: float) -> None:
+        """Take note that the certificate was examined again."""
+        self.peer = peer
+        self.expires_at = now + peer.seconds_left
+        self._file_deadline(now)
 
     def receive(self, data: bytes, now: float) -> None:
         """Act on *data*, just read. Hot."""
@@ -195,7 +215,9 @@ class ClientConnection:
                     topic_end = body + 2 + (data[body] << 8 | data[body + 1])
                     topic = data[body + 2 : topic_end]
                     # Best case: known to be allowed, no properties. Else: the packet pays for a whole decode below.
-                    if topic in allowed and (topic_end < end and not data[topic_end] if v5 else topic_end <= end):
+                    if (topic_end < end and not data[topic_end] if v5 else topic_end <= end) and (
+                        topic in allowed or self._introduce(topic)
+                    ):
                         messages += 1
                         route = routes[topic]
                         if v5:
@@ -226,7 +248,9 @@ class ClientConnection:
                     topic_end = body + 2 + (data[body] << 8 | data[body + 1])
                     topic = data[body + 2 : topic_end]
                     payload = topic_end + 2
-                    if topic in allowed and (payload < end and not data[payload] if v5 else payload <= end):
+                    if (payload < end and not data[payload] if v5 else payload <= end) and (
+                        topic in allowed or self._introduce(topic)
+                    ):
                         packet_id = data[topic_end:payload]
                         if packet_id != _NO_PACKET_ID:
                             messages += 1
@@ -262,14 +286,14 @@ class ClientConnection:
                     continue
                 position = end
                 handle(engine, self, decode_packet(first, data[body:end], self.version), now)
-                if self._closed:
+                if self.closed:
                     break
                 session = self.session
                 maximum = engine.limits.max_packet_size
                 allowed = self._allowed
                 v5 = self.version is ProtocolVersion.V5
         except PacketError as error:
-            self._bad_packet(error, now)
+            self.fail(error, now)
         except Waits:
             pass
         metrics.messages_received += messages
@@ -278,13 +302,13 @@ class ClientConnection:
             engine.turn.sessions.add(session)
         if slow is not None:
             self.hold(slow, now)
-        if position < limit and not self._closed:
+        if position < limit and not self.closed:
             self._tail = bytearray(data[position:])
-            self._needed = _bytes_needed(data, position)
+            self._needed = bytes_needed(data, position)
 
     def lost(self, code: str, now: float, detail: str = "") -> None:
         """Take note that the transport is gone without a DISCONNECT packet: *code* and *detail* say why."""
-        if not self._closed:
+        if not self.closed:
             self._end(code, detail, now, publish_will=True)
 
     def choke(self) -> None:
@@ -319,6 +343,18 @@ class ClientConnection:
             allowed = self._allowed = set()
         allowed.add(topic)
 
+    def _introduce(self, topic: bytes) -> bool:
+        """Say whether the client may publish to *topic*, which it has not done lately; if in doubt: no."""
+        if self.session is None:
+            return False
+        try:
+            permitted = refuse_topic(self.engine, self.session, check_topic_name(topic.decode())) is None
+        except (UnicodeDecodeError, MalformedPacket):
+            return False
+        if permitted:
+            self.allow(topic)
+        return permitted
+
     def forget_permissions(self) -> None:
         """Ask the policy again at the next PUBLISH to any topic."""
         self._allowed = _NO_TOPICS
@@ -327,37 +363,24 @@ class ClientConnection:
         """Log what the client may not do, the first few times: it can try for ever, and the log is not its to fill."""
         if self._complaints < _MOST_COMPLAINTS:
             self._complaints += 1
-            log.warning(event, address=self.address, **details, **self._who())
+            self.engine.denied(self, event, details, self.last_received)
 
     def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
         """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
-        if alias > self.engine.limits.max_topic_alias:  # [MQTT-3.3.2-9]
-            raise ProtocolError(
-                f"topic alias {alias} is over the maximum of {self.engine.limits.max_topic_alias}",
-                ReasonCode.TOPIC_ALIAS_INVALID,
-            )
         if self._aliases is None:
-            self._aliases = {}
-        if topic:
-            self._aliases[alias] = topic
-        elif alias not in self._aliases:
-            raise ProtocolError(f"topic alias {alias} stands for no topic yet")  # MQTT 5 §3.3.2.3.4
-        return self._aliases[alias]
+            self._aliases = IncomingAliases(self.engine.limits.max_topic_alias)
+        return self._aliases.resolve(alias, topic)
 
     def wait(self, inquiry: Inquiry, packet: Connect) -> None:
         """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
 
         def go_on(now: float) -> None:
-            if self._closed:  # The client has gone meanwhile, or `connect_timeout` has passed.
-                return
-            self._transport.release()
-            try:
+            if not self.closed:  # Else the client has gone meanwhile, or `connect_timeout` has passed.
+                self._transport.release()
                 connect(self.engine, self, packet, now)
-            except PacketError as error:
-                self._bad_packet(error, now)
-            if self._tail is not None:
-                self.receive(b"", now)
-            self.engine.turn.request()
+                if self._tail is not None:
+                    self.receive(b"", now)
+                self.engine.turn.request()
 
         self._transport.hold()
         inquiry.when_done(go_on)
@@ -365,7 +388,7 @@ class ClientConnection:
     def hold(self, slow: Subscriber, now: float) -> None:
         """Read no more until *slow* has caught up, or a second has passed."""
         # Not for its own session: the acknowledgements that it waits for are among what would not be read.
-        if self._holder is None and not self._closed and slow is not self.session:
+        if self._holder is None and not self.closed and slow is not self.session:
             self._holder = slow
             self._transport.hold()
             slow.hold(self)
@@ -386,7 +409,7 @@ class ClientConnection:
 
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
         """Answer the CONNECT with *refusal*, explained where the client takes that many bytes (0: any), and close."""
-        if not self._closed:
+        if not self.closed:
             properties = Properties(reason_string=refusal.reason_string)
             packet = Connack(refusal.reason_code, properties=properties).encode(self.version)
             if 0 < maximum_packet_size < len(packet):  # [MQTT-3.2.2-19]
@@ -400,7 +423,7 @@ class ClientConnection:
         self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
     ) -> None:
         """End the connection from our side; an MQTT 5 client is told why in a DISCONNECT packet."""
-        if self._closed:
+        if self.closed:
             return
         session = self.session
         if session is not None:
@@ -415,7 +438,7 @@ class ClientConnection:
 
     def left(self, now: float, *, publish_will: bool) -> None:
         """End the connection because the client said DISCONNECT."""
-        if not self._closed:
+        if not self.closed:
             if self.session is not None:
                 self.session.flush()  # What it sent before DISCONNECT is acknowledged.
             self._end("CLIENT_DISCONNECTED", "", now, publish_will=publish_will)
@@ -425,7 +448,7 @@ class ClientConnection:
 
     def on_deadline(self, now: float) -> None:
         """Close the connection if a limit has passed, or file the next deadline."""
-        if self._closed:
+        if self.closed:
             return
         if self.session is None:
             secured = self.peer is not None or self.refusal is not None
@@ -436,15 +459,17 @@ class ClientConnection:
             self._holder.give_up()
             self.last_received = now  # It may have spoken; nobody listened.
             self._file_deadline(now)
-        elif now >= self.expires_at:
-            self.disconnect(RefusalCode.EXPIRED, ReasonCode.NOT_AUTHORIZED, "the certificate has expired", now)
+        elif (over := lifetime.over(self, self.engine.limits, now)) is not None:
+            self.disconnect(*over, now)
         elif self.keep_alive and now - self.last_received >= self.keep_alive:
             self.disconnect("KEEP_ALIVE_TIMEOUT", ReasonCode.KEEP_ALIVE_TIMEOUT, "nothing was heard in time", now)
         else:
             self._file_deadline(now)
 
     def _file_deadline(self, now: float) -> None:
-        when = self.expires_at
+        limits = self.engine.limits
+        lifetime.announce(self, limits, now)
+        when = lifetime.next_moment(self, limits)
         if self.keep_alive:
             when = min(when, self.last_received + self.keep_alive)
         if when != math.inf:
@@ -452,7 +477,8 @@ class ClientConnection:
 
     # The end
 
-    def _bad_packet(self, error: PacketError, now: float) -> None:
+    def fail(self, error: PacketError, now: float) -> None:
+        """End the connection for a packet that the standard forbids."""
         if self.session is not None:
             # A second CONNECT, in an unknown version: no reason of a DISCONNECT says that.
             known = error.reason_code in SERVER_REASONS
@@ -460,35 +486,14 @@ class ClientConnection:
             self.disconnect(RefusalCode.BAD_PACKET, reason_code, str(error), now)
         elif error.reason_code is ReasonCode.UNSUPPORTED_PROTOCOL_VERSION:
             self.refuse(Refused(RefusalCode.UNSUPPORTED, error.reason_code, str(error)), 0, now)  # [MQTT-3.1.2-2]
-        elif not self._closed:
+        elif not self.closed:
             self._end(RefusalCode.BAD_PACKET, str(error), now, publish_will=False)
             self._transport.close()
 
     def _end(self, code: str, detail: str, now: float, *, publish_will: bool) -> None:
-        self._closed = True
+        self.closed = True
         self._tail = None
         self._allowed = _NO_TOPICS
         self._aliases = None
-        metrics = self.engine.metrics
         self.engine.deadlines.cancel(self)
-        if self.session is None:
-            metrics.refused[code] += 1
-            log.info("refused", code=code, detail=detail, address=self.address, **self._who())
-        else:
-            metrics.closed[code] += 1
-            log.info("closed", code=code, detail=detail, address=self.address, **self._who())
-            self.engine.detach(self, now, publish_will=publish_will)
-
-    def _who(self) -> dict[str, str]:
-        if self.peer is None:
-            refusal = self.refusal
-            return {"identity": refusal.identity, "serial": refusal.serial} if refusal and refusal.serial else {}
-        return {"identity": self.peer.identity.uri, "serial": self.peer.serial}
-
-
-def _bytes_needed(data: bytes, position: int) -> int:
-    """Return how many bytes, from *position*, the unfinished packet needs before it is worth another look."""
-    if len(data) - position < 2:
-        return 2
-    length, body = decode_length(data, position + 1)
-    return body - position + length if body else len(data) - position + 1
+        self.engine.ended(self, code, detail, now, publish_will=publish_will)

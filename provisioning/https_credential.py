@@ -15,6 +15,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -45,6 +46,7 @@ class HttpsCredential:
         self._credentials_for = credentials_for
         self._credentials: OwnCredentials | None = None
         self._anchors: Sequence[x509.Certificate] = ()
+        self._foreign: Sequence[bytes] = ()
         self._context: RenewableContext | None = None
 
     @property
@@ -60,6 +62,12 @@ class HttpsCredential:
         bundle = pem_of(*anchors)
         if not self._files.bundle.exists() or self._files.bundle.read_bytes() != bundle:
             replace_file(self._files.bundle, bundle)
+        if self._context is not None:
+            self._show()
+
+    def let_through(self, anchors: Sequence[bytes]) -> None:
+        """Let certificates of these CAs (DER) through TLS too: `provisioning.enrolment_trust` says why."""
+        self._foreign = anchors
         if self._context is not None:
             self._show()
 
@@ -94,7 +102,7 @@ class HttpsCredential:
         try:
             context = server_context(
                 credential,
-                pem_of(*self._anchors).decode(),
+                pem_of(*self._anchors).decode() + "".join(map(ssl.DER_cert_to_PEM_cert, self._foreign)),
                 client_certificate=ClientCertificate.OPTIONAL,
                 allow_tls12=True,
             )

@@ -117,6 +117,10 @@ class LiveAuthorities:
             raise Refused(Code.UNAVAILABLE, "no issuing CA is active here: the operators have to activate one")
         return self._active
 
+    def ocsp_signers(self) -> list[RenewedOcspSigner]:
+        """Return the OCSP signer of every CA that is at work here."""
+        return [each.signer for each in self._working.values()]
+
     def changed(self, events: Sequence[FeedEvent]) -> None:
         """Let the lists know that something was revoked or released."""
         for working in self._working.values():
@@ -235,7 +239,7 @@ class LiveAuthorities:
             await publisher.start()
         working = self._working[ca.name] = _Working(Issuing(issuer, in_use), signer, publishers)
         self.publishers.update(publishers)
-        self._responder.answer_for([each.signer for each in self._working.values()])
+        self._responder.answer_for(self.ocsp_signers())
         self._begin(working)
 
     def _begin(self, working: _Working) -> None:
@@ -260,7 +264,7 @@ class LiveAuthorities:
             task.cancel()
         for listed in working.publishers:
             self.publishers.pop(listed, None)
-        self._responder.answer_for([each.signer for each in self._working.values()])
+        self._responder.answer_for(self.ocsp_signers())
 
     def _shards(self, ca: str, connection: Connection) -> tuple[list[CrlShard], list[CrlShard]]:
         """Return the shards that new certificates belong to, and all whose lists must be published."""
