@@ -18,7 +18,7 @@ import typer
 
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.files import AuthorityFiles
+from provisioning.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
 from provisioning.pki.revocation import RevocationReason
 from provisioning.service_command import Directory, Json, fail, print_table, shown_time
 
@@ -297,7 +297,7 @@ def sign(
     from provisioning.authority import urls_of
     from provisioning.ca.ceremony import CeremonyRefused, CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
     from provisioning.ceremony_transcript import Transcript
-    from provisioning.files import pem_of, read_certificate
+    from provisioning.files import pem_of
     from provisioning.signers.places import SignerPlaces
     from provisioning.store.serials import new_serial
 
@@ -405,12 +405,15 @@ def _with_store(
 
 async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT]]) -> ResultT:
     from provisioning.audit_key import read_audit_key
-    from provisioning.store import schema
+    from provisioning.store import authorities, schema
     from provisioning.store.database import Database
 
-    database = Database(settings.resolved_database_url, read_audit_key(AuthorityFiles(settings.directory)))
+    files = AuthorityFiles(settings.directory)
+    database = Database(settings.resolved_database_url, read_audit_key(files))
+    root, issuing = read_certificate(files.certificate(ROOT_CA)), read_certificate(files.certificate(ISSUING_CA))
     try:
         await schema.upgrade(database)
+        await database.write(lambda connection: authorities.adopt(connection, root, issuing, _now()))
         return await work(database)
     finally:
         await database.close()

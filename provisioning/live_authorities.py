@@ -101,6 +101,7 @@ class LiveAuthorities:
         self._active: Issuing | None = None
         self._roots: dict[str, CrlPublisher] = {}
         self._root_key_ids: dict[str, str] = {}
+        self._root_tasks: dict[str, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self.certificates: Final[dict[str, x509.Certificate]] = {}
         """Of every CA that is trusted, by name, roots first."""
@@ -147,8 +148,8 @@ class LiveAuthorities:
         """Look for changes every few seconds, and run what the CAs need, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            for publisher in self._roots.values():
-                tasks.create_task(publisher.run())
+            for name in self._roots:
+                self._run_root(name)
             for working in self._working.values():
                 self._begin(working)
             while True:
@@ -165,7 +166,7 @@ class LiveAuthorities:
         found = await self._database.read(authorities.every)
         self._tell(found)
         for root in found:
-            if root.kind is AuthorityKind.ROOT and root.name not in self._roots:
+            if root.kind is AuthorityKind.ROOT and root.state.trusted and root.name not in self._roots:
                 await self._begin_root(root)
         for each in found:
             if each.kind is AuthorityKind.ISSUING and each.state is not AuthorityState.RETIRED:
@@ -209,8 +210,11 @@ class LiveAuthorities:
             publisher.changed()
         self._roots[root.name] = self.publishers[root.name] = publisher
         self._root_key_ids[root.name] = root.key_id.hex()
+        self._run_root(root.name)
+
+    def _run_root(self, name: str) -> None:
         if self._tasks is not None:
-            self._tasks.create_task(publisher.run())
+            self._root_tasks[name] = self._tasks.create_task(self._roots[name].run())
 
     async def _begin_issuing(self, ca: StoredAuthority) -> None:
         if ca.name in self._working:
@@ -257,6 +261,10 @@ class LiveAuthorities:
                 await self._on_active(issuing.issuer)
 
     def _end(self, name: str) -> None:
+        if self._roots.pop(name, None) is not None:
+            self.publishers.pop(name, None)
+            if (task := self._root_tasks.pop(name, None)) is not None:
+                task.cancel()
         working = self._working.pop(name, None)
         if working is None:
             return
