@@ -1,4 +1,4 @@
-"""The life of a fleet's CAs: successors announced, activated, retired; one revoked; a root succeeded.
+"""The life of a fleet's issuing CAs: successors announced, activated, retired; one revoked.
 
 Theory
 ------
@@ -36,10 +36,10 @@ from provisioning.ca.ceremony import (
     CertificateAuthority,
     IssuingCaRequest,
     check_issuing_ca,
+    is_issued_by,
     issuing_ca_csr,
     issuing_ca_name,
     sign_issuing_ca,
-    succeed_root,
 )
 from provisioning.ca.issuer import Issuer, IssuerUrls
 from provisioning.ceremony_transcript import Transcript, operator_name
@@ -54,7 +54,7 @@ from provisioning.revocation.of_authority import RevokedAuthority, revoke_author
 from provisioning.signers.places import SignerPlaces
 from provisioning.store import audit, authorities, serials
 from provisioning.store.audit import Action
-from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority
+from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority, described
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
 
@@ -72,12 +72,14 @@ class AuthorityLife:
     transcript: Transcript
 
     @property
-    def _files(self) -> AuthorityFiles:
+    def files(self) -> AuthorityFiles:
+        """The directory's files."""
         return AuthorityFiles(self.settings.directory)
 
     @property
-    def _places(self) -> SignerPlaces:
-        return SignerPlaces(self._files, self.settings)
+    def places(self) -> SignerPlaces:
+        """Where the CAs' keys are."""
+        return SignerPlaces(self.files, self.settings)
 
     async def export_csr(self) -> bytes:
         """Make the key of the next issuing CA, unless it waits for its certificate already; return its request, PEM."""
@@ -92,10 +94,10 @@ class AuthorityLife:
         *root_pem* is the root that has signed, if the fleet does not know it yet; it is announced with it.
         """
         certificate, root = _read(pem, "certificate"), None if root_pem is None else _read(root_pem, "root")
-        found = await self._every()
+        found = await self.every()
         name = self._waiting_for(certificate, found)
         known = [each.certificate for each in found if each.kind is AuthorityKind.ROOT and each.state.trusted]
-        signer = next((each for each in [*known, *([root] if root else [])] if _signed(certificate, each)), None)
+        signer = next((each for each in [*known, *([root] if root else [])] if is_issued_by(certificate, each)), None)
         if signer is None:
             raise ConfigurationError(
                 f"no root of this fleet has issued it (its issuer is {certificate.issuer.rfc4514_string()}): "
@@ -111,15 +113,15 @@ class AuthorityLife:
 
     async def begin(self) -> str:
         """Make the next issuing CA, have the newest root sign it, and announce it; return its name."""
-        root = await self._newest_root()
+        root = await self.newest_root()
         name, number, key = await self._next_key()
         subject = issuing_ca_name(self.settings.trust_domain, number)
         now = self.clock()
         serial = serials.new_serial()
-        await self._log(Action.SIGNING_CA, name, {"root": root.name, "serial": serials.serial_text(serial)})
+        await self.log_step(Action.SIGNING_CA, name, {"root": root.name, "serial": serials.serial_text(serial)})
         try:
             certificate = sign_issuing_ca(
-                CertificateAuthority(root.certificate, self._places.open(root.name)),
+                CertificateAuthority(root.certificate, self.places.open(root.name)),
                 IssuingCaRequest(subject, key.public_key()),
                 serial,
                 now,
@@ -146,9 +148,9 @@ class AuthorityLife:
             for each in found:
                 if each.kind is AuthorityKind.ISSUING and each.state is AuthorityState.ACTIVE:
                     authorities.set_state(connection, each.name, AuthorityState.RETIRING, now)
-                    self._audit(connection, Action.CA_CHANGED, each.name, {"state": AuthorityState.RETIRING})
+                    self.note(connection, Action.CA_CHANGED, each.name, {"state": AuthorityState.RETIRING})
             authorities.set_state(connection, chosen.name, AuthorityState.ACTIVE, now)
-            self._audit(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.ACTIVE})
+            self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.ACTIVE})
             return chosen.name
 
         return await self.database.write(transaction)
@@ -166,7 +168,7 @@ class AuthorityLife:
                     "revoke it to end them now"
                 )
             authorities.set_state(connection, chosen.name, AuthorityState.RETIRED, now)
-            self._audit(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.RETIRED})
+            self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.RETIRED})
             return chosen.name
 
         retired = await self.database.write(transaction)
@@ -175,10 +177,10 @@ class AuthorityLife:
 
     async def revoke(self, name: str, reason: RevocationReason) -> RevokedAuthority:
         """Revoke an issuing CA and all that it has issued; return what that was. The root's CRL says so next."""
-        found = await self._every()
+        found = await self.every()
         chosen = next((each for each in found if each.name == name and each.kind is AuthorityKind.ISSUING), None)
         if chosen is None:
-            raise ConfigurationError(f"there is no issuing CA {name!r}; there are {_names(found)}")
+            raise ConfigurationError(f"there is no issuing CA {name!r}; there are {described(found)}")
         if chosen.state is AuthorityState.ACTIVE:
             raise ConfigurationError(
                 f"{name} is the one that issues: begin a successor and activate it --without-waiting first"
@@ -187,11 +189,11 @@ class AuthorityLife:
             (
                 each
                 for each in found
-                if each.kind is AuthorityKind.ROOT and _signed(chosen.certificate, each.certificate)
+                if each.kind is AuthorityKind.ROOT and is_issued_by(chosen.certificate, each.certificate)
             ),
             None,
         )
-        if root is None or not self._places.holds(root.name):
+        if root is None or not self.places.holds(root.name):
             raise ConfigurationError(
                 f"the root that has signed {name} has to sign a CRL, and its key is not here: bring it back first"
             )
@@ -206,13 +208,13 @@ class AuthorityLife:
         """Issue the first operator's certificate again, if it was among what was revoked; return whether it was."""
         if not any(each.device.name == OPERATOR_NAME for each in revoked.affected):
             return False
-        active = _chosen(await self._every(), None, AuthorityState.ACTIVE, "active")
+        active = _chosen(await self.every(), None, AuthorityState.ACTIVE, "active")
         url = self.settings.public_http_url
         urls = None if url is None else urls_of(str(url), active.name)
-        issuer = Issuer(active.certificate, self._places.open(active.name), urls)
+        issuer = Issuer(active.certificate, self.places.open(active.name), urls)
         numbers = SerialNumbers(self.database)
         await OwnCredentials(
-            self._files,
+            self.files,
             issuer,
             self.database,
             numbers,
@@ -223,79 +225,16 @@ class AuthorityLife:
         await numbers.release()
         return True
 
-    async def begin_root(self) -> str:
-        """Make a successor of the newest root, with the certificates between the two; return its name."""
-        old = await self._newest_root()
-        found = await self._every()
-        name = f"root-{sum(each.kind is AuthorityKind.ROOT for each in found) + 1}"
-        old_key = self._places.open(old.name)
-        key, signer = self._places.create(name)
-        numbers = (serials.new_serial(), serials.new_serial(), serials.new_serial())
-        try:
-            await self._log(Action.SIGNING_CA, name, {"root": name, "cross": old.name})
-            succession = succeed_root(
-                CertificateAuthority(old.certificate, old_key), key, self.settings.trust_domain, numbers, self.clock()
-            )
-            now = self.clock()
-
-            def transaction(connection: Connection) -> None:
-                for each, kind, certificate in (
-                    (name, AuthorityKind.ROOT, succession.new_root),
-                    (f"{name}-by-{old.name}", AuthorityKind.CROSS, succession.new_with_old),
-                    (f"{old.name}-by-{name}", AuthorityKind.CROSS, succession.old_with_new),
-                ):
-                    authorities.add(connection, each, kind, AuthorityState.ACTIVE, certificate, now)
-                    self._audit(connection, Action.CA_SIGNED, each, _facts(certificate))
-
-            await self.database.write(transaction)
-        except BaseException:
-            self._places.discard(name, signer)
-            raise
-        self.transcript.say(f"Key of {name}: {self._places.place(name)}")
-        self.transcript.certificate(f"New root {name}", succession.new_root)
-        self.transcript.certificate("New key certified by the old root", succession.new_with_old)
-        self.transcript.certificate("Old key certified by the new root", succession.old_with_new)
-        replace_file(self._files.certificate(name), pem_of(succession.new_root))
-        await self.write_bundle()
-        return name
-
-    async def retire_root(self, name: str) -> None:
-        """End a root under which no trusted issuing CA is left."""
-        now = self.clock()
-
-        def transaction(connection: Connection) -> None:
-            found = authorities.every(connection, for_update=True)
-            roots = [each for each in found if each.kind is AuthorityKind.ROOT and each.state.trusted]
-            chosen = next((each for each in roots if each.name == name), None)
-            if chosen is None:
-                raise ConfigurationError(f"there is no root {name!r} to retire; there are {_names(roots)}")
-            under = [
-                each.name
-                for each in found
-                if each.kind is AuthorityKind.ISSUING and each.state.trusted
-                and _signed(each.certificate, chosen.certificate)
-            ]  # fmt: skip
-            if under or len(roots) == 1:
-                what = f"{', '.join(under)} live under it" if under else "it is the only one"
-                raise ConfigurationError(f"{name} cannot be retired: {what}")
-            for each in found:
-                if each is chosen or (each.kind is AuthorityKind.CROSS and chosen.name in each.name.split("-by-")):
-                    authorities.set_state(connection, each.name, AuthorityState.RETIRED, now)
-                    self._audit(connection, Action.CA_CHANGED, each.name, {"state": AuthorityState.RETIRED})
-
-        await self.database.write(transaction)
-        await self.write_bundle()
-
     async def write_bundle(self) -> None:
         """Write the trust anchors as they are now; a running service does so too."""
-        trusted = [each for each in await self._every() if each.state.trusted]
+        trusted = [each for each in await self.every() if each.state.trusted]
         anchors = [
             each.certificate
             for kind in (AuthorityKind.ROOT, AuthorityKind.ISSUING)
             for each in trusted
             if each.kind is kind
         ]
-        replace_file(self._files.bundle, pem_of(*anchors))
+        replace_file(self.files.bundle, pem_of(*anchors))
 
     async def _announce(
         self, name: str, certificate: x509.Certificate, new_root: x509.Certificate | None, root_number: int
@@ -307,62 +246,66 @@ class AuthorityLife:
                 authorities.add(
                     connection, f"root-{root_number}", AuthorityKind.ROOT, AuthorityState.ACTIVE, new_root, now
                 )
-                self._audit(connection, Action.CA_CHANGED, f"root-{root_number}", _facts(new_root))
+                self.note(connection, Action.CA_CHANGED, f"root-{root_number}", facts_of(new_root))
             authorities.add(connection, name, AuthorityKind.ISSUING, AuthorityState.ANNOUNCED, certificate, now)
-            self._audit(connection, Action.CA_SIGNED, name, _facts(certificate))
+            self.note(connection, Action.CA_SIGNED, name, facts_of(certificate))
 
         await self.database.write(transaction)
         if new_root is not None:
             self.transcript.certificate("New root", new_root)
         self.transcript.certificate(f"Issuing CA {name}", certificate)
-        replace_file(self._files.certificate(name), pem_of(certificate))
+        replace_file(self.files.certificate(name), pem_of(certificate))
         await self.write_bundle()
 
     async def _next_key(self) -> tuple[str, int, PrivateKey]:
-        taken = {each.name for each in await self._every()}
+        taken = {each.name for each in await self.every()}
         number = 2
         while f"issuing-{number}" in taken:
             number += 1
         name = f"issuing-{number}"
-        if self._places.holds(name):
-            key = self._places.open(name)
+        if self.places.holds(name):
+            key = self.places.open(name)
         else:
-            await self._log(Action.CA_KEY_MADE, name, {})
-            key, _ = self._places.create(name)
-        self.transcript.say(f"Key of {name}: {self._places.place(name)}")
+            await self.log_step(Action.CA_KEY_MADE, name, {})
+            key, _ = self.places.create(name)
+        self.transcript.say(f"Key of {name}: {self.places.place(name)}")
         return name, number, key
 
     def _waiting_for(self, certificate: x509.Certificate, found: list[StoredAuthority]) -> str:
         taken = {each.name for each in found}
-        for path in sorted(self._files.directory.glob("issuing-*")):
+        for path in sorted(self.files.directory.glob("issuing-*")):
             name = path.name.removesuffix(".key").removesuffix(".pkcs11")
             if path.suffix not in {".key", ".pkcs11"} or name in taken:
                 continue
-            if self._places.open(name).public_key() == certificate.public_key():
+            if self.places.open(name).public_key() == certificate.public_key():
                 return name
         raise ConfigurationError("no key waits for this certificate: make the request with ca export-csr first")
 
-    async def _newest_root(self) -> StoredAuthority:
-        roots = [each for each in await self._every() if each.kind is AuthorityKind.ROOT and each.state.trusted]
+    async def newest_root(self) -> StoredAuthority:
+        """Return the newest root, whose key must be here; raise `ConfigurationError`."""
+        roots = [each for each in await self.every() if each.kind is AuthorityKind.ROOT and each.state.trusted]
         if not roots:
             raise ConfigurationError("the store knows no root: start the service once, so that it records its CAs")
-        if not self._places.holds(roots[-1].name):
+        if not self.places.holds(roots[-1].name):
             raise ConfigurationError(
                 f"the key of {roots[-1].name} is not here: bring it, or use ca export-csr, root sign, ca import"
             )
         return roots[-1]
 
-    async def _every(self) -> list[StoredAuthority]:
+    async def every(self) -> list[StoredAuthority]:
+        """Return all CAs."""
         return await self.database.read(authorities.every)
 
     def _urls(self, root: str) -> IssuerUrls | None:
         url = self.settings.public_http_url
         return None if url is None else urls_of(str(url), root)
 
-    async def _log(self, action: Action, name: str, facts: dict[str, object]) -> None:
-        await self.database.write(lambda connection: self._audit(connection, action, name, facts))
+    async def log_step(self, action: Action, name: str, facts: dict[str, object]) -> None:
+        """Put an entry into the audit log: before something is signed."""
+        await self.database.write(lambda connection: self.note(connection, action, name, facts))
 
-    def _audit(self, connection: Connection, action: Action, name: str, facts: dict[str, object]) -> None:
+    def note(self, connection: Connection, action: Action, name: str, facts: dict[str, object]) -> None:
+        """Put an entry into the audit log, in the transaction of what it tells."""
         audit.append(connection, self.clock(), operator_name(), action, name, facts)
 
 
@@ -375,14 +318,10 @@ def _chosen(found: list[StoredAuthority], name: str | None, state: AuthorityStat
             return one
         case []:
             raise ConfigurationError(
-                f"no issuing CA {name or ''} is {word}; there are {_names(found)}".replace("  ", " ")
+                f"no issuing CA {name or ''} is {word}; there are {described(found)}".replace("  ", " ")
             )
         case _:
-            raise ConfigurationError(f"{_names(fit)}: name the one that is meant")
-
-
-def _names(found: list[StoredAuthority]) -> str:
-    return ", ".join(f"{each.name} ({each.state})" for each in found if each.kind is not AuthorityKind.CROSS) or "none"
+            raise ConfigurationError(f"{described(fit)}: name the one that is meant")
 
 
 def _read(pem: bytes, what: str) -> x509.Certificate:
@@ -392,15 +331,8 @@ def _read(pem: bytes, what: str) -> x509.Certificate:
         raise ConfigurationError(f"the {what} is no PEM certificate") from error
 
 
-def _signed(certificate: x509.Certificate, root: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(root)
-    except Exception:  # noqa: BLE001 - whatever the library says against it, it is not this root's
-        return False
-    return True
-
-
-def _facts(certificate: x509.Certificate) -> dict[str, object]:
+def facts_of(certificate: x509.Certificate) -> dict[str, object]:
+    """Return what the audit log says of a CA's certificate."""
     return {
         "subject": certificate.subject.rfc4514_string(),
         "serial": serials.serial_text(certificate.serial_number),

@@ -6,50 +6,37 @@ is imported by the command: `--help` starts without it.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provisioning.config import Settings, load_settings
-from provisioning.errors import ConfigurationError, Refused
-from provisioning.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
+from provisioning.ca_root_commands import root_app
+from provisioning.ceremony_command import (
+    Output,
+    PassphraseFile,
+    PinFile,
+    Witness,
+    ceremony,
+    read_file,
+    with_store,
+    write_new,
+)
+from provisioning.files import AuthorityFiles
 from provisioning.pki.revocation import RevocationReason
 from provisioning.service_command import Directory, Json, fail, print_table, shown_time
 
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
-    from provisioning.store.database import Database
 
 ca_app = typer.Typer(help="The fleet's CAs: list, succeed, revoke them; key ceremonies.", no_args_is_help=True)
 rollover_app = typer.Typer(help="The next issuing CA: announced first, active later.", no_args_is_help=True)
-root_app = typer.Typer(help="The root: sign with it, succeed it.", no_args_is_help=True)
 ca_app.add_typer(rollover_app, name="rollover")
 ca_app.add_typer(root_app, name="root")
 
-ResultT = TypeVar("ResultT")
-
-PassphraseFile = Annotated[
-    Path | None,
-    typer.Option(help="File with the passphrase of the CA keys; or set FLEET_PROVISIONING_PASSPHRASE."),
-]
-PinFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--pkcs11-pin-file",
-        help="File with the PIN of the token with the CA keys; or set FLEET_PROVISIONING_PKCS11_PIN.",
-    ),
-]
-Witness = Annotated[
-    list[str] | None, typer.Option(help="Who watches the ceremony; repeat it. Goes into the transcript.")
-]
 Name = Annotated[str | None, typer.Argument(help="The CA, where more than one could be meant.", show_default=False)]
-Output = Annotated[Path, typer.Option(help="Where to write it; an existing file is not overwritten.")]
 
 
 @ca_app.command("list")
@@ -63,7 +50,7 @@ def list_authorities(directory: Directory = None, as_json: Json = False) -> None
     from provisioning.signers.places import SignerPlaces
     from provisioning.store import authorities
 
-    settings, found = _with_store(directory, {}, lambda database: database.read(authorities.every))
+    settings, found = with_store(directory, {}, lambda database: database.read(authorities.every))
     places = SignerPlaces(AuthorityFiles(settings.directory), settings)
     rows = [
         {
@@ -110,10 +97,10 @@ def export_csr(
     """  # noqa: D301
 
     async def work(life: AuthorityLife) -> None:
-        _write_new(output, await life.export_csr())
+        write_new(output, await life.export_csr())
         life.transcript.say(f"Written: {output}")
 
-    _ceremony("ca export-csr", directory, passphrase_file, pin_file, witness, work)
+    ceremony("ca export-csr", directory, passphrase_file, pin_file, witness, work)
 
 
 @ca_app.command("import")
@@ -133,10 +120,10 @@ def import_certificate(
     """  # noqa: D301
 
     async def work(life: AuthorityLife) -> None:
-        name = await life.announce(_read(certificate), None if root is None else _read(root))
+        name = await life.announce(read_file(certificate), None if root is None else read_file(root))
         _say_next(life, name)
 
-    _ceremony("ca import", directory, passphrase_file, pin_file, witness, work)
+    ceremony("ca import", directory, passphrase_file, pin_file, witness, work)
 
 
 @rollover_app.command("begin")
@@ -156,7 +143,7 @@ def begin(
     async def work(life: AuthorityLife) -> None:
         _say_next(life, await life.begin())
 
-    _ceremony("ca rollover begin", directory, passphrase_file, pin_file, witness, work)
+    ceremony("ca rollover begin", directory, passphrase_file, pin_file, witness, work)
 
 
 @rollover_app.command("activate")
@@ -179,7 +166,7 @@ def activate(
         chosen = await life.activate(name, waiting=not without_waiting)
         life.transcript.say(f"{chosen} issues from now on; running services have heard within seconds.")
 
-    _ceremony("ca rollover activate", directory, None, None, witness, work)
+    ceremony("ca rollover activate", directory, None, None, witness, work)
 
 
 @rollover_app.command("retire")
@@ -194,7 +181,7 @@ def retire(name: Name = None, directory: Directory = None, witness: Witness = No
     async def work(life: AuthorityLife) -> None:
         life.transcript.say(f"{await life.retire(name)} is retired. Its key can be destroyed.")
 
-    _ceremony("ca rollover retire", directory, None, None, witness, work)
+    ceremony("ca rollover retire", directory, None, None, witness, work)
 
 
 @ca_app.command("revoke")
@@ -231,96 +218,7 @@ def revoke(
         if await life.renew_operator(outcome):
             life.transcript.say("The first operator (admin) has a new certificate in operator.crt.")
 
-    _ceremony("ca revoke", directory, passphrase_file, pin_file, witness, work)
-
-
-@root_app.command("begin")
-def begin_root(
-    directory: Directory = None,
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    witness: Witness = None,
-) -> None:
-    """Make the next root, with the certificates that carry trust between it and the one before; announce all three.
-
-    \b
-    Example:
-      fleet-provisioning ca root begin --dir /var/lib/fleet
-    """  # noqa: D301
-
-    async def work(life: AuthorityLife) -> None:
-        name = await life.begin_root()
-        life.transcript.say(f"{name} is announced. The next issuing CA is signed by it: ca rollover begin")
-
-    _ceremony("ca root begin", directory, passphrase_file, pin_file, witness, work)
-
-
-@root_app.command("retire")
-def retire_root(
-    name: Annotated[str, typer.Argument(help="The root.")], directory: Directory = None, witness: Witness = None
-) -> None:
-    """End a root under which no issuing CA is left.
-
-    \b
-    Example:
-      fleet-provisioning ca root retire root-ca --dir /var/lib/fleet
-    """  # noqa: D301
-
-    async def work(life: AuthorityLife) -> None:
-        await life.retire_root(name)
-        life.transcript.say(f"{name} is retired. Its key can be destroyed.")
-
-    _ceremony("ca root retire", directory, None, None, witness, work)
-
-
-@root_app.command("sign")
-def sign(
-    request: Annotated[Path, typer.Argument(help="The issuing CA's request, PEM.")],
-    output: Output,
-    root: Annotated[
-        str, typer.Option(help="Which root of the directory: NAME.crt with NAME.key or NAME.pkcs11.")
-    ] = "root-ca",
-    days: Annotated[int, typer.Option(min=1, max=3652, help="Life of the issuing CA, in days.")] = 1826,
-    directory: Directory = None,
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    witness: Witness = None,
-) -> None:
-    """Sign an issuing CA's request with a root, on a machine that needs no store and no network.
-
-    \b
-    Example:
-      fleet-provisioning ca root sign issuing.csr --dir /media/root --output issuing.crt --witness "A. Auditor"
-    """  # noqa: D301
-    from datetime import timedelta
-
-    from provisioning.authority import urls_of
-    from provisioning.ca.ceremony import CeremonyRefused, CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
-    from provisioning.ceremony_transcript import Transcript
-    from provisioning.files import pem_of
-    from provisioning.signers.places import SignerPlaces
-    from provisioning.store.serials import new_serial
-
-    try:
-        settings = load_settings(directory, passphrase_file=passphrase_file, pkcs11_pin_file=pin_file)
-        files = AuthorityFiles(settings.directory)
-        transcript = Transcript("ca root sign", _now, _show, witness or ())
-        authority = CertificateAuthority(
-            read_certificate(files.certificate(root)), SignerPlaces(files, settings).open(root)
-        )
-        wanted = read_issuing_ca_csr(_read(request))
-        transcript.certificate(f"Root {root}", authority.certificate)
-        url = settings.public_http_url
-        urls = None if url is None else urls_of(str(url), root)
-        signed = sign_issuing_ca(authority, wanted, new_serial(), _now(), urls, timedelta(days=days))
-        transcript.certificate("Signed", signed)
-        _write_new(output, pem_of(signed))
-        transcript.say(f"Written: {output}")
-        transcript.write(output.with_name(output.name + ".transcript.txt"))
-    except CeremonyRefused as error:
-        raise fail(str(error)) from error
-    except ConfigurationError as error:
-        raise fail(str(error)) from error
+    ceremony("ca revoke", directory, passphrase_file, pin_file, witness, work)
 
 
 @ca_app.command("verify-transcript")
@@ -336,8 +234,8 @@ def verify_transcript(
     from provisioning.ceremony_transcript import digest_of
     from provisioning.store import audit
 
-    digest = digest_of(_read(transcript))
-    _, entry = _with_store(
+    digest = digest_of(read_file(transcript))
+    _, entry = with_store(
         directory, {}, lambda database: database.read(lambda connection: audit.ceremony_of(connection, digest))
     )
     if entry is None:
@@ -353,90 +251,3 @@ def _say_next(life: AuthorityLife, name: str) -> None:
         f"{name} is announced: in the bundle and in /cacerts, with CRL and OCSP. When relying parties have fetched the "
         "bundle (a day): ca rollover activate"
     )
-
-
-def _ceremony(
-    title: str,
-    directory: Path | None,
-    passphrase_file: Path | None,
-    pin_file: Path | None,
-    witness: list[str] | None,
-    work: Callable[[AuthorityLife], Awaitable[None]],
-) -> None:
-    from provisioning.authority_life import AuthorityLife
-    from provisioning.ceremony_transcript import Transcript, operator_name
-    from provisioning.logs import configure_logging
-    from provisioning.store import audit
-    from provisioning.store.audit import Action
-
-    configure_logging()
-
-    async def run(settings: Settings, database: Database) -> None:
-        transcript = Transcript(title, _now, _show, witness or ())
-        await work(AuthorityLife(settings, database, _now, transcript))
-        transcript.say("")
-        path = transcript.path_in(settings.directory)
-        transcript.write(path)
-        facts = {"transcript": path.name, "transcript_sha256": transcript.digest}
-
-        def vouch(connection: object) -> None:
-            audit.append(connection, _now(), operator_name(), Action.CEREMONY, title, facts)  # type: ignore[arg-type]
-
-        await database.write(vouch)
-        _show(f"Transcript: {path} (SHA-256 {transcript.digest}, in the audit log)")
-
-    flags: dict[str, object] = {"passphrase_file": passphrase_file, "pkcs11_pin_file": pin_file}
-    try:
-        settings = load_settings(directory, **flags)
-        asyncio.run(_open(settings, lambda database: run(settings, database)))
-    except (ConfigurationError, Refused) as error:
-        raise fail(str(error)) from error
-
-
-def _with_store(
-    directory: Path | None, flags: dict[str, object], work: Callable[[Database], Awaitable[ResultT]]
-) -> tuple[Settings, ResultT]:
-    try:
-        settings = load_settings(directory, **flags)
-        return settings, asyncio.run(_open(settings, work))
-    except (ConfigurationError, Refused) as error:
-        raise fail(str(error)) from error
-
-
-async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT]]) -> ResultT:
-    from provisioning.audit_key import read_audit_key
-    from provisioning.store import authorities, schema
-    from provisioning.store.database import Database
-
-    files = AuthorityFiles(settings.directory)
-    database = Database(settings.resolved_database_url, read_audit_key(files))
-    root, issuing = read_certificate(files.certificate(ROOT_CA)), read_certificate(files.certificate(ISSUING_CA))
-    try:
-        await schema.upgrade(database)
-        await database.write(lambda connection: authorities.adopt(connection, root, issuing, _now()))
-        return await work(database)
-    finally:
-        await database.close()
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    try:
-        with path.open("xb") as file:
-            file.write(content)
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise fail(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _show(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -15,6 +15,7 @@ Rules
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -154,8 +155,9 @@ class OwnCredentials:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Put *content* in the place of the file at *path* in one step."""
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)  # Of a start that did not get further.
+    # A command and a service may write the same file: each has a draft of its own, and the last one stands.
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    draft.unlink(missing_ok=True)  # Of a process of that number that did not get further.
     write_private(draft, content)
     draft.rename(path)
 

@@ -183,12 +183,19 @@ def succeed_root(
     return RootSuccession(new.certificate, cross(new, old, serials[1]), cross(old, new, serials[2]))
 
 
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether *issuer* is named in *certificate* and its key has signed it."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
 def check_issuing_ca(certificate: x509.Certificate, root: x509.Certificate, now: datetime) -> None:
     """Raise `CeremonyRefused` naming everything that keeps *certificate* from being an issuing CA's under *root*."""
     findings = list(_issuing_ca_findings(certificate, root, now))
-    try:
-        certificate.verify_directly_issued_by(root)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    if not is_issued_by(certificate, root):
         findings.append(f"it was not issued by {root.subject.rfc4514_string()}")
     if findings:
         raise CeremonyRefused(f"this is no certificate for an issuing CA: {'; '.join(findings)}")

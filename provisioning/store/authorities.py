@@ -100,6 +100,11 @@ def every(connection: Connection, *, for_update: bool = False) -> list[StoredAut
     ]
 
 
+def described(found: Sequence[StoredAuthority]) -> str:
+    """Return the CAs with their states, for a sentence."""
+    return ", ".join(f"{each.name} ({each.state})" for each in found if each.kind is not AuthorityKind.CROSS) or "none"
+
+
 def states(connection: Connection) -> Sequence[tuple[str, str]]:
     """Return names and states alone: what is compared to find out that something has changed."""
     statement = select(authorities.c.name, authorities.c.state).order_by(authorities.c.name)

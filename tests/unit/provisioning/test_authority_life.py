@@ -25,6 +25,7 @@ from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.files import AuthorityFiles
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
+from provisioning.root_life import RootLife
 from provisioning.signers.places import SignerPlaces
 from provisioning.store import audit, authorities, revocations
 from provisioning.store.authorities import AuthorityState
@@ -125,19 +126,19 @@ async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fle
 
 async def test_a_root_is_retired_when_nothing_lives_under_it(fleet_cas: Ceremonies) -> None:
     with pytest.raises(ConfigurationError, match="root-ca cannot be retired: issuing-ca live under it"):
-        await fleet_cas.life.retire_root("root-ca")
-    assert await fleet_cas.life.begin_root() == "root-2"
+        await RootLife(fleet_cas.life).retire("root-ca")
+    assert await RootLife(fleet_cas.life).begin() == "root-2"
     await fleet_cas.successor()
     fleet_cas.clock.advance(fleet_cas.settings.operator_life)
     await fleet_cas.life.retire()
-    await fleet_cas.life.retire_root("root-ca")
+    await RootLife(fleet_cas.life).retire("root-ca")
     states = await fleet_cas.states()
     assert states == {
         "issuing-2": "active", "issuing-ca": "retired", "root-2": "active", "root-ca": "retired",
         "root-2-by-root-ca": "retired", "root-ca-by-root-2": "retired",
     }  # fmt: skip
     with pytest.raises(ConfigurationError, match="root-2 cannot be retired: issuing-2 live under it"):
-        await fleet_cas.life.retire_root("root-2")
+        await RootLife(fleet_cas.life).retire("root-2")
 
 
 async def test_a_weak_key_or_another_s_certificate_is_not_announced(fleet_cas: Ceremonies) -> None:
