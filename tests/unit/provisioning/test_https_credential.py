@@ -20,6 +20,7 @@ from provisioning.config import Settings
 from provisioning.connection_protocol import PeerCertificateProtocol
 from provisioning.files import AuthorityFiles
 from provisioning.https_credential import HttpsCredential
+from provisioning.metrics import Metrics
 from provisioning.own_credentials import OwnCredentials
 from provisioning.pki.tls import Credential, client_context
 from provisioning.server import _listener
@@ -49,7 +50,7 @@ async def credential(fleet: Fleet, tmp_path: Path) -> HttpsCredential:
 @contextlib.asynccontextmanager
 async def serving(credential: HttpsCredential) -> AsyncIterator[int]:
     """Serve over TLS as the service does; return the port."""
-    app = new_application("test", "1", Settings(), openapi_url=None)
+    app = new_application("test", "1", Settings(), Metrics(), port="https", openapi_url=None)
 
     @app.get("/healthz")
     async def health() -> dict[str, str]:
