@@ -18,6 +18,7 @@ import structlog
 import typer
 
 from broker import admin_commands, explain_commands
+from broker.admin.metrics_endpoint import ListenError
 from broker.admin.unix_socket import AdminSocketError
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.build import is_compiled
@@ -25,7 +26,7 @@ from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
 from broker.policy_commands import policy
 from broker.reload_command import reload
-from broker.server import BrokerServer, ListenError
+from broker.server import BrokerServer
 from broker.store.sqlite import StoreError
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.version import product_version
@@ -111,6 +112,11 @@ def run(
     ] = None,
     admin_socket: Annotated[
         str | None, typer.Option(help="Unix socket of the admin API, or off (default: STATE_DIR/admin.sock).")
+    ] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of the page for Prometheus, plain HTTP.")] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Its address (default: 127.0.0.1).")] = None,
+    unsafe_public_metrics: Annotated[
+        bool | None, typer.Option("--unsafe-public-metrics", help="Allow an address that is not loopback for it.")
     ] = None,
     persistence: Annotated[
         bool | None, typer.Option("--persistence/--no-persistence", help="Keep sessions and messages over a restart.")

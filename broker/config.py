@@ -91,6 +91,11 @@ class BrokerConfig(BaseSettings):
     allow_tls12: bool = False
     admin_socket: str | None = None
     """Unix socket of the admin API; unset: state_dir/admin.sock; ``off``: none."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Prometheus reads http://metrics_host:metrics_port/metrics; None: not at all."""
+    metrics_host: str = "127.0.0.1"
+    unsafe_public_metrics: bool = False
+    """Allow a metrics_host that is not loopback: whoever reaches it reads the figures, unencrypted."""
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
@@ -156,6 +161,10 @@ class BrokerConfig(BaseSettings):
                 raise ValueError(f"unsafe_plain_identity: {error}") from error
         if self.token is not None and self.token_file is not None:
             raise ValueError("token: give token or token_file, not both")
+        if not self.unsafe_public_metrics and not _is_loopback(self.metrics_host):
+            raise ValueError(
+                f"metrics_host: {self.metrics_host} is not a loopback address; set unsafe_public_metrics to allow it"
+            )
         if not self.unsafe_public_listener and not _is_loopback(self.host):
             raise ValueError(f"host: {self.host} is not a loopback address; set unsafe_public_listener to allow it")
         return self
