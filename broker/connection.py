@@ -25,13 +25,13 @@ import math
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
-from typing import Protocol
 
 import structlog
 
 from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.refusal import RefusalCode, Refused
+from broker.byte_stream import ByteStream
 from broker.engine import Engine
 from broker.handlers import connect, handle
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
@@ -61,26 +61,6 @@ _HOLD_SECONDS = 1.0
 KEEP_ALIVE_FACTOR = 1.5  # [MQTT-3.1.2-22]
 
 
-class Transport(Protocol):
-    """The secured byte stream under a connection."""
-
-    @property
-    def address(self) -> str:
-        """The peer's address and port."""
-
-    def write(self, packets: list[bytes]) -> None:
-        """Write *packets*, or keep what the socket does not take."""
-
-    def close(self) -> None:
-        """Write what is left, close TLS cleanly, then the socket."""
-
-    def hold(self) -> None:
-        """Read nothing more until `release`."""
-
-    def release(self) -> None:
-        """Read again."""
-
-
 class ClientConnection:
     """A client from accept to close: a stranger until its CONNECT is admitted."""
 
@@ -106,7 +86,7 @@ class ClientConnection:
         "version",
     )
 
-    def __init__(self, engine: Engine, transport: Transport, now: float) -> None:
+    def __init__(self, engine: Engine, transport: ByteStream, now: float) -> None:
         self.engine = engine
         self._transport = transport
         self._tail: bytearray | None = None
@@ -382,6 +362,7 @@ class ClientConnection:
         self.session = session
         self.since = now
         self.keep_alive = keep_alive * KEEP_ALIVE_FACTOR
+        self._transport.settle()
         self._file_deadline(now)
 
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:

@@ -2,11 +2,15 @@
 
 Rules
 -----
-1. At most *max_connections* in all, and *max_unadmitted* that have not been let in yet: a flood of strangers does not
-   shut out the fleet's memory. What exceeds a limit is closed before TLS, and counted.
-2. A bounded number of connections is accepted a turn, so that connected devices are served between two of them; when
+1. At most `max_connections` in all: what exceeds it is closed before TLS, and counted. So is whoever comes from an
+   address of which too many are under way, or have led to nothing (`broker.strangers`).
+2. At most `max_unadmitted` have not been let in yet, and at most `max_connection_rate` come in a second: the others
+   wait in the kernel's queue, where they cost nothing and are served when there is room. So they wait while the broker
+   is busy with those who are connected (`max_loop_lag`), but for one every tenth of a second: a broker that is always
+   busy admits slowly, and not never.
+3. A bounded number of connections is accepted a turn, so that connected devices are served between two of them; when
    the process has no descriptors left, none for a second, and the connected ones are served all the same.
-3. The TLS context can be replaced at any time; it takes effect for the next connection, and the old context's session
+4. The TLS context can be replaced at any time; it takes effect for the next connection, and the old context's session
    tickets are worth nothing under the new one.
 """
 
@@ -22,7 +26,9 @@ import structlog
 
 from broker.admission.refusal import RefusalCode
 from broker.connection import ClientConnection
+from broker.connection_rate import ConnectionRate
 from broker.engine import Engine
+from broker.lobby import Lobby
 from broker.poller import Poller
 from broker.transport import Secure, TlsTransport
 from broker.unsafe_plain import UnsafePeer, UnsafePlainSocket
@@ -34,6 +40,9 @@ log = structlog.get_logger("broker")
 _ACCEPTS_A_TURN = 32
 _BACKLOG = 4096
 _PAUSE = 1.0
+_FULL_PAUSE = 0.02
+_BUSY_PAUSE = 0.1
+_TELL_AGAIN = 60.0
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -53,6 +62,7 @@ class Listener:
         loop: asyncio.AbstractEventLoop,
         engine: Engine,
         poller: Poller,
+        lobby: Lobby,
         context: ssl.SSLContext,
         speaks: Speaks = Speaks.MQTT,
         unsafe_identity: Identity | None = None,
@@ -61,6 +71,8 @@ class Listener:
         self._loop = loop
         self._engine = engine
         self._poller = poller
+        self._lobby = lobby
+        self._rate = ConnectionRate(loop.time())
         self._speaks = speaks
         self._unsafe_identity = unsafe_identity
         self.context = context
@@ -92,8 +104,9 @@ class Listener:
             self._socket = None
 
     def _accept(self) -> None:
-        engine, limits = self._engine, self._engine.limits
-        for _ in range(_ACCEPTS_A_TURN):
+        engine, now = self._engine, self._loop.time()
+        room, pause = self._room(now)
+        for _ in range(room):
             if self._socket is None:
                 return
             try:
@@ -102,23 +115,52 @@ class Listener:
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._pause(error)
+                    log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror, retry_in=_PAUSE)
+                    self._pause(_PAUSE)
                     return
                 continue  # The peer has gone before it was accepted.
             engine.metrics.connections_accepted += 1
-            connections = len(self._poller)
-            if connections >= limits.max_connections or connections - engine.connected >= limits.max_unadmitted:
-                engine.metrics.refused[RefusalCode.TOO_MANY_CONNECTIONS] += 1
+            self._rate.take()
+            code = self._refuse(address[0], now)
+            if code is not None:
+                engine.metrics.refused[code] += 1
                 accepted.close()
                 continue
             self._serve(accepted, address[:2])
+        if room < _ACCEPTS_A_TURN:  # Whoever is left in the queue would wake us at once, for nothing.
+            engine.metrics.accepts_paused += 1
+            self._pause(pause)
 
-    def _pause(self, error: OSError) -> None:
-        """Accept nobody for a moment: the loop would call again at once, and again, for as long as nothing is free."""
-        log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror, retry_in=_PAUSE)
+    def _room(self, now: float) -> tuple[int, float]:
+        """Return how many may be accepted now, and after what pause to look again if that is not many."""
+        limits = self._engine.limits
+        room, pause = limits.max_unadmitted - len(self._lobby), _FULL_PAUSE
+        if limits.max_connection_rate:
+            allowed = self._rate.available(limits.max_connection_rate, now)
+            if allowed < min(room, _ACCEPTS_A_TURN):
+                room, pause = allowed, self._rate.pause(limits.max_connection_rate)
+        if room > 0 and self._engine.metrics.loop_lag > limits.max_loop_lag:
+            room, pause = 1, _BUSY_PAUSE
+        return min(room, _ACCEPTS_A_TURN), pause
+
+    def _refuse(self, host: str, now: float) -> RefusalCode | None:
+        limits = self._engine.limits
+        if len(self._poller) + len(self._lobby) >= limits.max_connections:
+            return RefusalCode.TOO_MANY_CONNECTIONS
+        source = self._lobby.strangers.source(host, limits, now)
+        reason = source.refuses(limits, now)
+        if reason is None:
+            return None
+        if now - source.told_at > _TELL_AGAIN:
+            source.told_at = now
+            log.warning("address refused", code=RefusalCode.RATE_LIMITED, address=host, detail=reason)
+        return RefusalCode.RATE_LIMITED
+
+    def _pause(self, seconds: float) -> None:
+        """Accept nobody for a moment."""
         if self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
-            self._loop.call_later(_PAUSE, self._accept_again)
+            self._loop.call_later(seconds, self._accept_again)
 
     def _accept_again(self) -> None:
         if self._socket is not None:
@@ -139,7 +181,7 @@ class Listener:
             accepted.close()
             return
         transport = TlsTransport(
-            self._loop, secure, address, engine.metrics, self._poller, engine.turn, engine.limits.max_backlog
+            self._loop, secure, address, engine.metrics, self._lobby, engine.turn, engine.limits.max_backlog
         )
         if self._speaks is Speaks.WEBSOCKET:
             websocket = WebSocket(transport, engine.metrics)

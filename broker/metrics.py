@@ -31,5 +31,9 @@ class Metrics:
     """Lists that are late, expired or refused, by stable code."""
     refused: Counter[str] = field(default_factory=Counter)
     closed: Counter[str] = field(default_factory=Counter)
+    accepts_paused: int = 0
+    """How often a listener has left newcomers in the kernel's queue."""
+    loop_lag: float = 0.0
+    """Seconds that the event loop is late; the worst of the last second."""
     reloads: Counter[str] = field(default_factory=Counter)
     """By part and outcome: ``policy.refused``."""

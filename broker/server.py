@@ -32,6 +32,8 @@ from broker.config import BrokerConfig
 from broker.credentials import BrokerCredential, CredentialError, Enrolment, read_certificate
 from broker.engine import Engine
 from broker.listener import Listener, Speaks
+from broker.lobby import Lobby
+from broker.loop_lag import measure_lag
 from broker.mqtt.codes import ReasonCode
 from broker.poller import Poller
 from broker.recovery import recover
@@ -104,7 +106,8 @@ class BrokerServer:
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn)
-        listeners = self._listen(loop, engine, poller, self._context(files))
+        lobby = Lobby(loop, engine, poller)
+        listeners = self._listen(loop, engine, poller, lobby, self._context(files))
         reloader = self._reloader(engine, listeners, files, policy_text)
         admin = AdminEndpoint(
             Served(self._config.name, engine, listeners, files.certificate, reloader),
@@ -117,6 +120,7 @@ class BrokerServer:
         stopped = asyncio.create_task(self._stop.wait())
         tasks: list[asyncio.Task[Any]] = [stopped, asyncio.create_task(_tick(engine))]
         tasks.append(asyncio.create_task(_sys_topics(engine)))
+        tasks.append(asyncio.create_task(measure_lag(engine.metrics)))
         lists = RevocationLists(engine, self._config, loop.time) if engine.admission.trust is not None else None
         if lists is not None:
             tasks.append(asyncio.create_task(lists.run()))
@@ -136,7 +140,7 @@ class BrokerServer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await admin.close()
-            await self._shut_down(engine, poller, listeners)
+            await self._shut_down(engine, poller, lobby, listeners)
             if store is not None:
                 store.close()
 
@@ -199,7 +203,7 @@ class BrokerServer:
                 raise TlsConfigurationError(f"crlfile: {path} cannot be read; is it there?")
 
     def _listen(
-        self, loop: asyncio.AbstractEventLoop, engine: Engine, poller: Poller, context: ssl.SSLContext
+        self, loop: asyncio.AbstractEventLoop, engine: Engine, poller: Poller, lobby: Lobby, context: ssl.SSLContext
     ) -> list[Listener]:
         config = self._config
         wanted = [(Speaks.MQTT, config.port), (Speaks.WEBSOCKET, config.websocket_port)]
@@ -212,7 +216,7 @@ class BrokerServer:
         for speaks, port in wanted:
             if port is None:
                 continue
-            listener = Listener(loop, engine, poller, context, speaks, identity)
+            listener = Listener(loop, engine, poller, lobby, context, speaks, identity)
             host = "127.0.0.1" if speaks is Speaks.UNSAFE_PLAIN else config.host
             try:
                 listener.open(host, port)
@@ -247,7 +251,7 @@ class BrokerServer:
         sys.stdout.write(f"fleet-broker ready {' '.join(listener.url for listener in listeners)}\n")
         sys.stdout.flush()
 
-    async def _shut_down(self, engine: Engine, poller: Poller, listeners: list[Listener]) -> None:
+    async def _shut_down(self, engine: Engine, poller: Poller, lobby: Lobby, listeners: list[Listener]) -> None:
         for listener in listeners:
             listener.stop_accepting()
         now = asyncio.get_running_loop().time()
@@ -259,7 +263,7 @@ class BrokerServer:
                 now,
                 publish_will=False,
             )
-        await poller.drained(_STOP_PATIENCE)
+        await asyncio.gather(poller.drained(_STOP_PATIENCE), lobby.drained(_STOP_PATIENCE))
 
 
 async def _renewals(credential: BrokerCredential, reloader: Reloader) -> None:

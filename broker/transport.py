@@ -177,6 +177,11 @@ class TlsTransport:
         """The peer's address and port."""
         return f"{self._host}:{self._port}"
 
+    @property
+    def host(self) -> str:
+        """The peer's address."""
+        return self._host
+
     def start(self, receiver: Receiver) -> None:
         """Begin the handshake; *receiver* is told what comes of it."""
         self._receiver = receiver
@@ -410,6 +415,10 @@ class TlsTransport:
         self._socket.close()
 
     # Readiness
+
+    def settle(self) -> None:
+        """Take note that the client is admitted: it is served before newcomers."""
+        self._poller = self._poller.settled(self._fd, self, self._events)
 
     def hold(self) -> None:
         """Read nothing more from the peer until `release`."""

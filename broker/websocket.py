@@ -68,6 +68,9 @@ class Underlying(Protocol):
     def release(self) -> None:
         """Read again."""
 
+    def settle(self) -> None:
+        """Take note that the client is admitted."""
+
 
 class Above(Protocol):
     """The connection."""
@@ -198,6 +201,10 @@ class WebSocket:
         if self._websocket.state is ConnectionState.OPEN:
             self._send(CloseConnection(code=_NORMAL))
         self._transport.close()
+
+    def settle(self) -> None:
+        """Take note that the client is admitted."""
+        self._transport.settle()
 
     def hold(self) -> None:
         """Read nothing more until `release`."""

@@ -63,6 +63,7 @@ class FakeTransport:
         self.writes = 0
         self.closed = False
         self.held = False
+        self.settled = False
 
     def write(self, packets: list[bytes]) -> None:
         assert packets, "nothing was written"
@@ -80,6 +81,10 @@ class FakeTransport:
 
     def release(self) -> None:
         self.held = False
+
+    def settle(self) -> None:
+        assert not self.settled, "admitted twice"
+        self.settled = True
 
 
 class MemoryBroker:

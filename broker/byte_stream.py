@@ -1,0 +1,28 @@
+"""What a connection stands on: the secured stream of bytes, as `broker.transport` and `broker.websocket` provide it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class ByteStream(Protocol):
+    """The secured byte stream under a connection."""
+
+    @property
+    def address(self) -> str:
+        """The peer's address and port."""
+
+    def write(self, packets: list[bytes]) -> None:
+        """Write *packets*, or keep what the socket does not take."""
+
+    def close(self) -> None:
+        """Write what is left, close TLS cleanly, then the socket."""
+
+    def hold(self) -> None:
+        """Read nothing more until `release`."""
+
+    def release(self) -> None:
+        """Read again."""
+
+    def settle(self) -> None:
+        """Take note that the client is admitted: it is served before newcomers."""
