@@ -307,7 +307,7 @@ class ClientConnection:
         """Log what the client may not do, the first few times: it can try for ever, and the log is not its to fill."""
         if self._complaints < _MOST_COMPLAINTS:
             self._complaints += 1
-            log.warning(event, address=self.address, **details, **self._who())
+            self.engine.denied(self, event, details, self.last_received)
 
     def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
         """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
@@ -450,21 +450,8 @@ class ClientConnection:
         self._tail = None
         self._allowed = _NO_TOPICS
         self._aliases = None
-        metrics = self.engine.metrics
         self.engine.deadlines.cancel(self)
-        if self.session is None:
-            metrics.refused[code] += 1
-            log.info("refused", code=code, detail=detail, address=self.address, **self._who())
-        else:
-            metrics.closed[code] += 1
-            log.info("closed", code=code, detail=detail, address=self.address, **self._who())
-            self.engine.detach(self, now, publish_will=publish_will)
-
-    def _who(self) -> dict[str, str]:
-        if self.peer is None:
-            refusal = self.refusal
-            return {"identity": refusal.identity, "serial": refusal.serial} if refusal and refusal.serial else {}
-        return {"identity": self.peer.identity.uri, "serial": self.peer.serial}
+        self.engine.ended(self, code, detail, now, publish_will=publish_will)
 
 
 def _bytes_needed(data: bytes, position: int) -> int:

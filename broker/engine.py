@@ -29,6 +29,7 @@ from broker.admission.admission import Admission, Admitted, Peer, revoked
 from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused
 from broker.deadlines import Deadlines
+from broker.history import Happened, History, named
 from broker.limits import Limits
 from broker.metrics import Metrics
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
@@ -115,6 +116,7 @@ class Engine:
         "admission",
         "connected",
         "deadlines",
+        "history",
         "journal",
         "limits",
         "metrics",
@@ -136,6 +138,7 @@ class Engine:
         self.metrics = Metrics()
         self.turn = Turn(call_soon)
         self.deadlines = Deadlines(now)
+        self.history = History(limits.max_history)
         self.routes = Routes(limits.max_cached_routes)
         self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
         self.registry = SessionRegistry(QueueLimits(limits.max_queued_messages, limits.max_queued_bytes), self.metrics)
@@ -205,6 +208,24 @@ class Engine:
         self.connected += 1
         self.metrics.admitted += 1
         return session, present
+
+    def ended(self, connection: Client, code: str, detail: str, now: float, *, publish_will: bool) -> None:
+        """Count and tell that *connection* has ended, and let go of it if it was admitted."""
+        session = connection.session
+        what = Happened.REFUSED if session is None else Happened.CLOSED
+        counter = self.metrics.refused if session is None else self.metrics.closed
+        counter[code] += 1
+        log.info(str(what), code=code, detail=detail, address=connection.address, **named(connection))
+        self.history.note(what, connection, code, detail, session.client_id if session is not None else "", now)
+        if session is not None:
+            self.detach(connection, now, publish_will=publish_will)
+
+    def denied(self, connection: Client, event: str, details: dict[str, object], now: float) -> None:
+        """Tell that the client may not do what it wanted to."""
+        log.warning(event, address=connection.address, **details, **named(connection))
+        said = f"{event}: {details.get('topic') or details.get('topic_filter') or ''}"
+        client_id = connection.session.client_id if connection.session is not None else ""
+        self.history.note(Happened.DENIED, connection, str(details.get("code", "")), said, client_id, now)
 
     def detach(self, connection: Client, now: float, *, publish_will: bool) -> None:
         """Let go of a connection that was admitted: its will, and its session or what is left of it."""

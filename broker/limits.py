@@ -55,5 +55,7 @@ class Limits:
     max_keepalive: Annotated[int, Field(ge=10, le=65535)] = 3600
     """Longest keep alive; an MQTT 5 client that asks for more, or for none, is told this one."""
     max_cached_routes: Count = 200_000
+    max_history: Annotated[int, Field(ge=0, le=1_000_000)] = 20_000
+    """Events that `fleet-broker why` can tell of: admissions, refusals and ends of connections; 0 for none."""
     max_allowed_topics: Count = 256
     """Topics of which one connection remembers that it may publish to them."""

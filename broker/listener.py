@@ -124,6 +124,7 @@ class Listener:
             code = self._refuse(address[0], now)
             if code is not None:
                 engine.metrics.refused[code] += 1
+                engine.history.turned_away(address[0], code, now)
                 accepted.close()
                 continue
             self._serve(accepted, address[:2])

@@ -28,8 +28,9 @@ from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import parse_policy, read_policy
 from broker.admission.refusal import RefusalCode
+from broker.admission.trust import Trust
 from broker.config import BrokerConfig
-from broker.credentials import BrokerCredential, CredentialError, Enrolment, read_certificate
+from broker.credentials import BrokerCredential, CredentialError, Enrolment, own_trust_domain
 from broker.engine import Engine
 from broker.listener import Listener, Speaks
 from broker.lobby import Lobby
@@ -53,7 +54,7 @@ from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
 from broker.store.sqlite import SqliteStore
 from broker.sys_topics import INTERVAL, SysTopics
-from provisioning.pki.identity import InvalidIdentity, identity_of, parse_uri
+from provisioning.pki.identity import parse_uri
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 
@@ -87,6 +88,7 @@ class BrokerServer:
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
         self._credential: BrokerCredential | None = None
+        self._trust: Trust | None = None
 
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM.
@@ -175,30 +177,26 @@ class BrokerServer:
         return store
 
     def _context(self, files: CredentialFiles) -> ssl.SSLContext:
+        trust = self._trust
         return server_context(
             files,
-            self._config.cafile,
+            trust.anchors_pem if trust is not None and self._config.trust else self._config.cafile,
             client_certificate=ClientCertificate.REQUIRED,
             allow_tls12=self._config.allow_tls12,
         )
 
     def _admission(self, certificate: Path, policy: TopicPolicy) -> Admission:
-        trust_domain = self._config.trust_domain
-        if trust_domain is None:
-            own = read_certificate(certificate)
-            try:
-                trust_domain = identity_of(own).trust_domain if own is not None else None
-            except InvalidIdentity:
-                trust_domain = None  # A certificate of a foreign CA: its trust anchors say who belongs.
+        trust_domain = self._config.trust_domain or own_trust_domain(certificate)
         freshness = Freshness(self._config.revocation_grace, always_acceptable=self._config.provisioning is None)
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
-        trust = load_trust(self._config)
-        return Admission(RevocationIndex(), freshness, policy, trust_domain, self._config.any_client_id, trust)
+        self._trust = load_trust(self._config)
+        any_client_id = self._config.any_client_id
+        return Admission(RevocationIndex(), freshness, policy, trust_domain, any_client_id, self._trust)
 
     def _check_crl_files(self) -> None:
         """Raise `TlsConfigurationError` for a file that is not there: later that is an alarm, now it is a mistake."""
-        for path in self._config.crlfile:
+        for path in self._config.crl_files:
             if not path.exists() or not os.access(path, os.R_OK):
                 raise TlsConfigurationError(f"crlfile: {path} cannot be read; is it there?")
 

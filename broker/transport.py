@@ -40,9 +40,9 @@ from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Literal, Protocol
 
-from broker.admission.refusal import RefusalCode
 from broker.metrics import Metrics
 from broker.poller import READABLE, WRITABLE, Poller
+from broker.tls_refusal import code_of
 from broker.turn import Turn
 from provisioning.pki.tls import verified_path
 
@@ -212,7 +212,7 @@ class TlsTransport:
         except ssl.SSLWantWriteError:
             self._start_writing()
         except (ssl.SSLError, OSError) as error:
-            receiver.lost(RefusalCode.TLS_HANDSHAKE_FAILED, self._loop.time(), tls_reason(error))
+            receiver.lost(code_of(error), self._loop.time(), tls_reason(error))
             self._linger()  # OpenSSL has written the alert.
         else:
             self._stop_writing()

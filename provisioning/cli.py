@@ -19,7 +19,17 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from provisioning import audit_commands, certificate_commands, group_commands, lifecycle_commands, operator_commands
+from provisioning import (
+    approval_commands,
+    audit_commands,
+    certificate_commands,
+    claim_commands,
+    group_commands,
+    lifecycle_commands,
+    listed_commands,
+    manufacturer_commands,
+    operator_commands,
+)
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.version import product_version
@@ -38,6 +48,10 @@ app.add_typer(operator_commands.device_app, name="device")
 app.add_typer(certificate_commands.certificate_app, name="certificate")
 app.add_typer(audit_commands.audit_app, name="audit")
 app.add_typer(group_commands.group_app, name="group")
+app.add_typer(claim_commands.claim_app, name="claim")
+app.add_typer(manufacturer_commands.manufacturer_app, name="manufacturer")
+app.add_typer(listed_commands.listed_app, name="listed")
+app.add_typer(approval_commands.approval_app, name="approval")
 for command in (
     lifecycle_commands.revoke,
     lifecycle_commands.suspend,

@@ -43,11 +43,25 @@ class Code(StrEnum):
     TOKEN_DEVICE = "TOKEN_DEVICE"  # noqa: S105
     TOKEN_GROUP = "TOKEN_GROUP"  # noqa: S105
     NAME_TAKEN = "NAME_TAKEN"
+    # The other ways to be let in.
+    CLAIM_EXHAUSTED = "CLAIM_EXHAUSTED"
+    CLAIM_ENDED = "CLAIM_ENDED"
+    MANUFACTURER_CERTIFICATE = "MANUFACTURER_CERTIFICATE"
+    NOT_LISTED = "NOT_LISTED"
+    APPROVAL_DENIED = "APPROVAL_DENIED"
+    APPROVALS_FULL = "APPROVALS_FULL"
+    APPROVAL_DECIDED = "APPROVAL_DECIDED"
+    WEBHOOK_VETO = "WEBHOOK_VETO"
+    WEBHOOK_FAILED = "WEBHOOK_FAILED"
     # The group that the device would belong to.
     WAY_REFUSED = "WAY_REFUSED"
     GROUP_FULL = "GROUP_FULL"
     GROUP_UNKNOWN = "GROUP_UNKNOWN"
     GROUP_EXISTS = "GROUP_EXISTS"
+    CLAIM_UNKNOWN = "CLAIM_UNKNOWN"
+    MANUFACTURER_UNKNOWN = "MANUFACTURER_UNKNOWN"
+    APPROVAL_UNKNOWN = "APPROVAL_UNKNOWN"
+    NAME_EXISTS = "NAME_EXISTS"
     # The certificate that authenticates the caller.
     CERTIFICATE_MISSING = "CERTIFICATE_MISSING"
     CERTIFICATE_UNKNOWN = "CERTIFICATE_UNKNOWN"
@@ -77,6 +91,15 @@ class Refused(Exception):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"
+
+
+class Pending(Exception):
+    """Nobody has decided yet: the same request may be repeated after *retry_after* seconds."""
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after = retry_after
 
 
 class ConfigurationError(Exception):

@@ -55,6 +55,11 @@ NewKeyOption = Annotated[
     typer.Option("--new-key", help="When a device comes back with another key (default: refuse).", show_default=False),
 ]
 
+WebhookUrl = Annotated[
+    str | None,
+    typer.Option(help="Whom the way webhook asks: https://…, or http:// on this machine.", show_default=False),
+]
+
 
 @group_app.command("create")
 def create_group(
@@ -66,6 +71,7 @@ def create_group(
     maximum_devices: MaximumDevices = None,
     same_key: SameKey = None,
     new_key: NewKeyOption = None,
+    webhook_url: WebhookUrl = None,
     directory: Directory = None,
     url: Url = None,
     cafile: CaFile = None,
@@ -79,7 +85,7 @@ def create_group(
     Example:
       fleet-provisioning group create north --way token --maximum-devices 500
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    rules = _rules(way, closed, profile, lifetime, maximum_devices, same_key, new_key)
+    rules = _rules(way, closed, profile, lifetime, maximum_devices, same_key, new_key, webhook_url)
     if "ways" not in rules:
         raise typer.BadParameter("give --way, or --closed for a group that lets nobody in")
 
@@ -99,6 +105,7 @@ def change_group(
     maximum_devices: MaximumDevices = None,
     same_key: SameKey = None,
     new_key: NewKeyOption = None,
+    webhook_url: WebhookUrl = None,
     directory: Directory = None,
     url: Url = None,
     cafile: CaFile = None,
@@ -112,7 +119,7 @@ def change_group(
     Example:
       fleet-provisioning group set north --closed
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    rules = _rules(way, closed, profile, lifetime, maximum_devices, same_key, new_key)
+    rules = _rules(way, closed, profile, lifetime, maximum_devices, same_key, new_key, webhook_url)
     if not rules:
         raise typer.BadParameter("give what shall change")
 
@@ -180,6 +187,7 @@ def _rules(
     maximum_devices: int | None,
     same_key: int | None,
     new_key: NewKey | None,
+    webhook_url: str | None,
 ) -> dict[str, Any]:
     if ways and closed:
         raise typer.BadParameter("--way and --closed contradict each other")
@@ -190,6 +198,7 @@ def _rules(
         "maximum_devices": maximum_devices,
         "same_key_seconds": same_key,
         "new_key": new_key,
+        "webhook_url": webhook_url,
     }
     return {name: value for name, value in rules.items() if value is not None}
 

@@ -10,7 +10,6 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TextIO
 
 import typer
-from rich.progress import Progress, TaskID
 
 from provisioning.client.operator import IssuedToken, OperatorClient
 from provisioning.errors import ConfigurationError
@@ -36,6 +34,8 @@ from provisioning.service_command import (
     print_facts,
     print_json,
     print_table,
+    progress,
+    read_lines,
     shown_time,
     with_client,
 )
@@ -137,11 +137,11 @@ def create_batch(
         raise typer.BadParameter("--count needs --group")
 
     async def command(client: OperatorClient) -> None:
-        names = None if devices_file is None else _read_names(devices_file)
+        names = None if devices_file is None else read_lines(devices_file, "device")
         total = count if names is None else len(names)
         common: dict[str, Any] = {"group": group, "role": role, "ttl_seconds": ttl, "lifetime_seconds": lifetime}
         written = 0
-        with _create_private(output) as file, _progress(total or 0) as advance:
+        with _create_private(output) as file, progress("tokens", total or 0) as advance:
             writer = csv.writer(file)
             writer.writerow(("device", "group", "role", "token", "expires_at"))
             async for tokens in _batches(client, names, total or 0, common):
@@ -262,24 +262,9 @@ def _row(token: IssuedToken) -> tuple[str, str, str, str, str]:
     return token.device or "", token.group or "", token.role, token.token, token.expires_at.isoformat()
 
 
-def _read_names(path: Path) -> list[str]:
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    names = [name for name in names if name]
-    if not names:
-        raise ConfigurationError(f"{path} names no device: put one name on each line")
-    return names
-
-
 def _create_private(path: Path) -> TextIO:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise ConfigurationError(f"{path} exists already: choose another --output, it is never overwritten") from None
     return os.fdopen(descriptor, "w", encoding="utf-8", newline="")
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Any:
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        task: TaskID = progress.add_task("tokens", total=total)
-        yield lambda number: progress.advance(task, number)

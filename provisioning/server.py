@@ -37,13 +37,17 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.engine import Connection
 
+from provisioning.api.administration import EnrolmentAdministration
 from provisioning.api.application import new_application
+from provisioning.api.approvals import router as approval_router
+from provisioning.api.claims import router as claim_router
+from provisioning.api.device_lists import router as device_list_router
 from provisioning.api.est import est_routes
 from provisioning.api.feed import feed_routes
-from provisioning.api.groups import EnrolmentAdministration
 from provisioning.api.groups import router as group_router
 from provisioning.api.inventory import router as inventory_router
 from provisioning.api.lifecycle import router as lifecycle_router
+from provisioning.api.manufacturers import router as manufacturer_router
 from provisioning.api.ocsp import OcspEndpoint
 from provisioning.api.operators import OperatorServices
 from provisioning.api.operators import router as operator_router
@@ -52,15 +56,21 @@ from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority
 from provisioning.config import Settings
 from provisioning.connection_protocol import ConnectionProtocol, PeerCertificateProtocol
+from provisioning.enrolment.approvals import ApprovalService
+from provisioning.enrolment.claims import ClaimService
+from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import GroupService
+from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenService
+from provisioning.enrolment.webhook import Webhooks
+from provisioning.enrolment_trust import EnrolmentTrust
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, ROOT_CA, SERVER, AuthorityFiles
 from provisioning.issuing_policy import key_policy_of, profiles_of
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
-from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
+from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 from provisioning.revocation.feed import FeedEvent, RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
@@ -118,6 +128,7 @@ class _Parts:
     """What runs beside the listeners, each until it is cancelled."""
     https: FastAPI
     http: FastAPI
+    context: ssl.SSLContext
 
 
 async def serve(settings: Settings) -> None:
@@ -147,7 +158,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             http_socket = sockets.enter_context(_bind(settings.host, settings.http_port, "http_port"))
             service = Service(_url("https", settings.host, https_socket), _url("http", settings.host, http_socket))
             parts = await _build(settings, authority, service, database, serial_numbers)
-            https = _listener(parts.https, PeerCertificateProtocol, _server_context(authority))
+            https = _listener(parts.https, PeerCertificateProtocol, parts.context)
             http = _listener(parts.http, ConnectionProtocol, None)
             async with asyncio.TaskGroup() as tasks:
                 background = [tasks.create_task(run()) for run in parts.background]
@@ -233,6 +244,8 @@ async def _build(
         responder.forget_changed,
         lambda _changed: feed.announce(),
     )
+    trust, webhooks = _foreign_trust(settings, authority.files, database)
+    await trust.refresh()
     enrolment = EnrolmentService(
         database=database,
         issuer=issuer,
@@ -243,6 +256,7 @@ async def _build(
         crl_shards=shards,
         key_policy=key_policy,
         after_commit=told,
+        ask=webhooks.ask,
     )
     revocation = RevocationService(database, utc_now, told)
     suspension = SuspensionService(database, utc_now, told)
@@ -252,13 +266,20 @@ async def _build(
     https.state.operator_services = OperatorServices(
         database, TokenService(database, utc_now), revocation, suspension, feed, publishers, utc_now
     )
-    https.state.enrolment_services = EnrolmentAdministration(GroupService(database, profiles, utc_now))
+    https.state.enrolment_services = EnrolmentAdministration(
+        GroupService(database, profiles, utc_now),
+        ClaimService(database, utc_now, trust.refresh),
+        ManufacturerService(database, utc_now, trust.refresh),
+        DeviceListService(database, utc_now),
+        ApprovalService(database, utc_now),
+    )
     https.include_router(est_routes(enrolment, list(authorities.values())))
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
     https.include_router(lifecycle_router)
     https.include_router(inventory_router)
-    https.include_router(group_router)
+    for router in (group_router, claim_router, manufacturer_router, device_list_router, approval_router):
+        https.include_router(router)
 
     http = new_application("Fleetgate CRLs and CA certificates", product_version(), settings, openapi_url=None)
     http.include_router(relying_party_routes(publishers, authorities))
@@ -270,11 +291,14 @@ async def _build(
             feed.run,
             signer.run,
             retention.run,
+            trust.run,
+            webhooks.run,
             functools.partial(announcements.listen, database.url, feed.announce),
             *(publisher.run for publisher in publishers.values()),
         ],
         https,
         http,
+        trust.context,
     )
 
 
@@ -288,11 +312,12 @@ async def _crl_shards(database: Database, settings: Settings, public_url: str) -
     return await database.write(choose)
 
 
-def _server_context(authority: OpenAuthority) -> ssl.SSLContext:
-    files = authority.files
+def _foreign_trust(settings: Settings, files: AuthorityFiles, database: Database) -> tuple[EnrolmentTrust, Webhooks]:
+    """Return what knows whom TLS lets through, and what calls others."""
     credential = CredentialFiles(files.certificate(SERVER), files.key(SERVER))
     try:
-        return server_context(credential, files.bundle, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True)
+        trust = EnrolmentTrust(database, utc_now, credential, files.bundle)
+        return trust, Webhooks(settings.webhook_cafile or files.bundle)
     except TlsConfigurationError as error:
         raise ConfigurationError(str(error)) from error
 
@@ -310,6 +335,7 @@ def _listener(app: FastAPI, protocol: type[ConnectionProtocol], context: ssl.SSL
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # TLS ends here: who is connected is what the connection says.
             headers=headers,
             backlog=_BACKLOG,
             timeout_keep_alive=60,  # Not below the protocol's own limit, which counts a trickle too.

@@ -18,8 +18,8 @@ class RevocationLists:
 
     def __init__(self, engine: Engine, config: BrokerConfig, clock: Callable[[], float]) -> None:
         self.intake = CrlIntake(engine, clock)
-        self.files = CrlFiles(self.intake, config.crlfile, config.crl_check_seconds)
-        self.urls = CrlUrls(self.intake, config.crl_urls, config.crl_refresh_seconds, clock)
+        self.files = CrlFiles(self.intake, config.crl_files, config.crl_check_seconds)
+        self.urls = CrlUrls(self.intake, config.all_crl_urls, config.crl_refresh_seconds, clock)
         self._asker = StatusAsker(engine.admission, self.files, self.urls, clock)
         engine.admission.asker = self._asker
         self.current = asyncio.Event()

@@ -268,7 +268,8 @@ async def _critical_extension(scene: Scene) -> Seen:
     return await scene.show(scene.target.issuer.issue(scene.target.device(scene.fresh()), extra=((unknown, True),)))
 
 
-@case("24-two-identities", "its certificate names two devices", NOT_OURS, needs=(Feature.CLIENT_ID_BINDING,))
+@case("24-two-identities", "its certificate names two devices", NOT_OURS,
+      needs=(Feature.CLIENT_ID_BINDING, Feature.URI_IDENTITY))  # fmt: skip
 async def _two_identities(scene: Scene) -> Seen:
     mine, theirs = scene.fresh(), scene.fresh()
     names = x509.SubjectAlternativeName(
@@ -278,7 +279,7 @@ async def _two_identities(scene: Scene) -> Seen:
     return await scene.present(scene.context(paper.pem), theirs)
 
 
-@case("24-other-domain", "names a device of another trust domain", NOT_OURS, needs=(Feature.CLIENT_ID_BINDING,))
+@case("24-other-domain", "names a device of another trust domain", NOT_OURS, needs=(Feature.URI_IDENTITY,))
 async def _other_domain(scene: Scene) -> Seen:
     name = scene.fresh()
     return await scene.show(scene.target.issuer.device(name, scene.target.group, "other.example"))

@@ -22,8 +22,11 @@ from device_sim.attack.capabilities import CapabilityError
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, NoSuchCase, pick
 from device_sim.attack.fleetgate_target import fleetgate
+from device_sim.attack.foreign_server import ServerMissing
 from device_sim.attack.issuer import Issuer
-from device_sim.attack.mosquitto_target import MosquittoMissing, mosquitto
+from device_sim.attack.mosquitto_target import mosquitto
+from device_sim.attack.nats_target import nats_server
+from device_sim.attack.rabbitmq_target import rabbitmq
 from device_sim.attack.run import run, worst
 from device_sim.attack.target import Impossible, SigningRegistrar, Target
 from device_sim.attack.verdict import Outcome, Verdict
@@ -38,7 +41,7 @@ from provisioning.pki.tls import TlsConfigurationError
 
 _WIDTH = 200
 _EXPECTED = (
-    CapabilityError, ChildFailed, Impossible, KeyFileError, MosquittoMissing, RequestRefused, ServiceUnavailable,
+    CapabilityError, ChildFailed, Impossible, KeyFileError, RequestRefused, ServerMissing, ServiceUnavailable,
     TlsConfigurationError, OSError,
 )  # fmt: skip
 
@@ -48,6 +51,16 @@ class Against(StrEnum):
 
     FLEETGATE = "fleetgate"
     MOSQUITTO = "mosquitto"
+    NATS_SERVER = "nats-server"
+    RABBITMQ = "rabbitmq"
+
+
+_START = {
+    Against.FLEETGATE: fleetgate,
+    Against.MOSQUITTO: mosquitto,
+    Against.NATS_SERVER: nats_server,
+    Against.RABBITMQ: rabbitmq,
+}
 
 
 AgainstOption = Annotated[Against, typer.Option("--against", help="Start this one and attack it.")]
@@ -125,7 +138,7 @@ Opened = Callable[[Path], AbstractAsyncContextManager[Target]]
 
 
 def _started(against: Against, *, tls12: bool = False) -> Opened:
-    start = fleetgate if against is Against.FLEETGATE else mosquitto
+    start = _START[against]
     return lambda directory: start(directory, tls12=tls12)
 
 

@@ -44,8 +44,8 @@ _SERVICE_TOML = "feed_heartbeat_seconds = 0.5\n"
 CAPABILITIES = Capabilities(
     name="fleetgate",
     supports=frozenset({
-        Feature.MQTT5, Feature.QOS2, Feature.CLIENT_ID_BINDING, Feature.TOPIC_POLICY, Feature.SUBSCRIPTION_POLICY,
-        Feature.REVOCATION,
+        Feature.MQTT5, Feature.QOS2, Feature.CLIENT_ID_BINDING, Feature.URI_IDENTITY, Feature.TOPIC_POLICY,
+        Feature.SUBSCRIPTION_POLICY, Feature.REVOCATION, Feature.CERTIFICATE_REVOCATION,
     }),
     # A second for the deadline, one for the broker's sweep of deadlines, one for a busy machine.
     limits=TimeLimits(handshake=3.0, connect=3.0, keep_alive=4.0, revocation=3.0),

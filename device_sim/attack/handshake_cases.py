@@ -9,7 +9,6 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 
-from broker.mqtt.connect import Connect
 from device_sim.attack.capabilities import Feature, TimeLimits
 from device_sim.attack.case import Chapter
 from device_sim.attack.issuer import Paper
@@ -72,7 +71,7 @@ async def _null_cipher(scene: Scene) -> Seen:
 
 @case("27-plain-mqtt", "speaks MQTT without TLS", CLOSED)
 async def _plain_mqtt(scene: Scene) -> Seen:
-    return await _says(scene, Connect(client_id="plain", keep_alive=60).encode())
+    return await _says(scene, scene.connect("plain", keep_alive=60).encode())
 
 
 @case("27-http", "speaks HTTP without TLS", CLOSED)
@@ -155,7 +154,7 @@ async def _no_connect(scene: Scene) -> Seen:
 async def _slow_connect(scene: Scene) -> Seen:
     client = await _dialled(scene)
     limit = scene.target.capabilities.limits.connect
-    data = Connect(client_id="x" * 50, keep_alive=60).encode()
+    data = scene.connect("x" * 50, keep_alive=60).encode()
 
     async def drip() -> None:
         for byte in data:
@@ -175,7 +174,7 @@ async def _slow_connect(scene: Scene) -> Seen:
 async def _dialled(scene: Scene) -> RawClient:
     paper = await scene.device()
     try:
-        return await RawClient.dial(scene.target.endpoint, scene.context(paper.pem))
+        return await scene.dial(scene.context(paper.pem))
     except NotAdmitted as error:
         raise Impossible(f"a good device is refused: {error.closure}") from error
 
@@ -239,8 +238,8 @@ async def _reconnect_storm(scene: Scene) -> Seen:
     async def storm() -> int:
         made = 0
         while made < _STORM or not enough.is_set():
-            client = await RawClient.dial(scene.target.endpoint, scene.context(storming.pem))
-            await client.send(Connect(client_id=storming.name, keep_alive=60).encode())
+            client = await scene.dial(scene.context(storming.pem))
+            await client.send(scene.connect(storming.name, keep_alive=60).encode())
             client.abort()
             made += 1
         return made

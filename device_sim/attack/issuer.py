@@ -60,9 +60,11 @@ class Paper:
 class Issuer:
     """Signs whatever it is told to."""
 
-    def __init__(self, certificate: x509.Certificate, key: PrivateKey) -> None:
+    def __init__(self, certificate: x509.Certificate, key: PrivateKey, *, dns_of_name: bool = False) -> None:
         self.certificate = certificate
         self.key = key
+        self._dns_of_name = dns_of_name
+        """Whether each certificate bears its name as a dNSName too: for brokers that read nothing else."""
 
     @classmethod
     def load(cls, certificate: Path, key: Path, passphrase: bytes | None = None) -> Issuer:
@@ -79,13 +81,13 @@ class Issuer:
         return issuer
 
     @classmethod
-    def founded(cls, name: x509.Name, *, path_length: int | None = 0) -> Issuer:
+    def founded(cls, name: x509.Name, *, path_length: int | None = 0, dns_of_name: bool = False) -> Issuer:
         """Return a new self-signed CA called *name*."""
         key = generate_key()
         paper = cls(_placeholder(name, key), key).issue(
             None, key=key, subject=name, ca=True, path_length=path_length, usages=None
         )
-        return cls(paper.certificate, key)
+        return cls(paper.certificate, key, dns_of_name=dns_of_name)
 
     def issue(
         self,
@@ -109,6 +111,8 @@ class Issuer:
         key = key or generate_key()
         now = datetime.now(UTC)
         names: list[x509.GeneralName] = [] if identity is None else [x509.UniformResourceIdentifier(identity.uri)]
+        if self._dns_of_name and identity is not None:
+            dns_names = [identity.name, *dns_names]
         names += [x509.DNSName(name) for name in dns_names]
         builder = (
             x509.CertificateBuilder()

@@ -15,7 +15,6 @@ from broker.mqtt.properties import Properties
 from broker.mqtt.wire import encode_frame, encode_string
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import Chapter
-from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import CLOSED, Layer, Seen
@@ -31,7 +30,7 @@ chapter = Chapter()
 case = chapter.case
 
 
-def _bad(name: str, description: str, data: bytes, *also: str) -> None:
+def _bad(name: str, description: str, data: bytes, *also: str, needs: tuple[Feature, ...] = ()) -> None:
     """Add a case in which *data* follows a good CONNECT."""
 
     async def attempt(scene: Scene) -> Seen:
@@ -42,18 +41,16 @@ def _bad(name: str, description: str, data: bytes, *also: str) -> None:
         finally:
             client.close()
 
-    chapter.add(name, description, (*BAD_PACKET, *also), attempt)
+    chapter.add(name, description, (*BAD_PACKET, *also), attempt, needs=needs)
 
 
-def _first(
-    name: str, description: str, data: bytes, *expected: str, version: ProtocolVersion = ProtocolVersion.V5
-) -> None:
+def _first(name: str, description: str, data: bytes, *expected: str, version: ProtocolVersion | None = None) -> None:
     """Add a case in which *data* comes in the place of CONNECT."""
 
     async def attempt(scene: Scene) -> Seen:
         paper = await scene.device()
         try:
-            client = await RawClient.dial(scene.target.endpoint, scene.context(paper.pem), version=version)
+            client = await scene.dial(scene.context(paper.pem), version=version)
         except NotAdmitted as error:
             raise Impossible(f"a good device is refused: {error.closure}") from error
         try:
@@ -94,7 +91,10 @@ _bad(
 _bad("34-second-connect", "a second CONNECT", Connect(client_id="again", keep_alive=60).encode())
 _bad("34-type-0", "the reserved packet type 0", b"\x00\x00")
 _bad("34-connack", "a CONNACK, which only brokers send", b"\x20\x03\x00\x00\x00")
-_bad("34-property-twice", "the same property twice", encode_frame(0x30, encode_string("a") + b"\x04\x01\x00\x01\x00"))
+_bad(
+    "34-property-twice", "the same property twice",
+    encode_frame(0x30, encode_string("a") + b"\x04\x01\x00\x01\x00"), needs=(Feature.MQTT5,),
+)  # fmt: skip
 _bad("34-empty-subscribe", "a SUBSCRIBE without a filter", b"\x82\x03\x00\x01\x00")
 _first("34-publish-first", "a PUBLISH before CONNECT", encode_frame(0x30, encode_string("a") + b"\x00"))
 _first("34-noise", "noise inside TLS", _EVERY_BYTE)
@@ -104,7 +104,7 @@ _first("34-other-protocol", "a CONNECT of the protocol MQTX", b"\x10\x0d\x00\x04
 _bad("40-packet-id-0", "a packet identifier of zero", encode_frame(0x32, encode_string("a") + b"\x00\x00\x00"))
 
 
-@case("40-topic-alias", "a topic alias over the maximum", "mqtt DISCONNECT 0x94", *BAD_PACKET)
+@case("40-topic-alias", "a topic alias over the maximum", "mqtt DISCONNECT 0x94", *BAD_PACKET, needs=(Feature.MQTT5,))
 async def _topic_alias(scene: Scene) -> Seen:
     paper = await scene.device()
     name = paper.name
@@ -119,7 +119,7 @@ async def _topic_alias(scene: Scene) -> Seen:
 
 @case(
     "40-receive-maximum", "more unfinished QoS 2 messages than the broker takes",
-    "mqtt DISCONNECT 0x93", needs=(Feature.QOS2,),
+    "mqtt DISCONNECT 0x93", needs=(Feature.MQTT5, Feature.QOS2),
 )  # fmt: skip
 async def _receive_maximum(scene: Scene) -> Seen:
     paper = await scene.device()

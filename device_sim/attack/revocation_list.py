@@ -16,7 +16,6 @@ from device_sim.attack import session_cases
 from device_sim.attack.capabilities import Feature, TimeLimits
 from device_sim.attack.case import Chapter
 from device_sim.attack.issuer import Paper
-from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
@@ -58,10 +57,10 @@ def _resumes(name: str, description: str, *, clean: bool, version: ssl.TLSVersio
         if not ticket:
             context.options |= ssl.OP_NO_TICKET
         try:
-            client = await RawClient.dial(scene.target.endpoint, context)
+            client = await scene.dial(context)
         except NotAdmitted as error:
             raise Impossible(f"a good device is refused: {error.closure}") from error
-        await client.connect(Connect(client_id=device, keep_alive=60))
+        await client.connect(scene.connect(device, keep_alive=60))
         session = client.socket.session
         if clean:
             client.close()
@@ -93,28 +92,28 @@ async def _live(scene: Scene) -> Seen:
 async def _live_311(scene: Scene) -> Seen:
     paper = await scene.device()
     name = paper.name
-    connect = Connect(client_id=name, protocol_version=ProtocolVersion.V311, keep_alive=600)
+    connect = scene.connect(name, version=ProtocolVersion.V311, keep_alive=600)
     return await session_cases.cut(scene, paper, await scene.admitted(paper, connect))
 
 
-def _keeping(name: str) -> Connect:
-    return Connect(
-        client_id=name, clean_start=False, keep_alive=600, properties=Properties(session_expiry_interval=_EXPIRY)
-    )
+def _keeping(scene: Scene, name: str) -> Connect:
+    # Before MQTT 5 there is no expiry to ask for.
+    kept = Properties(session_expiry_interval=_EXPIRY) if scene.version is ProtocolVersion.V5 else Properties()
+    return scene.connect(name, clean_start=False, keep_alive=600, properties=kept)
 
 
 async def _kept(scene: Scene, messages: int) -> tuple[Paper, str]:
     """Return a device that has left a session behind, with *messages* waiting in it."""
     paper = await scene.device()
     name = paper.name
-    client = await scene.admitted(paper, _keeping(name))
+    client = await scene.admitted(paper, _keeping(scene, name))
     if not (await scene.subscribe(client, scene.topic(name, "cmd/#"), QoS.AT_LEAST_ONCE)).got_in:
         raise Impossible("a device may not subscribe to its commands here")
     client.abort()
     sender_name = scene.fresh("sender")
     sender = await scene.admitted(
         await scene.target.registrar.certify(scene.target.service(sender_name)),
-        Connect(client_id=sender_name, keep_alive=600),
+        scene.connect(sender_name, keep_alive=600),
     )
     for number in range(1, messages + 1):
         packet = Publish(scene.topic(name, "cmd/open"), b"secret", QoS.AT_LEAST_ONCE, packet_id=number)
@@ -148,12 +147,12 @@ async def _queued_messages(scene: Scene) -> Seen:
 async def _fetched(scene: Scene, paper: Paper, name: str) -> Seen:
     """Return to the session that was kept, and tell whether a queued message comes."""
     try:
-        client = await RawClient.dial(scene.target.endpoint, scene.context(paper.pem))
+        client = await scene.dial(scene.context(paper.pem))
     except NotAdmitted as error:
         return Seen(Layer.MQTT, "not-delivered", f"refused: {error.closure}")
     answers = []
     try:
-        await client.send(_keeping(name).encode())
+        await client.send(_keeping(scene, name).encode())
         while True:
             packet = await client.receive(2.0)
             if isinstance(packet, Publish):
@@ -241,7 +240,8 @@ async def _first_known(scene: Scene, paper: Paper) -> Seen:
             return seen
 
 
-@case("15-other-certificate", "uses its other certificate, which is not revoked", IN, needs=_NEEDS)
+@case("15-other-certificate", "uses its other certificate, which is not revoked", IN,
+      needs=(Feature.REVOCATION, Feature.CERTIFICATE_REVOCATION))  # fmt: skip
 async def _other_certificate(scene: Scene) -> Seen:
     desk = scene.target.desk
     paper = await scene.device()

@@ -13,10 +13,11 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible, Target
-from device_sim.attack.verdict import Judgement, Outcome, Seen, Verdict, judge, seen_in
+from device_sim.attack.verdict import Judgement, Outcome, Seen, Verdict, before_mqtt5, judge, seen_in
 from device_sim.tls_dial import NotAdmitted
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
 from provisioning.client.operator import RequestRefused, ServiceUnavailable
@@ -58,8 +59,11 @@ async def _shows_itself(scene: Scene) -> Seen:
 
 async def _tried(scene: Scene, case: Case) -> Outcome:
     capabilities = scene.target.capabilities
-    expected = capabilities.expected.get(case.name, case.expected)
+    expected = capabilities.expected.get(case.name) or _right(case, capabilities)
     limit = case.limit(capabilities.limits)
+    if Feature.MQTT5 in case.needs and Feature.MQTT5 not in capabilities.supports:
+        # Its bytes would mean something else.
+        return Outcome(case.name, case.description, expected, limit, Judgement(Verdict.SKIP, "not claimed: mqtt5"))
     started = time.monotonic()
     try:
         async with asyncio.timeout(limit + _FOREVER):
@@ -81,6 +85,10 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
     if missing and judgement.verdict is not Verdict.PASS:
         judgement = Judgement(Verdict.SKIP, f"not claimed: {', '.join(missing)}")
     return Outcome(case.name, case.description, expected, limit, judgement, seen, seconds)
+
+
+def _right(case: Case, capabilities: Capabilities) -> tuple[str, ...]:
+    return case.expected if Feature.MQTT5 in capabilities.supports else before_mqtt5(case.expected)
 
 
 def worst(outcomes: Iterable[Outcome]) -> Verdict:

@@ -20,10 +20,12 @@ import ssl
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Connect
 from broker.mqtt.packets import Pingreq, Pingresp, Publish, Suback, Subscribe, SubscriptionRequest
+from device_sim.attack.capabilities import Feature
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.target import Impossible, Target
@@ -120,6 +122,21 @@ class Scene:
 
     # Connecting
 
+    @property
+    def version(self) -> ProtocolVersion:
+        """The version of MQTT that is spoken where a case does not say: the newest that the target claims."""
+        return ProtocolVersion.V5 if Feature.MQTT5 in self.target.capabilities.supports else ProtocolVersion.V311
+
+    def connect(self, client_id: str, *, version: ProtocolVersion | None = None, **fields: Any) -> Connect:
+        """Return a CONNECT; *fields* are those of `broker.mqtt.connect.Connect`."""
+        return Connect(client_id=client_id, protocol_version=version or self.version, **fields)
+
+    async def dial(
+        self, context: ssl.SSLContext, *, version: ProtocolVersion | None = None, session: ssl.SSLSession | None = None
+    ) -> RawClient:
+        """Return a connection to the target; raise `device_sim.tls_dial.NotAdmitted`."""
+        return await RawClient.dial(self.target.endpoint, context, version=version or self.version, session=session)
+
     def context(self, pem: CredentialPem | None, *, allow_tls12: bool = False) -> ssl.SSLContext:
         """Return a client's context for the target."""
         return client_context(self.target.anchors, pem, allow_tls12=allow_tls12)
@@ -129,16 +146,16 @@ class Scene:
         context: ssl.SSLContext,
         client_id: str,
         *,
-        version: ProtocolVersion = ProtocolVersion.V5,
+        version: ProtocolVersion | None = None,
         session: ssl.SSLSession | None = None,
     ) -> Seen:
         """Connect with *context*, send a harmless CONNECT, and return the answer."""
         try:
-            client = await RawClient.dial(self.target.endpoint, context, version=version, session=session)
+            client = await self.dial(context, version=version, session=session)
         except NotAdmitted as error:
             return seen_in(error.closure)
         try:
-            seen = await client.connect(Connect(client_id=client_id, protocol_version=version, keep_alive=60), _ANSWER)
+            seen = await client.connect(self.connect(client_id, version=version, keep_alive=60), _ANSWER)
         finally:
             resumed = client.socket.session_reused
             client.close()
@@ -169,9 +186,9 @@ class Scene:
 
     async def admitted(self, paper: Paper, connect: Connect | None = None) -> RawClient:
         """Return a connection of the good *paper*; raise `Impossible` if it is refused."""
-        connect = connect or Connect(client_id=paper.name, keep_alive=600)
+        connect = connect or self.connect(paper.name, keep_alive=600)
         try:
-            client = await RawClient.dial(self.target.endpoint, self.context(paper.pem))
+            client = await self.dial(self.context(paper.pem))
         except NotAdmitted as error:
             raise Impossible(f"a good device is refused: {error.closure}") from error
         seen = await client.connect(connect)

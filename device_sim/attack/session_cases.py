@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from broker.mqtt.codes import ProtocolVersion, QoS
-from broker.mqtt.connect import Connect, Will
+from broker.mqtt.connect import Will
 from broker.mqtt.packets import Pingreq, Pingresp, Puback, Publish, Pubrec
 from device_sim.attack.capabilities import Feature, TimeLimits
 from device_sim.attack.case import Chapter
@@ -60,7 +60,7 @@ async def _revoked_live(scene: Scene) -> Seen:
 async def _revoked_live_311(scene: Scene) -> Seen:
     paper = await scene.device()
     name = paper.name
-    connect = Connect(client_id=name, protocol_version=_V311, keep_alive=600)
+    connect = scene.connect(name, version=_V311, keep_alive=600)
     return await cut(scene, paper, await scene.admitted(paper, connect))
 
 
@@ -84,11 +84,11 @@ def _resumed(name: str, description: str, *, clean: bool) -> None:
         paper = await scene.device()
         context = scene.context(paper.pem)
         try:
-            client = await RawClient.dial(scene.target.endpoint, context)
+            client = await scene.dial(context)
         except NotAdmitted as error:
             raise Impossible(f"a good device is refused: {error.closure}") from error
         device = paper.name
-        await client.connect(Connect(client_id=device, keep_alive=60))
+        await client.connect(scene.connect(device, keep_alive=60))
         session = client.socket.session
         if clean:
             client.close()
@@ -131,7 +131,7 @@ async def _flapping(scene: Scene) -> Seen:
     return seen
 
 
-def _other_client_id(name: str, description: str, version: ProtocolVersion, *expected: str) -> None:
+def _other_client_id(name: str, description: str, version: ProtocolVersion | None, *expected: str) -> None:
     async def attempt(scene: Scene) -> Seen:
         paper = await scene.device()
         return await scene.present(scene.context(paper.pem), scene.fresh("victim"), version=version)
@@ -139,9 +139,7 @@ def _other_client_id(name: str, description: str, version: ProtocolVersion, *exp
     chapter.add(name, description, expected, attempt, needs=(Feature.CLIENT_ID_BINDING,))
 
 
-_other_client_id(
-    "19-other-client-id", "uses another's client id", ProtocolVersion.V5, "mqtt CONNACK 0x85", "mqtt CONNACK 0x87"
-)
+_other_client_id("19-other-client-id", "uses another's client id", None, "mqtt CONNACK 0x85", "mqtt CONNACK 0x87")
 _other_client_id("19-other-client-id-311", "the same with MQTT 3.1.1", _V311, "mqtt CONNACK 2", "mqtt CONNACK 5")
 
 
@@ -165,16 +163,16 @@ async def _takes_over(scene: Scene) -> Seen:
 async def _other_user_name(scene: Scene) -> Seen:
     paper = await scene.device()
     name = paper.name
-    client = await RawClient.dial(scene.target.endpoint, scene.context(paper.pem))
+    client = await scene.dial(scene.context(paper.pem))
     try:
-        return await client.connect(Connect(client_id=name, keep_alive=60, username="admin", password=b"admin"))
+        return await client.connect(scene.connect(name, keep_alive=60, username="admin", password=b"admin"))
     finally:
         client.close()
 
 
 def _publishes(
     name: str, description: str, *expected: str, qos: QoS, own: str = "", retain: bool = False,
-    version: ProtocolVersion = ProtocolVersion.V5, needs: tuple[Feature, ...] = (),
+    version: ProtocolVersion | None = None, needs: tuple[Feature, ...] = (),
 ) -> None:  # fmt: skip
     """Add a case that publishes to another's topic, or to its *own* one that is not for it to write."""
 
@@ -182,13 +180,13 @@ def _publishes(
         await scene.watcher()
         paper = await scene.device()
         device = paper.name
-        connect = Connect(client_id=device, protocol_version=version, keep_alive=600)
+        connect = scene.connect(device, version=version, keep_alive=600)
         client = await scene.admitted(paper, connect)
         try:
             topic = scene.topic(device, own) if own else scene.topic(scene.fresh("victim"))
             payload = f"forged by {device}".encode()
             packet = Publish(topic, payload, qos, retain, packet_id=7 if qos else None)
-            await client.send(packet.encode(version))
+            await client.send(packet.encode(client.version))
             answer = await client.answer(Puback, Pubrec, deadline=_ANSWER) if qos else None
             if answer is not None and not answer.code.startswith(("PUBACK", "PUBREC")):
                 return answer  # Closed for it.
@@ -213,10 +211,12 @@ _publishes("37-retained", "retains a message on another's topic", "mqtt PUBACK 0
            qos=QoS.AT_LEAST_ONCE, retain=True)  # fmt: skip
 
 
-def _subscribes(name: str, description: str, topic_filter: str, *expected: str, version: ProtocolVersion) -> None:
+def _subscribes(
+    name: str, description: str, topic_filter: str, *expected: str, version: ProtocolVersion | None = None
+) -> None:
     async def attempt(scene: Scene) -> Seen:
         paper = await scene.device()
-        connect = Connect(client_id=paper.name, protocol_version=version, keep_alive=600)
+        connect = scene.connect(paper.name, version=version, keep_alive=600)
         client = await scene.admitted(paper, connect)
         try:
             victim = await scene.device()
@@ -246,15 +246,13 @@ async def _overheard(scene: Scene, spy: RawClient, name: str, victim: RawClient)
             return Seen(Layer.MQTT, "SUBACK granted, not-delivered", "", ClosedBy.NOBODY)
 
 
-_V5 = ProtocolVersion.V5
 _NO = "mqtt SUBACK 0x87"
-_subscribes("36-everything", "subscribes to #", "#", _NO, version=_V5)
+_subscribes("36-everything", "subscribes to #", "#", _NO)
 _subscribes("36-everything-311", "subscribes to # with MQTT 3.1.1", "#", "mqtt SUBACK 0x80", version=_V311)
-_subscribes("36-other-device", "subscribes to another's telemetry", "{victim}", _NO, version=_V5)
-_subscribes("36-all-commands", "subscribes to everybody's commands", "fleet/+/+/cmd/#", _NO, version=_V5)
-_subscribes("36-sys", "subscribes to $SYS/#", "$SYS/#", _NO, version=_V5)
-_subscribes("36-shared", "subscribes to everything by a shared subscription", "$share/g/#", _NO, "mqtt SUBACK 0x9e",
-            version=_V5)  # fmt: skip
+_subscribes("36-other-device", "subscribes to another's telemetry", "{victim}", _NO)
+_subscribes("36-all-commands", "subscribes to everybody's commands", "fleet/+/+/cmd/#", _NO)
+_subscribes("36-sys", "subscribes to $SYS/#", "$SYS/#", _NO)
+_subscribes("36-shared", "subscribes to everything by a shared subscription", "$share/g/#", _NO, "mqtt SUBACK 0x9e")
 
 
 @case("37-will", "leaves a will on another's topic", "mqtt CONNACK 0x87", NOWHERE, needs=(Feature.TOPIC_POLICY,))
@@ -263,9 +261,9 @@ async def _will(scene: Scene) -> Seen:
     paper = await scene.device()
     name = paper.name
     payload = f"will of {name}".encode()
-    client = await RawClient.dial(scene.target.endpoint, scene.context(paper.pem))
+    client = await scene.dial(scene.context(paper.pem))
     will = Will(scene.topic(scene.fresh("victim")), payload)
-    seen = await client.connect(Connect(client_id=name, keep_alive=60, will=will))
+    seen = await client.connect(scene.connect(name, keep_alive=60, will=will))
     client.abort()
     if not seen.got_in:
         return seen
@@ -284,7 +282,7 @@ async def will_of_revoked(scene: Scene) -> Seen:
     name = paper.name
     payload = f"last will of {name}".encode()
     will = Will(scene.topic(name, "state"), payload)
-    client = await scene.admitted(paper, Connect(client_id=name, keep_alive=600, will=will))
+    client = await scene.admitted(paper, scene.connect(name, keep_alive=600, will=will))
     try:
         await scene.target.registrar.revoke(paper)
         if await watcher.got(payload, scene.target.capabilities.limits.revocation):
@@ -333,7 +331,7 @@ def _keep_alive(limits: TimeLimits) -> float:
 async def _freezes(scene: Scene) -> Seen:
     paper = await scene.device()
     name = paper.name
-    client = await scene.admitted(paper, Connect(client_id=name, keep_alive=1))
+    client = await scene.admitted(paper, scene.connect(name, keep_alive=1))
     started = time.monotonic()
     try:
         seen = await client.end(scene.target.capabilities.limits.keep_alive)
@@ -349,7 +347,7 @@ async def _will_of_frozen(scene: Scene) -> Seen:
     name = paper.name
     payload = f"froze: {name}".encode()
     will = Will(scene.topic(name, "state"), payload)
-    client = await scene.admitted(paper, Connect(client_id=name, keep_alive=1, will=will))
+    client = await scene.admitted(paper, scene.connect(name, keep_alive=1, will=will))
     try:
         if await watcher.got(payload, scene.target.capabilities.limits.keep_alive):
             return Seen(Layer.MQTT, "delivered", "", ClosedBy.NOBODY, got_in=True)
@@ -365,7 +363,7 @@ async def _never_reads(scene: Scene) -> Seen:
     slow, other = await scene.admitted(paper), await scene.admitted(innocent)
     sender_name = scene.fresh("sender")
     sender_paper = await scene.target.registrar.certify(scene.target.service(sender_name))
-    sender = await scene.admitted(sender_paper, Connect(client_id=sender_name, keep_alive=600))
+    sender = await scene.admitted(sender_paper, scene.connect(sender_name, keep_alive=600))
     topic = scene.topic(name, "cmd/firmware")
     try:
         if not (await scene.subscribe(slow, scene.topic(name, "cmd/#"))).got_in:
@@ -394,7 +392,7 @@ async def _never_reads(scene: Scene) -> Seen:
 @case("43-clock-ahead", "its clock is two years ahead: it must refuse the broker itself", "device server_certificate")
 async def _clock_ahead(scene: Scene) -> Seen:
     paper = await scene.device()
-    client = await RawClient.dial(scene.target.endpoint, scene.context(paper.pem))
+    client = await scene.dial(scene.context(paper.pem))
     der = client.socket.getpeercert(binary_form=True)
     client.close()
     anchors = x509.load_pem_x509_certificates(scene.target.anchors.read_bytes())

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from broker.mqtt.codes import ReasonCode, connect_return_code
 from device_sim.closure import Closure
 
 CLOSED = "closed"
@@ -131,6 +132,27 @@ def is_admission(expected: str) -> bool:
     if packet in {"CONNACK", "PUBACK", "PUBREC", "SUBACK"}:
         return int(number, 0) < _FAILURE and not (packet == "CONNACK" and number not in {"0", "0x00"})
     return code in {"delivered", "issued", OPEN, "served", "agreed"}
+
+
+def before_mqtt5(expected: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what *expected* is where no MQTT 5 is spoken: a return code, or no word but the deed."""
+    return tuple(dict.fromkeys(answer for each in expected for answer in _before_mqtt5(each)))
+
+
+def _before_mqtt5(expected: str) -> tuple[str, ...]:
+    _, _, code = expected.partition(" ")
+    packet, _, number = code.partition(" ")
+    match packet:
+        case "CONNACK" if number.startswith("0x"):
+            return (f"mqtt CONNACK {connect_return_code(ReasonCode(int(number, 0))).value}",)
+        case "DISCONNECT":
+            return (CLOSED,)
+        case "PUBACK" | "PUBREC" if int(number, 0) >= _FAILURE:
+            return ("mqtt not-delivered", CLOSED)
+        case "SUBACK" if int(number, 0) >= _FAILURE:
+            return ("mqtt SUBACK 0x80", CLOSED)
+        case _:
+            return (expected,)
 
 
 def seen_in(closure: Closure) -> Seen:

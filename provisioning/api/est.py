@@ -68,8 +68,11 @@ def est_routes(enrolment: EnrolmentService, authorities: Sequence[x509.Certifica
 
     async def enrol(request: Request, label: str | None) -> Response:
         csr = await _read_csr(request)
-        credential = parse_basic(request.headers.get("authorization"))
-        return _issued(await enrolment.enrol(csr, credential, label))
+        header, certificate = request.headers.get("authorization"), peer_certificate(request)
+        # With nothing but a label, the group may still have a way: a listed key, an operator's approval.
+        alone = header is None and (certificate is not None or label is not None)
+        token = None if alone else parse_basic(header)
+        return _issued(await enrolment.enrol(csr, token, label, certificate))
 
     async def reenrol(request: Request, label: str | None) -> Response:
         csr = await _read_csr(request)

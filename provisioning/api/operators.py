@@ -31,6 +31,8 @@ from provisioning.store.devices import Device, DeviceState
 
 PREFIX: Final = "/v1"
 MAXIMUM_PAGE: Final = 1000
+MAXIMUM_REVOCATIONS: Final = 1000
+"""In one batch: one transaction, which nobody else should have to wait for."""
 DEFAULT_PAGE: Final = 100
 
 Limit = Annotated[int, Query(ge=1, le=MAXIMUM_PAGE)]
@@ -67,19 +69,25 @@ class TokensRequest(BaseModel):
         return TokenOrder(named, self.group, self.role, ttl, self.count, self.dns_names, self.ip_addresses, lifetime)
 
 
+Serial = Annotated[str, Field(max_length=64)]
+
+
 class RevocationRequest(BaseModel):
-    """What to revoke: a ``device`` with all its certificates, or one certificate by ``serial``."""
+    """What to revoke: a ``device`` with all its certificates, one certificate by ``serial``, or many in one step."""
 
     model_config = ConfigDict(extra="forbid")
 
     device: Name | None = None
-    serial: Annotated[str, Field(max_length=64)] | None = None
+    serial: Serial | None = None
+    devices: Annotated[list[Name], Field(max_length=MAXIMUM_REVOCATIONS)] = []
+    serials: Annotated[list[Serial], Field(max_length=MAXIMUM_REVOCATIONS)] = []
     reason: RevocationReason = RevocationReason.UNSPECIFIED
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> RevocationRequest:
-        if (self.device is None) == (self.serial is None):
-            raise ValueError("give exactly one of device and serial")
+    def _one_kind(self) -> RevocationRequest:
+        many = bool(self.devices or self.serials)
+        if (self.device is not None) + (self.serial is not None) + many != 1:
+            raise ValueError("give exactly one of device and serial, or lists: devices, serials or both")
         return self
 
 
@@ -152,9 +160,15 @@ async def show_device(name: str, services: Services) -> dict[str, Any]:
 
 @router.post("/revocations", status_code=HTTPStatus.CREATED)
 async def revoke(body: RevocationRequest, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
-    """Revoke, finally. 201 if this call did it, 200 with the original facts if it was done before."""
+    """Revoke, finally. 201 if this call did it, 200 with the original facts if it was done before.
+
+    ``devices`` and ``serials`` are revoked in one transaction: all of them, or none if one is unknown.
+    """
     by = operator.device.name
-    if body.device is not None:
+    if body.devices or body.serials:
+        serials = [normal_serial(each) for each in body.serials]
+        outcome = await services.revocation.revoke_batch(body.devices, serials, body.reason, by=by)
+    elif body.device is not None:
         outcome = await services.revocation.revoke_device(body.device, body.reason, by=by)
     else:
         outcome = await services.revocation.revoke_serial(normal_serial(body.serial or ""), body.reason, by=by)

@@ -188,10 +188,21 @@ class OperatorClient:
         *,
         device: str | None = None,
         serial: str | None = None,
+        devices: Sequence[str] | None = None,
+        serials: Sequence[str] | None = None,
         reason: RevocationReason = RevocationReason.UNSPECIFIED,
     ) -> list[RevokedCertificate]:
-        """Revoke every certificate of *device*, or the one with *serial* (hexadecimal); return what is now revoked."""
-        request = {"device": device, "serial": serial, "reason": str(reason)}
+        """Revoke every certificate of *device*, or the one with *serial* (hexadecimal); return what is now revoked.
+
+        *devices* and *serials*, a thousand of each at most, are revoked in one step: all, or none if one is unknown.
+        """
+        request = {
+            "device": device,
+            "serial": serial,
+            "devices": None if devices is None else list(devices),
+            "serials": None if serials is None else list(serials),
+            "reason": str(reason),
+        }
         return (await self._call(_Revoked, "POST", "/v1/revocations", request)).revoked
 
     async def suspend(self, *, device: str | None = None, serial: str | None = None) -> list[RevokedCertificate]:

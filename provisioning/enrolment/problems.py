@@ -12,7 +12,7 @@ from typing import Final
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from provisioning.errors import Code, Refused
+from provisioning.errors import Code, Pending, Refused
 
 STATUSES: Final[Mapping[Code, HTTPStatus]] = {
     Code.BODY_ENCODING: HTTPStatus.BAD_REQUEST,
@@ -36,10 +36,23 @@ STATUSES: Final[Mapping[Code, HTTPStatus]] = {
     Code.TOKEN_DEVICE: HTTPStatus.FORBIDDEN,
     Code.TOKEN_GROUP: HTTPStatus.FORBIDDEN,
     Code.NAME_TAKEN: HTTPStatus.FORBIDDEN,
+    Code.CLAIM_EXHAUSTED: HTTPStatus.FORBIDDEN,
+    Code.CLAIM_ENDED: HTTPStatus.FORBIDDEN,
+    Code.MANUFACTURER_CERTIFICATE: HTTPStatus.FORBIDDEN,
+    Code.NOT_LISTED: HTTPStatus.FORBIDDEN,
+    Code.APPROVAL_DENIED: HTTPStatus.FORBIDDEN,
+    Code.APPROVALS_FULL: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.APPROVAL_DECIDED: HTTPStatus.CONFLICT,
+    Code.WEBHOOK_VETO: HTTPStatus.FORBIDDEN,
+    Code.WEBHOOK_FAILED: HTTPStatus.SERVICE_UNAVAILABLE,
     Code.WAY_REFUSED: HTTPStatus.FORBIDDEN,
     Code.GROUP_FULL: HTTPStatus.FORBIDDEN,
     Code.GROUP_UNKNOWN: HTTPStatus.NOT_FOUND,
     Code.GROUP_EXISTS: HTTPStatus.CONFLICT,
+    Code.CLAIM_UNKNOWN: HTTPStatus.NOT_FOUND,
+    Code.MANUFACTURER_UNKNOWN: HTTPStatus.NOT_FOUND,
+    Code.APPROVAL_UNKNOWN: HTTPStatus.NOT_FOUND,
+    Code.NAME_EXISTS: HTTPStatus.CONFLICT,
     Code.CERTIFICATE_MISSING: HTTPStatus.UNAUTHORIZED,
     Code.CERTIFICATE_UNKNOWN: HTTPStatus.FORBIDDEN,
     Code.CERTIFICATE_REVOKED: HTTPStatus.FORBIDDEN,
@@ -65,6 +78,13 @@ _TOKEN_CODES: Final = frozenset(code for code in Code if code.startswith("TOKEN_
 def text_answer(refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:
     """Return the refusal as one line of plain text."""
     return PlainTextResponse(f"{refusal}\n", STATUSES[refusal.code], headers={**_headers(refusal), **(headers or {})})
+
+
+def pending_answer(pending: Pending) -> Response:
+    """Return EST's 202 (RFC 7030 §4.2.3): the request is known, and may be repeated."""
+    return PlainTextResponse(
+        f"PENDING: {pending.detail}\n", HTTPStatus.ACCEPTED, headers={"Retry-After": str(pending.retry_after)}
+    )
 
 
 def problem_answer(refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:

@@ -31,9 +31,10 @@ from provisioning.ca.profile import MAXIMUM_LIFE
 from provisioning.ca.server_names import InvalidServerName, check_host_name
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
-from provisioning.store import audit, tokens
+from provisioning.store import audit, groups, tokens
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
+from provisioning.store.groups import WayName, alternative_text
 from provisioning.store.tokens import TokenGrant
 
 DEFAULT_GROUP: Final = "default"
@@ -106,6 +107,8 @@ class TokenService:
         digests = [(digest_of(each.token), each.grant) for each in issued]
 
         def record(connection: Connection) -> None:
+            for group in {grant.group for grant in grants if grant.role is Role.DEVICE and grant.group is not None}:
+                _check_way(connection, group)
             tokens.add(connection, digests, created_by=by, now=now, expires_at=expires_at)
             facts = {"count": len(grants), "role": order.role.value, "group": order.group, "expires_at": expires_at}
             names = [grant.device for grant in grants if grant.device is not None]
@@ -135,6 +138,14 @@ def _grants(order: TokenOrder) -> list[TokenGrant]:
     if order.devices:
         return [TokenGrant(device, group, order.role, *names, order.lifetime) for device in order.devices]
     return [TokenGrant(None, group, order.role, *names, order.lifetime)] * order.count
+
+
+def _check_way(connection: Connection, group: str) -> None:
+    """Refuse a promise that the group would not keep."""
+    ways = groups.rules_of(connection, group).ways
+    if not any(WayName.TOKEN in alternative for alternative in ways):
+        shown = " or ".join(map(alternative_text, ways)) or "no way: it is closed"
+        raise Refused(Code.WAY_REFUSED, f"a token would be worth nothing: group {group} lets devices in by {shown}")
 
 
 def _check_size(order: TokenOrder) -> None:

@@ -13,7 +13,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from device_sim.attack.catalogue import CATALOGUE
-from device_sim.attack.mosquitto_target import MosquittoMissing, mosquitto
+from device_sim.attack.foreign_server import ServerMissing
+from device_sim.attack.mosquitto_target import mosquitto
 from provisioning.pki.keys import key_to_pem
 
 SOURCE = Path(__file__).parents[3]
@@ -107,6 +108,54 @@ async def test_mosquitto_is_started_and_judged_by_what_it_claims(tmp_path: Path)
 
 
 @pytest.mark.timeout(120)
+async def test_a_broker_without_mqtt5_is_judged_by_what_its_version_can_say(tmp_path: Path) -> None:
+    work, document = tmp_path / "work", tmp_path / "attack.json"
+    work.mkdir()
+    picked = "1,2,3-expired,5,6,19-other-client-id,34-property-twice,35-other-topic-qos1,36-everything"
+    code, out, err = await simulator(
+        work, "attack", "--against", "nats-server", "--only", picked, "--json", str(document)
+    )
+    if "nats-server is not installed" in err:
+        pytest.skip("nats-server is not installed: make setup-tests")
+    found = verdicts(document)
+    assert (found["fail"], found["warn"], code) == ([], [], 0), out
+    assert found["skip"] == ["19-other-client-id", "34-property-twice"]
+    answers = {case["case"]: case["observed"] for case in json.loads(document.read_text())["cases"]}
+    assert answers["1-good"]["answer"] == "mqtt CONNACK 0"
+    assert answers["6-revoked-live"]["answer"] == "mqtt closed"
+    assert answers["34-property-twice"] is None
+    assert names_in(work) == []
+
+
+@pytest.mark.timeout(180)
+async def test_rabbitmq_runs_beside_any_other_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    work, document = tmp_path / "work", tmp_path / "attack.json"
+    work.mkdir()
+    code, out, err = await simulator(
+        work, "attack", "--against", "rabbitmq", "--only", "1,3-expired,5,6-revoked-live-311,19-other-client-id",
+        "--json", str(document),
+    )  # fmt: skip
+    if "is not installed" in err:
+        pytest.skip("rabbitmq-server is not installed: make setup-tests")
+    assert (verdicts(document)["fail"], verdicts(document)["warn"], code) == ([], [], 0), out + err
+    assert names_in(work) == []
+    assert processes_that_name(work) == []
+
+
+def processes_that_name(directory: Path) -> list[str]:
+    """Return the command lines of what still runs in *directory*: a broker, its children, epmd."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        except OSError:
+            continue  # It has ended, or is another's.
+        if str(directory).encode() in told:
+            found.append(told.decode(errors="replace")[:200])
+    return found
+
+
+@pytest.mark.timeout(120)
 async def test_a_broker_that_runs_already_is_attacked_with_its_ca_and_its_capability_file(tmp_path: Path) -> None:
     broker, work = tmp_path / "broker", tmp_path / "work"
     broker.mkdir()
@@ -131,7 +180,7 @@ async def test_a_broker_that_runs_already_is_attacked_with_its_ca_and_its_capabi
                 "--ca-cert", str(broker / "ca.pem"), "--ca-key", str(tmp_path / "ca.key"),
                 "--capabilities", str(tmp_path / "claims.toml"),
             )  # fmt: skip
-    except MosquittoMissing as error:
+    except ServerMissing as error:
         pytest.skip(str(error))
     assert code == 0, out + err
     found = verdicts(tmp_path / "attack.json")

@@ -13,6 +13,7 @@ from device_sim.attack.verdict import (
     Outcome,
     Seen,
     Verdict,
+    before_mqtt5,
     is_admission,
     judge,
     seen_in,
@@ -116,3 +117,29 @@ def test_an_outcome_is_the_record_of_a_case() -> None:
         "verdict": "pass",
         "why": "",
     }
+
+
+@pytest.mark.parametrize(
+    ("expected", "then"),
+    [
+        (("mqtt CONNACK 0x00",), ("mqtt CONNACK 0",)),
+        (("mqtt CONNACK 0x85", "mqtt CONNACK 0x87"), ("mqtt CONNACK 2", "mqtt CONNACK 5")),
+        (("mqtt CONNACK 0x87", "mqtt CONNACK 0x8a", "tls certificate_revoked"),
+         ("mqtt CONNACK 5", "tls certificate_revoked")),
+        (("mqtt CONNACK 5", "closed"), ("mqtt CONNACK 5", "closed")),
+        (("mqtt DISCONNECT 0x98",), ("closed",)),
+        (("mqtt PUBACK 0x87",), ("mqtt not-delivered", "closed")),
+        (("mqtt PUBREC 0x87",), ("mqtt not-delivered", "closed")),
+        (("mqtt SUBACK 0x87", "mqtt SUBACK 0x9e"), ("mqtt SUBACK 0x80", "closed")),
+        (("mqtt served", "http 401 TOKEN_USED"), ("mqtt served", "http 401 TOKEN_USED")),
+    ],
+)  # fmt: skip
+def test_before_mqtt5_the_right_answer_is_a_return_code_or_the_deed(
+    expected: tuple[str, ...], then: tuple[str, ...]
+) -> None:
+    assert before_mqtt5(expected) == then
+    assert before_mqtt5(then) == then
+
+
+def test_who_must_be_let_in_must_be_let_in_before_mqtt5_too() -> None:
+    assert all(map(is_admission, before_mqtt5(("mqtt CONNACK 0x00", "mqtt CONNACK 0"))))
