@@ -88,7 +88,6 @@ class BrokerServer:
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
         self._credential: BrokerCredential | None = None
-        self._trust: Trust | None = None
 
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM.
@@ -109,7 +108,7 @@ class BrokerServer:
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn)
         lobby = Lobby(loop, engine, poller)
-        listeners = self._listen(loop, engine, poller, lobby, self._context(files))
+        listeners = self._listen(loop, engine, poller, lobby, self._context(files, engine.admission.trust))
         reloader = self._reloader(engine, listeners, files, policy_text)
         admin = AdminEndpoint(
             Served(self._config.name, engine, listeners, files.certificate, reloader),
@@ -176,8 +175,7 @@ class BrokerServer:
         engine.turn.after = store.begin
         return store
 
-    def _context(self, files: CredentialFiles) -> ssl.SSLContext:
-        trust = self._trust
+    def _context(self, files: CredentialFiles, trust: Trust | None) -> ssl.SSLContext:
         return server_context(
             files,
             trust.anchors_pem if trust is not None and self._config.trust else self._config.cafile,
@@ -190,9 +188,9 @@ class BrokerServer:
         freshness = Freshness(self._config.revocation_grace, always_acceptable=self._config.provisioning is None)
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
-        self._trust = load_trust(self._config)
+        trust = load_trust(self._config)
         any_client_id = self._config.any_client_id
-        return Admission(RevocationIndex(), freshness, policy, trust_domain, any_client_id, self._trust)
+        return Admission(RevocationIndex(), freshness, policy, trust_domain, any_client_id, trust)
 
     def _check_crl_files(self) -> None:
         """Raise `TlsConfigurationError` for a file that is not there: later that is an alarm, now it is a mistake."""
@@ -227,10 +225,14 @@ class BrokerServer:
         self, engine: Engine, listeners: list[Listener], files: CredentialFiles, policy_text: str
     ) -> Reloader:
         build = partial(self._context, files)
+        anchors = [path for each in self._config.trust for path in each.anchors] or [self._config.cafile]
         own = [files.certificate] if files.certificate == files.key else [files.certificate, files.key]
         parts: list[Reloadable] = [
-            ReloadedTls(Part.CERTIFICATE, own, build, listeners, lambda _: describe_certificate(files)),
-            ReloadedTrust(engine, [self._config.cafile], build, listeners, partial(load_trust, self._config)),
+            ReloadedTls(
+                *(Part.CERTIFICATE, own, lambda: build(engine.admission.trust), listeners),
+                lambda _: describe_certificate(files),
+            ),
+            ReloadedTrust(engine, anchors, build, listeners, partial(load_trust, self._config)),
             ReloadedPolicy(engine, policy_text, asyncio.get_running_loop().time),
             ReloadedLimits(engine, self._config),
         ]

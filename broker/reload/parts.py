@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ssl
 from collections.abc import Callable, Sequence
@@ -119,8 +120,8 @@ class ReloadedTls:
         return self._part
 
     def files(self, _config: BrokerConfig) -> Sequence[Path]:
-        """Return the files with the certificate and key, or the anchors."""
-        return self._files
+        """Return the files with the certificate and key, or the anchors: of a directory, itself and what is in it."""
+        return expanded(self._files)
 
     def load(self, _config: BrokerConfig, _candidate: str | None) -> tuple[bytes, ssl.SSLContext, str] | Unchanged:
         """Return a context. Raises `TlsConfigurationError`."""
@@ -149,23 +150,21 @@ class ReloadedTrust(ReloadedTls):
         self,
         engine: Engine,
         files: Sequence[Path],
-        build: Callable[[], ssl.SSLContext],
+        build: Callable[[Trust | None], ssl.SSLContext],
         listeners: Sequence[Listener],
         bundles: Callable[[int], Trust | None],
     ) -> None:
         """*bundles* reads the anchors anew, as the generation of that number, or raises `TlsConfigurationError`."""
-        super().__init__(Part.TRUST, files, build, listeners, describe_anchors)
+        super().__init__(Part.TRUST, files, self._built, listeners, describe_anchors)
         self._engine = engine
+        self._build_with = build
         self._bundles = bundles
         self._next: Trust | None = None
 
-    def load(self, config: BrokerConfig, candidate: str | None) -> tuple[bytes, ssl.SSLContext, str] | Unchanged:
-        """Return a context, and keep the bundles that go with it. Raises `TlsConfigurationError`."""
-        loaded = super().load(config, candidate)
-        if not isinstance(loaded, Unchanged):
-            present = self._engine.admission.trust
-            self._next = self._bundles(1 if present is None else present.generation + 1)
-        return loaded
+    def _built(self) -> ssl.SSLContext:
+        present = self._engine.admission.trust
+        self._next = self._bundles(1 if present is None else present.generation + 1)
+        return self._build_with(self._next)
 
     async def apply(self, loaded: tuple[bytes, ssl.SSLContext, str]) -> tuple[str, Effects | None]:
         """Let the next handshake be judged by both."""
@@ -233,10 +232,20 @@ def describe_anchors(context: ssl.SSLContext) -> str:
     return f"{anchors} trust anchor{'' if anchors == 1 else 's'}"
 
 
+def expanded(paths: Sequence[Path]) -> list[Path]:
+    """Return *paths*, and after each that is a directory what is in it."""
+    found: list[Path] = []
+    for path in paths:
+        found.append(path)
+        with contextlib.suppress(OSError):  # No directory; or one that has just gone, which is a change of its own.
+            found += sorted(path.iterdir())
+    return found
+
+
 def digest(files: Sequence[Path]) -> bytes:
     """Return what changes when a byte of *files* does; what cannot be read counts as empty."""
     summary = hashlib.sha256()
-    for path in files:
+    for path in expanded(files):
         try:
             content = path.read_bytes()
         except OSError:
