@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -14,6 +15,9 @@ class ByteStream(Protocol):
 
     def write(self, packets: list[bytes]) -> None:
         """Write *packets*, or keep what the socket does not take."""
+
+    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
+        """Return the peer's certificate, and the path that the handshake has verified."""
 
     def close(self) -> None:
         """Write what is left, close TLS cleanly, then the socket."""

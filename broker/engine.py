@@ -19,7 +19,7 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -73,6 +73,12 @@ class Client(Protocol):
 
     def send(self, packets: list[bytes]) -> None:
         """Write *packets* out now."""
+
+    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
+        """Return the client's certificate, in DER (None: it has none), and its verified path (empty if resumed)."""
+
+    def examined(self, peer: Peer, now: float) -> None:
+        """Take note that the certificate was examined again."""
 
     def disconnect(
         self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
@@ -422,6 +428,19 @@ class Engine:
         for connection in connections:
             connection.disconnect(refusal.code, ReasonCode.ADMINISTRATIVE_ACTION, refusal.detail, now)
         return len(connections)
+
+    def renew(self, connection: Client, peer: Peer, now: float) -> None:
+        """Let *peer* be who is connected: the same, examined again."""
+        before = connection.peer
+        if before is None or connection.session is None:
+            return
+        if before.certificate != peer.certificate:  # Its issuer is known by its own key now.
+            live = self._live.get(before.certificate, [])
+            live.remove(connection)
+            if not live:
+                del self._live[before.certificate]
+            self._live.setdefault(peer.certificate, []).append(connection)
+        connection.examined(peer, now)
 
     def enforce(self, connections: Iterable[Client], now: float) -> int:
         """Close those of *connections* whose certificate, or a CA's above it, is revoked by now; return how many."""

@@ -28,7 +28,6 @@ from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import parse_policy, read_policy
 from broker.admission.refusal import RefusalCode
-from broker.admission.trust import Trust
 from broker.config import BrokerConfig
 from broker.credentials import BrokerCredential, CredentialError, Enrolment, own_trust_domain
 from broker.engine import Engine
@@ -40,15 +39,15 @@ from broker.poller import Poller
 from broker.recovery import recover
 from broker.reload.parts import (
     Reloadable,
+    ReloadedCertificate,
     ReloadedLimits,
     ReloadedPolicy,
-    ReloadedTls,
-    ReloadedTrust,
     describe_certificate,
 )
 from broker.reload.policy_change import enforce_at_start
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import Part
+from broker.reload.trust_change import ReloadedTrust, anchors_of
 from broker.revocation_feed import RevocationFeed
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
@@ -108,8 +107,10 @@ class BrokerServer:
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn)
         lobby = Lobby(loop, engine, poller)
-        listeners = self._listen(loop, engine, poller, lobby, self._context(files, engine.admission.trust))
-        reloader = self._reloader(engine, listeners, files, policy_text)
+        context = self._context(files, anchors_of(self._config, engine.admission.trust))
+        listeners = self._listen(loop, engine, poller, lobby, context)
+        lists = RevocationLists(engine, self._config, loop.time)
+        reloader = self._reloader(engine, listeners, files, policy_text, lists)
         admin = AdminEndpoint(
             Served(self._config.name, engine, listeners, files.certificate, reloader),
             socket_path(self._config.admin_socket, self._config.state_dir),
@@ -122,9 +123,7 @@ class BrokerServer:
         tasks: list[asyncio.Task[Any]] = [stopped, asyncio.create_task(_tick(engine))]
         tasks.append(asyncio.create_task(_sys_topics(engine)))
         tasks.append(asyncio.create_task(measure_lag(engine.metrics)))
-        lists = RevocationLists(engine, self._config, loop.time) if engine.admission.trust is not None else None
-        if lists is not None:
-            tasks.append(asyncio.create_task(lists.run()))
+        tasks.append(asyncio.create_task(lists.run()))
         feed = None
         if self._config.provisioning is not None:
             feed = RevocationFeed(engine, self._config.provisioning, self._config.cafile, files, loop.time)
@@ -175,10 +174,10 @@ class BrokerServer:
         engine.turn.after = store.begin
         return store
 
-    def _context(self, files: CredentialFiles, trust: Trust | None) -> ssl.SSLContext:
+    def _context(self, files: CredentialFiles, anchors: Path | str) -> ssl.SSLContext:
         return server_context(
             files,
-            trust.anchors_pem if trust is not None and self._config.trust else self._config.cafile,
+            anchors,
             client_certificate=ClientCertificate.REQUIRED,
             allow_tls12=self._config.allow_tls12,
         )
@@ -189,8 +188,7 @@ class BrokerServer:
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
         trust = load_trust(self._config)
-        any_client_id = self._config.any_client_id
-        return Admission(RevocationIndex(), freshness, policy, trust_domain, any_client_id, trust)
+        return Admission(RevocationIndex(), freshness, policy, trust_domain, self._config.any_client_id, trust)
 
     def _check_crl_files(self) -> None:
         """Raise `TlsConfigurationError` for a file that is not there: later that is an alarm, now it is a mistake."""
@@ -222,27 +220,27 @@ class BrokerServer:
         return listeners
 
     def _reloader(
-        self, engine: Engine, listeners: list[Listener], files: CredentialFiles, policy_text: str
+        self,
+        engine: Engine,
+        listeners: list[Listener],
+        files: CredentialFiles,
+        policy_text: str,
+        lists: RevocationLists,
     ) -> Reloader:
+        clock = asyncio.get_running_loop().time
         build = partial(self._context, files)
-        anchors = [path for each in self._config.trust for path in each.anchors] or [self._config.cafile]
+        trust = ReloadedTrust(engine, self._config, build, listeners, lists, clock)
         own = [files.certificate] if files.certificate == files.key else [files.certificate, files.key]
         parts: list[Reloadable] = [
-            ReloadedTls(
-                *(Part.CERTIFICATE, own, lambda: build(engine.admission.trust), listeners),
-                lambda _: describe_certificate(files),
-            ),
-            ReloadedTrust(engine, anchors, build, listeners, partial(load_trust, self._config)),
-            ReloadedPolicy(engine, policy_text, asyncio.get_running_loop().time),
+            ReloadedCertificate(own, lambda: build(trust.anchors), listeners, lambda _: describe_certificate(files)),
+            trust,
+            ReloadedPolicy(engine, policy_text, clock),
             ReloadedLimits(engine, self._config),
         ]
         return Reloader(parts, self._config, self._reread, engine.metrics.reloads, self._settings_file)
 
-    async def _announce(
-        self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists | None
-    ) -> None:
-        if lists is not None:
-            await lists.current.wait()
+    async def _announce(self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists) -> None:
+        await lists.current.wait()
         if feed is not None:
             try:
                 await asyncio.wait_for(feed.current.wait(), _FEED_PATIENCE)

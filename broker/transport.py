@@ -222,6 +222,10 @@ class TlsTransport:
             certificate = self._socket.getpeercert(binary_form=True)
             receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
 
+    def presented(self) -> tuple[bytes | None, list[bytes]]:
+        """Return the peer's certificate, in DER, and its verified path."""
+        return self._socket.getpeercert(binary_form=True), self.verified_path()
+
     def verified_path(self) -> list[bytes]:
         """Return the path that the handshake has verified, in DER, the peer's own certificate first; [] if resumed."""
         return verified_path(self._socket) if isinstance(self._socket, ssl.SSLSocket) else []

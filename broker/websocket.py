@@ -62,6 +62,9 @@ class Underlying(Protocol):
     def close(self) -> None:
         """Write what is left and close."""
 
+    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
+        """Return the peer's certificate, and its verified path."""
+
     def hold(self) -> None:
         """Read nothing more until `release`."""
 
@@ -205,6 +208,10 @@ class WebSocket:
     def settle(self) -> None:
         """Take note that the client is admitted."""
         self._transport.settle()
+
+    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
+        """Return the peer's certificate, and its verified path."""
+        return self._transport.presented()
 
     def hold(self) -> None:
         """Read nothing more until `release`."""

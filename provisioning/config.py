@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8443, ge=0, le=65535)
     http_port: int = Field(default=8080, ge=0, le=65535)
+    public_listener: bool = False
+    """Allow a host that is not a loopback address."""
     public_http_url: HttpUrl | None = None
     """Where relying parties reach the plain HTTP port; None: its actual address."""
     trust_domain: str = "fleet.internal"

@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import ipaddress
 import signal
 import socket
 import ssl
@@ -45,10 +46,12 @@ from provisioning.api.device_lists import router as device_list_router
 from provisioning.api.est import est_routes
 from provisioning.api.feed import feed_routes
 from provisioning.api.groups import router as group_router
+from provisioning.api.health import health_routes, readiness_checks
 from provisioning.api.inventory import router as inventory_router
 from provisioning.api.lifecycle import router as lifecycle_router
 from provisioning.api.manufacturers import router as manufacturer_router
 from provisioning.api.ocsp import OcspEndpoint
+from provisioning.api.operator_roles import router as operator_role_router
 from provisioning.api.operators import OperatorServices
 from provisioning.api.operators import router as operator_router
 from provisioning.api.relying import relying_party_routes
@@ -61,6 +64,7 @@ from provisioning.enrolment.claims import ClaimService
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import GroupService
 from provisioning.enrolment.manufacturers import ManufacturerService
+from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenService
@@ -151,6 +155,7 @@ async def serve(settings: Settings) -> None:
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Service]:
     """Run the service while the block runs."""
+    _check_public(settings)
     authority = open_authority(settings)
     async with _open_store(settings, authority.files) as (database, serial_numbers):
         with contextlib.ExitStack() as sockets:
@@ -264,7 +269,14 @@ async def _build(
 
     https = new_application("Fleetgate provisioning", product_version(), settings, openapi_url="/v1/openapi.json")
     https.state.operator_services = OperatorServices(
-        database, TokenService(database, utc_now), revocation, suspension, feed, publishers, utc_now
+        database,
+        TokenService(database, utc_now),
+        revocation,
+        suspension,
+        OperatorRoleService(database, utc_now),
+        feed,
+        publishers,
+        utc_now,
     )
     https.state.enrolment_services = EnrolmentAdministration(
         GroupService(database, profiles, utc_now),
@@ -276,6 +288,7 @@ async def _build(
     https.include_router(est_routes(enrolment, list(authorities.values())))
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
+    https.include_router(operator_role_router)
     https.include_router(lifecycle_router)
     https.include_router(inventory_router)
     for router in (group_router, claim_router, manufacturer_router, device_list_router, approval_router):
@@ -283,6 +296,7 @@ async def _build(
 
     http = new_application("Fleetgate CRLs and CA certificates", product_version(), settings, openapi_url=None)
     http.include_router(relying_party_routes(publishers, authorities))
+    http.include_router(health_routes(readiness_checks(database, signer, publishers, utc_now)))
     http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)
     retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)
     return _Parts(
@@ -343,6 +357,22 @@ def _listener(app: FastAPI, protocol: type[ConnectionProtocol], context: ssl.SSL
             ssl_context_factory=None if context is None else lambda _config, _default: context,
         )
     )
+
+
+def _check_public(settings: Settings) -> None:
+    """Raise `ConfigurationError` if others could connect and nobody has said that they may."""
+    if not settings.public_listener and not _is_loopback(settings.host):
+        raise ConfigurationError(
+            f"host: {settings.host} is not a loopback address, so others can connect; "
+            "say that they may: --public-listener, or public_listener = true"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _bind(host: str, port: int, setting: str) -> socket.socket:

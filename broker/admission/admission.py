@@ -114,6 +114,8 @@ class Admission:
         Identities with a name in *any_client_id* may use any client identifier that is not another's session.
         """
         self.trust = trust
+        self.trust_generation = 1
+        """Counts up whenever other anchors, bundles or terms begin to count."""
         self.lists = CrlShelf(index)
         self.asker: Asker | None = None
         self._any_client_id = frozenset(any_client_id)
@@ -125,11 +127,17 @@ class Admission:
         self._issuers: dict[bytes, bytes] = {}
 
     def examine(
-        self, certificate: bytes | None, now: datetime, path: Callable[[], Sequence[bytes]] = _NO_PATH
+        self,
+        certificate: bytes | None,
+        now: datetime,
+        path: Callable[[], Sequence[bytes]] = _NO_PATH,
+        *,
+        status: bool = True,
     ) -> Peer | Refused:
         """Judge the DER *certificate* of a completed handshake at *now* (UTC).
 
-        *path* tells the path that OpenSSL has verified, if it did: DER, the client's own certificate first.
+        *path* tells the path that OpenSSL has verified, if it did: DER, the client's own certificate first. Without
+        *status*, not knowing whether it is revoked is no reason to refuse it, nor to ask: it is in already.
         """
         if not certificate:
             return _refused(RefusalCode.NO_CERTIFICATE, "no client certificate was presented")
@@ -158,7 +166,7 @@ class Admission:
             refusal = self._judge(peer, parsed.not_valid_before_utc, now)
             if issuer is not None and refusal is None:
                 refusal = issuer.fault or issuer.bundle.terms.refuse_client(parsed, identity)
-            if issuer is not None and refusal is None:
+            if issuer is not None and refusal is None and status:
                 refusal = self.refuse_unknown_status(parsed, issuer, now)
                 inquiry = self.asker.ask(parsed, issuer, refusal) if self.asker is not None else None
                 if inquiry is not None:

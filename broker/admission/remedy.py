@@ -31,6 +31,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "WRONG_ROLE": "no topic rules are for this role: use another certificate, or add rules to the policy",
         "WRONG_GROUP": "the certificate's trust bundle may not vouch for this group: see the bundle's groups",
         "EXPIRED": "renew the certificate; the device enrols again if it cannot renew any more",
+        "LIFETIME_OVER": "none: the client connects again; see limits.max_connection_lifetime",
+        "IDENTITY_CHANGED": "the settings of trust have changed: the client connects again, as whom they say now",
         "NOT_YET_VALID": "compare the clocks of broker and CA; the certificate becomes good by itself",
         "REVOKED": "revocation is final: if the device is good, enrol it again with a new token",
         "SUSPENDED": "resume it: fleet-provisioning resume",

@@ -11,7 +11,6 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import ssl
 from collections.abc import Callable, Sequence
@@ -22,7 +21,6 @@ from typing import Any, Protocol
 
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import DEFAULT_POLICY_FILE, parse_policy, read_policy
-from broker.admission.trust import Trust
 from broker.config import BrokerConfig
 from broker.credentials import read_certificate
 from broker.engine import Engine
@@ -32,7 +30,9 @@ from broker.reload.policy_change import change, preview
 from broker.reload.report import Effects, Part
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 
-_RELOADED_SETTINGS = frozenset({"limits", "policy_file"})
+_RELOADED_SETTINGS = frozenset(
+    {"limits", "policy_file", "trust", "crlfile", "crl_urls", "crl_from_certificates", "crl_policy"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,33 +95,28 @@ class ReloadedPolicy:
         return "", await change(self._engine, policy, self._clock)
 
 
-class ReloadedTls:
-    """The broker's own certificate, or its trust anchors: either way the listeners get another context."""
+class ReloadedCertificate:
+    """The broker's own certificate: the listeners get another context. Its anchors: `broker.reload.trust_change`."""
+
+    part = Part.CERTIFICATE
 
     def __init__(
         self,
-        part: Part,
         files: Sequence[Path],
         build: Callable[[], ssl.SSLContext],
         listeners: Sequence[Listener],
         describe: Callable[[ssl.SSLContext], str],
     ) -> None:
         """Watch *files*; *build* makes the context from whatever they hold, *describe* says what that is, or raises."""
-        self._part = part
         self._files = list(files)
         self._build = build
         self._listeners = listeners
         self._describe = describe
         self._digest = digest(self._files)
 
-    @property
-    def part(self) -> Part:
-        """Certificate or trust."""
-        return self._part
-
     def files(self, _config: BrokerConfig) -> Sequence[Path]:
-        """Return the files with the certificate and key, or the anchors: of a directory, itself and what is in it."""
-        return expanded(self._files)
+        """Return the files with the certificate and key."""
+        return self._files
 
     def load(self, _config: BrokerConfig, _candidate: str | None) -> tuple[bytes, ssl.SSLContext, str] | Unchanged:
         """Return a context. Raises `TlsConfigurationError`."""
@@ -141,35 +136,6 @@ class ReloadedTls:
         for listener in self._listeners:
             listener.context = context
         return detail, None
-
-
-class ReloadedTrust(ReloadedTls):
-    """The trust anchors: what OpenSSL believes, and with it what admission makes of them."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        files: Sequence[Path],
-        build: Callable[[Trust | None], ssl.SSLContext],
-        listeners: Sequence[Listener],
-        bundles: Callable[[int], Trust | None],
-    ) -> None:
-        """*bundles* reads the anchors anew, as the generation of that number, or raises `TlsConfigurationError`."""
-        super().__init__(Part.TRUST, files, self._built, listeners, describe_anchors)
-        self._engine = engine
-        self._build_with = build
-        self._bundles = bundles
-        self._next: Trust | None = None
-
-    def _built(self) -> ssl.SSLContext:
-        present = self._engine.admission.trust
-        self._next = self._bundles(1 if present is None else present.generation + 1)
-        return self._build_with(self._next)
-
-    async def apply(self, loaded: tuple[bytes, ssl.SSLContext, str]) -> tuple[str, Effects | None]:
-        """Let the next handshake be judged by both."""
-        self._engine.admission.trust = self._next
-        return await super().apply(loaded)
 
 
 class ReloadedLimits:
@@ -232,20 +198,10 @@ def describe_anchors(context: ssl.SSLContext) -> str:
     return f"{anchors} trust anchor{'' if anchors == 1 else 's'}"
 
 
-def expanded(paths: Sequence[Path]) -> list[Path]:
-    """Return *paths*, and after each that is a directory what is in it."""
-    found: list[Path] = []
-    for path in paths:
-        found.append(path)
-        with contextlib.suppress(OSError):  # No directory; or one that has just gone, which is a change of its own.
-            found += sorted(path.iterdir())
-    return found
-
-
 def digest(files: Sequence[Path]) -> bytes:
     """Return what changes when a byte of *files* does; what cannot be read counts as empty."""
     summary = hashlib.sha256()
-    for path in expanded(files):
+    for path in files:
         try:
             content = path.read_bytes()
         except OSError:

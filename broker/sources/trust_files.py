@@ -27,8 +27,19 @@ def load_trust(config: BrokerConfig, generation: int = 1) -> Trust | None:
         return Trust([_bundle(each) for each in config.trust], generation)
     if not config.has_crls:
         return None
-    lists = ListTerms(config.crl_policy, config.crl_from_certificates)
+    return trust_of_cafile(config, generation)
+
+
+def trust_of_cafile(config: BrokerConfig, generation: int = 1) -> Trust:
+    """Return `cafile` as a bundle. Raises `TlsConfigurationError`."""
+    lists = ListTerms(config.crl_policy, config.crl_from_certificates) if config.has_crls else None
     return Trust([TrustBundle(DEFAULT_BUNDLE, read_anchors([config.cafile]), lists=lists)], generation)
+
+
+def anchor_files(config: BrokerConfig) -> list[Path]:
+    """Return every file with anchors that count, and every directory of such files."""
+    named = [path for bundle in config.trust for path in bundle.anchors] or [config.cafile]
+    return [file for path in named for file in ([path, *_files(path)] if path.is_dir() else [path])]
 
 
 def _bundle(settings: TrustSettings) -> TrustBundle:

@@ -9,7 +9,17 @@ from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict
 
 from provisioning.api.administration import Administration
-from provisioning.api.operators import DEFAULT_PAGE, PREFIX, Limit, Name, Operator, authorise_operator, rfc3339
+from provisioning.api.operators import (
+    DEFAULT_PAGE,
+    PREFIX,
+    Limit,
+    Name,
+    Operator,
+    authorise_operator,
+    for_role,
+    rfc3339,
+)
+from provisioning.operator_role import OperatorRole
 from provisioning.store.approvals import ApprovalState, StoredApproval
 
 router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
@@ -42,6 +52,7 @@ async def list_approvals(
 
 
 @router.post("/approvals/{number}/decision")
+@for_role(OperatorRole.ENROLLER)
 async def decide(number: Number, body: Decision, operator: Operator, administration: Administration) -> dict[str, Any]:
     """Approve or deny a request. The device gets its answer when it asks again."""
     approve = body.decision == "approve"

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from provisioning.api.administration import Administration
-from provisioning.api.operators import DEFAULT_PAGE, PREFIX, Limit, Name, Operator, authorise_operator
+from provisioning.api.operators import DEFAULT_PAGE, PREFIX, Limit, Name, Operator, authorise_operator, for_role
 from provisioning.enrolment.device_list import MAXIMUM_BATCH
+from provisioning.operator_role import OperatorRole
 
 router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
 """Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
@@ -34,6 +35,7 @@ class Batch(BaseModel):
 
 
 @router.post("/groups/{group}/listed")
+@for_role(OperatorRole.ENROLLER)
 async def list_devices(group: str, body: Batch, operator: Operator, administration: Administration) -> dict[str, Any]:
     """Put devices on a group's list. ``errors`` names those that are wrong by their place in the request, from 0."""
     batch = [(each.name, each.key_sha256) for each in body.devices]
@@ -56,6 +58,7 @@ async def listed_devices(
 
 
 @router.delete("/groups/{group}/listed/{name}", status_code=HTTPStatus.NO_CONTENT)
+@for_role(OperatorRole.ENROLLER)
 async def unlist_device(group: str, name: str, operator: Operator, administration: Administration) -> Response:
     """Take a device off a group's list. If it has enrolled, it stays."""
     await administration.lists.remove(group, name, by=operator.device.name)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -24,9 +25,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
+from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason, certificate_key
-from provisioning.store import certificates
+from provisioning.store import certificates, operators
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 
@@ -106,3 +108,35 @@ def ended(device: Device) -> Refused:
             f"{device.name} was decommissioned for ever: enrol the device under another name",
         )
     return Refused(Code.CERTIFICATE_REVOKED, f"{device.name} was revoked: ask an operator for a new token")
+
+
+@dataclass(frozen=True, slots=True)
+class AuthenticatedOperator:
+    """Who calls the operators' API, and what he may do."""
+
+    certificate: StoredCertificate
+    role: OperatorRole
+
+    @property
+    def device(self) -> Device:
+        """The party that he is in the store."""
+        return self.certificate.device
+
+    def check(self, needed: OperatorRole, what: str) -> None:
+        """Raise `Refused`, naming the role, unless he may do what *needed* may; *what* says what it is for."""
+        if not self.role.permits(needed):
+            name = self.device.name
+            raise Refused(
+                Code.OPERATOR_ROLE,
+                f"{name} has the role {self.role}; {what} needs the role {needed}: "
+                f"an admin can grant it, fleet-provisioning operator grant {name} --role {needed}",
+            )
+
+
+def authenticate_operator(
+    connection: Connection, certificate: x509.Certificate | None, now: datetime
+) -> AuthenticatedOperator:
+    """Return the operator who presented *certificate*; raise `Refused` unless it is one whose certificate is good."""
+    stored = authenticate(connection, certificate, now)
+    check_role(stored, {Role.OPERATOR})
+    return AuthenticatedOperator(stored, operators.role_of(connection, stored.device.name))

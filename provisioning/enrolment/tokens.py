@@ -29,7 +29,9 @@ from sqlalchemy.engine import Connection
 
 from provisioning.ca.profile import MAXIMUM_LIFE
 from provisioning.ca.server_names import InvalidServerName, check_host_name
+from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.errors import Code, Refused
+from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
 from provisioning.store import audit, groups, tokens
 from provisioning.store.audit import Action
@@ -76,6 +78,8 @@ class TokenOrder:
     dns_names: Sequence[str] = ()
     ip_addresses: Sequence[str] = ()
     lifetime: timedelta | None = None
+    operator_role: OperatorRole | None = None
+    """What operators by these names may do; None: what they may already, at first nothing but read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,9 @@ class TokenService:
             names = [grant.device for grant in grants if grant.device is not None]
             subject = names[0] if len(names) == 1 else f"{len(grants)} tokens"
             audit.append(connection, now, by, Action.TOKENS_CREATED, subject, facts | {"devices": names})
+            if order.operator_role is not None:
+                for name in names:
+                    change_operator_role(connection, name, order.operator_role, by=by, now=now)
 
         await self._database.write(record)
         log.info(
@@ -159,6 +166,8 @@ def _check_size(order: TokenOrder) -> None:
         raise _invalid("count is for group tokens: devices already says how many")
     if len(set(order.devices)) != len(order.devices):
         raise _invalid("devices names a device twice")
+    if order.operator_role is not None and (order.role is not Role.OPERATOR or not order.devices):
+        raise _invalid("operator_role is for tokens with role operator, each for one by name")
     if not order.devices and order.group is None:
         raise _invalid("give device, devices or group")
 

@@ -67,6 +67,7 @@ class Action(StrEnum):
     APPROVED = "approved"
     DENIED = "denied"
     TOKENS_REMOVED = "spent tokens removed"
+    OPERATOR_ROLE_GRANTED = "operator role granted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -316,3 +316,13 @@ audit_head = Table(
     Column("seal", LargeBinary(32), nullable=False),
 )
 """One row: where the audit log ends. Appending locks it."""
+
+operators = Table(
+    "operators",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("granted_at", UtcDateTime, nullable=False),
+    Column("granted_by", NAME, nullable=False),
+)
+"""What each operator may do: see `provisioning.store.operators`."""

@@ -165,11 +165,12 @@ def test_weak_keys_stay_out(held: Held, words: str) -> None:
 
 
 def test_a_resumed_session_is_judged_by_whoever_has_signed_its_certificate() -> None:
-    judge = admission(bundle(PLANT, name="plant"), bundle(PKI.root, name="ours"))
+    judge = admission(bundle(PKI.issuing, name="ours"), bundle(PKI.root, name="root"))
     device = PKI.device("meter-1", issuer=PLANT)
+    assert code(judge, PKI.device("meter-1")) == "ours", "an anchor has signed it"
     assert code(judge, device) is RefusalCode.UNTRUSTED_ISSUER, "of its issuer nothing has been seen"
-    assert code(judge, device, PLANT) == "plant"
-    assert code(judge, device) == "plant"
+    assert code(judge, device, PLANT, PKI.root) == "root"
+    assert code(judge, device) == "root"
     # Another CA of the same name has signed this one.
     impostor = PKI.authority("Plant CA", PKI.root)
     assert code(judge, PKI.device("meter-1", issuer=impostor)) is RefusalCode.UNTRUSTED_ISSUER
