@@ -33,7 +33,10 @@ class Code(StrEnum):
     CSR_KEY = "CSR_KEY"
     CSR_NAME = "CSR_NAME"
     CSR_SUBJECT_CHANGED = "CSR_SUBJECT_CHANGED"
+    CSR_LINK = "CSR_LINK"
     KEY_REUSED = "KEY_REUSED"
+    KEY_ENCRYPTION = "KEY_ENCRYPTION"
+    SERVER_KEYS_REFUSED = "SERVER_KEYS_REFUSED"
     # The enrolment token.
     TOKEN_MISSING = "TOKEN_MISSING"  # noqa: S105 - a code, not a secret
     TOKEN_UNKNOWN = "TOKEN_UNKNOWN"  # noqa: S105

@@ -43,6 +43,8 @@ class GroupRules(BaseModel):
     maximum_devices: Annotated[int, Field(ge=0, le=10**9)] = 0
     same_key_seconds: Seconds = DEFAULT_SAME_KEY_SECONDS
     new_key: NewKey = NewKey.REFUSE
+    server_keys: bool = False
+    tls_unique: bool = False
     webhook_url: Annotated[str, Field(max_length=500)] = ""
     webhook_timeout_seconds: Annotated[int, Field(ge=1, le=30)] = 5
 
@@ -99,6 +101,8 @@ def _rules(body: GroupRules, given: set[str]) -> dict[str, Any]:
         "maximum_devices": ("maximum_devices", lambda: body.maximum_devices or None),
         "same_key_seconds": ("same_key_window", lambda: timedelta(seconds=body.same_key_seconds)),
         "new_key": ("new_key", lambda: body.new_key),
+        "server_keys": ("server_keys", lambda: body.server_keys),
+        "tls_unique": ("tls_unique", lambda: body.tls_unique),
         "webhook_url": ("webhook_url", lambda: body.webhook_url or None),
         "webhook_timeout_seconds": ("webhook_timeout", lambda: timedelta(seconds=body.webhook_timeout_seconds)),
     }
@@ -115,6 +119,8 @@ def _item(stored: StoredGroup) -> dict[str, Any]:
         "maximum_devices": group.maximum_devices,
         "same_key_seconds": int(group.same_key_window.total_seconds()),
         "new_key": group.new_key,
+        "server_keys": group.server_keys,
+        "tls_unique": group.tls_unique,
         "webhook_url": group.webhook_url,
         "webhook_timeout_seconds": int(group.webhook_timeout.total_seconds()),
         "created_at": rfc3339(stored.created_at),

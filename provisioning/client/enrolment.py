@@ -23,6 +23,8 @@ class EnrolmentGroup(Answer):
     maximum_devices: int | None = None
     same_key_seconds: int
     new_key: str
+    server_keys: bool
+    tls_unique: bool
     webhook_url: str | None = None
     webhook_timeout_seconds: int
     created_at: datetime

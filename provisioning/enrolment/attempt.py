@@ -59,6 +59,14 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsConnection:
+    """The connection that the request came on; TLS 1.3 has no *unique* (RFC 9266)."""
+
+    version: str
+    unique: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """Everything that a decision is made of; *renewal*: the presented certificate asks for its successor."""
 
@@ -69,3 +77,6 @@ class Attempt:
     certificate: x509.Certificate | None = None
     renewal: bool = False
     verdict: Verdict | None = None
+    connection: TlsConnection | None = None
+    server_key: bool = False
+    """The key was made here, for this one attempt."""

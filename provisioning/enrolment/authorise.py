@@ -32,6 +32,7 @@ from sqlalchemy.exc import IntegrityError
 
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.authentication import ended
+from provisioning.enrolment.linking import check_link
 from provisioning.enrolment.successor import authorise_successor
 from provisioning.enrolment.ways.approval import ApprovalWay, Undecided, approved
 from provisioning.enrolment.ways.claim import ClaimWay
@@ -82,6 +83,7 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
         successor = authorise_successor(connection, attempt)
         _check_label(attempt.label, successor.device.name, successor.device.group)
         rules = _rules_of(connection, successor.device.role, successor.device.group)
+        _check_request(attempt, rules)
         return Authorised(
             successor.device,
             rules.profile,
@@ -95,9 +97,19 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
     evidence = [way for kind in _EVIDENCE if (way := kind.presented(connection, attempt)) is not None]
     role, group = _place_of(evidence, attempt)
     rules = _rules_of(connection, role, group)
+    _check_request(attempt, rules)
     conditions = [way for kind in _CONDITIONS if (way := kind.presented(connection, attempt)) is not None]
     vouched = _vouched(connection, attempt, rules, evidence, conditions)
     return _admit(connection, attempt, rules, vouched, role, group)
+
+
+def _check_request(attempt: Attempt, rules: Group) -> None:
+    check_link(attempt, rules)
+    if attempt.server_key and not rules.server_keys:
+        raise Refused(
+            Code.SERVER_KEYS_REFUSED,
+            f"group {rules.name} makes no keys for its devices: make the key on the device and use /simpleenroll",
+        )
 
 
 def _place_of(ways: Sequence[Way], attempt: Attempt) -> tuple[Role, str | None]:

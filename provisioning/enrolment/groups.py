@@ -155,6 +155,8 @@ def _facts(group: Group) -> dict[str, object]:
         "maximum_devices": group.maximum_devices,
         "same_key_window": group.same_key_window,
         "new_key": group.new_key,
+        "server_keys": group.server_keys,
+        "tls_unique": group.tls_unique,
         "webhook_url": group.webhook_url,
     }
 

@@ -65,6 +65,10 @@ class Group:
     same_key_window: timedelta = timedelta()
     """How long the same request is answered with the same certificate; none: a request is answered once."""
     new_key: NewKey = NewKey.REFUSE
+    server_keys: bool = False
+    """Whether the service makes keys for devices that ask it to."""
+    tls_unique: bool = False
+    """Whether a request must be linked to its TLS connection, which TLS 1.3 cannot."""
     webhook_url: str | None = None
     webhook_timeout: timedelta = timedelta(seconds=5)
 

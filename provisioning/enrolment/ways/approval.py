@@ -51,6 +51,11 @@ class ApprovalWay(Way):
 
 def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:
     """Return an operator's approval of *attempt*; raise `Undecided` or `Refused` without one."""
+    if attempt.server_key:
+        raise Refused(
+            Code.SERVER_KEYS_REFUSED,
+            "a request that waits for an approval is recognised by its key: make the key on the device",
+        )
     name, key = attempt.request.common_name, spki_fingerprint(attempt.request.public_key)
     found = approvals.find(connection, group.name, name, key)
     if found is None or _over(connection, found, attempt, group):
