@@ -28,5 +28,8 @@ class ByteStream(Protocol):
     def release(self) -> None:
         """Read again."""
 
+    def rest(self, seconds: float) -> None:
+        """Read nothing for so long."""
+
     def settle(self) -> None:
         """Take note that the client is admitted: it is served before newcomers."""

@@ -36,6 +36,7 @@ from broker.authorization import refuse_topic
 from broker.byte_stream import ByteStream
 from broker.engine import Engine
 from broker.handlers import connect, handle
+from broker.meter import Meter
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack, Connect
 from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
@@ -73,6 +74,7 @@ class ClientConnection:
         "_allowed",
         "_complaints",
         "_holder",
+        "_meter",
         "_needed",
         "_tail",
         "_transport",
@@ -100,6 +102,7 @@ class ClientConnection:
         self._aliases: IncomingAliases | None = None
         self._complaints = 0
         self._holder: Subscriber | None = None
+        self._meter: Meter | None = None
         self.bucket = 0
         self.closed = False
         """Whether it has ended: nothing is read, written or changed through it any more."""
@@ -172,7 +175,7 @@ class ClientConnection:
         v5 = self.version is ProtocolVersion.V5
         journal = engine.journal
         storable = journal is None or not journal.failed
-        position = messages = acknowledged = 0
+        position = messages = acknowledged = handled = 0
         slow: Subscriber | None = None
         limit = len(data)
         try:
@@ -262,6 +265,7 @@ class ClientConnection:
                     position = end
                     continue
                 position = end
+                handled += 1
                 handle(engine, self, decode_packet(first, data[body:end], self.version), now)
                 if self.closed:
                     break
@@ -279,6 +283,8 @@ class ClientConnection:
             engine.turn.sessions.add(session)
         if slow is not None:
             self.hold(slow, now)
+        if self._meter is not None:
+            self._rest(self._meter, messages + handled, limit, now)
         if position < limit and not self.closed:
             self._tail = bytearray(data[position:])
             self._needed = bytes_needed(data, position)
@@ -372,6 +378,14 @@ class ClientConnection:
             self.engine.metrics.publishers_held += 1
             self.engine.deadlines.file(self, now + _HOLD_SECONDS)
 
+    def _rest(self, meter: Meter, packets: int, size: int, now: float) -> None:
+        """Read nothing for a while, if what was read is more than the client may send."""
+        seconds = meter.spend(packets, size, self.engine.limits, now)
+        if seconds > 0 and not self.closed:
+            self.engine.metrics.rests += 1
+            self.last_received = now + seconds  # It may speak meanwhile; nobody listens.
+            self._transport.rest(seconds)
+
     def release(self) -> None:
         """Read again."""
         self._holder = None
@@ -383,6 +397,9 @@ class ClientConnection:
         self.since = now
         self.keep_alive = keep_alive * KEEP_ALIVE_FACTOR
         self._transport.settle()
+        limits = self.engine.limits
+        if limits.max_packet_rate or limits.max_byte_rate:
+            self._meter = Meter(limits, now)
         self._file_deadline(now)
 
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:

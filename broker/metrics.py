@@ -31,6 +31,9 @@ class Metrics:
     """Lists that are late, expired or refused, by stable code."""
     refused: Counter[str] = field(default_factory=Counter)
     closed: Counter[str] = field(default_factory=Counter)
+    clones_suspected: int = 0
+    rests: int = 0
+    """How often a client was not read for a while because it sends faster than it may."""
     accepts_paused: int = 0
     """How often a listener has left newcomers in the kernel's queue."""
     loop_lag: float = 0.0

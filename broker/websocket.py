@@ -74,6 +74,9 @@ class Underlying(Protocol):
     def settle(self) -> None:
         """Take note that the client is admitted."""
 
+    def rest(self, seconds: float) -> None:
+        """Read nothing for so long."""
+
 
 class Above(Protocol):
     """The connection."""
@@ -208,6 +211,10 @@ class WebSocket:
     def settle(self) -> None:
         """Take note that the client is admitted."""
         self._transport.settle()
+
+    def rest(self, seconds: float) -> None:
+        """Read nothing for so long."""
+        self._transport.rest(seconds)
 
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
         """Return the peer's certificate, and its verified path."""

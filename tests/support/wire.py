@@ -64,6 +64,7 @@ class FakeTransport:
         self.closed = False
         self.held = False
         self.settled = False
+        self.rests: list[float] = []
 
     def write(self, packets: list[bytes]) -> None:
         assert packets, "nothing was written"
@@ -81,6 +82,9 @@ class FakeTransport:
 
     def release(self) -> None:
         self.held = False
+
+    def rest(self, seconds: float) -> None:
+        self.rests.append(seconds)
 
     def settle(self) -> None:
         assert not self.settled, "admitted twice"

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.mqtt.codes import ReasonCode
+from broker.mqtt.connect import Connack
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
 from tests.support.pki import Held, Pki
@@ -184,3 +186,55 @@ def _trickle(client: TlsClient, data: bytes) -> float:
         except (OSError, Ended):
             break
     return time.monotonic() - started
+
+
+# Those who have a certificate
+
+
+def test_a_client_that_sends_faster_than_it_may_is_read_less_often(tmp_path: Path, pki: Pki, anchors: Path) -> None:
+    limits = {"limits__max_packet_rate": 100}
+    with (
+        BrokerProcess.with_files(tmp_path / "b", pki, **limits) as broker,
+        TlsClient(broker.port, anchors, pki.service("s").credential) as service,
+        TlsClient(broker.port, anchors, pki.device("m").credential) as meter,
+        TlsClient(broker.port, anchors, pki.device("calm").credential) as calm,
+    ):
+        service.connect()
+        service.subscribe("fleet/#")
+        meter.connect(client_id="m")
+        calm.connect(client_id="calm")
+        started = time.monotonic()
+        for number in range(300):
+            meter.publish("fleet/meters/m/x", b"%d" % number)
+        calm.check_alive()
+        for number in range(300):
+            assert service.next_packet().payload == b"%d" % number  # type: ignore[union-attr]
+        assert time.monotonic() - started >= 1.5
+        meter.check_alive()
+
+
+def test_a_key_that_is_used_from_two_addresses_by_turns_is_told(tmp_path: Path, pki: Pki, anchors: Path) -> None:
+    limits = {"limits__quarantine_clones": "true", "limits__ban_seconds": 1}
+    held = pki.device("m")
+    with BrokerProcess.with_files(tmp_path / "b", pki, **limits) as broker, ExitStack() as stack:
+        for number in range(5):
+            client = stack.enter_context(_from(broker.port, anchors, held, (HERE, THERE)[number % 2]))
+            client.send(connect_packet(V5, client_id="m"))
+            answer = client.next_packet()
+            expected = ReasonCode.BANNED if number == 4 else ReasonCode.SUCCESS
+            assert isinstance(answer, Connack)
+            assert answer.reason_code is expected
+        (event,) = [each for each in broker.events("CLONE_SUSPECTED") if each.get("quarantined")]
+        assert {HERE, THERE} <= set(event["detail"].split())
+
+        def comes_back() -> bool:
+            with _from(broker.port, anchors, held, HERE) as client:
+                client.send(connect_packet(V5, client_id="m"))
+                answer = client.next_packet()
+                return isinstance(answer, Connack) and answer.reason_code is ReasonCode.SUCCESS
+
+        wait_until(comes_back, "the ban ends by itself")
+
+
+def _from(port: int, anchors: Path, held: Held, source: str) -> TlsClient:
+    return TlsClient(port, anchors, held.credential, source=source)
