@@ -20,6 +20,7 @@ import asyncio
 import errno
 import socket
 import ssl
+from collections.abc import Callable
 from enum import Enum
 
 import structlog
@@ -28,10 +29,12 @@ from broker.admission.refusal import RefusalCode
 from broker.connection import ClientConnection
 from broker.connection_rate import ConnectionRate
 from broker.engine import Engine
+from broker.limits import Limits
 from broker.lobby import Lobby
 from broker.poller import Poller
 from broker.tls_session import TlsSession, open_tls
 from broker.transport import TlsTransport
+from broker.turn import Turn
 from broker.unsafe_plain import UnsafePeer, UnsafePlainSession
 from broker.websocket import WebSocket
 from provisioning.pki.identity import Identity
@@ -55,6 +58,29 @@ class Speaks(Enum):
     UNSAFE_PLAIN = "mqtt"
 
 
+class Doors:
+    """Everybody who is connected: those who are admitted, and the newcomers of each listener."""
+
+    def __init__(self, admitted: Poller) -> None:
+        self._admitted = admitted
+        self._lobbies: list[Lobby] = []
+
+    def open(self, loop: asyncio.AbstractEventLoop, turn: Turn, limits: Callable[[], Limits]) -> Lobby:
+        """Return the lobby of one more listener."""
+        lobby = Lobby(loop, turn, self._admitted, limits)
+        self._lobbies.append(lobby)
+        return lobby
+
+    @property
+    def connections(self) -> int:
+        """How many there are, admitted or not."""
+        return len(self._admitted) + sum(map(len, self._lobbies))
+
+    async def drained(self, patience: float) -> None:
+        """Close everybody politely; who is not gone after *patience* seconds is cut off."""
+        await asyncio.gather(*(poller.drained(patience) for poller in (self._admitted, *self._lobbies)))
+
+
 class Listener:
     """One listening address."""
 
@@ -62,23 +88,30 @@ class Listener:
         self,
         loop: asyncio.AbstractEventLoop,
         engine: Engine,
-        poller: Poller,
-        lobby: Lobby,
+        doors: Doors,
         context: ssl.SSLContext,
         speaks: Speaks = Speaks.MQTT,
         unsafe_identity: Identity | None = None,
+        limits: Callable[[Limits], Limits] = lambda common: common,
     ) -> None:
-        """Serve with *context*; *unsafe_identity* is whom the clients of a plain listener are taken for."""
+        """Serve with *context*; *unsafe_identity* is whom the clients of a plain listener are taken for.
+
+        *limits* returns this listener's own, given those of the broker.
+        """
         self._loop = loop
         self._engine = engine
-        self._poller = poller
-        self._lobby = lobby
+        self._doors = doors
+        self._own_limits = limits
+        self._lobby = doors.open(loop, engine.turn, self._limits)
         self._rate = ConnectionRate(loop.time())
         self._speaks = speaks
         self._unsafe_identity = unsafe_identity
         self.context = context
         self._socket: socket.socket | None = None
         self.url = ""
+
+    def _limits(self) -> Limits:
+        return self._own_limits(self._engine.limits)
 
     def open(self, host: str, port: int) -> None:
         """Listen on *host* and *port* (0: any free one); `url` says where. Raises `OSError`."""
@@ -138,7 +171,7 @@ class Listener:
 
     def _room(self, now: float) -> tuple[int, float]:
         """Return how many may be accepted now, and after what pause to look again if that is not many."""
-        limits = self._engine.limits
+        limits = self._limits()
         room, pause = limits.max_unadmitted - len(self._lobby), _FULL_PAUSE
         if limits.max_connection_rate:
             allowed = self._rate.available(limits.max_connection_rate, now)
@@ -149,8 +182,8 @@ class Listener:
         return min(room, _ACCEPTS_A_TURN), pause
 
     def _refuse(self, host: str, now: float) -> RefusalCode | None:
-        limits = self._engine.limits
-        if len(self._poller) + len(self._lobby) >= limits.max_connections:
+        limits = self._limits()
+        if self._doors.connections >= limits.max_connections:
             return RefusalCode.TOO_MANY_CONNECTIONS
         source = self._lobby.strangers.source(host, limits, now)
         reason = source.refuses(limits, now)

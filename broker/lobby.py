@@ -1,4 +1,4 @@
-"""The epoll set of newcomers: handshakes and CONNECTs, apart from those who are admitted.
+"""The epoll set of one listener's newcomers: handshakes and CONNECTs, apart from those who are admitted.
 
 Theory
 ------
@@ -14,10 +14,12 @@ It is also where newcomers are counted, by address: see `broker.strangers`.
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop
+from collections.abc import Callable
 
-from broker.engine import Engine
+from broker.limits import Limits
 from broker.poller import Poller, Watched
 from broker.strangers import Source, Strangers
+from broker.turn import Turn
 
 _HANDSHAKES_A_TURN = 6
 
@@ -25,19 +27,19 @@ _HANDSHAKES_A_TURN = 6
 class Lobby(Poller):
     """Where a connection waits until its client is admitted."""
 
-    __slots__ = ("_admitted", "_engine", "_sources", "strangers")
+    __slots__ = ("_admitted", "_limits", "_sources", "strangers")
 
-    def __init__(self, loop: AbstractEventLoop, engine: Engine, admitted: Poller) -> None:
-        """Let those who are admitted move on to *admitted*."""
-        super().__init__(loop, engine.turn, _HANDSHAKES_A_TURN)
+    def __init__(self, loop: AbstractEventLoop, turn: Turn, admitted: Poller, limits: Callable[[], Limits]) -> None:
+        """Let those who are admitted move on to *admitted*; *limits* says what counts at the moment."""
+        super().__init__(loop, turn, _HANDSHAKES_A_TURN)
         self._admitted = admitted
-        self._engine = engine
+        self._limits = limits
         self.strangers = Strangers(loop.time())
         self._sources: dict[int, Source] = {}
 
     def watch(self, descriptor: int, transport: Watched, events: int) -> None:
         """Begin to watch *descriptor* for *events*."""
-        now, limits = self._loop.time(), self._engine.limits
+        now, limits = self._loop.time(), self._limits()
         source = self.strangers.source(transport.host, limits, now)
         source.arrive(limits, now)
         self._sources[descriptor] = source

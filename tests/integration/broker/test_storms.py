@@ -238,3 +238,26 @@ def test_a_key_that_is_used_from_two_addresses_by_turns_is_told(tmp_path: Path, 
 
 def _from(port: int, anchors: Path, held: Held, source: str) -> TlsClient:
     return TlsClient(port, anchors, held.credential, source=source)
+
+
+def test_each_listener_has_limits_of_its_own(tmp_path: Path, pki: Pki, anchors: Path, nameless: ssl.SSLContext) -> None:
+    settings = tmp_path / "broker.toml"
+    settings.write_text(
+        "[[listener]]\nport = 0\nmax_failed_attempts = 2\nfailed_attempt_recovery = 0.001\n"
+        "[[listener]]\nport = 0\n"
+        '[[listener]]\nport = 0\nhost = "::1"\nprotocol = "wss"\n'
+    )
+    broker = BrokerProcess.with_files(tmp_path / "b", pki, "--config", str(settings))
+    del broker.arguments[broker.arguments.index("--port") : broker.arguments.index("--port") + 2]
+    with broker:
+        assert [url.rpartition(":")[0] for url in broker.urls] == [
+            "mqtts://127.0.0.1",
+            "mqtts://127.0.0.1",
+            "wss://[::1]",
+        ]
+        strict, open_to_all = (int(url.rpartition(":")[2]) for url in broker.urls[:2])
+        assert [come(strict, THERE, nameless) for _ in range(4)] == [True, True, False, False]
+        assert [come(open_to_all, THERE, nameless) for _ in range(4)] == [True] * 4
+        for port in (strict, open_to_all):
+            with TlsClient(port, anchors, pki.device("m").credential) as client:
+                client.connect(client_id="m")
