@@ -32,7 +32,7 @@ class Limits:
     """Connections that one listener accepts in a second, 0 for any number; more wait to be accepted."""
     max_connects_per_identity: Annotated[int, Field(ge=0)] = 100
     """Connections of one identity in ten seconds, 0 for any number; of a service, as many as it may have sessions."""
-    flapping_count: Annotated[int, Field(ge=0)] = 30
+    flapping_count: Annotated[int, Field(ge=0)] = 60
     """Times in a minute that a client is admitted and lost without a DISCONNECT before it is banned; 0 for no ban."""
     ban_seconds: Seconds = 300.0
     quarantine_clones: bool = False

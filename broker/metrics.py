@@ -48,6 +48,6 @@ class Metrics:
     accepts_paused: int = 0
     """How often a listener has left newcomers in the kernel's queue."""
     loop_lag: float = 0.0
-    """Seconds that the event loop is late; the worst of the last second."""
+    """Seconds that the event loop is late, the worst of the last second; shown as ``loop_lag_seconds``."""
     reloads: Counter[str] = field(default_factory=Counter)
     """By part and outcome: ``policy.refused``."""
