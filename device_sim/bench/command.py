@@ -44,6 +44,7 @@ KeepAlive = Annotated[int, typer.Option("-k", "--keepalive", min=0, max=65535, h
 First = Annotated[int, typer.Option("-n", "--startnumber", min=0, help="Number of the first client (one pair).")]
 Prefix = Annotated[str, typer.Option("--prefix", help="What client identifiers begin with (one pair).")]
 Seconds = Annotated[float, typer.Option("-d", "--duration", min=0, help="Seconds after which it ends; 0: at Ctrl-C.")]
+Limit = Annotated[int, typer.Option("-L", "--limit", min=0, help="Messages in all; 0: no limit.")]
 Fleet = Annotated[
     Path | None, typer.Option("--fleet", help="A fleet's directory: a key for each client.", show_default=False)
 ]
@@ -82,7 +83,7 @@ def pub(
         int, typer.Option("-I", "--interval_of_msg", min=1, help="Milliseconds between two messages of a client.")
     ] = 1000, size: Annotated[int, typer.Option("-s", "--size", min=16, max=1_000_000, help="Bytes of payload.")] = 256,
     qos: Qos = 0, retain: Annotated[bool, typer.Option("-r", "--retain", help="Retained messages.")] = False,
-    limit: Annotated[int, typer.Option("-L", "--limit", min=0, help="Messages in all; 0: no limit.")] = 0,
+    limit: Limit = 0,
     version: Version = 5, keepalive: KeepAlive = 300, first: First = 1, prefix: Prefix = "bench-",
     duration: Seconds = 0.0, fleet: Fleet = None, service: Service = False, ca: CaFile = None,
     cert: CertFile = None, key: KeyFile = None, server_name: ServerName = None, driver: WhichDriver = Driver.LIGHT,
@@ -104,7 +105,7 @@ def pub(
 def sub(
     topic: Topic, host: Host = "localhost", port: Port = 8883, count: Count = 200, rate: ConnRate = None,
     interval: Interval = 10, qos: Qos = 0,
-    limit: Annotated[int, typer.Option("-L", "--limit", min=0, help="Messages in all; 0: no limit.")] = 0, version: Version = 5, keepalive: KeepAlive = 300, first: First = 1,
+    limit: Limit = 0, version: Version = 5, keepalive: KeepAlive = 300, first: First = 1,
     prefix: Prefix = "bench-", duration: Seconds = 0.0, fleet: Fleet = None, service: Service = False,
     ca: CaFile = None, cert: CertFile = None, key: KeyFile = None, server_name: ServerName = None,
     driver: WhichDriver = Driver.LIGHT, as_json: AsJson = False,
