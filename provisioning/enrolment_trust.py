@@ -9,6 +9,9 @@ a certificate that this service did not issue is refused there. Claims and manuf
 A context is immutable, so a changed trust is a new context: the listener's own context asks, at each handshake, for
 the newest one (OpenSSL takes the anchors from the context that the server name callback leaves).
 
+Dates are not checked by TLS: a device that was away too long for its certificate may have a grace time to renew it, and
+whoever has none is told so in a sentence. `authenticate` and every way check both ends of the validity.
+
 Rules
 -----
 1. No anchor is taken into the trust that is not in the store and in force.
@@ -79,7 +82,11 @@ class EnrolmentTrust:
     def _build(self) -> ssl.SSLContext:
         anchors = self._own + "".join(map(ssl.DER_cert_to_PEM_cert, self._extra))
         return server_context(
-            self._credential, anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True
+            self._credential,
+            anchors,
+            client_certificate=ClientCertificate.OPTIONAL,
+            allow_tls12=True,
+            caller_checks_dates=True,
         )
 
     def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:

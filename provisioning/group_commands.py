@@ -63,6 +63,14 @@ TlsUnique = Annotated[
     bool | None,
     typer.Option(help="Requests must be linked to their TLS connection; TLS 1.2 only.", show_default=False),
 ]
+Grace = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Seconds after its end in which a certificate may still be renewed (default: 0).",
+        show_default=False,
+    ),
+]
 WebhookUrl = Annotated[
     str | None,
     typer.Option(help="Whom the way webhook asks: https://…, or http:// on this machine.", show_default=False),
@@ -81,6 +89,7 @@ def create_group(
     new_key: NewKeyOption = None,
     server_keys: ServerKeys = None,
     tls_unique: TlsUnique = None,
+    renewal_grace: Grace = None,
     webhook_url: WebhookUrl = None,
     directory: Directory = None,
     url: Url = None,
@@ -105,6 +114,7 @@ def create_group(
         new_key=new_key,
         server_keys=server_keys,
         tls_unique=tls_unique,
+        renewal_grace_seconds=renewal_grace,
         webhook_url=webhook_url,
     )
     if "ways" not in rules:
@@ -128,6 +138,7 @@ def change_group(
     new_key: NewKeyOption = None,
     server_keys: ServerKeys = None,
     tls_unique: TlsUnique = None,
+    renewal_grace: Grace = None,
     webhook_url: WebhookUrl = None,
     directory: Directory = None,
     url: Url = None,
@@ -152,6 +163,7 @@ def change_group(
         new_key=new_key,
         server_keys=server_keys,
         tls_unique=tls_unique,
+        renewal_grace_seconds=renewal_grace,
         webhook_url=webhook_url,
     )
     if not rules:

@@ -49,6 +49,7 @@ class StoredCertificate:
     fingerprint_sha256: str
     not_before: datetime
     not_after: datetime
+    issued_at: datetime
     device: Device
     revocation: StoredRevocation | None
 
@@ -153,6 +154,7 @@ def from_row(row: Row[Any]) -> StoredCertificate:
         columns[certificates.c.fingerprint_sha256],
         columns[certificates.c.not_before],
         columns[certificates.c.not_after],
+        columns[certificates.c.issued_at],
         device_from(row),
         None
         if sequence is None
