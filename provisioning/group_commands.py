@@ -20,7 +20,7 @@ from provisioning.service_command import (
     print_table,
     with_client,
 )
-from provisioning.store.groups import NewKey
+from provisioning.store.groups import NewKey, WayName
 
 group_app = typer.Typer(help="Say which ways lead into a group of devices.", no_args_is_help=True)
 
@@ -28,7 +28,9 @@ Name = Annotated[str, typer.Argument(help="The group's name, which is also its E
 Ways = Annotated[
     list[str] | None,
     typer.Option(
-        "--way", help="A way to be let in, or several that are needed together (a+b); repeat it.", show_default=False
+        "--way",
+        help=f"A way to be let in ({', '.join(WayName)}), or several that are needed together (a+b); repeat it.",
+        show_default=False,
     ),
 ]
 Closed = Annotated[bool, typer.Option("--closed", help="No way: nobody new is let in.")]

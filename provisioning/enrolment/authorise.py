@@ -263,7 +263,7 @@ def _comes_back(
 
     An operator's approval that it took is added to *said*.
     """
-    _check_no_withdrawal(connection, device, attempt.now)
+    _check_no_withdrawal(connection, device)
     held = certificates.newest_with_key(connection, device.name, spki_fingerprint(attempt.request.public_key))
     if held is not None and rules.same_key_window:
         return (held.der if _answers(held, rules, attempt.now) else None), False
@@ -287,16 +287,17 @@ def _answers(held: HeldCertificate, rules: Group, now: datetime) -> bool:
     return held.good(now) and now < held.issued_at + rules.same_key_window
 
 
-def _check_no_withdrawal(connection: Connection, device: Device, now: datetime) -> None:
-    """Refuse a device one of whose certificates was revoked for cause: that is not undone by asking again."""
-    trials: frozenset[int] | None = None
-    for each in certificates.of_device(connection, device.id):
-        if each.revocation is None or each.revocation.reason is RevocationReason.SUPERSEDED or now >= each.not_after:
+def _check_no_withdrawal(connection: Connection, device: Device) -> None:
+    """Refuse a device whose newest certificate was revoked for cause: that is not undone by asking again.
+
+    What was replaced, and trials that wait for their activation, are passed over.
+    """
+    trials = claims.trials_of(connection, device.id)
+    for each in reversed(certificates.of_device(connection, device.id)):
+        if each.revocation is None:
+            return
+        if each.revocation.reason is RevocationReason.SUPERSEDED or (each.on_hold and each.id in trials):
             continue
-        if each.revocation.reason is RevocationReason.CERTIFICATE_HOLD:
-            trials = claims.trials_of(connection, device.id) if trials is None else trials
-            if each.id in trials:
-                continue
         raise Refused(
             Code.CERTIFICATE_REVOKED,
             f"certificate {each.serial} of {device.name} was revoked ({each.revocation.reason}): ask an operator for a "

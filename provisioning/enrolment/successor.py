@@ -20,7 +20,6 @@ from provisioning.enrolment.authentication import check_dates, check_not_revoked
 from provisioning.enrolment.groups import rules_for
 from provisioning.enrolment.ways.way import IpAddress, Settle
 from provisioning.errors import Code, Refused
-from provisioning.pki.revocation import RevocationReason
 from provisioning.store import claims
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
@@ -42,11 +41,7 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
     """Return whose certificate is to be succeeded; raise `Refused` unless it is good now and the names are its own."""
     certificate, request = attempt.certificate, attempt.request
     stored = known(connection, certificate, for_update=True)
-    on_trial = (
-        stored.revocation is not None
-        and stored.revocation.reason is RevocationReason.CERTIFICATE_HOLD
-        and claims.on_trial(connection, stored.id)
-    )
+    on_trial = stored.on_hold and claims.on_trial(connection, stored.id)
     if not on_trial:
         check_not_revoked(stored)
     rules = rules_for(connection, stored.device.role, stored.device.group)

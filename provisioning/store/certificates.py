@@ -53,6 +53,11 @@ class StoredCertificate:
     device: Device
     revocation: StoredRevocation | None
 
+    @property
+    def on_hold(self) -> bool:
+        """Whether it is suspended, by an operator or because it is on trial."""
+        return self.revocation is not None and not self.revocation.reason.final
+
     def state(self, now: datetime) -> CertificateState:
         """Return what the certificate is worth *now*."""
         if self.revocation is not None:
