@@ -333,6 +333,26 @@ async def test_a_request_waits_for_an_operator_and_is_recognised_when_it_comes_a
     assert await pending(fleet, "meter-1", key=key, label="line") > other
 
 
+async def test_the_same_request_several_times_at_once_is_one_request(fleet: Fleet) -> None:
+    await group(fleet, "approval")
+    key = generate_key()
+
+    async def attempt() -> str:
+        try:
+            await enrol(fleet, "meter-1", key=key, label="line")
+        except Pending:
+            return "pending"
+        except Refused as refused:
+            return refused.code
+        return "enrolled"
+
+    outcomes = set(await asyncio.gather(*(attempt() for _ in range(8))))
+    assert "pending" in outcomes
+    assert outcomes <= {"pending", Code.UNAVAILABLE}, "on PostgreSQL the second may have to ask again"
+    found = await ApprovalService(fleet.database, fleet.clock).page(limit=9, after=0, group="line", state=None)
+    assert len(found) == 1
+
+
 async def test_a_denied_request_is_refused_until_it_is_approved(fleet: Fleet) -> None:
     await group(fleet, "approval")
     service = ApprovalService(fleet.database, fleet.clock)
