@@ -89,6 +89,11 @@ class BrokerConfig(BaseSettings):
     allow_tls12: bool = False
     admin_socket: str | None = None
     """Unix socket of the admin API; unset: state_dir/admin.sock; ``off``: none."""
+    admin_port: int | None = Field(default=None, ge=0, le=65535)
+    """The admin API over HTTPS on admin_host, for operators' certificates only; None: not at all."""
+    admin_host: str = "127.0.0.1"
+    unsafe_public_admin: bool = False
+    """Allow an admin_host that is not loopback."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Prometheus reads http://metrics_host:metrics_port/metrics; None: not at all."""
     metrics_host: str = "127.0.0.1"
@@ -159,6 +164,15 @@ class BrokerConfig(BaseSettings):
                 raise ValueError(f"unsafe_plain_identity: {error}") from error
         if self.token is not None and self.token_file is not None:
             raise ValueError("token: give token or token_file, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _private(self) -> Self:
+        """Refuse addresses that others than this machine reach, unless that is said."""
+        if not self.unsafe_public_admin and not _is_loopback(self.admin_host):
+            raise ValueError(
+                f"admin_host: {self.admin_host} is not a loopback address; set unsafe_public_admin to allow it"
+            )
         if not self.unsafe_public_metrics and not _is_loopback(self.metrics_host):
             raise ValueError(
                 f"metrics_host: {self.metrics_host} is not a loopback address; set unsafe_public_metrics to allow it"

@@ -22,8 +22,8 @@ from typing import Any
 import structlog
 
 from broker.admin.api import Served
-from broker.admin.endpoint import AdminEndpoint, socket_path
-from broker.admin.metrics_endpoint import ListenError, MetricsEndpoint, open_metrics
+from broker.admin.endpoint import AdminEndpoint
+from broker.admin.metrics_endpoint import ListenError, open_metrics
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
@@ -106,10 +106,7 @@ class BrokerServer:
         )
         lists = RevocationLists(engine, self._config, loop.time)
         reloader = self._reloader(engine, listeners, files, policy_text, lists)
-        admin = AdminEndpoint(
-            Served(self._config.name, engine, listeners, files.certificate, reloader),
-            socket_path(self._config.admin_socket, self._config.state_dir),
-        )
+        admin = AdminEndpoint(Served(self._config.name, engine, listeners, files.certificate, reloader), self._config)
         await admin.open()
         metrics = await open_metrics(self._config, engine, files.certificate)
         # The data path allocates much and drops it at once; what lives long is frozen, and rarely looked at.
@@ -127,7 +124,11 @@ class BrokerServer:
             tasks.append(asyncio.create_task(_renewals(self._credential, reloader)))
         watch = self._config.watch_files
         tasks.append(asyncio.create_task(keep_current(reloader, self._hangup, watch_files=watch)))
-        tasks.append(asyncio.create_task(self._announce(listeners, feed, lists, metrics)))
+        tasks.append(
+            asyncio.create_task(
+                self._announce(listeners, feed, lists, [metrics.url if metrics is not None else "", admin.url])
+            )
+        )
         try:
             await _first_failure(tasks, stopped)
         finally:
@@ -242,7 +243,7 @@ class BrokerServer:
         listeners: list[Listener],
         feed: RevocationFeed | None,
         lists: RevocationLists,
-        metrics: MetricsEndpoint | None,
+        others: list[str],
     ) -> None:
         await lists.current.wait()
         if feed is not None:
@@ -250,8 +251,8 @@ class BrokerServer:
                 await asyncio.wait_for(feed.current.wait(), _FEED_PATIENCE)
             except TimeoutError:
                 log.warning("nobody is admitted until the revocation feed can be read", code="FEED_LOST")
-        urls = [listener.url for listener in listeners] + ([metrics.url] if metrics is not None else [])
-        sys.stdout.write(f"fleet-broker ready {' '.join(urls)}\n")
+        urls = [listener.url for listener in listeners] + others
+        sys.stdout.write(f"fleet-broker ready {' '.join(filter(None, urls))}\n")
         sys.stdout.flush()
 
     async def _shut_down(self, engine: Engine, poller: Poller, listeners: list[Listener]) -> None:

@@ -239,8 +239,8 @@ class Admission:
             return _refused(RefusalCode.ISSUER_REVOKED, f"the CA {issuer.subject} is revoked ({revocation.reason})")
         return None
 
-    def admit(self, peer: Peer, connect: Connect, now: float) -> Admitted | Refused:
-        """Judge *connect*, sent by *peer*, at monotonic time *now*."""
+    def refuse_now(self, peer: Peer, now: float) -> Refused | None:
+        """Return the refusal if *peer*, which `examine` has found good, is not good, or not known to be, at *now*."""
         refusal = self.refuse_revoked(peer)
         if refusal is not None:
             return refusal
@@ -254,6 +254,13 @@ class Admission:
                 RefusalCode.REVOCATION_STATUS_UNKNOWN,
                 "the broker's revocation data is too old to admit anybody; try again later",
             )
+        return None
+
+    def admit(self, peer: Peer, connect: Connect, now: float) -> Admitted | Refused:
+        """Judge *connect*, sent by *peer*, at monotonic time *now*."""
+        refusal = self.refuse_now(peer, now)
+        if refusal is not None:
+            return refusal
         identity = peer.identity
         terms = DEFAULT_TERMS if peer.issuer is None else peer.issuer.bundle.terms
         refusal = terms.refuse_username(identity, connect)
