@@ -127,6 +127,12 @@ def run(
     unsafe_public_metrics: Annotated[
         bool | None, typer.Option("--unsafe-public-metrics", help="Allow an address that is not loopback for it.")
     ] = None,
+    presence_events: Annotated[
+        bool | None, typer.Option("--presence-events", help="Tell services who comes and goes, below $SYS.")
+    ] = None,
+    stamp_publisher: Annotated[
+        bool | None, typer.Option("--stamp-publisher", help="Write the publisher's certificate into each message.")
+    ] = None,
     persistence: Annotated[
         bool | None, typer.Option("--persistence/--no-persistence", help="Keep sessions and messages over a restart.")
     ] = None,

@@ -99,6 +99,10 @@ class BrokerConfig(BaseSettings):
     metrics_host: str = "127.0.0.1"
     unsafe_public_metrics: bool = False
     """Allow a metrics_host that is not loopback: whoever reaches it reads the figures, unencrypted."""
+    presence_events: bool = False
+    """Tell services who comes and goes, on $SYS/broker/presence/#."""
+    stamp_publisher: bool = False
+    """Write into each message's user properties whose certificate its publisher has; costs the fast path."""
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")

@@ -345,7 +345,7 @@ class ClientConnection:
 
     def _introduce(self, topic: bytes) -> bool:
         """Say whether the client may publish to *topic*, which it has not done lately; if in doubt: no."""
-        if self.session is None:
+        if self.session is None or self.engine.stamps:  # A stamp is not written here.
             return False
         try:
             permitted = refuse_topic(self.engine, self.session, check_topic_name(topic.decode())) is None

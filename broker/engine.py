@@ -37,6 +37,7 @@ from broker.mqtt.connect import Connect
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription
+from broker.presence import Presence
 from broker.routing.retained import RetainedMessages
 from broker.routing.router import Routes, Subscriber
 from broker.session.queue import QueueLimits
@@ -126,9 +127,11 @@ class Engine:
         "journal",
         "limits",
         "metrics",
+        "presence",
         "registry",
         "retained",
         "routes",
+        "stamps",
         "turn",
     )
 
@@ -148,6 +151,10 @@ class Engine:
         self.routes = Routes(limits.max_cached_routes)
         self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
         self.registry = SessionRegistry(QueueLimits(limits.max_queued_messages, limits.max_queued_bytes), self.metrics)
+        self.stamps = False
+        """Whether each message is stamped with its publisher's certificate, see `broker.vouched`."""
+        self.presence: Presence | None = None
+        """Who tells services who comes and goes; None: nobody."""
         self.journal: Journal | None = None
         """Where persistent state is noted for the store; None: nothing outlives the process."""
         self._live: dict[CertificateKey, list[Client]] = {}
@@ -225,6 +232,8 @@ class Engine:
         self.history.note(what, connection, code, detail, session.client_id if session is not None else "", now)
         if session is not None:
             self.detach(connection, now, publish_will=publish_will)
+            if self.presence is not None:
+                self.presence.disconnected(connection, session, code, detail, now)
 
     def denied(self, connection: Client, event: str, details: dict[str, object], now: float) -> None:
         """Tell that the client may not do what it wanted to."""
@@ -407,8 +416,9 @@ class Engine:
         return slow
 
     def publish_own(self, message: Message, now: float) -> None:
-        """Publish a retained message of the broker's own, which is not stored on disk."""
-        self.retained.retain(message.topic.decode(), message)
+        """Publish a message of the broker's own; a retained one is not stored on disk."""
+        if message.retain:
+            self.retained.retain(message.topic.decode(), message)
         route = self.routes[message.topic]
         route.deliver(message, None, now)
         self.turn.routes.add(route)

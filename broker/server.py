@@ -15,6 +15,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from broker.engine import Engine
 from broker.listener import Listener, Speaks
 from broker.mqtt.codes import ReasonCode
 from broker.poller import Poller
+from broker.presence import Presence
 from broker.recovery import recover
 from broker.reload.parts import (
     Reloadable,
@@ -98,6 +100,10 @@ class BrokerServer:
         files = await self._own_credential()
         self._check_crl_files()
         engine = Engine(self._admission(files.certificate, policy), self._config.limits, loop.call_soon, loop.time())
+        engine.stamps = self._config.stamp_publisher
+        engine.admission.fingerprints = self._config.stamp_publisher or self._config.presence_events
+        if self._config.presence_events:
+            engine.presence = Presence(engine.publish_own, lambda: datetime.now(UTC))
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn)
