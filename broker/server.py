@@ -104,6 +104,7 @@ class BrokerServer:
         engine.admission.fingerprints = self._config.stamp_publisher or self._config.presence_events
         if self._config.presence_events:
             engine.presence = Presence(engine.publish_own, lambda: datetime.now(UTC))
+        engine.keeps_revoked = self._config.revoked_session == "keep"
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn)

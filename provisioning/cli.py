@@ -22,8 +22,10 @@ from rich.console import Console
 from provisioning import (
     approval_commands,
     audit_commands,
+    ca_commands,
     certificate_commands,
     claim_commands,
+    doctor_command,
     group_commands,
     lifecycle_commands,
     listed_commands,
@@ -41,13 +43,13 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 app.add_typer(operator_commands.token_app, name="token")
 app.add_typer(operator_commands.device_app, name="device")
 app.add_typer(certificate_commands.certificate_app, name="certificate")
 app.add_typer(audit_commands.audit_app, name="audit")
+app.add_typer(ca_commands.ca_app, name="ca")
 app.add_typer(operator_role_commands.operator_app, name="operator")
 app.add_typer(group_commands.group_app, name="group")
 app.add_typer(claim_commands.claim_app, name="claim")
@@ -62,6 +64,7 @@ for command in (
 ):
     app.command()(command)
 app.command("status")(operator_commands.status)
+app.command("doctor")(doctor_command.doctor)
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
