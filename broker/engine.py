@@ -44,7 +44,8 @@ from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
-from broker.store.journal import Journal, Otherwise, Row
+from broker.store.journal import Journal, Otherwise
+from broker.stored_rows import session_row, subscription_row
 from broker.turn import Turn
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
 
@@ -335,7 +336,7 @@ class Engine:
         if session.expiry_interval > 0 or session.will is not None:
             if session.row == 0:
                 session.row = journal.new_session()
-            journal.save_session(session.row, _session_row(session, ended_at, journal.wall_offset))
+            journal.save_session(session.row, session_row(session, ended_at, journal.wall_offset))
 
     def answer(self, connection: Client, packet: bytes, otherwise: bytes | Otherwise = Otherwise.CLOSE) -> None:
         """Send *packet* when what it promises is stored; *otherwise* if that fails."""
@@ -374,7 +375,7 @@ class Engine:
         """Add or replace *subscription*, shared or not; return whether it existed before."""
         session.subscriptions[subscription.topic_filter] = subscription
         if session.journal is not None:
-            session.journal.subscribe(session.row, subscription.topic_filter, _subscription_row(subscription))
+            session.journal.subscribe(session.row, subscription.topic_filter, subscription_row(subscription))
         shared = SharedSubscription.parse(subscription.topic_filter)
         if shared is None:
             return self.routes.subscribe(session, subscription) is not None
@@ -481,33 +482,3 @@ class Engine:
     def connections(self) -> list[Client]:
         """Return every admitted connection."""
         return [connection for live in self._live.values() for connection in live]
-
-
-def _session_row(session: Session, ended_at: float | None, wall_offset: float) -> Row:
-    will = session.will
-    will_columns: Row = (None,) * 7
-    if will is not None:
-        message = will.message
-        will_columns = (
-            *(message.topic, message.payload, message.qos, message.retain, message.properties),
-            will.expiry_interval,
-            will.delay,
-        )
-    return (
-        session.client_id,
-        session.owner.uri,
-        session.v5,
-        session.expiry_interval,
-        None if ended_at is None else ended_at + wall_offset,
-        *will_columns,
-    )
-
-
-def _subscription_row(subscription: Subscription) -> Row:
-    return (
-        subscription.qos,
-        subscription.no_local,
-        subscription.retain_as_published,
-        subscription.retain_handling,
-        subscription.identifiers,
-    )
