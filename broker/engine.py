@@ -26,6 +26,7 @@ from typing import Protocol
 import structlog
 
 from broker.admission.admission import Admission, Admitted, Peer, revoked
+from broker.admission.guard import Guard
 from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused
 from broker.deadlines import Deadlines
@@ -44,8 +45,8 @@ from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
+from broker.session_rows import session_row, subscription_row
 from broker.store.journal import Journal, Otherwise
-from broker.stored_rows import session_row, subscription_row
 from broker.turn import Turn
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
 
@@ -124,6 +125,7 @@ class Engine:
         "admission",
         "connected",
         "deadlines",
+        "guard",
         "history",
         "journal",
         "keeps_revoked",
@@ -147,6 +149,7 @@ class Engine:
         self.admission = admission
         self.limits = limits
         self.metrics = Metrics()
+        self.guard = Guard(limits, self.metrics)
         self.turn = Turn(call_soon)
         self.deadlines = Deadlines(now)
         self.history = History(limits.max_history)
@@ -168,7 +171,7 @@ class Engine:
 
     def limit(self, limits: Limits) -> None:
         """Let *limits* count for what is asked from now on; what exists and exceeds them stays."""
-        self.limits = limits
+        self.limits = self.guard.limits = limits
         self.routes.limit = limits.max_cached_routes
         self.retained.limit = limits.max_retained
         self.retained.bytes_limit = limits.max_retained_bytes
@@ -209,6 +212,10 @@ class Engine:
             )
         if session is not None:
             older = session.connection
+            clone = self._taken_over(peer, session, connection, now)
+            if older is not None and clone is not None:
+                older.disconnect(clone.code, ReasonCode.ADMINISTRATIVE_ACTION, clone.detail, now)
+                return clone
             if older is not None:
                 older.disconnect(
                     "SESSION_TAKEN_OVER", ReasonCode.SESSION_TAKEN_OVER, "another connection has taken over", now
@@ -226,6 +233,13 @@ class Engine:
         self.metrics.admitted += 1
         return session, present
 
+    def _taken_over(self, peer: Peer, session: Session, connection: Client, now: float) -> Refused | None:
+        """Refuse a client that takes over *session* with its own certificate, where that looks like a copied key."""
+        for older in self._live.get(peer.certificate, ()):
+            if older.session is session:
+                return self.guard.taken_over(peer, _host(older), _host(connection), now)
+        return None
+
     def ended(self, connection: Client, code: str, detail: str, now: float, *, publish_will: bool) -> None:
         """Count and tell that *connection* has ended, and let go of it if it was admitted."""
         session = connection.session
@@ -235,16 +249,11 @@ class Engine:
         log.info(str(what), code=code, detail=detail, address=connection.address, **named(connection))
         self.history.note(what, connection, code, detail, session.client_id if session is not None else "", now)
         if session is not None:
+            if connection.peer is not None:
+                self.guard.ended(connection.peer, session.client_id, code, now)
             self.detach(connection, now, publish_will=publish_will)
             if self.presence is not None:
                 self.presence.disconnected(connection, session, code, detail, now)
-
-    def denied(self, connection: Client, event: str, details: dict[str, object], now: float) -> None:
-        """Tell that the client may not do what it wanted to."""
-        log.warning(event, address=connection.address, **details, **named(connection))
-        said = f"{event}: {details.get('topic') or details.get('topic_filter') or ''}"
-        client_id = connection.session.client_id if connection.session is not None else ""
-        self.history.note(Happened.DENIED, connection, str(details.get("code", "")), said, client_id, now)
 
     def detach(self, connection: Client, now: float, *, publish_will: bool) -> None:
         """Let go of a connection that was admitted: its will, and its session or what is left of it."""
@@ -482,3 +491,7 @@ class Engine:
     def connections(self) -> list[Client]:
         """Return every admitted connection."""
         return [connection for live in self._live.values() for connection in live]
+
+
+def _host(connection: Client) -> str:
+    return connection.address.rpartition(":")[0]

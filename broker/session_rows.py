@@ -1,4 +1,4 @@
-"""A session and a subscription as rows of the store; `broker.recovery` reads them back."""
+"""A session and its subscriptions as the store keeps them; `broker.recovery` reads what is written here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from broker.store.journal import Row
 
 
 def session_row(session: Session, ended_at: float | None, wall_offset: float) -> Row:
-    """Return *session*, whose connection ended at the monotonic time *ended_at*; None: it is there."""
+    """Return the columns of *session*, whose connection ended at *ended_at* (monotonic; None: it has not)."""
     will = session.will
     will_columns: Row = (None,) * 7
     if will is not None:
@@ -29,7 +29,7 @@ def session_row(session: Session, ended_at: float | None, wall_offset: float) ->
 
 
 def subscription_row(subscription: Subscription) -> Row:
-    """Return *subscription* without its filter, which is its key."""
+    """Return the columns of *subscription*, but for its filter."""
     return (
         subscription.qos,
         subscription.no_local,
