@@ -92,7 +92,7 @@ async def dial(
             raw = context.wrap_socket(
                 raw, server_hostname=endpoint.server_name, do_handshake_on_connect=False, session=session
             )
-            await _handshake(loop, raw)
+            await handshake(loop, raw)
     except (OSError, TimeoutError) as error:
         raw.close()
         raise NotAdmitted(from_error(error, time.monotonic())) from error
@@ -102,7 +102,8 @@ async def dial(
     return Dialled(raw, tcp=connected - started, tls=time.monotonic() - connected)
 
 
-async def _handshake(loop: asyncio.AbstractEventLoop, tls: ssl.SSLSocket) -> None:
+async def handshake(loop: asyncio.AbstractEventLoop, tls: ssl.SSLSocket) -> None:
+    """Finish the handshake of the non-blocking *tls*, of whichever side; raise what `ssl` raises."""
     while True:
         try:
             tls.do_handshake()
