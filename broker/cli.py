@@ -17,12 +17,13 @@ from typing import Annotated, Any
 import structlog
 import typer
 
-from broker import admin_commands
+from broker import admin_commands, explain_commands
 from broker.admin.unix_socket import AdminSocketError
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
 from broker.policy_commands import policy
+from broker.reload_command import reload
 from broker.server import BrokerServer, ListenError
 from broker.store.sqlite import StoreError
 from provisioning.pki.tls import TlsConfigurationError
@@ -37,8 +38,10 @@ app = typer.Typer(
 )
 
 app.add_typer(admin_commands.trust_app, name="trust")
-for command in (admin_commands.status, admin_commands.sessions, admin_commands.kick, admin_commands.reload):
+for command in (admin_commands.status, admin_commands.sessions, admin_commands.kick, explain_commands.why):
     app.command()(command)
+app.command()(explain_commands.check)
+app.command()(reload)
 
 _USAGE = 2
 

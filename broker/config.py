@@ -17,7 +17,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from broker.limits import Limits
-from broker.trust_settings import REQUIRE, Interval, Paths, Policy, Urls
+from broker.trust_settings import REQUIRE, Interval, Paths, Policy, TrustSettings, Urls
 from provisioning.pki.identity import InvalidIdentity, parse_uri
 
 _PREFIX = "FLEET_BROKER_"
@@ -68,6 +68,8 @@ class BrokerConfig(BaseSettings):
     """Fetch also the CRLs that clients' certificates name as distribution points."""
     crl_policy: Policy = REQUIRE
     """What becomes of newcomers about whom no list is valid any more: require, grace <time>, advisory."""
+    trust: tuple[TrustSettings, ...] = ()
+    """Bundles of trust, in the order in which they are asked; none: cafile, for everybody."""
     crl_check_seconds: Interval = 5.0
     """How often files are looked at."""
     crl_refresh_seconds: Interval = 900.0
@@ -102,6 +104,16 @@ class BrokerConfig(BaseSettings):
         """Whether CRLs say who is revoked."""
         return bool(self.crlfile or self.crl_urls or self.crl_from_certificates)
 
+    @property
+    def crl_files(self) -> tuple[Path, ...]:
+        """Every file and directory of CRLs, of whichever bundle."""
+        return self.crlfile + tuple(path for bundle in self.trust for path in bundle.crlfile)
+
+    @property
+    def all_crl_urls(self) -> tuple[str, ...]:
+        """Every URL of a CRL, of whichever bundle."""
+        return self.crl_urls + tuple(url for bundle in self.trust for url in bundle.crl_urls)
+
     @field_validator("any_client_id", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
@@ -113,7 +125,8 @@ class BrokerConfig(BaseSettings):
             raise ValueError("certfile and keyfile: give both or neither")
         if self.certfile is None and self.provisioning is None:
             raise ValueError("certfile: give certfile and keyfile, or provisioning to enrol the broker's certificate")
-        if self.provisioning is None and not self.has_crls and not self.unsafe_no_revocation:
+        self._check_bundles()
+        if not self.trust and self.provisioning is None and not self.has_crls and not self.unsafe_no_revocation:
             raise ValueError(
                 "provisioning: without it there is no source of revocations; give crlfile, crl_urls or "
                 "crl_from_certificates, or set unsafe_no_revocation to run a broker that never learns of one"
@@ -130,6 +143,15 @@ class BrokerConfig(BaseSettings):
         if not self.unsafe_public_listener and not _is_loopback(self.host):
             raise ValueError(f"host: {self.host} is not a loopback address; set unsafe_public_listener to allow it")
         return self
+
+    def _check_bundles(self) -> None:
+        if self.trust and self.has_crls:
+            raise ValueError("crlfile, crl_urls, crl_from_certificates: with [[trust]] tables they belong into those")
+        names = [bundle.name for bundle in self.trust]
+        if len(set(names)) < len(names):
+            raise ValueError(f"trust: each bundle has a name of its own; these are {', '.join(names)}")
+        if self.provisioning is None and any(bundle.feed for bundle in self.trust):
+            raise ValueError("trust: feed = true needs provisioning, whose feed it is")
 
 
 class _FileValues(PydanticBaseSettingsSource):
@@ -157,7 +179,11 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
         return BrokerConfig(**{key: value for key, value in flags.items() if value is not None})
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(each, path, flags) for each in error.errors())) from None
-    except SettingsError:  # The limits are the only setting that is read as JSON.
+    except SettingsError as error:  # Limits and trust are the only settings that are read as JSON.
+        if '"trust"' in str(error):
+            raise ConfigError(
+                f"trust: the environment variable {_variable('trust')} is not JSON; use [[trust]] tables in the file"
+            ) from None
         raise ConfigError(
             f"limits: the environment variable {_variable('limits')} is not JSON; "
             f"set {_variable('limits', 'max_inflight')} and its like one by one"
@@ -194,16 +220,24 @@ def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
     if not keys:
         return str(message)
     flag, variable = f"--{key.replace('_', '-')}", _variable(*keys)
-    if error["type"] == "missing":
+    if error["type"] == "missing" and keys[0] != "trust":
         return f"{key}: missing; give {flag}, {variable} or {key} in the file"
     message = f"{message[:1].lower()}{message[1:]}"
     if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         message = "no such setting"
+    if keys[0] == "trust":
+        return f"{path or variable}: {_in_table(keys)}: {message}"
     if flags.get(keys[0]) is not None:
         return f"{flag}: {message}"
     if variable in os.environ:
         return f"{variable}: {message}"
     return f"{path}: {key}: {message}" if path is not None else f"{key}: {message}"
+
+
+def _in_table(keys: list[str]) -> str:
+    """Return where in the ``[[trust]]`` tables *keys* lead, counted from 1."""
+    named = [f"[{int(key) + 1}]" if key.isdigit() else f".{key}" for key in keys[1:]]
+    return f"trust{''.join(named)}"
 
 
 def _variable(*keys: str) -> str:

@@ -29,6 +29,7 @@ from typing import Protocol
 
 import structlog
 
+from broker import lifetime
 from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.refusal import RefusalCode, Refused
@@ -38,7 +39,7 @@ from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack, Connect
 from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
 from broker.mqtt.errors import PacketError, ProtocolError
-from broker.mqtt.framing import check_packet_size, decode_length
+from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import decode_packet
 from broker.mqtt.properties import Properties
@@ -70,6 +71,9 @@ class Transport(Protocol):
 
     def write(self, packets: list[bytes]) -> None:
         """Write *packets*, or keep what the socket does not take."""
+
+    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
+        """Return the peer's certificate, and the path that the handshake has verified."""
 
     def close(self) -> None:
         """Write what is left, close TLS cleanly, then the socket."""
@@ -104,6 +108,7 @@ class ClientConnection:
         "session",
         "since",
         "version",
+        "warned",
     )
 
     def __init__(self, engine: Engine, transport: Transport, now: float) -> None:
@@ -118,6 +123,7 @@ class ClientConnection:
         self._holder: Subscriber | None = None
         self.bucket = 0
         self.expires_at = 0.0
+        self.warned = False
         """When the certificate ends."""
         self.explains = True
         """Whether the client wants reasons in words, beside those of CONNACK and DISCONNECT."""
@@ -155,6 +161,16 @@ class ClientConnection:
         self.peer = peer
         self.expires_at = now + peer.seconds_left
         self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
+
+    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
+        """Return the client's certificate, and the path that its handshake has verified."""
+        return self._transport.presented()
+
+    def examined(self, peer: Peer, now: float) -> None:
+        """Take note that the certificate was examined again."""
+        self.peer = peer
+        self.expires_at = now + peer.seconds_left
+        self._file_deadline(now)
 
     def receive(self, data: bytes, now: float) -> None:
         """Act on *data*, just read. Hot."""
@@ -280,7 +296,7 @@ class ClientConnection:
             self.hold(slow, now)
         if position < limit and not self._closed:
             self._tail = bytearray(data[position:])
-            self._needed = _bytes_needed(data, position)
+            self._needed = bytes_needed(data, position)
 
     def lost(self, code: str, now: float, detail: str = "") -> None:
         """Take note that the transport is gone without a DISCONNECT packet: *code* and *detail* say why."""
@@ -327,7 +343,7 @@ class ClientConnection:
         """Log what the client may not do, the first few times: it can try for ever, and the log is not its to fill."""
         if self._complaints < _MOST_COMPLAINTS:
             self._complaints += 1
-            log.warning(event, address=self.address, **details, **self._who())
+            self.engine.denied(self, event, details, self.last_received)
 
     def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
         """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
@@ -348,16 +364,12 @@ class ClientConnection:
         """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
 
         def go_on(now: float) -> None:
-            if self._closed:  # The client has gone meanwhile, or `connect_timeout` has passed.
-                return
-            self._transport.release()
-            try:
+            if not self._closed:  # Else the client has gone meanwhile, or `connect_timeout` has passed.
+                self._transport.release()
                 connect(self.engine, self, packet, now)
-            except PacketError as error:
-                self._bad_packet(error, now)
-            if self._tail is not None:
-                self.receive(b"", now)
-            self.engine.turn.request()
+                if self._tail is not None:
+                    self.receive(b"", now)
+                self.engine.turn.request()
 
         self._transport.hold()
         inquiry.when_done(go_on)
@@ -436,15 +448,17 @@ class ClientConnection:
             self._holder.give_up()
             self.last_received = now  # It may have spoken; nobody listened.
             self._file_deadline(now)
-        elif now >= self.expires_at:
-            self.disconnect(RefusalCode.EXPIRED, ReasonCode.NOT_AUTHORIZED, "the certificate has expired", now)
+        elif (over := lifetime.over(self, self.engine.limits, now)) is not None:
+            self.disconnect(*over, now)
         elif self.keep_alive and now - self.last_received >= self.keep_alive:
             self.disconnect("KEEP_ALIVE_TIMEOUT", ReasonCode.KEEP_ALIVE_TIMEOUT, "nothing was heard in time", now)
         else:
             self._file_deadline(now)
 
     def _file_deadline(self, now: float) -> None:
-        when = self.expires_at
+        limits = self.engine.limits
+        lifetime.announce(self, limits, now)
+        when = lifetime.next_moment(self, limits)
         if self.keep_alive:
             when = min(when, self.last_received + self.keep_alive)
         if when != math.inf:
@@ -469,26 +483,5 @@ class ClientConnection:
         self._tail = None
         self._allowed = _NO_TOPICS
         self._aliases = None
-        metrics = self.engine.metrics
         self.engine.deadlines.cancel(self)
-        if self.session is None:
-            metrics.refused[code] += 1
-            log.info("refused", code=code, detail=detail, address=self.address, **self._who())
-        else:
-            metrics.closed[code] += 1
-            log.info("closed", code=code, detail=detail, address=self.address, **self._who())
-            self.engine.detach(self, now, publish_will=publish_will)
-
-    def _who(self) -> dict[str, str]:
-        if self.peer is None:
-            refusal = self.refusal
-            return {"identity": refusal.identity, "serial": refusal.serial} if refusal and refusal.serial else {}
-        return {"identity": self.peer.identity.uri, "serial": self.peer.serial}
-
-
-def _bytes_needed(data: bytes, position: int) -> int:
-    """Return how many bytes, from *position*, the unfinished packet needs before it is worth another look."""
-    if len(data) - position < 2:
-        return 2
-    length, body = decode_length(data, position + 1)
-    return body - position + length if body else len(data) - position + 1
+        self.engine.ended(self, code, detail, now, publish_will=publish_will)

@@ -168,6 +168,15 @@ def read_certificate(path: Path) -> x509.Certificate | None:
         return None
 
 
+def own_trust_domain(path: Path) -> str | None:
+    """Return the trust domain of the broker's own certificate; None for one of a foreign CA, which names none."""
+    own = read_certificate(path)
+    try:
+        return identity_of(own).trust_domain if own is not None else None
+    except InvalidIdentity:
+        return None
+
+
 def _path_below_anchor(end_entity: x509.Certificate, candidates: list[x509.Certificate]) -> list[x509.Certificate]:
     """Return the certification path above *end_entity*, without the self-signed trust anchor."""
     path: list[x509.Certificate] = []

@@ -19,7 +19,7 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -29,6 +29,7 @@ from broker.admission.admission import Admission, Admitted, Peer, revoked
 from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused
 from broker.deadlines import Deadlines
+from broker.history import Happened, History, named
 from broker.limits import Limits
 from broker.metrics import Metrics
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
@@ -73,6 +74,12 @@ class Client(Protocol):
     def send(self, packets: list[bytes]) -> None:
         """Write *packets* out now."""
 
+    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
+        """Return the client's certificate, in DER (None: it has none), and its verified path (empty if resumed)."""
+
+    def examined(self, peer: Peer, now: float) -> None:
+        """Take note that the certificate was examined again."""
+
     def disconnect(
         self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
     ) -> None:
@@ -115,6 +122,7 @@ class Engine:
         "admission",
         "connected",
         "deadlines",
+        "history",
         "journal",
         "limits",
         "metrics",
@@ -136,6 +144,7 @@ class Engine:
         self.metrics = Metrics()
         self.turn = Turn(call_soon)
         self.deadlines = Deadlines(now)
+        self.history = History(limits.max_history)
         self.routes = Routes(limits.max_cached_routes)
         self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
         self.registry = SessionRegistry(QueueLimits(limits.max_queued_messages, limits.max_queued_bytes), self.metrics)
@@ -205,6 +214,24 @@ class Engine:
         self.connected += 1
         self.metrics.admitted += 1
         return session, present
+
+    def ended(self, connection: Client, code: str, detail: str, now: float, *, publish_will: bool) -> None:
+        """Count and tell that *connection* has ended, and let go of it if it was admitted."""
+        session = connection.session
+        what = Happened.REFUSED if session is None else Happened.CLOSED
+        counter = self.metrics.refused if session is None else self.metrics.closed
+        counter[code] += 1
+        log.info(str(what), code=code, detail=detail, address=connection.address, **named(connection))
+        self.history.note(what, connection, code, detail, session.client_id if session is not None else "", now)
+        if session is not None:
+            self.detach(connection, now, publish_will=publish_will)
+
+    def denied(self, connection: Client, event: str, details: dict[str, object], now: float) -> None:
+        """Tell that the client may not do what it wanted to."""
+        log.warning(event, address=connection.address, **details, **named(connection))
+        said = f"{event}: {details.get('topic') or details.get('topic_filter') or ''}"
+        client_id = connection.session.client_id if connection.session is not None else ""
+        self.history.note(Happened.DENIED, connection, str(details.get("code", "")), said, client_id, now)
 
     def detach(self, connection: Client, now: float, *, publish_will: bool) -> None:
         """Let go of a connection that was admitted: its will, and its session or what is left of it."""
@@ -401,6 +428,19 @@ class Engine:
         for connection in connections:
             connection.disconnect(refusal.code, ReasonCode.ADMINISTRATIVE_ACTION, refusal.detail, now)
         return len(connections)
+
+    def renew(self, connection: Client, peer: Peer, now: float) -> None:
+        """Let *peer* be who is connected: the same, examined again."""
+        before = connection.peer
+        if before is None or connection.session is None:
+            return
+        if before.certificate != peer.certificate:  # Its issuer is known by its own key now.
+            live = self._live.get(before.certificate, [])
+            live.remove(connection)
+            if not live:
+                del self._live[before.certificate]
+            self._live.setdefault(peer.certificate, []).append(connection)
+        connection.examined(peer, now)
 
     def enforce(self, connections: Iterable[Client], now: float) -> int:
         """Close those of *connections* whose certificate, or a CA's above it, is revoked by now; return how many."""

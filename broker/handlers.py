@@ -28,6 +28,7 @@ from broker.admission.inquiry import Waits
 from broker.admission.refusal import RefusalCode, Refused
 from broker.authorization import SHOWN, UNSTORABLE, Refusal, deny_publish, refuse_filter, refuse_topic
 from broker.engine import Client, Engine
+from broker.history import Happened
 from broker.limits import Limits
 from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode
@@ -123,6 +124,8 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
         version=connection.version.name,
         session_present=present,
     )
+    resumed = "an earlier session was resumed" if present else ""
+    engine.history.note(Happened.ADMITTED, connection, "", resumed, session.client_id, now)
     session.resume(now)
     return None
 

@@ -44,6 +44,12 @@ class Limits:
     max_session_expiry: Annotated[int, Field(ge=0, le=0xFFFFFFFE)] = 7 * 24 * 3600
     max_keepalive: Annotated[int, Field(ge=10, le=65535)] = 3600
     """Longest keep alive; an MQTT 5 client that asks for more, or for none, is told this one."""
+    max_connection_lifetime: Annotated[int, Field(ge=0)] = 0
+    """Seconds after which a connection is closed, to begin anew with a full handshake or a resumed one; 0: none."""
+    expiry_notice: Annotated[int, Field(ge=0)] = 3600
+    """Seconds before the end of a connected client's certificate at which that is logged."""
     max_cached_routes: Count = 200_000
+    max_history: Annotated[int, Field(ge=0, le=1_000_000)] = 20_000
+    """Events that `fleet-broker why` can tell of: admissions, refusals and ends of connections; 0 for none."""
     max_allowed_topics: Count = 256
     """Topics of which one connection remembers that it may publish to them."""

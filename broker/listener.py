@@ -109,6 +109,7 @@ class Listener:
             connections = len(self._poller)
             if connections >= limits.max_connections or connections - engine.connected >= limits.max_unadmitted:
                 engine.metrics.refused[RefusalCode.TOO_MANY_CONNECTIONS] += 1
+                engine.history.turned_away(address[0], RefusalCode.TOO_MANY_CONNECTIONS, self._loop.time())
                 accepted.close()
                 continue
             self._serve(accepted, address[:2])

@@ -29,7 +29,7 @@ from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import parse_policy, read_policy
 from broker.admission.refusal import RefusalCode
 from broker.config import BrokerConfig
-from broker.credentials import BrokerCredential, CredentialError, Enrolment, read_certificate
+from broker.credentials import BrokerCredential, CredentialError, Enrolment, own_trust_domain
 from broker.engine import Engine
 from broker.listener import Listener, Speaks
 from broker.mqtt.codes import ReasonCode
@@ -37,21 +37,21 @@ from broker.poller import Poller
 from broker.recovery import recover
 from broker.reload.parts import (
     Reloadable,
+    ReloadedCertificate,
     ReloadedLimits,
     ReloadedPolicy,
-    ReloadedTls,
-    ReloadedTrust,
     describe_certificate,
 )
 from broker.reload.policy_change import enforce_at_start
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import Part
+from broker.reload.trust_change import ReloadedTrust, anchors_of
 from broker.revocation_feed import RevocationFeed
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
 from broker.store.sqlite import SqliteStore
 from broker.sys_topics import INTERVAL, SysTopics
-from provisioning.pki.identity import InvalidIdentity, identity_of, parse_uri
+from provisioning.pki.identity import parse_uri
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 
@@ -104,8 +104,11 @@ class BrokerServer:
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn)
-        listeners = self._listen(loop, engine, poller, self._context(files))
-        reloader = self._reloader(engine, listeners, files, policy_text)
+        listeners = self._listen(
+            loop, engine, poller, self._context(files, anchors_of(self._config, engine.admission.trust))
+        )
+        lists = RevocationLists(engine, self._config, loop.time)
+        reloader = self._reloader(engine, listeners, files, policy_text, lists)
         admin = AdminEndpoint(
             Served(self._config.name, engine, listeners, files.certificate, reloader),
             socket_path(self._config.admin_socket, self._config.state_dir),
@@ -117,9 +120,7 @@ class BrokerServer:
         stopped = asyncio.create_task(self._stop.wait())
         tasks: list[asyncio.Task[Any]] = [stopped, asyncio.create_task(_tick(engine))]
         tasks.append(asyncio.create_task(_sys_topics(engine)))
-        lists = RevocationLists(engine, self._config, loop.time) if engine.admission.trust is not None else None
-        if lists is not None:
-            tasks.append(asyncio.create_task(lists.run()))
+        tasks.append(asyncio.create_task(lists.run()))
         feed = None
         if self._config.provisioning is not None:
             feed = RevocationFeed(engine, self._config.provisioning, self._config.cafile, files, loop.time)
@@ -170,22 +171,16 @@ class BrokerServer:
         engine.turn.after = store.begin
         return store
 
-    def _context(self, files: CredentialFiles) -> ssl.SSLContext:
+    def _context(self, files: CredentialFiles, anchors: Path | str) -> ssl.SSLContext:
         return server_context(
             files,
-            self._config.cafile,
+            anchors,
             client_certificate=ClientCertificate.REQUIRED,
             allow_tls12=self._config.allow_tls12,
         )
 
     def _admission(self, certificate: Path, policy: TopicPolicy) -> Admission:
-        trust_domain = self._config.trust_domain
-        if trust_domain is None:
-            own = read_certificate(certificate)
-            try:
-                trust_domain = identity_of(own).trust_domain if own is not None else None
-            except InvalidIdentity:
-                trust_domain = None  # A certificate of a foreign CA: its trust anchors say who belongs.
+        trust_domain = self._config.trust_domain or own_trust_domain(certificate)
         freshness = Freshness(self._config.revocation_grace, always_acceptable=self._config.provisioning is None)
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
@@ -194,7 +189,7 @@ class BrokerServer:
 
     def _check_crl_files(self) -> None:
         """Raise `TlsConfigurationError` for a file that is not there: later that is an alarm, now it is a mistake."""
-        for path in self._config.crlfile:
+        for path in self._config.crl_files:
             if not path.exists() or not os.access(path, os.R_OK):
                 raise TlsConfigurationError(f"crlfile: {path} cannot be read; is it there?")
 
@@ -222,23 +217,27 @@ class BrokerServer:
         return listeners
 
     def _reloader(
-        self, engine: Engine, listeners: list[Listener], files: CredentialFiles, policy_text: str
+        self,
+        engine: Engine,
+        listeners: list[Listener],
+        files: CredentialFiles,
+        policy_text: str,
+        lists: RevocationLists,
     ) -> Reloader:
+        clock = asyncio.get_running_loop().time
         build = partial(self._context, files)
+        trust = ReloadedTrust(engine, self._config, build, listeners, lists, clock)
         own = [files.certificate] if files.certificate == files.key else [files.certificate, files.key]
         parts: list[Reloadable] = [
-            ReloadedTls(Part.CERTIFICATE, own, build, listeners, lambda _: describe_certificate(files)),
-            ReloadedTrust(engine, [self._config.cafile], build, listeners, partial(load_trust, self._config)),
-            ReloadedPolicy(engine, policy_text, asyncio.get_running_loop().time),
+            ReloadedCertificate(own, lambda: build(trust.anchors), listeners, lambda _: describe_certificate(files)),
+            trust,
+            ReloadedPolicy(engine, policy_text, clock),
             ReloadedLimits(engine, self._config),
         ]
         return Reloader(parts, self._config, self._reread, engine.metrics.reloads, self._settings_file)
 
-    async def _announce(
-        self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists | None
-    ) -> None:
-        if lists is not None:
-            await lists.current.wait()
+    async def _announce(self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists) -> None:
+        await lists.current.wait()
         if feed is not None:
             try:
                 await asyncio.wait_for(feed.current.wait(), _FEED_PATIENCE)

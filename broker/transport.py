@@ -40,9 +40,9 @@ from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Literal, Protocol
 
-from broker.admission.refusal import RefusalCode
 from broker.metrics import Metrics
 from broker.poller import READABLE, WRITABLE, Poller
+from broker.tls_refusal import code_of
 from broker.turn import Turn
 from provisioning.pki.tls import verified_path
 
@@ -207,7 +207,7 @@ class TlsTransport:
         except ssl.SSLWantWriteError:
             self._start_writing()
         except (ssl.SSLError, OSError) as error:
-            receiver.lost(RefusalCode.TLS_HANDSHAKE_FAILED, self._loop.time(), tls_reason(error))
+            receiver.lost(code_of(error), self._loop.time(), tls_reason(error))
             self._linger()  # OpenSSL has written the alert.
         else:
             self._stop_writing()
@@ -216,6 +216,10 @@ class TlsTransport:
             self._metrics.handshakes_resumed += bool(self._socket.session_reused)
             certificate = self._socket.getpeercert(binary_form=True)
             receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
+
+    def presented(self) -> tuple[bytes | None, list[bytes]]:
+        """Return the peer's certificate, in DER, and its verified path."""
+        return self._socket.getpeercert(binary_form=True), self.verified_path()
 
     def verified_path(self) -> list[bytes]:
         """Return the path that the handshake has verified, in DER, the peer's own certificate first; [] if resumed."""

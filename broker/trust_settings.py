@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
+
+from provisioning.pki.identity import Role
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _GRACE = re.compile(r"grace\s+(\d+(?:\.\d+)?)\s*([smhd]?)")
@@ -73,3 +75,94 @@ Policy = Annotated[StatusPolicy, BeforeValidator(_status_policy), NoDecode]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_several), NoDecode]
 Urls = Annotated[tuple[Annotated[str, BeforeValidator(_http_url)], ...], BeforeValidator(_several), NoDecode]
 Interval = Annotated[float, Field(gt=0, le=86400)]
+Source = Literal[
+    "spiffe", "san-uri", "san-dns", "san-email", "san-ip", "common-name", "subject", "fingerprint", "public-key"
+]
+
+
+class IdentitySource(BaseModel):
+    """Where in a certificate a name stands, and what its parts mean."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Source
+    pattern: str = "(?P<name>.+)"
+    """A regular expression over the whole value; its groups are ``name``, ``group`` and ``role``."""
+    group: str | None = None
+    """The group where the pattern captures none."""
+    role: Role = Role.DEVICE
+    """The role where the pattern captures none."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _captures_a_name(cls, value: str) -> str:
+        try:
+            known = re.compile(value).groupindex.keys()
+        except re.error as error:
+            raise ValueError(f"{value!r} is not a regular expression: {error}") from error
+        if "name" not in known or known - {"name", "group", "role"}:
+            raise ValueError(f"{value!r}: name the part that is the name (?P<name>…); group and role may be named too")
+        return value
+
+    @model_validator(mode="after")
+    def _a_device_has_a_group(self) -> Self:
+        if self.group is None and self.role is Role.DEVICE and "(?P<group>" not in self.pattern:
+            raise ValueError("group: a device belongs to one; give group, or capture it: (?P<group>…)")
+        return self
+
+
+class TrustSettings(BaseModel):
+    """One ``[[trust]]`` table: the anchors of one sort of clients, and the terms on which they are believed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """How logs and tools call the bundle."""
+    anchors: Annotated[Paths, Field(min_length=1)]
+    """Files or directories of CA certificates, root or intermediate, PEM or DER."""
+    issuers: tuple[str, ...] = ()
+    """Only these CAs may have issued a client's certificate: SHA-256 fingerprints, or names as RFC 4514 writes them."""
+    max_depth: int = Field(default=4, ge=0, le=10)
+    """CA certificates between a client's and the anchor; 0: the anchor itself has issued it."""
+    required_eku: tuple[str, ...] = ("clientAuth",)
+    """Purposes that a client's certificate must have: clientAuth, or object identifiers."""
+    roles: tuple[Role, ...] = (Role.DEVICE,)
+    """What the bundle's clients may be."""
+    groups: tuple[str, ...] = ()
+    """Which groups they may belong to; none: any."""
+    trust_domain: str | None = None
+    """First part of their identities; where certificates bring their own (spiffe://), the only one accepted."""
+    identity: tuple[IdentitySource, ...] = ()
+    """Where the name is looked for, in this order; none: the URI spiffe://<trust-domain>/<role>/<group>/<name>."""
+    client_id: Literal["equal", "prefix", "assigned"] = "equal"
+    """equal: the name, or empty; prefix: also <name>-<anything>, several sessions a device; assigned: only empty."""
+    any_client_id: tuple[str, ...] = ()
+    """Names that may use any client identifier."""
+    username: str = "ignore"
+    """ignore; equal: the name; or a text with {device} and {group} that the MQTT user name must be equal to."""
+    feed: bool = False
+    """Whether provisioning's feed knows who of them is revoked."""
+    crlfile: Paths = ()
+    crl_urls: Urls = ()
+    crl_from_certificates: bool = False
+    crl_policy: Policy = REQUIRE
+    unsafe_no_revocation: bool = False
+    """Admit without any source of revocations."""
+
+    @property
+    def has_crls(self) -> bool:
+        """Whether CRLs say who is revoked."""
+        return bool(self.crlfile or self.crl_urls or self.crl_from_certificates)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not (self.feed or self.has_crls or self.unsafe_no_revocation):
+            raise ValueError(
+                f"{self.name}: no source of revocations; give feed, crlfile, crl_urls or crl_from_certificates, "
+                "or set unsafe_no_revocation to believe it blindly"
+            )
+        if self.identity and self.trust_domain is None:
+            raise ValueError(f"{self.name}: trust_domain: identities that are made of certificates need one")
+        if self.username not in {"ignore", "equal"} and "{device}" not in self.username:
+            raise ValueError(f"{self.name}: username: ignore, equal, or a text with {{device}}")
+        return self

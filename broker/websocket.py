@@ -62,6 +62,9 @@ class Underlying(Protocol):
     def close(self) -> None:
         """Write what is left and close."""
 
+    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
+        """Return the peer's certificate, and its verified path."""
+
     def hold(self) -> None:
         """Read nothing more until `release`."""
 
@@ -198,6 +201,10 @@ class WebSocket:
         if self._websocket.state is ConnectionState.OPEN:
             self._send(CloseConnection(code=_NORMAL))
         self._transport.close()
+
+    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
+        """Return the peer's certificate, and its verified path."""
+        return self._transport.presented()
 
     def hold(self) -> None:
         """Read nothing more until `release`."""

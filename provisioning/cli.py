@@ -19,7 +19,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from provisioning import audit_commands, certificate_commands, group_commands, lifecycle_commands, operator_commands
+from provisioning import (
+    approval_commands,
+    audit_commands,
+    certificate_commands,
+    claim_commands,
+    group_commands,
+    lifecycle_commands,
+    listed_commands,
+    manufacturer_commands,
+    operator_commands,
+    operator_role_commands,
+)
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.version import product_version
@@ -37,7 +48,12 @@ app.add_typer(operator_commands.token_app, name="token")
 app.add_typer(operator_commands.device_app, name="device")
 app.add_typer(certificate_commands.certificate_app, name="certificate")
 app.add_typer(audit_commands.audit_app, name="audit")
+app.add_typer(operator_role_commands.operator_app, name="operator")
 app.add_typer(group_commands.group_app, name="group")
+app.add_typer(claim_commands.claim_app, name="claim")
+app.add_typer(manufacturer_commands.manufacturer_app, name="manufacturer")
+app.add_typer(listed_commands.listed_app, name="listed")
+app.add_typer(approval_commands.approval_app, name="approval")
 for command in (
     lifecycle_commands.revoke,
     lifecycle_commands.suspend,
@@ -175,6 +191,10 @@ def serve(
         int | None,
         typer.Option(help="Plain HTTP port for CRLs and CA certificates, 0 for a free one (default: 8080)."),
     ] = None,
+    public_listener: Annotated[
+        bool | None,
+        typer.Option("--public-listener", help="Allow a host that is not a loopback address.", show_default=False),
+    ] = None,
     passphrase_file: PassphraseFile = None,
     public_http_url: PublicHttpUrl = None,
     pin_file: PinFile = None,
@@ -183,7 +203,8 @@ def serve(
 
     \b
     Example:
-      fleet-provisioning serve --dir /var/lib/fleet --host 0.0.0.0 --public-http-url http://ca.example.org:8080
+      fleet-provisioning serve --dir /var/lib/fleet --host 0.0.0.0 --public-listener \\
+        --public-http-url http://ca.example.org:8080
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     from provisioning.logs import configure_logging
     from provisioning.server import serve as serve_until_stopped
@@ -195,6 +216,7 @@ def serve(
             host=host,
             port=port,
             http_port=http_port,
+            public_listener=public_listener,
             passphrase_file=passphrase_file,
             public_http_url=public_http_url,
             pkcs11_pin_file=pin_file,

@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8443, ge=0, le=65535)
     http_port: int = Field(default=8080, ge=0, le=65535)
+    public_listener: bool = False
+    """Allow a host that is not a loopback address."""
     public_http_url: HttpUrl | None = None
     """Where relying parties reach the plain HTTP port; None: its actual address."""
     trust_domain: str = "fleet.internal"
@@ -85,6 +87,8 @@ class Settings(BaseSettings):
     ocsp_life: timedelta = Field(default=timedelta(days=1), ge=timedelta(minutes=1), le=timedelta(days=7))
     """From thisUpdate to nextUpdate. Caches keep an answer for five minutes at most whatever this is."""
     ocsp_signer_life: timedelta = Field(default=timedelta(days=7), ge=timedelta(minutes=2), le=timedelta(days=30))
+    webhook_cafile: Path | None = None
+    """Whom an https webhook's certificate must come from; None: our own CAs."""
     token_retention: timedelta = Field(default=timedelta(days=90), ge=timedelta(), le=timedelta(days=3650))
     """How long a token that was spent, voided or has expired stays in the store."""
     feed_heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)

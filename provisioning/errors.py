@@ -33,7 +33,10 @@ class Code(StrEnum):
     CSR_KEY = "CSR_KEY"
     CSR_NAME = "CSR_NAME"
     CSR_SUBJECT_CHANGED = "CSR_SUBJECT_CHANGED"
+    CSR_LINK = "CSR_LINK"
     KEY_REUSED = "KEY_REUSED"
+    KEY_ENCRYPTION = "KEY_ENCRYPTION"
+    SERVER_KEYS_REFUSED = "SERVER_KEYS_REFUSED"
     # The enrolment token.
     TOKEN_MISSING = "TOKEN_MISSING"  # noqa: S105 - a code, not a secret
     TOKEN_UNKNOWN = "TOKEN_UNKNOWN"  # noqa: S105
@@ -43,11 +46,25 @@ class Code(StrEnum):
     TOKEN_DEVICE = "TOKEN_DEVICE"  # noqa: S105
     TOKEN_GROUP = "TOKEN_GROUP"  # noqa: S105
     NAME_TAKEN = "NAME_TAKEN"
+    # The other ways to be let in.
+    CLAIM_EXHAUSTED = "CLAIM_EXHAUSTED"
+    CLAIM_ENDED = "CLAIM_ENDED"
+    MANUFACTURER_CERTIFICATE = "MANUFACTURER_CERTIFICATE"
+    NOT_LISTED = "NOT_LISTED"
+    APPROVAL_DENIED = "APPROVAL_DENIED"
+    APPROVALS_FULL = "APPROVALS_FULL"
+    APPROVAL_DECIDED = "APPROVAL_DECIDED"
+    WEBHOOK_VETO = "WEBHOOK_VETO"
+    WEBHOOK_FAILED = "WEBHOOK_FAILED"
     # The group that the device would belong to.
     WAY_REFUSED = "WAY_REFUSED"
     GROUP_FULL = "GROUP_FULL"
     GROUP_UNKNOWN = "GROUP_UNKNOWN"
     GROUP_EXISTS = "GROUP_EXISTS"
+    CLAIM_UNKNOWN = "CLAIM_UNKNOWN"
+    MANUFACTURER_UNKNOWN = "MANUFACTURER_UNKNOWN"
+    APPROVAL_UNKNOWN = "APPROVAL_UNKNOWN"
+    NAME_EXISTS = "NAME_EXISTS"
     # The certificate that authenticates the caller.
     CERTIFICATE_MISSING = "CERTIFICATE_MISSING"
     CERTIFICATE_UNKNOWN = "CERTIFICATE_UNKNOWN"
@@ -55,6 +72,8 @@ class Code(StrEnum):
     CERTIFICATE_SUSPENDED = "CERTIFICATE_SUSPENDED"
     CERTIFICATE_EXPIRED = "CERTIFICATE_EXPIRED"
     ROLE = "ROLE"
+    OPERATOR_ROLE = "OPERATOR_ROLE"
+    LAST_ADMIN = "LAST_ADMIN"
     # What was asked about.
     DEVICE_SUSPENDED = "DEVICE_SUSPENDED"
     DEVICE_DECOMMISSIONED = "DEVICE_DECOMMISSIONED"
@@ -77,6 +96,15 @@ class Refused(Exception):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"
+
+
+class Pending(Exception):
+    """Nobody has decided yet: the same request may be repeated after *retry_after* seconds."""
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after = retry_after
 
 
 class ConfigurationError(Exception):

@@ -55,6 +55,19 @@ NewKeyOption = Annotated[
     typer.Option("--new-key", help="When a device comes back with another key (default: refuse).", show_default=False),
 ]
 
+ServerKeys = Annotated[
+    bool | None,
+    typer.Option(help="Make keys for devices that ask for it (/serverkeygen).", show_default=False),
+]
+TlsUnique = Annotated[
+    bool | None,
+    typer.Option(help="Requests must be linked to their TLS connection; TLS 1.2 only.", show_default=False),
+]
+WebhookUrl = Annotated[
+    str | None,
+    typer.Option(help="Whom the way webhook asks: https://…, or http:// on this machine.", show_default=False),
+]
+
 
 @group_app.command("create")
 def create_group(
@@ -66,6 +79,9 @@ def create_group(
     maximum_devices: MaximumDevices = None,
     same_key: SameKey = None,
     new_key: NewKeyOption = None,
+    server_keys: ServerKeys = None,
+    tls_unique: TlsUnique = None,
+    webhook_url: WebhookUrl = None,
     directory: Directory = None,
     url: Url = None,
     cafile: CaFile = None,
@@ -79,7 +95,18 @@ def create_group(
     Example:
       fleet-provisioning group create north --way token --maximum-devices 500
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    rules = _rules(way, closed, profile, lifetime, maximum_devices, same_key, new_key)
+    rules = _rules(
+        way,
+        closed,
+        profile=profile,
+        lifetime_seconds=lifetime,
+        maximum_devices=maximum_devices,
+        same_key_seconds=same_key,
+        new_key=new_key,
+        server_keys=server_keys,
+        tls_unique=tls_unique,
+        webhook_url=webhook_url,
+    )
     if "ways" not in rules:
         raise typer.BadParameter("give --way, or --closed for a group that lets nobody in")
 
@@ -99,6 +126,9 @@ def change_group(
     maximum_devices: MaximumDevices = None,
     same_key: SameKey = None,
     new_key: NewKeyOption = None,
+    server_keys: ServerKeys = None,
+    tls_unique: TlsUnique = None,
+    webhook_url: WebhookUrl = None,
     directory: Directory = None,
     url: Url = None,
     cafile: CaFile = None,
@@ -112,7 +142,18 @@ def change_group(
     Example:
       fleet-provisioning group set north --closed
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    rules = _rules(way, closed, profile, lifetime, maximum_devices, same_key, new_key)
+    rules = _rules(
+        way,
+        closed,
+        profile=profile,
+        lifetime_seconds=lifetime,
+        maximum_devices=maximum_devices,
+        same_key_seconds=same_key,
+        new_key=new_key,
+        server_keys=server_keys,
+        tls_unique=tls_unique,
+        webhook_url=webhook_url,
+    )
     if not rules:
         raise typer.BadParameter("give what shall change")
 
@@ -172,25 +213,11 @@ def show_group(
     with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
 
 
-def _rules(
-    ways: list[str] | None,
-    closed: bool,
-    profile: str | None,
-    lifetime: int | None,
-    maximum_devices: int | None,
-    same_key: int | None,
-    new_key: NewKey | None,
-) -> dict[str, Any]:
+def _rules(ways: list[str] | None, closed: bool, **rules: object) -> dict[str, Any]:
+    """Return what was given, as the API names it."""
     if ways and closed:
         raise typer.BadParameter("--way and --closed contradict each other")
-    rules = {
-        "ways": [] if closed else (ways or None),
-        "profile": profile,
-        "lifetime_seconds": lifetime,
-        "maximum_devices": maximum_devices,
-        "same_key_seconds": same_key,
-        "new_key": new_key,
-    }
+    rules["ways"] = [] if closed else (ways or None)
     return {name: value for name, value in rules.items() if value is not None}
 
 

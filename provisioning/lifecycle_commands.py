@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -17,12 +18,16 @@ from provisioning.service_command import (
     Json,
     Key,
     Url,
+    errors,
     print_json,
     print_table,
+    progress,
+    read_lines,
     shown_time,
     with_client,
 )
 
+_STEP: Final = 500
 _REASONS: Final = ", ".join(reason for reason in RevocationReason if reason in OPERATOR_REASONS)
 
 
@@ -32,6 +37,13 @@ def revoke(
     ] = None,
     serial: Annotated[
         str | None, typer.Option(help="Revoke this certificate (hexadecimal).", show_default=False)
+    ] = None,
+    devices_file: Annotated[
+        Path | None, typer.Option(help="Revoke the devices in this file, a name a line.", show_default=False)
+    ] = None,
+    serials_file: Annotated[
+        Path | None,
+        typer.Option(help="Revoke the certificates in this file, a serial a line.", show_default=False),
     ] = None,
     reason: Annotated[
         RevocationReason, typer.Option(metavar="REASON", help=f"Why: {_REASONS}.")
@@ -43,23 +55,54 @@ def revoke(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Revoke a device or one certificate, finally. Live sessions are closed at once, the CRL follows.
+    """Revoke devices or certificates, finally. Live sessions are closed at once, the CRL follows.
+
+    A file is revoked in steps of five hundred, each of them whole or, if it names somebody unknown, not at all. Running
+    it again does no harm: who is revoked stays so, with the first date and reason.
 
     \b
     Example:
       fleet-provisioning revoke --device meter-17 --reason keyCompromise
+      fleet-provisioning revoke --devices-file stolen.txt --reason keyCompromise
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    if (device is None) == (serial is None):
-        raise typer.BadParameter("give exactly one of --device and --serial")
+    if sum(each is not None for each in (device, serial, devices_file, serials_file)) != 1:
+        raise typer.BadParameter("give exactly one of --device, --serial, --devices-file and --serials-file")
 
     async def command(client: OperatorClient) -> None:
-        revoked = await client.revoke(device=device, serial=serial, reason=reason)
+        if devices_file is not None:
+            found = await _in_steps(
+                read_lines(devices_file, "device"), lambda names: client.revoke(devices=names, reason=reason)
+            )
+        elif serials_file is not None:
+            found = await _in_steps(
+                read_lines(serials_file, "certificate"), lambda serials: client.revoke(serials=serials, reason=reason)
+            )
+        else:
+            found = await client.revoke(device=device, serial=serial, reason=reason)
         if as_json:
-            print_json(revoked)
-            return
-        _print_revoked(revoked)
+            print_json(found)
+        else:
+            _print_revoked(found)
 
     with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+async def _in_steps(
+    lines: Sequence[str], revoke_some: Callable[[Sequence[str]], Awaitable[list[RevokedCertificate]]]
+) -> list[RevokedCertificate]:
+    revoked: list[RevokedCertificate] = []
+    done = 0
+    with progress("revoked", len(lines)) as advance:
+        try:
+            while done < len(lines):
+                step = lines[done : done + _STEP]
+                revoked += await revoke_some(step)
+                done += len(step)
+                advance(len(step))
+        finally:
+            if 0 < done < len(lines):
+                errors.print(f"fleet-provisioning: the first {done} of {len(lines)} lines are revoked")
+    return revoked
 
 
 def suspend(

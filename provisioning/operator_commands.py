@@ -15,15 +15,15 @@ import csv
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, TextIO
 
 import typer
-from rich.progress import Progress, TaskID
 
 from provisioning.client.operator import IssuedToken, OperatorClient
 from provisioning.errors import ConfigurationError
+from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.service_command import (
     CaFile,
@@ -36,6 +36,8 @@ from provisioning.service_command import (
     print_facts,
     print_json,
     print_table,
+    progress,
+    read_lines,
     shown_time,
     with_client,
 )
@@ -68,6 +70,13 @@ def create_token(
     ip_address: Annotated[
         list[str] | None, typer.Option(help="IP address of a broker; repeat it.", show_default=False)
     ] = None,
+    operator_role: Annotated[
+        OperatorRole | None,
+        typer.Option(help="What an operator may do (a new one: auditor); needs --role operator.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File to create for the token, with mode 0600.", show_default=False)
+    ] = None,
     directory: Directory = None,
     url: Url = None,
     cafile: CaFile = None,
@@ -80,27 +89,35 @@ def create_token(
     \b
     Example:
       fleet-provisioning token create --device meter-17 --group north
-      fleet-provisioning token create --device broker-1 --role broker --dns-name mqtt.example.org
+      fleet-provisioning token create --device broker-1 --role broker --dns-name mqtt.example.org --output broker.token
+      fleet-provisioning token create --device anna --role operator --operator-role enroller
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     if device is None and group is None:
         raise typer.BadParameter("give --device, or --group for any new device of that group")
 
     async def command(client: OperatorClient) -> None:
-        (token,) = await client.create_tokens(
-            device=device,
-            group=group,
-            role=role,
-            ttl_seconds=ttl,
-            lifetime_seconds=lifetime,
-            dns_names=dns_name,
-            ip_addresses=ip_address,
-        )
-        if as_json:
-            print_json(token)
-            return
+        with contextlib.nullcontext() if output is None else _private_file(output) as file:
+            (token,) = await client.create_tokens(
+                device=device,
+                group=group,
+                role=role,
+                ttl_seconds=ttl,
+                lifetime_seconds=lifetime,
+                dns_names=dns_name,
+                ip_addresses=ip_address,
+                operator_role=operator_role,
+            )
+            if file is not None:
+                file.write(f"{token.token}\n")
         whom = token.device or f"any new device of group {token.group}"
-        errors.print(f"One-time token for {whom}, until {shown_time(token.expires_at)}:", markup=False)
-        sys.stdout.write(f"{token.token}\n")
+        said = f"One-time token for {whom}, until {shown_time(token.expires_at)}:"
+        if output is not None:
+            errors.print(f"{said} {output}", markup=False)
+        elif as_json:
+            print_json(token)
+        else:
+            errors.print(said, markup=False)
+            sys.stdout.write(f"{token.token}\n")
 
     with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
 
@@ -137,14 +154,15 @@ def create_batch(
         raise typer.BadParameter("--count needs --group")
 
     async def command(client: OperatorClient) -> None:
-        names = None if devices_file is None else _read_names(devices_file)
+        names = None if devices_file is None else read_lines(devices_file, "device")
         total = count if names is None else len(names)
         common: dict[str, Any] = {"group": group, "role": role, "ttl_seconds": ttl, "lifetime_seconds": lifetime}
         written = 0
-        with _create_private(output) as file, _progress(total or 0) as advance:
+        with _private_file(output) as file, progress("tokens", total or 0) as advance:
             writer = csv.writer(file)
-            writer.writerow(("device", "group", "role", "token", "expires_at"))
             async for tokens in _batches(client, names, total or 0, common):
+                if not written:
+                    writer.writerow(("device", "group", "role", "token", "expires_at"))
                 writer.writerows(_row(token) for token in tokens)
                 file.flush()
                 written += len(tokens)
@@ -262,24 +280,16 @@ def _row(token: IssuedToken) -> tuple[str, str, str, str, str]:
     return token.device or "", token.group or "", token.role, token.token, token.expires_at.isoformat()
 
 
-def _read_names(path: Path) -> list[str]:
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    names = [name for name in names if name]
-    if not names:
-        raise ConfigurationError(f"{path} names no device: put one name on each line")
-    return names
-
-
-def _create_private(path: Path) -> TextIO:
+@contextlib.contextmanager
+def _private_file(path: Path) -> Iterator[TextIO]:
+    """Create a file that only its owner may read; it goes again if nothing was written into it."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise ConfigurationError(f"{path} exists already: choose another --output, it is never overwritten") from None
-    return os.fdopen(descriptor, "w", encoding="utf-8", newline="")
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Any:
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        task: TaskID = progress.add_task("tokens", total=total)
-        yield lambda number: progress.advance(task, number)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            yield file
+    finally:
+        if not path.stat().st_size:
+            path.unlink()

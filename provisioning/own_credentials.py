@@ -29,7 +29,9 @@ from provisioning.ca.issuer import IssuanceRequest, Issuer
 from provisioning.ca.name_policy import IpAddress
 from provisioning.ca.profile import Profile, ProfileName
 from provisioning.ca.server_names import check_host_name
+from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_certificate
+from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, spki_fingerprint, write_private
 from provisioning.store import audit, certificates, device_keys, devices, serials
@@ -61,6 +63,12 @@ class OwnCredentials:
         await self._issue_server(*_split_names(server_names))
         operator = Identity(self.trust_domain, Role.OPERATOR, OPERATOR_NAME)
         await self._issue(OPERATOR, ProfileName.OPERATOR, operator)
+        now = self.clock()
+
+        def grant(connection: Connection) -> None:
+            change_operator_role(connection, OPERATOR_NAME, OperatorRole.ADMIN, by=SERVER_NAME, now=now)
+
+        await self.database.write(grant)
 
     async def renew_server(self) -> bool:
         """Renew the server's credential if a third of its life or less is left, or it does not fit; return whether."""

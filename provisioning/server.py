@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import ipaddress
 import signal
 import socket
 import ssl
@@ -37,14 +38,20 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.engine import Connection
 
+from provisioning.api.administration import EnrolmentAdministration
 from provisioning.api.application import new_application
+from provisioning.api.approvals import router as approval_router
+from provisioning.api.claims import router as claim_router
+from provisioning.api.device_lists import router as device_list_router
 from provisioning.api.est import est_routes
 from provisioning.api.feed import feed_routes
-from provisioning.api.groups import EnrolmentAdministration
 from provisioning.api.groups import router as group_router
+from provisioning.api.health import health_routes, readiness_checks
 from provisioning.api.inventory import router as inventory_router
 from provisioning.api.lifecycle import router as lifecycle_router
+from provisioning.api.manufacturers import router as manufacturer_router
 from provisioning.api.ocsp import OcspEndpoint
+from provisioning.api.operator_roles import router as operator_role_router
 from provisioning.api.operators import OperatorServices
 from provisioning.api.operators import router as operator_router
 from provisioning.api.relying import relying_party_routes
@@ -52,15 +59,22 @@ from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority
 from provisioning.config import Settings
 from provisioning.connection_protocol import ConnectionProtocol, PeerCertificateProtocol
+from provisioning.enrolment.approvals import ApprovalService
+from provisioning.enrolment.claims import ClaimService
+from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import GroupService
+from provisioning.enrolment.manufacturers import ManufacturerService
+from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenService
+from provisioning.enrolment.webhook import Webhooks
+from provisioning.enrolment_trust import EnrolmentTrust
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, ROOT_CA, SERVER, AuthorityFiles
 from provisioning.issuing_policy import key_policy_of, profiles_of
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
-from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
+from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 from provisioning.revocation.feed import FeedEvent, RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
@@ -118,6 +132,7 @@ class _Parts:
     """What runs beside the listeners, each until it is cancelled."""
     https: FastAPI
     http: FastAPI
+    context: ssl.SSLContext
 
 
 async def serve(settings: Settings) -> None:
@@ -140,6 +155,7 @@ async def serve(settings: Settings) -> None:
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Service]:
     """Run the service while the block runs."""
+    _check_public(settings)
     authority = open_authority(settings)
     async with _open_store(settings, authority.files) as (database, serial_numbers):
         with contextlib.ExitStack() as sockets:
@@ -147,7 +163,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             http_socket = sockets.enter_context(_bind(settings.host, settings.http_port, "http_port"))
             service = Service(_url("https", settings.host, https_socket), _url("http", settings.host, http_socket))
             parts = await _build(settings, authority, service, database, serial_numbers)
-            https = _listener(parts.https, PeerCertificateProtocol, _server_context(authority))
+            https = _listener(parts.https, PeerCertificateProtocol, parts.context)
             http = _listener(parts.http, ConnectionProtocol, None)
             async with asyncio.TaskGroup() as tasks:
                 background = [tasks.create_task(run()) for run in parts.background]
@@ -233,6 +249,8 @@ async def _build(
         responder.forget_changed,
         lambda _changed: feed.announce(),
     )
+    trust, webhooks = _foreign_trust(settings, authority.files, database)
+    await trust.refresh()
     enrolment = EnrolmentService(
         database=database,
         issuer=issuer,
@@ -243,6 +261,7 @@ async def _build(
         crl_shards=shards,
         key_policy=key_policy,
         after_commit=told,
+        ask=webhooks.ask,
     )
     revocation = RevocationService(database, utc_now, told)
     suspension = SuspensionService(database, utc_now, told)
@@ -250,18 +269,34 @@ async def _build(
 
     https = new_application("Fleetgate provisioning", product_version(), settings, openapi_url="/v1/openapi.json")
     https.state.operator_services = OperatorServices(
-        database, TokenService(database, utc_now), revocation, suspension, feed, publishers, utc_now
+        database,
+        TokenService(database, utc_now),
+        revocation,
+        suspension,
+        OperatorRoleService(database, utc_now),
+        feed,
+        publishers,
+        utc_now,
     )
-    https.state.enrolment_services = EnrolmentAdministration(GroupService(database, profiles, utc_now))
+    https.state.enrolment_services = EnrolmentAdministration(
+        GroupService(database, profiles, utc_now),
+        ClaimService(database, utc_now, trust.refresh),
+        ManufacturerService(database, utc_now, trust.refresh),
+        DeviceListService(database, utc_now),
+        ApprovalService(database, utc_now),
+    )
     https.include_router(est_routes(enrolment, list(authorities.values())))
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
+    https.include_router(operator_role_router)
     https.include_router(lifecycle_router)
     https.include_router(inventory_router)
-    https.include_router(group_router)
+    for router in (group_router, claim_router, manufacturer_router, device_list_router, approval_router):
+        https.include_router(router)
 
     http = new_application("Fleetgate CRLs and CA certificates", product_version(), settings, openapi_url=None)
     http.include_router(relying_party_routes(publishers, authorities))
+    http.include_router(health_routes(readiness_checks(database, signer, publishers, utc_now)))
     http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)
     retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)
     return _Parts(
@@ -270,11 +305,14 @@ async def _build(
             feed.run,
             signer.run,
             retention.run,
+            trust.run,
+            webhooks.run,
             functools.partial(announcements.listen, database.url, feed.announce),
             *(publisher.run for publisher in publishers.values()),
         ],
         https,
         http,
+        trust.context,
     )
 
 
@@ -288,11 +326,12 @@ async def _crl_shards(database: Database, settings: Settings, public_url: str) -
     return await database.write(choose)
 
 
-def _server_context(authority: OpenAuthority) -> ssl.SSLContext:
-    files = authority.files
+def _foreign_trust(settings: Settings, files: AuthorityFiles, database: Database) -> tuple[EnrolmentTrust, Webhooks]:
+    """Return what knows whom TLS lets through, and what calls others."""
     credential = CredentialFiles(files.certificate(SERVER), files.key(SERVER))
     try:
-        return server_context(credential, files.bundle, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True)
+        trust = EnrolmentTrust(database, utc_now, credential, files.bundle)
+        return trust, Webhooks(settings.webhook_cafile or files.bundle)
     except TlsConfigurationError as error:
         raise ConfigurationError(str(error)) from error
 
@@ -310,6 +349,7 @@ def _listener(app: FastAPI, protocol: type[ConnectionProtocol], context: ssl.SSL
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # TLS ends here: who is connected is what the connection says.
             headers=headers,
             backlog=_BACKLOG,
             timeout_keep_alive=60,  # Not below the protocol's own limit, which counts a trickle too.
@@ -317,6 +357,22 @@ def _listener(app: FastAPI, protocol: type[ConnectionProtocol], context: ssl.SSL
             ssl_context_factory=None if context is None else lambda _config, _default: context,
         )
     )
+
+
+def _check_public(settings: Settings) -> None:
+    """Raise `ConfigurationError` if others could connect and nobody has said that they may."""
+    if not settings.public_listener and not _is_loopback(settings.host):
+        raise ConfigurationError(
+            f"host: {settings.host} is not a loopback address, so others can connect; "
+            "say that they may: --public-listener, or public_listener = true"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _bind(host: str, port: int, setting: str) -> socket.socket:

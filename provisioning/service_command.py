@@ -9,22 +9,27 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.progress import Progress
 
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.operator import RequestRefused, ServiceUnavailable
 from provisioning.config import load_settings
 from provisioning.errors import ConfigurationError
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+
+_TELL_SECONDS: Final = 5.0
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -121,3 +126,30 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for line in lines:
         cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """Return the lines of a file that names a *what* on each; raise `ConfigurationError` if there is none."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = list(dict.fromkeys(line for line in lines if line))
+    if not lines:
+        raise ConfigurationError(f"{path} names no {what}: put one on each line")
+    return lines
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how much of *total* is done: a bar on a terminal, a line every few seconds elsewhere."""
+    done, told_at = 0, time.monotonic()
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+
+        def advance(number: int) -> None:
+            nonlocal done, told_at
+            done += number
+            bar.advance(task, number)
+            if not errors.is_terminal and time.monotonic() - told_at > _TELL_SECONDS:
+                told_at = time.monotonic()
+                errors.print(f"{done} of {total} {what}")
+
+        yield advance

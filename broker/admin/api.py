@@ -5,6 +5,8 @@ GET    /v1/status          how the broker is
 GET    /v1/sessions        sessions; filters: see `broker.admin.sessions.Selection`; ``limit=``
 POST   /v1/sessions/kick   the same filters as a JSON object, with ``reason`` and ``forget``
 GET    /v1/trust           trust anchors, and what is known of revocations
+GET    /v1/why             what lately happened to ``about=``: client, device, serial number or address
+POST   /v1/check           what admission would say of the PEM certificate in the body, step by step
 POST   /v1/reload          certificate, trust, policy, limits anew from their files: ``parts``, ``dry_run``, ``policy``
 ====== =================== ==================================================================================
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,9 +32,10 @@ from typing import Any
 
 import structlog
 
+from broker.admin.explain import InvalidCertificateFile, read_certificates, verdict_document, why
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.sessions import InvalidSelection, Selection, SessionView
-from broker.admin.trust import trust_document
+from broker.admin.trust import anchors_of, trust_document
 from broker.credentials import read_certificate
 from broker.engine import Engine
 from broker.listener import Listener
@@ -76,6 +80,8 @@ class AdminApi:
             "/v1/sessions": {"GET": self._list_sessions},
             "/v1/sessions/kick": {"POST": self._kick},
             "/v1/trust": {"GET": self._trust},
+            "/v1/why": {"GET": self._why},
+            "/v1/check": {"POST": self._check},
             "/v1/reload": {"POST": self._reload},
         }
 
@@ -89,7 +95,7 @@ class AdminApi:
             return problem(HTTPStatus.METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", f"use {' or '.join(methods)}")
         try:
             return await route(request)
-        except (InvalidRequest, InvalidSelection) as error:
+        except (InvalidRequest, InvalidSelection, InvalidCertificateFile) as error:
             return problem(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", str(error))
 
     async def _status(self, _request: Request) -> Response:
@@ -169,9 +175,23 @@ class AdminApi:
         return Response.json((await reloader.reload(parts)).as_dict())
 
     async def _trust(self, _request: Request) -> Response:
-        served = self._served
-        contexts = [listener.context for listener in served.listeners]
-        return Response.json(trust_document(contexts, served.engine.admission, asyncio.get_running_loop().time()))
+        admission = self._served.engine.admission
+        return Response.json(trust_document(self._contexts(), admission, asyncio.get_running_loop().time()))
+
+    async def _why(self, request: Request) -> Response:
+        about = request.query.get("about", "")
+        if not about:
+            raise InvalidRequest("about: say whom, by client identifier, device, serial number or address")
+        return Response.json(await why(self._served.engine, about))
+
+    async def _check(self, request: Request) -> Response:
+        certificates = read_certificates(request.body)
+        now = asyncio.get_running_loop().time()
+        anchors = anchors_of(self._contexts())
+        return Response.json(verdict_document(certificates, anchors, self._served.engine.admission, now))
+
+    def _contexts(self) -> list[ssl.SSLContext]:
+        return [listener.context for listener in self._served.listeners]
 
 
 def _store_state(engine: Engine) -> str:

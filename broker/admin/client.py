@@ -66,6 +66,10 @@ class AdminClient:
         """Return the answer to POST of *document*."""
         return self._document("POST", path, json=document)
 
+    def post_pem(self, path: str, pem: bytes) -> Any:
+        """Return the answer to POST of the certificates in *pem*."""
+        return self._document("POST", path, content=pem, headers={"Content-Type": "application/x-pem-file"})
+
     def stream(self, path: str, **query: str | None) -> Iterator[bytes]:
         """Yield the answer to GET *path* as it comes."""
         params = {key: value for key, value in query.items() if value is not None}

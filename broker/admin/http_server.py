@@ -67,7 +67,7 @@ class Response:
     @classmethod
     def json(cls, document: Any, status: int = HTTPStatus.OK) -> Response:
         """Return *document* as JSON."""
-        return cls(status, json.dumps(document, ensure_ascii=False).encode() + b"\n")
+        return cls(status, json.dumps(document).encode() + b"\n")
 
 
 def problem(status: int, code: str, detail: str) -> Response:

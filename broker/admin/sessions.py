@@ -138,7 +138,7 @@ class SessionView:
                 sessions = sessions[: limit - shown]  # noqa: PLW2901 - the rest is counted, not shown
             if sessions:
                 now, wall = asyncio.get_running_loop().time(), datetime.now(UTC)
-                text = ", ".join(json.dumps(described(session, now, wall), ensure_ascii=False) for session in sessions)
+                text = ", ".join(json.dumps(described(session, now, wall)) for session in sessions)
                 yield f"{', ' if shown else ''}{text}".encode()
                 shown += len(sessions)
         yield f'], "matched": {matched}, "shown": {shown}}}\n'.encode()

@@ -14,13 +14,18 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from broker.admission.admission import Admission
 
 
+def anchors_of(contexts: Iterable[ssl.SSLContext]) -> list[x509.Certificate]:
+    """Return the trust anchors of *contexts*, each once."""
+    ders = dict.fromkeys(der for context in contexts for der in context.get_ca_certs(binary_form=True))
+    return [x509.load_der_x509_certificate(der) for der in ders]
+
+
 def trust_document(contexts: Iterable[ssl.SSLContext], admission: Admission, now: float) -> dict[str, Any]:
-    """Return the trust anchors of *contexts*, each once, and how much is known of revocations."""
-    anchors = dict.fromkeys(der for context in contexts for der in context.get_ca_certs(binary_form=True))
+    """Return the trust anchors of *contexts*, and how much is known of revocations."""
     age = admission.freshness.age(now)
     return {
         "trust_domain": admission.trust_domain,
-        "anchors": [_anchor(x509.load_der_x509_certificate(der)) for der in anchors],
+        "anchors": [_anchor(each) for each in anchors_of(contexts)],
         "revocation": {
             "revoked_certificates": len(admission.index),
             "seconds_since_current": None if age is None else round(age, 1),

@@ -30,6 +30,7 @@ from typing import Protocol
 
 from cryptography import x509
 
+from broker.admission.bundle_terms import DEFAULT_TERMS
 from broker.admission.crl_shelf import CrlShelf
 from broker.admission.freshness import Freshness
 from broker.admission.inquiry import Inquiry
@@ -113,6 +114,8 @@ class Admission:
         Identities with a name in *any_client_id* may use any client identifier that is not another's session.
         """
         self.trust = trust
+        self.trust_generation = 1
+        """Counts up whenever other anchors, bundles or terms begin to count."""
         self.lists = CrlShelf(index)
         self.asker: Asker | None = None
         self._any_client_id = frozenset(any_client_id)
@@ -124,11 +127,17 @@ class Admission:
         self._issuers: dict[bytes, bytes] = {}
 
     def examine(
-        self, certificate: bytes | None, now: datetime, path: Callable[[], Sequence[bytes]] = _NO_PATH
+        self,
+        certificate: bytes | None,
+        now: datetime,
+        path: Callable[[], Sequence[bytes]] = _NO_PATH,
+        *,
+        status: bool = True,
     ) -> Peer | Refused:
         """Judge the DER *certificate* of a completed handshake at *now* (UTC).
 
-        *path* tells the path that OpenSSL has verified, if it did: DER, the client's own certificate first.
+        *path* tells the path that OpenSSL has verified, if it did: DER, the client's own certificate first. Without
+        *status*, not knowing whether it is revoked is no reason to refuse it, nor to ask: it is in already.
         """
         if not certificate:
             return _refused(RefusalCode.NO_CERTIFICATE, "no client certificate was presented")
@@ -139,7 +148,7 @@ class Admission:
                 issuer = self.trust.issuer_of(parsed, path())
                 if issuer is None:
                     return _untrusted(parsed)
-            identity = identity_of(parsed)
+            identity = identity_of(parsed) if issuer is None else issuer.bundle.terms.identify(parsed)
             issuer_key_id, serial = certificate_key(parsed)
             may_certify = _may_certify(parsed)
         except (InvalidIdentity, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
@@ -156,6 +165,8 @@ class Admission:
         else:
             refusal = self._judge(peer, parsed.not_valid_before_utc, now)
             if issuer is not None and refusal is None:
+                refusal = issuer.fault or issuer.bundle.terms.refuse_client(parsed, identity)
+            if issuer is not None and refusal is None and status:
                 refusal = self.refuse_unknown_status(parsed, issuer, now)
                 inquiry = self.asker.ask(parsed, issuer, refusal) if self.asker is not None else None
                 if inquiry is not None:
@@ -180,7 +191,8 @@ class Admission:
 
     def _judge(self, peer: Peer, not_before: datetime, now: datetime) -> Refused | None:
         identity = peer.identity
-        if self.trust_domain is not None and identity.trust_domain != self.trust_domain:
+        trust_domain = (peer.issuer.bundle.terms.trust_domain if peer.issuer else None) or self.trust_domain
+        if trust_domain is not None and identity.trust_domain != trust_domain:
             return _refused(RefusalCode.WRONG_TRUST_DOMAIN, f"{identity.trust_domain} is not our trust domain")
         if not self.policy.knows(identity):
             return _refused(RefusalCode.WRONG_ROLE, f"a certificate of role {identity.role} may not connect")
@@ -215,13 +227,17 @@ class Admission:
                 return _unavailable(RefusalCode.REVOCATION_STATUS_UNKNOWN, "the certificate is still being looked up")
             if peer.inquiry.refusal is not None:
                 return peer.inquiry.refusal
-        if not self.freshness.acceptable(now):
+        if not self.freshness.acceptable(now) and (peer.issuer is None or peer.issuer.bundle.feed):
             return _unavailable(
                 RefusalCode.REVOCATION_STATUS_UNKNOWN,
                 "the broker's revocation data is too old to admit anybody; try again later",
             )
         identity = peer.identity
-        if not (_may_use(identity, connect.client_id) or identity.name in self._any_client_id):
+        terms = DEFAULT_TERMS if peer.issuer is None else peer.issuer.bundle.terms
+        refusal = terms.refuse_username(identity, connect)
+        if refusal is not None:
+            return refusal
+        if not (terms.may_use(identity, connect.client_id) or identity.name in self._any_client_id):
             return Refused(
                 RefusalCode.CLIENT_ID_MISMATCH,
                 ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
@@ -279,12 +295,6 @@ def _as_whom(peer: Peer, connect: Connect) -> Admitted:
         return Admitted(peer, connect.client_id, assigned=False)
     assigned = identity.name if identity.role is Role.DEVICE else f"{identity.name}-{secrets.token_hex(8)}"
     return Admitted(peer, assigned, assigned=True)
-
-
-def _may_use(identity: Identity, client_id: str) -> bool:
-    if client_id in ("", identity.name):
-        return True
-    return identity.role is Role.SERVICE and client_id.startswith(f"{identity.name}-")
 
 
 def _may_certify(certificate: x509.Certificate) -> bool:

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from broker.admission.bundle_terms import DEFAULT_TERMS, BundleTerms
 from broker.admission.issuers import Issuer
 from broker.trust_settings import StatusPolicy
 
@@ -31,11 +32,21 @@ class ListTerms:
 
 
 class TrustBundle:
-    """One bundle. *lists* is None where its clients' revocations do not come from CRLs."""
+    """One bundle; *lists* is None where no CRLs are used, *feed* says whether the feed knows its revocations."""
 
-    def __init__(self, name: str, anchors: Sequence[x509.Certificate], *, lists: ListTerms | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        anchors: Sequence[x509.Certificate],
+        *,
+        terms: BundleTerms = DEFAULT_TERMS,
+        lists: ListTerms | None = None,
+        feed: bool = True,
+    ) -> None:
         self.name = name
+        self.terms = terms
         self.lists = lists
+        self.feed = feed
         self._anchors: dict[bytes, Issuer] = {}
         for certificate in sorted(anchors, key=_is_self_issued, reverse=True):
             above = self._anchor_above(certificate)
@@ -48,6 +59,8 @@ class TrustBundle:
 
     def issuer_at(self, path: Sequence[x509.Certificate]) -> Issuer | None:
         """Return the issuer that *path* begins with, the CA certificates of a verified path upwards; None: not ours."""
+        if not self.terms.accepts_issuer(path[0]):
+            return None
         below: list[x509.Certificate] = []
         issuer: Issuer | None = None
         for certificate in path:
@@ -59,8 +72,10 @@ class TrustBundle:
             issuer = self._anchor_above(below[-1])
         if issuer is None:
             return None
+        fault = self.terms.refuse_path(below, issuer.certificate)
         for certificate in reversed(below):
             issuer = Issuer(certificate, self, issuer, is_anchor=False)
+        issuer.fault = fault
         return issuer
 
     def _anchor_above(self, certificate: x509.Certificate) -> Issuer | None:

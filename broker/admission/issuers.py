@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 
+from broker.admission.refusal import Refused
 from provisioning.pki.crl import distribution_points
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import Revocation, RevocationIndex
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 class Issuer:
     """A CA that certifies clients here, or certifies one that does."""
 
-    __slots__ = ("above", "bundle", "certificate", "is_anchor", "key_id", "names", "not_after", "not_before")
+    __slots__ = ("above", "bundle", "certificate", "fault", "is_anchor", "key_id", "names", "not_after", "not_before")
 
     def __init__(
         self, certificate: x509.Certificate, bundle: TrustBundle, above: Issuer | None, *, is_anchor: bool
@@ -44,6 +45,8 @@ class Issuer:
         self.above = above
         self.is_anchor = is_anchor
         self.key_id = key_identifier(certificate.public_key())
+        self.fault: Refused | None = None
+        """Why nobody whom it has certified is let in: what the bundle's terms say of the path."""
         self.names = frozenset(distribution_points(certificate))
         self.not_before: datetime = certificate.not_valid_before_utc
         self.not_after: datetime = certificate.not_valid_after_utc

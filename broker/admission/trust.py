@@ -10,7 +10,8 @@ Rules
 -----
 1. The first bundle, in the order of the configuration, that vouches for the path judges, and its word is final.
 2. Only CA certificates from a path that OpenSSL has verified are learned, and at most `_MOST_ISSUERS` of them.
-3. A resumed session brings no path: the issuer is then the learned one whose key has signed the certificate.
+3. A resumed session brings no path: the issuer is then the CA, learned or an anchor, whose key has signed the
+   certificate.
 4. Immutable but for what it learns; another configuration is another generation. No I/O, no clock.
 """
 
@@ -55,15 +56,14 @@ class Trust:
             return known if known is not None else self._learn(path[1:])
         if path:
             return None  # The client's own certificate is an anchor; nobody has issued it.
-        name = certificate.issuer
-        return next(
-            (
-                each
-                for each in self._issuers.values()
-                if each.certificate.subject == name and is_issued_by(certificate, each.certificate)
-            ),
-            None,
-        )
+        for each in self._issuers.values():
+            if each.certificate.subject == certificate.issuer and is_issued_by(certificate, each.certificate):
+                return each
+        for bundle in self.bundles:
+            for anchor in bundle.anchors:
+                if anchor.certificate.subject == certificate.issuer and is_issued_by(certificate, anchor.certificate):
+                    return bundle.issuer_at([anchor.certificate])
+        return None
 
     def authorities(self, name: x509.Name) -> list[Issuer]:
         """Return every CA of that name: anchors, and those that were learned."""

@@ -16,6 +16,8 @@ from __future__ import annotations
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.errors import MalformedPacket, ProtocolError
 
+_SHORTEST = 2
+"""Bytes of the shortest packet."""
 _CONTINUATION = 0x80
 
 Frame = tuple[int, int, int]
@@ -58,6 +60,14 @@ def split_frames(data: bytes, maximum_packet_size: int) -> tuple[list[Frame], in
         frames.append((data[start], body, end))
         start = end
     return frames, start
+
+
+def bytes_needed(data: bytes, position: int) -> int:
+    """Return how many bytes, from *position*, the unfinished packet needs before it is worth another look."""
+    if len(data) - position < _SHORTEST:
+        return _SHORTEST
+    length, body = decode_length(data, position + 1)
+    return body - position + length if body else len(data) - position + 1
 
 
 def check_packet_size(size: int, maximum_packet_size: int) -> None:

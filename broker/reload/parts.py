@@ -21,7 +21,6 @@ from typing import Any, Protocol
 
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import DEFAULT_POLICY_FILE, parse_policy, read_policy
-from broker.admission.trust import Trust
 from broker.config import BrokerConfig
 from broker.credentials import read_certificate
 from broker.engine import Engine
@@ -31,7 +30,9 @@ from broker.reload.policy_change import change, preview
 from broker.reload.report import Effects, Part
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 
-_RELOADED_SETTINGS = frozenset({"limits", "policy_file"})
+_RELOADED_SETTINGS = frozenset(
+    {"limits", "policy_file", "trust", "crlfile", "crl_urls", "crl_from_certificates", "crl_policy"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,32 +95,27 @@ class ReloadedPolicy:
         return "", await change(self._engine, policy, self._clock)
 
 
-class ReloadedTls:
-    """The broker's own certificate, or its trust anchors: either way the listeners get another context."""
+class ReloadedCertificate:
+    """The broker's own certificate: the listeners get another context. Its anchors: `broker.reload.trust_change`."""
+
+    part = Part.CERTIFICATE
 
     def __init__(
         self,
-        part: Part,
         files: Sequence[Path],
         build: Callable[[], ssl.SSLContext],
         listeners: Sequence[Listener],
         describe: Callable[[ssl.SSLContext], str],
     ) -> None:
         """Watch *files*; *build* makes the context from whatever they hold, *describe* says what that is, or raises."""
-        self._part = part
         self._files = list(files)
         self._build = build
         self._listeners = listeners
         self._describe = describe
         self._digest = digest(self._files)
 
-    @property
-    def part(self) -> Part:
-        """Certificate or trust."""
-        return self._part
-
     def files(self, _config: BrokerConfig) -> Sequence[Path]:
-        """Return the files with the certificate and key, or the anchors."""
+        """Return the files with the certificate and key."""
         return self._files
 
     def load(self, _config: BrokerConfig, _candidate: str | None) -> tuple[bytes, ssl.SSLContext, str] | Unchanged:
@@ -140,37 +136,6 @@ class ReloadedTls:
         for listener in self._listeners:
             listener.context = context
         return detail, None
-
-
-class ReloadedTrust(ReloadedTls):
-    """The trust anchors: what OpenSSL believes, and with it what admission makes of them."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        files: Sequence[Path],
-        build: Callable[[], ssl.SSLContext],
-        listeners: Sequence[Listener],
-        bundles: Callable[[int], Trust | None],
-    ) -> None:
-        """*bundles* reads the anchors anew, as the generation of that number, or raises `TlsConfigurationError`."""
-        super().__init__(Part.TRUST, files, build, listeners, describe_anchors)
-        self._engine = engine
-        self._bundles = bundles
-        self._next: Trust | None = None
-
-    def load(self, config: BrokerConfig, candidate: str | None) -> tuple[bytes, ssl.SSLContext, str] | Unchanged:
-        """Return a context, and keep the bundles that go with it. Raises `TlsConfigurationError`."""
-        loaded = super().load(config, candidate)
-        if not isinstance(loaded, Unchanged):
-            present = self._engine.admission.trust
-            self._next = self._bundles(1 if present is None else present.generation + 1)
-        return loaded
-
-    async def apply(self, loaded: tuple[bytes, ssl.SSLContext, str]) -> tuple[str, Effects | None]:
-        """Let the next handshake be judged by both."""
-        self._engine.admission.trust = self._next
-        return await super().apply(loaded)
 
 
 class ReloadedLimits:

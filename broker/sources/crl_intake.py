@@ -31,6 +31,8 @@ from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse,
 log = structlog.get_logger("broker")
 
 _PAUSE = 0.0002
+_MAY_COME_RIGHT = frozenset({CrlProblem.CRL_WRONG_ISSUER, CrlProblem.CRL_BAD_SIGNATURE, CrlProblem.CRL_NO_BASE})
+"""What another CA may put right when it is learned: of the same name, too."""
 _SESSIONS_AT_ONCE = 1000
 
 
@@ -41,7 +43,7 @@ class Taken:
     lists: int = 0
     """How many lists in them are held now, or were before."""
     unmatched: bool = False
-    """Whether a list's issuer is nobody that is known; it may be learned later."""
+    """Whether a list is not that of a CA which is known; it may be learned later."""
     fresh_until: datetime | None = None
     """The earliest nextUpdate."""
     delta_urls: tuple[str, ...] = ()
@@ -72,7 +74,7 @@ class CrlIntake:
                 try:
                     await self._take(await asyncio.to_thread(parse, der), source, trust, taken)
                 except CrlRefused as error:
-                    taken.unmatched |= error.code in {CrlProblem.CRL_WRONG_ISSUER, CrlProblem.CRL_NO_BASE}
+                    taken.unmatched |= error.code in _MAY_COME_RIGHT
                     self.complain(error.code, error.detail, source)
         return taken
 

@@ -1,4 +1,4 @@
-"""The sources of CRLs of one broker: files, URLs, and whom clients' certificates name; all through one intake."""
+"""The sources of CRLs of one broker: files, URLs, and what clients' certificates name; all through one intake."""
 
 from __future__ import annotations
 
@@ -14,16 +14,24 @@ from broker.sources.crl_urls import CrlUrls
 
 
 class RevocationLists:
-    """Everything that brings lists, as tasks."""
+    """Everything that brings lists, as tasks. Without any it does nothing, and may be told of some later."""
 
     def __init__(self, engine: Engine, config: BrokerConfig, clock: Callable[[], float]) -> None:
         self.intake = CrlIntake(engine, clock)
-        self.files = CrlFiles(self.intake, config.crlfile, config.crl_check_seconds)
-        self.urls = CrlUrls(self.intake, config.crl_urls, config.crl_refresh_seconds, clock)
+        self.files = CrlFiles(self.intake, config.crl_files, config.crl_check_seconds)
+        self.urls = CrlUrls(self.intake, config.all_crl_urls, config.crl_refresh_seconds, clock)
+        self._admission = engine.admission
         self._asker = StatusAsker(engine.admission, self.files, self.urls, clock)
-        engine.admission.asker = self._asker
         self.current = asyncio.Event()
         """Set once every source has been tried."""
+        self._set_asker(config)
+
+    async def use(self, config: BrokerConfig) -> None:
+        """Take the files and URLs of *config* from now on, and read the files."""
+        self.files.paths = config.crl_files
+        self.urls.follow(config.all_crl_urls)
+        self._set_asker(config)
+        await self.files.look()
 
     async def run(self) -> None:
         """Follow the sources until cancelled."""
@@ -33,3 +41,7 @@ class RevocationLists:
             await asyncio.gather(self.files.run(), self.urls.run())
         finally:
             await self._asker.close()
+
+    def _set_asker(self, config: BrokerConfig) -> None:
+        has_lists = config.has_crls or any(bundle.has_crls for bundle in config.trust)
+        self._admission.asker = self._asker if has_lists else None

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cryptography import x509
 
 from broker.admission.admission import DEFAULT_BUNDLE
 from broker.admission.bundle import ListTerms, TrustBundle
+from broker.admission.bundle_terms import BundleTerms
 from broker.admission.trust import Trust
 from broker.config import BrokerConfig
+from broker.trust_settings import TrustSettings
 from provisioning.pki.tls import TlsConfigurationError, certificates_in
+
+_SUFFIXES = frozenset({".pem", ".crt", ".cer", ".der"})
 
 
 def load_trust(config: BrokerConfig, generation: int = 1) -> Trust | None:
@@ -18,20 +23,69 @@ def load_trust(config: BrokerConfig, generation: int = 1) -> Trust | None:
 
     Raises `TlsConfigurationError`.
     """
+    if config.trust:
+        return Trust([_bundle(each) for each in config.trust], generation)
     if not config.has_crls:
         return None
-    terms = ListTerms(config.crl_policy, config.crl_from_certificates)
-    return Trust([TrustBundle(DEFAULT_BUNDLE, read_anchors([config.cafile]), lists=terms)], generation)
+    return trust_of_cafile(config, generation)
 
 
-def read_anchors(paths: list[Path]) -> list[x509.Certificate]:
-    """Return every certificate in the files *paths*; raise `TlsConfigurationError` naming the one that has none."""
+def trust_of_cafile(config: BrokerConfig, generation: int = 1) -> Trust:
+    """Return `cafile` as a bundle. Raises `TlsConfigurationError`."""
+    lists = ListTerms(config.crl_policy, config.crl_from_certificates) if config.has_crls else None
+    return Trust([TrustBundle(DEFAULT_BUNDLE, read_anchors([config.cafile]), lists=lists)], generation)
+
+
+def anchor_files(config: BrokerConfig) -> list[Path]:
+    """Return every file with anchors that count, and every directory of such files."""
+    named = [path for bundle in config.trust for path in bundle.anchors] or [config.cafile]
+    return [file for path in named for file in ([path, *_files(path)] if path.is_dir() else [path])]
+
+
+def _bundle(settings: TrustSettings) -> TrustBundle:
+    where = f"trust bundle {settings.name}"
+    try:
+        terms = BundleTerms.of(settings)
+    except ValueError as error:
+        raise TlsConfigurationError(f"{where}: required_eku: {error}; give clientAuth, or dotted numbers") from error
+    anchors = read_anchors(settings.anchors, where=f"{where}: ")
+    for anchor in anchors:
+        if not _is_authority(anchor):
+            raise TlsConfigurationError(
+                f"{where}: anchors: {anchor.subject.rfc4514_string()} is not a CA's certificate; "
+                "name the CA, and let identity and issuers say whom of its clients you mean"
+            )
+    lists = ListTerms(settings.crl_policy, settings.crl_from_certificates) if settings.has_crls else None
+    return TrustBundle(settings.name, anchors, terms=terms, lists=lists, feed=settings.feed)
+
+
+def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificate]:
+    """Return every certificate in *paths*, files or directories of them.
+
+    Raises `TlsConfigurationError` naming, after *where*, the path that cannot be used.
+    """
     anchors: list[x509.Certificate] = []
     for path in paths:
         try:
-            anchors += certificates_in(path.read_bytes())
+            found = [anchor for file in _files(path) for anchor in certificates_in(file.read_bytes())]
         except OSError as error:
-            raise TlsConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+            raise TlsConfigurationError(f"{where}{path} cannot be read: {error.strerror}") from error
         except ValueError as error:
-            raise TlsConfigurationError(f"{path} holds no certificate, neither PEM nor DER ({error})") from error
+            raise TlsConfigurationError(f"{where}{path} holds no certificate, neither PEM nor DER ({error})") from error
+        if not found:
+            raise TlsConfigurationError(f"{where}{path} holds no certificate file (.pem, .crt, .cer, .der)")
+        anchors += found
     return anchors
+
+
+def _files(path: Path) -> Iterable[Path]:
+    if not path.is_dir():
+        return [path]
+    return sorted(each for each in path.iterdir() if each.suffix in _SUFFIXES and not each.name.startswith("."))
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return certificate.issuer == certificate.subject  # A root from before there was such an extension.

@@ -18,8 +18,8 @@ from starlette.exceptions import HTTPException
 from provisioning.api import est
 from provisioning.api.body import BodyLimit
 from provisioning.config import Settings
-from provisioning.enrolment.problems import INTERNAL_ERROR, problem_answer, text_answer
-from provisioning.errors import Code, Refused
+from provisioning.enrolment.problems import INTERNAL_ERROR, pending_answer, problem_answer, text_answer
+from provisioning.errors import Code, Pending, Refused
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +39,10 @@ def new_application(title: str, version: str, settings: Settings, *, openapi_url
     @app.exception_handler(Refused)
     async def refused(request: Request, refusal: Refused) -> Response:
         return _answer(request.url.path, refusal)
+
+    @app.exception_handler(Pending)
+    async def pending(_request: Request, waiting: Pending) -> Response:
+        return pending_answer(waiting)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

@@ -1,4 +1,4 @@
-"""Enrolment over Secure Transport: RFC 7030 as clarified by RFC 8951, and nothing decided here.
+"""Enrolment over Secure Transport: RFC 7030 as clarified by RFC 8951 and RFC 9908, and nothing decided here.
 
 Each route reads, calls the service, and writes. ``/.well-known/est`` works with and without one label, which is the
 device's group (RFC 7030 §3.2.2); a label is never an operation's name.
@@ -9,19 +9,21 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs7
 from fastapi import APIRouter, Request, Response
 from fastapi import Path as PathParameter
 
-from provisioning.api.peer import peer_certificate
+from provisioning.api.peer import peer_certificate, tls_connection
 from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.pki.keys import PrivateKey
 
 PREFIX: Final = "/.well-known/est"
 MAXIMUM_BODY: Final = 64 * 1024
@@ -29,6 +31,8 @@ MAXIMUM_BODY: Final = 64 * 1024
 _OPERATIONS: Final = frozenset({"cacerts", "simpleenroll", "simplereenroll", "csrattrs", "serverkeygen", "fullcmc"})
 _CERTS_ONLY: Final = "application/pkcs7-mime; smime-type=certs-only"
 _PKCS10: Final = "application/pkcs10"
+_PKCS8: Final = "application/pkcs8"
+_CSR_ATTRIBUTES: Final = "application/csrattrs"
 _ARMOUR: Final = re.compile(rb"-----(BEGIN|END) [A-Z0-9 ]{1,40}-----")
 _WHITE_SPACE: Final = b" \t\r\n"
 _MAXIMUM_AUTHORIZATION: Final = 512
@@ -39,43 +43,63 @@ Label = Annotated[str, PathParameter(max_length=64)]
 def est_routes(enrolment: EnrolmentService, authorities: Sequence[x509.Certificate]) -> APIRouter:
     """Return the EST routes; *authorities* is what ``/cacerts`` tells: root first, then the issuing CA."""
     router = APIRouter(prefix=PREFIX, include_in_schema=False)
-    authority_answer = certs_only(authorities)
-
-    @router.get("/cacerts")
-    async def cacerts() -> Response:
-        return Response(authority_answer, media_type=_CERTS_ONLY)
-
-    @router.get("/{label}/cacerts")
-    async def labelled_cacerts(label: Label) -> Response:
-        check_label(label)
-        return Response(authority_answer, media_type=_CERTS_ONLY)
-
-    @router.post("/simpleenroll")
-    async def simpleenroll(request: Request) -> Response:
-        return await enrol(request, None)
-
-    @router.post("/{label}/simpleenroll")
-    async def labelled_simpleenroll(request: Request, label: Label) -> Response:
-        return await enrol(request, check_label(label))
-
-    @router.post("/simplereenroll")
-    async def simplereenroll(request: Request) -> Response:
-        return await reenrol(request, None)
-
-    @router.post("/{label}/simplereenroll")
-    async def labelled_simplereenroll(request: Request, label: Label) -> Response:
-        return await reenrol(request, check_label(label))
-
-    async def enrol(request: Request, label: str | None) -> Response:
-        csr = await _read_csr(request)
-        credential = parse_basic(request.headers.get("authorization"))
-        return _issued(await enrolment.enrol(csr, credential, label))
-
-    async def reenrol(request: Request, label: str | None) -> Response:
-        csr = await _read_csr(request)
-        return _issued(await enrolment.reenrol(csr, CertificateCredential(peer_certificate(request)), label))
-
+    operations = _Operations(enrolment, authorities)
+    for method, answer in (
+        ("GET", operations.cacerts),
+        ("GET", operations.csrattrs),
+        ("POST", operations.simpleenroll),
+        ("POST", operations.simplereenroll),
+        ("POST", operations.serverkeygen),
+    ):
+        _add(router, method, answer)
     return router
+
+
+def _add(router: APIRouter, method: str, answer: Callable[[Request, str | None], Awaitable[Response]]) -> None:
+    """Serve an operation with a label and without."""
+
+    async def unlabelled(request: Request) -> Response:
+        return await answer(request, None)
+
+    async def labelled(request: Request, label: Label) -> Response:
+        return await answer(request, check_label(label))
+
+    name = answer.__name__
+    router.add_api_route(f"/{name}", unlabelled, methods=[method])
+    router.add_api_route(f"/{{label}}/{name}", labelled, methods=[method])
+
+
+class _Operations:
+    """EST's operations, each under its own name; *label* is the group that the URL names, if it does."""
+
+    def __init__(self, enrolment: EnrolmentService, authorities: Sequence[x509.Certificate]) -> None:
+        self._enrolment = enrolment
+        self._authorities = certs_only(authorities)
+
+    async def cacerts(self, _request: Request, _label: str | None) -> Response:
+        return Response(self._authorities, media_type=_CERTS_ONLY)
+
+    async def csrattrs(self, _request: Request, label: str | None) -> Response:
+        attributes = await self._enrolment.csr_attributes(label)
+        return Response(base64.encodebytes(attributes), media_type=_CSR_ATTRIBUTES)
+
+    async def simpleenroll(self, request: Request, label: str | None) -> Response:
+        csr = await _read_csr(request)
+        token, certificate = _presented(request, label)
+        return _issued(await self._enrolment.enrol(csr, token, label, certificate, tls_connection(request)))
+
+    async def simplereenroll(self, request: Request, label: str | None) -> Response:
+        csr = await _read_csr(request)
+        credential = CertificateCredential(peer_certificate(request))
+        return _issued(await self._enrolment.reenrol(csr, credential, label, tls_connection(request)))
+
+    async def serverkeygen(self, request: Request, label: str | None) -> Response:
+        csr = await _read_csr(request)
+        token, certificate = _presented(request, label)
+        key, issued = await self._enrolment.enrol_with_server_key(
+            csr, token, label, certificate, tls_connection(request)
+        )
+        return _key_and_certificate(key, issued)
 
 
 def certs_only(certificates: Sequence[x509.Certificate]) -> bytes:
@@ -127,6 +151,13 @@ def parse_basic(header: str | None) -> TokenCredential:
     return TokenCredential(user, token)
 
 
+def _presented(request: Request, label: str | None) -> tuple[TokenCredential | None, x509.Certificate | None]:
+    header, certificate = request.headers.get("authorization"), peer_certificate(request)
+    # With nothing but a label, the group may still have a way: a listed key, an operator's approval.
+    alone = header is None and (certificate is not None or label is not None)
+    return None if alone else parse_basic(header), certificate
+
+
 async def _read_csr(request: Request) -> bytes:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != _PKCS10:
@@ -136,3 +167,19 @@ async def _read_csr(request: Request) -> bytes:
 
 def _issued(certificate: x509.Certificate) -> Response:
     return Response(certs_only([certificate]), media_type=_CERTS_ONLY)
+
+
+def _key_and_certificate(key: PrivateKey, certificate: x509.Certificate) -> Response:
+    """Return the two parts of RFC 7030 §4.4.2. The key is in no cache: the answer must not be stored."""
+    private = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    boundary = secrets.token_hex(16)
+    parts = ((_PKCS8, base64.encodebytes(private)), (_CERTS_ONLY, certs_only([certificate])))
+    lines = b"".join(
+        f"--{boundary}\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: base64\r\n\r\n".encode() + body + b"\r\n"
+        for kind, body in parts
+    )
+    return Response(
+        lines + f"--{boundary}--\r\n".encode(),
+        media_type=f'multipart/mixed; boundary="{boundary}"',
+        headers={"Cache-Control": "no-store"},
+    )

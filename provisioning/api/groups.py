@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
+from provisioning.api.administration import Administration
 from provisioning.api.operators import (
     DEFAULT_PAGE,
     PREFIX,
@@ -20,7 +20,7 @@ from provisioning.api.operators import (
     authorise_operator,
     rfc3339,
 )
-from provisioning.enrolment.groups import GroupService, parse_ways
+from provisioning.enrolment.groups import parse_ways
 from provisioning.store.groups import DEFAULT_PROFILE, Group, NewKey, StoredGroup, alternative_text
 
 DEFAULT_SAME_KEY_SECONDS: Final = 3600
@@ -30,21 +30,6 @@ router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operato
 
 WayTexts = Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=32)]
 Seconds = Annotated[int, Field(ge=0, le=10**9)]
-
-
-@dataclass(frozen=True, slots=True)
-class EnrolmentAdministration:
-    """What the routes call."""
-
-    groups: GroupService
-
-
-async def _administration_of(request: Request) -> EnrolmentAdministration:
-    services: EnrolmentAdministration = request.app.state.enrolment_services
-    return services
-
-
-Administration = Annotated[EnrolmentAdministration, Depends(_administration_of)]
 
 
 class GroupRules(BaseModel):
@@ -58,6 +43,10 @@ class GroupRules(BaseModel):
     maximum_devices: Annotated[int, Field(ge=0, le=10**9)] = 0
     same_key_seconds: Seconds = DEFAULT_SAME_KEY_SECONDS
     new_key: NewKey = NewKey.REFUSE
+    server_keys: bool = False
+    tls_unique: bool = False
+    webhook_url: Annotated[str, Field(max_length=500)] = ""
+    webhook_timeout_seconds: Annotated[int, Field(ge=1, le=30)] = 5
 
 
 class NewGroup(GroupRules):
@@ -112,6 +101,10 @@ def _rules(body: GroupRules, given: set[str]) -> dict[str, Any]:
         "maximum_devices": ("maximum_devices", lambda: body.maximum_devices or None),
         "same_key_seconds": ("same_key_window", lambda: timedelta(seconds=body.same_key_seconds)),
         "new_key": ("new_key", lambda: body.new_key),
+        "server_keys": ("server_keys", lambda: body.server_keys),
+        "tls_unique": ("tls_unique", lambda: body.tls_unique),
+        "webhook_url": ("webhook_url", lambda: body.webhook_url or None),
+        "webhook_timeout_seconds": ("webhook_timeout", lambda: timedelta(seconds=body.webhook_timeout_seconds)),
     }
     return {rule: value() for field, (rule, value) in values.items() if field in given}
 
@@ -126,6 +119,10 @@ def _item(stored: StoredGroup) -> dict[str, Any]:
         "maximum_devices": group.maximum_devices,
         "same_key_seconds": int(group.same_key_window.total_seconds()),
         "new_key": group.new_key,
+        "server_keys": group.server_keys,
+        "tls_unique": group.tls_unique,
+        "webhook_url": group.webhook_url,
+        "webhook_timeout_seconds": int(group.webhook_timeout.total_seconds()),
         "created_at": rfc3339(stored.created_at),
         "created_by": stored.created_by,
         "changed_at": rfc3339(stored.changed_at),

@@ -1,6 +1,7 @@
 """The operators' REST API under ``/v1``: enrolment tokens, devices, certificates, revocation, status.
 
-Every route reads, calls a service or the store, and writes; who may call is one dependency.
+Every route reads, calls a service or the store, and writes; who may call is one dependency, `authorise_operator`, which
+closes what nobody has opened: without a mark (`for_role`) auditors may read and only admins change.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from provisioning.api.peer import peer_certificate
-from provisioning.enrolment.authentication import authenticate, check_role
+from provisioning.enrolment.authentication import AuthenticatedOperator, authenticate_operator
+from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.enrolment.tokens import DEFAULT_TTL, MAXIMUM_BATCH, IssuedToken, TokenOrder, TokenService
 from provisioning.errors import Code, Refused
+from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.feed import RevocationFeed
@@ -25,13 +28,16 @@ from provisioning.revocation.publisher import CrlPublisher
 from provisioning.revocation.service import RevocationService, Revoked
 from provisioning.revocation.suspension import SuspensionService
 from provisioning.store import devices, inventory, tokens
-from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
 
 PREFIX: Final = "/v1"
 MAXIMUM_PAGE: Final = 1000
+MAXIMUM_REVOCATIONS: Final = 1000
+"""In one batch: one transaction, which nobody else should have to wait for."""
 DEFAULT_PAGE: Final = 100
+
+EndpointT = TypeVar("EndpointT", bound=Callable[..., object])
 
 Limit = Annotated[int, Query(ge=1, le=MAXIMUM_PAGE)]
 Name = Annotated[str, Field(max_length=64)]
@@ -46,6 +52,7 @@ class TokensRequest(BaseModel):
     devices: Annotated[list[Name], Field(min_length=1, max_length=MAXIMUM_BATCH)] | None = None
     group: Name | None = None
     role: Role = Role.DEVICE
+    operator_role: OperatorRole | None = None
     ttl_seconds: int = int(DEFAULT_TTL.total_seconds())
     lifetime_seconds: int | None = None
     count: int = 1
@@ -64,22 +71,38 @@ class TokensRequest(BaseModel):
         ttl, lifetime = _seconds(self.ttl_seconds), None
         if self.lifetime_seconds is not None:
             lifetime = _seconds(self.lifetime_seconds)
-        return TokenOrder(named, self.group, self.role, ttl, self.count, self.dns_names, self.ip_addresses, lifetime)
+        return TokenOrder(
+            named,
+            self.group,
+            self.role,
+            ttl,
+            self.count,
+            self.dns_names,
+            self.ip_addresses,
+            lifetime,
+            self.operator_role,
+        )
+
+
+Serial = Annotated[str, Field(max_length=64)]
 
 
 class RevocationRequest(BaseModel):
-    """What to revoke: a ``device`` with all its certificates, or one certificate by ``serial``."""
+    """What to revoke: a ``device`` with all its certificates, one certificate by ``serial``, or many in one step."""
 
     model_config = ConfigDict(extra="forbid")
 
     device: Name | None = None
-    serial: Annotated[str, Field(max_length=64)] | None = None
+    serial: Serial | None = None
+    devices: Annotated[list[Name], Field(max_length=MAXIMUM_REVOCATIONS)] = []
+    serials: Annotated[list[Serial], Field(max_length=MAXIMUM_REVOCATIONS)] = []
     reason: RevocationReason = RevocationReason.UNSPECIFIED
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> RevocationRequest:
-        if (self.device is None) == (self.serial is None):
-            raise ValueError("give exactly one of device and serial")
+    def _one_kind(self) -> RevocationRequest:
+        many = bool(self.devices or self.serials)
+        if (self.device is not None) + (self.serial is not None) + many != 1:
+            raise ValueError("give exactly one of device and serial, or lists: devices, serials or both")
         return self
 
 
@@ -91,6 +114,7 @@ class OperatorServices:
     token_service: TokenService
     revocation: RevocationService
     suspension: SuspensionService
+    operator_roles: OperatorRoleService
     feed: RevocationFeed
     publishers: dict[str, CrlPublisher]
     clock: Callable[[], datetime]
@@ -104,23 +128,53 @@ async def _services_of(request: Request) -> OperatorServices:
 Services = Annotated[OperatorServices, Depends(_services_of)]
 
 
-async def authorise_operator(request: Request, services: Services) -> StoredCertificate:
-    """Return who calls; raise `Refused` unless it is an operator."""
+_READING: Final = frozenset({"GET", "HEAD"})
+_NEEDED = "needed_operator_role"
+
+
+def for_role(role: OperatorRole) -> Callable[[EndpointT], EndpointT]:
+    """Mark a route as open to operators of *role*. Without a mark: auditors may read, and only admins change."""
+
+    def mark(endpoint: EndpointT) -> EndpointT:
+        setattr(endpoint, _NEEDED, role)
+        return endpoint
+
+    return mark
+
+
+def needed_role(method: str, endpoint: object) -> OperatorRole:
+    """Return which role a route needs."""
+    default = OperatorRole.AUDITOR if method in _READING else OperatorRole.ADMIN
+    role: OperatorRole = getattr(endpoint, _NEEDED, default)
+    return role
+
+
+async def authorise_operator(request: Request, services: Services) -> AuthenticatedOperator:
+    """Return who calls; raise `Refused` unless it is an operator whose role suffices for the route."""
     certificate = peer_certificate(request)
-    stored = await services.database.read(lambda connection: authenticate(connection, certificate, services.clock()))
-    check_role(stored, {Role.OPERATOR})
-    return stored
+    operator = await services.database.read(
+        lambda connection: authenticate_operator(connection, certificate, services.clock())
+    )
+    needed = needed_role(request.method, request.scope["endpoint"])
+    operator.check(needed, f"{request.method} {request.url.path[:80]}")
+    return operator
 
 
-Operator = Annotated[StoredCertificate, Depends(authorise_operator)]
+Operator = Annotated[AuthenticatedOperator, Depends(authorise_operator)]
 
 router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
 """Every route here needs an operator certificate; `app.state.operator_services` says what they call."""
 
 
 @router.post("/tokens", status_code=HTTPStatus.CREATED)
+@for_role(OperatorRole.ENROLLER)
 async def create_tokens(body: TokensRequest, operator: Operator, services: Services) -> dict[str, Any]:
-    """Make one-time enrolment tokens. They are shown here and never again."""
+    """Make one-time enrolment tokens. They are shown here and never again.
+
+    An enroller makes them for devices; for brokers, services and operators it takes an admin.
+    """
+    if body.role is not Role.DEVICE:
+        operator.check(OperatorRole.ADMIN, f"a token with role {body.role}")
     issued = await services.token_service.create(body.order(), by=operator.device.name)
     return {"tokens": [_token_item(each) for each in issued]}
 
@@ -152,9 +206,15 @@ async def show_device(name: str, services: Services) -> dict[str, Any]:
 
 @router.post("/revocations", status_code=HTTPStatus.CREATED)
 async def revoke(body: RevocationRequest, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
-    """Revoke, finally. 201 if this call did it, 200 with the original facts if it was done before."""
+    """Revoke, finally. 201 if this call did it, 200 with the original facts if it was done before.
+
+    ``devices`` and ``serials`` are revoked in one transaction: all of them, or none if one is unknown.
+    """
     by = operator.device.name
-    if body.device is not None:
+    if body.devices or body.serials:
+        serials = [normal_serial(each) for each in body.serials]
+        outcome = await services.revocation.revoke_batch(body.devices, serials, body.reason, by=by)
+    elif body.device is not None:
         outcome = await services.revocation.revoke_device(body.device, body.reason, by=by)
     else:
         outcome = await services.revocation.revoke_serial(normal_serial(body.serial or ""), body.reason, by=by)

@@ -9,8 +9,22 @@ from __future__ import annotations
 from cryptography import x509
 from fastapi import Request
 
+from provisioning.enrolment.attempt import TlsConnection
+from provisioning.errors import Code, Refused
+
 
 def peer_certificate(request: Request) -> x509.Certificate | None:
     """Return the certificate that the client presented, None without one."""
     der = request.scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
-    return None if der is None else x509.load_der_x509_certificate(der)
+    if der is None:
+        return None
+    try:
+        return x509.load_der_x509_certificate(der)
+    except ValueError as error:  # OpenSSL has read it; a manufacturer's may be stranger than the library likes.
+        raise Refused(Code.CERTIFICATE_UNKNOWN, f"the client certificate cannot be read ({error})") from error
+
+
+def tls_connection(request: Request) -> TlsConnection | None:
+    """Return what binds the request to its connection, None if it came without TLS."""
+    tls = request.scope.get("extensions", {}).get("tls")
+    return None if tls is None else TlsConnection(tls["tls_version"], tls.get("tls_unique"))

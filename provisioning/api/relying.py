@@ -95,8 +95,4 @@ def relying_party_routes(
         der = certificate.public_bytes(Encoding.DER)
         return _Document(der, "application/pkix-cert", certificate.not_valid_before_utc).answer(request)
 
-    @router.get("/healthz")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
     return router

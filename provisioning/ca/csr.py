@@ -19,6 +19,7 @@ Handles: PKCS #10 DER. Does not handle: base64, PEM armour, who may have which n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,18 +27,22 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import AttributeOID, NameOID
 
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.ca.name_policy import SubjectNames, asked_names
 from provisioning.ca.profile import Profile
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Identity, InvalidIdentity, check_name
+from provisioning.pki.keys import PrivateKey
 
 MAXIMUM_CSR_SIZE: Final = 16 * 1024
 """An RSA-8192 request with generous extensions is 3 KB."""
 
 _HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+
+_ENCRYPTION_WISHES: Final = {"1.2.840.113549.1.9.16.2.37", "1.2.840.113549.1.9.16.2.54"}
+"""DecryptKeyIdentifier, AsymmetricDecryptKeyIdentifier (RFC 7030 §4.4.1)."""
 
 _DEFAULT_KEY_POLICY: Final = KeyPolicy()
 
@@ -58,7 +63,7 @@ class RequestRefused(Refused):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedRequest:
-    """What a request asks for, its signature and key already checked. Made by `verify_csr` only."""
+    """What a request asks for, its signature and key already checked. Made here only."""
 
     public_key: CertificatePublicKeyTypes
     common_name: str
@@ -66,33 +71,82 @@ class VerifiedRequest:
     subject_alternative_name: bytes | None
     asked: SubjectNames = field(default_factory=SubjectNames)
     """What else it asks for; a profile decides what of it is heard (`provisioning.ca.name_policy`)."""
+    challenge: bytes | None = None
+    """Its challengePassword: what links it to the TLS connection that it came on (RFC 7030 §3.5)."""
 
 
 def verify_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> VerifiedRequest:
     """Return what the request in *der* asks for; raise `RequestRefused` naming what is wrong with it."""
-    if len(der) > MAXIMUM_CSR_SIZE:
-        raise RequestRefused(Code.CSR_MALFORMED, f"the request is {len(der)} bytes, {MAXIMUM_CSR_SIZE} at most")
+    csr = _load(der)
     try:
-        csr = x509.load_der_x509_csr(der)
         public_key = csr.public_key()
-        subject = csr.subject
-        alternative_name = _subject_alternative_name(csr)
     except _UNREADABLE as error:
-        raise RequestRefused(
-            Code.CSR_MALFORMED, f"the body is not a PKCS #10 request in base64 DER ({error})"
-        ) from error
+        raise _malformed(error) from error
     try:
         key_policy.check(public_key)
     except WeakKey as error:
         raise RequestRefused(Code.CSR_KEY, str(error)) from error
     _check_signature(csr)
+    return _facts(csr, public_key)
+
+
+def read_key_request(der: bytes, make: Callable[[object], PrivateKey]) -> tuple[VerifiedRequest, PrivateKey]:
+    """Return what a request for a key made here asks for, and that key; raise `RequestRefused`.
+
+    *make* makes it, and may look at the request's own key: it says what kind is wished. Neither that key nor the
+    request's signature counts for anything else (RFC 7030 §4.4.1).
+    """
+    csr = _load(der)
+    try:
+        wished: object = csr.public_key()
+        encrypted = any(attribute.oid.dotted_string in _ENCRYPTION_WISHES for attribute in csr.attributes)
+    except _UNREADABLE as error:
+        raise _malformed(error) from error
+    if encrypted:
+        raise RequestRefused(
+            Code.KEY_ENCRYPTION,
+            "the request wants its private key encrypted beyond TLS, which this service does not do: leave "
+            "DecryptKeyIdentifier and AsymmetricDecryptKeyIdentifier out, or make the key on the device",
+        )
+    key = make(wished)
+    return _facts(csr, key.public_key()), key
+
+
+def _load(der: bytes) -> x509.CertificateSigningRequest:
+    if len(der) > MAXIMUM_CSR_SIZE:
+        raise RequestRefused(Code.CSR_MALFORMED, f"the request is {len(der)} bytes, {MAXIMUM_CSR_SIZE} at most")
+    try:
+        return x509.load_der_x509_csr(der)
+    except _UNREADABLE as error:
+        raise _malformed(error) from error
+
+
+def _malformed(error: Exception) -> RequestRefused:
+    return RequestRefused(Code.CSR_MALFORMED, f"the body is not a PKCS #10 request in base64 DER ({error})")
+
+
+def _facts(csr: x509.CertificateSigningRequest, public_key: CertificatePublicKeyTypes) -> VerifiedRequest:
+    try:
+        subject = csr.subject
+        alternative_name = _subject_alternative_name(csr)
+        challenge = _challenge(csr)
+    except _UNREADABLE as error:
+        raise _malformed(error) from error
     return VerifiedRequest(
         public_key=public_key,
         common_name=_common_name(subject),
         subject=subject.public_bytes(),
         subject_alternative_name=None if alternative_name is None else alternative_name.public_bytes(),
         asked=asked_names(subject, alternative_name),
+        challenge=challenge,
     )
+
+
+def _challenge(csr: x509.CertificateSigningRequest) -> bytes | None:
+    try:
+        return csr.attributes.get_attribute_for_oid(AttributeOID.CHALLENGE_PASSWORD).value
+    except x509.AttributeNotFound:
+        return None
 
 
 def apply_profile(request: VerifiedRequest, profile: Profile, identity: Identity, held: SubjectNames) -> SubjectNames:

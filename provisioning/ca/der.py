@@ -14,6 +14,9 @@ BIT_STRING: Final = b"\x03"
 SEQUENCE: Final = b"\x30"
 EXPLICIT_0: Final = 0xA0
 
+SET: Final = b"\x31"
+
+_OBJECT_IDENTIFIER: Final = b"\x06"
 _INTEGER: Final = b"\x02"
 _UTC_TIME: Final = b"\x17"
 _GENERALIZED_TIME: Final = b"\x18"
@@ -33,6 +36,18 @@ def element(tag: bytes, content: bytes) -> bytes:
 def integer(value: int) -> bytes:
     """Return a non-negative INTEGER."""
     return element(_INTEGER, value.to_bytes(value.bit_length() // 8 + 1))
+
+
+def object_identifier(dotted: str) -> bytes:
+    """Return an OBJECT IDENTIFIER."""
+    first, second, *rest = map(int, dotted.split("."))
+    content = bytearray()
+    for number in (40 * first + second, *rest):
+        groups = [number & 0x7F]
+        while number := number >> 7:
+            groups.append(number & 0x7F | 0x80)
+        content += bytes(reversed(groups))
+    return element(_OBJECT_IDENTIFIER, bytes(content))
 
 
 def time(moment: datetime) -> bytes:

@@ -5,7 +5,7 @@ The rules are those of `provisioning.client.operator`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -23,10 +23,90 @@ class EnrolmentGroup(Answer):
     maximum_devices: int | None = None
     same_key_seconds: int
     new_key: str
+    server_keys: bool
+    tls_unique: bool
+    webhook_url: str | None = None
+    webhook_timeout_seconds: int
     created_at: datetime
     created_by: str
     changed_at: datetime
     changed_by: str
+
+
+class ClaimCertificate(Answer):
+    """A claim certificate, without its key."""
+
+    name: str
+    group: str
+    maximum_devices: int
+    used: int
+    activation_seconds: int
+    expires_at: datetime
+    ended_at: datetime | None = None
+    fingerprint_sha256: str
+    certificate: str
+    created_at: datetime
+    created_by: str
+
+
+class IssuedClaimCertificate(ClaimCertificate):
+    """A claim certificate with its key, seen here and never again."""
+
+    private_key: str
+
+    def __repr__(self) -> str:
+        return f"IssuedClaimCertificate(name={self.name!r}, group={self.group!r})"
+
+    __str__ = __repr__
+
+
+class Manufacturer(Answer):
+    """A manufacturer's CA, whose device certificates open a group."""
+
+    name: str
+    group: str
+    name_prefix: str
+    ended_at: datetime | None = None
+    fingerprint_sha256: str
+    certificate: str
+    created_at: datetime
+    created_by: str
+
+
+class ExpectedDevice(Answer):
+    """A device on a group's list, with its public key's SHA-256 if that is known."""
+
+    name: str
+    key_sha256: str | None = None
+
+
+class ListError(Answer):
+    """What is wrong with an entry of a batch, by its place from 0."""
+
+    index: int
+    detail: str
+
+
+class ListOutcome(Answer):
+    """What became of a batch for a group's list."""
+
+    new: int
+    replaced: int
+    errors: list[ListError]
+
+
+class Approval(Answer):
+    """A request that waits, or waited, for an operator's decision."""
+
+    id: int
+    group: str
+    name: str
+    key_sha256: str
+    evidence: str
+    state: str
+    requested_at: datetime
+    decided_at: datetime | None = None
+    decided_by: str | None = None
 
 
 class EnrolmentOperatorClient(OperatorClient):
@@ -48,3 +128,64 @@ class EnrolmentOperatorClient(OperatorClient):
         """Yield every configured group in order of name."""
         async for item in self._walk("/v1/groups", {}):
             yield self._read(EnrolmentGroup, item)
+
+    async def create_claim(
+        self, name: str, *, group: str, maximum_devices: int, life_seconds: int, activation_seconds: int | None = None
+    ) -> IssuedClaimCertificate:
+        """Make a claim certificate; its key comes with it, once."""
+        request = {
+            "name": name,
+            "group": group,
+            "maximum_devices": maximum_devices,
+            "life_seconds": life_seconds,
+            "activation_seconds": activation_seconds,
+        }
+        return await self._call(IssuedClaimCertificate, "POST", "/v1/claims", request)
+
+    async def claims(self) -> AsyncIterator[ClaimCertificate]:
+        """Yield every claim in order of name."""
+        async for item in self._walk("/v1/claims", {}):
+            yield self._read(ClaimCertificate, item)
+
+    async def end_claim(self, name: str) -> ClaimCertificate:
+        """End a claim: it lets nobody in any more."""
+        return await self._call(ClaimCertificate, "DELETE", f"/v1/claims/{quote(name, safe='')}")
+
+    async def add_manufacturer(self, name: str, *, group: str, certificate: str, name_prefix: str = "") -> Manufacturer:
+        """Register the CA in *certificate* (PEM)."""
+        request = {"name": name, "group": group, "certificate": certificate, "name_prefix": name_prefix}
+        return await self._call(Manufacturer, "POST", "/v1/manufacturers", request)
+
+    async def manufacturers(self) -> AsyncIterator[Manufacturer]:
+        """Yield every manufacturer in order of name."""
+        async for item in self._walk("/v1/manufacturers", {}):
+            yield self._read(Manufacturer, item)
+
+    async def end_manufacturer(self, name: str) -> Manufacturer:
+        """End the trust in a manufacturer."""
+        return await self._call(Manufacturer, "DELETE", f"/v1/manufacturers/{quote(name, safe='')}")
+
+    async def list_devices(self, group: str, batch: Sequence[tuple[str, str | None]]) -> ListOutcome:
+        """Put devices, with the SHA-256 of their keys where known, on a group's list."""
+        entries = [{"name": name} | ({} if key is None else {"key_sha256": key}) for name, key in batch]
+        path = f"/v1/groups/{quote(group, safe='')}/listed"
+        return await self._call(ListOutcome, "POST", path, {"devices": entries})
+
+    async def listed_devices(self, group: str) -> AsyncIterator[ExpectedDevice]:
+        """Yield the devices on a group's list in order of name."""
+        async for item in self._walk(f"/v1/groups/{quote(group, safe='')}/listed", {}):
+            yield self._read(ExpectedDevice, item)
+
+    async def unlist_device(self, group: str, name: str) -> None:
+        """Take a device off a group's list."""
+        await self._send("DELETE", f"/v1/groups/{quote(group, safe='')}/listed/{quote(name, safe='')}")
+
+    async def approvals(self, *, group: str | None = None, state: str | None = None) -> AsyncIterator[Approval]:
+        """Yield requests, oldest first."""
+        async for item in self._walk("/v1/approvals", {"group": group, "state": state}):
+            yield self._read(Approval, item)
+
+    async def decide(self, number: int, *, approve: bool) -> Approval:
+        """Approve or deny a request."""
+        request = {"decision": "approve" if approve else "deny"}
+        return await self._call(Approval, "POST", f"/v1/approvals/{number}/decision", request)

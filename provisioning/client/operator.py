@@ -112,6 +112,24 @@ class IssuedCertificate(Answer):
     sequence: int | None = None
 
 
+class KnownOperator(Answer):
+    """An operator and what he may do: auditor, enroller or admin."""
+
+    name: str
+    role: str
+    granted_at: datetime | None = None
+    granted_by: str | None = None
+
+
+class Myself(Answer):
+    """Who is asking: what the service knows of the client's own certificate."""
+
+    name: str
+    role: str
+    serial: str
+    not_after: datetime
+
+
 class _Tokens(Answer):
     tokens: list[IssuedToken]
 
@@ -165,10 +183,12 @@ class OperatorClient:
         lifetime_seconds: int | None = None,
         dns_names: Sequence[str] | None = None,
         ip_addresses: Sequence[str] | None = None,
+        operator_role: str | None = None,
     ) -> list[IssuedToken]:
         """Return new one-time tokens: one for *device*, one for each of *devices*, or *count* for anybody in *group*.
 
-        *lifetime_seconds* shortens the life of the certificate that a token buys.
+        *lifetime_seconds* shortens the life of the certificate that a token buys; *operator_role* says what operators
+        so named may do.
         """
         request = {
             "device": device,
@@ -180,6 +200,7 @@ class OperatorClient:
             "lifetime_seconds": lifetime_seconds,
             "dns_names": list(dns_names) if dns_names is not None else None,
             "ip_addresses": list(ip_addresses) if ip_addresses is not None else None,
+            "operator_role": operator_role,
         }
         return (await self._call(_Tokens, "POST", "/v1/tokens", request)).tokens
 
@@ -188,10 +209,21 @@ class OperatorClient:
         *,
         device: str | None = None,
         serial: str | None = None,
+        devices: Sequence[str] | None = None,
+        serials: Sequence[str] | None = None,
         reason: RevocationReason = RevocationReason.UNSPECIFIED,
     ) -> list[RevokedCertificate]:
-        """Revoke every certificate of *device*, or the one with *serial* (hexadecimal); return what is now revoked."""
-        request = {"device": device, "serial": serial, "reason": str(reason)}
+        """Revoke every certificate of *device*, or the one with *serial* (hexadecimal); return what is now revoked.
+
+        *devices* and *serials*, a thousand of each at most, are revoked in one step: all, or none if one is unknown.
+        """
+        request = {
+            "device": device,
+            "serial": serial,
+            "devices": None if devices is None else list(devices),
+            "serials": None if serials is None else list(serials),
+            "reason": str(reason),
+        }
         return (await self._call(_Revoked, "POST", "/v1/revocations", request)).revoked
 
     async def suspend(self, *, device: str | None = None, serial: str | None = None) -> list[RevokedCertificate]:
@@ -246,6 +278,19 @@ class OperatorClient:
     async def certificate(self, serial: str) -> IssuedCertificate:
         """Return the certificate with *serial* (hexadecimal)."""
         return await self._call(IssuedCertificate, "GET", f"/v1/certificates/{quote(serial, safe='')}")
+
+    async def operators(self) -> list[KnownOperator]:
+        """Return all operators, with what each may do."""
+        items = self._object(await self._send("GET", "/v1/operators")).get("items", [])
+        return [self._read(KnownOperator, item) for item in items]
+
+    async def me(self) -> Myself:
+        """Return who is asking."""
+        return await self._call(Myself, "GET", "/v1/operators/me")
+
+    async def grant(self, operator: str, role: str) -> KnownOperator:
+        """Say what *operator* may do: auditor, enroller or admin."""
+        return await self._call(KnownOperator, "PUT", f"/v1/operators/{quote(operator, safe='')}", {"role": role})
 
     async def status(self) -> dict[str, Any]:
         """Return the service's own counts."""

@@ -7,7 +7,7 @@ whether that earns a certificate, is decided in `provisioning.enrolment.authoris
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography import x509
 
@@ -37,6 +37,36 @@ EnrolmentCredential = TokenCredential | CertificateCredential
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What a group's webhook is asked, and where."""
+
+    url: str
+    timeout: timedelta
+    group: str
+    device: str
+    key_sha256: str
+    evidence: tuple[str, ...]
+    enrolled_before: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the webhook has answered to *question*."""
+
+    question: Question
+    allowed: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConnection:
+    """The connection that the request came on; TLS 1.3 has no *unique* (RFC 9266)."""
+
+    version: str
+    unique: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """Everything that a decision is made of; *renewal*: the presented certificate asks for its successor."""
 
@@ -46,3 +76,7 @@ class Attempt:
     token: TokenCredential | None = None
     certificate: x509.Certificate | None = None
     renewal: bool = False
+    verdict: Verdict | None = None
+    connection: TlsConnection | None = None
+    server_key: bool = False
+    """The key was made here, for this one attempt."""

@@ -16,30 +16,54 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
+from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason, certificate_key
-from provisioning.store import certificates
+from provisioning.store import certificates, operators
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
+
+_UNREADABLE: Final = (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
 
 def authenticate(
     connection: Connection, certificate: x509.Certificate | None, now: datetime, *, for_update: bool = False
 ) -> StoredCertificate:
     """Return what the store knows of a presented *certificate*; raise `Refused` unless it is good *now*."""
+    stored = known(connection, certificate, for_update=for_update)
+    check_not_revoked(stored)
+    check_dates(stored, now)
+    return stored
+
+
+def known(
+    connection: Connection, certificate: x509.Certificate | None, *, for_update: bool = False
+) -> StoredCertificate:
+    """Return what the store knows of a presented *certificate*, good or not; raise `Refused` if it is not ours."""
     if certificate is None:
         raise Refused(Code.CERTIFICATE_MISSING, "present a client certificate issued by this service")
-    stored = certificates.find(connection, *certificate_key(certificate), for_update=for_update)
+    try:
+        key = certificate_key(certificate)
+    except _UNREADABLE as error:  # A claim's or a manufacturer's: TLS lets them through for enrolment.
+        raise Refused(Code.CERTIFICATE_UNKNOWN, f"the client certificate cannot be read ({error})") from error
+    stored = certificates.find(connection, *key, for_update=for_update)
     fingerprint = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
     if stored is None or stored.fingerprint_sha256 != fingerprint:
         raise Refused(Code.CERTIFICATE_UNKNOWN, "this service did not issue the client certificate: enrol again")
+    return stored
+
+
+def check_not_revoked(stored: StoredCertificate) -> None:
+    """Raise `Refused` if the certificate is revoked or on hold."""
     if stored.revocation is not None and stored.revocation.reason is RevocationReason.CERTIFICATE_HOLD:
         raise Refused(
             Code.CERTIFICATE_SUSPENDED,
@@ -51,6 +75,10 @@ def authenticate(
             f"certificate {stored.serial} of {stored.device.name} was revoked ({stored.revocation.reason}): "
             "ask an operator for a new enrolment token",
         )
+
+
+def check_dates(stored: StoredCertificate, now: datetime) -> None:
+    """Raise `Refused` unless the certificate is valid *now*."""
     if now > stored.not_after:
         raise Refused(
             Code.CERTIFICATE_EXPIRED,
@@ -59,7 +87,6 @@ def authenticate(
         )
     if now < stored.not_before:
         raise Refused(Code.CERTIFICATE_EXPIRED, f"certificate {stored.serial} is not valid yet: compare the two clocks")
-    return stored
 
 
 def check_role(stored: StoredCertificate, allowed: Collection[Role]) -> None:
@@ -81,3 +108,35 @@ def ended(device: Device) -> Refused:
             f"{device.name} was decommissioned for ever: enrol the device under another name",
         )
     return Refused(Code.CERTIFICATE_REVOKED, f"{device.name} was revoked: ask an operator for a new token")
+
+
+@dataclass(frozen=True, slots=True)
+class AuthenticatedOperator:
+    """Who calls the operators' API, and what he may do."""
+
+    certificate: StoredCertificate
+    role: OperatorRole
+
+    @property
+    def device(self) -> Device:
+        """The party that he is in the store."""
+        return self.certificate.device
+
+    def check(self, needed: OperatorRole, what: str) -> None:
+        """Raise `Refused`, naming the role, unless he may do what *needed* may; *what* says what it is for."""
+        if not self.role.permits(needed):
+            name = self.device.name
+            raise Refused(
+                Code.OPERATOR_ROLE,
+                f"{name} has the role {self.role}; {what} needs the role {needed}: "
+                f"an admin can grant it, fleet-provisioning operator grant {name} --role {needed}",
+            )
+
+
+def authenticate_operator(
+    connection: Connection, certificate: x509.Certificate | None, now: datetime
+) -> AuthenticatedOperator:
+    """Return the operator who presented *certificate*; raise `Refused` unless it is one whose certificate is good."""
+    stored = authenticate(connection, certificate, now)
+    check_role(stored, {Role.OPERATOR})
+    return AuthenticatedOperator(stored, operators.role_of(connection, stored.device.name))

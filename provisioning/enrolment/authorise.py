@@ -17,6 +17,7 @@ Rules
 3. A device that is suspended or decommissioned gets nothing; one that was revoked only comes back on an operator's
    word that is newer: a token bound to it.
 4. A name keeps its role and group for ever.
+5. Knowing a name is no evidence: an alternative that proves nothing lets nobody in.
 """
 
 from __future__ import annotations
@@ -31,19 +32,26 @@ from sqlalchemy.exc import IntegrityError
 
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.authentication import ended
+from provisioning.enrolment.linking import check_link
 from provisioning.enrolment.successor import authorise_successor
+from provisioning.enrolment.ways.approval import ApprovalWay, Undecided, approved
+from provisioning.enrolment.ways.claim import ClaimWay
+from provisioning.enrolment.ways.listed import ListedWay
+from provisioning.enrolment.ways.manufacturer import ManufacturerWay
 from provisioning.enrolment.ways.token import TokenWay
 from provisioning.enrolment.ways.way import IpAddress, Settle, Vouched, Way
+from provisioning.enrolment.ways.webhook import Unasked, WebhookWay
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import certificates, devices, groups
+from provisioning.store import certificates, claims, devices, groups
 from provisioning.store.certificates import HeldCertificate, StoredCertificate
 from provisioning.store.devices import Device, DeviceState
-from provisioning.store.groups import Alternative, Group, NewKey, alternative_text
+from provisioning.store.groups import Alternative, Group, NewKey, WayName, alternative_text
 
-_WAYS: Final[Sequence[type[Way]]] = (TokenWay,)
+_EVIDENCE: Final[Sequence[type[Way]]] = (TokenWay, ClaimWay, ManufacturerWay)
+_CONDITIONS: Final[Sequence[type[Way]]] = (ListedWay, ApprovalWay, WebhookWay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +69,21 @@ class Authorised:
     """The same request was answered with this certificate, and is again."""
     superseded: Sequence[StoredCertificate] = ()
     """What the new certificate replaces at once."""
+    on_trial: bool = False
+    """The certificate is on hold until its successor is asked for."""
     settlements: Sequence[Settle] = field(default=())
 
 
 def authorise(connection: Connection, attempt: Attempt) -> Authorised:
-    """Decide whether *attempt* gets a certificate now; raise `Refused` if not."""
+    """Decide whether *attempt* gets a certificate now; raise `Refused` if not.
+
+    Raises `Undecided` if an operator has to be asked, `Unasked` if a webhook has to; nothing is changed then.
+    """
     if attempt.renewal:
         successor = authorise_successor(connection, attempt)
         _check_label(attempt.label, successor.device.name, successor.device.group)
         rules = _rules_of(connection, successor.device.role, successor.device.group)
+        _check_request(attempt, rules)
         return Authorised(
             successor.device,
             rules.profile,
@@ -78,12 +92,24 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
             successor.dns_names,
             successor.ip_addresses,
             rules.lifetime,
+            settlements=successor.settlements,
         )
-    ways = [way for kind in _WAYS if (way := kind.presented(connection, attempt)) is not None]
-    role, group = _place_of(ways, attempt)
+    evidence = [way for kind in _EVIDENCE if (way := kind.presented(connection, attempt)) is not None]
+    role, group = _place_of(evidence, attempt)
     rules = _rules_of(connection, role, group)
-    vouched = _vouched(connection, attempt, rules, ways)
+    _check_request(attempt, rules)
+    conditions = [way for kind in _CONDITIONS if (way := kind.presented(connection, attempt)) is not None]
+    vouched = _vouched(connection, attempt, rules, evidence, conditions)
     return _admit(connection, attempt, rules, vouched, role, group)
+
+
+def _check_request(attempt: Attempt, rules: Group) -> None:
+    check_link(attempt, rules)
+    if attempt.server_key and not rules.server_keys:
+        raise Refused(
+            Code.SERVER_KEYS_REFUSED,
+            f"group {rules.name} makes no keys for its devices: make the key on the device and use /simpleenroll",
+        )
 
 
 def _place_of(ways: Sequence[Way], attempt: Attempt) -> tuple[Role, str | None]:
@@ -116,31 +142,52 @@ def _rules_of(connection: Connection, role: Role, group: str | None) -> Group:
     return Group(group or "", profile=role.value)
 
 
-def _vouched(connection: Connection, attempt: Attempt, rules: Group, ways: Sequence[Way]) -> list[Vouched]:
-    """Return what the ways of the first alternative that is fulfilled say."""
-    presented = {way.name: way for way in ways}
-    first_refusal: Refused | None = None
+def _vouched(
+    connection: Connection, attempt: Attempt, rules: Group, evidence: Sequence[Way], conditions: Sequence[Way]
+) -> list[Vouched]:
+    """Return what the ways of the first alternative that is fulfilled say.
+
+    One that waits for somebody's answer comes after all that may be fulfilled now.
+    """
+    usable = {way.name: way for way in (*evidence, *conditions)}
+    refusal: Refused | None = None
+    waiting: Undecided | Unasked | None = None
     for alternative in rules.ways:
-        if not presented.keys() >= set(alternative):
+        if not usable.keys() >= set(alternative):
             continue
         try:
-            return [presented[name].vouch(connection, attempt, rules) for name in alternative]
-        except Refused as refusal:
-            first_refusal = first_refusal or refusal
-    raise first_refusal or _no_way(rules, presented)
+            return _all_vouch(connection, attempt, rules, [usable[name] for name in alternative])
+        except Refused as error:
+            refusal = refusal or error
+        except (Undecided, Unasked) as error:
+            waiting = waiting or error
+    raise waiting or refusal or _no_way(rules, [way.name for way in evidence])
 
 
-def _no_way(rules: Group, presented: Iterable[str]) -> Refused:
+def _all_vouch(connection: Connection, attempt: Attempt, rules: Group, ways: Sequence[Way]) -> list[Vouched]:
+    said: list[Vouched] = []
+    for way in ways:
+        said.append(way.vouch(connection, attempt, rules, said))
+    if not any(each.proves for each in said):
+        raise Refused(
+            Code.WAY_REFUSED,
+            f"{'+'.join(way.name for way in ways)} alone does not show who asks: the list of group {rules.name} needs "
+            "the device's public key, or another way has to be presented beside it",
+        )
+    return said
+
+
+def _no_way(rules: Group, presented: Sequence[str]) -> Refused:
     if not rules.ways:
         return Refused(Code.WAY_REFUSED, f"group {rules.name} lets nobody in: an operator has closed it")
-    shown = "+".join(presented)
-    if not shown and (groups.WayName.TOKEN,) in rules.ways:
+    if not presented and (WayName.TOKEN,) in rules.ways:
         return Refused(
             Code.TOKEN_MISSING, "authenticate with HTTP Basic: user = device name, password = enrolment token"
         )
     return Refused(
         Code.WAY_REFUSED,
-        f"group {rules.name} lets devices in by {_alternatives(rules.ways)}; this request shows {shown or 'nothing'}",
+        f"group {rules.name} lets devices in by {_alternatives(rules.ways)}; this request shows "
+        f"{'+'.join(presented) or 'nothing'}",
     )
 
 
@@ -152,40 +199,45 @@ def _admit(
     connection: Connection, attempt: Attempt, rules: Group, vouched: Sequence[Vouched], role: Role, group: str | None
 ) -> Authorised:
     name, now = attempt.request.common_name, attempt.now
-    identified, readmitted = any(each.identifies for each in vouched), any(each.readmits for each in vouched)
-    answer = next((each.answer for each in vouched if each.answer is not None), None)
+    said = list(vouched)
+    answer = next((each.answer for each in said if each.answer is not None), None)
+    origin = next((each.origin for each in said if each.origin is not None), None)
+    readmitted = any(each.readmits for each in said)
     superseded: Sequence[StoredCertificate] = ()
     device = devices.find(connection, name, for_update=True)
     if device is None:
-        device = _add_device(connection, rules, name, role, group, now)
+        device = _add_device(connection, rules, name, role, group, now, origin)
     else:
         _check_place(device, role, group)
         if device.state is DeviceState.REVOKED and readmitted and answer is None:
             # A token made after the revocation (older ones are void) is the operator's word that it may come back.
-            devices.set_state(connection, device.id, DeviceState.ACTIVE, now)
+            devices.set_state(connection, [device.id], DeviceState.ACTIVE, now)
         elif device.state is not DeviceState.ACTIVE:
             raise ended(device)
-        if answer is None and not readmitted:
-            answer = _same_key(connection, attempt, rules, device, identified=identified)
-        if answer is None and rules.new_key is NewKey.REPLACE and identified:
+        if readmitted:
+            replaces = answer is None and rules.new_key is NewKey.REPLACE
+        else:
+            answer, replaces = _comes_back(connection, attempt, rules, device, said)
+        if replaces:
             superseded = _others(connection, device, attempt)
-    lifetimes = [life for life in (rules.lifetime, *(each.lifetime for each in vouched)) if life is not None]
+    lifetimes = [life for life in (rules.lifetime, *(each.lifetime for each in said)) if life is not None]
     return Authorised(
         device,
         rules.profile,
-        next((each.by for each in vouched if each.readmits), vouched[0].by),
-        "+".join(each.credential for each in vouched),
-        tuple(name for each in vouched for name in each.dns_names),
-        tuple(address for each in vouched for address in each.ip_addresses),
+        next((each.by for each in said if each.readmits or each.decides), said[0].by),
+        "+".join(each.credential for each in said),
+        tuple(name for each in said for name in each.dns_names),
+        tuple(address for each in said for address in each.ip_addresses),
         min(lifetimes, default=None),
         answer,
         superseded,
-        [each.settle for each in vouched if each.settle is not None],
+        any(each.on_trial for each in said),
+        [each.settle for each in said if each.settle is not None],
     )
 
 
 def _add_device(
-    connection: Connection, rules: Group, name: str, role: Role, group: str | None, now: datetime
+    connection: Connection, rules: Group, name: str, role: Role, group: str | None, now: datetime, origin: str | None
 ) -> Device:
     if rules.maximum_devices is not None:
         groups.find(connection, rules.name, for_update=True)  # Two newcomers are counted one after the other.
@@ -196,7 +248,7 @@ def _add_device(
                 "the limit or decommissions devices",
             )
     try:
-        return devices.add(connection, name, role, group, now)
+        return devices.add(connection, name, role, group, now, origin)
     except IntegrityError as error:  # PostgreSQL: another transaction added it since we looked.
         raise Refused(Code.NAME_TAKEN, f"{name} has just been enrolled by somebody else") from error
 
@@ -210,17 +262,26 @@ def _check_place(device: Device, role: Role, group: str | None) -> None:
         )
 
 
-def _same_key(
-    connection: Connection, attempt: Attempt, rules: Group, device: Device, *, identified: bool
-) -> bytes | None:
-    """Return what a device that exists has for this key already; None if it may have a new certificate."""
+def _comes_back(
+    connection: Connection, attempt: Attempt, rules: Group, device: Device, said: list[Vouched]
+) -> tuple[bytes | None, bool]:
+    """Decide about a device that exists: the certificate that it has already, if any, and whether a new one replaces.
+
+    An operator's approval that it took is added to *said*.
+    """
+    _check_no_withdrawal(connection, device, attempt.now)
     held = certificates.newest_with_key(connection, device.name, spki_fingerprint(attempt.request.public_key))
     if held is not None and rules.same_key_window:
-        _check_no_withdrawal(connection, device, attempt.now)
-        return held.der if _answers(held, rules, attempt.now) else None
+        return (held.der if _answers(held, rules, attempt.now) else None), False
+    if claims.never_activated(connection, device.id, attempt.now):
+        return None, False  # Trials only, and all of them over: the name is as free as before.
+    identified = any(each.identifies and (each.origin is None or each.origin == device.origin) for each in said)
     if identified and rules.new_key is NewKey.REPLACE:
-        _check_no_withdrawal(connection, device, attempt.now)
-        return None
+        return None, True
+    if rules.new_key is NewKey.APPROVE:
+        if not any(each.decides for each in said):
+            said.append(approved(connection, attempt, rules, said))
+        return None, True
     raise Refused(
         Code.NAME_TAKEN,
         f"{device.name} is enrolled already and what was presented admits new devices only: ask for a token bound to "
@@ -234,17 +295,19 @@ def _answers(held: HeldCertificate, rules: Group, now: datetime) -> bool:
 
 def _check_no_withdrawal(connection: Connection, device: Device, now: datetime) -> None:
     """Refuse a device one of whose certificates was revoked for cause: that is not undone by asking again."""
+    trials: frozenset[int] | None = None
     for each in certificates.of_device(connection, device.id):
-        if (
-            each.revocation is not None
-            and each.revocation.reason is not RevocationReason.SUPERSEDED
-            and (now < each.not_after)
-        ):
-            raise Refused(
-                Code.CERTIFICATE_REVOKED,
-                f"certificate {each.serial} of {device.name} was revoked ({each.revocation.reason}): ask an operator "
-                "for a new token bound to it",
-            )
+        if each.revocation is None or each.revocation.reason is RevocationReason.SUPERSEDED or now >= each.not_after:
+            continue
+        if each.revocation.reason is RevocationReason.CERTIFICATE_HOLD:
+            trials = claims.trials_of(connection, device.id) if trials is None else trials
+            if each.id in trials:
+                continue
+        raise Refused(
+            Code.CERTIFICATE_REVOKED,
+            f"certificate {each.serial} of {device.name} was revoked ({each.revocation.reason}): ask an operator for a "
+            "new token bound to it",
+        )
 
 
 def _others(connection: Connection, device: Device, attempt: Attempt) -> list[StoredCertificate]:

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.ca.profile import MAXIMUM_LIFE, Profile
+from provisioning.enrolment.webhook import check_url
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
 from provisioning.store import audit, groups
@@ -28,6 +29,7 @@ from provisioning.store.groups import Alternative, Group, StoredGroup, WayName, 
 
 MAXIMUM_ALTERNATIVES: Final = 16
 MAXIMUM_SAME_KEY_WINDOW: Final = timedelta(days=7)
+_WEBHOOK_TIMEOUTS: Final = (timedelta(seconds=1), timedelta(seconds=30))
 _MINIMUM_LIFE: Final = timedelta(minutes=1)
 
 log = structlog.get_logger(__name__)
@@ -100,8 +102,21 @@ class GroupService:
             )
         if group.maximum_devices is not None and group.maximum_devices < 1:
             raise _invalid("maximum_devices must be at least 1, or 0 for no limit")
+        _check_webhook(group)
         if not timedelta() <= group.same_key_window <= MAXIMUM_SAME_KEY_WINDOW:
             raise _invalid(f"same_key_seconds must be 0 to {int(MAXIMUM_SAME_KEY_WINDOW.total_seconds())}")
+
+
+def _check_webhook(group: Group) -> None:
+    if group.webhook_url is not None:
+        try:
+            check_url(group.webhook_url)
+        except ValueError as error:
+            raise _invalid(str(error)) from error
+    elif any(WayName.WEBHOOK in alternative for alternative in group.ways):
+        raise _invalid("webhook_url is missing: a way of the group needs it")
+    if not _WEBHOOK_TIMEOUTS[0] <= group.webhook_timeout <= _WEBHOOK_TIMEOUTS[1]:
+        raise _invalid("webhook_timeout_seconds must be 1 to 30")
 
 
 def parse_ways(texts: Iterable[str]) -> tuple[Alternative, ...]:
@@ -119,7 +134,11 @@ def _alternative(text: str) -> Alternative:
                 f"ways: {word.strip()[:40]!r} is no way to be let in: use {', '.join(WayName)}, "
                 "joined by + where several are needed together"
             ) from None
-    return tuple(names)
+    # What costs a person or a call comes last, and the webhook is not asked about who is refused anyway.
+    ordered = tuple(name for name in WayName if name in names)
+    if ordered == (WayName.WEBHOOK,):
+        raise _invalid("ways: a webhook may veto but not let in: join it with another way, such as claim+webhook")
+    return ordered
 
 
 def _known(stored: StoredGroup | None, name: str) -> StoredGroup:
@@ -136,6 +155,9 @@ def _facts(group: Group) -> dict[str, object]:
         "maximum_devices": group.maximum_devices,
         "same_key_window": group.same_key_window,
         "new_key": group.new_key,
+        "server_keys": group.server_keys,
+        "tls_unique": group.tls_unique,
+        "webhook_url": group.webhook_url,
     }
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from provisioning.errors import Code, Refused
+from provisioning.errors import Code, Pending, Refused
 
 STATUSES: Final[Mapping[Code, HTTPStatus]] = {
     Code.BODY_ENCODING: HTTPStatus.BAD_REQUEST,
@@ -27,7 +27,10 @@ STATUSES: Final[Mapping[Code, HTTPStatus]] = {
     Code.CSR_KEY: HTTPStatus.BAD_REQUEST,
     Code.CSR_NAME: HTTPStatus.BAD_REQUEST,
     Code.CSR_SUBJECT_CHANGED: HTTPStatus.BAD_REQUEST,
+    Code.CSR_LINK: HTTPStatus.BAD_REQUEST,
     Code.KEY_REUSED: HTTPStatus.BAD_REQUEST,
+    Code.KEY_ENCRYPTION: HTTPStatus.BAD_REQUEST,
+    Code.SERVER_KEYS_REFUSED: HTTPStatus.FORBIDDEN,
     Code.TOKEN_MISSING: HTTPStatus.UNAUTHORIZED,
     Code.TOKEN_UNKNOWN: HTTPStatus.UNAUTHORIZED,
     Code.TOKEN_USED: HTTPStatus.UNAUTHORIZED,
@@ -36,16 +39,31 @@ STATUSES: Final[Mapping[Code, HTTPStatus]] = {
     Code.TOKEN_DEVICE: HTTPStatus.FORBIDDEN,
     Code.TOKEN_GROUP: HTTPStatus.FORBIDDEN,
     Code.NAME_TAKEN: HTTPStatus.FORBIDDEN,
+    Code.CLAIM_EXHAUSTED: HTTPStatus.FORBIDDEN,
+    Code.CLAIM_ENDED: HTTPStatus.FORBIDDEN,
+    Code.MANUFACTURER_CERTIFICATE: HTTPStatus.FORBIDDEN,
+    Code.NOT_LISTED: HTTPStatus.FORBIDDEN,
+    Code.APPROVAL_DENIED: HTTPStatus.FORBIDDEN,
+    Code.APPROVALS_FULL: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.APPROVAL_DECIDED: HTTPStatus.CONFLICT,
+    Code.WEBHOOK_VETO: HTTPStatus.FORBIDDEN,
+    Code.WEBHOOK_FAILED: HTTPStatus.SERVICE_UNAVAILABLE,
     Code.WAY_REFUSED: HTTPStatus.FORBIDDEN,
     Code.GROUP_FULL: HTTPStatus.FORBIDDEN,
     Code.GROUP_UNKNOWN: HTTPStatus.NOT_FOUND,
     Code.GROUP_EXISTS: HTTPStatus.CONFLICT,
+    Code.CLAIM_UNKNOWN: HTTPStatus.NOT_FOUND,
+    Code.MANUFACTURER_UNKNOWN: HTTPStatus.NOT_FOUND,
+    Code.APPROVAL_UNKNOWN: HTTPStatus.NOT_FOUND,
+    Code.NAME_EXISTS: HTTPStatus.CONFLICT,
     Code.CERTIFICATE_MISSING: HTTPStatus.UNAUTHORIZED,
     Code.CERTIFICATE_UNKNOWN: HTTPStatus.FORBIDDEN,
     Code.CERTIFICATE_REVOKED: HTTPStatus.FORBIDDEN,
     Code.CERTIFICATE_SUSPENDED: HTTPStatus.FORBIDDEN,
     Code.CERTIFICATE_EXPIRED: HTTPStatus.FORBIDDEN,
     Code.ROLE: HTTPStatus.FORBIDDEN,
+    Code.OPERATOR_ROLE: HTTPStatus.FORBIDDEN,
+    Code.LAST_ADMIN: HTTPStatus.CONFLICT,
     Code.DEVICE_SUSPENDED: HTTPStatus.FORBIDDEN,
     Code.DEVICE_DECOMMISSIONED: HTTPStatus.FORBIDDEN,
     Code.REVOCATION_FINAL: HTTPStatus.CONFLICT,
@@ -65,6 +83,13 @@ _TOKEN_CODES: Final = frozenset(code for code in Code if code.startswith("TOKEN_
 def text_answer(refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:
     """Return the refusal as one line of plain text."""
     return PlainTextResponse(f"{refusal}\n", STATUSES[refusal.code], headers={**_headers(refusal), **(headers or {})})
+
+
+def pending_answer(pending: Pending) -> Response:
+    """Return EST's 202 (RFC 7030 §4.2.3): the request is known, and may be repeated."""
+    return PlainTextResponse(
+        f"PENDING: {pending.detail}\n", HTTPStatus.ACCEPTED, headers={"Retry-After": str(pending.retry_after)}
+    )
 
 
 def problem_answer(refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:

@@ -29,42 +29,67 @@ Handles: issuance, recording. Does not handle: HTTP, base64, who makes tokens, w
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 import structlog
 from cryptography import x509
 from sqlalchemy.engine import Connection
 
-from provisioning.ca.csr import VerifiedRequest, apply_profile, verify_csr
+from provisioning.ca.csr import VerifiedRequest, apply_profile, read_key_request, verify_csr
+from provisioning.ca.csr_attributes import csr_attributes
 from provisioning.ca.issuer import IssuanceRequest, Issuer
 from provisioning.ca.key_policy import KeyPolicy
 from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import Profile
-from provisioning.enrolment.attempt import Attempt, CertificateCredential, TokenCredential
+from provisioning.enrolment.attempt import (
+    Attempt,
+    CertificateCredential,
+    Question,
+    TlsConnection,
+    TokenCredential,
+    Verdict,
+)
 from provisioning.enrolment.authorise import Authorised, authorise
-from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Identity
-from provisioning.pki.keys import spki_fingerprint
-from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, certificates, device_keys, revocations, serials
+from provisioning.enrolment.server_keys import make_key
+from provisioning.enrolment.ways.approval import RETRY_SECONDS, Undecided
+from provisioning.enrolment.ways.approval import record as record_request
+from provisioning.enrolment.ways.webhook import Unasked
+from provisioning.errors import Code, Pending, Refused
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.keys import PrivateKey, spki_fingerprint
+from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.store import audit, certificates, device_keys, groups, revocations, serials
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
 from provisioning.store.devices import Device
+from provisioning.store.groups import Group
 from provisioning.store.serials import Reservation, SerialNumbers
 
 log = structlog.get_logger(__name__)
+
+_MAXIMUM_QUESTIONS: Final = 3
+"""Transactions of one request: the question may change once between them, say because the group was changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     certificate: x509.Certificate
     again: bool = False
-    superseded: Sequence[StoredCertificate] = ()
+    changed: Sequence[StoredCertificate] = ()
+    """Certificates whose status has changed: those that were replaced, and a new one on trial."""
+
+
+class _Rehearsed(Exception):
+    """The rehearsal is over; its transaction is undone."""
 
 
 class EnrolmentService:
@@ -81,12 +106,15 @@ class EnrolmentService:
         clock: Callable[[], datetime],
         crl_shards: Sequence[CrlShard] = (),
         after_commit: Sequence[Callable[[Sequence[StoredCertificate]], None]] = (),
+        ask: Callable[[Question], Awaitable[Verdict]] | None = None,
         key_policy: KeyPolicy | None = None,
     ) -> None:
         """*crl_shards* are those that a new certificate may belong to; without any, the issuer's one list holds all.
 
-        *after_commit* are called with the certificates that a new one has replaced, as they are revoked.
+        *after_commit* are called with the certificates whose status a new one has changed: those that it replaces.
+        *ask* puts a question to a webhook.
         """
+        self._ask = ask or _nobody_to_ask
         self._crl_shards = crl_shards
         self._key_policy = key_policy or KeyPolicy()
         self._database = database
@@ -103,33 +131,86 @@ class EnrolmentService:
         token: TokenCredential | None,
         label: str | None = None,
         certificate: x509.Certificate | None = None,
+        connection: TlsConnection | None = None,
     ) -> x509.Certificate:
-        """Return a first certificate for whom what was presented vouches; raise `Refused`."""
+        """Return a first certificate for whom what was presented vouches; raise `Refused`, or `Pending`."""
         request = verify_csr(csr_der, self._key_policy)
-        return await self._certify(Attempt(request, self._clock(), label, token, certificate))
+        return await self._certify(Attempt(request, self._clock(), label, token, certificate, connection=connection))
+
+    async def enrol_with_server_key(
+        self,
+        csr_der: bytes,
+        token: TokenCredential | None,
+        label: str | None = None,
+        certificate: x509.Certificate | None = None,
+        connection: TlsConnection | None = None,
+    ) -> tuple[PrivateKey, x509.Certificate]:
+        """Make a key and return it with its first certificate; raise `Refused`, or `Pending`.
+
+        The key exists in the answer only. Its kind is the label's group's, or any device's without a label.
+        """
+        profile = await self._profile_of(label)
+        request, key = await asyncio.to_thread(read_key_request, csr_der, functools.partial(make_key, profile))
+        attempt = Attempt(request, self._clock(), label, token, certificate, connection=connection, server_key=True)
+        return key, await self._certify(attempt)
 
     async def reenrol(
-        self, csr_der: bytes, credential: CertificateCredential, label: str | None = None
+        self,
+        csr_der: bytes,
+        credential: CertificateCredential,
+        label: str | None = None,
+        connection: TlsConnection | None = None,
     ) -> x509.Certificate:
         """Return a successor of the presented certificate, with the same key or a new one; raise `Refused`."""
         request = verify_csr(csr_der, self._key_policy)
         return await self._certify(
-            Attempt(request, self._clock(), label, certificate=credential.certificate, renewal=True)
+            Attempt(
+                request,
+                self._clock(),
+                label,
+                certificate=credential.certificate,
+                renewal=True,
+                connection=connection,
+            )
         )
+
+    async def _rehearse(self, attempt: Attempt) -> None:
+        """Raise `Refused` where `authorise` does; nothing that it does stays."""
+
+        def transaction(connection: Connection) -> None:
+            with contextlib.suppress(Unasked):  # It is asked about the key that there will be.
+                authorise(connection, attempt)
+            raise _Rehearsed
+
+        with contextlib.suppress(_Rehearsed):
+            await self._database.write(transaction)
+
+    async def csr_attributes(self, label: str | None) -> bytes:
+        """Return what a request for the label's group should look like, as DER."""
+        rules = await self._rules_of(label)
+        return csr_attributes(self._profile_named(rules.profile, Role.DEVICE, label), linked=rules.tls_unique)
+
+    async def _rules_of(self, label: str | None) -> Group:
+        if label is None:
+            return Group("")
+        return await self._database.read(lambda connection: groups.rules_of(connection, label))
+
+    async def _profile_of(self, label: str | None) -> Profile:
+        return self._profile_named((await self._rules_of(label)).profile, Role.DEVICE, label)
 
     async def _certify(self, attempt: Attempt) -> x509.Certificate:
         name = attempt.request.common_name
         try:
-            async with self._serial_numbers.reservation(self._clock()) as reservation:
-                outcome = await self._database.write(
-                    lambda connection: self._transaction(connection, attempt, reservation)
-                )
+            outcome = await self._decide(attempt)
         except Refused as refusal:
             log.info("enrolment refused", code=refusal.code.value, detail=refusal.detail, name=name)
             raise
-        if outcome.superseded:
+        if isinstance(outcome, Pending):
+            log.info("enrolment waits", detail=outcome.detail, name=name)
+            raise outcome
+        if outcome.changed:
             for tell in self._after_commit:
-                tell(outcome.superseded)
+                tell(outcome.changed)
         certificate = outcome.certificate
         log.info(
             "certificate given again" if outcome.again else "certificate issued",
@@ -139,24 +220,48 @@ class EnrolmentService:
         )
         return certificate
 
-    def _transaction(self, connection: Connection, attempt: Attempt, reservation: Reservation) -> _Outcome:
+    async def _decide(self, attempt: Attempt) -> _Outcome | Pending:
+        async with self._serial_numbers.reservation(self._clock()) as reservation:
+            for _ in range(_MAXIMUM_QUESTIONS):
+                considered = attempt
+                try:
+                    return await self._database.write(
+                        lambda connection: self._transaction(connection, considered, reservation)  # noqa: B023
+                    )
+                except Unasked as unasked:
+                    attempt = replace(attempt, verdict=await self._ask(unasked.question))
+        raise Refused(Code.UNAVAILABLE, "the question to the webhook changed while it was asked; try again")
+
+    def _transaction(self, connection: Connection, attempt: Attempt, reservation: Reservation) -> _Outcome | Pending:
         attempt = replace(attempt, now=self._clock())  # The audit log's times are in commit order.
-        authorised = authorise(connection, attempt)
+        try:
+            authorised = authorise(connection, attempt)
+        except Undecided as undecided:
+            number = record_request(connection, undecided.request, attempt.now)
+            request = undecided.request
+            return Pending(
+                f"request {number}, for {request.name} in group {request.group}, waits for an operator's decision: "
+                "send it again later",
+                RETRY_SECONDS,
+            )
         if authorised.answer is not None:
             return _Outcome(x509.load_der_x509_certificate(authorised.answer), again=True)
         _check_key(connection, authorised.device, attempt.request)
         certificate, certificate_id = self._sign(connection, attempt, authorised, reservation)
-        _supersede(connection, authorised, attempt.now)
         for settle in authorised.settlements:
-            settle(connection, certificate_id, attempt.now)
-        return _Outcome(certificate, superseded=authorised.superseded)
+            settle(connection, certificate_id, authorised.device.name, certificate.not_valid_after_utc)
+        _supersede(connection, authorised, attempt.now)
+        changed = list(authorised.superseded)
+        if authorised.on_trial:
+            changed.append(_hold(connection, certificate, certificate_id, authorised, attempt.now))
+        return _Outcome(certificate, changed=changed)
 
     def _sign(
         self, connection: Connection, attempt: Attempt, authorised: Authorised, reservation: Reservation
     ) -> tuple[x509.Certificate, int]:
         device, now = authorised.device, attempt.now
         shard = secrets.choice(self._crl_shards) if self._crl_shards else None
-        profile = self._profile(authorised)
+        profile = self._profile_named(authorised.profile, device.role, device.group)
         identity = Identity(self._trust_domain, device.role, device.name, device.group)
         held = SubjectNames(authorised.dns_names, authorised.ip_addresses)
         names = apply_profile(attempt.request, profile, identity, held)
@@ -176,6 +281,8 @@ class EnrolmentService:
         )
         serial = serials.serial_text(reservation.serial)
         facts = {"serial": serial, "role": device.role.value, "group": device.group, "paid_with": authorised.credential}
+        if attempt.server_key:
+            facts["key"] = "made by the service"
         audit.append(connection, now, authorised.by, Action.SIGNING_CERTIFICATE, device.name, facts)
         reservation.burnt = True
         certificate = self._issuer.issue(prepared)
@@ -186,15 +293,19 @@ class EnrolmentService:
         audit.append(connection, now, authorised.by, Action.CERTIFICATE_SIGNED, device.name, signed)
         return certificate, certificate_id
 
-    def _profile(self, authorised: Authorised) -> Profile:
-        profile = self._profiles.get(authorised.profile)
-        if profile is None or profile.role is not authorised.device.role:
+    def _profile_named(self, name: str, role: Role, group: str | None) -> Profile:
+        profile = self._profiles.get(name)
+        if profile is None or profile.role is not role:
             raise Refused(
                 Code.UNAVAILABLE,
-                f"group {authorised.device.group} has profile {authorised.profile}, which is not configured for a "
-                f"{authorised.device.role}: an operator has to change the group",
+                f"group {group} has profile {name}, which is not configured for a {role}: an operator has to change "
+                "the group",
             )
         return profile
+
+
+async def _nobody_to_ask(_question: Question) -> Verdict:
+    raise Refused(Code.WEBHOOK_FAILED, "this service asks no webhooks: an operator has to change the group")
 
 
 def _check_key(connection: Connection, device: Device, request: VerifiedRequest) -> None:
@@ -218,3 +329,19 @@ def _supersede(connection: Connection, authorised: Authorised, now: datetime) ->
     if authorised.superseded:
         facts = {"reason": reason, "serials": [each.serial for each in authorised.superseded]}
         audit.append(connection, now, by, Action.REVOKED, authorised.device.name, facts)
+
+
+def _hold(
+    connection: Connection, certificate: x509.Certificate, certificate_id: int, authorised: Authorised, now: datetime
+) -> StoredCertificate:
+    """Put a certificate on hold from its first second: it is good for its activation and for nothing else."""
+    reason = RevocationReason.CERTIFICATE_HOLD
+    revocations.add(
+        connection, [certificate_id], reason=reason, revoked_at=now.replace(microsecond=0), revoked_by=authorised.by
+    )
+    held = certificates.find(connection, *certificate_key(certificate))
+    if held is None:
+        raise AssertionError("the certificate has just been recorded")
+    facts = {"reason": reason, "serials": [held.serial], "until": "its activation"}
+    audit.append(connection, now, authorised.by, Action.SUSPENDED, authorised.device.name, facts)
+    return held

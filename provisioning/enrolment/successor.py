@@ -1,17 +1,25 @@
-"""The certificate in use vouches for its successor: same subject, same names, the same key or a new one."""
+"""The certificate in use vouches for its successor: same subject, same names, the same key or a new one.
+
+A certificate on trial (`provisioning.store.claims`) is on hold for everything but this: asking for its successor
+activates the device.
+"""
 
 from __future__ import annotations
 
-import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from cryptography import x509
 from sqlalchemy.engine import Connection
 
+from provisioning.ca.name_policy import addresses_of
 from provisioning.enrolment.attempt import Attempt
-from provisioning.enrolment.authentication import authenticate, ended
-from provisioning.enrolment.ways.way import IpAddress
+from provisioning.enrolment.authentication import check_dates, check_not_revoked, ended, known
+from provisioning.enrolment.ways.way import IpAddress, Settle
 from provisioning.errors import Code, Refused
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import claims
 from provisioning.store.devices import Device, DeviceState
 
 
@@ -22,12 +30,21 @@ class Successor:
     device: Device
     dns_names: tuple[str, ...]
     ip_addresses: tuple[IpAddress, ...]
+    settlements: Sequence[Settle] = ()
 
 
 def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
     """Return whose certificate is to be succeeded; raise `Refused` unless it is good now and the names are its own."""
     certificate, request = attempt.certificate, attempt.request
-    stored = authenticate(connection, certificate, attempt.now, for_update=True)
+    stored = known(connection, certificate, for_update=True)
+    on_trial = (
+        stored.revocation is not None
+        and stored.revocation.reason is RevocationReason.CERTIFICATE_HOLD
+        and claims.on_trial(connection, stored.id)
+    )
+    if not on_trial:
+        check_not_revoked(stored)
+    check_dates(stored, attempt.now)
     if certificate is None:
         raise AssertionError("authenticate refuses a missing certificate")
     if stored.device.state is not DeviceState.ACTIVE:
@@ -42,12 +59,13 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
                 Code.CSR_SUBJECT_CHANGED,
                 f"the request's {field} is not the certificate's: copy it from the certificate unchanged",
             )
-    return Successor(stored.device, tuple(names.get_values_for_type(x509.DNSName)), tuple(_addresses(names)))
 
+    def activate(connection: Connection, _certificate_id: int, _device: str, _ends: datetime) -> None:
+        claims.activate(connection, stored.id, attempt.now)
 
-def _addresses(names: x509.SubjectAlternativeName) -> list[IpAddress]:
-    return [
-        address
-        for address in names.get_values_for_type(x509.IPAddress)
-        if isinstance(address, ipaddress.IPv4Address | ipaddress.IPv6Address)
-    ]
+    return Successor(
+        stored.device,
+        tuple(names.get_values_for_type(x509.DNSName)),
+        addresses_of(names),
+        [activate] if on_trial else (),
+    )

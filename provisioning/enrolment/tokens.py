@@ -29,11 +29,14 @@ from sqlalchemy.engine import Connection
 
 from provisioning.ca.profile import MAXIMUM_LIFE
 from provisioning.ca.server_names import InvalidServerName, check_host_name
+from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.errors import Code, Refused
+from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
-from provisioning.store import audit, tokens
+from provisioning.store import audit, groups, tokens
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
+from provisioning.store.groups import WayName, alternative_text
 from provisioning.store.tokens import TokenGrant
 
 DEFAULT_GROUP: Final = "default"
@@ -75,6 +78,8 @@ class TokenOrder:
     dns_names: Sequence[str] = ()
     ip_addresses: Sequence[str] = ()
     lifetime: timedelta | None = None
+    operator_role: OperatorRole | None = None
+    """What operators by these names may do; None: what they may already, at first nothing but read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +111,16 @@ class TokenService:
         digests = [(digest_of(each.token), each.grant) for each in issued]
 
         def record(connection: Connection) -> None:
+            for group in {grant.group for grant in grants if grant.role is Role.DEVICE and grant.group is not None}:
+                _check_way(connection, group)
             tokens.add(connection, digests, created_by=by, now=now, expires_at=expires_at)
             facts = {"count": len(grants), "role": order.role.value, "group": order.group, "expires_at": expires_at}
             names = [grant.device for grant in grants if grant.device is not None]
             subject = names[0] if len(names) == 1 else f"{len(grants)} tokens"
             audit.append(connection, now, by, Action.TOKENS_CREATED, subject, facts | {"devices": names})
+            if order.operator_role is not None:
+                for name in names:
+                    change_operator_role(connection, name, order.operator_role, by=by, now=now)
 
         await self._database.write(record)
         log.info(
@@ -137,6 +147,14 @@ def _grants(order: TokenOrder) -> list[TokenGrant]:
     return [TokenGrant(None, group, order.role, *names, order.lifetime)] * order.count
 
 
+def _check_way(connection: Connection, group: str) -> None:
+    """Refuse a promise that the group would not keep."""
+    ways = groups.rules_of(connection, group).ways
+    if not any(WayName.TOKEN in alternative for alternative in ways):
+        shown = " or ".join(map(alternative_text, ways)) or "no way: it is closed"
+        raise Refused(Code.WAY_REFUSED, f"a token would be worth nothing: group {group} lets devices in by {shown}")
+
+
 def _check_size(order: TokenOrder) -> None:
     if not timedelta(seconds=1) <= order.ttl <= MAXIMUM_TTL:
         raise _invalid(f"ttl_seconds must be 1 to {int(MAXIMUM_TTL.total_seconds())}")
@@ -148,6 +166,8 @@ def _check_size(order: TokenOrder) -> None:
         raise _invalid("count is for group tokens: devices already says how many")
     if len(set(order.devices)) != len(order.devices):
         raise _invalid("devices names a device twice")
+    if order.operator_role is not None and (order.role is not Role.OPERATOR or not order.devices):
+        raise _invalid("operator_role is for tokens with role operator, each for one by name")
     if not order.devices and order.group is None:
         raise _invalid("give device, devices or group")
 

@@ -8,11 +8,12 @@ Rules
    bound to it.
 3. The place in the feed is taken inside the transaction: commit order is feed order, without a gap.
 4. The feed and the CRL are told only after the commit.
+5. A batch is one transaction: all of it or, if anything in it is unknown, nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -78,7 +79,7 @@ class RevocationService:
     async def _end_device(self, name: str, state: DeviceState, reason: RevocationReason, by: str) -> RevocationOutcome:
         def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed, int]:
             now = self._clock()
-            voided = tokens.void(connection, name, now)  # Before the device: that is the order of the store's locks.
+            voided = tokens.void(connection, [name], now)  # Before the device: that is the order of the store's locks.
             device = devices.find(connection, name, for_update=True)
             if device is None:
                 raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
@@ -87,7 +88,7 @@ class RevocationService:
             revoked = _record(connection, ended, reason, now, by)
             changed = device.state not in {state, DeviceState.DECOMMISSIONED} or bool(ended)
             if changed and device.state is not DeviceState.DECOMMISSIONED:
-                devices.set_state(connection, device.id, state, now)
+                devices.set_state(connection, [device.id], state, now)
             if changed:
                 action = Action.DECOMMISSIONED if state is DeviceState.DECOMMISSIONED else Action.REVOKED
                 facts = {"reason": reason, "serials": [each.serial for each in ended], "tokens_voided": voided}
@@ -132,10 +133,54 @@ class RevocationService:
         self._tell(fresh)
         return outcome
 
+    async def revoke_batch(
+        self, names: Sequence[str], serials: Sequence[str], reason: RevocationReason, *, by: str
+    ) -> RevocationOutcome:
+        """Revoke devices as a whole and single certificates, all or none; raise `Refused` naming what is unknown."""
+        _check_reason(reason)
+        names, serials = list(dict.fromkeys(names)), list(dict.fromkeys(serials))
+        wanted, named = frozenset(names), frozenset(serials)
+
+        def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
+            now = self._clock()
+            voided = tokens.void(connection, names, now) if names else 0
+            locked = devices.lock_all(connection, names, serials)
+            whole = [each for each in locked if each.name in wanted]
+            issued = certificates.of_devices_or_with_serials(connection, [each.id for each in whole], serials)
+            _check_known(names, {each.name for each in whole}, Code.DEVICE_UNKNOWN, "no device is called")
+            _check_known(serials, {each.serial for each in issued}, Code.SERIAL_UNKNOWN, "no certificate has serial")
+            ended = [
+                each
+                for each in issued
+                if _can_be_revoked(each) and (each.revocation or now < each.not_after or each.serial in named)
+            ]
+            fresh = [each for each in whole if each.state not in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}]
+            revoked = _record(connection, ended, reason, now, by)
+            devices.set_state(connection, [each.id for each in fresh], DeviceState.REVOKED, now)
+            if ended or fresh:
+                subject = f"{len(names)} devices, {len(serials)} certificates"
+                facts = {"reason": reason, "devices": names, "serials": [each.serial for each in ended]}
+                audit.append(connection, now, by, Action.REVOKED, subject, facts | {"tokens_voided": voided})
+            before = facts_of([each for each in issued if not _can_be_revoked(each)])
+            return RevocationOutcome(revoked + before, bool(ended or fresh)), ended
+
+        outcome, ended = await self._database.write(transaction)
+        if outcome.changed:
+            log.info("batch revoked", devices=len(names), certificates=len(ended), reason=reason.value, by=by)
+        self._tell(ended)
+        return outcome
+
     def _tell(self, changed: Changed) -> None:
         if changed:
             for tell in self._after_commit:
                 tell(changed)
+
+
+def _check_known(asked: Sequence[str], known: Collection[str], code: Code, words: str) -> None:
+    unknown = [each for each in asked if each not in known]
+    if unknown:
+        more = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
+        raise Refused(code, f"{words} {unknown[0][:80]!r}{more}; nothing was revoked")
 
 
 def _check_reason(reason: RevocationReason) -> None:

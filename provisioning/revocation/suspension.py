@@ -80,7 +80,7 @@ class SuspensionService:
             held = self._hold(connection, fresh, now, by)
             changed = device.state is not DeviceState.SUSPENDED or bool(fresh)
             if device.state is not DeviceState.SUSPENDED:
-                devices.set_state(connection, device.id, DeviceState.SUSPENDED, now)
+                devices.set_state(connection, [device.id], DeviceState.SUSPENDED, now)
             if changed:
                 _audit(connection, now, by, Action.SUSPENDED, name, fresh)
             return RevocationOutcome(held or facts_of(issued), changed), fresh
@@ -125,7 +125,7 @@ class SuspensionService:
             released = self._release(connection, held, now, by)
             changed = device.state is DeviceState.SUSPENDED or bool(held)
             if device.state is DeviceState.SUSPENDED:
-                devices.set_state(connection, device.id, DeviceState.ACTIVE, now)
+                devices.set_state(connection, [device.id], DeviceState.ACTIVE, now)
             if changed:
                 _audit(connection, now, by, Action.RESUMED, name, held)
             return ReleaseOutcome(released, changed), held

@@ -58,7 +58,16 @@ class Action(StrEnum):
     DECOMMISSIONED = "decommissioned"
     GROUP_CREATED = "group created"
     GROUP_CHANGED = "group changed"
+    CLAIM_CREATED = "claim created"
+    CLAIM_ENDED = "claim ended"
+    MANUFACTURER_ADDED = "manufacturer added"
+    MANUFACTURER_ENDED = "manufacturer ended"
+    DEVICES_LISTED = "devices listed"
+    DEVICES_UNLISTED = "devices unlisted"
+    APPROVED = "approved"
+    DENIED = "denied"
     TOKENS_REMOVED = "spent tokens removed"
+    OPERATOR_ROLE_GRANTED = "operator role granted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -17,7 +18,7 @@ from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.revocation import RevocationReason, certificate_key
 from provisioning.store.devices import Device, device_from
 from provisioning.store.serials import serial_text
-from provisioning.store.tables import certificates, devices, revocations
+from provisioning.store.tables import activations, certificates, devices, revocations
 
 
 class CertificateState(StrEnum):
@@ -67,10 +68,13 @@ class HeldCertificate:
     issued_at: datetime
     not_after: datetime
     revoked_for: RevocationReason | None
+    on_trial: bool = False
+    """On hold because it waits for its activation, not by an operator's decision."""
 
     def good(self, now: datetime) -> bool:
         """Whether it is neither revoked nor at its end."""
-        return self.revoked_for is None and now < self.not_after
+        held = self.on_trial and self.revoked_for is RevocationReason.CERTIFICATE_HOLD
+        return (self.revoked_for is None or held) and now < self.not_after
 
 
 def selected(*, with_der: bool = False) -> Select[Any]:
@@ -92,6 +96,15 @@ _LOCK: Final = (
     .select_from(certificates.join(devices))
     .where(certificates.c.serial == bindparam("wanted"))
     .with_for_update(of=devices)
+)
+_OF_DEVICE: Final = selected().where(certificates.c.device_id == bindparam("wanted")).order_by(certificates.c.id)
+_OF_MANY: Final = (
+    selected()
+    .where(
+        certificates.c.device_id.in_(bindparam("devices", expanding=True))
+        | certificates.c.serial.in_(bindparam("serials", expanding=True))
+    )
+    .order_by(certificates.c.id)
 )
 _FIND_SERIAL: Final = selected(with_der=True).where(certificates.c.serial == bindparam("wanted")).limit(1)
 _REVOCATION: Final = (
@@ -116,8 +129,13 @@ _NEWEST_WITH_KEY: Final = (
         certificates.c.issued_at,
         certificates.c.not_after,
         revocations.c.reason,
+        activations.c.claim_id,
     )
-    .select_from(certificates.join(devices).outerjoin(revocations))
+    .select_from(
+        certificates.join(devices, devices.c.id == certificates.c.device_id)
+        .outerjoin(revocations)
+        .outerjoin(activations, activations.c.certificate_id == certificates.c.id)
+    )
     .where(certificates.c.spki_sha256 == bindparam("key"), devices.c.name == bindparam("wanted"))
     .order_by(certificates.c.id.desc())
     .limit(1)
@@ -202,8 +220,15 @@ def find_serial(
 
 def of_device(connection: Connection, device_id: int) -> list[StoredCertificate]:
     """Return every certificate of a device, oldest first."""
-    statement = selected().where(certificates.c.device_id == device_id).order_by(certificates.c.id)
-    return [from_row(row) for row in connection.execute(statement)]
+    return [from_row(row) for row in connection.execute(_OF_DEVICE, {"wanted": device_id})]
+
+
+def of_devices_or_with_serials(
+    connection: Connection, device_ids: Sequence[int], serials: Sequence[str]
+) -> list[StoredCertificate]:
+    """Return every certificate of these devices, and those with these serial numbers, oldest first."""
+    rows = connection.execute(_OF_MANY, {"devices": device_ids, "serials": serials})
+    return [from_row(row) for row in rows]
 
 
 def key_compromised(connection: Connection, spki_sha256: bytes) -> bool:
@@ -217,7 +242,7 @@ def newest_with_key(connection: Connection, device: str, spki_sha256: bytes) -> 
     if row is None:
         return None
     reason = None if row.reason is None else RevocationReason(row.reason)
-    return HeldCertificate(row.id, row.der, row.issued_at, row.not_after, reason)
+    return HeldCertificate(row.id, row.der, row.issued_at, row.not_after, reason, row.claim_id is not None)
 
 
 def _lock_device(connection: Connection, serial: str) -> None:

@@ -7,11 +7,20 @@ number, and a transaction that is undone gives its number back.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
-from sqlalchemy import select, update
+from sqlalchemy import BigInteger, bindparam, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.store.tables import counters
+
+# Built once: building a statement costs more than running it.
+_TAKE: Final = (
+    update(counters)
+    .where(counters.c.name == bindparam("wanted"))
+    .values(value=counters.c.value + bindparam("taken", type_=BigInteger))
+    .returning(counters.c.value)
+)
 
 
 class Counter(StrEnum):
@@ -24,13 +33,7 @@ class Counter(StrEnum):
 
 def take(connection: Connection, counter: Counter, count: int = 1) -> range:
     """Return the next *count* numbers of *counter*, which are the caller's if his transaction commits."""
-    statement = (
-        update(counters)
-        .where(counters.c.name == counter.value)
-        .values(value=counters.c.value + count)
-        .returning(counters.c.value)
-    )
-    last: int = connection.execute(statement).scalar_one()
+    last: int = connection.execute(_TAKE, {"wanted": counter.value, "taken": count}).scalar_one()
     return range(last - count + 1, last + 1)
 
 

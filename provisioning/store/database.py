@@ -8,19 +8,17 @@ statements cost a third of the time that they cost through an asynchronous drive
 connection anyway (docs/decisions/0020-transactions-are-functions.md). The code in between is plain.
 
 SQLite has one writer at a time. Letting connections fight for it through SQLite's busy handler costs sleeps and
-fairness, so writes queue for one thread with one connection, in order of arrival; reads have threads of their own and,
-in WAL mode, neither wait for the writer nor hold it up. On PostgreSQL several processes write side by side, and the
+fairness, so writes queue for one thread with one connection, in order of arrival, and those that wait together are
+committed together (`provisioning.store.lanes`); reads have threads of their own and, in WAL mode, neither wait for the
+writer nor hold it up. On PostgreSQL several processes write side by side, and the
 queries lock the rows they decide upon (``FOR UPDATE``, which SQLite's dialect leaves out because its writer holds
 everything).
 
 Rules
 -----
 1. Everything that decides and records does both inside one `write`; it is durable when the call has returned.
-2. A caller who is cancelled waits for the end of his transaction: he never goes on beside it.
-3. The queue is bounded, and a store that cannot be used or is too busy is `Refused` with UNAVAILABLE, here and nowhere
-   else. The reason goes to the log: it names hosts and users, which are nobody's business outside.
-4. SQLite: WAL, synchronous FULL (a commit is on disk before the answer leaves), foreign keys on.
-5. PostgreSQL: READ COMMITTED, so a decision locks first and reads what it decides on in a later statement; a row that
+2. SQLite: WAL, synchronous FULL (a commit is on disk before the answer leaves), foreign keys on.
+3. PostgreSQL: READ COMMITTED, so a decision locks first and reads what it decides on in a later statement; a row that
    a join brings along with the lock may be older than the wait for it. Locks are taken in one order: tokens, device,
    key, counters, end of the audit log. Nothing waits without an end: see `_TIMEOUTS`.
 """
@@ -31,22 +29,19 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-import structlog
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, InternalError, OperationalError
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
-from provisioning.errors import Code, ConfigurationError, Refused
+from provisioning.errors import ConfigurationError
 from provisioning.store.audit import KEY_OPTION
+from provisioning.store.lanes import GroupingLane, Lane, PooledLane
 
 ResultT = TypeVar("ResultT")
-
-log = structlog.get_logger(__name__)
 
 _READERS: Final = 4
 _POSTGRESQL_WRITERS: Final = 4  # They meet at the end of the audit log: more would only wait there.
@@ -54,46 +49,7 @@ _TIMEOUTS: Final = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_tran
 _CONNECT_SECONDS: Final = 5
 _RESTED_SECONDS: Final = 1.0
 _RESTED_SINCE: Final = "rested_since"
-_WAITING: Final = 4096
 _BUSY_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
-
-
-class _Lane:
-    """Threads that run transactions on connections of one kind."""
-
-    def __init__(self, engine: Engine, threads: int, name: str) -> None:
-        self._engine = engine
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._waiting = 0
-
-    async def run(self, work: Callable[[Connection], ResultT]) -> ResultT:
-        if self._waiting >= _WAITING:
-            raise Refused(Code.UNAVAILABLE, "too many requests wait for the store; try again")
-        self._waiting += 1
-        future = asyncio.get_running_loop().run_in_executor(self._executor, self._transact, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            future.exception()  # Nobody is left to hear of it; the transaction is undone.
-            raise
-        finally:
-            self._waiting -= 1
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        self._engine.dispose()
-
-    def _transact(self, work: Callable[[Connection], ResultT]) -> ResultT:
-        try:
-            with self._engine.begin() as connection:
-                return work(connection)
-        except DBAPIError as error:
-            # InternalError: PostgreSQL's word for a server that has become a read-only replica.
-            if isinstance(error, OperationalError | InternalError) or error.connection_invalidated:
-                log.warning("store cannot be used", error=" ".join(str(error.orig).split()))
-                raise Refused(Code.UNAVAILABLE, "the store cannot be used now; try again") from error
-            raise
 
 
 class Database:
@@ -108,14 +64,14 @@ class Database:
         options = {KEY_OPTION: audit_key}
         if parsed.get_backend_name() == "sqlite":
             writer = _sqlite(parsed, options, 1, "BEGIN IMMEDIATE")
-            self._writer = _Lane(writer, 1, "store-writer")
-            self._reader = _Lane(_sqlite(parsed, options, _READERS, "BEGIN"), _READERS, "store-reader")
+            self._writer: Lane = GroupingLane(writer, "store-writer")
+            self._reader = PooledLane(_sqlite(parsed, options, _READERS, "BEGIN"), _READERS, "store-reader")
         else:
             # One pool: when a connection is found broken, all that are as old are made anew.
             writer = _postgresql(parsed, options, _POSTGRESQL_WRITERS + _READERS)
             reader = writer.execution_options(isolation_level="REPEATABLE READ")
-            self._writer = _Lane(writer, _POSTGRESQL_WRITERS, "store-writer")
-            self._reader = _Lane(reader, _READERS, "store-reader")
+            self._writer = PooledLane(writer, _POSTGRESQL_WRITERS, "store-writer")
+            self._reader = PooledLane(reader, _READERS, "store-reader")
         self.url: Final = parsed
 
     async def write(self, work: Callable[[Connection], ResultT]) -> ResultT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -16,7 +17,23 @@ from provisioning.store.tables import certificates, devices
 # Enrolment's statements are built once: building one costs more than running it.
 _FIND: Final = select(devices).where(devices.c.name == bindparam("wanted"))
 _LOCK: Final = _FIND.with_for_update()
+_LOCK_ALL: Final = (
+    select(devices)
+    .where(
+        devices.c.name.in_(bindparam("names", expanding=True))
+        | devices.c.id.in_(
+            select(certificates.c.device_id).where(certificates.c.serial.in_(bindparam("serials", expanding=True)))
+        )
+    )
+    .order_by(devices.c.name)
+    .with_for_update()
+)
 _ADD: Final = insert(devices).returning(devices.c.id)
+_SET_STATE: Final = (
+    update(devices)
+    .where(devices.c.id == bindparam("wanted"))
+    .values({name: bindparam(f"new_{name}") for name in ("suspended_at", "revoked_at", "decommissioned_at")})
+)
 
 
 class DeviceState(StrEnum):
@@ -43,6 +60,8 @@ class Device:
     revoked_at: datetime | None
     suspended_at: datetime | None = None
     decommissioned_at: datetime | None = None
+    origin: str | None = None
+    """What identified it when it was enrolled first, where that can identify it again: its manufacturer's serial."""
 
     @property
     def state(self) -> DeviceState:
@@ -69,6 +88,7 @@ def device_from(row: Row[tuple[object, ...]]) -> Device:
         columns[devices.c.revoked_at],
         columns[devices.c.suspended_at],
         columns[devices.c.decommissioned_at],
+        columns[devices.c.origin],
     )
 
 
@@ -78,22 +98,31 @@ def find(connection: Connection, name: str, *, for_update: bool = False) -> Devi
     return None if row is None else device_from(row)
 
 
-def add(connection: Connection, name: str, role: Role, group: str | None, now: datetime) -> Device:
+def lock_all(connection: Connection, names: Sequence[str], serials: Sequence[str]) -> list[Device]:
+    """Return the devices with these names and those whose certificates have these serial numbers, locked."""
+    rows = connection.execute(_LOCK_ALL, {"names": names, "serials": serials})
+    return [device_from(row) for row in rows]
+
+
+def add(
+    connection: Connection, name: str, role: Role, group: str | None, now: datetime, origin: str | None = None
+) -> Device:
     """Record a new device; raise SQLAlchemy's IntegrityError if the name was taken in the meantime."""
-    values = {"name": name, "role": role.value, "group_name": group, "created_at": now}
+    values = {"name": name, "role": role.value, "group_name": group, "created_at": now, "origin": origin}
     identifier: int = connection.execute(_ADD, values).scalar_one()
-    return Device(identifier, name, role, group, now, None)
+    return Device(identifier, name, role, group, now, None, origin=origin)
 
 
-def set_state(connection: Connection, device_id: int, state: DeviceState, since: datetime) -> None:
-    """Say what holds of a device as a whole, *since* when."""
+def set_state(connection: Connection, device_ids: Sequence[int], state: DeviceState, since: datetime) -> None:
+    """Say what holds of devices as a whole, *since* when."""
     columns = {
-        DeviceState.SUSPENDED: devices.c.suspended_at,
-        DeviceState.REVOKED: devices.c.revoked_at,
-        DeviceState.DECOMMISSIONED: devices.c.decommissioned_at,
+        "new_suspended_at": DeviceState.SUSPENDED,
+        "new_revoked_at": DeviceState.REVOKED,
+        "new_decommissioned_at": DeviceState.DECOMMISSIONED,
     }
-    values = {column.name: since if each is state else None for each, column in columns.items()}
-    connection.execute(update(devices).where(devices.c.id == device_id).values(values))
+    values = {column: since if each is state else None for column, each in columns.items()}
+    if device_ids:
+        connection.execute(_SET_STATE, [{"wanted": identifier, **values} for identifier in device_ids])
 
 
 def _state() -> Case[str]:

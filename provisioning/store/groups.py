@@ -25,16 +25,28 @@ class WayName(StrEnum):
 
     TOKEN = "token"  # noqa: S105 - a way, not a secret
     """A one-time token that an operator has made."""
+    CLAIM = "claim"
+    """A claim certificate that a production batch shares."""
+    MANUFACTURER = "manufacturer"
+    """A certificate of a registered manufacturer (IDevID)."""
+    LISTED = "listed"
+    """The device is on the group's list."""
+    APPROVAL = "approval"
+    """An operator decides about this request."""
+    WEBHOOK = "webhook"
+    """A service of the operator's may veto."""
 
 
 Alternative = tuple[WayName, ...]
-"""Ways that must all say yes."""
+"""Ways that must all say yes, in the order of `WayName`: what costs a person or a call comes last."""
 
 
 class NewKey(StrEnum):
     """What becomes of a device that is enrolled already and comes back with another key."""
 
     REFUSE = "refuse"
+    APPROVE = "approve"
+    """An operator decides; then as if replaced."""
     REPLACE = "replace"
     """It is certified, and its older certificates are revoked as superseded."""
 
@@ -53,6 +65,12 @@ class Group:
     same_key_window: timedelta = timedelta()
     """How long the same request is answered with the same certificate; none: a request is answered once."""
     new_key: NewKey = NewKey.REFUSE
+    server_keys: bool = False
+    """Whether the service makes keys for devices that ask it to."""
+    tls_unique: bool = False
+    """Whether a request must be linked to its TLS connection, which TLS 1.3 cannot."""
+    webhook_url: str | None = None
+    webhook_timeout: timedelta = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,4 +156,4 @@ def _from_row(row: Any) -> StoredGroup:
     return StoredGroup(Group(row.name, **rules), row.created_at, row.created_by, row.changed_at, row.changed_by)
 
 
-_TIMES: Final = frozenset({"lifetime", "same_key_window"})
+_TIMES: Final = frozenset({"lifetime", "same_key_window", "webhook_timeout"})

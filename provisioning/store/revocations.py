@@ -13,14 +13,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
-from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Integer, bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import announcements, counters
 from provisioning.store.counters import Counter
 from provisioning.store.tables import certificates, devices, revocation_events, revocations
+
+_EVENTS: Final = revocation_events.c
+# Built once: building a statement costs more than running it.
+_ADD: Final = insert(revocations)
+_ADD_EVENT: Final = insert(revocation_events)
+_AFTER: Final = (
+    select(
+        _EVENTS.sequence,
+        _EVENTS.kind,
+        certificates.c.issuer_key_id,
+        certificates.c.serial,
+        _EVENTS.reason,
+        _EVENTS.occurred_at,
+        devices.c.name,
+    )
+    .select_from(revocation_events.join(certificates).join(devices))
+    .where(_EVENTS.sequence > bindparam("position"))
+    .order_by(_EVENTS.sequence)
+    .limit(bindparam("most", type_=Integer))
+)
 
 
 class EventKind(StrEnum):
@@ -65,7 +86,7 @@ def add(
         }
         for sequence, certificate_id in zip(sequences, certificate_ids, strict=True)
     ]
-    connection.execute(insert(revocations), rows)
+    connection.execute(_ADD, rows)
     return sequences
 
 
@@ -116,30 +137,14 @@ def _append(
         }
         for sequence, (certificate_id, occurred_at) in zip(sequences, occurred.items(), strict=True)
     ]
-    connection.execute(insert(revocation_events), rows)
+    connection.execute(_ADD_EVENT, rows)
     announcements.announce(connection)
     return sequences
 
 
 def after(connection: Connection, sequence: int, limit: int) -> list[RevocationRecord]:
     """Return the events that follow *sequence*, in order, *limit* at most."""
-    events = revocation_events.c
-    statement = (
-        select(
-            events.sequence,
-            events.kind,
-            certificates.c.issuer_key_id,
-            certificates.c.serial,
-            events.reason,
-            events.occurred_at,
-            devices.c.name,
-        )
-        .select_from(revocation_events.join(certificates).join(devices))
-        .where(events.sequence > sequence)
-        .order_by(events.sequence)
-        .limit(limit)
-    )
-    rows = connection.execute(statement)
+    rows = connection.execute(_AFTER, {"position": sequence, "most": limit})
     return [
         RevocationRecord(number, EventKind(kind), issuer, serial, RevocationReason(reason), occurred_at, name)
         for number, kind, issuer, serial, reason, occurred_at, name in rows

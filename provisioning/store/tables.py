@@ -89,6 +89,7 @@ devices = Table(
     Column("revoked_at", UtcDateTime),
     Column("suspended_at", UtcDateTime),
     Column("decommissioned_at", UtcDateTime),
+    Column("origin", String(200)),
     Index("ix_devices_group_name", "group_name", "name"),
 )
 """Every party that has a certificate, whatever its role. A name has one role and one group for ever."""
@@ -190,6 +191,80 @@ enrolment_groups = Table(
 )
 """Groups that an operator has configured; what the rules mean: `provisioning.store.groups`."""
 
+claims = Table(
+    "claims",
+    metadata,
+    Column("id", BIG_ID, primary_key=True),
+    Column("name", NAME, nullable=False, unique=True),
+    Column("group_name", NAME, nullable=False),
+    Column("fingerprint_sha256", String(64), nullable=False, unique=True),
+    Column("der", LargeBinary, nullable=False),
+    Column("maximum_devices", Integer, nullable=False),
+    Column("trial_seconds", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", NAME, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+)
+"""Claim certificates, each shared by a production batch. Their keys are not here."""
+
+activations = Table(
+    "activations",
+    metadata,
+    Column("certificate_id", BIG_ID, ForeignKey("certificates.id"), primary_key=True, autoincrement=False),
+    Column("claim_id", BIG_ID, ForeignKey("claims.id"), nullable=False),
+    Column("device_id", BIG_ID, ForeignKey("devices.id"), nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("activated_at", UtcDateTime),
+    Index("ix_activations_claim_id", "claim_id"),
+    Index("ix_activations_device_id", "device_id"),
+)
+"""Certificates that a claim has bought: on trial until they are succeeded, see `provisioning.store.claims`."""
+
+manufacturers = Table(
+    "manufacturers",
+    metadata,
+    Column("id", BIG_ID, primary_key=True),
+    Column("name", NAME, nullable=False, unique=True),
+    Column("group_name", NAME, nullable=False),
+    Column("name_prefix", NAME, nullable=False),
+    Column("subject", LargeBinary, nullable=False),
+    Column("fingerprint_sha256", String(64), nullable=False, unique=True),
+    Column("der", LargeBinary, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", NAME, nullable=False),
+    Column("ended_at", UtcDateTime),
+)
+"""CAs of manufacturers, whose device certificates open a group."""
+
+listed_devices = Table(
+    "listed_devices",
+    metadata,
+    Column("group_name", NAME, primary_key=True),
+    Column("name", NAME, primary_key=True),
+    Column("spki_sha256", LargeBinary(32)),
+    Column("added_at", UtcDateTime, nullable=False),
+    Column("added_by", NAME, nullable=False),
+)
+"""Devices that operators expect."""
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", BIG_ID, primary_key=True),
+    Column("group_name", NAME, nullable=False),
+    Column("name", NAME, nullable=False),
+    Column("spki_sha256", LargeBinary(32), nullable=False),
+    Column("evidence", String(200), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("requested_at", UtcDateTime, nullable=False),
+    Column("decided_at", UtcDateTime),
+    Column("decided_by", NAME),
+    UniqueConstraint("group_name", "name", "spki_sha256"),
+    Index("ix_approvals_state", "state", "group_name"),
+)
+"""Requests that wait, or waited, for an operator's decision."""
+
 serial_reservations = Table(
     "serial_reservations",
     metadata,
@@ -241,3 +316,13 @@ audit_head = Table(
     Column("seal", LargeBinary(32), nullable=False),
 )
 """One row: where the audit log ends. Appending locks it."""
+
+operators = Table(
+    "operators",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("granted_at", UtcDateTime, nullable=False),
+    Column("granted_by", NAME, nullable=False),
+)
+"""What each operator may do: see `provisioning.store.operators`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -16,6 +16,13 @@ from provisioning.store.tables import tokens
 
 # Enrolment's statements are built once: building one costs more than running it.
 _FIND: Final = select(tokens).where(tokens.c.digest == bindparam("wanted")).with_for_update()
+_UNUSED: Final = (
+    tokens.c.device.in_(bindparam("wanted", expanding=True)),
+    tokens.c.used_at.is_(None),
+    tokens.c.voided_at.is_(None),
+)
+_LOCK_UNUSED: Final = select(tokens.c.id).where(*_UNUSED).order_by(tokens.c.id).with_for_update()
+_VOID: Final = update(tokens).where(*_UNUSED).values(voided_at=bindparam("now"))
 _SPEND: Final = update(tokens).where(tokens.c.id == bindparam("wanted"), tokens.c.used_at.is_(None))
 
 
@@ -97,14 +104,11 @@ def spend(connection: Connection, token_id: int, certificate_id: int, now: datet
     return connection.execute(_SPEND, spent).rowcount == 1
 
 
-def void(connection: Connection, device: str, now: datetime) -> int:
-    """Make every unused token bound to *device* worthless; return how many there were."""
-    statement = (
-        update(tokens)
-        .where(tokens.c.device == device, tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
-        .values(voided_at=now)
-    )
-    return connection.execute(statement).rowcount
+def void(connection: Connection, devices: Sequence[str], now: datetime) -> int:
+    """Make every unused token bound to one of *devices* worthless; return how many there were."""
+    if len(devices) > 1:  # Nobody else locks several tokens in another order.
+        connection.execute(_LOCK_UNUSED, {"wanted": devices}).all()
+    return connection.execute(_VOID, {"wanted": devices, "now": now}).rowcount
 
 
 def remove_ended(connection: Connection, before: datetime) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from datetime import datetime
 from typing import ClassVar, Self
 
@@ -23,8 +24,9 @@ class TokenWay(Way):
 
     name: ClassVar[WayName] = WayName.TOKEN
 
-    def __init__(self, credential: TokenCredential, token: StoredToken) -> None:
+    def __init__(self, credential: TokenCredential, token: StoredToken, now: datetime) -> None:
         self._credential = credential
+        self._now = now
         self._token = token
         self.role = token.grant.role
         self.group = token.grant.group
@@ -37,9 +39,9 @@ class TokenWay(Way):
         token = tokens.find(connection, digest_of(attempt.token.token))
         if token is None:
             raise Refused(Code.TOKEN_UNKNOWN, "no such enrolment token: check that it was copied whole")
-        return cls(attempt.token, token)
+        return cls(attempt.token, token, attempt.now)
 
-    def vouch(self, connection: Connection, attempt: Attempt, group: Group) -> Vouched:
+    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
         """Refuse a token that has ended or is another device's."""
         token, grant = self._token, self._token.grant
         answer = self._given_before(connection, attempt, group)
@@ -56,6 +58,7 @@ class TokenWay(Way):
         return Vouched(
             token.created_by,
             "token",
+            proves=True,
             identifies=bound,
             readmits=bound,
             role=grant.role,
@@ -79,8 +82,8 @@ class TokenWay(Way):
         held = certificates.newest_with_key(connection, attempt.request.common_name, spki)
         return held.der if held is not None and held.id == token.certificate_id and held.good(attempt.now) else None
 
-    def _spend(self, connection: Connection, certificate_id: int, now: datetime) -> None:
-        if not tokens.spend(connection, self._token.id, certificate_id, now):
+    def _spend(self, connection: Connection, certificate_id: int, _device: str, _ends: datetime) -> None:
+        if not tokens.spend(connection, self._token.id, certificate_id, self._now):
             raise Refused(Code.TOKEN_USED, "this enrolment token was used already: ask for a new one")
 
 

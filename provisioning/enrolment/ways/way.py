@@ -6,6 +6,9 @@ A group names alternatives; an alternative names ways that must all vouch. So a 
 evidence. It only reads and locks; what it owes once the certificate exists (a token to spend, a claim to count) it
 hands back as `Vouched.settle`, which runs in the same transaction.
 
+Some ways are evidence (`presented` finds it or not), others are conditions on whatever was presented: the list, the
+approval, the webhook.
+
 Rules
 -----
 1. A way says whether its evidence is about this very device (`Vouched.identifies`). Evidence that is shared by many
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import ipaddress
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar, Self
@@ -29,8 +32,8 @@ from provisioning.pki.identity import Role
 from provisioning.store.groups import Group, WayName
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-Settle = Callable[[Connection, int, datetime], None]
-"""Called with the id of the certificate and the time, in the transaction that records it."""
+Settle = Callable[[Connection, int, str, datetime], None]
+"""Called with the certificate's id, device and end, in the transaction that records it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +44,24 @@ class Vouched:
     """Who takes responsibility, for the audit log."""
     credential: str
     """What was presented, without secrets: ``token``."""
+    proves: bool = False
+    """It shows more than that somebody knows a name; without such a way nobody is let in."""
     identifies: bool = False
     """It is about this very device, not about one of many that may be let in."""
+    origin: str | None = None
+    """What identifies it; it must be the device's own, as recorded when it came in first."""
     readmits: bool = False
     """An operator's word for this device, newer than whatever was decided about it before."""
+    decides: bool = False
+    """A person has decided about this very request."""
     role: Role = Role.DEVICE
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[IpAddress, ...] = ()
     lifetime: timedelta | None = None
     answer: bytes | None = None
     """The certificate that this very request was answered with before."""
+    on_trial: bool = False
+    """The certificate is on hold until its successor is asked for."""
     settle: Settle | None = None
 
 
@@ -68,5 +79,8 @@ class Way(ABC):
         """Return the way if *attempt* shows its kind of evidence; raise `Refused` if that is unknown here."""
 
     @abstractmethod
-    def vouch(self, connection: Connection, attempt: Attempt, group: Group) -> Vouched:
-        """Vouch for *attempt* to become a device of *group*; raise `Refused`."""
+    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:
+        """Vouch for *attempt* to become a device of *group*; raise `Refused`.
+
+        *shown* is what the ways before it in the same alternative have vouched.
+        """

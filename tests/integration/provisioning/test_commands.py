@@ -91,7 +91,7 @@ def test_a_batch_of_tokens_goes_to_a_private_file(
         (("revoke", "--device", "nobody"), 1, "DEVICE_UNKNOWN: no device is called 'nobody'"),
         (("device", "show", "nobody"), 1, "DEVICE_UNKNOWN"),
         (("certificate", "show", "xyz"), 1, "INVALID_REQUEST: serial 'xyz'"),
-        (("revoke",), 2, "give exactly one of --device and --serial"),
+        (("revoke",), 2, "give exactly one of --device, --serial"),
         (("revoke", "--device", "a", "--reason", "boredom"), 2, "boredom"),
         (("token", "create"), 2, "give --device, or --group"),
         (("token", "batch", "--output", "x"), 2, "exactly one of --devices-file and --count"),

@@ -22,7 +22,7 @@ def test_a_group_is_made_listed_changed_and_closed(
     name = device.name
     code, shown, said = run(service, "create", name, "--way", "token", "--lifetime", "3600", "--maximum-devices", "1")
     assert code == 0, said
-    assert "ways              token\n" in shown
+    assert ["ways", "token"] in [line.split() for line in shown.splitlines()]
     token = service.token(device=name, group=name)
     user = ("--user", f"{name}:{token}")
     csr = device.request()
@@ -41,7 +41,7 @@ def test_a_group_is_made_listed_changed_and_closed(
     assert (code, shown.splitlines()[-1]) == (0, f"Group {name} is closed: nobody new is let in.")
     closed = stranger.est("simpleenroll", other.request(), "--user", f"{other.name}:{token}")
     assert (closed.status, closed.text.split(":")[0]) == (403, "WAY_REFUSED")
-    assert run(service, "show", name)[1].count("maximum devices") == 0
+    assert "maximum devices" not in run(service, "show", name)[1]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,9 +50,9 @@ async def test_a_device_that_enrols_at_both_at_once_gets_one_certificate_for_its
     two: tuple[ProvisioningService, ProvisioningService],
 ) -> None:
     token = two[0].token(device="meter-1", group="north")
-    csr = build_csr(generate_key(), "meter-1")
 
     async def one(service: ProvisioningService) -> str:
+        csr = build_csr(generate_key(), "meter-1")  # A key of its own: the same one would get the same answer.
         async with EstClient(service.https, service.bundle) as client:
             try:
                 await client.enrol(csr, user="meter-1", token=token)
@@ -119,12 +120,21 @@ def test_both_publish_what_either_has_revoked_under_rising_numbers(
     assert [lengths[number] for number in sorted(lengths)] == sorted(lengths.values())
 
 
+def ready(service: ProvisioningService) -> tuple[int, str, str]:
+    """Return the status, what is said of the store, and of the OCSP signer."""
+    answer = Curl(service.http).run("/readyz")
+    checks = json.loads(answer.body)["checks"]
+    return answer.status, checks["store"], checks["ocsp_signer"]
+
+
 def test_without_its_database_a_service_says_so_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
     with PostgresqlServer() as server:
         settings = SETTINGS | {"database_url": server.new_database(template="template0")}
         with ProvisioningService.founded(tmp_path / "fleet", settings) as service, service.api() as api:
             token = service.token(device="meter-1", group="north")
+            assert ready(service) == (200, "ok", "ok")
             server.stop()
+            assert ready(service) == (503, "unavailable", "ok")
             refused = api.post("/v1/tokens", json={"device": "meter-2"})
             assert (refused.status_code, refused.json()["code"]) == (503, "UNAVAILABLE")
             assert int(refused.headers["retry-after"]) > 0
@@ -143,6 +153,7 @@ def test_without_its_database_a_service_says_so_and_goes_on_when_it_is_back(tmp_
                     await client.enrol(csr, user="meter-1", token=token)
 
             asyncio.run(enrol_with_old_token())
+            assert ready(service) == (200, "ok", "ok")
             assert "Traceback" not in service.log
             assert "fleet:" not in service.log, "no credential of the database"
 

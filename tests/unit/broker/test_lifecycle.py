@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
+from structlog.testing import capture_logs
 
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.disconnect import Disconnect
 from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import V5, V311, MemoryBroker, WireClient
 
@@ -226,3 +230,33 @@ def test_a_retained_message_that_does_not_fit_still_reaches_who_is_there() -> No
         meter.publish(f"fleet/meters/meter-1/{name}", name.encode(), retain=True, qos=1)
     assert backend.payloads() == [b"a", b"b"]
     assert len(broker.engine.retained) == 1
+
+
+def test_a_connection_lasts_as_long_as_the_operator_lets_it() -> None:
+    broker = MemoryBroker(max_connection_lifetime=100)
+    meter = broker.device("meter-1", keep_alive=0)
+    broker.advance(99)
+    assert not meter.transport.closed
+    broker.advance(3)
+    (farewell,) = meter.received()
+    assert isinstance(farewell, Disconnect)
+    assert farewell.reason_code is ReasonCode.MAXIMUM_CONNECT_TIME
+    assert str(farewell.properties.reason_string).startswith("LIFETIME_OVER: ")
+
+
+def test_the_end_of_a_certificate_is_announced_once_and_then_kept() -> None:
+    broker = MemoryBroker(expiry_notice=60)
+    meter = broker.open(shared_pki().device("short-1", not_after=shared_pki().now + timedelta(seconds=100)))
+    meter.connect(client_id="short-1")
+    with capture_logs() as logs:
+        broker.advance(35)
+        assert [event for event in logs if event.get("code") == "CERTIFICATE_ENDS"] == []
+        broker.advance(30)
+        broker.keep_fresh()
+        broker.advance(30)
+        announced = [event for event in logs if event.get("code") == "CERTIFICATE_ENDS"]
+    assert len(announced) == 1
+    assert announced[0]["identity"] == "spiffe://fleet.internal/device/meters/short-1"
+    broker.advance(10)
+    (farewell,) = meter.received()
+    assert str(farewell.properties.reason_string).startswith("EXPIRED: ")

@@ -19,6 +19,7 @@ from broker.admission.refusal import RefusalCode
 from broker.cli import app as broker_app
 from broker.config import BrokerConfig
 from broker.limits import Limits
+from broker.trust_settings import TrustSettings
 from provisioning.cli import app as provisioning_app
 from provisioning.config import ProfileSettings, Settings
 from provisioning.enrolment.problems import STATUSES
@@ -97,6 +98,18 @@ def test_settings_of_the_broker_are_those_of_the_code() -> None:
 def test_keys_of_a_profile_are_those_of_the_code() -> None:
     rows = table("| key | built in | meaning |", PAGE.read_text(encoding="utf-8"))
     assert [name for name, *_ in rows] == list(ProfileSettings.model_fields)
+
+
+def test_settings_of_a_trust_bundle_are_those_of_the_code() -> None:
+    rows = table("| in `[[trust]]` | default | meaning |", PAGE.read_text(encoding="utf-8"))
+    documented = {name.strip(" `"): default for names, default, _ in rows for name in names.split(",")}
+    code = {
+        name: "required" if field.is_required() else shown(field.default)
+        for name, field in TrustSettings.model_fields.items()
+    }
+    code["roles"] = "device"
+    lists = {"crlfile", "crl_urls", "crl_from_certificates", "crl_policy"}  # Explained above, defaults too.
+    assert documented == {name: "" if name in lists else default for name, default in code.items()}
 
 
 def test_limits_are_those_of_the_code() -> None:

@@ -4,11 +4,14 @@ import asyncio
 
 import pytest
 
+from provisioning.enrolment.service import TokenCredential
 from provisioning.errors import Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.service import OPERATOR_REASONS
-from provisioning.store import revocations
+from provisioning.store import audit, devices, revocations
+from provisioning.store.devices import DeviceState
 from tests.support.fleet import Fleet, successor_csr
+from tests.support.requests import csr_der
 
 
 async def sequences(fleet: Fleet) -> list[tuple[int, str]]:
@@ -64,3 +67,42 @@ async def test_an_operator_gives_reasons_that_fit_an_end_entity(fleet: Fleet, re
     else:
         with pytest.raises(Refused, match=f"reason {reason} cannot be given"):
             await fleet.revocation.revoke_device("meter-17", reason, by="admin")
+
+
+async def test_a_batch_is_revoked_in_one_step_with_consecutive_numbers(fleet: Fleet) -> None:
+    issued = {name: await fleet.enrol(name) for name in ("meter-1", "meter-2", "meter-3", "meter-4")}
+    await fleet.suspension.suspend_device("meter-2", by="admin")
+    await fleet.revocation.revoke_device("meter-4", RevocationReason.SUPERSEDED, by="admin")
+    unused = TokenCredential("meter-1", await fleet.token("meter-1"))
+    serial = f"{issued['meter-3'].serial_number:x}"
+    names = ["meter-1", "meter-2", "meter-4", "meter-1"]
+    outcome = await fleet.revocation.revoke_batch(names, [serial], RevocationReason.KEY_COMPROMISE, by="anna")
+    found = {each.device: (each.reason, each.sequence) for each in outcome.revoked}
+    assert outcome.changed
+    assert found.pop("meter-4") == (RevocationReason.SUPERSEDED, 2), "the facts of the first time"
+    assert {reason for reason, _ in found.values()} == {RevocationReason.KEY_COMPROMISE}
+    assert sorted(sequence for _, sequence in found.values()) == [3, 4, 5]
+    states = await fleet.database.read(devices.count)
+    assert states[DeviceState.REVOKED] == 3, "meter-3 lost a certificate and is not revoked as a whole"
+    with pytest.raises(Refused, match="TOKEN_VOID"):
+        await fleet.enrolment.enrol(csr_der(names=["meter-1"]), unused)
+    again = await fleet.revocation.revoke_batch(names, [serial], RevocationReason.SUPERSEDED, by="bert")
+    assert not again.changed
+    assert sorted(again.revoked, key=repr) == sorted(outcome.revoked, key=repr)
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 100))
+    assert [(each.actor, each.subject) for each in entries if each.action == "revoked"] == [
+        ("admin", "meter-4"),
+        ("anna", "3 devices, 1 certificates"),
+    ]
+
+
+async def test_a_batch_that_names_somebody_unknown_revokes_nobody(fleet: Fleet) -> None:
+    await fleet.enrol("meter-1")
+    for names, serials, words in (
+        (["meter-1", "nobody", "neither"], [], "DEVICE_UNKNOWN: no device is called 'nobody' and 1 others"),
+        (["meter-1"], ["abc"], "SERIAL_UNKNOWN: no certificate has serial 'abc'; nothing was revoked"),
+    ):
+        with pytest.raises(Refused, match=words):
+            await fleet.revocation.revoke_batch(names, serials, RevocationReason.UNSPECIFIED, by="admin")
+    assert await sequences(fleet) == []
+    assert fleet.told == []

@@ -12,8 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.store import database as database_module
-from provisioning.store import schema
+from provisioning.store import lanes, schema
 from provisioning.store.database import Database
 from provisioning.store.tables import metadata
 from tests.support.postgresql import PostgresqlServer
@@ -125,7 +124,7 @@ async def test_a_store_that_cannot_be_used_is_unavailable_and_strangers_are_not_
 
 
 async def test_a_queue_that_is_too_long_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "_WAITING", 2)
+    monkeypatch.setattr(lanes, "_WAITING", 2)
     database = Database(url)
     await schema.upgrade(database)
     outcomes = await asyncio.gather(*(database.write(greatest) for _ in range(3)), return_exceptions=True)

@@ -1,0 +1,106 @@
+"""Why somebody is not in: from the history of what happened, and by asking admission about a certificate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any
+
+from cryptography import x509
+
+from broker.admin.sessions import Selection, described, matching, normal_serial
+from broker.admission.admission import Admission
+from broker.admission.check import Verdict, check
+from broker.admission.remedy import REMEDIES
+from broker.engine import Engine
+from broker.history import Event
+
+_STRETCH = 200
+_MOST_EVENTS = 100
+_MOST_SESSIONS = 10
+_MOST_CERTIFICATES = 10
+
+
+class InvalidCertificateFile(ValueError):
+    """What should be checked is no certificate; the text says why."""
+
+
+async def why(engine: Engine, about: str) -> dict[str, Any]:
+    """Return what is known of *about*: a client identifier, name, identity, serial number or address."""
+    serial = normal_serial(about) if len(about) > 1 else ""
+    events: list[Event] = []
+    for number, of_one in enumerate(engine.history.known()):
+        events += [event for event in of_one if event.is_about(about, serial)]
+        if number % _STRETCH == 0:
+            await asyncio.sleep(0)
+    hosts = {event.host for event in events}
+    host = about if engine.history.strangers(about) else about.rpartition(":")[0]
+    events += engine.history.strangers(host)
+    nearby = [event for each in sorted(hosts - {host}) for event in engine.history.strangers(each)]
+    now, wall = asyncio.get_running_loop().time(), datetime.now(UTC)
+    sessions: list[dict[str, Any]] = []
+    async for found in matching(engine, Selection(anything=about)):
+        sessions += [described(session, now, wall) for session in islice(found, _MOST_SESSIONS - len(sessions))]
+    return {
+        "about": about,
+        "sessions": sessions,
+        "events": _shown(events, now, wall),
+        "nearby": _shown(nearby, now, wall),
+        "remembered": len(engine.history),
+    }
+
+
+def read_certificates(pem: bytes) -> list[x509.Certificate]:
+    """Return the certificates in *pem*, the one to check first. Raises `InvalidCertificateFile`."""
+    try:
+        certificates = x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise InvalidCertificateFile(f"no PEM certificate: {error}") from error
+    if len(certificates) > _MOST_CERTIFICATES:
+        raise InvalidCertificateFile(f"{len(certificates)} certificates: the client's and its chain are wanted")
+    return certificates
+
+
+def verdict_document(
+    certificates: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], admission: Admission, now: float
+) -> dict[str, Any]:
+    """Return what admission would say of the first of *certificates* now."""
+    verdict: Verdict = check(certificates, anchors, admission, now, datetime.now(UTC))
+    return {
+        "admitted": verdict.admitted,
+        "code": verdict.code,
+        "detail": verdict.detail,
+        "remedy": verdict.remedy,
+        "subject": certificates[0].subject.rfc4514_string(),
+        "serial": f"{certificates[0].serial_number:x}",
+        "steps": [
+            {"step": step.name, "passed": step.passed, "code": str(step.code), "detail": step.detail}
+            for step in verdict.steps
+        ],
+    }
+
+
+def _shown(events: Iterable[Event], now: float, wall: datetime) -> list[dict[str, Any]]:
+    """Return the newest of *events*, the oldest first."""
+    return [
+        {
+            "event": str(event.what),
+            "code": str(event.code),
+            "detail": event.detail,
+            "remedy": REMEDIES.get(event.code, ""),
+            "client_id": event.client_id or None,
+            "identity": str(event.identity) if event.identity is not None else None,
+            "serial": event.serial or None,
+            "address": event.address,
+            "first": _time(event.first, now, wall),
+            "last": _time(event.last, now, wall),
+            "times": event.times,
+        }
+        for event in sorted(events, key=lambda event: event.last)[-_MOST_EVENTS:]
+    ]
+
+
+def _time(moment: float, now: float, wall: datetime) -> str:
+    return f"{wall - timedelta(seconds=now - moment):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"

@@ -1,0 +1,96 @@
+"""What every command that speaks to a running broker has: where the broker is, and how the answer is printed.
+
+Rules
+-----
+1. What can go wrong is one line on standard error and exit code 1.
+2. Data goes to standard output, for people or with ``--json`` for programs; a table is never cut to the terminal's
+   width: a serial number is there to be copied. What clients have chosen reaches a terminal as `printable` only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from broker.admin.client import AdminClient, BrokerUnreachable, RequestRefused
+from broker.admin.endpoint import OFF, socket_path
+from broker.config import ConfigError, read_file
+
+Socket = Annotated[
+    Path | None,
+    typer.Option(
+        "--admin-socket",
+        envvar="FLEET_BROKER_ADMIN_SOCKET",
+        help="The broker's admin socket (default: STATE_DIR/admin.sock).",
+        show_default=False,
+    ),
+]
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="FLEET_BROKER_STATE_DIR",
+        help="The broker's state directory (default: broker-state).",
+        show_default=False,
+    ),
+]
+Config = Annotated[Path | None, typer.Option(help="The broker's TOML file, to find its socket.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextlib.contextmanager
+def admin_client(socket: Path | None, state_dir: Path | None, config: Path | None) -> Iterator[AdminClient]:
+    """Yield a client of the broker that is meant; an error is one line and exit code 1."""
+    try:
+        with AdminClient(_socket(socket, state_dir, config)) as client:
+            yield client
+    except (BrokerUnreachable, RequestRefused, ConfigError) as error:
+        typer.echo(f"fleet-broker: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _socket(socket: Path | None, state_dir: Path | None, config: Path | None) -> Path:
+    values = read_file(config) if config is not None else {}
+    setting = str(socket) if socket is not None else values.get("admin_socket")
+    path = socket_path(setting, state_dir or Path(values.get("state_dir", "broker-state")))
+    if path is None:
+        raise ConfigError(f"admin_socket is {OFF}: this broker has no admin socket")
+    return path
+
+
+def print_json(document: Any) -> None:
+    """Print *document* for programs."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    """Print *facts*, a line each."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        text = value
+        if isinstance(value, dict):
+            text = ", ".join(f"{key} {count}" for key, count in value.items()) or "none"
+        elif isinstance(value, list):
+            text = " ".join(value)
+        elif isinstance(value, bool):
+            text = "yes" if value else "no"
+        sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {'-' if text is None else printable(str(text))}\n")
+
+
+def printable(text: str) -> str:
+    """Return *text* fit for a terminal: clients choose identifiers and topics, and may put escape sequences in them."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table for people."""
+    lines = [columns, *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
+    for line in lines:
+        cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")

@@ -1,0 +1,169 @@
+"""The terms of a trust bundle: what its paths and certificates must be like, what its clients may call themselves.
+
+Each `refuse_…` returns the refusal, or None.
+
+Rules
+-----
+1. What holds for every client of an issuer is judged once, with the issuer; what is left here is a few look-ups.
+2. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from broker.admission.identification import IdentityPipeline
+from broker.admission.refusal import RefusalCode, Refused
+from broker.mqtt.codes import ReasonCode
+from broker.mqtt.connect import Connect
+from broker.trust_settings import TrustSettings
+from provisioning.pki.identity import Identity, Role, identity_of
+
+LEAST_RSA_BITS = 2048
+LEAST_CURVE_BITS = 256
+_WEAK_HASHES = frozenset({"sha1", "md5"})
+_PURPOSES = {"clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH, "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH}
+
+
+@dataclass(frozen=True, slots=True)
+class BundleTerms:
+    """What the configuration says of one bundle. The default is what `cafile` alone means: OpenSSL's own checks."""
+
+    settings: TrustSettings | None = None
+    pipeline: IdentityPipeline | None = None
+    purposes: frozenset[x509.ObjectIdentifier] = frozenset()
+
+    @classmethod
+    def of(cls, settings: TrustSettings) -> BundleTerms:
+        """Compile *settings*. Raises ValueError naming what cannot be used."""
+        purposes = frozenset(_PURPOSES.get(each) or x509.ObjectIdentifier(each) for each in settings.required_eku)
+        pipeline = None
+        if settings.identity and settings.trust_domain is not None:
+            pipeline = IdentityPipeline(settings.trust_domain, settings.identity)
+        return cls(settings, pipeline, purposes)
+
+    @property
+    def trust_domain(self) -> str | None:
+        """The only trust domain of its clients; None: the broker's own."""
+        return self.settings.trust_domain if self.settings is not None else None
+
+    def accepts_issuer(self, certificate: x509.Certificate) -> bool:
+        """Whether *certificate* is that of a CA which may have issued a client's."""
+        allowed = self.settings.issuers if self.settings is not None else ()
+        if not allowed:
+            return True
+        fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+        subject = certificate.subject.rfc4514_string()
+        return any(each == subject or each.replace(":", "").lower() == fingerprint for each in allowed)
+
+    def identify(self, certificate: x509.Certificate) -> Identity:
+        """Return whom *certificate* names; raise `InvalidIdentity`."""
+        return identity_of(certificate) if self.pipeline is None else self.pipeline.identify(certificate)
+
+    def refuse_path(self, below_anchor: Iterable[x509.Certificate], anchor: x509.Certificate) -> Refused | None:
+        """Judge the CAs of a path."""
+        if self.settings is None:
+            return None
+        between = list(below_anchor)
+        if len(between) > self.settings.max_depth:
+            return _refused(
+                RefusalCode.PATH_TOO_LONG,
+                f"{len(between)} CAs stand between the certificate and the anchor; {self.settings.max_depth} may",
+            )
+        weak = next(filter(None, [*map(_weakness, between), _weak_key(anchor)]), None)
+        return None if weak is None else _refused(RefusalCode.WEAK_CERTIFICATE, f"a CA's {weak}")
+
+    def refuse_client(self, certificate: x509.Certificate, identity: Identity) -> Refused | None:
+        """Judge a client's certificate, which names *identity*."""
+        settings = self.settings
+        if settings is None:
+            return None
+        if identity.role not in settings.roles:
+            return _refused(RefusalCode.WRONG_ROLE, f"the trust bundle {settings.name} vouches for no {identity.role}")
+        if settings.groups and identity.group not in settings.groups:
+            return _refused(
+                RefusalCode.WRONG_GROUP, f"the trust bundle {settings.name} does not vouch for group {identity.group}"
+            )
+        missing = self.purposes - _purposes_of(certificate)
+        if missing:
+            names = ", ".join(sorted(each.dotted_string for each in missing))
+            return _refused(RefusalCode.WRONG_PURPOSE, f"the extended key usage has not {names}")
+        weak = _weakness(certificate)
+        return None if weak is None else _refused(RefusalCode.WEAK_CERTIFICATE, f"the certificate's {weak}")
+
+    def may_use(self, identity: Identity, client_id: str) -> bool:
+        """Whether *identity* may be the client *client_id*."""
+        rule = self.settings.client_id if self.settings is not None else "equal"
+        if not client_id:
+            return True
+        if self.settings is not None and identity.name in self.settings.any_client_id:
+            return True
+        if rule == "assigned":
+            return False
+        if client_id == identity.name:
+            return True
+        return (rule == "prefix" or identity.role is Role.SERVICE) and client_id.startswith(f"{identity.name}-")
+
+    def refuse_username(self, identity: Identity, connect: Connect) -> Refused | None:
+        """Judge the MQTT user name, if it matters."""
+        rule = self.settings.username if self.settings is not None else "ignore"
+        if rule == "ignore":
+            return None
+        wanted = "{device}" if rule == "equal" else rule
+        wanted = wanted.replace("{device}", identity.name).replace("{group}", identity.group or "")
+        if connect.username == wanted:
+            return None
+        return Refused(
+            RefusalCode.USERNAME_MISMATCH,
+            ReasonCode.BAD_USER_NAME_OR_PASSWORD,
+            f"the user name is not that of the certificate, {wanted!r}",
+        )
+
+
+DEFAULT_TERMS = BundleTerms()
+
+
+def _purposes_of(certificate: x509.Certificate) -> frozenset[x509.ObjectIdentifier]:
+    try:
+        return frozenset(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        return frozenset()
+
+
+def _weakness(certificate: x509.Certificate) -> str | None:
+    try:
+        algorithm = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return "signature is of an unknown kind"
+    if algorithm is not None and algorithm.name in _WEAK_HASHES:
+        return f"signature uses {algorithm.name}"
+    return _weak_key(certificate)
+
+
+def _weak_key(certificate: x509.Certificate) -> str | None:
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return "key cannot be read"
+    match key:
+        case rsa.RSAPublicKey() if key.key_size >= LEAST_RSA_BITS:
+            return None
+        case ec.EllipticCurvePublicKey() if key.key_size >= LEAST_CURVE_BITS:
+            return None
+        case rsa.RSAPublicKey() | ec.EllipticCurvePublicKey():
+            return f"key has {key.key_size} bits"
+        case ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey():
+            return None
+        case _:
+            return "key is neither RSA, EC nor Ed25519"
+
+
+def _refused(code: RefusalCode, detail: str) -> Refused:
+    return Refused(code, ReasonCode.NOT_AUTHORIZED, detail)

@@ -1,0 +1,295 @@
+"""What admission would say of a certificate now, step by step: for a person who holds the file and not the key.
+
+Theory
+------
+Two gates stand between a certificate and its session: OpenSSL's check of the path, which ends in a TLS alert, and
+`Admission`, which ends in a reason code. The second is asked itself. The first cannot be asked without the private key,
+so the path is walked here as OpenSSL walks it: issuer by name and signature, up to an anchor; every CA a CA, everything
+in date, no path longer than a CA allows.
+
+Rules
+-----
+1. Every step is taken, whatever the one before says: a certificate may be wrong in several ways, and the owner wants
+   to know all of them. The verdict is that of the first gate that refuses.
+2. No I/O and no clock. Nothing is remembered, and nobody is admitted by being checked.
+
+Does not handle: the client identifier, whose session it is, limits: they are decided when a client connects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from broker.admission.admission import Admission, Peer, revoked
+from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.remedy import REMEDIES
+from broker.admission.trust import Trust
+from provisioning.pki.identity import Identity, InvalidIdentity, identity_of, parse_uri
+from provisioning.pki.revocation import certificate_key
+
+_LONGEST_PATH = 10
+_ABOUT_REVOCATION = frozenset(
+    {
+        RefusalCode.REVOKED,
+        RefusalCode.SUSPENDED,
+        RefusalCode.ISSUER_REVOKED,
+        RefusalCode.CRL_MISSING,
+        RefusalCode.CRL_EXPIRED,
+    }
+)
+_TERMS_OF_A_BUNDLE = frozenset(
+    {
+        RefusalCode.UNTRUSTED_ISSUER,
+        RefusalCode.PATH_TOO_LONG,
+        RefusalCode.WEAK_CERTIFICATE,
+        RefusalCode.WRONG_PURPOSE,
+        RefusalCode.WRONG_GROUP,
+    }
+)
+_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that is looked at; *passed* is None where it cannot be known."""
+
+    name: str
+    passed: bool | None
+    detail: str
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What would happen to a client that comes with this certificate and its key."""
+
+    admitted: bool
+    code: str
+    detail: str
+    steps: tuple[Step, ...]
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return REMEDIES.get(self.code, "")
+
+
+def check(
+    chain: Sequence[x509.Certificate],
+    anchors: Sequence[x509.Certificate],
+    admission: Admission,
+    now: float,
+    wall_now: datetime,
+) -> Verdict:
+    """Return what would become of the first certificate of *chain*, presented with the others of it.
+
+    *anchors* are those of the listener; *now* is the engine's time, *wall_now* the same in UTC.
+    """
+    certificate = chain[0]
+    walked, path = _path(chain, anchors, wall_now)
+    outcome = _ask(admission, certificate, path, wall_now)
+    identity = _identity(certificate, outcome)
+    steps = [
+        walked,
+        _validity(certificate, wall_now),
+        _purpose(certificate),
+        _end_entity(certificate),
+        _named(identity, admission, outcome),
+        _policy(identity, admission),
+        _bundle(outcome, path),
+        _revocation(certificate, admission, outcome),
+        _freshness(admission, now),
+    ]
+    in_handshake = next((step for step in steps[:3] if step.passed is False), None)
+    if in_handshake is not None:
+        return Verdict(False, in_handshake.code, f"TLS alert: {in_handshake.detail}", tuple(steps))
+    if isinstance(outcome, Refused):
+        return Verdict(False, outcome.code, outcome.detail, tuple(steps))
+    failed = next((step for step in steps if step.passed is False), None)
+    if failed is not None:
+        return Verdict(False, failed.code, failed.detail, tuple(steps))
+    return Verdict(True, "", f"admitted as {outcome.identity.uri}", tuple(steps))
+
+
+def _ask(
+    admission: Admission, certificate: x509.Certificate, path: Sequence[x509.Certificate], now: datetime
+) -> Peer | Refused:
+    """Ask *admission*, by a copy of it that learns no CA from *path* and asks nobody else."""
+    copied = copy(admission)
+    copied.asker = None
+    if admission.trust is not None:
+        copied.trust = Trust(admission.trust.bundles, admission.trust.generation)
+    ders = [each.public_bytes(Encoding.DER) for each in path]
+    return copied.examine(certificate.public_bytes(Encoding.DER), now, lambda: ders)
+
+
+def _path(
+    chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], now: datetime
+) -> tuple[Step, list[x509.Certificate]]:
+    """Walk from the first of *chain* to an anchor; return how that went, and the path if it is one."""
+    path = [chain[0]]
+    current = chain[0]
+    for depth in range(_LONGEST_PATH):
+        if current in anchors and depth > 0:
+            return Step("chain", True, " <- ".join(map(_name, path))), path
+        candidates = [*anchors, *chain[1:]]
+        issuer = next((each for each in candidates if _has_issued(each, current)), None)
+        if issuer is None:
+            named = [each for each in candidates if each.subject == current.issuer]
+            why = "its signature is not by that CA's key" if named else "which is neither an anchor nor in the file"
+            detail = f"{_name(current)} is issued by {current.issuer.rfc4514_string()}, {why}"
+            return Step("chain", False, detail, RefusalCode.UNTRUSTED_ISSUER), []
+        flaw = _flaw(issuer, depth, now)
+        if flaw:
+            return Step("chain", False, f"{_name(issuer)} {flaw[1]}", flaw[0]), []
+        path.append(issuer)
+        current = issuer
+    return Step("chain", False, "the path is longer than ten certificates", RefusalCode.UNTRUSTED_ISSUER), []
+
+
+def _has_issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _flaw(issuer: x509.Certificate, below: int, now: datetime) -> tuple[RefusalCode, str] | None:
+    """Return what keeps *issuer* from having issued a path with *below* CAs under it."""
+    if issuer.not_valid_after_utc < now:
+        return RefusalCode.EXPIRED, f"expired on {_shown(issuer.not_valid_after_utc)}"
+    if issuer.not_valid_before_utc > now:
+        return RefusalCode.NOT_YET_VALID, f"is valid from {_shown(issuer.not_valid_before_utc)}"
+    constraints = _extension(issuer, x509.BasicConstraints)
+    if constraints is None or not constraints.ca:
+        return RefusalCode.UNTRUSTED_ISSUER, "is not a CA"
+    if constraints.path_length is not None and below > constraints.path_length:
+        return RefusalCode.UNTRUSTED_ISSUER, f"allows {constraints.path_length} CAs below it"
+    usage = _extension(issuer, x509.KeyUsage)
+    if usage is not None and not usage.key_cert_sign:
+        return RefusalCode.UNTRUSTED_ISSUER, "may not sign certificates"
+    return None
+
+
+def _validity(certificate: x509.Certificate, now: datetime) -> Step:
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if ends < now:
+        return Step("validity", False, f"expired on {_shown(ends)}", RefusalCode.EXPIRED)
+    if begins > now:
+        detail = f"valid from {_shown(begins)}; the clock says {_shown(now)}"
+        return Step("validity", False, detail, RefusalCode.NOT_YET_VALID)
+    return Step("validity", True, f"until {_shown(ends)}, {(ends - now).days} days")
+
+
+def _purpose(certificate: x509.Certificate) -> Step:
+    purposes = _extension(certificate, x509.ExtendedKeyUsage)
+    if purposes is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
+        return Step("purpose", False, "the extended key usage has no clientAuth", RefusalCode.WRONG_PURPOSE)
+    usage = _extension(certificate, x509.KeyUsage)
+    if usage is not None and not (usage.digital_signature or usage.key_agreement):
+        return Step("purpose", False, "the key usage has no digitalSignature", RefusalCode.WRONG_PURPOSE)
+    return Step("purpose", True, "clientAuth" if purposes is not None else "any: there is no extended key usage")
+
+
+def _end_entity(certificate: x509.Certificate) -> Step:
+    constraints = _extension(certificate, x509.BasicConstraints)
+    usage = _extension(certificate, x509.KeyUsage)
+    if (constraints is not None and constraints.ca) or (usage is not None and usage.key_cert_sign):
+        return Step("end entity", False, "the certificate is a CA's", RefusalCode.CA_CERTIFICATE)
+    return Step("end entity", True, "no CA's certificate")
+
+
+def _identity(certificate: x509.Certificate, outcome: Peer | Refused) -> Identity | str:
+    """Return whom admission takes the certificate for, or why for nobody."""
+    if isinstance(outcome, Peer):
+        return outcome.identity
+    try:
+        return parse_uri(outcome.identity) if outcome.identity else identity_of(certificate)
+    except (InvalidIdentity, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        return str(error)
+
+
+def _named(identity: Identity | str, admission: Admission, outcome: Peer | Refused) -> Step:
+    if isinstance(identity, str):
+        return Step("identity", False, identity, RefusalCode.INVALID_IDENTITY)
+    if isinstance(outcome, Refused) and outcome.code in {RefusalCode.INVALID_IDENTITY, RefusalCode.WRONG_TRUST_DOMAIN}:
+        return Step("identity", False, outcome.detail, outcome.code)
+    domain = admission.trust_domain
+    if admission.trust is None and domain is not None and identity.trust_domain != domain:
+        detail = f"{identity.uri} is not of the trust domain {domain}"
+        return Step("identity", False, detail, RefusalCode.WRONG_TRUST_DOMAIN)
+    return Step("identity", True, identity.uri)
+
+
+def _policy(identity: Identity | str, admission: Admission) -> Step:
+    if isinstance(identity, str):
+        return Step("policy", None, "nobody is named")
+    sections = admission.policy.sections_about(identity)
+    if not admission.policy.knows(identity):
+        return Step("policy", False, f"no topic rules for role {identity.role}", RefusalCode.WRONG_ROLE)
+    publish = [each for section in sections for each in section.rules.publish_allow]
+    subscribe = [each for section in sections for each in section.rules.subscribe_allow]
+    named = ", ".join(map(str, sections))
+    return Step(
+        "policy",
+        True,
+        f"{named}: publishes {', '.join(publish) or 'nothing'}; subscribes to {', '.join(subscribe) or 'nothing'}",
+    )
+
+
+def _bundle(outcome: Peer | Refused, path: Sequence[x509.Certificate]) -> Step:
+    """Tell which trust bundle judges, and whether its own terms are met."""
+    if isinstance(outcome, Peer):
+        return Step("bundle", True, outcome.bundle)
+    if path and outcome.code in _TERMS_OF_A_BUNDLE:
+        return Step("bundle", False, outcome.detail, outcome.code)
+    return Step("bundle", None, "not asked: another gate refuses before")
+
+
+def _revocation(certificate: x509.Certificate, admission: Admission, outcome: Peer | Refused) -> Step:
+    try:
+        key = outcome.certificate if isinstance(outcome, Peer) else certificate_key(certificate)
+    except ValueError as error:
+        return Step("revocation", None, f"the issuer's key identifier cannot be read: {error}")
+    revocation = admission.index.find(key)
+    if revocation is not None:
+        detail = f"revoked on {_shown(revocation.revoked_at)} ({revocation.reason})"
+        return Step("revocation", False, detail, revoked(revocation).code)
+    if isinstance(outcome, Refused) and outcome.code in _ABOUT_REVOCATION:
+        return Step("revocation", False, outcome.detail, outcome.code)
+    return Step("revocation", True, f"not among {len(admission.index)} revoked certificates")
+
+
+def _freshness(admission: Admission, now: float) -> Step:
+    age = admission.freshness.age(now)
+    if not admission.freshness.acceptable(now):
+        how = "never read" if age is None else f"{age:.0f} seconds old"
+        return Step("freshness", False, f"revocation data: {how}", RefusalCode.REVOCATION_STATUS_UNKNOWN)
+    if age is None:
+        return Step("freshness", None, "there is no source of revocations that could be late")
+    return Step("freshness", True, f"revocation data is {age:.0f} seconds old")
+
+
+def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
+        return None
+
+
+def _name(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string()
+
+
+def _shown(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,109 @@
+"""Whom a foreign CA's certificate names: ordered sources, each with a pattern that captures name, group and role.
+
+Theory
+------
+Our own certificates say it in one URI, and `provisioning.pki.identity` reads that. Other CAs put the name where they
+like. A source takes the values from one place of the certificate; the first source of which a value matches decides.
+What is captured becomes an `Identity` under the bundle's trust domain, by the same rules as any other: a name is one
+safe topic level, nothing is repaired.
+
+Rules
+-----
+1. A pattern must match a whole value. Two values of one source that name different parties are refused.
+2. Values are bounded before a pattern sees them.
+3. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import NameOID
+
+from broker.trust_settings import IdentitySource
+from provisioning.pki.identity import Identity, InvalidIdentity, Role, identity_of
+from provisioning.pki.keys import spki_fingerprint
+
+_LONGEST_VALUE = 1024
+
+
+class IdentityPipeline:
+    """The sources of one bundle, compiled."""
+
+    def __init__(self, trust_domain: str, sources: Sequence[IdentitySource]) -> None:
+        self._trust_domain = trust_domain
+        self._sources = [(source, re.compile(source.pattern)) for source in sources]
+
+    def identify(self, certificate: x509.Certificate) -> Identity:
+        """Return whom *certificate* names; raise `InvalidIdentity` where no source says, or one says two things."""
+        tried = []
+        for source, pattern in self._sources:
+            if source.source == "spiffe":
+                try:
+                    return identity_of(certificate)
+                except InvalidIdentity as error:
+                    tried.append(str(error))
+                    continue
+            values = [each for each in _VALUES[source.source](certificate) if len(each) <= _LONGEST_VALUE]
+            matches = [found for each in values if (found := pattern.fullmatch(each)) is not None]
+            found_here = {self._made(source, match.groupdict()) for match in matches}
+            if len(found_here) == 1:
+                return found_here.pop()
+            if found_here:
+                raise InvalidIdentity(f"{source.source}: {len(found_here)} values name different parties")
+            tried.append(f"{source.source}: {'nothing matches' if values else 'there is none'}")
+        raise InvalidIdentity(f"the certificate names nobody ({'; '.join(tried)})")
+
+    def _made(self, source: IdentitySource, captured: Mapping[str, str | None]) -> Identity:
+        role = captured.get("role")
+        try:
+            known = source.role if role is None else Role(role)
+        except ValueError:
+            raise InvalidIdentity(f"role {str(role)[:80]!r} is not one of {', '.join(Role)}") from None
+        return Identity(self._trust_domain, known, captured["name"] or "", captured.get("group") or source.group)
+
+
+def _alternative_names(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _uris(certificate: x509.Certificate) -> list[str]:
+    names = _alternative_names(certificate)
+    return names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
+
+
+def _dns_names(certificate: x509.Certificate) -> list[str]:
+    names = _alternative_names(certificate)
+    return names.get_values_for_type(x509.DNSName) if names is not None else []
+
+
+def _emails(certificate: x509.Certificate) -> list[str]:
+    names = _alternative_names(certificate)
+    return names.get_values_for_type(x509.RFC822Name) if names is not None else []
+
+
+def _addresses(certificate: x509.Certificate) -> list[str]:
+    names = _alternative_names(certificate)
+    return [str(each) for each in names.get_values_for_type(x509.IPAddress)] if names is not None else []
+
+
+def _common_names(certificate: x509.Certificate) -> list[str]:
+    return [str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+
+
+_VALUES: Mapping[str, Callable[[x509.Certificate], list[str]]] = {
+    "san-uri": _uris,
+    "san-dns": _dns_names,
+    "san-email": _emails,
+    "san-ip": _addresses,
+    "common-name": _common_names,
+    "subject": lambda certificate: [certificate.subject.rfc4514_string()],
+    "fingerprint": lambda certificate: [certificate.fingerprint(hashes.SHA256()).hex()],
+    "public-key": lambda certificate: [spki_fingerprint(certificate.public_key()).hex()],
+}

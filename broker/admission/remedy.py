@@ -1,0 +1,67 @@
+"""What to do about each stable code: one sentence for the person who asks why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+REMEDIES: Mapping[str, str] = MappingProxyType(
+    {
+        # Before or in the TLS handshake.
+        "TLS_HANDSHAKE_FAILED": "read OpenSSL's words; who just closes is a scanner, or lost its network",
+        "HANDSHAKE_TIMEOUT": "the network loses packets, or the peer is no TLS client; see limits.handshake_timeout",
+        "CONNECT_TIMEOUT": "the client finished TLS and sent no CONNECT: check the client, or limits.connect_timeout",
+        "TOO_MANY_CONNECTIONS": "raise limits.max_connections or max_unadmitted, or find out who floods",
+        "NOT_TLS": "the client speaks without TLS: switch TLS on in it",
+        "UNSUPPORTED_TLS_VERSION": "the client needs TLS 1.3; allow_tls12 lets TLS 1.2 in",
+        "BROKER_NOT_TRUSTED": "the client does not believe the broker's certificate: give it the right trust anchor, "
+        "and the host name that the certificate carries",
+        "NO_CERTIFICATE": "give the client its certificate and key, with the chain below the trust anchor",
+        "UNTRUSTED_ISSUER": "the certificate's CA is not among the trust anchors (fleet-broker trust show), or the "
+        "client leaves out the intermediate certificate",
+        "WRONG_PURPOSE": "the certificate is not for clients: it needs the extended key usage clientAuth",
+        "WEAK_CERTIFICATE": "the key or the hash of a certificate in the chain is too weak: have a new one issued",
+        "PATH_TOO_LONG": "too many CAs below the anchor: make one of them an anchor, or raise the bundle's max_depth",
+        # Admission.
+        "INVALID_IDENTITY": "the certificate names nobody of this fleet: it needs one URI "
+        "spiffe://domain/role/group/name, and that name as its Common Name",
+        "CA_CERTIFICATE": "a CA's certificate was presented: give the client one of its own",
+        "WRONG_TRUST_DOMAIN": "the certificate is of another fleet, or trust_domain is set wrongly",
+        "WRONG_ROLE": "no topic rules are for this role: use another certificate, or add rules to the policy",
+        "WRONG_GROUP": "the certificate's trust bundle may not vouch for this group: see the bundle's groups",
+        "EXPIRED": "renew the certificate; the device enrols again if it cannot renew any more",
+        "LIFETIME_OVER": "none: the client connects again; see limits.max_connection_lifetime",
+        "IDENTITY_CHANGED": "the settings of trust have changed: the client connects again, as whom they say now",
+        "NOT_YET_VALID": "compare the clocks of broker and CA; the certificate becomes good by itself",
+        "REVOKED": "revocation is final: if the device is good, enrol it again with a new token",
+        "SUSPENDED": "resume it: fleet-provisioning resume",
+        "ISSUER_REVOKED": "the CA that issued it is revoked: enrol the device again under a CA that is not",
+        "REVOCATION_STATUS_UNKNOWN": "the broker's revocation data is too old: see to provisioning, or to the sources",
+        "CRL_MISSING": "no CRL of the issuer could be read: see to its source",
+        "CRL_EXPIRED": "the issuer's CRL is past its nextUpdate: have a new one published",
+        "CLIENT_ID_MISMATCH": "set the client identifier to the name in the certificate, or leave it empty",
+        "USERNAME_MISMATCH": "set the MQTT user name as the trust bundle's username asks, or leave it out",
+        "CLIENT_ID_OF_ANOTHER": "another identity owns the session: use another client identifier, or end that session "
+        "with fleet-broker kick --forget",
+        "TOO_MANY_SESSIONS": "end sessions of this service that are not used any more, or raise limits.max_instances",
+        "WILL_NOT_PERMITTED": "the will's topic is not permitted to this client: see fleet-broker policy test",
+        "PUBLISH_NOT_PERMITTED": "the topic is not permitted to this client: see fleet-broker policy test",
+        "SUBSCRIPTION_NOT_PERMITTED": "the policy has changed, and no longer permits what was subscribed: see "
+        "fleet-broker policy test",
+        "UNSUPPORTED": "the client asks for what this broker does not do; the sentence says what",
+        "BAD_PACKET": "a defect of the client, or no MQTT client at all; the sentence says which byte of the standard",
+        "SHUTTING_DOWN": "none: the client connects again when the broker is back",
+        # Ends of connections.
+        "CLIENT_DISCONNECTED": "none: the client said goodbye",
+        "CLIENT_CLOSED": "none, unless it happens often: the client closed without DISCONNECT",
+        "CONNECTION_LOST": "the network, or a middlebox that forgets idle connections: a shorter keep alive helps",
+        "ABORTED": "see the broker's log around that time",
+        "KEEP_ALIVE_TIMEOUT": "the device fell silent: power, network, or a keep alive that its program does not keep",
+        "SESSION_TAKEN_OVER": "the same client connected again. In a loop: two programs share one certificate, or the "
+        "certificate was copied",
+        "KICKED": "an operator did it: see the log for who, and why",
+        "STORE_FAILED": "the broker's disk: full, most likely",
+        "NOT_AUTHORIZED": "the topic is not permitted: see fleet-broker policy test",
+    }
+)
+"""By stable code. A test holds it to `RefusalCode`, and to the codes with which connections end."""

@@ -1,0 +1,195 @@
+"""What lately became of each client at the door: admitted, refused, closed, and why. For ``fleet-broker why``.
+
+Theory
+------
+Two shelves. On the *known* one an event is filed under the identity that a verified certificate names; on the
+*strangers'* one under the address, because a client that TLS refuses has not proved to be anybody. A stranger may come
+as often, and from as many addresses, as it likes: it pushes out other strangers' events, never those of the fleet.
+
+A shelf is bounded in all, and each key of it is; what has to go is the oldest of the key that has been silent longest.
+The same thing happening again is one event with a count, so that a device that tries every second for a week is still
+one line with a first and a last time.
+
+Rules
+-----
+1. No I/O, no clock: the time is passed in. Nothing on the data path: events are of connections, not of messages.
+2. At most *most* events on the known shelf and a quarter of that on the other, whatever anybody does.
+3. Nothing of a message, no key, no token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from broker.admission.admission import Peer
+from broker.admission.refusal import Refused
+from provisioning.pki.identity import Identity
+
+MOST_OF_ONE = 16
+"""Events of one identity or address."""
+_STRANGERS_PART = 4
+_LONGEST_DETAIL = 300
+
+
+class Happened(StrEnum):
+    """What an event is."""
+
+    ADMITTED = "admitted"
+    REFUSED = "refused"
+    CLOSED = "closed"
+    DENIED = "denied"
+
+
+@dataclass(slots=True)
+class Event:
+    """One thing that happened, and how often in a row. Times are monotonic."""
+
+    what: Happened
+    code: str
+    detail: str
+    address: str
+    identity: Identity | str | None
+    serial: str
+    client_id: str
+    first: float
+    last: float
+    times: int = 1
+
+    @property
+    def name(self) -> str:
+        """The name in the certificate, empty if none is known."""
+        if isinstance(self.identity, Identity):
+            return self.identity.name
+        return self.identity.rpartition("/")[2] if self.identity else ""
+
+    @property
+    def host(self) -> str:
+        """The address without the port."""
+        return self.address.rpartition(":")[0]
+
+    def is_about(self, text: str, serial: str) -> bool:
+        """Whether *text* is the client, name, identity, serial number (also as *serial*) or address of it."""
+        return bool(text) and (
+            text in {self.client_id, self.name, self.address, self.host, self.serial, str(self.identity)}
+            or (bool(self.serial) and serial == self.serial)
+        )
+
+    def repeats(self, other: Event) -> bool:
+        """Whether it is *other* again."""
+        return (self.what, self.code, self.detail, self.serial, self.client_id) == (
+            *(other.what, other.code, other.detail, other.serial, other.client_id),
+        )
+
+
+class Party(Protocol):
+    """Whom an event is about: a connection."""
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+
+    peer: Peer | None
+    refusal: Refused | None
+
+
+def named(party: Party) -> dict[str, str]:
+    """Return who *party* is, for the log, as far as a verified certificate says."""
+    peer, refusal = party.peer, party.refusal
+    if peer is not None:
+        return {"identity": peer.identity.uri, "serial": peer.serial}
+    return {"identity": refusal.identity, "serial": refusal.serial} if refusal is not None and refusal.serial else {}
+
+
+class History:
+    """The events of one broker."""
+
+    __slots__ = ("_known", "_strangers")
+
+    def __init__(self, most: int) -> None:
+        self._known = _Shelf(most)
+        self._strangers = _Shelf(most // _STRANGERS_PART)
+
+    def __len__(self) -> int:
+        return len(self._known) + len(self._strangers)
+
+    def note(self, what: Happened, party: Party, code: str, detail: str, client_id: str, now: float) -> None:
+        """Record that *what* happened to *party*."""
+        peer, refusal = party.peer, party.refusal
+        identity: Identity | str | None = None
+        serial = ""
+        if peer is not None:
+            identity, serial = peer.identity, peer.serial
+        elif refusal is not None and refusal.identity:
+            identity, serial = refusal.identity, refusal.serial
+        detail = detail[:_LONGEST_DETAIL]
+        event = Event(what, code, detail, party.address, identity, serial, client_id[:_LONGEST_DETAIL], now, now)
+        if identity is not None:
+            self._known.add(str(identity), event)
+        else:
+            self._strangers.add(event.host, event)
+
+    def turned_away(self, host: str, code: str, now: float) -> None:
+        """Record that a connection from *host* was closed before TLS."""
+        self._strangers.add(host, Event(Happened.REFUSED, code, "", f"{host}:0", None, "", "", now, now))
+
+    def known(self) -> Iterator[list[Event]]:
+        """Yield the events of each identity, from a copy."""
+        return iter(self._known.copy())
+
+    def strangers(self, host: str) -> list[Event]:
+        """Return the events of those at *host* who have not proved to be anybody."""
+        return self._strangers.find(host)
+
+
+class _Shelf:
+    """Events by key, bounded in all and each."""
+
+    __slots__ = ("_events", "_most", "_size")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._size = 0
+        self._events: dict[str, list[Event]] = {}
+        """By key; the key with the newest event is the last."""
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, key: str, event: Event) -> None:
+        """File *event*, and drop what is one too many."""
+        if self._most < 1:
+            return
+        events = self._events.pop(key, None)
+        if events is None:
+            self._events[key] = [event]
+            self._size += 1
+        else:
+            self._events[key] = events
+            newest = events[-1]
+            if event.repeats(newest):
+                newest.times += 1
+                newest.last = event.last
+                newest.address = event.address
+                return
+            events.append(event)
+            if len(events) > MOST_OF_ONE:
+                del events[0]
+            else:
+                self._size += 1
+        if self._size > self._most:
+            silent = next(iter(self._events))
+            del self._events[silent][0]
+            self._size -= 1
+            if not self._events[silent]:
+                del self._events[silent]
+
+    def find(self, key: str) -> list[Event]:
+        """Return the events of *key*, the oldest first."""
+        return list(self._events.get(key, ()))
+
+    def copy(self) -> list[list[Event]]:
+        """Return the events of every key, in lists that may change."""
+        return list(self._events.values())

@@ -1,0 +1,174 @@
+"""Other trust anchors, bundles or terms for a running broker: a new generation of trust, and everybody judged by it.
+
+Theory
+------
+The new generation is built whole, from the files and settings as they are now; what is wrong with it is the reason why
+the old one stays. When it counts, the listeners get a TLS context with its anchors, so that no TLS session of before is
+resumed, and every connection is examined again, with the certificate that its socket still has: whom nobody vouches for
+any more, or who would be somebody else by now, is disconnected. The others do not notice.
+
+Rules
+-----
+1. A few connections at a time, with the event loop between: an examination costs as much as at the door.
+2. That a revocation status is not known is no reason to put out somebody who is in; that it is known, is.
+3. A session that is kept for a client that is away is judged when the client comes.
+4. `preview` goes the same way and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from broker.admission.admission import Admission, Peer
+from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.trust import Trust
+from broker.config import BrokerConfig
+from broker.engine import Client, Engine
+from broker.listener import Listener
+from broker.mqtt.codes import ReasonCode
+from broker.reload.parts import Unchanged, describe_anchors, digest
+from broker.reload.report import SHOWN, Affected, Effects, Part
+from broker.sources.revocation_lists import RevocationLists
+from broker.sources.trust_files import anchor_files, load_trust, trust_of_cafile
+
+_CONNECTIONS_A_STEP = 50
+
+Anchors = Path | str
+
+
+@dataclass(frozen=True, slots=True)
+class NewTrust:
+    """What `load` has read."""
+
+    mark: tuple[object, ...]
+    anchors: Anchors
+    context: ssl.SSLContext
+    config: BrokerConfig
+    trust: Trust | None
+    """What admission gets."""
+    judge: Trust
+    """What those who are connected are judged by: the same, or `cafile` as a bundle."""
+
+
+class ReloadedTrust:
+    """Anchors and bundles."""
+
+    part = Part.TRUST
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: BrokerConfig,
+        build: Callable[[Anchors], ssl.SSLContext],
+        listeners: Sequence[Listener],
+        lists: RevocationLists,
+        clock: Callable[[], float],
+    ) -> None:
+        """Begin with *config*; *build* makes a context that believes these anchors, or raises."""
+        self._engine = engine
+        self._build = build
+        self._listeners = listeners
+        self._lists = lists
+        self._clock = clock
+        self._mark = self._mark_of(config)
+        self.anchors: Anchors = anchors_of(config, engine.admission.trust)
+        """What contexts believe at present."""
+
+    def files(self, config: BrokerConfig) -> Sequence[Path]:
+        """Return the files with anchors, and the directories of such files."""
+        return anchor_files(config)
+
+    def load(self, config: BrokerConfig, _candidate: str | None) -> NewTrust | Unchanged:
+        """Return the next generation, whole. Raises `TlsConfigurationError`."""
+        mark = self._mark_of(config)
+        if mark == self._mark:
+            return Unchanged()
+        trust = load_trust(config, self._engine.admission.trust_generation + 1)
+        anchors = anchors_of(config, trust)
+        context = self._build(anchors)
+        return NewTrust(mark, anchors, context, config, trust, trust or trust_of_cafile(config))
+
+    async def preview(self, loaded: NewTrust) -> tuple[str, Effects | None]:
+        """Judge every connection by the new generation."""
+        return describe_anchors(loaded.context), await self._sweep(loaded, change=False)
+
+    async def apply(self, loaded: NewTrust) -> tuple[str, Effects | None]:
+        """Let the new generation count."""
+        admission = self._engine.admission
+        self._mark, self.anchors = loaded.mark, loaded.anchors
+        admission.trust = loaded.trust
+        admission.trust_generation += 1
+        for listener in self._listeners:
+            listener.context = loaded.context
+        await self._lists.use(loaded.config)
+        return f"{describe_anchors(loaded.context)}, generation {admission.trust_generation}", await self._sweep(
+            loaded, change=True
+        )
+
+    def _mark_of(self, config: BrokerConfig) -> tuple[object, ...]:
+        lists = (config.crlfile, config.crl_urls, config.crl_from_certificates, config.crl_policy)
+        return digest(anchor_files(config)), config.trust, lists
+
+    async def _sweep(self, loaded: NewTrust, *, change: bool) -> Effects:
+        engine = self._engine
+        admission = copy.copy(engine.admission)
+        admission.trust = loaded.judge
+        connections = engine.connections()
+        connected, disconnected = len(connections), 0
+        affected: list[Affected] = []
+        for start in range(0, connected, _CONNECTIONS_A_STEP):
+            now, wall = self._clock(), datetime.now(UTC)
+            for connection in connections[start : start + _CONNECTIONS_A_STEP]:
+                session = connection.session
+                outcome = judge(admission, connection, wall) if session is not None else None
+                if isinstance(outcome, Refused) and session is not None:
+                    disconnected += 1
+                    if len(affected) < SHOWN:
+                        affected.append(
+                            Affected(session.client_id, session.owner.uri, f"{outcome.code}: {outcome.detail}")
+                        )
+                    if change:
+                        detail = f"the trust settings have changed: {outcome.detail}"
+                        connection.disconnect(outcome.code, ReasonCode.NOT_AUTHORIZED, detail, now)
+                elif isinstance(outcome, Peer) and change and loaded.trust is not None:
+                    engine.renew(connection, outcome, now)
+            if change:
+                engine.turn.request()
+            await asyncio.sleep(0)
+        return Effects(connected, disconnected, affected=tuple(affected))
+
+
+def judge(admission: Admission, connection: Client, wall: datetime) -> Peer | Refused | None:
+    """Return what *admission* makes of a connection's certificate today; None where there is none: a plain listener."""
+    certificate, verified = connection.presented()
+    peer, session = connection.peer, connection.session
+    if certificate is None or peer is None or session is None:
+        return None
+
+    def path() -> Sequence[bytes]:
+        # A resumed session has none of its own; its issuer is known from the full handshake before.
+        if len(verified) > 1 or peer.issuer is None:
+            return verified
+        return [certificate, *(each.certificate.public_bytes(Encoding.DER) for each in peer.issuer.path())]
+
+    outcome = admission.examine(certificate, wall, path, status=False)
+    if isinstance(outcome, Peer) and outcome.identity != session.owner:
+        return Refused(
+            RefusalCode.IDENTITY_CHANGED,
+            ReasonCode.NOT_AUTHORIZED,
+            f"the certificate names {outcome.identity} now",
+        )
+    return outcome
+
+
+def anchors_of(config: BrokerConfig, trust: Trust | None) -> Anchors:
+    """Return what OpenSSL is to believe."""
+    return trust.anchors_pem if config.trust and trust is not None else config.cafile

@@ -1,0 +1,52 @@
+"""Why a TLS handshake failed, as a stable code: what OpenSSL says in fifty ways, in the words of admission.
+
+Rules
+-----
+1. The code is the true one: an expired certificate is `EXPIRED` whether OpenSSL finds it in the handshake or
+   admission after a resumed one.
+2. What is not in the table is `TLS_HANDSHAKE_FAILED`, with OpenSSL's own words.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+from broker.admission.refusal import RefusalCode
+
+# X509_V_ERR_… of OpenSSL's x509_vfy.h.
+_VERIFY = {
+    9: RefusalCode.NOT_YET_VALID,
+    10: RefusalCode.EXPIRED,
+    23: RefusalCode.REVOKED,
+    26: RefusalCode.WRONG_PURPOSE,
+    **dict.fromkeys((2, 7, 18, 19, 20, 21, 22, 24, 25, 27, 29, 30, 31, 32, 33, 79), RefusalCode.UNTRUSTED_ISSUER),
+    **dict.fromkeys((66, 67, 68), RefusalCode.WEAK_CERTIFICATE),
+}
+
+_REASONS = {
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": RefusalCode.NO_CERTIFICATE,
+    "UNSUPPORTED_PROTOCOL": RefusalCode.UNSUPPORTED_TLS_VERSION,
+    "NO_PROTOCOLS_AVAILABLE": RefusalCode.UNSUPPORTED_TLS_VERSION,
+    "VERSION_TOO_LOW": RefusalCode.UNSUPPORTED_TLS_VERSION,
+    "WRONG_VERSION_NUMBER": RefusalCode.NOT_TLS,
+    "HTTP_REQUEST": RefusalCode.NOT_TLS,
+    "HTTPS_PROXY_REQUEST": RefusalCode.NOT_TLS,
+    "UNKNOWN_PROTOCOL": RefusalCode.NOT_TLS,
+    "BAD_RECORD_TYPE": RefusalCode.NOT_TLS,
+    # Alerts that the client sends: it does not believe the broker's certificate.
+    "TLSV1_ALERT_UNKNOWN_CA": RefusalCode.BROKER_NOT_TRUSTED,
+    "SSLV3_ALERT_BAD_CERTIFICATE": RefusalCode.BROKER_NOT_TRUSTED,
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": RefusalCode.BROKER_NOT_TRUSTED,
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": RefusalCode.BROKER_NOT_TRUSTED,
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": RefusalCode.BROKER_NOT_TRUSTED,
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": RefusalCode.BROKER_NOT_TRUSTED,
+}
+
+
+def code_of(error: OSError) -> RefusalCode:
+    """Return the stable code of a handshake that has failed with *error*."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _VERIFY.get(error.verify_code, RefusalCode.TLS_HANDSHAKE_FAILED)
+    if isinstance(error, ssl.SSLError) and error.reason is not None:
+        return _REASONS.get(error.reason, RefusalCode.TLS_HANDSHAKE_FAILED)
+    return RefusalCode.TLS_HANDSHAKE_FAILED

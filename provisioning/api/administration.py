@@ -1,0 +1,33 @@
+"""What the operators' routes about enrolment call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from provisioning.enrolment.approvals import ApprovalService
+from provisioning.enrolment.claims import ClaimService
+from provisioning.enrolment.device_list import DeviceListService
+from provisioning.enrolment.groups import GroupService
+from provisioning.enrolment.manufacturers import ManufacturerService
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentAdministration:
+    """The services behind the routes; `app.state.enrolment_services` holds them."""
+
+    groups: GroupService
+    claims: ClaimService
+    manufacturers: ManufacturerService
+    lists: DeviceListService
+    approvals: ApprovalService
+
+
+async def _administration_of(request: Request) -> EnrolmentAdministration:
+    services: EnrolmentAdministration = request.app.state.enrolment_services
+    return services
+
+
+Administration = Annotated[EnrolmentAdministration, Depends(_administration_of)]

@@ -1,0 +1,73 @@
+"""The operators' REST API for requests that wait for a decision."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Depends, Query
+from fastapi import Path as PathParameter
+from pydantic import BaseModel, ConfigDict
+
+from provisioning.api.administration import Administration
+from provisioning.api.operators import (
+    DEFAULT_PAGE,
+    PREFIX,
+    Limit,
+    Name,
+    Operator,
+    authorise_operator,
+    for_role,
+    rfc3339,
+)
+from provisioning.operator_role import OperatorRole
+from provisioning.store.approvals import ApprovalState, StoredApproval
+
+router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
+"""Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
+
+Number = Annotated[int, PathParameter(ge=1, le=2**63 - 1)]
+After = Annotated[int, Query(ge=0, le=2**63 - 1)]
+
+
+class Decision(BaseModel):
+    """What an operator has decided about a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decision: Literal["approve", "deny"]
+
+
+@router.get("/approvals")
+async def list_approvals(
+    administration: Administration,
+    limit: Limit = DEFAULT_PAGE,
+    after: After = 0,
+    group: Name | None = None,
+    state: ApprovalState | None = None,
+) -> dict[str, Any]:
+    """List requests, oldest first. ``next`` is the cursor of the page that follows."""
+    found = await administration.approvals.page(limit=limit + 1, after=after, group=group, state=state)
+    items = [_item(each) for each in found[:limit]]
+    return {"items": items, "next": str(items[-1]["id"]) if len(found) > limit else None}
+
+
+@router.post("/approvals/{number}/decision")
+@for_role(OperatorRole.ENROLLER)
+async def decide(number: Number, body: Decision, operator: Operator, administration: Administration) -> dict[str, Any]:
+    """Approve or deny a request. The device gets its answer when it asks again."""
+    approve = body.decision == "approve"
+    return _item(await administration.approvals.decide(number, approve=approve, by=operator.device.name))
+
+
+def _item(approval: StoredApproval) -> dict[str, Any]:
+    return {
+        "id": approval.id,
+        "group": approval.request.group,
+        "name": approval.request.name,
+        "key_sha256": approval.request.spki_sha256.hex(),
+        "evidence": approval.request.evidence,
+        "state": approval.state,
+        "requested_at": rfc3339(approval.requested_at),
+        "decided_at": None if approval.decided_at is None else rfc3339(approval.decided_at),
+        "decided_by": approval.decided_by,
+    }

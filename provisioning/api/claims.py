@@ -1,0 +1,85 @@
+"""The operators' REST API for claim certificates."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
+from provisioning.api.administration import Administration
+from provisioning.api.operators import DEFAULT_PAGE, PREFIX, Limit, Name, Operator, authorise_operator, rfc3339
+from provisioning.enrolment.claims import DEFAULT_TRIAL, ClaimOrder
+from provisioning.store.claims import StoredClaim
+
+router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
+"""Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
+
+Seconds = Annotated[int, Field(ge=0, le=10**9)]
+
+
+class NewClaim(BaseModel):
+    """A claim certificate to make, for ``maximum_devices`` new devices of ``group``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    group: Name
+    maximum_devices: Annotated[int, Field(ge=0, le=10**9)]
+    life_seconds: Seconds
+    activation_seconds: Seconds = int(DEFAULT_TRIAL.total_seconds())
+
+
+@router.post("/claims", status_code=HTTPStatus.CREATED)
+async def create_claim(body: NewClaim, operator: Operator, administration: Administration) -> dict[str, Any]:
+    """Make a claim certificate. Its key is in this answer and nowhere else."""
+    order = ClaimOrder(
+        body.name,
+        body.group,
+        body.maximum_devices,
+        timedelta(seconds=body.life_seconds),
+        timedelta(seconds=body.activation_seconds),
+    )
+    issued = await administration.claims.create(order, by=operator.device.name)
+    return _item(issued.claim) | {"private_key": issued.key_pem.decode()}
+
+
+@router.get("/claims")
+async def list_claims(
+    administration: Administration, limit: Limit = DEFAULT_PAGE, after: Name | None = None
+) -> dict[str, Any]:
+    """List claims in order of name. ``next`` is the cursor of the page that follows."""
+    found = await administration.claims.page(limit=limit + 1, after=after)
+    items = [_item(each) for each in found[:limit]]
+    return {"items": items, "next": items[-1]["name"] if len(found) > limit else None}
+
+
+@router.get("/claims/{name}")
+async def show_claim(name: str, administration: Administration) -> dict[str, Any]:
+    """Show one claim."""
+    return _item(await administration.claims.find(name))
+
+
+@router.delete("/claims/{name}")
+async def end_claim(name: str, operator: Operator, administration: Administration) -> dict[str, Any]:
+    """End a claim: it lets nobody in any more. It stays in the list."""
+    return _item(await administration.claims.end(name, by=operator.device.name))
+
+
+def _item(claim: StoredClaim) -> dict[str, Any]:
+    return {
+        "name": claim.name,
+        "group": claim.group,
+        "maximum_devices": claim.maximum_devices,
+        "used": claim.used,
+        "activation_seconds": int(claim.trial.total_seconds()),
+        "expires_at": rfc3339(claim.expires_at),
+        "ended_at": None if claim.ended_at is None else rfc3339(claim.ended_at),
+        "fingerprint_sha256": claim.fingerprint_sha256,
+        "certificate": ssl.DER_cert_to_PEM_cert(claim.der),
+        "created_at": rfc3339(claim.created_at),
+        "created_by": claim.created_by,
+    }

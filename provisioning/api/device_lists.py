@@ -1,0 +1,65 @@
+"""The operators' REST API for lists of expected devices."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from provisioning.api.administration import Administration
+from provisioning.api.operators import DEFAULT_PAGE, PREFIX, Limit, Name, Operator, authorise_operator, for_role
+from provisioning.enrolment.device_list import MAXIMUM_BATCH
+from provisioning.operator_role import OperatorRole
+
+router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
+"""Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
+
+
+class Expected(BaseModel):
+    """A device that is expected; ``key_sha256`` is its public key's SHA-256, if it is known."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(max_length=200)]
+    key_sha256: Annotated[str, Field(max_length=200)] | None = None
+
+
+class Batch(BaseModel):
+    """Devices to expect; what is wrong with one does not keep the others out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    devices: Annotated[list[Expected], Field(min_length=1, max_length=MAXIMUM_BATCH)]
+
+
+@router.post("/groups/{group}/listed")
+@for_role(OperatorRole.ENROLLER)
+async def list_devices(group: str, body: Batch, operator: Operator, administration: Administration) -> dict[str, Any]:
+    """Put devices on a group's list. ``errors`` names those that are wrong by their place in the request, from 0."""
+    batch = [(each.name, each.key_sha256) for each in body.devices]
+    outcome = await administration.lists.add(group, batch, by=operator.device.name)
+    errors = [{"index": place, "detail": detail} for place, detail in outcome.errors.items()]
+    return {"new": outcome.new, "replaced": outcome.replaced, "errors": errors}
+
+
+@router.get("/groups/{group}/listed")
+async def listed_devices(
+    group: str, administration: Administration, limit: Limit = DEFAULT_PAGE, after: Name | None = None
+) -> dict[str, Any]:
+    """List the devices that a group expects, in order of name. ``next`` is the cursor of the page that follows."""
+    found = await administration.lists.page(group, limit=limit + 1, after=after)
+    items = [
+        {"name": each.name, "key_sha256": None if each.spki_sha256 is None else each.spki_sha256.hex()}
+        for each in found[:limit]
+    ]
+    return {"items": items, "next": items[-1]["name"] if len(found) > limit else None}
+
+
+@router.delete("/groups/{group}/listed/{name}", status_code=HTTPStatus.NO_CONTENT)
+@for_role(OperatorRole.ENROLLER)
+async def unlist_device(group: str, name: str, operator: Operator, administration: Administration) -> Response:
+    """Take a device off a group's list. If it has enrolled, it stays."""
+    await administration.lists.remove(group, name, by=operator.device.name)
+    return Response(status_code=HTTPStatus.NO_CONTENT)

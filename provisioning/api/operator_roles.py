@@ -1,0 +1,55 @@
+"""The operators' REST API about operators: who they are, what each may do, and who is asking."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict
+
+from provisioning.api.operators import PREFIX, Operator, Services, authorise_operator, rfc3339
+from provisioning.operator_role import OperatorRole
+from provisioning.store.operators import OperatorGrant
+
+router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
+"""Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
+
+
+class RoleChange(BaseModel):
+    """What an operator may do from now on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: OperatorRole
+
+
+@router.get("/operators")
+async def list_operators(services: Services) -> dict[str, Any]:
+    """List operators in order of name, with what each may do."""
+    return {"items": [_item(each) for each in await services.operator_roles.every()]}
+
+
+@router.get("/operators/me")
+async def show_me(operator: Operator) -> dict[str, Any]:
+    """Say who is asking, with which certificate, and what he may do."""
+    return {
+        "name": operator.device.name,
+        "role": operator.role,
+        "serial": operator.certificate.serial,
+        "not_after": rfc3339(operator.certificate.not_after),
+    }
+
+
+@router.put("/operators/{name}")
+async def grant_role(name: str, body: RoleChange, operator: Operator, services: Services) -> dict[str, Any]:
+    """Say what an operator may do. 409 if that would leave no admin with a good certificate."""
+    return _item(await services.operator_roles.grant(name, body.role, by=operator.device.name))
+
+
+def _item(grant: OperatorGrant) -> dict[str, Any]:
+    return {
+        "name": grant.name,
+        "role": grant.role,
+        "granted_at": None if grant.granted_at is None else rfc3339(grant.granted_at),
+        "granted_by": grant.granted_by,
+    }

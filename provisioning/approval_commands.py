@@ -1,0 +1,127 @@
+"""The operator's commands about requests that wait for a decision."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from provisioning.client.enrolment import Approval, EnrolmentOperatorClient
+from provisioning.service_command import (
+    CaFile,
+    Cert,
+    Directory,
+    Json,
+    Key,
+    Url,
+    print_json,
+    print_table,
+    shown_time,
+    with_client,
+)
+from provisioning.store.approvals import ApprovalState
+
+approval_app = typer.Typer(help="Decide about requests for certificates.", no_args_is_help=True)
+
+Number = Annotated[int, typer.Argument(min=1, help="The request's number, as the list says it.")]
+
+
+@approval_app.command("list")
+def list_approvals(
+    group: Annotated[str | None, typer.Option(help="Of this group only.", show_default=False)] = None,
+    state: Annotated[ApprovalState, typer.Option(help="Which requests.")] = ApprovalState.PENDING,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """List requests, oldest first: by default those that wait.
+
+    \b
+    Example:
+      fleet-provisioning approval list --group lab
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        found = [each async for each in client.approvals(group=group, state=state)]
+        if as_json:
+            print_json(found)
+            return
+        columns = ("number", "device", "group", "shown", "key SHA-256", "since", "state")
+        print_table(columns, (_row(each) for each in found))
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@approval_app.command("approve")
+def approve(
+    number: Number,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Approve a request. The device gets its certificate when it asks again with the same key.
+
+    \b
+    Example:
+      fleet-provisioning approval approve 17
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    _decide(number, directory, url, cafile, cert, key, allowed=True, as_json=as_json)
+
+
+@approval_app.command("deny")
+def deny(
+    number: Number,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Deny a request. A denied request may be approved later.
+
+    \b
+    Example:
+      fleet-provisioning approval deny 17
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    _decide(number, directory, url, cafile, cert, key, allowed=False, as_json=as_json)
+
+
+def _decide(
+    number: int,
+    directory: Directory,
+    url: Url,
+    cafile: CaFile,
+    cert: Cert,
+    key: Key,
+    *,
+    allowed: bool,
+    as_json: bool,
+) -> None:
+    async def command(client: EnrolmentOperatorClient) -> None:
+        decided = await client.decide(number, approve=allowed)
+        if as_json:
+            print_json(decided)
+            return
+        sys.stdout.write(f"Request {number}, for {decided.name} in group {decided.group}, is {decided.state}.\n")
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+def _row(approval: Approval) -> tuple[str, ...]:
+    return (
+        str(approval.id),
+        approval.name,
+        approval.group,
+        approval.evidence,
+        approval.key_sha256,
+        shown_time(approval.requested_at),
+        approval.state,
+    )

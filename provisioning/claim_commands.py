@@ -1,0 +1,138 @@
+"""The operator's commands about claim certificates, each shared by a production batch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from provisioning.client.enrolment import ClaimCertificate, EnrolmentOperatorClient
+from provisioning.errors import ConfigurationError
+from provisioning.pki.keys import KeyFileError, write_private
+from provisioning.service_command import (
+    CaFile,
+    Cert,
+    Directory,
+    Json,
+    Key,
+    Url,
+    print_json,
+    print_table,
+    shown_time,
+    with_client,
+)
+
+claim_app = typer.Typer(help="Make claim certificates for production batches.", no_args_is_help=True)
+
+_SECONDS_A_DAY = 24 * 60 * 60
+
+
+@claim_app.command("create")
+def create_claim(
+    name: Annotated[str, typer.Argument(help="The claim's name, for lists and logs.")],
+    group: Annotated[str, typer.Option(help="The group that the devices enter; it must allow the way claim.")],
+    devices: Annotated[int, typer.Option(min=1, help="How many devices it may let in.")],
+    output: Annotated[Path, typer.Option(help="PEM file to create with key and certificate, mode 0600.")],
+    days: Annotated[int, typer.Option(min=1, help="Until it ends.")] = 30,
+    activation: Annotated[
+        int | None,
+        typer.Option(min=0, help="Seconds in which a device must activate its certificate (default: 3600)."),
+    ] = None,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+) -> None:
+    """Make a claim certificate with its key. The key is written to the file and kept nowhere else.
+
+    \b
+    Example:
+      fleet-provisioning group create line-7 --way claim
+      fleet-provisioning claim create batch-2026-11 --group line-7 --devices 5000 --output claim.pem
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        if output.exists():
+            raise ConfigurationError(f"{output} exists already: choose another --output, it is never overwritten")
+        issued = await client.create_claim(
+            name,
+            group=group,
+            maximum_devices=devices,
+            life_seconds=days * _SECONDS_A_DAY,
+            activation_seconds=activation,
+        )
+        try:
+            write_private(output, (issued.private_key + issued.certificate).encode())
+        except KeyFileError as error:
+            await client.end_claim(name)
+            raise ConfigurationError(f"{error}; the claim was ended again") from error
+        sys.stdout.write(f"Claim {name} in {output}: {devices} devices until {shown_time(issued.expires_at)}\n")
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@claim_app.command("list")
+def list_claims(
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """List claims, and how many of their places are taken.
+
+    \b
+    Example:
+      fleet-provisioning claim list
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        found = [each async for each in client.claims()]
+        if as_json:
+            print_json(found)
+            return
+        print_table(("name", "group", "used", "of", "until", "ended"), (_row(each) for each in found))
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@claim_app.command("end")
+def end_claim(
+    name: Annotated[str, typer.Argument(help="The claim's name.")],
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """End a claim now: it lets nobody in any more. Devices that came in by it stay.
+
+    \b
+    Example:
+      fleet-provisioning claim end batch-2026-11
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        ended = await client.end_claim(name)
+        if as_json:
+            print_json(ended)
+            return
+        sys.stdout.write(f"Claim {name} has ended; it let in {ended.used} of {ended.maximum_devices} devices.\n")
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+def _row(claim: ClaimCertificate) -> tuple[str, ...]:
+    return (
+        claim.name,
+        claim.group,
+        str(claim.used),
+        str(claim.maximum_devices),
+        shown_time(claim.expires_at),
+        "-" if claim.ended_at is None else shown_time(claim.ended_at),
+    )

@@ -1,0 +1,69 @@
+"""Requests that wait for a person: listed, approved, denied.
+
+Rules
+-----
+1. A decision may be changed until the certificate is issued; afterwards the certificate has to be revoked.
+2. A request is approved with the key that it names: an operator who wants to be sure compares the key with the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import Code, Refused
+from provisioning.store import approvals, audit
+from provisioning.store.approvals import ApprovalState, StoredApproval
+from provisioning.store.audit import Action
+from provisioning.store.database import Database
+
+log = structlog.get_logger(__name__)
+
+
+class ApprovalService:
+    """Lists and decides requests."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def decide(self, approval_id: int, *, approve: bool, by: str) -> StoredApproval:
+        """Approve or deny a request; raise `Refused` if there is none, or it has its certificate already."""
+        state = ApprovalState.APPROVED if approve else ApprovalState.DENIED
+
+        def record(connection: Connection) -> StoredApproval:
+            found = approvals.find_by_id(connection, approval_id)
+            if found is None:
+                raise Refused(Code.APPROVAL_UNKNOWN, f"no request has the number {approval_id}")
+            if found.state is ApprovalState.USED:
+                raise Refused(
+                    Code.APPROVAL_DECIDED,
+                    f"request {approval_id} was approved and {found.request.name} has its certificate: revoke that",
+                )
+            now = self._clock()
+            approvals.decide(connection, approval_id, state, by=by, now=now)
+            facts = {
+                "request": approval_id,
+                "group": found.request.group,
+                "key_sha256": found.request.spki_sha256.hex(),
+                "evidence": found.request.evidence,
+            }
+            action = Action.APPROVED if approve else Action.DENIED
+            audit.append(connection, now, by, action, found.request.name, facts)
+            return replace(found, state=state, decided_at=now, decided_by=by)
+
+        decided = await self._database.write(record)
+        log.info("request decided", request=approval_id, name=decided.request.name, state=state.value, by=by)
+        return decided
+
+    async def page(
+        self, *, limit: int, after: int, group: str | None, state: ApprovalState | None
+    ) -> list[StoredApproval]:
+        """Return requests, oldest first, after the number *after*."""
+        return await self._database.read(
+            lambda connection: approvals.page(connection, limit=limit, after=after, group=group, state=state)
+        )

@@ -1,0 +1,195 @@
+"""Claim certificates, made and ended by operators.
+
+Theory
+------
+A claim certificate signs itself: no CA vouches for it, so no broker and no other service ever trusts it. The HTTPS
+server takes it as an anchor of its own, and only enrolment looks for it (`provisioning.enrolment.ways.claim`). Its key
+is made here, handed to the operator once, and not kept.
+
+Rules
+-----
+1. A claim has an end and a number of devices; both are checked when it is used, whatever TLS thinks of it.
+2. It is no CA: what its key signs is nobody's certificate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from provisioning.ca.profile import DIGITAL_SIGNATURE
+from provisioning.errors import Code, Refused
+from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.pki.keys import generate_key, key_to_pem
+from provisioning.store import audit, claims, serials
+from provisioning.store.audit import Action
+from provisioning.store.claims import NewClaim, StoredClaim
+from provisioning.store.database import Database
+
+MAXIMUM_LIFE: Final = timedelta(days=366)
+MAXIMUM_DEVICES: Final = 1_000_000
+TRIALS: Final = (timedelta(minutes=5), timedelta(days=7))
+DEFAULT_TRIAL: Final = timedelta(hours=1)
+_BACKDATE: Final = timedelta(minutes=1)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimOrder:
+    """What an operator asks for."""
+
+    name: str
+    group: str
+    maximum_devices: int
+    life: timedelta
+    trial: timedelta = DEFAULT_TRIAL
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedClaim:
+    """A claim on its way to the operator; the only moment at which its key exists here."""
+
+    claim: StoredClaim
+    key_pem: bytes
+
+    def __repr__(self) -> str:
+        """Leave the key out: representations end in logs."""
+        return f"IssuedClaim({self.claim.name!r})"
+
+
+class ClaimService:
+    """Makes, lists and ends claims."""
+
+    def __init__(
+        self, database: Database, clock: Callable[[], datetime], trust_changed: Callable[[], Awaitable[object]]
+    ) -> None:
+        """*trust_changed* is awaited after a claim was made or ended."""
+        self._database = database
+        self._clock = clock
+        self._trust_changed = trust_changed
+
+    async def create(self, order: ClaimOrder, *, by: str) -> IssuedClaim:
+        """Make a claim certificate and its key; raise `Refused` naming the field that is wrong."""
+        _check(order)
+        now = self._clock()
+        key = generate_key()
+        certificate = _self_signed(order, key, now)
+        der = certificate.public_bytes(Encoding.DER)
+        fingerprint = hashlib.sha256(der).hexdigest()
+        new = NewClaim(
+            order.name,
+            order.group,
+            fingerprint,
+            der,
+            order.maximum_devices,
+            order.trial,
+            certificate.not_valid_after_utc,
+        )
+
+        def record(connection: Connection) -> StoredClaim:
+            try:
+                claims.add(connection, new, by=by, now=now)
+            except IntegrityError as error:
+                raise Refused(Code.NAME_EXISTS, f"there is a claim {order.name}: choose another name") from error
+            facts = {
+                "group": order.group,
+                "maximum_devices": order.maximum_devices,
+                "expires_at": new.expires_at,
+                "fingerprint_sha256": fingerprint,
+            }
+            audit.append(connection, now, by, Action.CLAIM_CREATED, order.name, facts)
+            return _known(claims.find_named(connection, order.name, now), order.name)
+
+        stored = await self._database.write(record)
+        await self._trust_changed()
+        log.info("claim created", claim=order.name, group=order.group, devices=order.maximum_devices, by=by)
+        return IssuedClaim(stored, key_to_pem(key))
+
+    async def end(self, name: str, *, by: str) -> StoredClaim:
+        """End a claim: it lets nobody in any more. Who came in by it stays."""
+
+        def record(connection: Connection) -> StoredClaim:
+            now = self._clock()
+            if claims.end(connection, name, now):
+                audit.append(connection, now, by, Action.CLAIM_ENDED, name, {})
+            return _known(claims.find_named(connection, name, now), name)
+
+        ended = await self._database.write(record)
+        await self._trust_changed()
+        log.info("claim ended", claim=name, by=by)
+        return ended
+
+    async def find(self, name: str) -> StoredClaim:
+        """Return the claim called *name*; raise `Refused` if there is none."""
+        now = self._clock()
+        return _known(await self._database.read(lambda connection: claims.find_named(connection, name, now)), name)
+
+    async def page(self, *, limit: int, after: str | None) -> list[StoredClaim]:
+        """Return claims in order of name, after the name *after*."""
+        now = self._clock()
+        return list(
+            await self._database.read(lambda connection: claims.page(connection, limit=limit, after=after, now=now))
+        )
+
+
+def _check(order: ClaimOrder) -> None:
+    try:
+        check_name("name", order.name)
+        check_name("group", order.group)
+    except InvalidIdentity as error:
+        raise _invalid(str(error)) from error
+    if not 1 <= order.maximum_devices <= MAXIMUM_DEVICES:
+        raise _invalid(f"maximum_devices must be 1 to {MAXIMUM_DEVICES}")
+    if not timedelta(minutes=1) <= order.life <= MAXIMUM_LIFE:
+        raise _invalid(f"life_seconds must be 60 to {int(MAXIMUM_LIFE.total_seconds())}")
+    if not TRIALS[0] <= order.trial <= TRIALS[1]:
+        raise _invalid(
+            f"activation_seconds must be {int(TRIALS[0].total_seconds())} to {int(TRIALS[1].total_seconds())}"
+        )
+
+
+def _self_signed(order: ClaimOrder, key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:
+    name = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "Fleetgate claim"),
+            x509.NameAttribute(NameOID.COMMON_NAME, order.name),
+        ]
+    )
+    now = now.replace(microsecond=0)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(serials.new_serial())
+        .not_valid_before(now - _BACKDATE)
+        .not_valid_after(now + order.life)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(DIGITAL_SIGNATURE, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _known(stored: StoredClaim | None, name: str) -> StoredClaim:
+    if stored is None:
+        raise Refused(Code.CLAIM_UNKNOWN, f"no claim is called {name[:80]!r}")
+    return stored
+
+
+def _invalid(detail: str) -> Refused:
+    return Refused(Code.INVALID_REQUEST, detail)

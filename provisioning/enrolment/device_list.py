@@ -1,0 +1,107 @@
+"""Lists of expected devices, filled and emptied by operators.
+
+Rules
+-----
+1. A batch is looked at entry by entry: what is right is recorded, what is wrong is named with its place.
+2. A name that is listed again takes the new entry's key: the operator's last word holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import Code, Refused
+from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.store import audit, listed_devices
+from provisioning.store.audit import Action
+from provisioning.store.database import Database
+from provisioning.store.listed_devices import ListedDevice
+
+MAXIMUM_BATCH: Final = 2000
+_SHA256: Final = 32
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ListOutcome:
+    """What became of a batch: *errors* by the place of the entry, from 0."""
+
+    new: int
+    replaced: int
+    errors: Mapping[int, str]
+
+
+class DeviceListService:
+    """Adds to, reads and takes from the lists of expected devices."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def add(self, group: str, batch: Sequence[tuple[str, str | None]], *, by: str) -> ListOutcome:
+        """Record names with their keys (SHA-256 of the SubjectPublicKeyInfo, in hexadecimal) where they are known."""
+        _check_group(group)
+        entries: dict[str, ListedDevice] = {}
+        errors: dict[int, str] = {}
+        for place, (name, key) in enumerate(batch):
+            try:
+                entry = ListedDevice(check_name("name", name), None if key is None else _sha256(key))
+            except ValueError as error:
+                errors[place] = str(error)
+                continue
+            if name in entries:
+                errors[place] = f"name {name!r} was in this batch before"
+                continue
+            entries[name] = entry
+
+        def record(connection: Connection) -> int:
+            now = self._clock()
+            new = listed_devices.put(connection, group, list(entries.values()), by=by, now=now)
+            if entries:
+                audit.append(connection, now, by, Action.DEVICES_LISTED, group, {"count": len(entries), "new": new})
+            return new
+
+        new = await self._database.write(record)
+        log.info("devices listed", group=group, entries=len(entries), new=new, wrong=len(errors), by=by)
+        return ListOutcome(new, len(entries) - new, errors)
+
+    async def remove(self, group: str, name: str, *, by: str) -> None:
+        """Take a name off the list; raise `Refused` if it is not on it. Who has enrolled stays."""
+
+        def record(connection: Connection) -> None:
+            if not listed_devices.remove(connection, group, [name]):
+                raise Refused(Code.DEVICE_UNKNOWN, f"{name[:80]!r} is not on the list of group {group[:80]!r}")
+            audit.append(connection, self._clock(), by, Action.DEVICES_UNLISTED, group, {"name": name})
+
+        await self._database.write(record)
+        log.info("device unlisted", group=group, name=name, by=by)
+
+    async def page(self, group: str, *, limit: int, after: str | None) -> list[ListedDevice]:
+        """Return a group's entries in order of name, after the name *after*."""
+        return await self._database.read(
+            lambda connection: listed_devices.page(connection, group, limit=limit, after=after)
+        )
+
+
+def _check_group(group: str) -> None:
+    try:
+        check_name("group", group)
+    except InvalidIdentity as error:
+        raise Refused(Code.INVALID_REQUEST, str(error)) from error
+
+
+def _sha256(text: str) -> bytes:
+    try:
+        digest = bytes.fromhex(text.replace(":", ""))
+    except ValueError:
+        digest = b""
+    if len(digest) != _SHA256:
+        raise ValueError(f"key {text[:80]!r}: give the SHA-256 of the public key in 64 hexadecimal digits")
+    return digest

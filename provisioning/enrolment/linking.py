@@ -1,0 +1,47 @@
+"""Linking a request to its TLS connection (RFC 7030 §3.5): whoever sends the request holds its key here and now.
+
+The request's challengePassword is the base64 of the connection's tls-unique value. A challengePassword that is there is
+always verified, whether the group wants one or not. TLS 1.3 has no tls-unique (RFC 9266), and Python's ssl no other
+binding: there the request is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+
+from provisioning.enrolment.attempt import Attempt
+from provisioning.errors import Code, Refused
+from provisioning.store.groups import Group
+
+
+def check_link(attempt: Attempt, group: Group) -> None:
+    """Raise `Refused` if the request is linked to another connection, or to none where *group* wants it."""
+    challenge = attempt.request.challenge
+    if challenge is None:
+        if group.tls_unique:
+            raise Refused(
+                Code.CSR_LINK,
+                f"group {group.name} wants requests linked to their TLS connection: put the base64 of tls-unique into "
+                "the challengePassword, over TLS 1.2",
+            )
+        return
+    connection = attempt.connection
+    if connection is None or connection.unique is None:
+        version = "this connection" if connection is None else connection.version
+        raise Refused(
+            Code.CSR_LINK,
+            f"the request has a challengePassword, which must be tls-unique, and {version} has none: leave the "
+            "attribute out, or connect with TLS 1.2",
+        )
+    try:
+        value = base64.b64decode(challenge, validate=True)
+    except binascii.Error:
+        value = b""
+    if not hmac.compare_digest(value, connection.unique):
+        raise Refused(
+            Code.CSR_LINK,
+            "the challengePassword is not the base64 of this connection's tls-unique: make the request anew on each "
+            "connection, or leave the attribute out",
+        )

@@ -1,0 +1,64 @@
+"""Who may do what at the operators' API: granted by an admin, effective with the next request.
+
+Rules
+-----
+1. There is always an admin who can get in: the last one with a good certificate keeps the role.
+2. Only an operator, or a name that nobody has yet, is granted a role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import Code, Refused
+from provisioning.operator_role import OperatorRole
+from provisioning.pki.identity import Role
+from provisioning.store import audit, devices, operators
+from provisioning.store.audit import Action
+from provisioning.store.database import Database
+from provisioning.store.operators import OperatorGrant
+
+log = structlog.get_logger(__name__)
+
+
+def change_operator_role(connection: Connection, name: str, role: OperatorRole, *, by: str, now: datetime) -> None:
+    """Grant *role* in the caller's transaction; raise `Refused` if that would leave nobody who can grant one."""
+    device = devices.find(connection, name)
+    if device is not None and device.role is not Role.OPERATOR:
+        raise Refused(Code.NAME_TAKEN, f"{name} is a {device.role} and no operator: choose another name")
+    if role is not OperatorRole.ADMIN and operators.usable_admins(connection, now) == {name}:
+        raise Refused(Code.LAST_ADMIN, f"{name} is the last admin with a good certificate: make another admin first")
+    operators.grant(connection, name, role, by=by, now=now)
+    audit.append(connection, now, by, Action.OPERATOR_ROLE_GRANTED, name, {"role": role.value})
+
+
+class OperatorRoleService:
+    """Grants roles, and says who has which."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def grant(self, name: str, role: OperatorRole, *, by: str) -> OperatorGrant:
+        """Grant a role to an operator who has enrolled; raise `Refused`."""
+        now = self._clock()
+
+        def transaction(connection: Connection) -> None:
+            if devices.find(connection, name) is None:
+                raise Refused(
+                    Code.DEVICE_UNKNOWN,
+                    f"no operator is called {name[:80]!r}: make a token with role operator, which names the role too",
+                )
+            change_operator_role(connection, name, role, by=by, now=now)
+
+        await self._database.write(transaction)
+        log.info("operator role granted", operator=name, role=role.value, by=by)
+        return OperatorGrant(name, role, now, by)
+
+    async def every(self) -> list[OperatorGrant]:
+        """Return all operators in order of name."""
+        return await self._database.read(operators.every)

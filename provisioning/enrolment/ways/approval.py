@@ -1,0 +1,101 @@
+"""An operator's decision about one request: EST's 202 until it is there.
+
+A request is recognised by group, name and public key, and whoever repeats it has signed it with that key. A decision
+is worth one certificate, and evidence that is shown with the request is what the operator sees beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import ClassVar, Final, Self
+
+from sqlalchemy.engine import Connection
+
+from provisioning.enrolment.attempt import Attempt
+from provisioning.enrolment.ways.way import Vouched, Way
+from provisioning.errors import Code, Refused
+from provisioning.pki.keys import spki_fingerprint
+from provisioning.store import approvals, certificates, devices
+from provisioning.store.approvals import ApprovalRequest, ApprovalState, StoredApproval
+from provisioning.store.groups import Group, WayName
+
+RETRY_SECONDS: Final = 30
+MAXIMUM_PENDING: Final = 1000
+"""Of one group: strangers may ask where nothing else is needed."""
+PENDING_DAYS: Final = timedelta(days=7)
+
+
+class Undecided(Exception):
+    """Nobody has decided about *request*: it has to be recorded, and asked again."""
+
+    def __init__(self, request: ApprovalRequest) -> None:
+        super().__init__(request)
+        self.request = request
+
+
+class ApprovalWay(Way):
+    """A condition: nothing is presented for it but the request itself."""
+
+    name: ClassVar[WayName] = WayName.APPROVAL
+
+    @classmethod
+    def presented(cls, connection: Connection, attempt: Attempt) -> Self | None:  # noqa: ARG003 - a way's signature
+        """Apply to every request."""
+        return cls()
+
+    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:
+        """Vouch if an operator has approved; raise `Undecided` if nobody has decided yet, `Refused` if denied."""
+        return approved(connection, attempt, group, shown)
+
+
+def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:
+    """Return an operator's approval of *attempt*; raise `Undecided` or `Refused` without one."""
+    if attempt.server_key:
+        raise Refused(
+            Code.SERVER_KEYS_REFUSED,
+            "a request that waits for an approval is recognised by its key: make the key on the device",
+        )
+    name, key = attempt.request.common_name, spki_fingerprint(attempt.request.public_key)
+    found = approvals.find(connection, group.name, name, key)
+    if found is None or _over(connection, found, attempt, group):
+        evidence = "+".join(each.credential for each in shown) or "nothing"
+        if devices.find(connection, name) is not None:
+            evidence += "; the name is enrolled already"
+        raise Undecided(ApprovalRequest(group.name, name, key, evidence[:200]))
+    match found.state:
+        case ApprovalState.PENDING:
+            raise Undecided(found.request)
+        case ApprovalState.DENIED:
+            raise Refused(
+                Code.APPROVAL_DENIED,
+                f"{found.decided_by} has denied request {found.id}, for {name} in group {group.name}: ask the operator",
+            )
+        case ApprovalState.APPROVED | ApprovalState.USED:
+            pass
+
+    def spend(connection: Connection, _certificate_id: int, _device: str, _ends: datetime) -> None:
+        approvals.spend(connection, found.id)
+
+    return Vouched(found.decided_by or "", f"approval {found.id}", proves=True, decides=True, settle=spend)
+
+
+def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group: Group) -> bool:
+    """Whether the approval has bought its certificate, longer ago than the same request is answered again."""
+    if found.state is not ApprovalState.USED:
+        return False
+    held = certificates.newest_with_key(connection, found.request.name, found.request.spki_sha256)
+    return held is None or attempt.now >= held.issued_at + group.same_key_window
+
+
+def record(connection: Connection, request: ApprovalRequest, now: datetime) -> int:
+    """Record that *request* waits, if it does not yet, and return its number; raise `Refused` if too many do."""
+    found = approvals.find(connection, request.group, request.name, request.spki_sha256)
+    if found is not None and found.state is ApprovalState.PENDING:
+        return found.id
+    approvals.remove_stale(connection, request.group, now - PENDING_DAYS)
+    if approvals.count_pending(connection, request.group) >= MAXIMUM_PENDING:
+        raise Refused(
+            Code.APPROVALS_FULL, f"{MAXIMUM_PENDING} requests of group {request.group} wait for a decision: try later"
+        )
+    return approvals.put(connection, request, now)

@@ -1,0 +1,72 @@
+"""The claim certificate: a production batch shares it, and each of its devices gets one certificate on trial.
+
+The claim says that the asker is *some* device of the batch, so it can name new devices only. What it buys is
+short-lived and on hold from its first second; asking for its successor with it activates the device
+(`provisioning.store.claims`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from typing import ClassVar, Self
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy.engine import Connection
+
+from provisioning.enrolment.attempt import Attempt
+from provisioning.enrolment.ways.way import Vouched, Way
+from provisioning.errors import Code, Refused
+from provisioning.store import claims, devices
+from provisioning.store.claims import StoredClaim
+from provisioning.store.groups import Group, WayName
+
+
+class ClaimWay(Way):
+    """A TLS client certificate that is a claim's."""
+
+    name: ClassVar[WayName] = WayName.CLAIM
+
+    def __init__(self, claim: StoredClaim) -> None:
+        self._claim = claim
+        self.group = claim.group
+
+    @classmethod
+    def presented(cls, connection: Connection, attempt: Attempt) -> Self | None:
+        """Find the claim, and lock it: its places are counted one by one."""
+        if attempt.certificate is None:
+            return None
+        fingerprint = hashlib.sha256(attempt.certificate.public_bytes(Encoding.DER)).hexdigest()
+        claim = claims.find(connection, fingerprint, attempt.now)
+        return None if claim is None else cls(claim)
+
+    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
+        """Refuse a claim that has ended or whose places are taken."""
+        claim, name = self._claim, attempt.request.common_name
+        if claim.ended_at is not None or attempt.now >= claim.expires_at:
+            since = claim.ended_at or claim.expires_at
+            raise Refused(
+                Code.CLAIM_ENDED,
+                f"claim {claim.name} ended on {since:%Y-%m-%d %H:%M:%S} UTC: the operator has to make a new one",
+            )
+        if claim.used >= claim.maximum_devices and not claims.holds_place(connection, claim.id, name, attempt.now):
+            raise Refused(
+                Code.CLAIM_EXHAUSTED,
+                f"claim {claim.name} has let in {claim.maximum_devices} devices, as many as it may: the operator has "
+                "to make a new one",
+            )
+        return Vouched(
+            claim.created_by,
+            f"claim {claim.name}",
+            proves=True,
+            lifetime=claim.trial,
+            on_trial=True,
+            settle=self._take_place,
+        )
+
+    def _take_place(self, connection: Connection, certificate_id: int, device_name: str, ends: datetime) -> None:
+        device = devices.find(connection, device_name)
+        if device is None:
+            raise AssertionError("the certificate's device is recorded before")
+        claims.begin_trial(connection, self._claim.id, device.id, certificate_id, ends)

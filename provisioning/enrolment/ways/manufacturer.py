@@ -1,0 +1,100 @@
+"""The manufacturer's certificate (IDevID, IEEE 802.1AR): the device was made by somebody the operator has registered.
+
+TLS has shown that the client holds the certificate's key. Here the certificate is judged again, apart from TLS: its
+signature by a registered CA itself (no chain in between: whoever may issue is registered), its dates, its name. The
+device's name is the certificate's ``serialNumber`` behind the manufacturer's prefix; it is recorded where the device
+comes from, so that another manufacturer's device of the same number is not this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Final, Self
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.x509.oid import NameOID
+from sqlalchemy.engine import Connection
+
+from provisioning.enrolment.attempt import Attempt
+from provisioning.enrolment.ways.way import Vouched, Way
+from provisioning.errors import Code, Refused
+from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.store import manufacturers
+from provisioning.store.groups import Group, WayName
+from provisioning.store.manufacturers import StoredManufacturer
+
+_NOT_SIGNED_BY_IT: Final = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm)
+
+
+class ManufacturerWay(Way):
+    """A TLS client certificate that a registered manufacturer has issued."""
+
+    name: ClassVar[WayName] = WayName.MANUFACTURER
+
+    def __init__(self, manufacturer: StoredManufacturer, certificate: x509.Certificate) -> None:
+        self._manufacturer = manufacturer
+        self._certificate = certificate
+        self.group = manufacturer.group
+
+    @classmethod
+    def presented(cls, connection: Connection, attempt: Attempt) -> Self | None:
+        """Find who has signed the certificate."""
+        certificate = attempt.certificate
+        if certificate is None:
+            return None
+        for manufacturer in manufacturers.issuing_as(connection, certificate.issuer.public_bytes()):
+            if _has_signed(manufacturer, certificate):
+                return cls(manufacturer, certificate)
+        return None
+
+    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
+        """Refuse a certificate that is not valid now, or that names another device than the request."""
+        certificate, manufacturer = self._certificate, self._manufacturer
+        ca = x509.load_der_x509_certificate(manufacturer.der)
+        for what, each in (("the certificate", certificate), (f"the CA of {manufacturer.name}", ca)):
+            if not each.not_valid_before_utc <= attempt.now <= each.not_valid_after_utc:
+                raise _wrong(
+                    f"{what} is valid from {each.not_valid_before_utc:%Y-%m-%d} to {each.not_valid_after_utc:%Y-%m-%d} "
+                    "only: compare the clocks, or ask the operator"
+                )
+        serial_number = _serial_number(certificate)
+        name = manufacturer.name_prefix + serial_number
+        try:
+            check_name("the manufacturer's serialNumber", name)
+        except InvalidIdentity as error:
+            raise _wrong(str(error)) from error
+        if attempt.request.common_name != name:
+            raise _wrong(
+                f"the certificate is device {name}'s: the request's Common Name ({attempt.request.common_name!r}) must "
+                "be that"
+            )
+        return Vouched(
+            manufacturer.created_by,
+            f"manufacturer {manufacturer.name}",
+            proves=True,
+            identifies=True,
+            origin=f"manufacturer {manufacturer.name} {serial_number}",
+        )
+
+
+def _has_signed(manufacturer: StoredManufacturer, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(x509.load_der_x509_certificate(manufacturer.der))
+    except _NOT_SIGNED_BY_IT:
+        return False
+    return True
+
+
+def _serial_number(certificate: x509.Certificate) -> str:
+    try:
+        numbers = [each.value for each in certificate.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)]
+    except ValueError as error:
+        raise _wrong(f"its subject cannot be read ({error})") from error
+    if len(numbers) != 1 or not isinstance(numbers[0], str):
+        raise _wrong(f"its subject has {len(numbers)} serialNumbers where one is needed (IEEE 802.1AR)")
+    return numbers[0]
+
+
+def _wrong(detail: str) -> Refused:
+    return Refused(Code.MANUFACTURER_CERTIFICATE, detail)

@@ -1,0 +1,62 @@
+"""The webhook: a service of the operator's that may veto. It never lets in on its own.
+
+Theory
+------
+A transaction must not wait for the network. So `vouch` without an answer raises `Unasked` with the question, the
+transaction is undone, the question is asked (`provisioning.enrolment.webhook`), and the transaction runs again with the
+answer: everything else is decided anew, and an answer to another question counts for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+from sqlalchemy.engine import Connection
+
+from provisioning.enrolment.attempt import Attempt, Question
+from provisioning.enrolment.ways.way import Vouched, Way
+from provisioning.errors import Code, Refused
+from provisioning.pki.keys import spki_fingerprint
+from provisioning.store import devices
+from provisioning.store.groups import Group, WayName
+
+
+class Unasked(Exception):
+    """The webhook has to be asked *question* first."""
+
+    def __init__(self, question: Question) -> None:
+        super().__init__(question)
+        self.question = question
+
+
+class WebhookWay(Way):
+    """A condition: nothing is presented for it but the request itself."""
+
+    name: ClassVar[WayName] = WayName.WEBHOOK
+
+    @classmethod
+    def presented(cls, connection: Connection, attempt: Attempt) -> Self | None:  # noqa: ARG003 - a way's signature
+        """Apply to every request."""
+        return cls()
+
+    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:
+        """Say what the webhook has said; raise `Unasked` if it was not asked this."""
+        if group.webhook_url is None:
+            raise Refused(Code.WEBHOOK_FAILED, f"group {group.name} has no webhook_url: the operator has to set it")
+        name = attempt.request.common_name
+        question = Question(
+            group.webhook_url,
+            group.webhook_timeout,
+            group.name,
+            name,
+            spki_fingerprint(attempt.request.public_key).hex(),
+            tuple(each.credential for each in shown),
+            devices.find(connection, name) is not None,
+        )
+        if attempt.verdict is None or attempt.verdict.question != question:
+            raise Unasked(question)
+        if not attempt.verdict.allowed:
+            reason = attempt.verdict.reason or "it gave no reason"
+            raise Refused(Code.WEBHOOK_VETO, f"the webhook of group {group.name} has refused {name}: {reason}")
+        return Vouched(group.name, "webhook")

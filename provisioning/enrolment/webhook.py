@@ -1,0 +1,124 @@
+"""Asks a group's webhook: a POST with what is known, within a time, and only an explicit yes is a yes.
+
+Wire
+----
+::
+
+    POST <webhook_url>   {"group", "device", "key_sha256", "evidence": [...], "enrolled_before": bool}
+    200                  {"allow": true}  or  {"allow": false, "reason": "…"}
+
+Rules
+-----
+1. Fail closed: no answer in time, another status, or an answer that is not exactly this, lets nobody in.
+2. https with the trust anchors that are configured, or http to this machine; `check_url` refuses anything else.
+3. No redirect is followed, no proxy used, and an answer is read up to 16 KB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+import structlog
+
+from provisioning.enrolment.attempt import Question, Verdict
+from provisioning.errors import Code, Refused
+from provisioning.pki.tls import client_context
+
+MAXIMUM_URL: Final = 500
+_MAXIMUM_ANSWER: Final = 16 * 1024
+_LONGEST_REASON: Final = 300
+_CONNECTIONS: Final = 32
+
+log = structlog.get_logger(__name__)
+
+
+def check_url(url: str) -> str:
+    """Return *url* if a webhook may be there; raise ValueError with a sentence otherwise."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"webhook_url is no URL ({error})") from error
+    if len(url) > MAXIMUM_URL or not url.isascii() or not url.isprintable() or not host or port == 0:
+        raise ValueError("webhook_url is no URL")
+    if parts.username is not None or parts.fragment:
+        raise ValueError("webhook_url must have no user and no fragment: secrets do not belong there")
+    if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)):
+        return url
+    raise ValueError("webhook_url must begin with https://, or with http:// and be on this machine (127.0.0.1, ::1)")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # A name may point anywhere tomorrow.
+
+
+class Webhooks:
+    """Asks webhooks over kept connections, while `run` runs."""
+
+    def __init__(self, anchors: Path) -> None:
+        """*anchors* are trusted to say who an https webhook is, and nobody else."""
+        self._pool = httpx.AsyncClient(
+            verify=client_context(anchors, allow_tls12=True),
+            limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    async def ask(self, question: Question) -> Verdict:
+        """Return what the webhook has said; raise `Refused` if it has said nothing that counts."""
+        document = {
+            "group": question.group,
+            "device": question.device,
+            "key_sha256": question.key_sha256,
+            "evidence": list(question.evidence),
+            "enrolled_before": question.enrolled_before,
+        }
+        try:
+            async with asyncio.timeout(question.timeout.total_seconds()):
+                answer = await self._post(question.url, document)
+        except TimeoutError as error:
+            raise _failed(question, f"did not answer within {question.timeout.total_seconds():g} s") from error
+        except httpx.HTTPError as error:
+            log.warning("webhook failed", url=question.url, reason=str(error) or type(error).__name__)
+            raise _failed(question, "cannot be reached") from error
+        match answer:
+            case {"allow": True}:
+                return Verdict(question, allowed=True)
+            case {"allow": False, **rest}:
+                reason = rest.get("reason", "")
+                shown = " ".join(str(reason).split())[:_LONGEST_REASON] if isinstance(reason, str) else ""
+                return Verdict(question, allowed=False, reason=shown)
+            case _:
+                raise _failed(question, 'did not answer 200 with {"allow": true} or {"allow": false}')
+
+    async def run(self) -> None:
+        """Keep the connections until cancelled, then close them."""
+        async with self._pool:
+            await asyncio.Event().wait()
+
+    async def _post(self, url: str, document: dict[str, Any]) -> Any:
+        async with self._pool.stream("POST", url, json=document) as response:
+            if response.status_code != httpx.codes.OK:
+                return None
+            content = bytearray()
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > _MAXIMUM_ANSWER:
+                    return None
+        try:
+            return json.loads(content)
+        except ValueError:
+            return None
+
+
+def _failed(question: Question, what: str) -> Refused:
+    return Refused(Code.WEBHOOK_FAILED, f"the webhook of group {question.group} {what}: try again later")

@@ -1,0 +1,150 @@
+"""The operator's commands about lists of expected devices.
+
+An import is sent in batches and goes on after an entry that is wrong: each is named with its line, and the exit code
+says that there were some.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.progress import Progress
+
+from provisioning.client.enrolment import EnrolmentOperatorClient
+from provisioning.errors import ConfigurationError
+from provisioning.service_command import (
+    CaFile,
+    Cert,
+    Directory,
+    Json,
+    Key,
+    Url,
+    errors,
+    print_json,
+    print_table,
+    with_client,
+)
+
+listed_app = typer.Typer(help="Say which devices a group expects.", no_args_is_help=True)
+
+_BATCH: Final = 1000
+_COLUMNS: Final = {"name", "key_sha256"}
+
+Group = Annotated[str, typer.Argument(help="The group.")]
+
+
+@listed_app.command("import")
+def import_devices(
+    group: Group,
+    file: Annotated[Path, typer.Option(help="CSV file with the columns name and, if keys are known, key_sha256.")],
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+) -> None:
+    """Put the devices of a CSV file on a group's list. Lines that are wrong are named, the others are imported.
+
+    \b
+    Example:
+      fleet-provisioning group create west --way listed+token --way listed
+      fleet-provisioning listed import west --file meters.csv
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    wrong = 0
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        nonlocal wrong
+        new = replaced = 0
+        with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+            task = progress.add_task("devices", total=None)
+            for batch in _batches(file):
+                outcome = await client.list_devices(group, [(name, key) for _, name, key in batch])
+                new, replaced, wrong = new + outcome.new, replaced + outcome.replaced, wrong + len(outcome.errors)
+                for error in outcome.errors:
+                    errors.print(f"{file}:{batch[error.index][0]}: {error.detail}", markup=False)
+                progress.advance(task, len(batch))
+        sys.stdout.write(f"{new} devices added to the list of {group}, {replaced} replaced, {wrong} lines wrong\n")
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    if wrong:
+        raise typer.Exit(1)
+
+
+@listed_app.command("list")
+def list_listed(
+    group: Group,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """List the devices that a group expects.
+
+    \b
+    Example:
+      fleet-provisioning listed list west
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        found = [each async for each in client.listed_devices(group)]
+        if as_json:
+            print_json(found)
+            return
+        print_table(("name", "key SHA-256"), ((each.name, each.key_sha256 or "-") for each in found))
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@listed_app.command("remove")
+def remove_listed(
+    group: Group,
+    name: Annotated[str, typer.Argument(help="The device's name.")],
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+) -> None:
+    """Take a device off a group's list. If it has enrolled, it stays.
+
+    \b
+    Example:
+      fleet-provisioning listed remove west meter-17
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        await client.unlist_device(group, name)
+        sys.stdout.write(f"{name} is off the list of {group}.\n")
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+def _batches(path: Path) -> Iterator[list[tuple[int, str, str | None]]]:
+    """Yield batches of (line, name, key); a name is what the service judges, not this reader."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        columns = set(reader.fieldnames or ())
+        if "name" not in columns or columns - _COLUMNS:
+            raise ConfigurationError(
+                f"{path} must have the columns name and, if keys are known, key_sha256; its first line has "
+                f"{', '.join(map(str, sorted(columns))) or 'none'}"
+            )
+        batch: list[tuple[int, str, str | None]] = []
+        try:
+            for row in reader:
+                name, key = (row.get("name") or "").strip(), (row.get("key_sha256") or "").strip()
+                batch.append((reader.line_num, name[:200], key[:200] or None))
+                if len(batch) == _BATCH:
+                    yield batch
+                    batch = []
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{path}, after line {reader.line_num}: {error}") from error
+        if batch:
+            yield batch

@@ -1,0 +1,116 @@
+"""The operator's commands about operators: who they are, and what each may do."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from provisioning.client.operator import OperatorClient
+from provisioning.operator_role import OperatorRole
+from provisioning.service_command import (
+    CaFile,
+    Cert,
+    Directory,
+    Json,
+    Key,
+    Url,
+    print_facts,
+    print_json,
+    print_table,
+    shown_time,
+    with_client,
+)
+
+operator_app = typer.Typer(help="See who may do what, and grant it.", no_args_is_help=True)
+
+
+@operator_app.command("list")
+def list_operators(
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """List operators with their roles.
+
+    \b
+    Example:
+      fleet-provisioning operator list
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        found = await client.operators()
+        if as_json:
+            print_json(found)
+            return
+        print_table(
+            ("name", "role", "granted", "by"),
+            (
+                (
+                    each.name,
+                    each.role,
+                    "-" if each.granted_at is None else shown_time(each.granted_at),
+                    each.granted_by or "-",
+                )
+                for each in found
+            ),
+        )
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@operator_app.command("me")
+def show_me(
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Say as whom the service knows the operator certificate in use.
+
+    \b
+    Example:
+      fleet-provisioning operator me --cert anna.crt --key anna.key
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        me = await client.me()
+        if as_json:
+            print_json(me)
+        else:
+            print_facts(me)
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+
+
+@operator_app.command("grant")
+def grant(
+    name: Annotated[str, typer.Argument(help="The operator's name.")],
+    role: Annotated[OperatorRole, typer.Option(help="What he may do: auditor reads, enroller makes device tokens.")],
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Say what an operator may do from now on. The last admin with a good certificate stays one.
+
+    \b
+    Example:
+      fleet-provisioning operator grant anna --role enroller
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        granted = await client.grant(name, role)
+        if as_json:
+            print_json(granted)
+        else:
+            print_facts(granted)
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)

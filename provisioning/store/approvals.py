@@ -1,0 +1,149 @@
+"""Queries about requests that wait for an operator's decision.
+
+A request is recognised by its group, name and public key: whoever repeats it has signed it with that key. A decision
+is worth one certificate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy.engine import Connection
+
+from provisioning.store.tables import approvals
+
+
+class ApprovalState(StrEnum):
+    """Where a request stands."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+    USED = "used"
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRequest:
+    """What an operator is asked: may *name*, with this key, become a device of *group*.
+
+    *evidence* says what else was presented.
+    """
+
+    group: str
+    name: str
+    spki_sha256: bytes
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredApproval:
+    """A request as the store knows it."""
+
+    id: int
+    request: ApprovalRequest
+    state: ApprovalState
+    requested_at: datetime
+    decided_at: datetime | None
+    decided_by: str | None
+
+
+_FIND: Final = (
+    select(approvals)
+    .where(
+        approvals.c.group_name == bindparam("in_group"),
+        approvals.c.name == bindparam("wanted"),
+        approvals.c.spki_sha256 == bindparam("key"),
+    )
+    .with_for_update()
+)
+
+
+def find(connection: Connection, group: str, name: str, spki_sha256: bytes) -> StoredApproval | None:
+    """Return the request so recognised, locked until the transaction ends."""
+    row = connection.execute(_FIND, {"in_group": group, "wanted": name, "key": spki_sha256}).one_or_none()
+    return None if row is None else _from_row(row)
+
+
+def find_by_id(connection: Connection, approval_id: int) -> StoredApproval | None:
+    """Return a request by its number, locked until the transaction ends."""
+    row = connection.execute(select(approvals).where(approvals.c.id == approval_id).with_for_update()).one_or_none()
+    return None if row is None else _from_row(row)
+
+
+def put(connection: Connection, request: ApprovalRequest, now: datetime) -> int:
+    """Record that *request* waits, in place of an older one for the same, and return its number."""
+    same = (
+        approvals.c.group_name == request.group,
+        approvals.c.name == request.name,
+        approvals.c.spki_sha256 == request.spki_sha256,
+    )
+    connection.execute(delete(approvals).where(*same))
+    row = {
+        "group_name": request.group,
+        "name": request.name,
+        "spki_sha256": request.spki_sha256,
+        "evidence": request.evidence,
+        "state": ApprovalState.PENDING.value,
+        "requested_at": now,
+    }
+    identifier: int = connection.execute(insert(approvals).returning(approvals.c.id), row).scalar_one()
+    return identifier
+
+
+def decide(connection: Connection, approval_id: int, state: ApprovalState, *, by: str, now: datetime) -> None:
+    """Record the decision."""
+    statement = update(approvals).where(approvals.c.id == approval_id)
+    connection.execute(statement.values(state=state.value, decided_at=now, decided_by=by))
+
+
+def spend(connection: Connection, approval_id: int) -> None:
+    """Record that the certificate was issued."""
+    connection.execute(update(approvals).where(approvals.c.id == approval_id).values(state=ApprovalState.USED.value))
+
+
+def count_pending(connection: Connection, group: str) -> int:
+    """Return how many requests of the group wait."""
+    statement = (
+        select(func.count())
+        .select_from(approvals)
+        .where(approvals.c.group_name == group, approvals.c.state == ApprovalState.PENDING.value)
+    )
+    number: int = connection.execute(statement).scalar_one()
+    return number
+
+
+def remove_stale(connection: Connection, group: str, before: datetime) -> int:
+    """Remove requests of the group that have waited since *before*; return how many there were."""
+    statement = delete(approvals).where(
+        approvals.c.group_name == group,
+        approvals.c.state == ApprovalState.PENDING.value,
+        approvals.c.requested_at < before,
+    )
+    return connection.execute(statement).rowcount
+
+
+def page(
+    connection: Connection, *, limit: int, after: int, group: str | None, state: ApprovalState | None
+) -> list[StoredApproval]:
+    """Return requests, oldest first, after the number *after*."""
+    statement = select(approvals).where(approvals.c.id > after).order_by(approvals.c.id).limit(limit)
+    if group is not None:
+        statement = statement.where(approvals.c.group_name == group)
+    if state is not None:
+        statement = statement.where(approvals.c.state == state.value)
+    return [_from_row(row) for row in connection.execute(statement)]
+
+
+def _from_row(row: Any) -> StoredApproval:
+    return StoredApproval(
+        row.id,
+        ApprovalRequest(row.group_name, row.name, row.spki_sha256, row.evidence),
+        ApprovalState(row.state),
+        row.requested_at,
+        row.decided_at,
+        row.decided_by,
+    )

@@ -1,0 +1,185 @@
+"""Queries about claim certificates and what became of the certificates that were issued for them.
+
+A claim is shared by a production batch. What it buys is a certificate *on trial*: short-lived, on hold from its first
+second, good for one thing, to ask for its successor. That request is the activation. A place of the claim is taken
+while a trial lasts and once there was an activation; a trial that ends unused gives it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Select, bindparam, func, insert, or_, select, update
+from sqlalchemy.engine import Connection
+
+from provisioning.store.tables import activations, certificates, claims, devices
+
+
+@dataclass(frozen=True, slots=True)
+class NewClaim:
+    """A claim to record."""
+
+    name: str
+    group: str
+    fingerprint_sha256: str
+    der: bytes
+    maximum_devices: int
+    trial: timedelta
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredClaim:
+    """A claim as the store knows it; *used* is how many of its places are taken."""
+
+    id: int
+    name: str
+    group: str
+    fingerprint_sha256: str
+    der: bytes
+    maximum_devices: int
+    trial: timedelta
+    created_at: datetime
+    created_by: str
+    expires_at: datetime
+    ended_at: datetime | None
+    used: int
+
+
+def _taken(now: datetime) -> ColumnElement[bool]:
+    return or_(activations.c.activated_at.is_not(None), activations.c.expires_at > now)
+
+
+def _selected(now: datetime) -> Select[Any]:
+    used = (
+        select(func.count(func.distinct(activations.c.device_id)))
+        .where(activations.c.claim_id == claims.c.id, _taken(now))
+        .scalar_subquery()
+        .label("used")
+    )
+    return select(claims, used)
+
+
+_ADD_TRIAL: Final = insert(activations)
+_PENDING: Final = select(activations.c.certificate_id).where(activations.c.certificate_id == bindparam("wanted"))
+
+
+def add(connection: Connection, claim: NewClaim, *, by: str, now: datetime) -> None:
+    """Record a claim; raise SQLAlchemy's IntegrityError if there is one of that name."""
+    row = {
+        "name": claim.name,
+        "group_name": claim.group,
+        "fingerprint_sha256": claim.fingerprint_sha256,
+        "der": claim.der,
+        "maximum_devices": claim.maximum_devices,
+        "trial_seconds": int(claim.trial.total_seconds()),
+        "created_at": now,
+        "created_by": by,
+        "expires_at": claim.expires_at,
+    }
+    connection.execute(insert(claims), row)
+
+
+def find(connection: Connection, fingerprint_sha256: str, now: datetime) -> StoredClaim | None:
+    """Return the claim with this certificate, locked until the transaction ends: its places are counted one by one."""
+    lock = select(claims.c.id).where(claims.c.fingerprint_sha256 == fingerprint_sha256).with_for_update()
+    if connection.execute(lock).one_or_none() is None:
+        return None
+    row = connection.execute(_selected(now).where(claims.c.fingerprint_sha256 == fingerprint_sha256)).one()
+    return _from_row(row)
+
+
+def find_named(connection: Connection, name: str, now: datetime) -> StoredClaim | None:
+    """Return the claim called *name*."""
+    row = connection.execute(_selected(now).where(claims.c.name == name)).one_or_none()
+    return None if row is None else _from_row(row)
+
+
+def page(connection: Connection, *, limit: int, after: str | None, now: datetime) -> Sequence[StoredClaim]:
+    """Return claims in order of name, after the name *after*."""
+    statement = _selected(now).order_by(claims.c.name).limit(limit)
+    if after is not None:
+        statement = statement.where(claims.c.name > after)
+    return [_from_row(row) for row in connection.execute(statement)]
+
+
+def end(connection: Connection, name: str, now: datetime) -> bool:
+    """End a claim; return False if it had ended before."""
+    statement = update(claims).where(claims.c.name == name, claims.c.ended_at.is_(None)).values(ended_at=now)
+    return connection.execute(statement).rowcount == 1
+
+
+def anchors(connection: Connection, now: datetime) -> list[bytes]:
+    """Return the certificates of claims that can still be used, as DER."""
+    statement = select(claims.c.der).where(claims.c.ended_at.is_(None), claims.c.expires_at > now).order_by(claims.c.id)
+    return list(connection.execute(statement).scalars())
+
+
+def holds_place(connection: Connection, claim_id: int, device_name: str, now: datetime) -> bool:
+    """Whether the device called *device_name* has a place of the claim already."""
+    statement = (
+        select(activations.c.certificate_id)
+        .select_from(activations.join(devices, devices.c.id == activations.c.device_id))
+        .where(activations.c.claim_id == claim_id, devices.c.name == device_name, _taken(now))
+        .limit(1)
+    )
+    return connection.execute(statement).one_or_none() is not None
+
+
+def begin_trial(
+    connection: Connection, claim_id: int, device_id: int, certificate_id: int, expires_at: datetime
+) -> None:
+    """Record that a certificate is on trial."""
+    row = {"certificate_id": certificate_id, "claim_id": claim_id, "device_id": device_id, "expires_at": expires_at}
+    connection.execute(_ADD_TRIAL, row)
+
+
+def on_trial(connection: Connection, certificate_id: int) -> bool:
+    """Whether this certificate was issued on trial; its end is its own."""
+    return connection.execute(_PENDING, {"wanted": certificate_id}).one_or_none() is not None
+
+
+def activate(connection: Connection, certificate_id: int, now: datetime) -> bool:
+    """Record the activation; return False if there was one before."""
+    statement = update(activations).where(
+        activations.c.certificate_id == certificate_id, activations.c.activated_at.is_(None)
+    )
+    return connection.execute(statement.values(activated_at=now)).rowcount == 1
+
+
+def never_activated(connection: Connection, device_id: int, now: datetime) -> bool:
+    """Whether all that the device ever had are trials that ended without an activation: its name is free again."""
+    lost = (activations.c.activated_at.is_(None), activations.c.expires_at <= now)
+    statement = (
+        select(certificates.c.id)
+        .select_from(certificates.outerjoin(activations, activations.c.certificate_id == certificates.c.id))
+        .where(certificates.c.device_id == device_id, or_(activations.c.certificate_id.is_(None), ~(lost[0] & lost[1])))
+        .limit(1)
+    )
+    return connection.execute(statement).one_or_none() is None
+
+
+def trials_of(connection: Connection, device_id: int) -> frozenset[int]:
+    """Return the ids of the device's certificates that were issued on trial."""
+    statement = select(activations.c.certificate_id).where(activations.c.device_id == device_id)
+    return frozenset(connection.execute(statement).scalars())
+
+
+def _from_row(row: Any) -> StoredClaim:
+    return StoredClaim(
+        row.id,
+        row.name,
+        row.group_name,
+        row.fingerprint_sha256,
+        row.der,
+        row.maximum_devices,
+        timedelta(seconds=row.trial_seconds),
+        row.created_at,
+        row.created_by,
+        row.expires_at,
+        row.ended_at,
+        row.used,
+    )

@@ -1,0 +1,210 @@
+"""Threads that run transactions, and the queue in front of them.
+
+Theory
+------
+On SQLite what a transaction costs is mostly its end: the fsync that makes it durable. So whoever waits when the writer
+is free shares one transaction with the others, each in a savepoint of his own::
+
+    BEGIN ─ SAVEPOINT ─ work ─ RELEASE ─ SAVEPOINT ─ work ✗ ROLLBACK TO ─ … ─ COMMIT ─► everybody has his answer
+
+Nobody is answered before the commit, so what is answered is on disk. With one caller at a time nothing changes; with
+sixteen, they pay for one fsync. On PostgreSQL each transaction has its own connection and commit: one that held the
+locks of many callers would meet another process's in the wrong order.
+
+Rules
+-----
+1. The queue is bounded; a caller who is cancelled waits for the end of his transaction and never goes on beside it.
+2. A work that fails undoes its own changes and nobody else's. If the transaction as a whole fails, everybody in it is
+   refused, and nothing of it is in the store.
+3. A group is closed after `_GROUP_SECONDS`: who comes later is in the next one.
+4. A store that cannot be used is `Refused` with UNAVAILABLE, here and nowhere else. The reason goes to the log: it
+   names hosts and users, which are nobody's business outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import structlog
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
+
+from provisioning.errors import Code, Refused
+
+log = structlog.get_logger(__name__)
+
+ResultT = TypeVar("ResultT")
+
+_WAITING: Final = 4096
+_GROUP_SECONDS: Final = 0.01
+
+
+class Lane(ABC):
+    """Runs transactions, each in some thread, in order of arrival."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._waiting = 0
+
+    async def run(self, work: Callable[[Connection], ResultT]) -> ResultT:
+        """Return what *work* returns, once its transaction is committed."""
+        if self._waiting >= _WAITING:
+            raise Refused(Code.UNAVAILABLE, "too many requests wait for the store; try again")
+        self._waiting += 1
+        future = self._submit(work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            future.exception()  # Nobody is left to hear of it; the transaction is undone.
+            raise
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """Finish what waits, and close every connection."""
+        self._stop()
+        self._engine.dispose()
+
+    @abstractmethod
+    def _submit(self, work: Callable[[Connection], ResultT]) -> asyncio.Future[ResultT]:
+        """Hand *work* to a thread."""
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """Let the threads finish what waits."""
+
+
+class PooledLane(Lane):
+    """Several threads, a transaction for each work."""
+
+    def __init__(self, engine: Engine, threads: int, name: str) -> None:
+        super().__init__(engine)
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    def _submit(self, work: Callable[[Connection], ResultT]) -> asyncio.Future[ResultT]:
+        return asyncio.get_running_loop().run_in_executor(self._executor, self._transact, work)
+
+    def _stop(self) -> None:
+        self._executor.shutdown()
+
+    def _transact(self, work: Callable[[Connection], ResultT]) -> ResultT:
+        try:
+            with self._engine.begin() as connection:
+                return work(connection)
+        except DBAPIError as error:
+            raise _explained(error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    work: Callable[[Connection], Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+
+    def settle(self, outcome: _Outcome) -> None:
+        """Give the caller his answer; called on his loop."""
+        if outcome.failure is not None:
+            self.future.set_exception(outcome.failure)
+        else:
+            self.future.set_result(outcome.result)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    result: Any = None
+    failure: Exception | None = None
+
+
+class GroupingLane(Lane):
+    """One thread with one connection; works that wait together are committed together."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        super().__init__(engine)
+        self._jobs: Final[queue.SimpleQueue[_Job | None]] = queue.SimpleQueue()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    def _submit(self, work: Callable[[Connection], ResultT]) -> asyncio.Future[ResultT]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[ResultT] = loop.create_future()
+        self._jobs.put(_Job(work, loop, future))
+        return future
+
+    def _stop(self) -> None:
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while not self._stopping:
+            first = self._jobs.get()
+            if first is None:
+                return
+            group = [first]
+            for job, outcome in zip(group, self._transact(group), strict=True):
+                job.loop.call_soon_threadsafe(job.settle, outcome)
+
+    def _transact(self, group: list[_Job]) -> list[_Outcome]:
+        """Run the first job of *group*, and all that arrive in time, which are added to it."""
+        outcomes: list[_Outcome] = []
+        closes_at = time.monotonic() + _GROUP_SECONDS
+        try:
+            with self._engine.begin() as connection:
+                for job in group:
+                    outcomes.append(_attempt(connection, job.work))
+                    if time.monotonic() < closes_at and (following := self._next_waiting()) is not None:
+                        group.append(following)
+        except Exception as error:  # noqa: BLE001 - of the transaction as a whole: it is told to everybody in it
+            failure = _Outcome(failure=_explained(error))
+            return [each if each.failure is not None else failure for each in outcomes] + [failure] * (
+                len(group) - len(outcomes)
+            )
+        return outcomes
+
+    def _next_waiting(self) -> _Job | None:
+        try:
+            job = self._jobs.get_nowait()
+        except queue.Empty:
+            return None
+        if job is None:
+            self._stopping = True
+        return job
+
+
+def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> _Outcome:
+    # The driver's own connection: SQLAlchemy's savepoints cost a tenth of an enrolment.
+    driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+    driver.execute("SAVEPOINT work")
+    try:
+        result = work(connection)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's: he gets it
+        try:
+            driver.execute("ROLLBACK TO work")
+        except sqlite3.Error:  # A full disk: SQLite has undone everything already, and so the group has failed.
+            raise error from None
+        return _Outcome(failure=_explained(error))
+    driver.execute("RELEASE work")
+    return _Outcome(result)
+
+
+def _explained(error: Exception) -> Exception:
+    """Return what the caller is told: that the store cannot be used now, or else the error itself."""
+    if not isinstance(error, DBAPIError):
+        return error
+    # InternalError: PostgreSQL's word for a server that has become a read-only replica.
+    if isinstance(error, OperationalError | InternalError) or error.connection_invalidated:
+        log.warning("store cannot be used", error=" ".join(str(error.orig).split()))
+        refusal = Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")
+        refusal.__cause__ = error
+        return refusal
+    return error

@@ -1,0 +1,64 @@
+"""Queries about the devices that operators expect: a name in a group, with its key where that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy.engine import Connection
+
+from provisioning.store.tables import listed_devices
+
+_FIND: Final = select(listed_devices.c.spki_sha256).where(
+    listed_devices.c.group_name == bindparam("in_group"), listed_devices.c.name == bindparam("wanted")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedDevice:
+    """A device that is expected; *spki_sha256* is its public key's SHA-256 if it is known."""
+
+    name: str
+    spki_sha256: bytes | None
+
+
+def find(connection: Connection, group: str, name: str) -> ListedDevice | None:
+    """Return the entry for *name* in the group's list."""
+    row = connection.execute(_FIND, {"in_group": group, "wanted": name}).one_or_none()
+    return None if row is None else ListedDevice(name, row.spki_sha256)
+
+
+def put(connection: Connection, group: str, entries: Sequence[ListedDevice], *, by: str, now: datetime) -> int:
+    """Record *entries*, each in place of an older one of its name; return how many were new."""
+    if not entries:
+        return 0
+    names = [each.name for each in entries]
+    removed = remove(connection, group, names)
+    rows = [
+        {"group_name": group, "name": each.name, "spki_sha256": each.spki_sha256, "added_at": now, "added_by": by}
+        for each in entries
+    ]
+    connection.execute(insert(listed_devices), rows)
+    return len(entries) - removed
+
+
+def remove(connection: Connection, group: str, names: Sequence[str]) -> int:
+    """Take *names* off the list; return how many were on it."""
+    statement = delete(listed_devices).where(listed_devices.c.group_name == group, listed_devices.c.name.in_(names))
+    return connection.execute(statement).rowcount
+
+
+def page(connection: Connection, group: str, *, limit: int, after: str | None) -> list[ListedDevice]:
+    """Return a group's entries in order of name, after the name *after*."""
+    statement = (
+        select(listed_devices.c.name, listed_devices.c.spki_sha256)
+        .where(listed_devices.c.group_name == group)
+        .order_by(listed_devices.c.name)
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(listed_devices.c.name > after)
+    return [ListedDevice(row.name, row.spki_sha256) for row in connection.execute(statement)]

@@ -1,0 +1,84 @@
+"""Queries about operators: what each of them may do.
+
+Rules
+-----
+1. An operator's certificate says that he is one, this table what he may do: it can be changed without a new
+   certificate, and holds from the next request on.
+2. Who is not in the table may only read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy.engine import Connection
+
+from provisioning.operator_role import OperatorRole
+from provisioning.pki.identity import Role
+from provisioning.store.tables import certificates, devices, operators, revocations
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorGrant:
+    """What an operator was granted, and by whom; None if by nobody."""
+
+    name: str
+    role: OperatorRole
+    granted_at: datetime | None
+    granted_by: str | None
+
+
+_ROLE_OF: Final = select(operators.c.role).where(operators.c.name == bindparam("wanted"))
+_GRANT: Final = (
+    update(operators)
+    .where(operators.c.name == bindparam("wanted"))
+    .values(role=bindparam("new_role"), granted_at=bindparam("now"), granted_by=bindparam("by"))
+)
+
+
+def role_of(connection: Connection, name: str) -> OperatorRole:
+    """Return what the operator called *name* may do."""
+    role = connection.execute(_ROLE_OF, {"wanted": name}).scalar_one_or_none()
+    return OperatorRole.AUDITOR if role is None else OperatorRole(role)
+
+
+def grant(connection: Connection, name: str, role: OperatorRole, *, by: str, now: datetime) -> None:
+    """Say what the operator called *name* may do from now on."""
+    if not connection.execute(_GRANT, {"wanted": name, "new_role": role.value, "now": now, "by": by}).rowcount:
+        connection.execute(insert(operators).values(name=name, role=role.value, granted_at=now, granted_by=by))
+
+
+def every(connection: Connection) -> list[OperatorGrant]:
+    """Return every operator that has, or had, a certificate, and those who were granted a role before they enrol."""
+    enrolled = select(devices.c.name).where(devices.c.role == Role.OPERATOR.value)
+    names = enrolled.union(select(operators.c.name)).subquery()
+    statement = (
+        select(names.c.name, operators.c.role, operators.c.granted_at, operators.c.granted_by)
+        .select_from(names.outerjoin(operators, operators.c.name == names.c.name))
+        .order_by(names.c.name)
+    )
+    return [
+        OperatorGrant(name, OperatorRole.AUDITOR if role is None else OperatorRole(role), at, by)
+        for name, role, at, by in connection.execute(statement)
+    ]
+
+
+def usable_admins(connection: Connection, now: datetime) -> set[str]:
+    """Return the admins who have a certificate that is good *now*. Locks their grants until the transaction ends."""
+    held = connection.execute(
+        select(operators.c.name).where(operators.c.role == OperatorRole.ADMIN.value).with_for_update()
+    ).scalars()
+    good = (
+        select(func.distinct(devices.c.name))
+        .select_from(certificates.join(devices).outerjoin(revocations))
+        .where(
+            devices.c.name.in_(list(held)),
+            devices.c.role == Role.OPERATOR.value,
+            revocations.c.sequence.is_(None),
+            certificates.c.not_after > now,
+        )
+    )
+    return set(connection.execute(good).scalars())

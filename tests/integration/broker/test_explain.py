@@ -1,0 +1,154 @@
+"""Why somebody is not in, from a running broker: the true code in the log, in the history, and from the file alone."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from typer.testing import CliRunner
+
+from broker.cli import app
+from broker.mqtt.codes import ReasonCode
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.tls import client_context
+from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
+from tests.support.enrolled import enrol
+from tests.support.pki import DOMAIN, Held, Pki, pem_of
+from tests.support.provisioning import ProvisioningService
+from tests.support.tls_client import TlsClient, attempt
+
+
+def command(broker: BrokerProcess, *arguments: str) -> tuple[int, str]:
+    """Run a command against *broker*; return its exit code and everything it says."""
+    done = CliRunner().invoke(app, [*arguments, "--state-dir", str(broker.dir / "state")])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.output
+
+
+def known_of(broker: BrokerProcess, about: str) -> dict[str, Any]:
+    document = json.loads(command(broker, "why", about, "--json")[1])
+    assert isinstance(document, dict)
+    return document
+
+
+REFUSED: dict[str, tuple[Callable[[Pki, Identity], Held | None], str]] = {
+    "no certificate": (lambda _pki, _who: None, "NO_CERTIFICATE"),
+    "self-signed": (lambda pki, who: pki.self_signed(who), "UNTRUSTED_ISSUER"),
+    "another CA": (lambda _, who: Pki().certify(who), "UNTRUSTED_ISSUER"),
+    "issued by a device": (lambda pki, who: pki.certify(who, issuer=pki.device("insider")), "UNTRUSTED_ISSUER"),
+    "expired": (lambda pki, who: pki.certify(who, not_after=pki.now - timedelta(seconds=1)), "EXPIRED"),
+    "not yet valid": (
+        lambda pki, who: pki.certify(
+            who, not_before=pki.now + timedelta(hours=1), not_after=pki.now + timedelta(hours=2)
+        ),
+        "NOT_YET_VALID",
+    ),
+    "a server's": (lambda pki, who: pki.certify(who, purposes=[ExtendedKeyUsageOID.SERVER_AUTH]), "WRONG_PURPOSE"),
+}
+
+
+@pytest.mark.parametrize(("make", "code"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_tls_refuses_has_its_true_code_everywhere(
+    broker: BrokerProcess,
+    pki: Pki,
+    anchors: Path,
+    name: str,
+    tmp_path: Path,
+    make: Callable[[Pki, Identity], Held | None],
+    code: str,
+) -> None:
+    held = make(pki, Identity(DOMAIN, Role.DEVICE, name[:64], "meters"))
+    before = len(broker.events(code))
+    attempt(broker.port, anchors, held.credential if held is not None else None)
+    wait_until(lambda: len(broker.events(code)) > before, "a line in the log")
+    assert code in {event["code"] for event in known_of(broker, "127.0.0.1")["events"]}
+    assert json.loads(command(broker, "status", "--json")[1])["refused"][code] >= 1
+    if held is not None:
+        file = tmp_path / "client.crt"
+        file.write_bytes(pem_of(held.certificate, *held.chain))
+        exit_code, said = command(broker, "check", str(file))
+        assert exit_code == 1
+        assert f"refused: {code}: TLS alert: " in said
+
+
+def test_older_tls_no_tls_and_a_client_that_does_not_trust_the_broker_are_told_apart(
+    broker: BrokerProcess, pki: Pki, meter: Held
+) -> None:
+    context = client_context(pki.anchors, meter.credential, allow_tls12=True)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    attempt(broker.port, "", None, context=context)
+    with socket.create_connection(("127.0.0.1", broker.port), timeout=PATIENCE) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        while plain.recv(1000):
+            pass
+    with pytest.raises(ssl.SSLCertVerificationError):
+        TlsClient(broker.port, Pki().anchors, meter.credential)
+    for code in ("UNSUPPORTED_TLS_VERSION", "NOT_TLS", "BROKER_NOT_TRUSTED"):
+        wait_until(lambda code=code: broker.events(code), code)
+
+
+def test_why_tells_what_happened_to_a_device_and_what_to_do(
+    broker: BrokerProcess, anchors: Path, meter: Held, name: str
+) -> None:
+    for _ in range(2):
+        with TlsClient(broker.port, anchors, meter.credential) as client:
+            client.connect(client_id="wrong", expect=ReasonCode.CLIENT_IDENTIFIER_NOT_VALID)
+            client.expect_end()
+    with TlsClient(broker.port, anchors, meter.credential) as client:
+        client.connect(client_id=name)
+        code, said = command(broker, "why", name)
+        assert code == 0
+        assert f"{name} is connected from 127.0.0.1:" in said
+        assert "refused   CLIENT_ID_MISMATCH x2 since " in said
+        assert "what to do: set the client identifier to the name in the certificate" in said
+        serial = f"{meter.certificate.serial_number:X}"
+        assert [event["event"] for event in known_of(broker, serial)["events"][:2]] == ["refused", "admitted"]
+    assert command(broker, "why", "nobody-at-all")[0] == 1
+
+
+def test_a_revoked_device_is_explained_from_its_name_and_from_its_certificate(
+    fleet_broker: BrokerProcess, service: ProvisioningService, tmp_path: Path, name: str
+) -> None:
+    broker = fleet_broker
+    (device,) = enrol(service, name)
+    file = device.write(tmp_path).certificate
+    code, said = command(broker, "check", str(file))
+    assert (code, "admitted as spiffe://" in said) == (0, True), said
+    with TlsClient(broker.port, service.bundle, device.credential) as client:
+        client.connect(client_id=name)
+        service.revoke(device=name)
+        client.farewell()
+    events = known_of(broker, name)["events"]
+    assert [(event["event"], event["code"]) for event in events[:2]] == [("admitted", ""), ("closed", "REVOKED")]
+    code, said = command(broker, "check", str(file))
+    assert code == 1
+    assert "NO  revocation  REVOKED: revoked on " in said
+
+
+def test_a_certificate_is_checked_without_a_broker(pki: Pki, meter_files: Any, anchors: Path, tmp_path: Path) -> None:
+    del pki
+    line = ["check", str(meter_files.certificate), "--offline"]
+    done = CliRunner().invoke(app, [*line, "--cafile", str(anchors)])
+    assert done.exit_code == 0, done.output
+    assert "?   revocation  not known without a running broker" in done.output
+    settings = tmp_path / "broker.toml"
+    settings.write_text(f'cafile = "{anchors}"\nunsafe_no_revocation = true\ntrust_domain = "elsewhere"\n')
+    with settings.open("a") as file:
+        file.write(f'certfile = "{meter_files.certificate}"\nkeyfile = "{meter_files.key}"\n')
+    done = CliRunner().invoke(app, [*line, "--config", str(settings)])
+    assert "refused: WRONG_TRUST_DOMAIN" in done.output
+    for arguments, words in (
+        (line, "--offline needs --cafile, or --config"),
+        ([*line, "--cafile", str(meter_files.key)], "holds no certificate"),
+        (["check", str(meter_files.key)], "no PEM certificate"),
+        (["check", str(tmp_path / "none")], "cannot be read: No such file"),
+    ):
+        done = CliRunner().invoke(app, arguments)
+        assert (done.exit_code, words in done.output) == (1, True), done.output

@@ -1,0 +1,160 @@
+"""Another generation of trust for a running broker: whom it vouches for stays, others go, a bad one changes nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from broker.cli import app
+from broker.mqtt.codes import ReasonCode
+from provisioning.pki.tls import client_context
+from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.crl import crl, pem
+from tests.support.pki import Held, Pki
+from tests.support.tls_client import TlsClient, attempt
+
+TABLE = """
+[[trust]]
+name = "{name}"
+anchors = ["{anchors}"]
+{terms}
+"""
+BLIND = "unsafe_no_revocation = true\nroles = ['device', 'service']"
+
+
+class Scene:
+    """A broker whose trust is the test's to change, and clients of two CAs that are connected."""
+
+    def __init__(self, directory: Path, stack: ExitStack, text: str, *arguments: str) -> None:
+        self.ours, self.theirs = Pki(), Pki()
+        directory.mkdir()
+        self.directory = directory
+        self.files = {name: directory / f"{name}.pem" for name in ("ours", "theirs", "both")}
+        self.files["ours"].write_text(self.ours.anchors)
+        self.files["theirs"].write_text(self.theirs.anchors)
+        self.files["both"].write_text(self.ours.anchors + self.theirs.anchors)
+        self.config = directory / "broker.toml"
+        self.write(text)
+        own = self.ours.broker().write(directory)
+        flags = ["--certfile", str(own.certificate), "--keyfile", str(own.key), "--cafile", str(self.files["both"])]
+        self.broker = stack.enter_context(
+            BrokerProcess(directory, [*flags, "--config", str(self.config), "--no-watch-files", *arguments])
+        )
+        self.stack = stack
+
+    def write(self, text: str) -> None:
+        for name, path in self.files.items():
+            text = text.replace(f"{{{name}}}", str(path))
+        self.config.write_text(text)
+
+    def connect(self, pki: Pki, name: str, held: Held | None = None) -> TlsClient:
+        credential = (held or pki.device(name)).credential
+        client = self.stack.enter_context(TlsClient(self.broker.port, self.ours.anchors, credential))
+        client.connect(client_id=name)
+        return client
+
+    def command(self, *arguments: str) -> dict[str, object]:
+        state = str(self.broker.dir / "state")
+        done = CliRunner().invoke(app, ["reload", "trust", *arguments, "--state-dir", state, "--json"])
+        report: dict[str, object] = json.loads(done.stdout)["parts"][0]
+        return report
+
+    def hangup(self, outcome: str = "RELOADED") -> None:
+        before = len(self.broker.events(outcome, part="trust"))
+        self.broker.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(self.broker.events(outcome, part="trust")) > before, f"trust {outcome}")
+
+
+def both(terms_of_theirs: str = BLIND) -> str:
+    ours = TABLE.format(name="ours", anchors="{ours}", terms=BLIND)
+    return ours + TABLE.format(name="theirs", anchors="{theirs}", terms=terms_of_theirs)
+
+
+def test_an_anchor_that_is_taken_out_of_cafile_puts_out_its_clients(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        scene = Scene(tmp_path / "b", stack, "", "--unsafe-no-revocation")
+        stays, goes = scene.connect(scene.ours, "stays"), scene.connect(scene.theirs, "goes")
+        context = client_context(scene.ours.anchors, scene.ours.device("again").credential)
+        with TlsClient(scene.broker.port, "", context=context) as first:
+            first.connect(client_id="again")
+            session = first.leave()
+        resumed = stack.enter_context(TlsClient(scene.broker.port, "", context=context, session=session))
+        resumed.connect(client_id="again")
+        assert resumed.socket.session_reused
+        scene.files["both"].write_text(scene.ours.anchors)
+        assert scene.command("--dry-run")["effects"] == {
+            "connected": 3,
+            "disconnected": 1,
+            "subscriptions_ended": 0,
+            "wills_dropped": 0,
+            "affected": [
+                {
+                    "client_id": "goes",
+                    "identity": "spiffe://fleet.internal/device/meters/goes",
+                    "why": "UNTRUSTED_ISSUER: no trust bundle vouches for the issuer 'CN=Test Issuing CA'",
+                }
+            ],
+        }
+        goes.check_alive()
+        scene.hangup()
+        farewell = goes.farewell()
+        assert farewell.reason_code is ReasonCode.NOT_AUTHORIZED
+        assert str(farewell.properties.reason_string).startswith("UNTRUSTED_ISSUER: the trust settings have changed")
+        stays.check_alive()
+        resumed.check_alive()
+        assert attempt(scene.broker.port, scene.ours.anchors, scene.theirs.device("goes").credential) == (
+            "TLSV1_ALERT_UNKNOWN_CA"
+        )
+        with TlsClient(scene.broker.port, "", context=context, session=session) as again:
+            assert not again.socket.session_reused, "tickets of before are worth nothing"
+
+
+@pytest.mark.parametrize(
+    ("terms", "code"),
+    [
+        (f"{BLIND}\nissuers = ['CN=Somebody else']", "UNTRUSTED_ISSUER"),
+        (f"{BLIND}\ngroups = ['gas']", "WRONG_GROUP"),
+        (f"{BLIND}\ntrust_domain = 'else.where'", "WRONG_TRUST_DOMAIN"),
+        (f"{BLIND}\ntrust_domain = 'a.b'\n[[trust.identity]]\nsource = 'common-name'\ngroup = 'x'", "IDENTITY_CHANGED"),
+    ],
+)
+def test_other_terms_are_everybodys_terms_at_once(tmp_path: Path, terms: str, code: str) -> None:
+    with ExitStack() as stack:
+        scene = Scene(tmp_path / "b", stack, both())
+        stays, goes = scene.connect(scene.ours, "stays"), scene.connect(scene.theirs, "goes")
+        scene.write(both(terms))
+        scene.hangup()
+        assert str(goes.farewell().properties.reason_string).startswith(f"{code}: ")
+        stays.check_alive()
+        assert scene.broker.events("RELOADED", part="trust", disconnected=1, of=2)
+
+
+def test_a_bundle_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        scene = Scene(tmp_path / "b", stack, both())
+        client = scene.connect(scene.theirs, "stays")
+        scene.files["theirs"].write_text("nothing")
+        scene.hangup("RELOAD_REFUSED")
+        (event,) = scene.broker.events("RELOAD_REFUSED", part="trust")
+        assert event["detail"].startswith(f"trust bundle theirs: {scene.files['theirs']} holds no certificate")
+        client.check_alive()
+        scene.connect(scene.theirs, "newcomer").check_alive()
+
+
+def test_a_source_of_revocations_can_be_added_to_a_running_broker(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        scene = Scene(tmp_path / "b", stack, both())
+        revoked = scene.theirs.device("revoked")
+        victim, stays = scene.connect(scene.theirs, "revoked", revoked), scene.connect(scene.theirs, "stays")
+        lists = scene.directory / "theirs.crl"
+        lists.write_bytes(pem(crl(scene.theirs.issuing, [revoked]), crl(scene.theirs.root)))
+        scene.write(both(f"crlfile = ['{lists}']"))
+        scene.hangup()
+        assert str(victim.farewell().properties.reason_string).startswith("REVOKED: ")
+        stays.check_alive()
+        scene.connect(scene.theirs, "newcomer").check_alive()

@@ -1,0 +1,62 @@
+"""Many revoked in one step: over the API, from the command line, to the feed and the CRL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+from cryptography import x509
+
+from provisioning.client.operator import OperatorClient
+from provisioning.pki.revocation import RevocationReason
+from tests.support.curl import Curl
+from tests.support.enrolled import enrol
+from tests.support.provisioning import ProvisioningService
+
+ON_BOTH_STORES = True
+
+
+async def test_one_call_revokes_many_and_all_neighbours_hear_of_each(own_service: ProvisioningService) -> None:
+    service = own_service
+    devices = await asyncio.to_thread(enrol, service, "meter-1", "meter-2", "meter-3")
+    async with OperatorClient(service.https, service.bundle, service.operator) as operator:
+        revoked = await operator.revoke(
+            devices=["meter-1", "meter-2"], serials=[devices[2].serial.upper()], reason=RevocationReason.KEY_COMPROMISE
+        )
+        assert sorted(each.sequence for each in revoked) == [1, 2, 3]
+        assert {each.device for each in revoked} == {"meter-1", "meter-2", "meter-3"}
+        again = await operator.revoke(devices=["meter-2"])
+        assert [each.reason for each in again] == [RevocationReason.KEY_COMPROMISE]
+    wanted = {each.certificate.serial_number for each in devices}
+    deadline = time.monotonic() + 20
+    plain = Curl(service.http)
+    while not wanted <= {each.serial_number for each in x509.load_der_x509_crl(plain.run("/crl/issuing-ca.crl").body)}:
+        assert time.monotonic() < deadline
+
+
+def test_a_file_of_devices_is_revoked_by_one_command(own_service: ProvisioningService, tmp_path: Path) -> None:
+    service = own_service
+    devices = enrol(service, *(f"meter-{number}" for number in range(4)))
+    where = ("--dir", str(service.dir), "--url", service.https)
+    (tmp_path / "stolen").write_text("meter-0\n\nmeter-1\nmeter-0\n")
+    done = service.command("revoke", "--devices-file", str(tmp_path / "stolen"), "--json", *where)
+    assert done.returncode == 0, done.stderr
+    assert [each["device"] for each in json.loads(done.stdout)] == ["meter-0", "meter-1"]
+    (tmp_path / "serials").write_text(f"{devices[2].serial}\n")
+    done = service.command("revoke", "--serials-file", str(tmp_path / "serials"), "--reason", "superseded", *where)
+    assert "meter-2  superseded" in done.stdout
+    (tmp_path / "stolen").write_text("meter-3\nnobody\n")
+    done = service.command("revoke", "--devices-file", str(tmp_path / "stolen"), *where)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "DEVICE_UNKNOWN: no device is called 'nobody'; nothing was revoked" in done.stderr
+    with service.api() as api:
+        assert api.get("/v1/devices/meter-3").json()["state"] == "active"
+        too_many = api.post("/v1/revocations", json={"devices": ["meter-3"] * 1001})
+        both = api.post("/v1/revocations", json={"device": "meter-3", "serials": ["1f"]})
+    assert (too_many.status_code, too_many.json()["code"]) == (400, "INVALID_REQUEST")
+    assert "give exactly one of device and serial, or lists" in both.json()["detail"]
+    (tmp_path / "stolen").write_text("\n")
+    done = service.command("revoke", "--devices-file", str(tmp_path / "stolen"), *where)
+    assert "names no device: put one on each line" in done.stderr

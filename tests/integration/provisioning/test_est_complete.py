@@ -1,0 +1,221 @@
+"""EST beyond the three operations that everybody has: csrattrs, serverkeygen, linking; with curl, openssl and TLS."""
+
+from __future__ import annotations
+
+import base64
+import email
+import json
+import socket
+import ssl
+from email.message import Message
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from cryptography.x509.oid import AttributeOID, NameOID
+
+from provisioning.pki.keys import PrivateKey, generate_key
+from provisioning.pki.tls import client_context
+from tests.support.curl import Curl, CurlAnswer
+from tests.support.openssl import OpensslDevice, openssl
+from tests.support.provisioning import ProvisioningService
+
+
+def group(service: ProvisioningService, name: str, **rules: Any) -> None:
+    answer = service.post("/v1/groups", name=name, **({"ways": ["token"]} | rules))
+    assert answer.status_code == 201, answer.text
+
+
+def code_of(answer: CurlAnswer) -> tuple[int, str]:
+    return answer.status, answer.text.split(":")[0]
+
+
+def structure(answer: CurlAnswer) -> str:
+    """Return the DER in an answer as openssl prints it, without offsets."""
+    printed = openssl("asn1parse", "-inform", "DER", data=base64.b64decode(answer.body)).decode()
+    return "\n".join(line.partition("d=")[2] for line in printed.splitlines())
+
+
+@pytest.mark.parametrize("path", ["csrattrs", "north/csrattrs"])
+def test_csrattrs_tells_anybody_the_key_and_the_template(stranger: Curl, path: str) -> None:
+    answer = stranger.run(f"/.well-known/est/{path}")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/csrattrs")
+    shown = structure(answer)
+    # RFC 7030 §4.5.2: one kind of key, and its signature algorithm.
+    assert shown.count(":id-ecPublicKey") == 2
+    assert ":ecdsa-with-SHA256" in shown
+    assert "challengePassword" not in shown
+    # RFC 9908 §3.4: the template asks for a Common Name without saying which, and for the same kind of key.
+    assert ":1.2.840.113549.1.9.16.2.61" in shown
+    assert shown.count(":commonName") == 1
+    assert shown.count(":prime256v1") == 2
+    assert "cont [ 0 ]" in shown
+    assert "cont [ 1 ]" in shown
+
+
+def test_a_group_that_wants_links_says_so_in_the_older_form(
+    stranger: Curl, service: ProvisioningService, device: OpensslDevice
+) -> None:
+    group(service, device.name, tls_unique=True)
+    shown = structure(stranger.run(f"/.well-known/est/{device.name}/csrattrs"))
+    assert ":challengePassword" in shown
+    assert "16.2.61" not in shown
+
+
+def parts_of(answer: CurlAnswer) -> list[Message]:
+    message = email.message_from_bytes(f"Content-Type: {answer.headers['Content-Type']}\r\n\r\n".encode() + answer.body)
+    assert message.get_content_type() == "multipart/mixed"
+    parts = message.get_payload()
+    assert isinstance(parts, list)
+    return [part for part in parts if isinstance(part, Message)]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kind"),
+    [
+        (("ec", "-pkeyopt", "ec_paramgen_curve:P-256"), ec.EllipticCurvePrivateKey),
+        (("ed25519",), ed25519.Ed25519PrivateKey),
+        (("rsa:1024",), rsa.RSAPrivateKey),
+        (("ec", "-pkeyopt", "ec_paramgen_curve:P-521"), ec.EllipticCurvePrivateKey),
+    ],
+    ids=["P-256", "Ed25519", "RSA", "something else"],
+)
+def test_the_service_makes_a_key_where_the_group_allows_it(
+    stranger: Curl, service: ProvisioningService, device: OpensslDevice, algorithm: tuple[str, ...], kind: type
+) -> None:
+    name = device.name[:60]
+    group(service, name, server_keys=True)
+    user = ("--user", f"{name}:{service.token(device=name, group=name)}")
+    csr = device.request(subject=f"/CN={name}", algorithm=algorithm)
+    answer = stranger.est(f"{name}/serverkeygen", csr, *user)
+    assert answer.status == 200, answer.text
+    assert answer.headers["Cache-Control"] == "no-store"
+    private, issued = parts_of(answer)
+    assert private["Content-Type"] == "application/pkcs8"
+    assert issued["Content-Type"] == "application/pkcs7-mime; smime-type=certs-only"
+    key = serialization.load_der_private_key(base64.b64decode(str(private.get_payload())), None)
+    (certificate,) = pkcs7.load_der_pkcs7_certificates(base64.b64decode(str(issued.get_payload())))
+    assert isinstance(key, kind)
+    assert certificate.public_key() == key.public_key()
+    # The key in the request counts for nothing but its kind.
+    made_by_device = serialization.load_pem_private_key(device.key.read_bytes(), None)
+    assert made_by_device.public_key() != key.public_key()
+    pem = key.private_bytes(Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    der = key.private_bytes(Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    store = (service.dir / "fleet.db").read_bytes() + (service.dir / "fleet.db-wal").read_bytes()
+    assert der not in store
+    assert pem.splitlines()[1] not in service.log.encode()
+
+
+def test_a_key_of_the_service_s_is_refused_by_default_and_never_encrypted_half(
+    stranger: Curl, service: ProvisioningService, device: OpensslDevice
+) -> None:
+    name = device.name
+    user = ("--user", f"{name}:{service.token(device=name, group=name)}")
+    csr = device.request()
+    assert code_of(stranger.est("serverkeygen", csr, *user)) == (403, "SERVER_KEYS_REFUSED")
+    group(service, name, server_keys=True)
+    for oid in ("1.2.840.113549.1.9.16.2.37", "1.2.840.113549.1.9.16.2.54"):
+        wish = request(name, generate_key(), (oid, b"\x04\x02id"))
+        refused = stranger.est(f"{name}/serverkeygen", wish, *user)
+        assert code_of(refused) == (400, "KEY_ENCRYPTION")
+        assert "DecryptKeyIdentifier" in refused.text
+    assert code_of(stranger.est(f"{name}/serverkeygen", csr)) == (401, "TOKEN_MISSING")
+    assert stranger.est(f"{name}/serverkeygen", csr, *user).status == 200, "nothing was spent before"
+
+
+def request(name: str, key: PrivateKey, *attributes: tuple[str, bytes]) -> bytes:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    )
+    for oid, value in attributes:
+        builder = builder.add_attribute(x509.ObjectIdentifier(oid), value)
+    signed = builder.sign(key, hashes.SHA256())  # type: ignore[arg-type]
+    return base64.encodebytes(signed.public_bytes(Encoding.DER))
+
+
+class Connection:
+    """One TLS connection to the service, on which a request can be linked."""
+
+    def __init__(self, service: ProvisioningService, version: ssl.TLSVersion) -> None:
+        context = client_context(service.bundle, allow_tls12=True)
+        context.maximum_version = version
+        plain = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+        self._tls = context.wrap_socket(plain, server_hostname="localhost")
+
+    @property
+    def unique(self) -> bytes:
+        value = self._tls.get_channel_binding("tls-unique")
+        assert value is not None
+        return base64.b64encode(value)
+
+    def enrol(self, name: str, token: str, *, link: bytes | None, label: str = "") -> tuple[int, str]:
+        attributes = [] if link is None else [(AttributeOID.CHALLENGE_PASSWORD.dotted_string, link)]
+        body = request(name, generate_key(), *attributes)
+        user = base64.b64encode(f"{name}:{token}".encode()).decode()
+        head = (
+            f"POST /.well-known/est/{label}simpleenroll HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {user}\r\n"
+            f"Content-Type: application/pkcs10\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self._tls.sendall(head.encode() + body)
+        answer = b""
+        while b"\r\n\r\n" not in answer or len(answer.partition(b"\r\n\r\n")[2]) < _length(answer):
+            chunk = self._tls.recv(65536)
+            assert chunk
+            answer += chunk
+        return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2].decode()
+
+    def close(self) -> None:
+        self._tls.close()
+
+
+def _length(answer: bytes) -> int:
+    head = answer.partition(b"\r\n\r\n")[0].lower()
+    return int(head.partition(b"content-length:")[2].split()[0])
+
+
+def test_a_challenge_password_links_the_request_to_its_connection(
+    service: ProvisioningService, device: OpensslDevice
+) -> None:
+    name = device.name
+    token = service.token(device=name, group=name)
+    first, second = (Connection(service, ssl.TLSVersion.TLSv1_2) for _ in range(2))
+    for wrong in (second.unique, b"secret", base64.b64encode(b"x" * 12), b""):
+        status, text = first.enrol(name, token, link=wrong)
+        assert (status, text.split(":")[0]) == (400, "CSR_LINK"), wrong
+    assert first.enrol(name, token, link=first.unique)[0] == 200
+    first.close()
+    second.close()
+
+
+def test_tls_1_3_has_no_link_and_says_so(service: ProvisioningService, device: OpensslDevice) -> None:
+    name = device.name
+    group(service, name, tls_unique=True)
+    token = service.token(device=name, group=name)
+    connection = Connection(service, ssl.TLSVersion.TLSv1_3)
+    # Python's library gives a value on TLS 1.3 as well; it binds nothing.
+    status, text = connection.enrol(name, token, link=connection.unique)
+    assert (status, text.split(":")[0]) == (400, "CSR_LINK")
+    assert "TLSv1.3 has none" in text
+    status, text = connection.enrol(name, token, link=None)
+    assert (status, text.split(":")[0]) == (400, "CSR_LINK")
+    assert "over TLS 1.2" in text
+    connection.close()
+    connection = Connection(service, ssl.TLSVersion.TLSv1_2)
+    assert connection.enrol(name, token, link=None)[0] == 400
+    assert connection.enrol(name, token, link=connection.unique, label=f"{name}/")[0] == 200
+    connection.close()
+
+
+def test_an_answer_says_what_it_is_and_which_method_it_wants(stranger: Curl, service: ProvisioningService) -> None:
+    for operation, method in (("csrattrs", "POST"), ("serverkeygen", "GET"), ("simpleenroll", "GET")):
+        answer = stranger.run(f"/.well-known/est/{operation}", "--request", method)
+        assert code_of(answer) == (405, "METHOD_NOT_ALLOWED")
+        assert answer.headers.get_content_type() == "text/plain"
+    assert stranger.run("/.well-known/est/csrattrs/csrattrs").status == 404
+    operator = Curl(service.https, service.bundle, service.operator)
+    shown = json.loads(operator.run("/v1/groups?limit=1").body)
+    assert set(shown) == {"items", "next"}

@@ -1,0 +1,93 @@
+"""Three operators, three roles, over the API and from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from provisioning.client.operator import OperatorClient, RequestRefused
+from provisioning.pki.identity import Role
+from tests.support.enrolled import Enrolled, enrol
+from tests.support.provisioning import ProvisioningService
+
+
+async def refused(call: object) -> RequestRefused:
+    with pytest.raises(RequestRefused) as caught:
+        await call  # type: ignore[misc]
+    return caught.value
+
+
+async def test_each_operator_may_do_what_his_role_says_and_no_more(own_service: ProvisioningService) -> None:
+    service = own_service
+
+    def operator(name: str, role: str) -> Enrolled:
+        (enrolled,) = enrol(service, name, role="operator", operator_role=role)
+        return enrolled
+
+    anna = await asyncio.to_thread(operator, "anna", "auditor")
+    bert = await asyncio.to_thread(operator, "bert", "enroller")
+    async with (
+        OperatorClient(service.https, service.bundle, service.operator) as admin,
+        OperatorClient(service.https, service.bundle, anna.credential) as auditor,
+        OperatorClient(service.https, service.bundle, bert.credential) as enroller,
+    ):
+        assert [(each.name, each.role) for each in await admin.operators()] == [
+            ("admin", "admin"),
+            ("anna", "auditor"),
+            ("bert", "enroller"),
+        ]
+        assert (await auditor.me()).role == "auditor"
+        assert (await auditor.status())["devices"]["active"] == 4  # The service itself has a certificate too.
+        error = await refused(auditor.create_tokens(device="meter-1"))
+        assert (error.status, error.code) == (403, "OPERATOR_ROLE")
+        assert error.detail.startswith(
+            "anna has the role auditor; POST /v1/tokens needs the role enroller: an admin can"
+        )
+        await enroller.create_tokens(device="meter-1")
+        for call in (
+            enroller.create_tokens(device="broker-1", role=Role.BROKER),
+            enroller.create_tokens(device="carl", role=Role.OPERATOR, operator_role="admin"),
+            enroller.revoke(device="anna"),
+            enroller.suspend(device="anna"),
+            enroller.grant("bert", "admin"),
+        ):
+            error = await refused(call)
+            assert (error.code, "needs the role admin" in error.detail) == ("OPERATOR_ROLE", True)
+        await admin.grant("anna", "enroller")  # From her next request on, with the certificate that she has.
+        await auditor.create_tokens(device="meter-2")
+        assert (await refused(admin.grant("admin", "auditor"))).code == "LAST_ADMIN"
+
+
+def test_operators_from_the_command_line(own_service: ProvisioningService, tmp_path: Path) -> None:
+    service = own_service
+    where = ("--dir", str(service.dir), "--url", service.https)
+    token = tmp_path / "anna.token"
+    create = ("token", "create", "--role", "operator", "--operator-role", "enroller", "--output", str(token), *where)
+    done = service.command(*create, "--device", "anna")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert token.read_text().startswith("fgt_")
+    assert "never overwritten" in service.command(*create, "--device", "anna").stderr
+    token.unlink()
+    assert service.command(*create, "--device", "not a name").returncode == 1
+    assert not token.exists(), "nothing was written, so nothing is left"
+    listed = service.command("operator", "list", "--json", *where)
+    assert [(each["name"], each["role"]) for each in json.loads(listed.stdout)] == [
+        ("admin", "admin"),
+        ("anna", "enroller"),
+    ]
+    assert "LAST_ADMIN" in service.command("operator", "grant", "admin", "--role", "auditor", *where).stderr
+    assert "admin" in service.command("operator", "me", *where).stdout
+    assert service.command("operator", "grant", "anna", "--role", "king", *where).returncode == 2
+
+
+def test_others_may_connect_only_if_that_was_said(own_service: ProvisioningService) -> None:
+    ports = ("--dir", str(own_service.dir), "--port", "0", "--http-port", "0")
+    done = own_service.command("serve", "--host", "0.0.0.0", *ports)
+    assert done.returncode == 1
+    assert "host: 0.0.0.0 is not a loopback address, so others can connect" in done.stderr
+    done = own_service.command("serve", "--host", "192.0.2.1", "--public-listener", *ports)
+    assert "port 0 on 192.0.2.1 cannot be used" in done.stderr

@@ -1,0 +1,230 @@
+"""The ways to be let in, over the wire: curl and openssl as devices, the command line as operator."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from provisioning.pki.tls import CredentialFiles
+from tests.support.curl import Curl, CurlAnswer
+from tests.support.manufacturer import Manufacturer
+from tests.support.openssl import OpensslDevice, certificate_facts, openssl
+from tests.support.provisioning import ProvisioningService
+from tests.support.webhook import WebhookServer
+
+
+class Operator:
+    """Runs commands with the service's directory and address."""
+
+    def __init__(self, service: ProvisioningService) -> None:
+        self._service = service
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        done = self._service.command(*arguments, "--dir", str(self._service.dir), "--url", self._service.https)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+@pytest.fixture
+def command(service: ProvisioningService) -> Operator:
+    return Operator(service)
+
+
+def group(command: Operator, name: str, *ways: str, options: Sequence[str] = ()) -> None:
+    command("group", "create", name, *(word for way in ways for word in ("--way", way)), *options)
+
+
+def presenting(service: ProvisioningService, pem: Path) -> Curl:
+    return Curl(service.https, service.bundle, CredentialFiles(pem, pem))
+
+
+def claim(command: Operator, group_name: str, directory: Path, devices: int = 2) -> Path:
+    path = directory / "claim.pem"
+    command("claim", "create", group_name, "--group", group_name, "--devices", str(devices), "--output", str(path))
+    assert path.stat().st_mode & 0o777 == 0o600
+    return path
+
+
+def only_enrolment(client: Curl) -> None:
+    """What a claim's or a manufacturer's certificate must not be good for."""
+    for path in ("/v1/status", "/v1/devices", "/v1/claims", "/v1/revocations/feed"):
+        answer = client.run(path)
+        assert (answer.status, json.loads(answer.body)["code"]) == (403, "CERTIFICATE_UNKNOWN"), path
+    refused = client.run("/v1/tokens", "-H", "Content-Type: application/json", data=b'{"device": "x"}')
+    assert (refused.status, json.loads(refused.body)["code"]) == (403, "CERTIFICATE_UNKNOWN")
+
+
+def code_of(answer: CurlAnswer) -> tuple[int, str]:
+    return answer.status, answer.text.split(":")[0]
+
+
+@pytest.mark.parametrize("version", ["--tlsv1.2", "--tlsv1.3"])
+def test_a_batch_enrols_with_its_claim_and_activates(
+    command: Operator, service: ProvisioningService, device: OpensslDevice, tmp_path: Path, version: str
+) -> None:
+    name = device.name
+    group(command, name, "claim")
+    factory = presenting(service, claim(command, name, tmp_path))
+    only_enrolment(factory)
+    options = (version, "--tls-max", version[-3:])
+    answer = factory.est("simpleenroll", device.request(), *options)
+    assert answer.status == 200, answer.text
+    device.take(answer.body)
+    serial = certificate_facts(device.certificate, "-serial").strip().removeprefix("serial=").lower()
+    (trial,) = json.loads(command("certificate", "list", "--device", name, "--json"))
+    assert (trial["serial"], trial["state"], trial["reason"]) == (serial, "suspended", "certificateHold")
+    mine = Curl(service.https, service.bundle, device.credential)
+    assert code_of(factory.est("simplereenroll", device.encoded())) == (403, "CERTIFICATE_UNKNOWN")
+    names = f"URI:spiffe://fleet.internal/device/{name}/{name}"
+    activated = mine.est("simplereenroll", device.renewal(names, new_key=False), *options)
+    assert activated.status == 200, activated.text
+    device.take(activated.body)
+    openssl("verify", "-purpose", "sslclient", "-CAfile", service.bundle, device.certificate)
+    (states,) = [json.loads(command("claim", "list", "--json"))]
+    assert [(each["used"], each["maximum_devices"]) for each in states if each["name"] == name] == [(1, 2)]
+    command("claim", "end", name)
+    other = OpensslDevice(tmp_path, f"{name}-b")
+    # The claim is no anchor any more: TLS itself ends it.
+    line = factory.arguments("/.well-known/est/simpleenroll", "--data-binary", other.request().decode())
+    assert subprocess.run(line, capture_output=True, check=False, timeout=60).returncode != 0
+
+
+def test_what_a_claim_signs_is_nobody(
+    command: Operator, service: ProvisioningService, device: OpensslDevice, tmp_path: Path
+) -> None:
+    group(command, device.name, "claim")
+    shared = claim(command, device.name, tmp_path)
+    openssl("req", "-x509", "-CA", shared, "-CAkey", shared, "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+            "-nodes", "-keyout", device.key, "-subj", "/CN=admin", "-out", device.certificate)  # fmt: skip
+    chained = device.directory / "chained.pem"
+    chained.write_bytes(device.key.read_bytes() + device.certificate.read_bytes() + shared.read_bytes())
+    line = presenting(service, chained).arguments("/v1/status")
+    refused = subprocess.run(line, capture_output=True, check=False, timeout=60)
+    assert refused.returncode != 0
+    assert refused.stdout == b""
+
+
+def test_a_manufacturer_s_device_enrols_with_what_it_was_made_with(
+    command: Operator, service: ProvisioningService, device: OpensslDevice, tmp_path: Path
+) -> None:
+    name = device.name[:40]
+    acme = Manufacturer()
+    (tmp_path / "ca.pem").write_text(acme.pem)
+    group(command, name, "manufacturer")
+    command("manufacturer", "add", name, "--group", name, "--certificate", str(tmp_path / "ca.pem"),
+            "--name-prefix", "acme-")  # fmt: skip
+    idevid = tmp_path / "idevid.pem"
+    idevid.write_bytes(acme.idevid(name[-8:])[1])
+    factory = presenting(service, idevid)
+    only_enrolment(factory)
+    named = f"acme-{name[-8:]}"
+    wrong = factory.est("simpleenroll", device.request())
+    assert code_of(wrong) == (403, "MANUFACTURER_CERTIFICATE")
+    assert f"the certificate is device {named}'s" in wrong.text
+    answer = factory.est(f"{name}/simpleenroll", device.request(subject=f"/CN={named}"))
+    assert answer.status == 200, answer.text
+    device.take(answer.body)
+    assert f"device/{name}/{named}" in certificate_facts(device.certificate, "-ext", "subjectAltName")
+    expired = tmp_path / "expired.pem"
+    expired.write_bytes(acme.idevid("SN-old", end=datetime.now(UTC) - timedelta(hours=1))[1])
+    late = presenting(service, expired).arguments("/.well-known/est/cacerts")
+    assert subprocess.run(late, capture_output=True, check=False, timeout=60).returncode != 0
+    command("manufacturer", "end", name)
+    assert "ended" in command("manufacturer", "list")
+
+
+def test_a_list_is_imported_and_its_faults_are_named_by_line(
+    command: Operator, stranger: Curl, device: OpensslDevice, tmp_path: Path
+) -> None:
+    name = device.name
+    group(command, name, "listed")
+    csr = device.request()
+    spki = openssl("pkey", "-in", device.key, "-pubout", "-outform", "DER")
+    digest = hashlib.sha256(spki).hexdigest()
+    file = tmp_path / "devices.csv"
+    file.write_text(f"name,key_sha256\n{name},{digest}\nbad name,\n{name}-b,xyz\n{name}-c,\n")
+    said = command("listed", "import", name, "--file", str(file), code=1)
+    assert f"{file}:3: name 'bad name'" in said
+    assert f"{file}:4: key 'xyz'" in said
+    assert f"2 devices added to the list of {name}, 0 replaced, 2 lines wrong" in said
+    assert name in command("listed", "list", name)
+    assert code_of(stranger.est(f"{name}/simpleenroll", device.request(subject=f"/CN={name}-c"))) == (
+        403,
+        "WAY_REFUSED",
+    )
+    assert stranger.est(f"{name}/simpleenroll", csr).status == 200
+    (tmp_path / "wrong.csv").write_text("device\nx\n")
+    assert "must have the columns name" in command("listed", "import", name, "--file", f"{tmp_path}/wrong.csv", code=1)
+    command("listed", "remove", name, f"{name}-c")
+    assert "DEVICE_UNKNOWN" in command("listed", "remove", name, f"{name}-c", code=1)
+
+
+def test_pending_is_202_until_an_operator_decides(command: Operator, stranger: Curl, device: OpensslDevice) -> None:
+    name = device.name
+    group(command, name, "approval")
+    csr = device.request()
+    waiting = stranger.est(f"{name}/simpleenroll", csr)
+    assert (waiting.status, waiting.headers["Retry-After"], waiting.headers.get_content_type()) == (
+        202,
+        "30",
+        "text/plain",
+    )
+    assert waiting.text.startswith("PENDING: request ")
+    (request,) = json.loads(command("approval", "list", "--group", name, "--json"))
+    assert request["name"] == name
+    command("approval", "approve", str(request["id"]))
+    answer = stranger.est(f"{name}/simpleenroll", csr)
+    assert answer.status == 200, answer.text
+    assert stranger.est(f"{name}/simpleenroll", csr).body == answer.body
+    other = OpensslDevice(device.directory, f"{name}-b")
+    csr = other.request()
+    assert stranger.est(f"{name}/simpleenroll", csr).status == 202
+    (request,) = json.loads(command("approval", "list", "--group", name, "--json"))
+    command("approval", "deny", str(request["id"]))
+    assert code_of(stranger.est(f"{name}/simpleenroll", csr)) == (403, "APPROVAL_DENIED")
+    assert "no request has the number" in command("approval", "approve", "999999", code=1)
+
+
+def test_a_webhook_may_veto_and_its_silence_lets_nobody_in(
+    command: Operator, service: ProvisioningService, stranger: Curl, device: OpensslDevice
+) -> None:
+    name = device.name
+    with WebhookServer() as webhook:
+        group(command, name, "token+webhook", options=("--webhook-url", webhook.url))
+        change = json.dumps({"webhook_timeout_seconds": 1}).encode()
+        operator = Curl(service.https, service.bundle, service.operator)
+        json_type = ("-H", "Content-Type: application/json", "-X", "PATCH")
+        assert operator.run(f"/v1/groups/{name}", *json_type, data=change).status == 200
+        csr, user = device.request(), ("--user", f"{name}:{service.token(device=name, group=name)}")
+        for body, status, expected in (
+            (b'{"allow": false, "reason": "not in\\nstock"}', 200, (403, "WEBHOOK_VETO")),
+            (b'{"allow": "yes"}', 200, (503, "WEBHOOK_FAILED")),
+            (b'{"allow": 1}', 200, (503, "WEBHOOK_FAILED")),
+            (b"[]", 200, (503, "WEBHOOK_FAILED")),
+            (b"nonsense", 200, (503, "WEBHOOK_FAILED")),
+            (b'{"allow": true, "x": "' + b"a" * 20_000 + b'"}', 200, (503, "WEBHOOK_FAILED")),
+            (b'{"allow": true}', 500, (503, "WEBHOOK_FAILED")),
+            (b'{"allow": true}', 302, (503, "WEBHOOK_FAILED")),
+        ):
+            webhook.body, webhook.status = body, status
+            assert code_of(stranger.est("simpleenroll", csr, *user)) == expected, body
+        webhook.body, webhook.status = b'{"allow": true}', 200
+        webhook.release.clear()
+        late = stranger.est("simpleenroll", csr, *user)
+        assert code_of(late) == (503, "WEBHOOK_FAILED")
+        assert "did not answer within 1 s" in late.text
+        webhook.release.set()
+        answer = stranger.est("simpleenroll", csr, *user)
+        assert answer.status == 200, answer.text
+        assert webhook.asked[-1]["device"] == name
+        assert webhook.asked[-1]["evidence"] == ["token"]
+    token = service.token(device=f"{name}-b", group=name)
+    gone = stranger.est("simpleenroll", device.request(subject=f"/CN={name}-b"), "--user", f"{name}-b:{token}")
+    assert code_of(gone) == (503, "WEBHOOK_FAILED")
+    assert gone.headers["Retry-After"]

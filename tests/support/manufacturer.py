@@ -1,0 +1,52 @@
+"""A manufacturer of devices: its CA, and the certificates (IDevIDs) that it puts into them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from provisioning.pki.keys import generate_key, key_to_pem
+
+FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""IEEE 802.1AR §8.7: an IDevID does not end."""
+
+
+class Manufacturer:
+    """A CA, and what it issues. Two of the same *name* have different keys."""
+
+    def __init__(self, name: str = "Acme devices", begin: datetime | None = None) -> None:
+        self._begin = begin or datetime.now(UTC) - timedelta(days=1)
+        self.key = generate_key()
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.certificate = (
+            self._builder(self.name, self.key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(self.key, hashes.SHA256())
+        )
+
+    @property
+    def pem(self) -> str:
+        return self.certificate.public_bytes(Encoding.PEM).decode()
+
+    def idevid(self, *serial_numbers: str, end: datetime = FOREVER) -> tuple[x509.Certificate, bytes]:
+        """Return a device certificate, without Authority Key Identifier as some are, and it with its key as PEM."""
+        key = generate_key()
+        attributes = [x509.NameAttribute(NameOID.SERIAL_NUMBER, number) for number in serial_numbers]
+        subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Acme"), *attributes])
+        certificate = self._builder(subject, key.public_key(), end).sign(self.key, hashes.SHA256())
+        return certificate, key_to_pem(key) + certificate.public_bytes(Encoding.PEM)
+
+    def _builder(self, subject: x509.Name, public_key: object, end: datetime = FOREVER) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self.name)
+            .public_key(public_key)  # type: ignore[arg-type]
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(self._begin)
+            .not_valid_after(end)
+        )

@@ -1,0 +1,48 @@
+"""A webhook on this machine, over plain HTTP, that answers what it is told to."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+
+class WebhookServer:
+    """While the block runs, *url* answers with *status* and *body*; what it was asked is in *asked*."""
+
+    def __init__(self, body: bytes = b'{"allow": true}', status: int = 200) -> None:
+        self.body, self.status = body, status
+        self.asked: list[dict[str, Any]] = []
+        self.release = threading.Event()
+        self.release.set()
+        webhook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                webhook.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                webhook.release.wait(30)
+                self.send_response(webhook.status)
+                self.send_header("Content-Length", str(len(webhook.body)))
+                self.end_headers()
+                self.wfile.write(webhook.body)
+
+            def log_message(self, *_: object) -> None:
+                """Stay silent."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/may-enter"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

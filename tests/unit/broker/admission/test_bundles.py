@@ -1,0 +1,323 @@
+"""Trust bundles: which one judges, on which terms, and what a foreign CA's certificate is taken for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from pydantic import ValidationError
+
+from broker.admission.admission import Admission, Admitted, Peer
+from broker.admission.bundle import TrustBundle
+from broker.admission.bundle_terms import BundleTerms
+from broker.admission.freshness import Freshness
+from broker.admission.policy_file import DEFAULT_POLICY
+from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.trust import Trust
+from broker.mqtt.codes import ReasonCode
+from broker.mqtt.connect import Connect
+from broker.trust_settings import TrustSettings
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.revocation import RevocationIndex
+from tests.support.pki import DOMAIN, Held, Pki, shared_pki
+
+PKI = shared_pki()
+OTHER = Pki()
+PLANT = PKI.authority("Plant CA", PKI.root)
+NOW = PKI.now
+PLANT_DOMAIN = "plant.example"
+WEAK = 1024
+CN = {"source": "common-name", "group": "plant"}
+
+
+def settings(**different: Any) -> TrustSettings:
+    values: dict[str, Any] = {"name": "plant", "anchors": "-", "unsafe_no_revocation": True} | different
+    if "identity" in values:
+        values.setdefault("trust_domain", PLANT_DOMAIN)
+    return TrustSettings(**values)
+
+
+def bundle(*anchors: Held, **different: Any) -> TrustBundle:
+    made = settings(**different)
+    return TrustBundle(made.name, [each.certificate for each in anchors], terms=BundleTerms.of(made), feed=made.feed)
+
+
+def admission(*bundles: TrustBundle) -> Admission:
+    return Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, (), Trust(bundles))
+
+
+def path(held: Held, *above: Held) -> Sequence[bytes]:
+    return [each.public_bytes(Encoding.DER) for each in (held.certificate, *(ca.certificate for ca in above))]
+
+
+def examine(judge: Admission, held: Held, *above: Held) -> Peer | Refused:
+    return judge.examine(held.der, NOW, lambda: path(held, *above) if above else ())
+
+
+def code(judge: Admission, held: Held, *above: Held) -> RefusalCode | str:
+    outcome = examine(judge, held, *above)
+    return outcome.code if isinstance(outcome, Refused) else outcome.bundle
+
+
+def foreign(
+    common_name: str = "meter-1",
+    names: Sequence[x509.GeneralName] = (),
+    purposes: Sequence[x509.ObjectIdentifier] | None = (ExtendedKeyUsageOID.CLIENT_AUTH,),
+) -> Held:
+    """Return a certificate of the plant's CA, which knows nothing of our URIs."""
+    identity = Identity(DOMAIN, Role.DEVICE, "x", "x")
+    return PKI.certify(identity, issuer=PLANT, common_name=common_name, uris=[], names=names, purposes=purposes)
+
+
+def test_the_bundle_that_vouches_judges_and_the_peer_knows_it() -> None:
+    judge = admission(bundle(OTHER.root, name="other"), bundle(PKI.root, name="ours"))
+    assert code(judge, PKI.device("meter-1"), PKI.issuing, PKI.root) == "ours"
+    assert code(judge, OTHER.device("meter-1"), OTHER.issuing, OTHER.root) == "other"
+    stranger = Pki()
+    assert code(judge, stranger.device("meter-1"), stranger.issuing, stranger.root) is RefusalCode.UNTRUSTED_ISSUER
+
+
+def test_an_intermediate_may_be_the_anchor_and_its_sisters_stay_out() -> None:
+    judge = admission(bundle(PLANT))
+    assert code(judge, PKI.device("meter-1", issuer=PLANT), PLANT) == "plant"
+    assert code(judge, PKI.device("meter-1"), PKI.issuing, PKI.root) is RefusalCode.UNTRUSTED_ISSUER
+
+
+def test_a_path_that_ended_at_another_bundles_anchor_is_followed_to_ours() -> None:
+    judge = admission(bundle(PLANT, name="first", issuers=["CN=Nobody"]), bundle(PKI.root, name="second"))
+    assert code(judge, PKI.device("meter-1", issuer=PLANT), PLANT) == "second"
+
+
+@pytest.mark.parametrize(
+    "named",
+    ["CN=Plant CA", PLANT.certificate.fingerprint(hashes.SHA256()).hex(":").upper()],
+    ids=["name", "fingerprint"],
+)
+def test_only_the_issuers_that_are_named_may_have_issued_a_client(named: str) -> None:
+    judge = admission(bundle(PKI.root, issuers=[named]))
+    assert code(judge, PKI.device("meter-1", issuer=PLANT), PLANT, PKI.root) == "plant"
+    assert code(judge, PKI.device("meter-1"), PKI.issuing, PKI.root) is RefusalCode.UNTRUSTED_ISSUER
+
+
+def test_the_first_bundles_word_is_final() -> None:
+    judge = admission(bundle(PKI.root, name="strict", groups=["gas"]), bundle(PKI.root, name="lax"))
+    assert code(judge, PKI.device("meter-1"), PKI.issuing, PKI.root) is RefusalCode.WRONG_GROUP
+    assert code(judge, PKI.device("meter-1", "gas"), PKI.issuing, PKI.root) == "strict"
+
+
+@pytest.mark.parametrize(("depth", "answer"), [(1, "plant"), (0, RefusalCode.PATH_TOO_LONG)])
+def test_a_path_may_be_so_deep(depth: int, answer: RefusalCode | str) -> None:
+    judge = admission(bundle(PKI.root, max_depth=depth))
+    assert code(judge, PKI.device("meter-1"), PKI.issuing, PKI.root) == answer
+
+
+def test_a_bundle_vouches_for_devices_unless_it_says_so() -> None:
+    assert code(admission(bundle(PKI.root)), PKI.service("backend"), PKI.issuing, PKI.root) is RefusalCode.WRONG_ROLE
+    judge = admission(bundle(PKI.root, roles=["service"]))
+    assert code(judge, PKI.service("backend"), PKI.issuing, PKI.root) == "plant"
+
+
+@pytest.mark.parametrize(
+    ("purposes", "required", "answer"),
+    [
+        (None, ["clientAuth"], RefusalCode.WRONG_PURPOSE),
+        (None, [], "plant"),
+        ([ExtendedKeyUsageOID.CLIENT_AUTH], ["clientAuth", "1.3.6.1.4.1.311.20.2.2"], RefusalCode.WRONG_PURPOSE),
+    ],
+)
+def test_the_purpose_must_be_written_down(purposes: Any, required: list[str], answer: RefusalCode | str) -> None:
+    judge = admission(bundle(PKI.root, required_eku=required))
+    assert code(judge, PKI.device("meter-1", purposes=purposes), PKI.issuing, PKI.root) == answer
+
+
+def weak(key: Any, hash_: hashes.HashAlgorithm) -> Held:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "weak")])
+    uri = x509.UniformResourceIdentifier(f"spiffe://{DOMAIN}/device/meters/weak")
+    builder = (
+        x509.CertificateBuilder(PKI.issuing.certificate.subject, subject, key.public_key(), 1)
+        .not_valid_before(NOW - timedelta(1))
+        .not_valid_after(NOW + timedelta(1))
+        .add_extension(x509.SubjectAlternativeName([uri]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+    )
+    return Held(builder.sign(PKI.issuing.key, hash_), key)
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        (weak(rsa.generate_private_key(65537, WEAK), hashes.SHA256()), "1024 bits"),
+        (weak(ec.generate_private_key(ec.SECP192R1()), hashes.SHA256()), "192 bits"),
+    ],
+)
+def test_weak_keys_stay_out(held: Held, words: str) -> None:
+    outcome = examine(admission(bundle(PKI.root)), held, PKI.issuing, PKI.root)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.WEAK_CERTIFICATE
+    assert words in outcome.detail
+
+
+def test_a_resumed_session_is_judged_by_whoever_has_signed_its_certificate() -> None:
+    judge = admission(bundle(PKI.issuing, name="ours"), bundle(PKI.root, name="root"))
+    device = PKI.device("meter-1", issuer=PLANT)
+    assert code(judge, PKI.device("meter-1")) == "ours", "an anchor has signed it"
+    assert code(judge, device) is RefusalCode.UNTRUSTED_ISSUER, "of its issuer nothing has been seen"
+    assert code(judge, device, PLANT, PKI.root) == "root"
+    assert code(judge, device) == "root"
+    # Another CA of the same name has signed this one.
+    impostor = PKI.authority("Plant CA", PKI.root)
+    assert code(judge, PKI.device("meter-1", issuer=impostor)) is RefusalCode.UNTRUSTED_ISSUER
+
+
+def test_the_path_ends_when_the_first_of_its_authorities_does() -> None:
+    long = PKI.device("meter-1", not_after=NOW + timedelta(days=30))
+    peer = examine(admission(bundle(PKI.root)), long, PKI.issuing, PKI.root)
+    assert isinstance(peer, Peer)
+    assert peer.seconds_left == timedelta(days=2).total_seconds()
+
+
+FINGERPRINT = {"source": "fingerprint", "group": "plant"}
+
+
+@pytest.mark.parametrize(
+    ("held", "sources", "name", "group"),
+    [
+        (foreign("meter-7"), [CN], "meter-7", "plant"),
+        (foreign("Meter 7", [x509.DNSName("m7.gas.plant.example")]),
+         [{"source": "san-dns", "pattern": r"(?P<name>[a-z0-9]+)\.(?P<group>[a-z]+)\.plant\.example"}], "m7", "gas"),
+        (foreign("-", [x509.UniformResourceIdentifier("urn:dev:ser:0042")]),
+         [CN, {"source": "san-uri", "pattern": "urn:dev:ser:(?P<name>[0-9]+)", "group": "serial"}], "0042", "serial"),
+        (foreign("-", [x509.RFC822Name("m8@plant.example")]),
+         [{"source": "san-email", "pattern": "(?P<name>[^@]+)@plant\\.example", "group": "mail"}], "m8", "mail"),
+        (foreign("meter-9"), [{"source": "subject", "pattern": "CN=(?P<name>meter-[0-9]+)", "group": "s"}],
+         "meter-9", "s"),
+    ],
+)  # fmt: skip
+def test_the_name_is_taken_from_where_the_configuration_says(
+    held: Held, sources: list[dict[str, str]], name: str, group: str
+) -> None:
+    if held.certificate.subject.rfc4514_string() == "CN=-":
+        sources = [each | {"pattern": "(?P<name>[A-Za-z].*)"} if each is CN else each for each in sources]
+    peer = examine(admission(bundle(PLANT, identity=sources)), held, PLANT)
+    assert isinstance(peer, Peer)
+    assert peer.identity == Identity(PLANT_DOMAIN, Role.DEVICE, name, group)
+
+
+def test_a_certificate_without_a_usable_name_is_known_by_its_fingerprint() -> None:
+    held = foreign("Gateway in hall 3")
+    peer = examine(admission(bundle(PLANT, identity=[FINGERPRINT])), held, PLANT)
+    assert isinstance(peer, Peer)
+    assert peer.identity.name == held.certificate.fingerprint(hashes.SHA256()).hex()
+    key = examine(admission(bundle(PLANT, identity=[FINGERPRINT | {"source": "public-key"}])), held, PLANT)
+    assert isinstance(key, Peer)
+    assert key.identity.name != peer.identity.name
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        (foreign("Meter 7"), "name 'Meter 7'"),
+        (foreign("a/b"), "name 'a/b'"),
+        (foreign("+"), "name '+'"),
+        (foreign("x" * 64, [x509.DNSName("one.example"), x509.DNSName("two.example")]), "2 values name different"),
+    ],
+)
+def test_what_is_no_safe_name_is_refused(held: Held, words: str) -> None:
+    dns = {"source": "san-dns", "pattern": r"(?P<name>[a-z]+)\.example", "group": "plant"}
+    outcome = examine(admission(bundle(PLANT, identity=[dns, CN])), held, PLANT)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.INVALID_IDENTITY
+    assert words in outcome.detail
+
+
+def test_a_captured_role_must_be_one_that_the_bundle_vouches_for() -> None:
+    source = {"source": "common-name", "pattern": "(?P<role>[a-z]+):(?P<name>.+)", "group": "plant"}
+    judge = admission(bundle(PLANT, identity=[source]))
+    assert code(judge, foreign("device:m1"), PLANT) == "plant"
+    assert code(judge, foreign("operator:m1"), PLANT) is RefusalCode.WRONG_ROLE
+    assert code(judge, foreign("god:m1"), PLANT) is RefusalCode.INVALID_IDENTITY
+
+
+@pytest.mark.parametrize(
+    ("rule", "accepted", "refused"),
+    [
+        ("equal", ["", "meter-1"], ["meter-1-a", "meter-2"]),
+        ("prefix", ["", "meter-1", "meter-1-a"], ["meter-10", "meter-2"]),
+        ("assigned", [""], ["meter-1", "meter-1-a"]),
+    ],
+)
+def test_a_client_identifier_follows_the_bundles_rule(rule: str, accepted: list[str], refused: list[str]) -> None:
+    judge = admission(bundle(PKI.root, client_id=rule, any_client_id=["bridge"]))
+    for name, client_ids, admitted in (
+        ("meter-1", accepted, True),
+        ("meter-1", refused, False),
+        ("bridge", ["x"], True),
+    ):
+        peer = examine(judge, PKI.device(name), PKI.issuing, PKI.root)
+        assert isinstance(peer, Peer)
+        for client_id in client_ids:
+            outcome = judge.admit(peer, Connect(client_id=client_id), 0.0)
+            assert isinstance(outcome, Admitted) is admitted, client_id
+
+
+@pytest.mark.parametrize(
+    ("rule", "username", "admitted"),
+    [
+        ("ignore", "anybody", True),
+        ("equal", "meter-1", True),
+        ("equal", "meter-2", False),
+        ("equal", None, False),
+        ("{group}:{device}", "meters:meter-1", True),
+        ("{group}:{device}", "meter-1", False),
+    ],
+)
+def test_a_user_name_follows_the_bundles_rule(rule: str, username: str | None, admitted: bool) -> None:
+    judge = admission(bundle(PKI.root, username=rule))
+    peer = examine(judge, PKI.device("meter-1"), PKI.issuing, PKI.root)
+    assert isinstance(peer, Peer)
+    outcome = judge.admit(peer, Connect(username=username), 0.0)
+    assert isinstance(outcome, Admitted) is admitted
+    if isinstance(outcome, Refused):
+        assert (outcome.code, outcome.reason_code) == (
+            RefusalCode.USERNAME_MISMATCH,
+            ReasonCode.BAD_USER_NAME_OR_PASSWORD,
+        )
+
+
+def test_a_lost_feed_shuts_out_only_those_whom_it_speaks_of() -> None:
+    judge = Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, (), Trust([bundle(PKI.root)]))
+    fed = Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, (), Trust([bundle(PKI.root, feed=True)]))
+    device = PKI.device("meter-1")
+    peers = [examine(each, device, PKI.issuing, PKI.root) for each in (judge, fed)]
+    assert isinstance(peers[0], Peer)
+    assert isinstance(peers[1], Peer)
+    assert isinstance(judge.admit(peers[0], Connect(), 0.0), Admitted)
+    outcome = fed.admit(peers[1], Connect(), 0.0)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.REVOCATION_STATUS_UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("different", "words"),
+    [
+        ({"unsafe_no_revocation": False}, "no source of revocations"),
+        ({"identity": [{"source": "common-name"}]}, "a device belongs to one"),
+        ({"identity": [CN | {"pattern": "("}]}, "not a regular expression"),
+        ({"identity": [CN | {"pattern": ".*"}]}, "name the part that is the name"),
+        ({"identity": [CN], "trust_domain": None}, "identities that are made of certificates need one"),
+        ({"username": "whoever"}, "a text with {device}"),
+        ({"crl_policy": "maybe"}, "none of: require, advisory, grace <time>"),
+        ({"crl_urls": "https://pki.example/ca.crl"}, "plain http://"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(different: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        settings(**different)
+    assert words in str(caught.value)

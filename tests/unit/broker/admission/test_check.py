@@ -1,0 +1,149 @@
+"""What ``fleet-broker check`` says: every step taken, and the verdict that of the gate that refuses."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+
+from broker.admission.admission import Admission
+from broker.admission.bundle import TrustBundle
+from broker.admission.bundle_terms import BundleTerms
+from broker.admission.check import Verdict, check
+from broker.admission.freshness import Freshness
+from broker.admission.policy_file import load_policy
+from broker.admission.refusal import RefusalCode
+from broker.admission.remedy import REMEDIES
+from broker.admission.trust import Trust
+from broker.trust_settings import TrustSettings
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.revocation import RevocationIndex
+from tests.support.pki import DOMAIN, NO_EXTENSIONS, SERVER, Held, Pki, shared_pki
+
+PKI = shared_pki()
+NOW = PKI.now
+METER = Identity(DOMAIN, Role.DEVICE, "meter-1", "meters")
+ROOT_ONLY = [PKI.root.certificate]
+STEPS = ["chain", "validity", "purpose", "end entity", "identity", "policy", "bundle", "revocation", "freshness"]
+
+
+@pytest.fixture
+def admission() -> Admission:
+    freshness = Freshness(300.0)
+    freshness.current(0.0)
+    return Admission(RevocationIndex(), freshness, load_policy(None), DOMAIN)
+
+
+def verdict(
+    admission: Admission, held: Held, anchors: list[x509.Certificate] | None = None, *, now: float = 5.0
+) -> Verdict:
+    trusted = anchors if anchors is not None else [PKI.root.certificate, PKI.issuing.certificate]
+    return check([held.certificate, *held.chain], trusted, admission, now, NOW)
+
+
+def failed(outcome: Verdict) -> list[str]:
+    return [step.name for step in outcome.steps if step.passed is False]
+
+
+def test_a_good_certificate_passes_every_step(admission: Admission) -> None:
+    for anchors in ([PKI.root.certificate], [PKI.issuing.certificate], [PKI.root.certificate, PKI.issuing.certificate]):
+        outcome = verdict(admission, PKI.certify(METER), anchors)
+        assert outcome.admitted, outcome
+        assert [step.name for step in outcome.steps] == STEPS
+        assert all(step.passed for step in outcome.steps)
+        assert outcome.detail == f"admitted as {METER.uri}"
+
+
+BAD: dict[str, tuple[Held, RefusalCode, list[str]]] = {
+    "of another CA": (Pki().certify(METER), RefusalCode.UNTRUSTED_ISSUER, ["chain"]),
+    "self-signed": (PKI.self_signed(METER), RefusalCode.UNTRUSTED_ISSUER, ["chain"]),
+    "signed by another key": (
+        Pki().certify(METER, issuer_name=PKI.issuing.certificate.subject),
+        RefusalCode.UNTRUSTED_ISSUER,
+        ["chain"],
+    ),
+    "issued by a device": (
+        PKI.certify(METER, issuer=PKI.device("insider")),
+        RefusalCode.UNTRUSTED_ISSUER,
+        ["chain"],
+    ),
+    "expired": (PKI.certify(METER, not_after=NOW - timedelta(seconds=1)), RefusalCode.EXPIRED, ["validity"]),
+    "not yet valid": (
+        PKI.certify(METER, not_before=NOW + timedelta(hours=1), not_after=NOW + timedelta(hours=2)),
+        RefusalCode.NOT_YET_VALID,
+        ["validity"],
+    ),
+    "for servers": (PKI.certify(METER, purposes=SERVER[:1]), RefusalCode.WRONG_PURPOSE, ["purpose"]),
+    "a CA's": (PKI.certify(METER, is_ca=True), RefusalCode.CA_CERTIFICATE, ["end entity"]),
+    "without an identity": (PKI.certify(METER, uris=[]), RefusalCode.INVALID_IDENTITY, ["identity"]),
+    "of another domain": (
+        PKI.certify(Identity("elsewhere", Role.DEVICE, "meter-1", "meters")),
+        RefusalCode.WRONG_TRUST_DOMAIN,
+        ["identity"],
+    ),
+    "a broker's": (PKI.broker(), RefusalCode.WRONG_ROLE, ["policy"]),
+    "wrong in every way": (
+        Pki().certify(METER, uris=[], purposes=SERVER[:1], is_ca=True, not_after=NOW - timedelta(seconds=1)),
+        RefusalCode.UNTRUSTED_ISSUER,
+        ["chain", "validity", "purpose", "end entity", "identity"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("held", "code", "steps"), BAD.values(), ids=BAD.keys())
+def test_a_bad_certificate_fails_where_it_is_bad(
+    admission: Admission, held: Held, code: RefusalCode, steps: list[str]
+) -> None:
+    outcome = verdict(admission, held)
+    assert (outcome.admitted, outcome.code) == (False, code)
+    assert failed(outcome) == steps
+    assert outcome.remedy == REMEDIES[code]
+
+
+def test_the_terms_of_a_trust_bundle_are_a_step_and_no_ca_is_learned(admission: Admission) -> None:
+    bundle = TrustBundle(
+        "meters", ROOT_ONLY, terms=BundleTerms(TrustSettings(name="meters", anchors=("x",), max_depth=0, feed=True))
+    )
+    admission.trust = Trust([bundle])
+    outcome = verdict(admission, PKI.certify(METER), ROOT_ONLY)
+    assert (outcome.code, failed(outcome)) == (RefusalCode.PATH_TOO_LONG, ["bundle"])
+    assert admission.trust.learned == 0
+    admission.trust = Trust([TrustBundle("meters", ROOT_ONLY)])
+    outcome = verdict(admission, PKI.certify(METER), ROOT_ONLY)
+    assert outcome.admitted
+    assert next(step.detail for step in outcome.steps if step.name == "bundle") == "meters"
+
+
+def test_a_missing_intermediate_is_named(admission: Admission) -> None:
+    held = PKI.certify(METER)
+    outcome = check([held.certificate], ROOT_ONLY, admission, 5.0, NOW)
+    assert outcome.steps[0].detail == (
+        "CN=meter-1 is issued by CN=Test Issuing CA, which is neither an anchor nor in the file"
+    )
+
+
+def test_a_ca_above_that_has_expired_or_may_not_have_issued_is_named(admission: Admission) -> None:
+    later = NOW + timedelta(days=3)
+    held = PKI.certify(METER, not_after=later + timedelta(days=1))
+    outcome = check([held.certificate, *held.chain], ROOT_ONLY, admission, 5.0, later)
+    assert (outcome.code, failed(outcome)) == (RefusalCode.EXPIRED, ["chain"])
+    below = PKI.certify(Identity(DOMAIN, Role.SERVICE, "sub-ca"), is_ca=True)
+    outcome = verdict(admission, PKI.certify(METER, issuer=below))
+    assert outcome.code == RefusalCode.UNTRUSTED_ISSUER
+    assert "allows 0 CAs below it" in outcome.steps[0].detail
+    plain = PKI.certify(METER, purposes=None, extensions=NO_EXTENSIONS)
+    assert verdict(admission, plain).admitted
+
+
+def test_a_revoked_certificate_and_old_data_are_found(admission: Admission) -> None:
+    held = PKI.certify(METER)
+    admission.index.add(held.revocation)
+    outcome = verdict(admission, held)
+    assert (outcome.code, failed(outcome)) == (RefusalCode.REVOKED, ["revocation"])
+    outcome = verdict(admission, PKI.certify(METER), now=1000.0)
+    assert (outcome.code, failed(outcome)) == (RefusalCode.REVOCATION_STATUS_UNKNOWN, ["freshness"])
+
+
+def test_every_refusal_has_its_remedy() -> None:
+    assert set(RefusalCode) <= set(REMEDIES)

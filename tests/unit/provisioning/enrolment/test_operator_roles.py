@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from provisioning.enrolment.authentication import authenticate_operator
+from provisioning.enrolment.operator_roles import OperatorRoleService
+from provisioning.enrolment.service import TokenCredential
+from provisioning.enrolment.tokens import TokenOrder
+from provisioning.errors import Code, Refused
+from provisioning.operator_role import OperatorRole
+from provisioning.pki.identity import Role
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import audit, operators
+from tests.support.fleet import Fleet
+from tests.support.requests import csr_der
+
+
+async def enrol_operator(fleet: Fleet, name: str, role: OperatorRole | None) -> OperatorRole:
+    """Enrol an operator; return what he may do."""
+    order = TokenOrder([name], None, Role.OPERATOR, operator_role=role)
+    (token,) = await fleet.token_service.create(order, by="admin")
+    certificate = await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, token.token))
+    found = await fleet.database.read(lambda connection: authenticate_operator(connection, certificate, fleet.clock()))
+    assert found.device.name == name
+    return found.role
+
+
+async def refusal(fleet: Fleet, name: str, role: OperatorRole) -> Refused:
+    with pytest.raises(Refused) as caught:
+        await OperatorRoleService(fleet.database, fleet.clock).grant(name, role, by="anna")
+    return caught.value
+
+
+async def test_a_new_operator_may_only_read_unless_his_token_says_more(fleet: Fleet) -> None:
+    assert await enrol_operator(fleet, "anna", None) is OperatorRole.AUDITOR
+    assert await enrol_operator(fleet, "bert", OperatorRole.ENROLLER) is OperatorRole.ENROLLER
+    assert await enrol_operator(fleet, "bert", None) is OperatorRole.ENROLLER, "a new certificate changes nothing"
+    found = await fleet.database.read(operators.every)
+    assert [(each.name, each.role, each.granted_by) for each in found] == [
+        ("anna", OperatorRole.AUDITOR, None),
+        ("bert", OperatorRole.ENROLLER, "admin"),
+    ]
+
+
+async def test_the_last_admin_who_can_get_in_stays_one(fleet: Fleet) -> None:
+    service = OperatorRoleService(fleet.database, fleet.clock)
+    await enrol_operator(fleet, "anna", OperatorRole.ADMIN)
+    await enrol_operator(fleet, "bert", OperatorRole.ADMIN)
+    await fleet.revocation.revoke_device("bert", RevocationReason.SUPERSEDED, by="anna")
+    error = await refusal(fleet, "anna", OperatorRole.ENROLLER)
+    assert (error.code, "anna is the last admin" in error.detail) == (Code.LAST_ADMIN, True)
+    await enrol_operator(fleet, "carl", OperatorRole.ADMIN)
+    await service.grant("anna", OperatorRole.AUDITOR, by="carl")
+    fleet.clock.advance(timedelta(days=400))
+    await service.grant("carl", OperatorRole.AUDITOR, by="carl")  # Nobody can get in any more: nothing to protect.
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 1000))
+    assert [each.subject for each in entries if each.action == "operator role granted"] == [
+        "anna",
+        "bert",
+        "carl",
+        "anna",
+        "carl",
+    ]
+
+
+async def test_a_device_is_granted_nothing_and_neither_is_a_stranger(fleet: Fleet) -> None:
+    await fleet.enrol("meter-1")
+    assert (await refusal(fleet, "meter-1", OperatorRole.ADMIN)).code is Code.NAME_TAKEN
+    assert (await refusal(fleet, "nobody", OperatorRole.ADMIN)).code is Code.DEVICE_UNKNOWN
+    for order in (
+        TokenOrder(["meter-2"], None, Role.DEVICE, operator_role=OperatorRole.ADMIN),
+        TokenOrder([], "north", Role.OPERATOR, operator_role=OperatorRole.ADMIN),
+    ):
+        with pytest.raises(Refused, match="operator_role is for tokens with role operator"):
+            await fleet.token_service.create(order, by="admin")
