@@ -135,7 +135,7 @@ async def test_hardware_is_told_where_to_connect_and_keeps_its_credential(tmp_pa
         (["--exec", "device {password}"], "'password' is no placeholder: there are {host} {port}"),
         (["--exec", "device 'x"], "close the quotation"),
         (["--client-id", "no spaces"], "name 'no spaces'"),
-        (["--dir", "/tmp"], "--dir /tmp exists: give a new directory"),
+        (["--dir", "docs"], "--dir docs exists: give a new directory"),
     ],
 )
 async def test_wrong_usage_is_explained(tmp_path: Path, arguments: list[str], words: str) -> None:
