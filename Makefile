@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PACKAGES := provisioning broker device_sim
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests check test demo bench bench-revocation clean
+.PHONY: help setup setup-tests check test test-compiled compiled demo bench bench-revocation clean
 
 help:           ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -36,8 +36,16 @@ test: setup-tests                                           ## everything the te
 demo: setup                                                 ## the whole product in 90 seconds, on loopback
 	@$(BIN)/fleet-sim demo $(DEMO_ARGS)
 
-bench: setup-tests                                          ## broker and mosquitto side by side, ratios printed
-	$(BIN)/python benchmarks/side_by_side.py $(BENCH_ARGS)
+compiled: $(VENV)/.installed-dev                            ## the hot path compiled: .build/compiled, and a wheel in .build/dist
+	@deploy/build-compiled $(BIN)
+
+test-compiled: setup-tests compiled                         ## the broker's tests against the compiled hot path
+	cp -r tests docs pyproject.toml .build/compiled
+	cd .build/compiled && PYTHONPATH=. $(CURDIR)/$(BIN)/pytest -n auto tests/unit/broker tests/properties tests/conformance \
+		tests/integration/broker $(PYTEST_ARGS)
+
+bench: setup-tests compiled                                 ## broker, compiled, and mosquitto side by side, ratios printed
+	$(BIN)/python benchmarks/side_by_side.py --subject fleetgate-compiled $(BENCH_ARGS)
 
 bench-revocation: setup-tests                               ## from the revoke call to the closed session
 	$(BIN)/python benchmarks/revocation.py $(BENCH_ARGS)

@@ -2,6 +2,7 @@
 
 `fleetgate`       this repository's broker with its default policy, which cannot be switched off. Its revocation index
                   is asked at each admission; there is no provisioning service to feed it.
+`fleetgate-compiled`  the same, its hot path compiled (`make compiled`, docs/performance.md).
 `mosquitto`       Debian's mosquitto with an access control list that says what Fleetgate's default policy says:
                   a device publishes below its own topic only, the backend reads everything.
 `mosquitto-open`  the same without the list: what mosquitto does when it checks nothing but the certificate.
@@ -11,7 +12,6 @@ The limits that would make either of them drop messages are lifted. Neither logs
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -27,9 +27,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pki import BACKEND, GROUP, BenchPki
-from processes import Child
+from processes import REPOSITORY, Child
 
-PEERS = ("fleetgate", "mosquitto", "mosquitto-open")
+from provisioning.version import product_version
+
+PEERS = ("fleetgate", "fleetgate-compiled", "mosquitto", "mosquitto-open")
+_FLEETGATE = {"fleetgate": REPOSITORY, "fleetgate-compiled": REPOSITORY / ".build" / "compiled"}
 _START_SECONDS = 20
 _ATTEMPTS = 3
 _FLEETGATE_CONFIGURATION = """\
@@ -60,8 +63,8 @@ class PeerMissing(RuntimeError):
 @contextmanager
 def start(peer: str, pki: BenchPki, folder: Path, cores: frozenset[int] | None = None) -> Iterator[Server]:
     """Run *peer* with its files in *folder* (new, the caller's) until the block ends; raise `ChildFailed`."""
-    if peer == "fleetgate":
-        process, port = _fleetgate(pki, folder, cores)
+    if peer in _FLEETGATE:
+        process, port = _fleetgate(pki, folder, cores, _FLEETGATE[peer])
     else:
         process, port = _mosquitto(pki, folder, cores, with_policy=peer == "mosquitto")
     with process:
@@ -78,11 +81,8 @@ def ready_line(process: Child, program: str) -> list[str]:
 
 def describe(peer: str) -> str:
     """Return the version of *peer*, for the report."""
-    if peer == "fleetgate":
-        try:
-            version = importlib.metadata.version("fleetgate")
-        except importlib.metadata.PackageNotFoundError:  # Run from a working tree that is not installed.
-            version = "not installed"
+    if peer in _FLEETGATE:
+        version = product_version()
         return f"{version}, Python {platform.python_version()}, {ssl.OPENSSL_VERSION}"
     said = subprocess.run([mosquitto_program(), "-h"], capture_output=True, text=True, check=False).stdout
     version = said.split("\n", 1)[0].rpartition(" ")[2]
@@ -97,15 +97,19 @@ def mosquitto_program() -> str:
     return found
 
 
-def _fleetgate(pki: BenchPki, folder: Path, cores: frozenset[int] | None) -> tuple[Child, int]:
+def _fleetgate(pki: BenchPki, folder: Path, cores: frozenset[int] | None, packages: Path) -> tuple[Child, int]:
+    """Start the broker that is in the folder *packages*."""
+    if not (packages / "broker").is_dir():
+        raise PeerMissing("the compiled broker is not built. Remedy: make compiled")
     configuration = folder / "broker.toml"
     configuration.write_text(_FLEETGATE_CONFIGURATION)
     process = Child(
         [
-            *(sys.executable, "-m", "broker", "run", "--config", configuration, "--state-dir", folder / "state"),
+            *(sys.executable, "-P", "-m", "broker", "run", "--config", configuration, "--state-dir", folder / "state"),
             *("--certfile", pki.server.certificate, "--keyfile", pki.server.key, "--cafile", pki.trust_anchors),
         ],
         folder / "log",
+        environment={"PYTHONPATH": str(packages)},
         cores=cores,
     )
     with _stopped_on_error(process):

@@ -20,6 +20,7 @@ import typer
 from broker import admin_commands, explain_commands
 from broker.admin.unix_socket import AdminSocketError
 from broker.admission.policy_file import PolicyError, load_policy
+from broker.build import is_compiled
 from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
 from broker.policy_commands import policy
@@ -133,8 +134,8 @@ def run(
 
 @app.command()
 def version() -> None:
-    """Print the version."""
-    typer.echo(product_version())
+    """Print the version, and how the hot path was built."""
+    typer.echo(f"{product_version()} ({'compiled' if is_compiled() else 'plain Python'})")
 
 
 def _check_policy(path: Path | None) -> None:

@@ -33,18 +33,21 @@ from broker import lifetime
 from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.refusal import RefusalCode, Refused
+from broker.authorization import refuse_topic
 from broker.engine import Engine
 from broker.handlers import connect, handle
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack, Connect
 from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
-from broker.mqtt.errors import PacketError, ProtocolError
+from broker.mqtt.errors import MalformedPacket, PacketError
 from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import decode_packet
 from broker.mqtt.properties import Properties
 from broker.mqtt.publish import PUBACK_HEAD, encode_publish
+from broker.mqtt.topics import check_topic_name
 from broker.routing.router import Subscriber
+from broker.session.aliases import IncomingAliases
 from broker.session.session import Session
 from broker.store.journal import Otherwise
 
@@ -91,13 +94,13 @@ class ClientConnection:
     __slots__ = (
         "_aliases",
         "_allowed",
-        "_closed",
         "_complaints",
         "_holder",
         "_needed",
         "_tail",
         "_transport",
         "bucket",
+        "closed",
         "engine",
         "expires_at",
         "explains",
@@ -117,11 +120,12 @@ class ClientConnection:
         self._tail: bytearray | None = None
         self._needed = 0
         self._allowed: AbstractSet[bytes] = _NO_TOPICS
-        self._aliases: dict[int, bytes] | None = None
-        self._closed = False
+        self._aliases: IncomingAliases | None = None
         self._complaints = 0
         self._holder: Subscriber | None = None
         self.bucket = 0
+        self.closed = False
+        """Whether it has ended: nothing is read, written or changed through it any more."""
         self.expires_at = 0.0
         self.warned = False
         """When the certificate ends."""
@@ -211,7 +215,9 @@ class ClientConnection:
                     topic_end = body + 2 + (data[body] << 8 | data[body + 1])
                     topic = data[body + 2 : topic_end]
                     # Best case: known to be allowed, no properties. Else: the packet pays for a whole decode below.
-                    if topic in allowed and (topic_end < end and not data[topic_end] if v5 else topic_end <= end):
+                    if (topic_end < end and not data[topic_end] if v5 else topic_end <= end) and (
+                        topic in allowed or self._introduce(topic)
+                    ):
                         messages += 1
                         route = routes[topic]
                         if v5:
@@ -242,7 +248,9 @@ class ClientConnection:
                     topic_end = body + 2 + (data[body] << 8 | data[body + 1])
                     topic = data[body + 2 : topic_end]
                     payload = topic_end + 2
-                    if topic in allowed and (payload < end and not data[payload] if v5 else payload <= end):
+                    if (payload < end and not data[payload] if v5 else payload <= end) and (
+                        topic in allowed or self._introduce(topic)
+                    ):
                         packet_id = data[topic_end:payload]
                         if packet_id != _NO_PACKET_ID:
                             messages += 1
@@ -278,14 +286,14 @@ class ClientConnection:
                     continue
                 position = end
                 handle(engine, self, decode_packet(first, data[body:end], self.version), now)
-                if self._closed:
+                if self.closed:
                     break
                 session = self.session
                 maximum = engine.limits.max_packet_size
                 allowed = self._allowed
                 v5 = self.version is ProtocolVersion.V5
         except PacketError as error:
-            self._bad_packet(error, now)
+            self.fail(error, now)
         except Waits:
             pass
         metrics.messages_received += messages
@@ -294,13 +302,13 @@ class ClientConnection:
             engine.turn.sessions.add(session)
         if slow is not None:
             self.hold(slow, now)
-        if position < limit and not self._closed:
+        if position < limit and not self.closed:
             self._tail = bytearray(data[position:])
             self._needed = bytes_needed(data, position)
 
     def lost(self, code: str, now: float, detail: str = "") -> None:
         """Take note that the transport is gone without a DISCONNECT packet: *code* and *detail* say why."""
-        if not self._closed:
+        if not self.closed:
             self._end(code, detail, now, publish_will=True)
 
     def choke(self) -> None:
@@ -335,6 +343,18 @@ class ClientConnection:
             allowed = self._allowed = set()
         allowed.add(topic)
 
+    def _introduce(self, topic: bytes) -> bool:
+        """Say whether the client may publish to *topic*, which it has not done lately; if in doubt: no."""
+        if self.session is None:
+            return False
+        try:
+            permitted = refuse_topic(self.engine, self.session, check_topic_name(topic.decode())) is None
+        except (UnicodeDecodeError, MalformedPacket):
+            return False
+        if permitted:
+            self.allow(topic)
+        return permitted
+
     def forget_permissions(self) -> None:
         """Ask the policy again at the next PUBLISH to any topic."""
         self._allowed = _NO_TOPICS
@@ -347,24 +367,15 @@ class ClientConnection:
 
     def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
         """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
-        if alias > self.engine.limits.max_topic_alias:  # [MQTT-3.3.2-9]
-            raise ProtocolError(
-                f"topic alias {alias} is over the maximum of {self.engine.limits.max_topic_alias}",
-                ReasonCode.TOPIC_ALIAS_INVALID,
-            )
         if self._aliases is None:
-            self._aliases = {}
-        if topic:
-            self._aliases[alias] = topic
-        elif alias not in self._aliases:
-            raise ProtocolError(f"topic alias {alias} stands for no topic yet")  # MQTT 5 §3.3.2.3.4
-        return self._aliases[alias]
+            self._aliases = IncomingAliases(self.engine.limits.max_topic_alias)
+        return self._aliases.resolve(alias, topic)
 
     def wait(self, inquiry: Inquiry, packet: Connect) -> None:
         """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
 
         def go_on(now: float) -> None:
-            if not self._closed:  # Else the client has gone meanwhile, or `connect_timeout` has passed.
+            if not self.closed:  # Else the client has gone meanwhile, or `connect_timeout` has passed.
                 self._transport.release()
                 connect(self.engine, self, packet, now)
                 if self._tail is not None:
@@ -377,7 +388,7 @@ class ClientConnection:
     def hold(self, slow: Subscriber, now: float) -> None:
         """Read no more until *slow* has caught up, or a second has passed."""
         # Not for its own session: the acknowledgements that it waits for are among what would not be read.
-        if self._holder is None and not self._closed and slow is not self.session:
+        if self._holder is None and not self.closed and slow is not self.session:
             self._holder = slow
             self._transport.hold()
             slow.hold(self)
@@ -398,7 +409,7 @@ class ClientConnection:
 
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
         """Answer the CONNECT with *refusal*, explained where the client takes that many bytes (0: any), and close."""
-        if not self._closed:
+        if not self.closed:
             properties = Properties(reason_string=refusal.reason_string)
             packet = Connack(refusal.reason_code, properties=properties).encode(self.version)
             if 0 < maximum_packet_size < len(packet):  # [MQTT-3.2.2-19]
@@ -412,7 +423,7 @@ class ClientConnection:
         self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
     ) -> None:
         """End the connection from our side; an MQTT 5 client is told why in a DISCONNECT packet."""
-        if self._closed:
+        if self.closed:
             return
         session = self.session
         if session is not None:
@@ -427,7 +438,7 @@ class ClientConnection:
 
     def left(self, now: float, *, publish_will: bool) -> None:
         """End the connection because the client said DISCONNECT."""
-        if not self._closed:
+        if not self.closed:
             if self.session is not None:
                 self.session.flush()  # What it sent before DISCONNECT is acknowledged.
             self._end("CLIENT_DISCONNECTED", "", now, publish_will=publish_will)
@@ -437,7 +448,7 @@ class ClientConnection:
 
     def on_deadline(self, now: float) -> None:
         """Close the connection if a limit has passed, or file the next deadline."""
-        if self._closed:
+        if self.closed:
             return
         if self.session is None:
             secured = self.peer is not None or self.refusal is not None
@@ -466,7 +477,8 @@ class ClientConnection:
 
     # The end
 
-    def _bad_packet(self, error: PacketError, now: float) -> None:
+    def fail(self, error: PacketError, now: float) -> None:
+        """End the connection for a packet that the standard forbids."""
         if self.session is not None:
             # A second CONNECT, in an unknown version: no reason of a DISCONNECT says that.
             known = error.reason_code in SERVER_REASONS
@@ -474,12 +486,12 @@ class ClientConnection:
             self.disconnect(RefusalCode.BAD_PACKET, reason_code, str(error), now)
         elif error.reason_code is ReasonCode.UNSUPPORTED_PROTOCOL_VERSION:
             self.refuse(Refused(RefusalCode.UNSUPPORTED, error.reason_code, str(error)), 0, now)  # [MQTT-3.1.2-2]
-        elif not self._closed:
+        elif not self.closed:
             self._end(RefusalCode.BAD_PACKET, str(error), now, publish_will=False)
             self._transport.close()
 
     def _end(self, code: str, detail: str, now: float, *, publish_will: bool) -> None:
-        self._closed = True
+        self.closed = True
         self._tail = None
         self._allowed = _NO_TOPICS
         self._aliases = None

@@ -24,8 +24,9 @@ from broker.admission.refusal import RefusalCode
 from broker.connection import ClientConnection
 from broker.engine import Engine
 from broker.poller import Poller
-from broker.transport import Secure, TlsTransport
-from broker.unsafe_plain import UnsafePeer, UnsafePlainSocket
+from broker.tls_session import TlsSession, open_tls
+from broker.transport import TlsTransport
+from broker.unsafe_plain import UnsafePeer, UnsafePlainSession
 from broker.websocket import WebSocket
 from provisioning.pki.identity import Identity
 
@@ -73,6 +74,9 @@ class Listener:
         listening = socket.socket(family, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # What is set here holds for every connection that is accepted (tcp(7)), and costs each of them nothing.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             listening.setblocking(False)
             listening.bind((host, port))
             listening.listen(_BACKLOG)
@@ -127,20 +131,18 @@ class Listener:
 
     def _serve(self, accepted: socket.socket, address: tuple[str, int]) -> None:
         engine = self._engine
-        secure: Secure
+        tls: TlsSession
         try:
             accepted.setblocking(False)
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if self._speaks is Speaks.UNSAFE_PLAIN:
-                secure = UnsafePlainSocket(fileno=accepted.detach())
+                tls = UnsafePlainSession(accepted)
             else:
-                secure = self.context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
+                accepted, tls = open_tls(self.context, accepted)
         except OSError:  # The peer has gone between accept and here.
             accepted.close()
             return
         transport = TlsTransport(
-            self._loop, secure, address, engine.metrics, self._poller, engine.turn, engine.limits.max_backlog
+            self._loop, accepted, tls, address, engine.metrics, self._poller, engine.turn, engine.limits.max_backlog
         )
         if self._speaks is Speaks.WEBSOCKET:
             websocket = WebSocket(transport, engine.metrics)

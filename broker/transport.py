@@ -1,4 +1,4 @@
-"""One TLS connection on a non-blocking `ssl.SSLSocket`, driven by `broker.poller`.
+"""One TLS connection on a non-blocking socket, driven by `broker.poller`.
 
 Theory
 ------
@@ -38,11 +38,12 @@ from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import Enum, auto
-from typing import Literal, Protocol
+from typing import Protocol
 
 from broker.metrics import Metrics
 from broker.poller import READABLE, WRITABLE, Poller
 from broker.tls_refusal import code_of
+from broker.tls_session import TlsSession, say_goodbye
 from broker.turn import Turn
 from provisioning.pki.tls import verified_path
 
@@ -79,38 +80,6 @@ class Receiver(Protocol):
         """Take note that the peer takes what is sent again."""
 
 
-class Secure(Protocol):
-    """The socket under a transport: an `ssl.SSLSocket`, or for test tools one that only looks like it."""
-
-    @property
-    def session_reused(self) -> bool | None:
-        """Whether the TLS session was resumed."""
-
-    def fileno(self) -> int:
-        """Return the descriptor."""
-
-    def do_handshake(self) -> None:
-        """Go on with the handshake."""
-
-    def getpeercert(self, *, binary_form: Literal[True]) -> bytes | None:
-        """Return the peer's certificate."""
-
-    def recv(self, size: int, /) -> bytes:
-        """Read."""
-
-    def send(self, data: bytes | bytearray | memoryview, /) -> int:
-        """Write."""
-
-    def shutdown(self, how: int, /) -> None:
-        """Shut down one side."""
-
-    def unwrap(self) -> object:
-        """Close TLS."""
-
-    def close(self) -> None:
-        """Close the socket."""
-
-
 class _State(Enum):
     HANDSHAKE = auto()
     OPEN = auto()
@@ -138,6 +107,7 @@ class TlsTransport:
         "_socket",
         "_state",
         "_timer",
+        "_tls",
         "_turn",
         "choked",
     )
@@ -145,19 +115,21 @@ class TlsTransport:
     def __init__(
         self,
         loop: AbstractEventLoop,
-        secure: Secure,
+        connected: socket.socket,
+        tls: TlsSession,
         address: tuple[str, int],
         metrics: Metrics,
         poller: Poller,
         turn: Turn,
         max_backlog: int,
     ) -> None:
-        """Take over the non-blocking socket *secure*, whose handshake has not been made, from the peer's *address*."""
+        """Take over the non-blocking socket *connected* from the peer's *address*; *tls* has made no handshake yet."""
         self._loop = loop
         self._host = sys.intern(address[0])  # A fleet comes from few addresses.
         self._port = address[1]
-        self._socket = secure
-        self._fd = self._socket.fileno()
+        self._socket = connected
+        self._tls: TlsSession | None = tls
+        self._fd = connected.fileno()
         self._metrics = metrics
         self._poller = poller
         self._turn = turn
@@ -197,11 +169,11 @@ class TlsTransport:
             self._close()
 
     def _handshake(self) -> None:
-        receiver = self._receiver
-        if receiver is None:
+        receiver, tls = self._receiver, self._tls
+        if receiver is None or tls is None:
             return
         try:
-            self._socket.do_handshake()
+            tls.do_handshake()
         except ssl.SSLWantReadError:
             self._stop_writing()
         except ssl.SSLWantWriteError:
@@ -213,21 +185,22 @@ class TlsTransport:
             self._stop_writing()
             self._state = _State.OPEN
             self._metrics.handshakes_completed += 1
-            self._metrics.handshakes_resumed += bool(self._socket.session_reused)
-            certificate = self._socket.getpeercert(binary_form=True)
+            self._metrics.handshakes_resumed += bool(tls.session_reused)
+            certificate = tls.getpeercert(True)
             receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
 
     def presented(self) -> tuple[bytes | None, list[bytes]]:
         """Return the peer's certificate, in DER, and its verified path."""
-        return self._socket.getpeercert(binary_form=True), self.verified_path()
+        certificate = self._tls.getpeercert(True) if self._tls is not None else None
+        return certificate, self.verified_path()
 
     def verified_path(self) -> list[bytes]:
         """Return the path that the handshake has verified, in DER, the peer's own certificate first; [] if resumed."""
-        return verified_path(self._socket) if isinstance(self._socket, ssl.SSLSocket) else []
+        return verified_path(self._tls) if self._tls is not None else []
 
     def _read(self) -> None:
-        receiver = self._receiver
-        if receiver is None:
+        receiver, tls = self._receiver, self._tls
+        if receiver is None or tls is None:
             return
         now = self._loop.time()
         turn = self._turn
@@ -235,9 +208,11 @@ class TlsTransport:
         self._last_read = now
         for _ in range(_READS_A_TURN):
             try:
-                data = self._socket.recv(RECORD)
+                data = tls.read(RECORD)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
                 return
+            except ssl.SSLEOFError:  # Without close_notify. MQTT has its own end, and nobody else does better.
+                data = b""
             except (ssl.SSLError, OSError) as error:
                 receiver.lost("CONNECTION_LOST", now, tls_reason(error))
                 self._close()
@@ -264,7 +239,8 @@ class TlsTransport:
 
     def write(self, packets: list[bytes]) -> None:
         """Write *packets*, each a whole one; keep what the socket does not take."""
-        if self._state is not _State.OPEN:
+        tls = self._tls
+        if self._state is not _State.OPEN or tls is None:
             return
         backlog = self._backlog
         if backlog is not None:
@@ -280,7 +256,7 @@ class TlsTransport:
         size = len(data)
         if size <= RECORD:  # Best case: one record, one system call, all of it.
             try:
-                sent = self._socket.send(data)
+                sent = tls.write(data)
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
                 sent = 0
             except (ssl.SSLError, OSError) as error:
@@ -288,7 +264,7 @@ class TlsTransport:
                 return
             metrics.bytes_sent += sent
         else:
-            sent = self._send(data)
+            sent = self._send(tls, data)
         if sent < size and self._state is _State.OPEN:
             backlog = self._backlog = bytearray(data[sent:] if sent else data)
             self._start_writing()
@@ -308,15 +284,15 @@ class TlsTransport:
         if self._receiver is not None:
             self._receiver.unchoke(self._loop.time())
 
-    def _send(self, data: bytes | bytearray) -> int:
+    def _send(self, tls: TlsSession, data: bytes | bytearray) -> int:
         """Write as much of *data* as the socket takes; return how many bytes."""
         sent = 0
         size = len(data)
         try:
-            sent = self._socket.send(data)
+            sent = tls.write(data)
             while sent < size:
                 with memoryview(data)[sent:] as rest:
-                    sent += self._socket.send(rest)
+                    sent += tls.write(rest)
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
             pass
         except (ssl.SSLError, OSError) as error:
@@ -340,9 +316,9 @@ class TlsTransport:
         if self._state is _State.HANDSHAKE:
             self._handshake()
             return
-        backlog = self._backlog
-        if backlog is not None:
-            sent = self._send(backlog)
+        backlog, tls = self._backlog, self._tls
+        if backlog is not None and tls is not None:
+            sent = self._send(tls, backlog)
             if self._backlog is None:
                 return
             del backlog[:sent]
@@ -380,8 +356,9 @@ class TlsTransport:
     def _finish(self) -> None:
         """Send close_notify, so that the peer knows that nothing was cut off (RFC 8446 §6.1), and linger."""
         # Want-read is the usual answer: ours is sent, the peer's has not come.
-        with contextlib.suppress(ssl.SSLError, OSError, ValueError):
-            self._socket.unwrap()
+        with contextlib.suppress(ssl.SSLError, OSError):
+            if self._tls is not None:
+                say_goodbye(self._tls)
         self._linger()
 
     def _linger(self) -> None:
@@ -390,9 +367,10 @@ class TlsTransport:
         self._state = _State.LINGERING
         self._receiver = None
         self._backlog = None
+        self._tls = None  # What comes now is thrown away unread.
         self._stop_writing()
         try:
-            self._socket.shutdown(socket.SHUT_WR)  # The TLS object goes; what comes now is thrown away unread.
+            self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             self._close()
             return
@@ -407,6 +385,7 @@ class TlsTransport:
         self._state = _State.CLOSED
         self._receiver = None
         self._backlog = None
+        self._tls = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

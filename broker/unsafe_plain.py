@@ -17,20 +17,29 @@ from broker.connection import ClientConnection
 from provisioning.pki.identity import Identity
 
 
-class UnsafePlainSocket(socket.socket):
-    """A TCP socket with the few methods of `ssl.SSLSocket` that the transport uses."""
+class UnsafePlainSession:
+    """No TLS, with the methods of a TLS session that the transport uses."""
+
+    __slots__ = ("read", "write")
 
     session_reused = False
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.read = connected.recv
+        self.write = connected.send
 
     def do_handshake(self) -> None:
         """Do nothing: there is no handshake."""
 
-    def getpeercert(self, *, binary_form: bool) -> None:
+    def getpeercert(self, binary_form: bool, /) -> None:
         """Return None: there is no certificate."""
 
-    def unwrap(self) -> NoReturn:
+    def version(self) -> None:
+        """Return None: there is no TLS."""
+
+    def shutdown(self) -> NoReturn:
         """Raise `OSError`: there is no TLS to close."""
-        raise OSError("not a TLS socket")
+        raise OSError("not a TLS session")
 
 
 class UnsafePeer:

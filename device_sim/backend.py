@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from device_sim.behaviour.presence import OFFLINE, ONLINE
 from device_sim.commands import Command, UnreadableCommand, decode_answer
 from device_sim.driver import Driver
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
 from device_sim.link import Link
 from device_sim.sequence import SequenceCheck
-from device_sim.telemetry import Telemetry, UnreadableTelemetry, decode
+from device_sim.telemetry.payload import Telemetry, UnreadableTelemetry, decode
 from device_sim.tls_dial import Endpoint
 
 EVERYTHING = "fleet/#"
@@ -77,6 +78,8 @@ class Backend:
         self.connection: Link | None = None
         self.checks = {device: SequenceCheck() for device in devices}
         self.latency = Latency()
+        self.presence: dict[str, bytes] = {}
+        self.presence_changes = 0
         self.received = 0
         self.unexpected = 0
         self.unexpected_examples: list[str] = []
@@ -143,6 +146,9 @@ class Backend:
                 self._telemetry(device, topic_name, payload, now)
             case ["fleet", _, device, "ack"] if device in self.checks:
                 self._answer(device, topic_name, payload, now)
+            case ["fleet", _, device, "state"] if device in self.checks and payload in {ONLINE, OFFLINE}:
+                self.presence_changes += self.presence.get(device) != payload
+                self.presence[device] = payload
             case ["fleet", _, _, "cmd", *_]:
                 pass  # Our own command: we subscribe to everything.
             case _:

@@ -11,14 +11,23 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Jitter(StrEnum):
+    """How a pause is drawn: anywhere up to the bound, or always the bound, as too many devices do."""
+
+    FULL = "full"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Full jitter between 0 and ``min(cap, base * 2 ** attempt)`` seconds."""
+    """Pauses between 0 and ``min(cap, base * 2 ** attempt)`` seconds."""
 
     base: float = 0.5
     cap: float = 30.0
+    jitter: Jitter = Jitter.FULL
 
     def __post_init__(self) -> None:
         if not 0 < self.base <= self.cap:
@@ -30,5 +39,7 @@ class Backoff:
         return min(self.cap, self.base * 2.0 ** min(attempt, 64))
 
     def pause(self, attempt: int, randomness: random.Random) -> float:
-        """Return a pause in seconds, drawn evenly up to the bound."""
+        """Return a pause in seconds: drawn evenly up to the bound, or the bound itself."""
+        if self.jitter is Jitter.NONE:
+            return self.bound(attempt)
         return randomness.uniform(0.0, self.bound(attempt))

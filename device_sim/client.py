@@ -172,7 +172,13 @@ class Connection:
         """Return a connection that the broker has admitted; see `device_sim.link.Open`."""
         started = time.monotonic()
         dialled = await dial(
-            endpoint, context, deadline=deadline, credential=credential, session=session, source=source
+            endpoint,
+            context,
+            deadline=deadline,
+            credential=credential,
+            session=session,
+            source=source,
+            clock_offset=terms.clock_offset,
         )
         connection = cls(
             asyncio.get_running_loop(),
@@ -213,11 +219,11 @@ class Connection:
         self._keep_alive.add(paho)
         self.stage_times = StageTimes(dialled.tcp, dialled.tls, time.monotonic() - started)
 
-    def publish(self, topic_name: str, payload: bytes, qos: int) -> int:
+    def publish(self, topic_name: str, payload: bytes, qos: int, *, retain: bool = False) -> int:
         """Queue a message; return its packet identifier. Raises `NotConnected`."""
         if self.closed.done():
             raise NotConnected(f"the connection has ended: {self.closed.result()}")
-        info = self._paho.publish(topic_name, payload, qos)
+        info = self._paho.publish(topic_name, payload, qos, retain)
         if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise NotConnected(f"not sent: {mqtt.error_string(info.rc)}")
         return int(info.mid)

@@ -22,6 +22,9 @@ from enum import Enum, StrEnum
 REVOKED = "REVOKED"
 """First word of the reason string of everything the broker does because a certificate is revoked."""
 
+SERVER_CERTIFICATE = "server_certificate"
+"""The code of a connection that we ourselves refuse: the server's certificate is not good enough."""
+
 _ALERT = re.compile(r"(?:TLSV1|TLSV13|SSLV3)_ALERT_(\w+)")
 _CONNACK_311 = {
     1: "unacceptable protocol version",
@@ -98,7 +101,7 @@ def from_error(error: BaseException, at: float) -> Closure:
         case ssl.SSLEOFError():
             code, reason = "closed", "the peer closed the connection without an alert"
         case ssl.SSLCertVerificationError():
-            code, reason = "server_certificate", f"we refuse the server: {error.verify_message}"
+            code, reason = SERVER_CERTIFICATE, f"we refuse the server: {error.verify_message}"
         case ssl.SSLError(reason=str(openssl)):
             alert = _ALERT.fullmatch(openssl)
             code = alert.group(1).lower() if alert else openssl.lower()

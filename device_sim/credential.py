@@ -52,6 +52,11 @@ class HeldCredential:
         )
 
     @property
+    def not_before(self) -> datetime:
+        """When its life began."""
+        return x509.load_pem_x509_certificate(self.certificate_pem).not_valid_before_utc
+
+    @property
     def pem(self) -> CredentialPem:
         """What a TLS context loads."""
         return CredentialPem(self.certificate_pem + self.key_pem)

@@ -85,6 +85,7 @@ class Device:
     state: State = State.UNPROVISIONED
     attempts: int = 0
     dialled: int = 0
+    admitted: int = 0
     sequence: int = 0
     closure: Closure | None = field(default=None)
 
@@ -103,6 +104,7 @@ class Device:
             self.dialled += 1
         elif event is Event.ADMITTED:
             self.attempts = 0
+            self.admitted += 1
         elif event is Event.LOST:
             self.attempts += 1
         return self.state
@@ -119,6 +121,11 @@ class Device:
                 return self.happened(Event.REFUSED)
             case Verdict.AGAIN:
                 return self.happened(Event.LOST)
+
+    def taken_over(self, closure: Closure) -> State:
+        """Take note that somebody else connected under its name; it will come back."""
+        self.closure = closure
+        return self.happened(Event.LOST)
 
     def next_sequence(self) -> int:
         """Return the sequence number of the next message, without spending it."""

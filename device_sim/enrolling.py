@@ -43,8 +43,12 @@ async def enrol_fleet(
     est: EstClient,
     parallel: int,
     enrolled: Enrolled,
+    life: float | None = None,
 ) -> None:
-    """Enrol the fleet's service and those of *names* that are not in *fleet* yet, by one-time token and EST."""
+    """Enrol the fleet's service and those of *names* that are not in *fleet* yet, by one-time token and EST.
+
+    *life* is for how many seconds the devices' certificates shall be valid, if not for as long as usual.
+    """
     randomness = random.Random()  # noqa: S311 - pauses only
     with fleet.changing():
         if fleet.service not in fleet.entries:
@@ -52,7 +56,10 @@ async def enrol_fleet(
             fleet.keep(await enrol(est, fleet.service, token.token, randomness))
         missing = iter([name for name in names if name not in fleet.entries])
         while batch := list(islice(missing, _BATCH)):
-            tokens = {token.device: token.token for token in await operator.create_tokens(devices=batch, group=group)}
+            issued = await operator.create_tokens(
+                devices=batch, group=group, lifetime_seconds=None if life is None else round(life)
+            )
+            tokens = {token.device: token.token for token in issued}
 
             async def one(name: str, tokens: dict[str | None, str] = tokens) -> None:
                 fleet.keep(await enrol(est, name, tokens[name], randomness))

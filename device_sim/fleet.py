@@ -13,27 +13,31 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from device_sim.closure import Closure, Verdict
+from device_sim.behaviour.behaviour import Acting, Behaviour
+from device_sim.behaviour.catalogue import behaviours_of
+from device_sim.closure import Closure
 from device_sim.device import Device, Event, State
 from device_sim.latency import Latency
 from device_sim.link import Link, StageTimes
 from device_sim.live_device import LiveDevice, Surroundings
 from device_sim.parallel import in_parallel
+from device_sim.randomness import Redrawn, randomness_of
+from device_sim.scenario.groups import Group
 from device_sim.scenario.metrics import Duration
-from device_sim.scenario.model import Group
 from device_sim.schedule import Schedule
-from device_sim.telemetry import randomness_of
 from device_sim.tls_dial import NotAdmitted
+from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
 
-_JITTER_SOURCE = random.Random()  # noqa: S311 - repeatable by intent
+_JITTER = Redrawn()
+_URGENT = 0.1
 _MOST_KEPT = 1000
 _LOOK_AGAIN = 0.05
 
@@ -55,7 +59,9 @@ class Fleet:
         self._tasks = asyncio.TaskGroup()
         self._closing = False
         self._running: set[asyncio.Task[None]] = set()
-        self._flapped: set[str] = set()
+        self._frozen = False
+        self.rate = 1.0
+        self.renewal_failures: list[tuple[float, str]] = []
         self.counters = surroundings.counters
         self.lateness = Latency()
         self.skipped = 0
@@ -67,10 +73,12 @@ class Fleet:
         self.condemned: dict[str, float] = {}
         self.falsely_admitted: set[str] = set()
         self.falsely_refused: dict[str, Closure] = {}
-        self.devices = {
-            member.name: LiveDevice(Device(member.name, member.topic_group), surroundings, member.group, self._ended)
-            for member in members
-        }
+        self.devices: dict[str, LiveDevice] = {}
+        behaviours: dict[str, tuple[Behaviour, ...]] = {}
+        for member in members:
+            shared = behaviours.setdefault(member.group.name, behaviours_of(member.group))
+            machine = Device(member.name, member.topic_group)
+            self.devices[member.name] = LiveDevice(machine, surroundings, member.group, self._ended, shared)
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -131,6 +139,69 @@ class Fleet:
                 schedule.again(device, item_due, self._interval(device), now)
             self.skipped = schedule.skipped
 
+    # ---- what behaviours ask for (`behaviour.Host`)
+
+    @property
+    def seed(self) -> int:
+        """The scenario's seed."""
+        return self._surroundings.seed
+
+    def now(self) -> datetime:
+        """Return the true time."""
+        return datetime.now(UTC)
+
+    async def renew(self, device: Acting, due: float) -> None:
+        """Let *device* renew its certificate, which was due at *due*, and come back with the new one."""
+        live, renew = self.devices[device.name], self._surroundings.renew
+        if renew is None:
+            raise RuntimeError("`Target.check` lets no renewal through without a service")
+        if live.credential is None or not live.is_connected:
+            return
+        started = time.monotonic()
+        try:
+            held = await renew(live.credential)
+        except (EnrolmentRefused, EnrolmentUnavailable) as error:
+            if live.name not in self.condemned:
+                self._not_renewed(live, str(error))
+            return
+        if not live.renewed(held):  # It was lost, or fell asleep, meanwhile: it comes back with the new one.
+            self.counters.renewed += 1
+            return
+        await live.close()
+        if await self._attempt(live, started) is None:
+            self._not_renewed(live, f"the new certificate is not admitted: {live.machine.closure}")
+            return
+        self.counters.renewed += 1
+        self._surroundings.record(Duration.RENEWAL, time.monotonic() - started, started - due)
+
+    def copy_admitted(self, device: Acting, started: float) -> None:
+        """Take note that a copy of *device*, which dialled at *started*, was let in."""
+        self.counters.copies_admitted += 1
+        if started > self.condemned.get(device.name, math.inf):
+            self.falsely_admitted.add(device.name)
+
+    def copy_refused(self, device: Acting) -> None:
+        """Take note that it was not."""
+        del device
+        self.counters.copies_refused += 1
+
+    def stalled(self) -> None:
+        """Take note that a device stopped reading."""
+        self.counters.stalls += 1
+
+    def _not_renewed(self, device: LiveDevice, why: str) -> None:
+        self.counters.failed_renewals += 1
+        if len(self.renewal_failures) < _MOST_KEPT:
+            self.renewal_failures.append((time.monotonic(), f"{device.name}: {why}"))
+
+    # ----
+
+    def freeze(self) -> None:
+        """Let nobody come or go by itself any more: what is connected now stays so."""
+        self._frozen = True
+        for task in self._running:
+            task.cancel()
+
     async def quiet(self, seconds: float) -> None:
         """Return when the broker has acknowledged all that connected devices have published, or after *seconds*."""
         deadline = time.monotonic() + seconds
@@ -141,11 +212,11 @@ class Fleet:
 
     def _interval(self, device: LiveDevice) -> float:
         telemetry = device.group.telemetry
+        interval = device.interval * (_URGENT if device.urgent else 1.0) / self.rate
         if telemetry is None or not telemetry.jitter:
-            return device.interval
-        # One source for all devices, seeded each time: a source of its own would be 2.5 KB a device.
-        _JITTER_SOURCE.seed(f"{self._surroundings.seed}:{device.name}:jitter:{device.machine.sequence}")
-        return device.interval * _JITTER_SOURCE.uniform(1.0 - telemetry.jitter, 1.0 + telemetry.jitter)
+            return interval
+        source = _JITTER.of(self._surroundings.seed, device.name, f"jitter {device.machine.sequence}")
+        return interval * source.uniform(1.0 - telemetry.jitter, 1.0 + telemetry.jitter)
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = self._tasks.create_task(work, name=name)
@@ -170,10 +241,12 @@ class Fleet:
         record(Duration.CONNACK, stages.connack, late)
         record(Duration.ADMITTED, stages.tcp + stages.tls + stages.connack, late)
         self.admissions += 1
-        if started > self.condemned.get(device.name, math.inf):
+        if started > self.condemned.get(device.name, math.inf) or _had_expired(device, started):
             self.falsely_admitted.add(device.name)
-        if device.group.flap is not None and device.is_connected:
-            self._start(self._flap(device, connection, device.group.flap.up), f"flap {device.name}")
+        if device.is_connected and not self._frozen:
+            for behaviour in device.behaviours:
+                if behaviour.accompanies:
+                    self._start(behaviour.accompany(device, connection, self), f"accompany {device.name}")
         return connection
 
     def _not_admitted(self, device: LiveDevice, closure: Closure) -> None:
@@ -187,22 +260,33 @@ class Fleet:
     def _ended(self, device: LiveDevice) -> None:
         if self._closing:
             return
+        if device.machine.state is State.ENROLLED and device.away is not None:
+            self.counters.sleeps += 1
+            self._start(self._wake(device, device.away), f"wake {device.name}")
+            return
         closure = device.machine.closure
         if closure is not None and device.machine.state is not State.ENROLLED:
             self.lost_connections += 1
             if len(self.lost) < _MOST_KEPT:
                 self.lost.append((device.name, closure))
-            if closure.verdict is not Verdict.AGAIN:
+            if device.machine.state in {State.REFUSED, State.REVOKED}:
                 self._judge_refusal(device, closure)
         if device.machine.state is State.WAITING:
             self._come_back(device)
 
     def _judge_refusal(self, device: LiveDevice, closure: Closure) -> None:
-        if device.name not in self.condemned:
+        if device.name not in self.condemned and not _had_expired(device, time.monotonic()):
             self.falsely_refused[device.name] = closure
 
+    async def _wake(self, device: LiveDevice, seconds: float) -> None:
+        due = time.monotonic() + seconds
+        await asyncio.sleep(seconds)
+        if device.machine.state is State.ENROLLED:
+            await self._attempt(device, due)
+
     def _come_back(self, device: LiveDevice) -> None:
-        self._start(self._reconnect(device), f"reconnect {device.name}")
+        if not self._frozen:
+            self._start(self._reconnect(device), f"reconnect {device.name}")
 
     async def _reconnect(self, device: LiveDevice) -> None:
         """Pause, and try once; an attempt that fails for the moment makes the next such task."""
@@ -219,14 +303,13 @@ class Fleet:
         attempts = device.machine.attempts
         # Seeded by what has happened to the device before, so that each pause is another, and the same in another run.
         randomness = randomness_of(self._surroundings.seed, device.name, f"backoff {device.machine.dialled} {attempts}")
-        if device.name in self._flapped and device.group.flap is not None:
-            self._flapped.discard(device.name)
-            return randomness.expovariate(1.0 / device.group.flap.down)
+        if device.away is not None:
+            return device.away
         return device.group.backoff.backoff().pause(attempts - 1, randomness)
 
-    async def _flap(self, device: LiveDevice, connection: Link, up: float) -> None:
-        randomness = randomness_of(self._surroundings.seed, device.name, f"flap {device.machine.dialled}")
-        await asyncio.wait([connection.closed], timeout=randomness.expovariate(1.0 / up))
-        if not connection.closed.done() and not self._closing:
-            self._flapped.add(device.name)
-            connection.abort()
+
+def _had_expired(device: LiveDevice, at: float) -> bool:
+    """Say whether the certificate of *device* was no longer valid at *at* (`time.monotonic`)."""
+    if device.credential is None:
+        return False
+    return device.credential.not_after.timestamp() < time.time() - (time.monotonic() - at)

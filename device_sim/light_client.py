@@ -164,7 +164,13 @@ class LightConnection:
         """Return an admitted connection; see `device_sim.link.Open`."""
         started = time.monotonic()
         dialled = await dial(
-            endpoint, context, deadline=deadline, credential=credential, session=session, source=source
+            endpoint,
+            context,
+            deadline=deadline,
+            credential=credential,
+            session=session,
+            source=source,
+            clock_offset=terms.clock_offset,
         )
         connection = cls(
             asyncio.get_running_loop(), BufferedSocket(dialled.socket), terms, keep_alive, received, acknowledged
@@ -197,19 +203,19 @@ class LightConnection:
 
     # ---- what a device asks for
 
-    def publish(self, topic_name: str, payload: bytes, qos: int) -> int:
+    def publish(self, topic_name: str, payload: bytes, qos: int, *, retain: bool = False) -> int:
         """Queue a message; return its packet identifier, 0 for QoS 0. Raises `NotConnected`."""
         if self.closed.done():
             raise NotConnected(f"the connection has ended: {self.closed.result()}")
         level = QoS(qos)
         if not level:
-            self._send(Publish(topic_name, payload).encode(self._version))
+            self._send(Publish(topic_name, payload, retain=retain).encode(self._version))
             return 0
         held = self._held
         if held is not None and len(held) >= MOST_QUEUED:
             raise NotConnected(f"not sent: {len(held)} messages wait for the broker already")
         packet_id = self._new_packet_id()
-        packet = Publish(topic_name, payload, level, packet_id=packet_id).encode(self._version)
+        packet = Publish(topic_name, payload, level, retain, packet_id=packet_id).encode(self._version)
         if held or len(self._outstanding) >= self._receive_maximum:
             if held is None:
                 held = self._held = deque()

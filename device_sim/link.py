@@ -61,13 +61,17 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a CONNECT says beside who it is. *session_seconds* keep the session that long after the connection."""
+    """On what terms a device connects. *session_seconds* keep the session that long after the connection.
+
+    *clock_offset* is by how many seconds its clock is wrong when it judges the broker's certificate.
+    """
 
     seconds_alive: int = 60
     clean_start: bool = True
     session_seconds: int = 0
     will: Will | None = None
     version: ProtocolVersion = ProtocolVersion.V5
+    clock_offset: float = 0.0
 
 
 ORDINARY = Terms()
@@ -83,7 +87,7 @@ class Link(Protocol):
     tls_session: ssl.SSLSession | None
     session_present: bool
 
-    def publish(self, topic_name: str, payload: bytes, qos: int) -> int:
+    def publish(self, topic_name: str, payload: bytes, qos: int, *, retain: bool = False) -> int:
         """Queue a message and return its packet identifier. Raises `NotConnected`."""
 
     async def subscribe(self, topic_filter: str, qos: int) -> int:

@@ -14,24 +14,27 @@ import asyncio
 import ssl
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from device_sim.closure import Closure
-from device_sim.commands import Action, UnreadableCommand, decode_command, execute
+from device_sim.behaviour.behaviour import Answering, Behaviour, Outcome
+from device_sim.closure import SERVER_CERTIFICATE, Closure
+from device_sim.commands import Action, Answer, UnreadableCommand, decode_command, execute
 from device_sim.credential import HeldCredential
 from device_sim.device import Device, Event, State
 from device_sim.driver import Driver
 from device_sim.keep_alive import KeepAlive
 from device_sim.link import FAILURE, ORDINARY, Link, NotConnected, Terms
+from device_sim.scenario.groups import Group, Telemetry
 from device_sim.scenario.metrics import Duration
-from device_sim.scenario.model import Group
 from device_sim.tally import Sent
-from device_sim.telemetry import encode, readings
+from device_sim.telemetry.models import Model
+from device_sim.telemetry.payload import encode
 from device_sim.tls_dial import Endpoint, NotAdmitted
 
 _AT_LEAST_ONCE = 1
+_TAKEN_OVER = 0x8E
 _MOST_UNACKNOWLEDGED = 50
 _SHORTEST_INTERVAL = 0.01
 _LONGEST_INTERVAL = 3600.0
@@ -49,6 +52,15 @@ class Counters:
     commands: int = 0
     unreadable_commands: int = 0
     reconnections: int = 0
+    sessions_resumed: int = 0
+    sessions_lost: int = 0
+    takeovers: int = 0
+    copies_admitted: int = 0
+    copies_refused: int = 0
+    stalls: int = 0
+    sleeps: int = 0
+    renewed: int = 0
+    failed_renewals: int = 0
 
 
 Record = Callable[[Duration, float, float], None]
@@ -85,28 +97,40 @@ class Surroundings:
     sources: tuple[str, ...] = ()
     """Local addresses that the devices share: each has 28,232 ports."""
     driver: Driver = Driver.PAHO
+    renew: Callable[[HeldCredential], Awaitable[HeldCredential]] | None = None
+    """How a certificate is renewed and kept; raises as `credential.renew`. None where there is no service."""
 
 
 class LiveDevice:
     """A device that can connect and publish. *ended* is called whenever a connection of it has ended."""
 
     __slots__ = (
-        "_closing", "_ended", "_readings", "_surroundings", "connection", "credential", "group", "interval",
-        "machine", "unacknowledged",
+        "_closing", "_commands", "_ended", "_readings", "_surroundings", "away", "behaviours", "connection",
+        "credential", "group", "interval", "machine", "unacknowledged", "urgent",
     )  # fmt: skip
 
     def __init__(
-        self, machine: Device, surroundings: Surroundings, group: Group, ended: Callable[[LiveDevice], None]
+        self,
+        machine: Device,
+        surroundings: Surroundings,
+        group: Group,
+        ended: Callable[[LiveDevice], None],
+        behaviours: tuple[Behaviour, ...] = (),
     ) -> None:
         self.machine = machine
         self.group = group
+        self.behaviours = behaviours
+        self.away: float | None = None
+        self.urgent = False
+        self._commands = 0
         self.interval = group.telemetry.every if group.telemetry is not None else 0.0
         self.credential: HeldCredential | None = None
         self.connection: Link | None = None
         self.unacknowledged: dict[int, Unacknowledged] = {}
         self._surroundings = surroundings
         self._ended = ended
-        self._readings = readings(surroundings.seed, machine.name)
+        model = group.telemetry.model if group.telemetry is not None else Model.SMART_METER
+        self._readings = model.readings(surroundings.seed, machine.name)
         self._closing = False
 
     @property
@@ -119,6 +143,11 @@ class LiveDevice:
         self.credential = credential
         self.machine.happened(Event.ISSUED)
 
+    def renewed(self, credential: HeldCredential) -> bool:
+        """Hold *credential*, a successor, from now on; return whether a connection under the former is open still."""
+        self.credential = credential
+        return self.is_connected
+
     async def connect(self, session: ssl.SSLSession | None = None) -> Link:
         """Connect, subscribe to the device's commands, and send again what was not acknowledged.
 
@@ -127,6 +156,8 @@ class LiveDevice:
         if self.credential is None:
             raise RuntimeError(f"{self.name} has no certificate: enrol it first")
         self._closing = False
+        self.away = None
+        terms = self._terms()
         self.machine.happened(Event.DIALLED)
         try:
             connection = await self._surroundings.driver.open(
@@ -135,7 +166,7 @@ class LiveDevice:
                 self.name,
                 credential=self.credential.pem,
                 keep_alive=self._surroundings.keep_alive,
-                terms=self._surroundings.terms,
+                terms=terms,
                 received=self._received,
                 acknowledged=self._acknowledged,
                 session=session,
@@ -151,9 +182,12 @@ class LiveDevice:
         self.machine.happened(Event.ADMITTED)
         connection.closed.add_done_callback(self._connection_ended)
         try:
-            asked = time.monotonic()
-            await connection.subscribe(f"{self.machine.topic_prefix}/cmd/#", _AT_LEAST_ONCE)
-            self._surroundings.record(Duration.SUBACK, time.monotonic() - asked, 0.0)
+            if not self._resumed(connection, terms):
+                asked = time.monotonic()
+                await connection.subscribe(f"{self.machine.topic_prefix}/cmd/#", _AT_LEAST_ONCE)
+                self._surroundings.record(Duration.SUBACK, time.monotonic() - asked, 0.0)
+            for behaviour in self.behaviours:
+                behaviour.admitted(self, connection)
             self._send_again(connection)
         except NotConnected:
             pass  # Admitted and lost at once: `ended` is called as for any lost connection.
@@ -171,7 +205,11 @@ class LiveDevice:
     @property
     def is_undecided(self) -> bool:
         """Whether it is on its way: told to connect, and neither connected nor refused yet."""
-        return self.machine.state in {State.ENROLLED, State.CONNECTING, State.WAITING}
+        if self.away is not None or self.machine.state not in {State.ENROLLED, State.CONNECTING, State.WAITING}:
+            return False
+        # It tries again, and will refuse the broker again until its clock is right.
+        closure = self.machine.closure
+        return closure is None or closure.code != SERVER_CERTIFICATE
 
     def cut(self) -> None:
         """Break the connection as a network does; nobody has said goodbye."""
@@ -182,8 +220,25 @@ class LiveDevice:
         """Leave the broker politely."""
         self._closing = True
         if self.connection is not None:
+            if self.machine.state is State.CONNECTED:
+                for behaviour in self.behaviours:
+                    behaviour.leaving(self, self.connection)
             await self.connection.close()
             await asyncio.sleep(0)  # The state follows in the loop's next turn.
+
+    async def open_copy(self) -> Link:
+        """Open a second connection with the same key under the same name, as a thief does. Raises `NotAdmitted`."""
+        if self.credential is None:
+            raise RuntimeError(f"{self.name} has no certificate to copy")
+        surroundings = self._surroundings
+        return await surroundings.driver.open(
+            surroundings.endpoint,
+            surroundings.context,
+            self.name,
+            credential=self.credential.pem,
+            keep_alive=surroundings.keep_alive,
+            source=self._source(),
+        )
 
     def publish_reading(self, due: float) -> bool:
         """Publish the next reading, due at *due* (`time.monotonic`); return whether it was handed to the connection."""
@@ -194,15 +249,19 @@ class LiveDevice:
             counters.held_back += 1
             return False
         sequence = self.machine.next_sequence()
+        telemetry = self.group.telemetry or Telemetry()
+        reading = next(self._readings)
+        self.urgent = reading.urgent
         sent = time.monotonic()
-        payload = encode(next(self._readings), sequence, int(due * 1e9), int(sent * 1e9))
+        payload = encode(reading, sequence, int(due * 1e9), int(sent * 1e9), telemetry.format)
         try:
-            packet_id = self.connection.publish(f"{self.machine.topic_prefix}/telemetry", payload, _AT_LEAST_ONCE)
+            packet_id = self.connection.publish(f"{self.machine.topic_prefix}/telemetry", payload, telemetry.qos)
         except NotConnected:
             counters.held_back += 1
             return False
         self.machine.published()
-        self.unacknowledged[packet_id] = Unacknowledged(sequence, payload, due, sent)
+        if telemetry.qos:
+            self.unacknowledged[packet_id] = Unacknowledged(sequence, payload, due, sent)
         counters.published += 1
         return True
 
@@ -235,9 +294,45 @@ class LiveDevice:
             counters.unreadable_commands += 1
             return
         counters.commands += 1
-        answer = execute(command, self._actions())
+        self._commands += 1
+        answering = self._answering()
+        if answering.outcome is Outcome.IGNORED:
+            return
+        if answering.outcome is Outcome.REFUSED:
+            answer = Answer(command.identifier, done=False, detail="this device refuses some commands")
+        else:
+            answer = execute(command, self._actions())
+        if answering.delay:
+            asyncio.get_running_loop().call_later(answering.delay, self._answer, answer)
+        else:
+            self._answer(answer)
+
+    def _answering(self) -> Answering:
+        for behaviour in self.behaviours:
+            answering = behaviour.answering(self, self._surroundings.seed, self._commands)
+            if answering is not None:
+                return answering
+        return Answering()
+
+    def _answer(self, answer: Answer) -> None:
         if self.connection is not None and not self.connection.closed.done():
             self.connection.publish(f"{self.machine.topic_prefix}/ack", answer.encode(), _AT_LEAST_ONCE)
+
+    def _terms(self) -> Terms:
+        terms = self._surroundings.terms
+        for behaviour in self.behaviours:
+            terms = behaviour.terms(self, terms)
+        return terms
+
+    def _resumed(self, connection: Link, terms: Terms) -> bool:
+        """Say whether the broker has kept this device's session, and count what was expected and did not come."""
+        counters = self._surroundings.counters
+        if connection.session_present:
+            counters.sessions_resumed += 1
+            return True
+        if terms.session_seconds and self.machine.admitted > 1:
+            counters.sessions_lost += 1
+        return False
 
     def _source(self) -> str | None:
         sources = self._surroundings.sources
@@ -257,5 +352,11 @@ class LiveDevice:
         return self.interval
 
     def _connection_ended(self, closed: asyncio.Future[Closure]) -> None:
-        self.machine.ended(closed.result(), by_us=self._closing)
+        closure = closed.result()
+        if closure.number == _TAKEN_OVER and not self._closing:
+            self._surroundings.counters.takeovers += 1
+        if closure.number == _TAKEN_OVER and self.group.clone is not None and not self._closing:
+            self.machine.taken_over(closure)  # Its copy did; it takes its place back.
+        else:
+            self.machine.ended(closure, by_us=self._closing)
         self._ended(self)

@@ -66,6 +66,14 @@ class Child:
             raise RuntimeError(f"{self.name} was not started to be talked to")
         self._process.stdin.write(line)
 
+    async def end(self, deadline: float) -> None:
+        """Close its standard input and wait for its end; after *deadline* seconds it is left to `talking`."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline):
+                await self._process.wait()
+
     async def lines(self) -> AsyncIterator[bytes]:
         """Yield the lines of its standard output, until it closes it."""
         if self._process.stdout is None:

@@ -155,7 +155,10 @@ async def _self_hosted(scenario: Scenario, view: View) -> AsyncIterator[Target]:
             fleet = FleetDirectory.create(directory / "fleet", origin, anchors, "backend")
             names = names_of("meter", scenario.devices)
             async with EstClient(stage.provisioning_url, stage.anchors, connections=_ENROLLING_AT_ONCE) as est:
-                await enrol_fleet(fleet, names, _GROUP, stage.operator, est, _ENROLLING_AT_ONCE, lambda: None)
+                await enrol_fleet(
+                    fleet, names, _GROUP, stage.operator, est, _ENROLLING_AT_ONCE, lambda: None,
+                    scenario.certificate_life,
+                )  # fmt: skip
             view.said(f"{len(fleet.devices)} devices enrolled")
             yield Target(stage.broker, fleet, stage.provisioning_url, stage.operator, stage.hosted.restart)
             watching.cancel()

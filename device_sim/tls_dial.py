@@ -23,7 +23,7 @@ import ssl
 import time
 from dataclasses import dataclass
 
-from device_sim.closure import Closure, from_error
+from device_sim.closure import SERVER_CERTIFICATE, Closure, Layer, from_error
 from provisioning.pki.tls import CredentialPem
 
 # Linux <linux/in.h>; `socket` does not name it. The port is chosen at connect(), so that each pair of addresses has
@@ -69,10 +69,12 @@ async def dial(
     credential: CredentialPem | None = None,
     session: ssl.SSLSession | None = None,
     source: str | None = None,
+    clock_offset: float = 0.0,
 ) -> Dialled:
     """Connect to *endpoint* within *deadline* seconds.
 
     *credential* replaces the one in *context* (rule 3), *session* offers resumption, *source* is a local address.
+    *clock_offset* is by how many seconds the clock is wrong that the server's certificate is judged by, beside ours.
     """
     loop = asyncio.get_running_loop()
     started = time.monotonic()
@@ -92,7 +94,18 @@ async def dial(
             raw = context.wrap_socket(
                 raw, server_hostname=endpoint.server_name, do_handshake_on_connect=False, session=session
             )
+<<<<<<< HEAD
             await handshake(loop, raw)
+=======
+            await _handshake(loop, raw)
+        if clock_offset:
+            _judge_by(raw, time.time() + clock_offset)
+    except _OutOfTime as error:
+        raw.close()
+        raise NotAdmitted(
+            Closure(Layer.TLS, SERVER_CERTIFICATE, f"we refuse the server: {error}", time.monotonic())
+        ) from error
+>>>>>>> main
     except (OSError, TimeoutError) as error:
         raw.close()
         raise NotAdmitted(from_error(error, time.monotonic())) from error
@@ -102,8 +115,24 @@ async def dial(
     return Dialled(raw, tcp=connected - started, tls=time.monotonic() - connected)
 
 
+<<<<<<< HEAD
 async def handshake(loop: asyncio.AbstractEventLoop, tls: ssl.SSLSocket) -> None:
     """Finish the handshake of the non-blocking *tls*, of whichever side; raise what `ssl` raises."""
+=======
+class _OutOfTime(Exception):
+    """By the device's clock the server's certificate is not valid."""
+
+
+def _judge_by(tls: ssl.SSLSocket, now: float) -> None:
+    certificate = tls.getpeercert() or {}
+    begins, ends = (ssl.cert_time_to_seconds(str(certificate[name])) for name in ("notBefore", "notAfter"))
+    if not begins <= now <= ends:
+        word = "is not valid yet" if now < begins else "has expired"
+        raise _OutOfTime(f"by the device's clock its certificate {word}")
+
+
+async def _handshake(loop: asyncio.AbstractEventLoop, tls: ssl.SSLSocket) -> None:
+>>>>>>> main
     while True:
         try:
             tls.do_handshake()

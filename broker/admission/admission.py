@@ -41,6 +41,7 @@ from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from provisioning.pki.crl import distribution_points
+from provisioning.pki.extension import extension
 from provisioning.pki.identity import Identity, InvalidIdentity, Role, identity_of
 from provisioning.pki.revocation import (
     CertificateKey,
@@ -244,11 +245,9 @@ class Admission:
                 f"client identifier {connect.client_id[:80]!r} is not that of the certificate, {identity.name!r}",
             )
         admitted = _as_whom(peer, connect)
-        permissions = self.permissions(identity, admitted.client_id)  # Compiled now: it is asked again in a moment.
-        if connect.will is not None and not permissions.may_publish(connect.will.topic):
-            return _refused(
-                RefusalCode.WILL_NOT_PERMITTED, f"the will topic {connect.will.topic[:80]!r} is not permitted"
-            )
+        will = connect.will
+        if will is not None and not self.permissions(identity, admitted.client_id).may_publish(will.topic):
+            return _refused(RefusalCode.WILL_NOT_PERMITTED, f"the will topic {will.topic[:80]!r} is not permitted")
         return admitted
 
     def permissions(self, identity: Identity, client_id: str) -> Permissions:
@@ -299,13 +298,9 @@ def _as_whom(peer: Peer, connect: Connect) -> Admitted:
 
 def _may_certify(certificate: x509.Certificate) -> bool:
     """Whether *certificate* is a CA's: it may sign others, whatever else it says it is for."""
-    for extension in certificate.extensions:
-        value = extension.value
-        if isinstance(value, x509.BasicConstraints) and value.ca:
-            return True
-        if isinstance(value, x509.KeyUsage) and value.key_cert_sign:
-            return True
-    return False
+    constraints = extension(certificate, x509.BasicConstraints)
+    usage = extension(certificate, x509.KeyUsage)
+    return (constraints is not None and constraints.ca) or (usage is not None and usage.key_cert_sign)
 
 
 def _unavailable(code: RefusalCode, detail: str) -> Refused:

@@ -38,7 +38,7 @@ from provisioning.pki.identity import Identity, Role
 PLACEHOLDERS = ("device", "group", "client_id")
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 _UNSAFE_LEVEL = re.compile(r"[/+#\x00]|^\$|^$")
-_MOST_COMPILED = 2048
+_MOST_COMPILED = 256
 _LONGEST_REMEMBERED = 256
 
 

@@ -63,7 +63,7 @@ def split_frames(data: bytes, maximum_packet_size: int) -> tuple[list[Frame], in
 
 
 def bytes_needed(data: bytes, position: int) -> int:
-    """Return how many bytes, from *position*, the unfinished packet needs before it is worth another look."""
+    """Return how many bytes, from *position*, the unfinished packet there needs before it is worth another look."""
     if len(data) - position < _SHORTEST:
         return _SHORTEST
     length, body = decode_length(data, position + 1)

@@ -6,6 +6,9 @@ A `Route` is everything the data path needs to know about one topic name: the ``
 QoS 0 message unchanged, by protocol version; who gets a QoS 1 message reliably; and the few that need a frame of their
 own. Publishing to a warm topic is then one dict look-up and a loop of appends.
 
+A fleet publishes to many topics that few subscribers read, so topics with the same subscriptions share one Route: the
+second device's first message finds it made, and a turn that carries a thousand devices' messages flushes it once.
+
 A route changes only when a subscription that matches it does. Whether a subscriber is connected is not part of it: its
 outbox lives as long as its session. When a filter is added or removed, the cached names that it matches are found in a
 tree of names and forgotten; a device that subscribes to its own topics touches no route of anybody else.
@@ -14,7 +17,8 @@ Hot: `Routes.__missing__` is cold, a hit is a C look-up. Slow twin: `Route.recip
 
 Invariants
 ----------
-1. A Route is immutable; a change of subscriptions replaces it, never edits it.
+1. A Route is immutable, its count of topics apart; a change of subscriptions replaces it, never edits it. It says
+   nothing about its topic.
 2. ``routes[topic]`` always equals what the tree answers (property-tested, with and without the cache).
 3. Never more than *limit* routes are kept: topics are chosen by clients.
 """
@@ -66,6 +70,11 @@ class Subscriber(Protocol):
 
 Append = Callable[[bytes], None]
 
+_MOST_SHARED = 16
+"""Subscriptions of a route that is looked for among the others: a longer list is seldom twice the same."""
+
+_Key = tuple[tuple[int, int, bool, bool], ...]
+
 _NOBODY: Mapping[Subscriber, Subscription | None] = MappingProxyType({})
 
 
@@ -73,18 +82,26 @@ class Route:
     """Who gets the messages of one topic name."""
 
     __slots__ = (
+        "_matches",
         "appends_v4",
         "appends_v5",
         "best_effort_v4",
         "best_effort_v5",
         "individual",
+        "key",
         "own",
         "recipients",
         "reliable",
         "subscribers",
+        "topics",
     )
 
     def __init__(self, matches: list[tuple[Subscriber, Subscription]]) -> None:
+        self._matches = matches  # Kept, so that no other object can have their identity while this route lives.
+        self.key: _Key | None = None
+        """What it is found by while topics share it."""
+        self.topics = 0
+        """How many cached topics it serves."""
         merged = _merge(matches)
         self.recipients = tuple(merged.items())
         """Every subscriber once, overlapping subscriptions merged."""
@@ -147,13 +164,14 @@ def _merge(matches: list[tuple[Subscriber, Subscription]]) -> dict[Subscriber, S
 class Routes(dict[bytes, Route]):
     """The route of each topic name; see the module's invariants."""
 
-    __slots__ = ("_cached", "_groups", "_tree", "limit")
+    __slots__ = ("_cached", "_groups", "_shared", "_tree", "limit")
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._tree: SubscriptionTree[Subscriber] = SubscriptionTree()
         self._cached: TopicNames[bytes] = TopicNames()
         self.limit = limit
+        self._shared: dict[_Key, Route] = {}
         self._groups: dict[tuple[str, str], ShareGroup] = {}
 
     @property
@@ -170,9 +188,23 @@ class Routes(dict[bytes, Route]):
         check_topic_name(name)
         if len(self) >= self.limit:
             self.clear()
+            self._shared.clear()
             self._cached.clear()
-        route = self[topic] = Route(self._tree.match(name))
+        route = self[topic] = self._route(self._tree.match(name))
+        route.topics += 1
         self._cached.insert(name, topic)
+        return route
+
+    def _route(self, matches: list[tuple[Subscriber, Subscription]]) -> Route:
+        """Return the route of *matches*, the one that is there already if another topic has the same."""
+        if len(matches) > _MOST_SHARED:
+            return Route(matches)
+        # All that a route is made from: a subscriber who comes back as a client of another kind needs another.
+        key = tuple((id(s), id(o), s.v5, s.takes_shared_frames) for s, o in matches)
+        route = self._shared.get(key)
+        if route is None:
+            route = self._shared[key] = Route(matches)
+            route.key = key
         return route
 
     def subscribe(self, subscriber: Subscriber, subscription: Subscription) -> Subscription | None:
@@ -211,5 +243,8 @@ class Routes(dict[bytes, Route]):
     def invalidate(self, topic_filter: str) -> None:
         """Forget the routes that a change under *topic_filter* may have altered."""
         for topic in self._cached.find(topic_filter):
-            del self[topic]
+            route = self.pop(topic)
+            route.topics -= 1
+            if route.topics == 0 and route.key is not None:  # It must not outlive its subscribers.
+                del self._shared[route.key]
             self._cached.remove(topic.decode())

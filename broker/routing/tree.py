@@ -14,7 +14,6 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from broker.mqtt.subscription import Subscription
@@ -76,21 +75,27 @@ class SubscriptionTree(Generic[S]):
 
     def match(self, topic_name: str) -> list[tuple[S, Subscription]]:
         """Return every subscription that *topic_name* matches; a subscriber may be in it more than once."""
-        return [
-            found for node in _matching(self._root, topic_name.split("/"), 0) for found in node.subscriptions.items()
-        ]
-
-
-def _matching(node: _Node[S], levels: list[str], depth: int) -> Iterator[_Node[S]]:
-    # A wildcard in the first level does not match a name beginning with "$" [MQTT-4.7.2-1].
-    wildcards_allowed = depth > 0 or not levels[0].startswith("$")
-    children = node.children
-    if wildcards_allowed and (tail := children.get("#")) is not None:
-        yield tail  # "#" also matches the parent level (MQTT 5 §4.7.1.2).
-    if depth == len(levels):
-        yield node
-        return
-    if (child := children.get(levels[depth])) is not None:
-        yield from _matching(child, levels, depth + 1)
-    if wildcards_allowed and (child := children.get("+")) is not None:
-        yield from _matching(child, levels, depth + 1)
+        found: list[tuple[S, Subscription]] = []
+        nodes = [self._root]
+        # A wildcard in the first level does not match a name beginning with "$" [MQTT-4.7.2-1].
+        wildcards_allowed = not topic_name.startswith("$")
+        for level in topic_name.split("/"):
+            below: list[_Node[S]] = []
+            for node in nodes:
+                children = node.children
+                if wildcards_allowed:
+                    if (tail := children.get("#")) is not None:
+                        found += tail.subscriptions.items()
+                    if (child := children.get("+")) is not None:
+                        below.append(child)
+                if (child := children.get(level)) is not None:
+                    below.append(child)
+            if not below:
+                return found
+            nodes = below
+            wildcards_allowed = True
+        for node in nodes:
+            found += node.subscriptions.items()
+            if (tail := node.children.get("#")) is not None:  # It matches the parent level too (MQTT 5 §4.7.1.2).
+                found += tail.subscriptions.items()
+        return found

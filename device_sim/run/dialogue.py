@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from device_sim.run.manner import Manner, Share
 from device_sim.run.part import PartOutcome, PartState
-from device_sim.scenario.model import SAME_PROGRAM, Scenario, Stage
+from device_sim.scenario.model import Scenario
+from device_sim.scenario.stages import Stage
+from device_sim.scenario.values import SAME_PROGRAM
 from device_sim.tls_dial import Endpoint
 
 LONGEST_LINE = 256 * 1024 * 1024

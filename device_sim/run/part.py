@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from typing import Protocol, Self
 
 from device_sim.backend import Backend
 from device_sim.closure import Closure
+from device_sim.credential import HeldCredential, renew
 from device_sim.fleet import Fleet, Member
 from device_sim.fleet_directory import FleetUnusable
 from device_sim.keep_alive import KeepAlive
@@ -34,7 +36,8 @@ from device_sim.run.recorder import Marker, Recorder
 from device_sim.run.stages import Scene, play
 from device_sim.run.target import Target
 from device_sim.scenario.metrics import Count, Duration
-from device_sim.scenario.model import Scenario, Stage
+from device_sim.scenario.model import Scenario
+from device_sim.scenario.stages import Stage
 from device_sim.tally import Sent
 from provisioning.pki.tls import client_context
 
@@ -69,6 +72,8 @@ class PartOutcome:
     refused: dict[str, int]
     false_refusals: dict[str, Closure]
     memory_before_mb: float
+    present: dict[str, bool] = field(default_factory=dict)
+    """Of devices that say whether they are there: whether they were at the end. Without those that were revoked."""
     markers: list[Marker] = field(default_factory=list)
 
 
@@ -142,6 +147,7 @@ class Part:
             record=self._recorder.record,
             sources=self._manner.sources,
             driver=self._manner.driver,
+            renew=self._renewal(),
         )
         fleet = self.fleet = await self._stack.enter_async_context(Fleet(self._members(), surroundings))
         for name, device in fleet.devices.items():
@@ -184,6 +190,7 @@ class Part:
             self._streaming.cancel()
             await asyncio.wait([self._streaming])
         await fleet.quiet(_DRAIN_DEADLINE)
+        fleet.freeze()
         recorder = self._recorder
         return PartOutcome(
             sent={name: device.sent() for name, device in fleet.devices.items()},
@@ -195,7 +202,8 @@ class Part:
             refused=dict(fleet.refused_by_reason),
             false_refusals=fleet.falsely_refused,
             memory_before_mb=self._memory_before,
-            markers=recorder.markers,
+            present=self._present(fleet),
+            markers=recorder.markers + scene.marked("failed renewal", fleet.renewal_failures),
         )
 
     def state(self) -> PartState:
@@ -214,6 +222,25 @@ class Part:
             self._watch.sample(connected),
         )
 
+    def _renewal(self) -> Callable[[HeldCredential], Awaitable[HeldCredential]] | None:
+        url, fleet = self._target.provisioning_url, self._target.fleet
+        if url is None:
+            return None
+
+        async def renewed(held: HeldCredential) -> HeldCredential:
+            successor = await renew(url, fleet.anchors, held)
+            fleet.keep(successor)
+            return successor
+
+        return renewed
+
+    def _present(self, fleet: Fleet) -> dict[str, bool]:
+        return {
+            device.name: device.is_connected
+            for device in fleet.devices.values()
+            if device.group.presence is not None and device.machine.admitted and device.name not in fleet.condemned
+        }
+
     def _members(self) -> list[Member]:
         fleet, now = self._target.fleet, datetime.now(UTC)
         members = []
@@ -226,7 +253,9 @@ class Part:
 
     def _counted(self, fleet: Fleet, scene: Scene) -> dict[Count, int]:
         unreached = [
-            device for device in scene.told_devices if not device.is_connected and device.name not in fleet.condemned
+            device
+            for device in scene.told_devices
+            if not device.is_connected and device.away is None and device.name not in fleet.condemned
         ]
         counters = fleet.counters
         return {
@@ -239,6 +268,15 @@ class Part:
             Count.REPEATED: counters.repeated,
             Count.HELD_BACK: counters.held_back,
             Count.SKIPPED: fleet.skipped,
+            Count.SESSIONS_RESUMED: counters.sessions_resumed,
+            Count.SESSIONS_LOST: counters.sessions_lost,
+            Count.TAKEOVERS: counters.takeovers,
+            Count.COPIES_ADMITTED: counters.copies_admitted,
+            Count.COPIES_REFUSED: counters.copies_refused,
+            Count.STALLS: counters.stalls,
+            Count.SLEEPS: counters.sleeps,
+            Count.RENEWED: counters.renewed,
+            Count.FAILED_RENEWALS: counters.failed_renewals,
             Count.FALSE_ADMISSIONS: len(fleet.falsely_admitted),
             Count.FALSE_REFUSALS: len(fleet.falsely_refused),
         }

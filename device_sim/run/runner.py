@@ -14,11 +14,13 @@ import asyncio
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from device_sim.backend import Backend
+from device_sim.behaviour.presence import OFFLINE, ONLINE
 from device_sim.interruption import Interruption
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
@@ -31,9 +33,10 @@ from device_sim.run.stages import label_of
 from device_sim.run.target import Target
 from device_sim.run.workers import workers
 from device_sim.scenario.metrics import Count, Duration
-from device_sim.scenario.model import Scenario, Stage
+from device_sim.scenario.model import Scenario
+from device_sim.scenario.stages import Stage
 from device_sim.tally import account, is_complete, total
-from device_sim.telemetry import Telemetry
+from device_sim.telemetry.payload import Telemetry
 
 _DRAIN_DEADLINE = 10.0
 _SAMPLE_SECONDS = 1.0
@@ -218,7 +221,9 @@ class Run:
         }
 
         def complete(backend: Backend) -> bool:
-            return all(is_complete(what, backend.checks[name]) for name, what in acknowledged.items())
+            return not stale(backend, outcomes) and all(
+                is_complete(what, backend.checks[name]) for name, what in acknowledged.items()
+            )
 
         try:
             async with asyncio.timeout(_DRAIN_DEADLINE):
@@ -247,6 +252,8 @@ class Run:
                 Count.DUPLICATED: max(0, sums.duplicated - counts[Count.REPEATED] * len(self.backends)),
                 Count.OUT_OF_ORDER: sums.out_of_order,
                 Count.IN_FLIGHT: sums.in_flight,
+                Count.PRESENCE_CHANGES: self.backends[0].presence_changes,
+                Count.STALE_PRESENCE: stale(self.backends[0], outcomes),
                 Count.UNEXPECTED: sum(backend.unexpected for backend in self.backends),
             }
         )
@@ -264,3 +271,12 @@ class Run:
             if process.part is None
         ]
         return found
+
+
+def stale(backend: Backend, outcomes: Iterable[PartOutcome]) -> int:
+    """Return how many devices *backend* believes to be there and are not, or the other way round."""
+    return sum(
+        backend.presence.get(name) != (ONLINE if there else OFFLINE)
+        for outcome in outcomes
+        for name, there in outcome.present.items()
+    )

@@ -14,18 +14,16 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from device_sim.backend import Backend
-from device_sim.credential import renew
 from device_sim.fleet import Fleet
 from device_sim.live_device import LiveDevice
+from device_sim.randomness import randomness_of
 from device_sim.revocation_trial import cut_off, try_again
 from device_sim.run.recorder import Marker, Recorder
 from device_sim.run.target import Target
 from device_sim.scenario.metrics import Count, Duration
-from device_sim.scenario.model import Command, Hold, Ramp, Renew, Restart, Revoke, Scenario, Stage, Storm
+from device_sim.scenario.model import Scenario
 from device_sim.scenario.pacer import arrivals, even, within
-from device_sim.telemetry import randomness_of
-from device_sim.tls_dial import NotAdmitted
-from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
+from device_sim.scenario.stages import Command, Hold, Ramp, Renew, Restart, Revoke, Stage, Storm
 
 _SETTLE = 30.0
 _LOOK_AGAIN = 0.05
@@ -79,6 +77,10 @@ class Scene:
     def mark(self, kind: str, what: str) -> None:
         """Put a marker on the time line."""
         self.recorder.markers.append(Marker(time.monotonic() - self._started, kind, what))
+
+    def marked(self, kind: str, moments: Iterable[tuple[float, str]]) -> list[Marker]:
+        """Return markers for what happened at *moments* (`time.monotonic`)."""
+        return [Marker(at - self._started, kind, what) for at, what in moments]
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, or return early when the user interrupts."""
@@ -243,31 +245,10 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
 
 
 async def _renew(scene: Scene, stage: Renew) -> None:
-    url = scene.target.provisioning_url
-    if url is None:
-        raise RuntimeError("Target.check lets no renewal through without a service")
-    recorder, fleet = scene.recorder, scene.target.fleet
     scene.mark("renew", "renewal begins")
 
-    async def renew_one(device: LiveDevice, due: float) -> None:
-        if device.credential is None or not device.is_connected:
-            return
-        started = time.monotonic()
-        try:
-            held = await renew(url, fleet.anchors, device.credential)
-            fleet.keep(held)
-            await device.close()
-            device.issued(held)
-            await device.connect()
-        except (EnrolmentRefused, EnrolmentUnavailable, NotAdmitted) as error:
-            recorder.counts[Count.FAILED_RENEWALS] += 1
-            scene.mark("failed renewal", f"{device.name}: {error}")
-            return
-        recorder.counts[Count.RENEWED] += 1
-        recorder.record(Duration.RENEWAL, time.monotonic() - started, started - due)
-
     devices = scene.choose(scene.connected(), stage.select)
-    await scene.pace(devices, even(len(devices), stage.rate * scene.rate_share), renew_one)
+    await scene.pace(devices, even(len(devices), stage.rate * scene.rate_share), scene.fleet.renew)
 
 
 async def _command(scene: Scene, stage: Command) -> None:

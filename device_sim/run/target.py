@@ -36,6 +36,8 @@ class Target:
                 )
             if stage.kind == "restart" and self.restart is None:
                 raise Impossible(f"stage {number} (restart) restarts only a broker of its own: use --self-hosted")
+        if self.provisioning_url is None and any(group.renewal is not None for group in scenario.groups):
+            raise Impossible("a group that renews its certificates needs our provisioning service: enrol with it")
         there = len(self.fleet.devices)
         if there < scenario.devices:
             raise Impossible(

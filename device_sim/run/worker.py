@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. The conductor's end is the worker's end: when its standard input closes, whatever it was doing is cancelled.
+1. The conductor's end is the worker's end: when its standard input closes, whatever it was doing is cancelled. After
+   its last words it waits for that, and then lets its devices say goodbye.
 2. It reports its state each second, asked or not; standard output has nothing but the dialogue, logs go to stderr.
 """
 
@@ -63,6 +64,8 @@ class Worker:
             self._say(State(state=part.state()))
             self._say(Outcome(outcome=outcome))
             await self._reports.drain()
+            # Devices leave when the conductor has counted: until then nothing may change any more.
+            await self._orders.read()
 
     async def _play(self, part: Part, play: Play) -> None:
         await part.play(play.number, play.stage)

@@ -23,7 +23,10 @@ from device_sim.run.manner import Manner, Share
 from device_sim.run.part import PartOutcome, PartState
 from device_sim.run.target import Target
 from device_sim.scenario.metrics import Duration
-from device_sim.scenario.model import Scenario, Stage
+from device_sim.scenario.model import Scenario
+from device_sim.scenario.stages import Stage
+
+_GOODBYE_DEADLINE = 30.0
 
 
 class RemotePart:
@@ -75,6 +78,10 @@ class RemotePart:
             state.refused, {}, state.health,
         )  # fmt: skip
         return state
+
+    async def leave(self) -> None:
+        """Let its devices say goodbye, and wait for the worker's end."""
+        await self._child.end(_GOODBYE_DEADLINE)
 
     async def listen(self) -> None:
         """Take in what the worker says, until it has said all."""
@@ -130,5 +137,6 @@ async def workers(scenario: Scenario, target: Target, manner: Manner) -> AsyncIt
             yield parts
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*(part.leave() for part in parts))
     finally:
         shutil.rmtree(logs)

@@ -28,6 +28,8 @@ from enum import StrEnum
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from provisioning.pki.extension import extension
+
 SCHEME = "spiffe://"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?", re.ASCII)
@@ -115,11 +117,12 @@ def identity_of(certificate: x509.Certificate) -> Identity:
 
     Raises `InvalidIdentity` where there is no identity URI, more than one, or a Common Name that says otherwise.
     """
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        raise InvalidIdentity("the certificate has no Subject Alternative Name") from None
-    uris = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith(SCHEME)]
+    names = extension(certificate, x509.SubjectAlternativeName)
+    if names is None:
+        raise InvalidIdentity("the certificate has no Subject Alternative Name")
+    uris = [
+        name.value for name in names if type(name) is x509.UniformResourceIdentifier and name.value.startswith(SCHEME)
+    ]
     if len(uris) != 1:
         raise InvalidIdentity(f"the certificate has {len(uris)} identity URIs where one is needed")
     identity = parse_uri(uris[0])

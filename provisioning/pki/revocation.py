@@ -28,6 +28,8 @@ from enum import StrEnum
 
 from cryptography import x509
 
+from provisioning.pki.extension import extension
+
 CertificateKey = tuple[bytes, int]
 """Issuer's key identifier, serial number."""
 
@@ -95,12 +97,8 @@ def certificate_key(certificate: x509.Certificate) -> CertificateKey:
     Without an Authority Key Identifier, which RFC 5280 §4.2.1.1 requires and foreign CAs forget, the hash of the
     issuer's name takes its place.
     """
-    try:
-        authority = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
-    except x509.ExtensionNotFound:
-        issuer_key_id = None
-    else:
-        issuer_key_id = authority.key_identifier
+    authority = extension(certificate, x509.AuthorityKeyIdentifier)
+    issuer_key_id = None if authority is None else authority.key_identifier
     if issuer_key_id is None:
         issuer_key_id = hashlib.sha256(certificate.issuer.public_bytes()).digest()
     return issuer_key_id, certificate.serial_number

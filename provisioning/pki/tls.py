@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import os
 import ssl
-import sys
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 
@@ -131,16 +131,16 @@ def client_context(
     return context
 
 
-def verified_path(socket: ssl.SSLSocket) -> list[bytes]:
+def verified_path(session: Any) -> list[bytes]:
     """Return the certification path that the handshake has verified, in DER, from the peer's certificate to the anchor.
 
-    Empty where the session was resumed: nothing was verified then.
+    *session* is an `ssl.SSLSocket`, or OpenSSL's object that is under it (`broker.tls_session`). Empty where the
+    session was resumed: nothing was verified then.
     """
-    if sys.version_info >= (3, 13):
-        return list(socket.get_verified_chain())
     # Public from 3.13 on; what is under it is there since 3.10. Without a path it returns None, or an empty list.
-    inner = socket._sslobj  # type: ignore[attr-defined]  # noqa: SLF001
-    return [each.public_bytes(_DER) for each in inner.get_verified_chain() or ()]
+    inner = session._sslobj if isinstance(session, ssl.SSLSocket) else session  # type: ignore[attr-defined]  # noqa: SLF001
+    look_up = getattr(inner, "get_verified_chain", None)
+    return [each.public_bytes(_DER) for each in look_up() or ()] if look_up is not None else []
 
 
 def certificates_in(content: bytes) -> list[x509.Certificate]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_sim.backoff import Backoff
 from device_sim.schedule import Schedule
 from device_sim.sequence import Arrival, SequenceCheck
-from device_sim.telemetry import Reading, decode, encode, readings
+from device_sim.telemetry.models import Model
+from device_sim.telemetry.payload import Format, UnreadableTelemetry, decode, encode
+from device_sim.telemetry.reading import Reading
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,15}", fullmatch=True)
 seeds = st.integers(0, 2**32)
@@ -21,38 +24,108 @@ def source_of(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311 - repeatable by intent
 
 
-def first(count: int, seed: int, device: str) -> list[Reading]:
-    return list(itertools.islice(readings(seed, device), count))
+models = st.sampled_from(Model)
 
 
-@given(seeds, names)
-def test_the_same_seed_and_device_give_the_same_readings(seed: int, device: str) -> None:
-    assert first(50, seed, device) == first(50, seed, device)
+def first(count: int, seed: int, device: str, model: Model = Model.SMART_METER) -> list[Reading]:
+    return list(itertools.islice(model.readings(seed, device), count))
 
 
-@given(seeds, names, names)
-def test_another_seed_or_device_gives_other_readings(seed: int, device: str, other: str) -> None:
-    assert first(5, seed, device) != first(5, seed + 1, device)
+def number(reading: Reading, name: str) -> float:
+    value = reading.values[name]
+    assert isinstance(value, float)
+    return value
+
+
+@settings(max_examples=20)
+@given(seeds, names, models, st.sampled_from(Format))
+def test_the_same_seed_and_device_give_the_same_stream_of_payloads(
+    seed: int, device: str, model: Model, form: Format
+) -> None:
+    def payloads() -> list[bytes]:
+        readings = enumerate(first(50, seed, device, model), 1)
+        return [encode(reading, sequence, sequence * 7, sequence * 9, form) for sequence, reading in readings]
+
+    stream = payloads()
+    list(itertools.islice(model.readings(seed, f"{device}-other"), 20))  # What other devices draw changes nothing.
+    assert payloads() == stream
+
+
+@given(seeds, names, names, models)
+def test_another_seed_or_device_gives_other_readings(seed: int, device: str, other: str, model: Model) -> None:
+    assert first(5, seed, device, model) != first(5, seed + 1, device, model)
     if other != device:
-        assert first(5, seed, device) != first(5, seed, other)
+        assert first(5, seed, device, model) != first(5, seed, other, model)
 
 
+@settings(max_examples=20)
 @given(seeds, names)
 def test_readings_are_what_a_meter_can_measure(seed: int, device: str) -> None:
     day = first(200, seed, device)
-    assert all(20.0 <= reading.power_w < 12_000 for reading in day)
-    assert all(200.0 < reading.voltage_v < 240.0 for reading in day)
-    assert all(earlier.energy_wh < later.energy_wh for earlier, later in itertools.pairwise(day))
-    assert all((later.hour - earlier.hour) % 24 == 0.25 for earlier, later in itertools.pairwise(day))
-    assert len({reading.power_w for reading in day}) > 100
+    assert all(20.0 <= number(reading, "power_w") < 12_000 for reading in day)
+    assert all(200.0 < number(reading, "voltage_v") < 240.0 for reading in day)
+    pairs = list(itertools.pairwise(day))
+    assert all(number(earlier, "energy_wh") < number(later, "energy_wh") for earlier, later in pairs)
+    assert all((number(later, "hour") - number(earlier, "hour")) % 24 == 0.25 for earlier, later in pairs)
+    assert len({number(reading, "power_w") for reading in day}) > 100
 
 
-@given(seeds, names, st.integers(1, 2**40), st.integers(0, 2**62))
-def test_a_reading_survives_the_wire(seed: int, device: str, sequence: int, sent_ns: int) -> None:
-    (reading,) = first(1, seed, device)
-    telemetry = decode(encode(reading, sequence, sent_ns - 7, sent_ns))
-    assert (telemetry.reading, telemetry.sequence) == (reading, sequence)
+@settings(max_examples=20)
+@given(seeds, names)
+def test_a_tracker_moves_as_fast_as_it_says(seed: int, device: str) -> None:
+    journey = first(200, seed, device, Model.TRACKER)
+    for earlier, later in itertools.pairwise(journey):
+        north = (number(later, "latitude") - number(earlier, "latitude")) * 111_320
+        assert abs(north) <= number(later, "speed_mps") * 10 + 1
+        assert 0 < number(later, "battery_pct") <= 100
+    assert any(number(reading, "speed_mps") > 0 for reading in journey)
+
+
+@settings(max_examples=20)
+@given(seeds, names)
+def test_an_alarm_stands_while_it_is_urgent_and_does_not_flicker(seed: int, device: str) -> None:
+    shift = first(400, seed, device, Model.MACHINE)
+    assert all(reading.urgent == (reading.values["alarm"] is not None) for reading in shift)
+    raised = sum(not earlier.urgent and later.urgent for earlier, later in itertools.pairwise(shift))
+    assert raised < 40
+
+
+def test_machines_have_alarms_of_both_kinds_and_end_them() -> None:
+    seen = [
+        reading.values["alarm"] for device in range(20) for reading in first(400, 7, f"machine-{device}", Model.MACHINE)
+    ]
+    assert set(seen) == {None, "temperature", "vibration"}
+    assert seen.count(None) > len(seen) / 2
+
+
+@given(seeds, names, models, st.sampled_from([Format.JSON, Format.CBOR]), st.integers(1, 2**40), st.integers(0, 2**62))
+def test_a_reading_survives_the_wire(
+    seed: int, device: str, model: Model, form: Format, sequence: int, sent_ns: int
+) -> None:
+    (reading,) = first(1, seed, device, model)
+    telemetry = decode(encode(reading, sequence, sent_ns - 7, sent_ns, form))
+    assert (telemetry.values, telemetry.sequence) == (reading.values, sequence)
     assert (telemetry.due_ns, telemetry.sent_ns) == (sent_ns - 7, sent_ns)
+
+
+@given(seeds, names, models, st.integers(1, 2**40), st.integers(0, 2**62))
+def test_a_raw_reading_survives_with_the_precision_of_a_single(
+    seed: int, device: str, model: Model, sequence: int, sent_ns: int
+) -> None:
+    (reading,) = first(1, seed, device, model)
+    payload = encode(reading, sequence, sent_ns - 7, sent_ns, Format.RAW)
+    assert len(payload) == 28 + 4 * len(reading.values)
+    telemetry = decode(payload)
+    assert (telemetry.sequence, telemetry.due_ns, telemetry.sent_ns) == (sequence, sent_ns - 7, sent_ns)
+    for sent, received in zip(reading.values.values(), telemetry.values.values(), strict=True):
+        assert isinstance(received, float)
+        assert received != received if not isinstance(sent, float) else abs(received - sent) <= 1e-6 * abs(sent) + 1e-6  # noqa: PLR0124
+
+
+@given(st.binary(max_size=200))
+def test_what_is_no_telemetry_is_unreadable_and_nothing_else(payload: bytes) -> None:
+    with contextlib.suppress(UnreadableTelemetry):
+        decode(payload)
 
 
 @given(st.lists(st.integers(1, 40), max_size=80))

@@ -6,32 +6,46 @@ write, to everybody, has to be the same.
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 from broker.connection import ClientConnection
+from broker.engine import Engine
 from broker.handlers import handle
 from broker.mqtt.errors import PacketError
 from broker.mqtt.framing import check_packet_size, decode_length
 from broker.mqtt.packets import decode_packet
 
 
-class PlainConnection(ClientConnection):
-    """A connection for which every packet is the rare case."""
+class PlainConnection:
+    """A connection for which every packet is the rare case; not a subclass, because the real one may be compiled."""
+
+    def __init__(self, engine: Engine, transport: Any, now: float) -> None:
+        self._connection = ClientConnection(engine, transport, now)
+        self._unread = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def secured(self, certificate: bytes | None, now: float, wall_now: datetime, *more: Any) -> None:
+        """Pass on that TLS is up."""
+        self._connection.secured(certificate, now, wall_now, *more)
 
     def receive(self, data: bytes, now: float) -> None:
-        if self._tail is None:
-            self._tail = bytearray()
-        self._tail += data
+        """Act on *data*, one packet at a time."""
+        connection = self._connection
+        self._unread += data
         try:
-            while self._tail is not None and len(self._tail) > 1:
-                length, body = decode_length(self._tail, 1)
+            while len(self._unread) > 1 and not connection.closed:
+                length, body = decode_length(self._unread, 1)
                 if body == 0:
                     return
                 end = body + length
-                check_packet_size(end, self.engine.limits.max_packet_size)
-                if len(self._tail) < end:
+                check_packet_size(end, connection.engine.limits.max_packet_size)
+                if len(self._unread) < end:
                     return
-                packet = bytes(self._tail[:end])
-                del self._tail[:end]
-                self.last_received = now
-                handle(self.engine, self, decode_packet(packet[0], packet[body:], self.version), now)
+                packet, self._unread = self._unread[:end], self._unread[end:]
+                connection.last_received = now
+                handle(connection.engine, connection, decode_packet(packet[0], packet[body:], connection.version), now)
         except PacketError as error:
-            self._bad_packet(error, now)
+            connection.fail(error, now)

@@ -85,7 +85,7 @@ class FakeTransport:
 class MemoryBroker:
     """An engine with its clock, loop and revocation data in the test's hand."""
 
-    connection_type: type[ClientConnection] = ClientConnection
+    connection_type: Callable[..., ClientConnection] = ClientConnection
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class MemoryBroker:
         grace: float = 300.0,
         policy: TopicPolicy = DEFAULT_POLICY,
         trust_domain: str | None = DOMAIN,
-        connection_type: type[ClientConnection] = ClientConnection,
+        connection_type: Callable[..., ClientConnection] = ClientConnection,
         **limits: int,
     ) -> None:
         self.now = 1000.0

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from device_sim.backend import Backend
+from device_sim.behaviour.behaviour import Outcome
+from device_sim.behaviour.presence import OFFLINE, ONLINE
+from device_sim.behaviour.responding import Responding
 from device_sim.device import State
 from device_sim.fleet import Fleet, Member
 from device_sim.keep_alive import KeepAlive
 from device_sim.live_device import Counters, Surroundings
-from device_sim.scenario.model import Flap, FullJitter, Group, Telemetry
+from device_sim.scenario.groups import (
+    BackoffPolicy,
+    Clock,
+    Clone,
+    Commands,
+    Flap,
+    Group,
+    Presence,
+    Sleep,
+    SlowReader,
+    Telemetry,
+)
 from device_sim.tally import account, is_complete, total
 from provisioning.pki.identity import Role
 from provisioning.pki.tls import client_context
@@ -23,18 +38,22 @@ from tests.support.authority import Authority
 if TYPE_CHECKING:
     from conftest import RunningBroker
 
-CONDUCT = Group(name="meters", telemetry=Telemetry(every=0.05), backoff=FullJitter(base=0.05, cap=0.2))
+MOODY = Commands.model_validate({"refuse": "30%", "ignore": "30%"})
+CONDUCT = Group(name="meters", telemetry=Telemetry(every=0.05), backoff=BackoffPolicy(base=0.05, cap=0.2))
 NAMES = [f"meter-{number}" for number in range(25)]
 
 
 @asynccontextmanager
-async def connected_fleet(mosquitto: RunningBroker, authority: Authority) -> AsyncIterator[tuple[Fleet, Backend]]:
-    backend = Backend("backend", NAMES)
+async def connected_fleet(
+    mosquitto: RunningBroker, authority: Authority, group: Group = CONDUCT, count: int = len(NAMES)
+) -> AsyncIterator[tuple[Fleet, Backend]]:
+    names = NAMES[:count]
+    backend = Backend("backend", names)
     async with KeepAlive() as keep_alive:
         surroundings = Surroundings(mosquitto.endpoint, client_context(authority.pem), keep_alive, Counters(), seed=7)
         service = authority.issue("backend", role=Role.SERVICE, group=None)
         await backend.connect(mosquitto.endpoint, service.context(authority.pem), keep_alive)
-        async with Fleet([Member(name, "meters", CONDUCT) for name in NAMES], surroundings) as fleet:
+        async with Fleet([Member(name, "meters", group) for name in names], surroundings) as fleet:
             for name, device in fleet.devices.items():
                 device.issued(authority.issue(name))
             await fleet.connect(8)
@@ -102,7 +121,7 @@ async def test_a_lost_connection_comes_back_and_loses_no_message(
             for name in cut:
                 connection = fleet.devices[name].connection
                 assert connection is not None
-                connection._paho.abort(ConnectionResetError("the network went away"))
+                connection.abort()
             await backend.until(lambda: fleet.counters.reconnections == 5 and backend.received >= 500)
         await drained(fleet, backend)
         assert sorted(name for name, _ in fleet.lost) == sorted(cut)
@@ -138,20 +157,107 @@ async def test_refusals_are_noted(mosquitto: RunningBroker, authority: Authority
             assert {closure.code for _, closure in fleet.refusals} == {"unknown_ca"}
 
 
+def with_behaviours(**behaviours: object) -> Group:
+    return CONDUCT.model_copy(update=behaviours)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - the counts have no event
+            await asyncio.sleep(0.01)
+
+
 async def test_a_bad_network_takes_devices_away_and_they_come_back(
     mosquitto: RunningBroker, authority: Authority
 ) -> None:
-    flaky = CONDUCT.model_copy(update={"flap": Flap(up=0.05, down=0.05)})
+    flaky = with_behaviours(flap=Flap(up=0.05, down=0.05))
+    async with connected_fleet(mosquitto, authority, flaky, 3) as (fleet, _):
+        await until(lambda: fleet.counters.reconnections >= 6)
+        assert fleet.lost_connections >= 6
+        assert not fleet.falsely_refused
+
+
+async def test_a_sleeping_device_finds_on_waking_what_was_sent_to_it(
+    mosquitto: RunningBroker, authority: Authority
+) -> None:
+    sleepy = with_behaviours(sleep=Sleep(awake=0.2, asleep=0.3))
+    async with connected_fleet(mosquitto, authority, sleepy, 3) as (fleet, backend):
+        device = fleet.devices["meter-0"]
+        await until(lambda: device.away is not None and not device.is_connected)
+        answers = await backend.command("meters", ["meter-0"], "identify", {}, deadline=10)
+        assert answers.answered.keys() == {"meter-0"}
+        await until(lambda: fleet.counters.sleeps >= 6)
+        # The session kept its subscription: nobody asked for it again.
+        assert fleet.counters.sessions_resumed >= 3
+        assert (fleet.counters.sessions_lost, fleet.lost_connections) == (0, 0)
+
+
+async def test_presence_follows_the_device_and_its_will(mosquitto: RunningBroker, authority: Authority) -> None:
+    async with connected_fleet(mosquitto, authority, with_behaviours(presence=Presence()), 3) as (fleet, backend):
+        await until(lambda: list(backend.presence.values()) == [ONLINE] * 3)
+        fleet.freeze()
+        fleet.devices["meter-0"].cut()
+        await fleet.devices["meter-1"].close()
+        await until(lambda: backend.presence == {"meter-0": OFFLINE, "meter-1": OFFLINE, "meter-2": ONLINE})
+        assert backend.presence_changes == 5
+
+
+async def test_a_copied_key_makes_two_that_throw_each_other_out(mosquitto: RunningBroker, authority: Authority) -> None:
+    cloned = with_behaviours(clone=Clone(every=0.05))
+    async with connected_fleet(mosquitto, authority, cloned, 2) as (fleet, _):
+        await until(lambda: fleet.counters.takeovers >= 4 and fleet.counters.copies_admitted >= 4)
+        assert not fleet.falsely_refused  # The device comes back: it is the copy that nobody asked for.
+        fleet.revoked("meter-0", 0.0)
+        await until(lambda: fleet.falsely_admitted == {"meter-0"})  # This broker has not heard of the revocation.
+
+
+async def test_a_slow_reader_stalls_and_reads_on(mosquitto: RunningBroker, authority: Authority) -> None:
+    slow = with_behaviours(slow_reader=SlowReader(every=0.05, stall=0.05))
+    async with connected_fleet(mosquitto, authority, slow, 3) as (fleet, backend):
+        async with streaming(fleet):
+            await until(lambda: fleet.counters.stalls >= 6 and backend.received >= 100)
+        await drained(fleet, backend)
+        assert fleet.lost_connections == 0
+
+
+async def test_a_wrong_clock_refuses_the_broker_and_that_is_nobodys_false_refusal(
+    mosquitto: RunningBroker, authority: Authority
+) -> None:
+    wrong = with_behaviours(clock=Clock(offset=-10 * 86400.0))
+    async with connected_fleet(mosquitto, authority, wrong, 2) as (fleet, _):
+        assert fleet.connected == 0
+        assert set(fleet.refused_by_reason) == {"tls server_certificate"}
+        assert not fleet.falsely_refused
+        assert "is not valid yet" in str(fleet.devices["meter-0"].machine.closure)
+        assert not any(device.is_undecided for device in fleet.devices.values())
+
+
+async def test_a_clock_that_is_a_little_wrong_does_no_harm(mosquitto: RunningBroker, authority: Authority) -> None:
+    async with connected_fleet(mosquitto, authority, with_behaviours(clock=Clock(offset=60.0)), 2) as (fleet, _):
+        assert fleet.connected == 2
+
+
+async def test_devices_answer_as_their_group_says(mosquitto: RunningBroker, authority: Authority) -> None:
+    moody = with_behaviours(commands=MOODY)
+    async with connected_fleet(mosquitto, authority, moody) as (_, backend):
+        answers = await backend.command("meters", NAMES, "identify", {}, deadline=1.0)
+        assert answers.answered
+        assert answers.missing
+        assert set(answers.refused.values()) == {"this device refuses some commands"}
+        expected = {name: Responding(MOODY).drawn(name, 7, 1) for name in NAMES}
+        assert answers.missing == {name for name, outcome in expected.items() if outcome is Outcome.IGNORED}
+        assert answers.refused.keys() == {name for name, outcome in expected.items() if outcome is Outcome.REFUSED}
+
+
+async def test_an_expired_certificate_that_is_refused_is_no_false_refusal(
+    mosquitto: RunningBroker, authority: Authority
+) -> None:
     async with KeepAlive() as keep_alive:
         surroundings = Surroundings(mosquitto.endpoint, client_context(authority.pem), keep_alive, Counters(), seed=7)
-        async with Fleet([Member(name, "meters", flaky) for name in NAMES[:3]], surroundings) as fleet:
-            for name, device in fleet.devices.items():
-                device.issued(authority.issue(name))
-                fleet.arrive(device, asyncio.get_running_loop().time())
-            async with asyncio.timeout(10):
-                while fleet.counters.reconnections < 6:  # noqa: ASYNC110 - the count has no event
-                    await asyncio.sleep(0.01)
-            assert fleet.lost_connections >= 6
+        async with Fleet([Member("meter-0", "meters", CONDUCT)], surroundings) as fleet:
+            fleet.devices["meter-0"].issued(authority.issue("meter-0", life=timedelta(seconds=-1)))
+            await fleet.connect(1)
+            assert fleet.refused_by_reason == {"tls certificate_expired": 1}
             assert not fleet.falsely_refused
 
 

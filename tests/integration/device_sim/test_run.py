@@ -203,6 +203,68 @@ async def test_workers_with_the_light_driver_observe_the_same(tmp_path: Path, ti
     assert not left_in(tmp_path)
 
 
+BEHAVING = """
+name = "behaving"
+devices = 40
+certificate_life = "25s"
+[[groups]]
+name = "meters"
+weight = 2
+telemetry = { every = "300ms", jitter = "20%" }
+presence = {}
+renewal = { after = "10%", jitter = "5%" }
+[[groups]]
+name = "trackers"
+telemetry = { model = "tracker", format = "cbor", every = "300ms" }
+sleep = { awake = "1s", asleep = "500ms" }
+presence = {}
+[[groups]]
+name = "machines"
+telemetry = { model = "machine", format = "raw", every = "300ms" }
+flap = { up = "2s", down = "300ms" }
+backoff = { base = "100ms", cap = "500ms" }
+presence = {}
+[[groups]]
+name = "copied"
+clone = { every = "1s" }
+backoff = { base = "100ms", cap = "500ms" }
+slow_reader = { every = "1s", stall = "200ms" }
+[[stages]]
+ramp = { rate = 100 }
+[[stages]]
+hold = "6s"
+[thresholds]
+lost = ["== 0"]
+unexpected = ["== 0"]
+stale_presence = ["== 0"]
+sessions_lost = ["== 0"]
+failed_renewals = ["== 0"]
+renewed = ["> 10"]
+sleeps = ["> 5"]
+takeovers = ["> 2"]
+"""
+
+
+@pytest.mark.timeout(120)
+async def test_devices_live_as_their_groups_say(tmp_path: Path) -> None:
+    (tmp_path / "behaving.toml").write_text(BEHAVING)
+    code, out, err = await ran(
+        tmp_path,
+        "run",
+        str(tmp_path / "behaving.toml"),
+        "--self-hosted",
+        "--driver",
+        "light",
+        "--workers",
+        "2",
+        "--json",
+    )
+    assert code == 0, out + err
+    counts = json.loads(out)["counts"]
+    assert counts["sessions_resumed"] == counts["sleeps"] > 0
+    assert counts["copies_admitted"] > 0
+
+
 @pytest.mark.timeout(120)
 async def test_a_worker_that_dies_ends_the_run_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "long.toml").write_text(LONG.partition("[[stages]]\ncommand")[0] + '[[stages]]\nhold = "10m"\n')

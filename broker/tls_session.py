@@ -1,0 +1,89 @@
+"""The TLS session of one accepted socket: OpenSSL's object, without `ssl.SSLSocket` around it.
+
+Theory
+------
+`ssl.SSLSocket` wraps the object that holds OpenSSL's session in a Python layer for blocking callers. Under an event
+loop that layer only costs: a frame and three checks a read or write, five system calls a connection (the options and
+the peer's name are asked again, and the time-out is set anew at each step of the handshake), and a dict a connection.
+`SSLContext._wrap_socket` is how the standard library itself makes the inner object. It is not documented, but has been
+the same from Python 3.7 to 3.14, and other event loops stand on it. Figures: docs/decisions/0016.
+
+Where it is missing or has changed, `open_tls` takes `ssl.SSLSocket` instead, which behaves the same: the slow twin;
+tests/integration/broker/test_tls_session.py holds both to the same answers.
+
+Rules
+-----
+1. The socket must outlive its session: OpenSSL's object holds it by a weak reference.
+2. No policy: the context says who is verified and how.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Any, Final, Protocol, cast
+
+
+class TlsSession(Protocol):
+    """What a transport does with TLS. Each call raises `ssl.SSLError` as `ssl.SSLSocket` does."""
+
+    @property
+    def session_reused(self) -> bool | None:
+        """Whether the TLS session was resumed."""
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake."""
+
+    def getpeercert(self, binary_form: bool, /) -> Any:
+        """Return the peer's certificate (DER), or None."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return what one record holds; empty at the end. May raise `ssl.SSLEOFError` where the end is not TLS's."""
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        """Write; return how many bytes were taken."""
+
+    def version(self) -> str | None:
+        """Return the protocol version."""
+
+
+def open_tls(context: ssl.SSLContext, accepted: socket.socket) -> tuple[socket.socket, TlsSession]:
+    """Return the socket to keep, and the server's side of a TLS session on it, before its handshake.
+
+    *accepted* is non-blocking; it is the caller's no more. Raises `OSError` if the peer has gone.
+    """
+    if _WRAP is None:
+        return open_public_tls(context, accepted)
+    return accepted, _WRAP(context, accepted, server_side=True)
+
+
+def open_public_tls(context: ssl.SSLContext, accepted: socket.socket) -> tuple[socket.socket, TlsSession]:
+    """Do the same by documented means alone."""
+    wrapped = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
+    return wrapped, cast("TlsSession", wrapped)
+
+
+def say_goodbye(session: TlsSession) -> None:
+    """Send close_notify (RFC 8446 §6.1). Raises `ssl.SSLError` where the peer's has not come yet, which is usual."""
+    if isinstance(session, ssl.SSLSocket):
+        session.unwrap()
+    else:
+        cast("Any", session).shutdown()
+
+
+def _inner_wrap() -> Any:
+    """Return `SSLContext._wrap_socket` if it is what it was, or None."""
+    wrap = getattr(ssl.SSLContext, "_wrap_socket", None)
+    if wrap is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with socket.socket() as unconnected:
+        try:
+            session = wrap(context, unconnected, server_side=True)
+        except TypeError:
+            return None
+    expected = ("do_handshake", "getpeercert", "read", "session_reused", "shutdown", "version", "write")
+    return wrap if all(hasattr(session, name) for name in expected) else None
+
+
+_WRAP: Final = _inner_wrap()

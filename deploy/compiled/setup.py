@@ -1,0 +1,36 @@
+"""Builds Fleetgate with its hot path compiled by mypyc: deploy/build-compiled copies this beside the packages.
+
+What is compiled is the same Python that runs without it; nothing is written for the compiler, and what it gains is in
+docs/performance.md. Everything else about the package is in pyproject.toml.
+"""
+
+from mypyc.build import mypycify
+from setuptools import setup
+
+HOT = [
+    "broker/connection.py",
+    "broker/deadlines.py",
+    "broker/engine.py",
+    "broker/handlers.py",
+    "broker/metrics.py",
+    "broker/mqtt/framing.py",
+    "broker/mqtt/message.py",
+    "broker/mqtt/publish.py",
+    "broker/mqtt/topics.py",
+    "broker/mqtt/wire.py",
+    "broker/poller.py",
+    "broker/routing/names.py",
+    "broker/routing/router.py",
+    "broker/routing/shared.py",
+    "broker/routing/tree.py",
+    "broker/session/aliases.py",
+    "broker/session/inflight.py",
+    "broker/session/queue.py",
+    "broker/session/registry.py",
+    "broker/session/session.py",
+    "broker/transport.py",
+    "broker/turn.py",
+]
+"""What runs once a message or once a connection, and needs no framework that looks into its classes."""
+
+setup(ext_modules=mypycify(HOT))

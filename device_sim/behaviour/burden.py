@@ -1,0 +1,64 @@
+"""Devices that are a burden: one that does not read what it is sent, and one whose key somebody has copied."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from device_sim.behaviour.behaviour import Acting, Behaviour, Host
+from device_sim.link import Link
+from device_sim.randomness import randomness_of
+from device_sim.scenario.groups import Clone, SlowReader
+from device_sim.tls_dial import NotAdmitted
+
+
+@dataclass(frozen=True, slots=True)
+class Stalling(Behaviour):
+    """Now and then it reads nothing; see `device_sim.scenario.groups.SlowReader`."""
+
+    slow_reader: SlowReader
+    accompanies = True
+
+    async def accompany(self, device: Acting, link: Link, host: Host) -> None:
+        """Stall again and again."""
+        source = randomness_of(host.seed, device.name, f"stall {device.machine.dialled}")
+        while not link.closed.done():
+            await asyncio.wait([link.closed], timeout=source.expovariate(1.0 / self.slow_reader.every))
+            if link.closed.done():
+                return
+            link.read_on(False)
+            host.stalled()
+            try:
+                await asyncio.wait([link.closed], timeout=self.slow_reader.stall)
+            finally:
+                link.read_on(True)
+
+
+@dataclass(frozen=True, slots=True)
+class Cloned(Behaviour):
+    """Its copy comes under its name; see `device_sim.scenario.groups.Clone`.
+
+    The broker lets the newer connection take over, so the two throw each other out for as long as both live.
+    """
+
+    clone: Clone
+    accompanies = True
+
+    async def accompany(self, device: Acting, link: Link, host: Host) -> None:
+        """Let the copy come once in the life of this link; it stays until the device has taken its place back."""
+        source = randomness_of(host.seed, device.name, f"clone {device.machine.dialled}")
+        await asyncio.wait([link.closed], timeout=source.expovariate(1.0 / self.clone.every))
+        if link.closed.done():
+            return
+        started = time.monotonic()
+        try:
+            copy = await device.open_copy()
+        except NotAdmitted:
+            host.copy_refused(device)
+            return
+        host.copy_admitted(device, started)
+        try:
+            await asyncio.shield(copy.closed)
+        finally:
+            await copy.close()

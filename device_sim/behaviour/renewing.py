@@ -1,0 +1,53 @@
+"""A device that looks after its certificate: it renews when two thirds of its life have passed, by its own clock.
+
+The time is drawn once for each certificate, so that a fleet enrolled in one night does not renew in one night. A clock
+that is wrong makes it too early or too late: too late is an expired certificate, and a refusal that is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from device_sim.behaviour.behaviour import Acting, Behaviour, Host
+from device_sim.link import Link, Terms
+from device_sim.randomness import randomness_of
+from device_sim.scenario.groups import Clock, Renewal
+
+
+@dataclass(frozen=True, slots=True)
+class Renewing(Behaviour):
+    """See `device_sim.scenario.groups.Renewal`."""
+
+    renewal: Renewal
+    clock: Clock | None
+    accompanies = True
+
+    async def accompany(self, device: Acting, link: Link, host: Host) -> None:
+        """Renew when it is time, if the connection lasts so long; the next connection waits on."""
+        held = device.credential
+        if held is None:
+            raise RuntimeError(f"{device.name} is connected without a certificate")
+        source = randomness_of(host.seed, device.name, f"renewal {held.serial}")
+        share = self.renewal.after + source.uniform(-self.renewal.jitter, self.renewal.jitter)
+        due = held.not_before + share * (held.not_after - held.not_before)
+        offset = timedelta(seconds=self.clock.offset) if self.clock is not None else timedelta()
+        seconds = max(0.0, (due - (host.now() + offset)).total_seconds())
+        due_at = time.monotonic() + seconds
+        await asyncio.wait([link.closed], timeout=seconds)
+        if not link.closed.done():
+            await host.renew(device, due_at)
+
+
+@dataclass(frozen=True, slots=True)
+class WrongClock(Behaviour):
+    """See `device_sim.scenario.groups.Clock`."""
+
+    clock: Clock
+
+    def terms(self, device: Acting, terms: Terms) -> Terms:
+        """Judge the broker's certificate by the wrong time."""
+        del device
+        return replace(terms, clock_offset=self.clock.offset)

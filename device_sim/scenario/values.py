@@ -1,0 +1,57 @@
+"""The values that scenarios are made of: durations, shares, rates; and what all their parts have in common."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+
+
+def _seconds(value: Any) -> Any:
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(f"{value!r} is no duration: write '500ms', '10s', '2m' or '1h'")
+        return float(match[1]) * _UNITS[match[2]]
+    return value
+
+
+SAME_PROGRAM = {"written by": "the same program"}
+"""Validation context of a scenario that one process hands to another: its fractions are no slips of a person's pen."""
+
+
+def _share(value: Any, info: ValidationInfo) -> Any:
+    if info.context == SAME_PROGRAM:
+        return value
+    if isinstance(value, str):
+        match = _SHARE.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(f"{value!r} is no share of the fleet: write '5%'")
+        return float(match[1]) / 100
+    raise ValueError("write a share of the fleet, as '5%'")
+
+
+def _offset(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in {"-", "+"}:
+        seconds = _seconds(value[1:])
+        return -seconds if value[0] == "-" else seconds
+    return _seconds(value)
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=7 * 86400)]
+Pause = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=86400)]
+Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)]
+Fraction = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=100_000)]
+Offset = Annotated[float, BeforeValidator(_offset), Field(ge=-10 * 366 * 86400, le=10 * 366 * 86400)]
+
+
+class ScenarioPart(BaseModel):
+    """A part of a scenario: no field that it does not know, and no change once it is made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,0 +1,24 @@
+"""One extension of a certificate: `cryptography`'s own look-up, without its exception and its abstract base classes.
+
+Three are read at every admission, and ``isinstance`` on those classes costs more there than parsing the certificate.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from cryptography import x509
+
+E = TypeVar("E", bound=x509.ExtensionType)
+
+
+def extension(certificate: x509.Certificate, kind: type[E]) -> E | None:
+    """Return the value of the extension of *kind*, or None if *certificate* has none.
+
+    Raises what reading the extensions does: ValueError, `x509.DuplicateExtension`, `x509.UnsupportedGeneralNameType`.
+    """
+    for each in certificate.extensions:
+        value = each.value
+        if type(value) is kind:
+            return value
+    return None

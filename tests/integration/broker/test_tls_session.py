@@ -1,0 +1,201 @@
+"""TLS on OpenSSL's own object and on `ssl.SSLSocket`: a transport cannot tell them apart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from broker import tls_session
+from broker.metrics import Metrics
+from broker.poller import Poller
+from broker.tls_session import TlsSession, open_public_tls, open_tls
+from broker.transport import TlsTransport
+from broker.turn import Turn
+from provisioning.pki.tls import ClientCertificate, client_context, server_context
+from tests.support.pki import Pki, shared_pki
+
+Opener = Callable[[ssl.SSLContext, socket.socket], tuple[socket.socket, TlsSession]]
+
+
+@dataclass
+class Told:
+    """What a transport told its receiver, which answers whatever it gets with the same in capitals."""
+
+    transport: TlsTransport | None = None
+    certificate: bytes | None = None
+    path: list[bytes] = field(default_factory=list)
+    received: bytes = b""
+    ended: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def secured(self, certificate: bytes | None, _now: float, _wall: datetime, path: Callable[[], Any]) -> None:
+        self.certificate = certificate
+        self.path = list(path())
+
+    def receive(self, data: bytes, _now: float) -> None:
+        self.received += data
+        assert self.transport is not None
+        if data == b"leave":
+            self.transport.close()
+        else:
+            self.transport.write([data.upper()])
+
+    def lost(self, code: str, _now: float, _detail: str = "") -> None:
+        self.ended.set_result(code)
+
+    def choke(self) -> None: ...
+
+    def unchoke(self, now: float) -> None: ...
+
+
+class Server:
+    """A listening socket whose connections are served by the transport, on TLS as *opener* opens it."""
+
+    def __init__(self, opener: Opener, context: ssl.SSLContext) -> None:
+        self._opener = opener
+        self._context = context
+        loop = asyncio.get_running_loop()
+        self._turn = Turn(loop.call_soon)
+        self.poller = Poller(loop, self._turn)
+        self.metrics = Metrics()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+
+    async def accept(self) -> Told:
+        loop = asyncio.get_running_loop()
+        self._listening.setblocking(False)
+        accepted, address = await loop.sock_accept(self._listening)
+        kept, tls = self._opener(self._context, accepted)
+        told = Told()
+        transport = TlsTransport(loop, kept, tls, address, self.metrics, self.poller, self._turn, 1 << 20)
+        told.transport = transport
+        transport.start(told)
+        return told
+
+    async def close(self) -> None:
+        self._listening.close()
+        await self.poller.drained(1.0)
+
+
+@pytest.fixture(params=[open_tls, open_public_tls], ids=["inner", "public"])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    pki = shared_pki()
+    context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.REQUIRED)
+    running = Server(request.param, context)
+    yield running
+    await running.close()
+
+
+@pytest.fixture
+def pki() -> Pki:
+    return shared_pki()
+
+
+async def visit(
+    server: Server, context: ssl.SSLContext, act: Callable[[ssl.SSLSocket], Any], session: ssl.SSLSession | None = None
+) -> tuple[Told, Any]:
+    """Connect, let *act* use the connection in a thread; return what the server was told, and what *act* returned."""
+
+    def client() -> Any:
+        raw = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        with context.wrap_socket(raw, server_hostname="localhost", session=session) as secured:
+            return act(secured)
+
+    visiting = asyncio.get_running_loop().run_in_executor(None, client)
+    told = await server.accept()
+    return told, await visiting
+
+
+def test_this_python_has_the_inner_object() -> None:
+    assert tls_session._WRAP is not None, "without it every connection costs more: see docs/decisions/0016"
+
+
+async def test_what_is_sent_is_answered_and_a_clean_end_is_one(server: Server, pki: Pki) -> None:
+    meter = pki.device("meter-1")
+
+    def talk(connection: ssl.SSLSocket) -> bytes:
+        connection.sendall(b"hello")
+        answer = connection.recv(100)
+        with contextlib.suppress(ssl.SSLError, OSError):
+            connection.unwrap()
+        return answer
+
+    told, answer = await visit(server, client_context(pki.anchors, meter.credential), talk)
+    assert answer == b"HELLO"
+    assert await asyncio.wait_for(told.ended, 30) == "CLIENT_CLOSED"
+    assert told.certificate == meter.der
+    assert told.path[0] == meter.der
+    assert len(told.path) > 1
+
+
+async def test_an_end_without_close_notify_is_an_end_too(server: Server, pki: Pki) -> None:
+    def vanish(connection: ssl.SSLSocket) -> None:
+        connection.sendall(b"hello")
+        connection.recv(100)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    told, _ = await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), vanish)
+    assert await asyncio.wait_for(told.ended, 30) == "CLIENT_CLOSED"
+
+
+async def test_the_server_says_goodbye(server: Server, pki: Pki) -> None:
+    def wait(connection: ssl.SSLSocket) -> bytes:
+        connection.suppress_ragged_eofs = False
+        connection.sendall(b"leave")
+        return connection.recv(100)  # Raises where the end comes without close_notify.
+
+    _, end = await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), wait)
+    assert end == b""
+
+
+async def test_a_stranger_gets_the_alert(server: Server, pki: Pki) -> None:
+    def read(connection: ssl.SSLSocket) -> str:
+        try:
+            connection.recv(100)
+        except ssl.SSLError as error:
+            return error.reason or ""
+        return "no alert"
+
+    stranger = Pki().device("meter-1")
+    told, reason = await visit(server, client_context(pki.anchors, stranger.credential), read)
+    assert reason == "TLSV1_ALERT_UNKNOWN_CA"
+    assert told.ended.done()
+    assert told.certificate is None
+
+
+async def test_a_resumed_session_still_tells_the_certificate(server: Server, pki: Pki) -> None:
+    meter = pki.device("meter-1")
+    context = client_context(pki.anchors, meter.credential)
+
+    def keep(connection: ssl.SSLSocket) -> ssl.SSLSession | None:
+        connection.sendall(b"hello")
+        connection.recv(100)  # The ticket comes before the answer.
+        return connection.session
+
+    _, session = await visit(server, context, keep)
+    told, _ = await visit(server, context, keep, session)
+    assert server.metrics.handshakes_resumed == 1
+    assert told.certificate == meter.der
+    assert told.path == []
+
+
+async def test_more_than_a_record_arrives_whole(server: Server, pki: Pki) -> None:
+    data = bytes(range(97, 123)) * 8000
+
+    def send(connection: ssl.SSLSocket) -> bytes:
+        answer = b""
+        connection.sendall(data)
+        while len(answer) < len(data):
+            answer += connection.recv(1 << 16)
+        return answer
+
+    told, answer = await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), send)
+    assert answer == data.upper()
+    assert told.received == data
