@@ -94,10 +94,7 @@ async def dial(
             raw = context.wrap_socket(
                 raw, server_hostname=endpoint.server_name, do_handshake_on_connect=False, session=session
             )
-<<<<<<< HEAD
             await handshake(loop, raw)
-=======
-            await _handshake(loop, raw)
         if clock_offset:
             _judge_by(raw, time.time() + clock_offset)
     except _OutOfTime as error:
@@ -105,7 +102,6 @@ async def dial(
         raise NotAdmitted(
             Closure(Layer.TLS, SERVER_CERTIFICATE, f"we refuse the server: {error}", time.monotonic())
         ) from error
->>>>>>> main
     except (OSError, TimeoutError) as error:
         raw.close()
         raise NotAdmitted(from_error(error, time.monotonic())) from error
@@ -115,10 +111,6 @@ async def dial(
     return Dialled(raw, tcp=connected - started, tls=time.monotonic() - connected)
 
 
-<<<<<<< HEAD
-async def handshake(loop: asyncio.AbstractEventLoop, tls: ssl.SSLSocket) -> None:
-    """Finish the handshake of the non-blocking *tls*, of whichever side; raise what `ssl` raises."""
-=======
 class _OutOfTime(Exception):
     """By the device's clock the server's certificate is not valid."""
 
@@ -131,8 +123,8 @@ def _judge_by(tls: ssl.SSLSocket, now: float) -> None:
         raise _OutOfTime(f"by the device's clock its certificate {word}")
 
 
-async def _handshake(loop: asyncio.AbstractEventLoop, tls: ssl.SSLSocket) -> None:
->>>>>>> main
+async def handshake(loop: asyncio.AbstractEventLoop, tls: ssl.SSLSocket) -> None:
+    """Finish the handshake of the non-blocking *tls*, of whichever side; raise what `ssl` raises."""
     while True:
         try:
             tls.do_handshake()
