@@ -114,7 +114,23 @@ def test_mosquitto_rr_gets_its_answer(
 
     def command(program: str, files: CredentialFiles, name: str, *more: str) -> list[str]:
         tls = ["--cafile", str(service.bundle), "--cert", str(files.certificate), "--key", str(files.key)]
-        return [program, "-V", version, "-h", "localhost", "-p", str(broker.port), *tls, "-i", name, *more]
+        # Into a pipe it would keep its lines for itself.
+        return [
+            "stdbuf",
+            "-o",
+            "L",
+            program,
+            "-V",
+            version,
+            "-h",
+            "localhost",
+            "-p",
+            str(broker.port),
+            *tls,
+            "-i",
+            name,
+            *more,
+        ]
 
     with subprocess.Popen(
         command("mosquitto_sub", device, meter, "-t", f"fleet/meters/{meter}/cmd/#", "-C", "1", "-d"),
