@@ -18,6 +18,7 @@ import structlog
 import typer
 
 from broker import admin_commands, explain_commands
+from broker.admin.metrics_endpoint import ListenError
 from broker.admin.unix_socket import AdminSocketError
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.build import is_compiled
@@ -25,7 +26,7 @@ from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
 from broker.policy_commands import policy
 from broker.reload_command import reload
-from broker.server import BrokerServer, ListenError
+from broker.server import BrokerServer
 from broker.store.sqlite import StoreError
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.version import product_version
@@ -95,6 +96,13 @@ def run(
     crl_policy: Annotated[
         str | None, typer.Option(help="Without a valid CRL: require, 'grace 12h' or advisory.")
     ] = None,
+    ocsp_responder: Annotated[str | None, typer.Option(help="OCSP responder that is asked about every client.")] = None,
+    ocsp_from_certificates: Annotated[
+        bool | None, typer.Option("--ocsp-from-certificates", help="Ask the responder that a certificate names.")
+    ] = None,
+    ocsp_policy: Annotated[
+        str | None, typer.Option(help="Without an answer: require, 'grace 12h' or advisory.")
+    ] = None,
     allow_tls12: Annotated[bool | None, typer.Option("--allow-tls12", help="Accept TLS 1.2 too.")] = None,
     unsafe_no_revocation: Annotated[
         bool | None, typer.Option("--unsafe-no-revocation", help="Run without any source of revocations.")
@@ -104,6 +112,11 @@ def run(
     ] = None,
     admin_socket: Annotated[
         str | None, typer.Option(help="Unix socket of the admin API, or off (default: STATE_DIR/admin.sock).")
+    ] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of the page for Prometheus, plain HTTP.")] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Its address (default: 127.0.0.1).")] = None,
+    unsafe_public_metrics: Annotated[
+        bool | None, typer.Option("--unsafe-public-metrics", help="Allow an address that is not loopback for it.")
     ] = None,
     persistence: Annotated[
         bool | None, typer.Option("--persistence/--no-persistence", help="Keep sessions and messages over a restart.")

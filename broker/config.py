@@ -17,7 +17,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from broker.limits import Limits
-from broker.trust_settings import REQUIRE, Interval, Paths, Policy, TrustSettings, Urls
+from broker.trust_settings import REQUIRE, HttpUrl, Interval, Paths, Policy, TrustSettings, Urls
 from provisioning.pki.identity import InvalidIdentity, parse_uri
 
 _PREFIX = "FLEET_BROKER_"
@@ -68,6 +68,14 @@ class BrokerConfig(BaseSettings):
     """Fetch also the CRLs that clients' certificates name as distribution points."""
     crl_policy: Policy = REQUIRE
     """What becomes of newcomers about whom no list is valid any more: require, grace <time>, advisory."""
+    ocsp_responder: HttpUrl | None = None
+    """OCSP responder that is asked about every client, when it connects and then from time to time."""
+    ocsp_from_certificates: bool = False
+    """Ask the responder that the client's certificate names."""
+    ocsp_policy: Policy = REQUIRE
+    """What becomes of newcomers without an answer: require, grace <time>, advisory."""
+    ocsp_refresh_seconds: Interval = 900.0
+    """How long an answer will do, and how often the responder is asked again about those who are connected."""
     trust: tuple[TrustSettings, ...] = ()
     """Bundles of trust, in the order in which they are asked; none: cafile, for everybody."""
     crl_check_seconds: Interval = 5.0
@@ -81,6 +89,11 @@ class BrokerConfig(BaseSettings):
     allow_tls12: bool = False
     admin_socket: str | None = None
     """Unix socket of the admin API; unset: state_dir/admin.sock; ``off``: none."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Prometheus reads http://metrics_host:metrics_port/metrics; None: not at all."""
+    metrics_host: str = "127.0.0.1"
+    unsafe_public_metrics: bool = False
+    """Allow a metrics_host that is not loopback: whoever reaches it reads the figures, unencrypted."""
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
@@ -105,6 +118,11 @@ class BrokerConfig(BaseSettings):
         return bool(self.crlfile or self.crl_urls or self.crl_from_certificates)
 
     @property
+    def has_ocsp(self) -> bool:
+        """Whether OCSP says who is revoked."""
+        return bool(self.ocsp_responder or self.ocsp_from_certificates)
+
+    @property
     def crl_files(self) -> tuple[Path, ...]:
         """Every file and directory of CRLs, of whichever bundle."""
         return self.crlfile + tuple(path for bundle in self.trust for path in bundle.crlfile)
@@ -126,10 +144,11 @@ class BrokerConfig(BaseSettings):
         if self.certfile is None and self.provisioning is None:
             raise ValueError("certfile: give certfile and keyfile, or provisioning to enrol the broker's certificate")
         self._check_bundles()
-        if not self.trust and self.provisioning is None and not self.has_crls and not self.unsafe_no_revocation:
+        known = self.trust or self.provisioning is not None or self.has_crls or self.has_ocsp
+        if not known and not self.unsafe_no_revocation:
             raise ValueError(
-                "provisioning: without it there is no source of revocations; give crlfile, crl_urls or "
-                "crl_from_certificates, or set unsafe_no_revocation to run a broker that never learns of one"
+                "provisioning: without it there is no source of revocations; give crlfile, crl_urls or ocsp_responder, "
+                "or set unsafe_no_revocation to run a broker that never learns of one"
             )
         if (self.unsafe_plain_port is None) != (self.unsafe_plain_identity is None):
             raise ValueError("unsafe_plain_port and unsafe_plain_identity: give both or neither")
@@ -140,13 +159,17 @@ class BrokerConfig(BaseSettings):
                 raise ValueError(f"unsafe_plain_identity: {error}") from error
         if self.token is not None and self.token_file is not None:
             raise ValueError("token: give token or token_file, not both")
+        if not self.unsafe_public_metrics and not _is_loopback(self.metrics_host):
+            raise ValueError(
+                f"metrics_host: {self.metrics_host} is not a loopback address; set unsafe_public_metrics to allow it"
+            )
         if not self.unsafe_public_listener and not _is_loopback(self.host):
             raise ValueError(f"host: {self.host} is not a loopback address; set unsafe_public_listener to allow it")
         return self
 
     def _check_bundles(self) -> None:
-        if self.trust and self.has_crls:
-            raise ValueError("crlfile, crl_urls, crl_from_certificates: with [[trust]] tables they belong into those")
+        if self.trust and (self.has_crls or self.has_ocsp):
+            raise ValueError("crlfile, ocsp_responder and their like: with [[trust]] they belong into its tables")
         names = [bundle.name for bundle in self.trust]
         if len(set(names)) < len(names):
             raise ValueError(f"trust: each bundle has a name of its own; these are {', '.join(names)}")

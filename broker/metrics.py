@@ -1,9 +1,14 @@
-"""What the broker counts. Plain integers: the data path adds to them, everybody else only reads."""
+"""What the broker counts. Plain integers: the data path adds to them, everybody else only reads.
+
+`broker.admin.metrics_page` shows every field to Prometheus, under its own name.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+
+from broker.histogram import Histogram
 
 
 @dataclass(slots=True)
@@ -13,6 +18,8 @@ class Metrics:
     connections_accepted: int = 0
     handshakes_completed: int = 0
     handshakes_resumed: int = 0
+    handshakes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By result (full, resumed, failed) and TLS version."""
     admitted: int = 0
     messages_received: int = 0
     messages_retained: int = 0
@@ -27,6 +34,10 @@ class Metrics:
     dropped_too_large: int = 0
     dropped_expired: int = 0
     revocations: int = 0
+    revocation_to_close_seconds: Histogram = field(default_factory=Histogram)
+    """From the moment at which provisioning has recorded a revocation to the end of a live session."""
+    store_commit_seconds: Histogram = field(default_factory=Histogram)
+    """One batch to disk, fsync included."""
     revocation_alarms: Counter[str] = field(default_factory=Counter)
     """Lists that are late, expired or refused, by stable code."""
     refused: Counter[str] = field(default_factory=Counter)

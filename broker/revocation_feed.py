@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -80,6 +81,9 @@ class RevocationFeed:
                 else:
                     self._after = event.sequence
                     closed = self._engine.revoke(event.revocation, now)
+                    if closed:
+                        took = (datetime.now(UTC) - event.revocation.revoked_at).total_seconds()
+                        self._engine.metrics.revocation_to_close_seconds.observe(max(0.0, took), closed)
                     if not (closed or self._was_current):
                         continue  # Old news, read again at the start: there may be a million.
                     log.info(

@@ -23,6 +23,7 @@ import structlog
 
 from broker.admin.api import Served
 from broker.admin.endpoint import AdminEndpoint, socket_path
+from broker.admin.metrics_endpoint import ListenError, MetricsEndpoint, open_metrics
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
@@ -63,10 +64,6 @@ _YOUNG_OBJECTS = 2_000
 """Objects after which the young ones are looked at: about 0.1 ms, where the 50,000 that were tried cost 10 ms."""
 _FEED_PATIENCE = 10.0
 _STOP_PATIENCE = 3.0
-
-
-class ListenError(Exception):
-    """The address cannot be listened on."""
 
 
 class BrokerServer:
@@ -114,6 +111,7 @@ class BrokerServer:
             socket_path(self._config.admin_socket, self._config.state_dir),
         )
         await admin.open()
+        metrics = await open_metrics(self._config, engine, files.certificate)
         # The data path allocates much and drops it at once; what lives long is frozen, and rarely looked at.
         gc.freeze()
         gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
@@ -129,7 +127,7 @@ class BrokerServer:
             tasks.append(asyncio.create_task(_renewals(self._credential, reloader)))
         watch = self._config.watch_files
         tasks.append(asyncio.create_task(keep_current(reloader, self._hangup, watch_files=watch)))
-        tasks.append(asyncio.create_task(self._announce(listeners, feed, lists)))
+        tasks.append(asyncio.create_task(self._announce(listeners, feed, lists, metrics)))
         try:
             await _first_failure(tasks, stopped)
         finally:
@@ -137,6 +135,8 @@ class BrokerServer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await admin.close()
+            if metrics is not None:
+                await metrics.close()
             await self._shut_down(engine, poller, listeners)
             if store is not None:
                 store.close()
@@ -169,6 +169,7 @@ class BrokerServer:
             on_failure=lambda: engine.not_stored(loop.time()),
         )
         engine.turn.after = store.begin
+        store.commit_seconds = engine.metrics.store_commit_seconds
         return store
 
     def _context(self, files: CredentialFiles, anchors: Path | str) -> ssl.SSLContext:
@@ -236,14 +237,21 @@ class BrokerServer:
         ]
         return Reloader(parts, self._config, self._reread, engine.metrics.reloads, self._settings_file)
 
-    async def _announce(self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists) -> None:
+    async def _announce(
+        self,
+        listeners: list[Listener],
+        feed: RevocationFeed | None,
+        lists: RevocationLists,
+        metrics: MetricsEndpoint | None,
+    ) -> None:
         await lists.current.wait()
         if feed is not None:
             try:
                 await asyncio.wait_for(feed.current.wait(), _FEED_PATIENCE)
             except TimeoutError:
                 log.warning("nobody is admitted until the revocation feed can be read", code="FEED_LOST")
-        sys.stdout.write(f"fleet-broker ready {' '.join(listener.url for listener in listeners)}\n")
+        urls = [listener.url for listener in listeners] + ([metrics.url] if metrics is not None else [])
+        sys.stdout.write(f"fleet-broker ready {' '.join(urls)}\n")
         sys.stdout.flush()
 
     async def _shut_down(self, engine: Engine, poller: Poller, listeners: list[Listener]) -> None:

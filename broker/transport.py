@@ -179,13 +179,16 @@ class TlsTransport:
         except ssl.SSLWantWriteError:
             self._start_writing()
         except (ssl.SSLError, OSError) as error:
+            self._metrics.handshakes["failed", tls.version() or "none"] += 1
             receiver.lost(code_of(error), self._loop.time(), tls_reason(error))
             self._linger()  # OpenSSL has written the alert.
         else:
             self._stop_writing()
             self._state = _State.OPEN
             self._metrics.handshakes_completed += 1
-            self._metrics.handshakes_resumed += bool(tls.session_reused)
+            resumed = bool(tls.session_reused)
+            self._metrics.handshakes_resumed += resumed
+            self._metrics.handshakes["resumed" if resumed else "full", tls.version() or "none"] += 1
             certificate = tls.getpeercert(True)
             receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
 

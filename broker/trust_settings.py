@@ -73,7 +73,8 @@ def _http_url(value: str) -> str:
 
 Policy = Annotated[StatusPolicy, BeforeValidator(_status_policy), NoDecode]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_several), NoDecode]
-Urls = Annotated[tuple[Annotated[str, BeforeValidator(_http_url)], ...], BeforeValidator(_several), NoDecode]
+HttpUrl = Annotated[str, BeforeValidator(_http_url)]
+Urls = Annotated[tuple[HttpUrl, ...], BeforeValidator(_several), NoDecode]
 Interval = Annotated[float, Field(gt=0, le=86400)]
 Source = Literal[
     "spiffe", "san-uri", "san-dns", "san-email", "san-ip", "common-name", "subject", "fingerprint", "public-key"
@@ -146,6 +147,12 @@ class TrustSettings(BaseModel):
     crl_urls: Urls = ()
     crl_from_certificates: bool = False
     crl_policy: Policy = REQUIRE
+    ocsp_responder: HttpUrl | None = None
+    """OCSP responder that is asked about every client, when it connects and then from time to time."""
+    ocsp_from_certificates: bool = False
+    """Ask the responder that the client's certificate names."""
+    ocsp_policy: Policy = REQUIRE
+    """What becomes of newcomers without an answer: require, grace <time>, advisory."""
     unsafe_no_revocation: bool = False
     """Admit without any source of revocations."""
 
@@ -154,11 +161,16 @@ class TrustSettings(BaseModel):
         """Whether CRLs say who is revoked."""
         return bool(self.crlfile or self.crl_urls or self.crl_from_certificates)
 
+    @property
+    def has_ocsp(self) -> bool:
+        """Whether OCSP says who is revoked."""
+        return bool(self.ocsp_responder or self.ocsp_from_certificates)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not (self.feed or self.has_crls or self.unsafe_no_revocation):
+        if not (self.feed or self.has_crls or self.has_ocsp or self.unsafe_no_revocation):
             raise ValueError(
-                f"{self.name}: no source of revocations; give feed, crlfile, crl_urls or crl_from_certificates, "
+                f"{self.name}: no source of revocations; give feed, crlfile, crl_urls or ocsp_responder, "
                 "or set unsafe_no_revocation to believe it blindly"
             )
         if self.identity and self.trust_domain is None:

@@ -47,6 +47,7 @@ from provisioning.api.est import est_routes
 from provisioning.api.feed import feed_routes
 from provisioning.api.groups import router as group_router
 from provisioning.api.health import health_routes, readiness_checks
+from provisioning.api.idempotency import AnswerBook
 from provisioning.api.inventory import router as inventory_router
 from provisioning.api.lifecycle import router as lifecycle_router
 from provisioning.api.manufacturers import router as manufacturer_router
@@ -73,6 +74,7 @@ from provisioning.enrolment_trust import EnrolmentTrust
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, ROOT_CA, SERVER, AuthorityFiles
 from provisioning.issuing_policy import key_policy_of, profiles_of
+from provisioning.metrics import Metrics, PartsCollector, metrics_routes
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 from provisioning.revocation.feed import FeedEvent, RevocationFeed
@@ -267,7 +269,11 @@ async def _build(
     suspension = SuspensionService(database, utc_now, told)
     authorities = {ROOT_CA: authority.root_certificate, ISSUING_CA: authority.issuing_certificate}
 
-    https = new_application("Fleetgate provisioning", product_version(), settings, openapi_url="/v1/openapi.json")
+    metrics = Metrics()
+    metrics.registry.register(PartsCollector(feed, publishers))
+    https = new_application(
+        "Fleetgate provisioning", product_version(), settings, metrics, port="https", openapi_url="/v1/openapi.json"
+    )
     https.state.operator_services = OperatorServices(
         database,
         TokenService(database, utc_now),
@@ -277,6 +283,7 @@ async def _build(
         feed,
         publishers,
         utc_now,
+        AnswerBook(database, read_audit_key(authority.files), utc_now),
     )
     https.state.enrolment_services = EnrolmentAdministration(
         GroupService(database, profiles, utc_now),
@@ -294,7 +301,10 @@ async def _build(
     for router in (group_router, claim_router, manufacturer_router, device_list_router, approval_router):
         https.include_router(router)
 
-    http = new_application("Fleetgate CRLs and CA certificates", product_version(), settings, openapi_url=None)
+    http = new_application(
+        "Fleetgate CRLs and CA certificates", product_version(), settings, metrics, port="http", openapi_url=None
+    )
+    http.include_router(metrics_routes(metrics, settings.metrics))
     http.include_router(relying_party_routes(publishers, authorities))
     http.include_router(health_routes(readiness_checks(database, signer, publishers, utc_now)))
     http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)

@@ -54,6 +54,8 @@ class Request:
     query: dict[str, str]
     body: bytes
     caller: str
+    accept: str = ""
+    """The Accept header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class _Incoming:
     """What `httptools` tells of one request."""
 
     target: bytes = b""
+    accept: str = ""
     body: bytearray = field(default_factory=bytearray)
     complete: bool = False
     too_large: bool = False
@@ -93,6 +96,10 @@ class _Incoming:
 
     def on_url(self, url: bytes) -> None:
         self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"accept":
+            self.accept = value.decode("latin-1")
 
     def on_message_begin(self) -> None:
         self.pipelined = self.complete
@@ -218,7 +225,7 @@ def _request(incoming: _Incoming, method: str, caller: str) -> Request | None:
         query = dict(parse_qsl(target.query, keep_blank_values=True, max_num_fields=32))
     except ValueError:
         return None
-    return Request(method, unquote(target.path), query, bytes(incoming.body), caller)
+    return Request(method, unquote(target.path), query, bytes(incoming.body), caller, incoming.accept)
 
 
 async def _answer(writer: asyncio.StreamWriter, response: Response, *, keep: bool, chunks: bool = True) -> None:

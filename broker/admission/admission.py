@@ -43,6 +43,7 @@ from broker.mqtt.connect import Connect
 from provisioning.pki.crl import distribution_points
 from provisioning.pki.extension import extension
 from provisioning.pki.identity import Identity, InvalidIdentity, Role, identity_of
+from provisioning.pki.ocsp import Answer
 from provisioning.pki.revocation import (
     CertificateKey,
     Revocation,
@@ -167,12 +168,20 @@ class Admission:
             refusal = self._judge(peer, parsed.not_valid_before_utc, now)
             if issuer is not None and refusal is None:
                 refusal = issuer.fault or issuer.bundle.terms.refuse_client(parsed, identity)
-            if issuer is not None and refusal is None and status:
-                refusal = self.refuse_unknown_status(parsed, issuer, now)
-                inquiry = self.asker.ask(parsed, issuer, refusal) if self.asker is not None else None
-                if inquiry is not None:
-                    return replace(peer, inquiry=inquiry)
+                if refusal is None and status:
+                    refusal, inquiry = self._status(parsed, issuer, now)
+                    peer = peer if inquiry is None else replace(peer, inquiry=inquiry)
         return peer if refusal is None else replace(refusal, identity=identity.uri, serial=peer.serial)
+
+    def _status(
+        self, certificate: x509.Certificate, issuer: Issuer, now: datetime
+    ) -> tuple[Refused | None, Inquiry | None]:
+        """Return the refusal for want of revocation data, or what is being asked to get it."""
+        refusal = self.refuse_unknown_status(certificate, issuer, now)
+        if self.asker is None:
+            return refusal or self.refuse_by_ocsp(issuer, None, now), None
+        inquiry = self.asker.ask(certificate, issuer, refusal)
+        return (refusal, None) if inquiry is None else (None, inquiry)
 
     def refuse_unknown_status(self, certificate: x509.Certificate, issuer: Issuer, now: datetime) -> Refused | None:
         """Return the refusal if lists are to say whether *certificate* is revoked, and none is fresh enough to."""
@@ -189,6 +198,18 @@ class Admission:
                 if not terms.policy.allows(overdue):
                     return _unknown_status(authority.above, overdue)
         return None
+
+    def refuse_by_ocsp(self, issuer: Issuer, answer: Answer | None, now: datetime) -> Refused | None:
+        """Return the refusal if a responder is to say whether a certificate of *issuer* is revoked, and does not."""
+        terms = issuer.bundle.ocsp
+        if terms is None or terms.policy.grace is None:
+            return None
+        if answer is not None and not answer.known:
+            return _unavailable(RefusalCode.OCSP_UNKNOWN, "the OCSP responder does not know the certificate")
+        overdue = None if answer is None else max(0.0, (now - answer.fresh_until).total_seconds())
+        if terms.policy.allows(overdue):
+            return None
+        return _unavailable(RefusalCode.OCSP_UNAVAILABLE, "no OCSP responder has answered; try again later")
 
     def _judge(self, peer: Peer, not_before: datetime, now: datetime) -> Refused | None:
         identity = peer.identity

@@ -31,6 +31,16 @@ class ListTerms:
     """Whether lists are fetched from where the clients' certificates say they are."""
 
 
+@dataclass(frozen=True, slots=True)
+class OcspTerms:
+    """How a bundle uses OCSP."""
+
+    policy: StatusPolicy
+    responder: str | None = None
+    """Who is asked, whatever a certificate says."""
+    from_certificates: bool = False
+
+
 class TrustBundle:
     """One bundle; *lists* is None where no CRLs are used, *feed* says whether the feed knows its revocations."""
 
@@ -41,11 +51,13 @@ class TrustBundle:
         *,
         terms: BundleTerms = DEFAULT_TERMS,
         lists: ListTerms | None = None,
+        ocsp: OcspTerms | None = None,
         feed: bool = True,
     ) -> None:
         self.name = name
         self.terms = terms
         self.lists = lists
+        self.ocsp = ocsp
         self.feed = feed
         self._anchors: dict[bytes, Issuer] = {}
         for certificate in sorted(anchors, key=_is_self_issued, reverse=True):

@@ -39,6 +39,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "REVOCATION_STATUS_UNKNOWN": "the broker's revocation data is too old: see to provisioning, or to the sources",
         "CRL_MISSING": "no CRL of the issuer could be read: see to its source",
         "CRL_EXPIRED": "the issuer's CRL is past its nextUpdate: have a new one published",
+        "OCSP_UNAVAILABLE": "no OCSP responder has given an answer that can be believed: see OCSP_FAILED in the log",
+        "OCSP_UNKNOWN": "the OCSP responder does not know the certificate: ask the CA whether it has issued it",
         "CLIENT_ID_MISMATCH": "set the client identifier to the name in the certificate, or leave it empty",
         "USERNAME_MISMATCH": "set the MQTT user name as the trust bundle's username asks, or leave it out",
         "CLIENT_ID_OF_ANOTHER": "another identity owns the session: use another client identifier, or end that session "

@@ -31,7 +31,10 @@ from broker.reload.report import Effects, Part
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 
 _RELOADED_SETTINGS = frozenset(
-    {"limits", "policy_file", "trust", "crlfile", "crl_urls", "crl_from_certificates", "crl_policy"}
+    {
+        *("limits", "policy_file", "trust", "crlfile", "crl_urls", "crl_from_certificates", "crl_policy"),
+        *("ocsp_responder", "ocsp_from_certificates", "ocsp_policy"),
+    }
 )
 
 

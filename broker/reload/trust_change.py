@@ -115,7 +115,8 @@ class ReloadedTrust:
 
     def _mark_of(self, config: BrokerConfig) -> tuple[object, ...]:
         lists = (config.crlfile, config.crl_urls, config.crl_from_certificates, config.crl_policy)
-        return digest(anchor_files(config)), config.trust, lists
+        ocsp = (config.ocsp_responder, config.ocsp_from_certificates, config.ocsp_policy)
+        return digest(anchor_files(config)), config.trust, lists, ocsp
 
     async def _sweep(self, loaded: NewTrust, *, change: bool) -> Effects:
         engine = self._engine

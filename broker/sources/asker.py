@@ -2,8 +2,9 @@
 
 Rules
 -----
-1. Each question has `_PATIENCE` seconds; then it is answered with what is known, by the bundle's policy.
-2. Nobody waits twice for the same: a list is fetched once, however many clients need it.
+1. Each question has `_PATIENCE` seconds; then it is answered with what is known, by the bundle's policies.
+2. Nobody waits twice for the same: a list is fetched once and a responder asked once, however many clients need it.
+3. Those who are connected are asked about again from time to time; want of an answer puts nobody out.
 """
 
 from __future__ import annotations
@@ -16,58 +17,120 @@ import structlog
 from cryptography import x509
 
 from broker.admission.admission import Admission
+from broker.admission.bundle import TrustBundle
 from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
 from broker.admission.refusal import Refused
+from broker.engine import Client, Engine
 from broker.sources.crl_files import CrlFiles
 from broker.sources.crl_urls import CrlUrls
+from broker.sources.ocsp_client import OcspClient
 from provisioning.pki.crl import distribution_points
 
 log = structlog.get_logger("broker")
 
 _PATIENCE = 3.0
+_LOOK = 1.0
+_AT_ONCE = 32
 
 
 class StatusAsker:
-    """Asks files and URLs for the lists that a certificate needs."""
+    """Asks files, URLs and responders."""
 
-    def __init__(self, admission: Admission, files: CrlFiles, urls: CrlUrls, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, admission: Admission, files: CrlFiles, urls: CrlUrls, ocsp: OcspClient, clock: Callable[[], float]
+    ) -> None:
         self._admission = admission
         self._files = files
         self._urls = urls
+        self._ocsp = ocsp
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
 
     def ask(self, certificate: x509.Certificate, issuer: Issuer, refusal: Refused | None) -> Inquiry | None:
-        """Look for the lists that *certificate* needs, if *refusal* says that they are not here, or they may come now.
+        """Look for what is not known of *certificate*, if *refusal* says so, or a responder has to be asked.
 
-        Under `advisory` nobody is refused for want of a list; whom a list names is, so it is looked for all the same.
+        Under `advisory` nobody is refused for want of an answer; whom an answer names is, so one is looked for all the
+        same.
         """
+        bundle = issuer.bundle
         urls: list[str] = []
-        if issuer.bundle.lists is not None and issuer.bundle.lists.from_certificates:
+        if bundle.lists is not None and bundle.lists.from_certificates:
             named = [*distribution_points(certificate), *(name for each in issuer.path() for name in each.names)]
             urls = self._urls.follow(named)
-        if refusal is None and not self._files.undecided and not self._urls.untried(urls):
-            return None
+        wants_lists = refusal is not None or self._files.undecided or self._urls.untried(urls)
+        key = issuer.key_id, certificate.serial_number
+        wants_answer = bundle.ocsp is not None and not self._ocsp.is_current(key, datetime.now(UTC))
+        if not wants_lists and not wants_answer:
+            # What is remembered will do; that the responder does not know the certificate, too.
+            refusal = self._admission.refuse_by_ocsp(issuer, self._ocsp.known(key), datetime.now(UTC))
+            if refusal is None:
+                return None
+            inquiry = Inquiry()
+            inquiry.answer(refusal, self._clock())
+            return inquiry
         inquiry = Inquiry()
-        task = asyncio.get_running_loop().create_task(self._find_out(inquiry, certificate, issuer, urls))
+        finding = self._find_out(inquiry, certificate, issuer, urls if wants_lists else None, asks=wants_answer)
+        task = asyncio.get_running_loop().create_task(finding)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return inquiry
 
-    async def _find_out(self, inquiry: Inquiry, certificate: x509.Certificate, issuer: Issuer, urls: list[str]) -> None:
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:  # A defect; the client has its answer all the same.
+            log.error("status not found out", code="INTERNAL_ERROR", exc_info=task.exception())
+
+    async def _find_out(
+        self, inquiry: Inquiry, certificate: x509.Certificate, issuer: Issuer, urls: list[str] | None, *, asks: bool
+    ) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE):
-                await self._files.look()
-                await asyncio.gather(*map(self._urls.fetch, urls))
+            async with asyncio.timeout(_PATIENCE), asyncio.TaskGroup() as group:
+                if asks:
+                    group.create_task(self._ocsp.ask(certificate, issuer))
+                if urls is not None:
+                    group.create_task(self._files.look())
+                    for url in urls:
+                        group.create_task(self._urls.fetch(url))
         except TimeoutError:
-            log.info("no list in time", issuer=issuer.subject, patience=_PATIENCE)
+            log.info("no status in time", issuer=issuer.subject, patience=_PATIENCE)
         finally:
-            refusal = self._admission.refuse_unknown_status(certificate, issuer, datetime.now(UTC))
+            now = datetime.now(UTC)
+            refusal = self._admission.refuse_unknown_status(certificate, issuer, now)
+            if refusal is None:
+                answer = self._ocsp.known((issuer.key_id, certificate.serial_number))
+                refusal = self._admission.refuse_by_ocsp(issuer, answer, now)
             inquiry.answer(refusal, self._clock())
+
+    async def ask_again(self, engine: Engine) -> None:
+        """Ask about those who are connected, whenever an answer has become old, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            if all(bundle.ocsp is None for bundle in self._bundles()):
+                continue
+            await self._ocsp.ask_about_holds()
+            connections = engine.connections()
+            for start in range(0, len(connections), _AT_ONCE):
+                some = connections[start : start + _AT_ONCE]
+                await asyncio.gather(*map(self._ask_about, some))
+
+    async def _ask_about(self, connection: Client) -> None:
+        peer = connection.peer
+        if peer is None or peer.issuer is None or peer.issuer.bundle.ocsp is None:
+            return
+        if self._ocsp.is_current(peer.certificate, datetime.now(UTC)) or connection.session is None:
+            return
+        der, _ = connection.presented()
+        if der is not None:
+            await self._ocsp.ask(x509.load_der_x509_certificate(der), peer.issuer)
+
+    def _bundles(self) -> tuple[TrustBundle, ...]:
+        trust = self._admission.trust
+        return () if trust is None else trust.bundles
 
     async def close(self) -> None:
         """Stop asking."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._ocsp.close()

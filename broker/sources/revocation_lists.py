@@ -1,4 +1,4 @@
-"""The sources of CRLs of one broker: files, URLs, and what clients' certificates name; all through one intake."""
+"""What brings revocations to one broker beside the feed: CRLs in files and at URLs, and OCSP responders."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from broker.sources.asker import StatusAsker
 from broker.sources.crl_files import CrlFiles
 from broker.sources.crl_intake import CrlIntake
 from broker.sources.crl_urls import CrlUrls
+from broker.sources.ocsp_client import OcspClient
 
 
 class RevocationLists:
@@ -21,7 +22,11 @@ class RevocationLists:
         self.files = CrlFiles(self.intake, config.crl_files, config.crl_check_seconds)
         self.urls = CrlUrls(self.intake, config.all_crl_urls, config.crl_refresh_seconds, clock)
         self._admission = engine.admission
-        self._asker = StatusAsker(engine.admission, self.files, self.urls, clock)
+        self._engine = engine
+        self._news = asyncio.Event()
+        alarms = engine.metrics.revocation_alarms
+        ocsp = OcspClient(engine.admission.index, alarms, self._news.set, config.ocsp_refresh_seconds, clock)
+        self._asker = StatusAsker(engine.admission, self.files, self.urls, ocsp, clock)
         self.current = asyncio.Event()
         """Set once every source has been tried."""
         self._set_asker(config)
@@ -38,10 +43,18 @@ class RevocationLists:
         try:
             await asyncio.gather(self.files.look(), self.urls.fetch_due())
             self.current.set()
-            await asyncio.gather(self.files.run(), self.urls.run())
+            asks = self._asker.ask_again(self._engine)
+            await asyncio.gather(self.files.run(), self.urls.run(), asks, self._enforce())
         finally:
             await self._asker.close()
 
+    async def _enforce(self) -> None:
+        """Close the sessions of whom a responder has just called revoked."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            await self.intake.enforce()
+
     def _set_asker(self, config: BrokerConfig) -> None:
-        has_lists = config.has_crls or any(bundle.has_crls for bundle in config.trust)
-        self._admission.asker = self._asker if has_lists else None
+        asks = config.has_crls or config.has_ocsp or any(each.has_crls or each.has_ocsp for each in config.trust)
+        self._admission.asker = self._asker if asks else None

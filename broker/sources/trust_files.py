@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography import x509
 
 from broker.admission.admission import DEFAULT_BUNDLE
-from broker.admission.bundle import ListTerms, TrustBundle
+from broker.admission.bundle import ListTerms, OcspTerms, TrustBundle
 from broker.admission.bundle_terms import BundleTerms
 from broker.admission.trust import Trust
 from broker.config import BrokerConfig
@@ -25,15 +25,25 @@ def load_trust(config: BrokerConfig, generation: int = 1) -> Trust | None:
     """
     if config.trust:
         return Trust([_bundle(each) for each in config.trust], generation)
-    if not config.has_crls:
+    if not config.has_crls and not config.has_ocsp:
         return None
     return trust_of_cafile(config, generation)
 
 
 def trust_of_cafile(config: BrokerConfig, generation: int = 1) -> Trust:
     """Return `cafile` as a bundle. Raises `TlsConfigurationError`."""
-    lists = ListTerms(config.crl_policy, config.crl_from_certificates) if config.has_crls else None
-    return Trust([TrustBundle(DEFAULT_BUNDLE, read_anchors([config.cafile]), lists=lists)], generation)
+    anchors = read_anchors([config.cafile])
+    return Trust([TrustBundle(DEFAULT_BUNDLE, anchors, lists=_lists(config), ocsp=_ocsp(config))], generation)
+
+
+def _lists(settings: BrokerConfig | TrustSettings) -> ListTerms | None:
+    return ListTerms(settings.crl_policy, settings.crl_from_certificates) if settings.has_crls else None
+
+
+def _ocsp(settings: BrokerConfig | TrustSettings) -> OcspTerms | None:
+    if not settings.has_ocsp:
+        return None
+    return OcspTerms(settings.ocsp_policy, settings.ocsp_responder, settings.ocsp_from_certificates)
 
 
 def anchor_files(config: BrokerConfig) -> list[Path]:
@@ -55,8 +65,8 @@ def _bundle(settings: TrustSettings) -> TrustBundle:
                 f"{where}: anchors: {anchor.subject.rfc4514_string()} is not a CA's certificate; "
                 "name the CA, and let identity and issuers say whom of its clients you mean"
             )
-    lists = ListTerms(settings.crl_policy, settings.crl_from_certificates) if settings.has_crls else None
-    return TrustBundle(settings.name, anchors, terms=terms, lists=lists, feed=settings.feed)
+    lists, ocsp = _lists(settings), _ocsp(settings)
+    return TrustBundle(settings.name, anchors, terms=terms, lists=lists, ocsp=ocsp, feed=settings.feed)
 
 
 def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificate]:

@@ -16,6 +16,7 @@ import asyncio
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import structlog
 
+from broker.histogram import Histogram
 from broker.store.journal import Batch, Journal, Row
 from broker.store.schema import SCHEMA, VERSION
 
@@ -42,6 +44,8 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         """Open or create *path*; raise `StoreError` if that cannot be done."""
         self._path = path
+        self.commit_seconds = Histogram()
+        """How long batches have taken."""
         self._journal: Journal | None = None
         self._on_written: Callable[[], None] = lambda: None
         self._on_failure: Callable[[], None] = lambda: None
@@ -129,12 +133,13 @@ class SqliteStore:
         loop = self._loop
         if loop is None:
             raise AssertionError("the store is attached before it writes")
-        future = self._thread.submit(self._apply, batch)
+        future = self._thread.submit(self._apply_timed, batch)
         future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._done, done, batch))
 
-    def _done(self, future: Future[None], batch: Batch) -> None:
+    def _done(self, future: Future[float], batch: Batch) -> None:
         error = future.exception()
         if error is None:
+            self.commit_seconds.observe(future.result())
             self._on_written()
             self.begin()
         elif self._loop is not None:
@@ -170,6 +175,11 @@ class SqliteStore:
                 log.error("the store cannot be written", code="STORE_FAILED", detail=str(error), path=str(self._path))  # noqa: TRY400
         self._database.close()
         os.close(self._lock)
+
+    def _apply_timed(self, batch: Batch) -> float:
+        started = time.perf_counter()
+        self._apply(batch)
+        return time.perf_counter() - started
 
     def _apply(self, batch: Batch) -> None:
         """Write *batch* in one transaction. Writing a batch twice does what writing it once does."""

@@ -6,6 +6,7 @@ documents elsewhere. What is no refusal is a bug: logged whole, answered without
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
@@ -17,28 +18,46 @@ from starlette.exceptions import HTTPException
 
 from provisioning.api import est
 from provisioning.api.body import BodyLimit
+from provisioning.api.rate_limit import RateLimit
 from provisioning.config import Settings
 from provisioning.enrolment.problems import INTERNAL_ERROR, pending_answer, problem_answer, text_answer
 from provisioning.errors import Code, Pending, Refused
+from provisioning.metrics import CountRequests, Metrics
 
 log = structlog.get_logger(__name__)
 
 _HTTP_CODES: Final = {HTTPStatus.NOT_FOUND: Code.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED: Code.METHOD_NOT_ALLOWED}
 
 
-def new_application(title: str, version: str, settings: Settings, *, openapi_url: str | None) -> FastAPI:
-    """Return an application without routes whose errors are answered as each path needs."""
+def new_application(
+    title: str, version: str, settings: Settings, metrics: Metrics, *, port: str, openapi_url: str | None
+) -> FastAPI:
+    """Return an application without routes whose errors are answered as each path needs; *port* names it in metrics."""
+
+    def answered(path: str, refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:
+        metrics.refused(refusal)
+        return _answer(path, refusal, headers)
+
     app = FastAPI(title=title, version=version, docs_url=None, redoc_url=None, openapi_url=openapi_url)
     app.add_middleware(
         BodyLimit,
         maximum_for=lambda path: est.MAXIMUM_BODY if _is_est(path) else settings.maximum_body_bytes,
         seconds=settings.body_seconds,
-        answer=_answer,
+        answer=answered,
     )
+    if port == "https" and settings.requests_per_second:
+        app.add_middleware(
+            RateLimit,
+            rate=settings.requests_per_second,
+            burst=settings.request_burst,
+            clock=time.monotonic,
+            answer=answered,
+        )
+    app.add_middleware(CountRequests, metrics=metrics, port=port)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, refusal: Refused) -> Response:
-        return _answer(request.url.path, refusal)
+        return answered(request.url.path, refusal)
 
     @app.exception_handler(Pending)
     async def pending(_request: Request, waiting: Pending) -> Response:
@@ -48,16 +67,16 @@ def new_application(title: str, version: str, settings: Settings, *, openapi_url
     async def http_error(request: Request, error: HTTPException) -> Response:
         code = _HTTP_CODES.get(HTTPStatus(error.status_code), Code.INVALID_REQUEST)
         detail = f"{request.method} {request.url.path[:120]}: {error.detail}"
-        return _answer(request.url.path, Refused(code, detail), error.headers)
+        return answered(request.url.path, Refused(code, detail), error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return _answer(request.url.path, Refused(Code.INVALID_REQUEST, _fields(error)))
+        return answered(request.url.path, Refused(Code.INVALID_REQUEST, _fields(error)))
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
         log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
-        return _answer(request.url.path, INTERNAL_ERROR)
+        return answered(request.url.path, INTERNAL_ERROR)
 
     return app
 

@@ -9,6 +9,7 @@ from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict
 
 from provisioning.api.administration import Administration
+from provisioning.api.idempotency import IdempotentRoute
 from provisioning.api.operators import (
     DEFAULT_PAGE,
     PREFIX,
@@ -22,7 +23,7 @@ from provisioning.api.operators import (
 from provisioning.operator_role import OperatorRole
 from provisioning.store.approvals import ApprovalState, StoredApproval
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
+router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
 """Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
 
 Number = Annotated[int, PathParameter(ge=1, le=2**63 - 1)]

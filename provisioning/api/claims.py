@@ -11,11 +11,12 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from provisioning.api.administration import Administration
+from provisioning.api.idempotency import IdempotentRoute
 from provisioning.api.operators import DEFAULT_PAGE, PREFIX, Limit, Name, Operator, authorise_operator, rfc3339
 from provisioning.enrolment.claims import DEFAULT_TRIAL, ClaimOrder
 from provisioning.store.claims import StoredClaim
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
+router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
 """Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
 
 Seconds = Annotated[int, Field(ge=0, le=10**9)]

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from provisioning.api.administration import Administration
+from provisioning.api.idempotency import IdempotentRoute
 from provisioning.api.operators import DEFAULT_PAGE, PREFIX, Limit, Name, Operator, authorise_operator, for_role
 from provisioning.enrolment.device_list import MAXIMUM_BATCH
 from provisioning.operator_role import OperatorRole
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
+router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
 """Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
 
 

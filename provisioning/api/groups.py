@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from provisioning.api.administration import Administration
+from provisioning.api.idempotency import IdempotentRoute
 from provisioning.api.operators import (
     DEFAULT_PAGE,
     PREFIX,
@@ -25,7 +26,7 @@ from provisioning.store.groups import DEFAULT_PROFILE, Group, NewKey, StoredGrou
 
 DEFAULT_SAME_KEY_SECONDS: Final = 3600
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
+router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
 """Every route here needs an operator certificate; `app.state.enrolment_services` says what they call."""
 
 WayTexts = Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=32)]

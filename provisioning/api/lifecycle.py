@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from provisioning.api.idempotency import IdempotentRoute
 from provisioning.api.operators import (
     PREFIX,
     Name,
@@ -20,7 +21,7 @@ from provisioning.api.operators import (
 )
 from provisioning.revocation.suspension import Released
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
+router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
 """Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, TypeVar
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from provisioning.api.idempotency import AnswerBook, IdempotentRoute
 from provisioning.api.peer import peer_certificate
 from provisioning.enrolment.authentication import AuthenticatedOperator, authenticate_operator
 from provisioning.enrolment.operator_roles import OperatorRoleService
@@ -118,6 +119,17 @@ class OperatorServices:
     feed: RevocationFeed
     publishers: dict[str, CrlPublisher]
     clock: Callable[[], datetime]
+    answers: AnswerBook
+
+    async def authorise(self, request: Request) -> AuthenticatedOperator:
+        """Return who calls; raise `Refused` unless it is an operator whose role suffices for the route."""
+        certificate = peer_certificate(request)
+        operator = await self.database.read(
+            lambda connection: authenticate_operator(connection, certificate, self.clock())
+        )
+        needed = needed_role(request.method, request.scope["endpoint"])
+        operator.check(needed, f"{request.method} {request.url.path[:80]}")
+        return operator
 
 
 async def _services_of(request: Request) -> OperatorServices:
@@ -151,18 +163,12 @@ def needed_role(method: str, endpoint: object) -> OperatorRole:
 
 async def authorise_operator(request: Request, services: Services) -> AuthenticatedOperator:
     """Return who calls; raise `Refused` unless it is an operator whose role suffices for the route."""
-    certificate = peer_certificate(request)
-    operator = await services.database.read(
-        lambda connection: authenticate_operator(connection, certificate, services.clock())
-    )
-    needed = needed_role(request.method, request.scope["endpoint"])
-    operator.check(needed, f"{request.method} {request.url.path[:80]}")
-    return operator
+    return await services.authorise(request)
 
 
 Operator = Annotated[AuthenticatedOperator, Depends(authorise_operator)]
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
+router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
 """Every route here needs an operator certificate; `app.state.operator_services` says what they call."""
 
 

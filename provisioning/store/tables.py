@@ -326,3 +326,14 @@ operators = Table(
     Column("granted_by", NAME, nullable=False),
 )
 """What each operator may do: see `provisioning.store.operators`."""
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("request_digest", LargeBinary(32), nullable=False),
+    Column("begun_at", UtcDateTime, nullable=False),
+    Column("answer", LargeBinary),
+    Index("ix_idempotency_keys_begun_at", "begun_at"),
+)
+"""Requests that were answered, each by the key that its caller gave it: see `provisioning.api.idempotency`."""

@@ -44,7 +44,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningSe
 @pytest.fixture(scope="session")
 def fleet_broker(tmp_path_factory: pytest.TempPathFactory, service: ProvisioningService) -> Iterator[BrokerProcess]:
     """A broker that has enrolled at `service` and follows its revocation feed."""
-    with BrokerProcess.enrolled(tmp_path_factory.mktemp("fleet"), service, "--allow-tls12") as running:
+    with BrokerProcess.enrolled(
+        tmp_path_factory.mktemp("fleet"), service, "--allow-tls12", "--metrics-port", "0"
+    ) as running:
         yield running
 
 

@@ -8,12 +8,16 @@ from collections.abc import Mapping
 from dataclasses import fields
 from datetime import timedelta
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from pydantic_settings import BaseSettings
 
+from broker.admin.http_server import Request
+from broker.admin.metrics_page import MetricsPage
 from broker.admin.sessions import KICKED
 from broker.admission.refusal import RefusalCode
 from broker.cli import app as broker_app
@@ -25,7 +29,9 @@ from provisioning.config import ProfileSettings, Settings
 from provisioning.enrolment.problems import STATUSES
 from provisioning.errors import Code
 from provisioning.pki.crl import CrlProblem
+from tests.support.pki import shared_device
 from tests.support.provisioning import REPOSITORY
+from tests.support.wire import MemoryBroker
 
 PAGE = REPOSITORY / "docs" / "operations.md"
 DEPENDENCIES = REPOSITORY / "docs" / "decisions" / "0010-dependencies.md"
@@ -108,7 +114,7 @@ def test_settings_of_a_trust_bundle_are_those_of_the_code() -> None:
         for name, field in TrustSettings.model_fields.items()
     }
     code["roles"] = "device"
-    lists = {"crlfile", "crl_urls", "crl_from_certificates", "crl_policy"}  # Explained above, defaults too.
+    lists = {name for name in code if name.startswith(("crl", "ocsp"))}  # Explained above, defaults too.
     assert documented == {name: "" if name in lists else default for name, default in code.items()}
 
 
@@ -143,6 +149,24 @@ def test_requests_of_the_admin_api_are_those_of_the_code() -> None:
     source = (REPOSITORY / "broker" / "admin" / "api.py").read_text(encoding="utf-8")
     routes = re.findall(r'"(/v1/[\w/]+)": \{"(\w+)":', source)
     assert {request for request, _ in rows} == {f"{method} {path}" for path, method in routes}
+
+
+async def test_metrics_of_the_broker_are_those_of_the_code(tmp_path: Path) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    rows = table("| metric | type | labels | meaning |", text)
+    documented = {name: kind for names, kind, *_ in rows for name in re.findall(r"\w+", names)}
+    certificate = shared_device("meter-1").write(tmp_path).certificate
+    request = Request("GET", "/metrics", {}, b"", "me", "application/openmetrics-text")
+    body = (await MetricsPage(MemoryBroker().engine, certificate).handle(request)).body
+    assert isinstance(body, bytes)
+    page = text_string_to_metric_families(body.decode())
+    shown = {
+        each.name.removeprefix("fleet_broker_"): each.type for each in page if each.name.startswith("fleet_broker")
+    }
+    shown["info"] = shown.pop("fleet_broker")
+    assert documented == {name: kind.replace("gaugehistogram", "gauge histogram") for name, kind in shown.items()}
+    for named in re.findall(r"\bfleet_broker_(\w+?)(?:_total|_bucket|_gcount)?\b", text.partition("```yaml")[2]):
+        assert named in documented
 
 
 def test_refusals_of_provisioning_are_those_of_the_code() -> None:

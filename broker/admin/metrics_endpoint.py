@@ -1,0 +1,63 @@
+"""Where Prometheus reads: plain HTTP, on loopback unless the configuration says otherwise in so many words."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+from broker.admin.http_server import HttpServer
+from broker.config import BrokerConfig
+from broker.engine import Engine
+
+
+class ListenError(Exception):
+    """The address cannot be listened on."""
+
+
+class MetricsEndpoint:
+    """The page of one broker, while it is open."""
+
+    def __init__(self, server: HttpServer, url: str) -> None:
+        self._server = server
+        self.url = url
+
+    async def close(self) -> None:
+        """Answer nobody any more."""
+        await self._server.close()
+
+
+async def open_metrics(config: BrokerConfig, engine: Engine, certificate: Path) -> MetricsEndpoint | None:
+    """Serve the page where *config* says; None: nowhere. Raises `ListenError`."""
+    if config.metrics_port is None:
+        return None
+    from broker.admin.metrics_page import PATH, MetricsPage  # Imports a library that only this page needs.
+
+    listening = listen(config.metrics_host, config.metrics_port, "metrics_port")
+    server = HttpServer(MetricsPage(engine, certificate).handle, _anybody)
+    await server.listen(listening)
+    return MetricsEndpoint(server, f"http://{shown_address(listening)}{PATH}")
+
+
+def listen(host: str, port: int, setting: str) -> socket.socket:
+    """Return a socket that listens on *host* and *port*; raise `ListenError` naming *setting*."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setblocking(False)
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise ListenError(f"{setting}: {host} port {port} cannot be listened on: {error.strerror}") from error
+    return listening
+
+
+def shown_address(listening: socket.socket) -> str:
+    """Return address and port as a URL has them."""
+    host, port = listening.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _anybody(_writer: asyncio.StreamWriter) -> str:
+    return "anybody"

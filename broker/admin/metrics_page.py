@@ -1,0 +1,208 @@
+"""The page that Prometheus reads: every counter of the broker, and figures that are worked out when it asks.
+
+Theory
+------
+The data path adds to plain integers (`broker.metrics`), and nothing else. When the page is asked for, a collector reads
+them and makes families of them; `prometheus_client` writes those down, in the text format 0.0.4 or as OpenMetrics. The
+library is imported only where there is such a page.
+
+Rules
+-----
+1. Every field of `Metrics` is on the page: what has no name of its own below gets one from its field.
+2. Labels are bounded: stable codes, roles, groups up to `survey.MOST_GROUPS`, sources of revocations. Never a device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeHistogramMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from broker.admin.http_server import Request, Response, problem
+from broker.admin.survey import Survey, Surveyor, bounded
+from broker.credentials import read_certificate
+from broker.engine import Engine
+from broker.histogram import Histogram
+from broker.metrics import Metrics
+from provisioning.version import product_version
+
+PREFIX = "fleet_broker"
+PATH = "/metrics"
+
+_LABELLED = {
+    "refused": ("refusals", "clients that were not let in, by stable code"),
+    "closed": ("closed", "connections of admitted clients that have ended, by stable code"),
+    "revocation_alarms": ("revocation_alarms", "CRLs that are late, expired or refused, by stable code"),
+    "reloads": ("reloads", "settings read anew, by part and outcome"),
+}
+_DROPPED = "dropped_"
+_HELP = {
+    "connections_accepted": "TCP connections accepted",
+    "handshakes_completed": "TLS handshakes that succeeded",
+    "handshakes_resumed": "of them, on a resumed TLS session",
+    "admitted": "clients let in",
+    "messages_received": "PUBLISH packets from clients",
+    "messages_retained": "of them, with the retain flag",
+    "bytes_received": "bytes from clients, within TLS",
+    "bytes_sent": "bytes to clients, within TLS",
+    "packets_sent": "packets to clients",
+    "publishes_denied": "PUBLISH packets without permission",
+    "subscriptions_denied": "topic filters without permission",
+    "publishers_held": "times that a publisher was not read because a subscriber was slow",
+    "revocations": "certificates that the feed said were revoked",
+    "revocation_to_close_seconds": "from a revocation's record at provisioning to the end of a live session",
+    "store_commit_seconds": "one batch of the store, fsync included",
+    "loop_lag": "seconds that the event loop is late",
+    "accepts_paused": "times that newcomers were left in the kernel's queue",
+}
+
+
+class MetricsPage:
+    """Answers GET /metrics for one engine."""
+
+    def __init__(self, engine: Engine, certificate: Path) -> None:
+        """*certificate* is the file with the broker's own."""
+        self._surveyor = Surveyor(engine)
+        self._figures = _Figures(engine, certificate)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self._figures)
+        ProcessCollector(registry=self._registry)
+
+    async def handle(self, request: Request) -> Response:
+        """Answer *request*."""
+        if request.path != PATH:
+            return problem(404, "NOT_FOUND", f"there is {PATH}")
+        if request.method != "GET":
+            return problem(405, "METHOD_NOT_ALLOWED", "use GET")
+        self._figures.survey = await self._surveyor.survey()
+        self._figures.now = asyncio.get_running_loop().time()
+        encode, content_type = choose_encoder(request.accept)
+        return Response(body=encode(self._registry), content_type=content_type)
+
+
+class _Figures(Collector):
+    def __init__(self, engine: Engine, certificate: Path) -> None:
+        self._engine = engine
+        self._certificate = certificate
+        self.survey = Survey()
+        self.now = 0.0
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield every family."""
+        yield InfoMetricFamily(PREFIX, "the broker", {"version": product_version()})
+        yield from _counters(self._engine.metrics)
+        yield from self._present()
+        yield from self._sessions()
+        yield from self._revocation()
+
+    def _present(self) -> Iterator[Metric]:
+        engine = self._engine
+        yield _gauge("connected", "clients connected", engine.connected)
+        yield _gauge("subscriptions", "subscriptions", engine.routes.subscription_count)
+        yield _gauge("retained_messages", "retained messages", len(engine.retained))
+        yield _gauge("history_events", "events that fleet-broker why can tell of", len(engine.history))
+        failed = engine.journal is not None and engine.journal.failed
+        yield _gauge("store_failed", "1 while the database cannot be written", int(failed))
+        own = read_certificate(self._certificate)
+        if own is not None:
+            left = (own.not_valid_after_utc - datetime.now(UTC)).total_seconds()
+            yield _gauge("certificate_seconds_left", "until the broker's own certificate ends", left)
+
+    def _sessions(self) -> Iterator[Metric]:
+        seen = self.survey
+        family = GaugeMetricFamily(
+            _named("sessions"), "sessions by role, group and whether connected", labels=("role", "group", "state")
+        )
+        for state, counts in (("connected", seen.connected), ("away", seen.kept)):
+            for (role, group), count in bounded(counts).items():
+                family.add_metric((role, group, state), count)
+        yield family
+        yield _gauge("queued_messages", "messages that wait for a client", seen.queued)
+        yield _gauge("inflight_messages", "messages sent and not acknowledged", seen.inflight)
+        days = GaugeHistogramMetricFamily(
+            _named("device_certificate_days_left"), "days until the certificates of connected devices end"
+        )
+        days.add_metric((), list(seen.days_left.buckets()), seen.days_left.sum)
+        yield days
+
+    def _revocation(self) -> Iterator[Metric]:
+        admission = self._engine.admission
+        yield _gauge("revoked_certificates", "entries of the revocation index", len(admission.index))
+        admitted = int(admission.freshness.acceptable(self.now))
+        yield _gauge("newcomers_admitted", "0 while revocation data is too old to admit anybody", admitted)
+        age = GaugeMetricFamily(
+            _named("revocation_age_seconds"), "how long ago a source was known to be complete", labels=("source",)
+        )
+        feed_age = admission.freshness.age(self.now)
+        if feed_age is not None:
+            age.add_metric(("feed",), feed_age)
+        left = GaugeMetricFamily(
+            _named("crl_seconds_left"), "until the nextUpdate of a CRL; below 0 it has expired", labels=("issuer",)
+        )
+        wall = datetime.now(UTC)
+        fresh_until: dict[str, datetime] = {}
+        for held in admission.lists.held:
+            name = held.issuer
+            fresh_until[name] = min(held.fresh_until, fresh_until.get(name, held.fresh_until))
+        for name, until in fresh_until.items():
+            left.add_metric((name,), (until - wall).total_seconds())
+        yield age
+        yield left
+
+
+def _counters(metrics: Metrics) -> Iterator[Metric]:
+    """Yield a family for each field of *metrics*."""
+    dropped = CounterMetricFamily(
+        _named("messages_dropped"), "messages that were not delivered, by reason", labels=("reason",)
+    )
+    handshakes = CounterMetricFamily(
+        _named("handshakes"),
+        "TLS handshakes by result (full, resumed, failed) and version",
+        labels=("result", "version"),
+    )
+    for each in fields(metrics):
+        name, value = each.name, getattr(metrics, each.name)
+        if name == "handshakes":
+            for (result, version), count in value.items():
+                handshakes.add_metric((result, version), count)
+        elif name.startswith(_DROPPED):
+            dropped.add_metric((name.removeprefix(_DROPPED),), value)
+        elif isinstance(value, Histogram):
+            family = HistogramMetricFamily(_named(name), _HELP.get(name, name.replace("_", " ")))
+            family.add_metric((), list(value.buckets()), value.sum)
+            yield family
+        elif isinstance(value, Counter):
+            title, text = _LABELLED.get(name, (name, name.replace("_", " ")))
+            counter = CounterMetricFamily(_named(title), text, labels=("code",))
+            for code, count in sorted(value.items()):
+                counter.add_metric((str(code),), count)
+            yield counter
+        elif isinstance(value, float):
+            yield _gauge(f"{name}_seconds", _HELP.get(name, name.replace("_", " ")), value)
+        else:
+            yield CounterMetricFamily(_named(name), _HELP.get(name, name.replace("_", " ")), value)
+    yield dropped
+    yield handshakes
+
+
+def _named(name: str) -> str:
+    return f"{PREFIX}_{name}"
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(_named(name), text, value)

@@ -1,0 +1,83 @@
+"""A look at all sessions, for figures that nobody keeps: by group, days to expiry, what waits.
+
+Kept by nobody, they cost the data path nothing. The look takes a moment a hundred sessions, with a turn of the loop
+between two, and is shared by whoever asks while it is young.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+
+from broker.admin.sessions import Selection, matching
+from broker.connection import ClientConnection
+from broker.engine import Engine
+from broker.histogram import Histogram
+
+DAYS = (0.0, 1.0, 3.0, 7.0, 14.0, 30.0, 60.0, 90.0, 180.0, 365.0)
+MOST_GROUPS = 100
+"""Groups with a figure of their own; the smallest beyond are one, `OTHER_GROUPS`."""
+OTHER_GROUPS = "_other"
+"""No group's name: those begin with a letter or a digit."""
+_SECONDS_A_DAY = 86_400
+_YOUNG_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class Survey:
+    """What was seen."""
+
+    connected: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By role and group."""
+    kept: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Sessions without a connection, by role and group."""
+    queued: int = 0
+    inflight: int = 0
+    days_left: Histogram = field(default_factory=lambda: Histogram(DAYS))
+
+
+class Surveyor:
+    """Looks at the sessions of one engine, at most once a second."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = asyncio.Lock()
+        self._last: Survey | None = None
+        self._taken_at = 0.0
+
+    async def survey(self) -> Survey:
+        """Return what there is, or was a second ago."""
+        async with self._lock:
+            now = asyncio.get_running_loop().time()
+            if self._last is None or now - self._taken_at > _YOUNG_SECONDS:
+                self._last = await self._look()
+                self._taken_at = now
+            return self._last
+
+    async def _look(self) -> Survey:
+        seen = Survey()
+        async for sessions in matching(self._engine, Selection()):
+            now = asyncio.get_running_loop().time()
+            for session in sessions:
+                owner, connection = session.owner, session.connection
+                of = str(owner.role), owner.group or ""
+                seen.queued += session.queued
+                seen.inflight += len(session.inflight) if session.inflight is not None else 0
+                if not isinstance(connection, ClientConnection):
+                    seen.kept[of] += 1
+                    continue
+                seen.connected[of] += 1
+                if owner.role == "device":
+                    seen.days_left.observe((connection.expires_at - now) / _SECONDS_A_DAY)
+        return seen
+
+
+def bounded(counts: Counter[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """Return *counts* with the smallest groups of each role taken together, where there are too many."""
+    largest = dict(counts.most_common(MOST_GROUPS))
+    if len(largest) < len(counts):
+        for (role, group), count in counts.items():
+            if (role, group) not in largest:
+                largest[role, OTHER_GROUPS] = largest.get((role, OTHER_GROUPS), 0) + count
+    return largest

@@ -1,0 +1,178 @@
+"""Asks OCSP responders about certificates: once for many who wait, so many at a time, and remembers the answers.
+
+Rules
+-----
+1. A revoked certificate goes into the revocation index, and out of it when a later answer says that it is good; those
+   on hold are asked about until then.
+2. What cannot be asked or believed is no answer; what follows from that is the bundle's policy to say.
+3. Plain HTTP, no redirects, no proxy, bounded in bytes and time: answers are signed.
+4. At most `_MOST_ANSWERS` are remembered, the least recently used forgotten first. A certificate that is known to be
+   revoked stays in the index.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import httpx
+import structlog
+from cryptography import x509
+
+from broker.admission.issuers import Issuer
+from provisioning.pki.ocsp import Answer, OcspRefused, ask, read_answer, responders
+from provisioning.pki.revocation import CertificateKey, RevocationIndex, RevocationReason, pack
+
+log = structlog.get_logger("broker")
+
+_AT_ONCE = 16
+_TIMEOUT = 2.5
+_MOST_BYTES = 64 * 1024
+_MOST_ON_HOLD = 10_000
+_SILENCE = 5.0
+"""Seconds for which a responder that cannot be reached is not tried: nobody waits for it meanwhile."""
+_MOST_ANSWERS = 100_000
+LIST = "ocsp"
+"""How the answers are called among the lists of the revocation index."""
+
+
+class OcspUnreachable(OcspRefused):
+    """There is no answer."""
+
+
+class OcspClient:
+    """Answers, by certificate."""
+
+    def __init__(
+        self,
+        index: RevocationIndex,
+        alarms: Counter[str],
+        on_revoked: Callable[[], None],
+        refresh: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """Put what is revoked into *index*, and call *on_revoked*; count in *alarms* what goes wrong.
+
+        An answer is asked for again after *refresh* seconds, however long it is good.
+        """
+        self._refresh = refresh
+        self._clock = clock
+        self._index = index
+        self._alarms = alarms
+        self._on_revoked = on_revoked
+        self._answers: OrderedDict[CertificateKey, tuple[Answer, float]] = OrderedDict()
+        self._asking: dict[CertificateKey, asyncio.Task[Answer | None]] = {}
+        self._revoked: dict[bytes, dict[int, int]] = {}
+        self._on_hold: dict[CertificateKey, tuple[x509.Certificate, Issuer]] = {}
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._silent: dict[str, float] = {}
+        self._client = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False)
+
+    def known(self, key: CertificateKey) -> Answer | None:
+        """Return the last answer about *key*, however old."""
+        found = self._answers.get(key)
+        if found is None:
+            return None
+        self._answers.move_to_end(key)
+        return found[0]
+
+    def is_current(self, key: CertificateKey, now: datetime) -> bool:
+        """Whether there is no need to ask about *key* again yet."""
+        found = self._answers.get(key)
+        if found is None or not found[0].known:
+            return False
+        return now < found[0].fresh_until and self._clock() - found[1] < self._refresh
+
+    async def ask(self, certificate: x509.Certificate, issuer: Issuer) -> Answer | None:
+        """Return what the responder says of *certificate* now; None: nothing that can be believed."""
+        key = issuer.key_id, certificate.serial_number
+        task = self._asking.get(key)
+        if task is None:
+            task = self._asking[key] = asyncio.get_running_loop().create_task(self._ask(key, certificate, issuer))
+            task.add_done_callback(lambda _: self._asking.pop(key, None))
+        # Shielded: who stops waiting does not stop the question, for which others may wait.
+        return await asyncio.shield(task)
+
+    async def ask_about_holds(self) -> None:
+        """Ask again about those who were suspended: nobody else would, since they are refused before one is asked."""
+        now = datetime.now(UTC)
+        due = [held for key, held in self._on_hold.items() if not self.is_current(key, now)]
+        await asyncio.gather(*(self.ask(certificate, issuer) for certificate, issuer in due))
+
+    async def close(self) -> None:
+        """Stop asking."""
+        for task in list(self._asking.values()):
+            task.cancel()
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+        await self._client.aclose()
+
+    async def _ask(self, key: CertificateKey, certificate: x509.Certificate, issuer: Issuer) -> Answer | None:
+        for url in urls_of(certificate, issuer):
+            if self._clock() < self._silent.get(url, 0.0):
+                continue
+            try:
+                async with self._slots:
+                    answer = await asyncio.wait_for(self._fetch(url, certificate, issuer), _TIMEOUT)
+            except (OcspRefused, TimeoutError) as error:
+                self._alarms["OCSP_FAILED"] += 1
+                if url not in self._silent:  # Once, until it answers: not a line for each client of a storm.
+                    detail = str(error) or f"no answer within {_TIMEOUT:g} s"
+                    log.warning("OCSP failed", code="OCSP_FAILED", url=url, detail=detail)
+                if isinstance(error, OcspUnreachable | TimeoutError):
+                    self._silent[url] = self._clock() + _SILENCE
+            else:
+                self._silent.pop(url, None)
+                return self._note(key, answer, certificate, issuer)
+        return None
+
+    async def _fetch(self, url: str, certificate: x509.Certificate, issuer: Issuer) -> Answer:
+        question = ask(certificate, issuer.certificate)
+        headers = {"Content-Type": "application/ocsp-request", "Accept": "application/ocsp-response"}
+        try:
+            async with self._client.stream("POST", url, content=question.der, headers=headers) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise OcspUnreachable(f"HTTP status {response.status_code}")
+                body = b""
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) > _MOST_BYTES:
+                        raise OcspRefused(f"more than {_MOST_BYTES} bytes")
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise OcspUnreachable(f"cannot be asked: {str(error) or type(error).__name__}") from error
+        return read_answer(body, question, certificate, issuer.certificate, datetime.now(UTC))
+
+    def _note(self, key: CertificateKey, answer: Answer, certificate: x509.Certificate, issuer: Issuer) -> Answer:
+        before = self.known(key)
+        if before is not None and answer.this_update < before.this_update:
+            return before  # Played back, or from a cache that lags: what is known already is newer.
+        self._answers[key] = answer, self._clock()
+        self._answers.move_to_end(key)
+        if len(self._answers) > _MOST_ANSWERS:
+            self._answers.popitem(last=False)
+        if answer.reason is RevocationReason.CERTIFICATE_HOLD and len(self._on_hold) < _MOST_ON_HOLD:
+            self._on_hold[key] = certificate, issuer
+        elif answer.known:
+            self._on_hold.pop(key, None)
+        issuer_key_id, serial = key
+        entries = self._revoked.setdefault(issuer_key_id, {})
+        if answer.reason is None:
+            if answer.known and entries.pop(serial, None) is not None:
+                log.info("released", code="RELEASED", serial=f"{serial:x}", source=LIST)
+        elif serial not in entries:
+            entries[serial] = pack(answer.reason, answer.revoked_at or answer.this_update)
+            self._index.publish(issuer_key_id, LIST, entries)
+            log.info("revoked", code="REVOKED", serial=f"{serial:x}", reason=str(answer.reason), source=LIST)
+            self._on_revoked()
+        return answer
+
+
+def urls_of(certificate: x509.Certificate, issuer: Issuer) -> Sequence[str]:
+    """Return where to ask about *certificate*: the bundle's responder, or those that the certificate names."""
+    terms = issuer.bundle.ocsp
+    if terms is None:
+        return ()
+    if terms.responder is not None:
+        return (terms.responder,)
+    return [url for url in responders(certificate) if url.startswith("http://")] if terms.from_certificates else ()

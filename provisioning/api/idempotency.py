@@ -1,0 +1,143 @@
+"""A request that is sent again is not done again: the Idempotency-Key header (an IETF draft of that name).
+
+Theory
+------
+A caller who does not hear the answer cannot know whether it was done. With a key of his own choice (a UUID) he may
+send the request again: the first one's answer comes back. The key counts for one operator and one path::
+
+    key unknown ─► kept as under way ─► done ─► answer kept ─► …for a day
+    key known   ─► same request? ─ no ─► 422     answered? ─ yes ─► the same answer   ─ no ─► 409, under way
+
+An answer may hold tokens, of which the store keeps no secret. So it is encrypted under a key that is derived from the
+audit log's, in a file beside the CA keys: the database alone does not give a token away.
+
+Rules
+-----
+1. Only an operator who may make the request hears an answer, and only to his own.
+2. Only what succeeded is kept: whoever was refused may correct himself under the same key.
+3. A request whose process died is done again by the next one, `_ABANDONED` after it began. Everything that takes a
+   key here bears that: a revocation is one whatever its number, an unused token expires.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import Code, Refused
+from provisioning.store import idempotency
+from provisioning.store.database import Database
+from provisioning.store.idempotency import KnownRequest
+
+HEADER: Final = "Idempotency-Key"
+KEPT: Final = timedelta(days=1)
+
+_ABANDONED: Final = timedelta(minutes=1)
+_NONCE_OCTETS: Final = 12
+_KEY: Final = re.compile(r'"[\x21\x23-\x7e]{1,128}"|[\x21\x23-\x7e]{1,128}', re.ASCII)
+
+
+class AnswerBook:
+    """Which requests were answered, and how."""
+
+    def __init__(self, database: Database, secret: bytes, clock: Callable[[], datetime]) -> None:
+        """*secret* is the audit log's key; what is used here is derived from it."""
+        self._database = database
+        self._clock = clock
+        self._digest_key = hmac.digest(secret, b"idempotency key digest", hashlib.sha256)
+        self._cipher = AESGCM(hmac.digest(secret, b"idempotency answer", hashlib.sha256))
+
+    def digest_of(self, *facts: str) -> bytes:
+        """Return what the store knows a request by."""
+        return hmac.digest(self._digest_key, json.dumps(facts).encode(), hashlib.sha256)
+
+    async def begin(self, digest: bytes, request_digest: bytes) -> Response | None:
+        """Return the answer that was given already, None if the request is to be done now; raise `Refused`."""
+        now = self._clock()
+
+        def transaction(connection: Connection) -> KnownRequest | None:
+            idempotency.remove_older(connection, now - KEPT)
+            known = idempotency.begin(connection, digest, request_digest, now)
+            if known is None or known.answer is not None or known.request_digest != request_digest:
+                return known
+            if now < known.begun_at + _ABANDONED:
+                raise Refused(Code.IDEMPOTENCY_BUSY, f"a request with this {HEADER} is under way: ask again soon")
+            idempotency.begin_again(connection, digest, now)
+            return None
+
+        known = await self._database.write(transaction)
+        if known is None:
+            return None
+        if known.request_digest != request_digest:
+            raise Refused(
+                Code.IDEMPOTENCY_MISMATCH,
+                f"this {HEADER} was used for another request: choose a new one for each request",
+            )
+        return self._opened(digest, known.answer or b"")
+
+    async def finish(self, digest: bytes, response: Response) -> None:
+        """Keep the answer to a request that was done."""
+        nonce = secrets.token_bytes(_NONCE_OCTETS)
+        head = json.dumps([response.status_code, response.media_type or "application/json"]).encode()
+        sealed = nonce + self._cipher.encrypt(nonce, head + b"\n" + bytes(response.body), digest)
+        await self._database.write(lambda connection: idempotency.finish(connection, digest, sealed))
+
+    async def forget(self, digest: bytes) -> None:
+        """Free the key of a request that was refused."""
+        await self._database.write(lambda connection: idempotency.forget(connection, digest))
+
+    def _opened(self, digest: bytes, sealed: bytes) -> Response:
+        head, _, body = self._cipher.decrypt(sealed[:_NONCE_OCTETS], sealed[_NONCE_OCTETS:], digest).partition(b"\n")
+        status, media_type = json.loads(head)
+        return Response(body, status, {"Idempotency-Replayed": "true"}, media_type)
+
+
+class IdempotentRoute(APIRoute):
+    """A route of the operators' API whose POST requests may carry the header."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap the route's own handler."""
+        handle = super().get_route_handler()
+
+        async def once(request: Request) -> Response:
+            key = request.headers.get(HEADER)
+            if key is None or request.method != "POST":
+                return await handle(request)
+            return await _once(request, _checked(key), handle)
+
+        return once
+
+
+async def _once(request: Request, key: str, handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> Response:
+    services = request.app.state.operator_services
+    operator = await services.authorise(request)
+    book: AnswerBook = services.answers
+    digest = book.digest_of(operator.device.name, request.url.path, key)
+    request_digest = hashlib.sha256(await request.body()).digest()
+    answer = await book.begin(digest, request_digest)
+    if answer is not None:
+        return answer
+    try:
+        response = await handle(request)
+    except Exception:
+        await book.forget(digest)
+        raise
+    await book.finish(digest, response)
+    return response
+
+
+def _checked(key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise Refused(Code.INVALID_REQUEST, f"{HEADER} must have 1 to 128 visible ASCII characters: a UUID is best")
+    return key.strip('"')

@@ -1,0 +1,134 @@
+"""What Prometheus reads: requests as they are answered, and the state of the parts when it asks.
+
+Rules
+-----
+1. Labels are the service's own words (route templates, codes, list names), never a caller's: their number is bounded.
+2. Off unless configured; then to loopback only, unless configured otherwise: counts tell who is enrolling how much.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from provisioning.errors import Code, Refused
+from provisioning.metrics_exposure import MetricsExposure
+from provisioning.revocation.feed import RevocationFeed
+from provisioning.revocation.publisher import CrlPublisher
+
+_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+
+class Metrics:
+    """The registry, and what is counted as it happens."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.registry = CollectorRegistry()
+        self._clock = clock
+        self._requests = Counter(
+            "fleet_provisioning_requests_total",
+            "Requests answered.",
+            ("port", "method", "route", "status"),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "fleet_provisioning_request_seconds",
+            "Time from a request's head to the head of its answer.",
+            ("port", "route"),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._refusals = Counter(
+            "fleet_provisioning_refusals_total", "Requests refused, by stable code.", ("code",), registry=self.registry
+        )
+        for code in Code:
+            self._refusals.labels(code.value)
+
+    def refused(self, refusal: Refused) -> None:
+        """Count a refusal."""
+        self._refusals.labels(refusal.code.value).inc()
+
+    def answered(self, port: str, scope: Scope, status: int, begun: float) -> None:
+        """Count an answer; a path that has no route is counted as none, whatever it was."""
+        route = getattr(scope.get("route"), "path", "none")
+        self._requests.labels(port, scope["method"], route, str(status)).inc()
+        self._seconds.labels(port, route).observe(self._clock() - begun)
+
+    def now(self) -> float:
+        """Return the time that `answered` measures from."""
+        return self._clock()
+
+
+class CountRequests:
+    """Counts what an application answers, when the answer begins; an ASGI middleware."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, port: str) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._port = port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = self._metrics.now()
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.answered(self._port, scope, message["status"], begun)
+            await send(message)
+
+        await self._app(scope, receive, counted)
+
+
+class PartsCollector:
+    """What the parts know of themselves, asked at every scrape."""
+
+    def __init__(self, feed: RevocationFeed, publishers: Mapping[str, CrlPublisher]) -> None:
+        self._feed = feed
+        self._publishers = publishers
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the gauges."""
+        yield GaugeMetricFamily(
+            "fleet_provisioning_feed_sequence", "Newest event of the revocation feed.", self._feed.newest
+        )
+        yield GaugeMetricFamily("fleet_provisioning_feed_subscribers", "Followers of the feed.", self._feed.subscribers)
+        number = GaugeMetricFamily("fleet_provisioning_crl_number", "Number of the newest list.", labels=["list"])
+        entries = GaugeMetricFamily("fleet_provisioning_crl_entries", "Entries of the newest list.", labels=["list"])
+        ends = GaugeMetricFamily(
+            "fleet_provisioning_crl_next_update_seconds", "When the list lapses, seconds since 1970.", labels=["list"]
+        )
+        for name, publisher in self._publishers.items():
+            if (crl := publisher.current) is not None:
+                number.add_metric([name], crl.number)
+                entries.add_metric([name], crl.entries)
+                ends.add_metric([name], crl.next_update.timestamp())
+        yield from (number, entries, ends)
+
+
+def metrics_routes(metrics: Metrics, exposure: MetricsExposure) -> APIRouter:
+    """Return the route of the plain port; none if metrics are off."""
+    router = APIRouter(include_in_schema=False)
+    if exposure is MetricsExposure.OFF:
+        return router
+
+    @router.get("/metrics")
+    async def read(request: Request) -> Response:
+        if exposure is MetricsExposure.LOOPBACK and not _from_this_machine(request):
+            raise Refused(Code.NOT_FOUND, "there is nothing here")
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _from_this_machine(request: Request) -> bool:
+    return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback

@@ -1,0 +1,13 @@
+"""Who may read the metrics: a setting, so apart from what makes them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class MetricsExposure(StrEnum):
+    """Who may read the metrics on the plain port."""
+
+    OFF = "off"
+    LOOPBACK = "loopback"
+    PUBLIC = "public"

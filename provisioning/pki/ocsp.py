@@ -1,0 +1,182 @@
+"""OCSP as a relying party speaks it: a question about one certificate, and an answer that is believed or refused.
+
+Theory
+------
+An answer is worth something if it is about the certificate that was asked about, signed by the certificate's issuer or
+by somebody whom that issuer certified for OCSP signing (RFC 6960 §4.2.2.2), and in date. A nonce ties it to the
+question; responders that answer from a cache leave it out, which is allowed: then the dates say how old it is.
+
+Rules
+-----
+1. What does not fit is refused, never read as "good".
+2. No I/O and no clock.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
+
+from provisioning.pki.keys import key_identifier
+from provisioning.pki.revocation import RevocationReason
+
+_CLOCK_TOLERANCE = timedelta(minutes=5)
+_WITHOUT_NEXT_UPDATE = timedelta(minutes=5)
+"""For how long an answer is good that says nothing about it."""
+_NONCE_BYTES = 32
+_WEAK_HASHES = frozenset({"sha1", "md5"})
+
+
+class OcspRefused(Exception):
+    """The answer cannot be used; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request, in DER, and the nonce in it."""
+
+    der: bytes
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the responder says of the certificate. *known* is false where it says that it does not know it."""
+
+    known: bool
+    reason: RevocationReason | None
+    """Why it is revoked; None: it is not."""
+    revoked_at: datetime | None
+    this_update: datetime
+    fresh_until: datetime
+
+
+def ask(certificate: x509.Certificate, issuer: x509.Certificate) -> Question:
+    """Return the question whether *certificate*, issued by *issuer*, is revoked."""
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    # SHA-1 names the issuer here and proves nothing: RFC 5019 §2.1.1 asks for it, and old responders know no other.
+    builder = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer, hashes.SHA1())  # noqa: S303
+    request = builder.add_extension(x509.OCSPNonce(nonce), critical=False).build()
+    return Question(request.public_bytes(Encoding.DER), nonce)
+
+
+def responders(certificate: x509.Certificate) -> tuple[str, ...]:
+    """Return the URLs of the OCSP responders that *certificate* names."""
+    try:
+        access = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(
+        each.access_location.value
+        for each in access
+        if each.access_method == AuthorityInformationAccessOID.OCSP
+        and isinstance(each.access_location, x509.UniformResourceIdentifier)
+    )
+
+
+def read_answer(
+    der: bytes, question: Question, certificate: x509.Certificate, issuer: x509.Certificate, now: datetime
+) -> Answer:
+    """Return what the response in *der* says of *certificate* at *now*; raise `OcspRefused` if it is worth nothing."""
+    try:
+        response = ocsp.load_der_ocsp_response(der)
+        if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
+            raise OcspRefused(f"the responder says {response.response_status.name}")
+        single = _about(response, certificate, issuer)
+        _check_nonce(response, question)
+        _check_signature(response, _signer(response, issuer, now))
+    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+        raise OcspRefused(f"not an OCSP response: {error}") from error
+    this_update = single.this_update_utc
+    fresh_until = single.next_update_utc or this_update + _WITHOUT_NEXT_UPDATE
+    if this_update > now + _CLOCK_TOLERANCE:
+        raise OcspRefused(f"the answer is of {this_update:%Y-%m-%d %H:%M:%S} UTC, which is yet to come")
+    if fresh_until < now:
+        raise OcspRefused(f"the answer ended on {fresh_until:%Y-%m-%d %H:%M:%S} UTC")
+    reason = None
+    if single.certificate_status is ocsp.OCSPCertStatus.REVOKED:
+        flag = single.revocation_reason
+        reason = RevocationReason.UNSPECIFIED
+        if flag is not None and flag is not x509.ReasonFlags.remove_from_crl:
+            reason = RevocationReason(flag.value)
+    known = single.certificate_status is not ocsp.OCSPCertStatus.UNKNOWN
+    return Answer(known, reason, single.revocation_time_utc, this_update, fresh_until)
+
+
+def _about(
+    response: ocsp.OCSPResponse, certificate: x509.Certificate, issuer: x509.Certificate
+) -> ocsp.OCSPSingleResponse:
+    key_hash = key_identifier(issuer.public_key())
+    for single in response.responses:
+        if single.serial_number != certificate.serial_number:
+            continue
+        if isinstance(single.hash_algorithm, hashes.SHA1) and single.issuer_key_hash == key_hash:
+            name_hash = hashes.Hash(hashes.SHA1())  # noqa: S303 - see `ask`
+            name_hash.update(issuer.subject.public_bytes())
+            if single.issuer_name_hash == name_hash.finalize():
+                return single
+    raise OcspRefused("the answer is about another certificate")
+
+
+def _check_nonce(response: ocsp.OCSPResponse, question: Question) -> None:
+    try:
+        nonce = response.extensions.get_extension_for_class(x509.OCSPNonce).value.nonce
+    except x509.ExtensionNotFound:
+        return
+    if nonce != question.nonce:
+        raise OcspRefused("the answer is to another question: its nonce is not ours")
+
+
+def _signer(response: ocsp.OCSPResponse, issuer: x509.Certificate, now: datetime) -> x509.Certificate:
+    if response.responder_key_hash is not None:
+        is_issuer = response.responder_key_hash == key_identifier(issuer.public_key())
+    else:
+        is_issuer = response.responder_name == issuer.subject
+    if is_issuer:
+        return issuer
+    for candidate in response.certificates:
+        if response.responder_key_hash is not None:
+            named = response.responder_key_hash == key_identifier(candidate.public_key())
+        else:
+            named = response.responder_name == candidate.subject
+        if named and _may_answer(candidate, issuer, now):
+            return candidate
+    raise OcspRefused("the responder is neither the issuer nor somebody whom it certified for OCSP signing, in date")
+
+
+def _may_answer(candidate: x509.Certificate, issuer: x509.Certificate, now: datetime) -> bool:
+    try:
+        purposes = candidate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        candidate.verify_directly_issued_by(issuer)
+    except (x509.ExtensionNotFound, ValueError, TypeError, InvalidSignature):
+        return False
+    in_date = candidate.not_valid_before_utc <= now <= candidate.not_valid_after_utc
+    return in_date and ExtendedKeyUsageOID.OCSP_SIGNING in purposes
+
+
+def _check_signature(response: ocsp.OCSPResponse, signer: x509.Certificate) -> None:
+    key, algorithm = signer.public_key(), response.signature_hash_algorithm
+    signed = response.tbs_response_bytes
+    if algorithm is not None and algorithm.name in _WEAK_HASHES:
+        raise OcspRefused(f"signed with the weak hash {algorithm.name}")
+    try:
+        match key:
+            case ec.EllipticCurvePublicKey() if algorithm is not None:
+                key.verify(response.signature, signed, ec.ECDSA(algorithm))
+            case rsa.RSAPublicKey() if algorithm is not None:
+                key.verify(response.signature, signed, padding.PKCS1v15(), algorithm)
+            case ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey():
+                key.verify(response.signature, signed)
+            case _:
+                raise OcspRefused("the signature is not one of the responder's kind of key")
+    except InvalidSignature:
+        raise OcspRefused("the signature is not that of the responder") from None

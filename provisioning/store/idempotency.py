@@ -1,0 +1,61 @@
+"""Queries about idempotency keys: which requests are under way or were answered. What is stored is unreadable here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from provisioning.store.tables import idempotency_keys
+
+_BEGIN: Final[dict[str, Any]] = {
+    name: dialect.insert(idempotency_keys)
+    .on_conflict_do_nothing(index_elements=[idempotency_keys.c.digest])
+    .returning(idempotency_keys.c.digest)
+    for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
+}
+_FIND: Final = select(idempotency_keys).where(idempotency_keys.c.digest == bindparam("wanted")).with_for_update()
+_FORGET: Final = delete(idempotency_keys).where(idempotency_keys.c.digest == bindparam("wanted"))
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRequest:
+    """A request that has used the key; *answer* is None while it is under way."""
+
+    request_digest: bytes
+    begun_at: datetime
+    answer: bytes | None
+
+
+def begin(connection: Connection, digest: bytes, request_digest: bytes, now: datetime) -> KnownRequest | None:
+    """Take the key for a request; return the request that has it, None if it is the caller's now."""
+    row = {"digest": digest, "request_digest": request_digest, "begun_at": now}
+    if connection.execute(_BEGIN[connection.dialect.name], row).one_or_none() is not None:
+        return None
+    found = connection.execute(_FIND, {"wanted": digest}).one()
+    return KnownRequest(found.request_digest, found.begun_at, found.answer)
+
+
+def begin_again(connection: Connection, digest: bytes, now: datetime) -> None:
+    """Give the key to a request whose predecessor has died."""
+    held = idempotency_keys.c.digest == digest
+    connection.execute(update(idempotency_keys).where(held).values(begun_at=now))
+
+
+def finish(connection: Connection, digest: bytes, answer: bytes) -> None:
+    """Keep the answer."""
+    connection.execute(update(idempotency_keys).where(idempotency_keys.c.digest == digest).values(answer=answer))
+
+
+def forget(connection: Connection, digest: bytes) -> None:
+    """Free the key: nothing was done under it."""
+    connection.execute(_FORGET, {"wanted": digest})
+
+
+def remove_older(connection: Connection, before: datetime) -> None:
+    """Forget requests that began *before* that time."""
+    connection.execute(delete(idempotency_keys).where(idempotency_keys.c.begun_at < before))

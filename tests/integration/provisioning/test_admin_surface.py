@@ -1,0 +1,130 @@
+"""What surrounds the operators' API: idempotency keys, limits, metrics, the OpenAPI document."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.curl import Curl
+from tests.support.enrolled import enrol
+from tests.support.provisioning import ProvisioningService
+
+KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
+
+
+def post(api: httpx.Client, path: str, key: str, **body: object) -> httpx.Response:
+    return api.post(path, json=body, headers={"Idempotency-Key": key})
+
+
+def test_a_request_that_is_sent_again_is_answered_and_not_done_again(own_service: ProvisioningService) -> None:
+    service = own_service
+    with service.api() as api:
+        first = post(api, "/v1/tokens", KEY, device="meter-1")
+        again = post(api, "/v1/tokens", f'"{KEY}"', device="meter-1")
+        assert (first.status_code, again.status_code) == (201, 201)
+        assert again.json() == first.json()
+        assert "idempotency-replayed" not in first.headers
+        assert again.headers["idempotency-replayed"] == "true"
+        assert api.get("/v1/status").json()["tokens"]["open"] == 1
+        other = post(api, "/v1/tokens", KEY, device="meter-2")
+        assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_MISMATCH")
+        refused = post(api, "/v1/revocations", KEY, device="nobody")
+        assert refused.json()["code"] == "DEVICE_UNKNOWN"
+        enrol(service, "meter-3")
+        done = post(api, "/v1/revocations", KEY, device="meter-3")
+        assert done.status_code == 201, "what was refused is not kept, and the path is another one"
+        assert post(api, "/v1/revocations", KEY, device="meter-3").status_code == 201, "200 without the key"
+        assert post(api, "/v1/tokens", "not a key", device="meter-1").status_code == 400
+    service.stop()
+    service.start()
+    with service.api() as api:
+        assert post(api, "/v1/tokens", KEY, device="meter-1").json() == first.json(), "after a restart too"
+
+
+def test_of_many_at_once_with_one_key_one_is_done(own_service: ProvisioningService) -> None:
+    def attempt(_number: int) -> tuple[int, str]:
+        with own_service.api() as api:
+            answer = post(api, "/v1/tokens", KEY, device="meter-1")
+        return answer.status_code, answer.json().get("code") or answer.json()["tokens"][0]["token"]
+
+    with concurrent.futures.ThreadPoolExecutor(6) as threads:
+        answers = set(threads.map(attempt, range(6)))
+    assert answers - {(409, "IDEMPOTENCY_BUSY")} == {each for each in answers if each[0] == 201}
+    assert len([status for status, _ in answers if status == 201]) == 1
+
+
+def test_an_answer_is_for_the_operator_who_asked(own_service: ProvisioningService) -> None:
+    service = own_service
+    (anna,) = enrol(service, "anna", role="operator", operator_role="auditor")
+    with service.api() as api:
+        token = post(api, "/v1/tokens", KEY, device="meter-1").json()["tokens"][0]["token"]
+    (credential := service.dir.parent / "anna.pem").write_bytes(anna.pem)
+    credential.chmod(0o600)
+    answer = Curl(service.https, service.bundle).run(
+        "/v1/tokens", "--cert", str(credential), "--header", f"Idempotency-Key: {KEY}",
+        "--header", "Content-Type: application/json", data=b'{"device":"meter-1"}',
+    )  # fmt: skip
+    assert answer.status == 403
+    assert token not in answer.text
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
+    directory = tmp_path_factory.mktemp("limited") / "fleet"
+    settings = {"requests_per_second": 0.5, "request_burst": 4, "metrics": "loopback"}
+    with ProvisioningService.founded(directory, settings) as running:
+        yield running
+
+
+def test_who_asks_too_often_is_told_when_to_come_back_and_others_are_served(limited: ProvisioningService) -> None:
+    stranger = Curl(limited.https, limited.bundle)
+    answers = [stranger.run("/.well-known/est/cacerts") for _ in range(6)]
+    assert [each.status for each in answers[:4]] == [200] * 4
+    assert answers[-1].status == 429
+    assert answers[-1].text == "RATE_LIMITED: too many requests from you: wait 2 s\n"
+    assert answers[-1].headers["retry-after"] == "2"
+    with limited.api() as api:
+        assert [api.get("/v1/status").status_code for _ in range(4)] == [200] * 4, "a certificate is a caller"
+        refused = api.get("/v1/status")
+    assert (refused.status_code, refused.json()["code"]) == (429, "RATE_LIMITED")
+    assert int(refused.headers["retry-after"]) <= 2
+    assert Curl(limited.http).run("/crl/issuing-ca.crl").status == 200
+
+
+def test_metrics_count_by_route_and_code_and_tell_the_state_of_the_parts(limited: ProvisioningService) -> None:
+    Curl(limited.http).run("/ca/nonsense.crt")
+    Curl(limited.http).run("/crl/issuing-ca.crl")
+    text = Curl(limited.http).run("/metrics").text
+    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(samples['fleet_provisioning_refusals_total{code="NOT_FOUND"}']) >= 1
+    assert float(samples['fleet_provisioning_refusals_total{code="TOKEN_USED"}']) == 0, "there before it happens"
+    assert float(samples['fleet_provisioning_crl_number{list="issuing-ca"}']) >= 1
+    assert float(samples["fleet_provisioning_feed_subscribers"]) == 0
+    route = '{method="GET",port="http",route="/crl/{name}.crl",status="200"}'
+    assert float(samples[f"fleet_provisioning_requests_total{route}"]) >= 1
+    assert "nonsense" not in text
+
+
+def test_metrics_are_off_unless_configured(own_service: ProvisioningService) -> None:
+    assert Curl(own_service.http).run("/metrics").status == 404
+
+
+def test_the_openapi_document_names_every_route_of_the_operators(own_service: ProvisioningService) -> None:
+    with own_service.api() as api:
+        document = api.get("/v1/openapi.json").json()
+    assert document["openapi"].startswith("3.")
+    operations = [(path, method) for path, item in document["paths"].items() for method in item]
+    assert ("/v1/revocations", "post") in operations
+    assert all(path.startswith("/v1/") for path, _ in operations)
+    source = "".join(path.read_text() for path in Path("provisioning/api").glob("*.py"))
+    declared = re.findall(r'@router\.(?:get|post|put|patch|delete)\(\s*"(/[^"]+)"', source)
+    missing = {f"/v1{path}" for path in declared} - {path for path, _ in operations}
+    assert {path for path in missing if not path.startswith(("/v1/crl", "/v1/ca", "/v1/healthz", "/v1/readyz"))} <= {
+        "/v1/metrics", "/v1/cacerts", "/v1/simpleenroll", "/v1/simplereenroll",
+        "/v1/{label}/cacerts", "/v1/{label}/simpleenroll", "/v1/{label}/simplereenroll",
+    }  # fmt: skip

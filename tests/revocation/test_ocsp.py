@@ -1,0 +1,141 @@
+"""REV cases of OCSP: a responder that revokes, releases, does not know, lies, and falls silent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from broker.mqtt.codes import ReasonCode
+from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.enrolled import enrol
+from tests.support.listed import answer
+from tests.support.pki import Held, Pki
+from tests.support.provisioning import ProvisioningService
+from tests.support.responder import Responder, delegate
+from tests.support.tls_client import TlsClient
+from tests.support.web import WebServer
+
+IN = (ReasonCode.SUCCESS, "")
+REVOKED = (ReasonCode.NOT_AUTHORIZED, "REVOKED")
+SUSPENDED = (ReasonCode.BANNED, "SUSPENDED")
+UNAVAILABLE = (ReasonCode.SERVER_UNAVAILABLE, "OCSP_UNAVAILABLE")
+UNKNOWN = (ReasonCode.SERVER_UNAVAILABLE, "OCSP_UNKNOWN")
+
+
+@dataclass
+class Asking:
+    """A broker that asks a responder, which is the test's to change."""
+
+    broker: BrokerProcess
+    pki: Pki
+    web: WebServer
+    responder: Responder
+
+    def device(self, name: str) -> Held:
+        held = self.pki.device(name)
+        self.responder.certificates.append(held)
+        return held
+
+    def answer(self, held: Held) -> tuple[ReasonCode, str]:
+        return answer(self.broker, self.pki.anchors, held)
+
+
+def asking(directory: Path, pki: Pki, web: WebServer, **settings: object) -> Asking:
+    responder = Responder(pki.issuing, delegate(pki), [])
+    web.pages["/ocsp"] = responder
+    wanted = {"ocsp_responder": f"{web.url}/ocsp", "ocsp_refresh_seconds": 0.3} | settings
+    return Asking(BrokerProcess.with_lists(directory, pki, **wanted), pki, web, responder)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, pki: Pki, web: WebServer) -> Iterator[Asking]:
+    made = asking(tmp_path, pki, web)
+    with made.broker:
+        yield made
+
+
+def test_rev_36_a_responder_is_asked_when_a_client_connects_and_again_while_it_stays(scene: Asking, name: str) -> None:
+    device, other = scene.device(name), scene.device(f"other-{name}")
+    with (
+        TlsClient(scene.broker.port, scene.pki.anchors, device.credential) as client,
+        TlsClient(scene.broker.port, scene.pki.anchors, other.credential) as neighbour,
+    ):
+        client.connect(client_id=name)
+        neighbour.connect()
+        scene.responder.revoked[device.certificate.serial_number] = x509.ReasonFlags.key_compromise
+        farewell = client.farewell()
+        assert farewell.properties.reason_string == "REVOKED: certificate revoked (keyCompromise)"
+        neighbour.check_alive()
+    assert scene.answer(device) == REVOKED
+    scene.responder.revoked[other.certificate.serial_number] = x509.ReasonFlags.certificate_hold
+    wait_until(lambda: scene.answer(other) == SUSPENDED, "a suspension is found out too")
+    scene.responder.revoked.clear()
+    wait_until(lambda: scene.answer(other) == IN, "who is good again is admitted again")
+
+
+def test_rev_37_an_answer_is_remembered(tmp_path: Path, pki: Pki, name: str, web: WebServer) -> None:
+    made = asking(tmp_path, pki, web, ocsp_refresh_seconds=600)
+    device = made.device(name)
+    with made.broker:
+        assert [made.answer(device) for _ in range(3)] == [IN] * 3
+    assert web.requests["/ocsp"] == 1
+
+
+@pytest.mark.parametrize("case", ["silent", "forged", "about another", "unknown", "no responder"])
+def test_rev_38_who_does_not_answer_lets_nobody_in(
+    tmp_path: Path, pki: Pki, name: str, web: WebServer, case: str
+) -> None:
+    made = asking(tmp_path, pki, web)
+    if case == "no responder":  # The client's certificate names none.
+        made.broker = BrokerProcess.with_lists(tmp_path / "b", pki, "--ocsp-from-certificates")
+    device = made.device(name)
+    made.device("another")
+    made.responder.silent = case == "silent"
+    made.responder.another = case == "about another"
+    made.responder.unknown = case == "unknown"
+    made.responder.forged = case == "forged"
+    with made.broker:
+        assert made.answer(device) == (UNKNOWN if case == "unknown" else UNAVAILABLE)
+        if case in {"silent", "forged", "about another"}:
+            assert made.broker.events("OCSP_FAILED")
+
+
+@pytest.mark.parametrize(("policy", "later"), [("grace 1h", IN), ("advisory", IN), ("require", UNAVAILABLE)])
+def test_rev_39_a_responder_that_falls_silent_by_policy(
+    tmp_path: Path, pki: Pki, name: str, web: WebServer, policy: str, later: tuple[ReasonCode, str]
+) -> None:
+    made = asking(tmp_path, pki, web, ocsp_policy=policy)
+    device = made.device(name)
+    with made.broker, TlsClient(made.broker.port, pki.anchors, device.credential) as client:
+        made.responder.life = made.responder.age + timedelta(seconds=2)
+        client.connect()
+        made.responder.silent = True
+        wait_until(lambda: made.broker.events("OCSP_FAILED"), "the silence is noticed")
+        client.check_alive()
+        wait_until(lambda: made.answer(device) == later, "then the policy decides")
+
+
+def test_rev_40_the_responder_that_certificates_name_is_asked(
+    tmp_path: Path, pki: Pki, name: str, service: ProvisioningService
+) -> None:
+    """With provisioning's own responder, which answers by a delegate and at once after a revocation."""
+    (device,) = enrol(service, name)
+    broker = BrokerProcess.with_lists(
+        tmp_path,
+        pki,
+        "--ocsp-from-certificates",
+        anchors=service.bundle.read_bytes(),
+        ocsp_refresh_seconds=0.3,
+        trust_domain="fleet.internal",
+    )
+    with broker, TlsClient(broker.port, pki.anchors, device.credential) as client:
+        client.connect(client_id=name)
+        service.revoke(device=name, reason="keyCompromise")
+        assert str(client.farewell().properties.reason_string).startswith("REVOKED")
+        with TlsClient(broker.port, pki.anchors, device.credential) as again:
+            again.connect(expect=ReasonCode.NOT_AUTHORIZED)

@@ -1,0 +1,78 @@
+"""An OCSP responder of a throw-away CA: answers as it is told to, genuine but for what is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from provisioning.pki.identity import Identity, Role
+from tests.support.pki import DOMAIN, Held, Pki
+
+
+def delegate(pki: Pki, issuer: Held | None = None, **different: Any) -> Held:
+    """Return somebody whom the issuing CA lets answer for it."""
+    identity = Identity(DOMAIN, Role.SERVICE, "ocsp")
+    wanted = {"purposes": [ExtendedKeyUsageOID.OCSP_SIGNING]} | different
+    return pki.certify(identity, issuer=issuer or pki.issuing, **wanted)
+
+
+@dataclass
+class Responder:
+    """Answers for *issuer*, signed by *signer*; whom *revoked* names, with the reason, is revoked."""
+
+    issuer: Held
+    signer: Held
+    certificates: list[Held]
+    """The certificates that it knows."""
+    revoked: dict[int, x509.ReasonFlags] = field(default_factory=dict)
+    unknown: bool = False
+    nonce: bool = True
+    life: timedelta = timedelta(hours=1)
+    age: timedelta = timedelta(minutes=1)
+    silent: bool = False
+    forged: bool = False
+    """Whether somebody has changed the answer under way."""
+    another: bool = False
+    """Whether it answers about another certificate than it was asked about."""
+
+    def __call__(self, body: bytes) -> bytes | None:
+        if self.silent:
+            return None
+        request = ocsp.load_der_ocsp_request(body)
+        (about,) = [each for each in self.certificates if each.certificate.serial_number == request.serial_number]
+        if self.another:
+            about = next(each for each in self.certificates if each is not about)
+        now = datetime.now(UTC)
+        reason = self.revoked.get(about.certificate.serial_number)
+        status = ocsp.OCSPCertStatus.GOOD if reason is None else ocsp.OCSPCertStatus.REVOKED
+        if self.unknown:
+            status = ocsp.OCSPCertStatus.UNKNOWN
+        builder = (
+            ocsp.OCSPResponseBuilder()
+            .add_response(
+                about.certificate,
+                self.issuer.certificate,
+                hashes.SHA1(),  # noqa: S303
+                status,
+                now - self.age,
+                now - self.age + self.life,
+                None if reason is None or self.unknown else now - self.age,
+                None if self.unknown else reason,
+            )
+            .responder_id(ocsp.OCSPResponderEncoding.HASH, self.signer.certificate)
+        )
+        if self.signer is not self.issuer:
+            builder = builder.certificates([self.signer.certificate])
+        if self.nonce:
+            nonce = request.extensions.get_extension_for_class(x509.OCSPNonce).value
+            builder = builder.add_extension(nonce, critical=False)
+        response = builder.sign(self.signer.key, hashes.SHA256())
+        der, signature = response.public_bytes(Encoding.DER), response.signature
+        return der.replace(signature, bytes((*signature[:-1], signature[-1] ^ 1))) if self.forged else der

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+
+from provisioning.api import rate_limit
+from provisioning.api.rate_limit import Buckets
+
+
+def test_a_burst_is_served_then_the_steady_rate() -> None:
+    buckets = Buckets(rate=10, burst=3)
+    assert [buckets.take("a", 100.0) for _ in range(4)] == [0, 0, 0, pytest.approx(0.1)]
+    assert buckets.take("b", 100.0) == 0, "another caller has a bucket of his own"
+    assert buckets.take("a", 100.05) == pytest.approx(0.05), "asking costs nothing"
+    assert buckets.take("a", 100.1001) == 0
+    assert buckets.take("a", 100.1001) > 0
+    assert [buckets.take("a", 1000.0) for _ in range(4)] == [0, 0, 0, pytest.approx(0.1)], "never more than a burst"
+
+
+def test_the_number_of_callers_is_bounded_and_the_busy_ones_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limit, "_BUCKETS", 10)
+    buckets = Buckets(rate=1, burst=1)
+    buckets.take("busy", 0.0)
+    for number in range(100):
+        buckets.take(number, 0.0)
+        assert buckets.take("busy", 0.0) > 0
+    assert len(buckets._held) == 10
