@@ -17,6 +17,7 @@ import typer
 
 from device_sim.attack.command import attack, attack_table, revocation
 from device_sim.attack.doctor import doctor
+from device_sim.ctl_command import ctl
 from device_sim.demo import DemoPlan, play
 from device_sim.enrol_command import enrol
 from device_sim.explanation import explained
@@ -92,6 +93,7 @@ def demo(
 app.command()(enrol)
 app.command("run")(run_scenario)
 app.command()(scenarios)
+app.command()(ctl)
 app.command()(report)
 
 

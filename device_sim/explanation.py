@@ -17,6 +17,7 @@ from device_sim.link import NotConnected, SubscriptionRefused
 from device_sim.processes import ChildFailed
 from device_sim.report import ExitCode
 from device_sim.results.document import UnreadableReport
+from device_sim.run.control import Unreachable
 from device_sim.tls_dial import NotAdmitted
 from device_sim.view import View
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
@@ -28,7 +29,7 @@ from provisioning.pki.tls import TlsConfigurationError
 _EXPECTED = (
     ChildFailed, EnrolmentRefused, EnrolmentUnavailable, FleetUnusable, InvalidIdentity, KeyFileError, NotAdmitted,
     NotConnected, RequestRefused, ServiceUnavailable, SubscriptionRefused, TlsConfigurationError, UnreadableReport,
-    UnusableAuthority,
+    Unreachable, UnusableAuthority,
     OSError,
 )  # fmt: skip
 

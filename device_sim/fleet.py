@@ -12,11 +12,12 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -33,7 +34,7 @@ from device_sim.randomness import Redrawn, randomness_of
 from device_sim.scenario.groups import Group
 from device_sim.scenario.metrics import Duration
 from device_sim.schedule import Schedule
-from device_sim.tls_dial import NotAdmitted
+from device_sim.tls_dial import Endpoint, NotAdmitted
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
 
 _JITTER = Redrawn()
@@ -49,6 +50,8 @@ class Member:
     name: str
     topic_group: str
     group: Group
+    endpoint: Endpoint | None = None
+    """Where it finds the broker, if not where the others do."""
 
 
 class Fleet:
@@ -61,6 +64,11 @@ class Fleet:
         self._running: set[asyncio.Task[None]] = set()
         self._frozen = False
         self.rate = 1.0
+        self._schedule: Schedule[LiveDevice] = Schedule()
+        self._paused_at: float | None = None
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
+        self._changed = asyncio.Event()
         self.renewal_failures: list[tuple[float, str]] = []
         self.counters = surroundings.counters
         self.lateness = Latency()
@@ -75,10 +83,17 @@ class Fleet:
         self.falsely_refused: dict[str, Closure] = {}
         self.devices: dict[str, LiveDevice] = {}
         behaviours: dict[str, tuple[Behaviour, ...]] = {}
+        members = tuple(members)
+        ways = {
+            member.endpoint: replace(surroundings, endpoint=member.endpoint)
+            for member in members
+            if member.endpoint is not None
+        }
         for member in members:
             shared = behaviours.setdefault(member.group.name, behaviours_of(member.group))
             machine = Device(member.name, member.topic_group)
-            self.devices[member.name] = LiveDevice(machine, surroundings, member.group, self._ended, shared)
+            around = surroundings if member.endpoint is None else ways[member.endpoint]
+            self.devices[member.name] = LiveDevice(machine, around, member.group, self._ended, shared)
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -122,16 +137,60 @@ class Fleet:
         """Note that the service confirmed the revocation of *name* at *at*: from then on its admission is wrong."""
         self.condemned[name] = min(at, self.condemned.get(name, math.inf))
 
+    def pardon(self, name: str) -> None:
+        """Note that the suspension of *name* is being ended: for now it may be let in, and may be refused."""
+        self.condemned[name] = math.inf
+
+    async def readmit(self, device: LiveDevice, resumed: float, deadline: float) -> float | None:
+        """Let *device*, whose suspension ended at *resumed*, try until it is let in; return when that was.
+
+        After *deadline* seconds its refusal is false, and None is returned.
+        """
+        while (started := time.monotonic()) < resumed + deadline and not self._closing:
+            state = device.machine.state
+            if state is State.CONNECTED:  # It had lost its connection before, and came back by itself.
+                break
+            if state is not State.CONNECTING:
+                if state is not State.ENROLLED:
+                    device.machine.happened(Event.RETRIED)
+                with contextlib.suppress(NotAdmitted):
+                    await device.connect()
+                    self._admitted(device, started)
+                    break
+            await asyncio.sleep(_LOOK_AGAIN)
+        del self.condemned[device.name]
+        if device.is_connected:
+            return time.monotonic()
+        if device.machine.closure is not None:
+            self.falsely_refused[device.name] = device.machine.closure
+        return None
+
+    def change(self, rate: float | None = None, paused: bool | None = None) -> None:
+        """Let the fleet publish *rate* times as often as the scenario says, or not at all for a while."""
+        now = time.monotonic()
+        if rate is not None:
+            self._schedule.stretch(now, self.rate / rate)
+            self.rate = rate
+        if paused is True and self._paused_at is None:
+            self._paused_at = now
+            self._unpaused.clear()
+        elif paused is False and self._paused_at is not None:
+            self._schedule.shift(now - self._paused_at)
+            self._paused_at = None
+            self._unpaused.set()
+        self._changed.set()
+
     async def stream(self) -> None:
         """Let every device publish at its interval, until cancelled."""
-        schedule: Schedule[LiveDevice] = Schedule()
+        schedule = self._schedule
         now = time.monotonic()
         for device in self.devices.values():
             if device.interval:
                 phase = randomness_of(self._surroundings.seed, device.name, "phase").uniform(0.0, device.interval)
                 schedule.add(device, now + phase)
         while (due := schedule.next_due()) is not None:
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            await self._until(due)
+            await self._unpaused.wait()
             now = time.monotonic()
             for item_due, device in tuple(schedule.pop_due(now)):
                 if device.publish_reading(item_due):
@@ -202,6 +261,12 @@ class Fleet:
         for task in self._running:
             task.cancel()
 
+    async def _until(self, due: float) -> None:
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(due):
+                await self._changed.wait()
+
     async def quiet(self, seconds: float) -> None:
         """Return when the broker has acknowledged all that connected devices have published, or after *seconds*."""
         deadline = time.monotonic() + seconds
@@ -240,14 +305,18 @@ class Fleet:
         record(Duration.TLS, stages.tls, late)
         record(Duration.CONNACK, stages.connack, late)
         record(Duration.ADMITTED, stages.tcp + stages.tls + stages.connack, late)
+        self._admitted(device, started)
+        return connection
+
+    def _admitted(self, device: LiveDevice, started: float) -> None:
         self.admissions += 1
         if started > self.condemned.get(device.name, math.inf) or _had_expired(device, started):
             self.falsely_admitted.add(device.name)
-        if device.is_connected and not self._frozen:
+        link = device.connection
+        if link is not None and device.is_connected and not self._frozen:
             for behaviour in device.behaviours:
                 if behaviour.accompanies:
-                    self._start(behaviour.accompany(device, connection, self), f"accompany {device.name}")
-        return connection
+                    self._start(behaviour.accompany(device, link, self), f"accompany {device.name}")
 
     def _not_admitted(self, device: LiveDevice, closure: Closure) -> None:
         self.refused_by_reason[f"{closure.layer} {closure.code}"] += 1

@@ -43,6 +43,17 @@ class Schedule(Generic[T]):
             due, _, item = heapq.heappop(self._heap)
             yield due, item
 
+    def stretch(self, now: float, factor: float) -> None:
+        """Make what is due in *t* seconds due in *t* times *factor*."""
+        self._heap = [
+            (now + (due - now) * factor if due > now else due, number, item) for due, number, item in self._heap
+        ]
+        heapq.heapify(self._heap)
+
+    def shift(self, seconds: float) -> None:
+        """Make everything due *seconds* later: time that did not count."""
+        self._heap = [(due + seconds, number, item) for due, number, item in self._heap]
+
     def again(self, item: T, due: float, interval: float, now: float) -> None:
         """Schedule *item* one *interval* after *due*, or later if that has passed long ago."""
         behind = int((now - due) // interval)

@@ -15,17 +15,13 @@ import typer
 
 from provisioning.client.operator import IssuedCertificate, OperatorClient
 from provisioning.service_command import (
-    CaFile,
-    Cert,
-    Directory,
+    Connection,
     Json,
-    Key,
-    Url,
+    connected,
     print_facts,
     print_json,
     print_table,
     shown_time,
-    with_client,
 )
 
 certificate_app = typer.Typer(help="See which certificates were issued.", no_args_is_help=True)
@@ -54,7 +50,9 @@ ExpiresBefore = Annotated[datetime | None, typer.Option(help="Ending before this
 
 
 @certificate_app.command("list")
+@connected
 def list_certificates(
+    connection: Connection,
     device: Device = None,
     group: Group = None,
     serial: Serial = None,
@@ -63,11 +61,6 @@ def list_certificates(
     state: State = None,
     expires_from: ExpiresFrom = None,
     expires_before: ExpiresBefore = None,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """List certificates in order of issuance.
@@ -81,18 +74,15 @@ def list_certificates(
     async def command(client: OperatorClient) -> None:
         _print([each async for each in client.certificates(**search)], as_json=as_json)
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @certificate_app.command("expiring")
+@connected
 def expiring(
+    connection: Connection,
     within: Annotated[str, typer.Option(help="How soon: 90m, 12h, 14d, 4w.")] = "14d",
     group: Group = None,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """List certificates that are good now and end soon, the next to end first.
@@ -107,22 +97,19 @@ def expiring(
         found = [each async for each in client.certificates(group=group, state="active", expires_before=until)]
         _print(sorted(found, key=lambda each: each.not_after), as_json=as_json)
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @certificate_app.command("export")
+@connected
 def export(
+    connection: Connection,
     format_: Annotated[ExportFormat, typer.Option("--format", help="csv or json.")] = ExportFormat.CSV,
     device: Device = None,
     group: Group = None,
     state: State = None,
     expires_from: ExpiresFrom = None,
     expires_before: ExpiresBefore = None,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
 ) -> None:
     """Write every certificate that fits to stdout, page by page, as CSV or as JSON, one object a line.
 
@@ -143,17 +130,14 @@ def export(
             else:
                 sys.stdout.write(json.dumps(item) + "\n")
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @certificate_app.command("show")
+@connected
 def show_certificate(
+    connection: Connection,
     serial: Annotated[str, typer.Argument(help="Serial number in hexadecimal.")],
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Show one certificate.
@@ -170,7 +154,7 @@ def show_certificate(
         else:
             print_facts(certificate)
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 def parse_duration(text: str) -> timedelta:

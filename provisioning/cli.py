@@ -24,6 +24,7 @@ from provisioning import (
     audit_commands,
     certificate_commands,
     claim_commands,
+    doctor_command,
     group_commands,
     lifecycle_commands,
     listed_commands,
@@ -41,7 +42,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 app.add_typer(operator_commands.token_app, name="token")
@@ -62,6 +62,7 @@ for command in (
 ):
     app.command()(command)
 app.command("status")(operator_commands.status)
+app.command("doctor")(doctor_command.doctor)
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 

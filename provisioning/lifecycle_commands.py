@@ -12,26 +12,27 @@ from provisioning.client.operator import OperatorClient, RevokedCertificate
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.reasons import OPERATOR_REASONS
 from provisioning.service_command import (
-    CaFile,
-    Cert,
-    Directory,
+    Connection,
     Json,
-    Key,
-    Url,
+    connected,
     errors,
     print_json,
     print_table,
     progress,
     read_lines,
     shown_time,
-    with_client,
 )
+
+Device = Annotated[str | None, typer.Option(help="All certificates of this device.", show_default=False)]
+Serial = Annotated[str | None, typer.Option(help="This certificate (hexadecimal).", show_default=False)]
 
 _STEP: Final = 500
 _REASONS: Final = ", ".join(reason for reason in RevocationReason if reason in OPERATOR_REASONS)
 
 
+@connected
 def revoke(
+    connection: Connection,
     device: Annotated[
         str | None, typer.Option(help="Revoke all certificates of this device.", show_default=False)
     ] = None,
@@ -48,11 +49,6 @@ def revoke(
     reason: Annotated[
         RevocationReason, typer.Option(metavar="REASON", help=f"Why: {_REASONS}.")
     ] = RevocationReason.UNSPECIFIED,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Revoke devices or certificates, finally. Live sessions are closed at once, the CRL follows.
@@ -84,7 +80,7 @@ def revoke(
         else:
             _print_revoked(found)
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 async def _in_steps(
@@ -105,14 +101,11 @@ async def _in_steps(
     return revoked
 
 
+@connected
 def suspend(
-    device: Annotated[str | None, typer.Option(help="All certificates of this device.", show_default=False)] = None,
-    serial: Annotated[str | None, typer.Option(help="This certificate (hexadecimal).", show_default=False)] = None,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
+    connection: Connection,
+    device: Device = None,
+    serial: Serial = None,
     as_json: Json = False,
 ) -> None:
     """Suspend a device or one certificate until it is resumed. Live sessions are closed at once.
@@ -121,27 +114,23 @@ def suspend(
     Example:
       fleet-provisioning suspend --device meter-17
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    if (device is None) == (serial is None):
-        raise typer.BadParameter("give exactly one of --device and --serial")
+    _check_target(device, serial)
 
     async def command(client: OperatorClient) -> None:
         found = await client.suspend(device=device, serial=serial)
         if as_json:
             print_json(found)
-            return
-        _print_revoked(found)
+        else:
+            _print_revoked(found)
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
+@connected
 def resume(
-    device: Annotated[str | None, typer.Option(help="All certificates of this device.", show_default=False)] = None,
-    serial: Annotated[str | None, typer.Option(help="This certificate (hexadecimal).", show_default=False)] = None,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
+    connection: Connection,
+    device: Device = None,
+    serial: Serial = None,
     as_json: Json = False,
 ) -> None:
     """End a suspension: the certificates are good again.
@@ -150,8 +139,7 @@ def resume(
     Example:
       fleet-provisioning resume --device meter-17
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    if (device is None) == (serial is None):
-        raise typer.BadParameter("give exactly one of --device and --serial")
+    _check_target(device, serial)
 
     async def command(client: OperatorClient) -> None:
         found = await client.resume(device=device, serial=serial)
@@ -163,16 +151,13 @@ def resume(
             ((each.serial, each.device, shown_time(each.released_at), str(each.sequence)) for each in found),
         )
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
+@connected
 def decommission(
+    connection: Connection,
     device: Annotated[str, typer.Option(help="The device.", show_default=False)],
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Revoke a device for ever: its name never gets a certificate again.
@@ -186,10 +171,15 @@ def decommission(
         found = await client.decommission(device)
         if as_json:
             print_json(found)
-            return
-        _print_revoked(found)
+        else:
+            _print_revoked(found)
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
+
+
+def _check_target(device: str | None, serial: str | None) -> None:
+    if (device is None) == (serial is None):
+        raise typer.BadParameter("give exactly one of --device and --serial")
 
 
 def _print_revoked(revoked: Sequence[RevokedCertificate]) -> None:

@@ -26,12 +26,9 @@ from provisioning.errors import ConfigurationError
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.service_command import (
-    CaFile,
-    Cert,
-    Directory,
+    Connection,
     Json,
-    Key,
-    Url,
+    connected,
     errors,
     print_facts,
     print_json,
@@ -39,7 +36,6 @@ from provisioning.service_command import (
     progress,
     read_lines,
     shown_time,
-    with_client,
 )
 
 _BATCH: Final = 500
@@ -56,7 +52,9 @@ Group = Annotated[str | None, typer.Option(help="Group.", show_default=False)]
 
 
 @token_app.command("create")
+@connected
 def create_token(
+    connection: Connection,
     device: Annotated[str | None, typer.Option(help="The device that may use it.", show_default=False)] = None,
     group: Annotated[
         str | None, typer.Option(help="The device's group; alone: any new device of that group.", show_default=False)
@@ -77,11 +75,6 @@ def create_token(
     output: Annotated[
         Path | None, typer.Option(help="File to create for the token, with mode 0600.", show_default=False)
     ] = None,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Make one enrolment token. It is printed once and stored only as a hash.
@@ -119,11 +112,13 @@ def create_token(
             errors.print(said, markup=False)
             sys.stdout.write(f"{token.token}\n")
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @token_app.command("batch")
+@connected
 def create_batch(
+    connection: Connection,
     output: Annotated[Path, typer.Option(help="CSV file to create, with mode 0600.")],
     devices_file: Annotated[
         Path | None, typer.Option(help="File with a device's name on each line.", show_default=False)
@@ -135,11 +130,6 @@ def create_batch(
     role: Annotated[Role, typer.Option(help="What the certificates are for.")] = Role.DEVICE,
     ttl: Ttl = None,
     lifetime: Lifetime = None,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
 ) -> None:
     """Make many enrolment tokens and write them to a CSV file: device, group, role, token, expires_at.
 
@@ -169,7 +159,7 @@ def create_batch(
                 advance(len(tokens))
         sys.stdout.write(f"{written} tokens in {output}\n")
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 async def _batches(
@@ -184,14 +174,11 @@ async def _batches(
 
 
 @device_app.command("list")
+@connected
 def list_devices(
+    connection: Connection,
     group: Group = None,
     state: Annotated[str | None, typer.Option(help="active or revoked.", show_default=False)] = None,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """List devices in order of name.
@@ -221,17 +208,14 @@ def list_devices(
             ),
         )
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @device_app.command("show")
+@connected
 def show_device(
+    connection: Connection,
     name: Annotated[str, typer.Argument(help="The device's name.")],
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Show one device and its certificates.
@@ -258,22 +242,19 @@ def show_device(
             ),
         )
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
+@connected
 def status(
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
+    connection: Connection,
 ) -> None:
     """Count devices, certificates and open tokens, and say how fresh the CRLs are (JSON)."""
 
     async def command(client: OperatorClient) -> None:
         sys.stdout.write(json.dumps(await client.status(), indent=2) + "\n")
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 def _row(token: IssuedToken) -> tuple[str, str, str, str, str]:

@@ -9,29 +9,22 @@ import typer
 from provisioning.client.operator import OperatorClient
 from provisioning.operator_role import OperatorRole
 from provisioning.service_command import (
-    CaFile,
-    Cert,
-    Directory,
+    Connection,
     Json,
-    Key,
-    Url,
+    connected,
     print_facts,
     print_json,
     print_table,
     shown_time,
-    with_client,
 )
 
 operator_app = typer.Typer(help="See who may do what, and grant it.", no_args_is_help=True)
 
 
 @operator_app.command("list")
+@connected
 def list_operators(
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
+    connection: Connection,
     as_json: Json = False,
 ) -> None:
     """List operators with their roles.
@@ -59,16 +52,13 @@ def list_operators(
             ),
         )
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @operator_app.command("me")
+@connected
 def show_me(
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
+    connection: Connection,
     as_json: Json = False,
 ) -> None:
     """Say as whom the service knows the operator certificate in use.
@@ -85,18 +75,15 @@ def show_me(
         else:
             print_facts(me)
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @operator_app.command("grant")
+@connected
 def grant(
+    connection: Connection,
     name: Annotated[str, typer.Argument(help="The operator's name.")],
     role: Annotated[OperatorRole, typer.Option(help="What he may do: auditor reads, enroller makes device tokens.")],
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Say what an operator may do from now on. The last admin with a good certificate stays one.
@@ -113,4 +100,4 @@ def grant(
         else:
             print_facts(granted)
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)

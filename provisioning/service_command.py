@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import inspect
 import json
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -88,6 +91,45 @@ def with_client(
     except KeyboardInterrupt as error:
         errors.print("fleet-provisioning: stopped")
         raise typer.Exit(130) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where the service is and who calls, as the command line says it."""
+
+    directory: Path | None = None
+    url: str | None = None
+    cafile: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def run(self, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
+        """Run *command* with a client of the service; see `with_client`."""
+        with_client(command, directory=self.directory, url=self.url, cafile=self.cafile, cert=self.cert, key=self.key)
+
+
+_OPTIONS: Final = {"directory": Directory, "url": Url, "cafile": CaFile, "cert": Cert, "key": Key}
+
+
+def connected(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that every caller of the service has; it takes them as its first argument."""
+    signature = inspect.signature(command, eval_str=True)
+    _, *own = signature.parameters.values()
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in _OPTIONS.items()
+    ]
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        connection = Connection(**{name: given.pop(name) for name in _OPTIONS})
+        command(connection, **given)
+
+    own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+    with_options.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    with_options.__annotations__ = {each.name: each.annotation for each in (*own, *options)}
+    del with_options.__wrapped__
+    return with_options
 
 
 async def _run(client: EnrolmentOperatorClient, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:

@@ -128,6 +128,13 @@ class Admission:
         self.trust_domain = trust_domain
         self._issuers: dict[bytes, bytes] = {}
 
+    def judging_by(self, trust: Trust | None) -> Admission:
+        """Return an admission that knows what this one knows, judges by *trust*, and asks nobody else."""
+        other = Admission(self.index, self.freshness, self.policy, self.trust_domain, self._any_client_id, trust)
+        other.trust_generation = self.trust_generation
+        other.lists = self.lists
+        return other
+
     def examine(
         self,
         certificate: bytes | None,

@@ -19,7 +19,6 @@ Does not handle: the client identifier, whose session it is, limits: they are de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -124,10 +123,8 @@ def _ask(
     admission: Admission, certificate: x509.Certificate, path: Sequence[x509.Certificate], now: datetime
 ) -> Peer | Refused:
     """Ask *admission*, by a copy of it that learns no CA from *path* and asks nobody else."""
-    copied = copy(admission)
-    copied.asker = None
-    if admission.trust is not None:
-        copied.trust = Trust(admission.trust.bundles, admission.trust.generation)
+    trust = admission.trust
+    copied = admission.judging_by(None if trust is None else Trust(trust.bundles, trust.generation))
     ders = [each.public_bytes(Encoding.DER) for each in path]
     return copied.examine(certificate.public_bytes(Encoding.DER), now, lambda: ders)
 

@@ -18,7 +18,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import copy
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -120,8 +119,7 @@ class ReloadedTrust:
 
     async def _sweep(self, loaded: NewTrust, *, change: bool) -> Effects:
         engine = self._engine
-        admission = copy.copy(engine.admission)
-        admission.trust = loaded.judge
+        admission = engine.admission.judging_by(loaded.judge)
         connections = engine.connections()
         connected, disconnected = len(connections), 0
         affected: list[Affected] = []

@@ -8,7 +8,16 @@ from mypyc.build import mypycify
 from setuptools import setup
 
 HOT = [
+    "broker/admission/admission.py",
+    "broker/admission/policy.py",
+    "broker/admission/freshness.py",
+    "broker/authorization.py",
     "broker/connection.py",
+    "broker/history.py",
+    "broker/mqtt/filter_set.py",
+    "provisioning/pki/extension.py",
+    "provisioning/pki/identity.py",
+    "provisioning/pki/revocation.py",
     "broker/deadlines.py",
     "broker/engine.py",
     "broker/handlers.py",
@@ -28,6 +37,7 @@ HOT = [
     "broker/session/queue.py",
     "broker/session/registry.py",
     "broker/session/session.py",
+    "broker/store/journal.py",
     "broker/transport.py",
     "broker/turn.py",
 ]

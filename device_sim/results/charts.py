@@ -14,7 +14,16 @@ from device_sim.results.plot import Plot, Point, colour, drawn_twice, nice_ticks
 
 _HEIGHT = 210
 _LOWEST_MS = 0.1
-_STAGE_CSS = {"storm": "hot", "restart": "hot", "revoke": "cut", "renew": "mild", "command": "mild", "ramp": "rise"}
+_STAGE_CSS = {
+    "storm": "hot",
+    "restart": "hot",
+    "trouble": "hot",
+    "revoke": "cut",
+    "suspend": "cut",
+    "renew": "mild",
+    "command": "mild",
+    "ramp": "rise",
+}
 
 
 def connected(document: Document) -> str:

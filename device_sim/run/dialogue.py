@@ -62,6 +62,14 @@ class Stop(_Said):
     said: Literal["stop"] = "stop"
 
 
+class Change(_Said):
+    """Publish *rate* times as often as the scenario says; or nothing, while *paused*."""
+
+    said: Literal["change"] = "change"
+    rate: float | None = None
+    paused: bool | None = None
+
+
 class Finish(_Said):
     """Drain, answer with `Outcome`, and end."""
 
@@ -95,7 +103,7 @@ class Outcome(_Said):
     outcome: PartOutcome
 
 
-Order = Job | Begin | Play | Stop | Finish
+Order = Job | Begin | Play | Stop | Change | Finish
 Report = Ready | Ended | State | Outcome
 
 _ORDERS: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="said")])

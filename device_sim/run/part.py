@@ -18,7 +18,7 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol, Self
@@ -39,9 +39,11 @@ from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
 from device_sim.tally import Sent
+from device_sim.trouble.proxy import Proxy
 from provisioning.pki.tls import client_context
 
 _DRAIN_DEADLINE = 10.0
+_LOOPBACK = "127.0.0.1"
 
 
 @dataclass(slots=True)
@@ -91,6 +93,9 @@ class Played(Protocol):
     def stop(self) -> None:
         """Let stages end early."""
 
+    def change(self, rate: float | None, paused: bool | None) -> None:
+        """Let the fleet publish *rate* times as often as the scenario says, or not at all for a while."""
+
     async def finish(self) -> PartOutcome:
         """Publish nothing more, wait for what is under way, and return what was observed."""
 
@@ -109,6 +114,7 @@ class Part:
         self.commander = commander
         self.fleet: Fleet | None = None
         self.scene: Scene | None = None
+        self.proxies: dict[str, Proxy] = {}
         self._scenario = scenario
         self._target = target
         self._manner = manner
@@ -149,6 +155,9 @@ class Part:
             driver=self._manner.driver,
             renew=self._renewal(),
         )
+        for group in sorted(self._scenario.troubled()):
+            proxy = Proxy(self._target.broker.host, self._target.broker.port, seed=self._scenario.seed)
+            self.proxies[group] = await self._stack.enter_async_context(proxy)
         fleet = self.fleet = await self._stack.enter_async_context(Fleet(self._members(), surroundings))
         for name, device in fleet.devices.items():
             device.issued(self._target.fleet.credential(name))
@@ -158,8 +167,9 @@ class Part:
         """Let the fleet publish; see `Played`."""
         fleet = self._fleet()
         self.scene = Scene(
-            self._scenario, self._target, fleet, self.commander, self._recorder, started, 1.0 / self.share.of
-        )
+            self._scenario, self._target, fleet, self.commander, self._recorder, started, 1.0 / self.share.of,
+            self.proxies,
+        )  # fmt: skip
         # A full collection walks all of the fleet's objects, none of which will die soon, while messages wait.
         gc.collect()
         gc.freeze()
@@ -182,6 +192,10 @@ class Part:
     def stop(self) -> None:
         """Let stages end early."""
         self._scene().stop()
+
+    def change(self, rate: float | None, paused: bool | None) -> None:
+        """Change how much the fleet publishes; see `Played`."""
+        self._fleet().change(rate, paused)
 
     async def finish(self) -> PartOutcome:
         """End; see `Played`."""
@@ -248,7 +262,10 @@ class Part:
             entry = fleet.entries[name]
             if entry.not_after <= now:
                 raise FleetUnusable(f"the certificate of {name} has expired: enrol the fleet anew")
-            members.append(Member(name, entry.identity.group or "", self._scenario.group_of(name)))
+            group = self._scenario.group_of(name)
+            proxy = self.proxies.get(group.name)
+            way = None if proxy is None else replace(self._target.broker, host=_LOOPBACK, port=proxy.port)
+            members.append(Member(name, entry.identity.group or "", group, way))
         return members
 
     def _counted(self, fleet: Fleet, scene: Scene) -> dict[Count, int]:

@@ -26,11 +26,12 @@ from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
 from device_sim.run.health import GeneratorWatch, HealthSample, worst
 from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of
+from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop
 from device_sim.run.part import Part, PartOutcome, PartState, Played
 from device_sim.run.recorder import Marker, Recorder, StageSpan
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.run.stages import label_of
-from device_sim.run.target import Target
+from device_sim.run.target import Impossible, Target
 from device_sim.run.workers import workers
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import Scenario
@@ -68,6 +69,7 @@ class Run:
         self.processes: list[Process] = []
         self.number = 0
         self.stopped_by: signal.Signals | None = None
+        self._extra = 0
         self._watch = GeneratorWatch()
 
     async def play(self, interruption: Interruption) -> RunResult:
@@ -171,6 +173,53 @@ class Run:
         self.stopped_by = by
         for part in self._parts:
             part.stop()
+
+    async def obey(self, order: Order) -> str:
+        """Carry out what the user says while the run is under way (`control`); return what to tell."""
+        if not self.processes:
+            raise InvalidOrder("the run has not begun: try again in a moment")
+        match order:
+            case Extra(stage):
+                return await self._play_extra(stage)
+            case Rate(factor):
+                self._change(factor, None)
+                return f"publishing {factor:g} times as often as the scenario says"
+            case Pause(paused):
+                self._change(None, paused)
+                return "paused: connected, and publishing nothing" if paused else "publishing again"
+            case Stop():
+                self.stop(signal.SIGINT)
+                return "ending: it drains, and reports"
+            case Status():
+                return self._status()
+
+    async def _play_extra(self, stage: Stage) -> str:
+        try:
+            self.target.check_stage(stage)
+        except Impossible as error:
+            raise InvalidOrder(str(error)) from error
+        self._extra += 1
+        started, label = time.monotonic(), label_of(stage)
+        self.recorder.markers.append(Marker(started - self.started, "ctl", label))
+        # Its number is beyond the scenario's, so that it draws other devices than they do.
+        await self.everywhere(len(self.scenario.stages) + self._extra, stage)
+        return f"{label}: done in {time.monotonic() - started:.1f} s"
+
+    def _change(self, rate: float | None, paused: bool | None) -> None:
+        what = f"rate x{rate:g}" if rate is not None else "pause" if paused else "resume"
+        self.recorder.markers.append(Marker(time.monotonic() - self.started, "ctl", what))
+        for part in self._parts:
+            part.change(rate, paused)
+
+    def _status(self) -> str:
+        samples, stages = self.recorder.samples, self.recorder.stages
+        if not samples or not stages:
+            return "it has just begun"
+        last = samples[-1]
+        return (
+            f"{last.at:.0f} s, {stages[-1].label}: connected {last.connected} of {self.scenario.devices}, "
+            f"published {last.published}, received {last.received}"
+        )
 
     def _begin(self, kind: str, label: str) -> StageSpan:
         span = StageSpan(kind, label, time.monotonic() - self.started)

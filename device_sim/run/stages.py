@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from device_sim.backend import Backend
 from device_sim.fleet import Fleet
@@ -23,7 +23,10 @@ from device_sim.run.target import Target
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.pacer import arrivals, even, within
-from device_sim.scenario.stages import Command, Hold, Ramp, Renew, Restart, Revoke, Stage, Storm
+from device_sim.scenario.stages import Command, Hold, Ramp, Renew, Restart, Revoke, Stage, Storm, Suspend, Trouble
+from device_sim.trouble.proxy import Proxy
+from device_sim.trouble.trouble import NONE, Direction
+from device_sim.trouble.trouble import Trouble as TroubleState
 
 _SETTLE = 30.0
 _LOOK_AGAIN = 0.05
@@ -33,7 +36,10 @@ Action = Callable[[LiveDevice, float], Awaitable[None]]
 
 
 class Scene:
-    """Everything a stage works on, and how far it is. *rate_share* is this part's share of every rate."""
+    """Everything a stage works on, and how far it is.
+
+    *rate_share* is this part's share of every rate; *proxies* stand between a group and the broker.
+    """
 
     def __init__(
         self,
@@ -44,6 +50,7 @@ class Scene:
         recorder: Recorder,
         started: float,
         rate_share: float = 1.0,
+        proxies: Mapping[str, Proxy] | None = None,
     ) -> None:
         self.scenario = scenario
         self.target = target
@@ -51,6 +58,7 @@ class Scene:
         self.backend = backend
         self.recorder = recorder
         self.rate_share = rate_share
+        self.proxies = proxies or {}
         self.done = 0.0
         self.told_devices: list[LiveDevice] = []
         self.number = 0
@@ -149,6 +157,10 @@ def label_of(stage: Stage) -> str:
             return f"storm {stage.drop:.0%}"
         case Revoke():
             return f"revoke {stage.select:.0%}, {stage.rate:g}/s"
+        case Suspend():
+            return f"suspend {stage.select:.0%}, {stage.rate:g}/s"
+        case Trouble():
+            return f"trouble {trouble_in_words(stage.state())}, {stage.seconds:g} s"
         case Renew():
             return f"renew {stage.select:.0%}, {stage.rate:g}/s"
         case Command():
@@ -167,6 +179,10 @@ async def _play_one(scene: Scene, stage: Stage) -> None:
             await _storm(scene, stage)
         case Revoke():
             await _revoke(scene, stage)
+        case Suspend():
+            await _suspend(scene, stage)
+        case Trouble():
+            await _trouble(scene, stage)
         case Renew():
             await _renew(scene, stage)
         case Command():
@@ -187,7 +203,7 @@ async def _ramp(scene: Scene, stage: Ramp) -> None:
     await scene.settle(lambda: not any(device.is_undecided for device in devices), _SETTLE)
 
 
-async def _hold(scene: Scene, stage: Hold) -> None:
+async def _hold(scene: Scene, stage: Hold | Trouble) -> None:
     started = time.monotonic()
     while (elapsed := time.monotonic() - started) < stage.seconds and not scene.stopping:
         scene.done = elapsed / stage.seconds
@@ -242,6 +258,70 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
 
     devices = scene.choose(scene.connected(), stage.select)
     await scene.pace(devices, even(len(devices), stage.rate * scene.rate_share), revoke)
+
+
+async def _suspend(scene: Scene, stage: Suspend) -> None:
+    operator = scene.target.operator
+    if operator is None:
+        raise RuntimeError("Target.check lets no suspension through without an operator")
+    recorder, fleet = scene.recorder, scene.fleet
+
+    async def suspend(device: LiveDevice, due: float) -> None:
+        link = device.connection
+        if link is None or not device.is_connected:
+            return
+        fleet.condemn(device.name)
+        scene.mark("suspend", device.name)
+        late, sent = time.monotonic() - due, time.monotonic()
+        await operator.suspend(device=device.name)
+        fleet.revoked(device.name, time.monotonic())
+        recorder.counts[Count.SUSPENDED] += 1
+        done, _ = await asyncio.wait([link.closed], timeout=stage.deadline)
+        if not done:
+            fleet.falsely_admitted.add(device.name)
+        else:
+            recorder.record(Duration.SUSPENDED_CLOSED, link.closed.result().at - sent, late)
+            for retry in await try_again(device):
+                if retry.closure is None:
+                    fleet.falsely_admitted.add(device.name)
+                else:
+                    fleet.refused_by_reason[f"{retry.closure.layer} {retry.closure.code}"] += 1
+        await scene.sleep(stage.seconds)
+        fleet.pardon(device.name)
+        resumed = time.monotonic()
+        await operator.resume(device=device.name)
+        admitted = await fleet.readmit(device, resumed, stage.deadline)
+        if admitted is not None:
+            recorder.counts[Count.RESUMED] += 1
+            recorder.record(Duration.RESUMED_ADMITTED, admitted - resumed, 0.0)
+
+    devices = scene.choose(scene.connected(), stage.select)
+    await scene.pace(devices, even(len(devices), stage.rate * scene.rate_share), suspend)
+
+
+async def _trouble(scene: Scene, stage: Trouble) -> None:
+    groups = stage.groups or [group.name for group in scene.scenario.groups if not group.probe]
+    proxies = [scene.proxies[name] for name in groups if name in scene.proxies]
+    scene.mark("trouble", f"{', '.join(groups)}: {trouble_in_words(stage.state())}")
+    for proxy in proxies:
+        proxy.set(stage.state())
+    try:
+        await _hold(scene, stage)
+    finally:
+        for proxy in proxies:
+            proxy.set(NONE)
+    await scene.settle(lambda: not any(device.is_undecided for device in scene.told_devices), stage.settle)
+
+
+def trouble_in_words(trouble: TroubleState) -> str:
+    """Return what is wrong with the network, in a few words."""
+    words = [f"{trouble.latency * 1000:g} ms late"] if trouble.latency else []
+    words += [f"±{trouble.jitter * 1000:g} ms"] if trouble.jitter else []
+    words += [f"{trouble.bandwidth} B/s"] if trouble.bandwidth is not None else []
+    words += [f"in pieces of {trouble.slice_bytes} B"] if trouble.slice_bytes is not None else []
+    words += [word for word in ("blackhole", "reset", "half_open") if getattr(trouble, word)]
+    words += [str(trouble.direction)] if trouble.direction is not Direction.BOTH else []
+    return " ".join(words).replace("_", "-")
 
 
 async def _renew(scene: Scene, stage: Renew) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from device_sim.fleet_directory import FleetDirectory
 from device_sim.scenario.model import Scenario
+from device_sim.scenario.stages import Stage
 from device_sim.tls_dial import Endpoint
 from provisioning.client.operator import OperatorClient
 
@@ -29,13 +30,10 @@ class Target:
     def check(self, scenario: Scenario) -> None:
         """Raise `Impossible` if a stage of *scenario* cannot be done here."""
         for number, stage in enumerate(scenario.stages, 1):
-            if stage.kind in {"revoke", "renew"} and self.operator is None:
-                raise Impossible(
-                    f"stage {number} ({stage.kind}) needs our provisioning service, and this fleet is from a CA of "
-                    "your own: enrol a fleet with --provisioning, or leave the stage out"
-                )
-            if stage.kind == "restart" and self.restart is None:
-                raise Impossible(f"stage {number} (restart) restarts only a broker of its own: use --self-hosted")
+            try:
+                self.check_stage(stage)
+            except Impossible as error:
+                raise Impossible(f"stage {number} ({stage.kind}): {error}") from error
         if self.provisioning_url is None and any(group.renewal is not None for group in scenario.groups):
             raise Impossible("a group that renews its certificates needs our provisioning service: enrol with it")
         there = len(self.fleet.devices)
@@ -44,6 +42,16 @@ class Target:
                 f"{self.fleet.path} has {there} usable devices, the scenario needs {scenario.devices}: use "
                 f"--devices {there}, or `fleet-sim enrol {self.fleet.path} --devices …`"
             )
+
+    def check_stage(self, stage: Stage) -> None:
+        """Raise `Impossible` if *stage* cannot be done here."""
+        if stage.kind in {"revoke", "suspend", "renew"} and self.operator is None:
+            raise Impossible(
+                "it needs our provisioning service, and this fleet is from a CA of your own: "
+                "enrol a fleet with --provisioning, or leave the stage out"
+            )
+        if stage.kind == "restart" and self.restart is None:
+            raise Impossible("only a broker of the run's own can be restarted: use --self-hosted")
 
 
 @asynccontextmanager

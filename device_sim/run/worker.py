@@ -19,7 +19,7 @@ from device_sim.backend import Backend
 from device_sim.fleet_directory import FleetDirectory
 from device_sim.keep_alive import KeepAlive
 from device_sim.run import dialogue
-from device_sim.run.dialogue import Begin, Ended, Finish, Job, Outcome, Play, Ready, State, Stop
+from device_sim.run.dialogue import Begin, Change, Ended, Finish, Job, Outcome, Play, Ready, State, Stop
 from device_sim.run.manner import commander_of
 from device_sim.run.part import Part
 from device_sim.run.target import Target, operator_of
@@ -54,6 +54,8 @@ class Worker:
                             tasks.create_task(self._play(part, play), name=f"stage {play.number}")
                         case Stop():
                             part.stop()
+                        case Change() as change:
+                            part.change(change.rate, change.paused)
                         case Finish():
                             break
                         case other:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from device_sim.processes import Child, talking
 from device_sim.run import dialogue
-from device_sim.run.dialogue import Begin, Ended, Finish, Job, Outcome, Play, Ready, State, Stop
+from device_sim.run.dialogue import Begin, Change, Ended, Finish, Job, Outcome, Play, Ready, State, Stop
 from device_sim.run.manner import Manner, Share
 from device_sim.run.part import PartOutcome, PartState
 from device_sim.run.target import Target
@@ -62,6 +62,10 @@ class RemotePart:
     def stop(self) -> None:
         """Let stages end early."""
         self._say(Stop())
+
+    def change(self, rate: float | None, paused: bool | None) -> None:
+        """Let the fleet publish more, less, or not at all for a while."""
+        self._say(Change(rate=rate, paused=paused))
 
     async def finish(self) -> PartOutcome:
         """Publish nothing more, wait for what is under way, and return what was observed."""

@@ -29,6 +29,8 @@ class Duration(StrEnum):
     COMMAND = "command"
     REVOKED_CLOSED = "revoked_closed"
     REVOKED_REFUSED = "revoked_refused"
+    SUSPENDED_CLOSED = "suspended_closed"
+    RESUMED_ADMITTED = "resumed_admitted"
     RENEWAL = "renewal"
 
 
@@ -61,6 +63,8 @@ class Count(StrEnum):
     SLEEPS = "sleeps"
     PRESENCE_CHANGES = "presence_changes"
     STALE_PRESENCE = "stale_presence"
+    SUSPENDED = "suspended"
+    RESUMED = "resumed"
     RENEWED = "renewed"
     FAILED_RENEWALS = "failed_renewals"
     FALSE_ADMISSIONS = "false_admissions"
@@ -79,6 +83,8 @@ DESCRIPTIONS: dict[Duration, str] = {
     Duration.COMMAND: "command to answer",
     Duration.REVOKED_CLOSED: "revocation call to session closed",
     Duration.REVOKED_REFUSED: "revoked device's attempt to its refusal",
+    Duration.SUSPENDED_CLOSED: "suspension call to session closed",
+    Duration.RESUMED_ADMITTED: "resumption call to admitted again",
     Duration.RENEWAL: "renewal to new session",
 }
 

@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError, model_validator
 from device_sim.randomness import randomness_of
 from device_sim.scenario.groups import Group
 from device_sim.scenario.known import known_at
-from device_sim.scenario.stages import KINDS, Stage
+from device_sim.scenario.stages import KINDS, Stage, Trouble
 from device_sim.scenario.threshold import InvalidThreshold, Threshold
 from device_sim.scenario.values import ScenarioPart, Seconds
 
@@ -65,6 +65,12 @@ class Scenario(ScenarioPart):
             raise ValueError("groups: two have the same name; give each its own")
         if self.stages[0].kind != "ramp":
             raise ValueError("stages: the first must be a ramp: until then nothing is connected")
+        for number, stage in enumerate(self.stages, 1):
+            unknown = set(stage.groups) - set(names) if isinstance(stage, Trouble) else set()
+            if unknown:
+                raise ValueError(
+                    f"stages: {number} (trouble): there is no group {min(unknown)}; these exist: {', '.join(names)}"
+                )
         self.limits()
         return self
 
@@ -77,6 +83,12 @@ class Scenario(ScenarioPart):
         bounds = list(accumulate(group.weight for group in self.groups))
         drawn = randomness_of(self.seed, device, "group").uniform(0.0, bounds[-1])
         return self.groups[min(bisect(bounds, drawn), len(bounds) - 1)]
+
+    def troubled(self) -> frozenset[str]:
+        """Return the groups whose network will be in trouble."""
+        ordinary = [group.name for group in self.groups if not group.probe]
+        stages = [stage for stage in self.stages if isinstance(stage, Trouble)]
+        return frozenset(name for stage in stages for name in stage.groups or ordinary)
 
     @property
     def fingerprint(self) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from device_sim.scenario.pacer import Spread
 from device_sim.scenario.values import Pause, Rate, ScenarioPart, Seconds, Share
+from device_sim.trouble.trouble import NONE, Direction
+from device_sim.trouble.trouble import Trouble as TroubleState
 from provisioning.pki.revocation import RevocationReason
 
 
@@ -46,6 +48,60 @@ class Revoke(ScenarioPart):
     deadline: Seconds = 5.0
 
 
+class Suspend(ScenarioPart):
+    """An operator suspends the share *select*, *rate* a second, and resumes each after *seconds*: it must get in again.
+
+    Between the two it must be out; *deadline* is for the closing of its session, and for getting in again.
+    """
+
+    kind: Literal["suspend"] = "suspend"
+    select: Share
+    rate: Rate = 10.0
+    seconds: Seconds = 2.0
+    deadline: Seconds = 5.0
+
+
+class Trouble(ScenarioPart):
+    """The network of *groups* is in trouble for *seconds*; the fields beside are those of `device_sim.trouble`.
+
+    Without *groups* it is that of all but probes. Bytes are bytes a second of each connection.
+    """
+
+    kind: Literal["trouble"] = "trouble"
+    seconds: Seconds
+    groups: list[str] = Field(default_factory=list)
+    latency: Pause = 0.0
+    jitter: Pause = 0.0
+    bandwidth: Annotated[int, Field(ge=1)] | None = None
+    slice_bytes: Annotated[int, Field(ge=1)] | None = None
+    slice_pause: Pause = 0.0
+    blackhole: bool = False
+    reset: bool = False
+    half_open: bool = False
+    direction: Direction = Direction.BOTH
+    settle: Seconds = 60.0
+
+    @model_validator(mode="after")
+    def _troubled(self) -> Self:
+        if self.state() == NONE:
+            raise ValueError("a trouble that is none: say latency, bandwidth, blackhole, reset, …")
+        return self
+
+    def state(self) -> TroubleState:
+        """Return what is wrong with the network. Raises `ValueError` for what cannot be."""
+        return TroubleState(
+            self.latency,
+            self.jitter,
+            self.bandwidth,
+            self.slice_bytes,
+            self.slice_pause,
+            self.blackhole,
+            self.reset,
+            self.half_open,
+            self.direction,
+        )
+
+
 class Renew(ScenarioPart):
     """The share *select* of the devices renews its certificate with a new key and reconnects, *rate* a second."""
 
@@ -70,5 +126,7 @@ class Restart(ScenarioPart):
     settle: Seconds = 60.0
 
 
-Stage = Annotated[Ramp | Hold | Storm | Revoke | Renew | Command | Restart, Field(discriminator="kind")]
-KINDS = ("ramp", "hold", "storm", "revoke", "renew", "command", "restart")
+Stage = Annotated[
+    Ramp | Hold | Storm | Revoke | Suspend | Renew | Command | Restart | Trouble, Field(discriminator="kind")
+]
+KINDS = ("ramp", "hold", "storm", "revoke", "suspend", "renew", "command", "restart", "trouble")

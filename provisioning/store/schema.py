@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,18 +51,35 @@ def _upgrade_and_begin(connection: Connection) -> bool:
     return changed
 
 
-def _upgrade(connection: Connection) -> bool:
-    config = _configuration()
-    script = ScriptDirectory.from_config(config)
+class SchemaState(StrEnum):
+    """How a database's schema compares with this program's."""
+
+    CURRENT = "current"
+    OLDER = "older"
+    """Or none at all yet: the next start makes it current."""
+    NEWER = "newer"
+
+
+def state(connection: Connection) -> SchemaState:
+    """Compare the schema with this program's, and change nothing."""
+    script = ScriptDirectory.from_config(_configuration())
     current = MigrationContext.configure(connection).get_current_revision()
-    newest = script.get_current_head()
-    if current == newest:
-        return False
+    if current == script.get_current_head():
+        return SchemaState.CURRENT
     known: set[Any] = {revision.revision for revision in script.walk_revisions()}
-    if current is not None and current not in known:
+    return SchemaState.OLDER if current is None or current in known else SchemaState.NEWER
+
+
+def _upgrade(connection: Connection) -> bool:
+    found = state(connection)
+    if found is SchemaState.CURRENT:
+        return False
+    if found is SchemaState.NEWER:
+        current = MigrationContext.configure(connection).get_current_revision()
         raise ConfigurationError(
             f"the database has schema {current}, which this version does not know: install the newer version again"
         )
+    config = _configuration()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
     return True

@@ -108,7 +108,7 @@ class PostgresqlServer:
         options = [f"--{name}=off" for name in _OFF]
         with self._log.open("ab") as log:
             process = subprocess.Popen(
-                [_binary("postgres"), "-D", self._data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
+                [binary("postgres"), "-D", self._data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
                  "-c", f"unix_socket_directories={self._directory}", "-c", "max_connections=60", *options],
                 stdout=log, stderr=log, cwd=self._directory, **_as(self._user),
             )  # fmt: skip
@@ -125,13 +125,14 @@ class PostgresqlServer:
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         done = subprocess.run(
-            [_binary(program), *arguments], capture_output=True, text=True, check=False, timeout=START_SECONDS,
+            [binary(program), *arguments], capture_output=True, text=True, check=False, timeout=START_SECONDS,
             cwd=self._directory, **_as(self._user),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
 
 
-def _binary(name: str) -> str:
+def binary(name: str) -> str:
+    """Return where one of PostgreSQL's programs is."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
     binary = str(found[-1]) if found else shutil.which(name)
     assert binary, f"{name} is not installed: run deploy/install-test-servers"

@@ -265,6 +265,69 @@ async def test_devices_live_as_their_groups_say(tmp_path: Path) -> None:
     assert counts["copies_admitted"] > 0
 
 
+TROUBLED = (
+    TINY.partition("[[stages]]\ncommand")[0]
+    + """
+[[stages]]
+suspend = { select = "20%", rate = 20, seconds = "300ms" }
+[[stages]]
+trouble = { seconds = "1s", latency = "100ms" }
+[[stages]]
+trouble = { seconds = "500ms", reset = true }
+[[stages]]
+hold = "500ms"
+[thresholds]
+lost = ["== 0"]
+unreached = ["== 0"]
+suspended_closed = ["max < 5000"]
+resumed_admitted = ["max < 5000"]
+end_to_end = ["max > 100"]
+"""
+)
+
+
+@pytest.mark.timeout(120)
+async def test_suspension_ends_and_a_network_in_trouble_loses_nothing(tmp_path: Path) -> None:
+    (tmp_path / "troubled.toml").write_text(TROUBLED)
+    code, out, err = await ran(tmp_path, "run", str(tmp_path / "troubled.toml"), "--self-hosted", "--json")
+    assert code == 0, out + err
+    counts = json.loads(out)["counts"]
+    assert (counts["suspended"], counts["resumed"], counts["revoked"]) == (2, 2, 0)
+    assert counts["lost_connections"] >= 12
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_run_that_is_under_way_can_be_told_what_to_do(tmp_path: Path, workers: str) -> None:
+    text = LONG.partition("[[stages]]\ncommand")[0] + '[[stages]]\nhold = "10m"\n'
+    (tmp_path / "long.toml").write_text(text)
+    arguments = ("run", str(tmp_path / "long.toml"), "--self-hosted", "--json", "--workers", workers)
+    async with fleet_sim(tmp_path, *arguments) as process:
+        await until_said(process, "hold 600 s")
+
+        async def told(*order: str) -> str:
+            code, out, err = await ran(tmp_path, "ctl", "--run", str(process.pid), *order)
+            assert code == 0, err
+            return out
+
+        assert "revoke 20%, 10/s: done in" in await told("revoke", "20%")
+        assert "storm 100%: done in" in await told("storm")
+        assert "publishing 10 times as often" in await told("rate", "x10")
+        assert "paused" in await told("pause")
+        assert "connected 10 of 12" in await told("status")
+        code, _, err = await ran(tmp_path, "ctl", "--run", str(process.pid), "revoke", "5")
+        assert (code, "write '5%'" in err) == (2, True)
+        assert "ending" in await told("stop")
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode == 130, err
+    document = json.loads(out)
+    assert document["counts"]["revoked"] == 2
+    assert document["counts"]["lost"] == 0
+    assert [mark["what"] for mark in document["markers"] if mark["kind"] == "ctl"] == [
+        "revoke 20%, 10/s", "storm 100%", "rate x10", "pause",
+    ]  # fmt: skip
+
+
 @pytest.mark.timeout(120)
 async def test_a_worker_that_dies_ends_the_run_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "long.toml").write_text(LONG.partition("[[stages]]\ncommand")[0] + '[[stages]]\nhold = "10m"\n')

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from device_sim.run.stages import trouble_in_words
 from device_sim.scenario.catalogue import built_in, find
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import InvalidScenario, Scenario, build, load, parse
 from device_sim.scenario.threshold import InvalidThreshold, Threshold
+from device_sim.trouble.trouble import Direction, Trouble
 
 MINIMAL = {"name": "x", "stages": [{"ramp": {"rate": 10}}]}
 
@@ -20,7 +22,7 @@ def with_groups(seed: int = 1, devices: int = 100) -> Scenario:
 def test_the_built_in_scenarios_are_valid_and_complete() -> None:
     names = {
         "smoke", "steady", "ramp", "reconnect-storm", "revoke-storm", "soak", "fan-out", "latency", "mass-renewal",
-        "broker-restart", "ten-thousand",
+        "broker-restart", "ten-thousand", "chaos",
     }  # fmt: skip
     assert set(built_in()) == names
     assert all(scenario.summary and scenario.limits() for scenario in built_in().values())
@@ -58,6 +60,15 @@ def test_a_file_says_durations_and_shares_as_people_do(tmp_path: Path) -> None:
         ({"stages": [{"ramp": {"rate": 1, "to": 50}}]}, "write a share of the fleet, as '5%'"),
         ({"stages": [{"explode": {}}]}, r"stages\.1: write one of ramp, hold"),
         ({"stages": [{"ramp": 3}]}, "write its fields in braces"),
+        ({"stages": [{"ramp": {"rate": 1}}, {"trouble": {"seconds": "1s"}}]}, "a trouble that is none"),
+        (
+            {"stages": [{"ramp": {"rate": 1}}, {"trouble": {"seconds": "1s", "reset": True, "groups": ["x"]}}]},
+            r"stages: 2 \(trouble\): there is no group x; these exist: meters",
+        ),
+        (
+            {"stages": [{"ramp": {"rate": 1}}, {"trouble": {"seconds": "1s", "slice_pause": "1s"}}]},
+            "slice_pause without slice_bytes",
+        ),
         ({"sedd": 3}, "sedd: there is no such field; did you mean 'seed'"),
         ({"groups": [{"name": "a", "flpa": {}}]}, r"groups\.1\.flpa: there is no such field; did you mean 'flap'"),
         (
@@ -136,3 +147,21 @@ def test_a_threshold_says_what_it_is_on() -> None:
     assert (threshold.metric, threshold.statistic, threshold.percentile) == (Duration.ADMITTED, "p", 99.9)
     with pytest.raises(InvalidThreshold, match="no such metric"):
         Threshold.parse("nope", "== 0")
+
+
+def test_who_is_in_trouble_is_said_or_is_everybody_but_probes() -> None:
+    groups = [{"name": "a"}, {"name": "b"}, {"name": "p", "probe": True}]
+
+    def troubled(**fields: object) -> set[str]:
+        stages = [{"ramp": {"rate": 1}}, {"trouble": {"seconds": "1s", "blackhole": True, **fields}}]
+        return set(build({**MINIMAL, "groups": groups, "stages": stages}, "x").troubled())
+
+    assert troubled() == {"a", "b"}
+    assert troubled(groups=["p"]) == {"p"}
+    assert build(MINIMAL, "x").troubled() == frozenset()
+
+
+def test_a_trouble_is_told_in_words() -> None:
+    state = Trouble(latency=0.2, jitter=0.05, bandwidth=2000, slice_bytes=3, half_open=True)
+    assert trouble_in_words(state) == "200 ms late ±50 ms 2000 B/s in pieces of 3 B half-open"
+    assert trouble_in_words(Trouble(blackhole=True, direction=Direction.TO_DEVICE)) == "blackhole to-device"

@@ -1,0 +1,40 @@
+"""`fleet-sim ctl`: tell a run that is under way what to do."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from device_sim.explanation import explained
+from device_sim.interruption import Interruption, run
+from device_sim.report import ExitCode
+from device_sim.run.control import tell
+from device_sim.run.order import ORDERS
+from device_sim.view import View
+
+
+def ctl(
+    order: Annotated[list[str], typer.Argument(help=f"One of: {ORDERS}.")],
+    process: Annotated[
+        int | None, typer.Option("--run", help="The run's process, where several are under way.", show_default=False)
+    ] = None,
+) -> None:
+    """Change a run that is under way, from another terminal. It answers when it is done.
+
+    fleet-sim ctl revoke 5%
+
+    fleet-sim ctl rate x10
+    """
+    view = View()
+
+    async def story(_: Interruption) -> tuple[bool, str]:
+        return await tell(" ".join(order), process)
+
+    with explained(view):
+        done, text = run(story)
+        if done:
+            view.result(text)
+            return
+    view.failed(ValueError(text))
+    raise typer.Exit(ExitCode.USAGE)

@@ -1,0 +1,125 @@
+"""The socket through which `fleet-sim ctl` reaches a run: one line in, one answer out.
+
+Theory
+------
+Each run listens on a Unix socket in a directory that only its user may enter, named by its process: no port, no
+password, nobody else. The words are read by the run itself (`order`), so the two programs need agree on nothing else.
+
+Rules
+-----
+1. The directory belongs to the user and has mode 0700, or there is no socket; the run goes on without, and says why.
+2. A line has at most `LONGEST` bytes. The answer comes when the order is carried out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from device_sim.run.order import InvalidOrder, Order, parse
+
+LONGEST = 1024
+_SUFFIX = ".sock"
+
+Obey = Callable[[Order], Awaitable[str]]
+"""Carries out an order, and returns what to tell. Raises `InvalidOrder` for what cannot be done in this run."""
+
+
+class Unreachable(Exception):
+    """There is no run to talk to, or not the one that is meant; the text says what to do."""
+
+
+def _directory() -> Path:
+    # Not TMPDIR, which may be too long for the address of a socket.
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"fleet-sim-{os.getuid()}"  # noqa: S108 - see rule 1
+
+
+@asynccontextmanager
+async def listening(obey: Obey, said: Callable[[str], None]) -> AsyncIterator[Path | None]:
+    """Listen for orders while the context is open; give the socket's path, or None and the reason to *said*."""
+    try:
+        path = _socket_path()
+        server = await asyncio.start_unix_server(
+            lambda reader, writer: _serve(reader, writer, obey), path, limit=LONGEST
+        )
+    except (OSError, Unreachable) as error:
+        said(f"`fleet-sim ctl` cannot reach this run: {error}")
+        yield None
+        return
+    try:
+        yield path
+    finally:
+        server.close()
+        path.unlink(missing_ok=True)
+
+
+def _socket_path() -> Path:
+    directory = _directory()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise Unreachable(f"{directory} is not a directory of yours that only you may enter: remove it")
+    path = directory / f"{os.getpid()}{_SUFFIX}"
+    path.unlink(missing_ok=True)
+
+    return path
+
+
+async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, obey: Obey) -> None:
+    with contextlib.suppress(ConnectionError):
+        try:
+            line = await reader.readline()
+            answer = await _answer(line.decode(errors="replace"), obey)
+        except ValueError:
+            answer = {"done": False, "text": f"an order has at most {LONGEST} bytes"}
+        writer.write(json.dumps(answer).encode() + b"\n")
+        await writer.drain()
+    writer.close()
+
+
+async def _answer(line: str, obey: Obey) -> dict[str, object]:
+    try:
+        return {"done": True, "text": await obey(parse(line))}
+    except InvalidOrder as error:
+        return {"done": False, "text": str(error)}
+
+
+def runs() -> list[Path]:
+    """Return the sockets of the runs that are under way."""
+    found = sorted(_directory().glob(f"*{_SUFFIX}"))
+    return [path for path in found if Path(f"/proc/{path.stem}").exists()]
+
+
+async def tell(words: str, run: int | None) -> tuple[bool, str]:
+    """Give an order to the run with process *run*, or to the only one; return whether it was done, and the answer.
+
+    Raises `Unreachable`.
+    """
+    paths = [path for path in runs() if run is None or path.stem == str(run)]
+    if not paths:
+        raise Unreachable("no run is under way here" if run is None else f"no run has process {run}")
+    if len(paths) > 1:
+        processes = ", ".join(path.stem for path in paths)
+        raise Unreachable(f"several runs are under way: say which with --run, one of {processes}")
+    try:
+        reader, writer = await asyncio.open_unix_connection(paths[0])
+    except OSError as error:
+        raise Unreachable(f"{paths[0]} does not answer: {error.strerror}") from error
+    try:
+        writer.write(words.encode() + b"\n")
+        await writer.drain()
+        line = await reader.readline()
+    except ConnectionError:
+        line = b""
+    finally:
+        writer.close()
+    if not line:
+        return True, "the run has ended"
+    answer = json.loads(line)
+    return bool(answer["done"]), str(answer["text"])

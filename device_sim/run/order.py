@@ -1,0 +1,90 @@
+"""What a user may tell a run that is under way: one line of words, read in one place.
+
+Handles: ``status``, ``revoke 5%``, ``storm 100%``, ``rate x10``, ``pause``, ``resume``, ``stop``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from device_sim.scenario.stages import Revoke, Stage, Storm
+
+ORDERS = "status, revoke 5%, storm 100%, rate x10, pause, resume, stop"
+_FASTEST, _SLOWEST = 1000.0, 0.001
+
+
+class InvalidOrder(ValueError):
+    """The words are no order; the text says what would be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Say how it goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """Play a stage beside the one that is played now."""
+
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Publish *factor* times as often as the scenario says."""
+
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Publish nothing, and stay connected; or go on."""
+
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Drain and report, as after Ctrl-C."""
+
+
+Order = Status | Extra | Rate | Pause | Stop
+_PLAIN: dict[str, Order] = {"status": Status(), "pause": Pause(True), "resume": Pause(False), "stop": Stop()}
+
+
+def parse(text: str) -> Order:
+    """Return the order that *text* gives. Raises `InvalidOrder`."""
+    text = text.strip()
+    match text.split():
+        case [word] if word in _PLAIN:
+            return _PLAIN[word]
+        case ["revoke", share]:
+            return Extra(_stage(Revoke, {"select": share}, text))
+        case ["storm"]:
+            return Extra(Storm())
+        case ["storm", share]:
+            return Extra(_stage(Storm, {"drop": share}, text))
+        case ["rate", factor]:
+            return Rate(_factor(factor))
+        case _:
+            raise InvalidOrder(f"{text!r} is no order; there are: {ORDERS}")
+
+
+def _stage(kind: type[Revoke | Storm], fields: dict[str, str], text: str) -> Stage:
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        why = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        raise InvalidOrder(f"{text!r}: {why}") from error
+
+
+def _factor(text: str) -> float:
+    try:
+        factor = float(text.removeprefix("x"))
+    except ValueError:
+        factor = 0.0
+    if not _SLOWEST <= factor <= _FASTEST:
+        raise InvalidOrder(f"rate {text}: write x10, x0.5, or x1 for the scenario's own")
+    return factor

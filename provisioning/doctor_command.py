@@ -1,0 +1,67 @@
+"""``fleet-provisioning doctor``: what may be wrong, with the remedy.
+
+The store and the CA are imported by the command: `--help` starts without them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provisioning.config import load_settings
+from provisioning.errors import ConfigurationError
+from provisioning.service_command import Directory, Json, fail
+
+if TYPE_CHECKING:
+    from provisioning.config import Settings
+    from provisioning.doctor import Finding
+
+
+def doctor(
+    directory: Directory = None,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the passphrase of the CA keys; or set FLEET_PROVISIONING_PASSPHRASE."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check files, keys, certificates, clock, database, CRLs and ports, and say what to do. Changes nothing.
+
+    Exit code 1 if anything has failed.
+
+    \b
+    Example:
+      fleet-provisioning doctor --dir /var/lib/fleet --passphrase-file /etc/fleet/passphrase
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    from provisioning.doctor import Verdict
+    from provisioning.logs import configure_logging
+
+    configure_logging()
+    try:
+        settings = load_settings(directory, passphrase_file=passphrase_file)
+    except ConfigurationError as error:
+        raise fail(str(error)) from error
+    findings = asyncio.run(_all(settings))
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
+    else:
+        for finding in findings:
+            sys.stdout.write(f"{finding.verdict:<8} {finding.check:<13} {finding.detail}\n")
+            if finding.remedy:
+                sys.stdout.write(f"{'':<22} remedy: {finding.remedy}\n")
+    failed = sum(finding.verdict is Verdict.FAILED for finding in findings)
+    if failed:
+        raise fail(f"{failed} of {len(findings)} checks failed")
+
+
+async def _all(settings: Settings) -> list[Finding]:
+    from provisioning.doctor import examine
+
+    return [finding async for finding in examine(settings, datetime.now(UTC))]

@@ -1,0 +1,81 @@
+"""A copy of the store, taken while the service works, is restored; nothing that was in it is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.enrolled import enrol
+from tests.support.postgresql import PostgresqlServer, binary
+from tests.support.provisioning import ProvisioningService
+
+SETTINGS = {"crl_debounce_seconds": 0.05, "public_http_url": "http://ca.example.org"}
+
+
+def head_of(service: ProvisioningService) -> str:
+    verified = service.command("audit", "verify", "--dir", str(service.dir), check=True).stdout
+    return verified.splitlines()[1].removeprefix("head ")
+
+
+def check_restored(service: ProvisioningService, head: str) -> None:
+    """See that what was copied is there, and what came later is not."""
+    assert service.command("audit", "verify", "--head", head, "--dir", str(service.dir)).returncode == 0
+    with service.api() as api:
+        assert api.get("/v1/devices/meter-1").json()["state"] == "active"
+        assert api.get("/v1/devices/meter-2").json()["state"] == "revoked"
+        assert api.get("/v1/devices/meter-3").status_code == 404
+    enrol(service, "meter-4")
+    assert [each["sequence"] for each in service.revoke(device="meter-1")] == [2]
+
+
+def fill(service: ProvisioningService) -> None:
+    enrol(service, "meter-1", "meter-2")
+    service.revoke(device="meter-2")
+
+
+def test_sqlite(tmp_path: Path) -> None:
+    with ProvisioningService.founded(tmp_path / "fleet", SETTINGS) as service:
+        fill(service)
+        head = head_of(service)  # First: what is noted before the copy must be in it.
+        with (
+            contextlib.closing(sqlite3.connect(service.dir / "fleet.db")) as live,
+            contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as copy,
+        ):
+            live.backup(copy)  # What the command .backup does.
+        enrol(service, "meter-3")
+        later = head_of(service)
+        service.stop()
+        for suffix in ("-wal", "-shm"):
+            (service.dir / f"fleet.db{suffix}").unlink(missing_ok=True)
+        shutil.copy(tmp_path / "copy.db", service.dir / "fleet.db")
+        service.start()
+        found = service.command("audit", "verify", "--head", later, "--dir", str(service.dir))
+        assert found.returncode == 1
+        assert "an older copy was restored" in found.stdout
+        check_restored(service, head)
+
+
+def test_postgresql(postgresql: PostgresqlServer, tmp_path: Path) -> None:
+    url = postgresql.new_database(template="template0")
+    with ProvisioningService.founded(tmp_path / "fleet", SETTINGS | {"database_url": url}) as service:
+        fill(service)
+        head = head_of(service)
+        plain = url.replace("+psycopg", "")
+        subprocess.run([binary("pg_dump"), "--format", "custom", "--file", tmp_path / "dump", plain], check=True)
+        enrol(service, "meter-3")
+        service.stop()
+    restored = postgresql.new_database(template="template0")
+    subprocess.run(
+        [binary("pg_restore"), "--no-owner", "--exit-on-error", "--dbname", restored.replace("+psycopg", ""),
+         tmp_path / "dump"],
+        check=True,
+    )  # fmt: skip
+    with ProvisioningService(tmp_path / "fleet", SETTINGS | {"database_url": restored}) as service:
+        check_restored(service, head)
+        with pytest.raises(Exception, match="append-only"):
+            service.stored("UPDATE audit_entries SET actor = 'x' RETURNING number")

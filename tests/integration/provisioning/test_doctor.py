@@ -1,0 +1,116 @@
+"""The doctor: each thing that can be wrong is made so, found, and named with its remedy."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from tests.support.provisioning import REPOSITORY, ProvisioningService
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> ProvisioningService:
+    """An authority that does not run; its ports are free ones."""
+    return ProvisioningService.founded(tmp_path_factory.mktemp("doctor") / "fleet", {"port": 0, "http_port": 0})
+
+
+def findings(service: ProvisioningService, *arguments: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """Return the exit code, and what is not well, by check."""
+    done = service.command("doctor", "--json", "--dir", str(service.dir), *arguments)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for each in json.loads(done.stdout):
+        found.setdefault(each["check"], [])
+        if each["verdict"] != "ok":
+            assert each["remedy"], "a finding without a remedy"
+            found[each["check"]].append(each)
+    return done.returncode, found
+
+
+def test_nothing_is_wrong_with_an_authority_that_was_just_founded(pristine: ProvisioningService) -> None:
+    code, found = findings(pristine)
+    assert code == 0
+    assert set(found) == {"files", "keys", "certificates", "disk", "clock", "database", "CRL", "ports"}
+    assert not any(found.values())
+    done = pristine.command("doctor", "--dir", str(pristine.dir))
+    assert "ok       keys          the issuing CA's key opens" in done.stdout
+
+
+def test_a_running_service_is_recognised_and_another_program_named(
+    own_service: ProvisioningService, pristine: ProvisioningService
+) -> None:
+    port = own_service.http.rpartition(":")[2]
+    done = pristine.command("doctor", "--dir", str(pristine.dir), "--json")
+    assert done.returncode == 0
+    settings = {"port": own_service.port, "http_port": port}
+    running = ProvisioningService(own_service.dir, settings)
+    assert "the service runs there" in running.command("doctor", "--dir", str(running.dir)).stdout
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = ProvisioningService(pristine.dir, {"port": 0, "http_port": other.getsockname()[1]})
+        code, found = findings(taken)
+    assert code == 1
+    assert "ss -ltnp" in found["ports"][0]["remedy"]
+
+
+def test_open_files_wrong_passphrase_and_a_database_of_another_version_are_found(
+    own_service: ProvisioningService,
+) -> None:
+    service = own_service
+    service.stop()
+    idle = ProvisioningService(service.dir, {"port": 0, "http_port": 0})
+    (service.dir / "operator.key").chmod(0o644)
+    code, found = findings(idle)
+    assert (code, found["files"][0]["remedy"]) == (1, f"chmod 0600 {service.dir / 'operator.key'}")
+    (service.dir / "operator.key").chmod(0o600)
+    (wrong := service.dir.parent / "passphrase").write_text("nonsense")
+    code, found = findings(idle, "--passphrase-file", str(wrong))
+    assert (code, len(found["keys"])) == (1, 1)
+    engine = create_engine(f"sqlite:///{service.dir / 'fleet.db'}")
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE crls SET next_update = '2020-01-01 00:00:00'"))
+    code, found = findings(idle)
+    assert (code, len(found["CRL"])) == (1, 2)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    code, found = findings(idle)
+    assert (code, "newer version" in found["database"][0]["detail"]) == (1, True)
+    (service.dir / "fleet.db").unlink()
+    code, found = findings(idle)
+    assert (code, found["database"][0]["remedy"]) == (1, "restore it from the backup")
+
+
+def test_a_database_that_does_not_answer_and_a_directory_that_is_none(
+    pristine: ProvisioningService, tmp_path: Path
+) -> None:
+    gone = ProvisioningService(
+        pristine.dir, {"port": 0, "http_port": 0, "database_url": "postgresql+psycopg://fleet:hush@127.0.0.1:1/fleet"}
+    )
+    done = gone.command("doctor", "--dir", str(gone.dir))
+    assert done.returncode == 1
+    assert "postgresql+psycopg://fleet:***@127.0.0.1:1/fleet cannot be used: connection failed" in done.stdout
+    assert "hush" not in done.stdout + done.stderr
+    done = pristine.command("doctor", "--dir", str(tmp_path / "nothing"))
+    assert done.returncode == 1
+    assert "remedy: give the right --dir, restore a backup" in done.stdout
+    assert "1 of 1 checks failed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("tok", "token"), ("certificate exp", "expiring"), ("revoke --dev", "--devices-file")]
+)
+def test_the_shell_completes_commands_and_options(typed: str, offered: str) -> None:
+    words = f"fleet-provisioning {typed}"
+    done = subprocess.run(
+        [sys.executable, "-m", "provisioning"],
+        env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "_FLEET_PROVISIONING_COMPLETE": "complete_bash",
+             "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert offered in done.stdout.split()

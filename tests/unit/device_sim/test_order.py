@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from device_sim.run import control
+from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop, parse
+from device_sim.scenario.stages import Revoke, Storm
+
+
+def test_orders_are_read_as_people_write_them() -> None:
+    assert [parse(text) for text in ("status", "pause", "resume", " stop\n")] == [
+        Status(), Pause(True), Pause(False), Stop(),
+    ]  # fmt: skip
+    assert [parse(text) for text in ("rate x10", "rate 0.5")] == [Rate(10.0), Rate(0.5)]
+    revoke, storm, whole = parse("revoke 5%"), parse("storm 20%"), parse("storm")
+    assert isinstance(revoke, Extra)
+    assert isinstance(revoke.stage, Revoke)
+    assert revoke.stage.select == 0.05
+    assert isinstance(storm, Extra)
+    assert isinstance(storm.stage, Storm)
+    assert storm.stage.drop == 0.2
+    assert whole == Extra(Storm())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "there are: status, revoke 5%"),
+        ("explode", "'explode' is no order"),
+        ("revoke", "is no order"),
+        ("revoke 5", "write '5%'"),
+        ("revoke 101%", "less than or equal to 1"),
+        ("rate 0", "write x10, x0.5"),
+        ("rate fast", "write x10, x0.5"),
+        ("rate x1e9", "write x10, x0.5"),
+    ],
+)
+def test_what_is_no_order_is_told_with_its_remedy(text: str, words: str) -> None:
+    with pytest.raises(InvalidOrder, match=words):
+        parse(text)
+
+
+async def obey(order: Order) -> str:
+    if isinstance(order, Stop):
+        raise InvalidOrder("not here")
+    return f"done: {order}"
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # The address of a socket is short; a test's own directory may not be.
+    directory = tmp_path_factory.mktemp("r")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
+    return directory
+
+
+async def test_a_run_is_told_and_answers(runtime: Path) -> None:
+    said: list[str] = []
+    async with control.listening(obey, said.append) as path:
+        assert path is not None
+        assert path.parent.parent == runtime
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        assert await control.tell("pause", None) == (True, "done: Pause(paused=True)")
+        assert await control.tell("stop", int(path.stem)) == (False, "not here")
+        assert (await control.tell("explode", None))[0] is False
+        done, text = await control.tell("x" * 5000, None)
+        assert not done
+        assert "at most 1024 bytes" in text
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"\xff\xfe\n")
+        assert json.loads(await reader.readline())["done"] is False
+        writer.close()
+    assert not said
+    assert not path.exists()
+    with pytest.raises(control.Unreachable, match="no run is under way"):
+        await control.tell("status", None)
+
+
+@pytest.mark.usefixtures("runtime")
+async def test_a_directory_that_others_may_enter_is_not_used() -> None:
+    said: list[str] = []
+    async with control.listening(obey, said.append) as path:
+        assert path is not None
+        directory = path.parent
+    directory.chmod(0o755)
+    async with control.listening(obey, said.append) as path:
+        assert path is None
+    assert "not a directory of yours that only you may enter" in said[0]
+
+
+@pytest.mark.usefixtures("runtime")
+async def test_of_several_runs_one_must_be_named() -> None:
+    async with control.listening(obey, print) as path:
+        assert path is not None
+        other = path.with_name("1.sock")
+        other.touch()
+        with pytest.raises(control.Unreachable, match="say which with --run, one of 1, "):
+            await control.tell("status", None)
+        with pytest.raises(control.Unreachable, match="does not answer"):
+            await control.tell("status", 1)
+        with pytest.raises(control.Unreachable, match="no run has process 2147483647"):
+            await control.tell("status", 2147483647)
