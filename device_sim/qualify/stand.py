@@ -19,6 +19,7 @@ import contextlib
 import socket
 import ssl
 import time
+import warnings
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
@@ -260,5 +261,7 @@ def _context(papers: Papers, conduct: Conduct) -> ssl.SSLContext:
     if conduct.tls11_only:
         # The stand offers what nobody should take: only here, and only to be refused.
         context.set_ciphers("ALL:@SECLEVEL=0")
-        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # That is why.
+            context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     return context
