@@ -3,7 +3,8 @@
 Two things it would say are not faults here, and are said to it or named:
 
 * It wants certificates to be valid for 60 days more. The broker renews its own ten days before they end.
-* OCSP stapling is not offered (LOW). The parties of a fleet learn of revocations otherwise (docs/revocation-publication.md).
+* OCSP stapling is not offered (LOW). The parties of a fleet learn of revocations otherwise
+  (docs/revocation-publication.md).
 """
 
 from __future__ import annotations
