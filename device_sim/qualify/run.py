@@ -21,7 +21,7 @@ from pathlib import Path
 from device_sim.attack.verdict import Judgement, Layer, Outcome, Seen, Verdict
 from device_sim.qualify import judging
 from device_sim.qualify.attempt import pauses
-from device_sim.qualify.device import Device, Hardware
+from device_sim.qualify.device import BadCommand, Device, Hardware
 from device_sim.qualify.enrolment_stand import EnrolmentStand
 from device_sim.qualify.judging import Line
 from device_sim.qualify.papers import Papers
@@ -71,9 +71,12 @@ async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: 
         await one(rest.pop(0))
         if any(outcome.verdict is Verdict.FAIL and outcome.name == "good.connects" for outcome in outcomes["good"]):
             return outcomes["good"]
-    async with asyncio.TaskGroup() as together:
-        for stage in rest:
-            together.create_task(one(stage), name=stage.name)
+    try:
+        async with asyncio.TaskGroup() as together:
+            for stage in rest:
+                together.create_task(one(stage), name=stage.name)
+    except* (BadCommand, OSError) as errors:
+        raise errors.exceptions[0] from None
     overall = [_outcome("reconnect", "in all stages together", line, bench.window) for line in judging.waits(sequences)]
     for outcome in overall:
         told(outcome)

@@ -144,8 +144,9 @@ async def test_wrong_usage_is_explained(tmp_path: Path, arguments: list[str], wo
     assert words in " ".join(said.replace("│", " ").split())
 
 
-async def test_a_program_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    code, _, said = await qualify(tmp_path, "--exec", "/no/such/program", "--only", "good")
+@pytest.mark.parametrize("stages", ["good", "drop-*"])
+async def test_a_program_that_is_not_there_is_an_error(tmp_path: Path, stages: str) -> None:
+    code, _, said = await qualify(tmp_path, "--exec", "/no/such/program", "--only", stages, "--parallel", "4")
     assert code == 1
     assert "fleet-sim: --exec: /no/such/program cannot be run: No such file or directory" in said
 
