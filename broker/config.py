@@ -11,7 +11,7 @@ import os
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -76,6 +76,8 @@ class BrokerConfig(BaseSettings):
     """What becomes of newcomers without an answer: require, grace <time>, advisory."""
     ocsp_refresh_seconds: Interval = 900.0
     """How long an answer will do, and how often the responder is asked again about those who are connected."""
+    revoked_session: Literal["discard", "keep"] = "discard"
+    """What becomes of a client's will and session when its certificate is revoked while it is connected."""
     trust: tuple[TrustSettings, ...] = ()
     """Bundles of trust, in the order in which they are asked; none: cafile, for everybody."""
     crl_check_seconds: Interval = 5.0

@@ -45,7 +45,7 @@ from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.store.journal import Journal, Otherwise, Row
 from broker.turn import Turn
-from provisioning.pki.revocation import CertificateKey, Revocation
+from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
 
 log = structlog.get_logger("broker")
 
@@ -124,6 +124,7 @@ class Engine:
         "deadlines",
         "history",
         "journal",
+        "keeps_revoked",
         "limits",
         "metrics",
         "registry",
@@ -152,6 +153,8 @@ class Engine:
         """Where persistent state is noted for the store; None: nothing outlives the process."""
         self._live: dict[CertificateKey, list[Client]] = {}
         self._retained_full_at = -math.inf
+        self.keeps_revoked = False
+        """Whether a revoked client's will is sent, and its session kept, as if the connection had just broken."""
         self.connected = 0
         """How many clients are admitted and connected."""
 
@@ -426,8 +429,20 @@ class Engine:
         connections = list(self._live.get(revocation.key, ()))
         refusal = revoked(revocation)
         for connection in connections:
-            connection.disconnect(refusal.code, ReasonCode.ADMINISTRATIVE_ACTION, refusal.detail, now)
+            self._put_out(connection, refusal, now)
         return len(connections)
+
+    def _put_out(self, connection: Client, refusal: Refused, now: float) -> None:
+        """Close *connection*, whose certificate counts no more; its will and session go too, or `keeps_revoked`."""
+        peer, session, keeps = connection.peer, connection.session, self.keeps_revoked
+        reason = ReasonCode.ADMINISTRATIVE_ACTION
+        connection.disconnect(refusal.code, reason, refusal.detail, now, publish_will=keeps)
+        if keeps or refusal.code is not RefusalCode.REVOKED or peer is None or session is None:
+            return  # Who is suspended, or whose CA is revoked, may come back, with what was queued meanwhile.
+        revocation = self.admission.index.find(peer.certificate)
+        superseded = revocation is not None and revocation.reason is RevocationReason.SUPERSEDED
+        if not superseded and self.registry.has(session):
+            self._discard(session, now)
 
     def renew(self, connection: Client, peer: Peer, now: float) -> None:
         """Let *peer* be who is connected: the same, examined again."""
@@ -449,7 +464,7 @@ class Engine:
             peer = connection.peer
             refusal = self.admission.refuse_revoked(peer) if peer is not None else None
             if refusal is not None and connection.session is not None:
-                connection.disconnect(refusal.code, ReasonCode.ADMINISTRATIVE_ACTION, refusal.detail, now)
+                self._put_out(connection, refusal, now)
                 closed += 1
         return closed
 

@@ -98,6 +98,7 @@ class BrokerServer:
         files = await self._own_credential()
         self._check_crl_files()
         engine = Engine(self._admission(files.certificate, policy), self._config.limits, loop.call_soon, loop.time())
+        engine.keeps_revoked = self._config.revoked_session == "keep"
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn)

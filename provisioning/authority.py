@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -41,8 +42,8 @@ from provisioning.pki.keys import KeyFileError, PrivateKey, write_private
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.signers.places import IN_FILES, SignerPlaces
 from provisioning.signers.signer import Signer
-from provisioning.store import devices, schema, serials
-from provisioning.store.counters import Counter
+from provisioning.store import authorities, counters, devices, schema, serials
+from provisioning.store.authorities import StoredAuthority
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
@@ -52,38 +53,12 @@ _ROOT_CRL_LIFE: Final = timedelta(days=365)
 
 @dataclass(frozen=True, slots=True)
 class OpenAuthority:
-    """The issuing CA's key in memory, the certificates that others ask for, and how to reach the root's key."""
+    """The directory's files, the two CAs that the fleet was founded with, and how to reach the CAs' keys."""
 
     files: AuthorityFiles
     root_certificate: x509.Certificate
     issuing_certificate: x509.Certificate
-    issuing_key: PrivateKey
     signers: SignerPlaces
-
-    def issuer(self, public_http_url: str) -> Issuer:
-        """Return the issuer, whose certificates point at *public_http_url* for CRL and CA certificate."""
-        return Issuer(self.issuing_certificate, self.issuing_key, urls_of(public_http_url, ISSUING_CA))
-
-    def crl_plans(self, settings: Settings, public_http_url: str, shards: Sequence[CrlShard]) -> list[CrlPlan]:
-        """Return how each CA's CRL is published: the root's, the issuing CA's, and each of *shards*."""
-        issuing = CrlIssuer(self.issuing_certificate, self.issuing_key)
-        plan = _issuing_crl_plan(settings, issuing)
-        origin = public_http_url.rstrip("/")
-        return [
-            _root_crl_plan(settings, self._open_root),
-            replace(plan, delta_url=f"{origin}/crl/{plan.name}.delta.crl"),
-            *(
-                replace(plan, name=shard.name, shard=shard, delta_url=f"{origin}/crl/{shard.name}.delta.crl")
-                for shard in shards
-            ),
-        ]
-
-    def _open_root(self) -> CrlIssuer:
-        try:
-            key = self.signers.open(ROOT_CA)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"the root CA's CRL is due and its key is needed: {error}") from error
-        return CrlIssuer(self.root_certificate, key)
 
 
 def urls_of(public_http_url: str, issuer: str) -> IssuerUrls:
@@ -106,7 +81,6 @@ def open_authority(settings: Settings) -> OpenAuthority:
         files,
         read_certificate(files.certificate(ROOT_CA)),
         read_certificate(files.certificate(ISSUING_CA)),
-        signers.open(ISSUING_CA),
         signers,
     )
 
@@ -197,21 +171,54 @@ async def _furnish(keys: _NewKeys, server_names: Sequence[str], clock: Callable[
         )
         await credentials.issue_first(server_names)
         await numbers.release()
-        for plan in (
-            _issuing_crl_plan(settings, CrlIssuer(issuing.certificate, issuing.key)),
-            _root_crl_plan(settings, lambda: CrlIssuer(authority.root_ca.certificate, authority.root_ca.key)),
+        root = authority.root_ca
+        await database.write(
+            lambda connection: authorities.adopt(connection, root.certificate, issuing.certificate, now)
+        )
+        for name, life, ca in (
+            (ISSUING_CA, settings.crl_life, issuing),
+            (ROOT_CA, _ROOT_CRL_LIFE, root),
         ):
+            plan = _crl_plan(settings, name, life, partial(_same, CrlIssuer(ca.certificate, ca.key)))
             await CrlPublisher(database, plan, clock).start()
     finally:
         await database.close()
 
 
-def _issuing_crl_plan(settings: Settings, issuer: CrlIssuer) -> CrlPlan:
-    return CrlPlan(ISSUING_CA, Counter.CRL_ISSUING_CA, settings.crl_life, settings.crl_debounce_seconds, lambda: issuer)
+def issuing_crl_plans(
+    settings: Settings, ca: StoredAuthority, key: PrivateKey, public_http_url: str, shards: Sequence[CrlShard]
+) -> list[CrlPlan]:
+    """Return how the CRL of an issuing CA is published, and each of its *shards*."""
+    plan = _crl_plan(settings, ca.name, settings.crl_life, partial(_same, CrlIssuer(ca.certificate, key)))
+    origin = public_http_url.rstrip("/")
+    return [
+        replace(plan, delta_url=f"{origin}/crl/{plan.name}.delta.crl"),
+        *(
+            replace(plan, name=shard.name, shard=shard, delta_url=f"{origin}/crl/{shard.name}.delta.crl")
+            for shard in shards
+        ),
+    ]
 
 
-def _root_crl_plan(settings: Settings, open_issuer: Callable[[], CrlIssuer]) -> CrlPlan:
-    return CrlPlan(ROOT_CA, Counter.CRL_ROOT_CA, _ROOT_CRL_LIFE, settings.crl_debounce_seconds, open_issuer)
+def root_crl_plan(settings: Settings, authority: OpenAuthority, name: str, certificate: x509.Certificate) -> CrlPlan:
+    """Return how a root's CRL is published: its key is fetched for each list."""
+
+    def open_root() -> CrlIssuer:
+        try:
+            key = authority.signers.open(name)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"the root CA's CRL is due and its key is needed: {error}") from error
+        return CrlIssuer(certificate, key)
+
+    return _crl_plan(settings, name, _ROOT_CRL_LIFE, open_root)
+
+
+def _crl_plan(settings: Settings, name: str, life: timedelta, open_issuer: Callable[[], CrlIssuer]) -> CrlPlan:
+    return CrlPlan(name, counters.crl_counter(name), life, settings.crl_debounce_seconds, open_issuer)
+
+
+def _same(issuer: CrlIssuer) -> CrlIssuer:
+    return issuer
 
 
 def _write_certificates(files: AuthorityFiles, authority: Authority) -> None:

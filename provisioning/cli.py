@@ -22,6 +22,7 @@ from rich.console import Console
 from provisioning import (
     approval_commands,
     audit_commands,
+    ca_commands,
     certificate_commands,
     claim_commands,
     doctor_command,
@@ -48,6 +49,7 @@ app.add_typer(operator_commands.token_app, name="token")
 app.add_typer(operator_commands.device_app, name="device")
 app.add_typer(certificate_commands.certificate_app, name="certificate")
 app.add_typer(audit_commands.audit_app, name="audit")
+app.add_typer(ca_commands.ca_app, name="ca")
 app.add_typer(operator_role_commands.operator_app, name="operator")
 app.add_typer(group_commands.group_app, name="group")
 app.add_typer(claim_commands.claim_app, name="claim")

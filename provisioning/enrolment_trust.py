@@ -1,4 +1,4 @@
-"""Whose certificates the HTTPS server lets through TLS: our own CAs', and, for enrolment, claims and manufacturers.
+"""Whose certificates TLS lets through beside those of our own CAs: for enrolment, claims and manufacturers.
 
 Theory
 ------
@@ -6,8 +6,7 @@ What TLS lets through decides nothing. Whoever acts at the API is looked up by `
 a certificate that this service did not issue is refused there. Claims and manufacturers are looked for by
 `provisioning.enrolment.ways` alone, when a first certificate is asked for, and again by the store.
 
-A context is immutable, so a changed trust is a new context: the listener's own context asks, at each handshake, for
-the newest one (OpenSSL takes the anchors from the context that the server name callback leaves).
+What is found is handed to whoever makes the listener's contexts (`provisioning.https_credential`).
 
 Rules
 -----
@@ -18,17 +17,14 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Final
 
 import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Refused
-from provisioning.pki.tls import ClientCertificate, Credential, server_context
 from provisioning.store import claims, manufacturers
 from provisioning.store.database import Database
 
@@ -38,30 +34,27 @@ _ROUND_SECONDS: Final = 3.0
 
 
 class EnrolmentTrust:
-    """The HTTPS server's contexts, one after the other."""
+    """The foreign anchors that are in force."""
 
-    def __init__(self, database: Database, clock: Callable[[], datetime], credential: Credential, bundle: Path) -> None:
-        """Raise `provisioning.pki.tls.TlsConfigurationError` if a file cannot be used."""
+    def __init__(
+        self, database: Database, clock: Callable[[], datetime], tell: Callable[[Sequence[bytes]], None]
+    ) -> None:
+        """*tell* is called with the anchors, DER, when they have changed."""
         self._database = database
         self._clock = clock
-        self._credential = credential
-        self._own = bundle.read_text(encoding="ascii")
-        self._extra: list[bytes] = []
+        self._tell = tell
+        self._anchors: list[bytes] = []
         self._refreshing: Final = asyncio.Lock()
-        self.context: Final = self._build()
-        """What the listener uses for its whole life."""
-        self._newest = self.context
-        self.context.sni_callback = self._choose
 
     async def refresh(self) -> bool:
         """Compare with the store, and return whether the trust has changed; it holds for the next handshake."""
         async with self._refreshing:
-            extra = await self._database.read(self._anchors)
-            if extra == self._extra:
+            anchors = await self._database.read(self._in_force)
+            if anchors == self._anchors:
                 return False
-            self._extra = extra
-            self._newest = await asyncio.to_thread(self._build)
-            log.info("enrolment trust changed", anchors=len(extra))
+            self._tell(anchors)
+            self._anchors = anchors
+            log.info("enrolment trust changed", anchors=len(anchors))
             return True
 
     async def run(self) -> None:
@@ -73,14 +66,5 @@ class EnrolmentTrust:
             except Refused as refusal:
                 log.warning("enrolment trust not compared", reason=refusal.detail)
 
-    def _anchors(self, connection: Connection) -> list[bytes]:
+    def _in_force(self, connection: Connection) -> list[bytes]:
         return [*claims.anchors(connection, self._clock()), *manufacturers.anchors(connection)]
-
-    def _build(self) -> ssl.SSLContext:
-        anchors = self._own + "".join(map(ssl.DER_cert_to_PEM_cert, self._extra))
-        return server_context(
-            self._credential, anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True
-        )
-
-    def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        connection.context = self._newest

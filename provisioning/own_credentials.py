@@ -15,6 +15,7 @@ Rules
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +35,7 @@ from provisioning.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_ce
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, spki_fingerprint, write_private
+from provisioning.pki.revocation import certificate_key
 from provisioning.store import audit, certificates, device_keys, devices, serials
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
@@ -57,10 +59,16 @@ class OwnCredentials:
     profiles: Mapping[str, Profile]
     trust_domain: str
     clock: Callable[[], datetime]
+    chain: Sequence[x509.Certificate] = ()
+    """Beyond the issuer's own: what carries trust between roots."""
 
     async def issue_first(self, server_names: Sequence[str]) -> None:
         """Issue the server's and the first operator's; raise `InvalidServerName` for a name that is none."""
         await self._issue_server(*_split_names(server_names))
+        await self.issue_operator()
+
+    async def issue_operator(self) -> None:
+        """Issue the first operator's."""
         operator = Identity(self.trust_domain, Role.OPERATOR, OPERATOR_NAME)
         await self._issue(OPERATOR, ProfileName.OPERATOR, operator)
         now = self.clock()
@@ -71,12 +79,11 @@ class OwnCredentials:
         await self.database.write(grant)
 
     async def renew_server(self) -> bool:
-        """Renew the server's credential if a third of its life or less is left, or it does not fit; return whether."""
+        """Renew the server's credential if it is due; return whether it was."""
+        if self.seconds_to_renewal() > 0:
+            return False
         path = self.files.certificate(SERVER)
         current = read_certificate(path)
-        third = (current.not_valid_after_utc - current.not_valid_before_utc) / 3
-        if self._fits(current) and self.clock() < current.not_valid_after_utc - third:
-            return False
         names = current.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         dns_names = tuple(names.get_values_for_type(x509.DNSName))
         addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
@@ -84,7 +91,22 @@ class OwnCredentials:
         log.info("server certificate renewed", file=str(path), was_good_until=current.not_valid_after_utc)
         return True
 
+    def seconds_to_renewal(self) -> float:
+        """Return how long the server's credential has until a third of its life is left; 0 if it does not fit.
+
+        It fits if the key is the certificate's and the certificate is this issuer's.
+        """
+        current = read_certificate(self.files.certificate(SERVER))
+        if not self._fits(current):
+            return 0.0
+        profile = self.profiles[ProfileName.PROVISIONING]
+        issued = current.not_valid_before_utc + profile.backdate
+        life = min(current.not_valid_after_utc - issued, profile.life)
+        return max(0.0, (current.not_valid_after_utc - life / 3 - self.clock()).total_seconds())
+
     def _fits(self, certificate: x509.Certificate) -> bool:
+        if certificate_key(certificate)[0] != self.issuer.key_id:
+            return False
         try:
             return load_key(self.files.key(SERVER)).public_key() == certificate.public_key()
         except KeyFileError:
@@ -127,13 +149,15 @@ class OwnCredentials:
             audit.append(connection, now, SERVER_NAME, Action.CERTIFICATE_SIGNED, identity.name, signed)
 
         await self.database.write(record)
-        _replace(self.files.key(file_name), key_to_pem(key))
-        _replace(self.files.certificate(file_name), pem_of(certificate, self.issuer.certificate))
+        replace_file(self.files.key(file_name), key_to_pem(key))
+        replace_file(self.files.certificate(file_name), pem_of(certificate, self.issuer.certificate, *self.chain))
 
 
-def _replace(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)  # Of a start that did not get further.
+def replace_file(path: Path, content: bytes) -> None:
+    """Put *content* in the place of the file at *path* in one step."""
+    # A command and a service may write the same file: each has a draft of its own, and the last one stands.
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    draft.unlink(missing_ok=True)  # Of a process of that number that did not get further.
     write_private(draft, content)
     draft.rename(path)
 

@@ -6,7 +6,7 @@ Theory
 
     https  ─ PeerCertificateProtocol ─ HTTPS application ─ services ─ store
     http   ─ HTTP application ─ OCSP, newest CRLs, CA certificates
-    tasks  ─ feed reader, OCSP signer, a CRL publisher for each CA
+    tasks  ─ feed reader, HTTPS credential, and for each CA an OCSP signer and CRL publishers
 
 `serve` builds the parts, announces itself with one line, and waits for a signal. A task that fails takes the service
 down with its error: a service whose CRL or feed has stopped must not look healthy.
@@ -36,7 +36,6 @@ from typing import Final
 import structlog
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy.engine import Connection
 
 from provisioning.api.administration import EnrolmentAdministration
 from provisioning.api.application import new_application
@@ -72,19 +71,18 @@ from provisioning.enrolment.tokens import TokenService
 from provisioning.enrolment.webhook import Webhooks
 from provisioning.enrolment_trust import EnrolmentTrust
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.files import ISSUING_CA, ROOT_CA, SERVER, AuthorityFiles
+from provisioning.files import AuthorityFiles
+from provisioning.https_credential import HttpsCredential
 from provisioning.issuing_policy import key_policy_of, profiles_of
+from provisioning.live_authorities import LiveAuthorities
 from provisioning.metrics import Metrics, PartsCollector, metrics_routes
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
-from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+from provisioning.pki.tls import TlsConfigurationError
 from provisioning.revocation.feed import FeedEvent, RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
-from provisioning.revocation.ocsp_signer import RenewedOcspSigner
-from provisioning.revocation.publisher import CrlPublisher
 from provisioning.revocation.service import Changed, RevocationService
 from provisioning.revocation.suspension import SuspensionService
-from provisioning.store import announcements, crl_shards, schema
-from provisioning.store.crl_shards import CrlShard
+from provisioning.store import announcements, schema
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
 from provisioning.version import product_version
@@ -134,7 +132,7 @@ class _Parts:
     """What runs beside the listeners, each until it is cancelled."""
     https: FastAPI
     http: FastAPI
-    context: ssl.SSLContext
+    credential: HttpsCredential
 
 
 async def serve(settings: Settings) -> None:
@@ -165,7 +163,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             http_socket = sockets.enter_context(_bind(settings.host, settings.http_port, "http_port"))
             service = Service(_url("https", settings.host, https_socket), _url("http", settings.host, http_socket))
             parts = await _build(settings, authority, service, database, serial_numbers)
-            https = _listener(parts.https, PeerCertificateProtocol, parts.context)
+            https = _listener(parts.https, PeerCertificateProtocol, parts.credential.context)
             http = _listener(parts.http, ConnectionProtocol, None)
             async with asyncio.TaskGroup() as tasks:
                 background = [tasks.create_task(run()) for run in parts.background]
@@ -218,31 +216,36 @@ async def _build(
 ) -> _Parts:
     public_url = service.http_url if settings.public_http_url is None else str(settings.public_http_url)
     profiles, key_policy = profiles_of(settings), key_policy_of(settings)
-    issuer = authority.issuer(public_url)
-    await OwnCredentials(
-        authority.files, issuer, database, serial_numbers, profiles, settings.trust_domain, utc_now
-    ).renew_server()
-    signer = RenewedOcspSigner(
-        issuer=issuer,
+    credential = HttpsCredential(
+        authority.files,
+        lambda issuer: OwnCredentials(
+            authority.files,
+            issuer,
+            database,
+            serial_numbers,
+            profiles,
+            settings.trust_domain,
+            utc_now,
+            tuple(live.crosses),
+        ),
+    )
+    responder = OcspResponder(database, [], utc_now, settings.ocsp_life)
+    live = LiveAuthorities(
+        authority=authority,
+        settings=settings,
+        public_url=public_url,
         database=database,
         serial_numbers=serial_numbers,
-        owner=SERVER_NAME,
-        life=settings.ocsp_signer_life,
+        responder=responder,
         clock=utc_now,
+        on_trust=credential.trust,
+        on_active=credential.issue_with,
     )
-    await signer.renew()
-    responder = OcspResponder(database, [signer], utc_now, settings.ocsp_life)
-    shards, listed = await _crl_shards(database, settings, public_url)
-    plans = authority.crl_plans(settings, public_url, listed)
-    publishers = {plan.name: CrlPublisher(database, plan, utc_now) for plan in plans}
-    for publisher in publishers.values():
-        await publisher.start()
+    await live.start()
 
     def on_new(events: Sequence[FeedEvent]) -> None:
         responder.forget_events(events)
-        for name, publisher in publishers.items():
-            if name != ROOT_CA:  # Nothing that it has issued is in the store, and its key rests.
-                publisher.changed()
+        live.changed(events)
 
     feed = RevocationFeed(database, settings.feed_heartbeat_seconds, on_new)
     await feed.start()
@@ -251,26 +254,28 @@ async def _build(
         responder.forget_changed,
         lambda _changed: feed.announce(),
     )
-    trust, webhooks = _foreign_trust(settings, authority.files, database)
+    trust = EnrolmentTrust(database, utc_now, credential.let_through)
     await trust.refresh()
+    try:
+        webhooks = Webhooks(settings.webhook_cafile or authority.files.bundle)
+    except TlsConfigurationError as error:
+        raise ConfigurationError(str(error)) from error
     enrolment = EnrolmentService(
         database=database,
-        issuer=issuer,
+        issuing=live.issuing,
         serial_numbers=serial_numbers,
         profiles=profiles,
         trust_domain=settings.trust_domain,
         clock=utc_now,
-        crl_shards=shards,
         key_policy=key_policy,
         after_commit=told,
         ask=webhooks.ask,
     )
     revocation = RevocationService(database, utc_now, told)
     suspension = SuspensionService(database, utc_now, told)
-    authorities = {ROOT_CA: authority.root_certificate, ISSUING_CA: authority.issuing_certificate}
 
     metrics = Metrics()
-    metrics.registry.register(PartsCollector(feed, publishers))
+    metrics.registry.register(PartsCollector(feed, live.publishers))
     https = new_application(
         "Fleetgate provisioning", product_version(), settings, metrics, port="https", openapi_url="/v1/openapi.json"
     )
@@ -281,7 +286,7 @@ async def _build(
         suspension,
         OperatorRoleService(database, utc_now),
         feed,
-        publishers,
+        live.publishers,
         utc_now,
         AnswerBook(database, read_audit_key(authority.files), utc_now),
     )
@@ -292,7 +297,7 @@ async def _build(
         DeviceListService(database, utc_now),
         ApprovalService(database, utc_now),
     )
-    https.include_router(est_routes(enrolment, list(authorities.values())))
+    https.include_router(est_routes(enrolment, live.told))
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
     https.include_router(operator_role_router)
@@ -305,45 +310,25 @@ async def _build(
         "Fleetgate CRLs and CA certificates", product_version(), settings, metrics, port="http", openapi_url=None
     )
     http.include_router(metrics_routes(metrics, settings.metrics))
-    http.include_router(relying_party_routes(publishers, authorities))
-    http.include_router(health_routes(readiness_checks(database, signer, publishers, utc_now)))
+    http.include_router(relying_party_routes(live.publishers, live.certificates))
+    http.include_router(health_routes(readiness_checks(database, live.ocsp_signers, live.publishers, utc_now)))
     http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)
     retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)
     return _Parts(
         feed,
         [
             feed.run,
-            signer.run,
+            live.run,
+            credential.run,
             retention.run,
             trust.run,
             webhooks.run,
             functools.partial(announcements.listen, database.url, feed.announce),
-            *(publisher.run for publisher in publishers.values()),
         ],
         https,
         http,
-        trust.context,
+        credential,
     )
-
-
-async def _crl_shards(database: Database, settings: Settings, public_url: str) -> tuple[list[CrlShard], list[CrlShard]]:
-    """Return the shards that new certificates belong to, and all whose lists must be published."""
-
-    def choose(connection: Connection) -> tuple[list[CrlShard], list[CrlShard]]:
-        in_use = crl_shards.ensure(connection, ISSUING_CA, public_url.rstrip("/"), settings.crl_shards)
-        return in_use, crl_shards.needed(connection, ISSUING_CA, in_use, utc_now() - settings.crl_life)
-
-    return await database.write(choose)
-
-
-def _foreign_trust(settings: Settings, files: AuthorityFiles, database: Database) -> tuple[EnrolmentTrust, Webhooks]:
-    """Return what knows whom TLS lets through, and what calls others."""
-    credential = CredentialFiles(files.certificate(SERVER), files.key(SERVER))
-    try:
-        trust = EnrolmentTrust(database, utc_now, credential, files.bundle)
-        return trust, Webhooks(settings.webhook_cafile or files.bundle)
-    except TlsConfigurationError as error:
-        raise ConfigurationError(str(error)) from error
 
 
 def _listener(app: FastAPI, protocol: type[ConnectionProtocol], context: ssl.SSLContext | None) -> _Listener:

@@ -41,7 +41,7 @@ Label = Annotated[str, PathParameter(max_length=64)]
 
 
 def est_routes(enrolment: EnrolmentService, authorities: Sequence[x509.Certificate]) -> APIRouter:
-    """Return the EST routes; *authorities* is what ``/cacerts`` tells: root first, then the issuing CA."""
+    """Return the EST routes; *authorities* is what ``/cacerts`` tells, root first; it may change."""
     router = APIRouter(prefix=PREFIX, include_in_schema=False)
     operations = _Operations(enrolment, authorities)
     for method, answer in (
@@ -74,10 +74,10 @@ class _Operations:
 
     def __init__(self, enrolment: EnrolmentService, authorities: Sequence[x509.Certificate]) -> None:
         self._enrolment = enrolment
-        self._authorities = certs_only(authorities)
+        self._authorities = authorities
 
     async def cacerts(self, _request: Request, _label: str | None) -> Response:
-        return Response(self._authorities, media_type=_CERTS_ONLY)
+        return Response(certs_only(self._authorities), media_type=_CERTS_ONLY)
 
     async def csrattrs(self, _request: Request, label: str | None) -> Response:
         attributes = await self._enrolment.csr_attributes(label)

@@ -7,7 +7,7 @@ gets no traffic, but is not killed for what a restart would not mend. Reasons ar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from typing import Final
@@ -30,7 +30,7 @@ Check = Callable[[], Awaitable[str]]
 
 def readiness_checks(
     database: Database,
-    signer: RenewedOcspSigner,
+    signers: Callable[[], Sequence[RenewedOcspSigner]],
     publishers: Mapping[str, CrlPublisher],
     clock: Callable[[], datetime],
 ) -> dict[str, Check]:
@@ -48,7 +48,8 @@ def readiness_checks(
 
     async def ocsp_signer() -> str:
         try:
-            signer.current(clock())
+            for signer in signers():
+                signer.current(clock())
         except OcspRefused:
             return "expired"
         return "ok"

@@ -1,4 +1,4 @@
-"""The founding of a fleet's authority: a root CA and the issuing CA under it.
+"""The founding of a fleet's authority, a root CA and the issuing CA under it, and their successors.
 
 Theory
 ------
@@ -9,19 +9,25 @@ Rules
 -----
 1. A CA certificate carries no more than RFC 5280 asks of it: basic constraints and key usage (critical), key
    identifiers, and where the parent's CRL is found if a public address is known.
-2. No I/O and no clock: serial numbers and "now" are arguments.
+2. What a root is about to sign is checked first, in a draft signed with a throw-away key; and what a root elsewhere
+   has signed is checked in the same way before it is believed.
+3. No I/O and no clock: serial numbers and "now" are arguments.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 
-from provisioning.ca.issuer import IssuerUrls, hash_for, url_extensions
+from provisioning.ca.issuer import IssuerUrls, hash_for, throw_away_twin, url_extensions
+from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
 
 ROOT_LIFE: Final = timedelta(days=3652)
@@ -41,6 +47,10 @@ _CA_KEY_USAGE: Final = x509.KeyUsage(
     encipher_only=False,
     decipher_only=False,
 )
+
+
+class CeremonyRefused(Exception):
+    """A CA's certificate or request that must not be signed or taken over; the text says everything that is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +82,197 @@ def found_authority(
     """
     now = now.replace(microsecond=0)
     root_key, issuing_key = keys or (generate_key(), generate_key())
-    root_name = _name(trust_domain, "Fleetgate root CA")
-    root = (
-        _builder(root_name, root_name, root_key, serials[0], now, ROOT_LIFE)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
-        .sign(root_key, hash_for(root_key))
+    root = _self_signed_root(trust_domain, root_key, serials[0], now)
+    issuing = sign_issuing_ca(
+        CertificateAuthority(root, root_key),
+        IssuingCaRequest(_name(trust_domain, f"Fleetgate issuing CA {now:%Y}"), issuing_key.public_key()),
+        serials[1],
+        now,
+        root_urls,
     )
-    builder = (
-        _builder(
-            _name(trust_domain, f"Fleetgate issuing CA {now:%Y}"), root_name, issuing_key, serials[1], now, ISSUING_LIFE
-        )
+    return Authority(CertificateAuthority(root, root_key), CertificateAuthority(issuing, issuing_key))
+
+
+@dataclass(frozen=True, slots=True)
+class IssuingCaRequest:
+    """What a root is asked to certify: a name and a key."""
+
+    subject: x509.Name
+    public_key: CertificatePublicKeyTypes
+
+
+def issuing_ca_name(trust_domain: str, number: int) -> x509.Name:
+    """Return the subject of a fleet's issuing CA with this *number*: no two CAs have one name."""
+    return _name(trust_domain, f"Fleetgate issuing CA {number}")
+
+
+def issuing_ca_csr(subject: x509.Name, key: PrivateKey) -> x509.CertificateSigningRequest:
+    """Return the request for an issuing CA, with the extensions that its certificate should have."""
+    return (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(subject)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(x509.AuthorityKeyIdentifier(key_identifier(root_key.public_key()), None, None), critical=False)
+        .add_extension(_CA_KEY_USAGE, critical=True)
+        .sign(key, hash_for(key))
+    )
+
+
+def read_issuing_ca_csr(pem: bytes) -> IssuingCaRequest:
+    """Return what a request asks a root for; raise `CeremonyRefused` unless it is signed with its own strong key."""
+    try:
+        csr = x509.load_pem_x509_csr(pem)
+        public_key, signed = csr.public_key(), csr.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CeremonyRefused(f"this is no PKCS #10 request in PEM ({error})") from error
+    if not signed:
+        raise CeremonyRefused("the request is not signed with the key that it contains")
+    _check_key(public_key)
+    return IssuingCaRequest(csr.subject, public_key)
+
+
+def sign_issuing_ca(
+    root: CertificateAuthority,
+    request: IssuingCaRequest,
+    serial: int,
+    now: datetime,
+    root_urls: IssuerUrls | None = None,
+    life: timedelta = ISSUING_LIFE,
+) -> x509.Certificate:
+    """Return an issuing CA's certificate, checked before it is signed; raise `CeremonyRefused`."""
+    now = now.replace(microsecond=0)
+    not_after = min(now + life, root.certificate.not_valid_after_utc)
+    builder = (
+        _builder(request.subject, root.certificate.subject, request.public_key, serial, (now - _BACKDATE, not_after))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_authority_key(root.certificate), critical=False)
     )
     for extension in url_extensions(root_urls):
         builder = builder.add_extension(extension, critical=False)
-    issuing = builder.sign(root_key, hash_for(root_key))
-    return Authority(CertificateAuthority(root, root_key), CertificateAuthority(issuing, issuing_key))
+    return _checked_and_signed(builder, root, now)
+
+
+@dataclass(frozen=True, slots=True)
+class RootSuccession:
+    """A new root, and the certificates that carry trust between it and the old one (RFC 7030 §4.1.3, RFC 4210 §4.4)."""
+
+    new_root: x509.Certificate
+    new_with_old: x509.Certificate
+    """The new key certified by the old root: who trusts the old one alone reaches what is under the new."""
+    old_with_new: x509.Certificate
+    """The old key certified by the new root: who trusts the new one alone reaches what is under the old."""
+
+
+def succeed_root(
+    old: CertificateAuthority, key: PrivateKey, trust_domain: str, serials: tuple[int, int, int], now: datetime
+) -> RootSuccession:
+    """Return the successor of *old*, for *key*. It has the old one's name, so that the path lengths still suffice."""
+    now = now.replace(microsecond=0)
+    new = CertificateAuthority(_self_signed_root(trust_domain, key, serials[0], now, old.certificate.subject), key)
+    new_end, old_end = new.certificate.not_valid_after_utc, old.certificate.not_valid_after_utc
+
+    def cross(subject: CertificateAuthority, signer: CertificateAuthority, serial: int) -> x509.Certificate:
+        validity = (now - _BACKDATE, min(new_end, old_end))
+        name, public_key = subject.certificate.subject, subject.certificate.public_key()
+        builder = (
+            _builder(name, signer.certificate.subject, public_key, serial, validity)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+            .add_extension(_authority_key(signer.certificate), critical=False)
+        )
+        return builder.sign(signer.key, hash_for(signer.key))
+
+    return RootSuccession(new.certificate, cross(new, old, serials[1]), cross(old, new, serials[2]))
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether *issuer* is named in *certificate* and its key has signed it."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def check_issuing_ca(certificate: x509.Certificate, root: x509.Certificate, now: datetime) -> None:
+    """Raise `CeremonyRefused` naming everything that keeps *certificate* from being an issuing CA's under *root*."""
+    findings = list(_issuing_ca_findings(certificate, root, now))
+    if not is_issued_by(certificate, root):
+        findings.append(f"it was not issued by {root.subject.rfc4514_string()}")
+    if findings:
+        raise CeremonyRefused(f"this is no certificate for an issuing CA: {'; '.join(findings)}")
+
+
+def _checked_and_signed(
+    builder: x509.CertificateBuilder, root: CertificateAuthority, now: datetime
+) -> x509.Certificate:
+    twin = throw_away_twin(root.key)
+    findings = list(_issuing_ca_findings(builder.sign(twin, hash_for(twin)), root.certificate, now))
+    if findings:
+        raise CeremonyRefused(f"the issuing CA's certificate would be wrong: {'; '.join(findings)}")
+    return builder.sign(root.key, hash_for(root.key))
+
+
+def _issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, now: datetime) -> Iterator[str]:
+    if certificate.issuer != root.subject or certificate.subject == root.subject:
+        yield "its names are not those of a CA under this root"
+    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
+        yield "it is not valid now"
+    if certificate.not_valid_after_utc > root.not_valid_after_utc:
+        yield "it ends after its root"
+    found: dict[x509.ObjectIdentifier, x509.Extension[x509.ExtensionType]] = {
+        extension.oid: extension for extension in certificate.extensions
+    }
+    constraints = found.get(x509.BasicConstraints.oid)
+    if constraints is None or not constraints.critical or constraints.value != x509.BasicConstraints(True, 0):
+        yield "its basic constraints are not critical, CA:TRUE, pathlen:0"
+    usage = found.get(x509.KeyUsage.oid)
+    if not (
+        usage is not None
+        and usage.critical
+        and isinstance(usage.value, x509.KeyUsage)
+        and usage.value.key_cert_sign
+        and usage.value.crl_sign
+    ):
+        yield "its key usage is not critical with keyCertSign and cRLSign"
+    identifier = found.get(x509.SubjectKeyIdentifier.oid)
+    if identifier is None or identifier.value != x509.SubjectKeyIdentifier(key_identifier(certificate.public_key())):
+        yield "its subject key identifier is not the SHA-1 of its key, which OCSP and CRLs here go by"
+    authority = found.get(x509.AuthorityKeyIdentifier.oid)
+    if (
+        authority is None
+        or not isinstance(authority.value, x509.AuthorityKeyIdentifier)
+        or authority.value.key_identifier != _authority_key(root).key_identifier
+    ):
+        yield "its authority key identifier is not the root's key"
+    try:
+        _check_key(certificate.public_key())
+    except CeremonyRefused as error:
+        yield str(error)
+
+
+def _check_key(key: CertificatePublicKeyTypes) -> None:
+    try:
+        KeyPolicy().check(key)
+    except WeakKey as error:
+        raise CeremonyRefused(str(error)) from error
+
+
+def _authority_key(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    try:  # A root that others have made may have computed its identifier in another way.
+        named = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        named = key_identifier(issuer.public_key())
+    return x509.AuthorityKeyIdentifier(named, None, None)
+
+
+def _self_signed_root(
+    trust_domain: str, key: PrivateKey, serial: int, now: datetime, name: x509.Name | None = None
+) -> x509.Certificate:
+    name = name or _name(trust_domain, "Fleetgate root CA")
+    return (
+        _builder(name, name, key.public_key(), serial, (now - _BACKDATE, now + ROOT_LIFE))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .sign(key, hash_for(key))
+    )
 
 
 def _name(trust_domain: str, common_name: str) -> x509.Name:
@@ -103,19 +287,19 @@ def _name(trust_domain: str, common_name: str) -> x509.Name:
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: PrivateKey,
+    public_key: CertificatePublicKeyTypes,
     serial: int,
-    now: datetime,
-    life: timedelta,
+    validity: tuple[datetime, datetime],
 ) -> x509.CertificateBuilder:
+    not_before, not_after = validity
     return (
         x509.CertificateBuilder()
         .issuer_name(issuer)
         .subject_name(subject)
-        .public_key(key.public_key())
+        .public_key(public_key)
         .serial_number(serial)
-        .not_valid_before(now - _BACKDATE)
-        .not_valid_after(now + life)
+        .not_valid_before(not_before)
+        .not_valid_after(not_after)
         .add_extension(_CA_KEY_USAGE, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier(key_identifier(key.public_key())), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier(key_identifier(public_key)), critical=False)
     )

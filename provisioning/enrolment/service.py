@@ -32,7 +32,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -44,7 +43,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.ca.csr import VerifiedRequest, apply_profile, read_key_request, verify_csr
 from provisioning.ca.csr_attributes import csr_attributes
-from provisioning.ca.issuer import IssuanceRequest, Issuer
+from provisioning.ca.issuer import IssuanceRequest
 from provisioning.ca.key_policy import KeyPolicy
 from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import Profile
@@ -57,6 +56,7 @@ from provisioning.enrolment.attempt import (
     Verdict,
 )
 from provisioning.enrolment.authorise import Authorised, authorise
+from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.server_keys import make_key
 from provisioning.enrolment.ways.approval import RETRY_SECONDS, Undecided
 from provisioning.enrolment.ways.approval import record as record_request
@@ -68,7 +68,6 @@ from provisioning.pki.revocation import RevocationReason, certificate_key
 from provisioning.store import audit, certificates, device_keys, groups, revocations, serials
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
-from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
 from provisioning.store.devices import Device
 from provisioning.store.groups import Group
@@ -99,26 +98,24 @@ class EnrolmentService:
         self,
         *,
         database: Database,
-        issuer: Issuer,
+        issuing: Callable[[], Issuing],
         serial_numbers: SerialNumbers,
         profiles: Mapping[str, Profile],
         trust_domain: str,
         clock: Callable[[], datetime],
-        crl_shards: Sequence[CrlShard] = (),
         after_commit: Sequence[Callable[[Sequence[StoredCertificate]], None]] = (),
         ask: Callable[[Question], Awaitable[Verdict]] | None = None,
         key_policy: KeyPolicy | None = None,
     ) -> None:
-        """*crl_shards* are those that a new certificate may belong to; without any, the issuer's one list holds all.
+        """*issuing* returns the CA that issues now.
 
         *after_commit* are called with the certificates whose status a new one has changed: those that it replaces.
         *ask* puts a question to a webhook.
         """
         self._ask = ask or _nobody_to_ask
-        self._crl_shards = crl_shards
         self._key_policy = key_policy or KeyPolicy()
         self._database = database
-        self._issuer = issuer
+        self._issuing = issuing
         self._serial_numbers = serial_numbers
         self._profiles = profiles
         self._trust_domain = trust_domain
@@ -260,12 +257,14 @@ class EnrolmentService:
         self, connection: Connection, attempt: Attempt, authorised: Authorised, reservation: Reservation
     ) -> tuple[x509.Certificate, int]:
         device, now = authorised.device, attempt.now
-        shard = secrets.choice(self._crl_shards) if self._crl_shards else None
+        issuing = self._issuing()
+        issuing.check(connection)
+        shard = issuing.choose_shard()
         profile = self._profile_named(authorised.profile, device.role, device.group)
         identity = Identity(self._trust_domain, device.role, device.name, device.group)
         held = SubjectNames(authorised.dns_names, authorised.ip_addresses)
         names = apply_profile(attempt.request, profile, identity, held)
-        prepared = self._issuer.prepare(
+        prepared = issuing.issuer.prepare(
             profile,
             IssuanceRequest(
                 identity,
@@ -285,7 +284,7 @@ class EnrolmentService:
             facts["key"] = "made by the service"
         audit.append(connection, now, authorised.by, Action.SIGNING_CERTIFICATE, device.name, facts)
         reservation.burnt = True
-        certificate = self._issuer.issue(prepared)
+        certificate = issuing.issuer.issue(prepared)
         serials.use(connection, reservation.serial)
         shard_id = None if shard is None else shard.id  # For ever: the list's address is in the certificate.
         certificate_id = certificates.add(connection, certificate, device.id, now, shard_id)

@@ -102,9 +102,13 @@ class OcspResponder:
         self._clock = clock
         self._life = life
         self.remembered: Final = min(LONGEST_REMEMBERED, life / 2)
-        self._signers = {name: signer for signer in signers for name in issuer_hashes(signer.issuer.certificate)}
+        self.answer_for(signers)
         self._entries: Final[dict[CertificateName, _Entry]] = {}
         self._pending: Final[dict[CertificateName, asyncio.Task[_Entry]]] = {}
+
+    def answer_for(self, signers: Sequence[RenewedOcspSigner]) -> None:
+        """Answer from now on for the CAs of *signers*, and for no others."""
+        self._signers = {name: signer for signer in signers for name in issuer_hashes(signer.issuer.certificate)}
 
     async def answer(self, der: bytes) -> OcspAnswer:
         """Return the response to a request; raise `OcspRefused` with the failure to tell."""

@@ -40,7 +40,6 @@ from provisioning.errors import ConfigurationError, Refused
 from provisioning.revocation.crl_contents import CrlContents
 from provisioning.store import audit, counters, crls, revocations
 from provisioning.store.audit import Action
-from provisioning.store.counters import Counter
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.crls import CompleteCrl, PublishedCrl
 from provisioning.store.database import Database
@@ -61,7 +60,7 @@ class CrlPlan:
     """Whose list it is, how long it is good for, and how long a burst of revocations may last."""
 
     name: str
-    counter: Counter
+    counter: str
     life: timedelta
     debounce_seconds: float
     open_issuer: Callable[[], CrlIssuer]

@@ -67,6 +67,11 @@ class Action(StrEnum):
     APPROVED = "approved"
     DENIED = "denied"
     TOKENS_REMOVED = "spent tokens removed"
+    CA_KEY_MADE = "CA key made"
+    SIGNING_CA = "signing CA certificate"
+    CA_SIGNED = "CA certificate signed"
+    CA_CHANGED = "CA changed"
+    CEREMONY = "ceremony"
     OPERATOR_ROLE_GRANTED = "operator role granted"
 
 
@@ -120,6 +125,16 @@ def append(
     row = {"number": number, "at": at, "actor": actor, "action": action.value, "subject": subject, "details": text}
     connection.execute(_APPEND, row | {"mac": mac})
     connection.execute(_MOVE, {"last": number, "last_mac": mac, "new_seal": _seal(key, AuditHead(number, mac))})
+
+
+def ceremony_of(connection: Connection, digest: str) -> AuditEntry | None:
+    """Return the entry of the ceremony whose transcript has this SHA-256."""
+    statement = select(audit_entries).where(
+        audit_entries.c.action == Action.CEREMONY.value,
+        audit_entries.c.details.contains(f'"transcript_sha256": "{digest}"', autoescape=True),
+    )
+    row = connection.execute(statement).first()
+    return None if row is None else AuditEntry(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
 
 
 def entries(connection: Connection, after: int, limit: int) -> list[AuditEntry]:

@@ -231,6 +231,17 @@ def of_devices_or_with_serials(
     return [from_row(row) for row in rows]
 
 
+def good_of_issuer(connection: Connection, issuer_key_id: bytes, now: datetime) -> list[StoredCertificate]:
+    """Return what an issuer has certified and is neither expired nor revoked for ever; what is on hold is among it."""
+    statement = (
+        selected()
+        .where(certificates.c.issuer_key_id == issuer_key_id.hex(), certificates.c.not_after > now)
+        .order_by(certificates.c.id)
+    )
+    found = map(from_row, connection.execute(statement))
+    return [each for each in found if each.revocation is None or not each.revocation.reason.final]
+
+
 def key_compromised(connection: Connection, spki_sha256: bytes) -> bool:
     """Return whether a certificate for this key was ever revoked because the key was compromised."""
     return connection.execute(_COMPROMISED, {"wanted": spki_sha256}).one_or_none() is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from sqlalchemy import BigInteger, bindparam, select, update
+from sqlalchemy import BigInteger, bindparam, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.store.tables import counters
@@ -24,20 +24,31 @@ _TAKE: Final = (
 
 
 class Counter(StrEnum):
-    """Every counter there is; the first migration creates them."""
+    """The counters that every store has; the first migration creates them."""
 
     REVOCATION = "revocation"
     CRL_ISSUING_CA = "crl/issuing-ca"
     CRL_ROOT_CA = "crl/root-ca"
 
 
-def take(connection: Connection, counter: Counter, count: int = 1) -> range:
+def crl_counter(ca: str) -> str:
+    """Return the name of the counter of the CRLs of the CA called *ca*."""
+    return f"crl/{ca}"
+
+
+def ensure(connection: Connection, counter: str) -> None:
+    """Create *counter* at 0 unless it exists."""
+    if connection.execute(select(counters.c.value).where(counters.c.name == counter)).one_or_none() is None:
+        connection.execute(insert(counters).values(name=counter, value=0))
+
+
+def take(connection: Connection, counter: str, count: int = 1) -> range:
     """Return the next *count* numbers of *counter*, which are the caller's if his transaction commits."""
-    last: int = connection.execute(_TAKE, {"wanted": counter.value, "taken": count}).scalar_one()
+    last: int = connection.execute(_TAKE, {"wanted": str(counter), "taken": count}).scalar_one()
     return range(last - count + 1, last + 1)
 
 
-def newest(connection: Connection, counter: Counter) -> int:
+def newest(connection: Connection, counter: str) -> int:
     """Return the last number that was taken, 0 if none was."""
-    value: int = connection.execute(select(counters.c.value).where(counters.c.name == counter.value)).scalar_one()
+    value: int = connection.execute(select(counters.c.value).where(counters.c.name == counter)).scalar_one()
     return value

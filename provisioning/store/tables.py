@@ -125,6 +125,21 @@ certificates = Table(
     Index("ix_certificates_crl_shard_id", "crl_shard_id", "not_after"),
 )
 
+authorities = Table(
+    "authorities",
+    metadata,
+    Column("id", BIG_ID, primary_key=True),
+    Column("name", NAME, nullable=False, unique=True),
+    Column("kind", String(8), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("der", LargeBinary, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    Index("ix_authorities_key_id", "key_id"),
+)
+"""The fleet's own CAs and what each may do now: see `provisioning.store.authorities`."""
+
 device_keys = Table(
     "device_keys",
     metadata,

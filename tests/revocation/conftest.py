@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.broker_process import BrokerProcess
 from tests.support.pki import Pki
 from tests.support.provisioning import ProvisioningService
 from tests.support.web import WebServer
@@ -33,4 +34,11 @@ def name(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def web() -> Iterator[WebServer]:
     with WebServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def fleet_broker(tmp_path_factory: pytest.TempPathFactory, service: ProvisioningService) -> Iterator[BrokerProcess]:
+    """A broker that has enrolled at `service` and follows its revocation feed."""
+    with BrokerProcess.enrolled(tmp_path_factory.mktemp("fleet"), service, "--allow-tls12") as running:
         yield running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import ssl
 import time
 from collections.abc import Iterator
@@ -14,16 +15,17 @@ from cryptography import x509
 
 from broker.mqtt.codes import QoS, ReasonCode
 from broker.mqtt.connect import Connack
-from broker.mqtt.packets import Pingreq, Pingresp, Suback, Subscribe, SubscriptionRequest
+from broker.mqtt.packets import Pingreq, Pingresp, Puback, Publish, Suback, Subscribe, SubscriptionRequest
 from provisioning.ca.crl import CrlIssuer, CrlRequest, entry_of
 from provisioning.pki.revocation import RevocationReason
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.crl import at, crl, impostor_of, pem, scope
 from tests.support.listed import ListedBroker, answer, replace_file
-from tests.support.pki import Pki, pem_of
+from tests.support.pki import Held, Pki, pem_of
 from tests.support.tls_client import TlsClient
 from tests.support.web import WebServer
+from tests.support.websocket_client import upgraded
 from tests.support.wire import V5, connect_packet
 
 IN = (ReasonCode.SUCCESS, "")
@@ -118,7 +120,7 @@ def test_rev_26_what_is_wrong_with_a_list_leaves_the_old_one(listed: ListedBroke
     assert listed.answer(good) == IN
 
 
-def test_rev_27_a_serial_number_counts_under_its_issuer_only(tmp_path: Path, pki: Pki, name: str) -> None:
+def test_rev_11_a_serial_number_counts_under_its_issuer_only(tmp_path: Path, pki: Pki, name: str) -> None:
     other = pki.authority("Another CA", pki.root)
     device, foreign = pki.device(name), pki.device(f"foreign-{name}", issuer=other)
     unseen = pki.authority("Unseen CA", pki.root)
@@ -317,3 +319,62 @@ def test_rev_35_what_a_waiting_client_has_sent_already_is_not_lost(
         assert client.expect(Connack).reason_code is ReasonCode.SUCCESS
         client.expect(Suback)
         client.expect(Pingresp)
+
+
+def test_rev_27_websocket_is_the_same_door(tmp_path: Path, pki: Pki, name: str) -> None:
+    device = pki.device(name)
+    broker = ListedBroker(tmp_path, pki, websocket_port=0)
+    with broker.process:
+        port = int(broker.process.urls[1].rpartition(":")[2])
+        with upgraded(port, pki, device) as live:
+            live.connect(client_id=name)
+            broker.revoke(device)
+            assert str(live.farewell().properties.reason_string).startswith("REVOKED: ")
+        with upgraded(port, pki, device) as again:
+            again.connect(expect=ReasonCode.NOT_AUTHORIZED)
+
+
+def test_rev_43_lists_that_change_under_load_drop_nobody_and_lose_nothing(tmp_path: Path, pki: Pki, name: str) -> None:
+    broker = ListedBroker(tmp_path, pki)
+    topic = f"fleet/meters/{name}"
+    with broker.process, contextlib.ExitStack() as stack:
+
+        def client(held: Held) -> TlsClient:
+            return stack.enter_context(broker.client(held))
+
+        service = client(pki.service("backend"))
+        service.connect()
+        service.subscribe("fleet/#", qos=1)
+        device = client(pki.device(name))
+        device.connect(client_id=name)
+        neighbours = [client(pki.device(f"n{number}-{name}")) for number in range(5)]
+        for neighbour in neighbours:
+            neighbour.connect()
+        victims = [pki.device(f"v{number}-{name}") for number in range(10)]
+        for number in range(1, 31):
+            if number % 3 == 0:
+                broker.number += 1
+                replace_file(broker.file, crl(pki.issuing, victims[: number // 3], number=broker.number))
+            if number % 10 == 0:
+                broker.process.send_signal(signal.SIGHUP)
+            device.publish(f"{topic}/state", str(number).encode(), qos=1)
+            message = service.expect(Publish)
+            assert message.payload == str(number).encode()
+            service.send(Puback(message.packet_id))
+        wait_until(lambda: broker.process.events("CRL in use", number=broker.number), "the last list is in use")
+        for neighbour in neighbours:
+            neighbour.check_alive()
+        assert broker.answer(victims[-1]) == REVOKED
+
+
+def test_rev_44_a_clock_that_is_a_little_off_changes_nothing(tmp_path: Path, pki: Pki, name: str) -> None:
+    broker = ListedBroker(tmp_path, pki)
+    device = pki.device(name)
+    ahead = timedelta(minutes=4)
+    with broker.process:
+        broker.number += 1
+        broker.publish(crl(pki.issuing, number=broker.number, age=-ahead))
+        assert broker.process.events("CRL in use", number=broker.number)
+        broker.publish(crl(pki.issuing, [device], number=broker.number + 1, age=-HOUR))
+        assert broker.problems == ["CRL_NOT_YET_VALID"]
+        assert broker.answer(device) == IN

@@ -14,12 +14,13 @@ from provisioning.ca.issuer import Issuer
 from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
 from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
 from provisioning.enrolment.groups import GroupService
+from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.tokens import TokenOrder, TokenService
 from provisioning.pki.identity import Role
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.suspension import SuspensionService
-from provisioning.store import schema
+from provisioning.store import authorities, schema
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers, new_serial
 from tests.support.requests import NOON, csr_der
@@ -87,6 +88,8 @@ async def open_fleet(
         await schema.upgrade(database)
         clock = Clock()
         authority = authority or found_authority("fleet.internal", clock(), (new_serial(), new_serial()))
+        root, issuing = authority.root_ca.certificate, authority.issuing_ca.certificate
+        await database.write(lambda connection: authorities.adopt(connection, root, issuing, clock()))
         issuer = Issuer(authority.issuing_ca.certificate, authority.issuing_ca.key)
         serial_numbers = SerialNumbers(database)
         profiles = {name.value: profile_of(ProfileConfig(name, timedelta(days=30))) for name in ProfileName} | {
@@ -96,7 +99,7 @@ async def open_fleet(
         neighbours = (lambda _: told.append("feed"), lambda _: told.append("crl"))
         enrolment = EnrolmentService(
             database=database,
-            issuer=issuer,
+            issuing=lambda: Issuing(issuer),
             serial_numbers=serial_numbers,
             profiles=profiles,
             trust_domain="fleet.internal",

@@ -165,6 +165,14 @@ class ProvisioningService:
         revoked: list[dict[str, Any]] = response.json()["revoked"]
         return revoked
 
+    def suspend(self, **request: Any) -> None:
+        """Put certificates on hold."""
+        assert self.post("/v1/suspensions", **request).status_code in (200, 201)
+
+    def resume(self, **request: Any) -> None:
+        """Release them."""
+        assert self.post("/v1/resumptions", **request).status_code in (200, 201)
+
     def post(self, path: str, **request: Any) -> httpx.Response:
         """Send one request of the operator's."""
         with self.api() as api:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.properties import Properties
+from provisioning.pki.revocation import RevocationReason
 from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, will
 
@@ -77,12 +79,24 @@ def test_the_will_of_a_stopping_broker_is_not_sent(broker: MemoryBroker, watcher
     assert watcher.received() == []
 
 
-def test_the_will_of_a_revoked_device_is_sent(broker: MemoryBroker, watcher: WireClient) -> None:
+@pytest.mark.parametrize("reason", list(RevocationReason))
+@pytest.mark.parametrize("keeps", [False, True], ids=["discard", "keep"])
+def test_what_a_revoked_device_leaves_behind(
+    broker: MemoryBroker, watcher: WireClient, reason: RevocationReason, keeps: bool
+) -> None:
+    broker.engine.keeps_revoked = keeps
     holder = shared_pki().device("meter-1")
-    broker.open(holder).connect(client_id="meter-1", will=will(TOPIC))
-    broker.engine.revoke(holder.revocation, broker.now)
+    delayed = broker.open(holder)
+    delayed.connect(client_id="meter-1", session_expiry_interval=60, will=will(TOPIC, will_delay_interval=5))
+    delayed.subscribe("fleet/meters/meter-1/cmd/#", qos=1)
+    broker.engine.revoke(replace(holder.revocation, reason=reason), broker.now)
     broker.settle()
-    assert watcher.payloads() == [b"gone"]
+    broker.advance(10)
+    assert watcher.payloads() == ([b"gone"] if keeps else [])
+    # Who is suspended comes back, and who has a newer certificate is the same client.
+    kept = keeps or reason in {RevocationReason.CERTIFICATE_HOLD, RevocationReason.SUPERSEDED}
+    again = broker.open(shared_device("meter-1"))
+    assert again.connect(client_id="meter-1", clean_start=False).session_present is kept
 
 
 def test_a_will_waits_for_its_delay(broker: MemoryBroker, watcher: WireClient) -> None:

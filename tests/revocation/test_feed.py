@@ -1,8 +1,9 @@
-"""Revoked at the real service, refused and put out by the real broker: new connections, resumed ones, live ones."""
+"""REV cases of the feed: revoked at the real service, refused and put out by the real broker, whatever the way in."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import ssl
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ import pytest
 
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
+from broker.mqtt.publication import Publish
+from provisioning.client.feed import EventReader, FeedLost
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.enrolled import Enrolled, enrol
 from tests.support.mosquitto import Mosquitto
 from tests.support.provisioning import ProvisioningService
 from tests.support.tls_client import TlsClient
-from tests.support.wire import V5, V311, connect_packet
+from tests.support.wire import V5, V311, connect_packet, will
 
 REASON = "REVOKED: certificate revoked (keyCompromise)"
 
@@ -35,7 +38,7 @@ def revoke(service: ProvisioningService, broker: BrokerProcess, device: Enrolled
 
 
 @pytest.mark.parametrize("by", ["device", "serial"])
-def test_a_live_session_is_closed_with_the_reason(
+def test_rev_6_17_a_live_session_is_closed_with_the_reason_and_no_other(
     fleet_broker: BrokerProcess, service: ProvisioningService, device: Enrolled, name: str, by: str
 ) -> None:
     (other,) = enrol(service, f"other-{name}"[:64])
@@ -52,7 +55,7 @@ def test_a_live_session_is_closed_with_the_reason(
         bystander.check_alive()
 
 
-def test_a_live_session_of_an_older_client_is_closed(
+def test_rev_7_a_live_session_of_an_older_client_is_closed(
     fleet_broker: BrokerProcess, service: ProvisioningService, device: Enrolled, name: str
 ) -> None:
     with TlsClient(fleet_broker.port, service.bundle, device.credential, version=V311) as client:
@@ -62,7 +65,7 @@ def test_a_live_session_of_an_older_client_is_closed(
 
 
 @pytest.mark.parametrize("version", [V311, V5])
-def test_a_new_connection_is_refused(
+def test_rev_1_a_new_connection_is_refused(
     fleet_broker: BrokerProcess,
     service: ProvisioningService,
     device: Enrolled,
@@ -77,18 +80,30 @@ def test_a_new_connection_is_refused(
         assert client.expect_end() is None
 
 
-@pytest.mark.parametrize("clean", [True, False], ids=["clean close", "abrupt close"])
-@pytest.mark.parametrize("tls", [ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2])
-def test_a_resumed_tls_session_is_refused(
+@pytest.mark.parametrize(
+    ("tls", "ticket", "clean"),
+    [
+        (ssl.TLSVersion.TLSv1_3, True, True),
+        (ssl.TLSVersion.TLSv1_3, True, False),
+        (ssl.TLSVersion.TLSv1_2, True, True),
+        (ssl.TLSVersion.TLSv1_2, True, False),
+        (ssl.TLSVersion.TLSv1_2, False, True),  # By its id; after an abrupt close OpenSSL has forgotten it.
+    ],
+    ids=["TLS 1.3", "TLS 1.3 abrupt", "TLS 1.2 ticket", "TLS 1.2 ticket abrupt", "TLS 1.2 session id"],
+)
+def test_rev_2_3_4_5_a_resumed_tls_session_is_refused(
     fleet_broker: BrokerProcess,
     service: ProvisioningService,
     device: Enrolled,
     name: str,
     tls: ssl.TLSVersion,
+    ticket: bool,
     clean: bool,
 ) -> None:
     context = client_context(service.bundle, device.credential, allow_tls12=True)
     context.maximum_version = tls
+    if not ticket:
+        context.options |= ssl.OP_NO_TICKET
     port = fleet_broker.port
     session = None
     for _ in range(2):  # Twice, to see that resumption works while the device is good.
@@ -110,7 +125,7 @@ def test_a_resumed_tls_session_is_refused(
 
 
 @pytest.mark.parametrize("version", ["311", "5"])
-def test_mosquitto_is_refused_after_revocation(
+def test_rev_1_6_7_with_mosquittos_clients(
     fleet_broker: BrokerProcess,
     service: ProvisioningService,
     device: Enrolled,
@@ -130,7 +145,7 @@ def test_mosquitto_is_refused_after_revocation(
     assert "not auth" in (done.stdout + done.stderr).lower()
 
 
-def test_a_renewed_certificate_keeps_the_session_when_the_old_one_is_revoked(
+def test_rev_15_another_certificate_of_the_same_identity_is_not_revoked_and_keeps_the_session(
     fleet_broker: BrokerProcess, service: ProvisioningService, device: Enrolled, name: str
 ) -> None:
     with TlsClient(fleet_broker.port, service.bundle, device.credential) as client:
@@ -142,7 +157,7 @@ def test_a_renewed_certificate_keeps_the_session_when_the_old_one_is_revoked(
         assert client.connect(client_id=name, clean_start=False).session_present
 
 
-def test_a_revocation_made_while_the_broker_is_down_counts_when_it_starts(
+def test_rev_13_14_a_revocation_counts_after_a_restart_and_when_it_was_made_meanwhile(
     service: ProvisioningService, tmp_path: Path, device: Enrolled, name: str
 ) -> None:
     broker = BrokerProcess.enrolled(tmp_path / name[-8:].strip("-"), service)
@@ -151,9 +166,11 @@ def test_a_revocation_made_while_the_broker_is_down_counts_when_it_starts(
     service.revoke(device=name, reason="keyCompromise")
     with broker, TlsClient(broker.port, service.bundle, device.credential) as client:
         client.connect(client_id=name, expect=ReasonCode.NOT_AUTHORIZED)
+    with broker, TlsClient(broker.port, service.bundle, device.credential) as client:
+        client.connect(client_id=name, expect=ReasonCode.NOT_AUTHORIZED)
 
 
-def test_the_feed_is_taken_up_again_when_the_service_comes_back(tmp_path: Path) -> None:
+def test_rev_12_the_feed_is_taken_up_again_when_the_service_comes_back(tmp_path: Path) -> None:
     with ProvisioningService.founded(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as service:
         devices = enrol(service, "first", "second", "third")
         with contextlib.ExitStack() as stack:
@@ -178,7 +195,7 @@ def test_the_feed_is_taken_up_again_when_the_service_comes_back(tmp_path: Path) 
             assert len(broker.events("revoked")) == 2, "nothing was read twice as news"
 
 
-def test_what_was_revoked_while_the_broker_could_not_hear_it_takes_effect_at_once(tmp_path: Path) -> None:
+def test_rev_12_what_was_revoked_while_the_broker_could_not_hear_it_takes_effect_at_once(tmp_path: Path) -> None:
     with ProvisioningService.founded(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as service:
         (device,) = enrol(service, "meter")
         with (
@@ -197,7 +214,7 @@ def test_what_was_revoked_while_the_broker_could_not_hear_it_takes_effect_at_onc
             assert client.farewell().properties.reason_string == REASON
 
 
-def test_newcomers_are_refused_as_unavailable_when_the_feed_is_lost_too_long(tmp_path: Path) -> None:
+def test_rev_41_newcomers_are_refused_as_unavailable_when_the_feed_is_lost_too_long(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         with ProvisioningService.founded(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as service:
             (device,) = enrol(service, "meter")
@@ -213,3 +230,92 @@ def test_newcomers_are_refused_as_unavailable_when_the_feed_is_lost_too_long(tmp
 
         wait_until(refused, "newcomers are refused")
         wait_until(lambda: broker.events("REVOCATION_STATUS_UNKNOWN"), "the log says why")
+
+
+def test_rev_8_9_a_kept_session_and_its_messages_are_not_the_revoked_clients(
+    fleet_broker: BrokerProcess, service: ProvisioningService, device: Enrolled, name: str
+) -> None:
+    (sender,) = enrol(service, f"s-{name}"[:60], role="service")
+    with TlsClient(fleet_broker.port, service.bundle, device.credential) as client:
+        client.connect(client_id=name, session_expiry_interval=600)
+        client.subscribe(f"fleet/meters/{name}/cmd/#", qos=1)
+    with TlsClient(fleet_broker.port, service.bundle, sender.credential) as commander:
+        commander.connect()
+        commander.publish(f"fleet/meters/{name}/cmd/open", b"secret", qos=1)
+    revoke(service, fleet_broker, device)
+    with TlsClient(fleet_broker.port, service.bundle, device.credential) as client:
+        answer = client.connect(client_id=name, clean_start=False, expect=ReasonCode.NOT_AUTHORIZED)
+        assert not answer.session_present
+        assert client.expect_end() is None
+
+
+def test_rev_10_the_will_and_the_queue_of_a_revoked_session_go_with_it(
+    fleet_broker: BrokerProcess, service: ProvisioningService, device: Enrolled, name: str
+) -> None:
+    (watcher,) = enrol(service, f"w-{name}"[:60], role="service")
+    with (
+        TlsClient(fleet_broker.port, service.bundle, watcher.credential) as watching,
+        TlsClient(fleet_broker.port, service.bundle, device.credential) as client,
+    ):
+        watching.connect()
+        watching.subscribe(f"fleet/meters/{name}/#")
+        client.connect(client_id=name, session_expiry_interval=600, will=will(f"fleet/meters/{name}/event"))
+        revoke(service, fleet_broker, device)
+        client.farewell()
+        watching.check_alive()  # Nothing has come before the answer.
+    (again,) = enrol(service, name)
+    with TlsClient(fleet_broker.port, service.bundle, again.credential) as client:
+        assert not client.connect(client_id=name, clean_start=False).session_present
+
+
+def test_rev_10_a_setting_keeps_will_and_session(
+    service: ProvisioningService, tmp_path: Path, device: Enrolled, name: str
+) -> None:
+    (watcher,) = enrol(service, f"w-{name}"[:60], role="service")
+    broker = BrokerProcess.enrolled(tmp_path / "keeps", service, revoked_session="keep")
+    with (
+        broker,
+        TlsClient(broker.port, service.bundle, watcher.credential) as watching,
+        TlsClient(broker.port, service.bundle, device.credential) as client,
+    ):
+        watching.connect()
+        watching.subscribe(f"fleet/meters/{name}/#")
+        client.connect(client_id=name, session_expiry_interval=600, will=will(f"fleet/meters/{name}/event"))
+        revoke(service, broker, device)
+        client.farewell()
+        assert isinstance(watching.next_packet(), Publish)
+        (again,) = enrol(service, name)
+        with TlsClient(broker.port, service.bundle, again.credential) as back:
+            assert back.connect(client_id=name, clean_start=False).session_present
+
+
+def test_rev_16_a_suspended_device_is_put_out_refused_and_admitted_again_when_it_is_resumed(
+    fleet_broker: BrokerProcess, service: ProvisioningService, device: Enrolled, name: str
+) -> None:
+    with TlsClient(fleet_broker.port, service.bundle, device.credential) as client:
+        client.connect(client_id=name, session_expiry_interval=600)
+        service.suspend(device=name)
+        farewell = client.farewell()
+        assert farewell.reason_code is ReasonCode.ADMINISTRATIVE_ACTION
+        assert farewell.properties.reason_string == "SUSPENDED: the certificate is suspended (certificateHold)"
+    with TlsClient(fleet_broker.port, service.bundle, device.credential) as client:
+        answer = client.connect(client_id=name, expect=ReasonCode.BANNED)
+        assert str(answer.properties.reason_string).startswith("SUSPENDED: ")
+    with TlsClient(fleet_broker.port, service.bundle, device.credential, version=V311) as client:
+        client.connect(client_id=name, expect=ReasonCode.NOT_AUTHORIZED)
+    service.resume(device=name)
+    wait_until(lambda: fleet_broker.events("RELEASED", serial=device.serial), "the broker learns of the release")
+    with TlsClient(fleet_broker.port, service.bundle, device.credential) as client:
+        assert client.connect(client_id=name, clean_start=False).session_present, "its session has waited for it"
+
+
+def test_rev_42_a_gap_in_the_feed_is_a_lost_feed_and_nothing_behind_it_counts() -> None:
+    def event(sequence: int) -> bytes:
+        facts = {"sequence": sequence, "issuer_key_id": "00", "serial": "1", "reason": "unspecified"}
+        data = json.dumps(facts | {"revoked_at": "2026-01-02T03:04:05Z", "device": "meter-1"})
+        return f"id: {sequence}\nevent: revoked\ndata: {data}\n\n".encode()
+
+    reader = EventReader(7)
+    assert [each.sequence for each in reader.feed(event(8))] == [8]
+    with pytest.raises(FeedLost):
+        list(reader.feed(event(10)))

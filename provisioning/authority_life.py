@@ -1,0 +1,340 @@
+"""The life of a fleet's issuing CAs: successors announced, activated, retired; one revoked.
+
+Theory
+------
+Everything here is a decision in the store, in one transaction with its entry in the audit log; running services take it
+over (`provisioning.live_authorities`). A change is made before it is broken::
+
+    begin      the new CA is in the bundle, in /cacerts, has CRL and OCSP: relying parties learn of it
+    activate   it issues; the one before goes on saying what is revoked
+    retire     when its last certificate has ended, the one before is gone
+
+The root's key may be here, in a token, or in a safe. If it is elsewhere, `export_csr` makes the new CA's key and
+request, the root signs it (`root sign`, openssl, anybody's CA), and `announce` takes the certificate over.
+
+Rules
+-----
+1. No step that would have a device refused is taken without being told so in words.
+2. A certificate of a root's is checked before it is signed here and before it is believed from there.
+3. What a revoked CA has issued is revoked with it, one by one: every relying party has a way to hear of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy.engine import Connection
+
+from provisioning.authority import urls_of
+from provisioning.ca.ceremony import (
+    CeremonyRefused,
+    CertificateAuthority,
+    IssuingCaRequest,
+    check_issuing_ca,
+    is_issued_by,
+    issuing_ca_csr,
+    issuing_ca_name,
+    sign_issuing_ca,
+)
+from provisioning.ca.issuer import Issuer, IssuerUrls
+from provisioning.ceremony_transcript import Transcript, operator_name
+from provisioning.config import Settings
+from provisioning.errors import ConfigurationError
+from provisioning.files import AuthorityFiles, pem_of
+from provisioning.issuing_policy import profiles_of
+from provisioning.own_credentials import OPERATOR_NAME, SERVER_NAME, OwnCredentials, replace_file
+from provisioning.pki.keys import PrivateKey
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.of_authority import RevokedAuthority, revoke_authority
+from provisioning.signers.places import SignerPlaces
+from provisioning.store import audit, authorities, serials
+from provisioning.store.audit import Action
+from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority, described
+from provisioning.store.database import Database
+from provisioning.store.serials import SerialNumbers
+
+WAITING: Final = timedelta(days=1)
+"""How long an announced CA waits until it is activated: relying parties fetch the bundle when they do."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityLife:
+    """The ceremonies on one service's directory and store."""
+
+    settings: Settings
+    database: Database
+    clock: Callable[[], datetime]
+    transcript: Transcript
+
+    @property
+    def files(self) -> AuthorityFiles:
+        """The directory's files."""
+        return AuthorityFiles(self.settings.directory)
+
+    @property
+    def places(self) -> SignerPlaces:
+        """Where the CAs' keys are."""
+        return SignerPlaces(self.files, self.settings)
+
+    async def export_csr(self) -> bytes:
+        """Make the key of the next issuing CA, unless it waits for its certificate already; return its request, PEM."""
+        name, number, key = await self._next_key()
+        csr = issuing_ca_csr(issuing_ca_name(self.settings.trust_domain, number), key)
+        self.transcript.say(f"Request of {name}: {csr.subject.rfc4514_string()}")
+        return csr.public_bytes(Encoding.PEM)
+
+    async def announce(self, pem: bytes, root_pem: bytes | None = None) -> str:
+        """Take over the certificate of the CA whose key waits for it, and announce it; return its name.
+
+        *root_pem* is the root that has signed, if the fleet does not know it yet; it is announced with it.
+        """
+        certificate, root = _read(pem, "certificate"), None if root_pem is None else _read(root_pem, "root")
+        found = await self.every()
+        name = self._waiting_for(certificate, found)
+        known = [each.certificate for each in found if each.kind is AuthorityKind.ROOT and each.state.trusted]
+        signer = next((each for each in [*known, *([root] if root else [])] if is_issued_by(certificate, each)), None)
+        if signer is None:
+            raise ConfigurationError(
+                f"no root of this fleet has issued it (its issuer is {certificate.issuer.rfc4514_string()}): "
+                "give the root's certificate with --root"
+            )
+        try:
+            check_issuing_ca(certificate, signer, self.clock())
+        except CeremonyRefused as error:
+            raise ConfigurationError(str(error)) from error
+        new_root = signer if signer not in known else None
+        await self._announce(name, certificate, new_root, len(known) + 1)
+        return name
+
+    async def begin(self) -> str:
+        """Make the next issuing CA, have the newest root sign it, and announce it; return its name."""
+        root = await self.newest_root()
+        name, number, key = await self._next_key()
+        subject = issuing_ca_name(self.settings.trust_domain, number)
+        now = self.clock()
+        serial = serials.new_serial()
+        await self.log_step(Action.SIGNING_CA, name, {"root": root.name, "serial": serials.serial_text(serial)})
+        try:
+            certificate = sign_issuing_ca(
+                CertificateAuthority(root.certificate, self.places.open(root.name)),
+                IssuingCaRequest(subject, key.public_key()),
+                serial,
+                now,
+                self._urls(root.name),
+            )
+        except CeremonyRefused as error:
+            raise ConfigurationError(str(error)) from error
+        await self._announce(name, certificate, None, 0)
+        return name
+
+    async def activate(self, name: str | None = None, *, waiting: bool = True) -> str:
+        """Let an announced CA issue from now on; the active one retires. Return its name."""
+        now = self.clock()
+
+        def transaction(connection: Connection) -> str:
+            found = authorities.every(connection, for_update=True)
+            chosen = _chosen(found, name, AuthorityState.ANNOUNCED, "announced")
+            ready = chosen.created_at + WAITING
+            if waiting and now < ready:
+                raise ConfigurationError(
+                    f"{chosen.name} was announced {chosen.created_at:%Y-%m-%d %H:%M} UTC: give relying parties until "
+                    f"{ready:%Y-%m-%d %H:%M} UTC to fetch the bundle, or say --without-waiting"
+                )
+            for each in found:
+                if each.kind is AuthorityKind.ISSUING and each.state is AuthorityState.ACTIVE:
+                    authorities.set_state(connection, each.name, AuthorityState.RETIRING, now)
+                    self.note(connection, Action.CA_CHANGED, each.name, {"state": AuthorityState.RETIRING})
+            authorities.set_state(connection, chosen.name, AuthorityState.ACTIVE, now)
+            self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.ACTIVE})
+            return chosen.name
+
+        return await self.database.write(transaction)
+
+    async def retire(self, name: str | None = None) -> str:
+        """End a retiring CA whose last certificate has ended; return its name."""
+        now = self.clock()
+
+        def transaction(connection: Connection) -> str:
+            chosen = _chosen(authorities.every(connection, for_update=True), name, AuthorityState.RETIRING, "retiring")
+            last = authorities.last_expiry(connection, chosen.key_id, SERVER_NAME)
+            if last is not None and now < last:
+                raise ConfigurationError(
+                    f"certificates of {chosen.name} are good until {last:%Y-%m-%d %H:%M} UTC: retire it then, or "
+                    "revoke it to end them now"
+                )
+            authorities.set_state(connection, chosen.name, AuthorityState.RETIRED, now)
+            self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.RETIRED})
+            return chosen.name
+
+        retired = await self.database.write(transaction)
+        await self.write_bundle()
+        return retired
+
+    async def revoke(self, name: str, reason: RevocationReason) -> RevokedAuthority:
+        """Revoke an issuing CA and all that it has issued; return what that was. The root's CRL says so next."""
+        found = await self.every()
+        chosen = next((each for each in found if each.name == name and each.kind is AuthorityKind.ISSUING), None)
+        if chosen is None:
+            raise ConfigurationError(f"there is no issuing CA {name!r}; there are {described(found)}")
+        if chosen.state is AuthorityState.ACTIVE:
+            raise ConfigurationError(
+                f"{name} is the one that issues: begin a successor and activate it --without-waiting first"
+            )
+        root = next(
+            (
+                each
+                for each in found
+                if each.kind is AuthorityKind.ROOT and is_issued_by(chosen.certificate, each.certificate)
+            ),
+            None,
+        )
+        if root is None or not self.places.holds(root.name):
+            raise ConfigurationError(
+                f"the root that has signed {name} has to sign a CRL, and its key is not here: bring it back first"
+            )
+        by = operator_name()
+        outcome = await self.database.write(
+            lambda connection: revoke_authority(connection, name, reason, by=by, now=self.clock())
+        )
+        await self.write_bundle()
+        return outcome
+
+    async def renew_operator(self, revoked: RevokedAuthority) -> bool:
+        """Issue the first operator's certificate again, if it was among what was revoked; return whether it was."""
+        if not any(each.device.name == OPERATOR_NAME for each in revoked.affected):
+            return False
+        active = _chosen(await self.every(), None, AuthorityState.ACTIVE, "active")
+        url = self.settings.public_http_url
+        urls = None if url is None else urls_of(str(url), active.name)
+        issuer = Issuer(active.certificate, self.places.open(active.name), urls)
+        numbers = SerialNumbers(self.database)
+        await OwnCredentials(
+            self.files,
+            issuer,
+            self.database,
+            numbers,
+            profiles_of(self.settings),
+            self.settings.trust_domain,
+            self.clock,
+        ).issue_operator()
+        await numbers.release()
+        return True
+
+    async def write_bundle(self) -> None:
+        """Write the trust anchors as they are now; a running service does so too."""
+        trusted = [each for each in await self.every() if each.state.trusted]
+        anchors = [
+            each.certificate
+            for kind in (AuthorityKind.ROOT, AuthorityKind.ISSUING)
+            for each in trusted
+            if each.kind is kind
+        ]
+        replace_file(self.files.bundle, pem_of(*anchors))
+
+    async def _announce(
+        self, name: str, certificate: x509.Certificate, new_root: x509.Certificate | None, root_number: int
+    ) -> None:
+        now = self.clock()
+
+        def transaction(connection: Connection) -> None:
+            if new_root is not None:
+                authorities.add(
+                    connection, f"root-{root_number}", AuthorityKind.ROOT, AuthorityState.ACTIVE, new_root, now
+                )
+                self.note(connection, Action.CA_CHANGED, f"root-{root_number}", facts_of(new_root))
+            authorities.add(connection, name, AuthorityKind.ISSUING, AuthorityState.ANNOUNCED, certificate, now)
+            self.note(connection, Action.CA_SIGNED, name, facts_of(certificate))
+
+        await self.database.write(transaction)
+        if new_root is not None:
+            self.transcript.certificate("New root", new_root)
+        self.transcript.certificate(f"Issuing CA {name}", certificate)
+        replace_file(self.files.certificate(name), pem_of(certificate))
+        await self.write_bundle()
+
+    async def _next_key(self) -> tuple[str, int, PrivateKey]:
+        taken = {each.name for each in await self.every()}
+        number = 2
+        while f"issuing-{number}" in taken:
+            number += 1
+        name = f"issuing-{number}"
+        if self.places.holds(name):
+            key = self.places.open(name)
+        else:
+            await self.log_step(Action.CA_KEY_MADE, name, {})
+            key, _ = self.places.create(name)
+        self.transcript.say(f"Key of {name}: {self.places.place(name)}")
+        return name, number, key
+
+    def _waiting_for(self, certificate: x509.Certificate, found: list[StoredAuthority]) -> str:
+        taken = {each.name for each in found}
+        for path in sorted(self.files.directory.glob("issuing-*")):
+            name = path.name.removesuffix(".key").removesuffix(".pkcs11")
+            if path.suffix not in {".key", ".pkcs11"} or name in taken:
+                continue
+            if self.places.open(name).public_key() == certificate.public_key():
+                return name
+        raise ConfigurationError("no key waits for this certificate: make the request with ca export-csr first")
+
+    async def newest_root(self) -> StoredAuthority:
+        """Return the newest root, whose key must be here; raise `ConfigurationError`."""
+        roots = [each for each in await self.every() if each.kind is AuthorityKind.ROOT and each.state.trusted]
+        if not roots:
+            raise ConfigurationError("the store knows no root: start the service once, so that it records its CAs")
+        if not self.places.holds(roots[-1].name):
+            raise ConfigurationError(
+                f"the key of {roots[-1].name} is not here: bring it, or use ca export-csr, root sign, ca import"
+            )
+        return roots[-1]
+
+    async def every(self) -> list[StoredAuthority]:
+        """Return all CAs."""
+        return await self.database.read(authorities.every)
+
+    def _urls(self, root: str) -> IssuerUrls | None:
+        url = self.settings.public_http_url
+        return None if url is None else urls_of(str(url), root)
+
+    async def log_step(self, action: Action, name: str, facts: dict[str, object]) -> None:
+        """Put an entry into the audit log: before something is signed."""
+        await self.database.write(lambda connection: self.note(connection, action, name, facts))
+
+    def note(self, connection: Connection, action: Action, name: str, facts: dict[str, object]) -> None:
+        """Put an entry into the audit log, in the transaction of what it tells."""
+        audit.append(connection, self.clock(), operator_name(), action, name, facts)
+
+
+def _chosen(found: list[StoredAuthority], name: str | None, state: AuthorityState, word: str) -> StoredAuthority:
+    fit = [each for each in found if each.kind is AuthorityKind.ISSUING and each.state is state]
+    if name is not None:
+        fit = [each for each in fit if each.name == name]
+    match fit:
+        case [one]:
+            return one
+        case []:
+            raise ConfigurationError(
+                f"no issuing CA {name or ''} is {word}; there are {described(found)}".replace("  ", " ")
+            )
+        case _:
+            raise ConfigurationError(f"{described(fit)}: name the one that is meant")
+
+
+def _read(pem: bytes, what: str) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(pem)
+    except ValueError as error:
+        raise ConfigurationError(f"the {what} is no PEM certificate") from error
+
+
+def facts_of(certificate: x509.Certificate) -> dict[str, object]:
+    """Return what the audit log says of a CA's certificate."""
+    return {
+        "subject": certificate.subject.rfc4514_string(),
+        "serial": serials.serial_text(certificate.serial_number),
+        "not_after": str(certificate.not_valid_after_utc),
+    }

@@ -1,0 +1,253 @@
+"""The commands for the life of the fleet's CAs. They work on the service's directory and store; the service may run.
+
+Each that changes something is a ceremony with a transcript (`provisioning.ceremony_transcript`). What the commands need
+is imported by the command: `--help` starts without it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provisioning.ca_root_commands import root_app
+from provisioning.ceremony_command import (
+    Output,
+    PassphraseFile,
+    PinFile,
+    Witness,
+    ceremony,
+    read_file,
+    with_store,
+    write_new,
+)
+from provisioning.files import AuthorityFiles
+from provisioning.pki.revocation import RevocationReason
+from provisioning.service_command import Directory, Json, fail, print_table, shown_time
+
+if TYPE_CHECKING:
+    from provisioning.authority_life import AuthorityLife
+
+ca_app = typer.Typer(help="The fleet's CAs: list, succeed, revoke them; key ceremonies.", no_args_is_help=True)
+rollover_app = typer.Typer(help="The next issuing CA: announced first, active later.", no_args_is_help=True)
+ca_app.add_typer(rollover_app, name="rollover")
+ca_app.add_typer(root_app, name="root")
+
+Name = Annotated[str | None, typer.Argument(help="The CA, where more than one could be meant.", show_default=False)]
+
+
+@ca_app.command("list")
+def list_authorities(directory: Directory = None, as_json: Json = False) -> None:
+    """Show every CA: its state, where its key is, until when it is good.
+
+    \b
+    Example:
+      fleet-provisioning ca list --dir /var/lib/fleet
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    from provisioning.signers.places import SignerPlaces
+    from provisioning.store import authorities
+
+    settings, found = with_store(directory, {}, lambda database: database.read(authorities.every))
+    places = SignerPlaces(AuthorityFiles(settings.directory), settings)
+    rows = [
+        {
+            "name": each.name,
+            "kind": each.kind.value,
+            "state": each.state.value,
+            "key_id": each.key_id.hex(),
+            "subject": each.certificate.subject.rfc4514_string(),
+            "not_after": each.certificate.not_valid_after_utc.isoformat(),
+            "since": each.changed_at.isoformat(),
+            "key": places.place(each.name) if each.kind != "cross" else "none",
+        }
+        for each in found
+    ]
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return
+    columns = ("name", "kind", "state", "since", "not after", "key", "subject")
+    times = [(each.changed_at, each.certificate.not_valid_after_utc) for each in found]
+    print_table(
+        columns,
+        (
+            (row["name"], row["kind"], row["state"], shown_time(since), shown_time(end), row["key"], row["subject"])
+            for row, (since, end) in zip(rows, times, strict=True)
+        ),
+    )
+
+
+@ca_app.command("export-csr")
+def export_csr(
+    output: Output,
+    directory: Directory = None,
+    passphrase_file: PassphraseFile = None,
+    pin_file: PinFile = None,
+    witness: Witness = None,
+) -> None:
+    """Make the key of the next issuing CA and write the request that a root elsewhere signs.
+
+    \b
+    Example:
+      fleet-provisioning ca export-csr --dir /var/lib/fleet --output issuing.csr
+      then, where the root is: fleet-provisioning ca root sign issuing.csr --dir ROOT --output issuing.crt
+      and here again:          fleet-provisioning ca import issuing.crt --dir /var/lib/fleet
+    """  # noqa: D301
+
+    async def work(life: AuthorityLife) -> None:
+        write_new(output, await life.export_csr())
+        life.transcript.say(f"Written: {output}")
+
+    ceremony("ca export-csr", directory, passphrase_file, pin_file, witness, work)
+
+
+@ca_app.command("import")
+def import_certificate(
+    certificate: Annotated[Path, typer.Argument(help="The issuing CA's certificate, PEM.")],
+    root: Annotated[Path | None, typer.Option(help="The root that signed it, if the fleet does not know it.")] = None,
+    directory: Directory = None,
+    passphrase_file: PassphraseFile = None,
+    pin_file: PinFile = None,
+    witness: Witness = None,
+) -> None:
+    """Take over the certificate that a root elsewhere has signed, and announce the new issuing CA.
+
+    \b
+    Example:
+      fleet-provisioning ca import issuing.crt --dir /var/lib/fleet
+    """  # noqa: D301
+
+    async def work(life: AuthorityLife) -> None:
+        name = await life.announce(read_file(certificate), None if root is None else read_file(root))
+        _say_next(life, name)
+
+    ceremony("ca import", directory, passphrase_file, pin_file, witness, work)
+
+
+@rollover_app.command("begin")
+def begin(
+    directory: Directory = None,
+    passphrase_file: PassphraseFile = None,
+    pin_file: PinFile = None,
+    witness: Witness = None,
+) -> None:
+    """Make the next issuing CA with the root's key that is here, and announce it. Nothing is issued by it yet.
+
+    \b
+    Example:
+      fleet-provisioning ca rollover begin --dir /var/lib/fleet --witness "A. Auditor"
+    """  # noqa: D301
+
+    async def work(life: AuthorityLife) -> None:
+        _say_next(life, await life.begin())
+
+    ceremony("ca rollover begin", directory, passphrase_file, pin_file, witness, work)
+
+
+@rollover_app.command("activate")
+def activate(
+    name: Name = None,
+    without_waiting: Annotated[
+        bool, typer.Option("--without-waiting", help="Do not give relying parties a day to fetch the bundle.")
+    ] = False,
+    directory: Directory = None,
+    witness: Witness = None,
+) -> None:
+    """Let the announced CA issue from now on. The one before it still says what is revoked of what it has issued.
+
+    \b
+    Example:
+      fleet-provisioning ca rollover activate --dir /var/lib/fleet
+    """  # noqa: D301
+
+    async def work(life: AuthorityLife) -> None:
+        chosen = await life.activate(name, waiting=not without_waiting)
+        life.transcript.say(f"{chosen} issues from now on; running services have heard within seconds.")
+
+    ceremony("ca rollover activate", directory, None, None, witness, work)
+
+
+@rollover_app.command("retire")
+def retire(name: Name = None, directory: Directory = None, witness: Witness = None) -> None:
+    """End a CA whose last certificate has ended: it leaves the bundle, its CRL and OCSP end.
+
+    \b
+    Example:
+      fleet-provisioning ca rollover retire --dir /var/lib/fleet
+    """  # noqa: D301
+
+    async def work(life: AuthorityLife) -> None:
+        life.transcript.say(f"{await life.retire(name)} is retired. Its key can be destroyed.")
+
+    ceremony("ca rollover retire", directory, None, None, witness, work)
+
+
+@ca_app.command("revoke")
+def revoke(
+    name: Annotated[str, typer.Argument(help="The issuing CA.")],
+    reason: Annotated[
+        RevocationReason, typer.Option(help="Why, as RFC 5280 spells it.")
+    ] = RevocationReason.CA_COMPROMISE,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    directory: Directory = None,
+    passphrase_file: PassphraseFile = None,
+    pin_file: PinFile = None,
+    witness: Witness = None,
+) -> None:
+    """Revoke an issuing CA and every certificate that it has issued; shows whose. They need new tokens.
+
+    \b
+    Example:
+      fleet-provisioning ca revoke issuing-ca --reason cACompromise --dir /var/lib/fleet
+    """  # noqa: D301
+    from provisioning.revocation.of_authority import AUTHORITY_REASONS
+
+    if reason not in AUTHORITY_REASONS:
+        raise typer.BadParameter(f"of a CA it can be: {', '.join(AUTHORITY_REASONS)}", param_hint="--reason")
+    if not yes:
+        typer.confirm(f"Revoke {name} and everything that it has issued, for ever?", abort=True)
+
+    async def work(life: AuthorityLife) -> None:
+        outcome = await life.revoke(name, reason)
+        life.transcript.say(f"{name} is revoked ({reason}), and {len(outcome.affected)} certificates with it:")
+        for each in outcome.affected:
+            device = each.device
+            life.transcript.say(f"  {device.role:<8} {device.group or '-'} {device.name} {each.serial}")
+        if await life.renew_operator(outcome):
+            life.transcript.say("The first operator (admin) has a new certificate in operator.crt.")
+
+    ceremony("ca revoke", directory, passphrase_file, pin_file, witness, work)
+
+
+@ca_app.command("verify-transcript")
+def verify_transcript(
+    transcript: Annotated[Path, typer.Argument(help="The file.")], directory: Directory = None
+) -> None:
+    """Say which entry of the audit log vouches for a transcript; exit code 1 if none does.
+
+    \b
+    Example:
+      fleet-provisioning ca verify-transcript fleet/ceremonies/2027-01-05T101500.000000Z-ca-rollover-begin.txt
+    """  # noqa: D301
+    from provisioning.ceremony_transcript import digest_of
+    from provisioning.store import audit
+
+    digest = digest_of(read_file(transcript))
+    _, entry = with_store(
+        directory, {}, lambda database: database.read(lambda connection: audit.ceremony_of(connection, digest))
+    )
+    if entry is None:
+        raise fail(f"no entry of the audit log vouches for {transcript}: it was changed, or belongs to another fleet")
+    sys.stdout.write(
+        f"entry {entry.number} of {shown_time(entry.at)} by {entry.actor} vouches for {transcript}; "
+        "audit verify vouches for the entry\n"
+    )
+
+
+def _say_next(life: AuthorityLife, name: str) -> None:
+    life.transcript.say(
+        f"{name} is announced: in the bundle and in /cacerts, with CRL and OCSP. When relying parties have fetched the "
+        "bundle (a day): ca rollover activate"
+    )

@@ -1,0 +1,120 @@
+"""The commands for the root: sign with it where it is, succeed it, retire it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provisioning.ceremony_command import (
+    Output,
+    PassphraseFile,
+    PinFile,
+    Witness,
+    ceremony,
+    now,
+    read_file,
+    show,
+    write_new,
+)
+from provisioning.config import load_settings
+from provisioning.errors import ConfigurationError
+from provisioning.files import AuthorityFiles, read_certificate
+from provisioning.service_command import Directory, fail
+
+if TYPE_CHECKING:
+    from provisioning.authority_life import AuthorityLife
+
+root_app = typer.Typer(help="The root: sign with it, succeed it.", no_args_is_help=True)
+
+
+@root_app.command("begin")
+def begin_root(
+    directory: Directory = None,
+    passphrase_file: PassphraseFile = None,
+    pin_file: PinFile = None,
+    witness: Witness = None,
+) -> None:
+    """Make the next root, with the certificates that carry trust between it and the one before; announce all three.
+
+    \b
+    Example:
+      fleet-provisioning ca root begin --dir /var/lib/fleet
+    """  # noqa: D301
+    from provisioning.root_life import RootLife
+
+    async def work(life: AuthorityLife) -> None:
+        name = await RootLife(life).begin()
+        life.transcript.say(f"{name} is announced. The next issuing CA is signed by it: ca rollover begin")
+
+    ceremony("ca root begin", directory, passphrase_file, pin_file, witness, work)
+
+
+@root_app.command("retire")
+def retire_root(
+    name: Annotated[str, typer.Argument(help="The root.")], directory: Directory = None, witness: Witness = None
+) -> None:
+    """End a root under which no issuing CA is left.
+
+    \b
+    Example:
+      fleet-provisioning ca root retire root-ca --dir /var/lib/fleet
+    """  # noqa: D301
+    from provisioning.root_life import RootLife
+
+    async def work(life: AuthorityLife) -> None:
+        await RootLife(life).retire(name)
+        life.transcript.say(f"{name} is retired. Its key can be destroyed.")
+
+    ceremony("ca root retire", directory, None, None, witness, work)
+
+
+@root_app.command("sign")
+def sign(
+    request: Annotated[Path, typer.Argument(help="The issuing CA's request, PEM.")],
+    output: Output,
+    root: Annotated[
+        str, typer.Option(help="Which root of the directory: NAME.crt with NAME.key or NAME.pkcs11.")
+    ] = "root-ca",
+    days: Annotated[int, typer.Option(min=1, max=3652, help="Life of the issuing CA, in days.")] = 1826,
+    directory: Directory = None,
+    passphrase_file: PassphraseFile = None,
+    pin_file: PinFile = None,
+    witness: Witness = None,
+) -> None:
+    """Sign an issuing CA's request with a root, on a machine that needs no store and no network.
+
+    \b
+    Example:
+      fleet-provisioning ca root sign issuing.csr --dir /media/root --output issuing.crt --witness "A. Auditor"
+    """  # noqa: D301
+    from datetime import timedelta
+
+    from provisioning.authority import urls_of
+    from provisioning.ca.ceremony import CeremonyRefused, CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
+    from provisioning.ceremony_transcript import Transcript
+    from provisioning.files import pem_of
+    from provisioning.signers.places import SignerPlaces
+    from provisioning.store.serials import new_serial
+
+    try:
+        settings = load_settings(directory, passphrase_file=passphrase_file, pkcs11_pin_file=pin_file)
+        files = AuthorityFiles(settings.directory)
+        transcript = Transcript("ca root sign", now, show, witness or ())
+        authority = CertificateAuthority(
+            read_certificate(files.certificate(root)), SignerPlaces(files, settings).open(root)
+        )
+        wanted = read_issuing_ca_csr(read_file(request))
+        transcript.certificate(f"Root {root}", authority.certificate)
+        url = settings.public_http_url
+        urls = None if url is None else urls_of(str(url), root)
+        signed = sign_issuing_ca(authority, wanted, new_serial(), now(), urls, timedelta(days=days))
+        transcript.certificate("Signed", signed)
+        write_new(output, pem_of(signed))
+        transcript.say(f"Written: {output}")
+        transcript.write(output.with_name(output.name + ".transcript.txt"))
+    except CeremonyRefused as error:
+        raise fail(str(error)) from error
+    except ConfigurationError as error:
+        raise fail(str(error)) from error

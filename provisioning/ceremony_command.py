@@ -1,0 +1,135 @@
+"""What every command on the CAs has: the directory and store that it works on, and the transcript that it leaves.
+
+What the commands need is imported by the command: `--help` starts without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from provisioning.config import Settings, load_settings
+from provisioning.errors import ConfigurationError, Refused
+from provisioning.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
+from provisioning.service_command import fail
+
+if TYPE_CHECKING:
+    from provisioning.authority_life import AuthorityLife
+    from provisioning.store.database import Database
+
+ResultT = TypeVar("ResultT")
+
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the passphrase of the CA keys; or set FLEET_PROVISIONING_PASSPHRASE."),
+]
+PinFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--pkcs11-pin-file",
+        help="File with the PIN of the token with the CA keys; or set FLEET_PROVISIONING_PKCS11_PIN.",
+    ),
+]
+Witness = Annotated[
+    list[str] | None, typer.Option(help="Who watches the ceremony; repeat it. Goes into the transcript.")
+]
+Output = Annotated[Path, typer.Option(help="Where to write it; an existing file is not overwritten.")]
+
+
+def ceremony(
+    title: str,
+    directory: Path | None,
+    passphrase_file: Path | None,
+    pin_file: Path | None,
+    witness: list[str] | None,
+    work: Callable[[AuthorityLife], Awaitable[None]],
+) -> None:
+    """Run *work* as the ceremony called *title*, and leave its transcript; what goes wrong is one line."""
+    from provisioning.authority_life import AuthorityLife
+    from provisioning.ceremony_transcript import Transcript, operator_name
+    from provisioning.logs import configure_logging
+    from provisioning.store import audit
+    from provisioning.store.audit import Action
+
+    configure_logging()
+
+    async def run(settings: Settings, database: Database) -> None:
+        transcript = Transcript(title, now, show, witness or ())
+        await work(AuthorityLife(settings, database, now, transcript))
+        transcript.say("")
+        path = transcript.path_in(settings.directory)
+        transcript.write(path)
+        facts = {"transcript": path.name, "transcript_sha256": transcript.digest}
+
+        def vouch(connection: object) -> None:
+            audit.append(connection, now(), operator_name(), Action.CEREMONY, title, facts)  # type: ignore[arg-type]
+
+        await database.write(vouch)
+        show(f"Transcript: {path} (SHA-256 {transcript.digest}, in the audit log)")
+
+    flags: dict[str, object] = {"passphrase_file": passphrase_file, "pkcs11_pin_file": pin_file}
+    try:
+        settings = load_settings(directory, **flags)
+        asyncio.run(_open(settings, lambda database: run(settings, database)))
+    except (ConfigurationError, Refused) as error:
+        raise fail(str(error)) from error
+
+
+def with_store(
+    directory: Path | None, flags: dict[str, object], work: Callable[[Database], Awaitable[ResultT]]
+) -> tuple[Settings, ResultT]:
+    """Return the settings and what *work* returns; what goes wrong is one line."""
+    try:
+        settings = load_settings(directory, **flags)
+        return settings, asyncio.run(_open(settings, work))
+    except (ConfigurationError, Refused) as error:
+        raise fail(str(error)) from error
+
+
+async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT]]) -> ResultT:
+    from provisioning.audit_key import read_audit_key
+    from provisioning.store import authorities, schema
+    from provisioning.store.database import Database
+
+    files = AuthorityFiles(settings.directory)
+    database = Database(settings.resolved_database_url, read_audit_key(files))
+    root, issuing = read_certificate(files.certificate(ROOT_CA)), read_certificate(files.certificate(ISSUING_CA))
+    try:
+        await schema.upgrade(database)
+        await database.write(lambda connection: authorities.adopt(connection, root, issuing, now()))
+        return await work(database)
+    finally:
+        await database.close()
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a new file; raise `ConfigurationError` if it exists or cannot be written."""
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def read_file(path: Path) -> bytes:
+    """Return what is in the file; exit with one line if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise fail(f"{path} cannot be read: {error.strerror}") from error
+
+
+def show(line: str) -> None:
+    """Print a line of the result."""
+    sys.stdout.write(f"{line}\n")
+
+
+def now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)

@@ -1,0 +1,32 @@
+"""The CA that issues now, and the CRL shards of its that new certificates belong to: taken together, or not at all."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.engine import Connection
+
+from provisioning.ca.issuer import Issuer
+from provisioning.errors import Code, Refused
+from provisioning.store import authorities
+from provisioning.store.crl_shards import CrlShard
+
+
+@dataclass(frozen=True, slots=True)
+class Issuing:
+    """What one issuance uses from its beginning to its end, whatever becomes active meanwhile."""
+
+    issuer: Issuer
+    crl_shards: Sequence[CrlShard] = ()
+    """Those that a new certificate may belong to; without any, the issuer's one list holds all."""
+
+    def choose_shard(self) -> CrlShard | None:
+        """Return the part of the CRL that the next certificate belongs to, None if there are no parts."""
+        return secrets.choice(self.crl_shards) if self.crl_shards else None
+
+    def check(self, connection: Connection) -> None:
+        """Raise `Refused` unless the CA may still sign, by the store and in the transaction that records it."""
+        if not authorities.may_sign(connection, self.issuer.key_id):
+            raise Refused(Code.UNAVAILABLE, "the issuing CA was retired or revoked a moment ago: try again")

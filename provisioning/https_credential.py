@@ -1,0 +1,114 @@
+"""The HTTPS server's credential while the service runs: renewed in time, and new connections get the new one.
+
+Theory
+------
+`OwnCredentials` issues and writes; here is when, and what the listener shows. The listener has one `RenewableContext`
+for its life; a renewed certificate or a changed set of CAs makes a new context and puts it there. Connections that are
+open keep theirs: nobody is disconnected.
+
+Rules
+-----
+1. It is renewed when a third of its life is left, and when another CA has become the one that issues.
+2. A renewal that fails is logged and tried again; the service goes on with the certificate that it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+from cryptography import x509
+
+from provisioning.ca.issuer import IssuanceRefused, Issuer
+from provisioning.errors import ConfigurationError, Refused
+from provisioning.files import SERVER, AuthorityFiles, pem_of
+from provisioning.own_credentials import OwnCredentials, replace_file
+from provisioning.pki.keys import KeyFileError
+from provisioning.pki.renewable_context import RenewableContext
+from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_WAIT_SECONDS: Final = 3600.0  # Look at the wall clock now and then: it may be set.
+_SHORTEST_WAIT_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 60.0
+
+
+class HttpsCredential:
+    """What the HTTPS listener shows, and whose certificates it accepts."""
+
+    def __init__(self, files: AuthorityFiles, credentials_for: Callable[[Issuer], OwnCredentials]) -> None:
+        """*credentials_for* returns what issues with the CA that it is given."""
+        self._files = files
+        self._credentials_for = credentials_for
+        self._credentials: OwnCredentials | None = None
+        self._anchors: Sequence[x509.Certificate] = ()
+        self._foreign: Sequence[bytes] = ()
+        self._context: RenewableContext | None = None
+
+    @property
+    def context(self) -> RenewableContext:
+        """The listener's context, after the first `issue_with`."""
+        if self._context is None:
+            raise AssertionError("there is a credential before there is a listener")
+        return self._context
+
+    def trust(self, anchors: Sequence[x509.Certificate]) -> None:
+        """Accept the certificates of these CAs from now on, and tell so in the bundle."""
+        self._anchors = anchors
+        bundle = pem_of(*anchors)
+        if not self._files.bundle.exists() or self._files.bundle.read_bytes() != bundle:
+            replace_file(self._files.bundle, bundle)
+        if self._context is not None:
+            self._show()
+
+    def let_through(self, anchors: Sequence[bytes]) -> None:
+        """Let certificates of these CAs (DER) through TLS too: `provisioning.enrolment_trust` says why."""
+        self._foreign = anchors
+        if self._context is not None:
+            self._show()
+
+    async def issue_with(self, issuer: Issuer) -> None:
+        """Have the credential issued by *issuer* from now on; renew it if it is due or another CA's."""
+        self._credentials = self._credentials_for(issuer)
+        await self.check()
+
+    async def check(self) -> bool:
+        """Renew the credential if it is due and show it to new connections; return whether it was."""
+        if self._credentials is None:
+            return False
+        renewed = await self._credentials.renew_server()
+        if renewed or self._context is None:
+            self._show()
+        return renewed
+
+    async def run(self) -> None:
+        """Renew when it is time, until cancelled."""
+        while True:
+            credentials = self._credentials
+            wait = _LONGEST_WAIT_SECONDS if credentials is None else credentials.seconds_to_renewal()
+            await asyncio.sleep(min(max(wait, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS))
+            try:
+                await self.check()
+            except (Refused, IssuanceRefused, ConfigurationError, KeyFileError, OSError) as error:
+                log.error("server certificate not renewed", error=str(error))  # noqa: TRY400
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def _show(self) -> None:
+        credential = CredentialFiles(self._files.certificate(SERVER), self._files.key(SERVER))
+        try:
+            context = server_context(
+                credential,
+                pem_of(*self._anchors).decode() + "".join(map(ssl.DER_cert_to_PEM_cert, self._foreign)),
+                client_certificate=ClientCertificate.OPTIONAL,
+                allow_tls12=True,
+            )
+        except TlsConfigurationError as error:
+            raise ConfigurationError(str(error)) from error
+        if self._context is None:
+            self._context = RenewableContext(context)
+        else:
+            self._context.replace(context)

@@ -1,0 +1,84 @@
+"""The revocation of an issuing CA: of its certificate, by its root, and of everything that it has issued.
+
+Theory
+------
+A CA's certificate is revoked like any other: as issued by its root, with a place in the feed, so that the root's CRL
+and every follower say so. Whoever holds the stolen key can certify serial numbers that nobody knows; against those
+helps only that relying parties ask about the CA. Those who do not hear of each certificate.
+
+Rules
+-----
+1. One transaction: the CA first, then its certificates, devices before brokers and operators, in the feed's order.
+2. The CA stands among the devices under a name that no device can have, from then on only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import ConfigurationError
+from provisioning.pki.identity import Role
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import audit, authorities, certificates, devices, revocations
+from provisioning.store.audit import Action
+from provisioning.store.authorities import AuthorityKind, AuthorityState
+from provisioning.store.certificates import StoredCertificate
+
+AUTHORITY_REASONS: Final = (
+    RevocationReason.CA_COMPROMISE,
+    RevocationReason.AFFILIATION_CHANGED,
+    RevocationReason.SUPERSEDED,
+    RevocationReason.CESSATION_OF_OPERATION,
+    RevocationReason.UNSPECIFIED,
+)
+"""Why a CA may be revoked (RFC 5280 §5.3.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevokedAuthority:
+    """What was revoked."""
+
+    name: str
+    affected: Sequence[StoredCertificate]
+
+
+def device_name(authority: str) -> str:
+    """Return under which name a revoked CA stands among the devices; ``:`` is in no device's name."""
+    return f"ca:{authority}"
+
+
+def revoke_authority(
+    connection: Connection, name: str, reason: RevocationReason, *, by: str, now: datetime
+) -> RevokedAuthority:
+    """Revoke the issuing CA called *name* and what it has issued; raise `ConfigurationError` if there is none."""
+    ca = next(
+        (
+            each
+            for each in authorities.every(connection, for_update=True)
+            if each.name == name and each.kind is AuthorityKind.ISSUING
+        ),
+        None,
+    )
+    if ca is None or ca.state is AuthorityState.REVOKED:
+        raise ConfigurationError(f"{name} is revoked already" if ca else f"there is no issuing CA {name!r}")
+    at = now.replace(microsecond=0)  # What the CRL can say (RFC 5280 §5.1.2.6), the feed says too.
+    device = devices.add(connection, device_name(name), Role.SERVICE, None, now)
+    identifier = certificates.add(connection, ca.certificate, device.id, now)
+    revocations.add(connection, [identifier], reason=reason, revoked_at=at, revoked_by=by)
+    # A follower's feed ends with its own certificate: those that follow come last.
+    affected = sorted(
+        certificates.good_of_issuer(connection, ca.key_id, now), key=lambda each: each.device.role is not Role.DEVICE
+    )
+    if held := {each.id: each.revocation.revoked_at for each in affected if each.revocation is not None}:
+        revocations.finalise(connection, held, reason=reason, revoked_by=by)
+    if fresh := [each.id for each in affected if each.revocation is None]:
+        revocations.add(connection, fresh, reason=reason, revoked_at=at, revoked_by=by)
+    authorities.set_state(connection, name, AuthorityState.REVOKED, now)
+    facts = {"reason": reason, "certificates": len(affected)}
+    audit.append(connection, now, by, Action.CA_CHANGED, name, facts | {"state": AuthorityState.REVOKED})
+    return RevokedAuthority(name, affected)

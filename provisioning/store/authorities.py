@@ -1,0 +1,168 @@
+"""Queries about the fleet's own CAs: which there are, what each may do now, and the certificates between roots.
+
+Theory
+------
+A CA's state is in the store and not in a file, so that every process of the service acts on the same one, and an
+issuing transaction can ask what is true as it commits::
+
+    announced ──► active ──► retiring ──► retired
+        └────────────┴───────────┴──────► revoked
+
+Announced: relying parties are told of it, and it issues nothing yet. Active: it issues; there is one at a time.
+Retiring: it issues no more and goes on saying what is revoked of what it has issued. Retired, revoked: nobody trusts
+it any more.
+
+Rules
+-----
+1. Exactly one issuing CA is active, except before the first and after a revocation of the active one.
+2. A certificate here never changes; a name and a key identifier are one CA's for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy.engine import Connection
+
+from provisioning.pki.keys import key_identifier
+from provisioning.store import counters
+from provisioning.store.tables import authorities, certificates, devices
+
+
+class AuthorityKind(StrEnum):
+    """What a CA's certificate is for."""
+
+    ROOT = "root"
+    ISSUING = "issuing"
+    CROSS = "cross"
+    """A root's name and key certified by another root (RFC 7030 §4.1.3)."""
+
+
+class AuthorityState(StrEnum):
+    """What a CA may do now."""
+
+    ANNOUNCED = "announced"
+    ACTIVE = "active"
+    RETIRING = "retiring"
+    RETIRED = "retired"
+    REVOKED = "revoked"
+
+    @property
+    def trusted(self) -> bool:
+        """Whether relying parties are told to trust it."""
+        return self in _TRUSTED
+
+
+_TRUSTED: Final = frozenset({AuthorityState.ANNOUNCED, AuthorityState.ACTIVE, AuthorityState.RETIRING})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAuthority:
+    """One CA."""
+
+    name: str
+    kind: AuthorityKind
+    state: AuthorityState
+    key_id: bytes
+    certificate: x509.Certificate
+    created_at: datetime
+    changed_at: datetime
+
+
+_ALL: Final = select(authorities).order_by(authorities.c.id)
+_STATE: Final = select(authorities.c.state).where(
+    authorities.c.key_id == bindparam("wanted"), authorities.c.kind == AuthorityKind.ISSUING.value
+)
+_MAY_SIGN: Final = frozenset({AuthorityState.ACTIVE.value, AuthorityState.RETIRING.value})
+
+
+def every(connection: Connection, *, for_update: bool = False) -> list[StoredAuthority]:
+    """Return all CAs, the oldest first; with *for_update* nobody else changes them until the transaction ends."""
+    rows = connection.execute(_ALL.with_for_update() if for_update else _ALL)
+    return [
+        StoredAuthority(
+            row.name,
+            AuthorityKind(row.kind),
+            AuthorityState(row.state),
+            bytes.fromhex(row.key_id),
+            x509.load_der_x509_certificate(row.der),
+            row.created_at,
+            row.changed_at,
+        )
+        for row in rows
+    ]
+
+
+def described(found: Sequence[StoredAuthority]) -> str:
+    """Return the CAs with their states, for a sentence."""
+    return ", ".join(f"{each.name} ({each.state})" for each in found if each.kind is not AuthorityKind.CROSS) or "none"
+
+
+def states(connection: Connection) -> Sequence[tuple[str, str]]:
+    """Return names and states alone: what is compared to find out that something has changed."""
+    statement = select(authorities.c.name, authorities.c.state).order_by(authorities.c.name)
+    return [(name, state) for name, state in connection.execute(statement)]
+
+
+def may_sign(connection: Connection, key_id: bytes) -> bool:
+    """Whether the issuing CA with this key may sign a certificate in this transaction.
+
+    A retiring one may: another process may not have heard yet, and what it issues is good until its end.
+    """
+    return connection.execute(_STATE, {"wanted": key_id.hex()}).scalar_one_or_none() in _MAY_SIGN
+
+
+def add(
+    connection: Connection,
+    name: str,
+    kind: AuthorityKind,
+    state: AuthorityState,
+    certificate: x509.Certificate,
+    now: datetime,
+) -> None:
+    """Record a CA."""
+    connection.execute(
+        insert(authorities).values(
+            name=name,
+            kind=kind.value,
+            state=state.value,
+            key_id=key_identifier(certificate.public_key()).hex(),
+            der=certificate.public_bytes(Encoding.DER),
+            created_at=now,
+            changed_at=now,
+        )
+    )
+    if kind is not AuthorityKind.CROSS:
+        counters.ensure(connection, counters.crl_counter(name))
+
+
+def set_state(connection: Connection, name: str, state: AuthorityState, now: datetime) -> None:
+    """Record what the CA called *name* may do from now on."""
+    connection.execute(update(authorities).where(authorities.c.name == name).values(state=state.value, changed_at=now))
+
+
+def adopt(connection: Connection, root: x509.Certificate, issuing: x509.Certificate, now: datetime) -> bool:
+    """Record the two CAs that a fleet is founded with, if none is recorded; return whether they were."""
+    if connection.execute(select(func.count()).select_from(authorities)).scalar_one():
+        return False
+    add(connection, "root-ca", AuthorityKind.ROOT, AuthorityState.ACTIVE, root, now)
+    add(connection, "issuing-ca", AuthorityKind.ISSUING, AuthorityState.ACTIVE, issuing, now)
+    return True
+
+
+def last_expiry(connection: Connection, key_id: bytes, but_of: str) -> datetime | None:
+    """Return when the last certificate that this CA has issued ends, those of the device *but_of* not counted."""
+    statement = (
+        select(func.max(certificates.c.not_after))
+        .select_from(certificates.join(devices))
+        .where(certificates.c.issuer_key_id == key_id.hex(), devices.c.name != but_of)
+    )
+    found: datetime | None = connection.execute(statement).scalar_one()
+    return found

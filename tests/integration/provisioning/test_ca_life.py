@@ -1,0 +1,287 @@
+"""The life of the CAs while the service runs: successors, an offline root, a revoked CA, a new root."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from provisioning.pki.keys import key_identifier
+from tests.support.broker_process import wait_until
+from tests.support.ca_life import ca, ca_attempt, roll_over, states, told, wait_for_state
+from tests.support.curl import Curl
+from tests.support.openssl import OpensslDevice, certificate_facts, openssl
+from tests.support.pki import pem_of
+from tests.support.provisioning import PASSPHRASE, ProvisioningService
+
+_TLS_ERRORS = (35, 55, 56)
+"""curl's, for an alert in the handshake or, with TLS 1.3, when it sends or receives after it."""
+
+FAST = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 0.2}
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[ProvisioningService]:
+    with ProvisioningService.founded(tmp_path / "fleet", FAST) as running:
+        yield running
+
+
+def enrol(service: ProvisioningService, directory: Path, name: str) -> OpensslDevice:
+    device = OpensslDevice(directory, name)
+    user = f"{name}:{service.token(device=name, group='north')}"
+    answer = Curl(service.https, service.bundle).est("simpleenroll", device.request(), "--user", user)
+    assert answer.status == 200, answer.text
+    device.take(answer.body)
+    return device
+
+
+def renewed(service: ProvisioningService, device: OpensslDevice) -> str:
+    """Renew with the same key; return the first word of a refusal, or the issuer."""
+    csr = device.renewal(f"URI:spiffe://fleet.internal/device/north/{device.name}", new_key=False)
+    answer = Curl(service.https, service.bundle, device.credential).est("simplereenroll", csr)
+    if answer.status != 200:
+        return answer.text.partition(":")[0]
+    device.take(answer.body)
+    return issuer_of(device)
+
+
+def refused_by_tls(service: ProvisioningService, device: OpensslDevice) -> bool:
+    line = Curl(service.https, service.bundle, device.credential).arguments("/.well-known/est/cacerts")
+    return subprocess.run(line, capture_output=True, check=False, timeout=60).returncode in _TLS_ERRORS
+
+
+def issuer_of(device: OpensslDevice) -> str:
+    return certificate_facts(device.certificate, "-issuer").strip().rpartition("CN=")[2]
+
+
+def ocsp_status(service: ProvisioningService, device: OpensslDevice, issuer: str) -> str:
+    out = openssl(
+        "ocsp", "-issuer", service.dir / f"{issuer}.crt", "-cert", device.certificate, "-url", f"{service.http}/ocsp",
+        "-CAfile", service.bundle, "-no_nonce",
+    )  # fmt: skip
+    return out.decode().partition(": ")[2].split()[0]
+
+
+def root_list(service: ProvisioningService) -> str:
+    return openssl("crl", "-noout", "-text", data=Curl(service.http).run("/crl/root-ca.pem").body).decode()
+
+
+def check_with_crls(service: ProvisioningService, device: OpensslDevice, *lists: str) -> bytes:
+    """Return what openssl says when it verifies the path with the CRLs called *lists*, and GnuTLS does too."""
+    crls = b"".join(Curl(service.http).run(f"/crl/{name}.pem").body for name in lists)
+    (device.directory / "crls.pem").write_bytes(crls)
+    shown = openssl(
+        "verify", "-crl_check_all", "-x509_strict", "-CAfile", service.bundle,
+        "-CRLfile", device.directory / "crls.pem", device.certificate, check=False,
+    )  # fmt: skip
+    gnutls = subprocess.run(
+        ["certtool", "--verify", "--load-ca-certificate", str(service.bundle), "--load-crl",
+         str(device.directory / "crls.pem"), "--infile", str(device.certificate)],
+        capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (gnutls.returncode == 0) == shown.endswith(b": OK\n"), gnutls.stdout
+    return shown
+
+
+def test_an_issuing_ca_is_succeeded_step_by_step_while_everything_goes_on(
+    service: ProvisioningService, tmp_path: Path
+) -> None:
+    old = enrol(service, tmp_path, "meter-1")
+    assert "is announced" in ca(service, "rollover", "begin", "--witness", "A. Auditor")
+    wait_for_state(service, "issuing-2", "announced")
+    bundle = x509.load_pem_x509_certificates(service.bundle.read_bytes())
+    assert len(bundle) == 3
+    assert set(told(service)) == set(bundle)
+    assert Curl(service.http).run("/ca/bundle.pem").body == service.bundle.read_bytes()
+    assert renewed(service, old) == "Fleetgate issuing CA " + f"{datetime.now(UTC):%Y}"  # Not by the new one yet.
+
+    done = ca_attempt(service, "rollover", "activate")
+    assert (done.returncode, "give relying parties until" in done.stderr) == (1, True)
+    ca(service, "rollover", "activate", "--without-waiting")
+    wait_for_state(service, "issuing-2", "active")
+    assert states(service) == {"root-ca": "active", "issuing-ca": "retiring", "issuing-2": "active"}
+    new = enrol(service, tmp_path, "meter-2")
+    assert issuer_of(new) == "Fleetgate issuing CA 2"
+    for device, issuer in ((old, "issuing-ca"), (new, "issuing-2")):
+        assert ocsp_status(service, device, issuer) == "good"
+        assert check_with_crls(service, device, "root-ca", issuer).endswith(b": OK\n")
+    service.revoke(device="meter-1", reason="keyCompromise")
+    assert ocsp_status(service, old, "issuing-ca") == "revoked"
+
+    done = ca_attempt(service, "rollover", "retire")
+    assert (done.returncode, "certificates of issuing-ca are good until" in done.stderr) == (1, True)
+    before = states(service)
+    service.stop()
+    service.start()
+    assert states(service) == before
+    assert issuer_of(enrol(service, tmp_path, "meter-3")) == "Fleetgate issuing CA 2"
+    # What the service shows is under the new CA, and verifies for whoever knows the root alone.
+    shown = openssl("s_client", "-connect", service.https.removeprefix("https://"), "-verify_return_error",
+                    "-CAfile", service.dir / "root-ca.crt", data=b"")  # fmt: skip
+    assert b"i:O=fleet.internal, CN=Fleetgate issuing CA 2" in shown
+    assert service.command("audit", "verify", "--dir", str(service.dir)).returncode == 0
+
+
+@pytest.fixture
+def vault(service: ProvisioningService, tmp_path: Path) -> Path:
+    """Where the root's key is: not with the service."""
+    directory = tmp_path / "vault"
+    directory.mkdir()
+    shutil.copy(service.dir / "root-ca.crt", directory)
+    shutil.move(service.dir / "root-ca.key", directory)
+    return directory
+
+
+@pytest.mark.parametrize("signed_by", ["root sign", "openssl"])
+def test_the_root_signs_elsewhere(service: ProvisioningService, vault: Path, tmp_path: Path, signed_by: str) -> None:
+    done = ca_attempt(service, "rollover", "begin")
+    assert "the key of root-ca is not here: bring it, or use ca export-csr, root sign, ca import" in done.stderr
+    csr, certificate = tmp_path / "issuing.csr", tmp_path / "issuing.crt"
+    ca(service, "export-csr", "--output", str(csr))
+    openssl("req", "-verify", "-in", csr, "-noout")
+    if signed_by == "root sign":
+        ca(service, "root", "sign", str(csr), "--output", str(certificate), directory=vault)
+        assert "SHA-256" in (tmp_path / "issuing.crt.transcript.txt").read_text()
+    else:
+        openssl("x509", "-req", "-in", csr, "-CA", vault / "root-ca.crt", "-CAkey", vault / "root-ca.key", "-passin",
+                f"pass:{PASSPHRASE}", "-days", "365", "-copy_extensions", "copyall", "-out", certificate)  # fmt: skip
+    ca(service, "import", str(certificate))
+    assert states(service)["issuing-2"] == "announced"
+    ca(service, "rollover", "activate", "--without-waiting")
+    wait_for_state(service, "issuing-2", "active")
+    device = enrol(service, tmp_path, "meter-1")
+    openssl("verify", "-x509_strict", "-CAfile", vault / "root-ca.crt", "-untrusted", certificate, device.certificate)
+
+
+def test_another_root_signs_and_is_announced_with_what_it_signed(service: ProvisioningService, tmp_path: Path) -> None:
+    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384", "-nodes", "-subj", "/CN=Group root",
+            "-keyout", tmp_path / "r.key", "-out", tmp_path / "r.crt", "-days", "3650")  # fmt: skip
+    csr, certificate = tmp_path / "issuing.csr", tmp_path / "issuing.crt"
+    ca(service, "export-csr", "--output", str(csr))
+    openssl("x509", "-req", "-in", csr, "-CA", tmp_path / "r.crt", "-CAkey", tmp_path / "r.key", "-days", "365",
+            "-copy_extensions", "copyall", "-out", certificate)  # fmt: skip
+    done = ca_attempt(service, "import", str(certificate))
+    assert "no root of this fleet has issued it (its issuer is CN=Group root): give the root" in done.stderr
+    ca(service, "import", str(certificate), "--root", str(tmp_path / "r.crt"))
+    wait_for_state(service, "issuing-2", "announced")
+    assert states(service)["root-2"] == "active"
+    assert x509.load_pem_x509_certificate((tmp_path / "r.crt").read_bytes()) in told(service)
+    ca(service, "rollover", "activate", "--without-waiting")
+    wait_for_state(service, "issuing-2", "active")
+    device = enrol(service, tmp_path, "meter-1")
+    openssl("verify", "-CAfile", tmp_path / "r.crt", "-untrusted", certificate, device.certificate)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("-days", "36500"), "it ends after its root"),
+        (("-days", "365", "-extfile", "{no_ca}"), "its basic constraints are not critical, CA:TRUE, pathlen:0"),
+        (("-days", "365", "-subj", "/O=fleet.internal/CN=Fleetgate root CA"), "its names are not those of a CA under"),
+    ],
+    ids=["too long", "no CA", "the root's name"],
+)
+def test_a_certificate_that_would_not_work_is_not_taken_over(
+    service: ProvisioningService, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    csr, certificate = tmp_path / "issuing.csr", tmp_path / "issuing.crt"
+    (tmp_path / "no_ca").write_text("basicConstraints=critical,CA:FALSE\n")
+    ca(service, "export-csr", "--output", str(csr))
+    options = tuple(option.format(no_ca=tmp_path / "no_ca") for option in options)
+    openssl("x509", "-req", "-in", csr, "-CA", service.dir / "root-ca.crt", "-CAkey", service.dir / "root-ca.key",
+            "-passin", f"pass:{PASSPHRASE}", "-out", certificate, *options)  # fmt: skip
+    done = ca_attempt(service, "import", str(certificate))
+    assert (done.returncode, words in done.stderr) == (1, True), done.stderr
+    assert "issuing-2" not in states(service)
+    done = ca_attempt(service, "import", str(service.dir / "issuing-ca.crt"))
+    assert "no key waits for this certificate: make the request with ca export-csr first" in done.stderr
+
+
+def test_a_revoked_ca_takes_everything_with_it(service: ProvisioningService, tmp_path: Path) -> None:
+    victim = enrol(service, tmp_path, "meter-1")
+    done = ca_attempt(service, "revoke", "issuing-ca", "--yes")
+    assert "issuing-ca is the one that issues: begin a successor and activate it" in done.stderr
+    roll_over(service, "issuing-2")
+    bystander = enrol(service, tmp_path, "meter-2")
+
+    shown = ca(service, "revoke", "issuing-ca", "--yes", "--reason", "cACompromise")
+    assert "device   north meter-1" in shown
+    assert "meter-2" not in shown
+    wait_for_state(service, "issuing-ca", "revoked")
+    issuing = x509.load_pem_x509_certificate((service.dir / "issuing-ca.crt").read_bytes())
+    root = x509.load_pem_x509_certificate((service.dir / "root-ca.crt").read_bytes())
+    assert issuing not in told(service)
+    # The root's CRL says it, the feed too, in the order CA, certificates.
+    serial = f"{issuing.serial_number:X}"
+    wait_until(lambda: serial in root_list(service), "the root's CRL lists the CA")
+    operator = Curl(service.https, service.bundle, service.operator)
+    follow = operator.arguments("/v1/revocations/feed?after=0", "--max-time", "1")
+    feed = subprocess.run(follow, capture_output=True, check=False, timeout=30).stdout.decode()
+    events = [json.loads(line.removeprefix("data: ")) for line in feed.splitlines() if line.startswith("data: ")]
+    first = events[0]
+    assert (first["serial"], first["issuer_key_id"]) == (serial.lower(), key_identifier(root.public_key()).hex())
+    assert (first["reason"], first["device"]) == ("cACompromise", "ca:issuing-ca")
+    assert {"meter-1", "admin"} <= {each.get("device") for each in events}
+    assert "meter-2" not in {each.get("device") for each in events}
+
+    assert ocsp_status(service, victim, "issuing-ca") == "revoked"
+    # Nobody is let in by the revoked CA's word: TLS refuses already.
+    assert refused_by_tls(service, victim)
+    assert not refused_by_tls(service, bystander)
+    assert renewed(service, bystander) == "Fleetgate issuing CA 2"
+    # The operator has a new certificate, and the device comes back with a token.
+    assert issuer_of(enrol(service, tmp_path, "meter-3")) == "Fleetgate issuing CA 2"
+    done = ca_attempt(service, "revoke", "issuing-ca", "--yes")
+    assert "issuing-ca is revoked already" in done.stderr
+    # To whoever still has the old bundle, root and CRLs are enough.
+    (tmp_path / "old.pem").write_bytes(pem_of(root, issuing))
+    (tmp_path / "crls.pem").write_bytes(
+        b"".join(Curl(service.http).run(f"/crl/{name}.pem").body for name in ("root-ca", "issuing-ca"))
+    )
+    verdict = subprocess.run(
+        ["openssl", "verify", "-crl_check_all", "-CAfile", str(tmp_path / "old.pem"), "-CRLfile",
+         str(tmp_path / "crls.pem"), str(victim.certificate)], capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert b"certificate revoked" in verdict.stderr
+
+
+def test_a_root_is_succeeded_and_each_reaches_what_is_under_the_other(
+    service: ProvisioningService, tmp_path: Path
+) -> None:
+    before = enrol(service, tmp_path, "meter-1")
+    ca(service, "root", "begin")
+    wait_for_state(service, "root-2", "active")
+    # RFC 7030 §4.1.3: the current root, the old one, and the two between them.
+    anchors = x509.load_pem_x509_certificates(service.bundle.read_bytes())
+    crosses = [each for each in told(service) if each not in anchors]
+    assert [each.subject == each.issuer for each in crosses] == [True, True]
+    (tmp_path / "crosses.pem").write_bytes(pem_of(*crosses))
+    roll_over(service, "issuing-2")
+    after = enrol(service, tmp_path, "meter-2")
+    for device, issuing, anchor in ((before, "issuing-ca", "root-2"), (after, "issuing-2", "root-ca"),
+                                    (before, "issuing-ca", "root-ca"), (after, "issuing-2", "root-2")):  # fmt: skip
+        openssl("verify", "-x509_strict", "-CAfile", service.dir / f"{anchor}.crt", "-untrusted",
+                service.dir / f"{issuing}.crt", "-untrusted", tmp_path / "crosses.pem", device.certificate)  # fmt: skip
+    # A device that knows the old root alone still reaches the service, which is under the new one.
+    assert Curl(service.https, service.dir / "root-ca.crt").run("/.well-known/est/cacerts").status == 200
+    assert Curl(service.http).run("/crl/root-2.pem").status == 200
+    done = ca_attempt(service, "root", "retire", "root-ca")
+    assert "root-ca cannot be retired: issuing-ca live under it" in done.stderr
+
+
+def test_a_transcript_that_was_changed_is_not_vouched_for(service: ProvisioningService) -> None:
+    ca(service, "rollover", "begin", "--witness", "A. Auditor")
+    (transcript,) = (service.dir / "ceremonies").iterdir()
+    text = transcript.read_text()
+    assert "Witness: A. Auditor" in text
+    assert PASSPHRASE not in text
+    assert "vouches for" in ca(service, "verify-transcript", str(transcript))
+    transcript.write_text(text.replace("A. Auditor", "B. Burglar"))
+    done = ca_attempt(service, "verify-transcript", str(transcript))
+    assert (done.returncode, "no entry of the audit log vouches for" in done.stderr) == (1, True)

@@ -1,0 +1,191 @@
+"""Successors, with a clock that is moved: what waits, what is refused, and what ends."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import SecretStr
+
+from provisioning.audit_key import read_audit_key
+from provisioning.authority import found
+from provisioning.authority_life import WAITING, AuthorityLife
+from provisioning.ca.ceremony import CertificateAuthority, IssuingCaRequest, issuing_ca_name, sign_issuing_ca
+from provisioning.ca.issuer import Issuer
+from provisioning.ceremony_transcript import Transcript, digest_of
+from provisioning.config import Settings
+from provisioning.enrolment.issuing import Issuing
+from provisioning.errors import Code, ConfigurationError, Refused
+from provisioning.files import AuthorityFiles
+from provisioning.pki.keys import generate_key
+from provisioning.pki.revocation import RevocationReason
+from provisioning.root_life import RootLife
+from provisioning.signers.places import SignerPlaces
+from provisioning.store import audit, authorities, revocations
+from provisioning.store.authorities import AuthorityState
+from provisioning.store.database import Database
+from tests.support.fleet import Clock
+
+
+@dataclass
+class Ceremonies:
+    settings: Settings
+    database: Database
+    clock: Clock
+    life: AuthorityLife
+    shown: list[str]
+
+    async def states(self) -> dict[str, str]:
+        return dict(await self.database.read(authorities.states))
+
+    async def successor(self) -> str:
+        """Begin and activate the next issuing CA, a day later."""
+        await self.life.begin()
+        self.clock.advance(WAITING)
+        return await self.life.activate()
+
+
+@contextlib.asynccontextmanager
+async def ceremonies(directory: Path, **settings: object) -> AsyncIterator[Ceremonies]:
+    clock, shown = Clock(), list[str]()
+    chosen = Settings(directory=directory, passphrase=SecretStr("secret"), **settings)  # type: ignore[arg-type]
+    await found(chosen, ["localhost"], clock)
+    database = Database(chosen.resolved_database_url, read_audit_key(AuthorityFiles(directory)))
+    try:
+        life = AuthorityLife(chosen, database, clock, Transcript("a test", clock, shown.append))
+        yield Ceremonies(chosen, database, clock, life, shown)
+    finally:
+        await database.close()
+
+
+@pytest.fixture
+async def fleet_cas(tmp_path: Path) -> AsyncIterator[Ceremonies]:
+    async with ceremonies(tmp_path / "fleet") as opened:
+        yield opened
+
+
+async def test_relying_parties_are_given_a_day(fleet_cas: Ceremonies) -> None:
+    assert await fleet_cas.life.begin() == "issuing-2"
+    with pytest.raises(ConfigurationError, match=r"until 2027-03-02 12:00 UTC to fetch the bundle, or say --without"):
+        await fleet_cas.life.activate()
+    fleet_cas.clock.advance(WAITING)
+    assert await fleet_cas.life.activate() == "issuing-2"
+    assert await fleet_cas.states() == {"issuing-2": "active", "issuing-ca": "retiring", "root-ca": "active"}
+
+
+async def test_a_ca_retires_when_the_last_certificate_of_its_has_ended(fleet_cas: Ceremonies) -> None:
+    await fleet_cas.successor()
+    with pytest.raises(ConfigurationError, match=r"certificates of issuing-ca are good until 2028-02-29 12:00 UTC"):
+        await fleet_cas.life.retire()
+    fleet_cas.clock.advance(fleet_cas.settings.operator_life)
+    assert await fleet_cas.life.retire() == "issuing-ca"
+    bundle = x509.load_pem_x509_certificates(AuthorityFiles(fleet_cas.settings.directory).bundle.read_bytes())
+    names = [each.subject.rfc4514_string().partition(",")[0] for each in bundle]
+    assert names == ["CN=Fleetgate root CA", "CN=Fleetgate issuing CA 2"]
+
+
+async def test_who_is_meant_is_asked_where_it_is_not_clear(fleet_cas: Ceremonies) -> None:
+    with pytest.raises(ConfigurationError, match=r"no issuing CA is announced; there are .*issuing-ca \(active\)"):
+        await fleet_cas.life.activate()
+    await fleet_cas.life.begin()
+    await fleet_cas.life.begin()
+    with pytest.raises(ConfigurationError, match=r"issuing-2 \(announced\), issuing-3 \(announced\): name the one"):
+        await fleet_cas.life.activate(waiting=False)
+    assert await fleet_cas.life.activate("issuing-3", waiting=False) == "issuing-3"
+
+
+async def test_a_ca_that_is_revoked_or_retired_signs_nothing_from_that_commit_on(fleet_cas: Ceremonies) -> None:
+    files = AuthorityFiles(fleet_cas.settings.directory)
+    certificate = x509.load_pem_x509_certificate(files.certificate("issuing-ca").read_bytes())
+    issuing = Issuing(Issuer(certificate, SignerPlaces(files, fleet_cas.settings).open("issuing-ca")))
+    await fleet_cas.successor()
+    await fleet_cas.database.read(issuing.check)  # A process that has not heard yet may end what it began.
+    await fleet_cas.life.revoke("issuing-ca", RevocationReason.CA_COMPROMISE)
+    with pytest.raises(Refused) as caught:
+        await fleet_cas.database.read(issuing.check)
+    assert caught.value.code is Code.UNAVAILABLE
+
+
+async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fleet_cas: Ceremonies) -> None:
+    await fleet_cas.successor()
+    outcome = await fleet_cas.life.revoke("issuing-ca", RevocationReason.SUPERSEDED)
+    assert {each.device.name for each in outcome.affected} == {"admin", "provisioning"}
+    events = await fleet_cas.database.read(lambda connection: revocations.after(connection, 0, 100))
+    assert events[0].device == "ca:issuing-ca"
+    assert [each.sequence for each in events] == list(range(1, len(events) + 1))
+    assert await fleet_cas.life.renew_operator(outcome)
+    operator = AuthorityFiles(fleet_cas.settings.directory).certificate("operator")
+    assert "issuing CA 2" in x509.load_pem_x509_certificate(operator.read_bytes()).issuer.rfc4514_string()
+
+
+async def test_a_root_is_retired_when_nothing_lives_under_it(fleet_cas: Ceremonies) -> None:
+    with pytest.raises(ConfigurationError, match="root-ca cannot be retired: issuing-ca live under it"):
+        await RootLife(fleet_cas.life).retire("root-ca")
+    assert await RootLife(fleet_cas.life).begin() == "root-2"
+    await fleet_cas.successor()
+    fleet_cas.clock.advance(fleet_cas.settings.operator_life)
+    await fleet_cas.life.retire()
+    await RootLife(fleet_cas.life).retire("root-ca")
+    states = await fleet_cas.states()
+    assert states == {
+        "issuing-2": "active", "issuing-ca": "retired", "root-2": "active", "root-ca": "retired",
+        "root-2-by-root-ca": "retired", "root-ca-by-root-2": "retired",
+    }  # fmt: skip
+    with pytest.raises(ConfigurationError, match="root-2 cannot be retired: issuing-2 live under it"):
+        await RootLife(fleet_cas.life).retire("root-2")
+
+
+async def test_a_weak_key_or_another_s_certificate_is_not_announced(fleet_cas: Ceremonies) -> None:
+    life, settings = fleet_cas.life, fleet_cas.settings
+    await life.export_csr()
+    root_key = SignerPlaces(AuthorityFiles(settings.directory), settings).open("root-ca")
+    root = x509.load_pem_x509_certificate((settings.directory / "root-ca.crt").read_bytes())
+
+    stranger = sign_issuing_ca(
+        CertificateAuthority(root, root_key),
+        IssuingCaRequest(issuing_ca_name("fleet.internal", 9), generate_key().public_key()),
+        7 << 100,
+        fleet_cas.clock(),
+    )
+    with pytest.raises(ConfigurationError, match="no key waits for this certificate"):
+        await life.announce(stranger.public_bytes(Encoding.PEM))
+    with pytest.raises(ConfigurationError, match="is no PEM certificate"):
+        await life.announce(b"nonsense")
+
+
+async def test_every_step_is_in_the_audit_log_before_and_after(fleet_cas: Ceremonies) -> None:
+    await fleet_cas.successor()
+    entries = await fleet_cas.database.read(lambda connection: audit.entries(connection, 0, 100))
+    steps = [each.action for each in entries if each.subject == "issuing-2"]
+    assert steps == ["CA key made", "signing CA certificate", "CA certificate signed", "CA changed"]
+    assert await fleet_cas.database.read(lambda connection: list(audit.findings(connection))) == []
+
+
+async def test_a_transcript_has_what_was_shown(fleet_cas: Ceremonies) -> None:
+    await fleet_cas.life.begin()
+    transcript = fleet_cas.life.transcript
+    assert transcript.text.decode().splitlines() == fleet_cas.shown
+    assert any("SHA-256" in line for line in fleet_cas.shown)
+    path = transcript.path_in(fleet_cas.settings.directory)
+    transcript.write(path)
+    assert digest_of(path.read_bytes()) == transcript.digest
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        transcript.write(path)
+
+
+def test_states_are_trusted_or_not() -> None:
+    assert [state for state in AuthorityState if state.trusted] == ["announced", "active", "retiring"]
+
+
+async def test_life_ends_with_the_root_s(fleet_cas: Ceremonies) -> None:
+    fleet_cas.clock.advance(timedelta(days=3000))
+    await fleet_cas.life.begin()
+    found_cas = await fleet_cas.database.read(authorities.every)
+    ends = {each.name: each.certificate.not_valid_after_utc for each in found_cas}
+    assert ends["issuing-2"] == ends["root-ca"]

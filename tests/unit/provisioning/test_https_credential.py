@@ -1,0 +1,155 @@
+"""The HTTPS server's certificate is replaced while it serves: old connections go on, new ones see the new one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from provisioning.api.application import new_application
+from provisioning.ca.issuer import Issuer
+from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
+from provisioning.config import Settings
+from provisioning.connection_protocol import PeerCertificateProtocol
+from provisioning.files import AuthorityFiles
+from provisioning.https_credential import HttpsCredential
+from provisioning.metrics import Metrics
+from provisioning.own_credentials import OwnCredentials
+from provisioning.pki.tls import Credential, client_context
+from provisioning.server import _listener
+from tests.support.fleet import Fleet
+from tests.support.pki import Pki, pem_of
+
+LIFE = timedelta(days=90)
+
+
+@pytest.fixture
+async def credential(fleet: Fleet, tmp_path: Path) -> HttpsCredential:
+    files = AuthorityFiles(tmp_path)
+    profiles = {name: profile_of(ProfileConfig(name, LIFE)) for name in ProfileName}
+
+    def own(issuer: Issuer) -> OwnCredentials:
+        return OwnCredentials(
+            files, issuer, fleet.database, fleet.serial_numbers, profiles, "fleet.internal", fleet.clock
+        )
+
+    await own(fleet.issuer).issue_first(["localhost", "127.0.0.1"])
+    made = HttpsCredential(files, own)
+    made.trust([fleet.authority.root_ca.certificate, fleet.authority.issuing_ca.certificate])
+    await made.issue_with(fleet.issuer)
+    return made
+
+
+@contextlib.asynccontextmanager
+async def serving(credential: HttpsCredential) -> AsyncIterator[int]:
+    """Serve over TLS as the service does; return the port."""
+    app = new_application("test", "1", Settings(), Metrics(), port="https", openapi_url=None)
+
+    @app.get("/healthz")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listener = _listener(app, PeerCertificateProtocol, credential.context)
+        task = asyncio.create_task(listener.serve(sockets=[listening]))
+        await listener.accepting.wait()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listener.should_exit = True
+            await task
+
+
+def trusting(fleet: Fleet, credential: Credential | None = None) -> ssl.SSLContext:
+    """Return a client's context. OpenSSL asks the machine's clock, which is not the test's, so it verifies nothing."""
+    context = client_context(pem_of(fleet.authority.root_ca.certificate).decode(), credential)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class Client:
+    """One connection that is kept."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def connect(cls, port: int, context: ssl.SSLContext) -> Client:
+        return cls(*await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost"))
+
+    @property
+    def shown(self) -> x509.Certificate:
+        tls: ssl.SSLObject = self._writer.get_extra_info("ssl_object")
+        der = tls.getpeercert(binary_form=True)
+        assert der is not None
+        return x509.load_der_x509_certificate(der)
+
+    async def status(self) -> bytes:
+        self._writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        await self._reader.readuntil(b"}")
+        return head.split()[1]
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(ssl.SSLError, ConnectionError):
+            await self._writer.wait_closed()
+
+
+async def test_a_renewed_certificate_is_shown_to_new_connections_and_disturbs_no_old_one(
+    fleet: Fleet, credential: HttpsCredential
+) -> None:
+    async with serving(credential) as port:
+        context = trusting(fleet)
+        old = await Client.connect(port, context)
+        assert await old.status() == b"200"
+        assert not await credential.check()
+        fleet.clock.advance(LIFE * 2 / 3)
+        assert await credential.check()
+        new = await Client.connect(port, context)
+        assert (await old.status(), await new.status()) == (b"200", b"200")
+        assert old.shown.public_key() != new.shown.public_key()
+        assert new.shown.not_valid_after_utc == fleet.clock() + LIFE
+        await old.close()
+        await new.close()
+
+
+async def test_trust_that_changes_counts_for_new_connections(fleet: Fleet, credential: HttpsCredential) -> None:
+    pki = Pki()
+    held = pki.device("meter-1")
+
+    async def attempt(port: int) -> bool:
+        client = await Client.connect(port, trusting(fleet, held.credential))
+        try:
+            await client.status()
+        except (ssl.SSLError, ConnectionError, asyncio.IncompleteReadError):
+            return False
+        finally:
+            await client.close()
+        return True
+
+    async with serving(credential) as port:
+        assert not await attempt(port)
+        credential.trust([fleet.authority.root_ca.certificate, pki.issuing.certificate])
+        assert await attempt(port)
+        credential.trust([fleet.authority.root_ca.certificate])
+        assert not await attempt(port)
+
+
+async def test_another_ca_that_issues_issues_the_server_s_certificate_too(
+    fleet: Fleet, credential: HttpsCredential
+) -> None:
+    pki = Pki(fleet.clock())
+    await credential.issue_with(Issuer(pki.issuing.certificate, pki.issuing.key))
+    path = credential._files.certificate("server")
+    shown = x509.load_pem_x509_certificate(path.read_bytes())
+    assert shown.issuer == pki.issuing.certificate.subject
+    assert not await credential.check()
