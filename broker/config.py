@@ -244,7 +244,7 @@ def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not keys:
         return str(message)
-    flag, variable = f"--{key.replace('_', '-')}", _variable(*keys)
+    flag, variable = f"--{keys[0].replace('_', '-')}", _variable(*keys)
     if error["type"] == "missing" and keys[0] != "trust":
         return f"{key}: missing; give {flag}, {variable} or {key} in the file"
     message = f"{message[:1].lower()}{message[1:]}"
