@@ -17,10 +17,12 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from broker.limits import Limits
+from broker.listener_settings import ListenerSettings
 from broker.trust_settings import REQUIRE, HttpUrl, Interval, Paths, Policy, TrustSettings, Urls
 from provisioning.pki.identity import InvalidIdentity, parse_uri
 
 _PREFIX = "FLEET_BROKER_"
+_TABLES = frozenset({"trust", "listener"})
 
 
 class ConfigError(Exception):
@@ -38,6 +40,8 @@ class BrokerConfig(BaseSettings):
     port: int = Field(default=8883, ge=0, le=65535)
     websocket_port: int | None = Field(default=None, ge=0, le=65535)
     """MQTT over WebSocket over TLS, on the same address; None: not at all."""
+    listener: tuple[ListenerSettings, ...] = ()
+    """Several listeners, instead of port and websocket_port, which are the short form."""
     unsafe_plain_port: int | None = Field(default=None, ge=0, le=65535)
     """A listener without TLS on 127.0.0.1, for protocol test tools; whoever connects is unsafe_plain_identity."""
     unsafe_plain_identity: str | None = None
@@ -115,6 +119,16 @@ class BrokerConfig(BaseSettings):
         return init_settings, env_settings, _FileValues(settings_cls)
 
     @property
+    def listeners(self) -> tuple[ListenerSettings, ...]:
+        """Every listener with TLS, from the tables or the short form."""
+        if self.listener:
+            return self.listener
+        wanted = [ListenerSettings(port=self.port)]
+        if self.websocket_port is not None:
+            wanted.append(ListenerSettings(port=self.websocket_port, protocol="wss"))
+        return tuple(wanted)
+
+    @property
     def has_crls(self) -> bool:
         """Whether CRLs say who is revoked."""
         return bool(self.crlfile or self.crl_urls or self.crl_from_certificates)
@@ -161,13 +175,20 @@ class BrokerConfig(BaseSettings):
                 raise ValueError(f"unsafe_plain_identity: {error}") from error
         if self.token is not None and self.token_file is not None:
             raise ValueError("token: give token or token_file, not both")
+        self._check_listeners()
         if not self.unsafe_public_metrics and not _is_loopback(self.metrics_host):
             raise ValueError(
                 f"metrics_host: {self.metrics_host} is not a loopback address; set unsafe_public_metrics to allow it"
             )
-        if not self.unsafe_public_listener and not _is_loopback(self.host):
-            raise ValueError(f"host: {self.host} is not a loopback address; set unsafe_public_listener to allow it")
         return self
+
+    def _check_listeners(self) -> None:
+        short = {"port", "websocket_port"} & self.model_fields_set
+        if self.listener and short:
+            raise ValueError(f"{min(short)}: with [[listener]] tables it belongs into those")
+        for host in [self.host, *(each.host for each in self.listener if each.host is not None)]:
+            if not self.unsafe_public_listener and not _is_loopback(host):
+                raise ValueError(f"host: {host} is not a loopback address; set unsafe_public_listener to allow it")
 
     def _check_bundles(self) -> None:
         if self.trust and (self.has_crls or self.has_ocsp):
@@ -245,12 +266,13 @@ def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
     if not keys:
         return str(message)
     flag, variable = f"--{key.replace('_', '-')}", _variable(*keys)
-    if error["type"] == "missing" and keys[0] != "trust":
+    in_table = keys[0] in _TABLES
+    if error["type"] == "missing" and not in_table:
         return f"{key}: missing; give {flag}, {variable} or {key} in the file"
     message = f"{message[:1].lower()}{message[1:]}"
     if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         message = "no such setting"
-    if keys[0] == "trust":
+    if in_table:
         return f"{path or variable}: {_in_table(keys)}: {message}"
     if flags.get(keys[0]) is not None:
         return f"{flag}: {message}"
@@ -260,9 +282,9 @@ def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
 
 
 def _in_table(keys: list[str]) -> str:
-    """Return where in the ``[[trust]]`` tables *keys* lead, counted from 1."""
+    """Return where in the tables of that name *keys* lead, counted from 1."""
     named = [f"[{int(key) + 1}]" if key.isdigit() else f".{key}" for key in keys[1:]]
-    return f"trust{''.join(named)}"
+    return f"{keys[0]}{''.join(named)}"
 
 
 def _variable(*keys: str) -> str:

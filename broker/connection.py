@@ -25,7 +25,6 @@ import math
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
-from typing import Protocol
 
 import structlog
 
@@ -34,8 +33,10 @@ from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.refusal import RefusalCode, Refused
 from broker.authorization import refuse_topic
+from broker.byte_stream import ByteStream
 from broker.engine import Engine
 from broker.handlers import connect, handle
+from broker.meter import Meter
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack, Connect
 from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
@@ -65,29 +66,6 @@ _HOLD_SECONDS = 1.0
 KEEP_ALIVE_FACTOR = 1.5  # [MQTT-3.1.2-22]
 
 
-class Transport(Protocol):
-    """The secured byte stream under a connection."""
-
-    @property
-    def address(self) -> str:
-        """The peer's address and port."""
-
-    def write(self, packets: list[bytes]) -> None:
-        """Write *packets*, or keep what the socket does not take."""
-
-    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
-        """Return the peer's certificate, and the path that the handshake has verified."""
-
-    def close(self) -> None:
-        """Write what is left, close TLS cleanly, then the socket."""
-
-    def hold(self) -> None:
-        """Read nothing more until `release`."""
-
-    def release(self) -> None:
-        """Read again."""
-
-
 class ClientConnection:
     """A client from accept to close: a stranger until its CONNECT is admitted."""
 
@@ -96,6 +74,7 @@ class ClientConnection:
         "_allowed",
         "_complaints",
         "_holder",
+        "_meter",
         "_needed",
         "_tail",
         "_transport",
@@ -114,7 +93,7 @@ class ClientConnection:
         "warned",
     )
 
-    def __init__(self, engine: Engine, transport: Transport, now: float) -> None:
+    def __init__(self, engine: Engine, transport: ByteStream, now: float) -> None:
         self.engine = engine
         self._transport = transport
         self._tail: bytearray | None = None
@@ -123,6 +102,7 @@ class ClientConnection:
         self._aliases: IncomingAliases | None = None
         self._complaints = 0
         self._holder: Subscriber | None = None
+        self._meter: Meter | None = None
         self.bucket = 0
         self.closed = False
         """Whether it has ended: nothing is read, written or changed through it any more."""
@@ -195,7 +175,7 @@ class ClientConnection:
         v5 = self.version is ProtocolVersion.V5
         journal = engine.journal
         storable = journal is None or not journal.failed
-        position = messages = acknowledged = 0
+        position = messages = acknowledged = handled = 0
         slow: Subscriber | None = None
         limit = len(data)
         try:
@@ -285,6 +265,7 @@ class ClientConnection:
                     position = end
                     continue
                 position = end
+                handled += 1
                 handle(engine, self, decode_packet(first, data[body:end], self.version), now)
                 if self.closed:
                     break
@@ -302,6 +283,8 @@ class ClientConnection:
             engine.turn.sessions.add(session)
         if slow is not None:
             self.hold(slow, now)
+        if self._meter is not None:
+            self._rest(self._meter, messages + handled, limit, now)
         if position < limit and not self.closed:
             self._tail = bytearray(data[position:])
             self._needed = bytes_needed(data, position)
@@ -395,6 +378,14 @@ class ClientConnection:
             self.engine.metrics.publishers_held += 1
             self.engine.deadlines.file(self, now + _HOLD_SECONDS)
 
+    def _rest(self, meter: Meter, packets: int, size: int, now: float) -> None:
+        """Read nothing for a while, if what was read is more than the client may send."""
+        seconds = meter.spend(packets, size, self.engine.limits, now)
+        if seconds > 0 and not self.closed:
+            self.engine.metrics.rests += 1
+            self.last_received = now + seconds  # It may speak meanwhile; nobody listens.
+            self._transport.rest(seconds)
+
     def release(self) -> None:
         """Read again."""
         self._holder = None
@@ -405,6 +396,10 @@ class ClientConnection:
         self.session = session
         self.since = now
         self.keep_alive = keep_alive * KEEP_ALIVE_FACTOR
+        self._transport.settle()
+        limits = self.engine.limits
+        if limits.max_packet_rate or limits.max_byte_rate:
+            self._meter = Meter(limits, now)
         self._file_deadline(now)
 
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:

@@ -26,6 +26,7 @@ from typing import Protocol
 import structlog
 
 from broker.admission.admission import Admission, Admitted, Peer, revoked
+from broker.admission.guard import Guard
 from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused
 from broker.deadlines import Deadlines
@@ -43,7 +44,8 @@ from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
-from broker.store.journal import Journal, Otherwise, Row
+from broker.session_rows import session_row, subscription_row
+from broker.store.journal import Journal, Otherwise
 from broker.turn import Turn
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
 
@@ -122,6 +124,7 @@ class Engine:
         "admission",
         "connected",
         "deadlines",
+        "guard",
         "history",
         "journal",
         "keeps_revoked",
@@ -143,6 +146,7 @@ class Engine:
         self.admission = admission
         self.limits = limits
         self.metrics = Metrics()
+        self.guard = Guard(limits, self.metrics)
         self.turn = Turn(call_soon)
         self.deadlines = Deadlines(now)
         self.history = History(limits.max_history)
@@ -160,7 +164,7 @@ class Engine:
 
     def limit(self, limits: Limits) -> None:
         """Let *limits* count for what is asked from now on; what exists and exceeds them stays."""
-        self.limits = limits
+        self.limits = self.guard.limits = limits
         self.routes.limit = limits.max_cached_routes
         self.retained.limit = limits.max_retained
         self.retained.bytes_limit = limits.max_retained_bytes
@@ -201,6 +205,10 @@ class Engine:
             )
         if session is not None:
             older = session.connection
+            clone = self._taken_over(peer, session, connection, now)
+            if older is not None and clone is not None:
+                older.disconnect(clone.code, ReasonCode.ADMINISTRATIVE_ACTION, clone.detail, now)
+                return clone
             if older is not None:
                 older.disconnect(
                     "SESSION_TAKEN_OVER", ReasonCode.SESSION_TAKEN_OVER, "another connection has taken over", now
@@ -218,6 +226,13 @@ class Engine:
         self.metrics.admitted += 1
         return session, present
 
+    def _taken_over(self, peer: Peer, session: Session, connection: Client, now: float) -> Refused | None:
+        """Refuse a client that takes over *session* with its own certificate, where that looks like a copied key."""
+        for older in self._live.get(peer.certificate, ()):
+            if older.session is session:
+                return self.guard.taken_over(peer, _host(older), _host(connection), now)
+        return None
+
     def ended(self, connection: Client, code: str, detail: str, now: float, *, publish_will: bool) -> None:
         """Count and tell that *connection* has ended, and let go of it if it was admitted."""
         session = connection.session
@@ -227,6 +242,8 @@ class Engine:
         log.info(str(what), code=code, detail=detail, address=connection.address, **named(connection))
         self.history.note(what, connection, code, detail, session.client_id if session is not None else "", now)
         if session is not None:
+            if connection.peer is not None:
+                self.guard.ended(connection.peer, session.client_id, code, now)
             self.detach(connection, now, publish_will=publish_will)
 
     def denied(self, connection: Client, event: str, details: dict[str, object], now: float) -> None:
@@ -326,7 +343,7 @@ class Engine:
         if session.expiry_interval > 0 or session.will is not None:
             if session.row == 0:
                 session.row = journal.new_session()
-            journal.save_session(session.row, _session_row(session, ended_at, journal.wall_offset))
+            journal.save_session(session.row, session_row(session, ended_at, journal.wall_offset))
 
     def answer(self, connection: Client, packet: bytes, otherwise: bytes | Otherwise = Otherwise.CLOSE) -> None:
         """Send *packet* when what it promises is stored; *otherwise* if that fails."""
@@ -365,7 +382,7 @@ class Engine:
         """Add or replace *subscription*, shared or not; return whether it existed before."""
         session.subscriptions[subscription.topic_filter] = subscription
         if session.journal is not None:
-            session.journal.subscribe(session.row, subscription.topic_filter, _subscription_row(subscription))
+            session.journal.subscribe(session.row, subscription.topic_filter, subscription_row(subscription))
         shared = SharedSubscription.parse(subscription.topic_filter)
         if shared is None:
             return self.routes.subscribe(session, subscription) is not None
@@ -473,31 +490,5 @@ class Engine:
         return [connection for live in self._live.values() for connection in live]
 
 
-def _session_row(session: Session, ended_at: float | None, wall_offset: float) -> Row:
-    will = session.will
-    will_columns: Row = (None,) * 7
-    if will is not None:
-        message = will.message
-        will_columns = (
-            *(message.topic, message.payload, message.qos, message.retain, message.properties),
-            will.expiry_interval,
-            will.delay,
-        )
-    return (
-        session.client_id,
-        session.owner.uri,
-        session.v5,
-        session.expiry_interval,
-        None if ended_at is None else ended_at + wall_offset,
-        *will_columns,
-    )
-
-
-def _subscription_row(subscription: Subscription) -> Row:
-    return (
-        subscription.qos,
-        subscription.no_local,
-        subscription.retain_as_published,
-        subscription.retain_handling,
-        subscription.identifiers,
-    )
+def _host(connection: Client) -> str:
+    return connection.address.rpartition(":")[0]

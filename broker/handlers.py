@@ -102,6 +102,9 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
             ReasonCode.PACKET_TOO_LARGE,
             f"the client's maximum packet size of {taken} bytes leaves no room for the CONNACK",
         )
+    refusal = engine.guard.judge(admitted.peer, admitted.client_id, now)
+    if refusal is not None:
+        return refusal
     opened = engine.open(
         connection,
         admitted,

@@ -21,7 +21,28 @@ class Limits:
     """Largest packet accepted from a stranger: a CONNECT with a will of the greatest length fits."""
     max_connections: Count = 100_000
     max_unadmitted: Count = 2_000
-    """Connections that have not been admitted yet: handshakes in progress and strangers."""
+    """Connections that have not been admitted yet, handshakes in progress and strangers; more wait to be accepted."""
+    max_unadmitted_per_address: Count = 1_000
+    """Of these from one address (IPv6: one /64); more are closed before TLS."""
+    max_failed_attempts: Count = 2_000
+    """Connections from one address that led to nothing; beyond it, it is closed before TLS."""
+    failed_attempt_recovery: Annotated[float, Field(gt=0)] = 20.0
+    """How many of these are forgotten in a second."""
+    max_connection_rate: Annotated[int, Field(ge=0)] = 0
+    """Connections that one listener accepts in a second, 0 for any number; more wait to be accepted."""
+    max_connects_per_identity: Annotated[int, Field(ge=0)] = 100
+    """Connections of one identity in ten seconds, 0 for any number; of a service, as many as it may have sessions."""
+    flapping_count: Annotated[int, Field(ge=0)] = 60
+    """Times in a minute that a client is admitted and lost without a DISCONNECT before it is banned; 0 for no ban."""
+    ban_seconds: Seconds = 300.0
+    quarantine_clones: bool = False
+    """Ban a certificate that is used from two addresses by turns; otherwise that is only said."""
+    max_packet_rate: Annotated[int, Field(ge=0)] = 0
+    """Packets in a second from one client, acknowledgements apart, 0 for any; who sends more is read less often."""
+    max_byte_rate: Annotated[int, Field(ge=0)] = 0
+    """The same for bytes."""
+    max_loop_lag: Seconds = 0.25
+    """Seconds that connected clients wait for the broker, beyond which newcomers wait to be accepted."""
     handshake_timeout: Seconds = 10.0
     """From accept to the end of the TLS handshake, in all."""
     connect_timeout: Seconds = 5.0

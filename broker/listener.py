@@ -2,11 +2,15 @@
 
 Rules
 -----
-1. At most *max_connections* in all, and *max_unadmitted* that have not been let in yet: a flood of strangers does not
-   shut out the fleet's memory. What exceeds a limit is closed before TLS, and counted.
-2. A bounded number of connections is accepted a turn, so that connected devices are served between two of them; when
+1. At most `max_connections` in all: what exceeds it is closed before TLS, and counted. So is whoever comes from an
+   address of which too many are under way, or have led to nothing (`broker.strangers`).
+2. At most `max_unadmitted` have not been let in yet, and at most `max_connection_rate` come in a second: the others
+   wait in the kernel's queue, where they cost nothing and are served when there is room. So they wait while the broker
+   is busy with those who are connected (`max_loop_lag`), but for one every tenth of a second: a broker that is always
+   busy admits slowly, and not never.
+3. A bounded number of connections is accepted a turn, so that connected devices are served between two of them; when
    the process has no descriptors left, none for a second, and the connected ones are served all the same.
-3. The TLS context can be replaced at any time; it takes effect for the next connection, and the old context's session
+4. The TLS context can be replaced at any time; it takes effect for the next connection, and the old context's session
    tickets are worth nothing under the new one.
 """
 
@@ -16,16 +20,21 @@ import asyncio
 import errno
 import socket
 import ssl
+from collections.abc import Callable
 from enum import Enum
 
 import structlog
 
 from broker.admission.refusal import RefusalCode
 from broker.connection import ClientConnection
+from broker.connection_rate import ConnectionRate
 from broker.engine import Engine
+from broker.limits import Limits
+from broker.lobby import Lobby
 from broker.poller import Poller
 from broker.tls_session import TlsSession, open_tls
 from broker.transport import TlsTransport
+from broker.turn import Turn
 from broker.unsafe_plain import UnsafePeer, UnsafePlainSession
 from broker.websocket import WebSocket
 from provisioning.pki.identity import Identity
@@ -35,6 +44,9 @@ log = structlog.get_logger("broker")
 _ACCEPTS_A_TURN = 32
 _BACKLOG = 4096
 _PAUSE = 1.0
+_FULL_PAUSE = 0.02
+_BUSY_PAUSE = 0.1
+_TELL_AGAIN = 60.0
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -46,6 +58,29 @@ class Speaks(Enum):
     UNSAFE_PLAIN = "mqtt"
 
 
+class Doors:
+    """Everybody who is connected: those who are admitted, and the newcomers of each listener."""
+
+    def __init__(self, admitted: Poller) -> None:
+        self._admitted = admitted
+        self._lobbies: list[Lobby] = []
+
+    def open(self, loop: asyncio.AbstractEventLoop, turn: Turn, limits: Callable[[], Limits]) -> Lobby:
+        """Return the lobby of one more listener."""
+        lobby = Lobby(loop, turn, self._admitted, limits)
+        self._lobbies.append(lobby)
+        return lobby
+
+    @property
+    def connections(self) -> int:
+        """How many there are, admitted or not."""
+        return len(self._admitted) + sum(map(len, self._lobbies))
+
+    async def drained(self, patience: float) -> None:
+        """Close everybody politely; who is not gone after *patience* seconds is cut off."""
+        await asyncio.gather(*(poller.drained(patience) for poller in (self._admitted, *self._lobbies)))
+
+
 class Listener:
     """One listening address."""
 
@@ -53,20 +88,30 @@ class Listener:
         self,
         loop: asyncio.AbstractEventLoop,
         engine: Engine,
-        poller: Poller,
+        doors: Doors,
         context: ssl.SSLContext,
         speaks: Speaks = Speaks.MQTT,
         unsafe_identity: Identity | None = None,
+        limits: Callable[[Limits], Limits] = lambda common: common,
     ) -> None:
-        """Serve with *context*; *unsafe_identity* is whom the clients of a plain listener are taken for."""
+        """Serve with *context*; *unsafe_identity* is whom the clients of a plain listener are taken for.
+
+        *limits* returns this listener's own, given those of the broker.
+        """
         self._loop = loop
         self._engine = engine
-        self._poller = poller
+        self._doors = doors
+        self._own_limits = limits
+        self._lobby = doors.open(loop, engine.turn, self._limits)
+        self._rate = ConnectionRate(loop.time())
         self._speaks = speaks
         self._unsafe_identity = unsafe_identity
         self.context = context
         self._socket: socket.socket | None = None
         self.url = ""
+
+    def _limits(self) -> Limits:
+        return self._own_limits(self._engine.limits)
 
     def open(self, host: str, port: int) -> None:
         """Listen on *host* and *port* (0: any free one); `url` says where. Raises `OSError`."""
@@ -96,8 +141,9 @@ class Listener:
             self._socket = None
 
     def _accept(self) -> None:
-        engine, limits = self._engine, self._engine.limits
-        for _ in range(_ACCEPTS_A_TURN):
+        engine, now = self._engine, self._loop.time()
+        room, pause = self._room(now)
+        for _ in range(room):
             if self._socket is None:
                 return
             try:
@@ -106,24 +152,53 @@ class Listener:
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._pause(error)
+                    log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror, retry_in=_PAUSE)
+                    self._pause(_PAUSE)
                     return
                 continue  # The peer has gone before it was accepted.
             engine.metrics.connections_accepted += 1
-            connections = len(self._poller)
-            if connections >= limits.max_connections or connections - engine.connected >= limits.max_unadmitted:
-                engine.metrics.refused[RefusalCode.TOO_MANY_CONNECTIONS] += 1
-                engine.history.turned_away(address[0], RefusalCode.TOO_MANY_CONNECTIONS, self._loop.time())
+            self._rate.take()
+            code = self._refuse(address[0], now)
+            if code is not None:
+                engine.metrics.refused[code] += 1
+                engine.history.turned_away(address[0], code, now)
                 accepted.close()
                 continue
             self._serve(accepted, address[:2])
+        if room < _ACCEPTS_A_TURN:  # Whoever is left in the queue would wake us at once, for nothing.
+            engine.metrics.accepts_paused += 1
+            self._pause(pause)
 
-    def _pause(self, error: OSError) -> None:
-        """Accept nobody for a moment: the loop would call again at once, and again, for as long as nothing is free."""
-        log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror, retry_in=_PAUSE)
+    def _room(self, now: float) -> tuple[int, float]:
+        """Return how many may be accepted now, and after what pause to look again if that is not many."""
+        limits = self._limits()
+        room, pause = limits.max_unadmitted - len(self._lobby), _FULL_PAUSE
+        if limits.max_connection_rate:
+            allowed = self._rate.available(limits.max_connection_rate, now)
+            if allowed < min(room, _ACCEPTS_A_TURN):
+                room, pause = allowed, self._rate.pause(limits.max_connection_rate)
+        if room > 0 and self._engine.metrics.loop_lag > limits.max_loop_lag:
+            room, pause = 1, _BUSY_PAUSE
+        return min(room, _ACCEPTS_A_TURN), pause
+
+    def _refuse(self, host: str, now: float) -> RefusalCode | None:
+        limits = self._limits()
+        if self._doors.connections >= limits.max_connections:
+            return RefusalCode.TOO_MANY_CONNECTIONS
+        source = self._lobby.strangers.source(host, limits, now)
+        reason = source.refuses(limits, now)
+        if reason is None:
+            return None
+        if now - source.told_at > _TELL_AGAIN:
+            source.told_at = now
+            log.warning("address refused", code=RefusalCode.RATE_LIMITED, address=host, detail=reason)
+        return RefusalCode.RATE_LIMITED
+
+    def _pause(self, seconds: float) -> None:
+        """Accept nobody for a moment."""
         if self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
-            self._loop.call_later(_PAUSE, self._accept_again)
+            self._loop.call_later(seconds, self._accept_again)
 
     def _accept_again(self) -> None:
         if self._socket is not None:
@@ -142,7 +217,7 @@ class Listener:
             accepted.close()
             return
         transport = TlsTransport(
-            self._loop, accepted, tls, address, engine.metrics, self._poller, engine.turn, engine.limits.max_backlog
+            self._loop, accepted, tls, address, engine.metrics, self._lobby, engine.turn, engine.limits.max_backlog
         )
         if self._speaks is Speaks.WEBSOCKET:
             websocket = WebSocket(transport, engine.metrics)

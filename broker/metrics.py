@@ -42,5 +42,12 @@ class Metrics:
     """Lists that are late, expired or refused, by stable code."""
     refused: Counter[str] = field(default_factory=Counter)
     closed: Counter[str] = field(default_factory=Counter)
+    clones_suspected: int = 0
+    rests: int = 0
+    """How often a client was not read for a while because it sends faster than it may."""
+    accepts_paused: int = 0
+    """How often a listener has left newcomers in the kernel's queue."""
+    loop_lag: float = 0.0
+    """Seconds that the event loop is late, the worst of the last second; shown as ``loop_lag_seconds``."""
     reloads: Counter[str] = field(default_factory=Counter)
     """By part and outcome: ``policy.refused``."""

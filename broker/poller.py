@@ -38,6 +38,10 @@ _BATCH = 256
 class Watched(Protocol):
     """A transport."""
 
+    @property
+    def host(self) -> str:
+        """The peer's address, without the port."""
+
     def on_readable(self) -> None:
         """Read: there are bytes, the end, or an error."""
 
@@ -54,9 +58,11 @@ class Watched(Protocol):
 class Poller:
     """The epoll set."""
 
-    __slots__ = ("_empty", "_epoll", "_loop", "_turn", "_watched")
+    __slots__ = ("_batch", "_empty", "_epoll", "_loop", "_turn", "_watched")
 
-    def __init__(self, loop: AbstractEventLoop, turn: Turn) -> None:
+    def __init__(self, loop: AbstractEventLoop, turn: Turn, batch: int = _BATCH) -> None:
+        """Serve at most *batch* sockets before the loop sees anything else."""
+        self._batch = batch
         self._loop = loop
         self._turn = turn
         self._epoll = select.epoll()
@@ -79,6 +85,14 @@ class Poller:
             self._epoll.unregister(descriptor)
             if not self._watched:
                 self._empty.set()
+
+    def settled(self, descriptor: int, transport: Watched, events: int) -> Poller:
+        """Take note that the client of *transport* is admitted; return the set that watches *descriptor* from now on.
+
+        Here: this one. A newcomer's is `broker.lobby`.
+        """
+        del descriptor, transport, events
+        return self
 
     def __len__(self) -> int:
         """Return how many transports there are."""
@@ -109,7 +123,7 @@ class Poller:
         watched = self._watched
         turn = self._turn
         turn.begin()
-        for descriptor, events in self._epoll.poll(0, _BATCH):
+        for descriptor, events in self._epoll.poll(0, self._batch):
             transport = watched.get(descriptor)
             if transport is None:
                 continue

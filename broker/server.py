@@ -32,7 +32,8 @@ from broker.admission.refusal import RefusalCode
 from broker.config import BrokerConfig
 from broker.credentials import BrokerCredential, CredentialError, Enrolment, own_trust_domain
 from broker.engine import Engine
-from broker.listener import Listener, Speaks
+from broker.listener import Doors, Listener, Speaks
+from broker.loop_lag import measure_lag
 from broker.mqtt.codes import ReasonCode
 from broker.poller import Poller
 from broker.recovery import recover
@@ -102,9 +103,9 @@ class BrokerServer:
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn)
-        listeners = self._listen(
-            loop, engine, poller, self._context(files, anchors_of(self._config, engine.admission.trust))
-        )
+        doors = Doors(poller)
+        context = self._context(files, anchors_of(self._config, engine.admission.trust))
+        listeners = self._listen(loop, engine, doors, context)
         lists = RevocationLists(engine, self._config, loop.time)
         reloader = self._reloader(engine, listeners, files, policy_text, lists)
         admin = AdminEndpoint(
@@ -119,6 +120,7 @@ class BrokerServer:
         stopped = asyncio.create_task(self._stop.wait())
         tasks: list[asyncio.Task[Any]] = [stopped, asyncio.create_task(_tick(engine))]
         tasks.append(asyncio.create_task(_sys_topics(engine)))
+        tasks.append(asyncio.create_task(measure_lag(engine.metrics)))
         tasks.append(asyncio.create_task(lists.run()))
         feed = None
         if self._config.provisioning is not None:
@@ -138,7 +140,7 @@ class BrokerServer:
             await admin.close()
             if metrics is not None:
                 await metrics.close()
-            await self._shut_down(engine, poller, listeners)
+            await self._shut_down(engine, doors, listeners)
             if store is not None:
                 store.close()
 
@@ -196,25 +198,19 @@ class BrokerServer:
                 raise TlsConfigurationError(f"crlfile: {path} cannot be read; is it there?")
 
     def _listen(
-        self, loop: asyncio.AbstractEventLoop, engine: Engine, poller: Poller, context: ssl.SSLContext
+        self, loop: asyncio.AbstractEventLoop, engine: Engine, doors: Doors, context: ssl.SSLContext
     ) -> list[Listener]:
         config = self._config
-        wanted = [(Speaks.MQTT, config.port), (Speaks.WEBSOCKET, config.websocket_port)]
-        identity = None
+        listeners = []
+        for each in config.listeners:
+            listener = Listener(loop, engine, doors, context, Speaks(each.protocol), limits=each.limits)
+            _open(listener, each.host or config.host, each.port)
+            listeners.append(listener)
         if config.unsafe_plain_port is not None and config.unsafe_plain_identity is not None:
-            wanted.append((Speaks.UNSAFE_PLAIN, config.unsafe_plain_port))
             identity = parse_uri(config.unsafe_plain_identity)
             log.warning("a listener without TLS is open", code="UNSAFE_PLAIN", identity=identity.uri)
-        listeners = []
-        for speaks, port in wanted:
-            if port is None:
-                continue
-            listener = Listener(loop, engine, poller, context, speaks, identity)
-            host = "127.0.0.1" if speaks is Speaks.UNSAFE_PLAIN else config.host
-            try:
-                listener.open(host, port)
-            except OSError as error:
-                raise ListenError(f"{host} port {port} cannot be listened on: {error.strerror}") from error
+            listener = Listener(loop, engine, doors, context, Speaks.UNSAFE_PLAIN, identity)
+            _open(listener, "127.0.0.1", config.unsafe_plain_port)
             listeners.append(listener)
         return listeners
 
@@ -255,7 +251,7 @@ class BrokerServer:
         sys.stdout.write(f"fleet-broker ready {' '.join(urls)}\n")
         sys.stdout.flush()
 
-    async def _shut_down(self, engine: Engine, poller: Poller, listeners: list[Listener]) -> None:
+    async def _shut_down(self, engine: Engine, doors: Doors, listeners: list[Listener]) -> None:
         for listener in listeners:
             listener.stop_accepting()
         now = asyncio.get_running_loop().time()
@@ -267,7 +263,14 @@ class BrokerServer:
                 now,
                 publish_will=False,
             )
-        await poller.drained(_STOP_PATIENCE)
+        await doors.drained(_STOP_PATIENCE)
+
+
+def _open(listener: Listener, host: str, port: int) -> None:
+    try:
+        listener.open(host, port)
+    except OSError as error:
+        raise ListenError(f"{host} port {port} cannot be listened on: {error.strerror}") from error
 
 
 async def _renewals(credential: BrokerCredential, reloader: Reloader) -> None:

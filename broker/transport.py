@@ -104,6 +104,7 @@ class TlsTransport:
         "_poller",
         "_port",
         "_receiver",
+        "_resting",
         "_socket",
         "_state",
         "_timer",
@@ -143,11 +144,17 @@ class TlsTransport:
         self._timer: TimerHandle | None = None
         self._events = 0
         self._held = False
+        self._resting = False
 
     @property
     def address(self) -> str:
         """The peer's address and port."""
         return f"{self._host}:{self._port}"
+
+    @property
+    def host(self) -> str:
+        """The peer's address."""
+        return self._host
 
     def start(self, receiver: Receiver) -> None:
         """Begin the handshake; *receiver* is told what comes of it."""
@@ -282,7 +289,7 @@ class TlsTransport:
 
     def _unchoke(self) -> None:
         self.choked = False
-        if not self._held:
+        if not self._held and not self._resting:
             self._resume_reading()
         if self._receiver is not None:
             self._receiver.unchoke(self._loop.time())
@@ -397,6 +404,10 @@ class TlsTransport:
 
     # Readiness
 
+    def settle(self) -> None:
+        """Take note that the client is admitted: it is served before newcomers."""
+        self._poller = self._poller.settled(self._fd, self, self._events)
+
     def hold(self) -> None:
         """Read nothing more from the peer until `release`."""
         if self._state is _State.OPEN:
@@ -406,7 +417,19 @@ class TlsTransport:
     def release(self) -> None:
         """Read again."""
         self._held = False
-        if self._state is _State.OPEN and not self.choked:
+        if self._state is _State.OPEN and not self.choked and not self._resting:
+            self._resume_reading()
+
+    def rest(self, seconds: float) -> None:
+        """Read nothing more from the peer for so long: it sends faster than it may."""
+        if self._state is _State.OPEN and not self._resting:
+            self._resting = True
+            self._pause_reading()
+            self._loop.call_later(seconds, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        if self._state is _State.OPEN and not self._held and not self.choked:
             self._resume_reading()
 
     def _resume_reading(self) -> None:

@@ -71,6 +71,12 @@ class Underlying(Protocol):
     def release(self) -> None:
         """Read again."""
 
+    def settle(self) -> None:
+        """Take note that the client is admitted."""
+
+    def rest(self, seconds: float) -> None:
+        """Read nothing for so long."""
+
 
 class Above(Protocol):
     """The connection."""
@@ -201,6 +207,14 @@ class WebSocket:
         if self._websocket.state is ConnectionState.OPEN:
             self._send(CloseConnection(code=_NORMAL))
         self._transport.close()
+
+    def settle(self) -> None:
+        """Take note that the client is admitted."""
+        self._transport.settle()
+
+    def rest(self, seconds: float) -> None:
+        """Read nothing for so long."""
+        self._transport.rest(seconds)
 
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
         """Return the peer's certificate, and its verified path."""

@@ -17,10 +17,12 @@ import typer
 
 from device_sim.attack.command import attack, attack_table, revocation
 from device_sim.attack.doctor import doctor
+from device_sim.bench.command import bench
 from device_sim.ctl_command import ctl
 from device_sim.demo import DemoPlan, play
 from device_sim.enrol_command import enrol
 from device_sim.explanation import explained
+from device_sim.export_command import export
 from device_sim.interruption import Interruption, run
 from device_sim.report import ExitCode, Report
 from device_sim.report_command import report
@@ -89,9 +91,11 @@ def demo(
 
 
 app.command()(enrol)
+app.command()(export)
 app.command("run")(run_scenario)
 app.command()(scenarios)
 app.command()(ctl)
+app.add_typer(bench, name="bench")
 app.command()(report)
 
 

@@ -108,6 +108,8 @@ def from_error(error: BaseException, at: float) -> Closure:
         # OpenSSL 3 hides the errno of a failed write: "[SYS] unknown error" is a connection that is gone.
         case ConnectionResetError() | BrokenPipeError() | ssl.SSLSyscallError() | ssl.SSLError(library="SYS"):
             layer, code, reason = Layer.TCP, "reset", "the peer reset the connection"
+        case ConnectionRefusedError():
+            layer, code, reason = Layer.TCP, "refused", "nobody listens there"
         case TimeoutError():
             layer, code, reason = Layer.TCP, "timeout", "no answer in time"
         case _:

@@ -6,7 +6,6 @@ import asyncio
 import ipaddress
 import json
 import shutil
-import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from typing import Annotated
 import typer
 
 from device_sim.driver import Driver
+from device_sim.endpoint import endpoint_of
 from device_sim.enrolling import enrol_fleet, names_of
 from device_sim.explanation import explained
 from device_sim.fleet_directory import FleetDirectory, Origin
@@ -172,10 +172,4 @@ async def _endpoint(broker: str, server_name: str | None) -> Endpoint:
     host = host.strip("[]")
     if not port.isdecimal():
         raise typer.BadParameter(f"--broker {broker}: write HOST or HOST:PORT")
-    try:
-        address: str | int = str(ipaddress.ip_address(host))
-    except ValueError:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        # A broker on loopback listens on IPv4 unless told otherwise.
-        address = min(found, key=lambda info: info[0] != socket.AF_INET)[4][0]
-    return Endpoint(str(address), int(port), server_name or host)
+    return await endpoint_of(host, int(port), server_name)

@@ -11,7 +11,10 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "TLS_HANDSHAKE_FAILED": "read OpenSSL's words; who just closes is a scanner, or lost its network",
         "HANDSHAKE_TIMEOUT": "the network loses packets, or the peer is no TLS client; see limits.handshake_timeout",
         "CONNECT_TIMEOUT": "the client finished TLS and sent no CONNECT: check the client, or limits.connect_timeout",
-        "TOO_MANY_CONNECTIONS": "raise limits.max_connections or max_unadmitted, or find out who floods",
+        "TOO_MANY_CONNECTIONS": "raise limits.max_connections, or find out who floods",
+        "FLAPPING": "find out why its connections are lost; the ban ends by itself (limits.ban_seconds)",
+        "CLONE_SUSPECTED": "find out who holds a copy of the key; if somebody does, revoke the certificate",
+        "RATE_LIMITED": "find out why so many attempts fail, or raise the limit that the detail is about",
         "NOT_TLS": "the client speaks without TLS: switch TLS on in it",
         "UNSUPPORTED_TLS_VERSION": "the client needs TLS 1.3; allow_tls12 lets TLS 1.2 in",
         "BROKER_NOT_TRUSTED": "the client does not believe the broker's certificate: give it the right trust anchor, "

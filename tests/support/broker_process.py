@@ -50,6 +50,9 @@ class BrokerProcess:
         self.arguments = ["run", "--port", "0", "--state-dir", str(directory / "state"), *arguments]
         self._environment = os.environ | {
             "PYTHONPATH": str(REPOSITORY),
+            # A test that waits for something tries more often than a device would.
+            "FLEET_BROKER_LIMITS__FLAPPING_COUNT": "0",
+            "FLEET_BROKER_LIMITS__MAX_CONNECTS_PER_IDENTITY": "0",
             **{f"FLEET_BROKER_{name.upper()}": str(value) for name, value in (settings or {}).items()},
         }
         self._process: subprocess.Popen[bytes] | None = None

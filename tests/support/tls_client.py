@@ -51,6 +51,7 @@ class TlsClient:
         context: ssl.SSLContext | None = None,
         session: ssl.SSLSession | None = None,
         receive_buffer: int | None = None,
+        source: str | None = None,
     ) -> None:
         self.version = version
         self.context = context or client_context(anchors, credential)
@@ -59,6 +60,8 @@ class TlsClient:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         raw.settimeout(PATIENCE)
+        if source is not None:
+            raw.bind((source, 0))
         try:
             raw.connect(("127.0.0.1", port))
             self.socket = self.context.wrap_socket(raw, server_hostname="localhost", session=session)

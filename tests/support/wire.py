@@ -63,6 +63,8 @@ class FakeTransport:
         self.writes = 0
         self.closed = False
         self.held = False
+        self.settled = False
+        self.rests: list[float] = []
 
     def write(self, packets: list[bytes]) -> None:
         assert packets, "nothing was written"
@@ -80,6 +82,13 @@ class FakeTransport:
 
     def release(self) -> None:
         self.held = False
+
+    def rest(self, seconds: float) -> None:
+        self.rests.append(seconds)
+
+    def settle(self) -> None:
+        assert not self.settled, "admitted twice"
+        self.settled = True
 
 
 class MemoryBroker:

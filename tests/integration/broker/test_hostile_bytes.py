@@ -10,9 +10,9 @@ import pytest
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Puback, Publish
 from tests.support.bad_packets import BAD_PACKETS, BadPacket
-from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.broker_process import BrokerProcess
 from tests.support.pki import Held, Pki
-from tests.support.tls_client import Ended, TlsClient
+from tests.support.tls_client import TlsClient
 from tests.support.wire import V5, V31, V311, publication
 
 BY_VERSION = {version: [bad for bad in BAD_PACKETS if bad.version is version] for version in (V31, V311, V5)}
@@ -124,32 +124,3 @@ def test_a_client_that_reads_nothing_costs_little_and_stops_nobody(
                 good.send(Puback(message.packet_id))
         assert broker.resident_kib() < before + 16 * 1024
         good.check_alive()
-
-
-def test_a_flood_of_strangers_does_not_shut_out_the_fleet(pki: Pki, anchors: Path, tmp_path: Path) -> None:
-    limits = {"limits__max_unadmitted": 10, "limits__connect_timeout": 2}
-    with (
-        BrokerProcess.with_files(tmp_path / "b", pki, **limits) as broker,
-        TlsClient(broker.port, anchors, pki.device("meter").credential) as meter,
-    ):
-        meter.connect(client_id="meter")
-        strangers = [TlsClient(broker.port, anchors, pki.device(f"s-{index}").credential) for index in range(10)]
-        try:
-            with pytest.raises(OSError):  # noqa: PT011 - reset or end of file, as it happens to come
-                TlsClient(broker.port, anchors, pki.device("late").credential)
-            meter.check_alive()
-            for stranger in strangers:
-                stranger.expect_end()
-
-            def late_is_admitted() -> bool:
-                try:
-                    with TlsClient(broker.port, anchors, pki.device("late").credential) as late:
-                        late.connect(client_id="late")
-                except (OSError, Ended):
-                    return False
-                return True
-
-            wait_until(late_is_admitted, "a device is admitted after the flood")
-        finally:
-            for stranger in strangers:
-                stranger.socket.close()

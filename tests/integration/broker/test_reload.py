@@ -20,7 +20,7 @@ from broker.mqtt.publication import Publish
 from provisioning.pki.keys import key_to_pem
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.pki import Held, Pki, pem_of
-from tests.support.tls_client import TlsClient, attempt
+from tests.support.tls_client import Ended, TlsClient, attempt
 
 DEFAULT = DEFAULT_POLICY_FILE.read_text(encoding="utf-8")
 NO_COMMANDS = DEFAULT.replace('subscribe.allow = ["fleet/{group}/{device}/cmd/#"]', "")
@@ -203,3 +203,30 @@ def test_the_api_says_what_is_wrong_with_a_request(broker: BrokerProcess, docume
     with AdminClient(broker.dir / "state" / "admin.sock") as client, pytest.raises(RequestRefused) as caught:
         client.post("/v1/reload", json.loads(document))
     assert str(caught.value).startswith(f"INVALID_REQUEST: {complaint}")
+
+
+def test_a_directory_of_anchors_may_change(tmp_path: Path, pki: Pki) -> None:
+    """A CA whose file comes into a bundle's directory is trusted, and not any more when it goes."""
+    directory, other = tmp_path / "anchors", Pki()
+    directory.mkdir()
+    (directory / "first.pem").write_text(pki.anchors)
+    settings = tmp_path / "trust.toml"
+    settings.write_text(f'[[trust]]\nname = "fleet"\nanchors = ["{directory}"]\nunsafe_no_revocation = true\n')
+    with BrokerProcess.with_files(tmp_path / "b", pki, "--config", str(settings)) as broker:
+        newcomer = other.device("m-3")
+        assert attempt(broker.port, pki.anchors, newcomer.credential) == "TLSV1_ALERT_UNKNOWN_CA"
+        (directory / "second.pem").write_text(other.anchors)
+
+        def admitted() -> bool:
+            try:
+                with TlsClient(broker.port, pki.anchors, newcomer.credential) as client:
+                    client.connect(client_id="m-3")
+            except (OSError, Ended):
+                return False
+            return True
+
+        wait_until(admitted, "the new CA is trusted")
+        (directory / "second.pem").unlink()
+        wait_until(lambda: not admitted(), "the new CA is not trusted any more")
+        with TlsClient(broker.port, pki.anchors, pki.device("m-1").credential) as client:
+            client.connect(client_id="m-1")

@@ -155,3 +155,49 @@ def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.port = 1
     assert isinstance(config, BrokerConfig)
+
+
+LISTENERS = """
+[[listener]]
+port = 1
+[[listener]]
+port = 2
+host = "::1"
+protocol = "wss"
+max_connection_rate = 5
+[limits]
+max_connection_rate = 7
+max_unadmitted = 9
+"""
+
+
+def test_listeners_are_tables_or_the_short_form(tmp_path: Path) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_text(LISTENERS)
+    config = load(path, ENOUGH)
+    first, second = config.listeners
+    assert (first.port, first.host, first.protocol) == (1, None, "mqtts")
+    assert (second.port, second.host, second.protocol) == (2, "::1", "wss")
+    assert first.limits(config.limits) is config.limits
+    own = second.limits(config.limits)
+    assert (own.max_connection_rate, own.max_unadmitted) == (5, 9)
+    assert [each.port for each in load(None, ENOUGH).listeners] == [8883]
+    short = load(None, ENOUGH | {"port": 3, "websocket_port": 4}).listeners
+    assert [(each.port, each.protocol) for each in short] == [(3, "mqtts"), (4, "wss")]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("port = 1\n[[listener]]\nport = 2", "port: with [[listener]] tables it belongs into those"),
+        ("websocket_port = 1\n[[listener]]\nport = 2", "websocket_port: with [[listener]] tables it belongs into"),
+        ("[[listener]]", "{path}: listener[1].port: field required"),
+        ("[[listener]]\nport = 1\nprt = 1", "{path}: listener[1].prt: no such setting"),
+        ('[[listener]]\nport = 1\nprotocol = "mqtt"', "{path}: listener[1].protocol: input should be 'mqtts' or 'wss'"),
+        ('[[listener]]\nport = 1\nhost = "0.0.0.0"', "host: 0.0.0.0 is not a loopback address; set unsafe_public_"),
+    ],
+)
+def test_an_error_in_a_listener_is_named(tmp_path: Path, content: str, text: str) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_text(content)
+    assert refusal(ENOUGH, path).startswith(text.format(path=path))

@@ -24,7 +24,8 @@ def alert(reason: str) -> ssl.SSLError:
         (ConnectionResetError(104, "reset"), Layer.TCP, "reset"),
         (BrokenPipeError(32, "pipe"), Layer.TCP, "reset"),
         (TimeoutError(), Layer.TCP, "timeout"),
-        (ConnectionRefusedError(111, "refused"), Layer.TCP, "error"),
+        (ConnectionRefusedError(111, "refused"), Layer.TCP, "refused"),
+        (OSError(113, "no route"), Layer.TCP, "error"),
     ],
 )
 def test_an_error_is_the_closure_it_tells_of(error: Exception, layer: Layer, code: str) -> None:

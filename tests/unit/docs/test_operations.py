@@ -23,6 +23,7 @@ from broker.admission.refusal import RefusalCode
 from broker.cli import app as broker_app
 from broker.config import BrokerConfig
 from broker.limits import Limits
+from broker.listener_settings import ListenerSettings
 from broker.trust_settings import TrustSettings
 from provisioning.cli import app as provisioning_app
 from provisioning.config import ProfileSettings, Settings
@@ -104,6 +105,14 @@ def test_settings_of_the_broker_are_those_of_the_code() -> None:
 def test_keys_of_a_profile_are_those_of_the_code() -> None:
     rows = table("| key | built in | meaning |", PAGE.read_text(encoding="utf-8"))
     assert [name for name, *_ in rows] == list(ProfileSettings.model_fields)
+
+
+def test_settings_of_a_listener_are_those_of_the_code() -> None:
+    rows = table("| in `[[listener]]` | default | meaning |", PAGE.read_text(encoding="utf-8"))
+    assert {name: default for name, default, _ in rows} == {
+        name: "required" if field.is_required() else shown(field.default)
+        for name, field in ListenerSettings.model_fields.items()
+    }
 
 
 def test_settings_of_a_trust_bundle_are_those_of_the_code() -> None:

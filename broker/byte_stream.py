@@ -1,0 +1,35 @@
+"""What a connection stands on: the secured stream of bytes, as `broker.transport` and `broker.websocket` provide it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class ByteStream(Protocol):
+    """The secured byte stream under a connection."""
+
+    @property
+    def address(self) -> str:
+        """The peer's address and port."""
+
+    def write(self, packets: list[bytes]) -> None:
+        """Write *packets*, or keep what the socket does not take."""
+
+    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
+        """Return the peer's certificate, and the path that the handshake has verified."""
+
+    def close(self) -> None:
+        """Write what is left, close TLS cleanly, then the socket."""
+
+    def hold(self) -> None:
+        """Read nothing more until `release`."""
+
+    def release(self) -> None:
+        """Read again."""
+
+    def rest(self, seconds: float) -> None:
+        """Read nothing for so long."""
+
+    def settle(self) -> None:
+        """Take note that the client is admitted: it is served before newcomers."""

@@ -1,0 +1,62 @@
+"""The epoll set of one listener's newcomers: handshakes and CONNECTs, apart from those who are admitted.
+
+Theory
+------
+A handshake costs a millisecond of processor, a message some microseconds. In one set, a reconnecting fleet would fill
+every batch with handshakes, and whoever is connected already would wait for hundreds of them. So newcomers have a set
+of their own with a small batch: the event loop serves both sets in turn, and a connected device waits for
+`_HANDSHAKES_A_TURN` handshakes at most, however many are at the door. The newcomers lose nothing, since they wait for
+the processor anyway. Once admitted, a transport moves to the other set (`TlsTransport.settle`).
+
+It is also where newcomers are counted, by address: see `broker.strangers`.
+"""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
+
+from broker.limits import Limits
+from broker.poller import Poller, Watched
+from broker.strangers import Source, Strangers
+from broker.turn import Turn
+
+_HANDSHAKES_A_TURN = 6
+
+
+class Lobby(Poller):
+    """Where a connection waits until its client is admitted."""
+
+    __slots__ = ("_admitted", "_limits", "_sources", "strangers")
+
+    def __init__(self, loop: AbstractEventLoop, turn: Turn, admitted: Poller, limits: Callable[[], Limits]) -> None:
+        """Let those who are admitted move on to *admitted*; *limits* says what counts at the moment."""
+        super().__init__(loop, turn, _HANDSHAKES_A_TURN)
+        self._admitted = admitted
+        self._limits = limits
+        self.strangers = Strangers(loop.time())
+        self._sources: dict[int, Source] = {}
+
+    def watch(self, descriptor: int, transport: Watched, events: int) -> None:
+        """Begin to watch *descriptor* for *events*."""
+        now, limits = self._loop.time(), self._limits()
+        source = self.strangers.source(transport.host, limits, now)
+        source.arrive(limits, now)
+        self._sources[descriptor] = source
+        super().watch(descriptor, transport, events)
+
+    def forget(self, descriptor: int) -> None:
+        """Stop watching *descriptor*, which is still open: its client was not admitted."""
+        source = self._sources.pop(descriptor, None)
+        if source is not None:
+            source.leave(admitted=False)
+        super().forget(descriptor)
+
+    def settled(self, descriptor: int, transport: Watched, events: int) -> Poller:
+        """Let go of *descriptor*, whose client is admitted; return the set that watches it now."""
+        source = self._sources.pop(descriptor, None)
+        if source is not None:
+            source.leave(admitted=True)
+        super().forget(descriptor)
+        self._admitted.watch(descriptor, transport, events)
+        return self._admitted

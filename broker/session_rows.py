@@ -1,0 +1,39 @@
+"""A session and its subscriptions as the store keeps them; `broker.recovery` reads what is written here."""
+
+from __future__ import annotations
+
+from broker.mqtt.subscription import Subscription
+from broker.session.session import Session
+from broker.store.journal import Row
+
+
+def session_row(session: Session, ended_at: float | None, wall_offset: float) -> Row:
+    """Return the columns of *session*, whose connection ended at *ended_at* (monotonic; None: it has not)."""
+    will = session.will
+    will_columns: Row = (None,) * 7
+    if will is not None:
+        message = will.message
+        will_columns = (
+            *(message.topic, message.payload, message.qos, message.retain, message.properties),
+            will.expiry_interval,
+            will.delay,
+        )
+    return (
+        session.client_id,
+        session.owner.uri,
+        session.v5,
+        session.expiry_interval,
+        None if ended_at is None else ended_at + wall_offset,
+        *will_columns,
+    )
+
+
+def subscription_row(subscription: Subscription) -> Row:
+    """Return the columns of *subscription*, but for its filter."""
+    return (
+        subscription.qos,
+        subscription.no_local,
+        subscription.retain_as_published,
+        subscription.retain_handling,
+        subscription.identifiers,
+    )

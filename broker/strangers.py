@@ -1,0 +1,112 @@
+"""Who has come and is not admitted yet, by where it came from: what is refused before TLS is begun.
+
+Theory
+------
+Before TLS there is nothing to know a newcomer by but its address, and a whole fleet may share one (NAT, a gateway). So
+it is not connections that are counted against an address but connections that led to *nothing*: each newcomer takes one
+from its address' allowance, and gives it back when it is admitted. Ten thousand good devices that reconnect at once
+from one address use none of it; somebody without a certificate uses it up, and then costs an accept and a close.
+
+The allowance is a bucket that leaks: an attempt is forgotten after a while (`failed_attempt_recovery`). Besides, only
+so many newcomers of one address are under way at a time, so that one that is slow on purpose does not take all places.
+
+Rules
+-----
+1. An IPv6 address counts as its /64: that is what one subscriber gets. An IPv4 address in IPv6 clothes is an IPv4 one.
+2. Bounded: addresses without newcomers and without failures are forgotten; beyond `_MOST` addresses, all others share
+   one allowance.
+3. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from broker.limits import Limits
+
+_MOST = 50_000
+_SWEEP_SECONDS = 10.0
+_IPV4_MAPPED = bytes(10) + b"\xff\xff"
+
+
+class Source:
+    """One address, or what counts as one."""
+
+    __slots__ = ("_failures", "_since", "told_at", "waiting")
+
+    def __init__(self, now: float) -> None:
+        self.waiting = 0
+        """How many are under way."""
+        self._failures = 0.0
+        self._since = now
+        self.told_at = -1e9
+        """When the log was told last that it is refused."""
+
+    def failures(self, limits: Limits, now: float) -> float:
+        """Return how many attempts have led to nothing, less what is forgotten; those under way are among them."""
+        left = self._failures - (now - self._since) * limits.failed_attempt_recovery
+        self._failures = max(left, float(self.waiting))
+        self._since = now
+        return self._failures
+
+    def refuses(self, limits: Limits, now: float) -> str | None:
+        """Return why nobody from here is let near now, or None."""
+        if self.waiting >= limits.max_unadmitted_per_address:
+            return f"{self.waiting} connections from this address are not admitted yet"
+        failures = self.failures(limits, now)
+        if failures > limits.max_failed_attempts - 1:  # A whole one must be left.
+            return f"{failures:.0f} connections from this address have led to nothing"
+        return None
+
+    def arrive(self, limits: Limits, now: float) -> None:
+        """Take one from the allowance."""
+        self._failures = self.failures(limits, now) + 1.0
+        self.waiting += 1
+
+    def leave(self, *, admitted: bool) -> None:
+        """Take note that it is under way no more; one that is *admitted* gives back what it took."""
+        self.waiting -= 1
+        if admitted:
+            self._failures -= 1.0
+
+
+class Strangers:
+    """Every address from which somebody has come lately."""
+
+    __slots__ = ("_others", "_sources", "_swept_at")
+
+    def __init__(self, now: float) -> None:
+        self._sources: dict[bytes, Source] = {}
+        self._others = Source(now)
+        self._swept_at = now
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def source(self, host: str, limits: Limits, now: float) -> Source:
+        """Return what is known of the address *host*."""
+        if now - self._swept_at > _SWEEP_SECONDS:
+            self._sweep(limits, now)
+        key = address_key(host)
+        found = self._sources.get(key)
+        if found is None:
+            if len(self._sources) >= _MOST:
+                return self._others
+            found = self._sources[key] = Source(now)
+        return found
+
+    def _sweep(self, limits: Limits, now: float) -> None:
+        self._swept_at = now
+        idle = [key for key, each in self._sources.items() if not each.waiting and each.failures(limits, now) <= 0]
+        for key in idle:
+            del self._sources[key]
+
+
+def address_key(host: str) -> bytes:
+    """Return what the address *host* counts as."""
+    if ":" not in host:
+        return host.encode()
+    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    if packed.startswith(_IPV4_MAPPED):
+        return socket.inet_ntoa(packed[12:]).encode()
+    return packed[:8]

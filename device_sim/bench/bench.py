@@ -1,0 +1,280 @@
+"""Run a benchmark: clients connect at their times, publish at their times, and everything is counted.
+
+Theory
+------
+An open model, as in scenarios: when a client connects and when it publishes is fixed beforehand, so a slow broker does
+not slow its own load down; latencies count from when a thing was due. What the generator could not send in time is
+counted as skipped, and makes the benchmark INVALID when it is more than a little.
+
+Does not handle: reconnection. A connection that ends is counted with its reason; a benchmark of storms is a scenario.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import time
+from collections import Counter
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from device_sim.bench.keyring import Keyring, Party
+from device_sim.bench.payload import due_of, payload
+from device_sim.bench.plan import Kind, Plan, topic_for
+from device_sim.closure import Closure
+from device_sim.driver import Driver
+from device_sim.interruption import Interruption
+from device_sim.keep_alive import KeepAlive
+from device_sim.latency import Latency
+from device_sim.link import FAILURE, Link, NotConnected, SubscriptionRefused, Terms
+from device_sim.run.health import GeneratorWatch, HealthSample, faults
+from device_sim.scenario.model import GeneratorLimits
+from device_sim.scenario.pacer import even
+from device_sim.schedule import Schedule
+from device_sim.tls_dial import Endpoint, NotAdmitted
+from provisioning.pki.tls import client_context
+
+_DRAIN_DEADLINE = 10.0
+_LOOK_AGAIN = 0.05
+_CLOSING_DEADLINE = 10.0
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a benchmark has counted and measured."""
+
+    connected: int = 0
+    leaving: bool = False
+    """Whether it is over: who says goodbye now is not lost."""
+    refused: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    published: int = 0
+    acknowledged: int = 0
+    rejected: int = 0
+    held_back: int = 0
+    skipped: int = 0
+    received: int = 0
+    subscribed: int = 0
+    wanted: int = 0
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when *wanted* messages have been received."""
+    tcp: Latency = field(default_factory=Latency)
+    tls: Latency = field(default_factory=Latency)
+    connack: Latency = field(default_factory=Latency)
+    admitted: Latency = field(default_factory=Latency)
+    puback: Latency = field(default_factory=Latency)
+    end_to_end: Latency = field(default_factory=Latency)
+    health: list[HealthSample] = field(default_factory=list)
+    connecting_seconds: float = 0.0
+    seconds: float = 0.0
+    invalid: list[str] = field(default_factory=list)
+
+    @property
+    def latencies(self) -> dict[str, Latency]:
+        """Return what was measured, by name."""
+        named = {
+            "tcp": self.tcp, "tls": self.tls, "connack": self.connack, "admitted": self.admitted,
+            "puback": self.puback, "end_to_end": self.end_to_end,
+        }  # fmt: skip
+        return {name: latency for name, latency in named.items() if latency.count}
+
+
+class Client:
+    """One client: its link, its topic, and what it waits for."""
+
+    __slots__ = ("_figures", "link", "party", "pending", "topic")
+
+    def __init__(self, party: Party, topic: str, figures: Figures) -> None:
+        self.party = party
+        self.topic = topic
+        self.link: Link | None = None
+        self.pending: dict[int, float] = {}
+        self._figures = figures
+
+    def publish(self, due: float, plan: Plan) -> bool:
+        """Publish what was due at *due*; return whether it was handed over."""
+        if self.link is None or self.link.closed.done():
+            return False
+        try:
+            packet_id = self.link.publish(self.topic, payload(due, plan.size), plan.qos, retain=plan.retain)
+        except NotConnected:
+            self._figures.held_back += 1
+            return False
+        if plan.qos:
+            self.pending[packet_id] = due
+        self._figures.published += 1
+        return True
+
+    def acknowledged(self, packet_id: int, number: int, _reason: str) -> None:
+        """Take note of the end of a QoS 1 or 2 exchange."""
+        due = self.pending.pop(packet_id, None)
+        if due is None:
+            return
+        self._figures.puback.record(max(time.monotonic() - due, 0.0))
+        if number >= FAILURE:
+            self._figures.rejected += 1
+        else:
+            self._figures.acknowledged += 1
+
+    def received(self, _topic: str, body: bytes) -> None:
+        """Take note of a message."""
+        self._figures.received += 1
+        if self._figures.received == self._figures.wanted:
+            self._figures.enough.set()
+        due = due_of(body)
+        if due is not None:
+            self._figures.end_to_end.record(max(time.monotonic() - due, 0.0))
+
+    def ended(self, closed: asyncio.Future[Closure]) -> None:
+        """Take note of the end of the link."""
+        closure = closed.result()
+        if self._figures.leaving:
+            return
+        self._figures.connected -= 1
+        if closure.number != 0:
+            self._figures.lost[f"{closure.layer} {closure.code}"] += 1
+
+
+class Bench:
+    """One benchmark against the broker at *endpoint*."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        keyring: Keyring,
+        endpoint: Endpoint,
+        terms: Terms,
+        driver: Driver,
+        sources: tuple[str, ...] = (),
+    ) -> None:
+        self.plan = plan
+        self.figures = Figures(wanted=plan.limit)
+        self.started = time.monotonic()
+        self._endpoint = endpoint
+        self._terms = terms
+        self._driver = driver
+        self._sources = sources
+        self._context = client_context(keyring.anchors, keyring.common, classic_key_exchange=True)
+        self._clients = [
+            Client(party, topic_for(plan.topic, party.number, party.client_id, party.group), self.figures)
+            for party in keyring.parties(plan.clients)
+        ]
+        self._watch = GeneratorWatch(len(sources))
+
+    async def run(self, interruption: Interruption) -> Figures:
+        """Run to the end of the plan, or until the user interrupts; drain, judge, and return the figures."""
+        figures = self.figures
+        async with AsyncExitStack() as stack:
+            keep_alive = await stack.enter_async_context(KeepAlive())
+            await stack.enter_async_context(self._watch)
+            stack.push_async_callback(self._leave)
+            gc.collect()
+            gc.freeze()
+            self.started = time.monotonic()
+            async with asyncio.TaskGroup() as tasks:
+                sampling = tasks.create_task(self._sample(), name="sample")
+                working = tasks.create_task(self._work(keep_alive), name="bench")
+                ending = tasks.create_task(interruption.wait(), name="interruption")
+                await asyncio.wait([working, ending], return_when=asyncio.FIRST_COMPLETED)
+                for task in (working, ending):
+                    task.cancel()
+                figures.seconds = time.monotonic() - self.started
+                await self._drain()
+                sampling.cancel()
+                figures.leaving = True
+            if not figures.health:
+                figures.health.append(self._watch.sample(figures.connected))
+        limits = GeneratorLimits()
+        figures.invalid = faults(figures.health, self._watch.lag, limits)
+        if figures.skipped > limits.skipped_share * max(figures.published + figures.skipped, 1):
+            figures.invalid.append(f"{figures.skipped} messages were skipped because the generator was late")
+        return figures
+
+    async def _work(self, keep_alive: KeepAlive) -> None:
+        deadline = self.started + self.plan.seconds if self.plan.seconds else None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline), asyncio.TaskGroup() as tasks:
+                streaming = tasks.create_task(self._publish(), name="publish")
+                await self._connect(keep_alive)
+                if self.plan.kind is Kind.PUB:
+                    await streaming
+                else:
+                    await self.figures.enough.wait()
+
+    async def _connect(self, keep_alive: KeepAlive) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for client, offset in zip(self._clients, even(len(self._clients), self.plan.rate), strict=True):
+                due = self.started + offset
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                tasks.create_task(self._open(client, due, keep_alive), name="connect")
+        self.figures.connecting_seconds = time.monotonic() - self.started
+
+    async def _open(self, client: Client, due: float, keep_alive: KeepAlive) -> None:
+        figures, party, subscribing = self.figures, client.party, self.plan.kind is Kind.SUB
+        try:
+            link = await self._driver.open(
+                self._endpoint,
+                self._context,
+                party.client_id,
+                keep_alive=keep_alive,
+                credential=party.credential,
+                terms=self._terms,
+                received=client.received if subscribing else None,
+                acknowledged=client.acknowledged if self.plan.qos else None,
+                source=self._sources[party.number % len(self._sources)] if self._sources else None,
+            )
+        except NotAdmitted as error:
+            figures.refused[f"{error.closure.layer} {error.closure.code}"] += 1
+            return
+        client.link = link
+        figures.connected += 1
+        link.closed.add_done_callback(client.ended)
+        times = link.stage_times
+        figures.tcp.record(times.tcp)
+        figures.tls.record(times.tls)
+        figures.connack.record(times.connack)
+        figures.admitted.record(max(time.monotonic() - due, 0.0))
+        if subscribing:
+            try:
+                await link.subscribe(client.topic, self.plan.qos)
+                figures.subscribed += 1
+            except (SubscriptionRefused, NotConnected) as error:
+                figures.refused[str(error)] += 1
+
+    async def _publish(self) -> None:
+        plan, figures = self.plan, self.figures
+        if plan.kind is not Kind.PUB:
+            return
+        schedule: Schedule[Client] = Schedule()
+        for client, offset in zip(
+            self._clients, even(len(self._clients), len(self._clients) / plan.interval), strict=True
+        ):
+            schedule.add(client, self.started + offset)
+        while (due := schedule.next_due()) is not None:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            now = time.monotonic()
+            for item_due, client in tuple(schedule.pop_due(now)):
+                if plan.limit and figures.published >= plan.limit:
+                    return
+                client.publish(item_due, plan)
+                schedule.again(client, item_due, plan.interval, now)
+            figures.skipped = schedule.skipped
+
+    async def _sample(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self.figures.health.append(self._watch.sample(self.figures.connected))
+
+    async def _drain(self) -> None:
+        deadline = time.monotonic() + _DRAIN_DEADLINE
+        waiting = [client for client in self._clients if client.pending]
+        while waiting and time.monotonic() < deadline:
+            await asyncio.sleep(_LOOK_AGAIN)
+            waiting = [c for c in waiting if c.pending and c.link is not None and not c.link.closed.done()]
+
+    async def _leave(self) -> None:
+        links = [client.link for client in self._clients if client.link is not None]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSING_DEADLINE):
+                await asyncio.gather(*(link.close() for link in links))

@@ -1,0 +1,88 @@
+"""As whom the clients of a benchmark come: each device of a fleet with its own key, or all with one pair.
+
+Rules
+-----
+1. With a fleet a client's identifier is the name in its certificate: what our broker, and every strict one, asks for.
+2. With one pair the identifiers are a prefix and a number, as emqtt-bench makes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from device_sim.bench.plan import InvalidPlan
+from device_sim.fleet_directory import FleetDirectory
+from provisioning.pki.tls import CredentialFiles, CredentialPem
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """One client to be. *credential* is None where the context has the one for all."""
+
+    number: int
+    client_id: str
+    group: str
+    credential: CredentialPem | None
+
+
+class Keyring(Protocol):
+    """Where the clients' identities come from."""
+
+    @property
+    def anchors(self) -> Path:
+        """Whom they trust."""
+
+    @property
+    def common(self) -> CredentialFiles | None:
+        """The credential of all, if they have no own."""
+
+    def parties(self, count: int) -> list[Party]:
+        """Return *count* clients to be. Raises `InvalidPlan`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetKeyring:
+    """The devices of a fleet; with *service* so many instances of its service instead."""
+
+    fleet: FleetDirectory
+    service: bool = False
+
+    common = None
+
+    @property
+    def anchors(self) -> Path:
+        """Whom they trust."""
+        return self.fleet.anchors
+
+    def parties(self, count: int) -> list[Party]:
+        """Return *count* clients to be."""
+        fleet = self.fleet
+        if self.service:
+            credential = fleet.credential(fleet.service).pem
+            return [Party(number, f"{fleet.service}-{number}", "", credential) for number in range(1, count + 1)]
+        names = fleet.devices
+        if len(names) < count:
+            raise InvalidPlan(
+                f"-c {count}: {fleet.path} has {len(names)} usable devices; "
+                f"`fleet-sim enrol {fleet.path} --devices {count} …` makes more"
+            )
+        return [
+            Party(number, name, fleet.entries[name].identity.group or "", fleet.credential(name).pem)
+            for number, name in enumerate(names[:count], 1)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class OnePair:
+    """All clients with one certificate, or with none where the broker asks for none."""
+
+    anchors: Path
+    common: CredentialFiles | None
+    prefix: str
+    first: int
+
+    def parties(self, count: int) -> list[Party]:
+        """Return *count* clients to be."""
+        return [Party(number, f"{self.prefix}{number}", "", None) for number in range(self.first, self.first + count)]

@@ -1,0 +1,64 @@
+"""What a benchmark is to do: so many clients, so fast, publishing or subscribing so much.
+
+Handles: the words of emqtt-bench's topics: ``%i`` the client's number, ``%c`` its client identifier, ``%g`` the group
+in its certificate, ``%%`` a per cent sign.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+_PLACEHOLDER = re.compile(r"%(.)", re.DOTALL)
+_STAMP = 16
+
+
+class InvalidPlan(ValueError):
+    """The benchmark cannot be run so; the text names the option and the remedy."""
+
+
+class Kind(StrEnum):
+    """What the clients do once they are connected."""
+
+    CONN = "conn"
+    PUB = "pub"
+    SUB = "sub"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A benchmark. *rate* is connections a second, *interval* seconds between two messages of one client."""
+
+    kind: Kind
+    clients: int
+    rate: float
+    topic: str = ""
+    qos: int = 0
+    interval: float = 1.0
+    size: int = 256
+    retain: bool = False
+    limit: int = 0
+    """Messages in all, after which it ends; 0 for no such end."""
+    seconds: float = 0.0
+    """After which it ends; 0 for not before Ctrl-C."""
+
+    def __post_init__(self) -> None:
+        if self.kind is not Kind.CONN and not self.topic:
+            raise InvalidPlan("-t: name a topic, as in -t fleet/%g/%c/telemetry")
+        if self.kind is Kind.PUB and self.size < _STAMP:
+            raise InvalidPlan(f"-s {self.size}: a payload carries its time, so it has at least {_STAMP} bytes")
+        topic_for(self.topic, 0, "", "")
+
+
+def topic_for(topic: str, number: int, client_id: str, group: str) -> str:
+    """Return *topic* for one client. Raises `InvalidPlan`."""
+    words = {"i": str(number), "c": client_id, "g": group, "%": "%"}
+
+    def replaced(match: re.Match[str]) -> str:
+        word = words.get(match[1])
+        if word is None:
+            raise InvalidPlan(f"-t {topic}: %{match[1]} is not known; there are %i, %c, %g and %%")
+        return word
+
+    return _PLACEHOLDER.sub(replaced, topic)

@@ -1,0 +1,113 @@
+"""What a person sees of a benchmark: a line or a table while it runs, and the figures at its end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from device_sim.bench.bench import Bench, Figures
+from device_sim.bench.plan import Plan
+
+_PERCENTS = (50.0, 95.0, 99.0)
+
+
+@dataclass(slots=True)
+class Meter:
+    """The state of a benchmark, with rates since it was last looked at. It is one `view.Shown`."""
+
+    bench: Bench
+    _at: float = 0.0
+    _before: tuple[int, int] = (0, 0)
+    _rates: tuple[float, float] = (0.0, 0.0)
+
+    def line(self) -> str:
+        """Return the state in one line."""
+        figures, (published, received) = self.bench.figures, self._measure()
+        text = (
+            f"{time.monotonic() - self.bench.started:5.1f} s  connected {figures.connected}/{self.bench.plan.clients}"
+        )
+        text += f"  published {figures.published} ({published:.0f}/s)  received {figures.received} ({received:.0f}/s)"
+        for name, counter in (("refused", figures.refused), ("lost", figures.lost)):
+            if counter:
+                text += f"  {name} " + ", ".join(f"{count} times {reason}" for reason, count in counter.most_common(3))
+        if figures.health:
+            text += f"  lag {figures.health[-1].lag_p99_ms:.0f} ms cpu {figures.health[-1].processor:.0%}"
+        return text
+
+    def picture(self) -> RenderableType:
+        """Return the state as a picture."""
+        return Text(f"  {self.line()}")
+
+    def _measure(self) -> tuple[float, float]:
+        now, figures = time.monotonic(), self.bench.figures
+        if now - self._at >= 1.0:
+            counts = (figures.published, figures.received)
+            if self._at:
+                published, received = (
+                    (new - old) / (now - self._at) for new, old in zip(counts, self._before, strict=True)
+                )
+                self._rates = published, received
+            self._at, self._before = now, counts
+        return self._rates
+
+
+def summary(plan: Plan, figures: Figures) -> RenderableType:
+    """Return what a benchmark has found."""
+    table = Table(title="Milliseconds", title_justify="left", box=None, padding=(0, 2))
+    table.add_column("")
+    for heading in ("count", *(f"p{percent:g}" for percent in _PERCENTS), "max"):
+        table.add_column(heading, justify="right")
+    for name, latency in figures.latencies.items():
+        values = (f"{latency.percentile(percent):.2f}" for percent in _PERCENTS)
+        table.add_row(name, str(latency.count), *values, f"{latency.highest:.2f}")
+    admitted = figures.admitted.count
+    rate = admitted / figures.connecting_seconds if figures.connecting_seconds else 0.0
+    parts: list[RenderableType] = [Text(), table, Text()] if figures.latencies else [Text()]
+    parts.append(Text(f"  {admitted} of {plan.clients} clients admitted" + (f", {rate:.0f}/s" if rate else "")))
+    for what, count in (("published", figures.published), ("received", figures.received)):
+        if count:
+            parts.append(Text(f"  {count} messages {what}, {count / max(figures.seconds, 1e-9):.0f}/s"))
+    missing = figures.published - figures.acknowledged - figures.rejected if plan.qos else 0
+    if missing:
+        parts.append(Text(f"  {missing} messages not acknowledged in time", "yellow"))
+    if figures.rejected or figures.held_back:
+        parts.append(Text(f"  {figures.rejected} rejected by the broker, {figures.held_back} held back", "yellow"))
+    parts += [Text(f"  refused {count} times: {reason}", "red") for reason, count in figures.refused.items()]
+    parts += [Text(f"  lost {count} times: {reason}", "red") for reason, count in figures.lost.items()]
+    parts += [Text(f"  INVALID: {why}", "yellow") for why in figures.invalid]
+    return Group(*parts)
+
+
+def document(plan: Plan, figures: Figures) -> dict[str, Any]:
+    """Return the same for another program; histograms in microseconds, HdrHistogram's base64."""
+    return {
+        "schema": "fleet-sim-bench/1",
+        "kind": str(plan.kind),
+        "clients": plan.clients,
+        "seconds": round(figures.seconds, 3),
+        "connecting_seconds": round(figures.connecting_seconds, 3),
+        "admitted": figures.admitted.count,
+        "published": figures.published,
+        "acknowledged": figures.acknowledged,
+        "rejected": figures.rejected,
+        "held_back": figures.held_back,
+        "skipped": figures.skipped,
+        "received": figures.received,
+        "refused": dict(figures.refused),
+        "lost": dict(figures.lost),
+        "invalid": figures.invalid,
+        "milliseconds": {
+            name: {
+                "count": latency.count,
+                **{f"p{percent:g}": round(latency.percentile(percent), 3) for percent in _PERCENTS},
+                "max": round(latency.highest, 3),
+                "hdr": latency.encoded(),
+            }
+            for name, latency in figures.latencies.items()
+        },
+    }

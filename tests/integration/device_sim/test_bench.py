@@ -1,0 +1,147 @@
+"""`fleet-sim bench` and `export`, against a broker that nobody here wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from device_sim.bench.bench import Bench
+from device_sim.bench.keyring import FleetKeyring
+from device_sim.bench.plan import Kind, Plan
+from device_sim.driver import Driver
+from device_sim.fleet_directory import FleetDirectory, Origin
+from device_sim.interruption import Interruption
+from device_sim.link import Terms
+from provisioning.pki.identity import Role
+from tests.support.authority import Authority
+
+if TYPE_CHECKING:
+    from conftest import RunningBroker
+
+SOURCE = Path(__file__).parents[3]
+
+
+async def ran(*arguments: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "device_sim", *arguments,
+        cwd=SOURCE, env=os.environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    assert b"Traceback" not in err, err.decode()
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+def fleet(authority: Authority, tmp_path: Path) -> FleetDirectory:
+    made = FleetDirectory.create(tmp_path / "fleet", Origin(), authority.pem, "backend")
+    with made.changing():
+        made.keep(authority.issue("backend", role=Role.SERVICE, group=None))
+        for number in range(4):
+            made.keep(authority.issue(f"meter-{number}"))
+        made.revoked("meter-3")
+    return made
+
+
+def where(mosquitto: RunningBroker) -> tuple[str, ...]:
+    return ("-h", "127.0.0.1", "-p", str(mosquitto.endpoint.port), "--server-name", "localhost")
+
+
+async def test_what_one_terminal_publishes_another_receives(mosquitto: RunningBroker, fleet: FleetDirectory) -> None:
+    plan = Plan(Kind.SUB, 1, 100.0, "fleet/#", 1, limit=60)
+    subscriber = Bench(plan, FleetKeyring(fleet, service=True), mosquitto.endpoint, Terms(), Driver.LIGHT)
+    subscribing = asyncio.create_task(subscriber.run(Interruption()))
+    async with asyncio.timeout(20):
+        while not subscriber.figures.subscribed:  # noqa: ASYNC110 - the count has no event
+            await asyncio.sleep(0.01)
+    code, out, err = await ran(
+        "bench", "pub", "-c", "3", "-R", "100", "-I", "50", "-q", "1", "-L", "60", "-s", "64",
+        "-t", "fleet/%g/%c/telemetry", "--fleet", str(fleet.path), "--json", *where(mosquitto),
+    )  # fmt: skip
+    assert code == 0, err
+    sent: dict[str, Any] = json.loads(out)
+    assert (sent["admitted"], sent["published"], sent["acknowledged"], sent["lost"]) == (3, 60, 60, {})
+    assert sent["milliseconds"]["puback"]["count"] == 60
+    figures = await asyncio.wait_for(subscribing, 20)
+    assert (figures.received, figures.end_to_end.count, figures.lost) == (60, 60, {})
+    assert 0 < figures.end_to_end.percentile(50) < 5000  # One clock for both processes.
+
+
+async def test_one_pair_serves_all_and_a_refusal_is_counted(
+    mosquitto: RunningBroker, authority: Authority, tmp_path: Path
+) -> None:
+    (tmp_path / "ca.pem").write_text(authority.pem)
+    authority.issue("anybody").write(tmp_path, "one")
+    pair = ("--cacertfile", str(tmp_path / "ca.pem"), "--certfile", str(tmp_path / "one.crt"))
+    key = ("--keyfile", str(tmp_path / "one.key"))
+    for version in ("4", "5"):
+        code, out, err = await ran(
+            "bench",
+            "conn",
+            "-c",
+            "5",
+            "-R",
+            "100",
+            "-d",
+            "0.5",
+            "-V",
+            version,
+            "--json",
+            *where(mosquitto),
+            *pair,
+            *key,
+        )
+        assert code == 0, err
+        assert json.loads(out)["admitted"] == 5
+    code, out, _ = await ran("bench", "conn", "-c", "2", "-d", "0.5", *where(mosquitto), *pair[:2])
+    assert code == 1
+    assert "refused 2 times: tls certificate_required" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("conn",), "say as whom"),
+        (("conn", "--cacertfile", "x", "--certfile", "y"), "go together"),
+        (("pub", "-t", "%z", "--cacertfile", "x"), "%z is not known"),
+        (("pub", "--cacertfile", "x"), "--topic"),
+        (("conn", "-c", "100"), "has 3 usable devices"),
+    ],
+)
+async def test_wrong_usage_is_told(fleet: FleetDirectory, arguments: tuple[str, ...], words: str) -> None:
+    more = ("--fleet", str(fleet.path)) if arguments[-1] == "100" else ()
+    code, _, err = await ran("bench", *arguments, *more)
+    assert code == 2
+    assert words in err
+
+
+async def test_a_fleet_is_exported_without_what_is_revoked(fleet: FleetDirectory, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    code, out, err = await ran("export", str(fleet.path), str(output))
+    assert code == 0, err
+    assert "3 devices in" in out
+    assert sorted(path.name for path in (output / "devices").iterdir()) == [
+        f"meter-{number}.{kind}" for number in range(3) for kind in ("crt", "key")
+    ]
+    assert {path.stat().st_mode & 0o777 for path in output.rglob("*") if path.is_file()} == {0o600}
+    with (output / "clients.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["client_id"] for row in rows] == ["meter-0", "meter-1", "meter-2"]
+    assert rows[0]["telemetry_topic"] == "fleet/meters/meter-0/telemetry"
+    assert rows[0]["key"] == str(output / "devices" / "meter-0.key")
+    assert (output / "service.id").read_text() == "backend\n"
+    code, _, err = await ran("export", str(fleet.path), str(output))
+    assert code == 1
+    assert "is not empty" in err

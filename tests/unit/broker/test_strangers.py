@@ -1,0 +1,96 @@
+"""Newcomers by address: what uses an allowance up, what gives it back, and what counts as one address."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.connection_rate import ConnectionRate
+from broker.limits import Limits
+from broker.strangers import Source, Strangers, address_key
+
+LIMITS = Limits(max_unadmitted_per_address=3, max_failed_attempts=5, failed_attempt_recovery=0.5)
+
+
+def come_and_go(source: Source, now: float, *, admitted: bool) -> None:
+    source.arrive(LIMITS, now)
+    source.leave(admitted=admitted)
+
+
+def test_those_who_are_admitted_use_nothing_up() -> None:
+    source = Source(0.0)
+    for _ in range(1000):
+        assert source.refuses(LIMITS, 0.0) is None
+        come_and_go(source, 0.0, admitted=True)
+    assert source.failures(LIMITS, 0.0) == 0
+
+
+def test_those_who_are_not_use_the_allowance_up_and_are_forgotten_in_time() -> None:
+    source = Source(0.0)
+    for _ in range(5):
+        assert source.refuses(LIMITS, 0.0) is None
+        come_and_go(source, 0.0, admitted=False)
+    assert source.refuses(LIMITS, 0.0) == "5 connections from this address have led to nothing"
+    assert source.refuses(LIMITS, 1.9) is not None
+    assert source.refuses(LIMITS, 2.1) is None
+    assert source.failures(LIMITS, 1000.0) == 0
+
+
+def test_so_many_at_once_and_no_more() -> None:
+    source = Source(0.0)
+    for _ in range(3):
+        assert source.refuses(LIMITS, 0.0) is None
+        source.arrive(LIMITS, 0.0)
+    assert source.refuses(LIMITS, 0.0) == "3 connections from this address are not admitted yet"
+    source.leave(admitted=True)
+    assert source.refuses(LIMITS, 0.0) is None
+
+
+def test_who_is_under_way_is_not_forgotten_before_it_is_known_what_becomes_of_it() -> None:
+    source = Source(0.0)
+    for _ in range(2):
+        source.arrive(LIMITS, 0.0)
+    assert source.failures(LIMITS, 1000.0) == 2
+    for _ in range(2):
+        source.leave(admitted=True)
+    assert source.failures(LIMITS, 1000.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("192.0.2.1", "::ffff:192.0.2.1", True),
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("fe80::1%eth0", "fe80::2", True),
+        ("::1", "192.0.2.1", False),
+    ],
+)
+def test_what_counts_as_one_address(one: str, other: str, same: bool) -> None:
+    assert (address_key(one) == address_key(other)) is same
+
+
+def test_addresses_are_forgotten_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.strangers._MOST", 10)
+    strangers = Strangers(0.0)
+    failing = strangers.source("failing", LIMITS, 0.0)
+    come_and_go(failing, 0.0, admitted=False)
+    for number in range(9):
+        come_and_go(strangers.source(f"good-{number}", LIMITS, 0.0), 0.0, admitted=True)
+    assert strangers.source("one-more", LIMITS, 0.0) is strangers.source("another", LIMITS, 0.0)
+    assert len(strangers) == 10
+    assert strangers.source("failing", LIMITS, 1.0) is failing
+    strangers.source("later", LIMITS, 20.0)
+    assert len(strangers) == 1
+
+
+def test_a_rate_is_kept_and_a_second_of_it_may_come_at_once() -> None:
+    rate = ConnectionRate(0.0)
+    assert rate.available(10.0, 0.0) == 1
+    assert rate.available(10.0, 100.0) == 10
+    for _ in range(10):
+        rate.take()
+    assert rate.available(10.0, 100.0) == 0
+    assert rate.pause(10.0) == pytest.approx(0.1)
+    assert rate.available(10.0, 100.11) == 1

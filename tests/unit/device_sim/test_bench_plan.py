@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from device_sim.bench.payload import due_of, payload
+from device_sim.bench.plan import InvalidPlan, Kind, Plan, topic_for
+
+
+def test_a_topic_is_each_clients_own() -> None:
+    assert topic_for("fleet/%g/%c/%i/100%%", 7, "meter-7", "meters") == "fleet/meters/meter-7/7/100%"
+    assert topic_for("plain", 7, "meter-7", "meters") == "plain"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"topic": "a/%u"}, "%u is not known; there are %i, %c, %g"),
+        ({"topic": ""}, "-t: name a topic"),
+        ({"topic": "a", "size": 15}, "-s 15: a payload carries its time"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_told(fields: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidPlan, match=words):
+        Plan(Kind.PUB, 1, 1.0, **fields)  # type: ignore[arg-type]
+
+
+def test_who_only_connects_needs_no_topic() -> None:
+    assert Plan(Kind.CONN, 1, 1.0).topic == ""
+
+
+@pytest.mark.parametrize("size", [16, 17, 5000])
+def test_a_payload_says_when_it_was_due(size: int) -> None:
+    body = payload(12345.678901, size)
+    assert len(body) == size
+    assert due_of(body) == pytest.approx(12345.678901, abs=1e-6)
+
+
+@pytest.mark.parametrize("body", [b"", b"short", b"0123456789abcdef", b"fleetsim"])
+def test_other_peoples_payloads_have_no_time(body: bytes) -> None:
+    assert due_of(body) is None
