@@ -124,6 +124,7 @@ async def test_a_renewed_certificate_is_shown_to_new_connections_and_disturbs_no
 
 async def test_what_another_process_has_renewed_is_shown_too(fleet: Fleet, credential: HttpsCredential) -> None:
     other = HttpsCredential(credential._files, credential._credentials_for)
+    other.trust(credential._anchors)
     await other.issue_with(fleet.issuer)
     async with serving(credential) as port:
         fleet.clock.advance(LIFE * 2 / 3)
