@@ -6,6 +6,7 @@
 `mosquitto`       Debian's mosquitto with an access control list that says what Fleetgate's default policy says:
                   a device publishes below its own topic only, the backend reads everything.
 `mosquitto-open`  the same without the list: what mosquitto does when it checks nothing but the certificate.
+`nats-server`, `rabbitmq`  see `foreign_peers`.
 
 The limits that would make either of them drop messages are lifted. Neither logs connections or writes to disk.
 """
@@ -26,14 +27,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from foreign_peers import NotInstalled, nats_server, program, rabbitmq
 from pki import BACKEND, GROUP, BenchPki
 from processes import REPOSITORY, Child
 
 from provisioning.version import product_version
 
-PEERS = ("fleetgate", "fleetgate-compiled", "mosquitto", "mosquitto-open")
+PEERS = ("fleetgate", "fleetgate-compiled", "mosquitto", "mosquitto-open", "nats-server", "rabbitmq")
 _FLEETGATE = {"fleetgate": REPOSITORY, "fleetgate-compiled": REPOSITORY / ".build" / "compiled"}
-_START_SECONDS = 20
+_FOREIGN = {"nats-server": nats_server, "rabbitmq": rabbitmq}
+_START_SECONDS = 60
 _ATTEMPTS = 3
 _FLEETGATE_CONFIGURATION = """\
 host = "127.0.0.1"
@@ -65,6 +68,15 @@ def start(peer: str, pki: BenchPki, folder: Path, cores: frozenset[int] | None =
     """Run *peer* with its files in *folder* (new, the caller's) until the block ends; raise `ChildFailed`."""
     if peer in _FLEETGATE:
         process, port = _fleetgate(pki, folder, cores, _FLEETGATE[peer])
+    elif peer in _FOREIGN:
+        try:
+            with _FOREIGN[peer](pki, folder, port := _free_port(), _free_port(), cores) as process:
+                if not _accepts(process, port):
+                    raise process.failed("does not start")
+                yield Server(process, port)
+        except NotInstalled as error:
+            raise PeerMissing(str(error)) from None
+        return
     else:
         process, port = _mosquitto(pki, folder, cores, with_policy=peer == "mosquitto")
     with process:
@@ -84,6 +96,12 @@ def describe(peer: str) -> str:
     if peer in _FLEETGATE:
         version = product_version()
         return f"{version}, Python {platform.python_version()}, {ssl.OPENSSL_VERSION}"
+    if peer == "nats-server":
+        arguments = [program("nats-server", "nats-server"), "--version"]
+        return subprocess.run(arguments, capture_output=True, text=True, check=False).stdout.strip()
+    if peer == "rabbitmq":
+        arguments = ["dpkg-query", "--show", "--showformat=${Version}", "rabbitmq-server"]
+        return subprocess.run(arguments, capture_output=True, text=True, check=False).stdout or "installed by hand"
     said = subprocess.run([mosquitto_program(), "-h"], capture_output=True, text=True, check=False).stdout
     version = said.split("\n", 1)[0].rpartition(" ")[2]
     return f"{version}, {'with' if peer == 'mosquitto' else 'without'} access control list"

@@ -117,10 +117,10 @@ class TokenService:
             facts = {"count": len(grants), "role": order.role.value, "group": order.group, "expires_at": expires_at}
             names = [grant.device for grant in grants if grant.device is not None]
             subject = names[0] if len(names) == 1 else f"{len(grants)} tokens"
-            audit.append(connection, now, by, Action.TOKENS_CREATED, subject, facts | {"devices": names})
             if order.operator_role is not None:
                 for name in names:
                     change_operator_role(connection, name, order.operator_role, by=by, now=now)
+            audit.append(connection, now, by, Action.TOKENS_CREATED, subject, facts | {"devices": names})
 
         await self._database.write(record)
         log.info(

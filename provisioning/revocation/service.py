@@ -22,6 +22,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
 from provisioning.store import audit, certificates, devices, revocations, tokens
 from provisioning.store.audit import Action
@@ -83,9 +84,11 @@ class RevocationService:
             device = devices.find(connection, name, for_update=True)
             if device is None:
                 raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
+            check_not_the_service(device)
             issued = certificates.of_device(connection, device.id)
             ended = [each for each in issued if _can_be_revoked(each) and (each.revocation or now < each.not_after)]
             revoked = _record(connection, ended, reason, now, by)
+            check_an_admin_is_left(connection, [device], now)
             changed = device.state not in {state, DeviceState.DECOMMISSIONED} or bool(ended)
             if changed and device.state is not DeviceState.DECOMMISSIONED:
                 devices.set_state(connection, [device.id], state, now)
@@ -121,6 +124,7 @@ class RevocationService:
             fresh = [certificate] if _can_be_revoked(certificate) else []
             now = self._clock()
             revoked = _record(connection, fresh, reason, now, by)
+            check_an_admin_is_left(connection, [each.device for each in fresh], now)
             if fresh:
                 facts = {"reason": reason, "serials": [serial]}
                 audit.append(connection, now, by, Action.REVOKED, certificate.device.name, facts)
@@ -154,9 +158,12 @@ class RevocationService:
                 for each in issued
                 if _can_be_revoked(each) and (each.revocation or now < each.not_after or each.serial in named)
             ]
+            for device in whole:
+                check_not_the_service(device)
             fresh = [each for each in whole if each.state not in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}]
             revoked = _record(connection, ended, reason, now, by)
             devices.set_state(connection, [each.id for each in fresh], DeviceState.REVOKED, now)
+            check_an_admin_is_left(connection, locked, now)
             if ended or fresh:
                 subject = f"{len(names)} devices, {len(serials)} certificates"
                 facts = {"reason": reason, "devices": names, "serials": [each.serial for each in ended]}

@@ -24,6 +24,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
 from provisioning.revocation.service import Changed, RevocationOutcome, Revoked, facts_of
 from provisioning.store import audit, certificates, devices, revocations
 from provisioning.store.audit import Action
@@ -75,9 +76,11 @@ class SuspensionService:
                 raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
             if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
                 raise Refused(Code.REVOCATION_FINAL, f"{name} is {device.state}: there is nothing left to suspend")
+            check_not_the_service(device)
             issued = certificates.of_device(connection, device.id)
             fresh = [each for each in issued if each.revocation is None and now < each.not_after]
             held = self._hold(connection, fresh, now, by)
+            check_an_admin_is_left(connection, [device], now)
             changed = device.state is not DeviceState.SUSPENDED or bool(fresh)
             if device.state is not DeviceState.SUSPENDED:
                 devices.set_state(connection, [device.id], DeviceState.SUSPENDED, now)
@@ -101,6 +104,7 @@ class SuspensionService:
             fresh = [certificate] if certificate.revocation is None else []
             now = self._clock()
             held = self._hold(connection, fresh, now, by)
+            check_an_admin_is_left(connection, [each.device for each in fresh], now)
             if fresh:
                 _audit(connection, now, by, Action.SUSPENDED, certificate.device.name, fresh)
             return RevocationOutcome(held or facts_of([certificate]), bool(fresh)), fresh

@@ -1,0 +1,63 @@
+"""The last admin's way in, and the service itself, are not ended by mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from provisioning.enrolment.service import TokenCredential
+from provisioning.enrolment.tokens import TokenOrder
+from provisioning.errors import Code, Refused
+from provisioning.operator_role import OperatorRole
+from provisioning.pki.identity import Role
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import devices, revocations
+from tests.support.fleet import Fleet
+from tests.support.requests import csr_der
+
+REASON = RevocationReason.KEY_COMPROMISE
+Ending = Callable[[Fleet, str, str], Coroutine[Any, Any, Any]]
+
+ENDINGS: dict[str, Ending] = {
+    "revoke": lambda fleet, name, _: fleet.revocation.revoke_device(name, REASON, by="anna"),
+    "decommission": lambda fleet, name, _: fleet.revocation.decommission(name, by="anna"),
+    "revoke by serial": lambda fleet, _, serial: fleet.revocation.revoke_serial(serial, REASON, by="anna"),
+    "revoke in a batch": lambda fleet, name, _: fleet.revocation.revoke_batch(["meter-1", name], [], REASON, by="anna"),
+    "a serial in a batch": lambda fleet, _, serial: fleet.revocation.revoke_batch([], [serial], REASON, by="anna"),
+    "suspend": lambda fleet, name, _: fleet.suspension.suspend_device(name, by="anna"),
+    "suspend by serial": lambda fleet, _, serial: fleet.suspension.suspend_serial(serial, by="anna"),
+}
+
+
+async def enrol_admin(fleet: Fleet, name: str) -> str:
+    """Return the serial number of a new admin's certificate."""
+    order = TokenOrder([name], None, Role.OPERATOR, operator_role=OperatorRole.ADMIN)
+    (token,) = await fleet.token_service.create(order, by="admin")
+    certificate = await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, token.token))
+    return f"{certificate.serial_number:x}"
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_the_last_admin_is_kept_and_one_of_two_is_not(fleet: Fleet, ending: str) -> None:
+    await fleet.enrol("meter-1")
+    serial = await enrol_admin(fleet, "anna")
+    with pytest.raises(Refused) as caught:
+        await ENDINGS[ending](fleet, "anna", serial)
+    assert (caught.value.code, "make another admin first" in caught.value.detail) == (Code.LAST_ADMIN, True)
+    assert await fleet.database.read(revocations.newest) == 0, "nothing of it was done"
+    await enrol_admin(fleet, "bert")
+    await ENDINGS[ending](fleet, "anna", serial)
+    assert await fleet.database.read(revocations.newest) > 0
+
+
+@pytest.mark.parametrize("ending", ["revoke", "decommission", "revoke in a batch", "suspend"])
+async def test_the_service_itself_is_not_ended_as_a_whole(fleet: Fleet, ending: str) -> None:
+    await fleet.enrol("meter-1")
+    await fleet.database.write(
+        lambda connection: devices.add(connection, "provisioning", Role.SERVICE, None, fleet.clock())
+    )
+    with pytest.raises(Refused) as caught:
+        await ENDINGS[ending](fleet, "provisioning", "")
+    assert caught.value.code is Code.PROTECTED
