@@ -24,6 +24,7 @@ from device_sim.enrol_command import enrol
 from device_sim.explanation import explained
 from device_sim.export_command import export
 from device_sim.interruption import Interruption, run
+from device_sim.qualify.command import qualify_device
 from device_sim.report import ExitCode, Report
 from device_sim.report_command import report
 from device_sim.run_command import run_scenario, scenarios
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command()(attack)
 app.command()(revocation)
 app.command()(attack_table)
+app.command("qualify")(qualify_device)
 app.command()(doctor)
 
 

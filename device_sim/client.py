@@ -92,8 +92,9 @@ class _Paho(mqtt.Client):
             self.will_set(terms.will.topic, terms.will.payload, int(terms.will.qos), terms.will.retain)
         alive = terms.seconds_alive
         if self.protocol is _MQTT5:
-            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties = None
             if terms.session_seconds:
+                properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
                 properties.SessionExpiryInterval = terms.session_seconds
             self.connect_async(
                 endpoint.host, endpoint.port, alive, clean_start=terms.clean_start, properties=properties
@@ -101,6 +102,7 @@ class _Paho(mqtt.Client):
         else:
             self.connect_async(endpoint.host, endpoint.port, alive)
         self.reconnect()
+        self._connect_properties = None  # Six kilobytes, kept for a reconnection that paho will not make.
 
     def abort(self, error: OSError) -> None:
         """End the connection without a word, for *error*."""

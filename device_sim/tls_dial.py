@@ -94,7 +94,7 @@ async def dial(
             raw = context.wrap_socket(
                 raw, server_hostname=endpoint.server_name, do_handshake_on_connect=False, session=session
             )
-            await _handshake(loop, raw)
+            await handshake(loop, raw)
         if clock_offset:
             _judge_by(raw, time.time() + clock_offset)
     except _OutOfTime as error:
@@ -123,7 +123,8 @@ def _judge_by(tls: ssl.SSLSocket, now: float) -> None:
         raise _OutOfTime(f"by the device's clock its certificate {word}")
 
 
-async def _handshake(loop: asyncio.AbstractEventLoop, tls: ssl.SSLSocket) -> None:
+async def handshake(loop: asyncio.AbstractEventLoop, tls: ssl.SSLSocket) -> None:
+    """Finish the handshake of the non-blocking *tls*, of whichever side; raise what `ssl` raises."""
     while True:
         try:
             tls.do_handshake()

@@ -32,6 +32,7 @@ from provisioning import (
     manufacturer_commands,
     operator_commands,
     operator_role_commands,
+    renewal_commands,
 )
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError, Refused
@@ -56,6 +57,7 @@ app.add_typer(claim_commands.claim_app, name="claim")
 app.add_typer(manufacturer_commands.manufacturer_app, name="manufacturer")
 app.add_typer(listed_commands.listed_app, name="listed")
 app.add_typer(approval_commands.approval_app, name="approval")
+app.add_typer(renewal_commands.renewal_app, name="renewal")
 for command in (
     lifecycle_commands.revoke,
     lifecycle_commands.suspend,

@@ -71,7 +71,12 @@ class PeerCertificateProtocol(ConnectionProtocol):
         tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
         der = tls.getpeercert(binary_form=True)
         chain = [] if der is None else [ssl.DER_cert_to_PEM_cert(der)]
-        self._tls: dict[str, Any] = {"client_cert_chain": chain, "client_cert_der": der, "tls_version": tls.version()}
+        self._tls: dict[str, Any] = {
+            "client_cert_chain": chain,
+            "client_cert_der": der,
+            "tls_version": tls.version(),
+            "tls_resumed": tls.session_reused,
+        }
         if tls.version() == "TLSv1.2":  # Of TLS 1.3 the library gives a value too, which binds nothing (RFC 9266).
             self._tls["tls_unique"] = tls.get_channel_binding("tls-unique")
         super().connection_made(transport)

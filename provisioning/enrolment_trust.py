@@ -8,6 +8,9 @@ a certificate that this service did not issue is refused there. Claims and manuf
 
 What is found is handed to whoever makes the listener's contexts (`provisioning.https_credential`).
 
+Dates are not checked by TLS either: a device that was away too long for its certificate may have a grace time to renew
+it, and whoever has none is told so in a sentence. `authenticate` and every way check both ends of the validity.
+
 Rules
 -----
 1. No anchor is taken into the trust that is not in the store and in force.

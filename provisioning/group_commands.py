@@ -20,7 +20,7 @@ from provisioning.service_command import (
     print_table,
     with_client,
 )
-from provisioning.store.groups import NewKey
+from provisioning.store.groups import NewKey, WayName
 
 group_app = typer.Typer(help="Say which ways lead into a group of devices.", no_args_is_help=True)
 
@@ -28,7 +28,9 @@ Name = Annotated[str, typer.Argument(help="The group's name, which is also its E
 Ways = Annotated[
     list[str] | None,
     typer.Option(
-        "--way", help="A way to be let in, or several that are needed together (a+b); repeat it.", show_default=False
+        "--way",
+        help=f"A way to be let in ({', '.join(WayName)}), or several that are needed together (a+b); repeat it.",
+        show_default=False,
     ),
 ]
 Closed = Annotated[bool, typer.Option("--closed", help="No way: nobody new is let in.")]
@@ -63,6 +65,14 @@ TlsUnique = Annotated[
     bool | None,
     typer.Option(help="Requests must be linked to their TLS connection; TLS 1.2 only.", show_default=False),
 ]
+Grace = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Seconds after its end in which a certificate may still be renewed (default: 0).",
+        show_default=False,
+    ),
+]
 WebhookUrl = Annotated[
     str | None,
     typer.Option(help="Whom the way webhook asks: https://…, or http:// on this machine.", show_default=False),
@@ -81,6 +91,7 @@ def create_group(
     new_key: NewKeyOption = None,
     server_keys: ServerKeys = None,
     tls_unique: TlsUnique = None,
+    renewal_grace: Grace = None,
     webhook_url: WebhookUrl = None,
     directory: Directory = None,
     url: Url = None,
@@ -105,6 +116,7 @@ def create_group(
         new_key=new_key,
         server_keys=server_keys,
         tls_unique=tls_unique,
+        renewal_grace_seconds=renewal_grace,
         webhook_url=webhook_url,
     )
     if "ways" not in rules:
@@ -128,6 +140,7 @@ def change_group(
     new_key: NewKeyOption = None,
     server_keys: ServerKeys = None,
     tls_unique: TlsUnique = None,
+    renewal_grace: Grace = None,
     webhook_url: WebhookUrl = None,
     directory: Directory = None,
     url: Url = None,
@@ -152,6 +165,7 @@ def change_group(
         new_key=new_key,
         server_keys=server_keys,
         tls_unique=tls_unique,
+        renewal_grace_seconds=renewal_grace,
         webhook_url=webhook_url,
     )
     if not rules:

@@ -105,6 +105,7 @@ class HttpsCredential:
                 pem_of(*self._anchors).decode() + "".join(map(ssl.DER_cert_to_PEM_cert, self._foreign)),
                 client_certificate=ClientCertificate.OPTIONAL,
                 allow_tls12=True,
+                caller_checks_dates=True,  # `provisioning.enrolment_trust` says why.
             )
         except TlsConfigurationError as error:
             raise ConfigurationError(str(error)) from error

@@ -55,6 +55,8 @@ from provisioning.api.operator_roles import router as operator_role_router
 from provisioning.api.operators import OperatorServices
 from provisioning.api.operators import router as operator_router
 from provisioning.api.relying import relying_party_routes
+from provisioning.api.renewals import public_router as renewal_info_router
+from provisioning.api.renewals import router as renewal_router
 from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority
 from provisioning.config import Settings
@@ -65,6 +67,7 @@ from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import GroupService
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.enrolment.operator_roles import OperatorRoleService
+from provisioning.enrolment.renewal_info import RenewalService
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenService
@@ -296,6 +299,7 @@ async def _build(
         ManufacturerService(database, utc_now, trust.refresh),
         DeviceListService(database, utc_now),
         ApprovalService(database, utc_now),
+        RenewalService(database, utc_now),
     )
     https.include_router(est_routes(enrolment, live.told))
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
@@ -303,7 +307,15 @@ async def _build(
     https.include_router(operator_role_router)
     https.include_router(lifecycle_router)
     https.include_router(inventory_router)
-    for router in (group_router, claim_router, manufacturer_router, device_list_router, approval_router):
+    for router in (
+        group_router,
+        claim_router,
+        manufacturer_router,
+        device_list_router,
+        approval_router,
+        renewal_router,
+        renewal_info_router,
+    ):
         https.include_router(router)
 
     http = new_application(

@@ -178,8 +178,8 @@ def _judge(
     json: Path | None,
     junit: Path | None,
 ) -> None:
-    out = _console(sys.stdout)
-    err = _console(sys.stderr)
+    out = console(sys.stdout)
+    err = console(sys.stderr)
     try:
         cases = pick(catalogue, only or ())
     except NoSuchCase as error:
@@ -201,7 +201,7 @@ def _judge(
                 outcomes = await run(target, cases, told)
         report.show(out, f"{kind} {name}", outcomes)
         if json is not None:
-            await asyncio.to_thread(report.write_json, json, report.as_dict(kind, name, outcomes, _environment()))
+            await asyncio.to_thread(report.write_json, json, report.as_dict(kind, name, outcomes, environment()))
         if junit is not None:
             await asyncio.to_thread(report.write_junit, junit, kind, name, outcomes)
         return worst(outcomes)
@@ -222,12 +222,14 @@ def _told_to_the_end(story: Callable[[Interruption], Coroutine[Any, Any, Verdict
     return ExitCode.SECURITY if verdict is Verdict.FAIL else ExitCode.OK
 
 
-def _console(file: object) -> Console:
+def console(file: object) -> Console:
+    """Return a console on *file*, wide where that is no terminal."""
     terminal = getattr(file, "isatty", lambda: False)()
     return Console(file=file, width=None if terminal else _WIDTH)  # type: ignore[arg-type]
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return what a reader of the outcome must know of this machine."""
     return {
         "python": platform.python_version(),
         "openssl": ssl.OPENSSL_VERSION,

@@ -16,6 +16,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
@@ -94,6 +95,7 @@ class Issuer:
         identity: Identity | None,
         *,
         key: PrivateKey | None = None,
+        public_key: CertificatePublicKeyTypes | None = None,
         subject: x509.Name | None = None,
         issuer_name: x509.Name | None = None,
         begins: timedelta = timedelta(minutes=-1),
@@ -107,7 +109,10 @@ class Issuer:
         dns_names: Sequence[str] = (),
         extra: Sequence[tuple[x509.ExtensionType, bool]] = (),
     ) -> Paper:
-        """Return a certificate for *identity*, valid from *begins* to *ends* from now."""
+        """Return a certificate for *identity*, valid from *begins* to *ends* from now.
+
+        With *public_key* it is for that key, as a request wants it, and the key beside it in the answer is nothing.
+        """
         key = key or generate_key()
         now = datetime.now(UTC)
         names: list[x509.GeneralName] = [] if identity is None else [x509.UniformResourceIdentifier(identity.uri)]
@@ -118,13 +123,13 @@ class Issuer:
             x509.CertificateBuilder()
             .subject_name(subject or _common_name(identity))
             .issuer_name(issuer_name or self.certificate.subject)
-            .public_key(key.public_key())
+            .public_key(public_key or key.public_key())
             .serial_number(serial or x509.random_serial_number())
             .not_valid_before(now + begins)
             .not_valid_after(now + ends)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=path_length if ca else None), critical=True)
             .add_extension(_usage(certificates=ca or signs_certificates), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key or key.public_key()), critical=False)
         )
         if usages:
             builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)

@@ -23,7 +23,9 @@ _STYLE = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red
 def line(outcome: Outcome) -> str:
     """Return one outcome in one line of plain text."""
     seen = outcome.seen
-    answer = f"{seen.text}  {outcome.seconds * 1000:.0f} ms" if seen is not None else "-"
+    answer = seen.text if seen is not None else "-"
+    if seen is not None and outcome.seconds:
+        answer += f"  {outcome.seconds * 1000:.0f} ms"
     why = f"  ({outcome.judgement.why})" if outcome.judgement.why else ""
     return f"{outcome.verdict.value.upper():4}  {outcome.name:26}  {answer}{why}"
 
@@ -34,7 +36,12 @@ def totals(outcomes: Sequence[Outcome]) -> str:
     return ", ".join(f"{count[verdict]} {verdict.value}" for verdict in Verdict)
 
 
-def show(console: Console, title: str, outcomes: Sequence[Outcome]) -> None:
+def show(
+    console: Console,
+    title: str,
+    outcomes: Sequence[Outcome],
+    headings: tuple[str, str] = ("a device that …", "was answered"),
+) -> None:
     """Print a table on a terminal, lines elsewhere, and the totals."""
     if not console.is_terminal:
         for outcome in outcomes:
@@ -42,7 +49,7 @@ def show(console: Console, title: str, outcomes: Sequence[Outcome]) -> None:
         console.print(f"{title}: {totals(outcomes)}", soft_wrap=True, highlight=False, markup=False)
         return
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
-    for heading in ("", "case", "a device that …", "was answered", "ms"):
+    for heading in ("", "case", *headings, "ms"):
         table.add_column(heading, justify="right" if heading == "ms" else "left", overflow="fold")
     for outcome in outcomes:
         seen = outcome.seen
@@ -52,7 +59,7 @@ def show(console: Console, title: str, outcomes: Sequence[Outcome]) -> None:
         if outcome.verdict in {Verdict.WARN, Verdict.FAIL}:
             answer.append(f"\nexpected: {' or '.join(outcome.expected)}", style="dim")
         style = _STYLE[outcome.verdict]
-        figure = f"{outcome.seconds * 1000:.0f}" if seen is not None else ""
+        figure = f"{outcome.seconds * 1000:.0f}" if seen is not None and outcome.seconds else ""
         table.add_row(Text(outcome.verdict.value, style=style), outcome.name, outcome.description, answer, figure)
     console.print(table, highlight=False)
     console.print(f"\n{totals(outcomes)}", highlight=False)

@@ -25,6 +25,12 @@ _STAGE_CSS = {
     "ramp": "rise",
 }
 
+MARKERS = {
+    "revoke": "cut", "suspend": "cut", "failed renewal": "cut", "storm": "hot", "restart": "hot", "trouble": "hot",
+    "ctl": "told",
+}  # fmt: skip
+"""Kinds of markers, and how each is coloured."""
+
 
 def connected(document: Document) -> str:
     """Draw devices connected, and told to connect, over time."""
@@ -176,7 +182,7 @@ def _over_time(document: Document, width: int, y: tuple[float, float], name: str
 
 
 def _mark(plot: Plot, document: Document) -> None:
-    for kind, css in (("revoke", "cut"), ("storm", "hot"), ("restart", "hot"), ("failed renewal", "cut")):
+    for kind, css in MARKERS.items():
         plot.markers(
             [(mark["at"], f"{kind}: {mark['what']}") for mark in document["markers"] if mark["kind"] == kind], css
         )

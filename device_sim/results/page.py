@@ -16,6 +16,7 @@ from device_sim.results.plot import colour
 
 _KEPT_OUT = ("thresholds", "name", "summary", "fingerprint")
 _CURVES = ("admitted", "puback", "end_to_end", "probe_end_to_end", "command", "renewal")
+_MARKER_COLOURS = {"cut": "bad", "hot": "c3", "told": "c4"}
 _PERCENTS = (50.0, 95.0, 99.0, 99.9)
 
 
@@ -124,7 +125,7 @@ def _connected(document: Document) -> str:
     keys = [("c0", "connected"), ("c2 dashed", "told to connect")]
     kinds = {mark["kind"] for mark in document["markers"]}
     words = [
-        f'<span class="{css}">▲ {kind}</span>' for kind, css in (("revoke", "bad"), ("storm", "c3")) if kind in kinds
+        f'<span class="{_MARKER_COLOURS[css]}">▲ {kind}</span>' for kind, css in charts.MARKERS.items() if kind in kinds
     ]
     parts = "<h2>Connected devices</h2>" + _figure(charts.connected(document), keys, words)
     if drawn := charts.throughput(document):
@@ -168,12 +169,27 @@ def _refusals(document: Document) -> str:
 
 def _generator(document: Document) -> str:
     last = document["timeline"][-1]["health"]
+    generator = document["generator"]
+    rows = [
+        (
+            escape(process["name"]),
+            str(process["devices"]),
+            f"{process['lag_p99_ms']:.1f}",
+            f"{process['processor_mean']:.0%}",
+            f"{process['processor_max']:.0%}",
+            f"{process['memory_max_mb']:.0f}",
+            "" if process["memory_a_device_kb"] is None else f"{process['memory_a_device_kb']:.1f}",
+        )
+        for process in generator.get("processes", [])
+    ]
+    headings = ("process", "devices", "lag p99 ms", "cpu mean", "cpu max", "MB", "KB a device")
+    processes = table(headings, rows) if rows else ""
     note = (
-        f'<p class="soft">Lag of the whole run: p99 {_percentile(document["generator"]["lag"], 99.0):.1f} ms. '
+        f'<p class="soft">Lag of the whole run: p99 {_percentile(generator["lag"], 99.0):.1f} ms. '
         f"At the end {last['memory_mb']:.0f} MB, {last['descriptors']} of {last['descriptors_limit']} descriptors.</p>"
     )
     keys = [("c3", "loop lag p99, ms"), ("c1", "processor, % of a core")]
-    return "<h2>The generator itself</h2>" + _figure(charts.generator(document), keys) + note
+    return "<h2>The generator itself</h2>" + _figure(charts.generator(document), keys) + note + processes
 
 
 def _distributions(document: Document) -> str:

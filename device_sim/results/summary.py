@@ -21,6 +21,7 @@ def summary_of(document: Document) -> RenderableType:
         parts.append(
             Text("  refused: " + ", ".join(f"{n} times {reason}" for reason, n in document["refusals"].items()))
         )
+    parts += _generator(document)
     parts += [Text(f"  false refusal of {name}: {why}", "red") for name, why in document["false_refusals"].items()]
     parts += [Text(f"  INVALID: {why}", "yellow") for why in document["invalid"]]
     parts += [
@@ -36,6 +37,17 @@ def summary_of(document: Document) -> RenderableType:
         f"(seed {scenario['seed']}, scenario {scenario['fingerprint']})"
     )
     return Group(*parts, verdict)
+
+
+def _generator(document: Document) -> list[RenderableType]:
+    said: list[RenderableType] = []
+    for process in document["generator"].get("processes", []):
+        text = f"  {process['name']}: lag p99 {process['lag_p99_ms']:.0f} ms, cpu {process['processor_mean']:.0%}"
+        text += f" (most {process['processor_max']:.0%}), {process['memory_max_mb']:.0f} MB"
+        if process["memory_a_device_kb"] is not None:
+            text += f", {process['memory_a_device_kb']:.0f} KB a device"
+        said.append(Text(text, "dim"))
+    return said
 
 
 def _thresholds(document: Document) -> RenderableType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,18 @@ class Share:
         """Return those of *all_names* that belong to it."""
         return list(all_names[self.number :: self.of])
 
+    def quota(self, share: float, there: int) -> int:
+        """Return how many of the *there* devices of this part a *share* of the fleet is.
+
+        Parts round at different places, so that together they have what one part would have; at least one is the first
+        part's.
+        """
+        count = math.floor(share * there + (self.of - self.number - 0.5) / self.of)
+        return min(there, max(count, 1 if self.number == 0 else 0))
+
+
+WHOLE = Share()
+"""The only part of a fleet that is in one process."""
 
 ONE_PROCESS = Manner()
 """paho, in this process."""

@@ -167,7 +167,7 @@ class Part:
         """Let the fleet publish; see `Played`."""
         fleet = self._fleet()
         self.scene = Scene(
-            self._scenario, self._target, fleet, self.commander, self._recorder, started, 1.0 / self.share.of,
+            self._scenario, self._target, fleet, self.commander, self._recorder, started, self.share,
             self.proxies,
         )  # fmt: skip
         # A full collection walks all of the fleet's objects, none of which will die soon, while messages wait.

@@ -18,6 +18,7 @@ from device_sim.fleet import Fleet
 from device_sim.live_device import LiveDevice
 from device_sim.randomness import randomness_of
 from device_sim.revocation_trial import cut_off, try_again
+from device_sim.run.manner import WHOLE, Share
 from device_sim.run.recorder import Marker, Recorder
 from device_sim.run.target import Target
 from device_sim.scenario.metrics import Count, Duration
@@ -38,7 +39,7 @@ Action = Callable[[LiveDevice, float], Awaitable[None]]
 class Scene:
     """Everything a stage works on, and how far it is.
 
-    *rate_share* is this part's share of every rate; *proxies* stand between a group and the broker.
+    *share* is which part of the fleet this is, and of every rate; *proxies* stand between a group and the broker.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Scene:
         backend: Backend | None,
         recorder: Recorder,
         started: float,
-        rate_share: float = 1.0,
+        share: Share = WHOLE,
         proxies: Mapping[str, Proxy] | None = None,
     ) -> None:
         self.scenario = scenario
@@ -57,7 +58,8 @@ class Scene:
         self.fleet = fleet
         self.backend = backend
         self.recorder = recorder
-        self.rate_share = rate_share
+        self.share = share
+        self.rate_share = 1.0 / share.of
         self.proxies = proxies or {}
         self.done = 0.0
         self.told_devices: list[LiveDevice] = []
@@ -106,10 +108,10 @@ class Scene:
             await self.sleep(_LOOK_AGAIN)
 
     def choose(self, devices: Iterable[LiveDevice], share: float) -> list[LiveDevice]:
-        """Return a *share* of *devices*, at least one if there are any; the same for the same seed and stage."""
+        """Return a *share* of *devices*, at least one if there are any; the same for the same seed, stage and part."""
         among = sorted(devices, key=lambda device: device.name)
         source = randomness_of(self.scenario.seed, "stage", str(self.number))
-        return source.sample(among, min(len(among), max(1, round(share * len(among)))))
+        return source.sample(among, self.share.quota(share, len(among)))
 
     async def pace(self, devices: Sequence[LiveDevice], times: Iterable[float], action: Action) -> None:
         """Start *action* for each device when it is due, and return when all have ended."""

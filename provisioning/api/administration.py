@@ -12,6 +12,7 @@ from provisioning.enrolment.claims import ClaimService
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import GroupService
 from provisioning.enrolment.manufacturers import ManufacturerService
+from provisioning.enrolment.renewal_info import RenewalService
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class EnrolmentAdministration:
     manufacturers: ManufacturerService
     lists: DeviceListService
     approvals: ApprovalService
+    renewals: RenewalService
 
 
 async def _administration_of(request: Request) -> EnrolmentAdministration:

@@ -46,6 +46,7 @@ class GroupRules(BaseModel):
     new_key: NewKey = NewKey.REFUSE
     server_keys: bool = False
     tls_unique: bool = False
+    renewal_grace_seconds: Seconds = 0
     webhook_url: Annotated[str, Field(max_length=500)] = ""
     webhook_timeout_seconds: Annotated[int, Field(ge=1, le=30)] = 5
 
@@ -104,6 +105,7 @@ def _rules(body: GroupRules, given: set[str]) -> dict[str, Any]:
         "new_key": ("new_key", lambda: body.new_key),
         "server_keys": ("server_keys", lambda: body.server_keys),
         "tls_unique": ("tls_unique", lambda: body.tls_unique),
+        "renewal_grace_seconds": ("renewal_grace", lambda: timedelta(seconds=body.renewal_grace_seconds)),
         "webhook_url": ("webhook_url", lambda: body.webhook_url or None),
         "webhook_timeout_seconds": ("webhook_timeout", lambda: timedelta(seconds=body.webhook_timeout_seconds)),
     }
@@ -122,6 +124,7 @@ def _item(stored: StoredGroup) -> dict[str, Any]:
         "new_key": group.new_key,
         "server_keys": group.server_keys,
         "tls_unique": group.tls_unique,
+        "renewal_grace_seconds": int(group.renewal_grace.total_seconds()),
         "webhook_url": group.webhook_url,
         "webhook_timeout_seconds": int(group.webhook_timeout.total_seconds()),
         "created_at": rfc3339(stored.created_at),

@@ -27,4 +27,4 @@ def peer_certificate(request: Request) -> x509.Certificate | None:
 def tls_connection(request: Request) -> TlsConnection | None:
     """Return what binds the request to its connection, None if it came without TLS."""
     tls = request.scope.get("extensions", {}).get("tls")
-    return None if tls is None else TlsConnection(tls["tls_version"], tls.get("tls_unique"))
+    return None if tls is None else TlsConnection(tls["tls_version"], tls.get("tls_unique"), tls["tls_resumed"])

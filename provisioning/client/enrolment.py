@@ -23,6 +23,7 @@ class EnrolmentGroup(Answer):
     maximum_devices: int | None = None
     same_key_seconds: int
     new_key: str
+    renewal_grace_seconds: int
     server_keys: bool
     tls_unique: bool
     webhook_url: str | None = None
@@ -109,6 +110,15 @@ class Approval(Answer):
     decided_by: str | None = None
 
 
+class HastenedRenewal(Answer):
+    """A mass renewal that was ordered: for certificates of *group*, or all, that were issued before *at*."""
+
+    group: str | None = None
+    at: datetime
+    spread_seconds: int
+    certificates: int
+
+
 class EnrolmentOperatorClient(OperatorClient):
     """An operator's client that also decides who may enrol."""
 
@@ -189,3 +199,10 @@ class EnrolmentOperatorClient(OperatorClient):
         """Approve or deny a request."""
         request = {"decision": "approve" if approve else "deny"}
         return await self._call(Approval, "POST", f"/v1/approvals/{number}/decision", request)
+
+    async def hasten_renewal(
+        self, *, group: str | None = None, every_group: bool = False, spread_seconds: int = 0
+    ) -> HastenedRenewal:
+        """Tell the devices of a group, or all, to renew now, spread over a time."""
+        request = {"group": group, "every_group": every_group, "spread_seconds": spread_seconds}
+        return await self._call(HastenedRenewal, "POST", "/v1/renewals/hasten", request)

@@ -8,14 +8,18 @@ Rules
 3. Two errors, by what the caller can do: `EnrolmentRefused`, ask for something else; `EnrolmentUnavailable`, ask again
    later.
 
-Handles: cacerts, simpleenroll, simplereenroll, Retry-After. Does not handle: retries and their pauses (the caller's),
-provisional trust (RFC 7030 §4.1.1: the trust anchors come from out of band), csrattrs, serverkeygen.
+Handles: cacerts, csrattrs, simpleenroll, simplereenroll, renewal information (RFC 9773), Retry-After. Does not handle:
+retries and their pauses (the caller's), provisional trust (RFC 7030 §4.1.1: the trust anchors come from out of band),
+serverkeygen (keys stay where they are made).
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,6 +35,8 @@ from provisioning.pki.tls import Credential
 
 _PKCS10 = "application/pkcs10"
 _PKCS7 = "application/pkcs7-mime"
+_CSR_ATTRIBUTES = "application/csrattrs"
+_NO_ATTRIBUTES = frozenset({httpx.codes.NO_CONTENT, httpx.codes.NOT_FOUND})
 _LONGEST_TEXT = 500
 
 
@@ -52,10 +58,19 @@ class EnrolmentUnavailable(Exception):
         self.retry_after = retry_after
 
 
+@dataclass(frozen=True, slots=True)
+class RenewalInfo:
+    """The window in which a certificate should be renewed, at a moment chosen at random; ask again *retry_after* s."""
+
+    start: datetime
+    end: datetime
+    retry_after: float | None = None
+
+
 class EstClient:
     """A client of the EST service at *base_url*, trusted by *anchors* (PEM file or text).
 
-    *credential* is the certificate to renew; without it only `ca_certificates` and `enrol` are of use.
+    *credential* is the certificate to renew, or the claim's or manufacturer's certificate to enrol with.
     """
 
     def __init__(
@@ -84,14 +99,51 @@ class EstClient:
         return self._certificates(await self._request("GET", "cacerts", label=None))
 
     async def enrol(
-        self, csr: x509.CertificateSigningRequest, *, user: str, token: str, label: str | None = None
+        self,
+        csr: x509.CertificateSigningRequest,
+        *,
+        user: str | None = None,
+        token: str | None = None,
+        label: str | None = None,
     ) -> x509.Certificate:
-        """Return the first certificate for *csr*; *user* is the device's name, *label* the group, if any."""
-        return await self._enrol("simpleenroll", csr, label=label, auth=httpx.BasicAuth(user, token))
+        """Return the first certificate for *csr*; *user* is the device's name, *label* the group, if any.
+
+        Without a token the client's credential vouches (a claim, a manufacturer's certificate), or nothing but the
+        request. While an operator has not decided, `EnrolmentUnavailable.retry_after` says when to repeat it.
+        """
+        auth = None if user is None or token is None else httpx.BasicAuth(user, token)
+        return await self._enrol("simpleenroll", csr, label=label, auth=auth)
 
     async def reenrol(self, csr: x509.CertificateSigningRequest) -> x509.Certificate:
         """Return the certificate that replaces the one this client authenticates with."""
         return await self._enrol("simplereenroll", csr, label=None, auth=None)
+
+    async def csr_attributes(self, label: str | None = None) -> bytes:
+        """Return what a request should look like: DER of CsrAttrs (RFC 7030 §4.5.2), empty if it does not matter."""
+        response = await self._request("GET", "csrattrs", label=label, allowed=_NO_ATTRIBUTES)
+        if response.status_code in _NO_ATTRIBUTES:
+            return b""
+        return self._decoded(response, _CSR_ATTRIBUTES)
+
+    async def renewal_info(self, certificate: x509.Certificate) -> RenewalInfo:
+        """Return when *certificate* should be renewed. Renew when the service says so, not at a time of one's own."""
+        try:
+            response = await self._pool.get(f"/v1/renewal-info/{renewal_identifier(certificate)}")
+        except httpx.HTTPError as error:
+            raise EnrolmentUnavailable(explain(self._base_url, error)) from error
+        if response.status_code != httpx.codes.OK:
+            raise _refusal(response)
+        return self._renewal_window(response)
+
+    def _renewal_window(self, response: httpx.Response) -> RenewalInfo:
+        try:
+            given = response.json()["suggestedWindow"]
+            start, end = (datetime.fromisoformat(given[name]) for name in ("start", "end"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise EnrolmentUnavailable(f"{self._base_url} sent no readable renewal information") from error
+        if start.tzinfo is None or end.tzinfo is None or end < start:
+            raise EnrolmentUnavailable(f"{self._base_url} sent renewal information that is no window")
+        return RenewalInfo(start, end, _retry_after(response))
 
     async def _enrol(
         self, operation: str, csr: x509.CertificateSigningRequest, *, label: str | None, auth: httpx.BasicAuth | None
@@ -114,6 +166,7 @@ class EstClient:
         label: str | None,
         body: bytes | None = None,
         auth: httpx.BasicAuth | None = None,
+        allowed: Collection[int] = (),
     ) -> httpx.Response:
         path = f"/{check_name('label', label)}" if label is not None else ""
         headers = {"Content-Type": _PKCS10} if body is not None else {}
@@ -123,22 +176,35 @@ class EstClient:
             )
         except httpx.HTTPError as error:
             raise EnrolmentUnavailable(explain(self._base_url, error)) from error
-        if response.status_code == httpx.codes.OK:
+        if response.status_code == httpx.codes.OK or response.status_code in allowed:
             return response
         raise _refusal(response)
 
-    def _certificates(self, response: httpx.Response) -> list[x509.Certificate]:
+    def _decoded(self, response: httpx.Response, expected: str) -> bytes:
         kind = response.headers.get("Content-Type", "")
-        if kind.partition(";")[0].strip().lower() != _PKCS7:
+        if kind.partition(";")[0].strip().lower() != expected:
             raise EnrolmentUnavailable(f"{self._base_url} is no EST service: it answered 200 with {kind!r}")
         try:
             # RFC 8951 §3.1: base64 with or without line breaks; any Content-Transfer-Encoding is ignored.
-            der = base64.b64decode(b"".join(response.content.split()), validate=True)
-            return pkcs7.load_der_pkcs7_certificates(der)
-        except (binascii.Error, ValueError) as error:
+            return base64.b64decode(b"".join(response.content.split()), validate=True)
+        except binascii.Error as error:
+            raise EnrolmentUnavailable(f"{self._base_url} sent an answer that is not base64: {error}") from error
+
+    def _certificates(self, response: httpx.Response) -> list[x509.Certificate]:
+        try:
+            return pkcs7.load_der_pkcs7_certificates(self._decoded(response, _PKCS7))
+        except ValueError as error:
             raise EnrolmentUnavailable(
                 f"the provisioning service at {self._base_url} sent no readable certificate: {error}"
             ) from error
+
+
+def renewal_identifier(certificate: x509.Certificate) -> str:
+    """Return how RFC 9773 §4.1 names *certificate*; it must have an Authority Key Identifier."""
+    issuer = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier or b""
+    serial = certificate.serial_number
+    number = serial.to_bytes(serial.bit_length() // 8 + 1)  # As in DER: a first octet of zero where the sign would be.
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (issuer, number))
 
 
 def _refusal(response: httpx.Response) -> EnrolmentRefused | EnrolmentUnavailable:

@@ -64,6 +64,8 @@ class TlsConnection:
 
     version: str
     unique: bytes | None = None
+    resumed: bool = False
+    """The client has not shown its key on this connection, but on an earlier one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason, certificate_key
-from provisioning.store import certificates, operators
+from provisioning.pki.revocation import certificate_key
+from provisioning.store import certificates, claims, operators
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 
@@ -40,6 +40,12 @@ def authenticate(
 ) -> StoredCertificate:
     """Return what the store knows of a presented *certificate*; raise `Refused` unless it is good *now*."""
     stored = known(connection, certificate, for_update=for_update)
+    if stored.on_hold and claims.on_trial(connection, stored.id):
+        raise Refused(
+            Code.CERTIFICATE_SUSPENDED,
+            f"certificate {stored.serial} of {stored.device.name} is on trial: ask for its successor with "
+            "/simplereenroll, which activates the device",
+        )
     check_not_revoked(stored)
     check_dates(stored, now)
     return stored
@@ -64,7 +70,7 @@ def known(
 
 def check_not_revoked(stored: StoredCertificate) -> None:
     """Raise `Refused` if the certificate is revoked or on hold."""
-    if stored.revocation is not None and stored.revocation.reason is RevocationReason.CERTIFICATE_HOLD:
+    if stored.on_hold:
         raise Refused(
             Code.CERTIFICATE_SUSPENDED,
             f"certificate {stored.serial} of {stored.device.name} is suspended: an operator has to resume it",

@@ -32,6 +32,7 @@ from sqlalchemy.exc import IntegrityError
 
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.authentication import ended
+from provisioning.enrolment.groups import rules_for
 from provisioning.enrolment.linking import check_link
 from provisioning.enrolment.successor import authorise_successor
 from provisioning.enrolment.ways.approval import ApprovalWay, Undecided, approved
@@ -82,7 +83,7 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
     if attempt.renewal:
         successor = authorise_successor(connection, attempt)
         _check_label(attempt.label, successor.device.name, successor.device.group)
-        rules = _rules_of(connection, successor.device.role, successor.device.group)
+        rules = successor.rules
         _check_request(attempt, rules)
         return Authorised(
             successor.device,
@@ -96,7 +97,7 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
         )
     evidence = [way for kind in _EVIDENCE if (way := kind.presented(connection, attempt)) is not None]
     role, group = _place_of(evidence, attempt)
-    rules = _rules_of(connection, role, group)
+    rules = rules_for(connection, role, group)
     _check_request(attempt, rules)
     conditions = [way for kind in _CONDITIONS if (way := kind.presented(connection, attempt)) is not None]
     vouched = _vouched(connection, attempt, rules, evidence, conditions)
@@ -133,13 +134,6 @@ def _place_of(ways: Sequence[Way], attempt: Attempt) -> tuple[Role, str | None]:
 def _check_label(label: str | None, name: str, group: str | None) -> None:
     if label is not None and label != group:
         raise Refused(Code.TOKEN_GROUP, f"{name} belongs to group {group}, not {label}: use its own label, or none")
-
-
-def _rules_of(connection: Connection, role: Role, group: str | None) -> Group:
-    # Groups have rules for devices; brokers, services and operators come in by an operator's token alone.
-    if role is Role.DEVICE and group is not None:
-        return groups.rules_of(connection, group)
-    return Group(group or "", profile=role.value)
 
 
 def _vouched(
@@ -269,7 +263,7 @@ def _comes_back(
 
     An operator's approval that it took is added to *said*.
     """
-    _check_no_withdrawal(connection, device, attempt.now)
+    _check_no_withdrawal(connection, device)
     held = certificates.newest_with_key(connection, device.name, spki_fingerprint(attempt.request.public_key))
     if held is not None and rules.same_key_window:
         return (held.der if _answers(held, rules, attempt.now) else None), False
@@ -293,16 +287,17 @@ def _answers(held: HeldCertificate, rules: Group, now: datetime) -> bool:
     return held.good(now) and now < held.issued_at + rules.same_key_window
 
 
-def _check_no_withdrawal(connection: Connection, device: Device, now: datetime) -> None:
-    """Refuse a device one of whose certificates was revoked for cause: that is not undone by asking again."""
-    trials: frozenset[int] | None = None
-    for each in certificates.of_device(connection, device.id):
-        if each.revocation is None or each.revocation.reason is RevocationReason.SUPERSEDED or now >= each.not_after:
+def _check_no_withdrawal(connection: Connection, device: Device) -> None:
+    """Refuse a device whose newest certificate was revoked for cause: that is not undone by asking again.
+
+    What was replaced, and trials that wait for their activation, are passed over.
+    """
+    trials = claims.trials_of(connection, device.id)
+    for each in reversed(certificates.of_device(connection, device.id)):
+        if each.revocation is None:
+            return
+        if each.revocation.reason is RevocationReason.SUPERSEDED or (each.on_hold and each.id in trials):
             continue
-        if each.revocation.reason is RevocationReason.CERTIFICATE_HOLD:
-            trials = claims.trials_of(connection, device.id) if trials is None else trials
-            if each.id in trials:
-                continue
         raise Refused(
             Code.CERTIFICATE_REVOKED,
             f"certificate {each.serial} of {device.name} was revoked ({each.revocation.reason}): ask an operator for a "

@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
@@ -63,7 +64,12 @@ class DeviceListService:
 
         def record(connection: Connection) -> int:
             now = self._clock()
-            new = listed_devices.put(connection, group, list(entries.values()), by=by, now=now)
+            try:
+                new = listed_devices.put(connection, group, list(entries.values()), by=by, now=now)
+            except IntegrityError as error:  # PostgreSQL: somebody else lists the same names at this moment.
+                raise Refused(
+                    Code.UNAVAILABLE, "the same names are being listed by somebody else; try again"
+                ) from error
             if entries:
                 audit.append(connection, now, by, Action.DEVICES_LISTED, group, {"count": len(entries), "new": new})
             return new

@@ -30,6 +30,7 @@ from provisioning.store.groups import Alternative, Group, StoredGroup, WayName, 
 MAXIMUM_ALTERNATIVES: Final = 16
 MAXIMUM_SAME_KEY_WINDOW: Final = timedelta(days=7)
 _WEBHOOK_TIMEOUTS: Final = (timedelta(seconds=1), timedelta(seconds=30))
+MAXIMUM_GRACE: Final = timedelta(days=366)
 _MINIMUM_LIFE: Final = timedelta(minutes=1)
 
 log = structlog.get_logger(__name__)
@@ -102,6 +103,8 @@ class GroupService:
             )
         if group.maximum_devices is not None and group.maximum_devices < 1:
             raise _invalid("maximum_devices must be at least 1, or 0 for no limit")
+        if not timedelta() <= group.renewal_grace <= MAXIMUM_GRACE:
+            raise _invalid(f"renewal_grace_seconds must be 0 to {int(MAXIMUM_GRACE.total_seconds())}")
         _check_webhook(group)
         if not timedelta() <= group.same_key_window <= MAXIMUM_SAME_KEY_WINDOW:
             raise _invalid(f"same_key_seconds must be 0 to {int(MAXIMUM_SAME_KEY_WINDOW.total_seconds())}")
@@ -117,6 +120,16 @@ def _check_webhook(group: Group) -> None:
         raise _invalid("webhook_url is missing: a way of the group needs it")
     if not _WEBHOOK_TIMEOUTS[0] <= group.webhook_timeout <= _WEBHOOK_TIMEOUTS[1]:
         raise _invalid("webhook_timeout_seconds must be 1 to 30")
+
+
+def rules_for(connection: Connection, role: Role, group: str | None) -> Group:
+    """Return the rules for a party of *role* in *group*.
+
+    Groups have rules for devices; brokers, services and operators come in by an operator's token alone.
+    """
+    if role is Role.DEVICE and group is not None:
+        return groups.rules_of(connection, group)
+    return Group(group or "", profile=role.value)
 
 
 def parse_ways(texts: Iterable[str]) -> tuple[Alternative, ...]:
@@ -157,6 +170,7 @@ def _facts(group: Group) -> dict[str, object]:
         "new_key": group.new_key,
         "server_keys": group.server_keys,
         "tls_unique": group.tls_unique,
+        "renewal_grace": group.renewal_grace,
         "webhook_url": group.webhook_url,
     }
 

@@ -1,14 +1,15 @@
 """The certificate in use vouches for its successor: same subject, same names, the same key or a new one.
 
 A certificate on trial (`provisioning.store.claims`) is on hold for everything but this: asking for its successor
-activates the device.
+activates the device. A certificate that has expired is good for nothing but this, for as long as the group's grace time
+says, and never if it was revoked: the TLS handshake has shown that its key is held, the store says the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from sqlalchemy.engine import Connection
@@ -16,11 +17,13 @@ from sqlalchemy.engine import Connection
 from provisioning.ca.name_policy import addresses_of
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.authentication import check_dates, check_not_revoked, ended, known
+from provisioning.enrolment.groups import rules_for
 from provisioning.enrolment.ways.way import IpAddress, Settle
 from provisioning.errors import Code, Refused
-from provisioning.pki.revocation import RevocationReason
 from provisioning.store import claims
+from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
+from provisioning.store.groups import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Successor:
     """Who asks for a successor, and the names that it takes over."""
 
     device: Device
+    rules: Group
     dns_names: tuple[str, ...]
     ip_addresses: tuple[IpAddress, ...]
     settlements: Sequence[Settle] = ()
@@ -37,14 +41,11 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
     """Return whose certificate is to be succeeded; raise `Refused` unless it is good now and the names are its own."""
     certificate, request = attempt.certificate, attempt.request
     stored = known(connection, certificate, for_update=True)
-    on_trial = (
-        stored.revocation is not None
-        and stored.revocation.reason is RevocationReason.CERTIFICATE_HOLD
-        and claims.on_trial(connection, stored.id)
-    )
+    on_trial = stored.on_hold and claims.on_trial(connection, stored.id)
     if not on_trial:
         check_not_revoked(stored)
-    check_dates(stored, attempt.now)
+    rules = rules_for(connection, stored.device.role, stored.device.group)
+    _check_dates(stored, attempt, timedelta() if on_trial else rules.renewal_grace)
     if certificate is None:
         raise AssertionError("authenticate refuses a missing certificate")
     if stored.device.state is not DeviceState.ACTIVE:
@@ -65,7 +66,23 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
 
     return Successor(
         stored.device,
+        rules,
         tuple(names.get_values_for_type(x509.DNSName)),
         addresses_of(names),
         [activate] if on_trial else (),
     )
+
+
+def _check_dates(stored: StoredCertificate, attempt: Attempt, grace: timedelta) -> None:
+    """Refuse what is not valid now, or has been over for longer than *grace*."""
+    ended = attempt.now > stored.not_after
+    if not ended or attempt.now > stored.not_after + grace:
+        check_dates(stored, attempt.now)
+        return
+    if attempt.connection is not None and attempt.connection.resumed:
+        # A resumed session shows that somebody had the key once; after the end that is not enough.
+        raise Refused(
+            Code.CERTIFICATE_EXPIRED,
+            f"certificate {stored.serial} of {stored.device.name} has expired and may be renewed on a new TLS session "
+            "only: connect without resuming one",
+        )

@@ -28,6 +28,9 @@ _DER = 2
 # decompressor that strangers can feed. Older versions ignore the bits.
 _NO_CERTIFICATE_COMPRESSION = 1 << 32 | 1 << 33
 
+# X509_V_FLAG_NO_CHECK_TIME; both ends of the validity, so the caller must look at notBefore as well.
+_NO_CHECK_TIME = 0x200000
+
 
 class TlsConfigurationError(Exception):
     """A certificate, key or trust anchor file cannot be used; the text names the file and says what to do."""
@@ -90,8 +93,12 @@ def server_context(
     *,
     client_certificate: ClientCertificate,
     allow_tls12: bool = False,
+    caller_checks_dates: bool = False,
 ) -> ssl.SSLContext:
     """Return a server's context.
+
+    *caller_checks_dates* lets certificates through that have expired or have not begun: for a caller that judges each
+    of them itself and answers with a sentence where TLS has an alert.
 
     *anchors* is a PEM file of trust anchors, or PEM text, for clients' certificates. Session tickets stay on: the
     caller checks the peer certificate after every handshake, resumed or not (rule 3).
@@ -103,6 +110,8 @@ def server_context(
     context.num_tickets = 1  # OpenSSL sends two by default; a device has one connection and uses one.
     # Every certificate in *anchors* is an anchor, an issuing CA too: its own signature need not be verified each time.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if caller_checks_dates:
+        context.verify_flags |= _NO_CHECK_TIME
     _load_anchors(context, anchors)
     credential.load_into(context)
     return context
@@ -134,11 +143,11 @@ def client_context(
 def verified_path(session: Any) -> list[bytes]:
     """Return the certification path that the handshake has verified, in DER, from the peer's certificate to the anchor.
 
-    *session* is an `ssl.SSLSocket`, or OpenSSL's object that is under it (`broker.tls_session`). Empty where the
-    session was resumed: nothing was verified then.
+    *session* is an `ssl.SSLSocket`, an `ssl.SSLObject`, or OpenSSL's object that is under them (`broker.tls_session`).
+    Empty where the session was resumed: nothing was verified then.
     """
     # Public from 3.13 on; what is under it is there since 3.10. Without a path it returns None, or an empty list.
-    inner = session._sslobj if isinstance(session, ssl.SSLSocket) else session  # type: ignore[attr-defined]  # noqa: SLF001
+    inner: Any = getattr(session, "_sslobj", session)
     look_up = getattr(inner, "get_verified_chain", None)
     return [each.public_bytes(_DER) for each in look_up() or ()] if look_up is not None else []
 

@@ -64,6 +64,7 @@ class Action(StrEnum):
     MANUFACTURER_ENDED = "manufacturer ended"
     DEVICES_LISTED = "devices listed"
     DEVICES_UNLISTED = "devices unlisted"
+    RENEWAL_HASTENED = "renewal hastened"
     APPROVED = "approved"
     DENIED = "denied"
     TOKENS_REMOVED = "spent tokens removed"

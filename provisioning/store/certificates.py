@@ -49,8 +49,14 @@ class StoredCertificate:
     fingerprint_sha256: str
     not_before: datetime
     not_after: datetime
+    issued_at: datetime
     device: Device
     revocation: StoredRevocation | None
+
+    @property
+    def on_hold(self) -> bool:
+        """Whether it is suspended, by an operator or because it is on trial."""
+        return self.revocation is not None and not self.revocation.reason.final
 
     def state(self, now: datetime) -> CertificateState:
         """Return what the certificate is worth *now*."""
@@ -153,6 +159,7 @@ def from_row(row: Row[Any]) -> StoredCertificate:
         columns[certificates.c.fingerprint_sha256],
         columns[certificates.c.not_before],
         columns[certificates.c.not_after],
+        columns[certificates.c.issued_at],
         device_from(row),
         None
         if sequence is None

@@ -69,6 +69,8 @@ class Group:
     """Whether the service makes keys for devices that ask it to."""
     tls_unique: bool = False
     """Whether a request must be linked to its TLS connection, which TLS 1.3 cannot."""
+    renewal_grace: timedelta = timedelta()
+    """How long after its end a certificate still buys its successor."""
     webhook_url: str | None = None
     webhook_timeout: timedelta = timedelta(seconds=5)
 
@@ -156,4 +158,4 @@ def _from_row(row: Any) -> StoredGroup:
     return StoredGroup(Group(row.name, **rules), row.created_at, row.created_by, row.changed_at, row.changed_by)
 
 
-_TIMES: Final = frozenset({"lifetime", "same_key_window", "webhook_timeout"})
+_TIMES: Final = frozenset({"lifetime", "same_key_window", "renewal_grace", "webhook_timeout"})

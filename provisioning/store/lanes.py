@@ -36,7 +36,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, InternalError, OperationalError
 
 from provisioning.errors import Code, Refused
 
@@ -198,9 +198,13 @@ def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> _Outc
 
 
 def _explained(error: Exception) -> Exception:
-    """Return what the caller is told: that the store cannot be used now, or else the error itself."""
+    """Return what the caller is told: that the store cannot be used now or takes no such value, or the error itself."""
     if not isinstance(error, DBAPIError):
         return error
+    if isinstance(error, DataError):  # PostgreSQL has no text with a NUL in it, and numbers have an end.
+        unfit = Refused(Code.INVALID_REQUEST, "a field holds a character or a number that cannot be stored")
+        unfit.__cause__ = error
+        return unfit
     # InternalError: PostgreSQL's word for a server that has become a read-only replica.
     if isinstance(error, OperationalError | InternalError) or error.connection_invalidated:
         log.warning("store cannot be used", error=" ".join(str(error.orig).split()))

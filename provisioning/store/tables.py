@@ -280,6 +280,18 @@ approvals = Table(
 )
 """Requests that wait, or waited, for an operator's decision."""
 
+hastened_renewals = Table(
+    "hastened_renewals",
+    metadata,
+    Column("id", BIG_ID, primary_key=True),
+    Column("group_name", NAME),
+    Column("hastened_at", UtcDateTime, nullable=False),
+    Column("spread_seconds", Integer, nullable=False),
+    Column("hastened_by", NAME, nullable=False),
+    Index("ix_hastened_renewals_hastened_at", "hastened_at"),
+)
+"""Orders to renew what was issued before, of one group or (none) of all."""
+
 serial_reservations = Table(
     "serial_reservations",
     metadata,

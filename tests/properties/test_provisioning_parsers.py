@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 
 from provisioning.api.est import decode_body, parse_basic
 from provisioning.api.operators import normal_serial
-from provisioning.ca.csr import verify_csr
+from provisioning.ca.csr import read_key_request, verify_csr
+from provisioning.enrolment.groups import parse_ways
+from provisioning.enrolment.renewal_info import parse_identifier
 from provisioning.enrolment.tokens import digest_of, new_token
+from provisioning.enrolment.webhook import check_url
 from provisioning.errors import Code, Refused
+from provisioning.pki.keys import generate_key
 from provisioning.store.serials import new_serial, serial_text
 from tests.support.requests import csr_der
 
@@ -107,3 +111,32 @@ def test_a_serial_number_survives_every_usual_spelling() -> None:
     colons = ":".join(text[index : index + 2] for index in range(0, len(text), 2))
     for spelling in (text, text.upper(), "0x" + text, "00" + text, colons):
         assert normal_serial(spelling) == text
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_a_request_for_a_key_or_refused(der: bytes) -> None:
+    with contextlib.suppress(Refused):
+        read_key_request(der, lambda _wished: generate_key())
+
+
+@given(st.text(max_size=200) | st.from_regex(r"[A-Za-z0-9_-]{0,40}\.[A-Za-z0-9_=-]{0,40}", fullmatch=True))
+@example("aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE")
+def test_any_text_names_a_certificate_or_is_refused(text: str) -> None:
+    with contextlib.suppress(Refused):
+        key, serial = parse_identifier(text)
+        assert key
+        assert serial >= 0
+
+
+@given(
+    st.lists(st.text(max_size=30) | st.sampled_from(["token", "claim+webhook", "webhook", "+", "token+"]), max_size=5)
+)
+def test_any_ways_are_read_or_refused(texts: list[str]) -> None:
+    with contextlib.suppress(Refused):
+        assert all(alternative for alternative in parse_ways(texts))
+
+
+@given(st.text(max_size=80) | st.from_regex(r"https?://[a-z0-9.:\[\]@]{0,20}(/[a-z]{0,5})?", fullmatch=True))
+def test_a_webhook_s_url_is_https_or_on_this_machine_or_refused(url: str) -> None:
+    with contextlib.suppress(ValueError):
+        assert check_url(url).startswith(("https://", "http://127.", "http://[::1]"))

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import ClassVar, Final, Self
 
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
 
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.ways.way import Vouched, Way
@@ -98,4 +99,7 @@ def record(connection: Connection, request: ApprovalRequest, now: datetime) -> i
         raise Refused(
             Code.APPROVALS_FULL, f"{MAXIMUM_PENDING} requests of group {request.group} wait for a decision: try later"
         )
-    return approvals.put(connection, request, now)
+    try:
+        return approvals.put(connection, request, now)
+    except IntegrityError as error:  # PostgreSQL: the same request came twice at once.
+        raise Refused(Code.UNAVAILABLE, "the same request is being recorded; send it again") from error

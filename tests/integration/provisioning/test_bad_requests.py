@@ -51,6 +51,7 @@ ANYBODY = [
     Bad("a label that is no name", "/.well-known/est/-x-/cacerts", (), None, 404, "NOT_FOUND"),
     Bad("no such path", "/nothing", (), None, 404, "NOT_FOUND"),
     Bad("API without certificate", "/v1/status", (), None, 401, "CERTIFICATE_MISSING"),
+    Bad("renewal of nothing", "/v1/renewal-info/x", (), None, 400, "INVALID_REQUEST"),
     Bad("feed without certificate", "/v1/revocations/feed", (), None, 401, "CERTIFICATE_MISSING"),
 ]  # fmt: skip
 
@@ -91,6 +92,33 @@ OPERATORS = [
     Bad("feed from nowhere", "/v1/revocations/feed?after=-1", (), None, 400, "INVALID_REQUEST"),
     Bad("bad Last-Event-ID", "/v1/revocations/feed", ("--header", "Last-Event-ID: x"), None, 400, "INVALID_REQUEST"),
     Bad("wrong method", "/v1/devices", ("--request", "DELETE"), None, 405, "METHOD_NOT_ALLOWED"),
+    Bad("group without ways", "/v1/groups", JSON, b'{"name":"a"}', 400, "INVALID_REQUEST"),
+    Bad("group's life too long", "/v1/groups", JSON, b'{"name":"a","ways":[],"lifetime_seconds":1000000000}', 400,
+        "INVALID_REQUEST"),
+    Bad("endless grace", "/v1/groups", JSON, b'{"name":"a","ways":[],"renewal_grace_seconds":1000000000}', 400,
+        "INVALID_REQUEST"),
+    Bad("webhook anywhere", "/v1/groups", JSON, b'{"name":"a","ways":["token+webhook"],"webhook_url":"http://x/"}', 400,
+        "INVALID_REQUEST"),
+    Bad("webhook alone", "/v1/groups", JSON, b'{"name":"a","ways":["webhook"]}', 400, "INVALID_REQUEST"),
+    Bad("unknown group", "/v1/groups/nowhere", (), None, 404, "GROUP_UNKNOWN"),
+    Bad("claim for nobody", "/v1/claims", JSON, b'{"name":"a","group":"a","maximum_devices":0,"life_seconds":60}', 400,
+        "INVALID_REQUEST"),
+    Bad("endless claim", "/v1/claims", JSON, b'{"name":"a","group":"a","maximum_devices":1,"life_seconds":1000000000}',
+        400, "INVALID_REQUEST"),
+    Bad("endless trial", "/v1/claims", JSON, b'{"name":"a","group":"a","maximum_devices":1,"life_seconds":60,'
+        b'"activation_seconds":10000000}', 400, "INVALID_REQUEST"),
+    Bad("unknown claim", "/v1/claims/nothing", ("--request", "DELETE"), None, 404, "CLAIM_UNKNOWN"),
+    Bad("no CA", "/v1/manufacturers", JSON, b'{"name":"a","group":"a","certificate":"x"}', 400, "INVALID_REQUEST"),
+    Bad("unknown manufacturer", "/v1/manufacturers/x", ("--request", "DELETE"), None, 404, "MANUFACTURER_UNKNOWN"),
+    Bad("empty list", "/v1/groups/a/listed", JSON, b'{"devices":[]}', 400, "INVALID_REQUEST"),
+    Bad("list of no group", "/v1/groups/a%20b/listed", JSON, b'{"devices":[{"name":"x"}]}', 400, "INVALID_REQUEST"),
+    Bad("unknown request", "/v1/approvals/77/decision", JSON, b'{"decision":"deny"}', 404, "APPROVAL_UNKNOWN"),
+    Bad("undecided", "/v1/approvals/77/decision", JSON, b'{"decision":"perhaps"}', 400, "INVALID_REQUEST"),
+    Bad("number too large", "/v1/approvals/99999999999999999999/decision", JSON, b'{"decision":"deny"}', 400,
+        "INVALID_REQUEST"),
+    Bad("renew nobody's", "/v1/renewals/hasten", JSON, b"{}", 400, "INVALID_REQUEST"),
+    Bad("renew too slowly", "/v1/renewals/hasten", JSON, b'{"group":"a","spread_seconds":100000000}', 400,
+        "INVALID_REQUEST"),
 ]  # fmt: skip
 
 

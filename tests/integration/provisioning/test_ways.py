@@ -133,8 +133,8 @@ def test_a_manufacturer_s_device_enrols_with_what_it_was_made_with(
     assert f"device/{name}/{named}" in certificate_facts(device.certificate, "-ext", "subjectAltName")
     expired = tmp_path / "expired.pem"
     expired.write_bytes(acme.idevid("SN-old", end=datetime.now(UTC) - timedelta(hours=1))[1])
-    late = presenting(service, expired).arguments("/.well-known/est/cacerts")
-    assert subprocess.run(late, capture_output=True, check=False, timeout=60).returncode != 0
+    late = presenting(service, expired).est("simpleenroll", device.request(subject="/CN=acme-SN-old"))
+    assert code_of(late) == (403, "MANUFACTURER_CERTIFICATE")
     command("manufacturer", "end", name)
     assert "ended" in command("manufacturer", "list")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,3 +90,20 @@ def test_workers_command_under_names_of_their_own() -> None:
 def test_ports_do_not_run_out() -> None:
     assert loopback_addresses(sources_for(10_000)) == ()
     assert loopback_addresses(sources_for(30_000)) == ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.1, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("devices", [1, 3, 12, 100, 1001])
+def test_workers_together_choose_as_many_as_one_would(of: int, share: float, devices: int) -> None:
+    there = [len(part) for part in split([str(number) for number in range(devices)], of)]
+    chosen = [Share(number, of).quota(share, count) for number, count in enumerate(there)]
+    assert all(count <= most for count, most in zip(chosen, there, strict=True))
+    assert sum(chosen) >= 1
+    assert abs(sum(chosen) - share * devices) <= 1.5  # Each worker has whole devices only.
+    if of == 1:
+        assert chosen == [max(1, math.floor(share * devices + 0.5))]
+
+
+def test_who_has_no_devices_chooses_none() -> None:
+    assert Share(0, 2).quota(1.0, 0) == 0

@@ -186,6 +186,11 @@ async def test_a_group_is_made_once_and_must_exist_to_be_changed(fleet: Fleet) -
         await fleet.groups.change("south", {}, by="admin")
 
 
+async def test_a_name_that_no_store_can_hold_is_refused_not_a_failure(fleet: Fleet) -> None:
+    with pytest.raises(Refused, match=r"GROUP_UNKNOWN|INVALID_REQUEST"):
+        await fleet.groups.find("a\x00b")
+
+
 def test_ways_are_read_as_operators_write_them() -> None:
     assert parse_ways(["token", "token+token", "token"]) == ((WayName.TOKEN,),)
     with pytest.raises(Refused, match="'pigeon' is no way to be let in: use token"):

@@ -76,7 +76,8 @@ async def test_a_claim_buys_a_certificate_on_trial_and_its_successor_is_the_acti
     trial = await enrol(fleet, "meter-1", key=key, certificate=shared)
     assert fleet.told == ["feed", "crl"], "whoever follows the feed knows that it is on hold"
     assert trial.not_valid_after_utc == fleet.clock() + HOUR
-    assert not await is_good(fleet, trial)
+    with pytest.raises(Refused, match=r"CERTIFICATE_SUSPENDED: .* is on trial: ask for its successor"):
+        await fleet.database.read(lambda connection: authenticate(connection, trial, fleet.clock()))
     # The answer was lost: the same key gets the same certificate.
     assert await enrol(fleet, "meter-1", key=key, certificate=shared) == trial
     full = await fleet.reenrol(trial, successor_csr(trial))
@@ -233,8 +234,24 @@ async def test_a_revoked_device_does_not_come_back_by_its_manufacturer(fleet: Fl
     certificate = await enrol(fleet, "SN17", certificate=idevid)
     await fleet.revocation.revoke_serial(f"{certificate.serial_number:x}", RevocationReason.UNSPECIFIED, by="admin")
     assert await refusal(fleet, "SN17", certificate=idevid) is Code.CERTIFICATE_REVOKED
+    fleet.clock.advance(timedelta(days=31))
+    assert await refusal(fleet, "SN17", certificate=idevid) is Code.CERTIFICATE_REVOKED, "its end forgives nothing"
     await fleet.revocation.revoke_device("SN17", RevocationReason.UNSPECIFIED, by="admin")
     assert await refusal(fleet, "SN17", certificate=idevid) is Code.CERTIFICATE_REVOKED
+
+
+async def test_an_operator_s_token_readmits_for_good(fleet: Fleet) -> None:
+    await group(fleet, "manufacturer", "token", new_key=NewKey.REPLACE)
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    certificate = await enrol(fleet, "SN17", certificate=idevid)
+    await fleet.revocation.revoke_serial(f"{certificate.serial_number:x}", RevocationReason.UNSPECIFIED, by="admin")
+    token = TokenCredential("SN17", await fleet.token("SN17", "line"))
+    readmitted = await enrol(fleet, "SN17", token=token)
+    # From now on its manufacturer's word counts again.
+    replaced = await enrol(fleet, "SN17", certificate=idevid)
+    assert (await is_good(fleet, readmitted), await is_good(fleet, replaced)) == (False, True)
 
 
 async def test_what_is_wrong_with_a_manufacturer_is_named(fleet: Fleet) -> None:
@@ -314,6 +331,26 @@ async def test_a_request_waits_for_an_operator_and_is_recognised_when_it_comes_a
     # A decision is worth one certificate.
     fleet.clock.advance(HOUR)
     assert await pending(fleet, "meter-1", key=key, label="line") > other
+
+
+async def test_the_same_request_several_times_at_once_is_one_request(fleet: Fleet) -> None:
+    await group(fleet, "approval")
+    key = generate_key()
+
+    async def attempt() -> str:
+        try:
+            await enrol(fleet, "meter-1", key=key, label="line")
+        except Pending:
+            return "pending"
+        except Refused as refused:
+            return refused.code
+        return "enrolled"
+
+    outcomes = set(await asyncio.gather(*(attempt() for _ in range(8))))
+    assert "pending" in outcomes
+    assert outcomes <= {"pending", Code.UNAVAILABLE}, "on PostgreSQL the second may have to ask again"
+    found = await ApprovalService(fleet.database, fleet.clock).page(limit=9, after=0, group="line", state=None)
+    assert len(found) == 1
 
 
 async def test_a_denied_request_is_refused_until_it_is_approved(fleet: Fleet) -> None:

@@ -1,0 +1,54 @@
+"""What a device did in one connection, as the test stand saw it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from broker.mqtt.packets import Connect, Packet, Publish
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One TCP connection of the device. Times are `time.monotonic`."""
+
+    at: float
+    tls: float | None = None
+    """When the device had finished its half of the handshake: it believes the server."""
+    tls_version: str = ""
+    certificate: bool = False
+    """Whether it showed one of its own."""
+    refusal: str = ""
+    """How the handshake ended instead: the device's alert, or what the socket said."""
+    packets: list[tuple[float, Packet]] = field(default_factory=list)
+    noise: bool = False
+    """It sent what is no MQTT."""
+    answered: float | None = None
+    """When it got its CONNACK."""
+    ended: float | None = None
+    by_device: bool = True
+    """Which side ended it."""
+
+    @property
+    def connect(self) -> Connect | None:
+        """Its CONNECT."""
+        return next((packet for _, packet in self.packets if isinstance(packet, Connect)), None)
+
+    @property
+    def sent_data(self) -> bool:
+        """Whether any byte of the application came, after the handshake."""
+        return bool(self.packets) or self.noise
+
+    @property
+    def published(self) -> list[Publish]:
+        """Its messages of QoS 1 and 2."""
+        return [packet for _, packet in self.packets if isinstance(packet, Publish) and packet.qos]
+
+
+def pauses(attempts: Sequence[Attempt]) -> list[float]:
+    """Return how long the device waited after each attempt before the next; 0 where they overlap."""
+    return [
+        max(0.0, later.at - (earlier.ended if earlier.ended is not None else later.at))
+        for earlier, later in itertools.pairwise(attempts)
+    ]

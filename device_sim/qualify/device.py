@@ -1,0 +1,110 @@
+"""The device under test: a program that is started for each stage, or hardware that is told once where to connect.
+
+Rules
+-----
+1. A program runs in a session of its own; at the end of its stage it and its children are gone.
+2. What it prints is kept in ``device.log`` of its stage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+PLACEHOLDERS = ("host", "port", "cafile", "crl", "cert", "key", "client_id", "topic", "commands", "est_url", "dir")
+_GRACE = 2.0
+
+
+class BadCommand(Exception):
+    """The command of the device cannot be run; the text names the place and the remedy."""
+
+
+class Presence(Protocol):
+    """A device during one stage."""
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, if it has ended by itself."""
+
+
+class Hardware:
+    """A device that cannot be started from here."""
+
+    status: int | None = None
+
+    def mentions(self, _placeholder: str) -> bool:
+        """Whether it is given this; of hardware nobody knows."""
+        return False
+
+    @asynccontextmanager
+    async def present(self, _values: Mapping[str, str], _log: Path) -> AsyncIterator[Presence]:
+        """Let it come by itself."""
+        yield self
+
+
+class Program:
+    """A command with placeholders, run anew for each stage."""
+
+    def __init__(self, command: str) -> None:
+        try:
+            self._words = shlex.split(command)
+        except ValueError as error:
+            raise BadCommand(f"--exec: {error}: close the quotation") from None
+        if not self._words:
+            raise BadCommand("--exec is empty: give the command that starts the device")
+        self._filled(dict.fromkeys(PLACEHOLDERS, ""))
+
+    def mentions(self, placeholder: str) -> bool:
+        """Whether the command passes this on."""
+        return any(f"{{{placeholder}}}" in word for word in self._words)
+
+    def _filled(self, values: Mapping[str, str]) -> list[str]:
+        try:
+            return [word.format_map(values) for word in self._words]
+        except (KeyError, ValueError, IndexError) as error:
+            known = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+            raise BadCommand(f"--exec: {error} is no placeholder: there are {known}; write {{{{ for a brace") from None
+
+    @asynccontextmanager
+    async def present(self, values: Mapping[str, str], log: Path) -> AsyncIterator[Presence]:
+        """Run it until the context is left."""
+        words = self._filled(values)
+        with log.open("ab") as output:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *words, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                )
+            except OSError as error:
+                raise BadCommand(f"--exec: {words[0]} cannot be run: {error.strerror}") from error
+        try:
+            yield _Running(process)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_GRACE):
+                        await process.wait()
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+
+
+class _Running:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @property
+    def status(self) -> int | None:
+        return self._process.returncode
+
+
+Device = Program | Hardware

@@ -1,0 +1,311 @@
+"""What to make of a device's attempts: lines of a verdict, each about one thing.
+
+Theory
+------
+*fail* is what harms the device or its fleet: data for a server that it cannot know, a tight loop, a message that is
+lost. *warn* is what will hurt one day: waits that are always the same, no word of the cause, giving up. What a device
+never had to do is *skip*, with the reason.
+
+Rules
+-----
+1. No I/O and no clock.
+2. How waits grow and scatter is judged over all stages together: one stage has too few of them to tell.
+"""
+
+from __future__ import annotations
+
+import signal
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from broker.mqtt.codes import ProtocolVersion
+from device_sim.attack.verdict import Verdict
+from device_sim.qualify.attempt import Attempt, pauses
+from device_sim.qualify.enrolment_stand import Asked
+
+SENDS_NOTHING = "sends-nothing"
+_SILENT = frozenset({"closed", "reset", "timeout", "server_certificate"})
+_TIGHT = 0.1
+_SAME = 0.08
+_GROWTH = 1.3
+_ENOUGH = 4
+_LONG_KEEP_ALIVE = 1200
+_EARLY = 0.1
+_FACTOR = 2.0
+_SLACK = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the verdict. *name* is about what, *right* what is right, *seen* what was."""
+
+    name: str
+    right: str
+    verdict: Verdict
+    seen: str = ""
+    why: str = ""
+
+
+def _line(name: str, right: str, *, good: bool, seen: str, why: str, otherwise: Verdict = Verdict.FAIL) -> Line:
+    return Line(name, right, Verdict.PASS, seen) if good else Line(name, right, otherwise, seen, why)
+
+
+def skipped(name: str, right: str, why: str) -> Line:
+    """Return a line about what could not be judged."""
+    return Line(name, right, Verdict.SKIP, "", why)
+
+
+def habits(attempts: Sequence[Attempt]) -> list[Line]:
+    """Judge a device that is served well."""
+    served = [attempt for attempt in attempts if attempt.answered is not None]
+    if not served:
+        seen = f"{len(attempts)} connections, none with a CONNECT" if attempts else "it did not come"
+        return [Line("connects", "connects and is served", Verdict.FAIL, seen, "nothing can be judged without")]
+    first = served[0]
+    connect = first.connect
+    if connect is None:
+        raise ValueError("an attempt that was answered without a CONNECT")
+    alive = connect.keep_alive
+    early = [packet for at, packet in first.packets if first.answered is not None and at < first.answered]
+    return [
+        Line("connects", "connects and is served", Verdict.PASS, f"MQTT {_version(connect.protocol_version)}"),
+        _line(
+            "tls", "TLS 1.3", good=first.tls_version == "TLSv1.3", seen=first.tls_version,
+            why="1.2 is old: offer 1.3", otherwise=Verdict.WARN,
+        ),
+        _line(
+            "certificate", "shows its certificate", good=first.certificate,
+            seen="a certificate" if first.certificate else "none", why="a broker that asks for one refuses it",
+        ),
+        _line(
+            "keep-alive", f"1 to {_LONG_KEEP_ALIVE} s", good=0 < alive <= _LONG_KEEP_ALIVE, seen=f"{alive} s",
+            why="a dead connection goes unnoticed for long", otherwise=Verdict.WARN,
+        ),
+        _line(
+            "stays", "stays connected", good=len(attempts) == 1, seen=f"{len(attempts)} connections",
+            why="it left a broker that serves it well", otherwise=Verdict.WARN,
+        ),
+        _line(
+            "waits-for-connack", "sends nothing between CONNECT and CONNACK", good=len(early) <= 1,
+            seen=f"{max(0, len(early) - 1)} packets", why="allowed, and lost if it is refused", otherwise=Verdict.WARN,
+        ),
+    ]  # fmt: skip
+
+
+def verifies(attempts: Sequence[Attempt], *, essential: bool = True) -> list[Line]:
+    """Judge a device whose server is not who it should be; a flaw is a warning where that is not *essential*."""
+    right = "refuses the server and sends it nothing"
+    if not attempts:
+        return [skipped(SENDS_NOTHING, right, "it did not come")]
+    leaked = [attempt for attempt in attempts if attempt.sent_data]
+    believed = [attempt for attempt in attempts if attempt.tls is not None and not attempt.sent_data]
+    worst = Verdict.FAIL if essential else Verdict.WARN
+    if leaked:
+        what = "CONNECT" if leaked[0].connect is not None else "data"
+        why = f"it sent {what} in {len(leaked)} of {len(attempts)} connections"
+        return [Line(SENDS_NOTHING, right, worst, f"sent {what}", why)]
+    lines = [Line(SENDS_NOTHING, right, Verdict.PASS, "nothing sent")]
+    told = "says why, with a TLS alert"
+    if believed:
+        why = "it finished the handshake, and then left without a word"
+        return [*lines, Line("says-why", told, Verdict.WARN, "no alert", why)]
+    alerts = sorted({attempt.refusal for attempt in attempts if attempt.refusal} - _SILENT)
+    lines.append(
+        _line(
+            "says-why", told, good=bool(alerts), seen=", ".join(alerts) or "no alert",
+            why="whoever looks for the cause finds a broken connection only", otherwise=Verdict.WARN,
+        )
+    )  # fmt: skip
+    return lines
+
+
+def refuses_old_tls(attempts: Sequence[Attempt]) -> list[Line]:
+    """Judge a device that is offered TLS 1.1 and nothing else."""
+    right = "refuses TLS 1.1"
+    if not attempts:
+        return [skipped(SENDS_NOTHING, right, "it did not come")]
+    taken = [attempt for attempt in attempts if attempt.tls is not None]
+    why = f"TLS 1.1 was spoken in {len(taken)} of {len(attempts)} connections"
+    return [_line(SENDS_NOTHING, right, good=not taken, seen="TLS 1.1" if taken else "refused", why=why)]
+
+
+def comes_back(attempts: Sequence[Attempt], status: int | None, window: float) -> list[Line]:
+    """Judge how a device tries again where it fails each time; *status* is its exit status, if it has ended."""
+    right = "tries again, and not in a tight loop"
+    if not attempts:
+        return [skipped("comes-back", right, "it did not come")]
+    waits = pauses(attempts)
+    if not waits:
+        if status is not None:
+            return [Line("comes-back", right, Verdict.WARN, "1 attempt", f"it ended {_how(status)}: it gave up")]
+        if attempts[0].ended is None:
+            why = f"still in its first connection after {window:g} s: does it ever give up?"
+            return [Line("comes-back", right, Verdict.WARN, "1 attempt", why)]
+        return [skipped("comes-back", right, f"one attempt in {window:g} s; give a longer --window")]
+    middle = statistics.median(waits)
+    seen = f"{len(attempts)} attempts, waits of {_seconds(waits)}"
+    tight = len(waits) >= _ENOUGH and middle < _TIGHT
+    return [
+        _line(
+            "comes-back", right, good=not tight, seen=seen,
+            why=f"half of its waits are under {max(1, round(middle * 1000))} ms: it hammers a server in trouble",
+        )
+    ]  # fmt: skip
+
+
+def waits(sequences: Sequence[Sequence[float]]) -> list[Line]:
+    """Judge the waits of all stages together: whether they grow, and whether they scatter."""
+    grows, scatters = "waits longer after each failure", "waits are not always the same (jitter)"
+    firsts = [waits[0] for waits in sequences if waits]
+    later = [wait for waits in sequences for wait in waits[2:]]
+    lines = []
+    if len(later) < _ENOUGH or len(firsts) < _ENOUGH:
+        lines.append(skipped("waits-grow", grows, "too few waits to tell; give a longer --window"))
+    else:
+        early, late = statistics.mean(firsts), statistics.mean(later)
+        lines.append(
+            _line(
+                "waits-grow", grows, good=late > _GROWTH * early, seen=f"{early:.2f} s at first, {late:.2f} s later",
+                why="a long outage costs as much as a short one, for the whole fleet at once", otherwise=Verdict.WARN,
+            )
+        )  # fmt: skip
+    if len(firsts) < _ENOUGH:
+        lines.append(skipped("waits-scatter", scatters, "too few waits to tell; give a longer --window"))
+    else:
+        mean = statistics.mean(firsts)
+        scatter = statistics.pstdev(firsts) / mean if mean else 0.0
+        lines.append(
+            _line(
+                "waits-scatter", scatters, good=scatter > _SAME, seen=f"first wait {mean:.2f} s ± {scatter:.0%}",
+                why="a fleet that lost its broker comes back at the same moment", otherwise=Verdict.WARN,
+            )
+        )  # fmt: skip
+    return lines
+
+
+def gives_up(attempts: Sequence[Attempt], window: float) -> list[Line]:
+    """Judge a device that gets no answer."""
+    right = "gives up a server that does not answer"
+    if not attempts:
+        return [skipped("gives-up", right, "it did not come")]
+    given = [attempt for attempt in attempts if attempt.ended is not None]
+    seen = f"after {min(a.ended - a.at for a in given if a.ended is not None):.1f} s" if given else "it waits"
+    why = f"it still waited after {window:g} s; with a longer --window it may yet"
+    return [_line("gives-up", right, good=bool(given), seen=seen, why=why, otherwise=Verdict.WARN)]
+
+
+def notices_silence(attempts: Sequence[Attempt], window: float) -> list[Line]:
+    """Judge a device whose broker is there no more, and did not say so (half-open)."""
+    right = "leaves within twice its keep alive, and comes again"
+    served = next((attempt for attempt in attempts if attempt.answered is not None), None)
+    if served is None or served.connect is None or served.answered is None:
+        return [skipped("notices", right, "it was never served")]
+    alive = served.connect.keep_alive
+    allowed = _FACTOR * alive + _SLACK
+    if served.ended is not None:
+        took = served.ended - served.answered
+        return [
+            _line("notices", right, good=took <= allowed or alive == 0, seen=f"after {took:.1f} s", why="too late"),
+            _line(
+                "comes-again", "connects again", good=len(attempts) > 1, seen=f"{len(attempts)} connections",
+                why="it left, and stayed away", otherwise=Verdict.WARN,
+            ),
+        ]  # fmt: skip
+    if alive == 0:
+        return [Line("notices", right, Verdict.FAIL, "it stays", "its keep alive is off: it will never notice")]
+    if allowed > window:
+        why = f"its keep alive of {alive} s takes a --window of {allowed:.0f} s"
+        return [skipped("notices", right, why)]
+    return [Line("notices", right, Verdict.FAIL, "it stays", f"keep alive {alive} s, and still there")]
+
+
+def redelivers(attempts: Sequence[Attempt]) -> list[Line]:
+    """Judge a device whose first message was not acknowledged before the connection broke."""
+    right, marked = "sends the message again", "marks it as sent before (DUP), with its packet identifier"
+    senders = [attempt for attempt in attempts if attempt.published]
+    if not senders:
+        return [skipped("resends", right, "it publishes nothing with QoS 1 or 2")]
+    lost = senders[0].published[0]
+    again = [
+        packet
+        for attempt in senders[1:]
+        for packet in attempt.published
+        if (packet.topic, packet.payload) == (lost.topic, lost.payload)
+    ]
+    if not again:
+        why = "the broker never acknowledged it: it is lost"
+        return [Line("resends", right, Verdict.FAIL, f"{len(senders)} connections with messages", why)]
+    lines = [Line("resends", right, Verdict.PASS, "sent again")]
+    connect = senders[0].connect
+    if connect is not None and connect.clean_start:
+        return [*lines, skipped("marks-duplicate", marked, "it asks for no session, so that it is a new message")]
+    good = again[0].dup and again[0].packet_id == lost.packet_id
+    seen = f"DUP {int(again[0].dup)}, packet identifier {again[0].packet_id} after {lost.packet_id}"
+    return [*lines, _line("marks-duplicate", marked, good=good, seen=seen, why="[MQTT-3.3.1-1], [MQTT-4.4.0-1]")]
+
+
+def serves_slowly(attempts: Sequence[Attempt]) -> list[Line]:
+    """Judge a device behind a slow network."""
+    if not attempts:
+        return [skipped("is-served", "works over a slow network", "it did not come")]
+    served = [attempt for attempt in attempts if attempt.answered is not None]
+    return [
+        _line(
+            "is-served", "works over a slow network", good=bool(served), seen=f"{len(attempts)} connections",
+            why="it does not get through: its timeouts are too short",
+        )
+    ]  # fmt: skip
+
+
+def renews(asked: Sequence[Asked], retry_after: int) -> list[Line]:
+    """Judge a device whose certificate is about to expire; its first request may have been put off."""
+    right = "asks for its next certificate"
+    enrolments = [each for each in asked if each.path.endswith(("/simpleenroll", "/simplereenroll"))]
+    if not enrolments:
+        return [skipped("renews", right, "it never asked the enrolment service; give its command {est_url}")]
+    done = [each for each in enrolments if each.status is HTTPStatus.OK]
+    lines = [
+        _line(
+            "renews", right, good=bool(done), seen=f"{len(enrolments)} requests",
+            why="it was not there when the certificate was to be had",
+        ),
+        _line(
+            "renews-as-itself", "shows the certificate that it renews", good=enrolments[0].certificate,
+            seen="with certificate" if enrolments[0].certificate else "without", why="the service must refuse it",
+            otherwise=Verdict.WARN,
+        ),
+    ]  # fmt: skip
+    if retry_after and len(enrolments) > 1:
+        waited = enrolments[1].at - enrolments[0].at
+        lines.append(
+            _line(
+                "respects-retry-after", f"waits {retry_after} s", good=waited >= retry_after - _EARLY,
+                seen=f"{waited:.1f} s", why="it was told when to come again",
+            )
+        )  # fmt: skip
+    return lines
+
+
+def trusts_no_other_service(asked: Sequence[Asked], came: bool) -> list[Line]:
+    """Judge a device whose enrolment service is somebody else."""
+    right = "refuses the service and sends it nothing"
+    if asked:
+        return [Line(SENDS_NOTHING, right, Verdict.FAIL, "sent a request", f"{len(asked)} requests")]
+    if not came:
+        return [skipped(SENDS_NOTHING, right, "it never asked the enrolment service; give its command {est_url}")]
+    return [Line(SENDS_NOTHING, right, Verdict.PASS, "nothing sent")]
+
+
+def _version(version: ProtocolVersion) -> str:
+    return {ProtocolVersion.V31: "3.1", ProtocolVersion.V311: "3.1.1", ProtocolVersion.V5: "5"}[version]
+
+
+def _seconds(waits: Sequence[float]) -> str:
+    shown = ", ".join(f"{wait:.2f}" for wait in waits[:5])
+    return f"{shown}{', …' if len(waits) > 5 else ''} s"  # noqa: PLR2004
+
+
+def _how(status: int) -> str:
+    return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"

@@ -1,0 +1,103 @@
+"""The certificates of a qualification: one good server, four bad ones, and the device's own credential.
+
+Rules
+-----
+1. The device trusts one root, ``ca.crt``. Whatever is wrong with a server is one thing only.
+2. ``crl.pem`` says which CA is revoked. It is the root's own list and the revoked CA's: OpenSSL asks for both.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from device_sim.attack.issuer import SERVER_AUTH, Issuer, common_name
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.keys import key_to_pem, write_private
+from provisioning.pki.tls import CredentialPem
+
+_DOMAIN = "fleet.internal"
+_GROUP = "qualified"
+_DAY = timedelta(days=1)
+_MINUTE = timedelta(minutes=1)
+
+
+class ServerPaper(StrEnum):
+    """Which certificate a server shows."""
+
+    GOOD = "good"
+    EXPIRED = "expired"
+    WRONG_NAME = "wrong name"
+    OTHER_CA = "other CA"
+    REVOKED_CA = "revoked CA"
+
+
+class Papers:
+    """One root, and what it has signed."""
+
+    def __init__(self, name: str, server_names: list[str]) -> None:
+        self.identity = Identity(_DOMAIN, Role.DEVICE, name, _GROUP)
+        self._root = Issuer.founded(common_name("Qualification root CA"), path_length=1)
+        self._other = Issuer.founded(common_name("Some other CA"))
+        below = self._root.issue(
+            None, subject=common_name("Revoked CA"), ca=True, path_length=0, usages=None, ends=_DAY
+        )
+        self._revoked = Issuer(below.certificate, below.key)
+        names = _alternatives(server_names)
+        self.servers = {
+            ServerPaper.GOOD: _server(self._root, names),
+            ServerPaper.EXPIRED: _server(self._root, names, begins=-2 * _DAY, ends=-_DAY),
+            ServerPaper.WRONG_NAME: _server(self._root, _alternatives(["broker.example.net"])),
+            ServerPaper.OTHER_CA: _server(self._other, names),
+            ServerPaper.REVOKED_CA: _server(self._revoked, names, chain=self._revoked.pem),
+        }
+
+    @property
+    def anchors(self) -> str:
+        """What the device trusts, and what its own certificate is checked against."""
+        return self._root.pem.decode()
+
+    def write(self, directory: Path, *, life: timedelta | None = None) -> None:
+        """Write what the device is given; *life* is what is left of its certificate's, nearly over if that is given."""
+        begins, ends = (-_MINUTE, _DAY) if life is None else (-10 * life, life)
+        device = self._root.issue(self.identity, begins=begins, ends=ends)
+        (directory / "ca.crt").write_bytes(self._root.pem)
+        (directory / "crl.pem").write_bytes(
+            self._root.crl([self._revoked.certificate.serial_number]) + self._revoked.crl([])
+        )
+        (directory / "device.crt").write_bytes(device.certificate.public_bytes(Encoding.PEM))
+        write_private(directory / "device.key", key_to_pem(device.key))
+
+    def answer(self, request: x509.CertificateSigningRequest) -> x509.Certificate:
+        """Return the device's next certificate, for the key in *request*."""
+        public_key = request.public_key()
+        return self._root.issue(self.identity, public_key=public_key, ends=_DAY).certificate
+
+
+def _server(
+    issuer: Issuer,
+    names: x509.SubjectAlternativeName,
+    *,
+    begins: timedelta = -_MINUTE,
+    ends: timedelta = _DAY,
+    chain: bytes = b"",
+) -> CredentialPem:
+    paper = issuer.issue(
+        None, subject=common_name("broker"), usages=SERVER_AUTH, begins=begins, ends=ends, extra=((names, False),)
+    )
+    return CredentialPem(paper.certificate.public_bytes(Encoding.PEM) + chain + key_to_pem(paper.key))
+
+
+def _alternatives(names: list[str]) -> x509.SubjectAlternativeName:
+    found: list[x509.GeneralName] = []
+    for name in names:
+        try:
+            found.append(x509.IPAddress(ip_address(name)))
+        except ValueError:
+            found.append(x509.DNSName(name))
+    return x509.SubjectAlternativeName(found)

@@ -1,0 +1,164 @@
+"""Lead one device through the stages.
+
+Rules
+-----
+1. Each stage has a stand, a directory and, if the device is a program, a process of its own.
+2. Hardware keeps its address and its credential through all stages; what that makes impossible is skipped, and said.
+3. The good stage comes first. A device that does not get through it is judged no further: nothing would mean anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+from device_sim.attack.verdict import Judgement, Layer, Outcome, Seen, Verdict
+from device_sim.qualify import judging
+from device_sim.qualify.attempt import pauses
+from device_sim.qualify.device import BadCommand, Device, Hardware
+from device_sim.qualify.enrolment_stand import EnrolmentStand
+from device_sim.qualify.judging import Line
+from device_sim.qualify.papers import Papers
+from device_sim.qualify.stages import Stage, Witness
+from device_sim.qualify.stand import Stand
+from device_sim.trouble.proxy import Proxy
+from device_sim.trouble.trouble import NONE
+
+_TO_COME = 120.0
+_LIFE_BEYOND = 5.0
+
+Told = Callable[[Outcome], None]
+Begins = Callable[[Stage], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every stage has in common."""
+
+    papers: Papers
+    device: Device
+    directory: Path
+    host: str
+    port: int
+    window: float
+
+
+async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: Begins, told: Told) -> list[Outcome]:
+    """Lead the device through *stages*, *parallel* at a time; tell of each line as it is known, and return all."""
+    outcomes: dict[str, list[Outcome]] = {}
+    sequences: list[list[float]] = []
+    places = asyncio.Semaphore(1 if isinstance(bench.device, Hardware) else parallel)
+
+    async def one(stage: Stage) -> None:
+        async with places:
+            begins(stage)
+            witness = await _witnessed(bench, stage)
+        if stage.failing and witness is not None:
+            sequences.append(pauses(witness.attempts))
+        lines = stage.judge(witness) if witness is not None else [_unable(stage)]
+        outcomes[stage.name] = [_outcome(stage.name, stage.description, line, bench.window) for line in lines]
+        for outcome in outcomes[stage.name]:
+            told(outcome)
+
+    rest = list(stages)
+    if rest and rest[0].name == "good":
+        await one(rest.pop(0))
+        if any(outcome.verdict is Verdict.FAIL and outcome.name == "good.connects" for outcome in outcomes["good"]):
+            return outcomes["good"]
+    try:
+        async with asyncio.TaskGroup() as together:
+            for stage in rest:
+                together.create_task(one(stage), name=stage.name)
+    except* (BadCommand, OSError) as errors:
+        raise errors.exceptions[0] from None
+    overall = [_outcome("reconnect", "in all stages together", line, bench.window) for line in judging.waits(sequences)]
+    for outcome in overall:
+        told(outcome)
+    return [outcome for stage in stages for outcome in outcomes[stage.name]] + overall
+
+
+async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
+    """Return what was seen; None where this device cannot be brought into that stage."""
+    hardware = isinstance(bench.device, Hardware)
+    if hardware and (stage.enrols or stage.trouble != NONE):
+        return None
+    directory = bench.directory / stage.name
+    directory.mkdir()
+    if not hardware:
+        life = timedelta(seconds=bench.window + _LIFE_BEYOND) if stage.enrols else None
+        bench.papers.write(directory, life=life)
+    async with AsyncExitStack() as stack:
+        stand = await stack.enter_async_context(
+            Stand(bench.papers, stage.conduct, bench.host, bench.port if hardware else 0)
+        )
+        port = stand.port
+        if stage.trouble != NONE:
+            proxy = await stack.enter_async_context(Proxy(bench.host, port, listen=bench.host))
+            proxy.set(stage.trouble)
+            port = proxy.port
+        service = await stack.enter_async_context(
+            EnrolmentStand(
+                bench.papers,
+                bench.host,
+                paper=stage.enrolment_paper,
+                status=stage.enrolment_status,
+                retry_after=stage.retry_after,
+            )
+        )
+        values = _values(bench, directory, port, service.port if stage.enrols else None)
+        presence = await stack.enter_async_context(bench.device.present(values, directory / "device.log"))
+        if hardware:
+            await _until(stand, _TO_COME, lambda: bool(stand.attempts))
+        await _until(stand, bench.window, lambda: stage.enough(stand.attempts))
+        # Before the device is stopped: that would end its connections too.
+        return Witness(
+            [replace(attempt, packets=list(attempt.packets)) for attempt in stand.attempts],
+            list(service.asked),
+            service.came > 0,
+            presence.status,
+            bench.window,
+            bench.device.mentions("crl"),
+        )
+
+
+async def _until(stand: Stand, seconds: float, enough: Callable[[], bool]) -> None:
+    until = time.monotonic() + seconds
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
+            while not enough():
+                await stand.change()
+
+
+def _values(bench: Bench, directory: Path, port: int, service: int | None) -> dict[str, str]:
+    identity = bench.papers.identity
+    topic = f"fleet/{identity.group}/{identity.name}"
+    return {
+        "host": bench.host,
+        "port": str(port),
+        "cafile": str(directory / "ca.crt"),
+        "crl": str(directory / "crl.pem"),
+        "cert": str(directory / "device.crt"),
+        "key": str(directory / "device.key"),
+        "client_id": identity.name,
+        "topic": f"{topic}/telemetry",
+        "commands": f"{topic}/cmd/#",
+        "est_url": f"https://{bench.host}:{service}" if service is not None else "",
+        "dir": str(directory),
+    }
+
+
+def _unable(stage: Stage) -> Line:
+    why = "its certificate would have to be replaced" if stage.enrols else "it keeps its address: only with --exec"
+    return judging.skipped("tried", stage.description, why)
+
+
+def _outcome(stage: str, description: str, line: Line, window: float) -> Outcome:
+    seen = Seen(Layer.DEVICE, line.seen) if line.seen else None
+    judgement = Judgement(line.verdict, line.why)
+    return Outcome(f"{stage}.{line.name}", f"{description}: {line.right}", (line.right,), window, judgement, seen)

@@ -1,0 +1,158 @@
+"""When a certificate should be renewed: told to whoever asks, shaped as ACME's renewal information (RFC 9773).
+
+Theory
+------
+A device that renews when it likes makes a fleet that renews at once, on the day of its installation. So each
+certificate has a window of its own: around two thirds of its life (half of it where it lives less than ten days), moved
+by up to a fortieth of the life either way, by a number made of issuer and serial. It does not change between two
+questions, needs no row, and spreads devices that take the first moment of their window.
+
+An operator moves windows into the past (`RenewalService.hasten`): the key of an issuing CA is doubted, a profile has
+changed. What was issued before the order is to be renewed then, each certificate at its own moment of the spread; its
+successor is issued after it, and has an ordinary window again. What is revoked has a window that is over.
+
+Rules
+-----
+1. Whoever has a certificate knows what the answer needs, so nobody is asked who he is (RFC 9773 §4.1).
+2. The answer is a hint: whether a renewal is granted is decided when it is asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import Code, Refused
+from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.store import audit, certificates, renewals
+from provisioning.store.audit import Action
+from provisioning.store.database import Database
+from provisioning.store.renewals import Hastened
+
+MAXIMUM_SPREAD: Final = timedelta(days=30)
+_LONGEST_IDENTIFIER: Final = 128
+_BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_SHORT_LIFE: Final = timedelta(days=10)
+_JITTER: Final = 1 / 40
+_WIDTH: Final = 1 / 50
+_RETRY: Final = (timedelta(minutes=1), timedelta(hours=6))
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalInfo:
+    """From when to when a certificate should be renewed, and how long this answer is good for."""
+
+    start: datetime
+    end: datetime
+    retry_after: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class HastenedOutcome:
+    """What an order to renew concerns."""
+
+    group: str | None
+    at: datetime
+    spread: timedelta
+    certificates: int
+
+
+class RenewalService:
+    """Tells when to renew, and takes orders to renew before."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def info(self, identifier: str) -> RenewalInfo:
+        """Return the window of the certificate that RFC 9773's *identifier* names; raise `Refused`."""
+        issuer_key_id, serial = parse_identifier(identifier)
+
+        def look(connection: Connection) -> RenewalInfo:
+            stored = certificates.find(connection, issuer_key_id, serial)
+            if stored is None:
+                raise Refused(Code.SERIAL_UNKNOWN, "this service has issued no such certificate")
+            share = _share(issuer_key_id, serial)
+            if stored.revocation is not None and stored.revocation.reason.final:
+                return _over(stored.revocation.revoked_at)
+            order = renewals.concerning(connection, stored.device.group, stored.issued_at)
+            return window(stored.not_before, stored.not_after, share, order)
+
+        return await self._database.read(look)
+
+    async def hasten(self, *, group: str | None, spread: timedelta, by: str) -> HastenedOutcome:
+        """Order that everything issued until now, of *group* or of all, is renewed now; raise `Refused`."""
+        if group is not None:
+            try:
+                check_name("group", group)
+            except InvalidIdentity as error:
+                raise Refused(Code.INVALID_REQUEST, str(error)) from error
+        if not timedelta() <= spread <= MAXIMUM_SPREAD:
+            raise Refused(Code.INVALID_REQUEST, f"spread_seconds must be 0 to {int(MAXIMUM_SPREAD.total_seconds())}")
+
+        def record(connection: Connection) -> HastenedOutcome:
+            now = self._clock()
+            number = renewals.add(connection, group, Hastened(now, spread), by=by)
+            facts = {"spread": spread, "certificates": number}
+            audit.append(connection, now, by, Action.RENEWAL_HASTENED, group or "every group", facts)
+            return HastenedOutcome(group, now, spread, number)
+
+        outcome = await self._database.write(record)
+        log.info("renewal hastened", group=group, certificates=outcome.certificates, by=by)
+        return outcome
+
+
+def window(not_before: datetime, not_after: datetime, share: float, order: Hastened | None = None) -> RenewalInfo:
+    """Return when to renew a certificate whose own place among all is *share*, from 0 to 1."""
+    life = not_after - not_before
+    middle = not_before + life * (1 / 2 if life < _SHORT_LIFE else 2 / 3) + life * _JITTER * (2 * share - 1)
+    half = life * _WIDTH / 2
+    start, end = middle - half, middle + half
+    if order is not None and order.at + order.spread * share < start:
+        start = order.at + order.spread * share - timedelta(seconds=2)
+        end = start + timedelta(seconds=1)
+    return RenewalInfo(
+        start.replace(microsecond=0), end.replace(microsecond=0), min(max(life / 20, _RETRY[0]), _RETRY[1])
+    )
+
+
+def parse_identifier(identifier: str) -> tuple[bytes, int]:
+    """Return issuer key identifier and serial number from ``base64url(AKI).base64url(serial)`` (RFC 9773 §4.1)."""
+    issuer, _, serial = identifier[:_LONGEST_IDENTIFIER].partition(".")
+    key, number = _decoded(issuer), _decoded(serial)
+    if not key or not number:
+        raise Refused(
+            Code.INVALID_REQUEST,
+            "the identifier is not base64url(key identifier of the issuer).base64url(serial number), without padding",
+        )
+    return key, int.from_bytes(number)
+
+
+def _decoded(text: str) -> bytes:
+    """Return what *text* means as base64url without padding; nothing if it is not."""
+    if not _BASE64URL.fullmatch(text):
+        return b""
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except binascii.Error:
+        return b""
+
+
+def _share(issuer_key_id: bytes, serial: int) -> float:
+    digest = hashlib.sha256(issuer_key_id + serial.to_bytes(_LONGEST_IDENTIFIER)).digest()
+    return int.from_bytes(digest[:8]) / (1 << 64)
+
+
+def _over(since: datetime) -> RenewalInfo:
+    return RenewalInfo(since - timedelta(seconds=2), since - timedelta(seconds=1), _RETRY[1])

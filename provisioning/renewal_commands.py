@@ -1,0 +1,56 @@
+"""The operator's commands about renewals."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from provisioning.client.enrolment import EnrolmentOperatorClient
+from provisioning.service_command import (
+    CaFile,
+    Cert,
+    Directory,
+    Json,
+    Key,
+    Url,
+    print_json,
+    with_client,
+)
+
+renewal_app = typer.Typer(help="Have certificates renewed before their time.", no_args_is_help=True)
+
+
+@renewal_app.command("hasten")
+def hasten(
+    group: Annotated[str | None, typer.Option(help="The devices of this group.", show_default=False)] = None,
+    every_group: Annotated[bool, typer.Option("--every-group", help="All parties of the fleet.")] = False,
+    spread: Annotated[int, typer.Option(min=0, help="Seconds over which the renewals are spread.")] = 0,
+    directory: Directory = None,
+    url: Url = None,
+    cafile: CaFile = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Tell devices, when they next ask for renewal information, that it is time to renew.
+
+    What they hold stays good until they have its successor: nobody is disconnected.
+
+    \b
+    Example:
+      fleet-provisioning renewal hasten --group north --spread 3600
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    if (group is None) != every_group:
+        raise typer.BadParameter("give either --group or --every-group")
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        outcome = await client.hasten_renewal(group=group, every_group=every_group, spread_seconds=spread)
+        if as_json:
+            print_json(outcome)
+            return
+        whom = "every group" if outcome.group is None else f"group {outcome.group}"
+        sys.stdout.write(f"{outcome.certificates} certificates of {whom} are to be renewed within {spread} s.\n")
+
+    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)

@@ -1,0 +1,56 @@
+"""Queries about renewals that an operator has hastened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, insert, or_, select
+from sqlalchemy.engine import Connection
+
+from provisioning.store.tables import certificates, devices, hastened_renewals, revocations
+
+
+@dataclass(frozen=True, slots=True)
+class Hastened:
+    """An order to renew what was issued before *at*, spread over a time."""
+
+    at: datetime
+    spread: timedelta
+
+
+def add(connection: Connection, group: str | None, order: Hastened, *, by: str) -> int:
+    """Record an order for *group*, or for all, and return how many certificates it concerns."""
+    row = {
+        "group_name": group,
+        "hastened_at": order.at,
+        "spread_seconds": int(order.spread.total_seconds()),
+        "hastened_by": by,
+    }
+    connection.execute(insert(hastened_renewals), row)
+    statement = (
+        select(func.count())
+        .select_from(certificates.join(devices, devices.c.id == certificates.c.device_id).outerjoin(revocations))
+        .where(
+            certificates.c.issued_at <= order.at,
+            certificates.c.not_after > order.at,
+            revocations.c.sequence.is_(None),
+        )
+    )
+    if group is not None:
+        statement = statement.where(devices.c.group_name == group)
+    number: int = connection.execute(statement).scalar_one()
+    return number
+
+
+def concerning(connection: Connection, group: str | None, issued_at: datetime) -> Hastened | None:
+    """Return the first order that concerns a certificate of *group* that was issued then."""
+    orders = hastened_renewals.c
+    statement = (
+        select(orders.hastened_at, orders.spread_seconds)
+        .where(or_(orders.group_name.is_(None), orders.group_name == group), orders.hastened_at >= issued_at)
+        .order_by(orders.hastened_at)
+        .limit(1)
+    )
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else Hastened(row.hastened_at, timedelta(seconds=row.spread_seconds))

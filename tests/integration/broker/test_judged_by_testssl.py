@@ -1,0 +1,114 @@
+"""What testssl.sh, which judges public servers, makes of the broker's two doors: nothing above informational.
+
+Two things it would say are not faults here, and are said to it or named:
+
+* It wants certificates to be valid for 60 days more. The broker renews its own ten days before they end.
+* OCSP stapling is not offered (LOW). The parties of a fleet learn of revocations otherwise
+  (docs/revocation-publication.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from provisioning.pki.tls import ClientCertificate, server_context
+from tests.support.broker_process import BrokerProcess
+from tests.support.enrolled import enrol
+from tests.support.pki import Pki
+from tests.support.provisioning import ProvisioningService
+
+# Protocols, ciphers, forward secrecy, certificate and handshake, and each vulnerability but the one of HTTP.
+EVERYTHING = (
+    "-p", "-s", "-f", "-S", "-H", "-I", "-T", "-R", "-C", "-O", "-Z", "-W", "-A", "-L", "-F", "-J", "-D", "-4"
+)  # fmt: skip
+NAMED = {("LOW", "OCSP_stapling", "not offered")}
+FINDINGS = {"LOW", "MEDIUM", "HIGH", "CRITICAL"}
+TOOL = {"engine_problem"}  # Of testssl's own OpenSSL, not of the server.
+
+
+async def judged(
+    directory: Path, port: int, *checks: str, credential: Path | None = None, anchors: Path
+) -> list[dict[str, str]]:
+    """Return all that testssl.sh says about the server at *port*."""
+    document = directory / f"{port}.json"
+    own = ["--mtls", str(credential)] if credential is not None else []
+    process = await asyncio.create_subprocess_exec(
+        "testssl", "--quiet", "--color", "0", "--warnings", "off", "--nodns", "none", "--add-ca", str(anchors), *own,
+        "--jsonfile", str(document), *checks, f"localhost:{port}",
+        env={**os.environ, "DAYS2WARN1": "10", "DAYS2WARN2": "5"}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    await process.wait()
+    said: list[dict[str, str]] = json.loads(document.read_text())
+    return said
+
+
+def findings(said: list[dict[str, str]]) -> set[tuple[str, str, str]]:
+    return {
+        (each["severity"], each["id"], each["finding"])
+        for each in said
+        if each["severity"] in FINDINGS and each["id"] not in TOOL
+    }
+
+
+@pytest.fixture(autouse=True)
+def _installed() -> None:
+    if shutil.which("testssl") is None:
+        pytest.skip("testssl.sh is not installed: make setup-tests")
+
+
+async def test_both_doors_have_no_finding(tmp_path: Path, service: ProvisioningService) -> None:
+    (device,) = await asyncio.to_thread(enrol, service, "meter-testssl")
+    credential = device.write(tmp_path).certificate
+    with BrokerProcess.enrolled(tmp_path / "judged", service, "--websocket-port", "0") as broker:
+        ports = [int(url.rpartition(":")[2].strip("/").partition("/")[0]) for url in broker.urls]
+        assert [url.partition(":")[0] for url in broker.urls] == ["mqtts", "wss"]
+        async with asyncio.TaskGroup() as both:
+            runs = [
+                both.create_task(judged(tmp_path, port, *EVERYTHING, credential=credential, anchors=service.bundle))
+                for port in ports
+            ]
+    for run in runs:
+        said = run.result()
+        assert findings(said) == NAMED
+        facts = {each["id"]: each["finding"] for each in said}
+        assert facts["TLS1_2"] == "not offered"
+        assert facts["TLS1_3"].startswith("offered")
+        assert facts["cert_chain_of_trust"] == "passed."
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1 is deprecated:DeprecationWarning")
+async def test_the_judge_sees_what_is_wrong(tmp_path: Path, pki: Pki) -> None:
+    anchors = pki.write_anchors(tmp_path)
+    context = server_context(
+        pki.broker().credential, anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True
+    )
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = ssl.TLSVersion.TLSv1
+
+    def serve(listening: socket.socket) -> None:
+        while True:
+            try:
+                connected, _ = listening.accept()
+            except OSError:
+                return
+            try:
+                connected.settimeout(5)
+                context.wrap_socket(connected, server_side=True).close()
+            except OSError:
+                connected.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = asyncio.create_task(asyncio.to_thread(serve, listening))
+        said = await judged(tmp_path, listening.getsockname()[1], "-p", anchors=anchors)
+        listening.shutdown(socket.SHUT_RDWR)
+        await serving
+    assert {"TLS1", "TLS1_1"} <= {name for _, name, _ in findings(said)}

@@ -1,0 +1,157 @@
+"""`fleet-sim qualify` judges three real devices: a good one, Debian's mosquitto_sub, and one that trusts everybody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import shutil
+import socket
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from device_sim.qualify.stages import STAGES
+
+SOURCE = Path(__file__).parents[3]
+DEVICES = SOURCE / "tests" / "support" / "devices"
+PATIENCE = 100
+WINDOW = ["--window", "6", "--parallel", "22"]
+
+
+async def qualify(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, tuple[str, str]], str]:
+    """Run it; return exit code, verdict and reason by line, and all that was said."""
+    work, document = tmp_path / "work", tmp_path / "verdict.json"
+    work.mkdir()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "device_sim", "qualify", *arguments, "--json", str(document),
+        cwd=SOURCE, env={**os.environ, "TMPDIR": str(work), "PYTHONPATH": str(SOURCE)},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    said = out.decode() + err.decode()
+    assert process.returncode is not None
+    assert "Traceback" not in said
+    assert list(work.iterdir()) == []
+    lines = json.loads(document.read_text())["cases"] if document.exists() else []
+    return process.returncode, {line["case"]: (line["verdict"], line["why"]) for line in lines}, said
+
+
+def script(name: str, placeholders: str) -> list[str]:
+    return ["--exec", f"{shlex.quote(sys.executable)} {shlex.quote(str(DEVICES / name))} {placeholders}"]
+
+
+@pytest.mark.timeout(PATIENCE + 20)
+async def test_a_good_device_passes_every_line(tmp_path: Path) -> None:
+    good = script("good.py", "{host} {port} {cafile} {crl} {cert} {key} {client_id} {topic} {est_url}")
+    code, verdicts, said = await qualify(tmp_path, *WINDOW, *good)
+    assert {line: verdict for line, verdict in verdicts.items() if verdict[0] != "pass"} == {}, said
+    assert code == 0
+    assert {line.partition(".")[0] for line in verdicts} == {stage.name for stage in STAGES} | {"reconnect"}
+    # What it was judged by is there, and not only the lines that are easy.
+    assert {
+        "server-revoked-ca.sends-nothing", "no-puback.marks-duplicate", "half-open.notices",
+        "renew-503.respects-retry-after", "renew-other-ca.sends-nothing",
+        "reconnect.waits-grow", "reconnect.waits-scatter",
+    } <= set(verdicts)  # fmt: skip
+
+
+@pytest.mark.timeout(PATIENCE + 20)
+async def test_a_careless_device_fails_on_the_lines_that_it_earns(tmp_path: Path) -> None:
+    junit = tmp_path / "verdict.xml"
+    careless = script("careless.py", "{host} {port} {cert} {key} {client_id} {topic}")
+    code, verdicts, said = await qualify(tmp_path, *WINDOW, *careless, "--junit", str(junit))
+    failed = {line for line, (verdict, _) in verdicts.items() if verdict == "fail"}
+    assert failed == {
+        "server-expired.sends-nothing", "server-wrong-name.sends-nothing", "server-other-ca.sends-nothing",
+        "old-tls.sends-nothing", "connack-not-authorized.comes-back", "connack-busy.comes-back", "drop-tcp.comes-back",
+        "drop-tls.comes-back", "drop-connect.comes-back", "drop-connack.comes-back", "drop-request.comes-back",
+        "half-open.notices",
+    }, said  # fmt: skip
+    assert code == 4
+    assert verdicts["server-expired.sends-nothing"][1].startswith("it sent CONNECT in ")
+    assert "hammers" in verdicts["drop-tcp.comes-back"][1]
+    assert verdicts["good.keep-alive"][0] == "warn"
+    assert verdicts["good.connects"][0] == "pass"
+    assert ET.parse(junit).getroot().get("failures") == str(len(failed))  # noqa: S314 - we wrote it
+
+
+@pytest.mark.timeout(PATIENCE + 20)
+async def test_mosquitto_sub_verifies_and_gives_up(tmp_path: Path) -> None:
+    if shutil.which("mosquitto_sub") is None:
+        pytest.skip("mosquitto_sub is not installed: make setup-tests")
+    credential = "--cafile {cafile} --cert {cert} --key {key}"
+    command = f"mosquitto_sub -h localhost -p {{port}} {credential} -i {{client_id}} -t {{commands}} -k 5"
+    code, verdicts, said = await qualify(tmp_path, *WINDOW, "--exec", command)
+    assert code == 0, said
+    for stage in ("server-expired", "server-wrong-name", "server-other-ca", "old-tls"):
+        assert verdicts[f"{stage}.sends-nothing"][0] == "pass"
+    assert verdicts["server-expired.comes-back"] == ("warn", "it ended with status 14: it gave up")
+    assert verdicts["no-puback.resends"][0] == "skip"
+    assert "takes a --window of 12 s" in verdicts["half-open.notices"][1]
+
+
+@pytest.mark.timeout(60)
+async def test_hardware_is_told_where_to_connect_and_keeps_its_credential(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    place = tmp_path / "given"
+    judged = asyncio.create_task(
+        qualify(
+            tmp_path, "--port", str(port), "--dir", str(place), "--window", "2", "--only", "good,server-other-ca,renew"
+        )
+    )
+    while not (place / "device.key").exists():  # noqa: ASYNC110 - another process makes it
+        await asyncio.sleep(0.05)
+    device = await asyncio.create_subprocess_exec(
+        sys.executable, str(DEVICES / "good.py"), "127.0.0.1", str(port),
+        *(str(place / name) for name in ("ca.crt", "crl.pem", "device.crt", "device.key")),
+        "device-under-test", "fleet/qualified/device-under-test/telemetry", "",
+        env={**os.environ, "PYTHONPATH": str(SOURCE)}, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        code, verdicts, said = await judged
+    finally:
+        device.kill()
+        await device.wait()
+    assert f"Let the device connect to 127.0.0.1:{port} as device-under-test" in said
+    assert verdicts["server-other-ca.sends-nothing"][0] == "pass", said
+    assert verdicts["renew.tried"] == ("skip", "its certificate would have to be replaced")
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--only", "no-such"], "--only no-such: no such stage"),
+        (["--exec", "device {password}"], "'password' is no placeholder: there are {host} {port}"),
+        (["--exec", "device 'x"], "close the quotation"),
+        (["--client-id", "no spaces"], "name 'no spaces'"),
+        (["--dir", "docs"], "--dir docs exists: give a new directory"),
+    ],
+)
+async def test_wrong_usage_is_explained(tmp_path: Path, arguments: list[str], words: str) -> None:
+    code, _, said = await qualify(tmp_path, *arguments)
+    assert code == 2
+    assert words in " ".join(said.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("stages", ["good", "drop-*"])
+async def test_a_program_that_is_not_there_is_an_error(tmp_path: Path, stages: str) -> None:
+    code, _, said = await qualify(tmp_path, "--exec", "/no/such/program", "--only", stages, "--parallel", "4")
+    assert code == 1
+    assert "fleet-sim: --exec: /no/such/program cannot be run: No such file or directory" in said
+
+
+async def test_the_list_names_every_stage(tmp_path: Path) -> None:
+    code, _, said = await qualify(tmp_path, "--list")
+    assert code == 0
+    assert [line.split()[0] for line in said.splitlines()] == [stage.name for stage in STAGES]

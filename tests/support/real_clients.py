@@ -1,0 +1,122 @@
+"""MQTT clients that other people wrote, each behind the same command line: one test body for all of them.
+
+    driver MODE HOST PORT CAFILE CERT KEY CLIENT-ID VERSION TOPIC QOS [PAYLOAD]
+
+*MODE* is ``sub``, ``pub``, ``retain`` (a publish) or ``will``; a *CERT* of ``-`` is none. A driver prints ``ready``
+when it is subscribed, or connected with its will; ``message RETAIN QOS TOPIC PAYLOAD`` for each message; ``done`` when
+its publish is acknowledged; ``refused WHY`` (exit code 2) when it is not let in; ``closed`` (exit code 3) when the
+connection ends. The drivers are in ``tests/support/clients``.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from provisioning.pki.tls import CredentialFiles
+
+DRIVERS = Path(__file__).parent / "clients"
+PATIENCE = 60.0
+
+
+class Running:
+    """A driver at work; killed on leaving."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self._unread = b""
+
+    def line(self) -> str:
+        """Return the next line that it prints."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + PATIENCE
+        while b"\n" not in self._unread:
+            readable, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            chunk = os.read(self._process.stdout.fileno(), 4096) if readable else b""
+            assert chunk, f"it said {self._unread!r} and no more; {self._said()}"
+            self._unread += chunk
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line.decode()
+
+    def lines(self, count: int) -> list[str]:
+        """Return the next *count* lines."""
+        return [self.line() for _ in range(count)]
+
+    def kill(self) -> None:
+        """End it without a DISCONNECT."""
+        self._process.kill()
+        self._process.wait()
+
+    def exit_code(self) -> int:
+        """Wait for its end."""
+        return self._process.wait(timeout=PATIENCE)
+
+    def _said(self) -> str:
+        self._process.kill()
+        assert self._process.stderr is not None
+        return self._process.stderr.read().decode(errors="replace")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        for stream in (self._process.stdout, self._process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+@dataclass(frozen=True)
+class RealClient:
+    """One client in one version of MQTT."""
+
+    command: list[str]
+    version: str
+    port: int
+    anchors: Path
+    environment: dict[str, str]
+
+    def run(
+        self, mode: str, name: str, files: CredentialFiles | None, topic: str, qos: int, payload: str = ""
+    ) -> Running:
+        """Start it as *name*."""
+        cert, key = (str(files.certificate), str(files.key)) if files is not None else ("-", "-")
+        words = [mode, "localhost", str(self.port), str(self.anchors), cert, key, name, self.version, topic, str(qos)]
+        return Running([*self.command, *words, payload], self.environment)
+
+    def publish(self, name: str, files: CredentialFiles, topic: str, qos: int, payload: str, mode: str = "pub") -> None:
+        """Publish, and return when it is acknowledged."""
+        with self.run(mode, name, files, topic, qos, payload) as running:
+            assert running.line() == "done"
+
+
+def paho_c(directory: Path) -> Path:
+    """Compile Paho's C client; fails where its library is missing."""
+    program = directory / "paho_c_client"
+    done = subprocess.run(
+        ["gcc", "-Wall", "-Wextra", "-Werror", "-o", program, DRIVERS / "paho_c_client.c", "-lpaho-mqtt3cs"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stderr}\nRemedy: apt-get install libpaho-mqtt-dev"
+    return program
+
+
+def command_of(client: str, directory: Path) -> tuple[list[str], dict[str, str]]:
+    """Return the command of the driver of *client*, and what its environment needs."""
+    if client == "paho_c":
+        return [str(paho_c(directory))], {}
+    if client == "mqtt_js":
+        # Where Debian keeps packages of node; its own node looks there by itself.
+        return ["node", str(DRIVERS / "mqtt_js_client.js")], {"NODE_PATH": "/usr/share/nodejs"}
+    return [sys.executable, str(DRIVERS / f"{client}_client.py")], {}

@@ -1,0 +1,206 @@
+"""The verdict on a device, from attempts as the stand records them."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import pytest
+
+from broker.mqtt.codes import ProtocolVersion, QoS
+from broker.mqtt.connect import Connect
+from broker.mqtt.packets import Publish
+from device_sim.attack.verdict import Verdict
+from device_sim.qualify import judging
+from device_sim.qualify.attempt import Attempt, pauses
+from device_sim.qualify.command import exit_code
+from device_sim.qualify.enrolment_stand import Asked
+from device_sim.qualify.run import _outcome
+from device_sim.report import ExitCode
+
+PASS, WARN, FAIL, SKIP = Verdict.PASS, Verdict.WARN, Verdict.FAIL, Verdict.SKIP
+
+
+def connect(*, keep_alive: int = 5, clean: bool = False) -> Connect:
+    return Connect("d", keep_alive=keep_alive, clean_start=clean, protocol_version=ProtocolVersion.V311)
+
+
+def attempt(at: float = 0.0, ended: float | None = None, refusal: str = "", **more: object) -> Attempt:
+    made = Attempt(at, refusal=refusal, ended=ended)
+    for name, value in more.items():
+        setattr(made, name, value)
+    return made
+
+
+def believing(at: float = 0.0, ended: float | None = None, **fields: object) -> Attempt:
+    return attempt(at, ended, tls=at, packets=[(at, connect(**fields))])  # type: ignore[arg-type]
+
+
+def row(*waits: float) -> list[Attempt]:
+    """Return attempts that end at once, with these waits between them."""
+    attempts, now = [attempt(0.0, 0.0)], 0.0
+    for wait in waits:
+        now += wait
+        attempts.append(attempt(now, now))
+    return attempts
+
+
+def verdicts(lines: list[judging.Line]) -> dict[str, Verdict]:
+    return {line.name: line.verdict for line in lines}
+
+
+def test_pauses_are_from_the_end_of_one_to_the_start_of_the_next() -> None:
+    assert pauses([attempt(0, 1), attempt(3, 3.5), attempt(3.2, 4), attempt(5)]) == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "expected"),
+    [
+        ([attempt(refusal="certificate_expired")], {"sends-nothing": PASS, "says-why": PASS}),
+        ([attempt(refusal="closed")], {"sends-nothing": PASS, "says-why": WARN}),
+        ([attempt(tls=0.1)], {"sends-nothing": PASS, "says-why": WARN}),
+        ([attempt(refusal="unknown_ca"), believing()], {"sends-nothing": FAIL}),
+        ([attempt(tls=0.1, noise=True)], {"sends-nothing": FAIL}),
+        ([], {"sends-nothing": SKIP}),
+    ],
+)
+def test_a_device_must_not_send_to_a_server_that_it_cannot_know(
+    attempts: list[Attempt], expected: dict[str, Verdict]
+) -> None:
+    assert verdicts(judging.verifies(attempts)) == expected
+
+
+def test_a_revoked_ca_is_a_warning_only() -> None:
+    assert verdicts(judging.verifies([believing()], essential=False)) == {"sends-nothing": WARN}
+
+
+def test_old_tls_is_taken_or_not() -> None:
+    assert verdicts(judging.refuses_old_tls([attempt(refusal="protocol_version")])) == {"sends-nothing": PASS}
+    assert verdicts(judging.refuses_old_tls([attempt(tls=0.1)])) == {"sends-nothing": FAIL}
+
+
+@pytest.mark.parametrize(
+    ("attempts", "status", "expected", "words"),
+    [
+        (row(1.0, 2.0, 4.0), None, PASS, "4 attempts, waits of 1.00, 2.00, 4.00 s"),
+        (row(0.01, 0.02, 0.01, 0.02), None, FAIL, "half of its waits are under 15 ms"),
+        (row(0.01, 0.02), None, PASS, "3 attempts"),
+        (row(), 14, WARN, "it ended with status 14"),
+        (row(), -13, WARN, "it ended by SIGPIPE"),
+        ([attempt(0)], None, WARN, "does it ever give up?"),
+        (row(), None, SKIP, "give a longer --window"),
+        ([], None, SKIP, "it did not come"),
+    ],
+)
+def test_how_it_comes_back(attempts: list[Attempt], status: int | None, expected: Verdict, words: str) -> None:
+    (line,) = judging.comes_back(attempts, status, 6.0)
+    assert line.verdict is expected
+    assert words in f"{line.seen} {line.why}"
+
+
+@pytest.mark.parametrize(
+    ("sequences", "grow", "scatter"),
+    [
+        ([[0.4, 1.0, 2.0, 5.0], [0.1, 0.5, 3.0], [0.6, 0.9, 1.0], [0.3, 1.5, 2.5]], PASS, PASS),
+        ([[1.0, 2.0, 4.0]] * 5, PASS, WARN),
+        ([[1.0, 1.0, 1.0]] * 5, WARN, WARN),
+        ([[1.0, 1.0]] * 3, SKIP, SKIP),
+        ([], SKIP, SKIP),
+    ],
+)
+def test_waits_are_judged_over_all_stages(sequences: list[list[float]], grow: Verdict, scatter: Verdict) -> None:
+    assert verdicts(judging.waits(sequences)) == {"waits-grow": grow, "waits-scatter": scatter}
+
+
+@pytest.mark.parametrize(
+    ("keep_alive", "ended", "attempts", "expected"),
+    [
+        (1, 3.0, 2, {"notices": PASS, "comes-again": PASS}),
+        (1, 3.0, 1, {"notices": PASS, "comes-again": WARN}),
+        (1, 5.0, 2, {"notices": FAIL, "comes-again": PASS}),
+        (1, None, 1, {"notices": FAIL}),
+        (0, None, 1, {"notices": FAIL}),
+        (60, None, 1, {"notices": SKIP}),
+    ],
+)
+def test_a_dead_connection_is_noticed_by_the_keep_alive(
+    keep_alive: int, ended: float | None, attempts: int, expected: dict[str, Verdict]
+) -> None:
+    first = believing(0.0, ended, keep_alive=keep_alive)
+    first.answered = 0.0
+    found = judging.notices_silence([first, *[attempt(9.0)] * (attempts - 1)], window=10.0)
+    assert verdicts(found) == expected
+
+
+def sender(at: float, payload: bytes, *, dup: bool, packet_id: int = 1, clean: bool = False) -> Attempt:
+    made = believing(at, clean=clean)
+    made.packets.append((at, Publish("t", payload, QoS.AT_LEAST_ONCE, dup=dup, packet_id=packet_id)))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("attempts", "expected"),
+    [
+        ([sender(0, b"a", dup=False), sender(1, b"a", dup=True)], {"resends": PASS, "marks-duplicate": PASS}),
+        ([sender(0, b"a", dup=False), sender(1, b"a", dup=False)], {"resends": PASS, "marks-duplicate": FAIL}),
+        ([sender(0, b"a", dup=False), sender(1, b"a", dup=True, packet_id=2)],
+         {"resends": PASS, "marks-duplicate": FAIL}),
+        ([sender(0, b"a", dup=False, clean=True), sender(1, b"a", dup=False, clean=True)],
+         {"resends": PASS, "marks-duplicate": SKIP}),
+        ([sender(0, b"a", dup=False), sender(1, b"b", dup=False)], {"resends": FAIL}),
+        ([sender(0, b"a", dup=False)], {"resends": FAIL}),
+        ([believing()], {"resends": SKIP}),
+    ],
+)  # fmt: skip
+def test_what_was_not_acknowledged_is_sent_again(attempts: list[Attempt], expected: dict[str, Verdict]) -> None:
+    assert verdicts(judging.redelivers(attempts)) == expected
+
+
+def asked(at: float, status: HTTPStatus, *, certificate: bool = True) -> Asked:
+    return Asked(at, "/.well-known/est/simplereenroll", certificate, status)
+
+
+@pytest.mark.parametrize(
+    ("requests", "expected"),
+    [
+        ([asked(0, HTTPStatus.SERVICE_UNAVAILABLE), asked(2.0, HTTPStatus.OK)],
+         {"renews": PASS, "renews-as-itself": PASS, "respects-retry-after": PASS}),
+        ([asked(0, HTTPStatus.ACCEPTED), asked(0.5, HTTPStatus.OK)],
+         {"renews": PASS, "renews-as-itself": PASS, "respects-retry-after": FAIL}),
+        ([asked(0, HTTPStatus.ACCEPTED, certificate=False)], {"renews": FAIL, "renews-as-itself": WARN}),
+        ([], {"renews": SKIP}),
+    ],
+)  # fmt: skip
+def test_renewal_is_patient(requests: list[Asked], expected: dict[str, Verdict]) -> None:
+    assert verdicts(judging.renews(requests, 2)) == expected
+
+
+def test_a_strange_service_gets_nothing() -> None:
+    assert verdicts(judging.trusts_no_other_service([], came=True)) == {"sends-nothing": PASS}
+    assert verdicts(judging.trusts_no_other_service([], came=False)) == {"sends-nothing": SKIP}
+    assert verdicts(judging.trusts_no_other_service([asked(0, HTTPStatus.OK)], came=True)) == {"sends-nothing": FAIL}
+
+
+def test_a_device_that_never_connects_is_judged_no_further() -> None:
+    assert verdicts(judging.habits([])) == {"connects": FAIL}
+
+
+def test_habits() -> None:
+    device = believing(0.0, keep_alive=0)
+    device.tls_version, device.certificate, device.answered = "TLSv1.2", False, 0.1
+    assert verdicts(judging.habits([device])) == {
+        "connects": PASS, "tls": WARN, "certificate": FAIL,
+        "keep-alive": WARN, "stays": PASS, "waits-for-connack": PASS,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lines", "code"),
+    [
+        ([("server-expired", "sends-nothing", FAIL), ("drop-tcp", "comes-back", FAIL)], ExitCode.SECURITY),
+        ([("drop-tcp", "comes-back", FAIL)], ExitCode.ERROR),
+        ([("server-revoked-ca", "sends-nothing", WARN)], ExitCode.OK),
+    ],
+)
+def test_data_for_strangers_is_the_worst(lines: list[tuple[str, str, Verdict]], code: ExitCode) -> None:
+    outcomes = [_outcome(stage, "", judging.Line(name, "", verdict, "seen"), 1.0) for stage, name, verdict in lines]
+    assert exit_code(outcomes) is code

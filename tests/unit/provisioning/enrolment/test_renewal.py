@@ -1,0 +1,175 @@
+"""When to renew, and renewal after the end: windows, orders, grace."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioning.client.est import renewal_identifier
+from provisioning.enrolment.attempt import CertificateCredential, TlsConnection, TokenCredential
+from provisioning.enrolment.renewal_info import RenewalService, parse_identifier, window
+from provisioning.errors import Code, Refused
+from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.store import audit
+from provisioning.store.groups import Group
+from provisioning.store.renewals import Hastened
+from tests.support.fleet import Fleet, successor_csr
+from tests.support.requests import NOON, csr_der
+
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+SECOND = timedelta(seconds=1)
+
+
+def service(fleet: Fleet) -> RenewalService:
+    return RenewalService(fleet.database, fleet.clock)
+
+
+async def window_of(fleet: Fleet, certificate: x509.Certificate) -> tuple[datetime, datetime]:
+    info = await service(fleet).info(renewal_identifier(certificate))
+    return info.start, info.end
+
+
+# Windows.
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(120, 825 * 86400))
+def test_a_window_is_inside_the_life_and_around_its_place(share: float, seconds: int) -> None:
+    life = timedelta(seconds=seconds)
+    info = window(NOON, NOON + life, share)
+    middle = 1 / 2 if life < 10 * DAY else 2 / 3
+    assert NOON < info.start <= info.end < NOON + life
+    for moment in (info.start, info.end):
+        assert abs((moment - NOON) - life * middle) <= life * (1 / 40 + 1 / 100) + 2 * SECOND
+    assert timedelta(minutes=1) <= info.retry_after <= 6 * HOUR
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 30 * 86400))
+def test_an_order_moves_the_window_forward_never_back(share: float, spread: int) -> None:
+    order = Hastened(NOON + DAY, timedelta(seconds=spread))
+    plain, hastened = window(NOON, NOON + 30 * DAY, share), window(NOON, NOON + 30 * DAY, share, order)
+    assert hastened.start <= plain.start
+    assert hastened == plain or hastened.end <= order.at + order.spread * share
+    if not spread:
+        assert hastened.end < order.at
+
+
+async def test_windows_of_a_fleet_are_spread_and_stay_where_they_are(fleet: Fleet) -> None:
+    certificates = [await fleet.enrol(f"meter-{number}") for number in range(20)]
+    windows = [await window_of(fleet, each) for each in certificates]
+    starts = sorted(start for start, _ in windows)
+    assert starts[-1] - starts[0] > 6 * HOUR, "a fortieth of thirty days, either way"
+    fleet.clock.advance(3 * DAY)
+    assert [await window_of(fleet, each) for each in certificates] == windows
+
+
+async def test_an_operator_hastens_what_was_issued_before_and_its_successors_are_ordinary(fleet: Fleet) -> None:
+    north = await fleet.enrol("meter-1")
+    token = await fleet.token("meter-2", "south")
+    south = await fleet.enrolment.enrol(csr_der(names=["meter-2"]), TokenCredential("meter-2", token))
+    before = await window_of(fleet, south)
+    fleet.clock.advance(HOUR)
+    outcome = await service(fleet).hasten(group="north", spread=timedelta(), by="admin")
+    assert outcome.certificates == 1
+    assert (await window_of(fleet, north))[1] < fleet.clock()
+    assert await window_of(fleet, south) == before
+    fleet.clock.advance(SECOND)
+    successor = await fleet.reenrol(north, successor_csr(north))
+    assert (await window_of(fleet, successor))[0] > fleet.clock() + 10 * DAY
+    assert (await service(fleet).hasten(group=None, spread=HOUR, by="admin")).certificates == 3
+    start, _ = await window_of(fleet, south)
+    assert fleet.clock() - 2 * SECOND <= start <= fleet.clock() + HOUR
+    assert await fleet.database.read(lambda connection: list(audit.findings(connection))) == []
+
+
+async def test_what_is_revoked_has_a_window_that_is_over(fleet: Fleet) -> None:
+    certificate = await fleet.enrol()
+    await fleet.revocation.revoke_device("meter-17", RevocationReason.KEY_COMPROMISE, by="admin")
+    assert (await window_of(fleet, certificate))[1] < fleet.clock()
+
+
+async def test_an_identifier_is_the_standard_s_and_nothing_else(fleet: Fleet) -> None:
+    certificate = await fleet.enrol()
+    assert parse_identifier(renewal_identifier(certificate)) == certificate_key(certificate)
+    # RFC 9773 §4.1, its own example.
+    key, serial = parse_identifier("aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE")
+    assert key.hex(":").upper() == "69:88:5B:6B:87:46:40:41:E1:B3:7B:84:7B:A0:AE:2C:DE:01:C8:D4"
+    assert serial == 0x8765_4321
+    for wrong in ("", ".", "a.b", "YQ", "YQ.", "YQ==.YQ==", "YQ.YQ.YQ", "Y+.YQ", "YQ.\u00e9", "a" * 500):
+        with pytest.raises(Refused, match="INVALID_REQUEST"):
+            parse_identifier(wrong)
+    with pytest.raises(Refused, match="SERIAL_UNKNOWN"):
+        await service(fleet).info("aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE")
+
+
+@pytest.mark.parametrize(("group", "spread"), [("a b", HOUR), ("north", -SECOND), ("north", 31 * DAY)])
+async def test_an_order_that_is_wrong_is_refused(fleet: Fleet, group: str, spread: timedelta) -> None:
+    with pytest.raises(Refused, match="INVALID_REQUEST"):
+        await service(fleet).hasten(group=group, spread=spread, by="admin")
+
+
+# After the end.
+
+
+async def graced(fleet: Fleet, **rules: Any) -> x509.Certificate:
+    await fleet.groups.create(Group("north", renewal_grace=7 * DAY, **rules), by="admin")
+    certificate = await fleet.enrol()
+    fleet.clock.advance(31 * DAY)
+    return certificate
+
+
+async def code_of_renewal(fleet: Fleet, certificate: x509.Certificate, connection: TlsConnection | None = None) -> Code:
+    with pytest.raises(Refused) as caught:
+        await fleet.enrolment.reenrol(
+            successor_csr(certificate), CertificateCredential(certificate), connection=connection
+        )
+    return caught.value.code
+
+
+async def test_a_device_that_was_away_comes_back_within_the_grace_time(fleet: Fleet) -> None:
+    certificate = await graced(fleet)
+    successor = await fleet.reenrol(certificate, successor_csr(certificate))
+    assert successor.not_valid_after_utc == fleet.clock() + 30 * DAY
+    fleet.clock.advance(6 * DAY + SECOND)
+    assert await code_of_renewal(fleet, certificate) is Code.CERTIFICATE_EXPIRED
+
+
+async def test_without_grace_and_for_other_roles_the_end_is_the_end(fleet: Fleet) -> None:
+    certificate = await fleet.enrol()
+    fleet.clock.advance(30 * DAY + SECOND)
+    assert await code_of_renewal(fleet, certificate) is Code.CERTIFICATE_EXPIRED
+
+
+async def test_grace_is_never_for_what_was_revoked_before_or_after_its_end(fleet: Fleet) -> None:
+    certificate = await graced(fleet)
+    await fleet.revocation.revoke_device("meter-17", RevocationReason.UNSPECIFIED, by="admin")
+    assert await code_of_renewal(fleet, certificate) is Code.CERTIFICATE_REVOKED
+
+
+async def test_grace_is_never_for_a_certificate_revoked_by_its_serial_number(fleet: Fleet) -> None:
+    certificate = await graced(fleet)
+    await fleet.revocation.revoke_serial(f"{certificate.serial_number:x}", RevocationReason.UNSPECIFIED, by="admin")
+    assert await code_of_renewal(fleet, certificate) is Code.CERTIFICATE_REVOKED
+
+
+async def test_grace_is_never_for_a_suspended_device_nor_for_a_certificate_that_has_not_begun(fleet: Fleet) -> None:
+    certificate = await graced(fleet)
+    fleet.clock.advance(-62 * DAY)
+    assert await code_of_renewal(fleet, certificate) is Code.CERTIFICATE_EXPIRED, "pain of others: future dates"
+    fleet.clock.advance(62 * DAY)
+    await fleet.suspension.suspend_device("meter-17", by="admin")
+    assert await code_of_renewal(fleet, certificate) in {Code.DEVICE_SUSPENDED, Code.CERTIFICATE_SUSPENDED}
+
+
+async def test_after_the_end_the_key_must_be_shown_on_this_connection(fleet: Fleet) -> None:
+    certificate = await graced(fleet)
+    resumed = TlsConnection("TLSv1.3", resumed=True)
+    assert await code_of_renewal(fleet, certificate, resumed) is Code.CERTIFICATE_EXPIRED
+    await fleet.enrolment.reenrol(
+        successor_csr(certificate), CertificateCredential(certificate), connection=TlsConnection("TLSv1.3")
+    )
