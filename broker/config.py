@@ -283,7 +283,7 @@ def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not keys:
         return str(message)
-    flag, variable = f"--{key.replace('_', '-')}", _variable(*keys)
+    flag, variable = f"--{keys[0].replace('_', '-')}", _variable(*keys)
     in_table = keys[0] in _TABLES
     if error["type"] == "missing" and not in_table:
         return f"{key}: missing; give {flag}, {variable} or {key} in the file"
