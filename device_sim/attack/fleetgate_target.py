@@ -38,9 +38,7 @@ allow_tls12 = {tls12}
 handshake_timeout = 1.0
 connect_timeout = 1.0
 max_backlog = 1048576
-max_failed_attempts = 1000000
 """
-# Attackers and good devices share one address here: a limit for an address would keep out both.
 _SERVICE_TOML = "feed_heartbeat_seconds = 0.5\n"
 
 CAPABILITIES = Capabilities(
