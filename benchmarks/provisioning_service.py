@@ -201,7 +201,7 @@ def ocsp_request(serial: int, issuer: x509.Certificate, nonce: bytes | None) -> 
 async def run(options: argparse.Namespace, folder: Path, console: Console) -> list[Result]:
     """Found, fill, serve, and measure one kind of request after the other."""
     ca = folder / "ca"
-    environment = {_SECRET: secrets.token_urlsafe()}
+    environment = {_SECRET: secrets.token_urlsafe(), "FLEET_PROVISIONING_REQUESTS_PER_SECOND": "0"}
     url = options.database_url or f"sqlite:///{ca / 'fleet.db'}"
     if options.database_url:
         environment["FLEET_PROVISIONING_DATABASE_URL"] = url

@@ -13,6 +13,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ import typer
 from broker.admin.client import AdminClient, BrokerUnreachable, RequestRefused
 from broker.admin.endpoint import OFF, socket_path
 from broker.config import ConfigError, read_file
+from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 
 Socket = Annotated[
     Path | None,
@@ -43,13 +45,51 @@ Config = Annotated[Path | None, typer.Option(help="The broker's TOML file, to fi
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+@dataclass(slots=True)
+class _Remote:
+    """A broker elsewhere, if one was named before the command."""
+
+    url: str | None = None
+    cafile: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+
+_remote = _Remote()
+
+
+def remote_options(
+    url: Annotated[
+        str | None,
+        typer.Option(help="Ask the broker at this https:// address (its admin_port) instead.", show_default=False),
+    ] = None,
+    cafile: Annotated[Path | None, typer.Option(help="With --url: trust anchors.", show_default=False)] = None,
+    cert: Annotated[
+        Path | None, typer.Option(help="With --url: an operator's certificate.", show_default=False)
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="With --url: its private key.", show_default=False)] = None,
+) -> None:
+    """Remember where to ask; given before the command: ``fleet-broker --url https://… sessions``."""
+    if url is None and (cafile or cert or key):
+        raise typer.BadParameter("--cafile, --cert and --key before a command go with --url")
+    _remote.url, _remote.cafile, _remote.cert, _remote.key = url, cafile, cert, key
+
+
+def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -> AdminClient:
+    if _remote.url is None:
+        return AdminClient.at_socket(_socket(socket, state_dir, config))
+    if _remote.cafile is None or _remote.cert is None or _remote.key is None:
+        raise ConfigError("--url needs --cafile, --cert and --key")
+    return AdminClient.at_url(_remote.url, _remote.cafile, CredentialFiles(_remote.cert, _remote.key))
+
+
 @contextlib.contextmanager
 def admin_client(socket: Path | None, state_dir: Path | None, config: Path | None) -> Iterator[AdminClient]:
     """Yield a client of the broker that is meant; an error is one line and exit code 1."""
     try:
-        with AdminClient(_socket(socket, state_dir, config)) as client:
+        with _connect(socket, state_dir, config) as client:
             yield client
-    except (BrokerUnreachable, RequestRefused, ConfigError) as error:
+    except (BrokerUnreachable, RequestRefused, ConfigError, TlsConfigurationError) as error:
         typer.echo(f"fleet-broker: {error}", err=True)
         raise typer.Exit(1) from None
 

@@ -144,7 +144,13 @@ def trust_show(socket: Socket = None, state_dir: StateDir = None, config: Config
     ]
     print_table(columns, rows)
     sys.stdout.write("\n")
-    print_facts({"trust_domain": answer["trust_domain"] or "any that the anchors vouch for", **answer["revocation"]})
+    if answer["lists"]:
+        fields = ("issuer", "number", "entries", "state", "next_update", "source")
+        print_table(("CRL of", *fields[1:]), [tuple(str(each[name]) for name in fields) for each in answer["lists"]])
+        sys.stdout.write("\n")
+    facts = {"trust_domain": answer["trust_domain"] or "any that the anchors vouch for"}
+    bundles = {"bundles": ", ".join(answer["bundles"]), "generation": answer["generation"]}
+    print_facts({**facts, **bundles, **answer["revocation"]})
 
 
 def _session_row(session: dict[str, Any]) -> tuple[str, ...]:

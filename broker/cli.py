@@ -20,6 +20,7 @@ import typer
 from broker import admin_commands, explain_commands
 from broker.admin.metrics_endpoint import ListenError
 from broker.admin.unix_socket import AdminSocketError
+from broker.admin_command import remote_options
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.build import is_compiled
 from broker.config import BrokerConfig, ConfigError, load
@@ -39,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.callback()(remote_options)
 app.add_typer(admin_commands.trust_app, name="trust")
 for command in (admin_commands.status, admin_commands.sessions, admin_commands.kick, explain_commands.why):
     app.command()(command)
@@ -113,10 +115,23 @@ def run(
     admin_socket: Annotated[
         str | None, typer.Option(help="Unix socket of the admin API, or off (default: STATE_DIR/admin.sock).")
     ] = None,
+    admin_port: Annotated[
+        int | None, typer.Option(help="Port of the admin API over HTTPS, for operators' certificates.")
+    ] = None,
+    admin_host: Annotated[str | None, typer.Option(help="Its address (default: 127.0.0.1).")] = None,
+    unsafe_public_admin: Annotated[
+        bool | None, typer.Option("--unsafe-public-admin", help="Allow an address that is not loopback for it.")
+    ] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port of the page for Prometheus, plain HTTP.")] = None,
     metrics_host: Annotated[str | None, typer.Option(help="Its address (default: 127.0.0.1).")] = None,
     unsafe_public_metrics: Annotated[
         bool | None, typer.Option("--unsafe-public-metrics", help="Allow an address that is not loopback for it.")
+    ] = None,
+    presence_events: Annotated[
+        bool | None, typer.Option("--presence-events", help="Tell services who comes and goes, below $SYS.")
+    ] = None,
+    stamp_publisher: Annotated[
+        bool | None, typer.Option("--stamp-publisher", help="Write the publisher's certificate into each message.")
     ] = None,
     persistence: Annotated[
         bool | None, typer.Option("--persistence/--no-persistence", help="Keep sessions and messages over a restart.")

@@ -95,11 +95,20 @@ class BrokerConfig(BaseSettings):
     allow_tls12: bool = False
     admin_socket: str | None = None
     """Unix socket of the admin API; unset: state_dir/admin.sock; ``off``: none."""
+    admin_port: int | None = Field(default=None, ge=0, le=65535)
+    """The admin API over HTTPS on admin_host, for operators' certificates only; None: not at all."""
+    admin_host: str = "127.0.0.1"
+    unsafe_public_admin: bool = False
+    """Allow an admin_host that is not loopback."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Prometheus reads http://metrics_host:metrics_port/metrics; None: not at all."""
     metrics_host: str = "127.0.0.1"
     unsafe_public_metrics: bool = False
     """Allow a metrics_host that is not loopback: whoever reaches it reads the figures, unencrypted."""
+    presence_events: bool = False
+    """Tell services who comes and goes, on $SYS/broker/presence/#."""
+    stamp_publisher: bool = False
+    """Write into each message's user properties whose certificate its publisher has; costs the fast path."""
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
@@ -176,6 +185,15 @@ class BrokerConfig(BaseSettings):
         if self.token is not None and self.token_file is not None:
             raise ValueError("token: give token or token_file, not both")
         self._check_listeners()
+        return self
+
+    @model_validator(mode="after")
+    def _private(self) -> Self:
+        """Refuse addresses that others than this machine reach, unless that is said."""
+        if not self.unsafe_public_admin and not _is_loopback(self.admin_host):
+            raise ValueError(
+                f"admin_host: {self.admin_host} is not a loopback address; set unsafe_public_admin to allow it"
+            )
         if not self.unsafe_public_metrics and not _is_loopback(self.metrics_host):
             raise ValueError(
                 f"metrics_host: {self.metrics_host} is not a loopback address; set unsafe_public_metrics to allow it"
@@ -265,7 +283,7 @@ def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not keys:
         return str(message)
-    flag, variable = f"--{key.replace('_', '-')}", _variable(*keys)
+    flag, variable = f"--{keys[0].replace('_', '-')}", _variable(*keys)
     in_table = keys[0] in _TABLES
     if error["type"] == "missing" and not in_table:
         return f"{key}: missing; give {flag}, {variable} or {key} in the file"

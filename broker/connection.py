@@ -328,7 +328,7 @@ class ClientConnection:
 
     def _introduce(self, topic: bytes) -> bool:
         """Say whether the client may publish to *topic*, which it has not done lately; if in doubt: no."""
-        if self.session is None:
+        if self.session is None or self.engine.stamps:  # A stamp is not written here.
             return False
         try:
             permitted = refuse_topic(self.engine, self.session, check_topic_name(topic.decode())) is None
@@ -346,7 +346,8 @@ class ClientConnection:
         """Log what the client may not do, the first few times: it can try for ever, and the log is not its to fill."""
         if self._complaints < _MOST_COMPLAINTS:
             self._complaints += 1
-            self.engine.denied(self, event, details, self.last_received)
+            client_id = self.session.client_id if self.session is not None else ""
+            self.engine.history.denied(self, event, details, client_id, self.last_received)
 
     def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
         """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""

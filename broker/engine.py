@@ -38,6 +38,7 @@ from broker.mqtt.connect import Connect
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription
+from broker.presence import Presence
 from broker.routing.retained import RetainedMessages
 from broker.routing.router import Routes, Subscriber
 from broker.session.queue import QueueLimits
@@ -130,9 +131,11 @@ class Engine:
         "keeps_revoked",
         "limits",
         "metrics",
+        "presence",
         "registry",
         "retained",
         "routes",
+        "stamps",
         "turn",
     )
 
@@ -153,6 +156,10 @@ class Engine:
         self.routes = Routes(limits.max_cached_routes)
         self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
         self.registry = SessionRegistry(QueueLimits(limits.max_queued_messages, limits.max_queued_bytes), self.metrics)
+        self.stamps = False
+        """Whether each message is stamped with its publisher's certificate, see `broker.vouched`."""
+        self.presence: Presence | None = None
+        """Who tells services who comes and goes; None: nobody."""
         self.journal: Journal | None = None
         """Where persistent state is noted for the store; None: nothing outlives the process."""
         self._live: dict[CertificateKey, list[Client]] = {}
@@ -245,13 +252,8 @@ class Engine:
             if connection.peer is not None:
                 self.guard.ended(connection.peer, session.client_id, code, now)
             self.detach(connection, now, publish_will=publish_will)
-
-    def denied(self, connection: Client, event: str, details: dict[str, object], now: float) -> None:
-        """Tell that the client may not do what it wanted to."""
-        log.warning(event, address=connection.address, **details, **named(connection))
-        said = f"{event}: {details.get('topic') or details.get('topic_filter') or ''}"
-        client_id = connection.session.client_id if connection.session is not None else ""
-        self.history.note(Happened.DENIED, connection, str(details.get("code", "")), said, client_id, now)
+            if self.presence is not None:
+                self.presence.disconnected(connection, session, code, detail, now)
 
     def detach(self, connection: Client, now: float, *, publish_will: bool) -> None:
         """Let go of a connection that was admitted: its will, and its session or what is left of it."""
@@ -427,8 +429,9 @@ class Engine:
         return slow
 
     def publish_own(self, message: Message, now: float) -> None:
-        """Publish a retained message of the broker's own, which is not stored on disk."""
-        self.retained.retain(message.topic.decode(), message)
+        """Publish a message of the broker's own; a retained one is not stored on disk."""
+        if message.retain:
+            self.retained.retain(message.topic.decode(), message)
         route = self.routes[message.topic]
         route.deliver(message, None, now)
         self.turn.routes.add(route)

@@ -23,7 +23,7 @@ from typing import Any
 
 import structlog
 
-from broker.admission.admission import Admitted
+from broker.admission.admission import Admitted, Peer
 from broker.admission.inquiry import Waits
 from broker.admission.refusal import RefusalCode, Refused
 from broker.authorization import SHOWN, UNSTORABLE, Refusal, deny_publish, refuse_filter, refuse_topic
@@ -38,16 +38,16 @@ from broker.mqtt.errors import ProtocolError
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet
 from broker.mqtt.ping import Pingreq
-from broker.mqtt.properties import NO_PROPERTIES, WILL, Owner, Properties, encode_properties
+from broker.mqtt.properties import NO_PROPERTIES, WILL, Properties
 from broker.mqtt.publication import Publish
 from broker.mqtt.publish import PINGRESP
 from broker.mqtt.subscribe import Suback, Subscribe, Unsuback, Unsubscribe
 from broker.mqtt.subscription import Subscription, encode_identifier
 from broker.mqtt.topics import SharedSubscription, check_topic_name
-from broker.mqtt.wire import Reader
 from broker.session.session import NEVER, Session
 from broker.session.will import Will as KeptWill
 from broker.store.journal import Otherwise
+from broker.vouched import forwarded
 
 log = structlog.get_logger("broker")
 
@@ -110,7 +110,7 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
         admitted,
         clean_start=packet.clean_start,
         expiry_interval=granted_expiry,
-        will=None if packet.will is None else _kept_will(packet.will),
+        will=None if packet.will is None else _kept_will(packet.will, connection.peer if engine.stamps else None),
         now=now,
     )
     if isinstance(opened, Refused):
@@ -130,6 +130,8 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
     resumed = "an earlier session was resumed" if present else ""
     engine.history.note(Happened.ADMITTED, connection, "", resumed, session.client_id, now)
     session.resume(now)
+    if engine.presence is not None:
+        engine.presence.connected(connection, session, now)
     return None
 
 
@@ -196,8 +198,8 @@ def _unsupported(packet: Connect, limits: Limits) -> Refused | None:
     return None
 
 
-def _kept_will(will: Will) -> KeptWill:
-    properties = _forwarded(replace(will.properties, will_delay_interval=None), WILL)
+def _kept_will(will: Will, peer: Peer | None) -> KeptWill:
+    properties = forwarded(replace(will.properties, will_delay_interval=None), WILL, peer)
     return KeptWill(
         Message(will.topic.encode(), will.payload, will.qos, retain=will.retain, properties=properties),
         will.properties.will_delay_interval or 0,
@@ -223,13 +225,14 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
         return
     refusal = refuse_topic(engine, session, topic_name)
     if refusal is None:
-        connection.allow(topic)
+        if not engine.stamps:  # Each message needs its stamp, which the data path does not write.
+            connection.allow(topic)
         message = Message(
             topic,
             packet.payload,
             packet.qos,
             retain=packet.retain,
-            properties=_forwarded(packet.properties, PacketType.PUBLISH),
+            properties=forwarded(packet.properties, PacketType.PUBLISH, connection.peer if engine.stamps else None),
             expires_at=_expiry(packet.properties, now),
         )
         slow = engine.publish(message, session, now)
@@ -298,15 +301,6 @@ def _refuse_unstorable(connection: Client, session: Session, packet: Publish, no
         return
     kind = Pubrec if packet.qos is QoS.EXACTLY_ONCE else Puback
     connection.reply(_explained(connection, session, kind(packet.packet_id), UNSTORABLE))
-
-
-def _forwarded(properties: Properties, owner: Owner) -> bytes:
-    """Return the properties that a subscriber gets unchanged and in order [MQTT-3.3.2-17], without their length."""
-    if not properties:
-        return b""
-    kept = replace(properties, message_expiry_interval=None, topic_alias=None, subscription_identifiers=())
-    reader = Reader(encode_properties(kept, owner))
-    return reader.take(reader.variable_integer("property length"), "properties")
 
 
 def _expiry(properties: Properties, now: float) -> float | None:

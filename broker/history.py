@@ -19,14 +19,18 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+import structlog
+
 from broker.admission.admission import Peer
 from broker.admission.refusal import Refused
 from provisioning.pki.identity import Identity
+
+log = structlog.get_logger("broker")
 
 MOST_OF_ONE = 16
 """Events of one identity or address."""
@@ -130,6 +134,12 @@ class History:
             self._known.add(str(identity), event)
         else:
             self._strangers.add(event.host, event)
+
+    def denied(self, party: Party, event: str, details: Mapping[str, object], client_id: str, now: float) -> None:
+        """Log and record that the client may not do what it wanted to."""
+        log.warning(event, address=party.address, **details, **named(party))
+        said = f"{event}: {details.get('topic') or details.get('topic_filter') or ''}"
+        self.note(Happened.DENIED, party, str(details.get("code", "")), said, client_id, now)
 
     def turned_away(self, host: str, code: str, now: float) -> None:
         """Record that a connection from *host* was closed before TLS."""

@@ -24,9 +24,9 @@ class Limits:
     """Connections that have not been admitted yet, handshakes in progress and strangers; more wait to be accepted."""
     max_unadmitted_per_address: Count = 1_000
     """Of these from one address (IPv6: one /64); more are closed before TLS."""
-    max_failed_attempts: Count = 2_000
+    max_failed_attempts: Count = 50_000
     """Connections from one address that led to nothing; beyond it, it is closed before TLS."""
-    failed_attempt_recovery: Annotated[float, Field(gt=0)] = 20.0
+    failed_attempt_recovery: Annotated[float, Field(gt=0)] = 100.0
     """How many of these are forgotten in a second."""
     max_connection_rate: Annotated[int, Field(ge=0)] = 0
     """Connections that one listener accepts in a second, 0 for any number; more wait to be accepted."""

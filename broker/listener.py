@@ -8,8 +8,9 @@ Rules
    wait in the kernel's queue, where they cost nothing and are served when there is room. So they wait while the broker
    is busy with those who are connected (`max_loop_lag`), but for one every tenth of a second: a broker that is always
    busy admits slowly, and not never.
-3. A bounded number of connections is accepted a turn, so that connected devices are served between two of them; when
-   the process has no descriptors left, none for a second, and the connected ones are served all the same.
+3. Nobody comes in while newcomers who have spoken wait to be served: they wait in the kernel's queue, where no deadline
+   runs and no limit counts. A bounded number of connections is accepted a turn, so that connected devices are served
+   between two of them; when the process has no descriptors left, none for a second.
 4. The TLS context can be replaced at any time; it takes effect for the next connection, and the old context's session
    tickets are worth nothing under the new one.
 """
@@ -141,6 +142,9 @@ class Listener:
             self._socket = None
 
     def _accept(self) -> None:
+        if self._lobby.behind:
+            self._lobby.behind = False  # The loop asks again at once, and the lobby says so again if it is so still.
+            return
         engine, now = self._engine, self._loop.time()
         room, pause = self._room(now)
         for _ in range(room):

@@ -4,9 +4,9 @@ Theory
 ------
 A handshake costs a millisecond of processor, a message some microseconds. In one set, a reconnecting fleet would fill
 every batch with handshakes, and whoever is connected already would wait for hundreds of them. So newcomers have a set
-of their own with a small batch: the event loop serves both sets in turn, and a connected device waits for
-`_HANDSHAKES_A_TURN` handshakes at most, however many are at the door. The newcomers lose nothing, since they wait for
-the processor anyway. Once admitted, a transport moves to the other set (`TlsTransport.settle`).
+of their own, and of each turn of the event loop they get `_SECONDS_A_TURN`: a few handshakes, or very many connections
+that lead to nothing. That is what a connected device waits, however many are at the door. The newcomers lose nothing,
+since they wait for the processor anyway. Once admitted, a transport moves to the other set (`TlsTransport.settle`).
 
 It is also where newcomers are counted, by address: see `broker.strangers`.
 """
@@ -16,26 +16,56 @@ from __future__ import annotations
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 
+import structlog
+
 from broker.limits import Limits
-from broker.poller import Poller, Watched
+from broker.poller import WRITABLE, Poller, Watched
 from broker.strangers import Source, Strangers
 from broker.turn import Turn
 
-_HANDSHAKES_A_TURN = 6
+log = structlog.get_logger("broker")
+
+_BATCH = 256
+_SECONDS_A_TURN = 0.01
 
 
 class Lobby(Poller):
     """Where a connection waits until its client is admitted."""
 
-    __slots__ = ("_admitted", "_limits", "_sources", "strangers")
+    __slots__ = ("_admitted", "_limits", "_sources", "behind", "strangers")
 
     def __init__(self, loop: AbstractEventLoop, turn: Turn, admitted: Poller, limits: Callable[[], Limits]) -> None:
         """Let those who are admitted move on to *admitted*; *limits* says what counts at the moment."""
-        super().__init__(loop, turn, _HANDSHAKES_A_TURN)
+        super().__init__(loop, turn)
+        self.behind = False
+        """Whether some who have spoken were not served in the last turn: whoever came in now would only wait."""
         self._admitted = admitted
         self._limits = limits
         self.strangers = Strangers(loop.time())
         self._sources: dict[int, Source] = {}
+
+    def _ready(self) -> None:
+        watched, turn = self._watched, self._turn
+        until = self._loop.time() + _SECONDS_A_TURN
+        self.behind = False
+        turn.begin()
+        for descriptor, events in self._epoll.poll(0, _BATCH):
+            transport = watched.get(descriptor)
+            if transport is None:
+                continue
+            try:
+                if events & WRITABLE:
+                    transport.on_writable()
+                    if events == WRITABLE or descriptor not in watched:
+                        continue
+                transport.on_readable()
+            except Exception:  # A defect met by one newcomer must not take the others with it.
+                log.exception("connection failed", code="INTERNAL_ERROR")
+                transport.abort()
+            if self._loop.time() >= until:
+                self.behind = True  # The set tells of the others again.
+                break
+        turn.end()
 
     def watch(self, descriptor: int, transport: Watched, events: int) -> None:
         """Begin to watch *descriptor* for *events*."""

@@ -58,11 +58,9 @@ class Watched(Protocol):
 class Poller:
     """The epoll set."""
 
-    __slots__ = ("_batch", "_empty", "_epoll", "_loop", "_turn", "_watched")
+    __slots__ = ("_empty", "_epoll", "_loop", "_turn", "_watched")
 
-    def __init__(self, loop: AbstractEventLoop, turn: Turn, batch: int = _BATCH) -> None:
-        """Serve at most *batch* sockets before the loop sees anything else."""
-        self._batch = batch
+    def __init__(self, loop: AbstractEventLoop, turn: Turn) -> None:
         self._loop = loop
         self._turn = turn
         self._epoll = select.epoll()
@@ -123,7 +121,7 @@ class Poller:
         watched = self._watched
         turn = self._turn
         turn.begin()
-        for descriptor, events in self._epoll.poll(0, self._batch):
+        for descriptor, events in self._epoll.poll(0, _BATCH):
             transport = watched.get(descriptor)
             if transport is None:
                 continue

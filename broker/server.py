@@ -15,6 +15,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from typing import Any
 import structlog
 
 from broker.admin.api import Served
-from broker.admin.endpoint import AdminEndpoint, socket_path
-from broker.admin.metrics_endpoint import ListenError, MetricsEndpoint, open_metrics
+from broker.admin.endpoint import AdminEndpoint
+from broker.admin.metrics_endpoint import ListenError, open_metrics
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
@@ -36,6 +37,7 @@ from broker.listener import Doors, Listener, Speaks
 from broker.loop_lag import measure_lag
 from broker.mqtt.codes import ReasonCode
 from broker.poller import Poller
+from broker.presence import Presence
 from broker.recovery import recover
 from broker.reload.parts import (
     Reloadable,
@@ -99,6 +101,7 @@ class BrokerServer:
         files = await self._own_credential()
         self._check_crl_files()
         engine = Engine(self._admission(files.certificate, policy), self._config.limits, loop.call_soon, loop.time())
+        self._vouch(engine)
         engine.keeps_revoked = self._config.revoked_session == "keep"
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
@@ -108,10 +111,7 @@ class BrokerServer:
         listeners = self._listen(loop, engine, doors, context)
         lists = RevocationLists(engine, self._config, loop.time)
         reloader = self._reloader(engine, listeners, files, policy_text, lists)
-        admin = AdminEndpoint(
-            Served(self._config.name, engine, listeners, files.certificate, reloader),
-            socket_path(self._config.admin_socket, self._config.state_dir),
-        )
+        admin = AdminEndpoint(Served(self._config.name, engine, listeners, files.certificate, reloader), self._config)
         await admin.open()
         metrics = await open_metrics(self._config, engine, files.certificate)
         # The data path allocates much and drops it at once; what lives long is frozen, and rarely looked at.
@@ -130,7 +130,11 @@ class BrokerServer:
             tasks.append(asyncio.create_task(_renewals(self._credential, reloader)))
         watch = self._config.watch_files
         tasks.append(asyncio.create_task(keep_current(reloader, self._hangup, watch_files=watch)))
-        tasks.append(asyncio.create_task(self._announce(listeners, feed, lists, metrics)))
+        tasks.append(
+            asyncio.create_task(
+                self._announce(listeners, feed, lists, [metrics.url if metrics is not None else "", admin.url])
+            )
+        )
         try:
             await _first_failure(tasks, stopped)
         finally:
@@ -143,6 +147,13 @@ class BrokerServer:
             await self._shut_down(engine, doors, listeners)
             if store is not None:
                 store.close()
+
+    def _vouch(self, engine: Engine) -> None:
+        """Switch on what tells backends about certificates, where the configuration asks for it."""
+        engine.stamps = self._config.stamp_publisher
+        engine.admission.fingerprints = self._config.stamp_publisher or self._config.presence_events
+        if self._config.presence_events:
+            engine.presence = Presence(engine.publish_own, lambda: datetime.now(UTC))
 
     async def _own_credential(self) -> CredentialFiles:
         config = self._config
@@ -239,7 +250,7 @@ class BrokerServer:
         listeners: list[Listener],
         feed: RevocationFeed | None,
         lists: RevocationLists,
-        metrics: MetricsEndpoint | None,
+        others: list[str],
     ) -> None:
         await lists.current.wait()
         if feed is not None:
@@ -247,8 +258,8 @@ class BrokerServer:
                 await asyncio.wait_for(feed.current.wait(), _FEED_PATIENCE)
             except TimeoutError:
                 log.warning("nobody is admitted until the revocation feed can be read", code="FEED_LOST")
-        urls = [listener.url for listener in listeners] + ([metrics.url] if metrics is not None else [])
-        sys.stdout.write(f"fleet-broker ready {' '.join(urls)}\n")
+        urls = [listener.url for listener in listeners] + others
+        sys.stdout.write(f"fleet-broker ready {' '.join(filter(None, urls))}\n")
         sys.stdout.flush()
 
     async def _shut_down(self, engine: Engine, doors: Doors, listeners: list[Listener]) -> None:

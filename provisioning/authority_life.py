@@ -29,6 +29,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
 
 from provisioning.authority import urls_of
 from provisioning.ca.ceremony import (
@@ -250,7 +251,12 @@ class AuthorityLife:
             authorities.add(connection, name, AuthorityKind.ISSUING, AuthorityState.ANNOUNCED, certificate, now)
             self.note(connection, Action.CA_SIGNED, name, facts_of(certificate))
 
-        await self.database.write(transaction)
+        try:
+            await self.database.write(transaction)
+        except IntegrityError as error:
+            raise ConfigurationError(
+                f"{name} was announced by somebody else at the same moment: look at ca list, and begin again"
+            ) from error
         if new_root is not None:
             self.transcript.certificate("New root", new_root)
         self.transcript.certificate(f"Issuing CA {name}", certificate)

@@ -98,9 +98,9 @@ class Settings(BaseSettings):
     maximum_body_bytes: int = Field(default=1024 * 1024, ge=16 * 1024, le=16 * 1024 * 1024)
     """Ten thousand names of a token batch fit; EST has its own, smaller limit."""
     body_seconds: float = Field(default=20.0, gt=0, le=300)
-    requests_per_second: float = Field(default=200.0, ge=0, le=1_000_000)
+    requests_per_second: float = Field(default=1000.0, ge=0, le=1_000_000)
     """Of one caller (a client certificate, or an address without one) at the HTTPS port; 0: no limit."""
-    request_burst: int = Field(default=2000, ge=1, le=1_000_000)
+    request_burst: int = Field(default=5000, ge=1, le=1_000_000)
     """How many of them at once."""
     metrics: MetricsExposure = MetricsExposure.OFF
     """Prometheus metrics at /metrics of the plain HTTP port: off, loopback (this machine only) or public."""

@@ -47,6 +47,7 @@ class HttpsCredential:
         self._credentials: OwnCredentials | None = None
         self._anchors: Sequence[x509.Certificate] = ()
         self._foreign: Sequence[bytes] = ()
+        self._shown = b""
         self._context: RenewableContext | None = None
 
     @property
@@ -77,11 +78,14 @@ class HttpsCredential:
         await self.check()
 
     async def check(self) -> bool:
-        """Renew the credential if it is due and show it to new connections; return whether it was."""
+        """Renew the credential if it is due and show it to new connections; return whether it was.
+
+        What another process has renewed in the same directory is shown too.
+        """
         if self._credentials is None:
             return False
         renewed = await self._credentials.renew_server()
-        if renewed or self._context is None:
+        if renewed or self._files.certificate(SERVER).read_bytes() != self._shown:
             self._show()
         return renewed
 
@@ -99,6 +103,7 @@ class HttpsCredential:
 
     def _show(self) -> None:
         credential = CredentialFiles(self._files.certificate(SERVER), self._files.key(SERVER))
+        shown = credential.certificate.read_bytes()
         try:
             context = server_context(
                 credential,
@@ -109,6 +114,7 @@ class HttpsCredential:
             )
         except TlsConfigurationError as error:
             raise ConfigurationError(str(error)) from error
+        self._shown = shown
         if self._context is None:
             self._context = RenewableContext(context)
         else:

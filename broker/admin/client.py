@@ -17,6 +17,7 @@ from typing import Any, Self
 import httpx
 
 from broker.admin.unix_socket import address_of
+from provisioning.pki.tls import Credential, client_context
 
 _PATIENCE = httpx.Timeout(30.0, connect=5.0)
 
@@ -36,21 +37,36 @@ class RequestRefused(Exception):
 class AdminClient:
     """One connection to one broker."""
 
-    def __init__(self, path: Path) -> None:
-        """Speak to the broker whose socket is *path*."""
-        self._where = str(path)
-        self._stack = contextlib.ExitStack()
-        try:
-            address = self._stack.enter_context(address_of(path))
-            with socket.socket(socket.AF_UNIX) as probe:  # Its error is one that says what is wrong.
-                probe.connect(address)
-        except OSError as error:
-            self._stack.close()
-            raise BrokerUnreachable(_nobody(self._where, error.strerror or str(error))) from error
-        transport = httpx.HTTPTransport(uds=address)
-        self._client = self._stack.enter_context(
-            httpx.Client(transport=transport, base_url="http://broker", timeout=_PATIENCE, trust_env=False)
-        )
+    def __init__(self, where: str, client: httpx.Client, stack: contextlib.ExitStack) -> None:
+        self._where = where
+        self._client = client
+        self._stack = stack
+
+    @classmethod
+    def at_socket(cls, path: Path) -> Self:
+        """Return a client of the broker whose socket is *path*. Raises `BrokerUnreachable`."""
+        with contextlib.ExitStack() as stack:
+            try:
+                address = stack.enter_context(address_of(path))
+                with socket.socket(socket.AF_UNIX) as probe:  # Its error is one that says what is wrong.
+                    probe.connect(address)
+            except OSError as error:
+                raise BrokerUnreachable(_nobody(str(path), error.strerror or str(error))) from error
+            transport = httpx.HTTPTransport(uds=address)
+            client = stack.enter_context(
+                httpx.Client(transport=transport, base_url="http://broker", timeout=_PATIENCE, trust_env=False)
+            )
+            return cls(str(path), client, stack.pop_all())
+        raise AssertionError("the stack swallows nothing")
+
+    @classmethod
+    def at_url(cls, url: str, anchors: Path, credential: Credential) -> Self:
+        """Return a client of the broker whose admin port is *url*. Raises `TlsConfigurationError`."""
+        context = client_context(anchors, credential)
+        with contextlib.ExitStack() as stack:
+            client = stack.enter_context(httpx.Client(base_url=url, verify=context, timeout=_PATIENCE, trust_env=False))
+            return cls(url, client, stack.pop_all())
+        raise AssertionError("the stack swallows nothing")
 
     def __enter__(self) -> Self:
         return self
@@ -95,9 +111,11 @@ class AdminClient:
 
 
 def _nobody(where: str, why: str) -> str:
+    if where.startswith("https://"):
+        return f"no broker answers at {where} ({why}): is admin_port set there, and the certificate an operator's?"
     return (
-        f"no broker answers at {where} ({why}): start it, "
-        f"or name the right one with --state-dir, --admin-socket or --config; the socket is its user's alone"
+        f"no broker answers at {where} ({why}): start it, or name the right one with --state-dir, --admin-socket or "
+        f"--config; the socket is its user's alone"
     )
 
 

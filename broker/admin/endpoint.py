@@ -1,4 +1,4 @@
-"""Where the admin API is reached: a Unix socket that belongs to the broker's user."""
+"""Where the admin API is reached: a Unix socket that belongs to the broker's user, and a TLS port for operators."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from broker.admin import unix_socket
 from broker.admin.api import AdminApi, Served
 from broker.admin.http_server import HttpServer
+from broker.admin.operator_door import OperatorDoor, operators_of
+from broker.config import BrokerConfig
 
 OFF = "off"
 SOCKET_NAME = "admin.sock"
@@ -23,17 +25,30 @@ def socket_path(setting: str | None, state_dir: Path) -> Path | None:
 class AdminEndpoint:
     """The admin API of one broker, while it is open."""
 
-    def __init__(self, served: Served, path: Path | None) -> None:
-        self._path = path
-        self._server = HttpServer(AdminApi(served).handle, _local_user)
+    def __init__(self, served: Served, config: BrokerConfig) -> None:
+        self._config = config
+        self._path = socket_path(config.admin_socket, config.state_dir)
+        handle = AdminApi(served).handle
+        self._server = HttpServer(handle, _local_user)
+        self._remote = HttpServer(handle, operators_of(served.engine))
+        self._door = OperatorDoor(self._remote, lambda: served.listeners[0].context)
+
+    @property
+    def url(self) -> str:
+        """Where operators elsewhere ask; empty: nowhere."""
+        return self._door.url
 
     async def open(self) -> None:
-        """Begin to answer. Raises `AdminSocketError`."""
+        """Begin to answer. Raises `AdminSocketError` or `ListenError`."""
         if self._path is not None:
             await self._server.listen(unix_socket.open_socket(self._path))
+        if self._config.admin_port is not None:
+            self._door.open(self._config.admin_host, self._config.admin_port)
 
     async def close(self) -> None:
         """Answer nobody any more."""
+        await self._door.close()
+        await self._remote.close()
         await self._server.close()
         if self._path is not None:
             unix_socket.remove(self._path)

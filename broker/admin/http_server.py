@@ -9,7 +9,7 @@ server writes piece by piece, as fast as the asker takes it, with a turn of the 
 Rules
 -----
 1. What exceeds a bound gets a plain answer (408, 413, 503) and the connection closes.
-2. Who asks is settled by `identify` before a byte of the request is read.
+2. Who asks is settled by `identify` at each request, before anything is done about it.
 3. A handler that fails costs its request: 500 and a traceback in the log.
 
 Handles: keep-alive, chunked answers, one request at a time a connection. Does not handle: pipelining (the connection
@@ -129,7 +129,7 @@ class HttpServer:
         start = asyncio.start_unix_server if listening.family == socket.AF_UNIX else asyncio.start_server
         self._servers.append(
             await start(
-                self._connected,
+                self.connected,
                 sock=listening,
                 ssl=context,
                 ssl_handshake_timeout=tls_seconds,
@@ -148,7 +148,8 @@ class HttpServer:
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection until it ends."""
         task = asyncio.current_task()
         assert task is not None, "the loop runs callbacks of a server in a task"  # noqa: S101
         self._connections.add(task)
@@ -156,8 +157,7 @@ class HttpServer:
             if len(self._connections) > _MAX_CONNECTIONS:
                 await _answer(writer, problem(503, "BUSY", "too many requests at once; try again"), keep=False)
             else:
-                caller = self._identify(writer)
-                while await self._serve(reader, writer, caller):
+                while await self._serve(reader, writer):
                     pass
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass  # The asker has gone, or takes nothing: there is nobody to tell.
@@ -169,7 +169,7 @@ class HttpServer:
             with contextlib.suppress(OSError, TimeoutError):
                 await asyncio.wait_for(writer.wait_closed(), _TLS_SECONDS)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caller: str | Response) -> bool:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; return whether another may follow."""
         incoming = _Incoming()
         parser = httptools.HttpRequestParser(incoming)
@@ -182,8 +182,9 @@ class HttpServer:
             refusal = problem(408, "TOO_SLOW", f"the request took longer than {_REQUEST_SECONDS:.0f} seconds")
         if refusal is None and not incoming.complete:
             return False  # Closed between two requests.
-        if refusal is not None or isinstance(caller, Response):
-            await _answer(writer, refusal or caller, keep=False)  # type: ignore[arg-type]
+        caller = refusal or self._identify(writer)
+        if isinstance(caller, Response):
+            await _answer(writer, caller, keep=False)
             return False
         keep = parser.should_keep_alive() and not incoming.pipelined
         request = _request(incoming, parser.get_method().decode(), caller)

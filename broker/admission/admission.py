@@ -22,6 +22,7 @@ Does not handle: who owns an existing session (`session.registry`), rate limits.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -71,6 +72,8 @@ class Peer:
     """Who issued it, where that matters; None: judged by `cafile` alone."""
     inquiry: Inquiry | None = None
     """What is still being asked about it."""
+    fingerprint: bytes = b""
+    """SHA-256 of the certificate, where `Admission.fingerprints` asks for it."""
 
     @property
     def bundle(self) -> str:
@@ -120,6 +123,8 @@ class Admission:
         """Counts up whenever other anchors, bundles or terms begin to count."""
         self.lists = CrlShelf(index)
         self.asker: Asker | None = None
+        self.fingerprints = False
+        """Whether peers are to have the fingerprint of their certificate."""
         self._any_client_id = frozenset(any_client_id)
         self.index = index
         self.freshness = freshness
@@ -168,7 +173,9 @@ class Admission:
         else:  # Not what the certificate says of its issuer: its issuer's own key.
             issuer_key_id = issuer.key_id
             not_after = min(not_after, issuer.not_after)
-        peer = Peer(identity, (issuer_key_id, serial), (not_after - now).total_seconds(), issuer)
+        fingerprint = hashlib.sha256(certificate).digest() if self.fingerprints else b""
+        left = (not_after - now).total_seconds()
+        peer = Peer(identity, (issuer_key_id, serial), left, issuer, fingerprint=fingerprint)
         if may_certify:
             refusal: Refused | None = _refused(RefusalCode.CA_CERTIFICATE, "a CA's certificate is not a device's")
         else:
@@ -246,8 +253,8 @@ class Admission:
             return _refused(RefusalCode.ISSUER_REVOKED, f"the CA {issuer.subject} is revoked ({revocation.reason})")
         return None
 
-    def admit(self, peer: Peer, connect: Connect, now: float) -> Admitted | Refused:
-        """Judge *connect*, sent by *peer*, at monotonic time *now*."""
+    def refuse_now(self, peer: Peer, now: float) -> Refused | None:
+        """Return the refusal if *peer*, which `examine` has found good, is not good, or not known to be, at *now*."""
         refusal = self.refuse_revoked(peer)
         if refusal is not None:
             return refusal
@@ -261,6 +268,13 @@ class Admission:
                 RefusalCode.REVOCATION_STATUS_UNKNOWN,
                 "the broker's revocation data is too old to admit anybody; try again later",
             )
+        return None
+
+    def admit(self, peer: Peer, connect: Connect, now: float) -> Admitted | Refused:
+        """Judge *connect*, sent by *peer*, at monotonic time *now*."""
+        refusal = self.refuse_now(peer, now)
+        if refusal is not None:
+            return refusal
         identity = peer.identity
         terms = DEFAULT_TERMS if peer.issuer is None else peer.issuer.bundle.terms
         refusal = terms.refuse_username(identity, connect)

@@ -36,6 +36,7 @@ class CrlFiles:
         self._unmatched: set[Path] = set()
         self._learned = (0, 0)
         self._lock = asyncio.Lock()
+        self._begun = 0
 
     @property
     def undecided(self) -> bool:
@@ -50,8 +51,15 @@ class CrlFiles:
             await asyncio.sleep(self._interval)
 
     async def look(self) -> None:
-        """Take every file that has changed since the last time, or whose issuer may be known by now."""
+        """Take every file that has changed since the last time, or whose issuer may be known by now.
+
+        Who asks while it is being done waits for the next look, and shares it with all who have asked meanwhile.
+        """
+        begun = self._begun
         async with self._lock:
+            if self._begun > begun:
+                return
+            self._begun += 1
             marks, gone = await asyncio.to_thread(self._survey)
             for path, reason in gone.items():
                 if self._marks.pop(path, (1, 1, 1)) != (0, 0, 0):
@@ -62,8 +70,8 @@ class CrlFiles:
             self._learned = learned
             for path, mark in marks.items():
                 if mark != self._marks.get(path) or path in again:
-                    self._marks[path] = mark
                     await self._read(path)
+                    self._marks[path] = mark  # Not before: who waits for this look may give up, and cancel it.
 
     async def _read(self, path: Path) -> None:
         try:

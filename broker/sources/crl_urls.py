@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -43,6 +44,7 @@ class _Followed:
     """One URL."""
 
     due: float
+    tried: float = -math.inf
     etag: str = ""
     modified: str = ""
     digest: bytes = b""
@@ -50,6 +52,15 @@ class _Followed:
     pause: float = _FIRST_PAUSE
     failed: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """What came, and how to ask whether it is still the same."""
+
+    content: bytes
+    etag: str
+    modified: str
 
 
 class CrlUrls:
@@ -101,15 +112,16 @@ class CrlUrls:
         await asyncio.gather(*map(self.fetch, due))
 
     async def fetch(self, url: str) -> None:
-        """Fetch *url* now, unless that is being done already: then wait for it."""
+        """Fetch *url* now, unless it was a moment ago, or is being fetched already: then wait for that."""
         followed = self._followed[url]
         running = followed.lock.locked()
         async with followed.lock:
-            if running:
+            if running or self._clock() - followed.tried < _LEAST_PAUSE:
                 return
+            followed.tried = self._clock()
             try:
                 async with self._slots:
-                    content = await asyncio.wait_for(self._get(url, followed), _TIMEOUT)
+                    fetched = await asyncio.wait_for(self._get(url, followed), _TIMEOUT)
             except (_Unfetched, TimeoutError) as error:
                 if not followed.failed:
                     detail = str(error) or f"no answer within {_TIMEOUT:g} s"
@@ -121,8 +133,10 @@ class CrlUrls:
             followed.failed = False
             followed.pause = _FIRST_PAUSE
             followed.due = self._clock() + self._refresh
-            if content is not None:
-                await self._take(url, followed, content)
+            if fetched is not None:
+                await self._take(url, followed, fetched.content)
+                # Not before: who waits for this fetch may give up, and cancel it.
+                followed.etag, followed.modified = fetched.etag, fetched.modified
 
     async def _take(self, url: str, followed: _Followed, content: bytes) -> None:
         digest = hashlib.sha256(content).digest()
@@ -137,7 +151,7 @@ class CrlUrls:
             followed.due = self._clock() + max(_LEAST_PAUSE, min(self._refresh, left / 2))
         self.follow(taken.delta_urls)
 
-    async def _get(self, url: str, followed: _Followed) -> bytes | None:
+    async def _get(self, url: str, followed: _Followed) -> _Fetched | None:
         headers = {"Accept": "application/pkix-crl, */*;q=0.5"}
         if followed.unmatched is None:  # What could not be used has to come again.
             if followed.etag:
@@ -156,8 +170,7 @@ class CrlUrls:
                     if size > _MOST_BYTES:
                         raise _Unfetched(f"more than {_MOST_BYTES} bytes")
                     chunks.append(chunk)
-                followed.etag = response.headers.get("ETag", "")
-                followed.modified = response.headers.get("Last-Modified", "")
-                return b"".join(chunks)
+                received = response.headers
+                return _Fetched(b"".join(chunks), received.get("ETag", ""), received.get("Last-Modified", ""))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _Unfetched(f"cannot be fetched: {str(error) or type(error).__name__}") from error

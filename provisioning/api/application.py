@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -29,6 +29,26 @@ log = structlog.get_logger(__name__)
 _HTTP_CODES: Final = {HTTPStatus.NOT_FOUND: Code.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED: Code.METHOD_NOT_ALLOWED}
 
 
+_PROBLEM: Final[dict[str, Any]] = {
+    "description": "Refused: a problem document (RFC 9457) whose `code` is stable.",
+    "content": {
+        "application/problem+json": {
+            "schema": {
+                "type": "object",
+                "required": ["type", "title", "status", "code", "detail"],
+                "properties": {
+                    "type": {"type": "string"},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "code": {"type": "string", "enum": [code.value for code in Code]},
+                    "detail": {"type": "string", "description": "For people: names the field and the remedy."},
+                },
+            }
+        }
+    },
+}
+
+
 def new_application(
     title: str, version: str, settings: Settings, metrics: Metrics, *, port: str, openapi_url: str | None
 ) -> FastAPI:
@@ -38,7 +58,14 @@ def new_application(
         metrics.refused(refusal)
         return _answer(path, refusal, headers)
 
-    app = FastAPI(title=title, version=version, docs_url=None, redoc_url=None, openapi_url=openapi_url)
+    app = FastAPI(
+        title=title,
+        version=version,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=openapi_url,
+        responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
+    )
     app.add_middleware(
         BodyLimit,
         maximum_for=lambda path: est.MAXIMUM_BODY if _is_est(path) else settings.maximum_body_bytes,

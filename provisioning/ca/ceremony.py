@@ -140,6 +140,7 @@ def sign_issuing_ca(
 ) -> x509.Certificate:
     """Return an issuing CA's certificate, checked before it is signed; raise `CeremonyRefused`."""
     now = now.replace(microsecond=0)
+    _check_alive(root.certificate, now)
     not_after = min(now + life, root.certificate.not_valid_after_utc)
     builder = (
         _builder(request.subject, root.certificate.subject, request.public_key, serial, (now - _BACKDATE, not_after))
@@ -165,8 +166,12 @@ class RootSuccession:
 def succeed_root(
     old: CertificateAuthority, key: PrivateKey, trust_domain: str, serials: tuple[int, int, int], now: datetime
 ) -> RootSuccession:
-    """Return the successor of *old*, for *key*. It has the old one's name, so that the path lengths still suffice."""
+    """Return the successor of *old*, for *key*; raise `CeremonyRefused` if *old* has ended.
+
+    It has the old one's name, so that the path lengths still suffice.
+    """
     now = now.replace(microsecond=0)
+    _check_alive(old.certificate, now)
     new = CertificateAuthority(_self_signed_root(trust_domain, key, serials[0], now, old.certificate.subject), key)
     new_end, old_end = new.certificate.not_valid_after_utc, old.certificate.not_valid_after_utc
 
@@ -247,6 +252,11 @@ def _issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, 
         _check_key(certificate.public_key())
     except CeremonyRefused as error:
         yield str(error)
+
+
+def _check_alive(root: x509.Certificate, now: datetime) -> None:
+    if now >= root.not_valid_after_utc:
+        raise CeremonyRefused(f"the root ended on {root.not_valid_after_utc:%Y-%m-%d}: nothing more can be under it")
 
 
 def _check_key(key: CertificatePublicKeyTypes) -> None:

@@ -74,7 +74,7 @@ class Revocation:
 
 
 Entries = Mapping[int, int]
-"""A list's revoked serial numbers, each with reason and time in one integer (`pack`): a million take 180 MB."""
+"""A list's revoked serial numbers, each with reason and time in one integer (`pack`): a million take 120 MB."""
 
 _REASONS = tuple(RevocationReason)
 _REASON_BITS = 4

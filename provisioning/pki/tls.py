@@ -143,11 +143,11 @@ def client_context(
 def verified_path(session: Any) -> list[bytes]:
     """Return the certification path that the handshake has verified, in DER, from the peer's certificate to the anchor.
 
-    *session* is an `ssl.SSLSocket`, or OpenSSL's object that is under it (`broker.tls_session`). Empty where the
-    session was resumed: nothing was verified then.
+    *session* is an `ssl.SSLSocket`, an `ssl.SSLObject`, or OpenSSL's object that is under them (`broker.tls_session`).
+    Empty where the session was resumed: nothing was verified then.
     """
     # Public from 3.13 on; what is under it is there since 3.10. Without a path it returns None, or an empty list.
-    inner = session._sslobj if isinstance(session, ssl.SSLSocket) else session  # type: ignore[attr-defined]  # noqa: SLF001
+    inner: Any = getattr(session, "_sslobj", session)
     look_up = getattr(inner, "get_verified_chain", None)
     return [each.public_bytes(_DER) for each in look_up() or ()] if look_up is not None else []
 

@@ -45,7 +45,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningSe
 def fleet_broker(tmp_path_factory: pytest.TempPathFactory, service: ProvisioningService) -> Iterator[BrokerProcess]:
     """A broker that has enrolled at `service` and follows its revocation feed."""
     with BrokerProcess.enrolled(
-        tmp_path_factory.mktemp("fleet"), service, "--allow-tls12", "--metrics-port", "0"
+        tmp_path_factory.mktemp("fleet"), service, "--allow-tls12", "--metrics-port", "0", "--admin-port", "0"
     ) as running:
         yield running
 

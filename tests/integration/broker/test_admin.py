@@ -113,6 +113,7 @@ def test_the_commands_show_the_broker_and_its_trust(state: Path, pki: Pki) -> No
     shown = said(state, "trust", "show")
     assert "CN=Test Root CA     root" in shown
     document = json.loads(said(state, "trust", "show", "--json"))
+    assert (document["bundles"], document["generation"], document["lists"]) == (["cafile"], 1, [])
     assert {anchor["serial"] for anchor in document["anchors"]} == {
         f"{held.certificate.serial_number:x}" for held in (pki.root, pki.issuing)
     }

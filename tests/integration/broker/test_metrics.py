@@ -18,7 +18,7 @@ from tests.support.tls_client import TlsClient, attempt
 
 def figure(broker: BrokerProcess, name: str, **labels: str) -> float:
     """Return one sample of the page; 0 if it is not there."""
-    answer = httpx.get(broker.urls[-1], trust_env=False)
+    answer = httpx.get(next(url for url in broker.urls if url.startswith("http://")), trust_env=False)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     for family in text_string_to_metric_families(answer.text):

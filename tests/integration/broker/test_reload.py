@@ -15,12 +15,14 @@ from broker.admin.client import AdminClient, RequestRefused
 from broker.admission.policy_file import DEFAULT_POLICY_FILE
 from broker.cli import app
 from broker.mqtt.codes import ReasonCode
+from broker.mqtt.connect import Connack
 from broker.mqtt.disconnect import Disconnect
 from broker.mqtt.publication import Publish
 from provisioning.pki.keys import key_to_pem
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.pki import Held, Pki, pem_of
 from tests.support.tls_client import Ended, TlsClient, attempt
+from tests.support.wire import connect_packet
 
 DEFAULT = DEFAULT_POLICY_FILE.read_text(encoding="utf-8")
 NO_COMMANDS = DEFAULT.replace('subscribe.allow = ["fleet/{group}/{device}/cmd/#"]', "")
@@ -220,10 +222,11 @@ def test_a_directory_of_anchors_may_change(tmp_path: Path, pki: Pki) -> None:
         def admitted() -> bool:
             try:
                 with TlsClient(broker.port, pki.anchors, newcomer.credential) as client:
-                    client.connect(client_id="m-3")
+                    client.send(connect_packet(client.version, client_id="m-3"))
+                    # Whose handshake was made under the old anchors is refused by the new ones.
+                    return client.expect(Connack).reason_code is ReasonCode.SUCCESS
             except (OSError, Ended):
                 return False
-            return True
 
         wait_until(admitted, "the new CA is trusted")
         (directory / "second.pem").unlink()

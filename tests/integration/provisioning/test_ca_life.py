@@ -18,6 +18,7 @@ from tests.support.ca_life import ca, ca_attempt, roll_over, states, told, wait_
 from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice, certificate_facts, openssl
 from tests.support.pki import pem_of
+from tests.support.postgresql import PostgresqlServer
 from tests.support.provisioning import PASSPHRASE, ProvisioningService
 
 _TLS_ERRORS = (35, 55, 56)
@@ -285,3 +286,21 @@ def test_a_transcript_that_was_changed_is_not_vouched_for(service: ProvisioningS
     transcript.write_text(text.replace("A. Auditor", "B. Burglar"))
     done = ca_attempt(service, "verify-transcript", str(transcript))
     assert (done.returncode, "no entry of the audit log vouches for" in done.stderr) == (1, True)
+
+
+def test_another_process_on_the_same_store_takes_a_new_ca_over(tmp_path: Path, postgresql: PostgresqlServer) -> None:
+    settings = FAST | {"database_url": postgresql.new_database(template="template0")}
+    first = ProvisioningService.founded(tmp_path / "first", settings)
+    shutil.copytree(first.dir, tmp_path / "second")
+    with first, ProvisioningService(tmp_path / "second", settings) as second:
+        ca(first, "rollover", "begin")
+        wait_for_state(second, "issuing-2", "announced")
+        # It trusts the new CA, and says that it has no key of it.
+        assert set(told(second)) == set(told(first))
+        assert '"ca": "issuing-2"' in next(line for line in second.log.splitlines() if "CA cannot be used here" in line)
+        shutil.copy(first.dir / "issuing-2.key", second.dir)
+        ca(first, "rollover", "activate", "--without-waiting")
+        wait_for_state(second, "issuing-2", "active")
+        device = enrol(second, tmp_path, "meter-1")
+        assert issuer_of(device) == "Fleetgate issuing CA 2"
+        assert ocsp_status(first, device, "issuing-2") == "good"

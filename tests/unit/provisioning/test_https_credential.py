@@ -122,6 +122,19 @@ async def test_a_renewed_certificate_is_shown_to_new_connections_and_disturbs_no
         await new.close()
 
 
+async def test_what_another_process_has_renewed_is_shown_too(fleet: Fleet, credential: HttpsCredential) -> None:
+    other = HttpsCredential(credential._files, credential._credentials_for)
+    other.trust(credential._anchors)
+    await other.issue_with(fleet.issuer)
+    async with serving(credential) as port:
+        fleet.clock.advance(LIFE * 2 / 3)
+        assert await other.check()
+        assert not await credential.check()
+        client = await Client.connect(port, trusting(fleet))
+        assert client.shown.not_valid_after_utc == fleet.clock() + LIFE
+        await client.close()
+
+
 async def test_trust_that_changes_counts_for_new_connections(fleet: Fleet, credential: HttpsCredential) -> None:
     pki = Pki()
     held = pki.device("meter-1")

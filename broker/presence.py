@@ -1,0 +1,83 @@
+"""Who comes and goes, as messages: for services that want to know, with what the certificate vouches for.
+
+Theory
+------
+A will says that a device is gone, if the device has set one, and says what the device has chosen. Here the broker says
+it, of everybody, with the reason: ``$SYS/broker/presence/<role>/<group>/<name>/connected`` and ``…/disconnected``
+(``-`` where there is no group). The payload is JSON; the user properties are those of `broker.vouched`.
+
+Rules
+-----
+1. Numbered without a gap since the broker started, at QoS 1, never retained: who misses one sees it by the number.
+2. Who may read them is the policy's to say (``$SYS/#``: services and operators by default).
+3. None while the broker stops: everybody goes then. None for who was never admitted: that is the log's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+
+from broker.admission.admission import Peer
+from broker.admission.refusal import RefusalCode
+from broker.mqtt.codes import PacketType
+from broker.mqtt.message import Message
+from broker.mqtt.properties import NO_PROPERTIES
+from broker.session.session import Session
+from broker.vouched import forwarded
+
+TOPICS = "$SYS/broker/presence"
+
+
+class Party(Protocol):
+    """Whom an event is about: a connection."""
+
+    peer: Peer | None
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+
+
+class Presence:
+    """Publishes the events of one broker."""
+
+    __slots__ = ("_clock", "_publish", "_sequence")
+
+    def __init__(self, publish: Callable[[Message, float], None], clock: Callable[[], datetime]) -> None:
+        """*publish* gives a message to its subscribers; *clock* says the time in UTC."""
+        self._publish = publish
+        self._clock = clock
+        self._sequence = 0
+
+    def connected(self, party: Party, session: Session, now: float) -> None:
+        """Tell that the client of *session* has connected."""
+        self._tell("connected", party, session, {}, now)
+
+    def disconnected(self, party: Party, session: Session, code: str, detail: str, now: float) -> None:
+        """Tell that it is gone, and why."""
+        if code != RefusalCode.SHUTTING_DOWN:
+            self._tell("disconnected", party, session, {"code": str(code), "detail": detail}, now)
+
+    def _tell(self, event: str, party: Party, session: Session, reason: dict[str, str], now: float) -> None:
+        peer = party.peer
+        if peer is None:
+            return
+        owner = session.owner
+        self._sequence += 1
+        topic = f"{TOPICS}/{owner.role}/{owner.group or '-'}/{owner.name}/{event}"
+        facts = {
+            "event": event,
+            "sequence": self._sequence,
+            "at": f"{self._clock():%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z",
+            "client_id": session.client_id,
+            "identity": owner.uri,
+            "serial": peer.serial,
+            "fingerprint": peer.fingerprint.hex(),
+            "address": party.address,
+            **reason,
+        }
+        properties = forwarded(NO_PROPERTIES, PacketType.PUBLISH, peer)
+        self._publish(Message(topic.encode(), json.dumps(facts).encode(), 1, properties=properties), now)

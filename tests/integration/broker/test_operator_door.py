@@ -1,0 +1,107 @@
+"""The admin API over HTTPS: for operators with a good certificate, for as long as it is good, and for nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from broker.cli import app
+from provisioning.pki.tls import Credential, client_context
+from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.enrolled import Enrolled, enrol
+from tests.support.pki import Pki
+from tests.support.provisioning import ProvisioningService
+from tests.support.tls_client import TlsClient
+
+
+def url_of(broker: BrokerProcess) -> str:
+    return next(url for url in broker.urls if url.startswith("https://"))
+
+
+def ask(broker: BrokerProcess, service: ProvisioningService, credential: Credential | None) -> httpx.Client:
+    """Return a client of the admin port."""
+    context = client_context(service.bundle, credential)
+    return httpx.Client(base_url=url_of(broker), verify=context, trust_env=False, timeout=30.0)
+
+
+@pytest.fixture
+def operator(service: ProvisioningService, name: str) -> Enrolled:
+    (enrolled,) = enrol(service, name, role="operator")
+    return enrolled
+
+
+@pytest.fixture
+def connected(fleet_broker: BrokerProcess, service: ProvisioningService, operator: Enrolled) -> Iterator[httpx.Client]:
+    with ask(fleet_broker, service, operator.credential) as client:
+        yield client
+
+
+def test_an_operator_asks_and_kicks_by_name(
+    fleet_broker: BrokerProcess, service: ProvisioningService, connected: httpx.Client, operator: Enrolled, name: str
+) -> None:
+    (device,) = enrol(service, f"d-{name}"[:64])
+    with TlsClient(fleet_broker.port, service.bundle, device.credential) as client:
+        client.connect(client_id=device.name)
+        shown = connected.get("/v1/sessions", params={"device": device.name}).json()
+        assert shown["matched"] == 1
+        assert connected.post("/v1/sessions/kick", json={"client": device.name}).status_code == 200
+        client.farewell()
+    (kicked,) = [event for event in fleet_broker.events("KICKED") if event.get("client_id") == device.name]
+    assert kicked["by"] == f"spiffe://fleet.internal/operator/{operator.name}"
+
+
+def test_an_operator_who_is_revoked_gets_no_further_answer(
+    fleet_broker: BrokerProcess, service: ProvisioningService, connected: httpx.Client, operator: Enrolled
+) -> None:
+    assert connected.get("/v1/status").status_code == 200
+    service.revoke(device=operator.name)
+    wait_until(lambda: fleet_broker.events("revoked", serial=operator.serial), "the broker learns of the revocation")
+    answer = connected.get("/v1/status")  # On the same connection.
+    assert (answer.status_code, answer.json()["code"]) == (403, "REVOKED")
+    with ask(fleet_broker, service, operator.credential) as again:
+        assert again.get("/v1/status").json()["code"] == "REVOKED"
+    assert fleet_broker.events("admin request refused", serial=operator.serial)
+
+
+@pytest.mark.parametrize("role", ["device", "service"])
+def test_another_role_is_refused(
+    fleet_broker: BrokerProcess, service: ProvisioningService, name: str, role: str
+) -> None:
+    (somebody,) = enrol(service, name, role=role)
+    with ask(fleet_broker, service, somebody.credential) as client:
+        for answer in (client.get("/v1/status"), client.post("/v1/sessions/kick", json={"client": "x"})):
+            assert (answer.status_code, answer.json()["code"]) == (403, "WRONG_ROLE")
+
+
+def test_nobody_gets_in_without_a_certificate_that_is_trusted(
+    fleet_broker: BrokerProcess, service: ProvisioningService
+) -> None:
+    for credential in (None, Pki().device("stranger").credential):
+        with ask(fleet_broker, service, credential) as client, pytest.raises(httpx.TransportError):
+            client.get("/v1/status")
+
+
+def test_the_commands_speak_to_a_broker_elsewhere(
+    fleet_broker: BrokerProcess, service: ProvisioningService, operator: Enrolled, tmp_path: Path
+) -> None:
+    files = operator.write(tmp_path)
+    where = ["--url", url_of(fleet_broker), "--cafile", str(service.bundle)]
+    own = ["--cert", str(files.certificate), "--key", str(files.key)]
+    done = CliRunner().invoke(app, [*where, *own, "status"])
+    assert done.exit_code == 0, done.output
+    assert "mqtts://127.0.0.1:" in done.stdout
+    done = CliRunner().invoke(app, [*where, "status"])
+    assert (done.exit_code, "--url needs --cafile, --cert and --key" in done.stderr) == (1, True)
+    done = CliRunner().invoke(app, ["--url", "https://127.0.0.1:1", *where[2:], *own, "status"])
+    assert (done.exit_code, "no broker answers at https://127.0.0.1:1" in done.stderr) == (1, True)
+
+
+def test_the_port_is_not_opened_in_public_by_mistake(broker: BrokerProcess, tmp_path: Path, pki: Pki) -> None:
+    assert not any(url.startswith("https://") for url in broker.urls)
+    code, errors = BrokerProcess.with_files(tmp_path, pki, "--admin-host", "192.0.2.1").fail()
+    assert code == 2
+    assert "set unsafe_public_admin to allow it" in errors

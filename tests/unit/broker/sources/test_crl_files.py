@@ -1,0 +1,61 @@
+"""A look at the files of CRLs that somebody gives up on is taken again; many who ask share one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import cast
+
+from broker.sources.crl_files import CrlFiles
+from broker.sources.crl_intake import CrlIntake, Taken
+from provisioning.pki.crl import CrlProblem
+
+
+class SlowIntake:
+    """Takes a list only when it is let."""
+
+    learned = (1, 0)
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.taken: list[bytes] = []
+
+    async def take(self, content: bytes, _source: str) -> Taken:
+        self.begun.set()
+        await self.go_on.wait()
+        self.taken.append(content)
+        return Taken()
+
+    def complain(self, code: CrlProblem, detail: str, source: str) -> None:
+        raise AssertionError((code, detail, source))
+
+
+async def test_a_look_that_is_given_up_is_taken_again(tmp_path: Path) -> None:
+    (tmp_path / "ca.crl").write_bytes(b"list")
+    intake = SlowIntake()
+    files = CrlFiles(cast("CrlIntake", intake), [tmp_path], 60.0)
+    impatient = asyncio.create_task(files.look())
+    await intake.begun.wait()
+    impatient.cancel()
+    await asyncio.gather(impatient, return_exceptions=True)
+    intake.go_on.set()
+    await files.look()
+    assert intake.taken == [b"list"]
+    await files.look()
+    assert intake.taken == [b"list"], "nothing has changed"
+
+
+async def test_those_who_ask_meanwhile_share_the_next_look(tmp_path: Path) -> None:
+    path = tmp_path / "ca.crl"
+    path.write_bytes(b"1")
+    intake = SlowIntake()
+    files = CrlFiles(cast("CrlIntake", intake), [path], 60.0)
+    first = asyncio.create_task(files.look())
+    await intake.begun.wait()
+    others = [asyncio.create_task(files.look()) for _ in range(100)]
+    await asyncio.sleep(0)
+    path.write_bytes(b"22")
+    intake.go_on.set()
+    await asyncio.gather(first, *others)
+    assert intake.taken == [b"1", b"22"], "who asks later sees what was written later"

@@ -1,0 +1,153 @@
+"""What a root signs and what it refuses; the certificates between roots, before openssl and another linter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from provisioning.ca.ceremony import (
+    Authority,
+    CeremonyRefused,
+    CertificateAuthority,
+    IssuingCaRequest,
+    check_issuing_ca,
+    found_authority,
+    is_issued_by,
+    issuing_ca_csr,
+    issuing_ca_name,
+    read_issuing_ca_csr,
+    sign_issuing_ca,
+    succeed_root,
+)
+from provisioning.ca.issuer import IssuanceRequest, Issuer, IssuerUrls
+from provisioning.ca.profile import ProfileConfig, profile_of
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.keys import PrivateKey, generate_key
+from tests.support import weak_keys
+from tests.support.openssl import openssl
+from tests.support.pki import pem_of
+from tests.support.pkilint import findings
+from tests.support.requests import NOON
+
+SERIAL = 1 << 126
+URLS = IssuerUrls("http://ca.example.org/crl/root-ca.crl", "http://ca.example.org/ca/root-ca.crt")
+NAME = issuing_ca_name("fleet.internal", 2)
+KNOWN = {"INFO pkix.subject_key_identifier_method_1_identified"}
+"""Waived for every certificate, see `test_pkilint.py`."""
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return found_authority("fleet.internal", NOON, (SERIAL | 1, SERIAL | 2), URLS)
+
+
+def request_pem(key: PrivateKey, **changes: bytes) -> bytes:
+    der = issuing_ca_csr(NAME, key).public_bytes(Encoding.DER)
+    for old, new in changes.items():
+        der = der.replace(old.encode(), new)
+    return openssl("req", "-inform", "DER", "-outform", "PEM", data=der)
+
+
+def leaf_of(ca: CertificateAuthority) -> x509.Certificate:
+    issuer = Issuer(ca.certificate, ca.key)
+    identity = Identity("fleet.internal", Role.DEVICE, "meter-17", "north")
+    wanted = IssuanceRequest(identity, generate_key().public_key(), SERIAL | 7, NOON)
+    return issuer.issue(issuer.prepare(profile_of(ProfileConfig("device", timedelta(days=30))), wanted))
+
+
+@pytest.mark.parametrize(
+    "key", [generate_key(), ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 3072)],
+    ids=["P-256", "P-384", "RSA"],
+)  # fmt: skip
+def test_a_request_is_read_signed_and_found_good(authority: Authority, key: PrivateKey) -> None:
+    wanted = read_issuing_ca_csr(request_pem(key))
+    assert (wanted.subject, wanted.public_key) == (NAME, key.public_key())
+    certificate = sign_issuing_ca(authority.root_ca, wanted, SERIAL | 3, NOON, URLS)
+    check_issuing_ca(certificate, authority.root_ca.certificate, NOON)
+    assert findings(certificate) <= KNOWN
+
+
+def test_a_request_for_a_weak_key_or_without_its_key_is_refused() -> None:
+    with pytest.raises(CeremonyRefused, match="CVE-2017-15361"):
+        read_issuing_ca_csr(request_pem(weak_keys.roca()))
+    with pytest.raises(CeremonyRefused, match="not signed with the key that it contains"):
+        read_issuing_ca_csr(request_pem(generate_key(), **{"issuing CA 2": b"issuing CA 3"}))
+    with pytest.raises(CeremonyRefused, match="no PKCS #10 request in PEM"):
+        read_issuing_ca_csr(b"nonsense")
+
+
+def test_everything_that_is_wrong_is_said_at_once(authority: Authority) -> None:
+    root = authority.root_ca
+    key = generate_key()
+    wrong = (
+        x509.CertificateBuilder()
+        .subject_name(root.certificate.subject)
+        .issuer_name(root.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(SERIAL | 4)
+        .not_valid_before(NOON - timedelta(days=2))
+        .not_valid_after(NOON - timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=3), critical=True)
+        .sign(root.key, hashes.SHA256())
+    )
+    with pytest.raises(CeremonyRefused) as caught:
+        check_issuing_ca(wrong, root.certificate, NOON)
+    for words in ("names are not", "not valid now", "basic constraints", "key usage", "subject key identifier",
+                  "authority key identifier"):  # fmt: skip
+        assert words in str(caught.value)
+    stranger = found_authority("fleet.internal", NOON, (SERIAL | 8, SERIAL | 9))
+    with pytest.raises(CeremonyRefused, match="it was not issued by CN=Fleetgate root CA"):
+        check_issuing_ca(stranger.issuing_ca.certificate, root.certificate, NOON)
+
+
+def test_nothing_wrong_is_signed(authority: Authority) -> None:
+    wanted = IssuingCaRequest(authority.root_ca.certificate.subject, generate_key().public_key())
+    with pytest.raises(CeremonyRefused, match="would be wrong: its names are not those of a CA under this root"):
+        sign_issuing_ca(authority.root_ca, wanted, SERIAL | 3, NOON)
+    after = authority.root_ca.certificate.not_valid_after_utc + timedelta(days=1)
+    with pytest.raises(CeremonyRefused, match="the root ended on 2037-02-28: nothing more can be under it"):
+        sign_issuing_ca(authority.root_ca, replace(wanted, subject=NAME), SERIAL | 3, after)
+
+
+def test_old_and_new_root_reach_what_is_under_the_other(authority: Authority, tmp_path: Path) -> None:
+    key = generate_key()
+    found = succeed_root(authority.root_ca, key, "fleet.internal", (SERIAL | 10, SERIAL | 11, SERIAL | 12), NOON)
+    new_root = CertificateAuthority(found.new_root, key)
+    issuing_key = generate_key()
+    under_new = sign_issuing_ca(new_root, IssuingCaRequest(NAME, issuing_key.public_key()), SERIAL | 13, NOON)
+    old_root = authority.root_ca.certificate
+    # RFC 7030 §4.1.3, RFC 4210 §4.4: who has signed whose key.
+    assert is_issued_by(found.new_with_old, old_root)
+    assert found.new_with_old.public_key() == key.public_key()
+    assert is_issued_by(found.old_with_new, found.new_root)
+    assert found.old_with_new.public_key() == old_root.public_key()
+    assert found.new_root.subject == old_root.subject
+    for certificate in (found.new_root, found.new_with_old, found.old_with_new, under_new):
+        assert findings(certificate) <= KNOWN
+
+    def verify(leaf: x509.Certificate, anchor: x509.Certificate, *between: x509.Certificate) -> None:
+        for name, certificates in (("leaf", [leaf]), ("anchor", [anchor]), ("between", between)):
+            (tmp_path / name).write_bytes(pem_of(*certificates))
+        openssl("verify", "-x509_strict", "-attime", str(int(NOON.timestamp())), "-CAfile", tmp_path / "anchor",
+                "-untrusted", tmp_path / "between", tmp_path / "leaf")  # fmt: skip
+
+    leaf_new = leaf_of(CertificateAuthority(under_new, issuing_key))
+    verify(leaf_new, old_root, under_new, found.new_with_old)
+    verify(leaf_new, found.new_root, under_new)
+    verify(leaf_of(authority.issuing_ca), found.new_root, authority.issuing_ca.certificate, found.old_with_new)
+    with pytest.raises(AssertionError, match="unable to get"):
+        verify(leaf_new, old_root, under_new)  # Without the certificate between them there is no way.
+
+
+def test_names_of_issuing_cas_differ() -> None:
+    names = [issuing_ca_name("fleet.internal", number) for number in (2, 3)]
+    assert names[0] != names[1]
+    assert names[0].get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "Fleetgate issuing CA 2"
