@@ -53,8 +53,8 @@ CAPABILITIES = Capabilities(
     expected={
         "12-no-eku": ("mqtt CONNACK 0x00",),
         "22-renewed-old-one": ("mqtt CONNACK 0x00",),
-        "38-will-of-revoked": ("mqtt delivered",),
-        "10-will": ("mqtt delivered",),
+        "38-will-of-revoked": ("mqtt not-delivered",),
+        "10-will": ("mqtt not-delivered",),
     },
 )  # fmt: skip
 

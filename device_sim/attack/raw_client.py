@@ -55,10 +55,11 @@ class RawClient:
         *,
         version: ProtocolVersion = ProtocolVersion.V5,
         session: ssl.SSLSession | None = None,
+        source: str | None = None,
         deadline: float = 10.0,
     ) -> RawClient:
         """Connect and finish the client's half of the handshake; raise `device_sim.tls_dial.NotAdmitted`."""
-        return cls((await dial(endpoint, context, deadline=deadline, session=session)).socket, version)
+        return cls((await dial(endpoint, context, deadline=deadline, session=session, source=source)).socket, version)
 
     # Sending
 

@@ -132,10 +132,16 @@ class Scene:
         return Connect(client_id=client_id, protocol_version=version or self.version, **fields)
 
     async def dial(
-        self, context: ssl.SSLContext, *, version: ProtocolVersion | None = None, session: ssl.SSLSession | None = None
+        self,
+        context: ssl.SSLContext,
+        *,
+        version: ProtocolVersion | None = None,
+        session: ssl.SSLSession | None = None,
+        source: str | None = None,
     ) -> RawClient:
         """Return a connection to the target; raise `device_sim.tls_dial.NotAdmitted`."""
-        return await RawClient.dial(self.target.endpoint, context, version=version or self.version, session=session)
+        version = version or self.version
+        return await RawClient.dial(self.target.endpoint, context, version=version, session=session, source=source)
 
     def context(self, pem: CredentialPem | None, *, allow_tls12: bool = False) -> ssl.SSLContext:
         """Return a client's context for the target."""

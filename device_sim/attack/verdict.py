@@ -157,7 +157,7 @@ def _before_mqtt5(expected: str) -> tuple[str, ...]:
 
 def seen_in(closure: Closure) -> Seen:
     """Return what *closure* tells: the end of a connection that never carried a packet of ours."""
-    if closure.code in {"error", "timeout"}:
+    if closure.code in {"error", "timeout", "refused"}:
         return Seen(Layer.TCP, UNANSWERED, closure.reason, ClosedBy.NOBODY)
     return Seen(Layer(closure.layer.value), closure.code, closure.reason)
 
