@@ -113,13 +113,22 @@ def _modes(files: AuthorityFiles) -> Iterator[Finding]:
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:
+    files = AuthorityFiles(settings.directory)
     try:
-        open_authority(settings)
-        read_audit_key(AuthorityFiles(settings.directory))
+        signers = open_authority(settings).signers
+        # A root that is kept elsewhere has no key here.
+        names = sorted(path.stem for path in files.directory.glob("*.crt") if path.stem not in {SERVER, OPERATOR})
+        held = [name for name in names if signers.holds(name)]
+        for name in held:
+            signers.open(name)
+        read_audit_key(files)
     except ConfigurationError as error:
         yield _failed("keys", str(error), "give the passphrase as `serve` gets it, or restore the file from the backup")
+        return
+    if held:
+        yield _ok("keys", f"the keys of {', '.join(held)} open, and the audit log's is there")
     else:
-        yield _ok("keys", "the issuing CA's key opens, and the audit log's is there")
+        yield _failed("keys", f"{files.directory} holds no key of a CA", "restore the file from the backup")
 
 
 def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:

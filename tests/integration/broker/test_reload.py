@@ -202,7 +202,7 @@ def test_a_policy_that_changed_while_the_broker_was_away_counts_for_kept_session
     ],
 )
 def test_the_api_says_what_is_wrong_with_a_request(broker: BrokerProcess, document: str, complaint: str) -> None:
-    with AdminClient(broker.dir / "state" / "admin.sock") as client, pytest.raises(RequestRefused) as caught:
+    with AdminClient.at_socket(broker.dir / "state" / "admin.sock") as client, pytest.raises(RequestRefused) as caught:
         client.post("/v1/reload", json.loads(document))
     assert str(caught.value).startswith(f"INVALID_REQUEST: {complaint}")
 

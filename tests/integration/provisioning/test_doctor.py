@@ -39,7 +39,7 @@ def test_nothing_is_wrong_with_an_authority_that_was_just_founded(pristine: Prov
     assert set(found) == {"files", "keys", "certificates", "disk", "clock", "database", "CRL", "ports"}
     assert not any(found.values())
     done = pristine.command("doctor", "--dir", str(pristine.dir))
-    assert "ok       keys          the issuing CA's key opens" in done.stdout
+    assert "ok       keys          the keys of issuing-ca, root-ca open" in done.stdout
 
 
 def test_a_running_service_is_recognised_and_another_program_named(
