@@ -14,12 +14,12 @@ Rules
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -77,9 +77,10 @@ _HELP = {
 class MetricsPage:
     """Answers GET /metrics for one engine."""
 
-    def __init__(self, engine: Engine, certificate: Path) -> None:
-        """*certificate* is the file with the broker's own."""
-        self._surveyor = Surveyor(engine)
+    def __init__(self, engine: Engine, certificate: Path, clock: Callable[[], float] = monotonic) -> None:
+        """*certificate* is the file with the broker's own; *clock* is the event loop's: monotonic seconds."""
+        self._clock = clock
+        self._surveyor = Surveyor(engine, clock)
         self._figures = _Figures(engine, certificate)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self._figures)
@@ -92,7 +93,7 @@ class MetricsPage:
         if request.method != "GET":
             return problem(405, "METHOD_NOT_ALLOWED", "use GET")
         self._figures.survey = await self._surveyor.survey()
-        self._figures.now = asyncio.get_running_loop().time()
+        self._figures.now = self._clock()
         encode, content_type = choose_encoder(request.accept)
         return Response(body=encode(self._registry), content_type=content_type)
 

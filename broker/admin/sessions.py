@@ -17,9 +17,10 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -125,8 +126,10 @@ async def matching(engine: Engine, selection: Selection) -> AsyncIterator[list[S
 class SessionView:
     """The sessions of one engine, rendered."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Callable[[], float] = monotonic) -> None:
+        """*clock* is the event loop's: monotonic seconds."""
         self._engine = engine
+        self._clock = clock
 
     async def document(self, selection: Selection, limit: int | None) -> AsyncIterator[bytes]:
         """Yield a JSON document of at most *limit* sessions: ``{"sessions": […], "matched": n, "shown": n}``."""
@@ -137,7 +140,7 @@ class SessionView:
             if limit is not None:
                 sessions = sessions[: limit - shown]  # noqa: PLW2901 - the rest is counted, not shown
             if sessions:
-                now, wall = asyncio.get_running_loop().time(), datetime.now(UTC)
+                now, wall = self._clock(), datetime.now(UTC)
                 text = ", ".join(json.dumps(described(session, now, wall)) for session in sessions)
                 yield f"{', ' if shown else ''}{text}".encode()
                 shown += len(sessions)
@@ -150,7 +153,7 @@ class SessionView:
         """
         ended = []
         async for sessions in matching(self._engine, selection):
-            now = asyncio.get_running_loop().time()
+            now = self._clock()
             for session in sessions:
                 connection = session.connection
                 if connection is None and not forget:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from broker.admin.sessions import Selection, matching
@@ -40,8 +41,9 @@ class Survey:
 class Surveyor:
     """Looks at the sessions of one engine, at most once a second."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
         self._engine = engine
+        self._clock = clock
         self._lock = asyncio.Lock()
         self._last: Survey | None = None
         self._taken_at = 0.0
@@ -49,7 +51,7 @@ class Surveyor:
     async def survey(self) -> Survey:
         """Return what there is, or was a second ago."""
         async with self._lock:
-            now = asyncio.get_running_loop().time()
+            now = self._clock()
             if self._last is None or now - self._taken_at > _YOUNG_SECONDS:
                 self._last = await self._look()
                 self._taken_at = now
@@ -58,7 +60,7 @@ class Surveyor:
     async def _look(self) -> Survey:
         seen = Survey()
         async for sessions in matching(self._engine, Selection()):
-            now = asyncio.get_running_loop().time()
+            now = self._clock()
             for session in sessions:
                 owner, connection = session.owner, session.connection
                 of = str(owner.role), owner.group or ""

@@ -27,6 +27,8 @@ HOT = [
     "broker/mqtt/publish.py",
     "broker/mqtt/topics.py",
     "broker/mqtt/wire.py",
+    "broker/lobby.py",
+    "broker/meter.py",
     "broker/poller.py",
     "broker/routing/names.py",
     "broker/routing/router.py",
@@ -38,6 +40,7 @@ HOT = [
     "broker/session/registry.py",
     "broker/session/session.py",
     "broker/store/journal.py",
+    "broker/strangers.py",
     "broker/transport.py",
     "broker/turn.py",
 ]

@@ -24,7 +24,9 @@ OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
 
 async def page(broker: MemoryBroker, accept: str = "", path: str = "/metrics", method: str = "GET") -> tuple[int, str]:
-    answer = await MetricsPage(broker.engine, Path("none.pem")).handle(Request(method, path, {}, b"", "me", accept))
+    answer = await MetricsPage(broker.engine, Path("none.pem"), lambda: broker.now).handle(
+        Request(method, path, {}, b"", "me", accept)
+    )
     assert isinstance(answer.body, bytes)
     return answer.status, answer.body.decode()
 

@@ -17,7 +17,9 @@ from tests.support.wire import MemoryBroker
 
 
 async def listed(broker: MemoryBroker, limit: int | None = None, **query: str) -> dict[str, Any]:
-    pieces = [piece async for piece in SessionView(broker.engine).document(Selection.of(query), limit)]
+    pieces = [
+        piece async for piece in SessionView(broker.engine, lambda: broker.now).document(Selection.of(query), limit)
+    ]
     document = json.loads(b"".join(pieces))
     assert isinstance(document, dict)
     return document
@@ -96,7 +98,7 @@ async def test_a_session_that_ends_while_the_list_is_shown_is_left_out() -> None
     broker = MemoryBroker()
     for number in range(500):
         broker.engine.registry.create(f"d{number}", Identity(DOMAIN, Role.DEVICE, f"d{number}", "meters"))
-    pieces = SessionView(broker.engine).document(Selection(), None)
+    pieces = SessionView(broker.engine, lambda: broker.now).document(Selection(), None)
     text = [await anext(pieces), await anext(pieces)]
     last = broker.engine.registry.find(Role.DEVICE, "d499")
     assert last is not None
@@ -107,7 +109,7 @@ async def test_a_session_that_ends_while_the_list_is_shown_is_left_out() -> None
 
 async def test_kicking_tells_the_client_why_and_keeps_or_forgets_the_session() -> None:
     broker = MemoryBroker()
-    view = SessionView(broker.engine)
+    view = SessionView(broker.engine, lambda: broker.now)
     meter = broker.device("meter-1", session_expiry_interval=60)
     kicked = await view.kick(Selection(anything="meter-1"), "maintenance", "uid 0", forget=False)
     assert [(each["client_id"], each["was_connected"], each["session_kept"]) for each in kicked] == [
