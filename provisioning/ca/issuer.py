@@ -7,8 +7,8 @@ Two steps, so that nothing unchecked can be signed::
     Issuer.prepare(profile, request) -> PreparedIssuance      built, signed with a throw-away key, linted
     Issuer.issue(prepared) -> Certificate                     redeemed once, by the issuer that prepared it
 
-`prepare` is the only maker of what `issue` accepts. After signing, the signed fields are compared with the linted
-ones: what was checked is what was signed.
+`prepare` is the only maker of what `issue` accepts. What is signed are the linted fields themselves, byte for byte
+(`provisioning.ca.signing`).
 
 Rules
 -----
@@ -19,24 +19,26 @@ Rules
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 from provisioning.ca.lint import Intent, lint, lint_ocsp_signer
 from provisioning.ca.name_policy import IpAddress, SubjectNames
 from provisioning.ca.profile import DIGITAL_SIGNATURE, Profile
+from provisioning.ca.signing import hash_for, signed, throw_away_twin
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, key_identifier
 
 _OCSP_BACKDATE: Final = timedelta(minutes=1)
+_ALGORITHM: Final = 2  # After version and serial number (RFC 5280 §4.1.2).
+_URLS_KEPT: Final = 64
 
 
 class IssuanceRefused(Exception):
@@ -90,22 +92,21 @@ class OcspSignerRequest:
 class PreparedIssuance:
     """A linted certificate waiting for its signature. Made by `Issuer` only."""
 
-    __slots__ = ("_builder", "_issuer", "_redeemed", "_tbs_bytes")
+    __slots__ = ("_fields", "_issuer", "_redeemed")
 
-    def __init__(self, issuer: Issuer, builder: x509.CertificateBuilder, tbs_bytes: bytes) -> None:
+    def __init__(self, issuer: Issuer, fields: bytes) -> None:
         self._issuer = issuer
-        self._builder = builder
-        self._tbs_bytes = tbs_bytes
+        self._fields = fields
         self._redeemed = False
 
-    def redeem(self, issuer: Issuer) -> tuple[x509.CertificateBuilder, bytes]:
-        """Give the builder and the linted fields to the *issuer* that prepared them, once."""
+    def redeem(self, issuer: Issuer) -> bytes:
+        """Give the linted fields to the *issuer* that prepared them, once."""
         if issuer is not self._issuer:
             raise IssuanceRefused("another issuer prepared this certificate")
         if self._redeemed:
             raise IssuanceRefused("this prepared certificate was signed already")
         self._redeemed = True
-        return self._builder, self._tbs_bytes
+        return self._fields
 
 
 class Issuer:
@@ -129,7 +130,7 @@ class Issuer:
         findings = lint(draft, Intent(profile, request.identity, self.certificate, request.names))
         if findings:
             raise IssuanceRefused(f"the certificate for {request.identity} fails its checks: {'; '.join(findings)}")
-        return PreparedIssuance(self, builder, draft.tbs_certificate_bytes)
+        return PreparedIssuance(self, draft.tbs_certificate_bytes)
 
     def prepare_ocsp_signer(self, request: OcspSignerRequest) -> PreparedIssuance:
         """Build and lint the certificate of a delegated OCSP signer (RFC 6960 §4.2.2.2); raise `IssuanceRefused`."""
@@ -146,15 +147,12 @@ class Issuer:
         findings = lint_ocsp_signer(draft, self.certificate)
         if findings:
             raise IssuanceRefused(f"the OCSP signer's certificate fails its checks: {'; '.join(findings)}")
-        return PreparedIssuance(self, builder, draft.tbs_certificate_bytes)
+        return PreparedIssuance(self, draft.tbs_certificate_bytes)
 
     def issue(self, prepared: PreparedIssuance) -> x509.Certificate:
         """Sign what was prepared; raise `IssuanceRefused` if it was signed before or is another issuer's."""
-        builder, linted_bytes = prepared.redeem(self)
-        certificate = builder.sign(self._key, hash_for(self._key))
-        if certificate.tbs_certificate_bytes != linted_bytes:
-            raise IssuanceRefused("the signed fields differ from the checked ones")
-        return certificate
+        fields = prepared.redeem(self)
+        return x509.load_der_x509_certificate(signed(self._key, fields, _ALGORITHM))
 
     def _builder(self, profile: Profile, request: IssuanceRequest) -> x509.CertificateBuilder:
         not_before, not_after = profile.validity(request.now, self.certificate.not_valid_after_utc, request.life)
@@ -206,28 +204,6 @@ class Issuer:
         )
 
 
-def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
-    """Return the hash to sign with: as strong as the key, and none for Ed25519, which brings its own."""
-    match key:
-        case ed25519.Ed25519PrivateKey():
-            return None
-        case ec.EllipticCurvePrivateKey(curve=ec.SECP384R1()):
-            return hashes.SHA384()
-        case _:
-            return hashes.SHA256()
-
-
-def throw_away_twin(key: PrivateKey) -> PrivateKey:
-    """Return a fresh key of the same kind, whose signatures have the same algorithm identifier."""
-    match key:
-        case ec.EllipticCurvePrivateKey():
-            return ec.generate_private_key(key.curve)
-        case rsa.RSAPrivateKey():
-            return rsa.generate_private_key(65537, 2048)  # The algorithm identifier does not name the size.
-        case ed25519.Ed25519PrivateKey():
-            return ed25519.Ed25519PrivateKey.generate()
-
-
 def _alternative_name(request: IssuanceRequest) -> x509.SubjectAlternativeName:
     return x509.SubjectAlternativeName(
         [
@@ -238,6 +214,7 @@ def _alternative_name(request: IssuanceRequest) -> x509.SubjectAlternativeName:
     )
 
 
+@functools.lru_cache(_URLS_KEPT)  # They are the same in every certificate of a profile and shard.
 def url_extensions(urls: IssuerUrls | None) -> tuple[x509.ExtensionType, ...]:
     """Return the extensions that point at an issuer's CRL and certificate; none where no address is known."""
     if urls is None:

@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -50,6 +51,7 @@ _OCSP_SIGNER_EXTENSIONS: Final = {
     ExtensionOID.AUTHORITY_KEY_IDENTIFIER: False,
     ExtensionOID.OCSP_NO_CHECK: False,
 }
+_ISSUERS_KEPT: Final = 16
 _OCSP_SIGNER_LIFE: Final = timedelta(days=31)
 
 
@@ -197,12 +199,15 @@ def _check_key_identifiers_of(certificate: x509.Certificate, issuer: x509.Certif
         match extension.value:
             case x509.SubjectKeyIdentifier(digest=digest) if digest != key_identifier(certificate.public_key()):
                 yield "the subject key identifier is not the key's"
-            case x509.AuthorityKeyIdentifier(key_identifier=identifier) if identifier != key_identifier(
-                issuer.public_key()
-            ):
+            case x509.AuthorityKeyIdentifier(key_identifier=identifier) if identifier != _key_identifier_of(issuer):
                 yield "the authority key identifier is not the issuing CA's"
             case _:
                 pass
+
+
+@functools.lru_cache(_ISSUERS_KEPT)
+def _key_identifier_of(issuer: x509.Certificate) -> bytes:
+    return key_identifier(issuer.public_key())
 
 
 _CHECKS: Final[tuple[Callable[[x509.Certificate, Intent], Iterator[str]], ...]] = (

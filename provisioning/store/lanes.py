@@ -39,6 +39,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, InternalError, OperationalError
 
 from provisioning.errors import Code, Refused
+from provisioning.store import audit
 
 log = structlog.get_logger(__name__)
 
@@ -99,7 +100,7 @@ class PooledLane(Lane):
 
     def _transact(self, work: Callable[[Connection], ResultT]) -> ResultT:
         try:
-            with self._engine.begin() as connection:
+            with self._engine.begin() as connection, audit.one_end(connection):
                 return work(connection)
         except DBAPIError as error:
             raise _explained(error) from error
@@ -159,7 +160,7 @@ class GroupingLane(Lane):
         outcomes: list[_Outcome] = []
         closes_at = time.monotonic() + _GROUP_SECONDS
         try:
-            with self._engine.begin() as connection:
+            with self._engine.begin() as connection, audit.one_end(connection):
                 for job in group:
                     outcomes.append(_attempt(connection, job.work))
                     if time.monotonic() < closes_at and (following := self._next_waiting()) is not None:
@@ -185,11 +186,13 @@ def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> _Outc
     # The driver's own connection: SQLAlchemy's savepoints cost a tenth of an enrolment.
     driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
     driver.execute("SAVEPOINT work")
+    end = audit.end_of(connection)
     try:
         result = work(connection)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's: he gets it
         try:
             driver.execute("ROLLBACK TO work")
+            audit.take_back(connection, end)
         except sqlite3.Error:  # A full disk: SQLite has undone everything already, and so the group has failed.
             raise error from None
         return _Outcome(failure=_explained(error))
