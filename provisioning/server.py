@@ -42,7 +42,7 @@ from provisioning.api.application import new_application
 from provisioning.api.approvals import router as approval_router
 from provisioning.api.claims import router as claim_router
 from provisioning.api.device_lists import router as device_list_router
-from provisioning.api.est import est_routes
+from provisioning.api.est import EstEndpoint
 from provisioning.api.feed import feed_routes
 from provisioning.api.groups import router as group_router
 from provisioning.api.health import health_routes, readiness_checks
@@ -280,7 +280,13 @@ async def _build(
     metrics = Metrics()
     metrics.registry.register(PartsCollector(feed, live.publishers))
     https = new_application(
-        "Fleetgate provisioning", product_version(), settings, metrics, port="https", openapi_url="/v1/openapi.json"
+        "Fleetgate provisioning",
+        product_version(),
+        settings,
+        metrics,
+        port="https",
+        openapi_url="/v1/openapi.json",
+        endpoint=functools.partial(EstEndpoint, enrolment=enrolment, authorities=live.told),
     )
     https.state.operator_services = OperatorServices(
         database,
@@ -301,7 +307,6 @@ async def _build(
         ApprovalService(database, utc_now),
         RenewalService(database, utc_now),
     )
-    https.include_router(est_routes(enrolment, live.told))
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
     https.include_router(operator_role_router)

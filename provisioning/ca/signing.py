@@ -1,15 +1,18 @@
 """How a CA's key signs: what was checked, byte for byte.
 
-Fields that are to be signed are built and encoded once, with a throw-away key, and checked; then these very bytes get
-the real signature. So nothing can differ between what was checked and what is signed.
+Fields that are to be signed are encoded once and checked; then these very bytes get the signature. So nothing can
+differ between what was checked and what is signed.
 """
 
 from __future__ import annotations
 
 import itertools
+from datetime import UTC, datetime
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.ca import der
 from provisioning.pki.keys import PrivateKey
@@ -43,9 +46,22 @@ def signed(key: PrivateKey, fields: bytes, place: int) -> bytes:
     *place* is where among the fields the signature's algorithm is; inner and outer are equal (RFC 5280 §4.1.1.2,
     §5.1.1.2).
     """
+    return with_signature(fields, place, _signature(key, fields))
+
+
+def with_signature(fields: bytes, place: int, signature: bytes) -> bytes:
+    """Return the same with a *signature* that is there already."""
     algorithm = next(itertools.islice(der.children(fields), place, None))
-    signature = der.element(der.BIT_STRING, b"\x00" + _signature(key, fields))
-    return der.element(der.SEQUENCE, fields + algorithm + signature)
+    return der.element(der.SEQUENCE, fields + algorithm + der.element(der.BIT_STRING, b"\x00" + signature))
+
+
+def signature_algorithm(key: PrivateKey) -> bytes:
+    """Return the AlgorithmIdentifier of *key*'s signatures in DER, as the library writes it."""
+    twin = throw_away_twin(key)
+    nobody = x509.Name([])
+    moment = datetime(2000, 1, 1, tzinfo=UTC)
+    example = x509.CertificateRevocationListBuilder(nobody, moment, moment).sign(twin, hash_for(twin))
+    return list(der.children(example.public_bytes(Encoding.DER)))[1]
 
 
 def _signature(key: PrivateKey, fields: bytes) -> bytes:
