@@ -51,7 +51,7 @@ async def ran(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
             await process.wait()
     assert b"Traceback" not in err, err.decode()
     assert process.returncode is not None
-    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("fleetgate-")]
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("fleetgate-")]  # noqa: PTH208
     return process.returncode, json.loads(out)
 
 
@@ -73,7 +73,7 @@ async def test_who_closes_revoked_sessions_and_who_does_not(tmp_path: Path) -> N
     # The CRL keeps them out when they come again; their sessions it left alone.
     assert (counts["revoked"], counts["stayed_in"], counts["false_admissions"]) == (2, 2, 2)
     assert "revoked_closed" not in theirs["durations"]
-    assert theirs["refusals"] == {"tls certificate_revoked": 4 - counts["readmitted"]}
+    assert theirs["durations"]["revoked_refused"]["response"]["count"] == 4 - counts["readmitted"] > 0
     assert theirs["environment"]["broker"].startswith("mosquitto ")
     assert {item["metric"] for item in theirs["thresholds"] if not item["passed"]} == {
         "false_admissions", "revoked_closed",
