@@ -135,6 +135,11 @@ def print_json(answer: BaseModel | Sequence[BaseModel]) -> None:
         document: Any = answer.model_dump(mode="json")
     else:
         document = [each.model_dump(mode="json") for each in answer]
+    print_document(document)
+
+
+def print_document(document: object) -> None:
+    """Print a JSON document for programs."""
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
