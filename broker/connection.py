@@ -281,6 +281,8 @@ class ClientConnection:
         metrics.bytes_received += limit
         if acknowledged and session is not None:
             engine.turn.sessions.add(session)
+            if engine.replays.waiting:  # Rare: somebody is still being sent retained messages.
+                engine.replays.wake(session, now)
         if slow is not None:
             self.hold(slow, now)
         if self._meter is not None:
@@ -306,7 +308,17 @@ class ClientConnection:
             session.unchoke(now)
             self.engine.turn.sessions.add(session)
 
+    def drained(self, now: float) -> None:
+        """Take note that the client has taken all that waited for it."""
+        if self.session is not None:
+            self.engine.replays.wake(self.session, now)
+
     # From the session and the handlers
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was sent before waits for the socket."""
+        return self._transport.unsent
 
     def send(self, packets: list[bytes]) -> None:
         """Write *packets* out."""

@@ -89,6 +89,10 @@ class TopicNames(Generic[V]):
         """Return the values of every name that *topic_filter* matches."""
         return list(_found(self._root, topic_filter.split("/"), 0))
 
+    def walk(self, topic_filter: str) -> Iterator[V]:
+        """Yield the same one by one, while names come and go: one that is gone when its turn comes is not yielded."""
+        yield from _found(self._root, topic_filter.split("/"), 0)
+
     def clear(self) -> None:
         """Forget every name."""
         self._root = _Node()
@@ -104,7 +108,7 @@ def _found(node: _Node[V], levels: list[str], depth: int) -> Iterator[V]:
     if level == "#":
         yield from _below(node, at_root=depth == 0)
     elif level == "+":
-        for name, child in node.children.items():
+        for name, child in list(node.children.items()):  # A copy: names may come and go during a walk.
             if depth > 0 or not name.startswith("$"):  # [MQTT-4.7.2-1]
                 yield from _found(child, levels, depth + 1)
     elif (literal := node.children.get(level)) is not None:
