@@ -22,10 +22,12 @@
  *   -W N            messages sent and not yet delivered, at most, where no rate is given (default 200000)
  *   -B N            messages that a publisher puts into one write, where no rate is given (default 1)
  *   -S              step: after each phase stay connected until a line arrives on standard input, so that whoever started
- *                   this can read the broker's CPU time and memory exactly between two phases; end of input ends it at once
+ *                   this can read the broker's CPU time and memory exactly between two phases; end of input ends it at once;
+ *                   a line that arrives while messages are sent ends that phase early
  *   -L              print {"phase":"lost",...} for each connection that the broker closes: when (CLOCK_MONOTONIC, as Python's
  *                   time.monotonic() reads it), and the reason code of its DISCONNECT (MQTT 5) or -1
  *   -E              subscribers have a persistent session (3.1.1: clean session 0)
+ *   -P              so have publishers
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -60,7 +62,7 @@ struct client {
 
 static int port = 8883, publishers = 1, subscribers, qos, window = 20, concurrency = 50, payload = 64, hold,
            version = 4;
-static int persistent, resume, plain, stepping, tell_lost, keep_alive;
+static int persistent, all_persistent, resume, plain, stepping, tell_lost, keep_alive;
 static long messages, undelivered = 200000;
 static int burst = 1;
 static double rate;
@@ -198,7 +200,7 @@ static void send_connect(struct client *c) {
     n += put_length(b + n, rest);
     n += put_text(b + n, "MQTT");
     b[n++] = version;
-    b[n++] = persistent && c->is_subscriber ? 0 : 2; /* clean session, or one that is kept */
+    b[n++] = (c->is_subscriber ? persistent : all_persistent) ? 0 : 2; /* clean session, or one that is kept */
     int seconds = keep_alive ? keep_alive : 600; /* Longer than any run, where no PINGREQ is ever sent. */
     b[n++] = seconds >> 8;
     b[n++] = seconds & 255;
@@ -480,13 +482,23 @@ static void connect_all(const char *phase) {
     step();
 }
 
+/* Whether a line has arrived on standard input (-S): whoever started this wants no more messages. */
+static int told_to_stop(void) {
+    struct pollfd input = {.fd = 0, .events = POLLIN};
+    char byte = 0;
+    if (!stepping || poll(&input, 1, 0) <= 0) return 0;
+    while (byte != '\n')
+        if (read(0, &byte, 1) != 1) exit(1);
+    return 1;
+}
+
 static int only_crt(const struct dirent *d) {
     size_t l = strlen(d->d_name);
     return l > 4 && !strcmp(d->d_name + l - 4, ".crt");
 }
 
 int main(int argc, char **argv) {
-    for (int o; (o = getopt(argc, argv, "p:a:D:n:c:k:s:C:K:I:t:f:m:r:b:q:i:w:R5TH:A:W:B:SLE")) > 0;)
+    for (int o; (o = getopt(argc, argv, "p:a:D:n:c:k:s:C:K:I:t:f:m:r:b:q:i:w:R5TH:A:W:B:SLEP")) > 0;)
         switch (o) {
         case 'p': port = atoi(optarg); break;
         case 'a': ca = optarg; break;
@@ -516,6 +528,7 @@ int main(int argc, char **argv) {
         case 'S': stepping = 1; break;
         case 'L': tell_lost = 1; break;
         case 'E': persistent = 1; break;
+        case 'P': all_persistent = 1; break;
         default: fprintf(stderr, "mqload: see the head of mqload.c\n"); return 2;
         }
     if (payload < 8) payload = 8;
@@ -591,7 +604,7 @@ int main(int argc, char **argv) {
         double t = now();
         int turn = 0;
         long fan = subscribers ? subscribers : 0;
-        while (sent < messages && up > subscribers && now() - t < 120) {
+        while (sent < messages && up > subscribers && now() - t < 120 && !told_to_stop()) {
             long allowed = rate ? (long)((now() - t) * rate) - sent : 1 << 30;
             int did = 0, looked = 0;
             while (allowed > 0 && sent < messages && did < 256 && looked < publishers) {

@@ -57,6 +57,7 @@ from provisioning.enrolment.attempt import (
 )
 from provisioning.enrolment.authorise import Authorised, authorise
 from provisioning.enrolment.issuing import Issuing
+from provisioning.enrolment.pace import GroupPace
 from provisioning.enrolment.server_keys import make_key
 from provisioning.enrolment.ways.approval import RETRY_SECONDS, Undecided
 from provisioning.enrolment.ways.approval import record as record_request
@@ -124,6 +125,7 @@ class EnrolmentService:
         """
         self._ask = ask or _nobody_to_ask
         self._key_policy = key_policy or KeyPolicy()
+        self._pace = GroupPace()
         self._database = database
         self._issuing = issuing
         self._serial_numbers = serial_numbers
@@ -262,6 +264,7 @@ class EnrolmentService:
         if authorised.answer is not None:
             return _Outcome(x509.load_der_x509_certificate(authorised.answer), again=True)
         _check_key(connection, authorised.device, attempt.request)
+        self._pace.certify(authorised.rules, attempt.now)
         certificate, certificate_id = self._sign(connection, attempt, authorised, reservation)
         for settle in authorised.settlements:
             settle(connection, certificate_id, authorised.device.name, certificate.not_valid_after_utc)
@@ -278,7 +281,7 @@ class EnrolmentService:
         issuing = self._issuing()
         issuing.check(connection)
         shard = issuing.choose_shard()
-        profile = self._profile_named(authorised.profile, device.role, device.group)
+        profile = self._profile_named(authorised.rules.profile, device.role, device.group)
         identity = Identity(self._trust_domain, device.role, device.name, device.group)
         held = SubjectNames(authorised.dns_names, authorised.ip_addresses)
         names = apply_profile(attempt.request, profile, identity, held)

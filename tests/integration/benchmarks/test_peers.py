@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ def modules() -> Iterator[Any]:
     """The benchmarks' own modules, which are found only by their scripts."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        import peers  # noqa: PLC0415
-        import pki  # noqa: PLC0415
+        import peers
+        import pki
 
         yield peers, pki
     finally:
@@ -38,6 +38,17 @@ def modules() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def fleet(modules: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return modules[1].create(tmp_path_factory.mktemp("fleet"), 2)
+
+
+def is_refused(connected: Callable[[], TlsClient]) -> bool:
+    """Whether a client without a certificate gets no further than TLS, or a CONNACK that refuses it."""
+    try:
+        with connected() as nobody:
+            nobody.connect(client_id=NAMES[0], expect=ReasonCode.NOT_AUTHORIZED)  # amqtt answers, then closes.
+            nobody.next_packet()
+    except (Ended, OSError):
+        return True
+    return False
 
 
 @pytest.mark.parametrize("peer", PEERS)
@@ -51,9 +62,7 @@ def test_a_peer_has_the_same_rights(peer: str, modules: Any, fleet: Any, tmp_pat
         def come(credential: Any) -> TlsClient:
             return TlsClient(server.port, fleet.trust_anchors, credential, version=V311)
 
-        with pytest.raises((Ended, OSError)), come(None) as nobody:
-            nobody.connect(client_id=NAMES[0], expect=ReasonCode.NOT_AUTHORIZED)  # amqtt answers, then closes.
-            nobody.next_packet()
+        assert is_refused(lambda: come(None))
         with come(service) as backend, come(device) as meter:
             backend.connect(client_id="backend")
             assert backend.subscribe("fleet/bench/+/telemetry", qos=0).reason_codes == (ReasonCode.SUCCESS,)
