@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 _GROUP, _BACKEND = sys.argv[5:7]
 
 
-class CertificateAuth(BaseAuthPlugin):  # type: ignore[misc] - amqtt has no types
+class CertificateAuth(BaseAuthPlugin):  # type: ignore[misc]
     """Lets in who has a certificate, as the one whom it names."""
 
     async def authenticate(self, *, session: Session) -> bool | None:
