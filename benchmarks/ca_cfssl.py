@@ -25,13 +25,14 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from ca_load import Target
-from ca_running import OCSP_REQUEST, Question, RunningCa, ocsp_request, request
+from ca_running import OCSP_REQUEST, Question, RunningCa, ocsp_request
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from foreign_peers import program
+from kept_connections import request
 from postgresql import Postgresql
 from processes import Child
 
@@ -142,7 +143,7 @@ def _signing_request(name: str, shared: bytes) -> bytes:
     inner = json.dumps({"certificate_request": csr, "hosts": [f"spiffe://fleet.internal/device/bench/{name}"]}).encode()
     token = hmac.digest(shared, inner, "sha256")
     body = {"token": base64.b64encode(token).decode(), "request": base64.b64encode(inner).decode()}
-    return request("/api/v1/cfssl/authsign", json.dumps(body).encode(), "application/json")
+    return request("POST", "/api/v1/cfssl/authsign", json.dumps(body).encode(), "application/json")
 
 
 def _revocations(answers: Sequence[bytes]) -> list[bytes]:
@@ -155,7 +156,7 @@ def _revocations(answers: Sequence[bytes]) -> list[bytes]:
             "authority_key_id": (authority or b"").hex(),
             "reason": "superseded",
         }
-        found.append(request("/api/v1/cfssl/revoke", json.dumps(body).encode(), "application/json"))
+        found.append(request("POST", "/api/v1/cfssl/revoke", json.dumps(body).encode(), "application/json"))
     return found
 
 

@@ -11,29 +11,26 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ca_load import Target
-from ca_running import OCSP_REQUEST, Question, RunningCa, ocsp_request, request
+from ca_running import OCSP_REQUEST, Question, RunningCa, ocsp_request
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from history import add_history
+from kept_connections import request
 from peers import ready_line
 from postgresql import Postgresql
 from processes import Child
-from sqlalchemy import create_engine, insert, text
-from sqlalchemy.engine import Connection
 
 from provisioning.client.csr import build_csr
 from provisioning.client.operator import OperatorClient
 from provisioning.pki.keys import generate_key
 from provisioning.pki.tls import CredentialFiles, client_context
-from provisioning.store.tables import certificates, devices, revocation_events, revocations
 
 _SECRET = "FLEET_PROVISIONING_PASSPHRASE"  # noqa: S105 - The variable's name, not a passphrase.
 _START_SECONDS = 60
 _BATCH = 500
-_BASE = 1_000_000  # Rows of the history are out of the way of the others.
 
 
 @asynccontextmanager
@@ -53,7 +50,8 @@ async def fleetgate(
             raise init.failed("did not make a CA")
     issuer = x509.load_pem_x509_certificate((ca / "issuing-ca.crt").read_bytes())
     if already_revoked:
-        add_history(url, issuer, already_revoked)
+        identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
+        add_history(url, identifier, already_revoked)
     serve: list[str | Path] = [*program, "serve", "--dir", ca, "--port", "0", "--http-port", "0"]
     with Child(serve, folder / "service.log", environment=environment) as service:
         https, http = ready_line(service, "fleet-provisioning")
@@ -80,7 +78,9 @@ async def fleetgate(
 
 def _enrol(device: str, token: str) -> bytes:
     der = build_csr(generate_key(), device).public_bytes(Encoding.DER)
-    return request("/.well-known/est/simpleenroll", base64.b64encode(der), "application/pkcs10", (device, token))
+    return request(
+        "POST", "/.well-known/est/simpleenroll", base64.b64encode(der), "application/pkcs10", (device, token)
+    )
 
 
 def _revocations(answers: Sequence[bytes]) -> list[bytes]:
@@ -89,36 +89,5 @@ def _revocations(answers: Sequence[bytes]) -> list[bytes]:
         (certificate,) = pkcs7.load_der_pkcs7_certificates(base64.b64decode(answer))
         (name,) = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
         body = json.dumps({"device": name.value, "reason": "superseded"}).encode()
-        found.append(request("/v1/revocations", body, "application/json"))
+        found.append(request("POST", "/v1/revocations", body, "application/json"))
     return found
-
-
-def add_history(url: str, issuer: x509.Certificate, count: int) -> None:
-    """Put *count* revoked certificates into the store, which nobody has open."""
-    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
-    now = datetime.now(UTC)
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        for start in range(1, count + 1, 10_000):
-            _add_rows(connection, identifier, range(start, min(start + 10_000, count + 1)), now)
-        connection.execute(
-            text("UPDATE counters SET value = value + :count WHERE name = 'revocation'"), {"count": count}
-        )
-    engine.dispose()
-
-
-def _add_rows(connection: Connection, issuer_key_id: str, numbers: range, now: datetime) -> None:
-    rows = [
-        {"id": _BASE + n, "name": f"gone-{n}", "role": "device", "group_name": "bench", "created_at": now,
-         "revoked_at": now, "issuer_key_id": issuer_key_id, "serial": f"{(1 << 126) + n:x}", "device_id": _BASE + n,
-         "spki_sha256": n.to_bytes(32), "fingerprint_sha256": f"{n:064x}", "not_before": now,
-         "not_after": now + timedelta(days=30), "issued_at": now, "der": b"0", "sequence": n,
-         "certificate_id": _BASE + n, "reason": "superseded", "revoked_by": "admin", "kind": "revoked",
-         "occurred_at": now, "actor": "admin"}
-        for n in numbers
-    ]  # fmt: skip
-    for table in (devices, certificates, revocations, revocation_events):
-        columns = set(table.c.keys())
-        if table in (revocations, revocation_events):
-            columns -= {"id"}
-        connection.execute(insert(table), [{k: v for k, v in row.items() if k in columns} for row in rows])

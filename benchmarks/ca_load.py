@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from kept_connections import WronglyAnswered
+
 CpuClock = Callable[[], float]
 """Seconds of CPU time that whoever serves has used so far."""
 
@@ -40,10 +42,6 @@ done = function(summary, latency, requests)
     latency:percentile(50) / 1e6, latency:percentile(99) / 1e6))
 end
 """
-
-
-class WronglyAnswered(RuntimeError):
-    """A server did not do what the benchmark asked for."""
 
 
 class LoadMissing(RuntimeError):

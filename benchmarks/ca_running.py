@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from ca_load import CpuClock, Target, WronglyAnswered, kept
+from ca_load import CpuClock, Target, kept
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
+from kept_connections import WronglyAnswered, request
 from processes import Child
 
 OCSP_REQUEST = "application/ocsp-request"
@@ -45,24 +45,11 @@ class RunningCa:
     ocsp_remembered: Question
 
 
-def request(path: str, body: bytes, media_type: str, user: tuple[str, str] | None = None) -> bytes:
-    """Return an HTTP POST."""
-    lines = [
-        f"POST {path} HTTP/1.1",
-        "Host: localhost",
-        f"Content-Type: {media_type}",
-        f"Content-Length: {len(body)}",
-    ]
-    if user is not None:
-        lines.append("Authorization: Basic " + base64.b64encode(":".join(user).encode()).decode())
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
 async def check_answer(question: Question) -> None:
     """Ask once; raise `WronglyAnswered` if an OCSP request gets no status."""
     path = urlsplit(question.url).path
     async with kept(Target(question.url), 1) as (connection,):
-        answer = await connection.send(request(path, question.body, question.media_type), 200)
+        answer = await connection.send(request("POST", path, question.body, question.media_type), 200)
     if question.media_type == OCSP_REQUEST:
         said = ocsp.load_der_ocsp_response(answer).response_status
         if said is not ocsp.OCSPResponseStatus.SUCCESSFUL:

@@ -24,9 +24,10 @@ from pathlib import Path
 from ca_cfssl import cfssl
 from ca_figures import Pair, Report, Run
 from ca_fleetgate import fleetgate
-from ca_load import LoadMissing, Result, WronglyAnswered, over_kept, over_new, same_again, wrk
+from ca_load import LoadMissing, Result, over_kept, over_new, same_again, wrk
 from ca_running import Question, RunningCa, check_answer
 from foreign_peers import NotInstalled, program
+from kept_connections import WronglyAnswered
 from postgresql import Postgresql, postgresql
 from processes import ChildFailed, ended_by_signals
 from rich.console import Console

@@ -286,7 +286,7 @@ async def _build(
         metrics,
         port="https",
         openapi_url="/v1/openapi.json",
-        endpoint=functools.partial(EstEndpoint, enrolment=enrolment, authorities=live.told),
+        endpoint=functools.partial(EstEndpoint, enrolment=enrolment, authorities=live.told, signer=credential.signer),
     )
     https.state.operator_services = OperatorServices(
         database,

@@ -9,6 +9,7 @@ and validation of parameters would be for, and they cost a fifth of what the eve
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
@@ -24,12 +25,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from provisioning.api.peer import peer_certificate, tls_connection
+from provisioning.ca.key_envelope import EnvelopeSigner, seal_key
 from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
 from provisioning.enrolment.problems import pending_answer
-from provisioning.enrolment.service import EnrolmentService
+from provisioning.enrolment.service import EnrolmentService, MadeKey
 from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
-from provisioning.pki.keys import PrivateKey
 
 PREFIX: Final = "/.well-known/est"
 MAXIMUM_BODY: Final = 64 * 1024
@@ -39,6 +40,7 @@ _OPERATIONS: Final = frozenset({"cacerts", "simpleenroll", "simplereenroll", "cs
 _CERTS_ONLY: Final = "application/pkcs7-mime; smime-type=certs-only"
 _PKCS10: Final = "application/pkcs10"
 _PKCS8: Final = "application/pkcs8"
+_SEALED_KEY: Final = "application/pkcs7-mime; smime-type=server-generated-key"
 _CSR_ATTRIBUTES: Final = "application/csrattrs"
 _ARMOUR: Final = re.compile(rb"-----(BEGIN|END) [A-Z0-9 ]{1,40}-----")
 _WHITE_SPACE: Final = b" \t\r\n"
@@ -61,12 +63,18 @@ class EstEndpoint:
     """Answers EST's operations under `PREFIX`; hands everything else to the application behind it."""
 
     def __init__(
-        self, app: ASGIApp, *, enrolment: EnrolmentService, authorities: Sequence[x509.Certificate], answer: Answer
+        self,
+        app: ASGIApp,
+        *,
+        enrolment: EnrolmentService,
+        authorities: Sequence[x509.Certificate],
+        signer: Callable[[], EnvelopeSigner],
+        answer: Answer,
     ) -> None:
-        """Tell *authorities* as ``/cacerts``, root first; they may change."""
+        """Tell *authorities* as ``/cacerts``, root first; they may change. *signer* reads what signs encrypted keys."""
         self._app = app
         self._answer = answer
-        operations = _Operations(enrolment, authorities)
+        operations = _Operations(enrolment, authorities, signer)
         self._unlabelled: dict[str, _Operation] = {}
         self._labelled: dict[str, _Operation] = {}
         for method, operation in (
@@ -118,9 +126,12 @@ class EstEndpoint:
 class _Operations:
     """EST's operations, each under its own name; *label* is the group that the URL names, if it does."""
 
-    def __init__(self, enrolment: EnrolmentService, authorities: Sequence[x509.Certificate]) -> None:
+    def __init__(
+        self, enrolment: EnrolmentService, authorities: Sequence[x509.Certificate], signer: Callable[[], EnvelopeSigner]
+    ) -> None:
         self._enrolment = enrolment
         self._authorities = authorities
+        self._signer = signer
 
     async def cacerts(self, _request: Request, _label: str | None) -> Response:
         return Response(certs_only(self._authorities), media_type=_CERTS_ONLY)
@@ -142,10 +153,9 @@ class _Operations:
     async def serverkeygen(self, request: Request, label: str | None) -> Response:
         csr = await _read_csr(request)
         token, certificate = _presented(request, label)
-        key, issued = await self._enrolment.enrol_with_server_key(
-            csr, token, label, certificate, tls_connection(request)
-        )
-        return _key_and_certificate(key, issued)
+        made = await self._enrolment.enrol_with_server_key(csr, token, label, certificate, tls_connection(request))
+        part = await asyncio.to_thread(_key_part, made, self._signer)
+        return _key_and_certificate(part, made.certificate)
 
 
 def certs_only(certificates: Sequence[x509.Certificate]) -> bytes:
@@ -215,11 +225,17 @@ def _issued(certificate: x509.Certificate) -> Response:
     return Response(certs_only([certificate]), media_type=_CERTS_ONLY)
 
 
-def _key_and_certificate(key: PrivateKey, certificate: x509.Certificate) -> Response:
+def _key_part(made: MadeKey, signer: Callable[[], EnvelopeSigner]) -> tuple[str, bytes]:
+    """Return the media type and the body of the key's part: encrypted if that was asked for."""
+    if made.recipient is not None:
+        return _SEALED_KEY, base64.encodebytes(seal_key(made.key, made.recipient, signer()))
+    return _PKCS8, base64.encodebytes(made.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def _key_and_certificate(key_part: tuple[str, bytes], certificate: x509.Certificate) -> Response:
     """Return the two parts of RFC 7030 §4.4.2. The key is in no cache: the answer must not be stored."""
-    private = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     boundary = secrets.token_hex(16)
-    parts = ((_PKCS8, base64.encodebytes(private)), (_CERTS_ONLY, certs_only([certificate])))
+    parts = (key_part, (_CERTS_ONLY, certs_only([certificate])))
     lines = b"".join(
         f"--{boundary}\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: base64\r\n\r\n".encode() + body + b"\r\n"
         for kind, body in parts
