@@ -71,7 +71,12 @@ class Postgresql:
 @contextmanager
 def postgresql() -> Iterator[Postgresql]:
     """Run a server until the block ends."""
-    with tempfile.TemporaryDirectory(prefix="fleetgate-bench-postgresql-") as name, _started(Path(name)) as server:
+    # Not where TMPDIR says: what only its owner may enter is closed to the user that the server runs as.
+    folder = "/tmp" if os.geteuid() == 0 else None  # noqa: S108 - The name in it is random.
+    with (
+        tempfile.TemporaryDirectory(prefix="fleetgate-bench-postgresql-", dir=folder) as name,
+        _started(Path(name)) as server,
+    ):
         yield server
 
 
