@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import ipaddress
 import signal
 import socket
@@ -148,6 +149,9 @@ async def serve(settings: Settings) -> None:
         async with running(settings) as service:
             sys.stdout.write(f"fleet-provisioning ready {service.https_url} {service.http_url}\n")
             sys.stdout.flush()
+            # What is there now stays: a collection that looked at all of it would hold everybody up.
+            gc.collect()
+            gc.freeze()
             await stop.wait()
             log.info("stopping")
     finally:
