@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 _LONGEST_WAIT_SECONDS: Final = 15.0  # Look at the wall clock now and then: it may be set.
 _SHORTEST_WAIT_SECONDS: Final = 1.0
-_RETRY_SECONDS: Final = 60.0
+_RETRY_SECONDS: Final = 15.0
 
 
 class HttpsCredential:
