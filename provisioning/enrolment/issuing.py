@@ -30,11 +30,14 @@ class Issuing:
         """Return the part of the CRL that the next certificate belongs to, None if there are no parts."""
         return secrets.choice(self.crl_shards) if self.crl_shards else None
 
-    def check(self, connection: Connection, now: datetime) -> None:
-        """Raise `Refused` unless the CA may still sign, by the store and in the transaction that records it."""
+    def check_life(self, now: datetime) -> None:
+        """Raise `Refused` if the CA has ended."""
         ends = self.issuer.certificate.not_valid_after_utc
         if now >= ends:
             log.error("the issuing CA has ended: make its successor active", ended=ends)
             raise Refused(Code.UNAVAILABLE, f"the issuing CA ended on {ends:%Y-%m-%d}: an operator has to succeed it")
+
+    def check(self, connection: Connection) -> None:
+        """Raise `Refused` unless the CA may still sign, by the store and in the transaction that records it."""
         if not authorities.may_sign(connection, self.issuer.key_id):
             raise Refused(Code.UNAVAILABLE, "the issuing CA was retired or revoked a moment ago: try again")

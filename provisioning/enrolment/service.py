@@ -279,7 +279,8 @@ class EnrolmentService:
     ) -> tuple[x509.Certificate, int]:
         device, now = authorised.device, attempt.now
         issuing = self._issuing()
-        issuing.check(connection, now)
+        issuing.check_life(now)
+        issuing.check(connection)
         shard = issuing.choose_shard()
         profile = self._profile_named(authorised.rules.profile, device.role, device.group)
         identity = Identity(self._trust_domain, device.role, device.name, device.group)
