@@ -62,7 +62,9 @@ def scenarios() -> None:
 
 
 def run_scenario(
-    scenario: Annotated[str, typer.Argument(help="A built-in scenario (see `scenarios`), or a TOML file.")],
+    scenario: Annotated[
+        str, typer.Argument(help="A built-in scenario (see `scenarios`), a TOML file, or a Python file.")
+    ],
     fleet: Annotated[
         Path | None, typer.Option(help="The fleet's directory, from `fleet-sim enrol`.", show_default=False)
     ] = None,

@@ -71,7 +71,7 @@ async def claim(stage: Stage, directory: Path, name: str, devices: int) -> str:
 
 
 async def usable(stage: Stage, fleet: Path, devices: int = COUNT) -> None:
-    """All devices are in the directory, with keys and certificates that are theirs, and active in the service's eyes."""
+    """All devices are in the directory, with keys and certificates that are theirs, and active there."""
     found = FleetDirectory.read(fleet)
     assert len(found.devices) == devices
     for name in found.devices:
