@@ -18,6 +18,7 @@
  *   -R              resume: connect, close, connect again with the saved TLS session; the second round is what is reported
  *   -5              MQTT 5.0 instead of 3.1.1                    -T        plain TCP instead of TLS
  *   -H SECONDS      stay connected that long (to read the broker's memory)
+ *   -A SECONDS      keep alive; with -H each client sends a PINGREQ so often, one client after the other (default 600, none)
  *   -W N            messages sent and not yet delivered, at most, where no rate is given (default 200000)
  *   -B N            messages that a publisher puts into one write, where no rate is given (default 1)
  *   -S              step: after each phase stay connected until a line arrives on standard input, so that whoever started
@@ -61,7 +62,7 @@ struct client {
 
 static int port = 8883, publishers = 1, subscribers, qos, window = 20, concurrency = 50, payload = 64, hold,
            version = 4;
-static int persistent, all_persistent, resume, plain, stepping, tell_lost;
+static int persistent, all_persistent, resume, plain, stepping, tell_lost, keep_alive;
 static long messages, undelivered = 200000;
 static int burst = 1;
 static double rate;
@@ -200,8 +201,9 @@ static void send_connect(struct client *c) {
     n += put_text(b + n, "MQTT");
     b[n++] = version;
     b[n++] = (c->is_subscriber ? persistent : all_persistent) ? 0 : 2; /* clean session, or one that is kept */
-    b[n++] = 600 >> 8;
-    b[n++] = 600 & 255; /* keep alive: longer than any run, as no PINGREQ is ever sent */
+    int seconds = keep_alive ? keep_alive : 600; /* Longer than any run, where no PINGREQ is ever sent. */
+    b[n++] = seconds >> 8;
+    b[n++] = seconds & 255;
     if (v5) b[n++] = 0;
     n += put_text(b + n, c->id);
     put(c, b, n);
@@ -496,7 +498,7 @@ static int only_crt(const struct dirent *d) {
 }
 
 int main(int argc, char **argv) {
-    for (int o; (o = getopt(argc, argv, "p:a:D:n:c:k:s:C:K:I:t:f:m:r:b:q:i:w:R5TH:W:B:SLEP")) > 0;)
+    for (int o; (o = getopt(argc, argv, "p:a:D:n:c:k:s:C:K:I:t:f:m:r:b:q:i:w:R5TH:A:W:B:SLEP")) > 0;)
         switch (o) {
         case 'p': port = atoi(optarg); break;
         case 'a': ca = optarg; break;
@@ -520,6 +522,7 @@ int main(int argc, char **argv) {
         case '5': version = 5; break;
         case 'T': plain = 1; break;
         case 'H': hold = atoi(optarg); break;
+        case 'A': keep_alive = atoi(optarg); break;
         case 'W': undelivered = atol(optarg); break;
         case 'B': burst = atoi(optarg); break;
         case 'S': stepping = 1; break;
@@ -582,11 +585,20 @@ int main(int argc, char **argv) {
         connect_all("resume");
     }
     if (hold) {
-        double e = now() + hold;
-        while (now() < e)
-            pump(100);
-        printf("{\"phase\":\"hold\",\"up\":%ld,\"lost\":%ld}\n", up, lost);
+        double t = now();
+        long pings = 0;
+        while (now() < t + hold) {
+            while (keep_alive && pings < (now() - t) * total / keep_alive) {
+                struct client *c = &clients[pings++ % total];
+                if (c->state != UP) continue;
+                put(c, (unsigned char *)"\xC0", 2); /* PINGREQ */
+                flush_out(c);
+            }
+            pump(keep_alive ? 1 : 100);
+        }
+        printf("{\"phase\":\"hold\",\"up\":%ld,\"lost\":%ld,\"pings\":%ld}\n", up, lost, pings);
         fflush(stdout);
+        step();
     }
     if (messages) {
         double t = now();

@@ -7,6 +7,7 @@
                   a device publishes below its own topic only, the backend reads everything.
 `mosquitto-open`  the same without the list: what mosquitto does when it checks nothing but the certificate.
 `nats-server`, `rabbitmq`  see `foreign_peers`.
+`aedes`, `amqtt`  see `scripted_peers`.
 
 The limits that would make either of them drop messages are lifted. Neither logs connections or writes to disk.
 """
@@ -30,12 +31,14 @@ from urllib.parse import urlsplit
 from foreign_peers import NotInstalled, nats_server, program, rabbitmq
 from pki import BACKEND, GROUP, BenchPki
 from processes import REPOSITORY, Child
+from scripted_peers import aedes, amqtt
+from scripted_peers import version as scripted_version
 
 from provisioning.version import product_version
 
-PEERS = ("fleetgate", "fleetgate-compiled", "mosquitto", "mosquitto-open", "nats-server", "rabbitmq")
+_FOREIGN = {"nats-server": nats_server, "rabbitmq": rabbitmq, "aedes": aedes, "amqtt": amqtt}
+PEERS = ("fleetgate", "fleetgate-compiled", "mosquitto", "mosquitto-open", *_FOREIGN)
 _FLEETGATE = {"fleetgate": REPOSITORY, "fleetgate-compiled": REPOSITORY / ".build" / "compiled"}
-_FOREIGN = {"nats-server": nats_server, "rabbitmq": rabbitmq}
 _START_SECONDS = 60
 _ATTEMPTS = 3
 _FLEETGATE_CONFIGURATION = """\
@@ -107,6 +110,8 @@ def describe(peer: str) -> str:
     if peer == "nats-server":
         arguments = [program("nats-server", "nats-server"), "--version"]
         return subprocess.run(arguments, capture_output=True, text=True, check=False).stdout.strip()
+    if peer in {"aedes", "amqtt"}:
+        return scripted_version(peer)
     if peer == "rabbitmq":
         arguments = ["dpkg-query", "--show", "--showformat=${Version}", "rabbitmq-server"]
         return subprocess.run(arguments, capture_output=True, text=True, check=False).stdout or "installed by hand"

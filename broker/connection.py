@@ -45,7 +45,7 @@ from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import decode_packet
 from broker.mqtt.properties import Properties
-from broker.mqtt.publish import PUBACK_HEAD, encode_publish
+from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, encode_publish
 from broker.mqtt.topics import check_topic_name
 from broker.routing.router import Subscriber
 from broker.session.aliases import IncomingAliases
@@ -58,6 +58,7 @@ _NO_TOPICS: frozenset[bytes] = frozenset()
 _PUBLISH_QOS0 = 0x30
 _PUBLISH_QOS1 = 0x32
 _PUBACK = 0x40
+_PINGREQ = 0xC0
 _PUBACK_REFUSED = b"\x40\x03%b\x97"
 """PUBACK of MQTT 5 with Quota Exceeded: the message could not be stored."""
 _NO_PACKET_ID = b"\0\0"
@@ -262,6 +263,11 @@ class ClientConnection:
                 elif first == _PUBACK and length == 2 and session is not None:
                     session.acknowledged(data[body] << 8 | data[body + 1], now)
                     acknowledged += 1  # What waited for its place may be in the outbox now.
+                    position = end
+                    continue
+                elif first == _PINGREQ and length == 0 and session is not None:
+                    session.outbox.append(PINGRESP)
+                    acknowledged += 1
                     position = end
                     continue
                 position = end

@@ -33,7 +33,7 @@ from broker.turn import Turn
 PORTION = 64 * 1024
 """Bytes that one step sends, before the last message of it."""
 _LOOKS = 512
-"""Messages that one step looks at."""
+"""Places that one step looks at."""
 _OVERHEAD = 32
 """Bytes that a message costs beside its own."""
 

@@ -64,8 +64,8 @@ class RetainedMessages:
         self._bytes += message.size
         return True
 
-    def walk(self, topic_filter: str) -> Iterator[Retained]:
-        """Yield what *topic_filter* matches, expired or not, one by one, while messages come and go."""
+    def walk(self, topic_filter: str) -> Iterator[Retained | None]:
+        """Yield what *topic_filter* matches, expired or not, while messages come and go; None for a step in vain."""
         return self._messages.walk(topic_filter)
 
     def expire(self, message: Message) -> None:
@@ -95,8 +95,10 @@ class Replay:
         self.subscription = subscription
 
     def look(self, now: float) -> Message | None:
-        """Return the next message, or None if the next one is not for this subscription; raise `StopIteration` last."""
+        """Return the next message, or None if this step has found none; raise `StopIteration` at the end."""
         found = next(self._walk)
+        if found is None:
+            return None
         message = found.message
         if message.expires_at is not None and message.expires_at <= now:
             self._retained.expire(message)

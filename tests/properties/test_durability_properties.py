@@ -50,6 +50,7 @@ def known(engine: Engine) -> Any:
     retained = sorted(
         (each.message.topic, each.message.payload, each.message.qos, each.publisher)
         for each in engine.retained.walk("fleet/#")
+        if each is not None
     )
     return sessions, retained
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from broker.mqtt.message import Message
 from broker.mqtt.packets import Publish, Subscribe
 from broker.replay import PORTION
 from tests.support.stored import StoredBroker
@@ -200,6 +202,27 @@ def test_a_session_that_ends_waits_for_nothing(broker: MemoryBroker) -> None:
     backend.subscribe("fleet/#", qos=1)
     backend.vanish()
     assert broker.engine.replays.waiting == {}
+
+
+def test_a_walk_in_vain_is_done_in_portions_too(broker: MemoryBroker) -> None:
+    fill(broker, 3)
+    for number in range(5000):
+        broker.engine.retained.retain(f"fleet/meters/m{number}/state", Message(b"t", b"x"))
+    broker.engine.retained.retain("fleet/meters/m4999/alert", Message(b"fleet/meters/m4999/alert", b"17"))
+    backend = broker.service()
+    backend.subscribe("fleet/+/+/alert")
+    turns = 0
+
+    def count(original: Callable[[Callable[[], None]], object], work: Callable[[], None]) -> None:
+        nonlocal turns
+        turns += 1
+        original(work)
+
+    other = broker.service("other")
+    broker.engine.replays._call_soon = functools.partial(count, broker._soon.append)  # type: ignore[assignment]
+    other.subscribe("fleet/+/+/alert")
+    assert turns >= 5000 // 512
+    assert numbers(backend) == numbers(other) == [17]
 
 
 def test_an_expired_message_is_left_out_and_forgotten(broker: MemoryBroker) -> None:

@@ -81,8 +81,8 @@ def test_a_replay_gives_what_was_there_when_it_began() -> None:
     for name in "abcd":
         retained.retain(f"t/{name}", message(f"t/{name}"))
     replay = Replay(retained, Subscription("t/+", 0), "reader")
-    first = replay.look(0.0)
-    assert first is not None
+    while (first := replay.look(0.0)) is None:
+        pass
     gone, newer = "t/c", "t/d"
     retained.retain(gone, message(gone, b""))
     retained.retain(newer, message(newer, b"newer"))  # Reached the subscription when it was published.
