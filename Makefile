@@ -26,6 +26,7 @@ setup: $(VENV)/.installed                                   ## virtual environme
 
 setup-tests: $(VENV)/.installed-dev .build/gmqtt/gmqtt      ## what the tests need beside Python: Debian's servers and clients
 	@deploy/install-test-servers
+	@deploy/install-sslyze $(BIN)/python
 
 check: $(VENV)/.installed-dev                               ## ruff, mypy strict, import contracts
 	$(BIN)/ruff check .
