@@ -267,6 +267,7 @@ class ClientConnection:
                 elif first == _PINGREQ and length == 0 and session is not None:
                     session.outbox.append(PINGRESP)
                     acknowledged += 1
+                    handled += 1
                     position = end
                     continue
                 position = end
