@@ -44,6 +44,8 @@ class Metrics:
     refused: Counter[str] = field(default_factory=Counter)
     closed: Counter[str] = field(default_factory=Counter)
     clones_suspected: int = 0
+    expiry_notices: int = 0
+    """How often it was said that the certificate of a connected client ends soon."""
     rests: int = 0
     """How often a client was not read for a while because it sends faster than it may."""
     accepts_paused: int = 0
