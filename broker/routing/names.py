@@ -89,6 +89,10 @@ class TopicNames(Generic[V]):
         """Return the values of every name that *topic_filter* matches."""
         return list(_found(self._root, topic_filter.split("/"), 0))
 
+    def all(self) -> list[V]:
+        """Return the value of every name."""
+        return list(_below(self._root, at_root=False))
+
     def clear(self) -> None:
         """Forget every name."""
         self._root = _Node()

@@ -53,6 +53,15 @@ class RetainedMessages:
             found = [m for m in found if m.expires_at is None or m.expires_at > now]
         return found
 
+    def get(self, topic_name: str, now: float) -> Message | None:
+        """Return the retained message of *topic_name*, or None if there is none that has not expired."""
+        message = self._messages.get(topic_name)
+        return None if message is None or (message.expires_at is not None and message.expires_at <= now) else message
+
+    def all(self) -> list[Message]:
+        """Return every message, expired or not, of topics that begin with ``$`` too."""
+        return self._messages.all()
+
     def _insert(self, topic_name: str, message: Message) -> None:
         self._messages.insert(topic_name, message)
         self._bytes += message.size
