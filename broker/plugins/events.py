@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from broker.admission.refusal import RefusalCode
-from broker.plugins.logs import Complaints
+from broker.plugins.logs import Complaints, guarded
 
 EVENT_DROPPED = "PLUGIN_EVENT_DROPPED"
 Call = Callable[[], Awaitable[object]]
@@ -79,7 +79,7 @@ class PluginEvents:
         if event not in self.handlers:
             return
         if self.full:
-            self._complaints.tell(EVENT_DROPPED, self.name, "plugin event dropped", event=event)
+            self._complaints.tell(EVENT_DROPPED, self.name, "plugin event dropped", hook=event)
             return
         self._waiting.append((event, facts))
         self._idle.clear()
@@ -97,7 +97,7 @@ class PluginEvents:
                 if self._room and not self.full:
                     room, self._room = self._room, []
                     for call in room:
-                        call()
+                        guarded(call)
                 await self.call(event, self.handlers[event], **facts)
             self._idle.set()
 
@@ -108,10 +108,10 @@ class PluginEvents:
                 await handler(**facts)
         except TimeoutError as error:
             self._complaints.tell(
-                RefusalCode.PLUGIN_FAILED, self.name, f"plugin: not ended in {self._patience:g} s", error, event=event
+                RefusalCode.PLUGIN_FAILED, self.name, f"plugin: not ended in {self._patience:g} s", error, hook=event
             )
         except Exception as error:  # noqa: BLE001 - whatever somebody else's code raises stays there
-            self._complaints.tell(RefusalCode.PLUGIN_FAILED, self.name, "plugin has raised", error, event=event)
+            self._complaints.tell(RefusalCode.PLUGIN_FAILED, self.name, "plugin has raised", error, hook=event)
         else:
             return True
         return False

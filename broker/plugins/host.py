@@ -39,7 +39,7 @@ from broker.plugins.company import Company
 from broker.plugins.events import PluginEvents
 from broker.plugins.questions import Questions, Wanted
 from broker.plugins.sessions import HostedSession, described
-from broker.plugins.views import ReceivedMessage, kept_message, packet_seen
+from broker.plugins.views import ReceivedMessage, SeenPacket, kept_message
 from broker.routing.router import Subscriber
 from broker.routing.shared import ShareGroup
 from broker.session.session import Session
@@ -235,12 +235,12 @@ class PluginHost:
     def packet_received(self, session: Session | None, first: int, size: int) -> None:
         """Tell of a packet from a client."""
         hosted = None if session is None else self.hosted(session)
-        self._company.tell("mqtt_packet_received", packet=packet_seen(first, size), session=hosted)
+        self._company.tell("mqtt_packet_received", packet=SeenPacket(first, size), session=hosted)
 
     def packet_sent(self, session: Session | None, first: int, size: int) -> None:
         """Tell of a packet to a client."""
         hosted = None if session is None else self.hosted(session)
-        self._company.tell("mqtt_packet_sent", packet=packet_seen(first, size), session=hosted)
+        self._company.tell("mqtt_packet_sent", packet=SeenPacket(first, size), session=hosted)
 
 
 def _refused(code: RefusalCode) -> Refused:

@@ -29,8 +29,8 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one."""
-        failed = record.exc_info is not None and record.exc_info[0] is not None
-        log.log(record.levelno, "plugin says", logger=record.name, text=record.getMessage(), exc_info=failed or None)
+        raised = {"exc_info": record.exc_info} if record.exc_info is not None and record.exc_info[0] else {}
+        log.log(record.levelno, "plugin says", logger=record.name, text=record.getMessage(), **raised)
 
 
 def forward_logs(level: str) -> None:
@@ -41,6 +41,14 @@ def forward_logs(level: str) -> None:
         logger.propagate = False
         if not any(isinstance(each, _Forward) for each in logger.handlers):
             logger.addHandler(_Forward())
+
+
+def guarded(call: Callable[[], None]) -> None:
+    """Let go on who has waited; a defect that one of them meets must not take the others with it."""
+    try:
+        call()
+    except Exception:
+        log.exception("packet that has waited failed", code="INTERNAL_ERROR")
 
 
 class Complaints:
@@ -62,6 +70,7 @@ class Complaints:
             untold, since, times = max(0, times - _MOST), now, 0
         self._told[plugin, code] = since, times + 1
         if times < _MOST:
-            more = {"not_told": untold} if untold else {}
-            detail = {"error": f"{type(error).__name__}: {error}"} if error is not None else {}
-            log.warning(text, code=code, plugin=plugin, **facts, **detail, **more, exc_info=error)
+            more: dict[str, object] = {"not_told": untold} if untold else {}
+            if error is not None:
+                more |= {"error": f"{type(error).__name__}: {error}", "exc_info": error}
+            log.warning(text, code=code, plugin=plugin, **facts, **more)

@@ -22,7 +22,7 @@ from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
 from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode
 from broker.extension import Action
-from broker.plugins.logs import Complaints
+from broker.plugins.logs import Complaints, guarded
 from broker.plugins.sessions import HostedSession
 from broker.plugins.verdicts import Question, Verdicts
 
@@ -98,7 +98,7 @@ class Questions:
             seconds = _FAILURE_SECONDS if code is RefusalCode.PLUGIN_FAILED else None
             self._verdicts.put(question, code, self._loop.time(), seconds)
             for answered in self._asked.pop(question):
-                answered()
+                guarded(answered)
 
     async def _filter(self, hosted: HostedSession, action: Action, topic: str) -> RefusalCode | None:
         about = {"client": hosted.client_id, "action": str(action), "topic": topic[:200]}

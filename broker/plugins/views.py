@@ -10,7 +10,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, overload
+from typing import NoReturn, overload
 
 from amqtt.broker import RetainedApplicationMessage
 from amqtt.mqtt.packet import MQTTFixedHeader, MQTTPacket
@@ -51,12 +51,23 @@ def kept_message(message: Message) -> RetainedApplicationMessage:
     return RetainedApplicationMessage(None, message.topic.decode(), message.payload, message.qos)
 
 
-def packet_seen(first: int, size: int) -> MQTTPacket[Any, Any, Any]:
-    """Return a packet of *size* bytes in all, whose first byte is *first*."""
-    length = size - 2
-    while length > 0 and MQTTFixedHeader(first >> 4, first & 0x0F, length).bytes_length + length > size:
-        length -= 1
-    return MQTTPacket(MQTTFixedHeader(first >> 4, first & 0x0F, length), None, None)
+class SeenPacket(MQTTPacket):
+    """A packet of which only the length and the first byte were looked at."""
+
+    def __init__(self, first: int, size: int) -> None:
+        """Take its *first* byte, and its *size* in all."""
+        super().__init__(MQTTFixedHeader(first >> 4, first & 0x0F, _remaining(size)), None, None)
+        self._size = size
+
+    @property
+    def bytes_length(self) -> int:
+        """Bytes in all."""
+        return self._size
+
+
+def _remaining(size: int) -> int:
+    """Return the Remaining Length of a packet of *size* bytes (MQTT 5 §2.1.4)."""
+    return next(size - 1 - digits for digits in (1, 2, 3, 4) if size - 1 - digits < 128**digits)
 
 
 class RetainedView(Mapping[str, RetainedApplicationMessage]):

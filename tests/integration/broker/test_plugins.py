@@ -62,7 +62,7 @@ def test_the_device_shadow_of_amqtt_outlives_the_broker_and_is_its_device_s_alon
         service = clients(broker.port, anchors, pki.service("backend"), tmp_path, "service")
         topic = "$shadow/meter-1/thermostat"
         stolen = thief.publish(f"{topic}/update", '{"state": {"desired": {"celsius": 99}}}', "-q", "1", "-i", "meter-2")
-        assert "rc135" in stolen.stdout, "the policy refuses it"
+        assert "RC:135" in stolen.stdout, "the policy refuses it"
         with meter.subscribe(f"{topic}/#", "-i", "meter-1", "-F", "got %t %p") as sub:
             assert service.publish(f"{topic}/update", '{"state": {"desired": {"celsius": 21}}}').returncode == 0
             update = json.loads(sub.wait_for("update/accepted ").split(" ", 2)[2])
@@ -89,7 +89,6 @@ def test_the_sys_plugin_of_amqtt_counts_what_happens_here(tmp_path: Path, pki: P
         for _ in range(3):
             assert meter.publish("fleet/meters/meter-1/t", "1", "-q", "1", "-i", "meter-1").returncode == 0
         with service.subscribe("$SYS/broker/#", "-F", "got %t %p") as sub:
-            assert sub.wait_for("$SYS/broker/version aMQTT version 0.12")
             assert sub.wait_for("$SYS/broker/messages/publish/received ").endswith(" 3")
             assert sub.wait_for("$SYS/broker/clients/connected ").endswith(" 1")
             assert sub.wait_for("$SYS/broker/messages/subscriptions/count ").endswith(" 1")
@@ -99,9 +98,7 @@ def test_the_sys_plugin_of_amqtt_counts_what_happens_here(tmp_path: Path, pki: P
         assert int(received.rpartition(" ")[2]) > 3 * len("fleet/meters/meter-1/t")
 
 
-def test_the_http_plugin_of_amqtt_is_asked_about_users_after_admission(
-    tmp_path: Path, pki: Pki, anchors: Path
-) -> None:
+def test_the_http_plugin_of_amqtt_is_asked_about_users_after_admission(tmp_path: Path, pki: Pki, anchors: Path) -> None:
     def allows(path: str, asked: Asked) -> bool:
         return path == "/user" and asked["username"] == "anna" and asked.get("password") == "s3cret"
 
@@ -119,7 +116,7 @@ def test_the_http_plugin_of_amqtt_is_asked_about_users_after_admission(
             assert "Not authorized" in publish()
             assert server.asked[-1]["username"] == "meter-1", "without a user name, the certificate's"
             asked = len(server.asked)
-            assert "Client identifier not valid" in publish("-u", "anna", "-P", "s3cret", client_id="meter-2")
+            assert "CONNACK (133)" in publish("-u", "anna", "-P", "s3cret", client_id="meter-2")
             assert len(server.asked) == asked, "whom admission refuses, nobody else is asked about"
             server.answers.clear()
             assert "Server unavailable" in publish("-u", "anna", "-P", "s3cret")
@@ -164,7 +161,7 @@ def test_while_a_topic_plugin_thinks_a_client_waits_and_its_messages_keep_their_
             assert backend.expect(Publish).payload == b"end"
 
 
-TROUBLE = '''
+TROUBLE = """
 import asyncio
 from amqtt.plugins.base import BasePlugin, BaseTopicPlugin
 
@@ -192,8 +189,9 @@ class Counts(BasePlugin):
 
 class HiddenReceiver(BaseTopicPlugin):
     async def topic_filtering(self, *, session=None, topic=None, action=None):
-        return not (action == "receive" and session.attributes["fleetgate.role"] == "service" and topic.endswith("/own"))
-'''
+        service = session.attributes["fleetgate.role"] == "service"
+        return not (action == "receive" and service and topic.endswith("/own"))
+"""
 
 
 def test_plugins_that_raise_or_hang_concern_themselves_alone(tmp_path: Path, pki: Pki, anchors: Path) -> None:
@@ -202,13 +200,15 @@ def test_plugins_that_raise_or_hang_concern_themselves_alone(tmp_path: Path, pki
     limits = {"limits__max_plugin_events": 5}
     with (
         plugged(tmp_path, pki, plugins, TROUBLE, plugin_timeout=0.2, **limits) as broker,
+        TlsClient(broker.port, anchors, pki.service("backend").credential) as backend,
         TlsClient(broker.port, anchors, pki.device("meter-1").credential) as meter,
     ):
+        backend.connect(client_id="backend")
+        backend.subscribe("fleet/meters/meter-1/seen")
         meter.connect(client_id="meter-1")
-        meter.subscribe("fleet/meters/meter-1/seen")
         for number in range(20):
             meter.publish("fleet/meters/meter-1/t", b"%d" % number, qos=1)
-        seen = [meter.expect(Publish).payload for _ in range(5)]
+        seen = [backend.expect(Publish).payload for _ in range(5)]
         assert seen == [b"1", b"2", b"3", b"4", b"5"]
         wait_until(lambda: broker.events("PLUGIN_FAILED", plugin="Hangs"), "the end of patience")
         meter.check_alive()
@@ -230,7 +230,7 @@ def test_a_plugin_decides_who_receives_message_by_message(tmp_path: Path, pki: P
         meter.connect(client_id="meter-1")
         meter.subscribe("fleet/meters/meter-1/#", qos=1)
         for topic in ("own", "other"):
-            meter.publish(f"fleet/meters/meter-1/{topic}", b"1", qos=1, retain=True)
+            meter.send(Publish(f"fleet/meters/meter-1/{topic}", b"1", retain=True))
         assert backend.expect(Publish).topic.endswith("/other")
         assert [meter.expect(Publish).topic[-5:] for _ in range(2)] == ["1/own", "other"]
         with TlsClient(broker.port, anchors, pki.service("late").credential) as late:
