@@ -362,16 +362,18 @@ class ClientConnection:
     def wait(self, inquiry: Inquiry, packet: Packet) -> None:
         """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
         self._waiting = True
-        self._transport.hold()
+        if self._holder is None:
+            self._transport.hold()
         inquiry.when_done(partial(self._go_on, packet))
 
     def _go_on(self, packet: Packet, now: float) -> None:
         self._waiting = False
         if self.closed:  # The client has gone meanwhile, or `connect_timeout` has passed.
             return
-        behind = bytes(self._tail or b"")
-        self._tail = None
-        self.last_received = now  # It may have spoken; nobody listened.
+        behind, self._tail = bytes(self._tail or b""), None
+        self.last_received = now
+        if self._holder is None:
+            self._transport.release()
         try:
             handle(self.engine, self, packet, now)
         except PacketError as error:
@@ -379,11 +381,8 @@ class ClientConnection:
         except Waits:  # For something else.
             self._tail, self._needed = bytearray(behind), _NEVER
             return
-        if not self.closed:
-            if self._holder is None:
-                self._transport.release()
-            if behind:
-                self.receive(behind, now)
+        if behind and not self.closed:
+            self.receive(behind, now)
         self.engine.turn.request()
 
     def hold(self, slow: Subscriber, now: float) -> None:
@@ -391,7 +390,8 @@ class ClientConnection:
         # Not for its own session: the acknowledgements that it waits for are among what would not be read.
         if self._holder is None and not self.closed and slow is not self.session:
             self._holder = slow
-            self._transport.hold()
+            if not self._waiting:
+                self._transport.hold()
             slow.hold(self)
             self.engine.metrics.publishers_held += 1
             self.engine.deadlines.file(self, now + _HOLD_SECONDS)

@@ -25,7 +25,6 @@ from typing import Any
 from broker.admission.refusal import RefusalCode
 from broker.plugins.logs import Complaints, guarded
 
-EVENT_DROPPED = "PLUGIN_EVENT_DROPPED"
 Call = Callable[[], Awaitable[object]]
 
 
@@ -79,7 +78,7 @@ class PluginEvents:
         if event not in self.handlers:
             return
         if self.full:
-            self._complaints.tell(EVENT_DROPPED, self.name, "plugin event dropped", hook=event)
+            self._dropped("plugin event dropped", hook=event)
             return
         self._waiting.append((event, facts))
         self._idle.clear()
@@ -122,5 +121,8 @@ class PluginEvents:
             async with asyncio.timeout(self._patience):
                 await self._idle.wait()
         except TimeoutError:
-            self._complaints.tell(EVENT_DROPPED, self.name, "plugin events dropped at the end", waiting=len(self))
+            self._dropped("plugin events dropped at the end", waiting=len(self))
             self._waiting.clear()
+
+    def _dropped(self, text: str, **facts: str | int) -> None:
+        self._complaints.tell(code="PLUGIN_EVENT_DROPPED", plugin=self.name, text=text, error=None, **facts)

@@ -27,6 +27,7 @@ _PAGE_IN_MODULE = re.compile(r"docs/[\w/-]+(?:\.md)?")
 
 # Other people's names, and names of the page's own scene.
 FOREIGN = {"CERT_OPTIONAL", "X509_V_FLAG_PARTIAL_CHAIN", "mosquitto_pub", "mosquitto_sub", "set_tcp_nodelay"}
+FOREIGN |= {"PluginManager", "ShadowTopicAuthPlugin"}  # amqtt's
 
 
 def prose(page: Path) -> str:
