@@ -110,20 +110,12 @@ def ask_about_publish(engine: Engine, connection: Client, session: Session, pack
         _wait_for(connection, packet, extension.ask_publish(session, topic_name, receivers))
 
 
-def ask_about_filters(engine: Engine, connection: Client, session: Session, packet: Subscribe, now: float) -> None:
-    """Ask plugins about the filters that the policy permits, and about receiving what is retained under them."""
-    extension = engine.extension
-    if extension is None:
-        return
-    filters: list[str] = []
-    kept: list[str] = []
-    for request in packet.requests:
-        if refuse_filter(engine, session, request) is None:
-            plain = plain_filter(request.filter)
-            filters.append(plain)
-            if session.permits is not None and plain == request.filter:
-                kept += [message.topic.decode() for message in engine.retained.find(plain, now)]
-    _wait_for(connection, packet, extension.ask(session, Action.SUBSCRIBE, filters, kept))
+def ask_about_filters(engine: Engine, connection: Client, session: Session, packet: Subscribe) -> None:
+    """Ask plugins about the filters that the policy permits; raise `Waits` until they answer."""
+    if engine.extension is not None:
+        permitted = [each.filter for each in packet.requests if refuse_filter(engine, session, each) is None]
+        filters = list(map(plain_filter, permitted))
+        _wait_for(connection, packet, engine.extension.ask_subscribe(session, filters))
 
 
 def tell_subscribed(engine: Engine, session: Session, packet: Subscribe, reasons: Sequence[ReasonCode]) -> None:

@@ -13,6 +13,10 @@ class ByteStream(Protocol):
     def address(self) -> str:
         """The peer's address and port."""
 
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was written waits for the socket."""
+
     def write(self, packets: list[bytes]) -> None:
         """Write *packets*, or keep what the socket does not take."""
 

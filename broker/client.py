@@ -34,6 +34,10 @@ class Client(Protocol):
     def address(self) -> str:
         """Where the client is, for logs."""
 
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was sent before waits for the socket."""
+
     def admitted(self, session: Session, keep_alive: int, now: float) -> None:
         """Become the connection of *session*."""
 

@@ -32,7 +32,7 @@ import structlog
 from broker import lifetime
 from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry, Waits
-from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.refusal import RefusalCode, Refused, told
 from broker.authorization import refuse_topic
 from broker.byte_stream import ByteStream
 from broker.engine import Engine
@@ -44,7 +44,7 @@ from broker.mqtt.errors import MalformedPacket, PacketError
 from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet, decode_packet
-from broker.mqtt.publish import PUBACK_HEAD, PUBACK_REFUSED, encode_publish
+from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, PUBACK_REFUSED, encode_publish
 from broker.mqtt.topics import check_topic_name
 from broker.routing.router import Subscriber
 from broker.session.aliases import IncomingAliases
@@ -57,11 +57,11 @@ _NO_TOPICS: frozenset[bytes] = frozenset()
 _PUBLISH_QOS0 = 0x30
 _PUBLISH_QOS1 = 0x32
 _PUBACK = 0x40
+_PINGREQ = 0xC0
 _NO_PACKET_ID = b"\0\0"
 _MOST_COMPLAINTS = 10
 _HOLD_SECONDS = 1.0
-_NEVER = 1 << 60
-"""More bytes than are ever read: what is behind a packet that waits is kept, and not looked at."""
+_NEVER = 1 << 60  # More bytes than are ever read: what is behind a packet that waits is not looked at.
 KEEP_ALIVE_FACTOR = 1.5  # [MQTT-3.1.2-22]
 
 
@@ -269,6 +269,11 @@ class ClientConnection:
                     acknowledged += 1  # What waited for its place may be in the outbox now.
                     position = end
                     continue
+                elif first == _PINGREQ and length == 0 and session is not None:
+                    session.outbox.append(PINGRESP)
+                    acknowledged += 1
+                    position = end
+                    continue
                 position = end
                 handled += 1
                 handle(engine, self, decode_packet(first, data[body:end], self.version), now)
@@ -287,6 +292,8 @@ class ClientConnection:
         metrics.bytes_received += limit
         if acknowledged and session is not None:
             engine.turn.sessions.add(session)
+            if engine.replays.waiting:  # Rare: somebody is still being sent retained messages.
+                engine.replays.wake(session, now)
         if slow is not None:
             self.hold(slow, now)
         if self._meter is not None:
@@ -311,7 +318,17 @@ class ClientConnection:
             self.session.unchoke(now)
             self.engine.turn.sessions.add(self.session)
 
+    def drained(self, now: float) -> None:
+        """Take note that the client has taken all that waited for it."""
+        if self.session is not None:
+            self.engine.replays.wake(self.session, now)
+
     # From the session and the handlers
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was sent before waits for the socket."""
+        return self._transport.unsent
 
     def send(self, packets: list[bytes]) -> None:
         """Write *packets* out."""
@@ -440,8 +457,8 @@ class ClientConnection:
         if session is not None:
             session.flush()
             if self.version is ProtocolVersion.V5:
-                text = f"{code}: {detail}"
-                self._transport.write([disconnect_packet(reason_code, text, session.maximum_packet_size)])
+                told_it = told(code, detail, self.engine.connected)
+                self._transport.write([disconnect_packet(reason_code, told_it, session.maximum_packet_size)])
         self._end(code, detail, now, publish_will=publish_will)
         self._transport.close()
 

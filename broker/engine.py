@@ -38,6 +38,7 @@ from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription
 from broker.presence import Presence
+from broker.replay import Replays
 from broker.routing.retained import RetainedMessages
 from broker.routing.router import Routes, Subscriber
 from broker.session.queue import QueueLimits
@@ -72,6 +73,7 @@ class Engine:
         "metrics",
         "presence",
         "registry",
+        "replays",
         "retained",
         "routes",
         "stamps",
@@ -94,6 +96,7 @@ class Engine:
         self.history = History(limits.max_history)
         self.routes = Routes(limits.max_cached_routes)
         self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
+        self.replays = Replays(self.retained, self.turn, call_soon, now)
         self.registry = SessionRegistry(QueueLimits(limits.max_queued_messages, limits.max_queued_bytes), self.metrics)
         self.stamps = False
         """Whether each message is stamped with its publisher's certificate, see `broker.vouched`."""
@@ -216,6 +219,7 @@ class Engine:
             if not live:
                 del self._live[peer.certificate]
         session.disconnect()
+        self.replays.parted(session)
         will = session.will
         if will is not None:
             if not publish_will:
@@ -240,6 +244,7 @@ class Engine:
 
     def tick(self, now: float) -> None:
         """Do what has become due; call it about once a second."""
+        self.replays.now = now
         self.deadlines.due(now)
         for session in self.registry.due(now):
             if session.connection is None:
@@ -265,6 +270,7 @@ class Engine:
         for topic_filter in list(session.subscriptions):
             self.unsubscribe(session, topic_filter)
         self.registry.discard(session)
+        self.replays.forget(session)
         self._forget(session)
         for shared in list(session.shared_messages()):
             if shared.share is not None:
@@ -365,25 +371,26 @@ class Engine:
         """
         route = self.routes[message.topic]
         if message.retain:
-            self.retain(message, sender.client_id, now)
+            self.retain(message, sender, now)
         slow = route.deliver(message, sender, now)
         self.turn.routes.add(route)
         self.turn.request()
         return slow
 
-    def retain(self, message: Message, sender: str, now: float) -> bool:
+    def retain(self, message: Message, sender: Session | None, now: float) -> bool:
         """Keep *message* of *sender* for those who subscribe later, on disk too; return False if there is no room."""
         self.metrics.messages_retained += 1
-        topic_name = message.topic.decode()
-        kept = self.retained.retain(topic_name, message)
+        topic_name, name = message.topic.decode(), sender.name if sender is not None else ""
+        kept = self.retained.retain(topic_name, message, name)
         if self.journal is not None:
-            self.journal.retain(topic_name, message if kept and message.payload else None)
+            self.journal.retain(topic_name, message if kept and message.payload else None, name)
             self.turn.request()
         if not kept:
             self.metrics.dropped_queue_full += 1
             if now - self._retained_full_at > _COMPLAINT_PAUSE:
                 self._retained_full_at = now
-                log.warning("retained store is full", code="RETAINED_FULL", client=sender)
+                client = sender.client_id if sender is not None else ""
+                log.warning("retained store is full", code="RETAINED_FULL", client=client)
         elif self.extension is not None:
             self.extension.retained(message)
         return kept

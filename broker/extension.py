@@ -12,7 +12,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -51,10 +51,8 @@ class Extension(Protocol):
     def authenticate(self, connection: Client, client_id: str, packet: Connect) -> Inquiry | None:
         """Ask about a client whom admission would let in as *client_id*; None: nobody has to be asked."""
 
-    def ask(
-        self, session: Session, action: Action, topics: Sequence[str], received: Iterable[str] = ()
-    ) -> Inquiry | None:
-        """Ask whether the client of *session* may do *action* with *topics*, and receive from the topics *received*."""
+    def ask_subscribe(self, session: Session, filters: Sequence[str]) -> Inquiry | None:
+        """Ask whether the client of *session* may subscribe to *filters*."""
 
     def ask_publish(self, session: Session, topic: str, receivers: Sequence[Subscriber]) -> Inquiry | None:
         """Ask whether the client of *session* may publish to *topic*, and *receivers* may get what it publishes."""

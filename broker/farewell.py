@@ -18,15 +18,15 @@ from broker.mqtt.properties import Properties
 
 def refusal_packet(refusal: Refused, version: ProtocolVersion, maximum: int) -> bytes:
     """Return the CONNACK that says *refusal* in at most *maximum* bytes (0: any number), or nothing."""
-    packet = Connack(refusal.reason_code, properties=Properties(reason_string=refusal.reason_string)).encode(version)
+    packet = Connack(refusal.reason_code, properties=refusal.told).encode(version)
     if 0 < maximum < len(packet):  # [MQTT-3.2.2-19]
         packet = Connack(refusal.reason_code).encode(version)
     return b"" if 0 < maximum < len(packet) else packet  # [MQTT-3.1.2-24]
 
 
-def disconnect_packet(reason_code: ReasonCode, text: str, maximum: int) -> bytes:
-    """Return the DISCONNECT of MQTT 5 with *text*, unless that makes it longer than *maximum* bytes (0: any number)."""
-    packet = Disconnect(reason_code, Properties(reason_string=text)).encode(ProtocolVersion.V5)
+def disconnect_packet(reason_code: ReasonCode, told: Properties, maximum: int) -> bytes:
+    """Return the DISCONNECT of MQTT 5 with what is *told*, unless it has more than *maximum* bytes then (0: any)."""
+    packet = Disconnect(reason_code, told).encode(ProtocolVersion.V5)
     if 0 < maximum < len(packet):  # [MQTT-3.14.2-3]
         packet = Disconnect(reason_code).encode(ProtocolVersion.V5)
     return packet

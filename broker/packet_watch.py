@@ -65,6 +65,10 @@ class PacketWatch:
         """Pass on that the peer takes what is sent again."""
         self._connection.unchoke(now)
 
+    def drained(self, now: float) -> None:
+        """Pass on that the peer has taken all that waited for it."""
+        self._connection.drained(now)
+
     def lost(self, code: str, now: float, detail: str = "") -> None:
         """Pass on that the peer is gone."""
         self._connection.lost(code, now, detail)
@@ -94,6 +98,11 @@ class PacketWatch:
     def address(self) -> str:
         """The peer's address and port."""
         return self._stream.address
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was sent before waits for the socket."""
+        return self._stream.unsent
 
     def write(self, packets: list[bytes]) -> None:
         """Look at *packets*, and write them."""

@@ -79,6 +79,9 @@ class Receiver(Protocol):
     def unchoke(self, now: float) -> None:
         """Take note that the peer takes what is sent again."""
 
+    def drained(self, now: float) -> None:
+        """Take note that all that waited for the socket is sent."""
+
 
 class _State(Enum):
     HANDSHAKE = auto()
@@ -155,6 +158,11 @@ class TlsTransport:
     def host(self) -> str:
         """The peer's address."""
         return self._host
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was written waits for the socket."""
+        return self._backlog is not None
 
     def start(self, receiver: Receiver) -> None:
         """Begin the handshake; *receiver* is told what comes of it."""
@@ -340,8 +348,11 @@ class TlsTransport:
         self._stop_writing()
         if self._state is _State.CLOSING:
             self._finish()
-        elif self.choked:
+            return
+        if self.choked:
             self._unchoke()
+        if backlog is not None and self._receiver is not None:
+            self._receiver.drained(self._loop.time())
 
     # Closing
 

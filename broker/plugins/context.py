@@ -68,7 +68,7 @@ class HostedContext(BrokerContext):
         message = self._message(topic_name, bytes(data or b""), qos or 0, retain=True)
         if topic_name.startswith(_NOT_STORED):
             self._engine.retained.retain(topic_name, message)
-        elif not self._engine.retain(message, "", self._clock()):
+        elif not self._engine.retain(message, None, self._clock()):
             raise ValueError("there is no room for another retained message: see limits.max_retained")
 
     @property

@@ -24,7 +24,7 @@ Handles: every event of amqtt's broker, packets with their type and length only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused
@@ -81,6 +81,7 @@ class PluginHost:
         self._engine.extension = self
         if questions.topic_plugins:
             self._engine.registry.permits = self._may_receive
+            self._engine.replays.ask = self._ask_receive
 
     @property
     def looks_at_messages(self) -> bool:
@@ -133,15 +134,15 @@ class PluginHost:
 
     # Topics
 
-    def ask(
-        self, session: Session, action: Action, topics: Sequence[str], received: Iterable[str] = ()
-    ) -> Inquiry | None:
-        """Ask what is not known of *topics*, and of receiving from *received*."""
+    def ask_subscribe(self, session: Session, filters: Sequence[str]) -> Inquiry | None:
+        """Ask what is not known of subscribing to *filters*."""
+        hosted = self.hosted(session)
         if not self._questions.topic_plugins:
             return None
-        hosted = self.hosted(session)
-        wanted = [(hosted, action, topic) for topic in topics]
-        return self._questions.ask([*wanted, *((hosted, Action.RECEIVE, topic) for topic in received)])
+        return self._questions.ask([(hosted, Action.SUBSCRIBE, topic_filter) for topic_filter in filters])
+
+    def _ask_receive(self, session: Session, message: Message) -> Inquiry | None:
+        return self._questions.ask([(self.hosted(session), Action.RECEIVE, message.topic.decode())])
 
     def ask_publish(self, session: Session, topic: str, receivers: Sequence[Subscriber]) -> Inquiry | None:
         """Ask what is not known of publishing, and receiving, a message of *topic*; or wait for room."""
