@@ -272,6 +272,7 @@ class ClientConnection:
                 elif first == _PINGREQ and length == 0 and session is not None:
                     session.outbox.append(PINGRESP)
                     acknowledged += 1
+                    handled += 1
                     position = end
                     continue
                 position = end
@@ -311,6 +312,11 @@ class ClientConnection:
         """Take note that too much is unsent: the session keeps what is not sent yet in its bounded queue."""
         if self.session is not None:
             self.session.choked = True
+            if self._complaints < _MOST_COMPLAINTS:
+                self._complaints += 1
+                log.warning(
+                    "client does not keep up", code="SLOW_CONSUMER", client=self.session.client_id, address=self.address
+                )
 
     def unchoke(self, now: float) -> None:
         """Take note that the client reads again."""

@@ -45,7 +45,7 @@ from provisioning.api.device_lists import router as device_list_router
 from provisioning.api.est import est_routes
 from provisioning.api.feed import feed_routes
 from provisioning.api.groups import router as group_router
-from provisioning.api.health import health_routes, readiness_checks
+from provisioning.api.health import Readiness, health_routes
 from provisioning.api.idempotency import AnswerBook
 from provisioning.api.inventory import router as inventory_router
 from provisioning.api.lifecycle import router as lifecycle_router
@@ -323,7 +323,8 @@ async def _build(
     )
     http.include_router(metrics_routes(metrics, settings.metrics))
     http.include_router(relying_party_routes(live.publishers, live.certificates))
-    http.include_router(health_routes(readiness_checks(database, live.ocsp_signers, live.publishers, utc_now)))
+    readiness = Readiness(database, live.issuing, live.ocsp_signers, live.publishers, utc_now)
+    http.include_router(health_routes(readiness.checks()))
     http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)
     retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)
     return _Parts(

@@ -65,6 +65,7 @@ _HELP = {
     "publishes_denied": "PUBLISH packets without permission",
     "subscriptions_denied": "topic filters without permission",
     "publishers_held": "times that a publisher was not read because a subscriber was slow",
+    "sessions_expired": "sessions whose clients did not come back in time",
     "revocations": "certificates that the feed said were revoked",
     "revocation_to_close_seconds": "from a revocation's record at provisioning to the end of a live session",
     "store_commit_seconds": "one batch of the store, fsync included",

@@ -37,7 +37,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
-from provisioning.errors import ConfigurationError
+from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store.audit import KEY_OPTION
 from provisioning.store.lanes import GroupingLane, Lane, PooledLane
 
@@ -73,10 +73,31 @@ class Database:
             self._writer = PooledLane(writer, _POSTGRESQL_WRITERS, "store-writer")
             self._reader = PooledLane(reader, _READERS, "store-reader")
         self.url: Final = parsed
+        self._write_failed = False
+
+    @property
+    def write_failed(self) -> bool:
+        """Whether the store could not be used when something was last to be written; a full disk can be read."""
+        return self._write_failed
 
     async def write(self, work: Callable[[Connection], ResultT]) -> ResultT:
         """Run *work* in a transaction that may change the store: committed at its end, undone by any exception."""
-        return await self._writer.run(work)
+        try:
+            result = await self._writer.run(work)
+        except Refused as refusal:
+            self._write_failed = self._write_failed or refusal.code is Code.UNAVAILABLE
+            raise
+        self._write_failed = False
+        return result
+
+    async def probe(self) -> None:
+        """Write something that does not stay; raise `Refused` if that cannot be done."""
+
+        def come_and_go(connection: Connection) -> None:  # SQLite writes no page whose content is as it was.
+            connection.exec_driver_sql("INSERT INTO counters (name, value) VALUES ('probe', 0)")
+            connection.exec_driver_sql("DELETE FROM counters WHERE name = 'probe'")
+
+        await self.write(come_and_go)
 
     async def read(self, work: Callable[[Connection], ResultT]) -> ResultT:
         """Run *work* in a transaction that only reads, from one snapshot."""
