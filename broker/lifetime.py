@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. Some time before a certificate ends that is logged, once a connection: a device that does not renew needs somebody.
+1. Some time before a certificate ends that is said, once a connection, in the log, a counter and, where there are any,
+   the presence events: a device that does not renew needs somebody.
 2. The deadline is the earliest of the three; after a reconnection the operator's time begins anew.
 3. No I/O, no clock.
 """
@@ -16,8 +17,10 @@ import structlog
 
 from broker.admission.admission import Peer
 from broker.admission.refusal import RefusalCode
+from broker.engine import Engine
 from broker.limits import Limits
 from broker.mqtt.codes import ReasonCode
+from broker.session.session import Session
 
 log = structlog.get_logger("broker")
 
@@ -25,7 +28,13 @@ log = structlog.get_logger("broker")
 class Lasting(Protocol):
     """A connection, in monotonic times."""
 
+    @property
+    def address(self) -> str:
+        """Where it is."""
+
+    engine: Engine
     peer: Peer | None
+    session: Session | None
     expires_at: float
     """When its certificate ends."""
     keep_alive: float
@@ -59,7 +68,7 @@ def over(connection: Lasting, limits: Limits, now: float) -> tuple[str, ReasonCo
 
 
 def announce(connection: Lasting, limits: Limits, now: float) -> None:
-    """Log that the certificate ends soon, if it does, and was not said before."""
+    """Say that the certificate ends soon, if it does, and was not said before."""
     left = connection.expires_at - now
     peer = connection.peer
     if not connection.warned and left <= limits.expiry_notice and peer is not None:
@@ -71,3 +80,7 @@ def announce(connection: Lasting, limits: Limits, now: float) -> None:
             serial=peer.serial,
             seconds_left=round(left),
         )
+        engine = connection.engine
+        engine.metrics.expiry_notices += 1
+        if engine.presence is not None and connection.session is not None:
+            engine.presence.ends_soon(connection, connection.session, left, now)
