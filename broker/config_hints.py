@@ -33,7 +33,7 @@ MOSQUITTO: Final[Mapping[str, str]] = {
     "persistence_location": "write state_dir",
     "persistent_client_expiration": "write max_session_expiry below [limits], in seconds",
     "pid_file": _ALWAYS + "the broker stays in the foreground",
-    "plugin": "plugins are not offered",
+    "plugin": "amqtt's plugins are named below [plugins], see docs/plugins.md",
     "protocol": "write it in a [[listener]] table: mqtts or wss",
     "psk_file": _ALWAYS + "the certificate authenticates, there are no pre-shared keys",
     "require_certificate": _ALWAYS + "a client certificate is always required",
