@@ -33,6 +33,7 @@ class Metrics:
     dropped_queue_full: int = 0
     dropped_too_large: int = 0
     dropped_expired: int = 0
+    sessions_expired: int = 0
     revocations: int = 0
     revocation_to_close_seconds: Histogram = field(default_factory=Histogram)
     """From the moment at which provisioning has recorded a revocation to the end of a live session."""
@@ -42,7 +43,11 @@ class Metrics:
     """Lists that are late, expired or refused, by stable code."""
     refused: Counter[str] = field(default_factory=Counter)
     closed: Counter[str] = field(default_factory=Counter)
+    plugin_outcomes: Counter[str] = field(default_factory=Counter)
+    """What plugins have refused, failed to do, or were not told of, by stable code."""
     clones_suspected: int = 0
+    expiry_notices: int = 0
+    """How often it was said that the certificate of a connected client ends soon."""
     rests: int = 0
     """How often a client was not read for a while because it sends faster than it may."""
     accepts_paused: int = 0
@@ -51,3 +56,8 @@ class Metrics:
     """Seconds that the event loop is late, the worst of the last second; shown as ``loop_lag_seconds``."""
     reloads: Counter[str] = field(default_factory=Counter)
     """By part and outcome: ``policy.refused``."""
+
+    @property
+    def dropped(self) -> int:
+        """Messages that were not delivered, for whatever reason."""
+        return self.dropped_slow_consumer + self.dropped_queue_full + self.dropped_too_large + self.dropped_expired

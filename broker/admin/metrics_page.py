@@ -48,6 +48,7 @@ _LABELLED = {
     "refused": ("refusals", "clients that were not let in, by stable code"),
     "closed": ("closed", "connections of admitted clients that have ended, by stable code"),
     "revocation_alarms": ("revocation_alarms", "CRLs that are late, expired or refused, by stable code"),
+    "plugin_outcomes": ("plugin_outcomes", "what plugins refused, failed to do or were not told of, by stable code"),
     "reloads": ("reloads", "settings read anew, by part and outcome"),
 }
 _DROPPED = "dropped_"
@@ -64,10 +65,12 @@ _HELP = {
     "publishes_denied": "PUBLISH packets without permission",
     "subscriptions_denied": "topic filters without permission",
     "publishers_held": "times that a publisher was not read because a subscriber was slow",
+    "sessions_expired": "sessions whose clients did not come back in time",
     "revocations": "certificates that the feed said were revoked",
     "revocation_to_close_seconds": "from a revocation's record at provisioning to the end of a live session",
     "store_commit_seconds": "one batch of the store, fsync included",
     "loop_lag": "seconds that the event loop is late",
+    "expiry_notices": "connected clients whose certificate was found to end soon",
     "clones_suspected": "certificates used from two addresses by turns",
     "rests": "times that a client was not read for a while because it sends faster than it may",
     "accepts_paused": "times that newcomers were left in the kernel's queue",
@@ -146,6 +149,14 @@ class _Figures(Collector):
     def _revocation(self) -> Iterator[Metric]:
         admission = self._engine.admission
         yield _gauge("revoked_certificates", "entries of the revocation index", len(admission.index))
+        entries = GaugeMetricFamily(
+            _named("revocation_entries"),
+            "entries of the revocation index, by the source that says so",
+            labels=("source",),
+        )
+        for source, size in admission.index.sizes().items():
+            entries.add_metric((source,), size)
+        yield entries
         admitted = int(admission.freshness.acceptable(self.now))
         yield _gauge("newcomers_admitted", "0 while revocation data is too old to admit anybody", admitted)
         age = GaugeMetricFamily(
@@ -159,11 +170,14 @@ class _Figures(Collector):
         )
         wall = datetime.now(UTC)
         fresh_until: dict[str, datetime] = {}
+        made: dict[str, datetime] = {}
         for held in admission.lists.held:
             name = held.issuer
             fresh_until[name] = min(held.fresh_until, fresh_until.get(name, held.fresh_until))
+            made[name] = min(held.this_update, made.get(name, held.this_update))
         for name, until in fresh_until.items():
             left.add_metric((name,), (until - wall).total_seconds())
+            age.add_metric((f"crl:{name}",), (wall - made[name]).total_seconds())
         yield age
         yield left
 

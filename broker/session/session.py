@@ -14,10 +14,11 @@ the queue.
 Rules
 -----
 1. No I/O, no clock: the connection writes, the time is passed in.
-2. The queue is bounded, in messages and in bytes; what does not fit is dropped, the newest first, and counted. While
-   somebody is connected who takes messages, if slowly, the publishers are *held* before that happens (`congested`):
-   their packets are not read until the queue is short again, and what they had sent already may exceed the bound in
-   messages. A subscriber that takes nothing holds nobody for longer than a second (`give_up`).
+2. The queue is bounded, in messages and in bytes; what does not fit is dropped, the newest first, counted, and said in
+   the log once for each time that it fills up. While somebody is connected who takes messages, if slowly, the
+   publishers are *held* before that happens (`congested`): their packets are not read until the queue is short again,
+   and what they had sent already may exceed the bound in messages. A subscriber that takes nothing holds nobody for
+   longer than a second (`give_up`).
 3. Messages leave in the order in which they came; retransmission happens on reconnection only [MQTT-4.4.0-1].
 4. Every element of the outbox is one whole packet.
 
@@ -28,8 +29,10 @@ what must be there).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol, cast
+
+import structlog
 
 from broker.metrics import Metrics
 from broker.mqtt.codes import QoS, ReasonCode
@@ -41,10 +44,16 @@ from broker.session.will import Will
 from broker.store.journal import Journal
 from provisioning.pki.identity import Identity
 
+log = structlog.get_logger("broker")
+
 NEVER = 0xFFFFFFFF
 """Session Expiry Interval of a session that does not expire (MQTT 5 §3.1.2.11.2)."""
 
 _TOPIC_ALIAS = b"\x23"
+
+
+Permits = Callable[["Session", bytes], bool]
+"""Says whether the client of a session may get a message of a topic."""
 
 
 class Connection(Protocol):
@@ -91,6 +100,7 @@ class Session:
         "maximum_packet_size",
         "outbox",
         "owner",
+        "permits",
         "row",
         "scheduled_at",
         "subscriptions",
@@ -127,6 +137,8 @@ class Session:
         """Where its state is noted, while it is persistent; None for a session that ends with its connection."""
         self.row = 0
         """Its row in the store, 0 for none."""
+        self.permits: Permits | None = None
+        """Asked whether the client may get a message of a topic, where somebody else decides that; None: it may."""
         self._last_sequence = 0
         self._queue: MessageQueue | None = None
         self.choked = False
@@ -143,8 +155,8 @@ class Session:
 
     @property
     def takes_shared_frames(self) -> bool:
-        """Whether it gets the very bytes that others get: no Maximum Packet Size, no Topic Aliases."""
-        return self.maximum_packet_size == 0 and self.topic_alias_maximum == 0
+        """Whether it gets the very bytes that others get: no Maximum Packet Size, no Topic Aliases, nobody to ask."""
+        return self.maximum_packet_size == 0 and self.topic_alias_maximum == 0 and self.permits is None
 
     @property
     def connected(self) -> bool:
@@ -251,6 +263,8 @@ class Session:
         *retained* says that it is sent because it was retained, not because it was published just now; *share* through
         which Shared Subscription it came.
         """
+        if self.permits is not None and not self.permits(self, message.topic):
+            return False
         retain = retained or (message.retain and subscription.retain_as_published)  # [MQTT-3.3.1-12, -13]
         identifiers = subscription.identifiers if self.v5 else b""
         qos = min(message.qos, subscription.qos)
@@ -350,6 +364,8 @@ class Session:
         if queue.append(message, away=self.connection is None or self._given_up):
             return True
         self._metrics.dropped_queue_full += 1
+        if queue.refused == 1:  # Once for each time that it fills up; the metrics count the rest.
+            log.warning("queue is full", code="QUEUE_FULL", client=self.client_id, queued=len(queue))
         return False
 
     def _over(self, message: Deliverable) -> None:

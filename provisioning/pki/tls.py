@@ -32,6 +32,11 @@ _NO_CERTIFICATE_COMPRESSION = 1 << 32 | 1 << 33
 _NO_CHECK_TIME = 0x200000
 
 
+_TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM"
+"""What a server takes of TLS 1.2 where that is allowed: authenticated encryption (no CBC), and forward secrecy. CCM is
+what small devices have in hardware."""
+
+
 class TlsConfigurationError(Exception):
     """A certificate, key or trust anchor file cannot be used; the text names the file and says what to do."""
 
@@ -106,6 +111,8 @@ def server_context(
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _restrict(context, allow_tls12=allow_tls12)
+    if allow_tls12:
+        context.set_ciphers(_TLS12_CIPHERS)
     context.verify_mode = client_certificate.value
     context.num_tickets = 1  # OpenSSL sends two by default; a device has one connection and uses one.
     # Every certificate in *anchors* is an anchor, an issuing CA too: its own signature need not be verified each time.
