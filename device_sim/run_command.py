@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from device_sim.descriptors import TooFewDescriptors, have
 from device_sim.driver import Driver
 from device_sim.endpoint import endpoint_of
 from device_sim.enrolling import enrol_fleet, names_of
@@ -111,7 +112,8 @@ def run_scenario(
     view = View()
     try:
         chosen = _changed(find(scenario), devices, seed)
-    except InvalidScenario as error:
+        have(chosen.connections)
+    except (InvalidScenario, TooFewDescriptors) as error:
         view.failed(error)
         raise typer.Exit(ExitCode.USAGE) from None
     if self_hosted == (fleet is not None):
