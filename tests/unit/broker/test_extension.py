@@ -151,7 +151,8 @@ def test_nobody_is_closed_for_silence_while_nobody_listens(broker: MemoryBroker)
     assert meter.closed
 
 
-def test_a_publisher_that_waits_for_two_things_is_read_when_both_are_there() -> None:
+@pytest.mark.parametrize("subscriber_first", [False, True])
+def test_a_publisher_that_waits_for_two_things_is_read_when_both_are_there(*, subscriber_first: bool) -> None:
     broker = MemoryBroker(max_queued_messages=4)
     judge = Judge(broker, "publish")
     slow, meter = broker.service(receive_maximum=1), broker.device("meter-1")
@@ -160,9 +161,10 @@ def test_a_publisher_that_waits_for_two_things_is_read_when_both_are_there() -> 
     meter.send(*(publication(f"{OWN}/{name}", b"", 1, packet_id=1 + i) for i, name in enumerate("aaaab")))
     assert meter.transport.held
     assert [question[2] for question, _ in judge.asked] == [f"{OWN}/b"]
-    judge.answer()
-    assert meter.transport.held, "for the subscriber"
-    broker.advance(3)
+    steps = [judge.answer, lambda: broker.advance(3)]
+    steps[subscriber_first]()
+    assert meter.transport.held, "for the other one"
+    steps[not subscriber_first]()
     assert not meter.transport.held
     assert [type(each) for each in meter.received()] == [Puback] * 5
 
@@ -187,6 +189,32 @@ def test_a_will_waits_for_what_is_known_of_its_receivers(broker: MemoryBroker) -
     assert backend.payloads() == []
     judge.answer()
     assert backend.payloads() == [b"gone"]
+
+
+@pytest.mark.parametrize("delay", [0, 5])
+def test_a_will_that_may_not_be_published_is_not(broker: MemoryBroker, delay: int) -> None:
+    backend = broker.service()
+    backend.subscribe("fleet/#")
+    judge = Judge(broker, "publish")
+    for name in ("meter-1", "meter-2"):
+        message = will(f"fleet/meters/{name}/gone", name.encode(), will_delay_interval=delay)
+        broker.device(name, will=message, session_expiry_interval=60).vanish()
+    broker.advance(delay + 2)
+    assert backend.payloads() == []
+    judge.answer(lambda question: question[0] == "meter-2")
+    assert backend.payloads() == [b"meter-2"]
+
+
+def test_no_more_filters_are_asked_about_than_a_session_may_have() -> None:
+    broker = MemoryBroker(max_subscriptions=3)
+    judge = Judge(broker, "subscribe")
+    backend = broker.service()
+    backend.send(Subscribe(1, tuple(SubscriptionRequest(f"fleet/{number}") for number in range(100))))
+    assert len(judge.asked) == 3
+    judge.answer()
+    codes = backend.next_packet(Suback).reason_codes
+    assert list(codes[:3]) == [ReasonCode.GRANTED_QOS_0] * 3
+    assert all(code.is_failure for code in codes[3:])
 
 
 def test_retained_messages_are_asked_about_one_by_one(broker: MemoryBroker) -> None:
