@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PACKAGES := provisioning broker device_sim
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests check test test-compiled compiled demo bench bench-revocation clean
+.PHONY: help setup setup-tests check test test-compiled compiled demo bench bench-peers bench-idle bench-revocation clean
 
 help:           ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -46,6 +46,13 @@ test-compiled: setup-tests compiled                         ## the broker's test
 
 bench: setup-tests compiled                                 ## broker, compiled, and mosquitto side by side, ratios printed
 	$(BIN)/python benchmarks/side_by_side.py --subject fleetgate-compiled $(BENCH_ARGS)
+
+bench-peers: setup-tests compiled                           ## every broker in one run: mosquitto, nats-server, rabbitmq, aedes, amqtt
+	@deploy/install-bench-peers
+	$(BIN)/python benchmarks/all_peers.py $(BENCH_ARGS)
+
+bench-idle: setup-tests compiled                            ## 10,000 devices that say nothing for a minute
+	$(BIN)/python benchmarks/idle.py $(BENCH_ARGS)
 
 bench-revocation: setup-tests                               ## from the revoke call to the closed session
 	$(BIN)/python benchmarks/revocation.py $(BENCH_ARGS)

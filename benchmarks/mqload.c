@@ -18,13 +18,16 @@
  *   -R              resume: connect, close, connect again with the saved TLS session; the second round is what is reported
  *   -5              MQTT 5.0 instead of 3.1.1                    -T        plain TCP instead of TLS
  *   -H SECONDS      stay connected that long (to read the broker's memory)
+ *   -A SECONDS      keep alive; with -H each client sends a PINGREQ so often, one client after the other (default 600, none)
  *   -W N            messages sent and not yet delivered, at most, where no rate is given (default 200000)
  *   -B N            messages that a publisher puts into one write, where no rate is given (default 1)
  *   -S              step: after each phase stay connected until a line arrives on standard input, so that whoever started
- *                   this can read the broker's CPU time and memory exactly between two phases; end of input ends it at once
+ *                   this can read the broker's CPU time and memory exactly between two phases; end of input ends it at once;
+ *                   a line that arrives while messages are sent ends that phase early
  *   -L              print {"phase":"lost",...} for each connection that the broker closes: when (CLOCK_MONOTONIC, as Python's
  *                   time.monotonic() reads it), and the reason code of its DISCONNECT (MQTT 5) or -1
  *   -E              subscribers have a persistent session (3.1.1: clean session 0)
+ *   -P              so have publishers
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -59,7 +62,7 @@ struct client {
 
 static int port = 8883, publishers = 1, subscribers, qos, window = 20, concurrency = 50, payload = 64, hold,
            version = 4;
-static int persistent, resume, plain, stepping, tell_lost;
+static int persistent, all_persistent, resume, plain, stepping, tell_lost, keep_alive;
 static long messages, undelivered = 200000;
 static int burst = 1;
 static double rate;
@@ -197,9 +200,10 @@ static void send_connect(struct client *c) {
     n += put_length(b + n, rest);
     n += put_text(b + n, "MQTT");
     b[n++] = version;
-    b[n++] = persistent && c->is_subscriber ? 0 : 2; /* clean session, or one that is kept */
-    b[n++] = 600 >> 8;
-    b[n++] = 600 & 255; /* keep alive: longer than any run, as no PINGREQ is ever sent */
+    b[n++] = (c->is_subscriber ? persistent : all_persistent) ? 0 : 2; /* clean session, or one that is kept */
+    int seconds = keep_alive ? keep_alive : 600; /* Longer than any run, where no PINGREQ is ever sent. */
+    b[n++] = seconds >> 8;
+    b[n++] = seconds & 255;
     if (v5) b[n++] = 0;
     n += put_text(b + n, c->id);
     put(c, b, n);
@@ -478,13 +482,23 @@ static void connect_all(const char *phase) {
     step();
 }
 
+/* Whether a line has arrived on standard input (-S): whoever started this wants no more messages. */
+static int told_to_stop(void) {
+    struct pollfd input = {.fd = 0, .events = POLLIN};
+    char byte = 0;
+    if (!stepping || poll(&input, 1, 0) <= 0) return 0;
+    while (byte != '\n')
+        if (read(0, &byte, 1) != 1) exit(1);
+    return 1;
+}
+
 static int only_crt(const struct dirent *d) {
     size_t l = strlen(d->d_name);
     return l > 4 && !strcmp(d->d_name + l - 4, ".crt");
 }
 
 int main(int argc, char **argv) {
-    for (int o; (o = getopt(argc, argv, "p:a:D:n:c:k:s:C:K:I:t:f:m:r:b:q:i:w:R5TH:W:B:SLE")) > 0;)
+    for (int o; (o = getopt(argc, argv, "p:a:D:n:c:k:s:C:K:I:t:f:m:r:b:q:i:w:R5TH:A:W:B:SLEP")) > 0;)
         switch (o) {
         case 'p': port = atoi(optarg); break;
         case 'a': ca = optarg; break;
@@ -508,11 +522,13 @@ int main(int argc, char **argv) {
         case '5': version = 5; break;
         case 'T': plain = 1; break;
         case 'H': hold = atoi(optarg); break;
+        case 'A': keep_alive = atoi(optarg); break;
         case 'W': undelivered = atol(optarg); break;
         case 'B': burst = atoi(optarg); break;
         case 'S': stepping = 1; break;
         case 'L': tell_lost = 1; break;
         case 'E': persistent = 1; break;
+        case 'P': all_persistent = 1; break;
         default: fprintf(stderr, "mqload: see the head of mqload.c\n"); return 2;
         }
     if (payload < 8) payload = 8;
@@ -569,17 +585,26 @@ int main(int argc, char **argv) {
         connect_all("resume");
     }
     if (hold) {
-        double e = now() + hold;
-        while (now() < e)
-            pump(100);
-        printf("{\"phase\":\"hold\",\"up\":%ld,\"lost\":%ld}\n", up, lost);
+        double t = now();
+        long pings = 0;
+        while (now() < t + hold) {
+            while (keep_alive && pings < (now() - t) * total / keep_alive) {
+                struct client *c = &clients[pings++ % total];
+                if (c->state != UP) continue;
+                put(c, (unsigned char *)"\xC0", 2); /* PINGREQ */
+                flush_out(c);
+            }
+            pump(keep_alive ? 1 : 100);
+        }
+        printf("{\"phase\":\"hold\",\"up\":%ld,\"lost\":%ld,\"pings\":%ld}\n", up, lost, pings);
         fflush(stdout);
+        step();
     }
     if (messages) {
         double t = now();
         int turn = 0;
         long fan = subscribers ? subscribers : 0;
-        while (sent < messages && up > subscribers && now() - t < 120) {
+        while (sent < messages && up > subscribers && now() - t < 120 && !told_to_stop()) {
             long allowed = rate ? (long)((now() - t) * rate) - sent : 1 << 30;
             int did = 0, looked = 0;
             while (allowed > 0 && sent < messages && did < 256 && looked < publishers) {

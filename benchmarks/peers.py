@@ -7,6 +7,7 @@
                   a device publishes below its own topic only, the backend reads everything.
 `mosquitto-open`  the same without the list: what mosquitto does when it checks nothing but the certificate.
 `nats-server`, `rabbitmq`  see `foreign_peers`.
+`aedes`, `amqtt`  see `scripted_peers`.
 
 The limits that would make either of them drop messages are lifted. Neither logs connections or writes to disk.
 """
@@ -30,12 +31,14 @@ from urllib.parse import urlsplit
 from foreign_peers import NotInstalled, nats_server, program, rabbitmq
 from pki import BACKEND, GROUP, BenchPki
 from processes import REPOSITORY, Child
+from scripted_peers import aedes, amqtt
+from scripted_peers import version as scripted_version
 
 from provisioning.version import product_version
 
-PEERS = ("fleetgate", "fleetgate-compiled", "mosquitto", "mosquitto-open", "nats-server", "rabbitmq")
+_FOREIGN = {"nats-server": nats_server, "rabbitmq": rabbitmq, "aedes": aedes, "amqtt": amqtt}
+PEERS = ("fleetgate", "fleetgate-compiled", "mosquitto", "mosquitto-open", *_FOREIGN)
 _FLEETGATE = {"fleetgate": REPOSITORY, "fleetgate-compiled": REPOSITORY / ".build" / "compiled"}
-_FOREIGN = {"nats-server": nats_server, "rabbitmq": rabbitmq}
 _START_SECONDS = 60
 _ATTEMPTS = 3
 _FLEETGATE_CONFIGURATION = """\
@@ -67,10 +70,10 @@ class PeerMissing(RuntimeError):
 def start(peer: str, pki: BenchPki, folder: Path, cores: frozenset[int] | None = None) -> Iterator[Server]:
     """Run *peer* with its files in *folder* (new, the caller's) until the block ends; raise `ChildFailed`."""
     if peer in _FLEETGATE:
-        process, port = _fleetgate(pki, folder, cores, _FLEETGATE[peer])
+        process, port = _fleetgate(pki, folder, cores, packages_of(compiled=peer == "fleetgate-compiled"))
     elif peer in _FOREIGN:
         try:
-            with _FOREIGN[peer](pki, folder, port := _free_port(), _free_port(), cores) as process:
+            with _FOREIGN[peer](pki, folder, port := free_port(), free_port(), cores) as process:
                 if not _accepts(process, port):
                     raise process.failed("does not start")
                 yield Server(process, port)
@@ -81,6 +84,14 @@ def start(peer: str, pki: BenchPki, folder: Path, cores: frozenset[int] | None =
         process, port = _mosquitto(pki, folder, cores, with_policy=peer == "mosquitto")
     with process:
         yield Server(process, port)
+
+
+def packages_of(*, compiled: bool) -> Path:
+    """Return the folder that the broker is imported from; raise `PeerMissing` if it has not been compiled."""
+    folder = _FLEETGATE["fleetgate-compiled" if compiled else "fleetgate"]
+    if not (folder / "broker").is_dir():
+        raise PeerMissing("the compiled broker is not built. Remedy: make compiled")
+    return folder
 
 
 def ready_line(process: Child, program: str) -> list[str]:
@@ -99,6 +110,8 @@ def describe(peer: str) -> str:
     if peer == "nats-server":
         arguments = [program("nats-server", "nats-server"), "--version"]
         return subprocess.run(arguments, capture_output=True, text=True, check=False).stdout.strip()
+    if peer in {"aedes", "amqtt"}:
+        return scripted_version(peer)
     if peer == "rabbitmq":
         arguments = ["dpkg-query", "--show", "--showformat=${Version}", "rabbitmq-server"]
         return subprocess.run(arguments, capture_output=True, text=True, check=False).stdout or "installed by hand"
@@ -117,8 +130,6 @@ def mosquitto_program() -> str:
 
 def _fleetgate(pki: BenchPki, folder: Path, cores: frozenset[int] | None, packages: Path) -> tuple[Child, int]:
     """Start the broker that is in the folder *packages*."""
-    if not (packages / "broker").is_dir():
-        raise PeerMissing("the compiled broker is not built. Remedy: make compiled")
     configuration = folder / "broker.toml"
     configuration.write_text(_FLEETGATE_CONFIGURATION)
     process = Child(
@@ -142,7 +153,7 @@ def _mosquitto(pki: BenchPki, folder: Path, cores: frozenset[int] | None, *, wit
     attempt = 0
     while True:
         attempt += 1
-        port = _free_port()
+        port = free_port()
         configuration = folder / "mosquitto.conf"
         configuration.write_text(_configuration(pki, folder, port, with_policy=with_policy))
         process = Child([mosquitto_program(), "-c", configuration], folder / "log", cores=cores)
@@ -176,7 +187,8 @@ def _configuration(pki: BenchPki, folder: Path, port: int, *, with_policy: bool)
     return "\n".join(lines) + "\n"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of loopback that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -26,6 +26,7 @@ from provisioning.pki.tls import CredentialFiles
 TRUST_DOMAIN = "bench.internal"
 GROUP = "bench"
 BACKEND = "backend"
+_SERVER = Identity(TRUST_DOMAIN, Role.BROKER, "broker")
 _SERVER_NAMES = (x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
 
 
@@ -37,11 +38,23 @@ class BenchPki:
     server: CredentialFiles
     backend: CredentialFiles
     devices: Path
+    crls: Path
+    """Empty lists of both CAs."""
+    probes: Path
+    """A folder of devices that nothing else uses."""
+    issuing: Authority
+
+    def renew_server(self) -> None:
+        """Give the server another key and certificate, in the files that it has."""
+        self.issuing.issue(_SERVER, self.server.certificate.with_suffix(""), _SERVER_NAMES)
 
 
-def create(folder: Path, devices: int) -> BenchPki:
-    """Make everything in *folder*, which exists and is the caller's alone; devices are d00001, d00002 and so on."""
-    root, issuing = _Authority.create_pair()
+def create(folder: Path, devices: int, probes: int = 0) -> BenchPki:
+    """Make everything in *folder*, which exists and is the caller's alone; devices are d00001, d00002 and so on.
+
+    *probes* are devices too: p00001 and so on.
+    """
+    root, issuing = Authority.create_pair()
     anchors = folder / "ca-bundle.crt"
     anchors.write_bytes(root.pem + issuing.pem)
     device_folder = folder / "devices"
@@ -49,11 +62,21 @@ def create(folder: Path, devices: int) -> BenchPki:
     for number in range(1, devices + 1):
         identity = Identity(TRUST_DOMAIN, Role.DEVICE, f"d{number:05}", GROUP)
         issuing.issue(identity, device_folder / identity.name)
+    probe_folder = folder / "probes"
+    probe_folder.mkdir(mode=0o700)
+    for number in range(1, probes + 1):
+        identity = Identity(TRUST_DOMAIN, Role.DEVICE, f"p{number:05}", GROUP)
+        issuing.issue(identity, probe_folder / identity.name)
+    crls = folder / "crls.pem"
+    crls.write_bytes(root.empty_crl() + issuing.empty_crl())
     return BenchPki(
         trust_anchors=anchors,
-        server=issuing.issue(Identity(TRUST_DOMAIN, Role.BROKER, "broker"), folder / "server", _SERVER_NAMES),
+        server=issuing.issue(_SERVER, folder / "server", _SERVER_NAMES),
         backend=issuing.issue(Identity(TRUST_DOMAIN, Role.SERVICE, BACKEND), folder / BACKEND),
         devices=device_folder,
+        crls=crls,
+        probes=probe_folder,
+        issuing=issuing,
     )
 
 
@@ -68,14 +91,14 @@ def write_credential(stem: Path, certificate_pem: bytes, key: ec.EllipticCurvePr
 
 
 @dataclass(frozen=True, slots=True)
-class _Authority:
+class Authority:
     """One CA of the pair."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
 
     @classmethod
-    def create_pair(cls) -> tuple[_Authority, _Authority]:
+    def create_pair(cls) -> tuple[Authority, Authority]:
         """Return a self-signed root CA and the issuing CA below it."""
         root_key, issuing_key = generate_key(), generate_key()
         root_name, issuing_name = _name("Benchmark root CA"), _name("Benchmark issuing CA")
@@ -86,7 +109,21 @@ class _Authority:
 
     @property
     def pem(self) -> bytes:
+        """Its certificate."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    def empty_crl(self, number: int = 1) -> bytes:
+        """Return a list of nobody, PEM."""
+        now = dt.datetime.now(dt.UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(now - dt.timedelta(minutes=1))
+            .next_update(now + dt.timedelta(days=1))
+            .add_extension(x509.CRLNumber(number), critical=False)
+            .add_extension(_authority_key(self.key), critical=False)
+        )
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def issue(self, identity: Identity, stem: Path, names: tuple[x509.GeneralName, ...] = ()) -> CredentialFiles:
         """Write a credential for *identity*, its chain included."""

@@ -23,41 +23,31 @@ import base64
 import json
 import math
 import secrets
-import ssl
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
+from history import add_history
+from kept_connections import KeptConnection, WronglyAnswered, connections, request
 from peers import ready_line
 from processes import Child, ChildFailed, ended_by_signals
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import create_engine, insert, text
-from sqlalchemy.engine import Connection
 
 from provisioning.client.csr import build_csr
 from provisioning.client.operator import OperatorClient
 from provisioning.pki.keys import generate_key
 from provisioning.pki.tls import CredentialFiles, client_context
-from provisioning.store.tables import certificates, devices, revocation_events, revocations
 
 _BATCH = 500
 _SECRET = "FLEET_PROVISIONING_PASSPHRASE"  # noqa: S105 - The variable's name, not a passphrase.
-_BASE = 1_000_000  # Rows of the history are out of the way of the others.
-
-
-class WronglyAnswered(RuntimeError):
-    """The service did not do what the benchmark asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,53 +75,6 @@ class Result:
         return ascending[max(0, math.ceil(len(ascending) * share) - 1)]
 
 
-class KeptConnection:
-    """One HTTP connection, used for one request after the other."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    async def send(self, request: bytes, expected: int) -> None:
-        """Send a request; raise `WronglyAnswered` unless the status is the *expected* one."""
-        self._writer.write(request)
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        body = await self._reader.readexactly(length)
-        if int(head[9:12]) != expected:
-            raise WronglyAnswered(f"{head[:12]!r} instead of {expected}: {body[:200]!r}")
-
-    def close(self) -> None:
-        """Close it."""
-        self._writer.close()
-
-
-@asynccontextmanager
-async def connections(url: str, context: ssl.SSLContext | None, number: int) -> AsyncIterator[list[KeptConnection]]:
-    """Open *number* connections for the block."""
-    address = urlsplit(url)
-    opened = [
-        KeptConnection(*await asyncio.open_connection(address.hostname, address.port, ssl=context))
-        for _ in range(number)
-    ]
-    try:
-        yield opened
-    finally:
-        for each in opened:
-            each.close()
-
-
-def request(
-    method: str, path: str, body: bytes = b"", media_type: str = "", token: tuple[str, str] | None = None
-) -> bytes:
-    """Return an HTTP request."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
-    if media_type:
-        lines.append(f"Content-Type: {media_type}")
-    if token is not None:
-        lines.append("Authorization: Basic " + base64.b64encode(":".join(token).encode()).decode())
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
 async def measure(
     title: str, service: Child, opened: Sequence[KeptConnection], requests: Sequence[bytes], expected: int
 ) -> Result:
@@ -152,36 +95,6 @@ async def measure(
         for connection in opened:
             tasks.create_task(work(connection))
     return Result(title, time.perf_counter() - begun, service.cpu_seconds() - cpu, latencies)
-
-
-def add_history(url: str, issuer_key_id: str, count: int) -> None:
-    """Put *count* revoked certificates into the store, which nobody has open."""
-    now = datetime.now(UTC)
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        for start in range(1, count + 1, 10_000):
-            _add_rows(connection, issuer_key_id, range(start, min(start + 10_000, count + 1)), now)
-        connection.execute(
-            text("UPDATE counters SET value = value + :count WHERE name = 'revocation'"), {"count": count}
-        )
-    engine.dispose()
-
-
-def _add_rows(connection: Connection, issuer_key_id: str, numbers: range, now: datetime) -> None:
-    rows = [
-        {"id": _BASE + n, "name": f"gone-{n}", "role": "device", "group_name": "bench", "created_at": now,
-         "revoked_at": now, "issuer_key_id": issuer_key_id, "serial": f"{(1 << 126) + n:x}", "device_id": _BASE + n,
-         "spki_sha256": n.to_bytes(32), "fingerprint_sha256": f"{n:064x}", "not_before": now,
-         "not_after": now + timedelta(days=30), "issued_at": now, "der": b"0", "sequence": n,
-         "certificate_id": _BASE + n, "reason": "superseded", "revoked_by": "admin", "kind": "revoked",
-         "occurred_at": now, "actor": "admin"}
-        for n in numbers
-    ]  # fmt: skip
-    for table in (devices, certificates, revocations, revocation_events):
-        columns = set(table.c.keys())
-        if table in (revocations, revocation_events):
-            columns -= {"id"}
-        connection.execute(insert(table), [{k: v for k, v in row.items() if k in columns} for row in rows])
 
 
 def ocsp_request(serial: int, issuer: x509.Certificate, nonce: bytes | None) -> bytes:

@@ -1,16 +1,20 @@
 """Measure how long a revoked device stays connected: from the operator's call to the closed connection.
 
-    .venv/bin/python benchmarks/revocation.py                     2,000 devices, 200 revoked one by one, 500 at once
-    … --devices 10000 --already-revoked 5000                      a large fleet with a history
+    .venv/bin/python benchmarks/revocation.py                     2,000 devices: 200 one by one, 500 at once, 500 in one
+    … --devices 10000 --in-one-call 1000                          a large fleet, a thousand of it in one call
+    … --already-revoked 1000000                                   a million entries in the broker's index before
 
 The provisioning service and the broker are the real ones; the devices are enrolled by EST and held by the load
 generator, which notes when the broker closes each connection. A call is timed from just before it is made, so the time
-has everything in it: the operator's HTTPS request, the commit, the feed, the broker, the closing of the connection.
+has everything in it: the operator's HTTPS request, the commit, the feed, the broker, the closing of the connection. The
+operator's connections cost little themselves (`kept_connections`). Three ways: one by one, the next call when the
+device before is out; at once, so many calls under way; in one call, which is how an operator revokes many.
 
 Rules
 -----
 1. A device that is closed without having been revoked, or stays after it was, fails the run.
 2. The operator's connections are open before, and the first revocation is not counted.
+3. Certificates revoked before are put into the store while nobody has it open; the broker reads them from the feed.
 """
 
 from __future__ import annotations
@@ -22,15 +26,16 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 import mqload
-from fleet import Fleet, running
+from fleet import running
+from kept_connections import KeptConnection, WronglyAnswered, request
+from peers import PeerMissing
 from processes import ChildFailed, ended_by_signals
 from rich.console import Console
 from rich.table import Table
@@ -42,8 +47,8 @@ from provisioning.pki.revocation import RevocationReason
 GOAL_P99_SECONDS = 0.1
 _NOT_AUTHORISED_ANY_MORE = 0x98  # MQTT 5: DISCONNECT, administrative action.
 _CLOSED_WITHIN_SECONDS = 30
-
-ResultT = TypeVar("ResultT")
+_CREATED = 201
+_SMOKE = ["--devices", "30", "--one-by-one", "5", "--at-once", "10", "--in-one-call", "10", "--already-revoked", "500"]
 
 
 class WronglyClosed(RuntimeError):
@@ -52,7 +57,9 @@ class WronglyClosed(RuntimeError):
 
 _FAILURES = (
     WronglyClosed,
+    WronglyAnswered,
     ChildFailed,
+    PeerMissing,
     mqload.LoadFailed,
     mqload.NotBuilt,
     EnrolmentRefused,
@@ -141,66 +148,70 @@ class Closings:
             closing.set_result(at)
 
 
-async def revoke(fleet: Fleet, closings: Closings, device: str) -> Revoked:
-    """Revoke *device* and wait until its connection is closed."""
-    closing = closings.expect(device)
+async def revoke(operator: KeptConnection, closings: Closings, devices: Sequence[str]) -> list[Revoked]:
+    """Revoke *devices* in one call and wait until their connections are closed."""
+    expected = [closings.expect(device) for device in devices]
+    whom = {"device": devices[0]} if len(devices) == 1 else {"devices": list(devices)}
+    body = json.dumps({**whom, "reason": RevocationReason.KEY_COMPROMISE}).encode()
     called = time.monotonic()
-    await fleet.operator.revoke(device=device, reason=RevocationReason.KEY_COMPROMISE)
+    await operator.send(request("POST", "/v1/revocations", body, "application/json"), _CREATED)
     answered = time.monotonic()
     try:
-        closed = await asyncio.wait_for(closing, _CLOSED_WITHIN_SECONDS)
+        async with asyncio.timeout(_CLOSED_WITHIN_SECONDS):
+            return [
+                Revoked(device, called, answered, await closing)
+                for device, closing in zip(devices, expected, strict=True)
+            ]
     except TimeoutError:
-        raise WronglyClosed(f"{device} is revoked and still connected after {_CLOSED_WITHIN_SECONDS} s") from None
-    return Revoked(device, called, answered, closed)
+        raise WronglyClosed(f"{devices[0]} is revoked and still connected after {_CLOSED_WITHIN_SECONDS} s") from None
 
 
 async def measure(options: argparse.Namespace, folder: Path, console: Console) -> list[Result]:
     """Run the fleet and revoke as the command line says."""
     connected = [f"d{number:05}" for number in range(1, options.devices + 1)]
-    history = [f"old{number:05}" for number in range(1, options.already_revoked + 1)]
-    one_by_one = connected[1 : 1 + options.one_by_one]
-    at_once = connected[1 + options.one_by_one : 1 + options.one_by_one + options.at_once]
-    async with running(folder) as fleet:
-        await fleet.enrol(connected + history, lambda done: _tell(console, done, len(connected) + len(history)))
-        await _in_parallel(
-            options.calls_at_once,
-            history,
-            lambda device: fleet.operator.revoke(device=device, reason=RevocationReason.SUPERSEDED),
-        )
+    first, *rest = connected
+    one_by_one, rest = rest[: options.one_by_one], rest[options.one_by_one :]
+    at_once, rest = rest[: options.at_once], rest[options.at_once :]
+    in_one_call = rest[: options.in_one_call]
+    async with running(folder, already_revoked=options.already_revoked, compiled=options.compiled) as fleet:
+        await fleet.enrol(connected, lambda done: _tell(console, done, len(connected)))
         version = ["-5"] if options.mqtt == "5" else []
         arguments: list[str | Path] = ["-p", str(fleet.broker_port), "-a", fleet.trust_anchors, "-D", fleet.devices]
         with mqload.Load([*arguments, "-n", str(len(connected)), "-L", *version], folder / "load.log") as load:
             up = (await asyncio.to_thread(load.phase, "connect"))["up"]
             console.print(f"{up} devices connected")
             closings = Closings(load, _NOT_AUTHORISED_ANY_MORE if version else -1)
-            with closings.watched():
-                await asyncio.gather(*(fleet.operator.status() for _ in range(options.calls_at_once)))
-                await revoke(fleet, closings, connected[0])
-                results = [
-                    Result("one by one", [await revoke(fleet, closings, device) for device in one_by_one]),
-                    Result(
-                        f"at once, {options.calls_at_once} calls in flight",
-                        await _in_parallel(
-                            options.calls_at_once, at_once, lambda device: revoke(fleet, closings, device)
+            async with fleet.operator_connections(options.calls_at_once) as operators:
+                with closings.watched():
+                    await revoke(operators[0], closings, [first])
+                    results = [
+                        Result(
+                            "one by one", [(await revoke(operators[0], closings, [device]))[0] for device in one_by_one]
                         ),
-                    ),
-                ]
-                closings.check()
+                        Result(
+                            f"at once, {options.calls_at_once} calls in flight",
+                            await _in_parallel(operators, closings, at_once),
+                        ),
+                        Result("in one call", await revoke(operators[0], closings, in_one_call) if in_one_call else []),
+                    ]
+                    closings.check()
     return [result for result in results if result.revoked]
 
 
-async def _in_parallel(limit: int, items: Sequence[str], action: Callable[[str], Awaitable[ResultT]]) -> list[ResultT]:
-    """Return what *action* returns for each of *items*, *limit* of them under way at any time."""
-    waiting, results = list(reversed(items)), []
+async def _in_parallel(
+    operators: Sequence[KeptConnection], closings: Closings, devices: Sequence[str]
+) -> list[Revoked]:
+    """Revoke *devices*, one call under way on each of the connections at any time."""
+    waiting, revoked = list(reversed(devices)), []
 
-    async def work() -> None:
+    async def work(operator: KeptConnection) -> None:
         while waiting:
-            results.append(await action(waiting.pop()))
+            revoked.extend(await revoke(operator, closings, [waiting.pop()]))
 
     async with asyncio.TaskGroup() as tasks:
-        for _ in range(min(limit, len(waiting))):
-            tasks.create_task(work())
-    return results
+        for operator in operators:
+            tasks.create_task(work(operator))
+    return revoked
 
 
 def show(console: Console, results: Sequence[Result]) -> None:
@@ -229,6 +240,7 @@ def write(path: Path, options: argparse.Namespace, results: Sequence[Result]) ->
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "devices": options.devices,
         "already_revoked": options.already_revoked,
+        "compiled": options.compiled,
         "mqtt": options.mqtt,
         "results": [
             {
@@ -293,11 +305,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--one-by-one", type=_count, default=200, help="revoked one after the other (200)")
     parser.add_argument("--at-once", type=_count, default=500, help="then revoked all at once (500)")
     parser.add_argument("--calls-at-once", type=_count, default=16, help="calls in flight where it is all at once (16)")
+    parser.add_argument("--in-one-call", type=_count, default=500, help="then revoked by one call, 1000 at most (500)")
     parser.add_argument("--already-revoked", type=_count, default=0, help="certificates revoked before (0)")
     parser.add_argument("--mqtt", choices=("5", "3.1.1"), default="5", help="what the devices speak (5)")
+    parser.add_argument("--compiled", action="store_true", help="the broker that `make compiled` has built")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every revocation's times there")
-    options = parser.parse_args()
-    needed = 1 + options.one_by_one + options.at_once
+    parser.add_argument("--smoke", action="store_true", help="the smallest run; its figures mean nothing")
+    given = sys.argv[1:]
+    options = parser.parse_args([*_SMOKE, *given] if "--smoke" in given else given)
+    needed = 1 + options.one_by_one + options.at_once + options.in_one_call
     if options.devices < needed:
         parser.error(f"--devices {options.devices} is too few: revoking that many needs {needed}")
     return options

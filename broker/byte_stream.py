@@ -14,6 +14,10 @@ class ByteStream(Protocol):
     def address(self) -> str:
         """The peer's address and port."""
 
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was written waits for the socket."""
+
     def write(self, packets: list[bytes]) -> None:
         """Write *packets*, or keep what the socket does not take."""
 
@@ -55,3 +59,6 @@ class Receiver(Protocol):
 
     def unchoke(self, now: float) -> None:
         """Take note that the peer takes what is sent again."""
+
+    def drained(self, now: float) -> None:
+        """Take note that all that waited for the socket is sent."""

@@ -45,7 +45,7 @@ from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import decode_packet
 from broker.mqtt.properties import Properties
-from broker.mqtt.publish import PUBACK_HEAD, encode_publish
+from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, encode_publish
 from broker.mqtt.topics import check_topic_name
 from broker.routing.router import Subscriber
 from broker.session.aliases import IncomingAliases
@@ -58,6 +58,7 @@ _NO_TOPICS: frozenset[bytes] = frozenset()
 _PUBLISH_QOS0 = 0x30
 _PUBLISH_QOS1 = 0x32
 _PUBACK = 0x40
+_PINGREQ = 0xC0
 _PUBACK_REFUSED = b"\x40\x03%b\x97"
 """PUBACK of MQTT 5 with Quota Exceeded: the message could not be stored."""
 _NO_PACKET_ID = b"\0\0"
@@ -264,6 +265,11 @@ class ClientConnection:
                     acknowledged += 1  # What waited for its place may be in the outbox now.
                     position = end
                     continue
+                elif first == _PINGREQ and length == 0 and session is not None:
+                    session.outbox.append(PINGRESP)
+                    acknowledged += 1
+                    position = end
+                    continue
                 position = end
                 handled += 1
                 handle(engine, self, decode_packet(first, data[body:end], self.version), now)
@@ -281,6 +287,8 @@ class ClientConnection:
         metrics.bytes_received += limit
         if acknowledged and session is not None:
             engine.turn.sessions.add(session)
+            if engine.replays.waiting:  # Rare: somebody is still being sent retained messages.
+                engine.replays.wake(session, now)
         if slow is not None:
             self.hold(slow, now)
         if self._meter is not None:
@@ -306,7 +314,17 @@ class ClientConnection:
             session.unchoke(now)
             self.engine.turn.sessions.add(session)
 
+    def drained(self, now: float) -> None:
+        """Take note that the client has taken all that waited for it."""
+        if self.session is not None:
+            self.engine.replays.wake(self.session, now)
+
     # From the session and the handlers
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was sent before waits for the socket."""
+        return self._transport.unsent
 
     def send(self, packets: list[bytes]) -> None:
         """Write *packets* out."""

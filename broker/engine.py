@@ -39,6 +39,7 @@ from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription
 from broker.presence import Presence
+from broker.replay import Replays
 from broker.routing.retained import RetainedMessages
 from broker.routing.router import Routes, Subscriber
 from broker.session.queue import QueueLimits
@@ -67,6 +68,10 @@ class Client(Protocol):
     @property
     def address(self) -> str:
         """Where the client is, for logs."""
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was sent before waits for the socket."""
 
     def admitted(self, session: Session, keep_alive: int, now: float) -> None:
         """Become the connection of *session*."""
@@ -133,6 +138,7 @@ class Engine:
         "metrics",
         "presence",
         "registry",
+        "replays",
         "retained",
         "routes",
         "stamps",
@@ -155,6 +161,7 @@ class Engine:
         self.history = History(limits.max_history)
         self.routes = Routes(limits.max_cached_routes)
         self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
+        self.replays = Replays(self.retained, self.turn, call_soon, now)
         self.registry = SessionRegistry(QueueLimits(limits.max_queued_messages, limits.max_queued_bytes), self.metrics)
         self.stamps = False
         """Whether each message is stamped with its publisher's certificate, see `broker.vouched`."""
@@ -268,6 +275,7 @@ class Engine:
             if not live:
                 del self._live[peer.certificate]
         session.disconnect()
+        self.replays.parted(session)
         will = session.will
         if will is not None:
             if not publish_will:
@@ -292,6 +300,7 @@ class Engine:
 
     def tick(self, now: float) -> None:
         """Do what has become due; call it about once a second."""
+        self.replays.now = now
         self.deadlines.due(now)
         for session in self.registry.due(now):
             if session.connection is None:
@@ -317,6 +326,7 @@ class Engine:
         for topic_filter in list(session.subscriptions):
             self.unsubscribe(session, topic_filter)
         self.registry.discard(session)
+        self.replays.forget(session)
         self._forget(session)
         for shared in list(session.shared_messages()):
             if shared.share is not None:
@@ -415,9 +425,9 @@ class Engine:
         if message.retain:
             self.metrics.messages_retained += 1
             topic_name = message.topic.decode()
-            kept = self.retained.retain(topic_name, message)
+            kept = self.retained.retain(topic_name, message, sender.name)
             if self.journal is not None:
-                self.journal.retain(topic_name, message if kept and message.payload else None)
+                self.journal.retain(topic_name, message if kept and message.payload else None, sender.name)
             if not kept:
                 self.metrics.dropped_queue_full += 1
                 if now - self._retained_full_at > _COMPLAINT_PAUSE:

@@ -130,6 +130,7 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
     resumed = "an earlier session was resumed" if present else ""
     engine.history.note(Happened.ADMITTED, connection, "", resumed, session.client_id, now)
     session.resume(now)
+    engine.replays.wake(session, now)
     if engine.presence is not None:
         engine.presence.connected(connection, session, now)
     return None
@@ -312,6 +313,7 @@ def puback(engine: Engine, _connection: Client, session: Session, packet: Puback
     """Let go of the message, and send what waited for its place."""
     session.acknowledged(packet.packet_id, now)
     engine.turn.sessions.add(session)
+    engine.replays.wake(session, now)
 
 
 def pubrec(engine: Engine, connection: Client, session: Session, packet: Pubrec, now: float) -> None:
@@ -319,7 +321,9 @@ def pubrec(engine: Engine, connection: Client, session: Session, packet: Pubrec,
     failed = packet.reason_code.is_failure
     known = session.received(packet.packet_id, now, failed=failed)
     engine.turn.sessions.add(session)
-    if not failed:
+    if failed:
+        engine.replays.wake(session, now)
+    else:
         reason = ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
         answer = Pubrel(packet.packet_id, reason).encode(connection.version)
         if session.journal is not None and known:
@@ -341,6 +345,7 @@ def pubcomp(engine: Engine, _connection: Client, session: Session, packet: Pubco
     """Let go of the packet identifier, and send what waited for its place."""
     session.completed(packet.packet_id, now)
     engine.turn.sessions.add(session)
+    engine.replays.wake(session, now)
 
 
 def subscribe(engine: Engine, connection: Client, session: Session, packet: Subscribe, now: float) -> None:
@@ -377,9 +382,7 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
         connection.reply(suback)
     else:
         engine.answer(connection, suback)
-    for subscription in wanted:
-        for message in engine.retained.find(subscription.topic_filter, now):
-            session.deliver(message, subscription, now, retained=True)
+    engine.replays.begin(session, wanted, now)
 
 
 def _check_answer_fits(session: Session, answer: Suback | Unsuback) -> None:

@@ -37,12 +37,15 @@ def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> 
     last_message = _highest(store, "messages")
     journal = Journal(offset, last_session=last_session, last_message=last_message)
     sessions = {row[0]: _session(engine, journal, row, now) for row in store.rows("SELECT * FROM sessions")}
-    for row, topic_filter, *options, identifiers in store.rows("SELECT * FROM subscriptions"):
+    unfinished: list[tuple[Session, Subscription]] = []
+    for row, topic_filter, *options, identifiers, pending in store.rows("SELECT * FROM subscriptions"):
         qos, no_local, retain_as_published, retain_handling = options
         subscription = Subscription(
             topic_filter, qos, bool(no_local), bool(retain_as_published), retain_handling, identifiers
         )
         engine.subscribe(sessions[row], subscription)
+        if pending:
+            unfinished.append((sessions[row], subscription))
     messages = {row[0]: _message(row[1:], offset) for row in store.rows("SELECT * FROM messages")}
     _deliveries(store, journal, sessions, messages, now)
     for number, message in messages.items():
@@ -51,12 +54,9 @@ def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> 
     for row, packet_id in store.rows("SELECT * FROM incoming"):
         session = sessions[row]
         session.incoming = (session.incoming or set()) | {packet_id}
-    for topic_name, *columns in store.rows("SELECT * FROM retained"):
-        message = _message(tuple(columns), offset)
-        if message.expires_at is None or message.expires_at > now:
-            engine.retained.retain(topic_name, message)
-        else:
-            journal.retain(topic_name, None)
+    _retained(engine, store, journal, now)
+    for session, subscription in unfinished:
+        engine.replays.resume(session, subscription)
     for session in sessions.values():  # Only now: what a session loses here was written before.
         session.journal = journal if session.expiry_interval > 0 else None
     engine.journal = journal
@@ -111,6 +111,15 @@ def _deliveries(
             journal.remove(row, sequence, message)
         else:
             sessions[row].restore(stored, packet_id)
+
+
+def _retained(engine: Engine, store: SqliteStore, journal: Journal, now: float) -> None:
+    for topic_name, *columns, publisher in store.rows("SELECT * FROM retained"):
+        message = _message(tuple(columns), journal.wall_offset)
+        if message.expires_at is None or message.expires_at > now:
+            engine.retained.retain(topic_name, message, publisher)
+        else:
+            journal.retain(topic_name, None)
 
 
 def _message(columns: tuple[Any, ...], offset: float) -> Message:

@@ -28,12 +28,13 @@ def session_row(session: Session, ended_at: float | None, wall_offset: float) ->
     )
 
 
-def subscription_row(subscription: Subscription) -> Row:
-    """Return the columns of *subscription*, but for its filter."""
+def subscription_row(subscription: Subscription, *, pending: bool = False) -> Row:
+    """Return the columns of *subscription*, but for its filter; *pending*: retained messages are still to be sent."""
     return (
         subscription.qos,
         subscription.no_local,
         subscription.retain_as_published,
         subscription.retain_handling,
         subscription.identifiers,
+        pending,
     )

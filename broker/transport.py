@@ -139,6 +139,11 @@ class TlsTransport:
         """The peer's address."""
         return self._host
 
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was written waits for the socket."""
+        return self._backlog is not None
+
     def start(self, receiver: Receiver) -> None:
         """Begin the handshake; *receiver* is told what comes of it."""
         self._receiver = receiver
@@ -347,8 +352,11 @@ class TlsTransport:
         self._stop_writing()
         if self._state is _State.CLOSING:
             self._finish()
-        elif self.choked:
+            return
+        if self.choked:
             self._unchoke()
+        if backlog is not None and self._receiver is not None:
+            self._receiver.drained(self._loop.time())
 
     # Closing
 

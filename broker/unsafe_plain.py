@@ -68,6 +68,10 @@ class UnsafePeer:
         """Pass on that the peer takes what is sent again."""
         self._connection.unchoke(now)
 
+    def drained(self, now: float) -> None:
+        """Pass on that all that waited is sent."""
+        self._connection.drained(now)
+
     def lost(self, code: str, now: float, detail: str = "") -> None:
         """Pass on that the peer is gone."""
         self._connection.lost(code, now, detail)

@@ -56,6 +56,10 @@ class Underlying(Protocol):
     def choked(self) -> bool:
         """Whether too much is unsent."""
 
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was written waits for the socket."""
+
     def write(self, packets: list[bytes]) -> None:
         """Write bytes."""
 
@@ -97,6 +101,9 @@ class Above(Protocol):
 
     def unchoke(self, now: float) -> None:
         """Take note that the peer takes what is sent again."""
+
+    def drained(self, now: float) -> None:
+        """Take note that all that waited is sent."""
 
 
 class WebSocket:
@@ -144,6 +151,11 @@ class WebSocket:
         """Pass on that the peer takes what is sent again."""
         if self._above is not None:
             self._above.unchoke(now)
+
+    def drained(self, now: float) -> None:
+        """Pass on that all that waited is sent."""
+        if self._above is not None:
+            self._above.drained(now)
 
     def lost(self, code: str, now: float, detail: str = "") -> None:
         """Pass on that the peer is gone."""
@@ -193,6 +205,11 @@ class WebSocket:
     def address(self) -> str:
         """The peer's address and port."""
         return self._transport.address
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was written waits for the socket."""
+        return self._transport.unsent
 
     def write(self, packets: list[bytes]) -> None:
         """Write *packets* as one binary frame."""

@@ -130,7 +130,7 @@ class Backend:
         return answers
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Return when *condition* holds; it is asked again whenever something has arrived."""
+        """Return when *condition* holds; it is asked again whenever something has arrived, and at no other time."""
         while not condition():
             self._arrived.clear()
             await self._arrived.wait()

@@ -12,6 +12,7 @@ import typer
 
 from device_sim.certification import UnusableAuthority
 from device_sim.fleet_directory import FleetUnusable
+from device_sim.foreign_process import ServerMissing
 from device_sim.interruption import Interrupted
 from device_sim.link import NotConnected, SubscriptionRefused
 from device_sim.processes import ChildFailed
@@ -28,8 +29,8 @@ from provisioning.pki.tls import TlsConfigurationError
 
 _EXPECTED = (
     ChildFailed, EnrolmentRefused, EnrolmentUnavailable, FleetUnusable, InvalidIdentity, KeyFileError, NotAdmitted,
-    NotConnected, RequestRefused, ServiceUnavailable, SubscriptionRefused, TlsConfigurationError, UnreadableReport,
-    Unreachable, UnusableAuthority,
+    NotConnected, RequestRefused, ServerMissing, ServiceUnavailable, SubscriptionRefused, TlsConfigurationError,
+    UnreadableReport, Unreachable, UnusableAuthority,
     OSError,
 )  # fmt: skip
 

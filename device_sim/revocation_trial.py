@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 
 from device_sim.closure import Closure, Verdict
-from device_sim.device import Event
+from device_sim.device import Event, State
 from device_sim.live_device import LiveDevice
 from device_sim.tls_dial import NotAdmitted
 from provisioning.client.operator import OperatorClient
@@ -73,11 +73,12 @@ async def cut_off(
 
 
 async def try_again(device: LiveDevice) -> list[Retry]:
-    """Let *device*, which was cut off, connect again in both ways; stop at the first that is admitted."""
+    """Let *device*, which has no connection, connect again in both ways; stop at the first that is admitted."""
     before = device.connection.tls_session if device.connection is not None else None
     retries = []
     for session in (None, before) if before is not None else (None,):
-        device.machine.happened(Event.RETRIED)
+        if device.machine.state is not State.ENROLLED:
+            device.machine.happened(Event.RETRIED)
         started = time.monotonic()
         try:
             connection = await device.connect(session)

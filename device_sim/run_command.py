@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from device_sim.enrolling import enrol_fleet, names_of
 from device_sim.explanation import explained
 from device_sim.fleet_directory import FleetDirectory, Origin
 from device_sim.interruption import Interruption, run
+from device_sim.mosquitto_stage import mosquitto
 from device_sim.report import ExitCode
 from device_sim.results.document import Document, document_of
 from device_sim.results.files import write_all
@@ -31,7 +33,7 @@ from device_sim.run.runner import Run
 from device_sim.run.target import Impossible, Target, operator_of
 from device_sim.scenario.catalogue import built_in, find
 from device_sim.scenario.model import InvalidScenario, Scenario
-from device_sim.stage import raised
+from device_sim.stage import BrokerStarted, fleetgate, raised
 from device_sim.tls_dial import Endpoint
 from device_sim.view import View
 from provisioning.client.est import EstClient
@@ -39,6 +41,16 @@ from provisioning.client.est import EstClient
 _DEFAULT_PORT = 8883
 _ENROLLING_AT_ONCE = 16
 _GROUP = "meters"
+
+
+class Contestant(StrEnum):
+    """Which broker a self-hosted run starts."""
+
+    FLEETGATE = "fleetgate"
+    MOSQUITTO = "mosquitto"
+
+
+_STARTED: dict[Contestant, BrokerStarted] = {Contestant.FLEETGATE: fleetgate, Contestant.MOSQUITTO: mosquitto}
 
 
 def scenarios() -> None:
@@ -60,6 +72,10 @@ def run_scenario(
     self_hosted: Annotated[
         bool, typer.Option("--self-hosted", help="Start provisioning, broker and a fleet of its own, and remove them.")
     ] = False,
+    against: Annotated[
+        Contestant,
+        typer.Option(help="With --self-hosted: the broker. mosquitto gets the same fleet, and each new CRL by SIGHUP."),
+    ] = Contestant.FLEETGATE,
     devices: Annotated[
         int | None, typer.Option(min=1, help="Another number of devices than the scenario's.", show_default=False)
     ] = None,
@@ -97,9 +113,11 @@ def run_scenario(
         raise typer.Exit(ExitCode.USAGE) from None
     if self_hosted == (fleet is not None):
         raise typer.BadParameter("say where to run: --self-hosted, or --fleet DIR with --broker HOST:PORT")
+    if fleet is not None and against is not Contestant.FLEETGATE:
+        raise typer.BadParameter("--against is for --self-hosted; a broker of yours is named by --broker")
 
     async def story(interruption: Interruption) -> Document:
-        where = _self_hosted(chosen, view) if fleet is None else _on(fleet, broker, server_name)
+        where = _self_hosted(chosen, against, view) if fleet is None else _on(fleet, broker, server_name)
         async with where as target:
             addresses = _sources(target.broker, sources, chosen.devices)
             played = Run(chosen, target, Manner(driver, workers, addresses, hybrid_key_exchange))
@@ -141,15 +159,15 @@ async def _on(directory: Path, broker: str, server_name: str | None) -> AsyncIte
     fleet = FleetDirectory.read(directory)
     endpoint = await _endpoint(broker, server_name)
     async with operator_of(fleet) as operator:
-        yield Target(endpoint, fleet, fleet.origin.provisioning_url, operator)
+        yield Target(endpoint, fleet, fleet.origin.provisioning_url, operator, broker_name=broker)
 
 
 @asynccontextmanager
-async def _self_hosted(scenario: Scenario, view: View) -> AsyncIterator[Target]:
+async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> AsyncIterator[Target]:
     view.chapter("Provisioning and broker start, the fleet enrols")
     directory = Path(tempfile.mkdtemp(prefix="fleetgate-run-"))
     try:
-        async with raised(directory, view.said) as stage, asyncio.TaskGroup() as watchers:
+        async with raised(directory, view.said, _STARTED[against]) as stage, asyncio.TaskGroup() as watchers:
             watching = watchers.create_task(stage.watch(), name="watch the stage")
             anchors = stage.anchors.read_text()
             origin = Origin(stage.provisioning_url, stage.operator_credential)
@@ -161,7 +179,8 @@ async def _self_hosted(scenario: Scenario, view: View) -> AsyncIterator[Target]:
                     scenario.certificate_life,
                 )  # fmt: skip
             view.said(f"{len(fleet.devices)} devices enrolled")
-            yield Target(stage.broker, fleet, stage.provisioning_url, stage.operator, stage.hosted.restart)
+            hosted = stage.hosted
+            yield Target(stage.broker, fleet, stage.provisioning_url, stage.operator, hosted.restart, hosted.name)
             watching.cancel()
     finally:
         shutil.rmtree(directory)

@@ -1,7 +1,8 @@
 """What a demo or a self-hosted run plays on: a provisioning service and a broker of its own, in one directory.
 
 Everything goes through the programs' own front doors: `fleet-provisioning init` and `serve`, the operators' API,
-`fleet-broker run` with a one-time token. Nothing is configured that a user could not configure.
+`fleet-broker run` with a one-time token. Nothing is configured that a user could not configure. In the place of our
+broker there may be another one (`mosquitto_stage`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from device_sim.processes import Child, ChildFailed, run_to_end, running
@@ -21,21 +23,53 @@ from provisioning.client.operator import OperatorClient
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import write_private
 from provisioning.pki.tls import CredentialFiles
+from provisioning.version import product_version
 
 _START_DEADLINE = 30.0
 _LOOPBACK = "127.0.0.1"
-_BROKER = "broker-1"
+BROKER = "broker-1"
+"""Its name, in its certificate."""
 
 Said = Callable[[str], None]
 """Told what has been done, in one line."""
 
 
+class OwnBroker(Protocol):
+    """A broker that the stage has started; *name* says which, with its version."""
+
+    name: str
+    port: int
+
+    async def restart(self) -> None:
+        """Stop it and start it again; it keeps its port and its credential."""
+
+    async def watch(self) -> None:
+        """Return never; raise `ChildFailed` when the broker ends and nobody is restarting it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running provisioning service, and an operator's client of it."""
+
+    directory: Path
+    url: str
+    http_url: str
+    anchors: Path
+    operator: OperatorClient
+
+
+BrokerStarted = Callable[[Service], AbstractAsyncContextManager[OwnBroker]]
+"""Starts a broker beside a service, and stops it on leaving."""
+
+
 class HostedBroker:
-    """A broker of our own that can be restarted; it keeps its port and its credential. Made by `_broker`."""
+    """Our own broker. Made by `fleetgate`."""
+
+    name = f"fleetgate {product_version()}"
 
     def __init__(self, directory: Path, https: str, anchors: Path) -> None:
         self._directory = directory
-        self._arguments = ["broker", "run", "--provisioning", https, "--cafile", str(anchors), "--name", _BROKER]
+        self._arguments = ["broker", "run", "--provisioning", https, "--cafile", str(anchors), "--name", BROKER]
         self._arguments += ["--state-dir", str(directory / "broker"), "--host", _LOOPBACK]
         self._life = AsyncExitStack()
         self._started = asyncio.Event()
@@ -92,7 +126,7 @@ class Stage:
     operator: OperatorClient
     operator_credential: CredentialFiles
     provisioning: Child
-    hosted: HostedBroker
+    hosted: OwnBroker
 
     async def watch(self) -> None:
         """Return never; raise `ChildFailed` when service or broker ends unasked."""
@@ -102,7 +136,29 @@ class Stage:
 
 
 @asynccontextmanager
-async def raised(directory: Path, said: Said) -> AsyncIterator[Stage]:
+async def fleetgate(service: Service) -> AsyncIterator[OwnBroker]:
+    """Start our own broker, which enrols itself with a one-time token."""
+    token_file = service.directory / "broker-token"
+    write_private(token_file, (await broker_token(service.operator)).encode())
+    broker = HostedBroker(service.directory, service.url, service.anchors)
+    try:
+        await broker.start("--token-file", str(token_file))
+        token_file.unlink()
+        yield broker
+    finally:
+        await broker.stop()
+
+
+async def broker_token(operator: OperatorClient) -> str:
+    """Return a one-time token for the stage's broker."""
+    (token,) = await operator.create_tokens(
+        device=BROKER, role=Role.BROKER, dns_names=["localhost"], ip_addresses=[_LOOPBACK]
+    )
+    return token.token
+
+
+@asynccontextmanager
+async def raised(directory: Path, said: Said, start: BrokerStarted = fleetgate) -> AsyncIterator[Stage]:
     """Set the stage in *directory*, and clear it on leaving: the processes are gone then, the files are not."""
     ca_directory = directory / "provisioning"
     logs = directory / "logs"
@@ -135,27 +191,11 @@ async def raised(directory: Path, said: Said) -> AsyncIterator[Stage]:
         credential = CredentialFiles(ca_directory / "operator.crt", ca_directory / "operator.key")
         async with (
             OperatorClient(https, anchors, credential) as operator,
-            _broker(directory, https, anchors, operator) as broker,
+            start(Service(directory, https, http, anchors, operator)) as broker,
         ):
             said(f"broker enrolled itself, listens on mqtts://{_LOOPBACK}:{broker.port}")
             endpoint = Endpoint(_LOOPBACK, broker.port, "localhost")
             yield Stage(directory, https, http, endpoint, anchors, operator, credential, provisioning, broker)
-
-
-@asynccontextmanager
-async def _broker(directory: Path, https: str, anchors: Path, operator: OperatorClient) -> AsyncIterator[HostedBroker]:
-    (token,) = await operator.create_tokens(
-        device=_BROKER, role=Role.BROKER, dns_names=["localhost"], ip_addresses=[_LOOPBACK]
-    )
-    token_file = directory / "broker-token"
-    write_private(token_file, token.token.encode())
-    broker = HostedBroker(directory, https, anchors)
-    try:
-        await broker.start("--token-file", str(token_file))
-        token_file.unlink()
-        yield broker
-    finally:
-        await broker.stop()
 
 
 def _urls(child: Child, count: int) -> tuple[str, ...]:

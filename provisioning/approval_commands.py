@@ -9,16 +9,12 @@ import typer
 
 from provisioning.client.enrolment import Approval, EnrolmentOperatorClient
 from provisioning.service_command import (
-    CaFile,
-    Cert,
-    Directory,
+    Connection,
     Json,
-    Key,
-    Url,
+    connected,
     print_json,
     print_table,
     shown_time,
-    with_client,
 )
 from provisioning.store.approvals import ApprovalState
 
@@ -28,14 +24,11 @@ Number = Annotated[int, typer.Argument(min=1, help="The request's number, as the
 
 
 @approval_app.command("list")
+@connected
 def list_approvals(
+    connection: Connection,
     group: Annotated[str | None, typer.Option(help="Of this group only.", show_default=False)] = None,
     state: Annotated[ApprovalState, typer.Option(help="Which requests.")] = ApprovalState.PENDING,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """List requests, oldest first: by default those that wait.
@@ -53,17 +46,14 @@ def list_approvals(
         columns = ("number", "device", "group", "shown", "key SHA-256", "since", "state")
         print_table(columns, (_row(each) for each in found))
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @approval_app.command("approve")
+@connected
 def approve(
+    connection: Connection,
     number: Number,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Approve a request. The device gets its certificate when it asks again with the same key.
@@ -72,17 +62,14 @@ def approve(
     Example:
       fleet-provisioning approval approve 17
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    _decide(number, directory, url, cafile, cert, key, allowed=True, as_json=as_json)
+    _decide(connection, number, allowed=True, as_json=as_json)
 
 
 @approval_app.command("deny")
+@connected
 def deny(
+    connection: Connection,
     number: Number,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Deny a request. A denied request may be approved later.
@@ -91,16 +78,12 @@ def deny(
     Example:
       fleet-provisioning approval deny 17
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    _decide(number, directory, url, cafile, cert, key, allowed=False, as_json=as_json)
+    _decide(connection, number, allowed=False, as_json=as_json)
 
 
 def _decide(
+    connection: Connection,
     number: int,
-    directory: Directory,
-    url: Url,
-    cafile: CaFile,
-    cert: Cert,
-    key: Key,
     *,
     allowed: bool,
     as_json: bool,
@@ -112,7 +95,7 @@ def _decide(
             return
         sys.stdout.write(f"Request {number}, for {decided.name} in group {decided.group}, is {decided.state}.\n")
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 def _row(approval: Approval) -> tuple[str, ...]:

@@ -18,9 +18,11 @@ from provisioning.service_command import (
     Connection,
     Json,
     connected,
+    print_document,
     print_facts,
     print_json,
     print_table,
+    progress,
     shown_time,
 )
 
@@ -100,6 +102,35 @@ def expiring(
     connection.run(command)
 
 
+@certificate_app.command("count")
+@connected
+def count(
+    connection: Connection,
+    device: Device = None,
+    group: Group = None,
+    issuer: IssuerKey = None,
+    expires_from: ExpiresFrom = None,
+    expires_before: ExpiresBefore = None,
+    as_json: Json = False,
+) -> None:
+    """Count certificates by state.
+
+    \b
+    Example:
+      fleet-provisioning certificate count --group north
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    search = _search(device, group, None, None, issuer, None, expires_from, expires_before)
+
+    async def command(client: OperatorClient) -> None:
+        counts = await client.count_certificates(**search)
+        if as_json:
+            print_document(counts)
+        else:
+            print_table(("state", "certificates"), ((state, str(number)) for state, number in counts.items()))
+
+    connection.run(command)
+
+
 @certificate_app.command("export")
 @connected
 def export(
@@ -107,6 +138,9 @@ def export(
     format_: Annotated[ExportFormat, typer.Option("--format", help="csv or json.")] = ExportFormat.CSV,
     device: Device = None,
     group: Group = None,
+    serial: Serial = None,
+    fingerprint: Fingerprint = None,
+    issuer: IssuerKey = None,
     state: State = None,
     expires_from: ExpiresFrom = None,
     expires_before: ExpiresBefore = None,
@@ -117,18 +151,21 @@ def export(
     Example:
       fleet-provisioning certificate export --format csv --state active > inventory.csv
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    search = _search(device, group, None, None, None, state, expires_from, expires_before)
+    search = _search(device, group, serial, fingerprint, issuer, state, expires_from, expires_before)
 
     async def command(client: OperatorClient) -> None:
         writer = csv.DictWriter(sys.stdout, list(IssuedCertificate.model_fields))
         if format_ is ExportFormat.CSV:
             writer.writeheader()
-        async for each in client.certificates(**search):
-            item = each.model_dump(mode="json")
-            if format_ is ExportFormat.CSV:
-                writer.writerow(item)
-            else:
-                sys.stdout.write(json.dumps(item) + "\n")
+        total = sum((await client.count_certificates(**search)).values())
+        with progress("certificates written", total) as advance:
+            async for each in client.certificates(**search):
+                item = each.model_dump(mode="json")
+                if format_ is ExportFormat.CSV:
+                    writer.writerow(item)
+                else:
+                    sys.stdout.write(json.dumps(item) + "\n")
+                advance(1)
 
     connection.run(command)
 

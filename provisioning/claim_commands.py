@@ -12,16 +12,12 @@ from provisioning.client.enrolment import ClaimCertificate, EnrolmentOperatorCli
 from provisioning.errors import ConfigurationError
 from provisioning.pki.keys import KeyFileError, write_private
 from provisioning.service_command import (
-    CaFile,
-    Cert,
-    Directory,
+    Connection,
     Json,
-    Key,
-    Url,
+    connected,
     print_json,
     print_table,
     shown_time,
-    with_client,
 )
 
 claim_app = typer.Typer(help="Make claim certificates for production batches.", no_args_is_help=True)
@@ -30,7 +26,9 @@ _SECONDS_A_DAY = 24 * 60 * 60
 
 
 @claim_app.command("create")
+@connected
 def create_claim(
+    connection: Connection,
     name: Annotated[str, typer.Argument(help="The claim's name, for lists and logs.")],
     group: Annotated[str, typer.Option(help="The group that the devices enter; it must allow the way claim.")],
     devices: Annotated[int, typer.Option(min=1, help="How many devices it may let in.")],
@@ -40,11 +38,6 @@ def create_claim(
         int | None,
         typer.Option(min=0, help="Seconds in which a device must activate its certificate (default: 3600)."),
     ] = None,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
 ) -> None:
     """Make a claim certificate with its key. The key is written to the file and kept nowhere else.
 
@@ -71,16 +64,13 @@ def create_claim(
             raise ConfigurationError(f"{error}; the claim was ended again") from error
         sys.stdout.write(f"Claim {name} in {output}: {devices} devices until {shown_time(issued.expires_at)}\n")
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @claim_app.command("list")
+@connected
 def list_claims(
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
+    connection: Connection,
     as_json: Json = False,
 ) -> None:
     """List claims, and how many of their places are taken.
@@ -97,17 +87,14 @@ def list_claims(
             return
         print_table(("name", "group", "used", "of", "until", "ended"), (_row(each) for each in found))
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @claim_app.command("end")
+@connected
 def end_claim(
+    connection: Connection,
     name: Annotated[str, typer.Argument(help="The claim's name.")],
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """End a claim now: it lets nobody in any more. Devices that came in by it stay.
@@ -124,7 +111,7 @@ def end_claim(
             return
         sys.stdout.write(f"Claim {name} has ended; it let in {ended.used} of {ended.maximum_devices} devices.\n")
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 def _row(claim: ClaimCertificate) -> tuple[str, ...]:

@@ -93,10 +93,12 @@ class Code(StrEnum):
 class Refused(Exception):
     """The service will not do what was asked; *code* says why to a program, *detail* to a person."""
 
-    def __init__(self, code: Code, detail: str) -> None:
+    def __init__(self, code: Code, detail: str, *, retry_after: int | None = None) -> None:
+        """*retry_after*: in so many seconds the same may be granted."""
         super().__init__(code, detail)
         self.code = code
         self.detail = detail
+        self.retry_after = retry_after
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"

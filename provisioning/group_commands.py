@@ -9,16 +9,12 @@ import typer
 
 from provisioning.client.enrolment import EnrolmentGroup, EnrolmentOperatorClient
 from provisioning.service_command import (
-    CaFile,
-    Cert,
-    Directory,
+    Connection,
     Json,
-    Key,
-    Url,
+    connected,
     print_facts,
     print_json,
     print_table,
-    with_client,
 )
 from provisioning.store.groups import NewKey, WayName
 
@@ -77,10 +73,19 @@ WebhookUrl = Annotated[
     str | None,
     typer.Option(help="Whom the way webhook asks: https://…, or http:// on this machine.", show_default=False),
 ]
+WebhookTimeout = Annotated[
+    int | None, typer.Option(min=1, help="Seconds until it must have answered (default: 5).", show_default=False)
+]
+CertificatesPerMinute = Annotated[
+    int | None,
+    typer.Option(min=0, help="How many certificates its devices get in a minute; 0 for no limit.", show_default=False),
+]
 
 
 @group_app.command("create")
+@connected
 def create_group(
+    connection: Connection,
     name: Name,
     way: Ways = None,
     closed: Closed = False,
@@ -93,11 +98,8 @@ def create_group(
     tls_unique: TlsUnique = None,
     renewal_grace: Grace = None,
     webhook_url: WebhookUrl = None,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
+    webhook_timeout: WebhookTimeout = None,
+    certificates_per_minute: CertificatesPerMinute = None,
     as_json: Json = False,
 ) -> None:
     """Make an enrolment group. A group that is not made lets devices in by token.
@@ -118,6 +120,8 @@ def create_group(
         tls_unique=tls_unique,
         renewal_grace_seconds=renewal_grace,
         webhook_url=webhook_url,
+        webhook_timeout_seconds=webhook_timeout,
+        certificates_per_minute=certificates_per_minute,
     )
     if "ways" not in rules:
         raise typer.BadParameter("give --way, or --closed for a group that lets nobody in")
@@ -125,11 +129,13 @@ def create_group(
     async def command(client: EnrolmentOperatorClient) -> None:
         _print(await client.create_group(name, rules), as_json=as_json)
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @group_app.command("set")
+@connected
 def change_group(
+    connection: Connection,
     name: Name,
     way: Ways = None,
     closed: Closed = False,
@@ -142,11 +148,8 @@ def change_group(
     tls_unique: TlsUnique = None,
     renewal_grace: Grace = None,
     webhook_url: WebhookUrl = None,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
+    webhook_timeout: WebhookTimeout = None,
+    certificates_per_minute: CertificatesPerMinute = None,
     as_json: Json = False,
 ) -> None:
     """Change rules of a group, for what is decided from now on. What is not given stays as it is.
@@ -167,6 +170,8 @@ def change_group(
         tls_unique=tls_unique,
         renewal_grace_seconds=renewal_grace,
         webhook_url=webhook_url,
+        webhook_timeout_seconds=webhook_timeout,
+        certificates_per_minute=certificates_per_minute,
     )
     if not rules:
         raise typer.BadParameter("give what shall change")
@@ -174,16 +179,13 @@ def change_group(
     async def command(client: EnrolmentOperatorClient) -> None:
         _print(await client.change_group(name, rules), as_json=as_json)
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @group_app.command("list")
+@connected
 def list_groups(
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
+    connection: Connection,
     as_json: Json = False,
 ) -> None:
     """List the groups that were made, in order of name.
@@ -201,17 +203,14 @@ def list_groups(
         columns = ("name", "ways", "profile", "lifetime", "devices at most", "new key")
         print_table(columns, (_row(each) for each in found))
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @group_app.command("show")
+@connected
 def show_group(
+    connection: Connection,
     name: Name,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Show one group.
@@ -224,7 +223,7 @@ def show_group(
     async def command(client: EnrolmentOperatorClient) -> None:
         _print(await client.group(name), as_json=as_json)
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 def _rules(ways: list[str] | None, closed: bool, **rules: object) -> dict[str, Any]:

@@ -21,12 +21,14 @@ from typing import Final
 
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from provisioning.ca.issuer import IssuanceRefused, Issuer
+from provisioning.ca.key_envelope import EnvelopeSigner
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import SERVER, AuthorityFiles, pem_of
 from provisioning.own_credentials import OwnCredentials, replace_file
-from provisioning.pki.keys import KeyFileError
+from provisioning.pki.keys import KeyFileError, load_key
 from provisioning.pki.renewable_context import RenewableContext
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 
@@ -88,6 +90,16 @@ class HttpsCredential:
         if renewed or self._files.certificate(SERVER).read_bytes() != self._shown:
             self._show()
         return renewed
+
+    def signer(self) -> EnvelopeSigner:
+        """Return what signs keys that the service makes for devices; reads the files. Raise `ConfigurationError`."""
+        try:
+            key = load_key(self._files.key(SERVER))
+        except KeyFileError as error:
+            raise ConfigurationError(str(error)) from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ConfigurationError(f"{self._files.key(SERVER)} is no EC key, as this service makes: let it renew it")
+        return EnvelopeSigner(key, x509.load_pem_x509_certificates(self._files.certificate(SERVER).read_bytes()))
 
     async def run(self) -> None:
         """Renew when it is time, until cancelled."""

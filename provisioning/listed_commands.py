@@ -18,16 +18,12 @@ from rich.progress import Progress
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.errors import ConfigurationError
 from provisioning.service_command import (
-    CaFile,
-    Cert,
-    Directory,
+    Connection,
     Json,
-    Key,
-    Url,
+    connected,
     errors,
     print_json,
     print_table,
-    with_client,
 )
 
 listed_app = typer.Typer(help="Say which devices a group expects.", no_args_is_help=True)
@@ -39,14 +35,11 @@ Group = Annotated[str, typer.Argument(help="The group.")]
 
 
 @listed_app.command("import")
+@connected
 def import_devices(
+    connection: Connection,
     group: Group,
     file: Annotated[Path, typer.Option(help="CSV file with the columns name and, if keys are known, key_sha256.")],
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
 ) -> None:
     """Put the devices of a CSV file on a group's list. Lines that are wrong are named, the others are imported.
 
@@ -70,19 +63,16 @@ def import_devices(
                 progress.advance(task, len(batch))
         sys.stdout.write(f"{new} devices added to the list of {group}, {replaced} replaced, {wrong} lines wrong\n")
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
     if wrong:
         raise typer.Exit(1)
 
 
 @listed_app.command("list")
+@connected
 def list_listed(
+    connection: Connection,
     group: Group,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """List the devices that a group expects.
@@ -99,18 +89,15 @@ def list_listed(
             return
         print_table(("name", "key SHA-256"), ((each.name, each.key_sha256 or "-") for each in found))
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @listed_app.command("remove")
+@connected
 def remove_listed(
+    connection: Connection,
     group: Group,
     name: Annotated[str, typer.Argument(help="The device's name.")],
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
 ) -> None:
     """Take a device off a group's list. If it has enrolled, it stays.
 
@@ -123,7 +110,7 @@ def remove_listed(
         await client.unlist_device(group, name)
         sys.stdout.write(f"{name} is off the list of {group}.\n")
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 def _batches(path: Path) -> Iterator[list[tuple[int, str, str | None]]]:

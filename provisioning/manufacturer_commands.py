@@ -10,35 +10,28 @@ import typer
 
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.service_command import (
-    CaFile,
-    Cert,
-    Directory,
+    Connection,
     Json,
-    Key,
-    Url,
+    connected,
     print_facts,
     print_json,
     print_table,
     shown_time,
-    with_client,
 )
 
 manufacturer_app = typer.Typer(help="Register manufacturers of devices.", no_args_is_help=True)
 
 
 @manufacturer_app.command("add")
+@connected
 def add_manufacturer(
+    connection: Connection,
     name: Annotated[str, typer.Argument(help="The manufacturer's name, for lists and logs.")],
     group: Annotated[str, typer.Option(help="The group that its devices enter; it must allow the way manufacturer.")],
     certificate: Annotated[Path, typer.Option(help="PEM file with the CA that issues the device certificates itself.")],
     name_prefix: Annotated[
         str, typer.Option(help="A device is called this and its serialNumber; keeps manufacturers apart.")
     ] = "",
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Register the CA that issues a manufacturer's device certificates. No chain above it is followed.
@@ -57,16 +50,13 @@ def add_manufacturer(
             return
         print_facts(added.model_copy(update={"certificate": str(certificate)}))
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @manufacturer_app.command("list")
+@connected
 def list_manufacturers(
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
+    connection: Connection,
     as_json: Json = False,
 ) -> None:
     """List manufacturers.
@@ -95,17 +85,14 @@ def list_manufacturers(
             ),
         )
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)
 
 
 @manufacturer_app.command("end")
+@connected
 def end_manufacturer(
+    connection: Connection,
     name: Annotated[str, typer.Argument(help="The manufacturer's name.")],
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """End the trust in a manufacturer: its certificates let nobody in any more. Devices that came in stay.
@@ -122,4 +109,4 @@ def end_manufacturer(
             return
         sys.stdout.write(f"Certificates of {name} let nobody in any more.\n")
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)

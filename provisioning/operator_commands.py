@@ -15,7 +15,8 @@ import csv
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, TextIO
 
@@ -30,6 +31,7 @@ from provisioning.service_command import (
     Json,
     connected,
     errors,
+    print_document,
     print_facts,
     print_json,
     print_table,
@@ -248,13 +250,32 @@ def show_device(
 @connected
 def status(
     connection: Connection,
+    as_json: Json = False,
 ) -> None:
-    """Count devices, certificates and open tokens, and say how fresh the CRLs are (JSON)."""
+    """Count devices, certificates and open tokens, and say how fresh the CRLs are.
+
+    \b
+    Example:
+      fleet-provisioning status --json
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
-        sys.stdout.write(json.dumps(await client.status(), indent=2) + "\n")
+        found = await client.status()
+        if as_json:
+            print_document(found)
+        else:
+            print_table(("what", "is"), _status_rows(found))
 
     connection.run(command)
+
+
+def _status_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for what in ("devices", "certificates", "tokens"):
+        yield what, ", ".join(f"{number} {state}" for state, number in found[what].items())
+    yield "feed", f"at {found['feed']['sequence']}, {found['feed']['subscribers']} followers"
+    for name, crl in found["crls"].items():
+        lapses = shown_time(datetime.fromisoformat(crl["next_update"]))
+        yield f"CRL {name}", f"number {crl['number']}, {crl['entries']} entries, lapses {lapses}"
 
 
 def _row(token: IssuedToken) -> tuple[str, str, str, str, str]:

@@ -9,29 +9,22 @@ import typer
 
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.service_command import (
-    CaFile,
-    Cert,
-    Directory,
+    Connection,
     Json,
-    Key,
-    Url,
+    connected,
     print_json,
-    with_client,
 )
 
 renewal_app = typer.Typer(help="Have certificates renewed before their time.", no_args_is_help=True)
 
 
 @renewal_app.command("hasten")
+@connected
 def hasten(
+    connection: Connection,
     group: Annotated[str | None, typer.Option(help="The devices of this group.", show_default=False)] = None,
     every_group: Annotated[bool, typer.Option("--every-group", help="All parties of the fleet.")] = False,
     spread: Annotated[int, typer.Option(min=0, help="Seconds over which the renewals are spread.")] = 0,
-    directory: Directory = None,
-    url: Url = None,
-    cafile: CaFile = None,
-    cert: Cert = None,
-    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Tell devices, when they next ask for renewal information, that it is time to renew.
@@ -53,4 +46,4 @@ def hasten(
         whom = "every group" if outcome.group is None else f"group {outcome.group}"
         sys.stdout.write(f"{outcome.certificates} certificates of {whom} are to be renewed within {spread} s.\n")
 
-    with_client(command, directory=directory, url=url, cafile=cafile, cert=cert, key=key)
+    connection.run(command)

@@ -301,7 +301,7 @@ async def _build(
         ApprovalService(database, utc_now),
         RenewalService(database, utc_now),
     )
-    https.include_router(est_routes(enrolment, live.told))
+    https.include_router(est_routes(enrolment, live.told, credential.signer))
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
     https.include_router(operator_role_router)

@@ -62,37 +62,6 @@ def fail(message: str) -> typer.Exit:
     return typer.Exit(1)
 
 
-def with_client(
-    command: Callable[[EnrolmentOperatorClient], Awaitable[None]],
-    *,
-    directory: Path | None,
-    url: str | None,
-    cafile: Path | None,
-    cert: Path | None,
-    key: Path | None,
-) -> None:
-    """Run *command* with a client of the service; turn what can go wrong into one line and exit code 1."""
-    try:
-        settings = load_settings(directory)
-        where = settings.directory
-        credential = CredentialFiles(cert or where / "operator.crt", key or where / "operator.key")
-        client = EnrolmentOperatorClient(
-            url or f"https://localhost:{settings.port}", cafile or where / "ca-bundle.crt", credential
-        )
-        asyncio.run(_run(client, command))
-    except (ConfigurationError, RequestRefused) as error:
-        raise fail(str(error)) from error
-    except TlsConfigurationError as error:
-        raise fail(f"{error}; give --dir, or --cafile, --cert and --key") from error
-    except ServiceUnavailable as error:
-        raise fail(f"{error}; is the service running, and is --url right?") from error
-    except OSError as error:
-        raise fail(f"{error.filename}: {error.strerror}") from error
-    except KeyboardInterrupt as error:
-        errors.print("fleet-provisioning: stopped")
-        raise typer.Exit(130) from error
-
-
 @dataclass(frozen=True, slots=True)
 class Connection:
     """Where the service is and who calls, as the command line says it."""
@@ -104,8 +73,26 @@ class Connection:
     key: Path | None = None
 
     def run(self, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
-        """Run *command* with a client of the service; see `with_client`."""
-        with_client(command, directory=self.directory, url=self.url, cafile=self.cafile, cert=self.cert, key=self.key)
+        """Run *command* with a client of the service; turn what can go wrong into one line and exit code 1."""
+        try:
+            settings = load_settings(self.directory)
+            where = settings.directory
+            credential = CredentialFiles(self.cert or where / "operator.crt", self.key or where / "operator.key")
+            client = EnrolmentOperatorClient(
+                self.url or f"https://localhost:{settings.port}", self.cafile or where / "ca-bundle.crt", credential
+            )
+            asyncio.run(_run(client, command))
+        except (ConfigurationError, RequestRefused) as error:
+            raise fail(str(error)) from error
+        except TlsConfigurationError as error:
+            raise fail(f"{error}; give --dir, or --cafile, --cert and --key") from error
+        except ServiceUnavailable as error:
+            raise fail(f"{error}; is the service running, and is --url right?") from error
+        except OSError as error:
+            raise fail(f"{error.filename}: {error.strerror}") from error
+        except KeyboardInterrupt as error:
+            errors.print("fleet-provisioning: stopped")
+            raise typer.Exit(130) from error
 
 
 _OPTIONS: Final = {"directory": Directory, "url": Url, "cafile": CaFile, "cert": Cert, "key": Key}
@@ -148,6 +135,11 @@ def print_json(answer: BaseModel | Sequence[BaseModel]) -> None:
         document: Any = answer.model_dump(mode="json")
     else:
         document = [each.model_dump(mode="json") for each in answer]
+    print_document(document)
+
+
+def print_document(document: object) -> None:
+    """Print a JSON document for programs."""
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 

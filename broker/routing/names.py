@@ -87,7 +87,14 @@ class TopicNames(Generic[V]):
 
     def find(self, topic_filter: str) -> list[V]:
         """Return the values of every name that *topic_filter* matches."""
-        return list(_found(self._root, topic_filter.split("/"), 0))
+        return [value for value in _found(self._root, topic_filter.split("/"), 0) if value is not None]
+
+    def walk(self, topic_filter: str) -> Iterator[V | None]:
+        """Yield the same one by one, while names come and go: one that is gone when its turn comes is not yielded.
+
+        Yields None for what it has looked at in vain, so that whoever counts its steps bounds its work.
+        """
+        yield from _found(self._root, topic_filter.split("/"), 0)
 
     def clear(self) -> None:
         """Forget every name."""
@@ -95,29 +102,27 @@ class TopicNames(Generic[V]):
         self._count = 0
 
 
-def _found(node: _Node[V], levels: list[str], depth: int) -> Iterator[V]:
+def _found(node: _Node[V], levels: list[str], depth: int) -> Iterator[V | None]:
     if depth == len(levels):
-        if node.value is not None:
-            yield node.value
+        yield node.value
         return
     level = levels[depth]
     if level == "#":
         yield from _below(node, at_root=depth == 0)
     elif level == "+":
-        for name, child in node.children.items():
+        for name, child in list(node.children.items()):  # A copy: names may come and go during a walk.
             if depth > 0 or not name.startswith("$"):  # [MQTT-4.7.2-1]
+                yield None
                 yield from _found(child, levels, depth + 1)
     elif (literal := node.children.get(level)) is not None:
         yield from _found(literal, levels, depth + 1)
 
 
-def _below(top: _Node[V], *, at_root: bool) -> Iterator[V]:
+def _below(top: _Node[V], *, at_root: bool) -> Iterator[V | None]:
     # Iterative: a client chooses the depth of its topics, and Python's stack is not its to spend.
-    if top.value is not None:
-        yield top.value
+    yield top.value
     pending = [child for name, child in top.children.items() if not (at_root and name.startswith("$"))]
     while pending:
         node = pending.pop()
-        if node.value is not None:
-            yield node.value
+        yield node.value
         pending.extend(node.children.values())

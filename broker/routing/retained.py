@@ -5,54 +5,106 @@ Rules
 1. No I/O, no clock: the time is passed in; an expired message is never given out.
 2. Bounded in number and bytes; a message that does not fit is not retained, nor is the one that it replaces, and it
    still goes to the present subscribers.
+3. A message remembers its publisher, for subscriptions with No Local [MQTT-3.8.3-3], and its place in the order in
+   which messages were retained, so that a `Replay` gives out what was there when it began, and nothing else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from broker.mqtt.message import Message
+from broker.mqtt.subscription import Subscription
 from broker.routing.names import TopicNames
+
+
+@dataclass(frozen=True, slots=True)
+class Retained:
+    """A retained message, who published it (`broker.session.session.Session.name`; empty: the broker), its number."""
+
+    message: Message
+    publisher: str
+    number: int
 
 
 class RetainedMessages:
     """The retained message of each topic name."""
 
-    __slots__ = ("_bytes", "_messages", "bytes_limit", "limit")
+    __slots__ = ("_bytes", "_messages", "bytes_limit", "last_number", "limit")
 
     def __init__(self, limit: int, bytes_limit: int) -> None:
-        self._messages: TopicNames[Message] = TopicNames()
+        self._messages: TopicNames[Retained] = TopicNames()
         self._bytes = 0
         self.limit = limit
         self.bytes_limit = bytes_limit
+        self.last_number = 0
+        """That of the message that was retained last."""
 
     def __len__(self) -> int:
         return len(self._messages)
 
-    def retain(self, topic_name: str, message: Message) -> bool:
+    @property
+    def bytes(self) -> int:
+        """How many bytes the messages hold."""
+        return self._bytes
+
+    def retain(self, topic_name: str, message: Message, publisher: str = "") -> bool:
         """Keep *message*; an empty payload forgets the topic's message [MQTT-3.3.1-6]. Return False if it does not fit.
 
         What the topic had retained is gone in any case: it is out of date [MQTT-3.3.1-5], 3.1.1 [MQTT-3.3.1-7].
         """
-        replaced = self._messages.remove(topic_name)
-        if replaced is not None:
-            self._bytes -= replaced.size
+        self._remove(topic_name)
         if not message.payload:
             return True
         if len(self._messages) >= self.limit or self._bytes + message.size > self.bytes_limit:
             return False
-        self._insert(topic_name, message)
+        self.last_number += 1
+        self._messages.insert(topic_name, Retained(message, publisher, self.last_number))
+        self._bytes += message.size
         return True
 
-    def find(self, topic_filter: str, now: float) -> list[Message]:
-        """Return the retained messages that *topic_filter* matches and that have not expired."""
-        found = self._messages.find(topic_filter)
-        expired = [m for m in found if m.expires_at is not None and m.expires_at <= now]
-        if expired:
-            for message in expired:
-                self._messages.remove(message.topic.decode())
-                self._bytes -= message.size
-            found = [m for m in found if m.expires_at is None or m.expires_at > now]
-        return found
+    def walk(self, topic_filter: str) -> Iterator[Retained | None]:
+        """Yield what *topic_filter* matches, expired or not, while messages come and go; None for a step in vain."""
+        return self._messages.walk(topic_filter)
 
-    def _insert(self, topic_name: str, message: Message) -> None:
-        self._messages.insert(topic_name, message)
-        self._bytes += message.size
+    def expire(self, message: Message) -> None:
+        """Forget *message*, which has expired."""
+        self._remove(message.topic.decode())
+
+    def _remove(self, topic_name: str) -> None:
+        removed = self._messages.remove(topic_name)
+        if removed is not None:
+            self._bytes -= removed.message.size
+
+
+class Replay:
+    """What was retained when a client subscribed, given out one by one: a walk that may take long, and holds nothing.
+
+    A message that replaces another meanwhile reached the subscription when it was published, and is left out.
+    """
+
+    __slots__ = ("_newest", "_reader", "_retained", "_walk", "subscription")
+
+    def __init__(self, retained: RetainedMessages, subscription: Subscription, reader: str) -> None:
+        """Begin for *subscription* of the session whose name is *reader*."""
+        self._retained = retained
+        self._newest = retained.last_number
+        self._reader = reader
+        self._walk = retained.walk(subscription.topic_filter)
+        self.subscription = subscription
+
+    def look(self, now: float) -> Message | None:
+        """Return the next message, or None if this step has found none; raise `StopIteration` at the end."""
+        found = next(self._walk)
+        if found is None:
+            return None
+        message = found.message
+        if message.expires_at is not None and message.expires_at <= now:
+            self._retained.expire(message)
+            return None
+        if found.number > self._newest:
+            return None
+        if self.subscription.no_local and found.publisher == self._reader:  # [MQTT-3.8.3-3]
+            return None
+        return message

@@ -11,7 +11,8 @@ second device's first message finds it made, and a turn that carries a thousand 
 
 A route changes only when a subscription that matches it does. Whether a subscriber is connected is not part of it: its
 outbox lives as long as its session. When a filter is added or removed, the cached names that it matches are found in a
-tree of names and forgotten; a device that subscribes to its own topics touches no route of anybody else.
+tree of names and forgotten; a device that subscribes to its own topics touches no route of anybody else. Where others
+have the same filter already, its node knows those names (`broker.routing.tree`).
 
 Hot: `Routes.__missing__` is cold, a hit is a C look-up. Slow twin: `Route.recipients` delivered one by one.
 
@@ -20,7 +21,8 @@ Invariants
 1. A Route is immutable, its count of topics apart; a change of subscriptions replaces it, never edits it. It says
    nothing about its topic.
 2. ``routes[topic]`` always equals what the tree answers (property-tested, with and without the cache).
-3. Never more than *limit* routes are kept: topics are chosen by clients.
+3. Never more than *limit* routes are kept, and a few times as many names at the nodes of wildcards: topics are chosen
+   by clients.
 """
 
 from __future__ import annotations
@@ -72,6 +74,9 @@ Append = Callable[[bytes], None]
 
 _MOST_SHARED = 16
 """Subscriptions of a route that is looked for among the others: a longer list is seldom twice the same."""
+
+_MOST_REMEMBERED = 4
+"""Names that the nodes of wildcards remember, for each route that may be kept."""
 
 _Key = tuple[tuple[int, int, bool, bool], ...]
 
@@ -164,12 +169,14 @@ def _merge(matches: list[tuple[Subscriber, Subscription]]) -> dict[Subscriber, S
 class Routes(dict[bytes, Route]):
     """The route of each topic name; see the module's invariants."""
 
-    __slots__ = ("_cached", "_groups", "_shared", "_tree", "limit")
+    __slots__ = ("_cached", "_generation", "_groups", "_remembered", "_shared", "_tree", "limit")
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._tree: SubscriptionTree[Subscriber] = SubscriptionTree()
         self._cached: TopicNames[bytes] = TopicNames()
+        self._generation = 1
+        self._remembered = 0
         self.limit = limit
         self._shared: dict[_Key, Route] = {}
         self._groups: dict[tuple[str, str], ShareGroup] = {}
@@ -186,11 +193,18 @@ class Routes(dict[bytes, Route]):
         except UnicodeDecodeError:
             raise MalformedPacket("the topic name is not UTF-8") from None  # [MQTT-3.3.2-1]
         check_topic_name(name)
-        if len(self) >= self.limit:
+        if len(self) >= self.limit or self._remembered >= _MOST_REMEMBERED * self.limit:
             self.clear()
             self._shared.clear()
             self._cached.clear()
-        route = self[topic] = self._route(self._tree.match(name))
+            self._generation += 1
+            self._remembered = 0
+        matches: list[tuple[Subscriber, Subscription]] = []
+        for node in self._tree.nodes(name):
+            matches += node.subscriptions.items()
+            if node.wild:
+                self._remembered += node.remember(topic, self._generation)
+        route = self[topic] = self._route(matches)
         route.topics += 1
         self._cached.insert(name, topic)
         return route
@@ -242,8 +256,12 @@ class Routes(dict[bytes, Route]):
 
     def invalidate(self, topic_filter: str) -> None:
         """Forget the routes that a change under *topic_filter* may have altered."""
-        for topic in self._cached.find(topic_filter):
-            route = self.pop(topic)
+        node = self._tree.find(topic_filter)
+        topics = node.remembered(self._generation) if node is not None and node.wild else None
+        for topic in self._cached.find(topic_filter) if topics is None else topics:
+            route = self.pop(topic, None)
+            if route is None:  # Remembered longer than it was cached.
+                continue
             route.topics -= 1
             if route.topics == 0 and route.key is not None:  # It must not outlive its subscribers.
                 del self._shared[route.key]

@@ -5,11 +5,17 @@ Theory
 One node a topic level, as in nats-server's sublist. A match walks the levels of one topic name, so its cost grows with
 the depth of the topic and the number of matches, not with the number of subscriptions.
 
+The node of a filter with a wildcard also remembers which names were matched through it. When one more client subscribes
+to a filter that others have, the cache need not look for the names which that changes: in a connect storm, every device
+subscribes to the same few wildcards, and to search among the names of all others each time would be quadratic.
+
 Rules
 -----
 1. No I/O, no clock, no knowledge of what a subscriber is: it is an object with a hash.
 2. ``match(name)`` finds exactly the filters that `broker.mqtt.topics.matches` accepts (property-tested).
 3. A removed filter leaves no empty node behind.
+4. What a node remembers is complete while it has subscriptions and belongs to the present *generation* of the cache;
+   otherwise it is nothing (`Node.remembered`). It may be too much: names that the cache has forgotten since.
 """
 
 from __future__ import annotations
@@ -21,12 +27,40 @@ from broker.mqtt.subscription import Subscription
 S = TypeVar("S")
 
 
-class _Node(Generic[S]):
-    __slots__ = ("children", "subscriptions")
+class Node(Generic[S]):
+    """One level of a filter; *wild*: it or one above it is a wildcard."""
 
-    def __init__(self) -> None:
-        self.children: dict[str, _Node[S]] = {}
+    __slots__ = ("_generation", "_names", "children", "subscriptions", "wild")
+
+    def __init__(self, *, wild: bool = False) -> None:
+        self.children: dict[str, Node[S]] = {}
         self.subscriptions: dict[S, Subscription] = {}
+        self.wild = wild
+        self._names: set[bytes] | None = None
+        self._generation = 0
+
+    def remember(self, topic: bytes, generation: int) -> bool:
+        """Take note that *topic* was matched here; return whether that is new."""
+        names = self._names
+        if names is None:
+            return False  # Incomplete in any case.
+        if self._generation != generation:
+            self._generation = generation
+            names.clear()
+        if topic in names:
+            return False
+        names.add(topic)
+        return True
+
+    def remembered(self, generation: int) -> set[bytes] | None:
+        """Return every name matched here in this *generation*, and forget them; None if that is not known."""
+        names = self._names
+        complete = names is not None
+        known = names if names is not None and self._generation == generation else set()
+        # Complete from now on: the caller drops every name that the filter matches.
+        self._names = set() if self.wild and self.subscriptions else None
+        self._generation = generation
+        return known if complete else None
 
 
 class SubscriptionTree(Generic[S]):
@@ -35,7 +69,7 @@ class SubscriptionTree(Generic[S]):
     __slots__ = ("_count", "_root")
 
     def __init__(self) -> None:
-        self._root: _Node[S] = _Node()
+        self._root: Node[S] = Node()
         self._count = 0
 
     def __len__(self) -> int:
@@ -48,7 +82,7 @@ class SubscriptionTree(Generic[S]):
         for level in subscription.topic_filter.split("/"):
             child = node.children.get(level)
             if child is None:
-                child = node.children[level] = _Node()
+                child = node.children[level] = Node(wild=node.wild or level in {"+", "#"})
             node = child
         replaced = node.subscriptions.get(subscriber)
         node.subscriptions[subscriber] = subscription
@@ -67,25 +101,41 @@ class SubscriptionTree(Generic[S]):
         if path[-1].subscriptions.pop(subscriber, None) is None:
             return False
         self._count -= 1
+        if not path[-1].subscriptions:
+            path[-1].remembered(0)
         for depth in range(len(levels), 0, -1):
             if path[depth].subscriptions or path[depth].children:
                 break
             del path[depth - 1].children[levels[depth - 1]]
         return True
 
+    def find(self, topic_filter: str) -> Node[S] | None:
+        """Return the node of *topic_filter*, or None."""
+        node = self._root
+        for level in topic_filter.split("/"):
+            child = node.children.get(level)
+            if child is None:
+                return None
+            node = child
+        return node
+
     def match(self, topic_name: str) -> list[tuple[S, Subscription]]:
         """Return every subscription that *topic_name* matches; a subscriber may be in it more than once."""
-        found: list[tuple[S, Subscription]] = []
+        return [found for node in self.nodes(topic_name) for found in node.subscriptions.items()]
+
+    def nodes(self, topic_name: str) -> list[Node[S]]:
+        """Return the nodes of every filter that *topic_name* matches; some have no subscriptions."""
+        found: list[Node[S]] = []
         nodes = [self._root]
         # A wildcard in the first level does not match a name beginning with "$" [MQTT-4.7.2-1].
         wildcards_allowed = not topic_name.startswith("$")
         for level in topic_name.split("/"):
-            below: list[_Node[S]] = []
+            below: list[Node[S]] = []
             for node in nodes:
                 children = node.children
                 if wildcards_allowed:
                     if (tail := children.get("#")) is not None:
-                        found += tail.subscriptions.items()
+                        found.append(tail)
                     if (child := children.get("+")) is not None:
                         below.append(child)
                 if (child := children.get(level)) is not None:
@@ -94,8 +144,8 @@ class SubscriptionTree(Generic[S]):
                 return found
             nodes = below
             wildcards_allowed = True
+        found += nodes
         for node in nodes:
-            found += node.subscriptions.items()
             if (tail := node.children.get("#")) is not None:  # It matches the parent level too (MQTT 5 §4.7.1.2).
-                found += tail.subscriptions.items()
+                found.append(tail)
         return found

@@ -54,6 +54,10 @@ class Connection(Protocol):
     def session(self) -> Session | None:
         """The session, until the connection ends."""
 
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was sent before waits for the socket."""
+
     def send(self, packets: list[bytes]) -> None:
         """Write *packets* out; the list is the caller's again afterwards."""
 
@@ -133,6 +137,11 @@ class Session:
         self._metrics = metrics
 
     @property
+    def name(self) -> str:
+        """What is one session's only: its role and client identifier."""
+        return f"{self.owner.role}/{self.client_id}"
+
+    @property
     def takes_shared_frames(self) -> bool:
         """Whether it gets the very bytes that others get: no Maximum Packet Size, no Topic Aliases."""
         return self.maximum_packet_size == 0 and self.topic_alias_maximum == 0
@@ -146,6 +155,13 @@ class Session:
     def reachable(self) -> bool:
         """Whether its client is connected and nothing waits for it."""
         return self.connection is not None and self._queue is None
+
+    def has_room(self, qos: int) -> bool:
+        """Whether a message at *qos* would be written at once, and all before it has been."""
+        connection = self.connection
+        if connection is None or self.choked or connection.unsent:
+            return False
+        return qos == 0 or (self._queue is None and (self.inflight is None or self.inflight.room > 0))
 
     @property
     def persistent(self) -> bool:

@@ -225,10 +225,10 @@ class Journal:
         self.dirty = True
         self.open.incoming[row, packet_id] = known
 
-    def retain(self, topic_name: str, message: Message | None) -> None:
-        """Note the retained message of a topic, or that there is none."""
+    def retain(self, topic_name: str, message: Message | None, publisher: str = "") -> None:
+        """Note the retained message of a topic and who published it, or that there is none."""
         self.dirty = True
-        self.open.retained[topic_name] = None if message is None else self._message_row(message)
+        self.open.retained[topic_name] = None if message is None else (*self._message_row(message), publisher)
 
     # The store's side
 

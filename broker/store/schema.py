@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = """
 CREATE TABLE sessions (
@@ -24,6 +24,7 @@ CREATE TABLE subscriptions (
     retain_as_published INTEGER NOT NULL,
     retain_handling INTEGER NOT NULL,
     identifiers BLOB NOT NULL,
+    pending INTEGER NOT NULL DEFAULT 0,  -- 1: not all retained messages that it matched have been sent yet
     PRIMARY KEY (session, topic_filter)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE messages (
@@ -50,6 +51,15 @@ CREATE TABLE incoming (
 CREATE TABLE retained (
     topic_name TEXT PRIMARY KEY,
     topic BLOB NOT NULL, payload BLOB NOT NULL, qos INTEGER NOT NULL, retain INTEGER NOT NULL,
-    properties BLOB NOT NULL, expires_at REAL
+    properties BLOB NOT NULL, expires_at REAL,
+    publisher TEXT NOT NULL DEFAULT ''   -- role and client identifier; empty: not known
 ) STRICT, WITHOUT ROWID;
 """
+
+MIGRATIONS = {
+    1: """
+ALTER TABLE subscriptions ADD COLUMN pending INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE retained ADD COLUMN publisher TEXT NOT NULL DEFAULT '';
+""",
+}
+"""What makes the next schema of each older one."""

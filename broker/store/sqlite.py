@@ -26,7 +26,7 @@ import structlog
 
 from broker.histogram import Histogram
 from broker.store.journal import Batch, Journal, Row
-from broker.store.schema import SCHEMA, VERSION
+from broker.store.schema import MIGRATIONS, SCHEMA, VERSION
 
 log = structlog.get_logger("broker")
 
@@ -81,7 +81,10 @@ class SqliteStore:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version == 0:
             self._database.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
-        elif version != VERSION:
+        while version in MIGRATIONS:
+            version += 1
+            self._database.executescript(f"BEGIN; {MIGRATIONS[version - 1]} PRAGMA user_version={version}; COMMIT;")
+        if version not in {0, VERSION}:
             self.close()
             raise StoreError(
                 f"{self._path} has schema {version}, this broker knows {VERSION}: use the broker that made it"
@@ -212,7 +215,7 @@ class SqliteStore:
             [key for key, values in batch.subscriptions.items() if values is None],
         )
         many(
-            "INSERT OR REPLACE INTO subscriptions VALUES (?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO subscriptions VALUES (?,?,?,?,?,?,?,?)",
             [(*key, *values) for key, values in batch.subscriptions.items() if values is not None],
         )
         many(
@@ -239,6 +242,6 @@ class SqliteStore:
             "DELETE FROM retained WHERE topic_name=?", [(t,) for t, values in batch.retained.items() if values is None]
         )
         many(
-            "INSERT OR REPLACE INTO retained VALUES (?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO retained VALUES (?,?,?,?,?,?,?,?)",
             [(topic, *values) for topic, values in batch.retained.items() if values is not None],
         )

@@ -22,7 +22,6 @@ from device_sim.attack.capabilities import CapabilityError
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, NoSuchCase, pick
 from device_sim.attack.fleetgate_target import fleetgate
-from device_sim.attack.foreign_server import ServerMissing
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.mosquitto_target import mosquitto
 from device_sim.attack.nats_target import nats_server
@@ -30,6 +29,7 @@ from device_sim.attack.rabbitmq_target import rabbitmq
 from device_sim.attack.run import run, worst
 from device_sim.attack.target import Impossible, SigningRegistrar, Target
 from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.foreign_process import ServerMissing
 from device_sim.interruption import Interrupted, Interruption
 from device_sim.interruption import run as run_story
 from device_sim.processes import ChildFailed

@@ -12,8 +12,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from device_sim.attack.capabilities import Capabilities, CrlFile, Feature, TimeLimits
-from device_sim.attack.foreign_server import LOOPBACK, Papers, expected_names, free_port, program, serving
+from device_sim.attack.foreign_server import Papers, expected_names
 from device_sim.attack.target import SigningRegistrar, Target
+from device_sim.foreign_process import LOOPBACK, free_port, program, serving
 from device_sim.tls_dial import Endpoint
 
 CAPABILITIES = Capabilities(

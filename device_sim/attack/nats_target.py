@@ -16,9 +16,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
-from device_sim.attack.foreign_server import DOMAIN, LOOPBACK, Papers, expected_names, free_port, program, serving
+from device_sim.attack.foreign_server import DOMAIN, Papers, expected_names
 from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.target import Target
+from device_sim.foreign_process import LOOPBACK, free_port, program, serving
 from device_sim.tls_dial import Endpoint
 from provisioning.pki.identity import Identity, Role
 

@@ -3,7 +3,8 @@
 Rules
 -----
 1. A duration is better when it is shorter; whether a count is, depends on the count, so only its change is said.
-2. Runs of different scenarios, seeds or machines may be compared; the differences are said first.
+2. Runs of different scenarios, seeds, brokers or machines may be compared; the differences are said first.
+3. What only one of the two has measured is a difference, and not left out.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ _NOISE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One figure of two runs."""
+    """One figure of two runs; None where it was not measured."""
 
     name: str
-    before: float
-    after: float
+    before: float | None
+    after: float | None
     duration: bool
 
     @property
     def change(self) -> str:
         """The change in words."""
+        if self.before is None or self.after is None:
+            return ""
         if self.before == self.after:
             return "="
         if not self.before:
@@ -43,27 +46,38 @@ class Difference:
     @property
     def css(self) -> str:
         """Whether it is better, worse, or neither."""
+        if self.before is None or self.after is None:
+            return "soft"
         if not self.duration or abs(self.after - self.before) <= _NOISE * max(self.before, self.after):
             return "soft"
         return "good" if self.after < self.before else "bad"
 
 
 def differences(before: Document, after: Document) -> list[Difference]:
-    """Return every figure that both runs have, durations first."""
+    """Return every figure that one of the runs has, durations first."""
     found = []
-    for name in before["durations"]:
-        if name in after["durations"]:
-            old, new = (dict(map(tuple, run["durations"][name]["response"]["curve"])) for run in (before, after))
-            found += [
-                Difference(f"{name} p{percent:g} ms", old[percent], new[percent], duration=True)
-                for percent in _PERCENTS
-                if percent in old and percent in new
-            ]
-    for name, value in before["counts"].items():
-        other = after["counts"].get(name, 0)
+    for name in dict.fromkeys([*before["durations"], *after["durations"]]):
+        old, new = (_curve(run, name) for run in (before, after))
+        found += [
+            Difference(f"{name} p{percent:g} ms", old.get(percent), new.get(percent), duration=True)
+            for percent in _PERCENTS
+            if percent in old or percent in new
+        ]
+    for name in dict.fromkeys([*before["counts"], *after["counts"]]):
+        value, other = (run["counts"].get(name, 0) for run in (before, after))
         if value or other:
             found.append(Difference(name, value, other, duration=False))
     return found
+
+
+def written(figure: float | None) -> str:
+    """Return *figure* as people read it."""
+    return "not measured" if figure is None else f"{figure:.6g}"
+
+
+def _curve(run: Document, name: str) -> dict[float, float]:
+    duration = run["durations"].get(name)
+    return {} if duration is None else dict(map(tuple, duration["response"]["curve"]))
 
 
 def conditions(before: Document, after: Document) -> list[tuple[str, str, str]]:
@@ -71,8 +85,8 @@ def conditions(before: Document, after: Document) -> list[tuple[str, str, str]]:
     old, new = before["scenario"], after["scenario"]
     pairs = [(name, str(old[name]), str(new[name])) for name in ("name", "fingerprint", "devices", "seed")]
     pairs += [
-        (name, str(value), str(after["environment"].get(name)))
-        for name, value in before["environment"].items()
+        (name, str(before["environment"].get(name)), str(after["environment"].get(name)))
+        for name in dict.fromkeys([*before["environment"], *after["environment"]])
         if name != "load_average"
     ]
     return [pair for pair in pairs if pair[1] != pair[2]]
@@ -86,7 +100,7 @@ def comparison_of(before: Document, after: Document) -> RenderableType:
     shown.add_row("verdict", before["verdict"], after["verdict"], "")
     colours = {"good": "green", "bad": "red", "soft": "dim"}
     for item in differences(before, after):
-        shown.add_row(item.name, f"{item.before:.6g}", f"{item.after:.6g}", Text(item.change, colours[item.css]))
+        shown.add_row(item.name, written(item.before), written(item.after), Text(item.change, colours[item.css]))
     notes = [Text(f"  differs: {name}: {old} → {new}", "yellow") for name, old, new in conditions(before, after)]
     return Group(*notes, shown)
 
@@ -105,8 +119,8 @@ def comparison_page(before: Document, after: Document) -> str:
     rows = [
         (
             escape(item.name),
-            f"{item.before:.6g}",
-            f"{item.after:.6g}",
+            written(item.before),
+            written(item.after),
             f'<span class="{item.css}">{escape(item.change)}</span>',
         )
         for item in differences(before, after)

@@ -71,7 +71,7 @@ def document_of(result: RunResult) -> Document:
         "markers": [asdict(marker) for marker in recorder.markers],
         "timeline": [_sample(sample) for sample in recorder.samples],
         "generator": _generator(result),
-        "environment": environment(),
+        "environment": {"broker": result.broker, **environment()},
     }
 
 

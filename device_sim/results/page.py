@@ -107,6 +107,8 @@ def _tiles(document: Document) -> str:
         ("messages lost", f"{counts['lost']}"),
         ("revoked", f"{counts['revoked']}"),
     ]
+    if stayed := counts.get("stayed_in", 0):  # Reports from before have no such count.
+        figures.append(("revoked, and not closed", f"{stayed}"))
     for name, label in (
         ("admitted", "admitted"),
         ("end_to_end", "end to end"),

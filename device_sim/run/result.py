@@ -72,6 +72,7 @@ class RunResult:
     false_refusals: dict[str, Closure]
     interrupted: signal.Signals | None = None
     manner: Manner = ONE_PROCESS
+    broker: str = "unknown"
     thresholds: list[Judged] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
 

@@ -104,6 +104,7 @@ class Run:
             {name: closure for outcome in outcomes for name, closure in outcome.false_refusals.items()},
             self.stopped_by,
             self.manner,
+            self.target.broker_name,
         )
         result.judge(sum(outcome.skipped for outcome in outcomes), self.recorder.counts[Count.PUBLISHED])
         return result

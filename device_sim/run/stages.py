@@ -245,21 +245,38 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
         scene.target.fleet.revoked(device.name)
         fleet.revoked(device.name, time.monotonic())
         recorder.counts[Count.REVOKED] += 1
-        recorder.record(Duration.REVOKED_CLOSED, cut.since_sent, late)
         if cut.closure is None:
-            fleet.falsely_admitted.add(device.name)
-            return
-        if not cut.told_why:
-            return  # It broke for another reason, and comes back by itself to be refused.
-        for retry in await try_again(device):
-            if retry.closure is None:
-                fleet.falsely_admitted.add(device.name)
-            else:
-                fleet.refused_by_reason[f"{retry.closure.layer} {retry.closure.code}"] += 1
-                recorder.record(Duration.REVOKED_REFUSED, retry.seconds, 0.0)
+            await _stayed_in(scene, device)
+        else:
+            recorder.record(Duration.REVOKED_CLOSED, cut.since_sent, late)
+            if not cut.told_why:
+                return  # It broke for another reason, and comes back by itself to be refused.
+        await _tries_again(scene, device, Duration.REVOKED_REFUSED)
 
     devices = scene.choose(scene.connected(), stage.select)
     await scene.pace(devices, even(len(devices), stage.rate * scene.rate_share), revoke)
+
+
+async def _stayed_in(scene: Scene, device: LiveDevice) -> None:
+    """Take note that nobody closed the connection of *device*; it leaves, so that its next attempts can be seen."""
+    scene.recorder.counts[Count.STAYED_IN] += 1
+    scene.fleet.falsely_admitted.add(device.name)
+    scene.mark("stayed in", device.name)
+    # With a goodbye: after an abrupt end OpenSSL would forget the TLS session, and its resumption is worth a try.
+    await device.close()
+
+
+async def _tries_again(scene: Scene, device: LiveDevice, refused: Duration | None) -> None:
+    """Let *device*, which must stay out, try in both ways; its refusal is recorded as *refused*."""
+    recorder, fleet = scene.recorder, scene.fleet
+    for retry in await try_again(device):
+        if retry.closure is None:
+            recorder.counts[Count.READMITTED] += 1
+            fleet.falsely_admitted.add(device.name)
+        else:
+            fleet.refused_by_reason[f"{retry.closure.layer} {retry.closure.code}"] += 1
+            if refused is not None:
+                recorder.record(refused, retry.seconds, 0.0)
 
 
 async def _suspend(scene: Scene, stage: Suspend) -> None:
@@ -279,15 +296,11 @@ async def _suspend(scene: Scene, stage: Suspend) -> None:
         fleet.revoked(device.name, time.monotonic())
         recorder.counts[Count.SUSPENDED] += 1
         done, _ = await asyncio.wait([link.closed], timeout=stage.deadline)
-        if not done:
-            fleet.falsely_admitted.add(device.name)
-        else:
+        if done:
             recorder.record(Duration.SUSPENDED_CLOSED, link.closed.result().at - sent, late)
-            for retry in await try_again(device):
-                if retry.closure is None:
-                    fleet.falsely_admitted.add(device.name)
-                else:
-                    fleet.refused_by_reason[f"{retry.closure.layer} {retry.closure.code}"] += 1
+        else:
+            await _stayed_in(scene, device)
+        await _tries_again(scene, device, None)
         await scene.sleep(stage.seconds)
         fleet.pardon(device.name)
         resumed = time.monotonic()

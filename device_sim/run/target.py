@@ -19,13 +19,18 @@ class Impossible(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A broker and a fleet for it. *operator* is None for a foreign broker, *restart* where the broker is not ours."""
+    """A broker and a fleet for it.
+
+    *operator* is None where no service of ours has enrolled the fleet, *restart* where the run has not started the
+    broker; *broker_name* is for the report.
+    """
 
     broker: Endpoint
     fleet: FleetDirectory
     provisioning_url: str | None = None
     operator: OperatorClient | None = None
     restart: Callable[[], Awaitable[None]] | None = None
+    broker_name: str = "unknown"
 
     def check(self, scenario: Scenario) -> None:
         """Raise `Impossible` if a stage of *scenario* cannot be done here."""

@@ -8,6 +8,9 @@ Durations are milliseconds.
 
 QoS 1 means at least once: what a device had sent when its connection broke, and nobody had acknowledged, it sends again
 (`repeated`). Only what arrives twice without that is `duplicated`.
+
+A device that is revoked or suspended and whose connection is open still at the stage's deadline has `stayed_in`; it has
+no time of closing. An attempt of it that is let in is `readmitted`. Either is a false admission.
 """
 
 from __future__ import annotations
@@ -54,6 +57,8 @@ class Count(StrEnum):
     UNEXPECTED = "unexpected"
     UNANSWERED_COMMANDS = "unanswered_commands"
     REVOKED = "revoked"
+    STAYED_IN = "stayed_in"
+    READMITTED = "readmitted"
     SESSIONS_RESUMED = "sessions_resumed"
     SESSIONS_LOST = "sessions_lost"
     TAKEOVERS = "takeovers"

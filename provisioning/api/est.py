@@ -6,6 +6,7 @@ device's group (RFC 7030 §3.2.2); a label is never an operation's name.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
@@ -19,11 +20,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi import Path as PathParameter
 
 from provisioning.api.peer import peer_certificate, tls_connection
+from provisioning.ca.key_envelope import EnvelopeSigner, seal_key
 from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
-from provisioning.enrolment.service import EnrolmentService
+from provisioning.enrolment.service import EnrolmentService, MadeKey
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
-from provisioning.pki.keys import PrivateKey
 
 PREFIX: Final = "/.well-known/est"
 MAXIMUM_BODY: Final = 64 * 1024
@@ -32,6 +33,7 @@ _OPERATIONS: Final = frozenset({"cacerts", "simpleenroll", "simplereenroll", "cs
 _CERTS_ONLY: Final = "application/pkcs7-mime; smime-type=certs-only"
 _PKCS10: Final = "application/pkcs10"
 _PKCS8: Final = "application/pkcs8"
+_SEALED_KEY: Final = "application/pkcs7-mime; smime-type=server-generated-key"
 _CSR_ATTRIBUTES: Final = "application/csrattrs"
 _ARMOUR: Final = re.compile(rb"-----(BEGIN|END) [A-Z0-9 ]{1,40}-----")
 _WHITE_SPACE: Final = b" \t\r\n"
@@ -40,10 +42,15 @@ _MAXIMUM_AUTHORIZATION: Final = 512
 Label = Annotated[str, PathParameter(max_length=64)]
 
 
-def est_routes(enrolment: EnrolmentService, authorities: Sequence[x509.Certificate]) -> APIRouter:
-    """Return the EST routes; *authorities* is what ``/cacerts`` tells, root first; it may change."""
+def est_routes(
+    enrolment: EnrolmentService, authorities: Sequence[x509.Certificate], signer: Callable[[], EnvelopeSigner]
+) -> APIRouter:
+    """Return the EST routes; *authorities* is what ``/cacerts`` tells, root first; it may change.
+
+    *signer* reads what signs encrypted keys.
+    """
     router = APIRouter(prefix=PREFIX, include_in_schema=False)
-    operations = _Operations(enrolment, authorities)
+    operations = _Operations(enrolment, authorities, signer)
     for method, answer in (
         ("GET", operations.cacerts),
         ("GET", operations.csrattrs),
@@ -72,9 +79,12 @@ def _add(router: APIRouter, method: str, answer: Callable[[Request, str | None],
 class _Operations:
     """EST's operations, each under its own name; *label* is the group that the URL names, if it does."""
 
-    def __init__(self, enrolment: EnrolmentService, authorities: Sequence[x509.Certificate]) -> None:
+    def __init__(
+        self, enrolment: EnrolmentService, authorities: Sequence[x509.Certificate], signer: Callable[[], EnvelopeSigner]
+    ) -> None:
         self._enrolment = enrolment
         self._authorities = authorities
+        self._signer = signer
 
     async def cacerts(self, _request: Request, _label: str | None) -> Response:
         return Response(certs_only(self._authorities), media_type=_CERTS_ONLY)
@@ -96,10 +106,9 @@ class _Operations:
     async def serverkeygen(self, request: Request, label: str | None) -> Response:
         csr = await _read_csr(request)
         token, certificate = _presented(request, label)
-        key, issued = await self._enrolment.enrol_with_server_key(
-            csr, token, label, certificate, tls_connection(request)
-        )
-        return _key_and_certificate(key, issued)
+        made = await self._enrolment.enrol_with_server_key(csr, token, label, certificate, tls_connection(request))
+        part = await asyncio.to_thread(_key_part, made, self._signer)
+        return _key_and_certificate(part, made.certificate)
 
 
 def certs_only(certificates: Sequence[x509.Certificate]) -> bytes:
@@ -169,11 +178,17 @@ def _issued(certificate: x509.Certificate) -> Response:
     return Response(certs_only([certificate]), media_type=_CERTS_ONLY)
 
 
-def _key_and_certificate(key: PrivateKey, certificate: x509.Certificate) -> Response:
+def _key_part(made: MadeKey, signer: Callable[[], EnvelopeSigner]) -> tuple[str, bytes]:
+    """Return the media type and the body of the key's part: encrypted if that was asked for."""
+    if made.recipient is not None:
+        return _SEALED_KEY, base64.encodebytes(seal_key(made.key, made.recipient, signer()))
+    return _PKCS8, base64.encodebytes(made.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def _key_and_certificate(key_part: tuple[str, bytes], certificate: x509.Certificate) -> Response:
     """Return the two parts of RFC 7030 §4.4.2. The key is in no cache: the answer must not be stored."""
-    private = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     boundary = secrets.token_hex(16)
-    parts = ((_PKCS8, base64.encodebytes(private)), (_CERTS_ONLY, certs_only([certificate])))
+    parts = (key_part, (_CERTS_ONLY, certs_only([certificate])))
     lines = b"".join(
         f"--{boundary}\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: base64\r\n\r\n".encode() + body + b"\r\n"
         for kind, body in parts

@@ -42,6 +42,7 @@ class GroupRules(BaseModel):
     profile: Annotated[str, Field(max_length=64)] = DEFAULT_PROFILE
     lifetime_seconds: Seconds = 0
     maximum_devices: Annotated[int, Field(ge=0, le=10**9)] = 0
+    certificates_per_minute: Annotated[int, Field(ge=0, le=10**9)] = 0
     same_key_seconds: Seconds = DEFAULT_SAME_KEY_SECONDS
     new_key: NewKey = NewKey.REFUSE
     server_keys: bool = False
@@ -101,6 +102,7 @@ def _rules(body: GroupRules, given: set[str]) -> dict[str, Any]:
         "profile": ("profile", lambda: body.profile),
         "lifetime_seconds": ("lifetime", lambda: lifetime or None),
         "maximum_devices": ("maximum_devices", lambda: body.maximum_devices or None),
+        "certificates_per_minute": ("certificates_per_minute", lambda: body.certificates_per_minute or None),
         "same_key_seconds": ("same_key_window", lambda: timedelta(seconds=body.same_key_seconds)),
         "new_key": ("new_key", lambda: body.new_key),
         "server_keys": ("server_keys", lambda: body.server_keys),
@@ -120,6 +122,7 @@ def _item(stored: StoredGroup) -> dict[str, Any]:
         "profile": group.profile,
         "lifetime_seconds": None if group.lifetime is None else int(group.lifetime.total_seconds()),
         "maximum_devices": group.maximum_devices,
+        "certificates_per_minute": group.certificates_per_minute,
         "same_key_seconds": int(group.same_key_window.total_seconds()),
         "new_key": group.new_key,
         "server_keys": group.server_keys,

@@ -2,48 +2,25 @@
 
 Theory
 ------
-A bucket holds `burst` requests at most and gains `rate` a second; a request takes one. It is computed when it is asked:
-nothing runs in between. A caller is his client certificate, or, without one, his address.
+A caller is his client certificate, or, without one, his address. The buckets are those of
+`provisioning.enrolment.pace`, where a whole group's are too: its name is known only when a request has been read and
+believed.
 
 Rules
 -----
 1. It comes before the body is read, before routing and before the store.
-2. The number of buckets is bounded. The one that was used longest ago goes; as it is the fullest, next to nothing is
-   forgiven to whoever makes others go.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from typing import Final
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from provisioning.enrolment.pace import Buckets
 from provisioning.errors import Code, Refused
-
-_BUCKETS: Final = 16_384
-
-
-class Buckets:
-    """The callers' buckets. No clock: the time is an argument."""
-
-    def __init__(self, rate: float, burst: int) -> None:
-        self._rate = rate
-        self._burst = float(burst)
-        self._held: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
-
-    def take(self, caller: Hashable, now: float) -> float:
-        """Take one request of *caller*'s; return 0, or for how many seconds there is none."""
-        level, at = self._held.pop(caller, (self._burst, now))
-        level = min(self._burst, level + (now - at) * self._rate)
-        wait = 0.0 if level >= 1 else (1 - level) / self._rate
-        self._held[caller] = (level if wait else level - 1, now)
-        if len(self._held) > _BUCKETS:
-            self._held.popitem(last=False)
-        return wait
 
 
 class RateLimit:

@@ -19,8 +19,7 @@ Handles: PKCS #10 DER. Does not handle: base64, PEM armour, who may have which n
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cryptography import x509
@@ -29,20 +28,23 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AttributeOID, NameOID
 
+from provisioning.ca.key_envelope import NoRecipient, Recipient, find_recipient
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.ca.name_policy import SubjectNames, asked_names
 from provisioning.ca.profile import Profile
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Identity, InvalidIdentity, check_name
-from provisioning.pki.keys import PrivateKey
+from provisioning.pki.keys import PrivateKey, generate_key
 
 MAXIMUM_CSR_SIZE: Final = 16 * 1024
 """An RSA-8192 request with generous extensions is 3 KB."""
 
 _HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
-_ENCRYPTION_WISHES: Final = {"1.2.840.113549.1.9.16.2.37", "1.2.840.113549.1.9.16.2.54"}
-"""DecryptKeyIdentifier, AsymmetricDecryptKeyIdentifier (RFC 7030 §4.4.1)."""
+_SECRET_KEY_WISH: Final = x509.ObjectIdentifier("1.2.840.113549.1.9.16.2.37")
+"""DecryptKeyIdentifier (RFC 7030 §4.4.1.1)."""
+_PUBLIC_KEY_WISH: Final = x509.ObjectIdentifier("1.2.840.113549.1.9.16.2.54")
+"""AsymmetricDecryptKeyIdentifier (RFC 7030 §4.4.1.2)."""
 
 _DEFAULT_KEY_POLICY: Final = KeyPolicy()
 
@@ -90,26 +92,59 @@ def verify_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> Verif
     return _facts(csr, public_key)
 
 
-def read_key_request(der: bytes, make: Callable[[object], PrivateKey]) -> tuple[VerifiedRequest, PrivateKey]:
-    """Return what a request for a key made here asks for, and that key; raise `RequestRefused`.
+@dataclass(frozen=True, slots=True)
+class KeyRequest:
+    """What a request for a key made here asks for: everything but the key."""
 
-    *make* makes it, and may look at the request's own key: it says what kind is wished. Neither that key nor the
-    request's signature counts for anything else (RFC 7030 §4.4.1).
+    request: VerifiedRequest
+    """Its public key is a stand-in that belongs to nobody; `with_key` puts the one that was made in its place."""
+    wished: object
+    """The request's own key: it says what kind is wished, and nothing else."""
+    recipient: Recipient | None
+    """Whom the key has to be encrypted for, if that was asked for."""
+
+    def with_key(self, key: PrivateKey) -> VerifiedRequest:
+        """Return the request for the certificate of *key*."""
+        return replace(self.request, public_key=key.public_key())
+
+
+def read_key_request(
+    der: bytes, certificate: x509.Certificate | None = None, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY
+) -> KeyRequest:
+    """Return what a request for a key made here asks for; raise `RequestRefused`.
+
+    Neither the request's own key nor its signature counts for the certificate (RFC 7030 §4.4.1). Where the request
+    names a key to encrypt for, that is its own, and then its signature must be good, or the one of *certificate*, which
+    the client has presented.
     """
     csr = _load(der)
+    facts = _facts(csr, generate_key().public_key())
     try:
-        wished: object = csr.public_key()
-        encrypted = any(attribute.oid.dotted_string in _ENCRYPTION_WISHES for attribute in csr.attributes)
+        return KeyRequest(facts, csr.public_key(), _recipient(csr, certificate, key_policy))
     except _UNREADABLE as error:
         raise _malformed(error) from error
-    if encrypted:
+
+
+def _recipient(
+    csr: x509.CertificateSigningRequest, certificate: x509.Certificate | None, key_policy: KeyPolicy
+) -> Recipient | None:
+    if _attribute(csr, _SECRET_KEY_WISH) is not None:
         raise RequestRefused(
             Code.KEY_ENCRYPTION,
-            "the request wants its private key encrypted beyond TLS, which this service does not do: leave "
-            "DecryptKeyIdentifier and AsymmetricDecryptKeyIdentifier out, or make the key on the device",
+            "DecryptKeyIdentifier asks for encryption with a secret key, and this service shares none: name a public "
+            "key with AsymmetricDecryptKeyIdentifier, or make the key on the device",
         )
-    key = make(wished)
-    return _facts(csr, key.public_key()), key
+    identifier = _attribute(csr, _PUBLIC_KEY_WISH)
+    if identifier is None:
+        return None
+    try:
+        recipient = find_recipient(identifier, csr.public_key(), certificate)
+        key_policy.check(recipient.public_key)
+    except (NoRecipient, WeakKey) as error:
+        raise RequestRefused(Code.KEY_ENCRYPTION, str(error)) from error
+    if recipient.public_key == csr.public_key():
+        _check_signature(csr)
+    return recipient
 
 
 def _load(der: bytes) -> x509.CertificateSigningRequest:
@@ -143,8 +178,12 @@ def _facts(csr: x509.CertificateSigningRequest, public_key: CertificatePublicKey
 
 
 def _challenge(csr: x509.CertificateSigningRequest) -> bytes | None:
+    return _attribute(csr, AttributeOID.CHALLENGE_PASSWORD)
+
+
+def _attribute(csr: x509.CertificateSigningRequest, oid: x509.ObjectIdentifier) -> bytes | None:
     try:
-        return csr.attributes.get_attribute_for_oid(AttributeOID.CHALLENGE_PASSWORD).value
+        return csr.attributes.get_attribute_for_oid(oid).value
     except x509.AttributeNotFound:
         return None
 

@@ -21,6 +21,7 @@ class EnrolmentGroup(Answer):
     profile: str
     lifetime_seconds: int | None = None
     maximum_devices: int | None = None
+    certificates_per_minute: int | None = None
     same_key_seconds: int
     new_key: str
     renewal_grace_seconds: int

@@ -262,18 +262,26 @@ class OperatorClient:
         expires_before: datetime | None = None,
     ) -> AsyncIterator[IssuedCertificate]:
         """Yield every certificate that fits what is given; *issuer* by its key identifier in hexadecimal."""
-        search = {
-            "device": device,
-            "state": state,
-            "group": group,
-            "serial": serial,
-            "fingerprint": fingerprint,
-            "issuer": issuer,
-            "expires_from": None if expires_from is None else expires_from.isoformat(),
-            "expires_before": None if expires_before is None else expires_before.isoformat(),
-        }
+        search = _search(device, state, group, serial, fingerprint, issuer, expires_from, expires_before)
         async for item in self._walk("/v1/certificates", search):
             yield self._read(IssuedCertificate, item)
+
+    async def count_certificates(
+        self,
+        *,
+        device: str | None = None,
+        state: str | None = None,
+        group: str | None = None,
+        serial: str | None = None,
+        fingerprint: str | None = None,
+        issuer: str | None = None,
+        expires_from: datetime | None = None,
+        expires_before: datetime | None = None,
+    ) -> dict[str, int]:
+        """Return how many certificates fit what is given, by state."""
+        search = _search(device, state, group, serial, fingerprint, issuer, expires_from, expires_before)
+        counts = self._object(await self._send("GET", "/v1/inventory/counts", query=search))
+        return {each: int(number) for each, number in counts.items()}
 
     async def certificate(self, serial: str) -> IssuedCertificate:
         """Return the certificate with *serial* (hexadecimal)."""
@@ -362,6 +370,28 @@ class OperatorClient:
             raise ServiceUnavailable(
                 f"the provisioning service at {self._base_url} sent an answer without a valid {fields}"
             ) from None
+
+
+def _search(
+    device: str | None,
+    state: str | None,
+    group: str | None,
+    serial: str | None,
+    fingerprint: str | None,
+    issuer: str | None,
+    expires_from: datetime | None,
+    expires_before: datetime | None,
+) -> dict[str, str | None]:
+    return {
+        "device": device,
+        "state": state,
+        "group": group,
+        "serial": serial,
+        "fingerprint": fingerprint,
+        "issuer": issuer,
+        "expires_from": None if expires_from is None else expires_from.isoformat(),
+        "expires_before": None if expires_before is None else expires_before.isoformat(),
+    }
 
 
 def _given(fields: Mapping[str, Any] | None) -> dict[str, Any] | None:

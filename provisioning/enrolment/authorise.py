@@ -60,7 +60,7 @@ class Authorised:
     """Who will be certified, with what, and what is owed for it."""
 
     device: Device
-    profile: str
+    rules: Group
     by: str
     credential: str
     dns_names: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
         _check_request(attempt, rules)
         return Authorised(
             successor.device,
-            rules.profile,
+            rules,
             successor.device.name,
             "certificate",
             successor.dns_names,
@@ -217,7 +217,7 @@ def _admit(
     lifetimes = [life for life in (rules.lifetime, *(each.lifetime for each in said)) if life is not None]
     return Authorised(
         device,
-        rules.profile,
+        rules,
         next((each.by for each in said if each.readmits or each.decides), said[0].by),
         "+".join(each.credential for each in said),
         tuple(name for each in said for name in each.dns_names),

@@ -103,6 +103,8 @@ class GroupService:
             )
         if group.maximum_devices is not None and group.maximum_devices < 1:
             raise _invalid("maximum_devices must be at least 1, or 0 for no limit")
+        if group.certificates_per_minute is not None and group.certificates_per_minute < 1:
+            raise _invalid("certificates_per_minute must be at least 1, or 0 for no limit")
         if not timedelta() <= group.renewal_grace <= MAXIMUM_GRACE:
             raise _invalid(f"renewal_grace_seconds must be 0 to {int(MAXIMUM_GRACE.total_seconds())}")
         _check_webhook(group)
@@ -166,6 +168,7 @@ def _facts(group: Group) -> dict[str, object]:
         "profile": group.profile,
         "lifetime": group.lifetime,
         "maximum_devices": group.maximum_devices,
+        "certificates_per_minute": group.certificates_per_minute,
         "same_key_window": group.same_key_window,
         "new_key": group.new_key,
         "server_keys": group.server_keys,

@@ -112,6 +112,8 @@ def problem_answer(refusal: Refused, headers: Mapping[str, str] | None = None) -
 
 
 def _headers(refusal: Refused) -> dict[str, str]:
+    if refusal.retry_after is not None:
+        return {"Retry-After": str(refusal.retry_after)}
     match STATUSES[refusal.code]:
         case HTTPStatus.UNAUTHORIZED if refusal.code in _TOKEN_CODES:
             return {"WWW-Authenticate": 'Basic realm="enrolment", charset="UTF-8"'}

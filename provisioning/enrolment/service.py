@@ -31,9 +31,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -44,6 +43,7 @@ from sqlalchemy.engine import Connection
 from provisioning.ca.csr import VerifiedRequest, apply_profile, read_key_request, verify_csr
 from provisioning.ca.csr_attributes import csr_attributes
 from provisioning.ca.issuer import IssuanceRequest
+from provisioning.ca.key_envelope import Recipient
 from provisioning.ca.key_policy import KeyPolicy
 from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import Profile
@@ -57,6 +57,7 @@ from provisioning.enrolment.attempt import (
 )
 from provisioning.enrolment.authorise import Authorised, authorise
 from provisioning.enrolment.issuing import Issuing
+from provisioning.enrolment.pace import GroupPace
 from provisioning.enrolment.server_keys import make_key
 from provisioning.enrolment.ways.approval import RETRY_SECONDS, Undecided
 from provisioning.enrolment.ways.approval import record as record_request
@@ -91,6 +92,16 @@ class _Rehearsed(Exception):
     """The rehearsal is over; its transaction is undone."""
 
 
+@dataclass(frozen=True, slots=True)
+class MadeKey:
+    """A key that was made here, and its certificate."""
+
+    key: PrivateKey = field(repr=False)
+    certificate: x509.Certificate
+    recipient: Recipient | None
+    """For whom the key has to be encrypted; None: TLS protects it."""
+
+
 class EnrolmentService:
     """Issues a certificate to whom `authorise` lets in."""
 
@@ -114,6 +125,7 @@ class EnrolmentService:
         """
         self._ask = ask or _nobody_to_ask
         self._key_policy = key_policy or KeyPolicy()
+        self._pace = GroupPace()
         self._database = database
         self._issuing = issuing
         self._serial_numbers = serial_numbers
@@ -141,15 +153,19 @@ class EnrolmentService:
         label: str | None = None,
         certificate: x509.Certificate | None = None,
         connection: TlsConnection | None = None,
-    ) -> tuple[PrivateKey, x509.Certificate]:
+    ) -> MadeKey:
         """Make a key and return it with its first certificate; raise `Refused`, or `Pending`.
 
         The key exists in the answer only. Its kind is the label's group's, or any device's without a label.
         """
-        profile = await self._profile_of(label)
-        request, key = await asyncio.to_thread(read_key_request, csr_der, functools.partial(make_key, profile))
-        attempt = Attempt(request, self._clock(), label, token, certificate, connection=connection, server_key=True)
-        return key, await self._certify(attempt)
+        asked = read_key_request(csr_der, certificate, self._key_policy)
+        attempt = Attempt(
+            asked.request, self._clock(), label, token, certificate, connection=connection, server_key=True
+        )
+        await self._rehearse(attempt)
+        key = await asyncio.to_thread(make_key, await self._profile_of(label), asked.wished)
+        issued = await self._certify(replace(attempt, request=asked.with_key(key)))
+        return MadeKey(key, issued, asked.recipient)
 
     async def reenrol(
         self,
@@ -172,15 +188,19 @@ class EnrolmentService:
         )
 
     async def _rehearse(self, attempt: Attempt) -> None:
-        """Raise `Refused` where `authorise` does; nothing that it does stays."""
+        """Raise `Refused` where `authorise` does, before anything is spent on *attempt*; nothing that it does stays."""
 
         def transaction(connection: Connection) -> None:
             with contextlib.suppress(Unasked):  # It is asked about the key that there will be.
                 authorise(connection, attempt)
             raise _Rehearsed
 
-        with contextlib.suppress(_Rehearsed):
-            await self._database.write(transaction)
+        try:
+            with contextlib.suppress(_Rehearsed):
+                await self._database.write(transaction)
+        except Refused as refusal:
+            _log_refusal(attempt, refusal)
+            raise
 
     async def csr_attributes(self, label: str | None) -> bytes:
         """Return what a request for the label's group should look like, as DER."""
@@ -200,7 +220,7 @@ class EnrolmentService:
         try:
             outcome = await self._decide(attempt)
         except Refused as refusal:
-            log.info("enrolment refused", code=refusal.code.value, detail=refusal.detail, name=name)
+            _log_refusal(attempt, refusal)
             raise
         if isinstance(outcome, Pending):
             log.info("enrolment waits", detail=outcome.detail, name=name)
@@ -244,6 +264,7 @@ class EnrolmentService:
         if authorised.answer is not None:
             return _Outcome(x509.load_der_x509_certificate(authorised.answer), again=True)
         _check_key(connection, authorised.device, attempt.request)
+        self._pace.certify(authorised.rules, attempt.now)
         certificate, certificate_id = self._sign(connection, attempt, authorised, reservation)
         for settle in authorised.settlements:
             settle(connection, certificate_id, authorised.device.name, certificate.not_valid_after_utc)
@@ -260,7 +281,7 @@ class EnrolmentService:
         issuing = self._issuing()
         issuing.check(connection)
         shard = issuing.choose_shard()
-        profile = self._profile_named(authorised.profile, device.role, device.group)
+        profile = self._profile_named(authorised.rules.profile, device.role, device.group)
         identity = Identity(self._trust_domain, device.role, device.name, device.group)
         held = SubjectNames(authorised.dns_names, authorised.ip_addresses)
         names = apply_profile(attempt.request, profile, identity, held)
@@ -301,6 +322,11 @@ class EnrolmentService:
                 "the group",
             )
         return profile
+
+
+def _log_refusal(attempt: Attempt, refusal: Refused) -> None:
+    name = attempt.request.common_name
+    log.info("enrolment refused", code=refusal.code.value, detail=refusal.detail, name=name)
 
 
 async def _nobody_to_ask(_question: Question) -> Verdict:

@@ -62,6 +62,8 @@ class Group:
     lifetime: timedelta | None = None
     """Of its certificates, where it is shorter than the profile's."""
     maximum_devices: int | None = None
+    certificates_per_minute: int | None = None
+    """First ones and successors together."""
     same_key_window: timedelta = timedelta()
     """How long the same request is answered with the same certificate; none: a request is answered once."""
     new_key: NewKey = NewKey.REFUSE

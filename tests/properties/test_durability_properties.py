@@ -47,7 +47,11 @@ def known(engine: Engine) -> Any:
                 messages,
                 set(session.incoming or ()),
             )
-    retained = sorted((m.topic, m.payload, m.qos) for m in engine.retained.find("fleet/#", 0.0))
+    retained = sorted(
+        (each.message.topic, each.message.payload, each.message.qos, each.publisher)
+        for each in engine.retained.walk("fleet/#")
+        if each is not None
+    )
     return sessions, retained
 
 

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from provisioning.pki.keys import generate_key, key_to_pem
+from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem
 
 FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """IEEE 802.1AR §8.7: an IDevID does not end."""
@@ -32,12 +32,21 @@ class Manufacturer:
     def pem(self) -> str:
         return self.certificate.public_bytes(Encoding.PEM).decode()
 
-    def idevid(self, *serial_numbers: str, end: datetime = FOREVER) -> tuple[x509.Certificate, bytes]:
+    def idevid(
+        self,
+        *serial_numbers: str,
+        end: datetime = FOREVER,
+        key: PrivateKey | None = None,
+        usage: x509.KeyUsage | None = None,
+    ) -> tuple[x509.Certificate, bytes]:
         """Return a device certificate, without Authority Key Identifier as some are, and it with its key as PEM."""
-        key = generate_key()
+        key = key or generate_key()
         attributes = [x509.NameAttribute(NameOID.SERIAL_NUMBER, number) for number in serial_numbers]
         subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Acme"), *attributes])
-        certificate = self._builder(subject, key.public_key(), end).sign(self.key, hashes.SHA256())
+        builder = self._builder(subject, key.public_key(), end)
+        if usage is not None:
+            builder = builder.add_extension(usage, critical=True)
+        certificate = builder.sign(self.key, hashes.SHA256())
         return certificate, key_to_pem(key) + certificate.public_bytes(Encoding.PEM)
 
     def _builder(self, subject: x509.Name, public_key: object, end: datetime = FOREVER) -> x509.CertificateBuilder:

@@ -63,6 +63,7 @@ class FakeTransport:
         self.writes = 0
         self.closed = False
         self.held = False
+        self.unsent = False
         self.settled = False
         self.rests: list[float] = []
 

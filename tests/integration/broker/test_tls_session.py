@@ -62,6 +62,8 @@ class Told:
 
     def unchoke(self, now: float) -> None: ...
 
+    def drained(self, now: float) -> None: ...
+
 
 class Server:
     """A listening socket whose connections are served by the transport, on TLS as *opener* opens it."""

@@ -13,8 +13,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from device_sim.attack.catalogue import CATALOGUE
-from device_sim.attack.foreign_server import ServerMissing
 from device_sim.attack.mosquitto_target import mosquitto
+from device_sim.foreign_process import ServerMissing
 from provisioning.pki.keys import key_to_pem
 
 SOURCE = Path(__file__).parents[3]

@@ -73,6 +73,9 @@ async def streaming(fleet: Fleet) -> AsyncIterator[None]:
 
 
 async def drained(fleet: Fleet, backend: Backend) -> None:
+    # An acknowledgement may well come after its message has arrived, and wakes nobody who waits for arrivals.
+    await fleet.quiet(15)
+    assert not any(device.unacknowledged for device in fleet.devices.values())
     async with asyncio.timeout(15):
         await backend.until(
             lambda: all(is_complete(device.sent(), backend.checks[name]) for name, device in fleet.devices.items())
@@ -218,6 +221,22 @@ async def test_a_slow_reader_stalls_and_reads_on(mosquitto: RunningBroker, autho
             await until(lambda: fleet.counters.stalls >= 6 and backend.received >= 100)
         await drained(fleet, backend)
         assert fleet.lost_connections == 0
+        assert total(account(device.sent(), backend.checks[name]) for name, device in fleet.devices.items()).clean
+
+
+async def test_what_is_acknowledged_after_it_has_arrived_is_waited_for(
+    mosquitto: RunningBroker, authority: Authority
+) -> None:
+    async with connected_fleet(mosquitto, authority, CONDUCT, 1) as (fleet, backend):
+        device = fleet.devices["meter-0"]
+        assert device.connection is not None
+        device.connection.read_on(False)
+        assert device.publish_reading(0.0)
+        async with asyncio.timeout(10):
+            await backend.until(lambda: backend.received == 1)
+        assert device.unacknowledged  # It arrived, and the device has not read so.
+        asyncio.get_running_loop().call_later(0.1, device.connection.read_on, True)
+        await drained(fleet, backend)
 
 
 async def test_a_wrong_clock_refuses_the_broker_and_that_is_nobodys_false_refusal(

@@ -56,7 +56,12 @@ def test_from_token_to_revocation(command: Operator, stranger: Curl, device: Ope
     assert code == 0
     _, listed, _ = command("device", "list", "--state", "revoked")
     assert device.name in listed
-    assert command("status")[0] == 0
+    code, shown, _ = command("status")
+    assert code == 0
+    assert shown.splitlines()[0].split() == ["what", "is"]
+    counted = json.loads(command("status", "--json")[1])
+    assert f"{counted['certificates']['revoked']} revoked" in shown
+    assert f"number {counted['crls']['root-ca']['number']}, 0 entries, lapses 20" in shown
 
 
 def read(tokens: Path) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 from email.message import Message
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import AttributeOID, NameOID
 
-from provisioning.pki.keys import PrivateKey, generate_key
-from provisioning.pki.tls import client_context
+from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
+from provisioning.pki.tls import CredentialFiles, client_context
 from tests.support.curl import Curl, CurlAnswer
+from tests.support.key_envelope import DECRYPT_KEY_IDENTIFIER, key_request, opened
+from tests.support.manufacturer import Manufacturer
 from tests.support.openssl import OpensslDevice, openssl
 from tests.support.provisioning import ProvisioningService
 
@@ -110,6 +113,70 @@ def test_the_service_makes_a_key_where_the_group_allows_it(
     assert pem.splitlines()[1] not in service.log.encode()
 
 
+@pytest.mark.parametrize(
+    "recipient",
+    [generate_key(), ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 2048)],
+    ids=["P-256", "P-384", "RSA"],
+)
+def test_openssl_opens_a_key_that_was_encrypted_for_the_request_s_own(
+    stranger: Curl, service: ProvisioningService, device: OpensslDevice, tmp_path: Path, recipient: PrivateKey
+) -> None:
+    name = device.name[:60]
+    group(service, name, server_keys=True)
+    user = ("--user", f"{name}:{service.token(device=name, group=name)}")
+    wish = key_request(name, recipient, key_identifier(recipient.public_key()))
+    answer = stranger.est(f"{name}/serverkeygen", wish, *user)
+    assert answer.status == 200, answer.text
+    sealed, issued = parts_of(answer)
+    assert sealed["Content-Type"] == "application/pkcs7-mime; smime-type=server-generated-key"
+    envelope = base64.b64decode(str(sealed.get_payload()))
+    key = opened(envelope, recipient, service.bundle, tmp_path)
+    (certificate,) = pkcs7.load_der_pkcs7_certificates(base64.b64decode(str(issued.get_payload())))
+    assert certificate.public_key() == key.public_key()
+    assert key.public_key() != recipient.public_key()
+    plain = key.private_bytes(Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    assert plain[-40:] not in envelope
+
+
+@pytest.mark.parametrize("may_decrypt", [True, False])
+def test_a_key_is_encrypted_for_the_certificate_that_was_presented_if_it_may_decrypt(
+    service: ProvisioningService, device: OpensslDevice, tmp_path: Path, *, may_decrypt: bool
+) -> None:
+    name, maker = device.name[:50], Manufacturer(f"Maker of {device.name[-8:]}")
+    group(service, name, server_keys=True, ways=["manufacturer"])
+    registered = service.post("/v1/manufacturers", name=name, group=name, certificate=maker.pem)
+    assert registered.status_code == 201, registered.text
+    recipient = rsa.generate_private_key(65537, 2048)
+    _, pem = maker.idevid(name, key=recipient, usage=key_usage(key_encipherment=may_decrypt))
+    (tmp_path / "idevid.pem").write_bytes(pem)
+    wish = key_request(name, generate_key(), key_identifier(recipient.public_key()))
+    presented = CredentialFiles(tmp_path / "idevid.pem", tmp_path / "idevid.pem")
+    answer = Curl(service.https, service.bundle, presented).est(f"{name}/serverkeygen", wish)
+    if not may_decrypt:
+        assert code_of(answer) == (400, "KEY_ENCRYPTION")
+        assert "key usage" in answer.text
+        return
+    assert answer.status == 200, answer.text
+    sealed, issued = parts_of(answer)
+    key = opened(base64.b64decode(str(sealed.get_payload())), recipient, service.bundle, tmp_path)
+    (certificate,) = pkcs7.load_der_pkcs7_certificates(base64.b64decode(str(issued.get_payload())))
+    assert certificate.public_key() == key.public_key()
+
+
+def key_usage(*, key_encipherment: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=key_encipherment,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 def test_a_key_of_the_service_s_is_refused_by_default_and_never_encrypted_half(
     stranger: Curl, service: ProvisioningService, device: OpensslDevice
 ) -> None:
@@ -118,11 +185,24 @@ def test_a_key_of_the_service_s_is_refused_by_default_and_never_encrypted_half(
     csr = device.request()
     assert code_of(stranger.est("serverkeygen", csr, *user)) == (403, "SERVER_KEYS_REFUSED")
     group(service, name, server_keys=True)
-    for oid in ("1.2.840.113549.1.9.16.2.37", "1.2.840.113549.1.9.16.2.54"):
-        wish = request(name, generate_key(), (oid, b"\x04\x02id"))
+    own, signing_only, weak = (
+        generate_key(),
+        ed25519.Ed25519PrivateKey.generate(),
+        rsa.generate_private_key(65537, 1024),  # noqa: S505 - that is the point
+    )
+    forged = bytearray(base64.b64decode(key_request(name, own, key_identifier(own.public_key()))))
+    forged[-1] ^= 1
+    for wish, reason in (
+        (key_request(name, own, b"shared", oid=DECRYPT_KEY_IDENTIFIER), "DecryptKeyIdentifier"),
+        (key_request(name, own, b"unknown"), "AsymmetricDecryptKeyIdentifier"),
+        (key_request(name, signing_only, key_identifier(signing_only.public_key())), "cannot decrypt"),
+        (key_request(name, weak, key_identifier(weak.public_key())), "2048"),
+    ):
         refused = stranger.est(f"{name}/serverkeygen", wish, *user)
-        assert code_of(refused) == (400, "KEY_ENCRYPTION")
-        assert "DecryptKeyIdentifier" in refused.text
+        assert code_of(refused) == (400, "KEY_ENCRYPTION"), refused.text
+        assert reason in refused.text
+    refused = stranger.est(f"{name}/serverkeygen", base64.encodebytes(forged), *user)
+    assert code_of(refused) == (400, "CSR_SIGNATURE")
     assert code_of(stranger.est(f"{name}/serverkeygen", csr)) == (401, "TOKEN_MISSING")
     assert stranger.est(f"{name}/serverkeygen", csr, *user).status == 200, "nothing was spent before"
 

@@ -44,6 +44,24 @@ def test_a_group_is_made_listed_changed_and_closed(
     assert "maximum devices" not in run(service, "show", name)[1]
 
 
+def test_a_group_that_goes_too_fast_is_told_when_to_come_back_and_spends_nothing(
+    service: ProvisioningService, stranger: Curl, device: OpensslDevice
+) -> None:
+    name = device.name
+    code, shown, said = run(service, "create", name, "--way", "token", "--certificates-per-minute", "1")
+    assert code == 0, said
+    assert "certificates per minute  1" in shown
+    devices = [OpensslDevice(device.directory, f"{name}-{letter}") for letter in "ab"]
+    users = [("--user", f"{each.name}:{service.token(device=each.name, group=name)}") for each in devices]
+    assert stranger.est("simpleenroll", devices[0].request(), *users[0]).status == 200
+    csr = devices[1].request()
+    refused = stranger.est("simpleenroll", csr, *users[1])
+    assert (refused.status, refused.text.split(":")[0]) == (429, "RATE_LIMITED")
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert run(service, "set", name, "--certificates-per-minute", "0")[0] == 0
+    assert stranger.est("simpleenroll", csr, *users[1]).status == 200
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

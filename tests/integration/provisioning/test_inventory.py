@@ -48,6 +48,14 @@ def test_what_expires_soon_is_listed_and_exported(service: ProvisioningService, 
     done = service.command("certificate", "export", "--device", enrolled.name, *common, check=True)
     (row,) = csv.DictReader(io.StringIO(done.stdout))
     assert row["device"] == enrolled.name
+    (line,) = service.command(
+        "certificate", "export", "--format", "json", "--serial", row["serial"], "--state", "active", *common, check=True
+    ).stdout.splitlines()
+    assert json.loads(line)["fingerprint_sha256"] == row["fingerprint_sha256"]
+    counted = service.command("certificate", "count", "--device", enrolled.name, *common, check=True).stdout
+    assert [each.split() for each in counted.splitlines()[:2]] == [["state", "certificates"], ["active", "1"]]
+    counted = service.command("certificate", "count", "--group", "no-such", "--json", *common, check=True).stdout
+    assert json.loads(counted) == {"active": 0, "suspended": 0, "revoked": 0, "expired": 0}
     lines = service.command("certificate", "export", "--format", "json", *common, check=True).stdout.splitlines()
     assert enrolled.name in {json.loads(line)["device"] for line in lines}
 

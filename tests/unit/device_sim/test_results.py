@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from device_sim.latency import Latency
-from device_sim.results.comparison import conditions, differences
+from device_sim.results.comparison import comparison_page, conditions, differences
 from device_sim.results.document import UnreadableReport, read
 from device_sim.results.files import write_all
 from device_sim.results.page import page_of
@@ -138,6 +138,18 @@ def test_a_comparison_says_what_is_better() -> None:
     assert found["published"].change == "="
     again = {item.css for item in differences(imagined(), imagined())}
     assert again == {"soft"}
+
+
+def test_what_only_one_run_has_measured_is_in_the_comparison() -> None:
+    other = imagined()
+    del other["durations"]["revoked_closed"]
+    other["counts"]["stayed_in"] = 3
+    for before, after in ((imagined(), other), (other, imagined())):
+        found = {item.name: item for item in differences(before, after)}
+        assert {found["revoked_closed p99 ms"].before, found["revoked_closed p99 ms"].after} > {None}
+        assert {found["stayed_in"].before, found["stayed_in"].after} == {0, 3}
+        assert "not measured" in comparison_page(before, after)
+    assert "revoked, and not closed" in page_of(other)
 
 
 def test_a_comparison_says_how_the_runs_differ() -> None:

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from broker.mqtt.message import Message
-from broker.routing.retained import RetainedMessages
+from broker.mqtt.subscription import Subscription
+from broker.routing.retained import Replay, RetainedMessages
 
 
 def message(topic: str, payload: bytes = b"x", expires_at: float | None = None) -> Message:
     return Message(topic.encode(), payload, retain=True, expires_at=expires_at)
+
+
+def replayed(replay: Replay, now: float = 0.0) -> list[Message]:
+    found: list[Message] = []
+    while True:
+        try:
+            message = replay.look(now)
+        except StopIteration:
+            return found
+        if message is not None:
+            found.append(message)
+
+
+def find(retained: RetainedMessages, topic_filter: str, now: float = 0.0) -> list[Message]:
+    return replayed(Replay(retained, Subscription(topic_filter, 0), "reader"), now)
 
 
 def test_the_last_message_of_a_topic_is_kept() -> None:
@@ -15,7 +31,7 @@ def test_the_last_message_of_a_topic_is_kept() -> None:
     first, second = message("a"), message("a")
     assert retained.retain("a", first)
     assert retained.retain("a", second)
-    assert retained.find("#", 0.0) == [second]
+    assert find(retained, "#", 0.0) == [second]
     assert len(retained) == 1
 
 
@@ -24,8 +40,8 @@ def test_an_empty_payload_forgets() -> None:
     retained.retain("a", message("a"))
     assert retained.retain("a", message("a", b""))
     assert retained.retain("b", message("b", b""))
-    assert retained.find("#", 0.0) == []
-    assert retained._bytes == 0
+    assert find(retained, "#", 0.0) == []
+    assert retained.bytes == 0
 
 
 def test_the_number_is_bounded_but_a_topic_that_is_there_may_change() -> None:
@@ -35,7 +51,7 @@ def test_the_number_is_bounded_but_a_topic_that_is_there_may_change() -> None:
     assert not retained.retain("c", message("c"))
     newer = message("a", b"newer")
     assert retained.retain("a", newer)
-    assert newer in retained.find("#", 0.0)
+    assert newer in find(retained, "#", 0.0)
     retained.retain("b", message("b", b""))
     assert retained.retain("c", message("c"))
 
@@ -46,15 +62,40 @@ def test_the_bytes_are_bounded_and_a_message_that_does_not_fit_leaves_nothing() 
     assert retained.retain("a", old)
     assert retained.retain("b", message("b", b"x" * 9))
     assert not retained.retain("a", message("a", b"x" * 10))
-    assert retained.find("a", 0.0) == []  # What it replaces is out of date.
-    assert retained._bytes == 10
+    assert find(retained, "a", 0.0) == []  # What it replaces is out of date.
+    assert retained.bytes == 10
 
 
 def test_an_expired_message_is_not_given_out_and_makes_room() -> None:
     retained = RetainedMessages(1, 1000)
     retained.retain("a", message("a", expires_at=10.0))
-    assert len(retained.find("#", 9.9)) == 1
-    assert retained.find("a", 10.0) == []
+    assert len(find(retained, "#", 9.9)) == 1
+    assert find(retained, "a", 10.0) == []
     assert len(retained) == 0
-    assert retained._bytes == 0
+    assert retained.bytes == 0
     assert retained.retain("b", message("b"))
+
+
+def test_a_replay_gives_what_was_there_when_it_began() -> None:
+    retained = RetainedMessages(10, 1000)
+    for name in "abcd":
+        retained.retain(f"t/{name}", message(f"t/{name}"))
+    replay = Replay(retained, Subscription("t/+", 0), "reader")
+    while (first := replay.look(0.0)) is None:
+        pass
+    gone, newer = "t/c", "t/d"
+    retained.retain(gone, message(gone, b""))
+    retained.retain(newer, message(newer, b"newer"))  # Reached the subscription when it was published.
+    retained.retain("t/e", message("t/e"))
+    assert [first.topic, *(each.topic for each in replayed(replay))] == [b"t/a", b"t/b"]
+    assert len(find(retained, "t/#")) == 4
+
+
+def test_no_local_leaves_out_what_the_reader_has_published() -> None:
+    retained = RetainedMessages(10, 1000)
+    retained.retain("t/own", message("t/own"), "service/reader")
+    retained.retain("t/namesake", message("t/namesake"), "device/reader")
+    retained.retain("t/broker", message("t/broker"))
+    shy = Replay(retained, Subscription("t/#", 0, no_local=True), "service/reader")
+    assert sorted(each.topic for each in replayed(shy)) == [b"t/broker", b"t/namesake"]
+    assert len(replayed(Replay(retained, Subscription("t/#", 0), "service/reader"))) == 3

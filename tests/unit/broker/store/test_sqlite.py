@@ -12,6 +12,7 @@ import pytest
 
 from broker.mqtt.message import Message, PersonalMessage
 from broker.store.journal import Batch, Journal
+from broker.store.schema import SCHEMA
 from broker.store.sqlite import SqliteStore, StoreError
 
 SESSION = ("backend", "spiffe://d/service/backend", True, 60, None, *(None,) * 7)
@@ -28,12 +29,12 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 def filled() -> Batch:
     batch = Batch()
     batch.sessions[1] = SESSION
-    batch.subscriptions[1, "fleet/#"] = (1, False, False, 0, b"")
+    batch.subscriptions[1, "fleet/#"] = (1, False, False, 0, b"", False)
     batch.messages[5] = (b"t", b"x", 2, False, b"", None)
     batch.deliveries[1, 9] = (5, 2, False, b"")
     batch.progress[1, 9] = (77, True)
     batch.incoming[1, 3] = True
-    batch.retained["t"] = (b"t", b"x", 1, True, b"", 12.5)
+    batch.retained["t"] = (b"t", b"x", 1, True, b"", 12.5, "device/m")
     return batch
 
 
@@ -91,9 +92,30 @@ def test_another_schema_is_refused_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA user_version=99")
-    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 1: use the broker that made it"):
+    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 2: use the broker that made it"):
         SqliteStore(path)
     SqliteStore(tmp_path / "other.db").close()
+
+
+def test_a_database_of_an_older_broker_is_brought_up_to_date(tmp_path: Path) -> None:
+    """The columns in which schema 1 differs; everything else of it is as it is now."""
+    path = tmp_path / "broker.db"
+    new = ("pending INTEGER NOT NULL DEFAULT 0,", "publisher TEXT NOT NULL DEFAULT ''")
+    lines = [line for line in SCHEMA.splitlines() if not line.strip().startswith(new)]
+    older = "\n".join(lines).replace("expires_at REAL,\n)", "expires_at REAL\n)")
+    assert len(lines) == len(SCHEMA.splitlines()) - len(new)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(f"BEGIN; {older} PRAGMA user_version=1; COMMIT;")
+        database.execute("INSERT INTO sessions VALUES (1, 'm', 'o', 1, 60, NULL, NULL, NULL, 0, 0, NULL, NULL, NULL)")
+        database.execute("INSERT INTO subscriptions VALUES (1, 'fleet/#', 1, 0, 0, 0, x'')")
+        database.execute("INSERT INTO retained VALUES ('t', x'74', x'01', 1, 1, x'', NULL)")
+        database.commit()
+    for _ in range(2):  # Once brought up to date, opened as it is.
+        store = SqliteStore(path)
+        assert store.rows("SELECT * FROM subscriptions") == [(1, "fleet/#", 1, 0, 0, 0, b"", 0)]
+        assert store.rows("SELECT * FROM retained") == [("t", b"t", b"\x01", 1, 1, b"", None, "")]
+        assert store.rows("PRAGMA user_version") == [(2,)]
+        store.close()
 
 
 def test_what_is_no_database_is_refused_and_let_go(tmp_path: Path) -> None:
@@ -187,7 +209,7 @@ async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
     store.attach(journal, asyncio.get_running_loop(), lambda: None, lambda: None)
     journal.save_session(1, SESSION)
     store.begin()
-    journal.subscribe(1, "t", (1, False, False, 0, b""))
+    journal.subscribe(1, "t", (1, False, False, 0, b"", False))
     store.close()
     again = SqliteStore(tmp_path / "broker.db")
     assert len(again.rows("SELECT * FROM subscriptions")) == 1

@@ -104,6 +104,27 @@ async def test_a_group_is_full_when_it_is_full(fleet: Fleet) -> None:
     assert isinstance(await attempt(outside), x509.Certificate)
 
 
+async def test_a_group_gets_so_many_certificates_a_minute_and_others_theirs(fleet: Fleet) -> None:
+    await group(fleet, certificates_per_minute=3, same_key_window=HOUR)
+    key = generate_key()
+    first = await fleet.enrol("meter-1", csr_der(key, names=["meter-1"]))
+    await fleet.enrol("meter-2")
+    token = await fleet.token("meter-3")
+    for wrong in (csr_der(names=["other"]), csr_der(names=["meter-9"])):  # What comes to nothing counts for nothing.
+        with pytest.raises(Refused, match="TOKEN_DEVICE"):
+            await fleet.enrolment.enrol(wrong, TokenCredential("meter-3", token))
+    successor = await fleet.reenrol(first, successor_csr(first))
+    with pytest.raises(Refused, match="RATE_LIMITED: group north gets 3 certificates a minute") as caught:
+        await fleet.enrolment.enrol(csr_der(names=["meter-3"]), TokenCredential("meter-3", token))
+    assert caught.value.retry_after == 20
+    with pytest.raises(Refused, match="RATE_LIMITED"):
+        await fleet.reenrol(successor, successor_csr(successor))
+    (other,) = await fleet.token_service.create(TokenOrder(["meter-4"], "south"), by="admin")
+    await fleet.enrolment.enrol(csr_der(names=["meter-4"]), TokenCredential("meter-4", other.token))
+    fleet.clock.advance(timedelta(seconds=20))
+    await fleet.enrolment.enrol(csr_der(names=["meter-3"]), TokenCredential("meter-3", token))
+
+
 async def test_a_lost_answer_is_given_again_to_the_same_key_for_a_while(fleet: Fleet) -> None:
     await group(fleet, same_key_window=HOUR)
     key, token = generate_key(), await fleet.token()

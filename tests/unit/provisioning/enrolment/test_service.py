@@ -8,13 +8,17 @@ from cryptography import x509
 from sqlalchemy import select, text
 
 from provisioning.ca.issuer import IssuanceRefused, PreparedIssuance
+from provisioning.ca.profile import Profile
+from provisioning.enrolment import service
 from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.server_keys import make_key
 from provisioning.enrolment.tokens import IssuedToken, TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
-from provisioning.pki.keys import generate_key
+from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import tables
+from provisioning.store.groups import Group
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der
 
@@ -52,6 +56,25 @@ async def test_a_refusal_changes_nothing(fleet: Fleet) -> None:
             await fleet.enrolment.enrol(csr, TokenCredential(user, token))
     assert [await rows(fleet, table) for table in ("devices", "certificates")] == [0, 0]
     await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
+
+
+async def test_no_key_is_made_for_who_is_refused(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+
+    def counted(profile: Profile, wished: object) -> PrivateKey:
+        made.append(wished)
+        return make_key(profile, wished)
+
+    monkeypatch.setattr(service, "make_key", counted)
+    token = await fleet.token()
+    for credential in (None, TokenCredential("meter-17", token), TokenCredential("meter-17", "x" * 47)):
+        with pytest.raises(Refused):
+            await fleet.enrolment.enrol_with_server_key(csr_der(), credential, "north")
+    assert not made
+    await fleet.groups.create(Group("north", server_keys=True), by="admin")
+    answer = await fleet.enrolment.enrol_with_server_key(csr_der(), TokenCredential("meter-17", token), "north")
+    assert answer.certificate.public_key() == answer.key.public_key()
+    assert len(made) == 1
 
 
 async def test_a_failure_after_the_signature_spends_no_token_and_burns_the_serial_number(

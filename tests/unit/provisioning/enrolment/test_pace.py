@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from provisioning.api import rate_limit
-from provisioning.api.rate_limit import Buckets
+from provisioning.enrolment import pace
+from provisioning.enrolment.pace import Buckets
 
 
 def test_a_burst_is_served_then_the_steady_rate() -> None:
@@ -17,10 +17,17 @@ def test_a_burst_is_served_then_the_steady_rate() -> None:
 
 
 def test_the_number_of_callers_is_bounded_and_the_busy_ones_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limit, "_BUCKETS", 10)
+    monkeypatch.setattr(pace, "_BUCKETS", 10)
     buckets = Buckets(rate=1, burst=1)
     buckets.take("busy", 0.0)
     for number in range(100):
         buckets.take(number, 0.0)
         assert buckets.take("busy", 0.0) > 0
     assert len(buckets._held) == 10
+
+
+def test_a_clock_that_is_set_back_gives_nothing_and_takes_nothing() -> None:
+    buckets = Buckets(rate=1, burst=2)
+    assert [buckets.take("a", 1000.0) for _ in range(2)] == [0, 0]
+    assert buckets.take("a", 10.0) == pytest.approx(1), "not the 990 seconds that it was set back by"
+    assert buckets.take("a", 11.0) == 0

@@ -1,0 +1,110 @@
+"""What subscriptions cost as they grow in number: CPU time an operation, in memory, in one process.
+
+    .venv/bin/python benchmarks/subscriptions.py                        half a minute
+    .venv/bin/python benchmarks/subscriptions.py --devices 10000 --compiled
+
+*storm*: so many devices connect, each subscribing to its own topics and to one wildcard that all share, and publishing
+in between, so that the routes of those who came before are warm. What a device costs must not grow with their number.
+The wildcard is tried in three places: where it matches none of the devices' topics, where it matches them all, and
+where it stands beside them below the same level.
+
+*matching*: so many subscriptions, and topics that no route is cached for. What a match costs must not grow with the
+number of subscriptions.
+
+tests/unit/broker/routing/test_growth.py counts the operations; here they are timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+if "--compiled" in sys.argv:
+    sys.path.insert(0, str(REPOSITORY / ".build" / "compiled"))
+
+from broker.metrics import Metrics  # noqa: E402
+from broker.mqtt.message import Message  # noqa: E402
+from broker.mqtt.subscription import Subscription  # noqa: E402
+from broker.routing.router import Routes  # noqa: E402
+from broker.session.queue import QueueLimits  # noqa: E402
+from broker.session.session import Session  # noqa: E402
+from provisioning.pki.identity import Identity, Role  # noqa: E402
+
+WILDCARDS = {
+    "matching nothing of theirs": "fleet/all/#",
+    "beside their topics": "fleet/meters/+/alert",
+    "matching what they publish": "fleet/meters/+/state",
+}
+_LIMITS = QueueLimits(10_000, 1 << 24)
+_CACHE = 200_000
+
+
+def main() -> int:
+    """Print the costs at growing numbers."""
+    options = _parser().parse_args()
+    gc.disable()  # The broker freezes what lives long, so that it is not looked at again either.
+    steps = [options.devices // 10, options.devices // 3, options.devices]
+    for place, wildcard in WILDCARDS.items():
+        _print(f"storm, a shared wildcard {place}", steps, "device", partial(_storm, wildcard))
+    subscriptions = [options.subscriptions // 100, options.subscriptions // 10, options.subscriptions]
+    _print("matching a topic that is not cached", subscriptions, "match", _matching)
+    return 0
+
+
+def _print(title: str, numbers: list[int], what: str, measure: Callable[[int], float]) -> None:
+    costs = [(number, measure(number) * 1e6) for number in numbers]
+    said = ", ".join(f"{number:,}: {cost:.1f} µs a {what}" for number, cost in costs)
+    sys.stdout.write(f"{title}: {said}; {costs[-1][1] / costs[0][1]:.2f} of the first\n")
+    sys.stdout.flush()
+
+
+def _session(name: str) -> Session:
+    return Session(name, Identity("bench.internal", Role.DEVICE, name, "meters"), _LIMITS, Metrics())
+
+
+def _storm(wildcard: str, devices: int) -> float:
+    routes = Routes(_CACHE)
+    message = Message(b"t", b"x")
+    started = time.process_time()
+    for number in range(devices):
+        name = f"m{number:05}"
+        session = _session(name)
+        routes.subscribe(session, Subscription(f"fleet/meters/{name}/cmd/#", 1))
+        routes.subscribe(session, Subscription(wildcard, 0))
+        # The first telemetry; its state, too, but for a few where all listen: each is delivered to all.
+        routes[f"fleet/meters/{name}/telemetry".encode()].deliver(message, session, 0.0)
+        if wildcard != WILDCARDS["matching what they publish"] or number % (devices // 10) == 0:
+            routes[f"fleet/meters/{name}/state".encode()].deliver(message, session, 0.0)
+    return (time.process_time() - started) / devices
+
+
+def _matching(subscriptions: int) -> float:
+    routes = Routes(1)  # No cache to speak of.
+    for number in range(subscriptions):
+        session = _session(f"m{number:06}")
+        wild = ("cmd/#", "cmd/+", "cmd/+/ack", "cmd")[number % 4]
+        routes.subscribe(session, Subscription(f"fleet/meters/m{number:06}/{wild}", 1))
+    routes.subscribe(_session("backend"), Subscription("fleet/+/+/telemetry", 1))
+    topics = [f"fleet/meters/m{number * 7919 % subscriptions:06}/cmd/x".encode() for number in range(20_000)]
+    started = time.process_time()
+    for topic in topics:
+        routes[topic]
+    return (time.process_time() - started) / len(topics)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--devices", type=int, default=10_000, help="of the storm (10,000)")
+    parser.add_argument("--subscriptions", type=int, default=100_000, help="of matching (100,000)")
+    parser.add_argument("--compiled", action="store_true", help="the hot path of `make compiled`")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Every benchmark runs, in its smallest size, and says what docs/performance.md promises. Figures mean nothing here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SOURCE = Path(__file__).parents[3]
+
+
+def run(tmp_path: Path, name: str, *arguments: str) -> Any:
+    """Run ``benchmarks/NAME.py --smoke`` as a user does, and return what it wrote as JSON."""
+    written = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{name}.py", "--smoke", "--json", str(written), *arguments],
+        cwd=SOURCE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    if "Remedy: sudo apt-get install" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [each.name for each in tmp_path.iterdir()] == [written.name], "it leaves nothing behind"
+    return json.loads(written.read_text())
+
+
+@pytest.mark.timeout(180)
+def test_revocation_closes_every_connection_in_each_of_three_ways(tmp_path: Path) -> None:
+    figures = run(tmp_path, "revocation")
+    titles = [each["title"] for each in figures["results"]]
+    assert titles == ["one by one", "at once, 16 calls in flight", "in one call"]
+    assert [len(each["closed_ms"]) for each in figures["results"]] == [5, 10, 10]
+    assert all(time > 0 for each in figures["results"] for time in each["closed_ms"])
+    assert figures["already_revoked"] == 500
+
+
+@pytest.mark.timeout(180)
+def test_a_fleet_is_admitted_again_after_kill_9_while_probes_are_served(tmp_path: Path) -> None:
+    figures = run(tmp_path, "readmission")
+    assert figures["sessions"] == 60, "those of the devices; probes and backend keep none"
+    assert figures["readmission_seconds"] > 0
+    assert figures["restart_seconds"] > 0
+    assert figures["probe_messages"] > 0
+    assert figures["probe_ms_p50"] <= figures["probe_ms_p99"] <= figures["probe_ms_max"]
+
+
+@pytest.mark.timeout(180)
+def test_reloads_drop_nobody(tmp_path: Path) -> None:
+    figures = run(tmp_path, "reload_sessions")
+    assert figures["dropped"] == 0
+    assert figures["reloads"] == 5
+    assert list(figures["seconds"]) == ["certificate", "trust", "policy", "limits", "all, by SIGHUP"]
+    assert figures["messages"] > 0
+
+
+@pytest.mark.timeout(180)
+def test_admission_has_a_price_beside_a_broker_without_checks(tmp_path: Path) -> None:
+    figures = run(tmp_path, "admission_cost")
+    assert list(figures["cpu_ms"]) == ["bare", "feed", "lists"]
+    assert all(cost > 0 for cost in figures["cpu_ms"].values())
+    assert list(figures["added_percent"]) == ["feed", "lists"]
+
+
+def test_the_broker_without_checks_is_only_ever_a_benchmarks_part() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "FLEETGATE_BENCHMARK"}
+    done = subprocess.run(
+        [sys.executable, "benchmarks/bare_broker.py", "run"],
+        cwd=SOURCE,
+        env=environment | {"PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "admits everybody" in done.stderr

@@ -1,0 +1,83 @@
+"""The same scenario against a broker that knows revocation by CRL and SIGHUP alone: figures, and no crash."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCENARIO = """
+name = "compared"
+devices = 8
+[[groups]]
+name = "meters"
+telemetry = { every = "200ms" }
+[[stages]]
+ramp = { rate = 50 }
+[[stages]]
+command = { rate = 50 }
+[[stages]]
+restart = {}
+[[stages]]
+revoke = { select = "25%", rate = 20, deadline = "3s" }
+[[stages]]
+renew = { select = "25%", rate = 20 }
+[thresholds]
+unanswered_commands = ["== 0"]
+unreached = ["== 0"]
+failed_renewals = ["== 0"]
+revoked_closed = ["p99 < 1000"]
+"""
+
+
+async def ran(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "device_sim", *arguments, "--json",
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), 100)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert b"Traceback" not in err, err.decode()
+    assert process.returncode is not None
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("fleetgate-")]  # noqa: PTH208
+    return process.returncode, json.loads(out)
+
+
+@pytest.mark.timeout(180)
+async def test_who_closes_revoked_sessions_and_who_does_not(tmp_path: Path) -> None:
+    if shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None:
+        pytest.skip("mosquitto is not installed: make setup-tests")
+    scenario = tmp_path / "compared.toml"
+    scenario.write_text(SCENARIO)
+    code, ours = await ran(tmp_path, "run", str(scenario), "--self-hosted")
+    assert (code, ours["verdict"]) == (0, "PASS")
+    counts = ours["counts"]
+    assert (counts["revoked"], counts["stayed_in"], counts["readmitted"], counts["false_admissions"]) == (2, 0, 0, 0)
+    assert ours["environment"]["broker"].startswith("fleetgate ")
+
+    code, theirs = await ran(tmp_path, "run", str(scenario), "--self-hosted", "--against", "mosquitto")
+    assert (code, theirs["verdict"]) == (4, "SECURITY FAILURE")
+    counts = theirs["counts"]
+    # The CRL keeps them out when they come again; their sessions it left alone.
+    assert (counts["revoked"], counts["stayed_in"], counts["false_admissions"]) == (2, 2, 2)
+    assert "revoked_closed" not in theirs["durations"]
+    assert theirs["durations"]["revoked_refused"]["response"]["count"] == 4 - counts["readmitted"] > 0
+    assert theirs["environment"]["broker"].startswith("mosquitto ")
+    assert {item["metric"] for item in theirs["thresholds"] if not item["passed"]} == {
+        "false_admissions", "revoked_closed",
+    }  # fmt: skip
+    assert ours["scenario"] == theirs["scenario"]
+    for document in (ours, theirs):
+        assert (document["counts"]["lost"], document["counts"]["unreached"], document["counts"]["renewed"]) == (0, 0, 2)

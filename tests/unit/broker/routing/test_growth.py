@@ -1,0 +1,109 @@
+"""What grows and what must not: the work of subscribing and matching, counted in lines of Python, not timed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from broker.metrics import Metrics
+from broker.mqtt.subscription import Subscription
+from broker.routing import names, router, tree
+from broker.routing.router import Routes
+from broker.session.queue import QueueLimits
+from broker.session.session import Session
+from provisioning.pki.identity import Identity, Role
+
+LIMITS = QueueLimits(100, 10_000)
+COUNTED = {module.__file__ for module in (names, router, tree)}
+
+pytestmark = pytest.mark.skipif(
+    not router.__file__.endswith(".py"), reason="compiled code has no lines; the plain twin's are counted"
+)
+
+
+def lines_of(work: Callable[[], Any]) -> int:
+    """Return how many lines of the routing modules *work* runs."""
+    count = 0
+
+    def local(_frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return local
+
+    def trace(frame: FrameType, _event: str, _argument: object) -> Any:
+        return local if frame.f_code.co_filename in COUNTED else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def session(name: str) -> Session:
+    return Session(name, Identity("fleet.internal", Role.DEVICE, name, "meters"), LIMITS, Metrics())
+
+
+def arrives(routes: Routes, name: str, wildcard: str) -> None:
+    """A device subscribes to its own topics and to what all share, and its topics become warm."""
+    device = session(name)
+    routes.subscribe(device, Subscription(f"fleet/meters/{name}/cmd/#", 1))
+    routes.subscribe(device, Subscription(wildcard, 0))
+    for what in ("telemetry", "event", "cmd/x"):
+        assert routes[f"fleet/meters/{name}/{what}".encode()].topics
+
+
+@pytest.mark.parametrize("wildcard", ["fleet/all/#", "fleet/meters/+/alert", "fleet/+/+/alert/#", "+/meters/+/alert/+"])
+def test_the_thousandth_device_of_a_storm_costs_what_the_tenth_does(wildcard: str) -> None:
+    routes = Routes(100_000)
+    costs = [lines_of(lambda: arrives(routes, f"m{number}", wildcard)) for number in range(1000)]  # noqa: B023
+    assert max(costs[10:]) <= max(costs[2:10])
+
+
+@pytest.mark.parametrize("wildcard", ["fleet/all/#", "fleet/meters/+/alert"])
+def test_leaving_costs_the_same_too(wildcard: str) -> None:
+    routes = Routes(100_000)
+    devices = [session(f"m{number}") for number in range(500)]
+    for device in devices:
+        routes.subscribe(device, Subscription(wildcard, 0))
+        assert routes[f"fleet/meters/{device.client_id}/telemetry".encode()].topics
+    costs = [lines_of(lambda: routes.unsubscribe(device, wildcard)) for device in devices]  # noqa: B023
+    assert max(costs[:-1]) <= costs[1]
+
+
+def test_matching_costs_the_same_among_ten_and_ten_thousand_subscriptions() -> None:
+    costs = []
+    for number in (10, 10_000):
+        routes = Routes(100_000)
+        for index in range(number):
+            device = session(f"m{index}")
+            for mine in ("cmd/#", "cmd/+/ack"):
+                routes.subscribe(device, Subscription(f"fleet/meters/m{index}/{mine}", 1))
+        routes.subscribe(session("backend"), Subscription("fleet/+/+/telemetry", 1))
+        topics = [b"fleet/meters/m5/cmd/x", b"fleet/meters/m5/telemetry", b"fleet/meters/none/telemetry", b"other"]
+        costs.append([lines_of(lambda: routes[topic]) for topic in topics])  # noqa: B023
+    assert costs[0] == costs[1]
+
+
+def test_what_wildcards_remember_is_bounded() -> None:
+    routes = Routes(50)
+    listener = session("listener")
+    routes.subscribe(listener, Subscription("a/#", 0))
+    routes.subscribe(session("other"), Subscription("+/+/x", 0))
+    for number in range(2000):  # Names that come and are made stale at once never fill the cache.
+        assert routes[b"a/%d/x" % number].topics
+        routes.subscribe(listener, Subscription("a/+/x", 0))
+        routes.unsubscribe(listener, "a/+/x")
+        remembered = sum(len(node._names or ()) for node in every_node(routes._tree._root))
+        assert remembered <= router._MOST_REMEMBERED * 50 + 3
+        assert len(routes) <= 50
+
+
+def every_node(node: Any) -> list[Any]:
+    return [node, *(below for child in node.children.values() for below in every_node(child))]
