@@ -20,8 +20,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 setup: $(VENV)/.installed                                   ## virtual environment with the three programs
 
-setup-tests: $(VENV)/.installed-dev                         ## what the tests need beside Python: Debian's servers and clients
+.build/gmqtt/gmqtt: $(VENV)/.installed                      # Apart: it brings a package "tests" that would hide ours.
+	@$(BIN)/pip install --quiet --no-deps --upgrade --target .build/gmqtt gmqtt==0.8.0
+	@touch $@
+
+setup-tests: $(VENV)/.installed-dev .build/gmqtt/gmqtt      ## what the tests need beside Python: Debian's servers and clients
 	@deploy/install-test-servers
+	@deploy/install-sslyze $(BIN)/python
 
 check: $(VENV)/.installed-dev                               ## ruff, mypy strict, import contracts
 	$(BIN)/ruff check .

@@ -1,234 +1,212 @@
-"""Measure the provisioning service: enrolments, revocations and OCSP answers a second, and what one costs.
+"""The provisioning service beside cfssl: what certificates, OCSP answers and revocations cost, and how many a second.
 
-    .venv/bin/python benchmarks/provisioning_service.py                              SQLite, 2,000 of each
-    … --already-revoked 100000                                               in a store with a history
-    … --database-url postgresql+psycopg://fleet@127.0.0.1/bench              an empty database
+    .venv/bin/python benchmarks/provisioning_service.py                       both stores, three rounds, ten minutes
+    … --store sqlite --rounds 1 --alone                                       ours on SQLite, two minutes
+    … --already-revoked 0                                                     in a store without a history
 
-The service is the real one, in a process of its own, durable; the client is this process: kept connections, one request
-under way on each, requests made beforehand. What counts is the CPU time of the service a request, which hardly depends
-on what else the machine does: a worker with a core of its own carries 1 / that. The rates are those of a client and a
-server that share the machine. OCSP is asked with a nonce (signed for each request) and without (remembered).
-
-Rules
------
-1. A request that is not answered as it should be fails the run.
-2. The connections are open, and the first request of each kind answered, before anything is counted.
+Each round starts both CAs fresh with an empty store and the same history, one after the other, in an order that changes
+with each round, and asks both for the same: certificates over kept TLS connections and over a new one each, OCSP
+answers signed for the request and signed before, revocations one at a time and many at a time. What counts is the CPU
+time of the server a request, which hardly depends on what else the machine does: a worker with a core of its own
+carries 1 / that. The rates are those of a server and a load that share the machine. See docs/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
-import json
-import math
-import secrets
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import ocsp
-from history import add_history
-from kept_connections import KeptConnection, WronglyAnswered, connections, request
-from peers import ready_line
-from processes import Child, ChildFailed, ended_by_signals
+from ca_cfssl import cfssl
+from ca_figures import Pair, Report, Run
+from ca_fleetgate import fleetgate
+from ca_load import LoadMissing, Result, over_kept, over_new, same_again, wrk
+from ca_running import Question, RunningCa, check_answer
+from foreign_peers import NotInstalled, program
+from kept_connections import WronglyAnswered
+from postgresql import Postgresql, postgresql
+from processes import ChildFailed, ended_by_signals
 from rich.console import Console
-from rich.table import Table
 
-from provisioning.client.csr import build_csr
-from provisioning.client.operator import OperatorClient
-from provisioning.pki.keys import generate_key
-from provisioning.pki.tls import CredentialFiles, client_context
-
-_BATCH = 500
-_SECRET = "FLEET_PROVISIONING_PASSPHRASE"  # noqa: S105 - The variable's name, not a passphrase.
+_PEERS = {"fleetgate": fleetgate, "cfssl": cfssl}
+_STORES = ("sqlite", "postgresql")
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """One kind of request."""
+class Sizes:
+    """How much a run does."""
 
-    title: str
-    seconds: float
-    server_cpu: float
-    latencies: Sequence[float]
-
-    @property
-    def a_second(self) -> float:
-        """The rate on this machine, with this client beside it."""
-        return len(self.latencies) / self.seconds
-
-    @property
-    def cpu_microseconds(self) -> float:
-        """What one request costs the service."""
-        return self.server_cpu / len(self.latencies) * 1e6
-
-    def quantile(self, share: float) -> float:
-        """Return the smallest latency that at least *share* of all do not exceed."""
-        ascending = sorted(self.latencies)
-        return ascending[max(0, math.ceil(len(ascending) * share) - 1)]
+    kept: int
+    """Certificates over kept connections."""
+    new: int
+    """Certificates over new connections."""
+    revocations: int
+    ocsp_seconds: float
+    connections: int
+    already_revoked: int
 
 
-async def measure(
-    title: str, service: Child, opened: Sequence[KeptConnection], requests: Sequence[bytes], expected: int
-) -> Result:
-    """Send *requests* over the connections, one under way on each; the first one is not counted."""
-    await opened[0].send(requests[0], expected)
-    waiting = list(reversed(requests[1:]))
-    latencies: list[float] = []
-
-    async def work(connection: KeptConnection) -> None:
-        while waiting:
-            each = waiting.pop()
-            begun = time.perf_counter()
-            await connection.send(each, expected)
-            latencies.append(time.perf_counter() - begun)
-
-    cpu, begun = service.cpu_seconds(), time.perf_counter()
-    async with asyncio.TaskGroup() as tasks:
-        for connection in opened:
-            tasks.create_task(work(connection))
-    return Result(title, time.perf_counter() - begun, service.cpu_seconds() - cpu, latencies)
-
-
-def ocsp_request(serial: int, issuer: x509.Certificate, nonce: bytes | None) -> bytes:
-    """Return an OCSP request, sent as POST."""
-    example = ocsp.OCSPRequestBuilder().add_certificate(issuer, issuer, hashes.SHA256()).build()
-    name_hash = hashes.Hash(hashes.SHA256())
-    name_hash.update(issuer.subject.public_bytes())
-    builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
-        name_hash.finalize(), example.issuer_key_hash, serial, hashes.SHA256()
-    )
-    if nonce is not None:
-        builder = builder.add_extension(x509.OCSPNonce(nonce), critical=False)
-    der = builder.build().public_bytes(Encoding.DER)
-    return request("POST", "/ocsp", der, "application/ocsp-request")
-
-
-async def run(options: argparse.Namespace, folder: Path, console: Console) -> list[Result]:
-    """Found, fill, serve, and measure one kind of request after the other."""
-    ca = folder / "ca"
-    environment = {_SECRET: secrets.token_urlsafe(), "FLEET_PROVISIONING_REQUESTS_PER_SECOND": "0"}
-    url = options.database_url or f"sqlite:///{ca / 'fleet.db'}"
-    if options.database_url:
-        environment["FLEET_PROVISIONING_DATABASE_URL"] = url
-    program = (sys.executable, "-m", "provisioning")
-    with Child([*program, "init", "--dir", ca], folder / "init.log", environment=environment) as init:
-        if await asyncio.to_thread(init.wait, 60):
-            raise init.failed("did not make a CA")
-    issuer = x509.load_pem_x509_certificate((ca / "issuing-ca.crt").read_bytes())
-    if options.already_revoked:
-        identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
-        add_history(url, identifier, options.already_revoked)
-    serve: list[str | Path] = [*program, "serve", "--dir", ca, "--port", "0", "--http-port", "0"]
-    with Child(serve, folder / "service.log", environment=environment) as service:
-        https, http = await asyncio.to_thread(ready_line, service, "fleet-provisioning")
-        return await _measure_all(options, service, ca, (https, http), issuer, console)
-
-
-async def _measure_all(
-    options: argparse.Namespace,
-    service: Child,
-    ca: Path,
-    urls: tuple[str, str],
-    issuer: x509.Certificate,
-    console: Console,
-) -> list[Result]:
-    credential = CredentialFiles(ca / "operator.crt", ca / "operator.key")
-    anchors = ca / "ca-bundle.crt"
-    names = [f"d{number:06}" for number in range(options.requests + 1)]
-    async with OperatorClient(urls[0], anchors, credential) as operator:
-        tokens = [
-            token
-            for start in range(0, len(names), _BATCH)
-            for token in await operator.create_tokens(devices=names[start : start + _BATCH], group="bench")
-        ]
-    enrol = [
-        request(
-            "POST",
-            "/.well-known/est/simpleenroll",
-            base64.b64encode(build_csr(generate_key(), str(token.device)).public_bytes(Encoding.DER)),
-            "application/pkcs10",
-            (str(token.device), token.token),
-        )
-        for token in tokens
-    ]
-    revoke = [
-        request(
-            "POST", "/v1/revocations", json.dumps({"device": name, "reason": "superseded"}).encode(), "application/json"
-        )
-        for name in names
-    ]
-    results = []
-    async with connections(urls[0], client_context(anchors, None, allow_tls12=True), options.connections) as kept:
-        results.append(await measure("enrolment", service, kept, enrol, 200))
-    console.print(f"{len(names)} devices enrolled")
-    async with OperatorClient(urls[0], anchors, credential) as operator:
-        serial = int((await anext(operator.certificates(device=names[0]))).serial, 16)
-    async with connections(urls[1], None, options.connections) as kept:
-        signed = [ocsp_request(serial, issuer, secrets.token_bytes(32)) for _ in names]
-        known = [ocsp_request(serial, issuer, None)] * len(names)
-        results.append(await measure("OCSP, signed", service, kept, signed, 200))
-        results.append(await measure("OCSP, remembered", service, kept, known, 200))
-    async with connections(urls[0], client_context(anchors, credential, allow_tls12=True), options.connections) as kept:
-        half = len(revoke) // 2
-        results.append(await measure("revocation, one by one", service, kept[:1], revoke[:half], 201))
-        title = f"revocation, {options.connections} under way"
-        results.append(await measure(title, service, kept, revoke[half:], 201))
-    return results
-
-
-def show(console: Console, results: Sequence[Result]) -> None:
-    """Print the table."""
-    table = Table(title="provisioning service, kept connections")
-    for heading in ("request", "answered", "a second", "p50 ms", "p99 ms", "server CPU, µs", "a second and core"):
-        table.add_column(heading, justify="left" if heading == "request" else "right")
-    for result in results:
-        table.add_row(
-            result.title,
-            f"{len(result.latencies):,}",
-            f"{result.a_second:,.0f}",
-            f"{result.quantile(0.5) * 1e3:.2f}",
-            f"{result.quantile(0.99) * 1e3:.2f}",
-            f"{result.cpu_microseconds:,.0f}",
-            f"{1e6 / result.cpu_microseconds:,.0f}",
-        )
-    console.print(table)
+_FULL = Sizes(3000, 800, 800, 4.0, 16, 100_000)
+_SMOKE = Sizes(40, 10, 20, 1.0, 4, 100)
 
 
 def main() -> int:
     """Measure what the command line asks for; return the exit code."""
-    options = _options()
+    options = _parser().parse_args()
     console = Console(stderr=True)
-    results: list[Result] = []
-    failure: str | None = None
+    peers = ["fleetgate"] if options.alone else list(_PEERS)
+    report: Report | None = None
     try:
-        with ended_by_signals(), tempfile.TemporaryDirectory(prefix="fleetgate-bench-") as folder:
-            results = asyncio.run(run(options, Path(folder), console))
-    except* KeyboardInterrupt:
-        failure = "stopped; nothing is left running"
-    except* (WronglyAnswered, ChildFailed) as group:
-        failure = str(group.exceptions[0])
-    if failure is not None:
-        console.print(f"provisioning: {failure}", markup=False)
-        return 1
-    show(Console(width=None if sys.stdout.isatty() else 130), results)
-    return 0
+        wrk()
+        if not options.alone:
+            program("cfssl", "golang-cfssl")
+        with ended_by_signals():
+            report = _compare(options, peers, _sizes(options), console)
+    except KeyboardInterrupt:
+        console.print("stopped; nothing is left running")
+        return 130
+    except (WronglyAnswered, ChildFailed, LoadMissing, NotInstalled) as error:
+        console.print(f"provisioning_service: {error}", style="red", markup=False)
+        return 2
+    report.show(Console(width=None if sys.stdout.isatty() else 150))
+    if options.json:
+        report.write(options.json)
+    return 1 if options.check and report.missed else 0
 
 
-def _options() -> argparse.Namespace:
+def _compare(options: argparse.Namespace, peers: list[str], sizes: Sizes, console: Console) -> Report:
+    stores: dict[str, list[Pair]] = {store: [] for store in options.store or _STORES}
+    with ExitStack() as stack:
+        server = stack.enter_context(postgresql()) if "postgresql" in stores else None
+        for number in range(1, options.rounds + 1):
+            for store, pairs in stores.items():
+                order = peers if number % 2 else peers[::-1]
+                found: dict[str, Run] = {"cfssl": {}}
+                for peer in order:
+                    found[peer] = _run(peer, server if store == "postgresql" else None, sizes)
+                    console.print(f"round {number}/{options.rounds}, {peer} on {store}: {_brief(found[peer])}",
+                                  highlight=False, soft_wrap=True)  # fmt: skip
+                pairs.append((found["fleetgate"], found["cfssl"]))
+    facts = {"already_revoked": sizes.already_revoked, "connections": sizes.connections}
+    notes = [f"{sizes.already_revoked:,} certificates revoked before, {sizes.connections} connections"]
+    return Report(peers, notes, stores, facts)
+
+
+def _run(peer: str, server: Postgresql | None, sizes: Sizes) -> Run:
+    with tempfile.TemporaryDirectory(prefix="fleetgate-bench-") as folder:
+        try:
+            return asyncio.run(_measure(peer, Path(folder), server, sizes))
+        except* (WronglyAnswered, ChildFailed) as group:
+            failure = group.exceptions[0]
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+        raise failure
+
+
+async def _measure(peer: str, folder: Path, server: Postgresql | None, sizes: Sizes) -> Run:
+    requests = sizes.kept + sizes.new + 2  # The first of each kind is not counted.
+    async with AsyncExitStack() as stack:
+        ca = await stack.enter_async_context(
+            _PEERS[peer](folder, server, requests=requests, already_revoked=sizes.already_revoked)
+        )
+        found: Run = {"memory_start": ca.issuing.memory_kib() / 1024}
+        cpu, connections = ca.issuing.cpu_seconds, sizes.connections
+        database = 0.0 if server is None else server.cpu_seconds()
+        first, rest = ca.issue_requests[: sizes.kept + 1], ca.issue_requests[sizes.kept + 1 :]
+        result, issued = await over_kept(ca.https, connections, first, 200, cpu)
+        _note(found, "issue_kept", result)
+        if server is not None:
+            found["issue_kept_database_cpu"] = (server.cpu_seconds() - database) / result.requests * 1e6
+        result, _ = await over_new(ca.https, connections, rest, 200, cpu)
+        _note(found, "issue_new", result)
+        for name, question in (("ocsp_signed", ca.ocsp_signed), ("ocsp_remembered", ca.ocsp_remembered)):
+            _note(found, name, await _asked(question, sizes, folder))
+        await _revoke(found, ca, issued, sizes)
+        found["memory_end"] = ca.issuing.memory_kib() / 1024
+        return found
+
+
+async def _asked(question: Question, sizes: Sizes, folder: Path) -> Result:
+    await check_answer(question)
+    return await same_again(
+        question.url,
+        question.body,
+        question.media_type,
+        connections=sizes.connections,
+        seconds=sizes.ocsp_seconds,
+        cpu=question.cpu,
+        folder=folder,
+    )
+
+
+async def _revoke(found: Run, ca: RunningCa, issued: list[bytes], sizes: Sizes) -> None:
+    requests = ca.revoke_requests(issued[: sizes.revocations])
+    half = len(requests) // 2
+    for name, connections, part in (
+        ("revoke_one", 1, requests[:half]),
+        ("revoke_many", sizes.connections, requests[half:]),
+    ):
+        result, _ = await over_kept(ca.operators, connections, part, ca.revoked_status, ca.issuing.cpu_seconds)
+        _note(found, name, result)
+
+
+def _note(found: Run, name: str, result: Result) -> None:
+    found[f"{name}_cpu"] = result.cpu_microseconds
+    found[f"{name}_rate"] = result.a_second
+    found[f"{name}_p50"] = result.p50 * 1e3
+    found[f"{name}_p99"] = result.p99 * 1e3
+    found[f"{name}_load_busy"] = result.load_busy
+
+
+def _brief(run: Run) -> str:
+    return ", ".join(f"{key.removesuffix('_cpu')} {value:.0f} µs" for key, value in run.items() if key.endswith("_cpu"))
+
+
+def _sizes(options: argparse.Namespace) -> Sizes:
+    if options.smoke:
+        return _SMOKE
+    return Sizes(
+        options.requests,
+        max(1, options.requests // 4),
+        max(4, options.requests // 4),
+        _FULL.ocsp_seconds,
+        options.connections,
+        options.already_revoked,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--requests", type=int, default=2000, help="of each kind (2000)")
-    parser.add_argument("--connections", type=int, default=16, help="kept connections, one request on each (16)")
-    parser.add_argument("--already-revoked", type=int, default=0, help="certificates revoked before (0)")
-    parser.add_argument("--database-url", help="an empty database, instead of SQLite in a temporary folder")
-    return parser.parse_args()
+    parser.add_argument("--rounds", type=_positive, default=3, help="each starts both CAs fresh (3)")
+    parser.add_argument("--store", action="append", choices=_STORES, help="this store; may be repeated (both)")
+    parser.add_argument("--alone", action="store_true", help="without cfssl")
+    parser.add_argument(
+        "--requests", type=_positive, default=_FULL.kept, help=f"certificates over kept connections ({_FULL.kept})"
+    )
+    parser.add_argument(
+        "--connections", type=_positive, default=_FULL.connections, help=f"at a time ({_FULL.connections})"
+    )
+    parser.add_argument(
+        "--already-revoked",
+        type=int,
+        default=_FULL.already_revoked,
+        help=f"certificates revoked before ({_FULL.already_revoked})",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round and the summary there")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is reached in no round")
+    parser.add_argument("--smoke", action="store_true", help="only shows that it all runs; its figures mean nothing")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from broker.admission.policy_file import PolicyError, load_policy
 from broker.build import is_compiled
 from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
+from broker.crl_commands import crl_app
 from broker.policy_commands import policy
 from broker.reload_command import reload
 from broker.server import BrokerServer
@@ -42,6 +43,7 @@ app = typer.Typer(
 
 app.callback()(remote_options)
 app.add_typer(admin_commands.trust_app, name="trust")
+app.add_typer(crl_app, name="crl")
 for command in (admin_commands.status, admin_commands.sessions, admin_commands.kick, explain_commands.why):
     app.command()(command)
 app.command()(explain_commands.check)

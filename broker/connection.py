@@ -31,7 +31,7 @@ import structlog
 from broker import lifetime
 from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry, Waits
-from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.refusal import RefusalCode, Refused, told
 from broker.authorization import refuse_topic
 from broker.byte_stream import ByteStream
 from broker.engine import Engine
@@ -44,7 +44,6 @@ from broker.mqtt.errors import MalformedPacket, PacketError
 from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import decode_packet
-from broker.mqtt.properties import Properties
 from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, encode_publish
 from broker.mqtt.topics import check_topic_name
 from broker.routing.router import Subscriber
@@ -268,6 +267,7 @@ class ClientConnection:
                 elif first == _PINGREQ and length == 0 and session is not None:
                     session.outbox.append(PINGRESP)
                     acknowledged += 1
+                    handled += 1
                     position = end
                     continue
                 position = end
@@ -306,6 +306,11 @@ class ClientConnection:
         """Take note that too much is unsent: the session keeps what is not sent yet in its bounded queue."""
         if self.session is not None:
             self.session.choked = True
+            if self._complaints < _MOST_COMPLAINTS:
+                self._complaints += 1
+                log.warning(
+                    "client does not keep up", code="SLOW_CONSUMER", client=self.session.client_id, address=self.address
+                )
 
     def unchoke(self, now: float) -> None:
         """Take note that the client reads again."""
@@ -424,8 +429,7 @@ class ClientConnection:
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
         """Answer the CONNECT with *refusal*, explained where the client takes that many bytes (0: any), and close."""
         if not self.closed:
-            properties = Properties(reason_string=refusal.reason_string)
-            packet = Connack(refusal.reason_code, properties=properties).encode(self.version)
+            packet = Connack(refusal.reason_code, properties=refusal.told).encode(self.version)
             if 0 < maximum_packet_size < len(packet):  # [MQTT-3.2.2-19]
                 packet = Connack(refusal.reason_code).encode(self.version)
             if not 0 < maximum_packet_size < len(packet):  # [MQTT-3.1.2-24]
@@ -443,7 +447,7 @@ class ClientConnection:
         if session is not None:
             session.flush()
             if self.version is ProtocolVersion.V5:
-                packet = Disconnect(reason_code, Properties(reason_string=f"{code}: {detail}")).encode(self.version)
+                packet = Disconnect(reason_code, told(code, detail, self.engine.connected)).encode(self.version)
                 if 0 < session.maximum_packet_size < len(packet):  # [MQTT-3.14.2-3]
                     packet = Disconnect(reason_code).encode(self.version)
                 self._transport.write([packet])

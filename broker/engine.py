@@ -319,6 +319,7 @@ class Engine:
             if session.expires_at > now:
                 self.registry.schedule(session, session.expires_at)
             else:
+                self.metrics.sessions_expired += 1
                 self._discard(session, now)
 
     def _discard(self, session: Session, now: float) -> None:

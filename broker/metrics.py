@@ -33,6 +33,7 @@ class Metrics:
     dropped_queue_full: int = 0
     dropped_too_large: int = 0
     dropped_expired: int = 0
+    sessions_expired: int = 0
     revocations: int = 0
     revocation_to_close_seconds: Histogram = field(default_factory=Histogram)
     """From the moment at which provisioning has recorded a revocation to the end of a live session."""
@@ -51,3 +52,8 @@ class Metrics:
     """Seconds that the event loop is late, the worst of the last second; shown as ``loop_lag_seconds``."""
     reloads: Counter[str] = field(default_factory=Counter)
     """By part and outcome: ``policy.refused``."""
+
+    @property
+    def dropped(self) -> int:
+        """Messages that were not delivered, for whatever reason."""
+        return self.dropped_slow_consumer + self.dropped_queue_full + self.dropped_too_large + self.dropped_expired

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -24,6 +24,14 @@ def reload(
         Path | None,
         typer.Option(help="With --dry-run: a policy file to try instead of the broker's.", show_default=False),
     ] = None,
+    anchors: Annotated[
+        Path | None,
+        typer.Option(help="With --dry-run: trust anchors (PEM) to try instead of the broker's.", show_default=False),
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="With --anchors: the trust bundle whose anchors they would be.", show_default=False),
+    ] = None,
     socket: Socket = None,
     state_dir: StateDir = None,
     config: Config = None,
@@ -33,19 +41,13 @@ def reload(
 
     What cannot be used is refused, and the old one stays: exit code 1.
     """
-    asked: dict[str, Any] = {"dry_run": dry_run}
+    if not dry_run and (policy is not None or anchors is not None):
+        _fail("--policy and --anchors: only with --dry-run; a reload takes the broker's own files")
+    asked = {"dry_run": dry_run, **_candidates(policy, anchors, bundle)}
     if parts:
         asked["parts"] = parts
-    if policy is not None:
-        if not dry_run:
-            typer.echo("fleet-broker: --policy: only with --dry-run; a reload takes the broker's own file", err=True)
-            raise typer.Exit(_USAGE)
-        try:
-            asked["policy"] = read_policy(policy)
-        except PolicyError as error:
-            typer.echo(f"fleet-broker: {error}", err=True)
-            raise typer.Exit(_USAGE) from None
-        asked.setdefault("parts", [Part.POLICY])
+    elif tried := [part for part, name in ((Part.POLICY, "policy"), (Part.TRUST, "anchors")) if name in asked]:
+        asked["parts"] = tried
     with admin_client(socket, state_dir, config) as client:
         answer = client.post("/v1/reload", asked)
     if as_json:
@@ -55,3 +57,25 @@ def reload(
             sys.stdout.write(f"{each['text']}\n")
     if answer["refused"]:
         raise typer.Exit(1)
+
+
+def _candidates(policy: Path | None, anchors: Path | None, bundle: str | None) -> dict[str, str]:
+    """Return the texts that are to be tried."""
+    if bundle is not None and anchors is None:
+        _fail("--bundle: names whose anchors are tried; give --anchors")
+    tried = {} if bundle is None else {"bundle": bundle}
+    try:
+        if policy is not None:
+            tried["policy"] = read_policy(policy)
+        if anchors is not None:
+            tried["anchors"] = anchors.read_text()
+    except PolicyError as error:
+        _fail(str(error))
+    except (OSError, UnicodeDecodeError) as error:
+        _fail(f"--anchors: {anchors} cannot be read: {error}")
+    return tried
+
+
+def _fail(text: str) -> NoReturn:
+    typer.echo(f"fleet-broker: {text}", err=True)
+    raise typer.Exit(_USAGE)

@@ -1,18 +1,59 @@
 """``$SYS``: the broker's own figures under mosquitto's names, for dashboards that know them.
 
+Theory
+------
+The figures are the counters that there are anyway (`broker.metrics`), read every few seconds. ``load/…`` are what
+mosquitto makes of them: how many a minute, as moving averages over one, five and fifteen minutes.
+
 Rules
 -----
 1. Retained, at QoS 0, every few seconds, and only what has changed. Never stored on disk.
 2. Who may read them is the policy's to say: services and operators.
+3. The data path counts nothing for them. Names of mosquitto for which that would be needed are in `NOT_OFFERED`.
 """
 
 from __future__ import annotations
+
+import math
+import resource
+from pathlib import Path
+from typing import Final
 
 from broker.engine import Engine
 from broker.mqtt.message import Message
 from provisioning.version import product_version
 
 INTERVAL = 10.0
+NOT_OFFERED: Final = frozenset(
+    {
+        "messages/stored",
+        "store/messages/count",
+        "store/messages/bytes",
+        "publish/messages/sent",
+        "publish/bytes/received",
+        "publish/bytes/sent",
+        *(f"load/publish/sent/{minutes}min" for minutes in (1, 5, 15)),
+    }
+)
+"""Figures of mosquitto that nobody counts here; those of stored messages are Prometheus' (`broker.admin.survey`)."""
+_MINUTE = 60.0
+_PAGE_BYTES = resource.getpagesize()
+
+
+class _Load:
+    """How many a minute, smoothed over one, five and fifteen minutes, as mosquitto does it."""
+
+    def __init__(self) -> None:
+        self._averages = dict.fromkeys((1, 5, 15), 0.0)
+        self._last = 0
+
+    def add(self, total: int, seconds: float) -> dict[str, str]:
+        """Take note of the counter's *total* after *seconds*; return the averages by name."""
+        rate = (total - self._last) * _MINUTE / seconds
+        self._last = total
+        for minutes, average in self._averages.items():
+            self._averages[minutes] = rate + math.exp(-seconds / (minutes * _MINUTE)) * (average - rate)
+        return {f"{minutes}min": f"{average:.2f}" for minutes, average in self._averages.items()}
 
 
 class SysTopics:
@@ -23,10 +64,17 @@ class SysTopics:
         self._started = started
         self._published: dict[str, str] = {}
         self._version = f"fleetgate version {product_version()}"
+        self._most_connected = 0
+        self._loads: dict[str, _Load] = {}
+        self._last = started
 
     def publish(self, now: float) -> None:
         """Publish what has changed since the last time."""
-        for name, value in self._figures(now).items():
+        figures = self._figures(now)
+        if now > self._last:
+            figures |= self._load(now - self._last)
+            self._last = now
+        for name, value in figures.items():
             if self._published.get(name) != value:
                 self._published[name] = value
                 self._engine.publish_own(Message(f"$SYS/broker/{name}".encode(), value.encode(), retain=True), now)
@@ -34,26 +82,27 @@ class SysTopics:
     def _figures(self, now: float) -> dict[str, str]:
         engine, metrics = self._engine, self._engine.metrics
         connected, total = engine.connected, len(engine.registry)
-        dropped = (
-            metrics.dropped_slow_consumer
-            + metrics.dropped_queue_full
-            + metrics.dropped_too_large
-            + metrics.dropped_expired
-        )
+        self._most_connected = max(self._most_connected, connected)
+        resident, most_resident = _memory()
         figures = {
             "clients/connected": connected,
             "clients/active": connected,
             "clients/disconnected": total - connected,
             "clients/inactive": total - connected,
+            "clients/expired": metrics.sessions_expired,
+            "clients/maximum": self._most_connected,
             "clients/total": total,
             "messages/received": metrics.messages_received,
             "publish/messages/received": metrics.messages_received,
-            "publish/messages/dropped": dropped,
+            "publish/messages/dropped": metrics.dropped,
             "messages/sent": metrics.packets_sent,
             "bytes/received": metrics.bytes_received,
             "bytes/sent": metrics.bytes_sent,
+            "heap/current": resident,
+            "heap/maximum": most_resident,
             "retained messages/count": len(engine.retained),
             "subscriptions/count": engine.routes.subscription_count,
+            "shared_subscriptions/count": engine.routes.shared_subscription_count,
             "fleet/admitted": metrics.admitted,
             "fleet/refused": metrics.refused.total(),
             "fleet/revocations": metrics.revocations,
@@ -64,3 +113,30 @@ class SysTopics:
             "uptime": f"{now - self._started:.0f} seconds",
             **{name: str(value) for name, value in figures.items()},
         }
+
+    def _load(self, seconds: float) -> dict[str, str]:
+        metrics = self._engine.metrics
+        totals = {
+            "messages/received": metrics.messages_received,
+            "messages/sent": metrics.packets_sent,
+            "publish/received": metrics.messages_received,
+            "publish/dropped": metrics.dropped,
+            "bytes/received": metrics.bytes_received,
+            "bytes/sent": metrics.bytes_sent,
+            "connections": metrics.admitted,
+            "sockets": metrics.connections_accepted,
+        }
+        return {
+            f"load/{name}/{span}": value
+            for name, total in totals.items()
+            for span, value in self._loads.setdefault(name, _Load()).add(total, seconds).items()
+        }
+
+
+def _memory() -> tuple[int, int]:
+    """Return the bytes that the process holds, and has held at most."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES, most
+    except (OSError, IndexError, ValueError):  # Not Linux.
+        return most, most

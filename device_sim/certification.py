@@ -25,9 +25,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from device_sim.credential import HeldCredential
 from provisioning.pki.identity import Identity
-from provisioning.pki.keys import PrivateKey, generate_key, load_key
+from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key
+from provisioning.pki.tls import CredentialPem
 
 LIFE = timedelta(days=30)
+FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""The end of a certificate that does not end (802.1AR §8.7)."""
 
 
 class UnusableAuthority(Exception):
@@ -74,7 +77,7 @@ def end_entity(
         .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity.uri)]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
-        .sign(issuer_key, None if isinstance(issuer_key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
+        .sign(issuer_key, _hash(issuer_key))
     )
 
 
@@ -118,3 +121,28 @@ class CertificateAuthority:
         # An issuing CA goes with the certificate, so that a broker which trusts only the root can build the path.
         own_root = self.certificate.subject == self.certificate.issuer
         return HeldCredential.of(issued, key, *(() if own_root else (self.certificate,)))
+
+
+def idevid(manufacturer: CertificateAuthority, number: str) -> CredentialPem:
+    """Return the key and certificate that *manufacturer* puts into the device with the serial *number* (802.1AR §8)."""
+    key, issuer = generate_key(), manufacturer.certificate
+    subject = x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, number)])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(minutes=1))
+        .not_valid_after(FOREVER)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(manufacturer.key.public_key()), critical=False
+        )
+        .sign(manufacturer.key, _hash(manufacturer.key))
+    )
+    return CredentialPem(certificate.public_bytes(Encoding.PEM) + key_to_pem(key))
+
+
+def _hash(key: PrivateKey) -> hashes.SHA256 | None:
+    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()

@@ -41,10 +41,18 @@ class HeldCredential:
     key_pem: bytes
 
     @classmethod
-    def of(cls, certificate: x509.Certificate, key: PrivateKey, *chain: x509.Certificate) -> HeldCredential:
-        """Return the credential of *certificate* with its private *key*, presented with *chain*."""
+    def of(
+        cls, certificate: x509.Certificate, key: PrivateKey, *chain: x509.Certificate, name: str | None = None
+    ) -> HeldCredential:
+        """Return the credential of *certificate* with its private *key*, presented with *chain*.
+
+        Raises `InvalidIdentity` if it does not name the party *name* that asked for it.
+        """
+        identity = identity_of(certificate)
+        if name is not None and identity.name != name:
+            raise InvalidIdentity(f"the service answered {name!r} with a certificate for {identity.name!r}")
         return cls(
-            identity_of(certificate),
+            identity,
             certificate.serial_number,
             certificate.not_valid_after_utc,
             b"".join(part.public_bytes(Encoding.PEM) for part in (certificate, *chain)),
@@ -87,10 +95,7 @@ async def enrol(est: EstClient, name: str, token: str, randomness: random.Random
             await asyncio.sleep(error.retry_after or _BACKOFF.pause(attempt, randomness))
         else:
             break
-    held = HeldCredential.of(certificate, key)
-    if held.identity.name != name:
-        raise InvalidIdentity(f"the service answered {name!r} with a certificate for {held.identity.name!r}")
-    return held
+    return HeldCredential.of(certificate, key, name=name)
 
 
 async def renew(url: str, anchors: Path, held: HeldCredential) -> HeldCredential:

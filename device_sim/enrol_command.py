@@ -12,12 +12,13 @@ import typer
 
 from device_sim.certification import CertificateAuthority
 from device_sim.enrolling import certify_fleet, end_fleet, enrol_fleet, names_of
+from device_sim.evidence import Given, presenting, ways_of
 from device_sim.explanation import explained
 from device_sim.fleet_directory import FleetDirectory, FleetUnusable, Origin
 from device_sim.interruption import Interruption, run
 from device_sim.view import Progress, View
+from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.est import EstClient
-from provisioning.client.operator import OperatorClient
 from provisioning.pki.identity import check_name
 from provisioning.pki.tls import CredentialFiles
 
@@ -37,6 +38,23 @@ def enrol(
     ] = None,
     cert: Annotated[Path | None, typer.Option(help="Operator certificate.", show_default=False)] = None,
     key: Annotated[Path | None, typer.Option(help="Its private key.", show_default=False)] = None,
+    way: Annotated[
+        str,
+        typer.Option(
+            help="How the devices get in: token, claim, manufacturer, listed, approval, or several as claim+approval."
+        ),
+    ] = "token",
+    claim: Annotated[
+        Path | None, typer.Option(help="--way claim: the claim's certificate and key, PEM.", show_default=False)
+    ] = None,
+    manufacturer_cert: Annotated[
+        Path | None,
+        typer.Option(help="--way manufacturer: the CA that signs the devices' IDevIDs.", show_default=False),
+    ] = None,
+    manufacturer_key: Annotated[Path | None, typer.Option(help="Its private key.", show_default=False)] = None,
+    approve: Annotated[
+        bool, typer.Option("--approve", help="--way approval: approve the fleet's own requests, as an operator.")
+    ] = False,
     ca_cert: Annotated[
         Path | None, typer.Option(help="Instead of a service: the certificate of a CA of yours.", show_default=False)
     ] = None,
@@ -57,7 +75,12 @@ def enrol(
             return
         check_name("group", group)
         names = names_of(check_name("prefix", prefix), devices)
-        authority = _authority(ca_cert, ca_key)
+        authority = _authority("--ca-cert", ca_cert, "--ca-key", ca_key)
+        manufacturer = _authority("--manufacturer-cert", manufacturer_cert, "--manufacturer-key", manufacturer_key)
+        try:
+            given = Given(ways_of(way), _pair(claim), manufacturer, approve)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
         fleet = _fleet(directory, authority, provisioning, cafile, _operator(cert, key))
         before = sum(name in fleet.entries for name in names)
         if before:
@@ -81,8 +104,11 @@ def enrol(
                     return
                 operator = await stack.enter_async_context(_client(fleet))
                 url = fleet.origin.provisioning_url or ""
-                est = await stack.enter_async_context(EstClient(url, fleet.anchors, connections=parallel))
-                await enrol_fleet(fleet, names, group, operator, est, parallel, enrolled)
+                est = await stack.enter_async_context(EstClient(url, fleet.anchors, connections=1))
+                evidence = await stack.enter_async_context(
+                    presenting(given, group, url, fleet.anchors, operator, parallel)
+                )
+                await enrol_fleet(fleet, names, operator, est, evidence, parallel, enrolled)
 
         run(story)
         view.result(f"{len(fleet.devices)} devices in {directory}; next: fleet-sim run smoke --fleet {directory} …")
@@ -112,12 +138,18 @@ def _end(view: View, directory: Path, parallel: int) -> None:
     view.result(f"{done} revoked, {directory} removed" if done else f"{directory} removed")
 
 
-def _authority(certificate: Path | None, key: Path | None) -> CertificateAuthority | None:
+def _authority(
+    certificate_option: str, certificate: Path | None, key_option: str, key: Path | None
+) -> CertificateAuthority | None:
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
-        raise typer.BadParameter("--ca-cert and --ca-key go together: name both")
+        raise typer.BadParameter(f"{certificate_option} and {key_option} go together: name both")
     return CertificateAuthority.load(certificate, key)
+
+
+def _pair(both: Path | None) -> CredentialFiles | None:
+    return None if both is None else CredentialFiles(both, both)
 
 
 def _operator(certificate: Path | None, key: Path | None) -> CredentialFiles | None:
@@ -149,8 +181,8 @@ def _fleet(
     return FleetDirectory.create(directory, Origin(url, operator), cafile.read_text(), service)
 
 
-def _client(fleet: FleetDirectory) -> OperatorClient:
+def _client(fleet: FleetDirectory) -> EnrolmentOperatorClient:
     origin = fleet.origin
     if origin.provisioning_url is None or origin.operator is None:
         raise FleetUnusable(f"{fleet.path} was made from a CA: there is no service to ask")
-    return OperatorClient(origin.provisioning_url, fleet.anchors, origin.operator)
+    return EnrolmentOperatorClient(origin.provisioning_url, fleet.anchors, origin.operator)

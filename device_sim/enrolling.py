@@ -3,7 +3,8 @@
 Rules
 -----
 1. What is in the directory is not enrolled again; what was under way when the user interrupted is.
-2. Tokens are asked for a batch at a time: an interruption wastes no more than a batch, and they expire by themselves.
+2. Tokens are asked for, and keys put on lists, a batch at a time: an interruption wastes no more than a batch, and
+   tokens expire by themselves.
 3. Ending a fleet revokes first and removes then: a key is never left alive without its owner.
 """
 
@@ -16,11 +17,13 @@ from itertools import islice
 
 from device_sim.certification import CertificateAuthority
 from device_sim.credential import enrol
+from device_sim.evidence import Evidence
 from device_sim.fleet_directory import FleetDirectory
 from device_sim.parallel import in_parallel
 from provisioning.client.est import EstClient
 from provisioning.client.operator import OperatorClient, RequestRefused
 from provisioning.pki.identity import Identity, Role
+from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation import RevocationReason
 
 _BATCH = 200
@@ -38,31 +41,25 @@ def names_of(prefix: str, count: int) -> list[str]:
 async def enrol_fleet(
     fleet: FleetDirectory,
     names: Sequence[str],
-    group: str,
     operator: OperatorClient,
     est: EstClient,
+    evidence: Evidence,
     parallel: int,
     enrolled: Enrolled,
-    life: float | None = None,
 ) -> None:
-    """Enrol the fleet's service and those of *names* that are not in *fleet* yet, by one-time token and EST.
-
-    *life* is for how many seconds the devices' certificates shall be valid, if not for as long as usual.
-    """
-    randomness = random.Random()  # noqa: S311 - pauses only
+    """Enrol the fleet's service, by one-time token, and by *evidence* those of *names* that are not in *fleet* yet."""
     with fleet.changing():
         if fleet.service not in fleet.entries:
             (token,) = await operator.create_tokens(device=fleet.service, role=Role.SERVICE)
+            randomness = random.Random()  # noqa: S311 - pauses only
             fleet.keep(await enrol(est, fleet.service, token.token, randomness))
         missing = iter([name for name in names if name not in fleet.entries])
         while batch := list(islice(missing, _BATCH)):
-            issued = await operator.create_tokens(
-                devices=batch, group=group, lifetime_seconds=None if life is None else round(life)
-            )
-            tokens = {token.device: token.token for token in issued}
+            keys = {name: fleet.begun_key(name) if evidence.keeps_keys else generate_key() for name in batch}
+            await evidence.prepare(keys)
 
-            async def one(name: str, tokens: dict[str | None, str] = tokens) -> None:
-                fleet.keep(await enrol(est, name, tokens[name], randomness))
+            async def one(name: str, keys: dict[str, PrivateKey] = keys) -> None:
+                fleet.keep(await evidence.certify(name, keys[name]))
                 enrolled()
 
             await in_parallel(parallel, batch, one)

@@ -12,8 +12,8 @@ Theory
       devices/NAME.key  its private key, PEM
 
 A device exists when its line is in the index, and the line is written after its files. Ctrl-C, a full disk or a crash
-at any moment leaves whole devices, and files of at most a few others that the next enrolment replaces. Any other tool
-can use the PEM files as they are.
+at any moment leaves whole devices, and files of a few others, which the next enrolment goes on with or replaces. Any
+other tool can use the PEM files as they are.
 
 Rules
 -----
@@ -38,6 +38,7 @@ from typing import Any, BinaryIO, Self
 
 from device_sim.credential import HeldCredential
 from provisioning.pki.identity import Identity, InvalidIdentity, Role
+from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key
 from provisioning.pki.tls import CredentialFiles
 
 SCHEMA = 1
@@ -187,6 +188,15 @@ class FleetDirectory:
                 yield self
             finally:
                 self._index = None
+
+    def begun_key(self, name: str) -> PrivateKey:
+        """Return the key that *name*, which has no certificate yet, asks for one with: on disk since it was made."""
+        path = self._file(name, "key")
+        if path.exists():
+            return load_key(path)
+        key = generate_key()
+        write_whole(path, key_to_pem(key))
+        return key
 
     def keep(self, held: HeldCredential) -> None:
         """Add *held*, or put it in the place of its party's former credential."""

@@ -18,6 +18,7 @@ import typer
 from device_sim.driver import Driver
 from device_sim.endpoint import endpoint_of
 from device_sim.enrolling import enrol_fleet, names_of
+from device_sim.evidence import Given, presenting
 from device_sim.explanation import explained
 from device_sim.fleet_directory import FleetDirectory, Origin
 from device_sim.interruption import Interruption, run
@@ -61,7 +62,9 @@ def scenarios() -> None:
 
 
 def run_scenario(
-    scenario: Annotated[str, typer.Argument(help="A built-in scenario (see `scenarios`), or a TOML file.")],
+    scenario: Annotated[
+        str, typer.Argument(help="A built-in scenario (see `scenarios`), a TOML file, or a Python file.")
+    ],
     fleet: Annotated[
         Path | None, typer.Option(help="The fleet's directory, from `fleet-sim enrol`.", show_default=False)
     ] = None,
@@ -173,11 +176,14 @@ async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> A
             origin = Origin(stage.provisioning_url, stage.operator_credential)
             fleet = FleetDirectory.create(directory / "fleet", origin, anchors, "backend")
             names = names_of("meter", scenario.devices)
-            async with EstClient(stage.provisioning_url, stage.anchors, connections=_ENROLLING_AT_ONCE) as est:
-                await enrol_fleet(
-                    fleet, names, _GROUP, stage.operator, est, _ENROLLING_AT_ONCE, lambda: None,
-                    scenario.certificate_life,
-                )  # fmt: skip
+            async with (
+                EstClient(stage.provisioning_url, stage.anchors, connections=1) as est,
+                presenting(
+                    Given(life=scenario.certificate_life), _GROUP, stage.provisioning_url, stage.anchors,
+                    stage.operator, _ENROLLING_AT_ONCE,
+                ) as evidence,
+            ):  # fmt: skip
+                await enrol_fleet(fleet, names, stage.operator, est, evidence, _ENROLLING_AT_ONCE, lambda: None)
             view.said(f"{len(fleet.devices)} devices enrolled")
             hosted = stage.hosted
             yield Target(stage.broker, fleet, stage.provisioning_url, stage.operator, hosted.restart, hosted.name)

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from device_sim.processes import Child, ChildFailed, run_to_end, running
 from device_sim.tls_dial import Endpoint
+from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.operator import OperatorClient
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import write_private
@@ -123,7 +124,7 @@ class Stage:
     http_url: str
     broker: Endpoint
     anchors: Path
-    operator: OperatorClient
+    operator: EnrolmentOperatorClient
     operator_credential: CredentialFiles
     provisioning: Child
     hosted: OwnBroker
@@ -190,7 +191,7 @@ async def raised(directory: Path, said: Said, start: BrokerStarted = fleetgate) 
         anchors = ca_directory / "ca-bundle.crt"
         credential = CredentialFiles(ca_directory / "operator.crt", ca_directory / "operator.key")
         async with (
-            OperatorClient(https, anchors, credential) as operator,
+            EnrolmentOperatorClient(https, anchors, credential) as operator,
             start(Service(directory, https, http, anchors, operator)) as broker,
         ):
             said(f"broker enrolled itself, listens on mqtts://{_LOOPBACK}:{broker.port}")

@@ -34,9 +34,9 @@ from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigur
 
 log = structlog.get_logger(__name__)
 
-_LONGEST_WAIT_SECONDS: Final = 3600.0  # Look at the wall clock now and then: it may be set.
+_LONGEST_WAIT_SECONDS: Final = 15.0  # Look at the wall clock now and then: it may be set.
 _SHORTEST_WAIT_SECONDS: Final = 1.0
-_RETRY_SECONDS: Final = 60.0
+_RETRY_SECONDS: Final = 15.0
 
 
 class HttpsCredential:

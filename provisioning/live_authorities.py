@@ -35,7 +35,7 @@ from cryptography import x509
 from sqlalchemy.engine import Connection
 
 from provisioning.authority import OpenAuthority, issuing_crl_plans, root_crl_plan, urls_of
-from provisioning.ca.issuer import Issuer
+from provisioning.ca.issuer import IssuanceRefused, Issuer
 from provisioning.config import Settings
 from provisioning.enrolment.issuing import Issuing
 from provisioning.errors import Code, ConfigurationError, Refused
@@ -235,7 +235,10 @@ class LiveAuthorities:
             life=self._settings.ocsp_signer_life,
             clock=self._clock,
         )
-        await signer.renew()
+        try:
+            await signer.renew()
+        except IssuanceRefused as refusal:  # It has ended. What it issued has ended too, its lists go on.
+            log.error("OCSP signer not made", ca=ca.name, detail=str(refusal))  # noqa: TRY400 - that says it all
         in_use, listed = await self._database.write(functools.partial(self._shards, ca.name))
         plans = issuing_crl_plans(self._settings, ca, key, self._public_url, listed)
         publishers = {plan.name: CrlPublisher(self._database, plan, self._clock) for plan in plans}

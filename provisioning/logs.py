@@ -2,14 +2,42 @@
 
 JSON where nobody watches, coloured text at a terminal. Nothing secret reaches them: what holds a secret has a
 representation without it.
+
+A line that cannot be written, because the disk is full or the reader is gone, is lost and nothing else: what is logged
+has been done and committed, and whoever asked for it gets his answer. What must not be done without a record has one in
+the audit log (`provisioning.store.audit`).
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from typing import TextIO, cast
 
 import structlog
+
+
+class _LossyStream:
+    """A text stream for logs; what it cannot write it counts."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.lost = 0
+
+    def write(self, text: str) -> int:
+        """Write *text* if it can be written."""
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):  # ValueError: it was closed.
+            self.lost += 1
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, if it can be written."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self.lost += 1
 
 
 def configure_logging() -> None:
@@ -17,7 +45,6 @@ def configure_logging() -> None:
     watched = sys.stderr.isatty()
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([] if watched else [structlog.processors.format_exc_info]),
@@ -26,7 +53,7 @@ def configure_logging() -> None:
             else structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _LossyStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     # What libraries say; the web server's own chatter about each start and stop is ours to report.

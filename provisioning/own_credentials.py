@@ -94,10 +94,11 @@ class OwnCredentials:
     def seconds_to_renewal(self) -> float:
         """Return how long the server's credential has until a third of its life is left; 0 if it does not fit.
 
-        It fits if the key is the certificate's and the certificate is this issuer's.
+        It fits if the key is the certificate's, the certificate is this issuer's, and it has begun: it has not, if the
+        clock was set back.
         """
         current = read_certificate(self.files.certificate(SERVER))
-        if not self._fits(current):
+        if not self._fits(current) or self.clock() < current.not_valid_before_utc:
             return 0.0
         profile = self.profiles[ProfileName.PROVISIONING]
         issued = current.not_valid_before_utc + profile.backdate

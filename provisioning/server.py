@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import ipaddress
 import signal
 import socket
@@ -42,10 +43,10 @@ from provisioning.api.application import new_application
 from provisioning.api.approvals import router as approval_router
 from provisioning.api.claims import router as claim_router
 from provisioning.api.device_lists import router as device_list_router
-from provisioning.api.est import est_routes
+from provisioning.api.est import EstEndpoint
 from provisioning.api.feed import feed_routes
 from provisioning.api.groups import router as group_router
-from provisioning.api.health import health_routes, readiness_checks
+from provisioning.api.health import Readiness, health_routes
 from provisioning.api.idempotency import AnswerBook
 from provisioning.api.inventory import router as inventory_router
 from provisioning.api.lifecycle import router as lifecycle_router
@@ -148,6 +149,9 @@ async def serve(settings: Settings) -> None:
         async with running(settings) as service:
             sys.stdout.write(f"fleet-provisioning ready {service.https_url} {service.http_url}\n")
             sys.stdout.flush()
+            # What is there now stays: a collection that looked at all of it would hold everybody up.
+            gc.collect()
+            gc.freeze()
             await stop.wait()
             log.info("stopping")
     finally:
@@ -280,7 +284,13 @@ async def _build(
     metrics = Metrics()
     metrics.registry.register(PartsCollector(feed, live.publishers))
     https = new_application(
-        "Fleetgate provisioning", product_version(), settings, metrics, port="https", openapi_url="/v1/openapi.json"
+        "Fleetgate provisioning",
+        product_version(),
+        settings,
+        metrics,
+        port="https",
+        openapi_url="/v1/openapi.json",
+        endpoint=functools.partial(EstEndpoint, enrolment=enrolment, authorities=live.told, signer=credential.signer),
     )
     https.state.operator_services = OperatorServices(
         database,
@@ -301,7 +311,6 @@ async def _build(
         ApprovalService(database, utc_now),
         RenewalService(database, utc_now),
     )
-    https.include_router(est_routes(enrolment, live.told, credential.signer))
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
     https.include_router(operator_role_router)
@@ -323,7 +332,8 @@ async def _build(
     )
     http.include_router(metrics_routes(metrics, settings.metrics))
     http.include_router(relying_party_routes(live.publishers, live.certificates))
-    http.include_router(health_routes(readiness_checks(database, live.ocsp_signers, live.publishers, utc_now)))
+    readiness = Readiness(database, live.issuing, live.ocsp_signers, live.publishers, utc_now)
+    http.include_router(health_routes(readiness.checks()))
     http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)
     retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)
     return _Parts(

@@ -5,9 +5,12 @@ GET    /v1/status          how the broker is
 GET    /v1/sessions        sessions; filters: see `broker.admin.sessions.Selection`; ``limit=``
 POST   /v1/sessions/kick   the same filters as a JSON object, with ``reason`` and ``forget``
 GET    /v1/trust           trust anchors, and what is known of revocations
+GET    /v1/crls            every CRL in use, its age and end, and how fresh the feed is
+POST   /v1/crls/try        what the CRL in the body, DER or PEM, would do; nothing changes
 GET    /v1/why             what lately happened to ``about=``: client, device, serial number or address
 POST   /v1/check           what admission would say of the PEM certificate in the body, step by step
-POST   /v1/reload          certificate, trust, policy, limits anew from their files: ``parts``, ``dry_run``, ``policy``
+POST   /v1/reload          certificate, trust, policy, limits anew from their files: ``parts``, ``dry_run``; a dry run
+                           may try ``policy``, ``anchors`` of a ``bundle``: texts instead of the files
 ====== =================== ==================================================================================
 
 Rules
@@ -32,6 +35,7 @@ from typing import Any
 
 import structlog
 
+from broker.admin.crls import crl_document, trial_facts
 from broker.admin.explain import InvalidCertificateFile, read_certificates, verdict_document, why
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.sessions import InvalidSelection, Selection, SessionView
@@ -39,12 +43,23 @@ from broker.admin.trust import anchors_of, trust_document
 from broker.credentials import read_certificate
 from broker.engine import Engine
 from broker.listener import Listener
+from broker.reload.crl_trial import NoListsUsed, try_lists
+from broker.reload.parts import Candidate, ProposedAnchors
 from broker.reload.reloader import Reloader
 from broker.reload.report import Part
 from provisioning.version import product_version
 
 log = structlog.get_logger("broker")
 
+
+BODIES = {"/v1/reload": 1024 * 1024, "/v1/crls/try": 16 * 1024 * 1024}
+"""How large a body may be where it may be larger than most."""
+_RELOAD_FIELDS = ("parts", "dry_run", "policy", "anchors", "bundle")
+_CANDIDATES = {
+    "policy": "the text of a policy file",
+    "anchors": "certificates in PEM",
+    "bundle": "the name of a trust bundle",
+}
 _MOST_REASON = 200
 _KICK_REASON = "an operator has ended the session"
 
@@ -80,6 +95,8 @@ class AdminApi:
             "/v1/sessions": {"GET": self._list_sessions},
             "/v1/sessions/kick": {"POST": self._kick},
             "/v1/trust": {"GET": self._trust},
+            "/v1/crls": {"GET": self._crls},
+            "/v1/crls/try": {"POST": self._try_crl},
             "/v1/why": {"GET": self._why},
             "/v1/check": {"POST": self._check},
             "/v1/reload": {"POST": self._reload},
@@ -95,7 +112,7 @@ class AdminApi:
             return problem(HTTPStatus.METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", f"use {' or '.join(methods)}")
         try:
             return await route(request)
-        except (InvalidRequest, InvalidSelection, InvalidCertificateFile) as error:
+        except (InvalidRequest, InvalidSelection, InvalidCertificateFile, NoListsUsed) as error:
             return problem(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", str(error))
 
     async def _status(self, _request: Request) -> Response:
@@ -156,27 +173,34 @@ class AdminApi:
 
     async def _reload(self, request: Request) -> Response:
         asked = _object(request.body)
-        unknown = asked.keys() - {"parts", "dry_run", "policy"}
+        unknown = asked.keys() - _RELOAD_FIELDS
         if unknown:
-            raise InvalidRequest(f"{min(unknown)}: no such field; there are parts, dry_run, policy")
+            raise InvalidRequest(f"{min(unknown)}: no such field; there are {', '.join(_RELOAD_FIELDS)}")
         names = asked.get("parts", list(Part))
         if not isinstance(names, list) or not names or not all(name in list(Part) for name in names):
             raise InvalidRequest(f"parts: a list of {', '.join(Part)}")
-        dry_run, policy = asked.get("dry_run", False), asked.get("policy")
+        dry_run = asked.get("dry_run", False)
         if not isinstance(dry_run, bool):
             raise InvalidRequest("dry_run: true or false")
-        if policy is not None and not (isinstance(policy, str) and dry_run):
-            raise InvalidRequest("policy: the text of a policy file, and only for a dry run")
+        candidates = _candidates(asked, dry_run=dry_run)
         reloader = self._served.reloader
         parts = {Part(name) for name in names}
         if dry_run:
-            return Response.json((await reloader.dry_run(parts, policy)).as_dict())
+            return Response.json((await reloader.dry_run(parts, candidates)).as_dict())
         log.info("reload asked for", code="RELOAD_ASKED", by=request.caller, parts=sorted(parts))
         return Response.json((await reloader.reload(parts)).as_dict())
 
     async def _trust(self, _request: Request) -> Response:
         admission = self._served.engine.admission
         return Response.json(trust_document(self._contexts(), admission, asyncio.get_running_loop().time()))
+
+    async def _crls(self, _request: Request) -> Response:
+        return Response.json(crl_document(self._served.engine, datetime.now(UTC), asyncio.get_running_loop().time()))
+
+    async def _try_crl(self, request: Request) -> Response:
+        return Response.json(
+            {"lists": [trial_facts(each) for each in await try_lists(self._served.engine, request.body)]}
+        )
 
     async def _why(self, request: Request) -> Response:
         about = request.query.get("about", "")
@@ -192,6 +216,22 @@ class AdminApi:
 
     def _contexts(self) -> list[ssl.SSLContext]:
         return [listener.context for listener in self._served.listeners]
+
+
+def _candidates(asked: dict[str, Any], *, dry_run: bool) -> dict[Part, Candidate]:
+    """Return what a dry run is to try instead of what stands in the files."""
+    policy, anchors, bundle = asked.get("policy"), asked.get("anchors"), asked.get("bundle")
+    for name, what in _CANDIDATES.items():
+        if asked.get(name) is not None and not (isinstance(asked[name], str) and dry_run):
+            raise InvalidRequest(f"{name}: {what}, and only for a dry run")
+    if bundle is not None and anchors is None:
+        raise InvalidRequest("bundle: names whose anchors are tried; give anchors")
+    candidates: dict[Part, Candidate] = {}
+    if policy is not None:
+        candidates[Part.POLICY] = policy
+    if anchors is not None:
+        candidates[Part.TRUST] = ProposedAnchors(anchors, bundle)
+    return candidates
 
 
 def _store_state(engine: Engine) -> str:

@@ -84,7 +84,11 @@ class AdminClient:
 
     def post_pem(self, path: str, pem: bytes) -> Any:
         """Return the answer to POST of the certificates in *pem*."""
-        return self._document("POST", path, content=pem, headers={"Content-Type": "application/x-pem-file"})
+        return self.post_bytes(path, pem, "application/x-pem-file")
+
+    def post_bytes(self, path: str, content: bytes, media_type: str) -> Any:
+        """Return the answer to POST of *content*."""
+        return self._document("POST", path, content=content, headers={"Content-Type": media_type})
 
     def stream(self, path: str, **query: str | None) -> Iterator[bytes]:
         """Yield the answer to GET *path* as it comes."""

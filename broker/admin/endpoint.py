@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from broker.admin import unix_socket
-from broker.admin.api import AdminApi, Served
+from broker.admin.api import BODIES, AdminApi, Served
 from broker.admin.http_server import HttpServer
 from broker.admin.operator_door import OperatorDoor, operators_of
 from broker.config import BrokerConfig
@@ -29,8 +29,8 @@ class AdminEndpoint:
         self._config = config
         self._path = socket_path(config.admin_socket, config.state_dir)
         handle = AdminApi(served).handle
-        self._server = HttpServer(handle, _local_user)
-        self._remote = HttpServer(handle, operators_of(served.engine))
+        self._server = HttpServer(handle, _local_user, BODIES)
+        self._remote = HttpServer(handle, operators_of(served.engine), BODIES)
         self._door = OperatorDoor(self._remote, lambda: served.listeners[0].context)
 
     @property

@@ -9,7 +9,8 @@ server writes piece by piece, as fast as the asker takes it, with a turn of the 
 Rules
 -----
 1. What exceeds a bound gets a plain answer (408, 413, 503) and the connection closes.
-2. Who asks is settled by `identify` at each request, before anything is done about it.
+2. Who asks is settled by `identify` at each request, before anything is done about it, and before a body is read that
+   is larger than most (`bodies`).
 3. A handler that fails costs its request: 500 and a traceback in the log.
 
 Handles: keep-alive, chunked answers, one request at a time a connection. Does not handle: pipelining (the connection
@@ -23,7 +24,7 @@ import contextlib
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -35,6 +36,7 @@ import structlog
 log = structlog.get_logger("broker")
 
 MAX_BODY = 64 * 1024
+"""Of a request, unless its path has another bound."""
 _MAX_HEAD = 16 * 1024
 _MAX_CONNECTIONS = 32
 _REQUEST_SECONDS = 15.0
@@ -93,6 +95,8 @@ class _Incoming:
     complete: bool = False
     too_large: bool = False
     pipelined: bool = False
+    bound: Callable[[str], int] = lambda _path: MAX_BODY
+    most: int = MAX_BODY
 
     def on_url(self, url: bytes) -> None:
         self.target += url
@@ -104,8 +108,11 @@ class _Incoming:
     def on_message_begin(self) -> None:
         self.pipelined = self.complete
 
+    def on_headers_complete(self) -> None:
+        self.most = self.bound(self.target.partition(b"?")[0].decode("latin-1"))
+
     def on_body(self, data: bytes) -> None:
-        if len(self.body) + len(data) > MAX_BODY:
+        if len(self.body) + len(data) > self.most:
             self.too_large = True
         elif not self.pipelined:
             self.body += data
@@ -117,9 +124,11 @@ class _Incoming:
 class HttpServer:
     """Serves one handler on any number of listening sockets."""
 
-    def __init__(self, handle: Handler, identify: Identify) -> None:
+    def __init__(self, handle: Handler, identify: Identify, bodies: Mapping[str, int] | None = None) -> None:
+        """*bodies* says how large a body may be at some paths."""
         self._handle = handle
         self._identify = identify
+        self._bodies = bodies or {}
         self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -171,7 +180,12 @@ class HttpServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; return whether another may follow."""
-        incoming = _Incoming()
+
+        def bound(path: str) -> int:
+            most = self._bodies.get(path, MAX_BODY)
+            return MAX_BODY if most > MAX_BODY and isinstance(self._identify(writer), Response) else most
+
+        incoming = _Incoming(bound=bound)
         parser = httptools.HttpRequestParser(incoming)
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
@@ -215,8 +229,8 @@ async def _read(
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             return problem(400, "INVALID_REQUEST", f"not an HTTP/1.1 request: {error}")
-        if incoming.too_large or size > MAX_BODY + _MAX_HEAD:
-            return problem(413, "BODY_TOO_LARGE", f"more than {MAX_BODY} bytes")
+        if incoming.too_large or size > incoming.most + _MAX_HEAD:
+            return problem(413, "BODY_TOO_LARGE", f"more than {incoming.most} bytes")
     return None
 
 

@@ -64,6 +64,7 @@ _HELP = {
     "publishes_denied": "PUBLISH packets without permission",
     "subscriptions_denied": "topic filters without permission",
     "publishers_held": "times that a publisher was not read because a subscriber was slow",
+    "sessions_expired": "sessions whose clients did not come back in time",
     "revocations": "certificates that the feed said were revoked",
     "revocation_to_close_seconds": "from a revocation's record at provisioning to the end of a live session",
     "store_commit_seconds": "one batch of the store, fsync included",
@@ -146,6 +147,14 @@ class _Figures(Collector):
     def _revocation(self) -> Iterator[Metric]:
         admission = self._engine.admission
         yield _gauge("revoked_certificates", "entries of the revocation index", len(admission.index))
+        entries = GaugeMetricFamily(
+            _named("revocation_entries"),
+            "entries of the revocation index, by the source that says so",
+            labels=("source",),
+        )
+        for source, size in admission.index.sizes().items():
+            entries.add_metric((source,), size)
+        yield entries
         admitted = int(admission.freshness.acceptable(self.now))
         yield _gauge("newcomers_admitted", "0 while revocation data is too old to admit anybody", admitted)
         age = GaugeMetricFamily(
@@ -159,11 +168,14 @@ class _Figures(Collector):
         )
         wall = datetime.now(UTC)
         fresh_until: dict[str, datetime] = {}
+        made: dict[str, datetime] = {}
         for held in admission.lists.held:
             name = held.issuer
             fresh_until[name] = min(held.fresh_until, fresh_until.get(name, held.fresh_until))
+            made[name] = min(held.this_update, made.get(name, held.this_update))
         for name, until in fresh_until.items():
             left.add_metric((name,), (until - wall).total_seconds())
+            age.add_metric((f"crl:{name}",), (wall - made[name]).total_seconds())
         yield age
         yield left
 

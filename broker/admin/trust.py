@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from broker.admin.crls import list_facts
 from broker.admission.admission import DEFAULT_BUNDLE, Admission
-from broker.admission.crl_shelf import HeldList
 
 
 def anchors_of(contexts: Iterable[ssl.SSLContext]) -> list[x509.Certificate]:
@@ -29,27 +29,13 @@ def trust_document(contexts: Iterable[ssl.SSLContext], admission: Admission, now
         "trust_domain": admission.trust_domain,
         "generation": admission.trust_generation,
         "bundles": [bundle.name for bundle in trust.bundles] if trust is not None else [DEFAULT_BUNDLE],
-        "lists": [_list(each) for each in admission.lists.held],
+        "lists": [list_facts(each, datetime.now(UTC)) for each in admission.lists.held],
         "anchors": [_anchor(each) for each in anchors_of(contexts)],
         "revocation": {
             "revoked_certificates": len(admission.index),
             "seconds_since_current": None if age is None else round(age, 1),
             "newcomers_admitted": admission.freshness.acceptable(now),
         },
-    }
-
-
-def _list(held: HeldList) -> dict[str, Any]:
-    now = datetime.now(UTC)
-    state = "late" if held.late_from <= now else "current"
-    return {
-        "issuer": held.issuer,
-        "number": held.number,
-        "entries": len(held.entries),
-        "scope": sorted(held.complete.scope.names),
-        "source": held.source,
-        "next_update": f"{held.fresh_until:%Y-%m-%dT%H:%M:%SZ}",
-        "state": "expired" if held.fresh_until < now else state,
     }
 
 

@@ -54,6 +54,11 @@ class HeldList:
         return self.complete.number if self.delta is None else self.delta.number
 
     @property
+    def this_update(self) -> datetime:
+        """When it was made; with a delta, when that was."""
+        return self.complete.this_update if self.delta is None else self.delta.this_update
+
+    @property
     def fresh_until(self) -> datetime:
         """When the next one should be here at the latest."""
         if self.delta is None:
@@ -63,8 +68,7 @@ class HeldList:
     @property
     def late_from(self) -> datetime:
         """When it is to be said that the next one is late."""
-        begun = self.complete.this_update if self.delta is None else self.delta.this_update
-        return self.fresh_until - (self.fresh_until - begun) * _LATE_FRACTION
+        return self.fresh_until - (self.fresh_until - self.this_update) * _LATE_FRACTION
 
 
 class CrlShelf:

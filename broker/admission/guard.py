@@ -177,7 +177,8 @@ class Guard:
         )
         if not quarantined:
             return None
-        refusal = Refused(RefusalCode.CLONE_SUSPECTED, ReasonCode.BANNED, detail)
+        seconds = self.limits.ban_seconds
+        refusal = Refused(RefusalCode.CLONE_SUSPECTED, ReasonCode.BANNED, detail, retry_after=seconds)
         self._ban(peer.certificate, refusal, now)
         return refusal
 
@@ -196,4 +197,4 @@ class Guard:
             del self._bans[key]
             return None
         detail = f"{refusal.detail}; try again in {until - now:.0f} s"
-        return Refused(refusal.code, refusal.reason_code, detail)
+        return Refused(refusal.code, refusal.reason_code, detail, retry_after=until - now)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
 from broker.mqtt.codes import ReasonCode
+from broker.mqtt.properties import Properties
 
 
 class RefusalCode(StrEnum):
@@ -55,6 +57,10 @@ class RefusalCode(StrEnum):
     SHUTTING_DOWN = "SHUTTING_DOWN"
 
 
+RETRY_AFTER = "retry-after"
+"""The user property of CONNACK and DISCONNECT that says after how many seconds to come again, as HTTP's header does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A refusal: its stable code, the MQTT reason code to answer with, and one sentence for a person."""
@@ -65,8 +71,38 @@ class Refused:
     identity: str = ""
     """Whom the refused certificate names, if that could be read; for the log."""
     serial: str = ""
+    retry_after: float | None = None
+    """After how many seconds it makes sense to come again; None: what is usual for the code."""
 
     @property
-    def reason_string(self) -> str:
+    def told(self) -> Properties:
         """What an MQTT 5 client is told."""
-        return f"{self.code}: {self.detail}"
+        return told(self.code, self.detail, after=self.retry_after)
+
+
+_UNKNOWN_NOW = 30.0
+"""Seconds: revocation data that is missing is looked for at least so often."""
+_RETURNS_A_SECOND = 500
+"""When the broker stops, its clients are told to come back one after the other, so many a second."""
+_RETRY_AFTER: dict[str, float] = {
+    RefusalCode.RATE_LIMITED: 10.0,
+    RefusalCode.CRL_MISSING: _UNKNOWN_NOW,
+    RefusalCode.CRL_EXPIRED: _UNKNOWN_NOW,
+    RefusalCode.OCSP_UNAVAILABLE: _UNKNOWN_NOW,
+    RefusalCode.OCSP_UNKNOWN: _UNKNOWN_NOW,
+    RefusalCode.REVOCATION_STATUS_UNKNOWN: _UNKNOWN_NOW,
+    RefusalCode.LIFETIME_OVER: 0.0,
+}
+
+
+def told(code: str, detail: str, connected: int = 0, after: float | None = None) -> Properties:
+    """Return what CONNACK or DISCONNECT say beside the reason code: *code* and *detail*, and when to come again.
+
+    *after* so many seconds, or what is usual for *code*; nothing where coming again helps nothing, or nobody knows when
+    it will. The *connected*, who are put out one after the other when the broker stops, are spread.
+    """
+    if after is None:
+        stops = code == RefusalCode.SHUTTING_DOWN
+        after = 1 + connected / _RETURNS_A_SECOND if stops else _RETRY_AFTER.get(code)
+    hint = () if after is None else ((RETRY_AFTER, str(math.ceil(after))),)
+    return Properties(reason_string=f"{code}: {detail}", user_properties=hint)

@@ -45,6 +45,18 @@ class Unchanged:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ProposedAnchors:
+    """Trust anchors that a dry run is to try: PEM, for one bundle; None: for ``cafile``."""
+
+    pem: str
+    bundle: str | None = None
+
+
+Candidate = str | ProposedAnchors
+"""What a dry run tries: the text of a policy file, or anchors."""
+
+
 class Reloadable(Protocol):
     """A part."""
 
@@ -55,7 +67,7 @@ class Reloadable(Protocol):
     def files(self, config: BrokerConfig) -> Sequence[Path]:
         """Return the files whose change is a reason to reload."""
 
-    def load(self, config: BrokerConfig, candidate: str | None) -> Any:
+    def load(self, config: BrokerConfig, candidate: Candidate | None) -> Any:
         """Return what is new, checked, or `Unchanged`; *candidate* stands for the file's content."""
 
     async def preview(self, loaded: Any) -> tuple[str, Effects | None]:
@@ -80,9 +92,9 @@ class ReloadedPolicy:
         """Return the policy file."""
         return [config.policy_file] if config.policy_file is not None else []
 
-    def load(self, config: BrokerConfig, candidate: str | None) -> tuple[str, TopicPolicy] | Unchanged:
+    def load(self, config: BrokerConfig, candidate: Candidate | None) -> tuple[str, TopicPolicy] | Unchanged:
         """Return text and policy. Raises `PolicyError`."""
-        text = read_policy(config.policy_file) if candidate is None else candidate
+        text = candidate if isinstance(candidate, str) else read_policy(config.policy_file)
         if text == self._text:
             return Unchanged()
         name = "the proposed policy" if candidate is not None else str(config.policy_file or DEFAULT_POLICY_FILE.name)
@@ -121,7 +133,9 @@ class ReloadedCertificate:
         """Return the files with the certificate and key."""
         return self._files
 
-    def load(self, _config: BrokerConfig, _candidate: str | None) -> tuple[bytes, ssl.SSLContext, str] | Unchanged:
+    def load(
+        self, _config: BrokerConfig, _candidate: Candidate | None
+    ) -> tuple[bytes, ssl.SSLContext, str] | Unchanged:
         """Return a context. Raises `TlsConfigurationError`."""
         now = digest(self._files)
         if now == self._digest:
@@ -154,7 +168,7 @@ class ReloadedLimits:
         """Return none: the settings' own file is the reloader's business."""
         return []
 
-    def load(self, config: BrokerConfig, _candidate: str | None) -> tuple[Limits, str] | Unchanged:
+    def load(self, config: BrokerConfig, _candidate: Candidate | None) -> tuple[Limits, str] | Unchanged:
         """Return the limits, and which of them differ."""
         old, new = self._engine.limits, config.limits
         changed = [

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import structlog
 from broker.admission.policy_file import PolicyError
 from broker.config import BrokerConfig, ConfigError
 from broker.reload.file_watch import FileWatch
-from broker.reload.parts import Reloadable, Unchanged
+from broker.reload.parts import Candidate, Reloadable, Unchanged
 from broker.reload.report import Outcome, Part, PartReport, ReloadReport
 from provisioning.pki.tls import TlsConfigurationError
 
@@ -64,7 +64,7 @@ class Reloader:
     async def reload(self, parts: Collection[Part] = ALL, *, quiet: bool = False) -> ReloadReport:
         """Replace what has changed of *parts*. *quiet*: do not log what has not changed."""
         async with self._one:
-            report = await self._go(parts, None, dry_run=False)
+            report = await self._go(parts, {}, dry_run=False)
         for each in report.parts:
             self._reloads[f"{each.part}.{each.outcome}"] += 1
             facts: dict[str, Any] = {"part": each.part.value, "detail": each.detail}
@@ -83,12 +83,16 @@ class Reloader:
                 log.info("nothing has changed", code="RELOAD_UNCHANGED", **facts)
         return report
 
-    async def dry_run(self, parts: Collection[Part] = ALL, policy: str | None = None) -> ReloadReport:
-        """Say what `reload` would do; with *policy*, the text of a policy file, as if that stood in the file."""
+    async def dry_run(
+        self, parts: Collection[Part] = ALL, candidates: Mapping[Part, Candidate] | None = None
+    ) -> ReloadReport:
+        """Say what `reload` would do; as if *candidates* stood in the files of their parts."""
         async with self._one:
-            return await self._go(parts, policy, dry_run=True)
+            return await self._go(parts, candidates or {}, dry_run=True)
 
-    async def _go(self, parts: Collection[Part], policy: str | None, *, dry_run: bool) -> ReloadReport:
+    async def _go(
+        self, parts: Collection[Part], candidates: Mapping[Part, Candidate], *, dry_run: bool
+    ) -> ReloadReport:
         config, unusable = self._config, ""
         try:
             config = self._settings()
@@ -101,14 +105,13 @@ class Reloader:
             if unusable and each.part is Part.LIMITS:
                 reports.append(PartReport(each.part, Outcome.REFUSED, unusable))
                 continue
-            candidate = policy if each.part is Part.POLICY else None
-            reports.append(await self._one_part(each, config, candidate, dry_run=dry_run))
+            reports.append(await self._one_part(each, config, candidates.get(each.part), dry_run=dry_run))
         if not dry_run:
             self._config = config
         return ReloadReport(tuple(reports), dry_run)
 
     async def _one_part(
-        self, each: Reloadable, config: BrokerConfig, candidate: str | None, *, dry_run: bool
+        self, each: Reloadable, config: BrokerConfig, candidate: Candidate | None, *, dry_run: bool
     ) -> PartReport:
         try:
             loaded = await asyncio.to_thread(each.load, config, candidate)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,17 +27,18 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.admission.admission import Admission, Peer
+from broker.admission.admission import DEFAULT_BUNDLE, Admission, Peer
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
 from broker.config import BrokerConfig
 from broker.engine import Client, Engine
 from broker.listener import Listener
 from broker.mqtt.codes import ReasonCode
-from broker.reload.parts import Unchanged, describe_anchors, digest
+from broker.reload.parts import Candidate, ProposedAnchors, Unchanged, describe_anchors, digest
 from broker.reload.report import SHOWN, Affected, Effects, Part
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import anchor_files, load_trust, trust_of_cafile
+from provisioning.pki.tls import TlsConfigurationError
 
 _CONNECTIONS_A_STEP = 50
 
@@ -85,8 +87,16 @@ class ReloadedTrust:
         """Return the files with anchors, and the directories of such files."""
         return anchor_files(config)
 
-    def load(self, config: BrokerConfig, _candidate: str | None) -> NewTrust | Unchanged:
+    def load(self, config: BrokerConfig, candidate: Candidate | None) -> NewTrust | Unchanged:
         """Return the next generation, whole. Raises `TlsConfigurationError`."""
+        if not isinstance(candidate, ProposedAnchors):
+            return self._load(config)
+        with tempfile.TemporaryDirectory(prefix="fleet-broker-") as folder:
+            proposed = Path(folder, "proposed.pem")
+            proposed.write_text(candidate.pem)
+            return self._load(_with_anchors(config, candidate.bundle, proposed))
+
+    def _load(self, config: BrokerConfig) -> NewTrust | Unchanged:
         mark = self._mark_of(config)
         if mark == self._mark:
             return Unchanged()
@@ -166,6 +176,21 @@ def judge(admission: Admission, connection: Client, wall: datetime) -> Peer | Re
             f"the certificate names {outcome.identity} now",
         )
     return outcome
+
+
+def _with_anchors(config: BrokerConfig, bundle: str | None, anchors: Path) -> BrokerConfig:
+    """Return *config* with other *anchors* for *bundle*, or for ``cafile``. Raises `TlsConfigurationError`."""
+    if not config.trust:
+        if bundle not in {None, DEFAULT_BUNDLE}:
+            raise TlsConfigurationError(f"bundle: {bundle} is unknown; there is {DEFAULT_BUNDLE}")
+        return config.model_copy(update={"cafile": anchors})
+    if bundle not in {each.name for each in config.trust}:
+        names = ", ".join(each.name for each in config.trust)
+        raise TlsConfigurationError(f"bundle: {bundle or 'none given'}; there are {names}")
+    changed = [
+        each.model_copy(update={"anchors": (anchors,)}) if each.name == bundle else each for each in config.trust
+    ]
+    return config.model_copy(update={"trust": tuple(changed)})
 
 
 def anchors_of(config: BrokerConfig, trust: Trust | None) -> Anchors:

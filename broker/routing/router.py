@@ -186,6 +186,11 @@ class Routes(dict[bytes, Route]):
         """How many subscriptions there are."""
         return len(self._tree)
 
+    @property
+    def shared_subscription_count(self) -> int:
+        """How many members all shares have."""
+        return sum(map(len, self._groups.values()))
+
     def __missing__(self, topic: bytes) -> Route:
         """Match *topic*; raise `MalformedPacket` if it is no topic name."""
         try:

@@ -26,12 +26,14 @@ class QueueLimits:
 class MessageQueue:
     """The queue of one session."""
 
-    __slots__ = ("_bytes", "_limits", "messages")
+    __slots__ = ("_bytes", "_limits", "messages", "refused")
 
     def __init__(self, limits: QueueLimits) -> None:
         self.messages: deque[Deliverable] = deque()
         self._bytes = 0
         self._limits = limits
+        self.refused = 0
+        """How many messages did not fit."""
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -43,6 +45,7 @@ class MessageQueue:
         """Add *message* and return True, or return False if it does not fit."""
         size = message.size
         if (away and len(self.messages) >= self._limits.messages) or self._bytes + size > self._limits.bytes:
+            self.refused += 1
             return False
         self.messages.append(message)
         self._bytes += size

@@ -14,10 +14,11 @@ the queue.
 Rules
 -----
 1. No I/O, no clock: the connection writes, the time is passed in.
-2. The queue is bounded, in messages and in bytes; what does not fit is dropped, the newest first, and counted. While
-   somebody is connected who takes messages, if slowly, the publishers are *held* before that happens (`congested`):
-   their packets are not read until the queue is short again, and what they had sent already may exceed the bound in
-   messages. A subscriber that takes nothing holds nobody for longer than a second (`give_up`).
+2. The queue is bounded, in messages and in bytes; what does not fit is dropped, the newest first, counted, and said in
+   the log once for each time that it fills up. While somebody is connected who takes messages, if slowly, the
+   publishers are *held* before that happens (`congested`): their packets are not read until the queue is short again,
+   and what they had sent already may exceed the bound in messages. A subscriber that takes nothing holds nobody for
+   longer than a second (`give_up`).
 3. Messages leave in the order in which they came; retransmission happens on reconnection only [MQTT-4.4.0-1].
 4. Every element of the outbox is one whole packet.
 
@@ -31,6 +32,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol, cast
 
+import structlog
+
 from broker.metrics import Metrics
 from broker.mqtt.codes import QoS, ReasonCode
 from broker.mqtt.message import Alias, Deliverable, Message, PersonalMessage, Released, Share
@@ -40,6 +43,8 @@ from broker.session.queue import MessageQueue, QueueLimits
 from broker.session.will import Will
 from broker.store.journal import Journal
 from provisioning.pki.identity import Identity
+
+log = structlog.get_logger("broker")
 
 NEVER = 0xFFFFFFFF
 """Session Expiry Interval of a session that does not expire (MQTT 5 §3.1.2.11.2)."""
@@ -350,6 +355,8 @@ class Session:
         if queue.append(message, away=self.connection is None or self._given_up):
             return True
         self._metrics.dropped_queue_full += 1
+        if queue.refused == 1:  # Once for each time that it fills up; the metrics count the rest.
+            log.warning("queue is full", code="QUEUE_FULL", client=self.client_id, queued=len(queue))
         return False
 
     def _over(self, message: Deliverable) -> None:

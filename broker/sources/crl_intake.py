@@ -30,7 +30,8 @@ from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse,
 
 log = structlog.get_logger("broker")
 
-_PAUSE = 0.0002
+PAUSE = 0.0002
+"""Seconds for which reading a list gives way, again and again."""
 _MAY_COME_RIGHT = frozenset({CrlProblem.CRL_WRONG_ISSUER, CrlProblem.CRL_BAD_SIGNATURE, CrlProblem.CRL_NO_BASE})
 """What another CA may put right when it is learned: of the same name, too."""
 _SESSIONS_AT_ONCE = 1000
@@ -89,8 +90,8 @@ class CrlIntake:
         lists = self._engine.admission.lists
 
         def prepare() -> HeldList | None:
-            issuer = _signer(listed, trust)
-            return lists.prepare(listed, issuer, source, datetime.now(UTC), lambda: time.sleep(_PAUSE))
+            issuer = signer_of(listed, trust)
+            return lists.prepare(listed, issuer, source, datetime.now(UTC), lambda: time.sleep(PAUSE))
 
         held = await asyncio.to_thread(prepare)
         taken.lists += 1
@@ -145,7 +146,7 @@ def _some(connections: Iterator[Client]) -> Iterator[Client]:
     return islice(connections, _SESSIONS_AT_ONCE)
 
 
-def _signer(listed: CertificateList, trust: Trust) -> tuple[bytes, str]:
+def signer_of(listed: CertificateList, trust: Trust) -> tuple[bytes, str]:
     """Return key identifier and name of the CA that has signed *listed*; raise `CrlRefused` where none of ours has."""
     candidates = trust.authorities(listed.issuer)
     if not candidates:

@@ -23,7 +23,7 @@ from cryptography import x509
 
 from broker.admission.issuers import Issuer
 from provisioning.pki.ocsp import Answer, OcspRefused, ask, read_answer, responders
-from provisioning.pki.revocation import CertificateKey, RevocationIndex, RevocationReason, pack
+from provisioning.pki.revocation import OCSP, CertificateKey, RevocationIndex, RevocationReason, pack
 
 log = structlog.get_logger("broker")
 
@@ -34,7 +34,7 @@ _MOST_ON_HOLD = 10_000
 _SILENCE = 5.0
 """Seconds for which a responder that cannot be reached is not tried: nobody waits for it meanwhile."""
 _MOST_ANSWERS = 100_000
-LIST = "ocsp"
+LIST = OCSP
 """How the answers are called among the lists of the revocation index."""
 
 

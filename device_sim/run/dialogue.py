@@ -3,8 +3,7 @@
 Rules
 -----
 1. Everything said is one of the models here; whatever else arrives is a bug and raises.
-2. A scenario keeps its fractions on the way: `SAME_PROGRAM` tells its model that no person wrote them.
-3. No key is among it: a worker reads the credentials of its devices from the fleet's directory.
+2. No key is among it: a worker reads the credentials of its devices from the fleet's directory.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from device_sim.run.manner import Manner, Share
 from device_sim.run.part import PartOutcome, PartState
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
-from device_sim.scenario.values import SAME_PROGRAM
 from device_sim.tls_dial import Endpoint
 
 LONGEST_LINE = 256 * 1024 * 1024
@@ -117,9 +115,9 @@ def line(said: Order | Report) -> bytes:
 
 def order(text: bytes) -> Order:
     """Return what the conductor said."""
-    return _ORDERS.validate_json(text, context=SAME_PROGRAM)
+    return _ORDERS.validate_json(text)
 
 
 def report(text: bytes) -> Report:
     """Return what a worker said."""
-    return _REPORTS.validate_json(text, context=SAME_PROGRAM)
+    return _REPORTS.validate_json(text)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from device_sim.scenario.stages import Revoke, Stage, Storm
+from device_sim.scenario.values import BY_HAND
 
 ORDERS = "status, revoke 5%, storm 100%, rate x10, pause, resume, stop"
 _FASTEST, _SLOWEST = 1000.0, 0.001
@@ -74,7 +75,7 @@ def parse(text: str) -> Order:
 
 def _stage(kind: type[Revoke | Storm], fields: dict[str, str], text: str) -> Stage:
     try:
-        return kind.model_validate(fields)
+        return kind.model_validate(fields, context=BY_HAND)
     except ValidationError as error:
         why = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
         raise InvalidOrder(f"{text!r}: {why}") from error

@@ -78,7 +78,7 @@ class Commands(ScenarioPart):
 class Renewal(ScenarioPart):
     """It renews by EST, with a new key, when *after* of its certificate's life has passed, give or take *jitter*."""
 
-    after: Share = Field(default=2 / 3, validate_default=False)
+    after: Share = 2 / 3
     jitter: Fraction = 0.05
 
 

@@ -24,7 +24,7 @@ from device_sim.scenario.groups import Group
 from device_sim.scenario.known import known_at
 from device_sim.scenario.stages import KINDS, Stage, Trouble
 from device_sim.scenario.threshold import InvalidThreshold, Threshold
-from device_sim.scenario.values import ScenarioPart, Seconds
+from device_sim.scenario.values import BY_HAND, ScenarioPart, Seconds
 
 
 class InvalidScenario(Exception):
@@ -120,7 +120,7 @@ def build(document: dict[str, Any], where: str) -> Scenario:
     if isinstance(stages, list):
         document = {**document, "stages": [_stage(stage, where, number) for number, stage in enumerate(stages, 1)]}
     try:
-        return Scenario.model_validate(document)
+        return Scenario.model_validate(document, context=BY_HAND)
     except ValidationError as error:
         faults = "\n".join(f"{where}: {_place(fault['loc'])}{_remedy(fault)}" for fault in error.errors())
         raise InvalidScenario(faults) from error

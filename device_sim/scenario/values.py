@@ -21,19 +21,19 @@ def _seconds(value: Any) -> Any:
     return value
 
 
-SAME_PROGRAM = {"written by": "the same program"}
-"""Validation context of a scenario that one process hands to another: its fractions are no slips of a person's pen."""
+BY_HAND = {"written by": "hand"}
+"""Validation context of what a person has typed, where 5 may mean 5 % or five times. A program means what it says."""
 
 
 def _share(value: Any, info: ValidationInfo) -> Any:
-    if info.context == SAME_PROGRAM:
-        return value
     if isinstance(value, str):
         match = _SHARE.fullmatch(value.strip())
         if match is None:
             raise ValueError(f"{value!r} is no share of the fleet: write '5%'")
         return float(match[1]) / 100
-    raise ValueError("write a share of the fleet, as '5%'")
+    if info.context == BY_HAND:
+        raise ValueError("write a share of the fleet, as '5%'")
+    return value
 
 
 def _offset(value: Any) -> Any:

@@ -7,7 +7,7 @@ documents elsewhere. What is no refusal is a bug: logged whole, answered without
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from provisioning.api import est
 from provisioning.api.body import BodyLimit
@@ -50,9 +51,19 @@ _PROBLEM: Final[dict[str, Any]] = {
 
 
 def new_application(
-    title: str, version: str, settings: Settings, metrics: Metrics, *, port: str, openapi_url: str | None
+    title: str,
+    version: str,
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    port: str,
+    openapi_url: str | None,
+    endpoint: Callable[..., ASGIApp] | None = None,
 ) -> FastAPI:
-    """Return an application without routes whose errors are answered as each path needs; *port* names it in metrics."""
+    """Return an application without routes whose errors are answered as each path needs; *port* names it in metrics.
+
+    *endpoint* makes what is asked before any route, given the application behind it and how to *answer* refusals.
+    """
 
     def answered(path: str, refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:
         metrics.refused(refusal)
@@ -66,6 +77,8 @@ def new_application(
         openapi_url=openapi_url,
         responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
     )
+    if endpoint is not None:
+        app.add_middleware(endpoint, answer=answered)
     app.add_middleware(
         BodyLimit,
         maximum_for=lambda path: est.MAXIMUM_BODY if _is_est(path) else settings.maximum_body_bytes,

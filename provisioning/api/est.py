@@ -1,7 +1,10 @@
 """Enrolment over Secure Transport: RFC 7030 as clarified by RFC 8951 and RFC 9908, and nothing decided here.
 
-Each route reads, calls the service, and writes. ``/.well-known/est`` works with and without one label, which is the
+Each operation reads, calls the service, and writes. ``/.well-known/est`` works with and without one label, which is the
 device's group (RFC 7030 §3.2.2); a label is never an operation's name.
+
+Like OCSP, EST is an ASGI middleware in front of the framework: a device's request has nothing that routing by pattern
+and validation of parameters would be for, and they cost a fifth of what the event loop does for an enrolment.
 """
 
 from __future__ import annotations
@@ -11,24 +14,28 @@ import base64
 import binascii
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs7
-from fastapi import APIRouter, Request, Response
-from fastapi import Path as PathParameter
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from provisioning.api.peer import peer_certificate, tls_connection
 from provisioning.ca.key_envelope import EnvelopeSigner, seal_key
 from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
+from provisioning.enrolment.problems import pending_answer
 from provisioning.enrolment.service import EnrolmentService, MadeKey
-from provisioning.errors import Code, Refused
+from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
 
 PREFIX: Final = "/.well-known/est"
 MAXIMUM_BODY: Final = 64 * 1024
 
+_BELOW: Final = f"{PREFIX}/"
 _OPERATIONS: Final = frozenset({"cacerts", "simpleenroll", "simplereenroll", "csrattrs", "serverkeygen", "fullcmc"})
 _CERTS_ONLY: Final = "application/pkcs7-mime; smime-type=certs-only"
 _PKCS10: Final = "application/pkcs10"
@@ -39,41 +46,81 @@ _ARMOUR: Final = re.compile(rb"-----(BEGIN|END) [A-Z0-9 ]{1,40}-----")
 _WHITE_SPACE: Final = b" \t\r\n"
 _MAXIMUM_AUTHORIZATION: Final = 512
 
-Label = Annotated[str, PathParameter(max_length=64)]
+Answer = Callable[[str, Refused, Mapping[str, str] | None], Response]
+"""Makes the response for a path, a refusal and headers."""
 
 
-def est_routes(
-    enrolment: EnrolmentService, authorities: Sequence[x509.Certificate], signer: Callable[[], EnvelopeSigner]
-) -> APIRouter:
-    """Return the EST routes; *authorities* is what ``/cacerts`` tells, root first; it may change.
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """One operation; *path* is how it is counted (`provisioning.metrics`)."""
 
-    *signer* reads what signs encrypted keys.
-    """
-    router = APIRouter(prefix=PREFIX, include_in_schema=False)
-    operations = _Operations(enrolment, authorities, signer)
-    for method, answer in (
-        ("GET", operations.cacerts),
-        ("GET", operations.csrattrs),
-        ("POST", operations.simpleenroll),
-        ("POST", operations.simplereenroll),
-        ("POST", operations.serverkeygen),
-    ):
-        _add(router, method, answer)
-    return router
+    method: str
+    path: str
+    answer: Callable[[Request, str | None], Awaitable[Response]]
 
 
-def _add(router: APIRouter, method: str, answer: Callable[[Request, str | None], Awaitable[Response]]) -> None:
-    """Serve an operation with a label and without."""
+class EstEndpoint:
+    """Answers EST's operations under `PREFIX`; hands everything else to the application behind it."""
 
-    async def unlabelled(request: Request) -> Response:
-        return await answer(request, None)
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        enrolment: EnrolmentService,
+        authorities: Sequence[x509.Certificate],
+        signer: Callable[[], EnvelopeSigner],
+        answer: Answer,
+    ) -> None:
+        """Tell *authorities* as ``/cacerts``, root first; they may change. *signer* reads what signs encrypted keys."""
+        self._app = app
+        self._answer = answer
+        operations = _Operations(enrolment, authorities, signer)
+        self._unlabelled: dict[str, _Operation] = {}
+        self._labelled: dict[str, _Operation] = {}
+        for method, operation in (
+            ("GET", operations.cacerts),
+            ("GET", operations.csrattrs),
+            ("POST", operations.simpleenroll),
+            ("POST", operations.simplereenroll),
+            ("POST", operations.serverkeygen),
+        ):
+            name = operation.__name__
+            self._unlabelled[name] = _Operation(method, f"{PREFIX}/{name}", operation)
+            self._labelled[name] = _Operation(method, f"{PREFIX}/{{label}}/{name}", operation)
 
-    async def labelled(request: Request, label: Label) -> Response:
-        return await answer(request, check_label(label))
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        operation, label = self._named(scope["path"]) if scope["type"] == "http" else (None, None)
+        if operation is None:
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = operation
+        response = await self._respond(operation, label, Request(scope, receive))
+        await response(scope, receive, send)
 
-    name = answer.__name__
-    router.add_api_route(f"/{name}", unlabelled, methods=[method])
-    router.add_api_route(f"/{{label}}/{name}", labelled, methods=[method])
+    def _named(self, path: str) -> tuple[_Operation | None, str | None]:
+        """Return the operation that *path* names, if it does, and the label, if there is one."""
+        if not path.startswith(_BELOW):
+            return None, None
+        match path[len(_BELOW) :].split("/"):
+            case [name]:
+                return self._unlabelled.get(name), None
+            case [label, name]:
+                return self._labelled.get(name), label
+            case _:
+                return None, None
+
+    async def _respond(self, operation: _Operation, label: str | None, request: Request) -> Response:
+        path = request.scope["path"]
+        if request.method != operation.method:
+            detail = f"{request.method} {path[:120]}: Method Not Allowed"
+            return self._answer(path, Refused(Code.METHOD_NOT_ALLOWED, detail), {"Allow": operation.method})
+        try:
+            return await operation.answer(request, None if label is None else check_label(label))
+        except Refused as refusal:
+            return self._answer(path, refusal, None)
+        except Pending as waiting:
+            return pending_answer(waiting)
 
 
 class _Operations:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
 from typing import Final
@@ -16,6 +17,7 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
 from provisioning.ca.ocsp import OcspRefused
+from provisioning.enrolment.issuing import Issuing
 from provisioning.errors import Refused
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.publisher import CrlPublisher
@@ -28,38 +30,58 @@ Check = Callable[[], Awaitable[str]]
 """Returns ``ok``, or in a word or two what is wrong."""
 
 
-def readiness_checks(
-    database: Database,
-    signers: Callable[[], Sequence[RenewedOcspSigner]],
-    publishers: Mapping[str, CrlPublisher],
-    clock: Callable[[], datetime],
-) -> dict[str, Check]:
-    """Return what `/readyz` asks."""
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """The parts that are asked."""
 
-    async def store() -> str:
+    database: Database
+    issuing: Callable[[], Issuing]
+    signers: Callable[[], Sequence[RenewedOcspSigner]]
+    publishers: Mapping[str, CrlPublisher]
+    clock: Callable[[], datetime]
+
+    def checks(self) -> dict[str, Check]:
+        """Return what `/readyz` asks."""
+        return {
+            "store": self._store,
+            "issuing_ca": self._issuing_ca,
+            "ocsp_signer": self._ocsp_signer,
+            "crls": self._crls,
+        }
+
+    async def _store(self) -> str:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                await database.read(revocations.newest)
+                await self.database.read(revocations.newest)
+                if self.database.write_failed:
+                    await self.database.probe()
         except TimeoutError:
             return "slow"
         except Refused:
             return "unavailable"
         return "ok"
 
-    async def ocsp_signer() -> str:
+    async def _issuing_ca(self) -> str:
         try:
-            for signer in signers():
-                signer.current(clock())
+            certificate = self.issuing().issuer.certificate
+        except Refused:
+            return "none"
+        return "ok" if certificate.not_valid_before_utc <= self.clock() < certificate.not_valid_after_utc else "expired"
+
+    async def _ocsp_signer(self) -> str:
+        now = self.clock()
+        try:
+            for signer in self.signers():
+                if now < signer.issuer.certificate.not_valid_after_utc:  # What it issued has ended with it.
+                    signer.current(now)
         except OcspRefused:
             return "expired"
         return "ok"
 
-    async def crls() -> str:
-        now = clock()
-        current = [publisher.current for publisher in publishers.values()]
+    async def _crls(self) -> str:
+        now = self.clock()
+        current = [publisher.current for publisher in self.publishers.values()]
         return "ok" if all(each is not None and now < each.next_update for each in current) else "expired"
-
-    return {"store": store, "ocsp_signer": ocsp_signer, "crls": crls}
 
 
 def health_routes(checks: Mapping[str, Check]) -> APIRouter:

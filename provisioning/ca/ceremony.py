@@ -26,8 +26,9 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 
-from provisioning.ca.issuer import IssuerUrls, hash_for, throw_away_twin, url_extensions
+from provisioning.ca.issuer import IssuerUrls, url_extensions
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
+from provisioning.ca.signing import hash_for, throw_away_twin
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
 
 ROOT_LIFE: Final = timedelta(days=3652)

@@ -26,15 +26,14 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from provisioning.ca import der
-from provisioning.ca.issuer import hash_for, throw_away_twin
+from provisioning.ca.signing import hash_for, signed, throw_away_twin
 from provisioning.pki.keys import PrivateKey, key_identifier
 from provisioning.pki.revocation import RevocationReason
 
 _MAXIMUM_NUMBER: Final = (1 << 159) - 1  # RFC 5280 §5.2.3: 20 octets at most, and not negative.
+_ALGORITHM: Final = 1  # After the version (RFC 5280 §5.1.2).
 _CRL_REASON: Final = bytes.fromhex("0603551d15")  # OBJECT IDENTIFIER 2.5.29.21
 _REMOVE_FROM_CRL: Final = 8
 _REASON_CODES: Final[Mapping[RevocationReason, int]] = {
@@ -138,9 +137,7 @@ class CrlIssuer:
     def issue(self, prepared: PreparedCrl) -> bytes:
         """Sign what was prepared and return the list in DER; raise `CrlRefused` if it was signed before."""
         tbs = prepared.redeem(self)
-        algorithm = list(der.children(tbs))[1]  # Inner and outer are equal (RFC 5280 §5.1.1.2).
-        signature = der.element(der.BIT_STRING, b"\x00" + self._sign(tbs))
-        return der.element(der.SEQUENCE, tbs + algorithm + signature)
+        return signed(self._key, tbs, _ALGORITHM)
 
     def _draft(self, request: CrlRequest) -> x509.CertificateRevocationList:
         authority = x509.AuthorityKeyIdentifier(self.key_id, None, None)
@@ -165,22 +162,6 @@ class CrlIssuer:
             )
             builder = builder.add_extension(scope, critical=True)
         return builder.sign(self._draft_key, hash_for(self._draft_key))
-
-    def _sign(self, tbs: bytes) -> bytes:
-        match self._key:
-            case ec.EllipticCurvePrivateKey() as key:
-                return key.sign(tbs, ec.ECDSA(_hash(key)))
-            case rsa.RSAPrivateKey() as key:
-                return key.sign(tbs, padding.PKCS1v15(), _hash(key))
-            case ed25519.Ed25519PrivateKey() as key:
-                return key.sign(tbs)
-
-
-def _hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
-    found = hash_for(key)
-    if found is None:
-        raise AssertionError("only Ed25519 brings its own hash")
-    return found
 
 
 def _point(url: str) -> x509.DistributionPoint:

@@ -4,11 +4,11 @@ Theory
 ------
 Two steps, so that nothing unchecked can be signed::
 
-    Issuer.prepare(profile, request) -> PreparedIssuance      built, signed with a throw-away key, linted
+    Issuer.prepare(profile, request) -> PreparedIssuance      built, and linted under a signature that is none
     Issuer.issue(prepared) -> Certificate                     redeemed once, by the issuer that prepared it
 
-`prepare` is the only maker of what `issue` accepts. After signing, the signed fields are compared with the linted
-ones: what was checked is what was signed.
+`prepare` is the only maker of what `issue` accepts. What is signed are the linted fields themselves, byte for byte
+(`provisioning.ca.signing`).
 
 Rules
 -----
@@ -19,24 +19,32 @@ Rules
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
+from provisioning.ca.fields import ALGORITHM, encoded, joined
 from provisioning.ca.lint import Intent, lint, lint_ocsp_signer
 from provisioning.ca.name_policy import IpAddress, SubjectNames
 from provisioning.ca.profile import DIGITAL_SIGNATURE, Profile
+from provisioning.ca.signing import signature_algorithm, signed, with_signature
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, key_identifier
 
 _OCSP_BACKDATE: Final = timedelta(minutes=1)
+_OCSP_SIGNER_NAME: Final = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Fleetgate OCSP signer")])
+_OCSP_SIGNING: Final = encoded(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]))
+_NO_CHECK: Final = encoded(x509.OCSPNoCheck())
+_NO_CA: Final = encoded(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+_USAGE: Final = encoded(DIGITAL_SIGNATURE, critical=True)
+_NO_SIGNATURE: Final = bytes(8)
+_KEPT: Final = 64
 
 
 class IssuanceRefused(Exception):
@@ -90,22 +98,21 @@ class OcspSignerRequest:
 class PreparedIssuance:
     """A linted certificate waiting for its signature. Made by `Issuer` only."""
 
-    __slots__ = ("_builder", "_issuer", "_redeemed", "_tbs_bytes")
+    __slots__ = ("_fields", "_issuer", "_redeemed")
 
-    def __init__(self, issuer: Issuer, builder: x509.CertificateBuilder, tbs_bytes: bytes) -> None:
+    def __init__(self, issuer: Issuer, fields: bytes) -> None:
         self._issuer = issuer
-        self._builder = builder
-        self._tbs_bytes = tbs_bytes
+        self._fields = fields
         self._redeemed = False
 
-    def redeem(self, issuer: Issuer) -> tuple[x509.CertificateBuilder, bytes]:
-        """Give the builder and the linted fields to the *issuer* that prepared them, once."""
+    def redeem(self, issuer: Issuer) -> bytes:
+        """Give the linted fields to the *issuer* that prepared them, once."""
         if issuer is not self._issuer:
             raise IssuanceRefused("another issuer prepared this certificate")
         if self._redeemed:
             raise IssuanceRefused("this prepared certificate was signed already")
         self._redeemed = True
-        return self._builder, self._tbs_bytes
+        return self._fields
 
 
 class Issuer:
@@ -118,61 +125,63 @@ class Issuer:
         self.certificate: Final = certificate
         self.key_id: Final = key_identifier(certificate.public_key())
         self._key = key
-        self._lint_key = throw_away_twin(key)
-        self._authority = x509.AuthorityKeyIdentifier(self.key_id, None, None)
+        self._name = certificate.subject.public_bytes()
+        self._algorithm = signature_algorithm(key)
+        self._authority = encoded(x509.AuthorityKeyIdentifier(self.key_id, None, None))
         self._urls = urls
 
     def prepare(self, profile: Profile, request: IssuanceRequest) -> PreparedIssuance:
         """Build and lint a certificate; raise `IssuanceRefused` with every finding if there is one."""
-        builder = self._builder(profile, request)
-        draft = builder.sign(self._lint_key, hash_for(self._lint_key))
-        findings = lint(draft, Intent(profile, request.identity, self.certificate, request.names))
+        fields = self._fields(profile, request)
+        findings = lint(self._draft(fields), Intent(profile, request.identity, self.certificate, request.names))
         if findings:
             raise IssuanceRefused(f"the certificate for {request.identity} fails its checks: {'; '.join(findings)}")
-        return PreparedIssuance(self, builder, draft.tbs_certificate_bytes)
+        return PreparedIssuance(self, fields)
 
     def prepare_ocsp_signer(self, request: OcspSignerRequest) -> PreparedIssuance:
         """Build and lint the certificate of a delegated OCSP signer (RFC 6960 §4.2.2.2); raise `IssuanceRefused`."""
         now = request.now.replace(microsecond=0)
         not_after = min(now + request.life, self.certificate.not_valid_after_utc)
-        builder = (
-            self._unnamed_builder(request.public_key, request.serial, now - _OCSP_BACKDATE, not_after)
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Fleetgate OCSP signer")]))
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]), critical=False)
+        fields = self._joined(
+            request.public_key,
+            request.serial,
+            (now - _OCSP_BACKDATE, not_after),
+            _OCSP_SIGNER_NAME,
             # Nobody asks the responder about itself; its short life takes the place of revocation.
-            .add_extension(x509.OCSPNoCheck(), critical=False)
+            (_OCSP_SIGNING, _NO_CHECK),
         )
-        draft = builder.sign(self._lint_key, hash_for(self._lint_key))
-        findings = lint_ocsp_signer(draft, self.certificate)
+        findings = lint_ocsp_signer(self._draft(fields), self.certificate)
         if findings:
             raise IssuanceRefused(f"the OCSP signer's certificate fails its checks: {'; '.join(findings)}")
-        return PreparedIssuance(self, builder, draft.tbs_certificate_bytes)
+        return PreparedIssuance(self, fields)
 
     def issue(self, prepared: PreparedIssuance) -> x509.Certificate:
         """Sign what was prepared; raise `IssuanceRefused` if it was signed before or is another issuer's."""
-        builder, linted_bytes = prepared.redeem(self)
-        certificate = builder.sign(self._key, hash_for(self._key))
-        if certificate.tbs_certificate_bytes != linted_bytes:
-            raise IssuanceRefused("the signed fields differ from the checked ones")
-        return certificate
+        fields = prepared.redeem(self)
+        return x509.load_der_x509_certificate(signed(self._key, fields, ALGORITHM))
 
-    def _builder(self, profile: Profile, request: IssuanceRequest) -> x509.CertificateBuilder:
+    def _fields(self, profile: Profile, request: IssuanceRequest) -> bytes:
         not_before, not_after = profile.validity(request.now, self.certificate.not_valid_after_utc, request.life)
         if not_after <= not_before:
             raise IssuanceRefused(f"the issuing CA expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}")
-        builder = (
-            self._unnamed_builder(request.public_key, request.serial, not_before, not_after)
-            .subject_name(
-                x509.Name([*request.attributes, x509.NameAttribute(NameOID.COMMON_NAME, request.identity.name)])
-            )
-            .add_extension(x509.ExtendedKeyUsage(profile.extended_key_usages), critical=False)
-            .add_extension(_alternative_name(request), critical=False)
+        common_name = x509.NameAttribute(NameOID.COMMON_NAME, request.identity.name)
+        return self._joined(
+            request.public_key,
+            request.serial,
+            (not_before, not_after),
+            x509.Name([*request.attributes, common_name]),
+            (
+                _purposes(profile.extended_key_usages),
+                encoded(_alternative_name(request)),
+                *self._pointers(profile, request.crl_url),
+            ),
         )
-        for extension in self._pointers(profile, request.crl_url):
-            builder = builder.add_extension(extension, critical=False)
-        return builder
 
-    def _pointers(self, profile: Profile, shard_url: str | None) -> Sequence[x509.ExtensionType]:
+    def _draft(self, fields: bytes) -> x509.Certificate:
+        """Return the certificate that *fields* would be, under a signature that is of nothing of it."""
+        return x509.load_der_x509_certificate(with_signature(fields, ALGORITHM, _NO_SIGNATURE))
+
+    def _pointers(self, profile: Profile, shard_url: str | None) -> Sequence[bytes]:
         urls = self._urls
         if shard_url is not None:
             if urls is None:
@@ -180,7 +189,7 @@ class Issuer:
             urls = replace(urls, crl=shard_url)
         if urls is None:
             return ()
-        return url_extensions(
+        return _pointers_to(
             IssuerUrls(
                 urls.crl if profile.crl_url else None,
                 urls.ca_certificate if profile.issuer_url else None,
@@ -188,44 +197,32 @@ class Issuer:
             )
         )
 
-    def _unnamed_builder(
-        self, public_key: CertificatePublicKeyTypes, serial: int, not_before: datetime, not_after: datetime
-    ) -> x509.CertificateBuilder:
-        """Return what every end-entity certificate has; subject and purpose are missing yet."""
-        return (
-            x509.CertificateBuilder()
-            .issuer_name(self.certificate.subject)
-            .public_key(public_key)
-            .serial_number(serial)
-            .not_valid_before(not_before)
-            .not_valid_after(not_after)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(DIGITAL_SIGNATURE, critical=True)
-            .add_extension(x509.SubjectKeyIdentifier(key_identifier(public_key)), critical=False)
-            .add_extension(self._authority, critical=False)
+    def _joined(
+        self,
+        public_key: CertificatePublicKeyTypes,
+        serial: int,
+        dates: tuple[datetime, datetime],
+        subject: x509.Name,
+        extensions: Sequence[bytes],
+    ) -> bytes:
+        """Return the fields of an end-entity certificate; *extensions* come after those that all of them have."""
+        not_before, not_after = dates
+        return joined(
+            self._algorithm,
+            self._name,
+            serial=serial,
+            not_before=not_before,
+            not_after=not_after,
+            subject=subject,
+            public_key=public_key,
+            extensions=(
+                _NO_CA,
+                _USAGE,
+                encoded(x509.SubjectKeyIdentifier(key_identifier(public_key))),
+                self._authority,
+                *extensions,
+            ),
         )
-
-
-def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
-    """Return the hash to sign with: as strong as the key, and none for Ed25519, which brings its own."""
-    match key:
-        case ed25519.Ed25519PrivateKey():
-            return None
-        case ec.EllipticCurvePrivateKey(curve=ec.SECP384R1()):
-            return hashes.SHA384()
-        case _:
-            return hashes.SHA256()
-
-
-def throw_away_twin(key: PrivateKey) -> PrivateKey:
-    """Return a fresh key of the same kind, whose signatures have the same algorithm identifier."""
-    match key:
-        case ec.EllipticCurvePrivateKey():
-            return ec.generate_private_key(key.curve)
-        case rsa.RSAPrivateKey():
-            return rsa.generate_private_key(65537, 2048)  # The algorithm identifier does not name the size.
-        case ed25519.Ed25519PrivateKey():
-            return ed25519.Ed25519PrivateKey.generate()
 
 
 def _alternative_name(request: IssuanceRequest) -> x509.SubjectAlternativeName:
@@ -236,6 +233,17 @@ def _alternative_name(request: IssuanceRequest) -> x509.SubjectAlternativeName:
             *(x509.IPAddress(address) for address in request.ip_addresses),
         ]
     )
+
+
+# The same in every certificate of a profile and shard, so they are encoded once.
+@functools.lru_cache(_KEPT)
+def _purposes(usages: tuple[x509.ObjectIdentifier, ...]) -> bytes:
+    return encoded(x509.ExtendedKeyUsage(usages))
+
+
+@functools.lru_cache(_KEPT)
+def _pointers_to(urls: IssuerUrls) -> Sequence[bytes]:
+    return [encoded(extension) for extension in url_extensions(urls)]
 
 
 def url_extensions(urls: IssuerUrls | None) -> tuple[x509.ExtensionType, ...]:

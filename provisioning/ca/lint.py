@@ -2,8 +2,8 @@
 
 Theory
 ------
-The issuer signs the finished fields with a throw-away key and hands the result here; only a certificate without
-findings is signed with the real key. A mistake in the builder or the configuration is so caught before it is a
+The issuer hands the finished fields here, as a certificate with a signature that is none; only one without findings
+is signed. A mistake in the builder or the configuration is so caught before it is a
 certificate that somebody trusts. Each check is a function from the certificate and what was intended to findings.
 
 Rules
@@ -14,10 +14,11 @@ Rules
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, ExtensionOID, NameOID
@@ -26,6 +27,8 @@ from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import DIGITAL_SIGNATURE, Profile
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of
 from provisioning.pki.keys import key_identifier
+
+E = TypeVar("E", bound=x509.ExtensionType)
 
 _SERIAL_BITS: Final = range(64, 160)  # CA/Browser Forum BR §7.1 from below, RFC 5280 §4.1.2.2 (20 octets) from above.
 
@@ -38,7 +41,7 @@ _EXTENSIONS: Final = {
     ExtensionOID.SUBJECT_KEY_IDENTIFIER: False,
     ExtensionOID.AUTHORITY_KEY_IDENTIFIER: False,
 }
-_OPTIONAL_EXTENSIONS: Final = {
+_ALLOWED_EXTENSIONS: Final = _EXTENSIONS | {
     ExtensionOID.CRL_DISTRIBUTION_POINTS: False,
     ExtensionOID.AUTHORITY_INFORMATION_ACCESS: False,
 }
@@ -50,6 +53,7 @@ _OCSP_SIGNER_EXTENSIONS: Final = {
     ExtensionOID.AUTHORITY_KEY_IDENTIFIER: False,
     ExtensionOID.OCSP_NO_CHECK: False,
 }
+_ISSUERS_KEPT: Final = 16
 _OCSP_SIGNER_LIFE: Final = timedelta(days=31)
 
 
@@ -63,33 +67,48 @@ class Intent:
     names: SubjectNames
 
 
+class _Read:
+    """A certificate whose extensions are looked at once for all checks."""
+
+    def __init__(self, certificate: x509.Certificate) -> None:
+        extensions = certificate.extensions
+        self.certificate = certificate
+        self.critical = {extension.oid: extension.critical for extension in extensions}
+        self._values: dict[type[x509.ExtensionType], Any] = {
+            type(extension.value): extension.value for extension in extensions
+        }
+
+    def get(self, kind: type[E]) -> E | None:
+        """Return the value of the extension of *kind*, None if there is none."""
+        value: E | None = self._values.get(kind)
+        return value
+
+
 def lint(certificate: x509.Certificate, intent: Intent) -> list[str]:
     """Return every finding, each a sentence; an empty list means that the certificate may be signed."""
-    return [finding for check in _CHECKS for finding in check(certificate, intent)]
+    read = _Read(certificate)
+    return [finding for check in _CHECKS for finding in check(read, intent)]
 
 
 def lint_ocsp_signer(certificate: x509.Certificate, issuer: x509.Certificate) -> list[str]:
     """Return every finding in the certificate of a delegated OCSP signer (RFC 6960 §4.2.2.2)."""
-    findings = [*_check_serial_number(certificate), *_check_key_identifiers_of(certificate, issuer)]
+    read = _Read(certificate)
+    findings = [*_check_serial_number(certificate), *_check_key_identifiers_of(read, issuer)]
     if certificate.issuer.public_bytes() != issuer.subject.public_bytes():
         findings.append("the issuer's name is not the issuing CA's subject")
     if not certificate.not_valid_before_utc < certificate.not_valid_after_utc <= issuer.not_valid_after_utc:
         findings.append("it does not live within the issuing CA's life")
     if certificate.not_valid_after_utc - certificate.not_valid_before_utc > _OCSP_SIGNER_LIFE:
         findings.append(f"it cannot be revoked and lives longer than {_OCSP_SIGNER_LIFE.days} days")
-    found = {extension.oid: extension.critical for extension in certificate.extensions}
-    if found != _OCSP_SIGNER_EXTENSIONS:
+    if read.critical != _OCSP_SIGNER_EXTENSIONS:
         findings.append("its extensions are not those of an OCSP signer")
-    for extension in certificate.extensions:
-        match extension.value:
-            case x509.BasicConstraints(ca=True):
-                findings.append("an OCSP signer would become a CA")
-            case x509.KeyUsage() as usage if usage != DIGITAL_SIGNATURE:
-                findings.append("key usage is not digitalSignature alone")
-            case x509.ExtendedKeyUsage() as usages if list(usages) != [ExtendedKeyUsageOID.OCSP_SIGNING]:
-                findings.append("extended key usage is not OCSPSigning alone")
-            case _:
-                pass
+    if _is_ca(read):
+        findings.append("an OCSP signer would become a CA")
+    if read.get(x509.KeyUsage) not in (None, DIGITAL_SIGNATURE):
+        findings.append("key usage is not digitalSignature alone")
+    usages = read.get(x509.ExtendedKeyUsage)
+    if usages is not None and list(usages) != [ExtendedKeyUsageOID.OCSP_SIGNING]:
+        findings.append("extended key usage is not OCSPSigning alone")
     return findings
 
 
@@ -99,12 +118,12 @@ def _check_serial_number(certificate: x509.Certificate) -> Iterator[str]:
         yield f"serial number has {serial.bit_length()} bits, not {_SERIAL_BITS.start} to {_SERIAL_BITS.stop - 1}"
 
 
-def _check_serial(certificate: x509.Certificate, _intent: Intent) -> Iterator[str]:
-    yield from _check_serial_number(certificate)
+def _check_serial(read: _Read, _intent: Intent) -> Iterator[str]:
+    yield from _check_serial_number(read.certificate)
 
 
-def _check_validity(certificate: x509.Certificate, intent: Intent) -> Iterator[str]:
-    not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+def _check_validity(read: _Read, intent: Intent) -> Iterator[str]:
+    not_before, not_after = read.certificate.not_valid_before_utc, read.certificate.not_valid_after_utc
     if not_before >= not_after:
         yield "notBefore is not before notAfter"
     if not_after > intent.issuer.not_valid_after_utc:
@@ -113,7 +132,8 @@ def _check_validity(certificate: x509.Certificate, intent: Intent) -> Iterator[s
         yield f"the certificate lives longer than the {intent.profile.name} profile allows"
 
 
-def _check_names(certificate: x509.Certificate, intent: Intent) -> Iterator[str]:
+def _check_names(read: _Read, intent: Intent) -> Iterator[str]:
+    certificate = read.certificate
     if certificate.issuer.public_bytes() != intent.issuer.subject.public_bytes():
         yield "the issuer's name is not the issuing CA's subject"
     *attributes, last = certificate.subject
@@ -140,72 +160,68 @@ def _check_names(certificate: x509.Certificate, intent: Intent) -> Iterator[str]
         yield f"the {intent.profile.name} profile does not allow these names"
 
 
-def _check_key(certificate: x509.Certificate, intent: Intent) -> Iterator[str]:
-    if not intent.profile.takes(certificate.public_key()):
+def _check_key(read: _Read, intent: Intent) -> Iterator[str]:
+    if not intent.profile.takes(read.certificate.public_key()):
         yield f"the {intent.profile.name} profile certifies no such key, only {intent.profile.keys_taken}"
 
 
-def _check_pointers(certificate: x509.Certificate, intent: Intent) -> Iterator[str]:
+def _check_pointers(read: _Read, intent: Intent) -> Iterator[str]:
     profile = intent.profile
     told = {
         AuthorityInformationAccessOID.OCSP: profile.ocsp_url,
         AuthorityInformationAccessOID.CA_ISSUERS: profile.issuer_url,
     }
-    for extension in certificate.extensions:
-        match extension.value:
-            case x509.CRLDistributionPoints() if not profile.crl_url:
-                yield f"the {profile.name} profile tells no CRL"
-            case x509.AuthorityInformationAccess() as descriptions:
-                for each in descriptions:
-                    if not told.get(each.access_method, False):
-                        yield f"the {profile.name} profile does not tell {each.access_method.dotted_string}"
-            case _:
-                pass
+    if not profile.crl_url and read.get(x509.CRLDistributionPoints) is not None:
+        yield f"the {profile.name} profile tells no CRL"
+    for each in read.get(x509.AuthorityInformationAccess) or ():
+        if not told.get(each.access_method, False):
+            yield f"the {profile.name} profile does not tell {each.access_method.dotted_string}"
 
 
-def _check_extensions(certificate: x509.Certificate, _intent: Intent) -> Iterator[str]:
-    found = {extension.oid: extension.critical for extension in certificate.extensions}
-    for oid in _EXTENSIONS.keys() - found.keys():
+def _check_extensions(read: _Read, _intent: Intent) -> Iterator[str]:
+    for oid in _EXTENSIONS.keys() - read.critical.keys():
         yield f"extension {oid.dotted_string} is missing"
-    allowed = _EXTENSIONS | _OPTIONAL_EXTENSIONS
-    for oid, critical in found.items():
-        if oid not in allowed:
+    for oid, critical in read.critical.items():
+        if oid not in _ALLOWED_EXTENSIONS:
             yield f"extension {oid.dotted_string} is in no profile"
-        elif critical != allowed[oid]:
+        elif critical != _ALLOWED_EXTENSIONS[oid]:
             yield f"extension {oid.dotted_string} has the wrong criticality"
 
 
-def _check_usage(certificate: x509.Certificate, intent: Intent) -> Iterator[str]:
-    for extension in certificate.extensions:
-        match extension.value:
-            case x509.BasicConstraints(ca=True):
-                yield "an end entity would become a CA"
-            case x509.KeyUsage() as usage if usage != DIGITAL_SIGNATURE:
-                yield "key usage is not digitalSignature alone"
-            case x509.ExtendedKeyUsage() as usages if tuple(usages) != intent.profile.extended_key_usages:
-                yield f"extended key usage is not the {intent.profile.name} profile's"
-            case _:
-                pass
+def _check_usage(read: _Read, intent: Intent) -> Iterator[str]:
+    if _is_ca(read):
+        yield "an end entity would become a CA"
+    if read.get(x509.KeyUsage) not in (None, DIGITAL_SIGNATURE):
+        yield "key usage is not digitalSignature alone"
+    usages = read.get(x509.ExtendedKeyUsage)
+    if usages is not None and tuple(usages) != intent.profile.extended_key_usages:
+        yield f"extended key usage is not the {intent.profile.name} profile's"
 
 
-def _check_key_identifiers(certificate: x509.Certificate, intent: Intent) -> Iterator[str]:
-    yield from _check_key_identifiers_of(certificate, intent.issuer)
+def _is_ca(read: _Read) -> bool:
+    constraints = read.get(x509.BasicConstraints)
+    return constraints is not None and constraints.ca
 
 
-def _check_key_identifiers_of(certificate: x509.Certificate, issuer: x509.Certificate) -> Iterator[str]:
-    for extension in certificate.extensions:
-        match extension.value:
-            case x509.SubjectKeyIdentifier(digest=digest) if digest != key_identifier(certificate.public_key()):
-                yield "the subject key identifier is not the key's"
-            case x509.AuthorityKeyIdentifier(key_identifier=identifier) if identifier != key_identifier(
-                issuer.public_key()
-            ):
-                yield "the authority key identifier is not the issuing CA's"
-            case _:
-                pass
+def _check_key_identifiers(read: _Read, intent: Intent) -> Iterator[str]:
+    yield from _check_key_identifiers_of(read, intent.issuer)
 
 
-_CHECKS: Final[tuple[Callable[[x509.Certificate, Intent], Iterator[str]], ...]] = (
+def _check_key_identifiers_of(read: _Read, issuer: x509.Certificate) -> Iterator[str]:
+    subject = read.get(x509.SubjectKeyIdentifier)
+    if subject is not None and subject.digest != key_identifier(read.certificate.public_key()):
+        yield "the subject key identifier is not the key's"
+    authority = read.get(x509.AuthorityKeyIdentifier)
+    if authority is not None and authority.key_identifier != _key_identifier_of(issuer):
+        yield "the authority key identifier is not the issuing CA's"
+
+
+@functools.lru_cache(_ISSUERS_KEPT)
+def _key_identifier_of(issuer: x509.Certificate) -> bytes:
+    return key_identifier(issuer.public_key())
+
+
+_CHECKS: Final[tuple[Callable[[_Read, Intent], Iterator[str]], ...]] = (
     _check_serial,
     _check_validity,
     _check_key,

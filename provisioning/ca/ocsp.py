@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from provisioning.ca.issuer import hash_for
+from provisioning.ca.signing import hash_for
 from provisioning.pki.keys import PrivateKey
 from provisioning.pki.revocation import RevocationReason
 

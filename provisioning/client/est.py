@@ -58,6 +58,10 @@ class EnrolmentUnavailable(Exception):
         self.retry_after = retry_after
 
 
+class EnrolmentPending(EnrolmentUnavailable):
+    """An operator has not decided yet (202, RFC 7030 §4.2.3): repeat the request with the same key."""
+
+
 @dataclass(frozen=True, slots=True)
 class RenewalInfo:
     """The window in which a certificate should be renewed, at a moment chosen at random; ask again *retry_after* s."""
@@ -109,7 +113,7 @@ class EstClient:
         """Return the first certificate for *csr*; *user* is the device's name, *label* the group, if any.
 
         Without a token the client's credential vouches (a claim, a manufacturer's certificate), or nothing but the
-        request. While an operator has not decided, `EnrolmentUnavailable.retry_after` says when to repeat it.
+        request. While an operator has not decided, `EnrolmentPending.retry_after` says when to repeat it.
         """
         auth = None if user is None or token is None else httpx.BasicAuth(user, token)
         return await self._enrol("simpleenroll", csr, label=label, auth=auth)
@@ -210,7 +214,9 @@ def renewal_identifier(certificate: x509.Certificate) -> str:
 def _refusal(response: httpx.Response) -> EnrolmentRefused | EnrolmentUnavailable:
     text = " ".join(response.text.split())[:_LONGEST_TEXT] or response.reason_phrase
     status = response.status_code
-    if status in {httpx.codes.ACCEPTED, httpx.codes.TOO_MANY_REQUESTS} or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+    if status == httpx.codes.ACCEPTED:
+        return EnrolmentPending(f"the provisioning service answered {status}: {text}", _retry_after(response))
+    if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
         return EnrolmentUnavailable(f"the provisioning service answered {status}: {text}", _retry_after(response))
     code, separator, detail = text.partition(": ")
     if not separator or not code.replace("_", "").isupper():

@@ -5,13 +5,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
+import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.issuer import Issuer
 from provisioning.errors import Code, Refused
 from provisioning.store import authorities
 from provisioning.store.crl_shards import CrlShard
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,13 @@ class Issuing:
     def choose_shard(self) -> CrlShard | None:
         """Return the part of the CRL that the next certificate belongs to, None if there are no parts."""
         return secrets.choice(self.crl_shards) if self.crl_shards else None
+
+    def check_life(self, now: datetime) -> None:
+        """Raise `Refused` if the CA has ended."""
+        ends = self.issuer.certificate.not_valid_after_utc
+        if now >= ends:
+            log.error("the issuing CA has ended: make its successor active", ended=ends)
+            raise Refused(Code.UNAVAILABLE, f"the issuing CA ended on {ends:%Y-%m-%d}: an operator has to succeed it")
 
     def check(self, connection: Connection) -> None:
         """Raise `Refused` unless the CA may still sign, by the store and in the transaction that records it."""

@@ -279,6 +279,7 @@ class EnrolmentService:
     ) -> tuple[x509.Certificate, int]:
         device, now = authorised.device, attempt.now
         issuing = self._issuing()
+        issuing.check_life(now)
         issuing.check(connection)
         shard = issuing.choose_shard()
         profile = self._profile_named(authorised.rules.profile, device.role, device.group)

@@ -11,12 +11,15 @@ Rules
 -----
 1. It builds no context and holds no credential: those that it is given come from `server_context`.
 2. `replace` takes effect for the next connection, and for no other.
+3. A peer that fails the handshake is told why (`provisioning.pki.polite_handshake`).
 """
 
 from __future__ import annotations
 
 import ssl
 from typing import Any, Self
+
+from provisioning.pki.polite_handshake import PoliteHandshake
 
 
 class RenewableContext(ssl.SSLContext):
@@ -27,7 +30,7 @@ class RenewableContext(ssl.SSLContext):
     def __new__(cls, current: ssl.SSLContext) -> Self:
         """Stand for *current* until another one takes its place."""
         made = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
-        made.current = current
+        made.replace(current)
         return made
 
     def __init__(self, current: ssl.SSLContext) -> None:
@@ -36,6 +39,7 @@ class RenewableContext(ssl.SSLContext):
 
     def replace(self, current: ssl.SSLContext) -> None:
         """Give *current* to the connections that are made from now on."""
+        current.sslobject_class = PoliteHandshake  # It is ours alone: nobody else has a connection of it yet.
         self.current = current
 
     def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:

@@ -76,6 +76,8 @@ class Revocation:
 Entries = Mapping[int, int]
 """A list's revoked serial numbers, each with reason and time in one integer (`pack`): a million take 120 MB."""
 
+OCSP = "ocsp"
+"""The name of the list of what OCSP responders have said."""
 _REASONS = tuple(RevocationReason)
 _REASON_BITS = 4
 
@@ -115,6 +117,12 @@ class RevocationIndex:
 
     def __len__(self) -> int:
         return len(self._revocations) + sum(map(len, self._tables()))
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many entries come from events (``feed``), from answers of OCSP, and from CRLs."""
+        asked = sum(len(lists.get(OCSP, ())) for lists in self._lists.values())
+        listed = sum(map(len, self._tables())) - asked
+        return {"feed": len(self._revocations), "crl": listed, OCSP: asked}
 
     def add(self, revocation: Revocation) -> bool:
         """Record *revocation*; return whether the certificate was not revoked before."""

@@ -83,6 +83,7 @@ class OcspAnswer:
 @dataclass(slots=True)
 class _Entry:
     status: CertificateStatus
+    read_at: datetime
     fresh_until: datetime
     answers: dict[str, OcspAnswer] = field(default_factory=dict)
 
@@ -119,7 +120,7 @@ class OcspResponder:
         name = (signer.issuer.key_id.hex(), serial_text(request.serial))
         now = self._clock()
         entry = self._entries.get(name)
-        if entry is None or now >= entry.fresh_until:
+        if entry is None or not entry.read_at <= now < entry.fresh_until:  # The clock may have been set back.
             entry = await self._look_up(name)
             now = self._clock()
         if request.nonce is not None:
@@ -178,7 +179,8 @@ class OcspResponder:
             status = await self._database.read(lambda connection: _status(connection, name))
         finally:
             unchanged = self._finish(name)
-        entry = _Entry(status, self._clock() + self.remembered)
+        now = self._clock()
+        entry = _Entry(status, now, now + self.remembered)
         if unchanged and not isinstance(status, Unknown):
             self._remember(name, entry)
         return entry

@@ -23,7 +23,7 @@ import structlog
 from cryptography import x509
 from sqlalchemy.engine import Connection
 
-from provisioning.ca.issuer import Issuer, OcspSignerRequest
+from provisioning.ca.issuer import IssuanceRefused, Issuer, OcspSignerRequest
 from provisioning.ca.ocsp import Failure, OcspRefused, OcspSigner
 from provisioning.errors import Refused
 from provisioning.pki.keys import generate_key
@@ -35,7 +35,7 @@ from provisioning.store.serials import SerialNumbers, serial_text
 log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS: Final = 10.0
-_LONGEST_WAIT_SECONDS: Final = 3600.0  # Look at the wall clock now and then: it may be set.
+_LONGEST_WAIT_SECONDS: Final = 15.0  # Look at the wall clock now and then: it may be set.
 
 
 class RenewedOcspSigner:
@@ -67,8 +67,10 @@ class RenewedOcspSigner:
         return self._signer
 
     async def renew(self) -> None:
-        """Make a new key, certify and record it, and use it from now on."""
-        now = self._clock()
+        """Make a new key, certify and record it, and use it from now on; raise `Refused` or `IssuanceRefused`."""
+        now, ends = self._clock(), self.issuer.certificate.not_valid_after_utc
+        if now >= ends:
+            raise IssuanceRefused(f"the CA ended on {ends:%Y-%m-%d}: it certifies no OCSP signer any more")
         key = generate_key()
         async with self._serial_numbers.reservation(now) as reservation:
             prepared = self.issuer.prepare_ocsp_signer(
@@ -106,8 +108,8 @@ class RenewedOcspSigner:
                 continue
             try:
                 await self.renew()
-            except Refused as refusal:
-                log.error("OCSP signer not renewed", detail=refusal.detail)  # noqa: TRY400 - its sentence says it all
+            except (Refused, IssuanceRefused) as refusal:  # A CA that has ended certifies no signer.
+                log.error("OCSP signer not renewed", detail=str(refusal))  # noqa: TRY400 - its sentence says it all
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def _seconds_to_renewal(self) -> float:

@@ -35,7 +35,7 @@ from typing import Final
 import structlog
 from sqlalchemy.engine import Connection
 
-from provisioning.ca.crl import CrlIssuer, CrlRequest
+from provisioning.ca.crl import CrlIssuer, CrlRefused, CrlRequest
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.revocation.crl_contents import CrlContents
 from provisioning.store import audit, counters, crls, revocations
@@ -48,7 +48,7 @@ from provisioning.store.revocations import ListedChange
 log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS: Final = 10.0
-_LONGEST_WAIT_SECONDS: Final = 3600.0  # Look at the wall clock now and then: it may be set.
+_LONGEST_WAIT_SECONDS: Final = 15.0  # Look at the wall clock now and then: it may be set.
 _COMPLETE_SHARE: Final = 20
 _ACTOR: Final = "provisioning"
 _STORED_BYTES: Final = 256 * 1024
@@ -129,7 +129,7 @@ class CrlPublisher:
             self._changed.clear()
             try:
                 await (self.publish_changes() if due else self.publish())
-            except (Refused, ConfigurationError, OSError) as error:
+            except (Refused, CrlRefused, ConfigurationError, OSError) as error:
                 log.error("CRL not published", issuer=self._plan.name, error=str(error))  # noqa: TRY400
                 self._owed = True
                 self._changed.set()
@@ -151,9 +151,11 @@ class CrlPublisher:
     async def publish(self) -> PublishedCrl:
         """Sign and record a new complete list, and its delta."""
         issuer = await asyncio.to_thread(self._plan.open_issuer)
+        if self._set_back():
+            self._contents = None  # What was over by the clock that was wrong may not be.
         news = await self._read(issuer, first=self._contents is None)
         contents = self._contents or CrlContents()
-        previous_update = _BEGINNING if self._current is None else self._current.this_update
+        previous_update = self._previous_update()
         now = self._clock().replace(microsecond=0)
         begun = time.monotonic()
 
@@ -229,7 +231,7 @@ class CrlPublisher:
         """Take a number and read what is new, or, the *first* time, everything."""
         plan, now = self._plan, self._clock()
         shard_id = None if plan.shard is None else plan.shard.id
-        previous_update = _BEGINNING if self._current is None else self._current.this_update
+        previous_update = self._previous_update()
 
         def read(connection: Connection) -> _News:
             (number,) = counters.take(connection, plan.counter)
@@ -253,8 +255,18 @@ class CrlPublisher:
         if stored or len(crl.der) <= _STORED_BYTES:
             crls.add(connection, crl)
 
-    def _seconds_to_renewal(self) -> float:
+    def _set_back(self) -> bool:
+        """Whether the newest list is from the future: the clock has been set back since."""
+        return self._current is not None and self._clock() < self._current.this_update
+
+    def _previous_update(self) -> datetime:
+        """Return since when what has expired need not be listed any more (RFC 5280 §3.3: one list past its end)."""
         if self._current is None:
+            return _BEGINNING
+        return self._clock() - self._plan.life if self._set_back() else self._current.this_update
+
+    def _seconds_to_renewal(self) -> float:
+        if self._current is None or self._set_back():
             return 0.0
         renewal = self._current.this_update + (self._current.next_update - self._current.this_update) / 2
         return min(max(0.0, (renewal - self._clock()).total_seconds()), _LONGEST_WAIT_SECONDS)

@@ -15,14 +15,19 @@ An entry is written in the transaction that does the thing, so there is never on
 before a signature is written before the key is used, so what cannot be written stops the signing. What a process that
 died in between may have signed is bounded by the serial numbers that it had reserved on disk.
 
+The head is read and locked by a transaction's first entry and written once, before its commit (`one_end`): many
+enrolments that share a commit share that, too.
+
 Rules
 -----
 1. Entries are numbered from 1 without a gap, in commit order. Nothing here changes or deletes one, and SQLite refuses.
 2. No entry holds a token, a passphrase or a key.
+3. Whoever undoes part of a transaction takes the end back with it: `end_of`, `take_back`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -35,6 +40,7 @@ from typing import Final
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.engine import Connection
 
+from provisioning.store.prepared import Prepared
 from provisioning.store.tables import audit_entries, audit_head
 
 KEY_OPTION: Final = "audit_key"
@@ -106,11 +112,53 @@ class AuditHead:
 
 
 _READ_HEAD: Final = select(audit_head.c.number, audit_head.c.mac, audit_head.c.seal)
-_LOCK_HEAD: Final = _READ_HEAD.with_for_update()
-_APPEND: Final = insert(audit_entries)
-_MOVE: Final = update(audit_head).values(
-    number=bindparam("last"), mac=bindparam("last_mac"), seal=bindparam("new_seal")
+_LOCK_HEAD: Final = Prepared(_READ_HEAD.with_for_update())
+_APPEND: Final = Prepared(insert(audit_entries))
+_MOVE: Final = Prepared(
+    update(audit_head).values(number=bindparam("last"), mac=bindparam("last_mac"), seal=bindparam("new_seal"))
 )
+_END: Final = "audit_end"
+"""Of a connection's notes: where the log ends in the transaction that is under way."""
+
+
+@dataclass(slots=True)
+class _End:
+    now: AuditHead | None = None
+    """None: nothing was appended yet."""
+    written: AuditHead | None = None
+
+
+@contextlib.contextmanager
+def one_end(connection: Connection) -> Iterator[None]:
+    """Let the entries of the block, which is one transaction, share one look at the log's end and one move of it."""
+    notes = connection.info  # A connection that breaks has none any more.
+    end = notes[_END] = _End()
+    try:
+        yield
+        _write(connection, end)
+    finally:
+        notes.pop(_END, None)
+
+
+def end_of(connection: Connection) -> AuditHead | None:
+    """Return where the log ends now in a transaction of `one_end`, for `take_back`."""
+    end: _End = connection.info[_END]
+    return end.now
+
+
+def take_back(connection: Connection, end: AuditHead | None) -> None:
+    """Say that what was appended after *end* is undone."""
+    shared: _End = connection.info[_END]
+    shared.now = end
+
+
+def _write(connection: Connection, end: _End) -> None:
+    if end.now is None or end.now == end.written:
+        return
+    key: bytes = connection.get_execution_options()[KEY_OPTION]
+    moved = {"last": end.now.number, "last_mac": end.now.mac, "new_seal": _seal(key, end.now)}
+    _MOVE.run(connection, moved)
+    end.written = end.now
 
 
 def append(
@@ -118,14 +166,21 @@ def append(
 ) -> None:
     """Add an entry in the caller's transaction."""
     key: bytes = connection.get_execution_options()[KEY_OPTION]
-    last, previous, _ = connection.execute(_LOCK_HEAD).one()
+    shared: _End | None = connection.info.get(_END)
+    end = _End() if shared is None else shared
+    if end.now is None:
+        last, previous, _ = _LOCK_HEAD.one(connection, {})
+    else:
+        last, previous = end.now.number, end.now.mac
     number = last + 1
     at = at.astimezone(UTC)
     text = json.dumps(details, sort_keys=True, default=str)
     mac = _mac(key, previous, number, at, actor, action.value, subject, text)
     row = {"number": number, "at": at, "actor": actor, "action": action.value, "subject": subject, "details": text}
-    connection.execute(_APPEND, row | {"mac": mac})
-    connection.execute(_MOVE, {"last": number, "last_mac": mac, "new_seal": _seal(key, AuditHead(number, mac))})
+    _APPEND.run(connection, row | {"mac": mac})
+    end.now = AuditHead(number, mac)
+    if shared is None:
+        _write(connection, end)
 
 
 def ceremony_of(connection: Connection, digest: str) -> AuditEntry | None:
@@ -147,7 +202,7 @@ def entries(connection: Connection, after: int, limit: int) -> list[AuditEntry]:
 
 
 def head(connection: Connection) -> AuditHead:
-    """Return where the log says that it ends."""
+    """Return where the log says that it ends; in a transaction that has appended: before it did."""
     number, mac, _ = connection.execute(_READ_HEAD).one()
     return AuditHead(number, mac)
 

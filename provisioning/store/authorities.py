@@ -33,6 +33,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.pki.keys import key_identifier
 from provisioning.store import counters
+from provisioning.store.prepared import Prepared
 from provisioning.store.tables import authorities, certificates, devices
 
 
@@ -77,8 +78,10 @@ class StoredAuthority:
 
 
 _ALL: Final = select(authorities).order_by(authorities.c.id)
-_STATE: Final = select(authorities.c.state).where(
-    authorities.c.key_id == bindparam("wanted"), authorities.c.kind == AuthorityKind.ISSUING.value
+_STATE: Final = Prepared(
+    select(authorities.c.state).where(
+        authorities.c.key_id == bindparam("wanted"), authorities.c.kind == AuthorityKind.ISSUING.value
+    )
 )
 _MAY_SIGN: Final = frozenset({AuthorityState.ACTIVE.value, AuthorityState.RETIRING.value})
 
@@ -116,7 +119,8 @@ def may_sign(connection: Connection, key_id: bytes) -> bool:
 
     A retiring one may: another process may not have heard yet, and what it issues is good until its end.
     """
-    return connection.execute(_STATE, {"wanted": key_id.hex()}).scalar_one_or_none() in _MAY_SIGN
+    row = _STATE.first(connection, {"wanted": key_id.hex()})
+    return row is not None and row[0] in _MAY_SIGN
 
 
 def add(

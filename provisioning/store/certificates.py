@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import Row, Select, bindparam, insert, select
+from sqlalchemy import Select, bindparam, insert, select
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.store.devices import WIDTH as DEVICE_WIDTH
 from provisioning.store.devices import Device, device_from
+from provisioning.store.prepared import Prepared
 from provisioning.store.serials import serial_text
 from provisioning.store.tables import activations, certificates, devices, revocations
 
@@ -83,27 +85,36 @@ class HeldCertificate:
         return (self.revoked_for is None or held) and now < self.not_after
 
 
+_FACTS: Final = [certificates.c[field.name] for field in fields(StoredCertificate) if field.name in certificates.c]
+"""The columns that are fields of `StoredCertificate`, in their order."""
+
+
 def selected(*, with_der: bool = False) -> Select[Any]:
-    """Return the statement whose rows `from_row` reads."""
-    columns = [column for column in certificates.c if with_der or column is not certificates.c.der]
+    """Return the statement whose rows `from_row` reads; the DER, if it is asked for, comes last."""
     return select(
-        *columns, *devices.c, revocations.c.sequence, revocations.c.reason, revocations.c.revoked_at
+        *_FACTS,
+        *devices.c,
+        revocations.c.sequence,
+        revocations.c.reason,
+        revocations.c.revoked_at,
+        *([certificates.c.der] if with_der else []),
     ).select_from(certificates.join(devices).outerjoin(revocations))
 
 
-# The statements of enrolment and authentication are built once: building one costs more than running it.
-_ADD: Final = insert(certificates).returning(certificates.c.id)
-_FIND: Final = selected().where(
-    certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted")
+_ADD: Final = Prepared(insert(certificates).returning(certificates.c.id))
+_FIND: Final = Prepared(
+    selected().where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
 )
 # Locking is a statement of its own: what a join reads along with the lock may be older than the wait for it.
-_LOCK: Final = (
+_LOCK: Final = Prepared(
     select(devices.c.id)
     .select_from(certificates.join(devices))
     .where(certificates.c.serial == bindparam("wanted"))
     .with_for_update(of=devices)
 )
-_OF_DEVICE: Final = selected().where(certificates.c.device_id == bindparam("wanted")).order_by(certificates.c.id)
+_OF_DEVICE: Final = Prepared(
+    selected().where(certificates.c.device_id == bindparam("wanted")).order_by(certificates.c.id)
+)
 _OF_MANY: Final = (
     selected()
     .where(
@@ -112,13 +123,13 @@ _OF_MANY: Final = (
     )
     .order_by(certificates.c.id)
 )
-_FIND_SERIAL: Final = selected(with_der=True).where(certificates.c.serial == bindparam("wanted")).limit(1)
-_REVOCATION: Final = (
+_FIND_SERIAL: Final = Prepared(selected(with_der=True).where(certificates.c.serial == bindparam("wanted")).limit(1))
+_REVOCATION: Final = Prepared(
     select(revocations.c.sequence, revocations.c.reason, revocations.c.revoked_at)
     .select_from(certificates.outerjoin(revocations))
     .where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
 )
-_COMPROMISED: Final = (
+_COMPROMISED: Final = Prepared(
     select(certificates.c.id)
     .select_from(certificates.join(revocations))
     .where(
@@ -128,7 +139,7 @@ _COMPROMISED: Final = (
     .limit(1)
 )
 
-_NEWEST_WITH_KEY: Final = (
+_NEWEST_WITH_KEY: Final = Prepared(
     select(
         certificates.c.id,
         certificates.c.der,
@@ -148,25 +159,13 @@ _NEWEST_WITH_KEY: Final = (
 )
 
 
-def from_row(row: Row[Any]) -> StoredCertificate:
+def from_row(row: Sequence[Any]) -> StoredCertificate:
     """Return the certificate in a row of `selected`."""
-    columns = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
-    sequence = columns[revocations.c.sequence]
-    return StoredCertificate(
-        columns[certificates.c.id],
-        columns[certificates.c.issuer_key_id],
-        columns[certificates.c.serial],
-        columns[certificates.c.fingerprint_sha256],
-        columns[certificates.c.not_before],
-        columns[certificates.c.not_after],
-        columns[certificates.c.issued_at],
-        device_from(row),
-        None
-        if sequence is None
-        else StoredRevocation(
-            sequence, RevocationReason(columns[revocations.c.reason]), columns[revocations.c.revoked_at]
-        ),
-    )
+    width = len(_FACTS)
+    sequence, reason, revoked_at = row[width + DEVICE_WIDTH : width + DEVICE_WIDTH + 3]
+    revocation = None if sequence is None else StoredRevocation(sequence, RevocationReason(reason), revoked_at)
+    facts: list[Any] = [*row[:width], device_from(row[width:]), revocation]
+    return StoredCertificate(*facts)
 
 
 def add(
@@ -191,7 +190,8 @@ def add(
         "der": der,
         "crl_shard_id": crl_shard_id,
     }
-    identifier: int = connection.execute(_ADD, values).scalar_one()
+    identifier: int
+    (identifier,) = _ADD.one(connection, values)
     return identifier
 
 
@@ -202,13 +202,13 @@ def find(
     named = {"issuer": issuer_key_id.hex(), "wanted": serial_text(serial)}
     if for_update:
         _lock_device(connection, named["wanted"])
-    row = connection.execute(_FIND, named).one_or_none()
+    row = _FIND.first(connection, named)
     return None if row is None else from_row(row)
 
 
 def revocation_of(connection: Connection, issuer_key_id: str, serial: str) -> tuple[bool, StoredRevocation | None]:
     """Return whether a certificate was issued, and its revocation: all that an OCSP answer says."""
-    row = connection.execute(_REVOCATION, {"issuer": issuer_key_id, "wanted": serial}).one_or_none()
+    row = _REVOCATION.first(connection, {"issuer": issuer_key_id, "wanted": serial})
     if row is None:
         return False, None
     sequence, reason, revoked_at = row
@@ -221,13 +221,13 @@ def find_serial(
     """Return the certificate with *serial* and its DER. Serial numbers are random: one issuer's only, in practice."""
     if for_update:
         _lock_device(connection, serial)
-    row = connection.execute(_FIND_SERIAL, {"wanted": serial}).one_or_none()
-    return None if row is None else (from_row(row), row._mapping[certificates.c.der])  # noqa: SLF001
+    row = _FIND_SERIAL.first(connection, {"wanted": serial})
+    return None if row is None else (from_row(row), row[-1])
 
 
 def of_device(connection: Connection, device_id: int) -> list[StoredCertificate]:
     """Return every certificate of a device, oldest first."""
-    return [from_row(row) for row in connection.execute(_OF_DEVICE, {"wanted": device_id})]
+    return [from_row(row) for row in _OF_DEVICE.rows(connection, {"wanted": device_id})]
 
 
 def of_devices_or_with_serials(
@@ -251,18 +251,19 @@ def good_of_issuer(connection: Connection, issuer_key_id: bytes, now: datetime) 
 
 def key_compromised(connection: Connection, spki_sha256: bytes) -> bool:
     """Return whether a certificate for this key was ever revoked because the key was compromised."""
-    return connection.execute(_COMPROMISED, {"wanted": spki_sha256}).one_or_none() is not None
+    return _COMPROMISED.first(connection, {"wanted": spki_sha256}) is not None
 
 
 def newest_with_key(connection: Connection, device: str, spki_sha256: bytes) -> HeldCertificate | None:
     """Return the certificate that was last issued to *device* for this key."""
-    row = connection.execute(_NEWEST_WITH_KEY, {"key": spki_sha256, "wanted": device}).one_or_none()
+    row = _NEWEST_WITH_KEY.first(connection, {"key": spki_sha256, "wanted": device})
     if row is None:
         return None
-    reason = None if row.reason is None else RevocationReason(row.reason)
-    return HeldCertificate(row.id, row.der, row.issued_at, row.not_after, reason, row.claim_id is not None)
+    identifier, der, issued_at, not_after, reason, claim = row
+    revoked_for = None if reason is None else RevocationReason(reason)
+    return HeldCertificate(identifier, der, issued_at, not_after, revoked_for, claim is not None)
 
 
 def _lock_device(connection: Connection, serial: str) -> None:
     if connection.dialect.name != "sqlite":  # Its one writer holds everything.
-        connection.execute(_LOCK, {"wanted": serial})
+        _LOCK.first(connection, {"wanted": serial})

@@ -12,10 +12,10 @@ from typing import Final
 from sqlalchemy import BigInteger, bindparam, insert, select, update
 from sqlalchemy.engine import Connection
 
+from provisioning.store.prepared import Prepared
 from provisioning.store.tables import counters
 
-# Built once: building a statement costs more than running it.
-_TAKE: Final = (
+_TAKE: Final = Prepared(
     update(counters)
     .where(counters.c.name == bindparam("wanted"))
     .values(value=counters.c.value + bindparam("taken", type_=BigInteger))
@@ -44,7 +44,7 @@ def ensure(connection: Connection, counter: str) -> None:
 
 def take(connection: Connection, counter: str, count: int = 1) -> range:
     """Return the next *count* numbers of *counter*, which are the caller's if his transaction commits."""
-    last: int = connection.execute(_TAKE, {"wanted": str(counter), "taken": count}).scalar_one()
+    (last,) = _TAKE.one(connection, {"wanted": str(counter), "taken": count})
     return range(last - count + 1, last + 1)
 
 

@@ -10,17 +10,17 @@ connection anyway (docs/decisions/0020-transactions-are-functions.md). The code 
 SQLite has one writer at a time. Letting connections fight for it through SQLite's busy handler costs sleeps and
 fairness, so writes queue for one thread with one connection, in order of arrival, and those that wait together are
 committed together (`provisioning.store.lanes`); reads have threads of their own and, in WAL mode, neither wait for the
-writer nor hold it up. On PostgreSQL several processes write side by side, and the
-queries lock the rows they decide upon (``FOR UPDATE``, which SQLite's dialect leaves out because its writer holds
-everything).
+writer nor hold it up. On PostgreSQL it is the same with a lock that all processes take; the queries lock the rows they
+decide upon, too (``FOR UPDATE``, which SQLite's dialect leaves out), against whoever writes to the database otherwise.
 
 Rules
 -----
 1. Everything that decides and records does both inside one `write`; it is durable when the call has returned.
 2. SQLite: WAL, synchronous FULL (a commit is on disk before the answer leaves), foreign keys on.
 3. PostgreSQL: READ COMMITTED, so a decision locks first and reads what it decides on in a later statement; a row that
-   a join brings along with the lock may be older than the wait for it. Locks are taken in one order: tokens, device,
-   key, counters, end of the audit log. Nothing waits without an end: see `_TIMEOUTS`.
+   a join brings along with the lock may be older than the wait for it. Locks are taken in one order: all writers'
+   (`provisioning.store.lanes`), tokens, device, key, counters, end of the audit log. Nothing waits without an end: see
+   `_TIMEOUTS`.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
-from provisioning.errors import ConfigurationError
+from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store.audit import KEY_OPTION
-from provisioning.store.lanes import GroupingLane, Lane, PooledLane
+from provisioning.store.lanes import GroupingLane, PooledLane
 
 ResultT = TypeVar("ResultT")
 
 _READERS: Final = 4
-_POSTGRESQL_WRITERS: Final = 4  # They meet at the end of the audit log: more would only wait there.
 _TIMEOUTS: Final = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
 _CONNECT_SECONDS: Final = 5
 _RESTED_SECONDS: Final = 1.0
@@ -64,19 +63,39 @@ class Database:
         options = {KEY_OPTION: audit_key}
         if parsed.get_backend_name() == "sqlite":
             writer = _sqlite(parsed, options, 1, "BEGIN IMMEDIATE")
-            self._writer: Lane = GroupingLane(writer, "store-writer")
             self._reader = PooledLane(_sqlite(parsed, options, _READERS, "BEGIN"), _READERS, "store-reader")
         else:
             # One pool: when a connection is found broken, all that are as old are made anew.
-            writer = _postgresql(parsed, options, _POSTGRESQL_WRITERS + _READERS)
+            writer = _postgresql(parsed, options, 1 + _READERS)
             reader = writer.execution_options(isolation_level="REPEATABLE READ")
-            self._writer = PooledLane(writer, _POSTGRESQL_WRITERS, "store-writer")
             self._reader = PooledLane(reader, _READERS, "store-reader")
+        self._writer = GroupingLane(writer, "store-writer")
         self.url: Final = parsed
+        self._write_failed = False
+
+    @property
+    def write_failed(self) -> bool:
+        """Whether the store could not be used when something was last to be written; a full disk can be read."""
+        return self._write_failed
 
     async def write(self, work: Callable[[Connection], ResultT]) -> ResultT:
         """Run *work* in a transaction that may change the store: committed at its end, undone by any exception."""
-        return await self._writer.run(work)
+        try:
+            result = await self._writer.run(work)
+        except Refused as refusal:
+            self._write_failed = self._write_failed or refusal.code is Code.UNAVAILABLE
+            raise
+        self._write_failed = False
+        return result
+
+    async def probe(self) -> None:
+        """Write something that does not stay; raise `Refused` if that cannot be done."""
+
+        def come_and_go(connection: Connection) -> None:  # SQLite writes no page whose content is as it was.
+            connection.exec_driver_sql("INSERT INTO counters (name, value) VALUES ('probe', 0)")
+            connection.exec_driver_sql("DELETE FROM counters WHERE name = 'probe'")
+
+        await self.write(come_and_go)
 
     async def read(self, work: Callable[[Connection], ResultT]) -> ResultT:
         """Run *work* in a transaction that only reads, from one snapshot."""

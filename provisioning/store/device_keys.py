@@ -9,17 +9,18 @@ Rules
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from provisioning.store.prepared import Prepared
 from provisioning.store.tables import device_keys
 
-_HOLDER: Final = select(device_keys.c.device_id).where(device_keys.c.spki_sha256 == bindparam("wanted"))
-_CLAIM: Final[dict[str, Any]] = {
-    name: dialect.insert(device_keys).on_conflict_do_nothing(index_elements=[device_keys.c.spki_sha256])
+_HOLDER: Final = Prepared(select(device_keys.c.device_id).where(device_keys.c.spki_sha256 == bindparam("wanted")))
+_CLAIM: Final[dict[str, Prepared]] = {
+    name: Prepared(dialect.insert(device_keys).on_conflict_do_nothing(index_elements=[device_keys.c.spki_sha256]))
     for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
 }
 
@@ -27,7 +28,8 @@ _CLAIM: Final[dict[str, Any]] = {
 def claim(connection: Connection, spki_sha256: bytes, device_id: int) -> int:
     """Make the key the device's unless it is somebody's already; return whose it is."""
     row = {"spki_sha256": spki_sha256, "device_id": device_id}
-    if connection.execute(_CLAIM[connection.dialect.name], row).rowcount == 1:
+    if _CLAIM[connection.dialect.name].run(connection, row) == 1:
         return device_id
-    holder: int = connection.execute(_HOLDER, {"wanted": spki_sha256}).scalar_one()
+    holder: int
+    (holder,) = _HOLDER.one(connection, {"wanted": spki_sha256})
     return holder

@@ -6,17 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Case, Row, bindparam, case, func, insert, select, update
+from sqlalchemy import Case, bindparam, case, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.identity import Role
+from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, devices
 
-# Enrolment's statements are built once: building one costs more than running it.
-_FIND: Final = select(devices).where(devices.c.name == bindparam("wanted"))
-_LOCK: Final = _FIND.with_for_update()
+WIDTH: Final = len(devices.c)
+"""Columns that `device_from` reads: they are in the order of `Device`."""
+
+_NAMED: Final = select(devices).where(devices.c.name == bindparam("wanted"))
+_FIND: Final = Prepared(_NAMED)
+_LOCK: Final = Prepared(_NAMED.with_for_update())
 _LOCK_ALL: Final = (
     select(devices)
     .where(
@@ -28,8 +32,8 @@ _LOCK_ALL: Final = (
     .order_by(devices.c.name)
     .with_for_update()
 )
-_ADD: Final = insert(devices).returning(devices.c.id)
-_SET_STATE: Final = (
+_ADD: Final = Prepared(insert(devices).returning(devices.c.id))
+_SET_STATE: Final = Prepared(
     update(devices)
     .where(devices.c.id == bindparam("wanted"))
     .values({name: bindparam(f"new_{name}") for name in ("suspended_at", "revoked_at", "decommissioned_at")})
@@ -76,25 +80,15 @@ class Device:
         return DeviceState.ACTIVE
 
 
-def device_from(row: Row[tuple[object, ...]]) -> Device:
-    """Return the device in a row that holds the columns of `devices`."""
-    columns = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
-    return Device(
-        columns[devices.c.id],
-        columns[devices.c.name],
-        Role(columns[devices.c.role]),
-        columns[devices.c.group_name],
-        columns[devices.c.created_at],
-        columns[devices.c.revoked_at],
-        columns[devices.c.suspended_at],
-        columns[devices.c.decommissioned_at],
-        columns[devices.c.origin],
-    )
+def device_from(row: Sequence[Any]) -> Device:
+    """Return the device in a row that begins with the columns of `devices`."""
+    identifier, name, role, *rest = row[:WIDTH]
+    return Device(identifier, name, Role(role), *rest)
 
 
 def find(connection: Connection, name: str, *, for_update: bool = False) -> Device | None:
     """Return the device called *name*; with *for_update* nobody else decides about it until the transaction ends."""
-    row = connection.execute(_LOCK if for_update else _FIND, {"wanted": name}).one_or_none()
+    row = (_LOCK if for_update else _FIND).first(connection, {"wanted": name})
     return None if row is None else device_from(row)
 
 
@@ -109,7 +103,7 @@ def add(
 ) -> Device:
     """Record a new device; raise SQLAlchemy's IntegrityError if the name was taken in the meantime."""
     values = {"name": name, "role": role.value, "group_name": group, "created_at": now, "origin": origin}
-    identifier: int = connection.execute(_ADD, values).scalar_one()
+    (identifier,) = _ADD.one(connection, values)
     return Device(identifier, name, role, group, now, None, origin=origin)
 
 
@@ -121,8 +115,7 @@ def set_state(connection: Connection, device_ids: Sequence[int], state: DeviceSt
         "new_decommissioned_at": DeviceState.DECOMMISSIONED,
     }
     values = {column: since if each is state else None for column, each in columns.items()}
-    if device_ids:
-        connection.execute(_SET_STATE, [{"wanted": identifier, **values} for identifier in device_ids])
+    _SET_STATE.run_each(connection, [{"wanted": identifier, **values} for identifier in device_ids])
 
 
 def _state() -> Case[str]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.engine import Connection
 
+from provisioning.store.prepared import Prepared
 from provisioning.store.tables import devices, enrolment_groups
 
 DEFAULT_PROFILE: Final = "device"
@@ -88,13 +89,14 @@ class StoredGroup:
     changed_by: str
 
 
-_FIND: Final = select(enrolment_groups).where(enrolment_groups.c.name == bindparam("wanted"))
-_LOCK: Final = _FIND.with_for_update()
+_NAMED: Final = select(enrolment_groups).where(enrolment_groups.c.name == bindparam("wanted"))
+_FIND: Final = Prepared(_NAMED)
+_LOCK: Final = Prepared(_NAMED.with_for_update())
 
 
 def find(connection: Connection, name: str, *, for_update: bool = False) -> StoredGroup | None:
     """Return the configured group called *name*; with *for_update* nobody else decides about it meanwhile."""
-    row = connection.execute(_LOCK if for_update else _FIND, {"wanted": name}).one_or_none()
+    row = (_LOCK if for_update else _FIND).first(connection, {"wanted": name})
     return None if row is None else _from_row(row)
 
 
@@ -150,14 +152,15 @@ def _rules(group: Group) -> dict[str, Any]:
     return rules
 
 
-def _from_row(row: Any) -> StoredGroup:
-    known = {field.name for field in fields(Group)}
-    rules: dict[str, Any] = {name: value for name, value in row.rules.items() if name in known}
+def _from_row(row: Sequence[Any]) -> StoredGroup:
+    name, stored, *history = row
+    rules: dict[str, Any] = {rule: value for rule, value in stored.items() if rule in _RULES}
     rules["ways"] = tuple(tuple(WayName(way) for way in alternative) for alternative in rules["ways"])
     rules["new_key"] = NewKey(rules["new_key"])
-    for name in _TIMES & rules.keys():
-        rules[name] = None if rules[name] is None else timedelta(seconds=rules[name])
-    return StoredGroup(Group(row.name, **rules), row.created_at, row.created_by, row.changed_at, row.changed_by)
+    for rule in _TIMES & rules.keys():
+        rules[rule] = None if rules[rule] is None else timedelta(seconds=rules[rule])
+    return StoredGroup(Group(name, **rules), *history)
 
 
+_RULES: Final = frozenset(field.name for field in fields(Group))
 _TIMES: Final = frozenset({"lifetime", "same_key_window", "renewal_grace", "webhook_timeout"})

@@ -2,14 +2,15 @@
 
 Theory
 ------
-On SQLite what a transaction costs is mostly its end: the fsync that makes it durable. So whoever waits when the writer
-is free shares one transaction with the others, each in a savepoint of his own::
+What a transaction costs is mostly its end: the fsync that makes it durable. So whoever waits when the writer is free
+shares one transaction with the others, each in a savepoint of his own::
 
-    BEGIN ─ SAVEPOINT ─ work ─ RELEASE ─ SAVEPOINT ─ work ✗ ROLLBACK TO ─ … ─ COMMIT ─► everybody has his answer
+    BEGIN ─ lock ─ SAVEPOINT ─ work ─ RELEASE ─ SAVEPOINT ─ work ✗ ROLLBACK TO ─ … ─ COMMIT ─► everybody has his answer
 
 Nobody is answered before the commit, so what is answered is on disk. With one caller at a time nothing changes; with
-sixteen, they pay for one fsync. On PostgreSQL each transaction has its own connection and commit: one that held the
-locks of many callers would meet another process's in the wrong order.
+sixteen, they pay for one fsync. On PostgreSQL the transactions of several processes meet at the end of the audit log
+anyway, so there they take a lock of all writers first (docs/decisions/0067-one-writer-at-a-time.md): a group holds the
+rows of many callers, and two groups that met in the middle could wait for each other.
 
 Rules
 -----
@@ -25,7 +26,6 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import sqlite3
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -39,6 +39,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, InternalError, OperationalError
 
 from provisioning.errors import Code, Refused
+from provisioning.store import audit
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +47,7 @@ ResultT = TypeVar("ResultT")
 
 _WAITING: Final = 4096
 _GROUP_SECONDS: Final = 0.01
+_WRITERS: Final = 0x666C656574  # "fleet"; any number that nobody else uses.
 
 
 class Lane(ABC):
@@ -85,7 +87,7 @@ class Lane(ABC):
 
 
 class PooledLane(Lane):
-    """Several threads, a transaction for each work."""
+    """Several threads, a transaction for each work: for those that only read."""
 
     def __init__(self, engine: Engine, threads: int, name: str) -> None:
         super().__init__(engine)
@@ -159,7 +161,8 @@ class GroupingLane(Lane):
         outcomes: list[_Outcome] = []
         closes_at = time.monotonic() + _GROUP_SECONDS
         try:
-            with self._engine.begin() as connection:
+            with self._engine.begin() as connection, audit.one_end(connection):
+                _lock_out_others(connection)
                 for job in group:
                     outcomes.append(_attempt(connection, job.work))
                     if time.monotonic() < closes_at and (following := self._next_waiting()) is not None:
@@ -183,18 +186,27 @@ class GroupingLane(Lane):
 
 def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> _Outcome:
     # The driver's own connection: SQLAlchemy's savepoints cost a tenth of an enrolment.
-    driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+    driver: Any = connection.connection.driver_connection
     driver.execute("SAVEPOINT work")
+    end = audit.end_of(connection)
     try:
         result = work(connection)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's: he gets it
         try:
             driver.execute("ROLLBACK TO work")
-        except sqlite3.Error:  # A full disk: SQLite has undone everything already, and so the group has failed.
-            raise error from None
+            audit.take_back(connection, end)
+        except connection.dialect.loaded_dbapi.Error as lost:
+            # A full disk, of which SQLite has undone everything already, or a server that is gone: everybody is told.
+            raise error if isinstance(error, DBAPIError) else OperationalError("ROLLBACK TO", None, lost) from None
         return _Outcome(failure=_explained(error))
     driver.execute("RELEASE work")
     return _Outcome(result)
+
+
+def _lock_out_others(connection: Connection) -> None:
+    """Wait until no other process writes, and let none begin until the transaction ends; SQLite's BEGIN has done it."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS})")
 
 
 def _explained(error: Exception) -> Exception:

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
+from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, devices, operators, revocations
 
 
@@ -31,7 +32,7 @@ class OperatorGrant:
     granted_by: str | None
 
 
-_ROLE_OF: Final = select(operators.c.role).where(operators.c.name == bindparam("wanted"))
+_ROLE_OF: Final = Prepared(select(operators.c.role).where(operators.c.name == bindparam("wanted")))
 _GRANT: Final = (
     update(operators)
     .where(operators.c.name == bindparam("wanted"))
@@ -41,8 +42,8 @@ _GRANT: Final = (
 
 def role_of(connection: Connection, name: str) -> OperatorRole:
     """Return what the operator called *name* may do."""
-    role = connection.execute(_ROLE_OF, {"wanted": name}).scalar_one_or_none()
-    return OperatorRole.AUDITOR if role is None else OperatorRole(role)
+    row = _ROLE_OF.first(connection, {"wanted": name})
+    return OperatorRole.AUDITOR if row is None else OperatorRole(row[0])
 
 
 def grant(connection: Connection, name: str, role: OperatorRole, *, by: str, now: datetime) -> None:

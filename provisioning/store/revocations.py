@@ -21,13 +21,13 @@ from sqlalchemy.engine import Connection
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import announcements, counters
 from provisioning.store.counters import Counter
+from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, devices, revocation_events, revocations
 
 _EVENTS: Final = revocation_events.c
-# Built once: building a statement costs more than running it.
-_ADD: Final = insert(revocations)
-_ADD_EVENT: Final = insert(revocation_events)
-_AFTER: Final = (
+_ADD: Final = Prepared(insert(revocations))
+_ADD_EVENT: Final = Prepared(insert(revocation_events))
+_AFTER: Final = Prepared(
     select(
         _EVENTS.sequence,
         _EVENTS.kind,
@@ -86,7 +86,7 @@ def add(
         }
         for sequence, certificate_id in zip(sequences, certificate_ids, strict=True)
     ]
-    connection.execute(_ADD, rows)
+    _ADD.run_each(connection, rows)
     return sequences
 
 
@@ -137,14 +137,14 @@ def _append(
         }
         for sequence, (certificate_id, occurred_at) in zip(sequences, occurred.items(), strict=True)
     ]
-    connection.execute(_ADD_EVENT, rows)
+    _ADD_EVENT.run_each(connection, rows)
     announcements.announce(connection)
     return sequences
 
 
 def after(connection: Connection, sequence: int, limit: int) -> list[RevocationRecord]:
     """Return the events that follow *sequence*, in order, *limit* at most."""
-    rows = connection.execute(_AFTER, {"position": sequence, "most": limit})
+    rows = _AFTER.rows(connection, {"position": sequence, "most": limit})
     return [
         RevocationRecord(number, EventKind(kind), issuer, serial, RevocationReason(reason), occurred_at, name)
         for number, kind, issuer, serial, reason, occurred_at, name in rows

@@ -27,11 +27,12 @@ from sqlalchemy import bindparam, delete, insert
 from sqlalchemy.engine import Connection
 
 from provisioning.store.database import Database
+from provisioning.store.prepared import Prepared
 from provisioning.store.tables import serial_reservations
 
 BLOCK: Final = 64
 _RANDOM_BITS: Final = 126  # CA/Browser Forum BR §7.1 asks for 64 of a CSPRNG.
-_USE: Final = delete(serial_reservations).where(serial_reservations.c.serial == bindparam("used"))
+_USE: Final = Prepared(delete(serial_reservations).where(serial_reservations.c.serial == bindparam("used")))
 
 
 def new_serial() -> int:
@@ -91,5 +92,5 @@ class SerialNumbers:
 
 def use(connection: Connection, serial: int) -> None:
     """Turn a reservation into use, in the transaction that records the certificate."""
-    if connection.execute(_USE, {"used": serial_text(serial)}).rowcount != 1:
+    if _USE.run(connection, {"used": serial_text(serial)}) != 1:
         raise RuntimeError(f"serial number {serial_text(serial)} was not reserved")

@@ -12,10 +12,29 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.identity import Role
+from provisioning.store.prepared import Prepared
 from provisioning.store.tables import tokens
 
 # Enrolment's statements are built once: building one costs more than running it.
-_FIND: Final = select(tokens).where(tokens.c.digest == bindparam("wanted")).with_for_update()
+_FIND: Final = Prepared(
+    select(
+        tokens.c.digest,
+        tokens.c.device,
+        tokens.c.group_name,
+        tokens.c.role,
+        tokens.c.dns_names,
+        tokens.c.ip_addresses,
+        tokens.c.lifetime_seconds,
+        tokens.c.id,
+        tokens.c.created_by,
+        tokens.c.expires_at,
+        tokens.c.voided_at,
+        tokens.c.used_at,
+        tokens.c.certificate_id,
+    )
+    .where(tokens.c.digest == bindparam("wanted"))
+    .with_for_update()
+)
 _UNUSED: Final = (
     tokens.c.device.in_(bindparam("wanted", expanding=True)),
     tokens.c.used_at.is_(None),
@@ -23,7 +42,12 @@ _UNUSED: Final = (
 )
 _LOCK_UNUSED: Final = select(tokens.c.id).where(*_UNUSED).order_by(tokens.c.id).with_for_update()
 _VOID: Final = update(tokens).where(*_UNUSED).values(voided_at=bindparam("now"))
-_SPEND: Final = update(tokens).where(tokens.c.id == bindparam("wanted"), tokens.c.used_at.is_(None))
+_VOID_ONE: Final = Prepared(
+    update(tokens)
+    .where(tokens.c.device == bindparam("wanted"), tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
+    .values(voided_at=bindparam("now"))
+)
+_SPEND: Final = Prepared(update(tokens).where(tokens.c.id == bindparam("wanted"), tokens.c.used_at.is_(None)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,31 +107,34 @@ def add(
 
 def find(connection: Connection, digest: bytes) -> StoredToken | None:
     """Return the token with *digest*, locked until the transaction ends."""
-    row = connection.execute(_FIND, {"wanted": digest}).one_or_none()
+    row = _FIND.first(connection, {"wanted": digest})
     # The index has compared already, but nothing says in what time; this comparison is the one that decides.
-    if row is None or not hmac.compare_digest(row.digest, digest):
+    if row is None or not hmac.compare_digest(row[0], digest):
         return None
+    _, device, group, role, dns_names, ip_addresses, lifetime, identifier, *state = row
     grant = TokenGrant(
-        row.device,
-        row.group_name,
-        Role(row.role),
-        tuple(row.dns_names),
-        tuple(row.ip_addresses),
-        None if row.lifetime_seconds is None else timedelta(seconds=row.lifetime_seconds),
+        device,
+        group,
+        Role(role),
+        tuple(dns_names),
+        tuple(ip_addresses),
+        None if lifetime is None else timedelta(seconds=lifetime),
     )
-    return StoredToken(row.id, grant, row.created_by, row.expires_at, row.voided_at, row.used_at, row.certificate_id)
+    return StoredToken(identifier, grant, *state)
 
 
 def spend(connection: Connection, token_id: int, certificate_id: int, now: datetime) -> bool:
     """Spend a token on a certificate; return False if it was spent in the meantime."""
     spent = {"wanted": token_id, "used_at": now, "certificate_id": certificate_id}
-    return connection.execute(_SPEND, spent).rowcount == 1
+    return _SPEND.run(connection, spent) == 1
 
 
 def void(connection: Connection, devices: Sequence[str], now: datetime) -> int:
     """Make every unused token bound to one of *devices* worthless; return how many there were."""
-    if len(devices) > 1:  # Nobody else locks several tokens in another order.
-        connection.execute(_LOCK_UNUSED, {"wanted": devices}).all()
+    if len(devices) == 1:
+        return _VOID_ONE.run(connection, {"wanted": devices[0], "now": now})
+    # Nobody else locks several tokens in another order.
+    connection.execute(_LOCK_UNUSED, {"wanted": devices}).all()
     return connection.execute(_VOID, {"wanted": devices, "now": now}).rowcount
 
 

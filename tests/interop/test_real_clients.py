@@ -2,7 +2,6 @@
 
 The same story for each client and version: messages of every QoS, a retained one, a will, no way in without a
 certificate, and out when the certificate is revoked. mosquitto's clients and paho for Python have tests of their own.
-gmqtt is left out: its package installs a top-level ``tests`` that hides ours.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ FAST = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 1}
 # amqtt's client speaks 3.1.1 only.
 CLIENTS = [
     (client, version)
-    for client in ("paho_c", "mqtt_js", "aiomqtt", "amqtt")
+    for client in ("paho_c", "mqtt_js", "aiomqtt", "gmqtt", "amqtt")
     for version in ("3.1.1", "5")
     if (client, version) != ("amqtt", "5")
 ]

@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from provisioning.api.est import decode_body, parse_basic
 from provisioning.api.operators import normal_serial
 from provisioning.ca.csr import read_key_request, verify_csr
+from provisioning.ca.der import SEQUENCE, SET, element, object_identifier
 from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.renewal_info import parse_identifier
 from provisioning.enrolment.tokens import digest_of, new_token
 from provisioning.enrolment.webhook import check_url
 from provisioning.errors import Code, Refused
+from provisioning.pki.keys import generate_key
 from provisioning.store.serials import new_serial, serial_text
+from tests.support.hostile_requests import common_name, request
 from tests.support.requests import csr_der
 
 VALID = csr_der()
@@ -139,3 +142,37 @@ def test_any_ways_are_read_or_refused(texts: list[str]) -> None:
 def test_a_webhook_s_url_is_https_or_on_this_machine_or_refused(url: str) -> None:
     with contextlib.suppress(ValueError):
         assert check_url(url).startswith(("https://", "http://127.", "http://[::1]"))
+
+
+_OIDS = st.sampled_from(
+    [
+        "2.5.4.3", "2.5.4.5", "2.5.29.17", "2.5.29.19", "2.5.29.15", "2.5.29.37", "1.2.840.113549.1.9.7",
+        "1.2.840.113549.1.9.14", "1.2.840.113549.1.9.16.2.37", "1.2.840.113549.1.9.16.2.54", "1.2.3.4",
+    ]
+).map(object_identifier)  # fmt: skip
+_TAGS = [b"\x01", b"\x02", b"\x03", b"\x04", b"\x05", b"\x0c", b"\x13", b"\x16", b"\x1e", b"\x82", b"\x86"]
+_PRIMITIVES = st.builds(element, st.sampled_from(_TAGS), st.binary(max_size=40))
+_TREES = st.recursive(
+    _OIDS | _PRIMITIVES,
+    lambda inner: st.builds(
+        lambda tag, parts: element(tag, b"".join(parts)),
+        st.sampled_from([b"\x30", b"\x31", b"\xa0", b"\x04"]),
+        st.lists(inner, max_size=4),
+    ),
+    max_leaves=12,
+)
+_KEY = generate_key()
+
+
+@given(st.lists(_TREES, max_size=3).map(b"".join), st.lists(_TREES, max_size=3).map(b"".join))
+def test_whatever_a_request_with_a_good_signature_says_it_is_read_or_refused_by_name(
+    subject: bytes, attributes: bytes
+) -> None:
+    names = element(SEQUENCE, element(SET, common_name(b"meter-17")) + subject)
+    der = request(names, attributes, key=_KEY)
+    for read in (verify_csr, read_key_request):
+        try:
+            read(der)
+        except Refused as refusal:
+            assert refusal.code.startswith("CSR_") or refusal.code is Code.KEY_ENCRYPTION  # noqa: PT017
+            assert refusal.detail  # noqa: PT017

@@ -23,6 +23,7 @@ from typing import Self
 from provisioning.pki.tls import CredentialFiles
 
 DRIVERS = Path(__file__).parent / "clients"
+GMQTT = Path(__file__).parents[2] / ".build" / "gmqtt"
 PATIENCE = 60.0
 
 
@@ -119,4 +120,7 @@ def command_of(client: str, directory: Path) -> tuple[list[str], dict[str, str]]
     if client == "mqtt_js":
         # Where Debian keeps packages of node; its own node looks there by itself.
         return ["node", str(DRIVERS / "mqtt_js_client.js")], {"NODE_PATH": "/usr/share/nodejs"}
+    if client == "gmqtt":  # Its package brings a top-level ``tests`` that would hide ours: it has a place of its own.
+        assert (GMQTT / "gmqtt").is_dir(), f"{GMQTT} is not there. Remedy: make setup-tests"
+        return [sys.executable, str(DRIVERS / "gmqtt_client.py")], {"PYTHONPATH": str(GMQTT)}
     return [sys.executable, str(DRIVERS / f"{client}_client.py")], {}

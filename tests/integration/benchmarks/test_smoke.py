@@ -70,6 +70,19 @@ def test_admission_has_a_price_beside_a_broker_without_checks(tmp_path: Path) ->
     assert list(figures["added_percent"]) == ["feed", "lists"]
 
 
+@pytest.mark.timeout(180)
+def test_certificates_ocsp_and_revocations_are_measured_beside_cfssl_on_both_stores(tmp_path: Path) -> None:
+    figures = run(tmp_path, "provisioning_service", "--rounds", "1")
+    assert list(figures["rounds"]) == ["sqlite", "postgresql"]
+    for rounds in figures["rounds"].values():
+        ((ours, theirs),) = rounds
+        for kind in ("issue_kept", "issue_new", "ocsp_signed", "ocsp_remembered", "revoke_one", "revoke_many"):
+            assert ours[f"{kind}_cpu"] > 0
+            assert theirs[f"{kind}_rate"] > 0
+        assert ours["memory_end"] > theirs["memory_end"] > 0
+    assert figures["facts"]["already_revoked"] == 100
+
+
 def test_the_broker_without_checks_is_only_ever_a_benchmarks_part() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "FLEETGATE_BENCHMARK"}
     done = subprocess.run(

@@ -36,7 +36,9 @@ def test_a_signal_stops_it_in_order(pki: Pki, tmp_path: Path, number: signal.Sig
         started = time.monotonic()
         assert broker.stop(number) == 0
         assert time.monotonic() - started < 15
-        assert new.farewell().reason_code is ReasonCode.SERVER_SHUTTING_DOWN
+        farewell = new.farewell()
+        assert farewell.reason_code is ReasonCode.SERVER_SHUTTING_DOWN
+        assert [name for name, _ in farewell.properties.user_properties] == ["retry-after"]
         assert old.expect_end() is None
         with contextlib.suppress(Ended):
             silent.next_packet()

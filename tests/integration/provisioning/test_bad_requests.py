@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import socket
 import ssl
+import subprocess
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from provisioning.pki.tls import client_context
 from tests.support.curl import Curl
-from tests.support.openssl import OpensslDevice
+from tests.support.openssl import P256, OpensslDevice, openssl
 from tests.support.provisioning import ProvisioningService
 
 ENROL = "/.well-known/est/simpleenroll"
@@ -230,3 +232,28 @@ def test_many_half_requests_do_not_hold_up_the_others(service: ProvisioningServi
     finally:
         for connection in connections:
             connection.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "alert"),
+    [
+        (("--tlsv1.3",), "alert unknown ca"),
+        (("--tlsv1.2", "--tls-max", "1.2"), "alert unknown ca"),
+        (("--tlsv1.1", "--tls-max", "1.1", "--ciphers", "DEFAULT@SECLEVEL=0"), "alert protocol version"),
+    ],
+    ids=["TLS 1.3", "TLS 1.2", "TLS 1.1"],
+)
+def test_a_client_that_fails_tls_is_told_why(
+    service: ProvisioningService, tmp_path: Path, version: tuple[str, ...], alert: str
+) -> None:
+    openssl(
+        "req", "-x509", "-newkey", *P256, "-nodes", "-keyout", tmp_path / "stranger.key", "-out",
+        tmp_path / "stranger.crt", "-subj", "/CN=stranger", "-days", "1",
+    )  # fmt: skip
+    failed = subprocess.run(
+        ["curl", "-sS", "--cacert", service.bundle, "--cert", tmp_path / "stranger.crt", "--key",
+         tmp_path / "stranger.key", *version, f"{service.https}/.well-known/est/cacerts"],
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert failed.returncode != 0
+    assert alert in failed.stderr

@@ -54,6 +54,17 @@ async def test_the_server_renews_its_certificate_when_a_third_of_its_life_is_lef
     assert not await credentials.renew_server()
 
 
+async def test_a_certificate_from_the_future_is_replaced_when_the_clock_is_set_back(
+    fleet: Fleet, credentials: OwnCredentials
+) -> None:
+    now = fleet.clock()
+    fleet.clock.advance(LIFE)
+    assert await credentials.renew_server()
+    fleet.clock.now = now
+    assert await credentials.renew_server()
+    assert read_certificate(credentials.files.certificate("server")).not_valid_before_utc < now
+
+
 async def test_a_key_that_does_not_fit_is_mended(credentials: OwnCredentials) -> None:
     key = credentials.files.key("server")
     key.unlink()

@@ -78,7 +78,7 @@ def test_a_bad_certificate_is_refused_with_its_reason(
     assert isinstance(refused, Refused)
     assert refused.code is code
     assert words in refused.detail
-    assert refused.reason_string == f"{code}: {refused.detail}"
+    assert refused.told.reason_string == f"{code}: {refused.detail}"
 
 
 @pytest.mark.parametrize("nothing", [None, b""])

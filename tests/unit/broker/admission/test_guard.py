@@ -145,6 +145,7 @@ def test_a_refused_client_is_told(version: ProtocolVersion) -> None:
     answer = client.connect(client_id="meter-1", expect=expected)
     if version is V5:
         assert str(answer.properties.reason_string).startswith("RATE_LIMITED: meter-1 has connected 2 times in 10 s")
+        assert answer.properties.user_properties == (("retry-after", "10"),)
     assert broker.metrics.refused == {"RATE_LIMITED": 1}
     broker.advance(30)
     broker.device("meter-1", version=version)
@@ -156,6 +157,7 @@ def test_a_client_that_flaps_is_banned_and_comes_back() -> None:
         broker.device("meter-1").vanish()
     answer = broker.open(shared_device("meter-1")).connect(client_id="meter-1", expect=ReasonCode.BANNED)
     assert answer.properties.reason_string == "FLAPPING: connected and lost 3 times in 60 s; try again in 60 s"
+    assert answer.properties.user_properties == (("retry-after", "60"),)
     broker.advance(61)
     broker.device("meter-1")
 

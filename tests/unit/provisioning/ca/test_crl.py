@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.crl import CrlIssuer, CrlRefused, CrlRequest, entry_of, removal_of
-from provisioning.ca.issuer import hash_for
+from provisioning.ca.signing import hash_for
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
 from provisioning.pki.revocation import RevocationReason
 from tests.support.requests import NOON

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from provisioning.ca.ceremony import Authority, found_authority
-from provisioning.ca.issuer import IssuanceRefused, IssuanceRequest, Issuer, IssuerUrls, hash_for
+from provisioning.ca.issuer import IssuanceRefused, IssuanceRequest, Issuer, IssuerUrls
 from provisioning.ca.lint import Intent, lint
 from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import (
@@ -21,6 +21,7 @@ from provisioning.ca.profile import (
     ProfileName,
     profile_of,
 )
+from provisioning.ca.signing import hash_for
 from provisioning.pki.identity import Identity, Role, identity_of
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
 from tests.support.requests import NOON

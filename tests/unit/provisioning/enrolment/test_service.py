@@ -131,6 +131,16 @@ async def test_a_certificate_of_the_same_name_from_elsewhere_is_unknown(fleet: F
         await fleet.reenrol(certificate, successor_csr(certificate))
 
 
+async def test_an_issuing_ca_that_has_ended_signs_nothing_says_so_and_spends_nothing(fleet: Fleet) -> None:
+    now, ends = fleet.clock(), fleet.authority.issuing_ca.certificate.not_valid_after_utc
+    fleet.clock.now = ends
+    token = await fleet.token()
+    with pytest.raises(Refused, match="UNAVAILABLE: the issuing CA ended on"):
+        await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
+    fleet.clock.now = now
+    await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
+
+
 async def test_a_token_expires_on_the_second(fleet: Fleet) -> None:
     token = await fleet.token()
     fleet.clock.advance(timedelta(hours=1))

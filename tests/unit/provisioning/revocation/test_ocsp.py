@@ -146,6 +146,36 @@ async def test_another_process_s_revocation_is_seen_when_the_entry_is_old(respon
     assert (await responding.ask(certificate)).certificate_status is ocsp.OCSPCertStatus.REVOKED
 
 
+async def test_an_answer_from_the_future_is_not_given_again(responding: Responding) -> None:
+    certificate = await responding.fleet.enrol()
+    now = responding.fleet.clock()
+    responding.fleet.clock.advance(timedelta(hours=1))
+    assert (await responding.ask(certificate)).this_update_utc > now
+    responding.fleet.clock.now = now
+    assert (await responding.ask(certificate)).this_update_utc == now
+
+
+async def test_a_ca_that_has_ended_certifies_no_signer_and_ends_nothing_else(
+    responding: Responding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signer_module, "_RETRY_SECONDS", 0.0)
+    rounds = asyncio.Event()
+    real = responding.signer.renew
+
+    async def counted() -> None:
+        rounds.set()
+        await real()
+
+    monkeypatch.setattr(responding.signer, "renew", counted)
+    responding.fleet.clock.now = responding.issuer.not_valid_after_utc + DAY
+    running = asyncio.create_task(responding.signer.run())
+    for _ in range(2):
+        await rounds.wait()
+        rounds.clear()
+    assert not running.done()
+    running.cancel()
+
+
 async def test_who_asks_at_the_same_time_shares_one_look_up(
     responding: Responding, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,3 +167,27 @@ async def test_a_failure_after_the_changes_were_read_loses_none(fleet: Fleet, mo
         await asyncio.sleep(0.001)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_clock_that_jumps_ahead_and_back_loses_no_revocation(fleet: Fleet) -> None:
+    certificate = await fleet.enrol()
+    await fleet.revocation.revoke_device("meter-17", RevocationReason.KEY_COMPROMISE, by="admin")
+    publisher = CrlPublisher(fleet.database, plan(fleet), fleet.clock)
+    await publisher.start()
+    before = fleet.clock()
+    fleet.clock.advance(timedelta(days=900))
+    for _ in range(3):  # By this clock the certificate is over, and leaves the list.
+        await publisher.publish()
+        fleet.clock.advance(timedelta(seconds=1))
+    assert serials(publisher) == set()
+    assert publisher._seconds_to_renewal() > 0
+    fleet.clock.now = before
+    assert publisher._seconds_to_renewal() == 0, "a list from the future is nobody's: there is a new one at once"
+    published = await publisher.publish()
+    assert serials(publisher) == {certificate.serial_number}
+    assert published.this_update == before.replace(microsecond=0)
+    await publisher.publish()
+    assert serials(publisher) == {certificate.serial_number}
+    restarted = CrlPublisher(fleet.database, plan(fleet), fleet.clock)
+    await restarted.start()
+    assert restarted.current == publisher.current, "the number counts, not the time"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
@@ -185,3 +186,25 @@ async def test_nothing_is_signed_and_no_token_spent_while_the_log_cannot_be_writ
     await fleet.database.write(make_room)
     await fleet.enrolment.enrol(csr_der(names=["meter-17"]), TokenCredential("meter-17", token))
     assert await findings(fleet.database) == []
+
+
+async def test_entries_that_share_a_commit_are_one_chain_without_those_that_are_undone(database: Database) -> None:
+    def append(connection: Connection, subject: str) -> None:
+        audit.append(connection, NOW, "admin", Action.REVOKED, subject, {})
+        audit.append(connection, NOW, "admin", Action.RESUMED, subject, {})
+        if subject == "undone":
+            raise ZeroDivisionError
+
+    subjects = ["first", "undone", "second", "undone", "third"]
+    works = [
+        database.write(lambda connection, subject=subject: append(connection, subject))  # type: ignore[misc]
+        for subject in subjects
+    ]
+    outcomes = await asyncio.gather(*works, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [
+        ZeroDivisionError if subject == "undone" else type(None) for subject in subjects
+    ]
+    entries = await database.read(lambda connection: audit.entries(connection, 5, 100))
+    assert sorted(each.subject for each in entries) == ["first", "first", "second", "second", "third", "third"]
+    assert [each.number for each in entries] == list(range(6, 12))
+    assert await findings(database) == []

@@ -1,0 +1,53 @@
+"""The revocation sources as an operator sees them: each list with its age and its end, the feed, OCSP."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from broker.admission.crl_shelf import HeldList
+from broker.engine import Engine
+from broker.reload.crl_trial import Trial
+
+
+def crl_document(engine: Engine, wall: datetime, now: float) -> dict[str, Any]:
+    """Return every list in use, how fresh the feed is, and the alarms so far; *now* is monotonic."""
+    admission = engine.admission
+    age = admission.freshness.age(now)
+    bundles = [] if admission.trust is None else admission.trust.bundles
+    return {
+        "lists": [list_facts(each, wall) for each in admission.lists.held],
+        "policies": {each.name: str(each.lists.policy) for each in bundles if each.lists is not None},
+        "ocsp_policies": {each.name: str(each.ocsp.policy) for each in bundles if each.ocsp is not None},
+        "feed_age_seconds": None if age is None else round(age, 1),
+        "newcomers_admitted": admission.freshness.acceptable(now),
+        "entries": admission.index.sizes(),
+        "alarms": dict(engine.metrics.revocation_alarms.most_common()),
+    }
+
+
+def list_facts(held: HeldList, wall: datetime) -> dict[str, Any]:
+    """Return what is known of one list."""
+    state = "late" if held.late_from <= wall else "current"
+    return {
+        "issuer": held.issuer,
+        "number": held.number,
+        "entries": len(held.entries),
+        "delta": held.delta is not None,
+        "scope": sorted(held.complete.scope.names),
+        "source": held.source,
+        "this_update": f"{held.this_update:%Y-%m-%dT%H:%M:%SZ}",
+        "next_update": f"{held.fresh_until:%Y-%m-%dT%H:%M:%SZ}",
+        "late_from": f"{held.late_from:%Y-%m-%dT%H:%M:%SZ}",
+        "seconds_left": round((held.fresh_until - wall).total_seconds()),
+        "state": "expired" if held.fresh_until < wall else state,
+    }
+
+
+def trial_facts(trial: Trial) -> dict[str, Any]:
+    """Return what a list would do, for a program and in words."""
+    facts = asdict(trial) | {"text": str(trial)}
+    if trial.next_update is not None:
+        facts["next_update"] = f"{trial.next_update:%Y-%m-%dT%H:%M:%SZ}"
+    return facts

@@ -1,0 +1,68 @@
+"""``fleet-broker crl``: which revocation lists a running broker has, and what another one would do.
+
+Exit codes: 0 all lists are current, or the tried one would be used; 1 one is late or expired, or would not be used, or
+nobody answers.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_facts, print_json, print_table
+
+crl_app = typer.Typer(help="See the revocation lists in use, and try another one.", no_args_is_help=True)
+
+_FIELDS = ("number", "entries", "state", "this_update", "next_update", "late_from", "source")
+
+
+@crl_app.command("status")
+def crl_status(socket: Socket = None, state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
+    """Show each CRL in use, its age and its end, and how fresh the feed is. Exit code 1 if one is late or expired."""
+    with admin_client(socket, state_dir, config) as client:
+        answer = client.get("/v1/crls")
+    if as_json:
+        print_json(answer)
+    else:
+        _print_status(answer)
+    if any(each["state"] != "current" for each in answer["lists"]):
+        raise typer.Exit(1)
+
+
+@crl_app.command("try")
+def crl_try(
+    file: Annotated[Path, typer.Argument(help="A CRL, DER or PEM; PEM may hold several.")],
+    socket: Socket = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a CRL would do if the broker had it now: whom it would disconnect, or why it would not be used.
+
+    Nothing changes by it.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        typer.echo(f"fleet-broker: {file}: {error.strerror}", err=True)
+        raise typer.Exit(1) from None
+    with admin_client(socket, state_dir, config) as client:
+        answer = client.post_bytes("/v1/crls/try", content, "application/pkix-crl")
+    if as_json:
+        print_json(answer)
+    else:
+        for each in answer["lists"]:
+            sys.stdout.write(f"{each['text']}\n")
+    if not all(each["used"] for each in answer["lists"]):
+        raise typer.Exit(1)
+
+
+def _print_status(answer: dict[str, Any]) -> None:
+    if answer["lists"]:
+        rows = [(each["issuer"], *(str(each[name]) for name in _FIELDS)) for each in answer["lists"]]
+        print_table(("CRL of", *_FIELDS), rows)
+        sys.stdout.write("\n")
+    print_facts({name: value for name, value in answer.items() if name != "lists"})

@@ -1,0 +1,137 @@
+"""What a CRL would do if it were put in place now: whom it would disconnect, or why it would not be used.
+
+Theory
+------
+The list goes through the same checks as one that is read or fetched (`broker.sources.crl_intake`), up to the moment
+where it would be held. Then every connection is asked whether its certificate, or a CA's above it, is in the list and
+not revoked already. Nothing is held, nobody is disconnected, nothing is counted.
+
+Rules
+-----
+1. Each list of a file is tried by itself, against what is held: a delta beside its base is one without a base.
+2. A thousand connections at a time, with the event loop between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from broker.admission.admission import Peer
+from broker.admission.crl_shelf import HeldList
+from broker.admission.trust import Trust
+from broker.engine import Engine
+from broker.reload.report import SHOWN, Affected
+from broker.sources.crl_intake import PAUSE, signer_of
+from provisioning.pki.crl import CrlRefused, parse, split
+
+_CONNECTIONS_A_STEP = 1000
+
+
+class NoListsUsed(ValueError):
+    """The broker uses no CRLs, so that none can be tried; the text says which setting changes that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one list would do."""
+
+    used: bool
+    """Whether it would be held from now on."""
+    code: str = ""
+    """Why not: CRL_… as in the log, or CRL_KNOWN."""
+    detail: str = ""
+    issuer: str = ""
+    number: int | None = None
+    entries: int = 0
+    next_update: datetime | None = None
+    newly_revoked: int = 0
+    released: int = 0
+    connected: int = 0
+    disconnected: int = 0
+    affected: tuple[Affected, ...] = ()
+    """The first of those who would be disconnected."""
+
+    def __str__(self) -> str:
+        if not self.used:
+            return f"would not be used: {self.code}: {self.detail}"
+        text = (
+            f"list {self.number} of {self.issuer}, {self.entries:,} entries: revokes {self.newly_revoked:,}, releases "
+            f"{self.released:,}; would disconnect {self.disconnected:,} of {self.connected:,} clients"
+        )
+        if self.affected:
+            text += ": " + "; ".join(f"{each.client_id} ({each.why})" for each in self.affected)
+            text += "; …" if self.disconnected > len(self.affected) else ""
+        return text
+
+
+async def try_lists(engine: Engine, content: bytes) -> list[Trial]:
+    """Return what each list in *content*, PEM or DER, would do. Raises `NoListsUsed`."""
+    trust = engine.admission.trust
+    if trust is None or all(each.lists is None for each in trust.bundles):
+        raise NoListsUsed("this broker uses no CRLs: crlfile, crl_urls and crl_from_certificates are unset")
+    try:
+        ders = split(content)
+    except CrlRefused as error:
+        return [Trial(used=False, code=error.code, detail=error.detail)]
+    return [await _try(engine, trust, der) for der in ders]
+
+
+async def _try(engine: Engine, trust: Trust, der: bytes) -> Trial:
+    lists = engine.admission.lists
+
+    def prepare() -> HeldList | None:
+        listed = parse(der)
+        return lists.prepare(
+            listed, signer_of(listed, trust), "a dry run", datetime.now(UTC), lambda: time.sleep(PAUSE)
+        )
+
+    try:
+        held = await asyncio.to_thread(prepare)
+    except CrlRefused as error:
+        return Trial(used=False, code=error.code, detail=error.detail)
+    if held is None:
+        return Trial(used=False, code="CRL_KNOWN", detail="this list, or a newer one, is in use")
+    before = engine.admission.index.listed(held.issuer_key_id, held.complete.scope)
+    added = held.entries.keys() - before.keys()
+    connections = engine.connections()
+    disconnected = 0
+    affected: list[Affected] = []
+    for start in range(0, len(connections), _CONNECTIONS_A_STEP):
+        for connection in connections[start : start + _CONNECTIONS_A_STEP]:
+            session, peer = connection.session, connection.peer
+            why = _named(engine, held, peer) if session is not None and peer is not None else None
+            if why is not None and session is not None:
+                disconnected += 1
+                if len(affected) < SHOWN:
+                    affected.append(Affected(session.client_id, session.owner.uri, why))
+        await asyncio.sleep(0)
+    return Trial(
+        used=True,
+        issuer=held.issuer,
+        number=held.number,
+        entries=len(held.entries),
+        next_update=held.fresh_until,
+        newly_revoked=len(added),
+        released=len(before) + len(added) - len(held.entries),
+        connected=len(connections),
+        disconnected=disconnected,
+        affected=tuple(affected),
+    )
+
+
+def _named(engine: Engine, held: HeldList, peer: Peer) -> str | None:
+    """Return why *peer*, who is good now, would be put out by *held*, or None."""
+    if engine.admission.refuse_revoked(peer) is not None:
+        return None
+    issuer_key_id, serial = peer.certificate
+    if issuer_key_id == held.issuer_key_id and serial in held.entries:
+        return f"certificate {serial:x} revoked"
+    authority = peer.issuer
+    while authority is not None and (above := authority.above) is not None:
+        if above.key_id == held.issuer_key_id and authority.certificate.serial_number in held.entries:
+            return f"the CA {authority.subject} revoked"
+        authority = above
+    return None

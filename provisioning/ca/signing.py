@@ -1,0 +1,81 @@
+"""How a CA's key signs: what was checked, byte for byte.
+
+Fields that are to be signed are encoded once and checked; then these very bytes get the signature. So nothing can
+differ between what was checked and what is signed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from provisioning.ca import der
+from provisioning.pki.keys import PrivateKey
+
+
+def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
+    """Return the hash to sign with: as strong as the key, and none for Ed25519, which brings its own."""
+    match key:
+        case ed25519.Ed25519PrivateKey():
+            return None
+        case ec.EllipticCurvePrivateKey(curve=ec.SECP384R1()):
+            return hashes.SHA384()
+        case _:
+            return hashes.SHA256()
+
+
+def throw_away_twin(key: PrivateKey) -> PrivateKey:
+    """Return a fresh key of the same kind, whose signatures have the same algorithm identifier."""
+    match key:
+        case ec.EllipticCurvePrivateKey():
+            return ec.generate_private_key(key.curve)
+        case rsa.RSAPrivateKey():
+            return rsa.generate_private_key(65537, 2048)  # The algorithm identifier does not name the size.
+        case ed25519.Ed25519PrivateKey():
+            return ed25519.Ed25519PrivateKey.generate()
+
+
+def signed(key: PrivateKey, fields: bytes, place: int) -> bytes:
+    """Return the certificate or list with these *fields*, in DER.
+
+    *place* is where among the fields the signature's algorithm is; inner and outer are equal (RFC 5280 §4.1.1.2,
+    §5.1.1.2).
+    """
+    return with_signature(fields, place, _signature(key, fields))
+
+
+def with_signature(fields: bytes, place: int, signature: bytes) -> bytes:
+    """Return the same with a *signature* that is there already."""
+    algorithm = next(itertools.islice(der.children(fields), place, None))
+    return der.element(der.SEQUENCE, fields + algorithm + der.element(der.BIT_STRING, b"\x00" + signature))
+
+
+def signature_algorithm(key: PrivateKey) -> bytes:
+    """Return the AlgorithmIdentifier of *key*'s signatures in DER, as the library writes it."""
+    twin = throw_away_twin(key)
+    nobody = x509.Name([])
+    moment = datetime(2000, 1, 1, tzinfo=UTC)
+    example = x509.CertificateRevocationListBuilder(nobody, moment, moment).sign(twin, hash_for(twin))
+    return list(der.children(example.public_bytes(Encoding.DER)))[1]
+
+
+def _signature(key: PrivateKey, fields: bytes) -> bytes:
+    match key:
+        case ec.EllipticCurvePrivateKey():
+            return key.sign(fields, ec.ECDSA(_hash(key)))
+        case rsa.RSAPrivateKey():
+            return key.sign(fields, padding.PKCS1v15(), _hash(key))
+        case ed25519.Ed25519PrivateKey():
+            return key.sign(fields)
+
+
+def _hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
+    found = hash_for(key)
+    if found is None:
+        raise AssertionError("only Ed25519 brings its own hash")
+    return found

@@ -1,0 +1,101 @@
+"""What sslyze, which judges TLS servers with OpenSSLs of its own, makes of both doors: TLS 1.3 and nothing to find.
+
+It is no dependency of the tests: it wants an older `cryptography` than the product does, so that `make setup-tests`
+gives it an environment of its own. Not asked: SSL 2, at which its own old OpenSSL stumbles over a client certificate;
+testssl.sh asks that (`test_judged_by_testssl`); nor early data, where it takes a broker that closes for a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.broker_process import BrokerProcess
+from tests.support.pki import Pki
+
+SSLYZE = Path(__file__).parents[3] / ".build" / "sslyze" / "bin" / "sslyze"
+OLD = ("sslv3", "tlsv1", "tlsv1_1", "tlsv1_2")
+CHECKS = (
+    *OLD,
+    *("tlsv1_3", "certinfo", "compression", "openssl_ccs", "heartbleed", "robot", "reneg", "fallback", "ems"),
+    "elliptic_curves",
+)
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[BrokerProcess]:
+    with BrokerProcess.with_files(tmp_path_factory.mktemp("sslyze"), pki, "--websocket-port", "0") as running:
+        yield running
+
+
+def judged(
+    tmp_path: Path, broker: BrokerProcess, port: int, pki: Pki, checks: tuple[str, ...] = CHECKS
+) -> dict[str, Any]:
+    """Return what sslyze says, by check."""
+    if not SSLYZE.exists():
+        pytest.skip("sslyze is not installed: make setup-tests")
+    credential, written = pki.device("meter-sslyze").write(tmp_path), tmp_path / f"{port}.json"
+    done = subprocess.run(
+        [
+            *(SSLYZE, "--mozilla_config", "disable", "--quiet", "--json_out", written),
+            *("--cert", credential.certificate, "--key", credential.key),
+            *("--certinfo_ca_file", broker.dir / "anchors.pem"),
+            *(f"--{check}" for check in checks),
+            f"localhost:{port}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert written.exists(), done.stderr
+    (scanned,) = json.loads(written.read_text())["server_scan_results"]
+    assert scanned["connectivity_status"] == "COMPLETED", scanned
+    asked = {name: each for name, each in scanned["scan_result"].items() if each["status"] != "NOT_SCHEDULED"}
+    failed = {name: each["error_trace"] for name, each in asked.items() if each["status"] != "COMPLETED"}
+    assert not failed
+    return {name: each["result"] for name, each in asked.items()}
+
+
+@pytest.mark.parametrize("door", [0, 1], ids=["mqtts", "wss"])
+def test_sslyze_finds_nothing(doors: BrokerProcess, pki: Pki, tmp_path: Path, door: int) -> None:
+    said = judged(tmp_path, doors, int(doors.urls[door].rpartition(":")[2]), pki)
+    assert len(said) == len(CHECKS)
+    offered = {name: accepted(each) for name, each in said.items() if name.endswith("_cipher_suites")}
+    assert {name for name, suites in offered.items() if suites} == {"tls_1_3_cipher_suites"}
+    assert offered["tls_1_3_cipher_suites"] == {
+        "TLS_AES_256_GCM_SHA384",
+        "TLS_CHACHA20_POLY1305_SHA256",
+        "TLS_AES_128_GCM_SHA256",
+    }
+    assert not said["tls_compression"]["supports_compression"]
+    assert not said["openssl_ccs_injection"]["is_vulnerable_to_ccs_injection"]
+    assert not said["heartbleed"]["is_vulnerable_to_heartbleed"]
+    assert said["robot"]["robot_result"].startswith("NOT_VULNERABLE")
+    assert not said["session_renegotiation"]["is_vulnerable_to_client_renegotiation_dos"]
+    assert said["tls_fallback_scsv"]["supports_fallback_scsv"]
+    assert said["tls_extended_master_secret"]["supports_ems_extension"]
+    curves = {each["name"] for each in said["elliptic_curves"]["supported_curves"]}
+    assert curves <= {"X25519", "X448", "secp256r1", "secp384r1", "secp521r1"}
+    (deployment,) = said["certificate_info"]["certificate_deployments"]
+    assert deployment["received_chain_has_valid_order"]
+    assert not deployment["verified_chain_has_sha1_signature"]
+    assert any(each["was_validation_successful"] for each in deployment["path_validation_results"])
+
+
+def test_sslyze_sees_what_is_allowed(tmp_path: Path, pki: Pki) -> None:
+    with BrokerProcess.with_files(tmp_path / "b", pki, "--allow-tls12") as broker:
+        said = judged(tmp_path, broker, broker.port, pki, ("tlsv1_1", "tlsv1_2"))
+    suites = accepted(said["tls_1_2_cipher_suites"])
+    assert suites
+    assert {name for name in suites if not name.startswith("TLS_ECDHE_") or "_CBC_" in name} == set()
+    assert not accepted(said["tls_1_1_cipher_suites"])
+
+
+def accepted(said: dict[str, Any]) -> set[str]:
+    return {each["cipher_suite"]["name"] for each in said["accepted_cipher_suites"]}

@@ -1,0 +1,159 @@
+"""A fleet gets in by every way that a group may have, and goes on by it after an interruption."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from device_sim.fleet_directory import FleetDirectory
+from device_sim.stage import Stage, raised
+from provisioning.pki.keys import key_to_pem, write_private
+from tests.support.manufacturer import Manufacturer
+
+COUNT = 6
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    (tmp_path / "stage").mkdir()
+    async with raised(tmp_path / "stage", lambda _: None) as stage:
+        yield stage
+
+
+@asynccontextmanager
+async def enrolling(stage: Stage, fleet: Path, *more: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    credential = stage.operator_credential
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "device_sim", "enrol", str(fleet), "--provisioning", stage.provisioning_url,
+        "--cafile", str(stage.anchors), "--cert", str(credential.certificate), "--key", str(credential.key), *more,
+        env={**os.environ, "TERM": "dumb"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def enrolled(stage: Stage, fleet: Path, *more: str, code: int = 0) -> str:
+    async with enrolling(stage, fleet, *more) as process:
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        said = out.decode() + err.decode()
+        assert process.returncode == code, said
+        assert "Traceback" not in said
+        return said
+
+
+async def group(stage: Stage, name: str, *ways: str) -> tuple[str, ...]:
+    await stage.operator.create_group(name, {"ways": list(ways)})
+    return ("--group", name, "--prefix", name, "--devices", str(COUNT))
+
+
+def pem_of_claim(directory: Path, key: str, certificate: str) -> str:
+    path = directory / "claim.pem"
+    write_private(path, (key + certificate).encode())
+    return str(path)
+
+
+async def claim(stage: Stage, directory: Path, name: str, devices: int) -> str:
+    issued = await stage.operator.create_claim(name, group=name, maximum_devices=devices, life_seconds=3600)
+    return pem_of_claim(directory, issued.private_key, issued.certificate)
+
+
+async def usable(stage: Stage, fleet: Path, devices: int = COUNT) -> None:
+    """All devices are in the directory, with keys and certificates that are theirs, and active there."""
+    found = FleetDirectory.read(fleet)
+    assert len(found.devices) == devices
+    for name in found.devices:
+        held = found.credential(name)
+        held.context(found.anchors)  # The key belongs to the certificate, or this fails.
+        assert (await stage.operator.certificate(f"{held.serial:x}")).state == "active"
+
+
+@pytest.mark.timeout(180)
+async def test_every_way_leads_into_a_fleet(tmp_path: Path, stage: Stage) -> None:
+    options = await group(stage, "plain", "token")
+    await enrolled(stage, tmp_path / "plain", *options)
+    await usable(stage, tmp_path / "plain")
+
+    options = await group(stage, "batch", "claim")
+    given = ("--way", "claim", "--claim", await claim(stage, tmp_path, "batch", COUNT))
+    await enrolled(stage, tmp_path / "batch", *options, *given)
+    await usable(stage, tmp_path / "batch")  # Activated: a certificate on trial is suspended.
+
+    options = await group(stage, "acme", "manufacturer")
+    acme = Manufacturer()
+    (tmp_path / "acme.crt").write_text(acme.pem)
+    write_private(tmp_path / "acme.key", key_to_pem(acme.key))
+    made_by = (
+        "--way", "manufacturer", "--manufacturer-cert", str(tmp_path / "acme.crt"),
+        "--manufacturer-key", str(tmp_path / "acme.key"),
+    )  # fmt: skip
+    said = await enrolled(stage, tmp_path / "acme", *options, *made_by, code=1)
+    assert "the service does not know this manufacturer" in said
+    await stage.operator.add_manufacturer("acme", group="acme", certificate=acme.pem, name_prefix="acme-")
+    await enrolled(stage, tmp_path / "acme", *options, *made_by)
+    await usable(stage, tmp_path / "acme")
+
+    options = await group(stage, "west", "listed+token")
+    await enrolled(stage, tmp_path / "west", *options, "--way", "listed+token")
+    await usable(stage, tmp_path / "west")
+    assert len([device async for device in stage.operator.listed_devices("west") if device.key_sha256]) == COUNT
+
+    options = await group(stage, "lab", "approval")
+    await enrolled(stage, tmp_path / "lab", *options, "--way", "approval", "--approve")
+    await usable(stage, tmp_path / "lab")
+
+    said = await enrolled(stage, tmp_path / "shut", *await group(stage, "shut", "approval"), code=1)
+    assert "WAY" in said.upper()
+
+    said = await enrolled(stage, tmp_path / "none", "--way", "prayer", code=2)
+    assert "prayer" in said
+    said = await enrolled(stage, tmp_path / "none", "--way", "claim", code=2)
+    assert "--claim" in said
+
+
+@pytest.mark.timeout(120)
+async def test_an_interrupted_claim_is_gone_on_with(tmp_path: Path, stage: Stage) -> None:
+    count = 100
+    options = await group(stage, "batch", "claim")
+    # Exactly as many places as devices: who came back as somebody new would find none.
+    given = ("--way", "claim", "--claim", await claim(stage, tmp_path, "batch", count), "--devices", str(count))
+    fleet, index = tmp_path / "fleet", tmp_path / "fleet" / "index.jsonl"
+    async with enrolling(stage, fleet, *options, *given, "--parallel", "2") as process:
+        async with asyncio.timeout(30):
+            while not index.exists() or index.stat().st_size < 1500:  # noqa: ASYNC110 - a file tells nobody
+                await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode == 130
+    assert len(FleetDirectory.read(fleet).devices) < count
+    await enrolled(stage, fleet, *options, *given)
+    await usable(stage, fleet, count)
+
+
+@pytest.mark.timeout(120)
+async def test_requests_wait_for_an_operator_and_survive_an_interruption(tmp_path: Path, stage: Stage) -> None:
+    options = (*await group(stage, "lab", "approval"), "--way", "approval")
+    async with enrolling(stage, tmp_path / "fleet", *options) as process:
+        async with asyncio.timeout(30):
+            while len(waiting := [each async for each in stage.operator.approvals(group="lab")]) < COUNT:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode == 130
+    assert FleetDirectory.read(tmp_path / "fleet").devices == []
+    for request in waiting:
+        await stage.operator.decide(request.id, approve=True)
+    await enrolled(stage, tmp_path / "fleet", *options)  # With the keys that were approved.
+    await usable(stage, tmp_path / "fleet")

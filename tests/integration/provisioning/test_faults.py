@@ -1,0 +1,183 @@
+"""What breaks under a service while devices enrol: nothing is lost, nothing is done twice, nobody is let in wrongly."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EnrolmentUnavailable, EstClient
+from provisioning.pki.keys import generate_key
+from tests.support.curl import Curl
+from tests.support.postgresql import PostgresqlServer
+from tests.support.provisioning import ProvisioningService
+
+PATIENCE = 60
+WORKERS = 6
+
+
+@dataclass
+class Crowd:
+    """Devices that enrol by one-time token until they have a certificate, each with one key and one request."""
+
+    service: ProvisioningService
+    names: Sequence[str]
+    certificates: dict[str, x509.Certificate] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    """What those heard who were told to come back."""
+
+    def __post_init__(self) -> None:
+        made = self.service.post("/v1/groups", name="crowd", ways=["token"], same_key_seconds=3600)
+        assert made.status_code == 201, made.text
+        self._tokens = dict(zip(self.names, self.service.tokens(devices=list(self.names), group="crowd"), strict=True))
+        self._requests = {name: build_csr(generate_key(), name) for name in self.names}
+
+    async def enrol(self, names: Sequence[str], *, insist: bool) -> None:
+        """Enrol devices side by side; who *insists* comes again until he is served, others try once."""
+        waiting = iter(names)
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as workers:
+            for _ in range(WORKERS):
+                workers.create_task(self._work(waiting, insist=insist))
+
+    async def _work(self, waiting: Iterator[str], *, insist: bool) -> None:
+        async with EstClient(self.service.https, self.service.bundle) as client:
+            for name in waiting:
+                while not await self._try(client, name) and insist:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)  # As a device does, sooner.
+
+    async def _try(self, client: EstClient, name: str) -> bool:
+        try:
+            issued = await client.enrol(self._requests[name], user=name, token=self._tokens[name])
+        except EnrolmentUnavailable as error:
+            self.said.append(str(error))
+            return False
+        self.certificates[name] = issued
+        return True
+
+    def check(self) -> None:
+        """Check that the store has exactly what was handed out, and that the audit log is whole."""
+        assert all("503: UNAVAILABLE" in each for each in self.said), set(self.said)
+        rows = self.service.stored(
+            "SELECT d.name, c.serial FROM certificates c JOIN devices d ON d.id = c.device_id WHERE d.role = 'device'"
+        )
+        handed_out = [(name, f"{issued.serial_number:x}") for name, issued in self.certificates.items()]
+        assert sorted(map(tuple, rows)) == sorted(handed_out)
+        done = self.service.command("audit", "verify", "--dir", str(self.service.dir))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Traceback" not in self.service.log
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until *condition* holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - it is made true by requests, which tell nobody
+            await asyncio.sleep(0.005)
+
+
+def ready(service: ProvisioningService) -> tuple[int, str]:
+    answer = Curl(service.http).run("/readyz")
+    return answer.status, json.loads(answer.body)["checks"]["store"]
+
+
+@contextlib.contextmanager
+def limited_files(service: ProvisioningService, _disk: Path) -> Iterator[None]:
+    """Let the process write no file beyond 4 KB, its log neither."""
+    resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@contextlib.contextmanager
+def filled(_service: ProvisioningService, disk: Path) -> Iterator[None]:
+    """Fill the file system, to the last byte."""
+    ballast = disk / "ballast"
+    try:
+        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            for size in (65536, 512):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(b"x" * size)
+        yield
+    finally:
+        ballast.unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of eight megabytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", place]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("a small file system can only be mounted by root; limited files are tried everywhere")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.parametrize("kind", ["limit", "file system"])
+def test_a_full_disk_is_said_costs_nothing_and_is_forgotten_when_there_is_room(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    place: Path = request.getfixturevalue("disk") if kind == "file system" else tmp_path
+    full = filled if kind == "file system" else limited_files
+    with ProvisioningService.founded(place / "fleet", {"crl_debounce_seconds": 0.05}) as service:
+        crowd = Crowd(service, [f"meter-{number}" for number in range(400)])
+        asyncio.run(crowd.enrol(crowd.names[:20], insist=False))
+        assert len(crowd.certificates) == 20
+        with full(service, place):
+            # SQLite may have room in its files for a while.
+            asyncio.run(crowd.enrol(crowd.names[20:360], insist=False))
+            assert crowd.said
+            assert ready(service) == (503, "unavailable")
+            refused = service.post("/v1/revocations", device="meter-0", reason="keyCompromise")
+            assert (refused.status_code, refused.json()["code"]) == (503, "UNAVAILABLE")
+            assert int(refused.headers["retry-after"]) > 0
+            assert Curl(service.http).run("/crl/issuing-ca.crl").status == 200
+            assert Curl(service.https, service.bundle).run("/.well-known/est/cacerts").status == 200
+        assert ready(service) == (200, "ok")
+        asyncio.run(crowd.enrol([name for name in crowd.names if name not in crowd.certificates], insist=False))
+        assert set(crowd.certificates) == set(crowd.names), "no token was spent for nothing"
+        assert service.post("/v1/revocations", device="meter-0", reason="keyCompromise").status_code == 201
+        crowd.check()
+        assert service.stop(signal.SIGTERM) == 0
+
+
+def test_a_database_that_restarts_under_load_loses_no_certificate_and_makes_none_twice(tmp_path: Path) -> None:
+    with PostgresqlServer() as server:
+        url = server.new_database(template="template0")
+        with ProvisioningService.founded(tmp_path / "fleet", {"database_url": url}) as service:
+            crowd = Crowd(service, [f"meter-{number}" for number in range(400)])
+
+            async def restart_meanwhile() -> None:
+                enrolling = asyncio.create_task(crowd.enrol(crowd.names, insist=True))
+                for share in (50, 200):
+                    await until(lambda: len(crowd.certificates) >= share)  # noqa: B023
+                    heard = len(crowd.said)
+                    await asyncio.to_thread(server.stop)
+                    await until(lambda: len(crowd.said) > heard)  # noqa: B023
+                    await asyncio.to_thread(server.start)
+                await enrolling
+
+            asyncio.run(restart_meanwhile())
+            assert set(crowd.certificates) == set(crowd.names)
+            crowd.check()
+            deadline = time.monotonic() + PATIENCE
+            while ready(service) != (200, "ok"):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)

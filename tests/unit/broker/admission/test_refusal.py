@@ -1,0 +1,35 @@
+"""What a refused or disconnected client is told: the code, the sentence, and when to come again."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.admission.refusal import RefusalCode, Refused, told
+from broker.mqtt.codes import ReasonCode
+
+
+def hint(code: str, connected: int = 0, after: float | None = None) -> str | None:
+    return dict(told(code, "", connected, after).user_properties).get("retry-after")
+
+
+@pytest.mark.parametrize("code", ["REVOKED", "EXPIRED", "NO_CERTIFICATE", "CLIENT_ID_MISMATCH", "KICKED", "BAD_PACKET"])
+def test_no_time_is_named_where_coming_again_helps_nothing(code: str) -> None:
+    properties = told(code, "why")
+    assert properties.user_properties == ()
+    assert properties.reason_string == f"{code}: why"
+
+
+@pytest.mark.parametrize("code", ["CRL_EXPIRED", "CRL_MISSING", "OCSP_UNAVAILABLE", "REVOCATION_STATUS_UNKNOWN"])
+def test_who_is_not_known_now_is_asked_to_come_again(code: str) -> None:
+    assert hint(code) == "30"
+
+
+def test_a_broker_that_stops_spreads_its_clients() -> None:
+    hints = [int(hint(RefusalCode.SHUTTING_DOWN, connected) or 0) for connected in range(10_000, 0, -1)]
+    assert (hints[0], hints[-1]) == (21, 2)
+    assert max(hints.count(second) for second in set(hints)) == 500
+
+
+def test_a_ban_says_how_long_it_lasts_still() -> None:
+    refusal = Refused(RefusalCode.FLAPPING, ReasonCode.BANNED, "why", retry_after=12.3)
+    assert dict(refusal.told.user_properties) == {"retry-after": "13"}

@@ -1,0 +1,129 @@
+"""A greedy publisher cannot starve the others: reads are counted, turn by turn; nothing here is timed.
+
+Real sockets in a real epoll set, so that the poller decides who is served; in the place of TLS a session that always
+has another record, as a publisher has that sends as fast as it is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from broker.metrics import Metrics
+from broker.poller import Poller
+from broker.transport import RECORD, TlsTransport
+from broker.turn import ALLOWANCE, Turn
+
+MOST_READS = 64
+GREEDY = 40
+
+
+class Endless:
+    """A TLS session that has always another record; it counts what is read of it."""
+
+    session_reused = False
+
+    def __init__(self, record: bytes) -> None:
+        self.record = record
+        self.reads = 0
+
+    def do_handshake(self) -> None: ...
+    def getpeercert(self, _binary: bool) -> None: ...
+    def version(self) -> None: ...
+    def shutdown(self) -> None: ...
+
+    def read(self, size: int) -> bytes:
+        self.reads += 1
+        return self.record[:size]
+
+    def write(self, data: bytes) -> int:
+        return len(data)
+
+
+class Receiver:
+    """Takes everything."""
+
+    def secured(self, *_arguments: Any) -> None: ...
+    def receive(self, data: bytes, now: float) -> None: ...
+    def lost(self, code: str, now: float, detail: str = "") -> None: ...
+    def choke(self) -> None: ...
+    def unchoke(self, now: float) -> None: ...
+    def drained(self, now: float) -> None: ...
+
+
+class Crowd:
+    """Clients of one poller, whose turns are in the test's hand."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        loop.time = lambda: 1.0  # type: ignore[method-assign] - everybody is in the middle of a burst
+        self.turn = Turn(loop.call_soon)
+        self.poller = Poller(loop, self.turn)
+        loop.remove_reader(self.poller._epoll.fileno())  # Turns come when the test says so.
+        self.metrics = Metrics()
+        self.sockets: list[socket.socket] = []
+
+    def join(self, record: bytes) -> Endless:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.send(b"!")  # Nobody takes it: the socket stays readable.
+        self.sockets += [ours, theirs]
+        session = Endless(record)
+        transport = TlsTransport(
+            self.loop,
+            ours,
+            session,
+            ("192.0.2.1", 1),
+            self.metrics,
+            self.poller,
+            self.turn,
+            1 << 20,  # type: ignore[arg-type]
+        )
+        transport.start(Receiver())
+        return session
+
+    def close(self) -> None:
+        self.poller.abort()
+        self.poller._epoll.close()
+        for each in self.sockets:
+            each.close()
+
+
+@pytest.fixture
+def crowd() -> Iterator[Crowd]:
+    loop = asyncio.new_event_loop()
+    opened = Crowd(loop)
+    yield opened
+    opened.close()
+    loop.close()
+
+
+def turns(crowd: Crowd, sessions: list[Endless], count: int) -> list[list[int]]:
+    """Let *count* turns pass; return how often each of *sessions* was read in each."""
+    seen = []
+    for _ in range(count):
+        before = [session.reads for session in sessions]
+        crowd.poller._ready()
+        seen.append([session.reads - earlier for session, earlier in zip(sessions, before, strict=True)])
+    return seen
+
+
+def test_one_greedy_publisher_is_read_so_often_a_turn_and_no_more(crowd: Crowd) -> None:
+    greedy = crowd.join(b"x" * RECORD)
+    turns(crowd, [greedy], 2)  # The handshake, and a first read, which is no burst yet.
+    assert {reads for (reads,) in turns(crowd, [greedy], 20)} == {MOST_READS}
+
+
+def test_many_greedy_publishers_share_an_allowance_and_everybody_is_served_in_every_turn(crowd: Crowd) -> None:
+    meek = [crowd.join(b"x") for _ in range(5)]
+    greedy = [crowd.join(b"x" * RECORD) for _ in range(GREEDY)]
+    later = [crowd.join(b"x") for _ in range(5)]
+    sessions = [*meek, *greedy, *later]
+    turns(crowd, sessions, 2)
+    for reads in turns(crowd, sessions, 20):
+        assert min(reads) >= 1, "somebody was not served"
+        assert sum(reads) <= ALLOWANCE + MOST_READS + len(sessions), "one turn is too long"

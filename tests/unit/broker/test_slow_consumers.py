@@ -1,0 +1,56 @@
+"""A client that does not keep up: bounded memory, and what is dropped is counted and said."""
+
+from __future__ import annotations
+
+import pytest
+from structlog.testing import capture_logs
+
+from broker.mqtt.packets import Publish
+from tests.support.wire import MemoryBroker
+
+TOPIC = "fleet/meters/meter-1/state"
+KEPT = {"clean_start": False, "session_expiry_interval": 600}
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker(max_queued_messages=5, max_queued_bytes=1000)
+
+
+def test_a_full_queue_is_said_once_for_each_time_that_it_fills_up(broker: MemoryBroker) -> None:
+    meter = broker.device("meter-1")
+    broker.service(**KEPT).subscribe("fleet/#", qos=1)
+    for round_number in (1, 2):
+        broker.service(**KEPT).vanish()
+        with capture_logs() as logs:
+            for number in range(9):
+                meter.publish(TOPIC, b"%d" % number, qos=1)
+        said = [each for each in logs if each.get("code") == "QUEUE_FULL"]
+        assert [(each["client"], each["queued"], each["log_level"]) for each in said] == [("backend", 5, "warning")]
+        assert broker.metrics.dropped_queue_full == 4 * round_number
+        back = broker.service(**KEPT)
+        messages = back.messages()
+        assert [each.payload for each in messages] == [b"0", b"1", b"2", b"3", b"4"]
+        back.acknowledge(*messages)
+
+
+def test_the_bytes_of_a_queue_are_bounded_too(broker: MemoryBroker) -> None:
+    meter = broker.device("meter-1")
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    backend.vanish()
+    for _ in range(3):
+        meter.publish(TOPIC, bytes(400), qos=1)
+    assert broker.metrics.dropped_queue_full == 1
+    assert len([each for each in broker.service(**KEPT).received() if isinstance(each, Publish)]) == 2
+
+
+def test_who_is_choked_is_said_a_few_times(broker: MemoryBroker) -> None:
+    backend = broker.service()
+    with capture_logs() as logs:
+        for _ in range(50):  # It takes a little, and falls behind again.
+            backend.connection.choke()
+            backend.connection.unchoke(broker.now)
+    said = [each for each in logs if each.get("code") == "SLOW_CONSUMER"]
+    assert 1 <= len(said) <= 10
+    assert said[0]["client"] == "backend"

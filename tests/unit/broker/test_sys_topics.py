@@ -1,0 +1,94 @@
+"""``$SYS``: mosquitto's names, true figures, only what has changed, and only for those who may read it."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.mqtt.codes import ReasonCode
+from broker.mqtt.packets import Publish
+from broker.sys_topics import INTERVAL, SysTopics
+from tests.support.wire import MemoryBroker, WireClient
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@pytest.fixture
+def topics(broker: MemoryBroker) -> SysTopics:
+    return SysTopics(broker.engine, broker.now)
+
+
+def figures(client: WireClient) -> dict[str, str]:
+    """Return what has arrived, by the name behind ``$SYS/broker/``."""
+    return {
+        each.topic.removeprefix("$SYS/broker/"): each.payload.decode()
+        for each in client.received()
+        if isinstance(each, Publish)
+    }
+
+
+def test_the_figures_are_true_and_only_changes_are_said(broker: MemoryBroker, topics: SysTopics) -> None:
+    backend = broker.service()
+    backend.subscribe("$SYS/#", "$share/g/fleet/#")
+    meter = broker.device("meter-1", session_expiry_interval=5)
+    meter.publish("fleet/meters/meter-1/state", b"on", retain=True)
+    meter.vanish()
+    broker.advance(INTERVAL)
+    backend.received()
+    topics.publish(broker.now)
+    broker.settle()
+    seen = figures(backend)
+    expected = {
+        "clients/connected": "1",
+        "clients/total": "1",
+        "clients/expired": "1",
+        "messages/received": "1",
+        "publish/messages/received": "1",
+        "publish/messages/dropped": "0",
+        "subscriptions/count": "2",
+        "shared_subscriptions/count": "1",
+        "uptime": "10 seconds",
+        "fleet/admitted": "2",
+    }
+    assert {name: seen[name] for name in expected} == expected
+    assert int(seen["heap/current"]) > 1_000_000
+    broker.advance(INTERVAL)
+    topics.publish(broker.now)
+    broker.settle()
+    again = figures(backend)
+    assert again["uptime"] == "20 seconds"
+    assert "clients/expired" not in again
+
+
+def test_loads_are_moving_averages_of_a_minute_and_more(broker: MemoryBroker, topics: SysTopics) -> None:
+    backend = broker.service()
+    meter = broker.device("meter-1")
+    for _ in range(30):  # Ten messages in ten seconds, for five minutes.
+        for _ in range(10):
+            meter.publish("fleet/meters/meter-1/state", b"on")
+        broker.now += INTERVAL
+        topics.publish(broker.now)
+    backend.subscribe("$SYS/broker/load/#")
+    seen = figures(backend)
+    one, five, fifteen = (float(seen[f"load/publish/received/{minutes}min"]) for minutes in (1, 5, 15))
+    assert 59 < one < 60.01
+    assert five == pytest.approx(60 * (1 - 1 / 2.71828), rel=0.01)
+    assert fifteen < five
+
+
+def test_a_drop_is_said(broker: MemoryBroker, topics: SysTopics) -> None:
+    backend = broker.service()
+    backend.subscribe("$SYS/broker/publish/messages/dropped")
+    broker.metrics.dropped_queue_full += 3
+    broker.metrics.dropped_expired += 1
+    topics.publish(broker.now)
+    broker.settle()
+    assert figures(backend)["publish/messages/dropped"] == "4"
+
+
+def test_a_device_reads_none_of_it(broker: MemoryBroker) -> None:
+    meter = broker.device("meter-1")
+    for topic_filter in ("$SYS/#", "$SYS/broker/clients/connected", "$share/g/$SYS/#"):
+        assert meter.subscribe(topic_filter).reason_codes == (ReasonCode.NOT_AUTHORIZED,)

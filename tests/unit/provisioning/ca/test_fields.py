@@ -1,0 +1,65 @@
+"""The fields that are joined here are those that the library would have built, byte for byte."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from provisioning.ca.fields import ALGORITHM, encoded, joined
+from provisioning.ca.signing import hash_for, signature_algorithm, signed
+from provisioning.pki.keys import PrivateKey
+
+KEYS: dict[str, PrivateKey] = {
+    "P-256": ec.generate_private_key(ec.SECP256R1()),
+    "P-384": ec.generate_private_key(ec.SECP384R1()),
+    "Ed25519": ed25519.Ed25519PrivateKey.generate(),
+    "RSA": rsa.generate_private_key(65537, 2048),
+}
+EXTENSIONS = [
+    (x509.BasicConstraints(ca=False, path_length=None), True),
+    (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False),
+    (x509.SubjectAlternativeName([x509.UniformResourceIdentifier("spiffe://fleet/device/north/meter-17")]), False),
+]
+ISSUER = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Fleet Ünited")])
+SUBJECT = x509.Name(
+    [x509.NameAttribute(NameOID.COUNTRY_NAME, "DE"), x509.NameAttribute(NameOID.COMMON_NAME, "meter-17")]
+)
+
+
+@pytest.mark.parametrize("issuing", KEYS)
+@pytest.mark.parametrize("certified", KEYS)
+@pytest.mark.parametrize(
+    ("begin", "life"),
+    [
+        (datetime(2026, 3, 1, 12, tzinfo=UTC), timedelta(days=30)),
+        (datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC), timedelta(seconds=1)),  # UTCTime, then GeneralizedTime
+    ],
+)
+@pytest.mark.parametrize("serial", [1, 0x7F, 0x80, (1 << 126) | 12345, (1 << 127) - 1])
+def test_the_fields_are_the_library_s(
+    issuing: str, certified: str, begin: datetime, life: timedelta, serial: int
+) -> None:
+    key, public_key = KEYS[issuing], KEYS[certified].public_key()
+    builder = x509.CertificateBuilder(ISSUER, SUBJECT, public_key, serial, begin, begin + life)
+    for value, critical in EXTENSIONS:
+        builder = builder.add_extension(value, critical=critical)
+    theirs = builder.sign(key, hash_for(key))
+    ours = joined(
+        signature_algorithm(key),
+        ISSUER.public_bytes(),
+        serial=serial,
+        not_before=begin,
+        not_after=begin + life,
+        subject=SUBJECT,
+        public_key=public_key,
+        extensions=[encoded(value, critical=critical) for value, critical in EXTENSIONS],
+    )
+    assert ours == theirs.tbs_certificate_bytes
+    certificate = x509.load_der_x509_certificate(signed(key, ours, ALGORITHM))
+    assert certificate.signature_algorithm_oid == theirs.signature_algorithm_oid
+    issuer = x509.CertificateBuilder(ISSUER, ISSUER, key.public_key(), 2, begin, begin + life)
+    certificate.verify_directly_issued_by(issuer.sign(key, hash_for(key)))
