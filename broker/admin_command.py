@@ -116,7 +116,7 @@ def print_facts(facts: dict[str, Any]) -> None:
         if isinstance(value, dict):
             text = ", ".join(f"{key} {count}" for key, count in value.items()) or "none"
         elif isinstance(value, list):
-            text = " ".join(value)
+            text = " ".join(str(each["path"]) if isinstance(each, dict) else each for each in value) or "none"
         elif isinstance(value, bool):
             text = "yes" if value else "no"
         sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {'-' if text is None else printable(str(text))}\n")

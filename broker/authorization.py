@@ -6,17 +6,26 @@ Rules
 2. Each denial is counted and, the first few times of a connection, logged. MQTT 5 gets the reason code and a sentence;
    where there is no answer to put it in, the policy says whether the client is disconnected
    (`TopicPolicy.denied_publish`).
-3. No I/O, no clock.
+3. Plugins are asked about what the policy permits, and can only refuse it (`broker.extension`). A packet that waits for
+   their verdicts is acted on anew when they are there, as if it came then; what became known too late is refused.
+4. No I/O, no clock.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.policy import DeniedPublish
 from broker.admission.refusal import RefusalCode
-from broker.engine import Client, Engine
+from broker.client import Client
+from broker.engine import Engine
+from broker.extension import Action
 from broker.mqtt.codes import ProtocolVersion, QoS, ReasonCode
 from broker.mqtt.errors import MalformedPacket
-from broker.mqtt.subscribe import SubscriptionRequest
+from broker.mqtt.packets import Packet
+from broker.mqtt.publication import Publish
+from broker.mqtt.subscribe import Subscribe, SubscriptionRequest
 from broker.mqtt.topics import SharedSubscription
 from broker.session.session import Session
 
@@ -24,6 +33,8 @@ Refusal = tuple[ReasonCode, str]
 """Why a PUBLISH or a filter is refused: for the client's program, and in words."""
 
 UNSTORABLE: Refusal = (ReasonCode.QUOTA_EXCEEDED, "the store cannot be written; try again later")
+_MOST_WAITS = 3
+"""How often in a row a packet waits, when others subscribe meanwhile of whom nothing is known yet."""
 SHOWN = 200
 """Characters of a topic that a log line or a reason string shows."""
 
@@ -64,3 +75,61 @@ def refuse_filter(engine: Engine, session: Session, request: SubscriptionRequest
     if len(session.subscriptions) >= limits.max_subscriptions and request.filter not in session.subscriptions:
         return ReasonCode.QUOTA_EXCEEDED, f"a session has {limits.max_subscriptions} subscriptions at most"
     return UNSTORABLE if session.journal is not None and session.journal.failed else None
+
+
+def plain_filter(topic_filter: str) -> str:
+    """Return *topic_filter* without what makes it a shared one."""
+    try:
+        shared = SharedSubscription.parse(topic_filter)
+    except MalformedPacket:
+        return topic_filter
+    return topic_filter if shared is None else shared.topic_filter
+
+
+def refuse_publish(engine: Engine, session: Session, topic_name: str) -> Refusal | None:
+    """Return why the client of *session* may not publish to *topic_name*, or None: limits, policy, then plugins."""
+    refusal = refuse_topic(engine, session, topic_name)
+    if refusal is None and engine.extension is not None:
+        return engine.extension.refusal(session, Action.PUBLISH, topic_name)
+    return refusal
+
+
+def refuse_subscription(engine: Engine, session: Session, request: SubscriptionRequest) -> Refusal | None:
+    """Return why the client of *session* may not subscribe as *request* says, or None: the same, then plugins."""
+    refusal = refuse_filter(engine, session, request)
+    if refusal is None and engine.extension is not None:
+        return engine.extension.refusal(session, Action.SUBSCRIBE, plain_filter(request.filter))
+    return refusal
+
+
+def ask_about_publish(engine: Engine, connection: Client, session: Session, packet: Publish, topic_name: str) -> None:
+    """Ask plugins, where there are some, about a PUBLISH that the policy permits; raise `Waits` until they answer."""
+    extension = engine.extension
+    if extension is not None and refuse_topic(engine, session, topic_name) is None:
+        receivers = engine.routes[topic_name.encode()].subscribers
+        _wait_for(connection, packet, extension.ask_publish(session, topic_name, receivers))
+
+
+def ask_about_filters(engine: Engine, connection: Client, session: Session, packet: Subscribe) -> None:
+    """Ask plugins about the filters that the policy permits; raise `Waits` until they answer."""
+    if engine.extension is not None:
+        permitted = [each.filter for each in packet.requests if refuse_filter(engine, session, each) is None]
+        filters = list(map(plain_filter, permitted))
+        _wait_for(connection, packet, engine.extension.ask_subscribe(session, filters))
+
+
+def tell_subscribed(engine: Engine, session: Session, packet: Subscribe, reasons: Sequence[ReasonCode]) -> None:
+    """Tell plugins, where there are some, which filters were granted."""
+    if engine.extension is not None:
+        for request, reason in zip(packet.requests, reasons, strict=True):
+            if not reason.is_failure:
+                engine.extension.subscribed(session, request.filter, request.qos)
+
+
+def _wait_for(connection: Client, packet: Packet, inquiry: Inquiry | None) -> None:
+    """Let *packet* wait for *inquiry*, if there is one; raise `Waits` then."""
+    if inquiry is not None and connection.waits < _MOST_WAITS:
+        connection.waits += 1
+        connection.wait(inquiry, packet)
+        raise Waits
+    connection.waits = 0

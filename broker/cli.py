@@ -26,6 +26,7 @@ from broker.build import is_compiled
 from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
 from broker.crl_commands import crl_app
+from broker.plugins.errors import PluginError
 from broker.policy_commands import policy
 from broker.reload_command import reload
 from broker.server import BrokerServer
@@ -50,6 +51,15 @@ app.command()(explain_commands.check)
 app.command()(reload)
 
 _USAGE = 2
+_NOT_STARTED = (
+    AdminSocketError,
+    CredentialError,
+    ListenError,
+    PluginError,
+    PolicyError,
+    StoreError,
+    TlsConfigurationError,
+)
 
 app.add_typer(policy, name="policy")
 
@@ -152,12 +162,13 @@ def run(
         raise typer.Exit(_USAGE) from None
     if test_config:
         _check_policy(settings.policy_file)
+        _check_plugins(settings.plugins)
         typer.echo("the settings are valid")
         return
     _configure_log(settings.log_level)
     try:
         _run(BrokerServer(settings, partial(load, config, flags), config))
-    except (CredentialError, TlsConfigurationError, PolicyError, ListenError, StoreError, AdminSocketError) as error:
+    except _NOT_STARTED as error:
         typer.echo(f"fleet-broker: {error}", err=True)
         raise typer.Exit(1) from None
 
@@ -174,6 +185,17 @@ def _check_policy(path: Path | None) -> None:
     except PolicyError as error:
         typer.echo(f"fleet-broker: policy_file: {error}", err=True)
         raise typer.Exit(_USAGE) from None
+
+
+def _check_plugins(plugins: dict[str, dict[str, Any]]) -> None:
+    if plugins:
+        from broker.plugins.loading import find_plugins  # And with it amqtt, for who has plugins.
+
+        try:
+            find_plugins(plugins)
+        except PluginError as error:
+            typer.echo(f"fleet-broker: {error}", err=True)
+            raise typer.Exit(_USAGE) from None
 
 
 def _run(server: BrokerServer) -> None:

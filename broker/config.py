@@ -22,7 +22,7 @@ from broker.trust_settings import REQUIRE, HttpUrl, Interval, Paths, Policy, Tru
 from provisioning.pki.identity import InvalidIdentity, parse_uri
 
 _PREFIX = "FLEET_BROKER_"
-_TABLES = frozenset({"trust", "listener"})
+_TABLES = frozenset({"trust", "listener", "plugins"})
 
 
 class ConfigError(Exception):
@@ -109,6 +109,14 @@ class BrokerConfig(BaseSettings):
     """Tell services who comes and goes, on $SYS/broker/presence/#."""
     stamp_publisher: bool = False
     """Write into each message's user properties whose certificate its publisher has; costs the fast path."""
+    plugins: dict[str, dict[str, Any]] = {}
+    """amqtt's plugins, or one's own, by the dotted path of the class: its configuration (docs/plugins.md)."""
+    plugin_timeout: float = Field(default=3.0, ge=0.1, le=60.0)
+    """Seconds that a plugin may take for an answer, which is no after that, or for an event."""
+    plugin_verdict_seconds: float = Field(default=10.0, ge=1.0, le=86_400.0)
+    """How long the answer of a topic plugin is remembered."""
+    plugin_username: Literal["certificate", "connect"] = "certificate"
+    """The user name that plugins see: the certificate's, or what CONNECT says, which a plugin must check then."""
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
@@ -244,6 +252,10 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(each, path, flags) for each in error.errors())) from None
     except SettingsError as error:  # Limits and trust are the only settings that are read as JSON.
+        if '"plugins"' in str(error):
+            raise ConfigError(
+                f"plugins: the environment variable {_variable('plugins')} is not JSON; use [plugins] in the file"
+            ) from None
         if '"trust"' in str(error):
             raise ConfigError(
                 f"trust: the environment variable {_variable('trust')} is not JSON; use [[trust]] tables in the file"

@@ -25,6 +25,7 @@ import math
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
+from functools import partial
 
 import structlog
 
@@ -35,16 +36,15 @@ from broker.admission.refusal import RefusalCode, Refused, told
 from broker.authorization import refuse_topic
 from broker.byte_stream import ByteStream
 from broker.engine import Engine
-from broker.handlers import connect, handle
+from broker.farewell import disconnect_packet, reason_for, refusal_packet
+from broker.handlers import handle
 from broker.meter import Meter
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from broker.mqtt.connect import Connack, Connect
-from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
 from broker.mqtt.errors import MalformedPacket, PacketError
 from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
-from broker.mqtt.packets import decode_packet
-from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, encode_publish
+from broker.mqtt.packets import Packet, decode_packet
+from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, PUBACK_REFUSED, encode_publish
 from broker.mqtt.topics import check_topic_name
 from broker.routing.router import Subscriber
 from broker.session.aliases import IncomingAliases
@@ -58,11 +58,10 @@ _PUBLISH_QOS0 = 0x30
 _PUBLISH_QOS1 = 0x32
 _PUBACK = 0x40
 _PINGREQ = 0xC0
-_PUBACK_REFUSED = b"\x40\x03%b\x97"
-"""PUBACK of MQTT 5 with Quota Exceeded: the message could not be stored."""
 _NO_PACKET_ID = b"\0\0"
 _MOST_COMPLAINTS = 10
 _HOLD_SECONDS = 1.0
+_NEVER = 1 << 60  # More bytes than are ever read: what is behind a packet that waits is not looked at.
 KEEP_ALIVE_FACTOR = 1.5  # [MQTT-3.1.2-22]
 
 
@@ -78,8 +77,10 @@ class ClientConnection:
         "_needed",
         "_tail",
         "_transport",
+        "_waiting",
         "bucket",
         "closed",
+        "consulted",
         "engine",
         "expires_at",
         "explains",
@@ -90,6 +91,7 @@ class ClientConnection:
         "session",
         "since",
         "version",
+        "waits",
         "warned",
     )
 
@@ -103,12 +105,15 @@ class ClientConnection:
         self._complaints = 0
         self._holder: Subscriber | None = None
         self._meter: Meter | None = None
+        self._waiting = False
         self.bucket = 0
         self.closed = False
         """Whether it has ended: nothing is read, written or changed through it any more."""
+        self.consulted: Inquiry | None = None
+        self.waits = 0
         self.expires_at = 0.0
-        self.warned = False
         """When the certificate ends."""
+        self.warned = False
         self.explains = True
         """Whether the client wants reasons in words, beside those of CONNACK and DISCONNECT."""
         self.keep_alive = 0.0
@@ -252,7 +257,7 @@ class ClientConnection:
                                     slow = route.deliver_individually(message, session, now) or slow
                                 touch(route)
                             if journal is not None and journal.dirty:  # It waits until it is true.
-                                refusal = _PUBACK_REFUSED % packet_id if v5 else Otherwise.CLOSE
+                                refusal = PUBACK_REFUSED % packet_id if v5 else Otherwise.CLOSE
                                 journal.open.answers.append((self, PUBACK_HEAD + packet_id, refusal))
                             else:
                                 session.outbox.append(PUBACK_HEAD + packet_id)  # type: ignore[union-attr]
@@ -282,7 +287,8 @@ class ClientConnection:
         except PacketError as error:
             self.fail(error, now)
         except Waits:
-            pass
+            self._tail, self._needed = bytearray(data[position:]), _NEVER
+            limit = position
         metrics.messages_received += messages
         metrics.bytes_received += limit
         if acknowledged and session is not None:
@@ -314,10 +320,9 @@ class ClientConnection:
 
     def unchoke(self, now: float) -> None:
         """Take note that the client reads again."""
-        session = self.session
-        if session is not None:
-            session.unchoke(now)
-            self.engine.turn.sessions.add(session)
+        if self.session is not None:
+            self.session.unchoke(now)
+            self.engine.turn.sessions.add(self.session)
 
     def drained(self, now: float) -> None:
         """Take note that the client has taken all that waited for it."""
@@ -337,10 +342,9 @@ class ClientConnection:
 
     def reply(self, packet: bytes) -> None:
         """Append *packet* to the session's outbox."""
-        session = self.session
-        if session is not None:
-            session.outbox.append(packet)
-            self.engine.turn.sessions.add(session)
+        if self.session is not None:
+            self.session.outbox.append(packet)
+            self.engine.turn.sessions.add(self.session)
 
     def allow(self, topic: bytes) -> None:
         """Remember that the client may publish to *topic*, so that the next PUBLISH takes the fast path."""
@@ -351,7 +355,7 @@ class ClientConnection:
 
     def _introduce(self, topic: bytes) -> bool:
         """Say whether the client may publish to *topic*, which it has not done lately; if in doubt: no."""
-        if self.session is None or self.engine.stamps:  # A stamp is not written here.
+        if self.session is None or self.engine.inlines_nothing:
             return False
         try:
             permitted = refuse_topic(self.engine, self.session, check_topic_name(topic.decode())) is None
@@ -378,26 +382,39 @@ class ClientConnection:
             self._aliases = IncomingAliases(self.engine.limits.max_topic_alias)
         return self._aliases.resolve(alias, topic)
 
-    def wait(self, inquiry: Inquiry, packet: Connect) -> None:
+    def wait(self, inquiry: Inquiry, packet: Packet) -> None:
         """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
+        self._waiting = True
+        if self._holder is None:
+            self._transport.hold()
+        inquiry.when_done(partial(self._go_on, packet))
 
-        def go_on(now: float) -> None:
-            if not self.closed:  # Else the client has gone meanwhile, or `connect_timeout` has passed.
-                self._transport.release()
-                connect(self.engine, self, packet, now)
-                if self._tail is not None:
-                    self.receive(b"", now)
-                self.engine.turn.request()
-
-        self._transport.hold()
-        inquiry.when_done(go_on)
+    def _go_on(self, packet: Packet, now: float) -> None:
+        self._waiting = False
+        if self.closed:  # The client has gone meanwhile, or `connect_timeout` has passed.
+            return
+        behind, self._tail = bytes(self._tail or b""), None
+        self.last_received = now
+        if self._holder is None:
+            self._transport.release()
+        try:
+            handle(self.engine, self, packet, now)
+        except PacketError as error:
+            self.fail(error, now)
+        except Waits:  # For something else.
+            self._tail, self._needed = bytearray(behind), _NEVER
+            return
+        if behind and not self.closed:
+            self.receive(behind, now)
+        self.engine.turn.request()
 
     def hold(self, slow: Subscriber, now: float) -> None:
         """Read no more until *slow* has caught up, or a second has passed."""
         # Not for its own session: the acknowledgements that it waits for are among what would not be read.
         if self._holder is None and not self.closed and slow is not self.session:
             self._holder = slow
-            self._transport.hold()
+            if not self._waiting:
+                self._transport.hold()
             slow.hold(self)
             self.engine.metrics.publishers_held += 1
             self.engine.deadlines.file(self, now + _HOLD_SECONDS)
@@ -413,7 +430,8 @@ class ClientConnection:
     def release(self) -> None:
         """Read again."""
         self._holder = None
-        self._transport.release()
+        if not self._waiting:
+            self._transport.release()
 
     def admitted(self, session: Session, keep_alive: int, now: float) -> None:
         """Become the connection of *session*; *keep_alive* in seconds, 0 for none."""
@@ -429,10 +447,8 @@ class ClientConnection:
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
         """Answer the CONNECT with *refusal*, explained where the client takes that many bytes (0: any), and close."""
         if not self.closed:
-            packet = Connack(refusal.reason_code, properties=refusal.told).encode(self.version)
-            if 0 < maximum_packet_size < len(packet):  # [MQTT-3.2.2-19]
-                packet = Connack(refusal.reason_code).encode(self.version)
-            if not 0 < maximum_packet_size < len(packet):  # [MQTT-3.1.2-24]
+            packet = refusal_packet(refusal, self.version, maximum_packet_size)
+            if packet:
                 self._transport.write([packet])
             self._end(refusal.code, refusal.detail, now, publish_will=False)
             self._transport.close()
@@ -447,10 +463,8 @@ class ClientConnection:
         if session is not None:
             session.flush()
             if self.version is ProtocolVersion.V5:
-                packet = Disconnect(reason_code, told(code, detail, self.engine.connected)).encode(self.version)
-                if 0 < session.maximum_packet_size < len(packet):  # [MQTT-3.14.2-3]
-                    packet = Disconnect(reason_code).encode(self.version)
-                self._transport.write([packet])
+                told_it = told(code, detail, self.engine.connected)
+                self._transport.write([disconnect_packet(reason_code, told_it, session.maximum_packet_size)])
         self._end(code, detail, now, publish_will=publish_will)
         self._transport.close()
 
@@ -473,23 +487,18 @@ class ClientConnection:
             code = RefusalCode.CONNECT_TIMEOUT if secured else RefusalCode.HANDSHAKE_TIMEOUT
             self._end(code, "", now, publish_will=False)
             self._transport.close()
-        elif self._holder is not None:
-            self._holder.give_up()
+        elif self._holder is not None or self._waiting:
+            if self._holder is not None:
+                self._holder.give_up()
             self.last_received = now  # It may have spoken; nobody listened.
             self._file_deadline(now)
         elif (over := lifetime.over(self, self.engine.limits, now)) is not None:
             self.disconnect(*over, now)
-        elif self.keep_alive and now - self.last_received >= self.keep_alive:
-            self.disconnect("KEEP_ALIVE_TIMEOUT", ReasonCode.KEEP_ALIVE_TIMEOUT, "nothing was heard in time", now)
         else:
             self._file_deadline(now)
 
     def _file_deadline(self, now: float) -> None:
-        limits = self.engine.limits
-        lifetime.announce(self, limits, now)
-        when = lifetime.next_moment(self, limits)
-        if self.keep_alive:
-            when = min(when, self.last_received + self.keep_alive)
+        when = lifetime.next_deadline(self, self.engine.limits, now)
         if when != math.inf:
             self.engine.deadlines.file(self, max(when, now))
 
@@ -498,10 +507,7 @@ class ClientConnection:
     def fail(self, error: PacketError, now: float) -> None:
         """End the connection for a packet that the standard forbids."""
         if self.session is not None:
-            # A second CONNECT, in an unknown version: no reason of a DISCONNECT says that.
-            known = error.reason_code in SERVER_REASONS
-            reason_code = error.reason_code if known else ReasonCode.PROTOCOL_ERROR
-            self.disconnect(RefusalCode.BAD_PACKET, reason_code, str(error), now)
+            self.disconnect(RefusalCode.BAD_PACKET, reason_for(error), str(error), now)
         elif error.reason_code is ReasonCode.UNSUPPORTED_PROTOCOL_VERSION:
             self.refuse(Refused(RefusalCode.UNSUPPORTED, error.reason_code, str(error)), 0, now)  # [MQTT-3.1.2-2]
         elif not self.closed:

@@ -19,22 +19,21 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Protocol
 
 import structlog
 
 from broker.admission.admission import Admission, Admitted, Peer, revoked
 from broker.admission.guard import Guard
-from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused
+from broker.client import Client
 from broker.deadlines import Deadlines
+from broker.extension import Extension
 from broker.history import Happened, History, named
 from broker.limits import Limits
 from broker.metrics import Metrics
-from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from broker.mqtt.connect import Connect
+from broker.mqtt.codes import ReasonCode
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription
@@ -56,71 +55,6 @@ log = structlog.get_logger("broker")
 _COMPLAINT_PAUSE = 60.0
 
 
-class Client(Protocol):
-    """A connection, as the engine and the packet handlers see it."""
-
-    explains: bool
-    peer: Peer | None
-    refusal: Refused | None
-    session: Session | None
-    version: ProtocolVersion
-
-    @property
-    def address(self) -> str:
-        """Where the client is, for logs."""
-
-    @property
-    def unsent(self) -> bool:
-        """Whether something that was sent before waits for the socket."""
-
-    def admitted(self, session: Session, keep_alive: int, now: float) -> None:
-        """Become the connection of *session*."""
-
-    def reply(self, packet: bytes) -> None:
-        """Append *packet* to what is written at the end of this turn."""
-
-    def send(self, packets: list[bytes]) -> None:
-        """Write *packets* out now."""
-
-    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
-        """Return the client's certificate, in DER (None: it has none), and its verified path (empty if resumed)."""
-
-    def examined(self, peer: Peer, now: float) -> None:
-        """Take note that the certificate was examined again."""
-
-    def disconnect(
-        self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
-    ) -> None:
-        """End the connection from our side, saying why to a client that can be told."""
-
-    def left(self, now: float, *, publish_will: bool) -> None:
-        """End the connection because the client said so."""
-
-    def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
-        """Answer the CONNECT with *refusal* and close."""
-
-    def wait(self, inquiry: Inquiry, packet: Connect) -> None:
-        """Read no more from the client until *inquiry* is answered; then act on *packet* again."""
-
-    def hold(self, slow: Subscriber, now: float) -> None:
-        """Read no more from the client until *slow* has caught up, or a second has passed."""
-
-    def release(self) -> None:
-        """Read again from the client, if it was held."""
-
-    def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
-        """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
-
-    def complain(self, event: str, **details: object) -> None:
-        """Log what the client may not do, the first few times."""
-
-    def allow(self, topic: bytes) -> None:
-        """Remember that the client may publish to *topic*."""
-
-    def forget_permissions(self) -> None:
-        """Forget which topics the client may publish to: the policy is another one."""
-
-
 class Engine:
     """State shared by all connections of one broker process."""
 
@@ -130,6 +64,7 @@ class Engine:
         "admission",
         "connected",
         "deadlines",
+        "extension",
         "guard",
         "history",
         "journal",
@@ -167,6 +102,8 @@ class Engine:
         """Whether each message is stamped with its publisher's certificate, see `broker.vouched`."""
         self.presence: Presence | None = None
         """Who tells services who comes and goes; None: nobody."""
+        self.extension: Extension | None = None
+        """Who else is asked and told (plugins); None: nobody, and nothing of it is done."""
         self.journal: Journal | None = None
         """Where persistent state is noted for the store; None: nothing outlives the process."""
         self._live: dict[CertificateKey, list[Client]] = {}
@@ -175,6 +112,11 @@ class Engine:
         """Whether a revoked client's will is sent, and its session kept, as if the connection had just broken."""
         self.connected = 0
         """How many clients are admitted and connected."""
+
+    @property
+    def inlines_nothing(self) -> bool:
+        """Whether each message needs what the data path does not do: a stamp, or the look of a plugin."""
+        return self.stamps or (self.extension is not None and self.extension.looks_at_messages)
 
     def limit(self, limits: Limits) -> None:
         """Let *limits* count for what is asked from now on; what exists and exceeds them stays."""
@@ -261,6 +203,8 @@ class Engine:
             self.detach(connection, now, publish_will=publish_will)
             if self.presence is not None:
                 self.presence.disconnected(connection, session, code, detail, now)
+            if self.extension is not None:
+                self.extension.disconnected(session)
 
     def detach(self, connection: Client, now: float, *, publish_will: bool) -> None:
         """Let go of a connection that was admitted: its will, and its session or what is left of it."""
@@ -337,7 +281,11 @@ class Engine:
 
     def _publish_will(self, session: Session, will: Will, now: float) -> None:
         session.will = None
-        self.publish(will.published(now), session, now)
+
+        def publish(message: Message, later: float) -> None:
+            self.publish(message, session, later)
+
+        self._when_receivable(will.published(now), now, publish)
 
     # The store
 
@@ -424,29 +372,51 @@ class Engine:
         """
         route = self.routes[message.topic]
         if message.retain:
-            self.metrics.messages_retained += 1
-            topic_name = message.topic.decode()
-            kept = self.retained.retain(topic_name, message, sender.name)
-            if self.journal is not None:
-                self.journal.retain(topic_name, message if kept and message.payload else None, sender.name)
-            if not kept:
-                self.metrics.dropped_queue_full += 1
-                if now - self._retained_full_at > _COMPLAINT_PAUSE:
-                    self._retained_full_at = now
-                    log.warning("retained store is full", code="RETAINED_FULL", client=sender.client_id)
+            self.retain(message, sender, now)
         slow = route.deliver(message, sender, now)
         self.turn.routes.add(route)
         self.turn.request()
         return slow
 
+    def retain(self, message: Message, sender: Session | None, now: float) -> bool:
+        """Keep *message* of *sender* for those who subscribe later, on disk too; return False if there is no room."""
+        self.metrics.messages_retained += 1
+        topic_name, name = message.topic.decode(), sender.name if sender is not None else ""
+        kept = self.retained.retain(topic_name, message, name)
+        if self.journal is not None:
+            self.journal.retain(topic_name, message if kept and message.payload else None, name)
+            self.turn.request()
+        if not kept:
+            self.metrics.dropped_queue_full += 1
+            if now - self._retained_full_at > _COMPLAINT_PAUSE:
+                self._retained_full_at = now
+                client = sender.client_id if sender is not None else ""
+                log.warning("retained store is full", code="RETAINED_FULL", client=client)
+        elif self.extension is not None:
+            self.extension.retained(message)
+        return kept
+
     def publish_own(self, message: Message, now: float) -> None:
         """Publish a message of the broker's own; a retained one is not stored on disk."""
         if message.retain:
             self.retained.retain(message.topic.decode(), message)
+        self._when_receivable(message, now, self._give_own)
+
+    def _give_own(self, message: Message, now: float) -> None:
         route = self.routes[message.topic]
         route.deliver(message, None, now)
         self.turn.routes.add(route)
         self.turn.request()
+
+    def _when_receivable(self, message: Message, now: float, publish: Callable[[Message, float], None]) -> None:
+        """Call *publish* with *message*, for which no client waits, once it is known who may receive it."""
+        inquiry = None
+        if self.extension is not None:
+            inquiry = self.extension.ask_receivers(message.topic, self.routes[message.topic].subscribers)
+        if inquiry is None:
+            publish(message, now)
+        else:
+            inquiry.when_done(lambda later: publish(message, later))
 
     # Revocation
 

@@ -26,8 +26,19 @@ import structlog
 from broker.admission.admission import Admitted, Peer
 from broker.admission.inquiry import Waits
 from broker.admission.refusal import RefusalCode, Refused
-from broker.authorization import SHOWN, UNSTORABLE, Refusal, deny_publish, refuse_filter, refuse_topic
-from broker.engine import Client, Engine
+from broker.authorization import (
+    SHOWN,
+    UNSTORABLE,
+    Refusal,
+    ask_about_filters,
+    ask_about_publish,
+    deny_publish,
+    refuse_publish,
+    refuse_subscription,
+    tell_subscribed,
+)
+from broker.client import Client
+from broker.engine import Engine
 from broker.history import Happened
 from broker.limits import Limits
 from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
@@ -102,7 +113,7 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
             ReasonCode.PACKET_TOO_LARGE,
             f"the client's maximum packet size of {taken} bytes leaves no room for the CONNACK",
         )
-    refusal = engine.guard.judge(admitted.peer, admitted.client_id, now)
+    refusal = _judge(engine, connection, admitted, packet, now)
     if refusal is not None:
         return refusal
     opened = engine.open(
@@ -133,7 +144,24 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
     engine.replays.wake(session, now)
     if engine.presence is not None:
         engine.presence.connected(connection, session, now)
+    if engine.extension is not None:
+        engine.extension.connected(connection, session, packet)
+        connection.consulted = None
     return None
+
+
+def _judge(engine: Engine, connection: Client, admitted: Admitted, packet: Connect, now: float) -> Refused | None:
+    """Return why who is admitted comes too often, or is refused by plugins; raise `Waits` while those are asked."""
+    inquiry = connection.consulted
+    if inquiry is None:  # Else it was counted when it came.
+        refusal = engine.guard.judge(admitted.peer, admitted.client_id, now)
+        if refusal is not None or engine.extension is None:
+            return refusal
+        inquiry = connection.consulted = engine.extension.authenticate(connection, admitted.client_id, packet)
+    if inquiry is not None and not inquiry.done:
+        connection.wait(inquiry, packet)
+        raise Waits
+    return None if inquiry is None else inquiry.refusal
 
 
 def _terms(
@@ -216,6 +244,7 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
     if packet.properties.topic_alias is not None:
         topic = connection.topic_of_alias(packet.properties.topic_alias, topic)
     topic_name = check_topic_name(topic.decode())
+    ask_about_publish(engine, connection, session, packet, topic_name)
     engine.metrics.messages_received += 1
     if packet.qos is QoS.EXACTLY_ONCE and packet.packet_id is not None and _seen(engine, session, packet.packet_id):
         # Sent again: it was routed already.
@@ -224,10 +253,9 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
     if packet.packet_id is not None and engine.journal is not None and engine.journal.failed:
         _refuse_unstorable(connection, session, packet, now)
         return
-    refusal = refuse_topic(engine, session, topic_name)
+    refusal = refuse_publish(engine, session, topic_name)
     if refusal is None:
-        if not engine.stamps:  # Each message needs its stamp, which the data path does not write.
-            connection.allow(topic)
+        _permitted(engine, connection, session, packet, topic)
         message = Message(
             topic,
             packet.payload,
@@ -244,6 +272,13 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
     if packet.packet_id is not None:
         exactly_once = packet.qos is QoS.EXACTLY_ONCE
         _acknowledge(engine, connection, session, packet.packet_id, refusal, exactly_once=exactly_once)
+
+
+def _permitted(engine: Engine, connection: Client, session: Session, packet: Publish, topic: bytes) -> None:
+    if not engine.inlines_nothing:
+        connection.allow(topic)
+    if engine.extension is not None:
+        engine.extension.received(session, topic.decode(), packet)
 
 
 def _acknowledge(
@@ -351,12 +386,13 @@ def pubcomp(engine: Engine, _connection: Client, session: Session, packet: Pubco
 def subscribe(engine: Engine, connection: Client, session: Session, packet: Subscribe, now: float) -> None:
     """Grant or refuse each filter, then send the retained messages of those granted."""
     _check_answer_fits(session, Suback(packet.packet_id, (ReasonCode.SUCCESS,) * len(packet.requests)))
+    ask_about_filters(engine, connection, session, packet)
     identifiers = b"".join(encode_identifier(each) for each in packet.properties.subscription_identifiers)
     reasons: list[ReasonCode] = []
     wanted: list[Subscription] = []
     first_refusal = None
     for request in packet.requests:
-        refusal = refuse_filter(engine, session, request)
+        refusal = refuse_subscription(engine, session, request)
         if refusal is not None:
             first_refusal = first_refusal or refusal
             engine.metrics.subscriptions_denied += 1
@@ -382,6 +418,7 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
         connection.reply(suback)
     else:
         engine.answer(connection, suback)
+    tell_subscribed(engine, session, packet, reasons)
     engine.replays.begin(session, wanted, now)
 
 
@@ -409,6 +446,10 @@ def unsubscribe(engine: Engine, connection: Client, session: Session, packet: Un
         ReasonCode.SUCCESS if engine.unsubscribe(session, topic_filter) else ReasonCode.NO_SUBSCRIPTION_EXISTED
         for topic_filter in packet.filters
     )
+    if engine.extension is not None:
+        for topic_filter, reason in zip(packet.filters, reasons, strict=True):
+            if reason is ReasonCode.SUCCESS:
+                engine.extension.unsubscribed(session, topic_filter)
     unsuback = Unsuback(packet.packet_id, reasons).encode(connection.version)
     if session.journal is None:
         connection.reply(unsuback)

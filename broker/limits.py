@@ -72,5 +72,9 @@ class Limits:
     max_cached_routes: Count = 200_000
     max_history: Annotated[int, Field(ge=0, le=1_000_000)] = 20_000
     """Events that `fleet-broker why` can tell of: admissions, refusals and ends of connections; 0 for none."""
+    max_plugin_events: Count = 10_000
+    """Events that wait for one plugin; beyond it publishers are held for a second, then events are dropped."""
+    max_plugin_verdicts: Count = 100_000
+    """Answers of topic plugins that are remembered, for plugin_verdict_seconds."""
     max_allowed_topics: Count = 256
     """Topics of which one connection remembers that it may publish to them."""

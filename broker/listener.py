@@ -27,11 +27,13 @@ from enum import Enum
 import structlog
 
 from broker.admission.refusal import RefusalCode
+from broker.byte_stream import ByteStream
 from broker.connection import ClientConnection
 from broker.connection_rate import ConnectionRate
 from broker.engine import Engine
 from broker.limits import Limits
 from broker.lobby import Lobby
+from broker.packet_watch import PacketWatch
 from broker.poller import Poller
 from broker.tls_session import TlsSession, open_tls
 from broker.transport import TlsTransport
@@ -225,11 +227,17 @@ class Listener:
         )
         if self._speaks is Speaks.WEBSOCKET:
             websocket = WebSocket(transport, engine.metrics)
-            websocket.serve(ClientConnection(engine, websocket, self._loop.time()))
+            websocket.serve(self._connection(websocket))
             transport.start(websocket)
             return
-        connection = ClientConnection(engine, transport, self._loop.time())
         if self._speaks is Speaks.UNSAFE_PLAIN and self._unsafe_identity is not None:
+            connection = ClientConnection(engine, transport, self._loop.time())
             transport.start(UnsafePeer(connection, self._unsafe_identity))
         else:
-            transport.start(connection)
+            transport.start(self._connection(transport))
+
+    def _connection(self, stream: ByteStream) -> ClientConnection | PacketWatch:
+        engine, now = self._engine, self._loop.time()
+        if engine.extension is not None and engine.extension.looks_at_packets:
+            return PacketWatch(engine, stream, now)
+        return ClientConnection(engine, stream, now)

@@ -43,7 +43,11 @@ class Metrics:
     """Lists that are late, expired or refused, by stable code."""
     refused: Counter[str] = field(default_factory=Counter)
     closed: Counter[str] = field(default_factory=Counter)
+    plugin_outcomes: Counter[str] = field(default_factory=Counter)
+    """What plugins have refused, failed to do, or were not told of, by stable code."""
     clones_suspected: int = 0
+    expiry_notices: int = 0
+    """How often it was said that the certificate of a connected client ends soon."""
     rests: int = 0
     """How often a client was not read for a while because it sends faster than it may."""
     accepts_paused: int = 0

@@ -4,7 +4,8 @@ Theory
 ------
 A will says that a device is gone, if the device has set one, and says what the device has chosen. Here the broker says
 it, of everybody, with the reason: ``$SYS/broker/presence/<role>/<group>/<name>/connected`` and ``…/disconnected``
-(``-`` where there is no group). The payload is JSON; the user properties are those of `broker.vouched`.
+(``-`` where there is no group); and ``…/expiring`` when the certificate of somebody who is connected ends soon. The
+payload is JSON; the user properties are those of `broker.vouched`.
 
 Rules
 -----
@@ -16,7 +17,7 @@ Rules
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol
 
@@ -61,7 +62,12 @@ class Presence:
         if code != RefusalCode.SHUTTING_DOWN:
             self._tell("disconnected", party, session, {"code": str(code), "detail": detail}, now)
 
-    def _tell(self, event: str, party: Party, session: Session, reason: dict[str, str], now: float) -> None:
+    def ends_soon(self, party: Party, session: Session, seconds_left: float, now: float) -> None:
+        """Tell that the certificate of a connected client ends in *seconds_left*: it should have renewed."""
+        facts: dict[str, str | int] = {"code": "CERTIFICATE_ENDS", "seconds_left": round(seconds_left)}
+        self._tell("expiring", party, session, facts, now)
+
+    def _tell(self, event: str, party: Party, session: Session, reason: Mapping[str, str | int], now: float) -> None:
         peer = party.peer
         if peer is None:
             return

@@ -16,14 +16,18 @@ Rules
 3. A replay ends with its subscription, or with another SUBSCRIBE to the same filter. When the connection goes, one at
    QoS 0 is over; one at QoS 1 or 2 goes on when the client comes back to its session, and begins anew when the broker
    was restarted in between.
-4. No I/O, no clock: the time of the last `wake`, at most a second old (`Engine.tick`), is good enough for expiry.
+4. Where somebody decides who may receive what (`ask`), a message waits for the answer, and what is behind it too.
+5. No I/O, no clock: the time of the last `wake`, at most a second old (`Engine.tick`), is good enough for expiry.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 
+from broker.admission.inquiry import Inquiry
+from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
 from broker.routing.retained import Replay, RetainedMessages
 from broker.session.session import Session
@@ -41,7 +45,7 @@ _OVERHEAD = 32
 class Replays:
     """Every session that has not got all retained messages of its subscriptions yet."""
 
-    __slots__ = ("_asked", "_call_soon", "_ready", "_retained", "_turn", "now", "waiting")
+    __slots__ = ("_asked", "_call_soon", "_ready", "_retained", "_turn", "ask", "now", "waiting")
 
     def __init__(
         self, retained: RetainedMessages, turn: Turn, call_soon: Callable[[Callable[[], None]], object], now: float
@@ -51,6 +55,8 @@ class Replays:
         self._call_soon = call_soon
         self._ready: dict[Session, None] = {}
         self._asked = False
+        self.ask: Callable[[Session, Message], Inquiry | None] | None = None
+        """Asked about each message, and returns what has to be found out first; None: nobody is asked."""
         self.waiting: dict[Session, deque[Replay]] = {}
         """What is left for each, the oldest subscription first."""
         self.now = now
@@ -138,9 +144,19 @@ class Replays:
                 self._note(session, subscription, pending=False)
                 continue
             if message is not None:
+                if self._must_wait(session, replay, message):
+                    return
                 size += message.size + _OVERHEAD
                 session.deliver(message, subscription, self.now, retained=True)
         del self.waiting[session]
+
+    def _must_wait(self, session: Session, replay: Replay, message: Message) -> bool:
+        """Say whether *message* has to wait; it is the next one again when it is known who may receive it."""
+        inquiry = self.ask(session, message) if self.ask is not None else None
+        if inquiry is not None:
+            replay.put_back(message)
+            inquiry.when_done(partial(self.wake, session))
+        return inquiry is not None
 
     def _note(self, session: Session, subscription: Subscription, *, pending: bool) -> None:
         """Let the store know whether *subscription*, at QoS 1 or 2, still waits for retained messages."""

@@ -89,7 +89,7 @@ class RevocationFeed:
                     self._after = event.sequence
                     closed = self._engine.revoke(event.revocation, now)
                     if closed:
-                        took = (datetime.now(UTC) - event.revocation.revoked_at).total_seconds()
+                        took = (datetime.now(UTC) - event.recorded_at).total_seconds()
                         self._engine.metrics.revocation_to_close_seconds.observe(max(0.0, took), closed)
                     if not (closed or self._was_current):
                         continue  # Old news, read again at the start: there may be a million.

@@ -14,11 +14,11 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -36,6 +36,7 @@ from broker.engine import Engine
 from broker.listener import Doors, Listener, Speaks
 from broker.loop_lag import measure_lag
 from broker.mqtt.codes import ReasonCode
+from broker.plugins.none import NoPlugins
 from broker.poller import Poller
 from broker.presence import Presence
 from broker.recovery import recover
@@ -58,6 +59,9 @@ from broker.sys_topics import INTERVAL, SysTopics
 from provisioning.pki.identity import parse_uri
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
+
+if TYPE_CHECKING:
+    from broker.plugins.program import Plugins
 
 log = structlog.get_logger("broker")
 
@@ -89,8 +93,8 @@ class BrokerServer:
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM.
 
-        Raises `PolicyError`, `CredentialError`, `TlsConfigurationError`, `StoreError`, `ListenError` or
-        `AdminSocketError`.
+        Raises `PolicyError`, `CredentialError`, `TlsConfigurationError`, `StoreError`, `ListenError`, `PluginError`
+        or `AdminSocketError`.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -103,6 +107,7 @@ class BrokerServer:
         engine = Engine(self._admission(files.certificate, policy), self._config.limits, loop.call_soon, loop.time())
         self._vouch(engine)
         engine.keeps_revoked = self._config.revoked_session == "keep"
+        plugins = await self._start_plugins(engine)
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn)
@@ -114,37 +119,40 @@ class BrokerServer:
         admin = AdminEndpoint(Served(self._config.name, engine, listeners, files.certificate, reloader), self._config)
         await admin.open()
         metrics = await open_metrics(self._config, engine, files.certificate)
+        await plugins.opened()
         # The data path allocates much and drops it at once; what lives long is frozen, and rarely looked at.
         gc.freeze()
         gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
         stopped = asyncio.create_task(self._stop.wait())
-        tasks: list[asyncio.Task[Any]] = [stopped, asyncio.create_task(_tick(engine))]
-        tasks.append(asyncio.create_task(_sys_topics(engine)))
-        tasks.append(asyncio.create_task(measure_lag(engine.metrics)))
-        tasks.append(asyncio.create_task(lists.run()))
         feed = None
         if self._config.provisioning is not None:
             feed = RevocationFeed(engine, self._config.provisioning, self._config.cafile, files, loop.time)
-            tasks.append(asyncio.create_task(feed.run()))
+        jobs: list[Coroutine[Any, Any, None]] = [
+            _tick(engine),
+            _sys_topics(engine),
+            measure_lag(engine.metrics),
+            lists.run(),
+            plugins.run(),
+            keep_current(reloader, self._hangup, watch_files=self._config.watch_files),
+            self._announce(listeners, feed, lists, [metrics.url if metrics is not None else "", admin.url]),
+        ]
+        if feed is not None:
+            jobs.append(feed.run())
         if self._credential is not None:
-            tasks.append(asyncio.create_task(_renewals(self._credential, reloader)))
-        watch = self._config.watch_files
-        tasks.append(asyncio.create_task(keep_current(reloader, self._hangup, watch_files=watch)))
-        tasks.append(
-            asyncio.create_task(
-                self._announce(listeners, feed, lists, [metrics.url if metrics is not None else "", admin.url])
-            )
-        )
+            jobs.append(_renewals(self._credential, reloader))
+        tasks: list[asyncio.Task[Any]] = [stopped, *map(asyncio.create_task, jobs)]
         try:
             await _first_failure(tasks, stopped)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await plugins.closing()
             await admin.close()
             if metrics is not None:
                 await metrics.close()
             await self._shut_down(engine, doors, listeners)
+            await plugins.close()
             if store is not None:
                 store.close()
 
@@ -154,6 +162,13 @@ class BrokerServer:
         engine.admission.fingerprints = self._config.stamp_publisher or self._config.presence_events
         if self._config.presence_events:
             engine.presence = Presence(engine.publish_own, lambda: datetime.now(UTC))
+
+    async def _start_plugins(self, engine: Engine) -> Plugins | NoPlugins:
+        if not self._config.plugins:
+            return NoPlugins()
+        from broker.plugins.program import Plugins  # And with it amqtt: who has no plugin has none of it.
+
+        return await Plugins.start(self._config, engine)
 
     async def _own_credential(self) -> CredentialFiles:
         config = self._config

@@ -89,14 +89,19 @@ def expiring(
 ) -> None:
     """List certificates that are good now and end soon, the next to end first.
 
+    The service's own are left out: it renews them itself.
+
     \b
     Example:
       fleet-provisioning certificate expiring --within 14d
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    from provisioning.own_credentials import SERVER_NAME  # The issuance core: the other commands start without it.
+
     until = datetime.now(UTC) + parse_duration(within)
 
     async def command(client: OperatorClient) -> None:
-        found = [each async for each in client.certificates(group=group, state="active", expires_before=until)]
+        ending = client.certificates(group=group, state="active", expires_before=until)
+        found = [each async for each in ending if each.device != SERVER_NAME]
         _print(sorted(found, key=lambda each: each.not_after), as_json=as_json)
 
     connection.run(command)

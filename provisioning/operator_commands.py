@@ -152,13 +152,17 @@ def create_batch(
         written = 0
         with _private_file(output) as file, progress("tokens", total or 0) as advance:
             writer = csv.writer(file)
-            async for tokens in _batches(client, names, total or 0, common):
-                if not written:
-                    writer.writerow(("device", "group", "role", "token", "expires_at"))
-                writer.writerows(_row(token) for token in tokens)
-                file.flush()
-                written += len(tokens)
-                advance(len(tokens))
+            try:
+                async for tokens in _batches(client, names, total or 0, common):
+                    if not written:
+                        writer.writerow(("device", "group", "role", "token", "expires_at"))
+                    writer.writerows(_row(token) for token in tokens)
+                    file.flush()
+                    written += len(tokens)
+                    advance(len(tokens))
+            finally:
+                if 0 < written < (total or 0):
+                    errors.print(f"fleet-provisioning: the first {written} of {total} tokens are in {output}")
         sys.stdout.write(f"{written} tokens in {output}\n")
 
     connection.run(command)
@@ -180,7 +184,9 @@ async def _batches(
 def list_devices(
     connection: Connection,
     group: Group = None,
-    state: Annotated[str | None, typer.Option(help="active or revoked.", show_default=False)] = None,
+    state: Annotated[
+        str | None, typer.Option(help="active, suspended, revoked or decommissioned.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List devices in order of name.

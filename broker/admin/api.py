@@ -145,6 +145,7 @@ class AdminApi:
                 "revocation_data_age_seconds": None if age is None else round(age, 1),
                 "newcomers_admitted": engine.admission.freshness.acceptable(now),
                 "store": _store_state(engine),
+                "plugins": [] if engine.extension is None else engine.extension.describe(),
             }
         )
 

@@ -48,6 +48,7 @@ _LABELLED = {
     "refused": ("refusals", "clients that were not let in, by stable code"),
     "closed": ("closed", "connections of admitted clients that have ended, by stable code"),
     "revocation_alarms": ("revocation_alarms", "CRLs that are late, expired or refused, by stable code"),
+    "plugin_outcomes": ("plugin_outcomes", "what plugins refused, failed to do or were not told of, by stable code"),
     "reloads": ("reloads", "settings read anew, by part and outcome"),
 }
 _DROPPED = "dropped_"
@@ -69,6 +70,7 @@ _HELP = {
     "revocation_to_close_seconds": "from a revocation's record at provisioning to the end of a live session",
     "store_commit_seconds": "one batch of the store, fsync included",
     "loop_lag": "seconds that the event loop is late",
+    "expiry_notices": "connected clients whose certificate was found to end soon",
     "clones_suspected": "certificates used from two addresses by turns",
     "rests": "times that a client was not read for a while because it sends faster than it may",
     "accepts_paused": "times that newcomers were left in the kernel's queue",

@@ -1,8 +1,8 @@
-"""A question about a certificate that is being asked elsewhere, while its client waits at the door.
+"""A question that is being asked elsewhere, while its client waits: at the door, or with the packet it is about.
 
 Rules
 -----
-1. Until it is answered nobody is let in; a client that sends CONNECT meanwhile waits, and is not read.
+1. Until it is answered nobody is let in, and a packet that it is about is not acted on; the client is not read.
 2. It is answered once. No I/O, no clock: whoever asks has both, and passes the time with the answer.
 """
 

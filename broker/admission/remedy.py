@@ -53,6 +53,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "PUBLISH_NOT_PERMITTED": "the topic is not permitted to this client: see fleet-broker policy test",
         "SUBSCRIPTION_NOT_PERMITTED": "the policy has changed, and no longer permits what was subscribed: see "
         "fleet-broker policy test",
+        "REFUSED_BY_PLUGIN": "a plugin says no: the log names it; see what it decides by (docs/plugins.md)",
+        "PLUGIN_FAILED": "a plugin that must be asked gave no answer, or raised: the log names it and its error",
         "UNSUPPORTED": "the client asks for what this broker does not do; the sentence says what",
         "BAD_PACKET": "a defect of the client, or no MQTT client at all; the sentence says which byte of the standard",
         "SHUTTING_DOWN": "none: the client connects again when the broker is back",

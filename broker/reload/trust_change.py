@@ -30,8 +30,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from broker.admission.admission import DEFAULT_BUNDLE, Admission, Peer
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
+from broker.client import Client
 from broker.config import BrokerConfig
-from broker.engine import Client, Engine
+from broker.engine import Engine
 from broker.listener import Listener
 from broker.mqtt.codes import ReasonCode
 from broker.reload.parts import Candidate, ProposedAnchors, Unchanged, describe_anchors, digest

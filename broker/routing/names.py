@@ -96,6 +96,10 @@ class TopicNames(Generic[V]):
         """
         yield from _found(self._root, topic_filter.split("/"), 0)
 
+    def all(self) -> list[V]:
+        """Return the value of every name."""
+        return [value for value in _below(self._root, at_root=False) if value is not None]
+
     def clear(self) -> None:
         """Forget every name."""
         self._root = _Node()

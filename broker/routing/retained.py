@@ -68,6 +68,17 @@ class RetainedMessages:
         """Yield what *topic_filter* matches, expired or not, while messages come and go; None for a step in vain."""
         return self._messages.walk(topic_filter)
 
+    def get(self, topic_name: str, now: float) -> Message | None:
+        """Return the retained message of *topic_name*, or None if there is none that has not expired."""
+        found = self._messages.get(topic_name)
+        if found is None or (found.message.expires_at is not None and found.message.expires_at <= now):
+            return None
+        return found.message
+
+    def all(self) -> list[Message]:
+        """Return every message, expired or not, of topics that begin with ``$`` too."""
+        return [found.message for found in self._messages.all()]
+
     def expire(self, message: Message) -> None:
         """Forget *message*, which has expired."""
         self._remove(message.topic.decode())
@@ -84,7 +95,7 @@ class Replay:
     A message that replaces another meanwhile reached the subscription when it was published, and is left out.
     """
 
-    __slots__ = ("_newest", "_reader", "_retained", "_walk", "subscription")
+    __slots__ = ("_again", "_newest", "_reader", "_retained", "_walk", "subscription")
 
     def __init__(self, retained: RetainedMessages, subscription: Subscription, reader: str) -> None:
         """Begin for *subscription* of the session whose name is *reader*."""
@@ -92,10 +103,18 @@ class Replay:
         self._newest = retained.last_number
         self._reader = reader
         self._walk = retained.walk(subscription.topic_filter)
+        self._again: Message | None = None
         self.subscription = subscription
+
+    def put_back(self, message: Message) -> None:
+        """Let *message* be the next one again, unless another replaces it meanwhile."""
+        self._again = message
 
     def look(self, now: float) -> Message | None:
         """Return the next message, or None if this step has found none; raise `StopIteration` at the end."""
+        again, self._again = self._again, None
+        if again is not None and self._retained.get(again.topic.decode(), now) is again:
+            return again
         found = next(self._walk)
         if found is None:
             return None

@@ -72,6 +72,11 @@ class ShareGroup:
     def __len__(self) -> int:
         return len(self._members)
 
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Who may get the next message."""
+        return tuple(self._members)
+
     def join(self, member: Member, subscription: Subscription) -> bool:
         """Add *member*, or change its options; return whether it was a member before."""
         existed = member in self._members

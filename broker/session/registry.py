@@ -18,14 +18,14 @@ from itertools import chain, count
 
 from broker.metrics import Metrics
 from broker.session.queue import QueueLimits
-from broker.session.session import Session
+from broker.session.session import Permits, Session
 from provisioning.pki.identity import Identity, Role
 
 
 class SessionRegistry:
     """Every session."""
 
-    __slots__ = ("_instances", "_metrics", "_order", "_schedule", "_sessions", "limits")
+    __slots__ = ("_instances", "_metrics", "_order", "_schedule", "_sessions", "limits", "permits")
 
     def __init__(self, limits: QueueLimits, metrics: Metrics) -> None:
         self._sessions: dict[Role, dict[str, Session]] = {role: {} for role in Role}
@@ -34,6 +34,8 @@ class SessionRegistry:
         self._order = count()
         self.limits = limits
         self._metrics = metrics
+        self.permits: Permits | None = None
+        """What new sessions ask before they take a message, see `Session.permits`."""
 
     def __len__(self) -> int:
         return sum(map(len, self._sessions.values()))
@@ -57,6 +59,7 @@ class SessionRegistry:
     def create(self, client_id: str, owner: Identity) -> Session:
         """Return a new session; whatever had its client identifier was discarded before."""
         session = self._sessions[owner.role][client_id] = Session(client_id, owner, self.limits, self._metrics)
+        session.permits = self.permits
         if client_id != owner.name:
             self._instances[owner] += 1
         return session

@@ -29,7 +29,7 @@ what must be there).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
 import structlog
@@ -50,6 +50,10 @@ NEVER = 0xFFFFFFFF
 """Session Expiry Interval of a session that does not expire (MQTT 5 §3.1.2.11.2)."""
 
 _TOPIC_ALIAS = b"\x23"
+
+
+Permits = Callable[["Session", bytes], bool]
+"""Says whether the client of a session may get a message of a topic."""
 
 
 class Connection(Protocol):
@@ -96,6 +100,7 @@ class Session:
         "maximum_packet_size",
         "outbox",
         "owner",
+        "permits",
         "row",
         "scheduled_at",
         "subscriptions",
@@ -132,6 +137,8 @@ class Session:
         """Where its state is noted, while it is persistent; None for a session that ends with its connection."""
         self.row = 0
         """Its row in the store, 0 for none."""
+        self.permits: Permits | None = None
+        """Asked whether the client may get a message of a topic, where somebody else decides that; None: it may."""
         self._last_sequence = 0
         self._queue: MessageQueue | None = None
         self.choked = False
@@ -148,8 +155,8 @@ class Session:
 
     @property
     def takes_shared_frames(self) -> bool:
-        """Whether it gets the very bytes that others get: no Maximum Packet Size, no Topic Aliases."""
-        return self.maximum_packet_size == 0 and self.topic_alias_maximum == 0
+        """Whether it gets the very bytes that others get: no Maximum Packet Size, no Topic Aliases, nobody to ask."""
+        return self.maximum_packet_size == 0 and self.topic_alias_maximum == 0 and self.permits is None
 
     @property
     def connected(self) -> bool:
@@ -256,6 +263,8 @@ class Session:
         *retained* says that it is sent because it was retained, not because it was published just now; *share* through
         which Shared Subscription it came.
         """
+        if self.permits is not None and not self.permits(self, message.topic):
+            return False
         retain = retained or (message.retain and subscription.retain_as_published)  # [MQTT-3.3.1-12, -13]
         identifiers = subscription.identifiers if self.v5 else b""
         qos = min(message.qos, subscription.qos)

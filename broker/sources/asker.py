@@ -21,7 +21,8 @@ from broker.admission.bundle import TrustBundle
 from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
 from broker.admission.refusal import Refused
-from broker.engine import Client, Engine
+from broker.client import Client
+from broker.engine import Engine
 from broker.sources.crl_files import CrlFiles
 from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient

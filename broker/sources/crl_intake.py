@@ -25,7 +25,8 @@ import structlog
 
 from broker.admission.crl_shelf import HeldList
 from broker.admission.trust import Trust
-from broker.engine import Client, Engine
+from broker.client import Client
+from broker.engine import Engine
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, split, verify
 
 log = structlog.get_logger("broker")

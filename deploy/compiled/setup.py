@@ -22,6 +22,7 @@ HOT = [
     "provisioning/pki/revocation.py",
     "broker/deadlines.py",
     "broker/engine.py",
+    "broker/farewell.py",
     "broker/handlers.py",
     "broker/metrics.py",
     "broker/mqtt/framing.py",

@@ -207,7 +207,12 @@ async def _unregistered(scene: Scene) -> Seen:
 async def _suspended(scene: Scene) -> Seen:
     if Feature.SUSPENSION not in scene.target.capabilities.supports:
         raise Impossible("there is no way to suspend a device here")
-    raise Impossible("suspending needs an operator's call that the provisioning client does not have yet")
+    desk = scene.target.desk
+    if desk is None:
+        raise Impossible("there is no operator's API to suspend with")
+    paper = await scene.device()
+    await desk.operator.suspend(serial=f"{paper.certificate.serial_number:x}")
+    return await scene.until_refused(paper)
 
 
 @case("22-renewed-old-one", "uses its old certificate within its life, after renewal (policy)", IN, *REVOKED)

@@ -38,6 +38,7 @@ allow_tls12 = {tls12}
 handshake_timeout = 1.0
 connect_timeout = 1.0
 max_backlog = 1048576
+flapping_count = 20
 """
 _SERVICE_TOML = "feed_heartbeat_seconds = 0.5\n"
 
@@ -45,7 +46,8 @@ CAPABILITIES = Capabilities(
     name="fleetgate",
     supports=frozenset({
         Feature.MQTT5, Feature.QOS2, Feature.CLIENT_ID_BINDING, Feature.URI_IDENTITY, Feature.TOPIC_POLICY,
-        Feature.SUBSCRIPTION_POLICY, Feature.REVOCATION, Feature.CERTIFICATE_REVOCATION,
+        Feature.SUBSCRIPTION_POLICY, Feature.REVOCATION, Feature.CERTIFICATE_REVOCATION, Feature.SUSPENSION,
+        Feature.FLAPPING_ALERT,
     }),
     # A second for the deadline, one for the broker's sweep of deadlines, one for a busy machine.
     limits=TimeLimits(handshake=3.0, connect=3.0, keep_alive=4.0, revocation=3.0),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 
@@ -30,6 +31,7 @@ _NEEDS = (Feature.REVOCATION,)
 _QUEUE = 3
 _EXPIRY = 600
 _RESTART = 30.0
+_LOOK_AGAIN = 0.05
 
 chapter = Chapter()
 case = chapter.case
@@ -258,8 +260,22 @@ async def _other_certificate(scene: Scene) -> Seen:
 
 
 @case("16-suspended", "is suspended, and later released", "mqtt CONNACK 0x8a", needs=(*_NEEDS, Feature.SUSPENSION))
-async def _suspended(_scene: Scene) -> Seen:
-    raise Impossible("suspending needs an operator's call that the provisioning client does not have yet")
+async def _suspended(scene: Scene) -> Seen:
+    desk = scene.target.desk
+    if desk is None:
+        raise Impossible("there is no operator's API to suspend with")
+    paper = await scene.device()
+    serial = f"{paper.certificate.serial_number:x}"
+    await desk.operator.suspend(serial=serial)
+    refused = await scene.until_refused(paper)
+    await desk.operator.resume(serial=serial)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + scene.target.capabilities.limits.revocation
+    while not (seen := await scene.show(paper)).got_in:
+        if loop.time() > deadline:
+            return Seen(Layer.MQTT, "not-released", seen.text, ClosedBy.PEER)
+        await asyncio.sleep(_LOOK_AGAIN)
+    return refused
 
 
 @case("17-neighbour", "is not revoked, while another is: stays connected", "mqtt served", needs=_NEEDS)

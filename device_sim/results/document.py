@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from device_sim.latency import Latency
+from device_sim.run.health import waiting_of
 from device_sim.run.recorder import Sample
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import DESCRIPTIONS, Count
@@ -137,6 +138,7 @@ def _process(process: ProcessHealth) -> dict[str, Any]:
         "lag_p99_ms": round(process.lag.percentile(_WORST), 3),
         "processor_mean": round(sum(sample.processor for sample in samples) / max(len(samples), 1), 3),
         "processor_max": round(max((sample.processor for sample in samples), default=0.0), 3),
+        "waiting_mean": round(waiting_of(samples), 3),
         "memory_max_mb": round(max((sample.memory_mb for sample in samples), default=0.0), 1),
         "memory_a_device_kb": None if memory is None else round(memory, 1),
     }

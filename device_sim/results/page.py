@@ -179,12 +179,13 @@ def _generator(document: Document) -> str:
             f"{process['lag_p99_ms']:.1f}",
             f"{process['processor_mean']:.0%}",
             f"{process['processor_max']:.0%}",
+            f"{process.get('waiting_mean', 0.0):.0%}",
             f"{process['memory_max_mb']:.0f}",
             "" if process["memory_a_device_kb"] is None else f"{process['memory_a_device_kb']:.1f}",
         )
         for process in generator.get("processes", [])
     ]
-    headings = ("process", "devices", "lag p99 ms", "cpu mean", "cpu max", "MB", "KB a device")
+    headings = ("process", "devices", "lag p99 ms", "cpu mean", "cpu max", "waited", "MB", "KB a device")
     processes = table(headings, rows) if rows else ""
     note = (
         f'<p class="soft">Lag of the whole run: p99 {_percentile(generator["lag"], 99.0):.1f} ms. '

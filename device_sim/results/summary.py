@@ -43,7 +43,8 @@ def _generator(document: Document) -> list[RenderableType]:
     said: list[RenderableType] = []
     for process in document["generator"].get("processes", []):
         text = f"  {process['name']}: lag p99 {process['lag_p99_ms']:.0f} ms, cpu {process['processor_mean']:.0%}"
-        text += f" (most {process['processor_max']:.0%}), {process['memory_max_mb']:.0f} MB"
+        text += f" (most {process['processor_max']:.0%})"
+        text += f", waited {process.get('waiting_mean', 0.0):.0%}, {process['memory_max_mb']:.0f} MB"
         if process["memory_a_device_kb"] is not None:
             text += f", {process['memory_a_device_kb']:.0f} KB a device"
         said.append(Text(text, "dim"))

@@ -2,13 +2,17 @@
 
 Theory
 ------
-A load generator that is late measures itself. Four things can make it so: its loop is busy (lag, processor), it skips
-what it should have sent, it has no descriptors left, or no ports. `GeneratorWatch` samples them; `faults` judges.
+A load generator that is late measures itself. Five things can make it so: its loop is busy (lag, processor), it skips
+what it should have sent, it has no descriptors left, or no ports, or others hold the cores. `GeneratorWatch` samples
+them; `faults` judges. When others hold the cores, the broker on this machine suffers too: nothing is wrong with a run
+that passes all the same, and one whose durations are too long says nothing (`starved`).
 
 Rules
 -----
 1. The lag is what a timer of the same loop sees: how much later than asked it is woken.
 2. One slow second is not a fault; being slow is (`GeneratorLimits`).
+3. How long it waited for a core is the kernel's figure for the loop's thread (`/proc/self/schedstat`); where the kernel
+   keeps none it is 0.
 """
 
 from __future__ import annotations
@@ -31,11 +35,12 @@ _BUSY = 0.95
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _DESCRIPTORS = Path("/proc/self/fd")
 _MEMORY = Path("/proc/self/statm")
+_SCHEDULED = Path("/proc/self/schedstat")
 
 
 @dataclass(frozen=True, slots=True)
 class HealthSample:
-    """One second of the generator. *processor* is the share of one core."""
+    """One second of the generator. *processor* is the share of one core; *waiting* that of the time without one."""
 
     lag_p99_ms: float
     lag_max_ms: float
@@ -45,11 +50,12 @@ class HealthSample:
     ports: int
     ports_limit: int
     memory_mb: float
+    waiting: float = 0.0
 
     def line(self) -> str:
         """Return the state in one line."""
         return (
-            f"generator: loop lag p99 {self.lag_p99_ms:.0f} ms  cpu {self.processor:.0%}  "
+            f"generator: loop lag p99 {self.lag_p99_ms:.0f} ms  cpu {self.processor:.0%} waited {self.waiting:.0%}  "
             f"fds {self.descriptors}/{self.descriptors_limit}  ports {self.ports / max(self.ports_limit, 1):.0%}  "
             f"memory {self.memory_mb:.0f} MB"
         )
@@ -66,6 +72,7 @@ class GeneratorWatch:
         self._recent: list[float] = []
         self._ticking: asyncio.Task[None] | None = None
         self._processor = time.process_time()
+        self._waited = _waited()
         self._sampled = time.monotonic()
 
     async def __aenter__(self) -> Self:
@@ -81,12 +88,13 @@ class GeneratorWatch:
 
     def sample(self, ports: int) -> HealthSample:
         """Return the state since the last sample; *ports* is how many connections are open."""
-        now, processor = time.monotonic(), time.process_time()
+        now, processor, waited = time.monotonic(), time.process_time(), _waited()
         elapsed = max(now - self._sampled, 1e-6)
         recent = sorted(self._recent) or [0.0]
         self._recent.clear()
         share = (processor - self._processor) / elapsed
-        self._sampled, self._processor = now, processor
+        waiting = (waited - self._waited) / elapsed
+        self._sampled, self._processor, self._waited = now, processor, waited
         return HealthSample(
             lag_p99_ms=recent[min(len(recent) - 1, int(len(recent) * 0.99))] * 1000,
             lag_max_ms=recent[-1] * 1000,
@@ -96,6 +104,7 @@ class GeneratorWatch:
             ports=ports,
             ports_limit=self._ports_limit,
             memory_mb=resident_memory(),
+            waiting=waiting,
         )
 
     async def _tick(self) -> None:
@@ -105,6 +114,14 @@ class GeneratorWatch:
             lag = max(0.0, time.monotonic() - asked)
             self._recent.append(lag)
             self.lag.record(lag)
+
+
+def _waited() -> float:
+    """Return for how many seconds the loop's thread has been ready and not running, since it began."""
+    try:
+        return int(_SCHEDULED.read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def resident_memory() -> float:
@@ -128,6 +145,7 @@ def worst(samples: Sequence[HealthSample]) -> HealthSample:
         sum(sample.ports for sample in samples),
         max(sample.ports_limit for sample in samples),
         sum(sample.memory_mb for sample in samples),
+        max(sample.waiting for sample in samples),
     )
 
 
@@ -153,6 +171,22 @@ def faults(samples: Sequence[HealthSample], lag: Latency, limits: GeneratorLimit
         if limit and used / limit > share:
             found.append(f"{used} of {limit} {what} were in use; {remedy}")
     return found
+
+
+def starved(samples: Sequence[HealthSample], limits: GeneratorLimits) -> str | None:
+    """Return why no duration of this process can be held against the broker, or None: others held the cores."""
+    waiting = waiting_of(samples)
+    if waiting <= limits.waiting_share:
+        return None
+    return (
+        f"a duration is too long, and the generator waited for a core in {waiting:.0%} of the time, so the broker "
+        "beside it did too; stop what else is running, use fewer devices, a lower rate, or a larger machine"
+    )
+
+
+def waiting_of(samples: Sequence[HealthSample]) -> float:
+    """Return in which share of the time a process was ready to run and had no core."""
+    return sum(sample.waiting for sample in samples) / max(len(samples), 1)
 
 
 def _most(samples: Sequence[HealthSample], what: str) -> tuple[int, int]:

@@ -16,10 +16,10 @@ from datetime import datetime
 from device_sim.closure import Closure
 from device_sim.latency import Latency
 from device_sim.report import ExitCode
-from device_sim.run.health import HealthSample, faults
+from device_sim.run.health import HealthSample, faults, starved
 from device_sim.run.manner import ONE_PROCESS, Manner
 from device_sim.run.recorder import Recorder
-from device_sim.scenario.metrics import SECURITY
+from device_sim.scenario.metrics import SECURITY, Duration
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.threshold import Threshold, must_be_nought
 
@@ -37,6 +37,13 @@ class Judged:
     def passed(self) -> bool:
         """Whether it holds; what was never measured does not."""
         return self.value is not None and self.threshold.holds(self.value)
+
+    @property
+    def too_long(self) -> bool:
+        """Whether it is a duration that was measured and does not hold."""
+        threshold = self.threshold
+        measured = isinstance(threshold.metric, Duration) and threshold.statistic != "count" and self.value is not None
+        return measured and not self.passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,9 @@ class RunResult:
             for process in self.processes
             for fault in faults(process.samples, process.lag, limits)
         ]
+        failed = [judged for judged in self.thresholds if not judged.passed]
+        if failed and all(judged.too_long for judged in failed):  # Nothing else is excused by a busy machine.
+            self.invalid += [why for process in self.processes if (why := starved(process.samples, limits))]
         if skipped > limits.skipped_share * max(published + skipped, 1):
             self.invalid.append(f"{skipped} messages were skipped because the generator was late; publish less often")
 

@@ -36,6 +36,7 @@ class GeneratorLimits(ScenarioPart):
 
     lag_p99_ms: Annotated[float, Field(gt=0)] = 200.0
     busy_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    waiting_share: Annotated[float, Field(gt=0, le=1)] = 0.15
     skipped_share: Annotated[float, Field(ge=0, le=1)] = 0.001
     descriptors_share: Annotated[float, Field(gt=0, le=1)] = 0.95
     ports_share: Annotated[float, Field(gt=0, le=1)] = 0.95

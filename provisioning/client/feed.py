@@ -47,6 +47,8 @@ class RevocationEvent:
     sequence: int
     revocation: Revocation
     device: str
+    recorded_at: datetime
+    """When the service recorded it: *revoked_at*, and not only to the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,9 @@ class EventReader:
             reason=RevocationReason(facts["reason"]),
             revoked_at=datetime.fromisoformat(facts["revoked_at"]),
         )
-        return RevocationEvent(sequence, revocation, facts["device"])
+        recorded_at = facts.get("recorded_at")
+        moment = revocation.revoked_at if recorded_at is None else datetime.fromisoformat(recorded_at)
+        return RevocationEvent(sequence, revocation, facts["device"], moment)
 
     def _released(self, facts: dict[str, str]) -> ReleaseEvent:
         sequence = self._next(facts)

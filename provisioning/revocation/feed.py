@@ -60,11 +60,13 @@ class FeedEvent:
 
 def event_of(record: RevocationRecord) -> FeedEvent:
     """Return *record* with its server-sent event."""
-    at = record.occurred_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = record.occurred_at.astimezone(UTC)
+    at = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
     data = {"sequence": record.sequence, "issuer_key_id": record.issuer_key_id, "serial": record.serial}
     match record.kind:
         case EventKind.REVOKED:
-            data |= {"reason": record.reason.value, "revoked_at": at}
+            recorded_at = f"{moment:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
+            data |= {"reason": record.reason.value, "revoked_at": at, "recorded_at": recorded_at}
         case EventKind.RELEASED:
             data |= {"released_at": at}
     data["device"] = record.device

@@ -204,7 +204,7 @@ def _can_be_revoked(certificate: StoredCertificate) -> bool:
 
 
 def _record(connection: Connection, ended: Changed, reason: RevocationReason, now: datetime, by: str) -> list[Revoked]:
-    now = now.replace(microsecond=0)  # What the CRL can say (RFC 5280 §5.1.2.6), the feed says too.
+    at = now.replace(microsecond=0)  # What the CRL can say (RFC 5280 §5.1.2.6), the answer says too.
     fresh = [each for each in ended if each.revocation is None]
     held = {each.id: each.revocation.revoked_at for each in ended if each.revocation is not None}
     places: dict[int, int] = {}
@@ -215,7 +215,7 @@ def _record(connection: Connection, ended: Changed, reason: RevocationReason, no
         identifiers = [each.id for each in fresh]
         sequences = revocations.add(connection, identifiers, reason=reason, revoked_at=now, revoked_by=by)
         places |= zip(identifiers, sequences, strict=True)
-    return [Revoked(each.serial, each.device.name, reason, held.get(each.id, now), places[each.id]) for each in ended]
+    return [Revoked(each.serial, each.device.name, reason, held.get(each.id, at), places[each.id]) for each in ended]
 
 
 def facts_of(issued: Changed) -> list[Revoked]:

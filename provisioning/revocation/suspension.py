@@ -169,7 +169,7 @@ class SuspensionService:
             return []
         at = now.replace(microsecond=0)  # RFC 5280 §5.1.2.6
         identifiers = [each.id for each in fresh]
-        sequences = revocations.add(connection, identifiers, reason=_HOLD, revoked_at=at, revoked_by=by)
+        sequences = revocations.add(connection, identifiers, reason=_HOLD, revoked_at=now, revoked_by=by)
         return [
             Revoked(each.serial, each.device.name, _HOLD, at, sequence)
             for each, sequence in zip(fresh, sequences, strict=True)

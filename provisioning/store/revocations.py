@@ -53,7 +53,7 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RevocationRecord:
-    """One event of the feed. *occurred_at* of a revocation is the date that the CRL gives it."""
+    """One event of the feed. The CRL gives a revocation the second of *occurred_at*."""
 
     sequence: int
     kind: EventKind
@@ -72,7 +72,11 @@ def add(
     revoked_at: datetime,
     revoked_by: str,
 ) -> range:
-    """Record revocations and return their sequence numbers, in the order of *certificate_ids*."""
+    """Record revocations and return their sequence numbers, in the order of *certificate_ids*.
+
+    They are revoked since the second in which *revoked_at* is, which is what a CRL can say (RFC 5280 §5.1.2.6); their
+    events keep the moment.
+    """
     sequences = _append(
         connection, EventKind.REVOKED, dict.fromkeys(certificate_ids, revoked_at), reason=reason, actor=revoked_by
     )
@@ -81,7 +85,7 @@ def add(
             "sequence": sequence,
             "certificate_id": certificate_id,
             "reason": reason.value,
-            "revoked_at": revoked_at,
+            "revoked_at": revoked_at.replace(microsecond=0),
             "revoked_by": revoked_by,
         }
         for sequence, certificate_id in zip(sequences, certificate_ids, strict=True)

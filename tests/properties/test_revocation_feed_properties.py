@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -23,6 +23,7 @@ def revoked(sequence: int) -> bytes:
         "serial": f"{sequence:x}",
         "reason": "keyCompromise",
         "revoked_at": "2026-01-02T03:04:05Z",
+        "recorded_at": f"2026-01-02T03:04:05.{sequence:03}Z",
         "device": f"meter-{sequence}",
     }
     return f"id: {sequence}\nevent: revoked\ndata: {json.dumps(data)}\n\n".encode()
@@ -57,7 +58,10 @@ EVENTS = [
     Current(4),
     *(
         RevocationEvent(
-            number, Revocation(b"\x00\xff", number, RevocationReason.KEY_COMPROMISE, REVOKED_AT), f"meter-{number}"
+            number,
+            Revocation(b"\x00\xff", number, RevocationReason.KEY_COMPROMISE, REVOKED_AT),
+            f"meter-{number}",
+            REVOKED_AT + timedelta(milliseconds=number),
         )
         for number in (5, 6, 7)
     ),

@@ -48,7 +48,7 @@ class BrokerProcess:
         self.urls: list[str] = []
         """Where it listens, in the order of the ready line; the first is MQTT over TLS, `port`."""
         self.arguments = ["run", "--port", "0", "--state-dir", str(directory / "state"), *arguments]
-        self._environment = os.environ | {
+        self.environment = os.environ | {
             "PYTHONPATH": str(REPOSITORY),
             # A test that waits for something tries more often than a device would.
             "FLEET_BROKER_LIMITS__FLAPPING_COUNT": "0",
@@ -151,7 +151,7 @@ class BrokerProcess:
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "broker", *self.arguments],
-                env=self._environment,
+                env=self.environment,
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
@@ -165,7 +165,7 @@ class BrokerProcess:
         """Start a broker that is not going to run; return its exit code and what it says."""
         done = subprocess.run(
             [sys.executable, "-m", "broker", *self.arguments],
-            env=self._environment,
+            env=self.environment,
             capture_output=True,
             text=True,
             check=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 
 import httpx
@@ -50,9 +51,12 @@ def test_a_device_is_seen_to_come_speak_and_be_revoked(
         group = {"role": "device", "group": "meters", "state": "connected"}
         wait_until(lambda: now("sessions", **group) >= 1, "a look at the sessions, a second old at most")
         assert 0 <= now("revocation_age_seconds", source="feed") < 60
+        summed, called = now("revocation_to_close_seconds_sum"), time.time()
         service.revoke(device=name)
         client.farewell()
+        took = time.time() - called
     wait_until(lambda: now("revocation_to_close_seconds_count") == closed[1] + 1, "the histogram")
+    assert 0 < now("revocation_to_close_seconds_sum") - summed < took, "not to the second: as the client saw it"
     assert now("closed_total", code="REVOKED") == closed[0] + 1
     assert now("revocation_to_close_seconds_bucket", le="+Inf") == closed[1] + 1
     assert now("revoked_certificates") >= 1

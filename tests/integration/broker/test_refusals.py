@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.mqtt.codes import ReasonCode
@@ -22,6 +23,22 @@ from tests.support.pki import DOMAIN, Held, Pki
 from tests.support.tls_client import TlsClient, attempt
 
 IDENTITY = Identity(DOMAIN, Role.DEVICE, "bad", "meters")
+
+
+def outside_the_constraints(pki: Pki) -> Held:
+    """Return a device of our domain, certified by a CA of ours that may certify another domain only."""
+    constraints = x509.NameConstraints([x509.UniformResourceIdentifier("elsewhere.example")], None)
+    constrained = pki.certify(
+        IDENTITY, issuer=pki.root, common_name="Constrained CA", uris=[], purposes=None, is_ca=True,
+        extensions=[_SIGNS, constraints],
+    )  # fmt: skip
+    return pki.certify(IDENTITY, issuer=constrained)
+
+
+_SIGNS = x509.KeyUsage(
+    digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
+    key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
+)  # fmt: skip
 
 BAD: dict[str, tuple[Callable[[Pki], Held | None], str, str]] = {
     "no certificate": (lambda _: None, "TLSV13_ALERT_CERTIFICATE_REQUIRED", "certificate required"),
@@ -48,6 +65,11 @@ BAD: dict[str, tuple[Callable[[Pki], Held | None], str, str]] = {
         lambda pki: pki.certify(IDENTITY, purposes=[ExtendedKeyUsageOID.SERVER_AUTH]),
         "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
         "unsupported certificate",
+    ),
+    "outside its CA's name constraints": (  # fleet-sim attack cannot play it: 24-name-constraints.
+        outside_the_constraints,
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        "certificate unknown",
     ),
     "issued by a device": (
         lambda pki: pki.certify(IDENTITY, issuer=pki.device("insider")),

@@ -21,6 +21,9 @@ SOURCE = Path(__file__).parents[3]
 
 # What our broker lets in and should not; the test fails as soon as one is mended, or another is found.
 KNOWN_FINDINGS: list[str] = []
+# What cannot be played here, each for the reason that the table gives: 15, 16 and 23 take a TLS stack of one's own, the
+# broker has no registry (21), and the last is played in tests/integration/broker/test_refusals.py.
+NOT_PLAYED = ["15-reversed-chain", "16-malformed-der", "21-unregistered", "23-p192", "24-name-constraints"]
 
 
 async def simulator(tmp_path: Path, *arguments: str) -> tuple[int, str, str]:
@@ -70,6 +73,7 @@ async def test_our_broker_refuses_the_whole_catalogue(tmp_path: Path) -> None:
     assert found["warn"] == [], out
     assert code == (4 if KNOWN_FINDINGS else 0)
     assert {case.name for case in CATALOGUE} <= {name for names in found.values() for name in names}
+    assert found["skip"] == NOT_PLAYED, out
     suite = ET.parse(junit).getroot()  # noqa: S314 - we wrote it
     assert suite.get("failures") == str(len(KNOWN_FINDINGS))
     assert "Traceback" not in err
@@ -83,7 +87,7 @@ async def test_no_way_around_a_revocation_works_on_our_broker(tmp_path: Path) ->
     code, out, err = await simulator(work, "revocation", "--json", str(document))
     found = verdicts(document)
     assert (found["fail"], found["warn"], code) == ([], [], 0), out + err
-    assert found["skip"] == ["16-suspended"]
+    assert found["skip"] == []
     resumed = [case for case in json.loads(document.read_text())["cases"] if "-resumed-" in case["case"]]
     assert len(resumed) == 4
     assert all(case["observed"]["reason_string"].startswith("TLS session resumed; REVOKED") for case in resumed)

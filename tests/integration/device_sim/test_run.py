@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
+from device_sim.enrolling import names_of
 from device_sim.results.document import read
+from device_sim.scenario.model import parse
 from device_sim.stage import Stage, raised
 
 SOURCE = Path(__file__).parents[3]
@@ -261,7 +263,10 @@ async def test_devices_live_as_their_groups_say(tmp_path: Path) -> None:
     )
     assert code == 0, out + err
     counts = json.loads(out)["counts"]
-    assert counts["sessions_resumed"] == counts["sleeps"] > 0
+    scenario = parse(BEHAVING, "test")
+    trackers = sum(scenario.group_of(name).sleep is not None for name in names_of("meter", scenario.devices))
+    # Who wakes finds its session (`sessions_lost`); who is asleep when the run ends has not woken.
+    assert 0 <= counts["sleeps"] - counts["sessions_resumed"] <= trackers < counts["sleeps"]
     assert counts["copies_admitted"] > 0
 
 
@@ -372,7 +377,8 @@ async def test_ctrl_c_once_drains_and_reports(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ('[thresholds]\nadmitted = ["p99 < 0.001"]\n', 99),
+        # However busy the machine is, on which these tests run.
+        ('[thresholds]\nadmitted = ["p99 < 0.001"]\n[generator]\nwaiting_share = 1\n', 99),
         ("[generator]\nlag_p99_ms = 0.0001\n", 3),
     ],
 )

@@ -90,6 +90,21 @@ def test_a_batch_of_tokens_goes_to_a_private_file(
     assert len(read(output)) == 600
 
 
+def test_a_batch_that_is_interrupted_says_how_far_it_came(
+    command: Operator, device: OpensslDevice, tmp_path: Path
+) -> None:
+    names = [f"{device.name[:50]}-{number}" for number in range(500)]
+    (tmp_path / "names").write_text("\n".join([*names, "no name"]))
+    output = tmp_path / "tokens.csv"
+    code, _, said = command(
+        "token", "batch", "--group", "north", "--output", str(output), "--devices-file", str(tmp_path / "names")
+    )
+    assert code == 1
+    assert f"the first 500 of 501 tokens are in {output}" in said
+    assert "no name" in said
+    assert [each["device"] for each in read(output)] == names
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -43,6 +43,9 @@ def test_what_expires_soon_is_listed_and_exported(service: ProvisioningService, 
 
     assert enrolled.name in names("expiring", "--within", "31d")
     assert enrolled.name not in names("expiring", "--within", "14d")
+    # The OCSP signer lives for a week, and is the service's to renew.
+    assert "provisioning" in names("list", "--state", "active")
+    assert "provisioning" not in names("expiring", "--within", "400d")
     assert enrolled.name in names("list", "--group", "north", "--expires-from", "2026-01-01")
     assert service.command("certificate", "expiring", "--within", "soon", *common).returncode == 2
     done = service.command("certificate", "export", "--device", enrolled.name, *common, check=True)

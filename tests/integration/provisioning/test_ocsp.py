@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -55,6 +56,41 @@ def test_openssl_sees_good_and_after_a_revocation_revoked(
     assert "Response verify OK" in said
     assert f"{enrolled.certificate}: revoked" in said
     assert "Reason: keyCompromise" in said
+
+
+def test_who_asks_and_whether_he_signs_makes_no_difference(
+    service: ProvisioningService, enrolled: OpensslDevice
+) -> None:
+    said = ask_openssl(
+        service, enrolled.certificate, "-signer", str(enrolled.certificate), "-signkey", str(enrolled.key)
+    )
+    assert "Response verify OK" in said
+    assert f"{enrolled.certificate}: good" in said
+
+
+def test_gnutls_verifies_a_chain_and_its_lists(
+    service: ProvisioningService, plain: Curl, enrolled: OpensslDevice, tmp_path: Path
+) -> None:
+    certtool = shutil.which("certtool")
+    if certtool is None:
+        pytest.skip("gnutls-bin is not installed")
+    chain, lists = tmp_path / "chain.pem", tmp_path / "lists.pem"
+    chain.write_bytes(enrolled.certificate.read_bytes() + (service.dir / "issuing-ca.crt").read_bytes())
+
+    def verify() -> str:
+        lists.write_bytes(plain.run("/crl/issuing-ca.pem").body + plain.run("/crl/root-ca.pem").body)
+        done = subprocess.run(
+            [certtool, "--verify", "--infile", chain, "--load-ca-certificate", service.dir / "root-ca.crt",
+             "--load-crl", lists],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    assert "The certificate is trusted" in (said := verify()), said
+    service.revoke(device=enrolled.name, reason="keyCompromise")
+    deadline = time.monotonic() + 30
+    while "The certificate chain is revoked" not in (said := verify()):
+        assert time.monotonic() < deadline, said
 
 
 def test_gnutls_sees_the_same(service: ProvisioningService, enrolled: OpensslDevice) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from broker.mqtt.packets import Publish
 from broker.presence import Presence
-from tests.support.pki import shared_device
+from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import MemoryBroker, WireClient
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -87,3 +88,22 @@ def test_the_end_of_the_broker_tells_nobody_of_everybody() -> None:
     meter.connection.lost("SHUTTING_DOWN", broker.now)
     broker.settle()
     assert events(backend) == []
+
+
+def test_the_end_of_a_certificate_is_told_before_it_comes_and_once() -> None:
+    broker, backend = watched()
+    broker.engine.limit(replace(broker.engine.limits, expiry_notice=60))
+    short = shared_pki().device("short-2", not_after=shared_pki().now + timedelta(seconds=100))
+    broker.open(short).connect(client_id="short-2")
+    events(backend)
+    broker.advance(35)
+    assert events(backend) == []
+    broker.advance(30)
+    broker.keep_fresh()
+    ((topic, event, properties),) = events(backend)
+    assert topic == "$SYS/broker/presence/device/meters/short-2/expiring"
+    assert (event["event"], event["code"], properties["fleet-device"]) == ("expiring", "CERTIFICATE_ENDS", "short-2")
+    assert 30 < event["seconds_left"] <= 60
+    broker.advance(10)
+    assert events(backend) == []
+    assert broker.metrics.expiry_notices == 1

@@ -104,6 +104,30 @@ def test_a_retained_message_keeps_its_stamp() -> None:
     assert dict(user_properties(packet)) == stamp_of_meter_1()
 
 
+@pytest.mark.parametrize("qos", [0, 1])
+def test_in_shared_subscriptions_and_kept_queues_nothing_is_forged_either(qos: int) -> None:
+    for broker in (stamping(), MemoryBroker()):
+        worker = broker.service("worker")
+        worker.subscribe("$share/workers/fleet/#", qos=qos)
+        away = broker.service("away", session_expiry_interval=600)
+        away.subscribe("fleet/#", qos=1)
+        away.leave()
+        worker.received()
+        meter = broker.device("meter-1")
+        for number in range(2):
+            forged = Properties(user_properties=(*FORGED, ("a", str(number))))
+            meter.publish(TOPIC, b"1", qos=qos, properties=forged)
+        stamp = stamp_of_meter_1() if broker.engine.stamps else {}
+        shared = worker.received()
+        back = broker.service("away", clean_start=False, session_expiry_interval=600)
+        kept = [each for each in back.received() if hasattr(each, "topic")]
+        assert len(shared) == 2
+        assert len(kept) == (2 if qos else 0)
+        for packets in (shared, kept):
+            for number, packet in enumerate(packets):
+                assert dict(user_properties(packet)) == {"a": str(number)} | stamp
+
+
 def test_off_nothing_is_added_and_the_fast_way_is_taken() -> None:
     broker = MemoryBroker()
     backend = reader_of(broker)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -143,6 +144,26 @@ def test_of_several_processes_the_guilty_one_is_named() -> None:
     assert slow.startswith("worker 2: the generator's loop was late")
     assert skipped.startswith("50 messages were skipped")
     assert (found.exit_code, found.verdict) == (3, "INVALID")
+
+
+def test_a_duration_that_is_too_long_on_a_starved_machine_says_nothing_of_the_broker() -> None:
+    starving = replace(HEALTHY, waiting=0.4)
+
+    def judged(seconds: float, *samples: HealthSample, lost: int = 0) -> RunResult:
+        recorder = Recorder()
+        recorder.record(Duration.ADMITTED, seconds, 0.0)
+        recorder.counts[Count.LOST] = lost
+        found = result(recorder)
+        found.processes = [ProcessHealth("generator", list(samples), late(1))]
+        found.judge(skipped=0, published=1000)
+        return found
+
+    assert judged(0.5, HEALTHY).verdict == "FAIL"
+    assert judged(0.5, starving, HEALTHY).exit_code == 3  # 20 % on average.
+    assert "waited for a core in 40% of the time" in judged(0.5, starving).invalid[0]
+    assert judged(0.5, starving, *[HEALTHY] * 9).verdict == "FAIL"  # One bad second is none of ten.
+    assert judged(0.01, starving).verdict == "PASS"  # What is good enough on a bad machine is good enough.
+    assert judged(0.5, starving, lost=1).verdict == "FAIL"  # No machine is an excuse for a lost message.
 
 
 def test_several_processes_are_as_healthy_as_the_worst_of_them() -> None:

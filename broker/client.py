@@ -1,0 +1,86 @@
+"""A connection, as all see it that act on one: the engine, the packet handlers, the sources, the plugins.
+
+`broker.connection.ClientConnection` is the only one in production.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from broker.admission.admission import Peer
+from broker.admission.inquiry import Inquiry
+from broker.admission.refusal import Refused
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.packets import Packet
+from broker.routing.router import Subscriber
+from broker.session.session import Session
+
+
+class Client(Protocol):
+    """A client's connection, from accept to close."""
+
+    consulted: Inquiry | None
+    """What plugins were asked about the CONNECT, once they were."""
+    explains: bool
+    peer: Peer | None
+    refusal: Refused | None
+    session: Session | None
+    version: ProtocolVersion
+    waits: int
+    """How often in a row its packet has waited for the verdicts of plugins."""
+
+    @property
+    def address(self) -> str:
+        """Where the client is, for logs."""
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was sent before waits for the socket."""
+
+    def admitted(self, session: Session, keep_alive: int, now: float) -> None:
+        """Become the connection of *session*."""
+
+    def reply(self, packet: bytes) -> None:
+        """Append *packet* to what is written at the end of this turn."""
+
+    def send(self, packets: list[bytes]) -> None:
+        """Write *packets* out now."""
+
+    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
+        """Return the client's certificate, in DER (None: it has none), and its verified path (empty if resumed)."""
+
+    def examined(self, peer: Peer, now: float) -> None:
+        """Take note that the certificate was examined again."""
+
+    def disconnect(
+        self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
+    ) -> None:
+        """End the connection from our side, saying why to a client that can be told."""
+
+    def left(self, now: float, *, publish_will: bool) -> None:
+        """End the connection because the client said so."""
+
+    def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
+        """Answer the CONNECT with *refusal* and close."""
+
+    def wait(self, inquiry: Inquiry, packet: Packet) -> None:
+        """Read no more from the client until *inquiry* is answered; then act on *packet* again."""
+
+    def hold(self, slow: Subscriber, now: float) -> None:
+        """Read no more from the client until *slow* has caught up, or a second has passed."""
+
+    def release(self) -> None:
+        """Read again from the client, if it was held."""
+
+    def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
+        """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
+
+    def complain(self, event: str, **details: object) -> None:
+        """Log what the client may not do, the first few times."""
+
+    def allow(self, topic: bytes) -> None:
+        """Remember that the client may publish to *topic*."""
+
+    def forget_permissions(self) -> None:
+        """Forget which topics the client may publish to: the policy is another one."""

@@ -1,0 +1,37 @@
+"""The last packet to a client: why it is not let in, or why it is put out, in as many words as it takes.
+
+Rules
+-----
+1. Never longer than the client's Maximum Packet Size: the sentence is left out first, then the packet.
+2. Before MQTT 5 a connection is closed without a word, but for the return code of CONNACK.
+"""
+
+from __future__ import annotations
+
+from broker.admission.refusal import Refused
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.connect import Connack
+from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
+from broker.mqtt.errors import PacketError
+from broker.mqtt.properties import Properties
+
+
+def refusal_packet(refusal: Refused, version: ProtocolVersion, maximum: int) -> bytes:
+    """Return the CONNACK that says *refusal* in at most *maximum* bytes (0: any number), or nothing."""
+    packet = Connack(refusal.reason_code, properties=refusal.told).encode(version)
+    if 0 < maximum < len(packet):  # [MQTT-3.2.2-19]
+        packet = Connack(refusal.reason_code).encode(version)
+    return b"" if 0 < maximum < len(packet) else packet  # [MQTT-3.1.2-24]
+
+
+def disconnect_packet(reason_code: ReasonCode, told: Properties, maximum: int) -> bytes:
+    """Return the DISCONNECT of MQTT 5 with what is *told*, unless it has more than *maximum* bytes then (0: any)."""
+    packet = Disconnect(reason_code, told).encode(ProtocolVersion.V5)
+    if 0 < maximum < len(packet):  # [MQTT-3.14.2-3]
+        packet = Disconnect(reason_code).encode(ProtocolVersion.V5)
+    return packet
+
+
+def reason_for(error: PacketError) -> ReasonCode:
+    """Return what a DISCONNECT can say of *error*: a second CONNECT in an unknown version, for one, has no reason."""
+    return error.reason_code if error.reason_code in SERVER_REASONS else ReasonCode.PROTOCOL_ERROR

@@ -1,0 +1,131 @@
+"""amqtt's `BrokerContext`, on this broker.
+
+=================== ==========================================================================================
+broadcast_message   publishes; *qos* is the message's own, and a subscription may lower it [MQTT-3.8.4-8]
+retain_message      keeps a message for those who subscribe later, on disk, but for topics below ``$SYS``
+sessions            every session, connected or kept
+get_session         by client identifier; of several roles the first of device, broker, service, operator
+retained_messages   read-only
+subscriptions       a copy of what there is
+add_subscription    for a session that exists, where our policy permits it; else `Denied`
+config              the plugin's own `Config`
+logger, loop        a logger that writes into the broker's log; the broker's event loop
+=================== ==========================================================================================
+
+Rules
+-----
+1. A plugin is the operator's own program, but it is not above the policy: nobody gets a subscription through it that
+   the policy would not grant, and no session comes to be without a certificate.
+2. What is not offered raises `NotOffered`; a topic or a message that cannot be, `ValueError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from typing import NoReturn
+
+from amqtt.broker import BrokerContext, RetainedApplicationMessage
+
+from broker.authorization import refuse_filter
+from broker.engine import Engine
+from broker.mqtt.codes import QoS
+from broker.mqtt.errors import MalformedPacket
+from broker.mqtt.message import Message
+from broker.mqtt.subscribe import SubscriptionRequest
+from broker.mqtt.subscription import Subscription
+from broker.mqtt.topics import check_topic_filter, check_topic_name
+from broker.plugins.errors import Denied, NotOffered
+from broker.plugins.sessions import HostedSession
+from broker.plugins.views import Hosted, RetainedView, Subscribers, subscriptions
+from broker.session.session import Session
+from provisioning.pki.identity import Role
+
+_NOT_STORED = "$SYS/"
+
+
+class _NoBroker:
+    """Stands where amqtt's broker would be."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise NotOffered(f"_broker_instance.{name}: there is no amqtt broker here; use BrokerContext's own methods")
+
+
+class HostedContext(BrokerContext):
+    """What the plugins of one broker share; each has a copy with its own `config` and `logger`."""
+
+    def __init__(self, engine: Engine, hosted: Hosted, clock: Callable[[], float]) -> None:
+        super().__init__(_NoBroker())
+        self._engine = engine
+        self._hosted = hosted
+        self._clock = clock
+
+    async def broadcast_message(self, topic: str, data: bytes, qos: int | None = None) -> None:
+        """Publish *data* to whoever subscribes to *topic*. Raises `ValueError`."""
+        self._engine.publish_own(self._message(topic, data, QoS.EXACTLY_ONCE if qos is None else qos), self._clock())
+
+    async def retain_message(self, topic_name: str, data: bytes | bytearray, qos: int | None = None) -> None:
+        """Keep *data* for those who subscribe to *topic_name* later; none forgets it. Raises `ValueError`."""
+        message = self._message(topic_name, bytes(data or b""), qos or 0, retain=True)
+        if topic_name.startswith(_NOT_STORED):
+            self._engine.retained.retain(topic_name, message)
+        elif not self._engine.retain(message, None, self._clock()):
+            raise ValueError("there is no room for another retained message: see limits.max_retained")
+
+    @property
+    def sessions(self) -> Generator[HostedSession]:
+        """Every session, connected or kept."""
+        return (self._hosted(session) for session in self._engine.registry.all())
+
+    def get_session(self, client_id: str) -> HostedSession | None:
+        """Return the session of *client_id*, or None."""
+        session = self._find(client_id)
+        return None if session is None else self._hosted(session)
+
+    @property
+    def retained_messages(self) -> Mapping[str, RetainedApplicationMessage]:
+        """Retained messages by topic name; read-only."""
+        return RetainedView(self._engine, self._clock)
+
+    @property
+    def subscriptions(self) -> dict[str, Subscribers]:
+        """Who has subscribed to each topic filter."""
+        return subscriptions(self._engine, self._hosted)
+
+    async def add_subscription(self, client_id: str, topic: str | None, qos: int | None) -> None:
+        """Subscribe the session of *client_id*. Raises `NotOffered` if there is none, `Denied`, or `ValueError`."""
+        session = self._find(client_id)
+        if session is None:
+            raise NotOffered(
+                f"add_subscription: there is no session {client_id!r}, and none is made without a certificate: wait "
+                "until the client has connected"
+            )
+        if topic is None or qos is None:
+            return
+        request = SubscriptionRequest(_checked(check_topic_filter, topic), QoS(qos))
+        refusal = refuse_filter(self._engine, session, request)
+        if refusal is not None:
+            raise Denied(f"add_subscription: {refusal[1]}")
+        self._engine.subscribe(session, Subscription(request.filter, request.qos))
+
+    def _find(self, client_id: str) -> Session | None:
+        for role in (Role.DEVICE, *Role):
+            session = self._engine.registry.find(role, client_id)
+            if session is not None:
+                return session
+        return None
+
+    def _message(self, topic: str, data: bytes, qos: int, *, retain: bool = False) -> Message:
+        limits = self._engine.limits
+        _checked(check_topic_name, topic)
+        if topic.count("/") >= limits.max_topic_levels:
+            raise ValueError(f"topic: more than {limits.max_topic_levels} levels")
+        if len(data) + len(topic) > limits.max_packet_size:
+            raise ValueError(f"data: more than limits.max_packet_size, {limits.max_packet_size} bytes")
+        return Message(topic.encode(), bytes(data), QoS(qos), retain=retain)
+
+
+def _checked(check: Callable[[str], str], topic: str) -> str:
+    try:
+        return check(topic)
+    except MalformedPacket as error:
+        raise ValueError(str(error)) from error

@@ -1,0 +1,128 @@
+"""One plugin's events: they wait in a bounded queue, and are told one after the other.
+
+Theory
+------
+amqtt starts a task for each event and each plugin, without a bound and without an order. Here each plugin has one task
+that takes its events in order. A plugin that is slow, hangs or raises concerns itself alone: an event that takes longer
+than the time-out is given up, an exception is logged, and the next event comes.
+
+Rules
+-----
+1. At most `most` events wait. While there is no room, publishers are held (`holds`), until there is or somebody gives
+   up (`give_up`): then what there is no room for is dropped, and counted, until half of the queue is empty.
+2. A call is cancelled when its time is over. What it has done by then stays done.
+3. `drained` waits until everything is told that waits, so that a plugin hears the end of the story; then the plugin is
+   closed, with the same time-out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from broker.admission.refusal import RefusalCode
+from broker.plugins.logs import Complaints, guarded
+
+Call = Callable[[], Awaitable[object]]
+
+
+class PluginEvents:
+    """What one plugin is told."""
+
+    def __init__(
+        self,
+        name: str,
+        handlers: Mapping[str, Callable[..., Awaitable[object]]],
+        most: Callable[[], int],
+        patience: float,
+        complaints: Complaints,
+    ) -> None:
+        """Tell the plugin *name* of the events that *handlers* are for, each for *patience* seconds at most."""
+        self.name = name
+        self.handlers = handlers
+        self._most = most
+        self._patience = patience
+        self._complaints = complaints
+        self._waiting: deque[tuple[str, Mapping[str, Any]]] = deque()
+        self._news = asyncio.Event()
+        self._given_up = False
+        self._room: list[Callable[[], None]] = []
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another event."""
+        return len(self._waiting) >= self._most()
+
+    @property
+    def holds(self) -> bool:
+        """Whether whoever makes events should wait."""
+        return self.full and not self._given_up
+
+    def give_up(self) -> None:
+        """Hold nobody any more until half of the queue is empty."""
+        self._given_up = self.full
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Call *call* when there is room again."""
+        self._room.append(call)
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """Let the plugin know of *event*, if it wants to."""
+        if event not in self.handlers:
+            return
+        if self.full:
+            self._dropped("plugin event dropped", hook=event)
+            return
+        self._waiting.append((event, facts))
+        self._idle.clear()
+        self._news.set()
+
+    async def run(self) -> None:
+        """Tell what waits, until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._waiting:
+                event, facts = self._waiting.popleft()
+                if 2 * len(self._waiting) <= self._most():
+                    self._given_up = False
+                if self._room and not self.full:
+                    room, self._room = self._room, []
+                    for call in room:
+                        guarded(call)
+                await self.call(event, self.handlers[event], **facts)
+            self._idle.set()
+
+    async def call(self, event: str, handler: Callable[..., Awaitable[object]], **facts: Any) -> bool:
+        """Call *handler* and wait for it, for as long as it may take; return whether it ended well."""
+        try:
+            async with asyncio.timeout(self._patience):
+                await handler(**facts)
+        except TimeoutError as error:
+            self._complaints.tell(
+                RefusalCode.PLUGIN_FAILED, self.name, f"plugin: not ended in {self._patience:g} s", error, hook=event
+            )
+        except Exception as error:  # noqa: BLE001 - whatever somebody else's code raises stays there
+            self._complaints.tell(RefusalCode.PLUGIN_FAILED, self.name, "plugin has raised", error, hook=event)
+        else:
+            return True
+        return False
+
+    async def drained(self) -> None:
+        """Wait until everything is told that waits, for as long as one event may take."""
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._idle.wait()
+        except TimeoutError:
+            self._dropped("plugin events dropped at the end", waiting=len(self))
+            self._waiting.clear()
+
+    def _dropped(self, text: str, **facts: str | int) -> None:
+        self._complaints.tell(code="PLUGIN_EVENT_DROPPED", plugin=self.name, text=text, error=None, **facts)

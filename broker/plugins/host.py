@@ -1,0 +1,250 @@
+"""The host of amqtt's plugins: what the broker asks and tells (`broker.extension`), passed on to them.
+
+Theory
+------
+Plugins are coroutines; the broker's engine waits for nothing. So a question to a plugin is an `Inquiry` (a client's
+packet waits for it, and nothing behind that packet is read), and an event is put into the plugin's queue
+(`broker.plugins.events`). What topic plugins answer is remembered for a while (`broker.plugins.verdicts`), so that a
+device that publishes to its topic every second is asked about now and then, not every second.
+
+A message is asked about as a whole when it comes: whether its publisher may publish it, and whether each subscriber may
+receive it. When all of that is known it is routed in one go, and each session asks once more (`permits`), which is a
+look-up. So the order of a publisher's messages stays, and what is acknowledged is on disk, as without plugins.
+
+Rules
+-----
+1. Plugins see nothing that the broker's own rules refuse: no client, no message, no subscription.
+2. Plugins run in the broker's event loop, as in amqtt. One that blocks it (``time.sleep``) stops the broker while it
+   does: it is seen in ``loop_lag_seconds``, and nothing here can help.
+
+Handles: every event of amqtt's broker, packets with their type and length only. Does not handle:
+``broker_retained_message`` for what waits for a client that is away (amqtt tells of that too).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from broker.admission.inquiry import Inquiry
+from broker.admission.refusal import RefusalCode, Refused
+from broker.client import Client
+from broker.engine import Engine
+from broker.extension import Action
+from broker.mqtt.codes import ReasonCode
+from broker.mqtt.connect import Connect
+from broker.mqtt.message import Message
+from broker.mqtt.publication import Publish
+from broker.plugins.company import Company
+from broker.plugins.events import PluginEvents
+from broker.plugins.questions import Questions, Wanted
+from broker.plugins.sessions import HostedSession, described
+from broker.plugins.views import ReceivedMessage, SeenPacket, kept_message
+from broker.routing.router import Subscriber
+from broker.routing.shared import ShareGroup
+from broker.session.session import Session
+
+_ROOM_SECONDS = 1.0
+"""How long a publisher is held because a plugin has not heard yet of what came before."""
+_SAID = {
+    RefusalCode.REFUSED_BY_PLUGIN: "REFUSED_BY_PLUGIN: a plugin does not permit it",
+    RefusalCode.PLUGIN_FAILED: "PLUGIN_FAILED: a plugin that must be asked has not answered; try again later",
+}
+
+
+class Newcomer(Inquiry):
+    """A question about a client that is not let in yet, and how plugins see it."""
+
+    __slots__ = ("session",)
+
+    def __init__(self, session: HostedSession) -> None:
+        super().__init__()
+        self.session = session
+
+
+class PluginHost:
+    """The plugins of one broker, as an `Extension`."""
+
+    def __init__(self, engine: Engine, *, claimed_names: bool) -> None:
+        """With *claimed_names* plugins see the user names of CONNECT, which one of them is said to check."""
+        self._engine = engine
+        self._claimed_names = claimed_names
+        self._loop = asyncio.get_running_loop()
+        self._sessions: dict[Session, HostedSession] = {}
+        self._company: Company
+        self._questions: Questions
+
+    def attach(self, company: Company, questions: Questions) -> None:
+        """Begin to ask and to tell *company*."""
+        self._company = company
+        self._questions = questions
+        self._engine.extension = self
+        if questions.topic_plugins:
+            self._engine.registry.permits = self._may_receive
+            self._engine.replays.ask = self._ask_receive
+
+    @property
+    def looks_at_messages(self) -> bool:
+        """Whether each message concerns a plugin."""
+        return self._company.looks_at_messages or bool(self._questions.topic_plugins)
+
+    @property
+    def looks_at_packets(self) -> bool:
+        """Whether each packet does."""
+        return self._company.looks_at_packets
+
+    def describe(self) -> list[dict[str, object]]:
+        """Return which plugins there are, for operators."""
+        return self._company.describe()
+
+    def hosted(self, session: Session) -> HostedSession:
+        """Return how plugins see *session*."""
+        found = self._sessions.get(session)
+        if found is None:
+            found = self._sessions[session] = described(session)
+        return found
+
+    def sweep(self) -> None:
+        """Forget the sessions that have ended."""
+        for session in [each for each in self._sessions if not self._engine.registry.has(each)]:
+            del self._sessions[session]
+
+    # Who is let in
+
+    def authenticate(self, connection: Client, client_id: str, packet: Connect) -> Inquiry | None:
+        """Ask every authentication plugin."""
+        peer = connection.peer
+        if not self._questions.auth_plugins or peer is None:
+            return None
+        session = HostedSession()
+        session.present(connection, peer, client_id, packet)
+        session.claim(packet)
+        newcomer = Newcomer(session)
+
+        async def find_out() -> None:
+            code: RefusalCode | None = RefusalCode.PLUGIN_FAILED
+            try:
+                code = await self._questions.authenticate(session)
+            finally:
+                session.believe(peer.identity, claimed=self._claimed_names)
+                newcomer.answer(None if code is None else _refused(code), self._loop.time())
+
+        self._questions.start(find_out())
+        return newcomer
+
+    # Topics
+
+    def ask_subscribe(self, session: Session, filters: Sequence[str]) -> Inquiry | None:
+        """Ask what is not known of subscribing to *filters*."""
+        hosted = self.hosted(session)
+        if not self._questions.topic_plugins:
+            return None
+        return self._questions.ask([(hosted, Action.SUBSCRIBE, topic_filter) for topic_filter in filters])
+
+    def _ask_receive(self, session: Session, message: Message) -> Inquiry | None:
+        return self._questions.ask([(self.hosted(session), Action.RECEIVE, message.topic.decode())])
+
+    def ask_publish(self, session: Session, topic: str, receivers: Sequence[Subscriber]) -> Inquiry | None:
+        """Ask what is not known of publishing, and receiving, a message of *topic*; or wait for room."""
+        if self._company.looks_at_messages and (holding := self._company.holding()):
+            return self._wait_for_room(holding)
+        if not self._questions.topic_plugins:
+            return None
+        return self._questions.ask([(self.hosted(session), Action.PUBLISH, topic), *self._receiving(topic, receivers)])
+
+    def _wait_for_room(self, holding: Sequence[PluginEvents]) -> Inquiry:
+        room = Inquiry()
+
+        def there_is() -> None:
+            room.answer(None, self._loop.time())
+
+        def give_up() -> None:
+            if not room.done:
+                for events in holding:
+                    events.give_up()
+                there_is()
+
+        for events in holding:
+            events.when_room(there_is)
+        self._loop.call_later(_ROOM_SECONDS, give_up)
+        return room
+
+    def ask_receivers(self, topic: bytes, receivers: Sequence[Subscriber]) -> Inquiry | None:
+        """Ask what is not known of receiving a message of *topic*."""
+        if not self._questions.topic_plugins:
+            return None
+        return self._questions.ask(self._receiving(topic.decode(), receivers))
+
+    def refusal(self, session: Session, action: Action, topic: str) -> tuple[ReasonCode, str] | None:
+        """Return what was last found out; see `Extension.refusal`."""
+        if not self._questions.topic_plugins:
+            return None
+        code = self._questions.known(self.hosted(session), action, topic)
+        return None if code is None else (ReasonCode.NOT_AUTHORIZED, _SAID[code])
+
+    def _may_receive(self, session: Session, topic: bytes) -> bool:
+        return self._questions.known(self.hosted(session), Action.RECEIVE, topic.decode()) is None
+
+    def _receiving(self, topic: str, receivers: Sequence[Subscriber]) -> list[Wanted]:
+        sessions: list[Session] = []
+        for receiver in receivers:
+            members = receiver.members if isinstance(receiver, ShareGroup) else (receiver,)
+            sessions += [member for member in members if isinstance(member, Session)]
+        return [(self.hosted(session), Action.RECEIVE, topic) for session in sessions]
+
+    # What is told
+
+    def connected(self, connection: Client, session: Session, packet: Connect) -> None:
+        """Tell that a client is let in."""
+        hosted = self.hosted(session)
+        hosted.of = session
+        if connection.peer is not None:
+            hosted.present(connection, connection.peer, session.client_id, packet)
+        if isinstance(connection.consulted, Newcomer):
+            hosted.resemble(connection.consulted.session)
+        hosted.standing = object()
+        hosted.set_connected(True)
+        self._company.tell("broker_client_connected", client_id=session.client_id, client_session=hosted)
+
+    def disconnected(self, session: Session) -> None:
+        """Tell that a client is gone."""
+        hosted = self.hosted(session)
+        hosted.set_connected(False)
+        self._company.tell("broker_client_disconnected", client_id=session.client_id, client_session=hosted)
+        if not self._engine.registry.has(session):
+            del self._sessions[session]
+
+    def subscribed(self, session: Session, topic_filter: str, qos: int) -> None:
+        """Tell of a subscription."""
+        self._company.tell("broker_client_subscribed", client_id=session.client_id, topic=topic_filter, qos=int(qos))
+
+    def unsubscribed(self, session: Session, topic_filter: str) -> None:
+        """Tell of the end of one."""
+        self._company.tell("broker_client_unsubscribed", client_id=session.client_id, topic=topic_filter)
+
+    def received(self, session: Session, topic: str, packet: Publish) -> None:
+        """Tell of a message that is permitted: that it came, and that it goes to its subscribers."""
+        if self._company.looks_at_messages:
+            message = ReceivedMessage(topic, packet)
+            self._company.tell("broker_message_received", client_id=session.client_id, message=message)
+            self._company.tell("broker_message_broadcast", client_id=session.client_id, message=message)
+
+    def retained(self, message: Message) -> None:
+        """Tell of a message that is kept, or forgotten."""
+        self._company.tell("broker_retained_message", client_id=None, retained_message=kept_message(message))
+
+    def packet_received(self, session: Session | None, first: int, size: int) -> None:
+        """Tell of a packet from a client."""
+        hosted = None if session is None else self.hosted(session)
+        self._company.tell("mqtt_packet_received", packet=SeenPacket(first, size), session=hosted)
+
+    def packet_sent(self, session: Session | None, first: int, size: int) -> None:
+        """Tell of a packet to a client."""
+        hosted = None if session is None else self.hosted(session)
+        self._company.tell("mqtt_packet_sent", packet=SeenPacket(first, size), session=hosted)
+
+
+def _refused(code: RefusalCode) -> Refused:
+    if code is RefusalCode.PLUGIN_FAILED:
+        return Refused(code, ReasonCode.SERVER_UNAVAILABLE, "a plugin that must be asked has not answered; try later")
+    return Refused(code, ReasonCode.NOT_AUTHORIZED, "a plugin does not let this client in")

@@ -1,0 +1,96 @@
+"""From the setting ``plugins`` to classes with their configuration, and to instances.
+
+Rules
+-----
+1. Whatever is wrong with the setting is found without making an instance: ``--test-config`` does just that.
+2. A plugin's `Config` is filled in as amqtt does it, strictly; a text is taken for an enumeration's value or a path
+   where one of these is wanted, since TOML has neither.
+3. An error names the plugin, what is wrong with it, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from inspect import iscoroutinefunction
+from pathlib import Path
+from typing import Any, cast
+
+from amqtt.contexts import BaseContext
+from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
+from amqtt.utils import import_string
+from dacite import Config, DaciteError, from_dict
+from dacite.exceptions import UnexpectedDataError
+
+from broker.plugins.errors import PluginError
+
+_EXTRA = {"aiohttp", "aiosqlite", "greenlet", "mergedeep"}
+"""What amqtt's own contributed plugins need, and the extra ``amqtt-contrib`` of this distribution installs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One plugin of the settings: its dotted path, its class, and its configuration."""
+
+    path: str
+    plugin_class: type[BasePlugin[Any]]
+    config: Any
+
+    @property
+    def name(self) -> str:
+        """What it is called in the log: the name of its class."""
+        return self.plugin_class.__name__
+
+    def make(self, context: BaseContext) -> BasePlugin[Any]:
+        """Return an instance that has *context*. Raises `PluginError`."""
+        context.config = self.config
+        try:
+            return self.plugin_class(context)
+        except Exception as error:
+            raise PluginError(
+                f"plugins: {self.path} cannot be started: {type(error).__name__}: {error}; correct its configuration, "
+                "or leave it out"
+            ) from error
+
+
+def find_plugins(settings: Mapping[str, Mapping[str, Any]]) -> list[Wanted]:
+    """Return what *settings* ask for, in their order. Raises `PluginError`."""
+    return [_find(path, config) for path, config in settings.items()]
+
+
+def _find(path: str, config: Mapping[str, Any]) -> Wanted:
+    try:
+        found = import_string(path)
+    except ImportError as error:
+        raise PluginError(f"plugins: {path} cannot be imported: {error}; {_import_remedy(error)}") from error
+    except Exception as error:  # Whatever the module does when it is imported.
+        raise PluginError(f"plugins: {path} cannot be imported: {type(error).__name__}: {error}") from error
+    if not isinstance(found, type) or not issubclass(found, BasePlugin):
+        raise PluginError(
+            f"plugins: {path} is no plugin of amqtt: it must be a class derived from BasePlugin, BaseAuthPlugin or "
+            "BaseTopicPlugin of amqtt.plugins.base"
+        )
+    for kind, method in ((BaseAuthPlugin, "authenticate"), (BaseTopicPlugin, "topic_filtering")):
+        if issubclass(found, kind) and not iscoroutinefunction(getattr(found, method)):
+            raise PluginError(f"plugins: {path}: {method} must be defined with 'async def'")
+    return Wanted(path, found, _configured(path, found, config))
+
+
+def _import_remedy(error: ImportError) -> str:
+    if error.name in _EXTRA:
+        return "amqtt's contributed plugins need the extra: pip install 'fleetgate[amqtt-contrib]'"
+    return "correct the dotted path, or install the package that holds it where fleet-broker is installed"
+
+
+def _configured(path: str, plugin_class: type[BasePlugin[Any]], config: Mapping[str, Any]) -> Any:
+    if not is_dataclass(plugin_class.Config):
+        raise PluginError(f"plugins: {path}: its Config must be a dataclass")
+    names = ", ".join(each.name for each in fields(plugin_class.Config)) or "nothing"
+    try:
+        return from_dict(cast("type[Any]", plugin_class.Config), dict(config), Config(strict=True, cast=[Enum, Path]))
+    except UnexpectedDataError as error:
+        unknown = ", ".join(sorted(map(str, error.keys)))
+        raise PluginError(f"plugins: {path}: no such setting: {unknown}; it takes {names}") from error
+    except (DaciteError, TypeError, ValueError) as error:
+        raise PluginError(f"plugins: {path}: {error}; it takes {names}") from error

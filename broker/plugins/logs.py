@@ -1,0 +1,76 @@
+"""What plugins say, and what is said of them, in the broker's log.
+
+Rules
+-----
+1. amqtt's plugins log through `logging`; each line becomes an event of ours with the logger's name.
+2. Whatever clients or plugins can cause without end is told `_MOST` times a minute for each plugin and code; then how
+   often it was not told. Counted is all of it (`Metrics.plugin_outcomes`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import structlog
+
+from broker.metrics import Metrics
+
+log = structlog.get_logger("broker")
+
+LOGGER = "fleetgate.plugins"
+"""The logger below which each plugin has its own."""
+_MOST = 10
+_MINUTE = 60.0
+
+
+class _Forward(logging.Handler):
+    """Writes records of `logging` into the broker's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one."""
+        raised = {"exc_info": record.exc_info} if record.exc_info is not None and record.exc_info[0] else {}
+        log.log(record.levelno, "plugin says", logger=record.name, text=record.getMessage(), **raised)
+
+
+def forward_logs(level: str) -> None:
+    """Let what plugins and amqtt log from *level* on appear in the broker's log."""
+    for name in (LOGGER, "amqtt"):
+        logger = logging.getLogger(name)
+        logger.setLevel(level.upper())
+        logger.propagate = False
+        if not any(isinstance(each, _Forward) for each in logger.handlers):
+            logger.addHandler(_Forward())
+
+
+def guarded(call: Callable[[], None]) -> None:
+    """Let go on who has waited; a defect that one of them meets must not take the others with it."""
+    try:
+        call()
+    except Exception:
+        log.exception("packet that has waited failed", code="INTERNAL_ERROR")
+
+
+class Complaints:
+    """Tells of refusals and failures, a bounded number of times."""
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._told: dict[tuple[str, str], tuple[float, int]] = {}
+        """By plugin and code: since when is counted, and how many there were since."""
+
+    def tell(self, code: str, plugin: str, text: str, error: BaseException | None = None, **facts: object) -> None:
+        """Count *code*, and log it with *text* and *facts* unless the same was said often enough."""
+        self._metrics.plugin_outcomes[code] += 1
+        now = self._clock()
+        since, times = self._told.get((plugin, code), (now, 0))
+        untold = 0
+        if now - since >= _MINUTE:
+            untold, since, times = max(0, times - _MOST), now, 0
+        self._told[plugin, code] = since, times + 1
+        if times < _MOST:
+            more: dict[str, object] = {"not_told": untold} if untold else {}
+            if error is not None:
+                more |= {"error": f"{type(error).__name__}: {error}", "exc_info": error}
+            log.warning(text, code=code, plugin=plugin, **facts, **more)

@@ -1,0 +1,83 @@
+"""Plugins as the broker's process has them: from its settings, through its life, to their end. The way in from outside.
+
+Rules
+-----
+1. This module, and with it amqtt, is imported only where the setting ``plugins`` is not empty.
+2. They are made before anything listens; what they cannot do then ends the start. They are closed after the last client
+   has gone, and before the store is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from broker.config import BrokerConfig
+from broker.engine import Engine
+from broker.plugins.company import Company
+from broker.plugins.context import HostedContext
+from broker.plugins.host import PluginHost
+from broker.plugins.loading import find_plugins
+from broker.plugins.logs import Complaints, forward_logs
+from broker.plugins.questions import Questions
+
+log = structlog.get_logger("broker")
+
+_SWEEP_SECONDS = 60.0
+
+
+class Plugins:
+    """The plugins of one process."""
+
+    def __init__(self, company: Company, questions: Questions, host: PluginHost) -> None:
+        self._company = company
+        self._questions = questions
+        self._host = host
+
+    @classmethod
+    async def start(cls, config: BrokerConfig, engine: Engine) -> Plugins:
+        """Make the plugins of *config*, attach them to *engine*, and start them. Raises `PluginError`."""
+        forward_logs(config.log_level)
+        loop = asyncio.get_running_loop()
+        complaints = Complaints(engine.metrics, loop.time)
+        host = PluginHost(engine, claimed_names=config.plugin_username == "connect")
+        context = HostedContext(engine, host.hosted, loop.time)
+        company = Company(
+            find_plugins(config.plugins),
+            context,
+            complaints,
+            lambda: engine.limits.max_plugin_events,
+            config.plugin_timeout,
+        )
+        questions = Questions(
+            company.plugins,
+            lambda: engine.limits.max_plugin_verdicts,
+            complaints,
+            patience=config.plugin_timeout,
+            verdict_seconds=config.plugin_verdict_seconds,
+        )
+        host.attach(company, questions)
+        await company.pre_start()
+        for each in company.describe():
+            log.info("plugin", code="PLUGIN_STARTED", **each)
+        return cls(company, questions, host)
+
+    async def opened(self) -> None:
+        """Tell the plugins that the broker listens. Raises `PluginError`."""
+        await self._company.post_start()
+
+    async def run(self) -> None:
+        """Forget from time to time what is over, until cancelled."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            self._host.sweep()
+
+    async def closing(self) -> None:
+        """Tell the plugins that the broker is about to stop."""
+        await self._company.pre_shutdown()
+
+    async def close(self) -> None:
+        """Stop asking, tell the rest, and close the plugins."""
+        await self._questions.close()
+        await self._company.close()

@@ -1,0 +1,164 @@
+"""Questions to plugins: who is let in, and who may do what with a topic; bounded in time, in number, and remembered.
+
+Rules
+-----
+1. Plugins are asked all at once. One that says no, or nothing (None), refuses a topic; for `authenticate` None is no
+   answer, and at least one has to say yes. One that raises, or takes too long, refuses: it fails closed.
+2. At most `_AT_ONCE` questions are put at a time, and at most `limits.max_plugin_verdicts` wait; what exceeds that is
+   refused. The same question is put once, however many packets wait for it.
+3. A refusal is counted and logged where it is found out, with a stable code and the plugin's name, not once a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+import structlog
+from amqtt.contexts import Action as AmqttAction
+from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
+
+from broker.admission.inquiry import Inquiry
+from broker.admission.refusal import RefusalCode
+from broker.extension import Action
+from broker.plugins.logs import Complaints, guarded
+from broker.plugins.sessions import HostedSession
+from broker.plugins.verdicts import Question, Verdicts
+
+log = structlog.get_logger("broker")
+
+Wanted = tuple[HostedSession, Action, str]
+"""Who, what, and which topic."""
+_AT_ONCE = 100
+_FAILURE_SECONDS = 1.0
+"""How long a failure counts as an answer: for the packet that waits, and not much longer."""
+
+
+class Questions:
+    """What the plugins of one broker are asked."""
+
+    def __init__(
+        self,
+        plugins: Sequence[BasePlugin[Any]],
+        most: Callable[[], int],
+        complaints: Complaints,
+        *,
+        patience: float,
+        verdict_seconds: float,
+    ) -> None:
+        """Ask *plugins* for *patience* seconds at most, and remember *most* verdicts for *verdict_seconds*."""
+        self.auth_plugins = [each for each in plugins if isinstance(each, BaseAuthPlugin)]
+        self.topic_plugins = [each for each in plugins if isinstance(each, BaseTopicPlugin)]
+        self._most = most
+        self._complaints = complaints
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+        self._verdicts = Verdicts(most, verdict_seconds)
+        self._asked: dict[Question, list[Callable[[], None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Semaphore(_AT_ONCE)
+
+    def known(self, hosted: HostedSession, action: Action, topic: str) -> RefusalCode | None:
+        """Return what was last found out; what never was is refused."""
+        return self._verdicts.known((hosted.standing, action, topic))
+
+    def ask(self, wanted: Sequence[Wanted]) -> Inquiry | None:
+        """Return an inquiry that is done when all that is *wanted* is known; None if it is."""
+        now = self._loop.time()
+        missing = [each for each in wanted if not self._verdicts.fresh((each[0].standing, each[1], each[2]), now)]
+        if not missing:
+            return None
+        inquiry = Inquiry()
+        left = len(missing)
+
+        def answered() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                inquiry.answer(None, self._loop.time())
+
+        for hosted, action, topic in missing:
+            question = hosted.standing, action, topic
+            waiting = self._asked.get(question)
+            if waiting is not None:
+                waiting.append(answered)
+            else:
+                self._asked[question] = [answered]
+                self.start(self._find_out(hosted, question))
+        return inquiry
+
+    async def _find_out(self, hosted: HostedSession, question: Question) -> None:
+        _, action, topic = question
+        code: RefusalCode | None = RefusalCode.PLUGIN_FAILED
+        try:
+            if len(self._asked) <= self._most():
+                code = await self._filter(hosted, action, topic)
+        finally:
+            seconds = _FAILURE_SECONDS if code is RefusalCode.PLUGIN_FAILED else None
+            self._verdicts.put(question, code, self._loop.time(), seconds)
+            for answered in self._asked.pop(question):
+                guarded(answered)
+
+    async def _filter(self, hosted: HostedSession, action: Action, topic: str) -> RefusalCode | None:
+        about = {"client": hosted.client_id, "action": str(action), "topic": topic[:200]}
+        asked = AmqttAction(action)
+        answers = await self._answers(
+            [(each, each.topic_filtering(session=hosted, topic=topic, action=asked)) for each in self.topic_plugins],
+            about,
+        )
+        return self._outcome(answers, [name for name, answer in answers if not answer], about)
+
+    async def authenticate(self, session: HostedSession) -> RefusalCode | None:
+        """Return why the plugins do not let the client of *session* in, or None."""
+        about = {"client": session.client_id, "action": "connect"}
+        answers = await self._answers([(each, each.authenticate(session=session)) for each in self.auth_plugins], about)
+        silent = all(answer is None for _, answer in answers)
+        refusing = [name for name, answer in answers if silent or (answer is not None and not answer)]
+        return self._outcome(answers, refusing, about)
+
+    async def _answers(
+        self, calls: Sequence[tuple[BasePlugin[Any], Awaitable[bool | None]]], about: dict[str, Any]
+    ) -> list[tuple[str, bool | RefusalCode | None]]:
+        """Return what each plugin says, by its name; a failure is told of, and is the answer `PLUGIN_FAILED`."""
+
+        async def answer(name: str, call: Awaitable[bool | None]) -> tuple[str, bool | RefusalCode | None]:
+            try:
+                async with asyncio.timeout(self._patience):
+                    return name, await call
+            except TimeoutError as error:
+                text = f"plugin has not answered in {self._patience:g} s"
+                self._complaints.tell(RefusalCode.PLUGIN_FAILED, name, text, error, **about)
+            except Exception as error:  # noqa: BLE001 - whatever somebody else's code raises
+                self._complaints.tell(RefusalCode.PLUGIN_FAILED, name, "plugin has raised", error, **about)
+            return name, RefusalCode.PLUGIN_FAILED
+
+        async with self._turn:
+            return await asyncio.gather(*(answer(type(plugin).__name__, call) for plugin, call in calls))
+
+    def _outcome(
+        self, answers: Sequence[tuple[str, bool | RefusalCode | None]], refusing: Sequence[str], about: dict[str, Any]
+    ) -> RefusalCode | None:
+        for name in refusing:
+            self._complaints.tell(RefusalCode.REFUSED_BY_PLUGIN, name, "refused by plugin", **about)
+        if refusing:
+            return RefusalCode.REFUSED_BY_PLUGIN
+        failed = any(answer is RefusalCode.PLUGIN_FAILED for _, answer in answers)
+        return RefusalCode.PLUGIN_FAILED if failed else None
+
+    def start(self, finding: Coroutine[Any, Any, None]) -> None:
+        """Find something out beside everything else."""
+        task = self._loop.create_task(finding)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:  # A defect; who waits has an answer all the same.
+            log.error("question to plugins failed", code="INTERNAL_ERROR", exc_info=task.exception())
+
+    async def close(self) -> None:
+        """Ask no more; who still waits is refused."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

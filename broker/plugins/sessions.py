@@ -1,0 +1,159 @@
+"""Sessions as plugins see them: amqtt's `Session`, with what this broker knows.
+
+Theory
+------
+amqtt's Session is state and protocol at once; a plugin reads a few fields of it, and may keep things in `attributes`.
+One is made for each of our sessions that a plugin comes to see, and lives as long as that; what costs something in it
+(its state machine) is made when somebody looks.
+
+Rules
+-----
+1. `username` can be relied on: it is the name in the certificate. `authenticate` sees what CONNECT says; after it, that
+   stays only with ``plugin_username = "connect"``, by which the operator says that a plugin checks it.
+2. `password` is there while `authenticate` is asked, and not longer.
+3. `attributes` holds what the certificate says, under ``fleetgate.identity``, ``.role``, ``.group``, ``.name`` and
+   ``.serial``. `ssl_object` has one method, ``getpeercert(binary_form=True)``.
+4. What a plugin writes into one has no effect on the broker.
+"""
+
+from __future__ import annotations
+
+from amqtt.session import Session as AmqttSession
+from transitions import Machine
+
+from broker.admission.admission import Peer
+from broker.client import Client
+from broker.mqtt.connect import Connect
+from broker.plugins.errors import NotOffered
+from broker.session.session import Session
+from provisioning.pki.identity import Identity
+
+
+class PeerCertificate:
+    """What a plugin may ask of the TLS connection: the client's certificate."""
+
+    def __init__(self, certificate: bytes | None) -> None:
+        self._certificate = certificate
+
+    def getpeercert(self, binary_form: bool = False) -> bytes | None:
+        """Return the certificate in DER. Raises `NotOffered` for the other form, which OpenSSL has not kept."""
+        if not binary_form:
+            raise NotOffered("getpeercert: only binary_form=True; parse the DER with cryptography.x509")
+        return self._certificate
+
+
+class HostedSession(AmqttSession):
+    """One session, for plugins."""
+
+    def __init__(self) -> None:
+        self._machine: Machine | None = None
+        self._connected = False
+        self.of: Session | None = None
+        """The broker's own session; None while its client is not let in yet."""
+        self.standing = object()
+        """Another one at each connection: what was found out about the one before counts no more."""
+        super().__init__()
+
+    def _init_states(self) -> None:
+        """Make no state machine yet: a fleet's would take more memory than its connections."""
+
+    @property
+    def transitions(self) -> Machine:
+        """The state machine that amqtt has; `state` is connected or disconnected."""
+        if self._machine is None:
+            initial = "connected" if self._connected else "disconnected"
+            self._machine = Machine(states=AmqttSession.states, initial=initial)
+        return self._machine
+
+    def set_connected(self, connected: bool) -> None:
+        """Take note that the client has come, or gone."""
+        self._connected = connected
+        self._machine = None
+        if connected:
+            self._on_enter_connected()
+        else:
+            self._on_enter_disconnected()
+
+    @property
+    def inflight_in_count(self) -> int:
+        """How many QoS 2 messages from the client are under way."""
+        return len(self.of.incoming) if self.of is not None and self.of.incoming is not None else 0
+
+    @property
+    def inflight_out_count(self) -> int:
+        """How many messages to the client are not acknowledged."""
+        return len(self.of.inflight) if self.of is not None and self.of.inflight is not None else 0
+
+    @property
+    def retained_messages_count(self) -> int:
+        """How many messages wait for the client (amqtt's name for it)."""
+        return self.of.queued if self.of is not None else 0
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __repr__(self) -> str:
+        return f"Session(client_id={self.client_id!r}, {'connected' if self._connected else 'disconnected'})"
+
+    def present(self, connection: Client, peer: Peer, client_id: str, packet: Connect) -> None:
+        """Take what *packet* says, and who sends it."""
+        self.client_id = client_id
+        host, _, port = connection.address.rpartition(":")
+        self.remote_address, self.remote_port = host, int(port) if port.isdigit() else None
+        self.clean_session = packet.clean_start
+        self.keep_alive = packet.keep_alive
+        self.ssl_object = PeerCertificate(connection.presented()[0])
+        self.is_anonymous = False
+        will = packet.will
+        self.will_flag = will is not None
+        self.will_topic = will.topic if will is not None else None
+        self.will_message = will.payload if will is not None else None
+        self.will_qos = int(will.qos) if will is not None else None
+        self.will_retain = will.retain if will is not None else None
+        self.describe(peer.identity, peer.serial)
+
+    def describe(self, identity: Identity, serial: str = "") -> None:
+        """Say whom the certificate names."""
+        self.username = identity.name
+        self.attributes |= {
+            "fleetgate.identity": identity.uri,
+            "fleetgate.role": str(identity.role),
+            "fleetgate.group": identity.group,
+            "fleetgate.name": identity.name,
+        }
+        if serial:
+            self.attributes["fleetgate.serial"] = serial
+
+    def claim(self, packet: Connect) -> None:
+        """Show what *packet* says of user and password, to those who can check it."""
+        if packet.username is not None:
+            self.username = packet.username
+        self.password = _text(packet.password)
+
+    def believe(self, identity: Identity, *, claimed: bool) -> None:
+        """Forget the password; and the user name that was *claimed*, unless somebody has checked it."""
+        self.password = None
+        if not claimed or self.is_anonymous:
+            self.username = identity.name
+
+    def resemble(self, newcomer: HostedSession) -> None:
+        """Take over what plugins have made of *newcomer* while they were asked about it."""
+        self.username, self.is_anonymous = newcomer.username, newcomer.is_anonymous
+        self.attributes |= newcomer.attributes
+
+
+def _text(password: bytes | None) -> str | None:
+    return None if password is None else password.decode(errors="replace")
+
+
+def described(session: Session) -> HostedSession:
+    """Return a *session* that no plugin has seen yet: of before the broker was started."""
+    hosted = HostedSession()
+    hosted.of = session
+    hosted.client_id = session.client_id
+    hosted.clean_session = not session.persistent
+    hosted.describe(session.owner)
+    return hosted

@@ -1,0 +1,50 @@
+"""What topic plugins have answered lately: who may do what with which topic.
+
+Rules
+-----
+1. Bounded in number, the oldest goes first, and in time: after `lifetime` seconds an answer is asked for again.
+2. An answer that is old is still better than none for a message that is on its way (`known`); nobody is asked for it
+   again unless a packet comes that can wait (`fresh`).
+3. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from broker.admission.refusal import RefusalCode
+from broker.extension import Action
+
+Question = tuple[object, Action, str]
+"""Whose standing (another one at each connection of a session), what, and which topic."""
+
+
+class Verdicts:
+    """Answers by question: None permits, a code refuses."""
+
+    def __init__(self, most: Callable[[], int], lifetime: float) -> None:
+        """Keep as many as *most* says, for *lifetime* seconds."""
+        self._most = most
+        self._lifetime = lifetime
+        self._answers: dict[Question, tuple[RefusalCode | None, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def fresh(self, question: Question, now: float) -> bool:
+        """Whether the answer to *question* counts at *now*."""
+        found = self._answers.get(question)
+        return found is not None and now < found[1]
+
+    def known(self, question: Question) -> RefusalCode | None:
+        """Return the last answer to *question*; what was never answered is refused."""
+        found = self._answers.get(question)
+        return RefusalCode.PLUGIN_FAILED if found is None else found[0]
+
+    def put(self, question: Question, refusal: RefusalCode | None, now: float, lifetime: float | None = None) -> None:
+        """Remember an answer that was given at *now*, for *lifetime* seconds if that is not as long as others."""
+        answers = self._answers
+        answers.pop(question, None)  # So that the oldest stays the first.
+        answers[question] = refusal, now + (self._lifetime if lifetime is None else lifetime)
+        while len(answers) > self._most():
+            del answers[next(iter(answers))]

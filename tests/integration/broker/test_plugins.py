@@ -1,0 +1,263 @@
+"""amqtt's plugins, unchanged, in a real broker, with real clients and over mutual TLS."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from broker.mqtt.codes import ReasonCode
+from broker.mqtt.packets import Publish
+from tests.support.auth_server import Asked, AuthServer
+from tests.support.broker_process import REPOSITORY, wait_until
+from tests.support.mosquitto import Mosquitto
+from tests.support.pki import Held, Pki
+from tests.support.plugins import plugged
+from tests.support.tls_client import TlsClient
+
+PAGE = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
+
+
+def code_of_page(language: str) -> str:
+    found = re.search(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def clients(port: int, anchors: Path, held: Held, directory: Path, stem: str) -> Mosquitto:
+    return Mosquitto(port, anchors, held.write(directory, stem))
+
+
+def test_the_plugins_of_the_page_keep_devices_out_and_say_when_one_was_here(
+    tmp_path: Path, pki: Pki, anchors: Path
+) -> None:
+    settings = code_of_page("toml").removeprefix("[plugins]\n")
+    with plugged(tmp_path, pki, settings, code_of_page("python")) as broker:
+        good = clients(broker.port, anchors, pki.device("meter-1"), tmp_path, "good")
+        barred = clients(broker.port, anchors, pki.device("meter-17"), tmp_path, "barred")
+        service = clients(broker.port, anchors, pki.service("backend"), tmp_path, "service")
+        refused = barred.publish("fleet/meters/meter-17/telemetry", "1", "-q", "1", "-i", "meter-17")
+        assert "Not authorized" in refused.stdout + refused.stderr
+        assert good.publish("fleet/meters/meter-1/telemetry", "1", "-q", "1", "-i", "meter-1").returncode == 0
+        wait_until(lambda: (tmp_path / "state").exists() and broker.events("CLIENT_DISCONNECTED"), "the end")
+        with service.subscribe("last-seen/#", "-F", "got %t %p %r") as sub:
+            _, topic, seen, retained = sub.wait_for("got ").split()
+    assert (topic, retained) == ("last-seen/meter-1", "1")
+    assert abs(time.time() - int(seen)) < 100
+    assert [event["client"] for event in broker.events("REFUSED_BY_PLUGIN", plugin="InRepair")] == ["meter-17"]
+    assert broker.events("REFUSED_BY_PLUGIN", event="refused")[0]["identity"].endswith("/meter-17")
+
+
+def test_the_device_shadow_of_amqtt_outlives_the_broker_and_is_its_device_s_alone(
+    tmp_path: Path, pki: Pki, anchors: Path
+) -> None:
+    shadow = f'"amqtt.contrib.shadows.ShadowPlugin" = {{ connection = "sqlite+aiosqlite:///{tmp_path}/shadow.db" }}'
+    with plugged(tmp_path, pki, shadow) as broker:
+        meter = clients(broker.port, anchors, pki.device("meter-1"), tmp_path, "meter")
+        thief = clients(broker.port, anchors, pki.device("meter-2"), tmp_path, "thief")
+        service = clients(broker.port, anchors, pki.service("backend"), tmp_path, "service")
+        topic = "$shadow/meter-1/thermostat"
+        stolen = thief.publish(f"{topic}/update", '{"state": {"desired": {"celsius": 99}}}', "-q", "1", "-i", "meter-2")
+        assert "RC:135" in stolen.stdout, "the policy refuses it"
+        with meter.subscribe(f"{topic}/#", "-i", "meter-1", "-F", "got %t %p") as sub:
+            assert service.publish(f"{topic}/update", '{"state": {"desired": {"celsius": 21}}}').returncode == 0
+            update = json.loads(sub.wait_for("update/accepted ").split(" ", 2)[2])
+            assert update["state"]["desired"] == {"celsius": 21}
+            assert json.loads(sub.wait_for("update/delta ").split(" ", 2)[2])["state"] == {"celsius": 21}
+        assert broker.stop() == 0
+        broker.start()
+        service = replace(service, port=broker.port)
+        with service.subscribe(f"{topic}/get/#", "-F", "got %t %p") as sub:
+            assert replace(meter, port=broker.port).publish(f"{topic}/get", "", "-i", "meter-1").returncode == 0
+            kept = json.loads(sub.wait_for("get/accepted ").split(" ", 2)[2])
+            assert kept["state"]["desired"] == {"celsius": 21}, "and nothing of the thief's"
+            assert service.publish("$shadow/meter-9/none/get", "").returncode == 0
+        with service.subscribe("$shadow/meter-9/#", "-F", "got %t %p") as sub:
+            assert service.publish("$shadow/meter-9/none/get", "").returncode == 0
+            assert json.loads(sub.wait_for("get/rejected ").split(" ", 2)[2])["code"] == 404
+
+
+def test_the_sys_plugin_of_amqtt_counts_what_happens_here(tmp_path: Path, pki: Pki, anchors: Path) -> None:
+    plugin = '"amqtt.plugins.sys.broker.BrokerSysPlugin" = { sys_interval = 1 }'
+    with plugged(tmp_path, pki, plugin) as broker:
+        meter = clients(broker.port, anchors, pki.device("meter-1"), tmp_path, "meter")
+        service = clients(broker.port, anchors, pki.service("backend"), tmp_path, "service")
+        for _ in range(3):
+            assert meter.publish("fleet/meters/meter-1/t", "1", "-q", "1", "-i", "meter-1").returncode == 0
+        with service.subscribe("$SYS/broker/#", "-F", "got %t %p") as sub:
+            assert sub.wait_for("$SYS/broker/messages/publish/received ").endswith(" 3")
+            assert sub.wait_for("$SYS/broker/clients/connected ").endswith(" 1")
+            assert sub.wait_for("$SYS/broker/messages/subscriptions/count ").endswith(" 1")
+            # CONNECT, PUBLISH and DISCONNECT of each device; CONNECT and SUBSCRIBE of the service.
+            assert sub.wait_for("$SYS/broker/messages/received ").endswith(" 11")
+            received = sub.wait_for("$SYS/broker/load/bytes/received ")
+        assert int(received.rpartition(" ")[2]) > 3 * len("fleet/meters/meter-1/t")
+
+
+def test_the_http_plugin_of_amqtt_is_asked_about_users_after_admission(tmp_path: Path, pki: Pki, anchors: Path) -> None:
+    def allows(path: str, asked: Asked) -> bool:
+        return path == "/user" and asked["username"] == "anna" and asked.get("password") == "s3cret"
+
+    with AuthServer(allows) as server:
+        plugin = f'"amqtt.contrib.http.UserAuthHttpPlugin" = {{ {server.settings} }}'
+        with plugged(tmp_path, pki, plugin, plugin_timeout=1, log_level="debug") as broker:
+            meter = clients(broker.port, anchors, pki.device("meter-1"), tmp_path, "meter")
+
+            def publish(*options: str, client_id: str = "meter-1") -> str:
+                done = meter.publish("fleet/meters/meter-1/t", "1", "-q", "1", "-i", client_id, *options)
+                return "sent" if done.returncode == 0 else done.stdout + done.stderr
+
+            assert publish("-u", "anna", "-P", "s3cret") == "sent"
+            assert "Not authorized" in publish("-u", "anna", "-P", "wrong")
+            assert "Not authorized" in publish()
+            assert server.asked[-1]["username"] == "meter-1", "without a user name, the certificate's"
+            asked = len(server.asked)
+            assert "CONNACK (133)" in publish("-u", "anna", "-P", "s3cret", client_id="meter-2")
+            assert len(server.asked) == asked, "whom admission refuses, nobody else is asked about"
+            server.answers.clear()
+            assert "Server unavailable" in publish("-u", "anna", "-P", "s3cret")
+            server.answers.set()
+            assert publish("-u", "anna", "-P", "s3cret") == "sent"
+        assert "s3cret" not in broker.log
+        assert broker.events("PLUGIN_FAILED", plugin="UserAuthHttpPlugin", client="meter-1")
+
+
+def test_while_a_topic_plugin_thinks_a_client_waits_and_its_messages_keep_their_order(
+    tmp_path: Path, pki: Pki, anchors: Path
+) -> None:
+    with AuthServer(lambda _path, asked: "secret" not in asked["topic"]) as server:
+        plugin = f'"amqtt.contrib.http.TopicAuthHttpPlugin" = {{ {server.settings} }}'
+        with (
+            plugged(tmp_path, pki, plugin, plugin_timeout=30) as broker,
+            TlsClient(broker.port, anchors, pki.service("backend").credential) as backend,
+            TlsClient(broker.port, anchors, pki.device("meter-1").credential) as meter,
+        ):
+            backend.connect(client_id="backend")
+            assert list(backend.subscribe("fleet/meters/#", "fleet/secret/#", qos=1).reason_codes) == [
+                ReasonCode.GRANTED_QOS_1,
+                ReasonCode.NOT_AUTHORIZED,
+            ]
+            meter.connect(client_id="meter-1")
+            server.answers.clear()
+            topics = [f"fleet/meters/meter-1/{name}" for name in "abcab"]
+            meter.send(*(Publish(topic, b"%d" % i, packet_id=None) for i, topic in enumerate(topics)))
+            wait_until(lambda: any(each["topic"].endswith("/a") for each in server.asked), "the question about a")
+            asked = {(each["topic"][-1], each["acc"]) for each in server.asked if "meter-1" in each["topic"]}
+            assert asked <= {("a", "2"), ("a", "1")}, "of what is behind it nobody has looked at anything"
+            server.answers.set()
+            got = [backend.expect(Publish) for _ in topics]
+            assert [(each.topic, each.payload) for each in got] == [(t, b"%d" % i) for i, t in enumerate(topics)]
+            asked_of_a = [each["acc"] for each in server.asked if each["topic"].endswith("/a")]
+            assert sorted(asked_of_a) == ["1", "2"], "publish and receive, once each: the answers are remembered"
+            refused = meter.publish("fleet/meters/meter-1/secret", b"x", qos=1)
+            assert refused is not None
+            assert refused.reason_code is ReasonCode.NOT_AUTHORIZED
+            assert (refused.properties.reason_string or "").startswith("NOT_AUTHORIZED: REFUSED_BY_PLUGIN")
+            meter.publish("fleet/meters/meter-1/end", b"end", qos=1)
+            assert backend.expect(Publish).payload == b"end"
+
+
+TROUBLE = """
+import asyncio
+from amqtt.plugins.base import BasePlugin, BaseTopicPlugin
+
+class Raises(BasePlugin):
+    async def on_broker_client_connected(self, *, client_id, client_session):
+        raise RuntimeError("broken on purpose")
+
+class Hangs(BasePlugin):
+    async def on_broker_message_received(self, *, client_id, message):
+        await asyncio.Event().wait()
+
+class Counts(BasePlugin):
+    seen = 0
+    async def on_broker_message_received(self, *, client_id, message):
+        self.seen += 1
+        await self.context.broadcast_message("fleet/meters/meter-1/seen", str(self.seen).encode())
+        try:
+            await self.context.add_subscription(client_id, "fleet/other/#", 0)
+        except Exception as error:
+            self.context.logger.warning("denied: %s", error)
+        try:
+            await self.context.add_subscription("nobody", "fleet/other/#", 0)
+        except NotImplementedError as error:
+            self.context.logger.warning("not offered: %s", error)
+
+class HiddenReceiver(BaseTopicPlugin):
+    async def topic_filtering(self, *, session=None, topic=None, action=None):
+        service = session.attributes["fleetgate.role"] == "service"
+        return not (action == "receive" and service and topic.endswith("/own"))
+"""
+
+
+def test_plugins_that_raise_or_hang_concern_themselves_alone(tmp_path: Path, pki: Pki, anchors: Path) -> None:
+    names = ("Raises", "Hangs", "Counts")
+    plugins = "\n".join(f'"fleet_plugins.{name}" = {{}}' for name in names)
+    limits = {"limits__max_plugin_events": 5}
+    with (
+        plugged(tmp_path, pki, plugins, TROUBLE, plugin_timeout=0.2, **limits) as broker,
+        TlsClient(broker.port, anchors, pki.service("backend").credential) as backend,
+        TlsClient(broker.port, anchors, pki.device("meter-1").credential) as meter,
+    ):
+        backend.connect(client_id="backend")
+        backend.subscribe("fleet/meters/meter-1/seen")
+        meter.connect(client_id="meter-1")
+        for number in range(20):
+            meter.publish("fleet/meters/meter-1/t", b"%d" % number, qos=1)
+        seen = [backend.expect(Publish).payload for _ in range(5)]
+        assert seen == [b"1", b"2", b"3", b"4", b"5"]
+        wait_until(lambda: broker.events("PLUGIN_FAILED", plugin="Hangs"), "the end of patience")
+        meter.check_alive()
+        assert broker.stop() == 0
+    assert "broken on purpose" in broker.events("PLUGIN_FAILED", plugin="Raises")[0]["error"]
+    said = [event["text"] for event in broker.events("plugin says")]
+    assert any("may not subscribe to 'fleet/other/#'" in text for text in said)
+    assert any("none is made without a certificate" in text for text in said)
+
+
+def test_a_plugin_decides_who_receives_message_by_message(tmp_path: Path, pki: Pki, anchors: Path) -> None:
+    with (
+        plugged(tmp_path, pki, '"fleet_plugins.HiddenReceiver" = {}', TROUBLE) as broker,
+        TlsClient(broker.port, anchors, pki.service("backend").credential) as backend,
+        TlsClient(broker.port, anchors, pki.device("meter-1").credential) as meter,
+    ):
+        backend.connect(client_id="backend")
+        backend.subscribe("fleet/meters/#", qos=1)
+        meter.connect(client_id="meter-1")
+        meter.subscribe("fleet/meters/meter-1/#", qos=1)
+        for topic in ("own", "other"):
+            meter.send(Publish(f"fleet/meters/meter-1/{topic}", b"1", retain=True))
+        assert backend.expect(Publish).topic.endswith("/other")
+        assert [meter.expect(Publish).topic[-5:] for _ in range(2)] == ["1/own", "other"]
+        with TlsClient(broker.port, anchors, pki.service("late").credential) as late:
+            late.connect(client_id="late")
+            late.subscribe("fleet/meters/#", qos=1)
+            assert late.expect(Publish).topic.endswith("/other"), "of what is retained too"
+            late.check_alive()
+
+
+@pytest.mark.parametrize("plugin", [False, True])
+def test_amqtt_is_imported_only_where_there_is_a_plugin(tmp_path: Path, pki: Pki, plugin: bool) -> None:
+    line = '"amqtt.plugins.logging_amqtt.EventLoggerPlugin" = {}' if plugin else ""
+    broker = plugged(tmp_path, pki, line)
+    broker.environment["PYTHONPROFILEIMPORTTIME"] = "1"
+    with broker:
+        imported = {line.rpartition("|")[2].strip() for line in broker.log.splitlines() if "import time:" in line}
+    assert "broker.server" in imported
+    assert ("amqtt" in imported) is plugin
+
+
+def test_an_operator_sees_which_plugins_run(tmp_path: Path, pki: Pki, anchors: Path) -> None:
+    with (
+        AuthServer(lambda *_: False) as server,
+        plugged(tmp_path, pki, f'"amqtt.contrib.http.TopicAuthHttpPlugin" = {{ {server.settings} }}') as broker,
+        TlsClient(broker.port, anchors, pki.device("meter-1").credential) as meter,
+    ):
+        meter.connect(client_id="meter-1")
+        meter.subscribe("fleet/meters/meter-1/cmd")
+        assert broker.events("PLUGIN_STARTED", path="amqtt.contrib.http.TopicAuthHttpPlugin")
+        assert broker.events("REFUSED_BY_PLUGIN", action="subscribe", topic="fleet/meters/meter-1/cmd")
