@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PACKAGES := provisioning broker device_sim
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests check test test-compiled compiled demo bench bench-peers bench-idle bench-revocation clean
+.PHONY: help setup setup-tests check test test-compiled compiled demo bench bench-peers bench-idle bench-revocation bench-provisioning bench-fleet clean
 
 help:           ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -59,8 +59,18 @@ bench-peers: setup-tests compiled                           ## every broker in o
 bench-idle: setup-tests compiled                            ## 10,000 devices that say nothing for a minute
 	$(BIN)/python benchmarks/idle.py $(BENCH_ARGS)
 
+bench-provisioning: setup-tests                             ## the CA beside cfssl on both stores, about ten minutes
+	$(BIN)/python benchmarks/provisioning_service.py $(BENCH_ARGS)
+
 bench-revocation: setup-tests                               ## from the revoke call to the closed session
 	$(BIN)/python benchmarks/revocation.py $(BENCH_ARGS)
+
+bench-fleet: setup-tests                                    ## ten thousand devices, 5 % revoked: ours, mosquitto, compared
+	rm -rf .build/fleet
+	-$(BIN)/fleet-sim run ten-thousand --self-hosted --driver light --output .build/fleet/fleetgate $(BENCH_ARGS)
+	-$(BIN)/fleet-sim run ten-thousand --self-hosted --driver light --against mosquitto --output .build/fleet/mosquitto $(BENCH_ARGS)
+	$(BIN)/fleet-sim report .build/fleet/fleetgate/report.json .build/fleet/mosquitto/report.json \
+		--html .build/fleet/comparison.html
 
 clean:          ## remove what the targets made
 	rm -rf $(VENV) .build .mypy_cache .ruff_cache .pytest_cache .hypothesis

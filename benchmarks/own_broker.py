@@ -19,7 +19,6 @@ from broker.admin.client import AdminClient
 LIMITS = """\
 [limits]
 max_unadmitted_per_address = 100000
-max_unadmitted = 100000
 """
 """A benchmark's fleet comes from one address."""
 

@@ -114,7 +114,7 @@ def ask_about_filters(engine: Engine, connection: Client, session: Session, pack
     """Ask plugins about the filters that the policy permits; raise `Waits` until they answer."""
     if engine.extension is not None:
         permitted = [each.filter for each in packet.requests if refuse_filter(engine, session, each) is None]
-        filters = list(map(plain_filter, permitted))
+        filters = list(map(plain_filter, permitted[: engine.limits.max_subscriptions]))  # More are not granted.
         _wait_for(connection, packet, engine.extension.ask_subscribe(session, filters))
 
 

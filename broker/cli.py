@@ -21,13 +21,14 @@ from broker import admin_commands, explain_commands
 from broker.admin.metrics_endpoint import ListenError
 from broker.admin.unix_socket import AdminSocketError
 from broker.admin_command import remote_options
-from broker.admission.policy_file import PolicyError, load_policy
+from broker.admission.policy_file import PolicyError
 from broker.build import is_compiled
 from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
 from broker.crl_commands import crl_app
 from broker.plugins.errors import PluginError
 from broker.policy_commands import policy
+from broker.preflight import problems
 from broker.reload_command import reload
 from broker.server import BrokerServer
 from broker.store.sqlite import StoreError
@@ -149,7 +150,9 @@ def run(
         bool | None, typer.Option("--persistence/--no-persistence", help="Keep sessions and messages over a restart.")
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
-    test_config: Annotated[bool, typer.Option("--test-config", help="Check the settings and exit.")] = False,
+    test_config: Annotated[
+        bool, typer.Option("--test-config", help="Check the settings and the files they name, and exit.")
+    ] = False,
 ) -> None:
     """Run the broker until Ctrl-C or SIGTERM."""
     flags: dict[str, Any] = {
@@ -161,7 +164,10 @@ def run(
         typer.echo(f"fleet-broker: {error}", err=True)
         raise typer.Exit(_USAGE) from None
     if test_config:
-        _check_policy(settings.policy_file)
+        if found := problems(settings):
+            for problem in found:
+                typer.echo(f"fleet-broker: {problem}", err=True)
+            raise typer.Exit(_USAGE)
         _check_plugins(settings.plugins)
         typer.echo("the settings are valid")
         return
@@ -177,14 +183,6 @@ def run(
 def version() -> None:
     """Print the version, and how the hot path was built."""
     typer.echo(f"{product_version()} ({'compiled' if is_compiled() else 'plain Python'})")
-
-
-def _check_policy(path: Path | None) -> None:
-    try:
-        load_policy(path)
-    except PolicyError as error:
-        typer.echo(f"fleet-broker: policy_file: {error}", err=True)
-        raise typer.Exit(_USAGE) from None
 
 
 def _check_plugins(plugins: dict[str, dict[str, Any]]) -> None:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from broker.config_hints import MOSQUITTO, hint
 from broker.limits import Limits
 from broker.listener_settings import ListenerSettings
 from broker.trust_settings import REQUIRE, HttpUrl, Interval, Paths, Policy, TrustSettings, Urls
@@ -119,7 +120,7 @@ class BrokerConfig(BaseSettings):
     """The user name that plugins see: the certificate's, or what CONNECT says, which a plugin must check then."""
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     limits: Limits = Limits()
 
     @classmethod
@@ -215,6 +216,10 @@ class BrokerConfig(BaseSettings):
         for host in [self.host, *(each.host for each in self.listener if each.host is not None)]:
             if not self.unsafe_public_listener and not _is_loopback(host):
                 raise ValueError(f"host: {host} is not a loopback address; set unsafe_public_listener to allow it")
+        places = [(each.host or self.host, each.port) for each in self.listeners if each.port]
+        for host, port in places:
+            if places.count((host, port)) > 1:
+                raise ValueError(f"listener: two of them have {host} port {port}; give each a port of its own")
 
     def _check_bundles(self) -> None:
         if self.trust and (self.has_crls or self.has_ocsp):
@@ -286,7 +291,8 @@ def _refuse_unknown_variables() -> None:
         key, _, limit = variable.removeprefix(_PREFIX).lower().partition("__")
         known_limit = not limit or (key == "limits" and limit in {each.name for each in fields(Limits)})
         if key not in BrokerConfig.model_fields or not known_limit:
-            raise ConfigError(f"{variable}: no such setting; see docs/operations.md")
+            place = [key, limit] if key == "limits" else [key]
+            raise ConfigError(f"{variable}: no such setting{_instead(place)}")
 
 
 def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
@@ -294,14 +300,16 @@ def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
     key = ".".join(keys)
     message = error["msg"].removeprefix("Value error, ")
     if not keys:
-        return str(message)
+        return f"{path}: {message}" if path is not None and _in_file(message) else str(message)
     flag, variable = f"--{keys[0].replace('_', '-')}", _variable(*keys)
     in_table = keys[0] in _TABLES
     if error["type"] == "missing" and not in_table:
         return f"{key}: missing; give {flag}, {variable} or {key} in the file"
     message = f"{message[:1].lower()}{message[1:]}"
     if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        message = "no such setting"
+        message = f"no such setting{_instead(keys)}"
+    elif keys == ["listener"]:
+        message = MOSQUITTO["listener"]
     if in_table:
         return f"{path or variable}: {_in_table(keys)}: {message}"
     if flags.get(keys[0]) is not None:
@@ -309,6 +317,21 @@ def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
     if variable in os.environ:
         return f"{variable}: {message}"
     return f"{path}: {key}: {message}" if path is not None else f"{key}: {message}"
+
+
+def _in_file(message: str) -> bool:
+    """Whether a setting with which *message* begins comes from the file."""
+    named = message.partition(":")[0].replace(" and ", ", ").split(", ")
+    return any(name in _FileValues.values for name in named)
+
+
+def _instead(keys: list[str]) -> str:
+    """Return what to write instead of the setting *keys*, of which there is none."""
+    limits = [each.name for each in fields(Limits)]
+    if keys[0] in _TABLES:
+        table = ListenerSettings.model_fields if keys[0] == "listener" else TrustSettings.model_fields
+        return hint(keys[-1], list(table), ())
+    return hint(keys[-1], limits if keys[0] == "limits" else list(BrokerConfig.model_fields), limits)
 
 
 def _in_table(keys: list[str]) -> str:

@@ -26,10 +26,11 @@ import structlog
 
 from broker.admission.admission import Admission, Admitted, Peer, revoked
 from broker.admission.guard import Guard
+from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused
 from broker.client import Client
 from broker.deadlines import Deadlines
-from broker.extension import Extension
+from broker.extension import Action, Extension
 from broker.history import Happened, History, named
 from broker.limits import Limits
 from broker.metrics import Metrics
@@ -283,9 +284,15 @@ class Engine:
         session.will = None
 
         def publish(message: Message, later: float) -> None:
-            self.publish(message, session, later)
+            extension, topic_name = self.extension, message.topic.decode()
+            if extension is None or extension.refusal(session, Action.PUBLISH, topic_name) is None:
+                self.publish(message, session, later)
 
-        self._when_receivable(will.published(now), now, publish)
+        message, inquiry = will.published(now), None
+        if self.extension is not None:
+            receivers = self.routes[message.topic].subscribers
+            inquiry = self.extension.ask_publish(session, message.topic.decode(), receivers)
+        _when_known(inquiry, message, now, publish)
 
     # The store
 
@@ -400,23 +407,16 @@ class Engine:
         """Publish a message of the broker's own; a retained one is not stored on disk."""
         if message.retain:
             self.retained.retain(message.topic.decode(), message)
-        self._when_receivable(message, now, self._give_own)
+        inquiry = None
+        if self.extension is not None:
+            inquiry = self.extension.ask_receivers(message.topic, self.routes[message.topic].subscribers)
+        _when_known(inquiry, message, now, self._give_own)
 
     def _give_own(self, message: Message, now: float) -> None:
         route = self.routes[message.topic]
         route.deliver(message, None, now)
         self.turn.routes.add(route)
         self.turn.request()
-
-    def _when_receivable(self, message: Message, now: float, publish: Callable[[Message, float], None]) -> None:
-        """Call *publish* with *message*, for which no client waits, once it is known who may receive it."""
-        inquiry = None
-        if self.extension is not None:
-            inquiry = self.extension.ask_receivers(message.topic, self.routes[message.topic].subscribers)
-        if inquiry is None:
-            publish(message, now)
-        else:
-            inquiry.when_done(lambda later: publish(message, later))
 
     # Revocation
 
@@ -476,3 +476,13 @@ class Engine:
 
 def _host(connection: Client) -> str:
     return connection.address.rpartition(":")[0]
+
+
+def _when_known(
+    inquiry: Inquiry | None, message: Message, now: float, publish: Callable[[Message, float], None]
+) -> None:
+    """Call *publish* with *message*, for which no client waits, when *inquiry* about it is answered."""
+    if inquiry is None:
+        publish(message, now)
+    else:
+        inquiry.when_done(lambda later: publish(message, later))

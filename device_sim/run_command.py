@@ -7,6 +7,7 @@ import ipaddress
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import StrEnum
@@ -15,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from device_sim.descriptors import TooFewDescriptors, have
 from device_sim.driver import Driver
 from device_sim.endpoint import endpoint_of
 from device_sim.enrolling import enrol_fleet, names_of
@@ -36,7 +38,7 @@ from device_sim.scenario.catalogue import built_in, find
 from device_sim.scenario.model import InvalidScenario, Scenario
 from device_sim.stage import BrokerStarted, fleetgate, raised
 from device_sim.tls_dial import Endpoint
-from device_sim.view import View
+from device_sim.view import Progress, View
 from provisioning.client.est import EstClient
 
 _DEFAULT_PORT = 8883
@@ -111,7 +113,8 @@ def run_scenario(
     view = View()
     try:
         chosen = _changed(find(scenario), devices, seed)
-    except InvalidScenario as error:
+        have(chosen.connections)
+    except (InvalidScenario, TooFewDescriptors) as error:
         view.failed(error)
         raise typer.Exit(ExitCode.USAGE) from None
     if self_hosted == (fleet is not None):
@@ -175,8 +178,13 @@ async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> A
             anchors = stage.anchors.read_text()
             origin = Origin(stage.provisioning_url, stage.operator_credential)
             fleet = FleetDirectory.create(directory / "fleet", origin, anchors, "backend")
-            names = names_of("meter", scenario.devices)
+            names, started = names_of("meter", scenario.devices), time.monotonic()
+
+            def enrolling() -> Progress:
+                return Progress("enrolled", len(fleet.devices), len(names), time.monotonic() - started)
+
             async with (
+                view.watching(enrolling),
                 EstClient(stage.provisioning_url, stage.anchors, connections=1) as est,
                 presenting(
                     Given(life=scenario.certificate_life), _GROUP, stage.provisioning_url, stage.anchors,
@@ -184,7 +192,6 @@ async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> A
                 ) as evidence,
             ):  # fmt: skip
                 await enrol_fleet(fleet, names, stage.operator, est, evidence, _ENROLLING_AT_ONCE, lambda: None)
-            view.said(f"{len(fleet.devices)} devices enrolled")
             hosted = stage.hosted
             yield Target(stage.broker, fleet, stage.provisioning_url, stage.operator, hosted.restart, hosted.name)
             watching.cancel()

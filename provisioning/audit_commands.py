@@ -18,7 +18,7 @@ from provisioning.audit_key import read_audit_key
 from provisioning.config import load_settings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import AuthorityFiles
-from provisioning.service_command import Directory, Json, fail, print_table, shown_time
+from provisioning.service_command import Directory, Json, fail, print_document, print_table, shown_time
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -37,6 +37,7 @@ def verify(
         typer.Option(help="A head that an earlier run printed: finds a restored, older log.", show_default=False),
     ] = None,
     directory: Directory = None,
+    as_json: Json = False,
 ) -> None:
     """Check that no entry was changed, removed or cut off. Prints the head to note down; exit code 1 if it is not so.
 
@@ -52,11 +53,15 @@ def verify(
         return list(audit.findings(connection, noted)), audit.head(connection)
 
     findings, end = _read(directory, read)
-    for finding in findings:
-        sys.stdout.write(f"{finding}\n")
+    if as_json:
+        print_document({"entries": end.number, "head": str(end), "findings": findings})
+    else:
+        for finding in findings:
+            sys.stdout.write(f"{finding}\n")
     if findings:
         raise fail(f"the audit log has {len(findings)} findings")
-    sys.stdout.write(f"{end.number} entries, all as they were written\nhead {end}\n")
+    if not as_json:
+        sys.stdout.write(f"{end.number} entries, all as they were written\nhead {end}\n")
 
 
 @audit_app.command("show")
@@ -76,7 +81,7 @@ def show(
 
     found = _read(directory, lambda connection: audit.entries(connection, after, limit))
     if as_json:
-        sys.stdout.write(json.dumps([_item(entry) for entry in found], indent=2) + "\n")
+        print_document([_item(entry) for entry in found])
         return
     print_table(
         ("number", "time", "actor", "action", "subject", "details"),

@@ -15,6 +15,7 @@ from provisioning.service_command import (
     Connection,
     Json,
     connected,
+    print_document,
     print_json,
     print_table,
     shown_time,
@@ -38,6 +39,7 @@ def create_claim(
         int | None,
         typer.Option(min=0, help="Seconds in which a device must activate its certificate (default: 3600)."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Make a claim certificate with its key. The key is written to the file and kept nowhere else.
 
@@ -62,6 +64,9 @@ def create_claim(
         except KeyFileError as error:
             await client.end_claim(name)
             raise ConfigurationError(f"{error}; the claim was ended again") from error
+        if as_json:
+            print_document(issued.model_dump(mode="json", exclude={"private_key"}) | {"file": str(output)})
+            return
         sys.stdout.write(f"Claim {name} in {output}: {devices} devices until {shown_time(issued.expires_at)}\n")
 
     connection.run(command)

@@ -22,6 +22,7 @@ from provisioning.service_command import (
     Json,
     connected,
     errors,
+    print_document,
     print_json,
     print_table,
 )
@@ -40,6 +41,7 @@ def import_devices(
     connection: Connection,
     group: Group,
     file: Annotated[Path, typer.Option(help="CSV file with the columns name and, if keys are known, key_sha256.")],
+    as_json: Json = False,
 ) -> None:
     """Put the devices of a CSV file on a group's list. Lines that are wrong are named, the others are imported.
 
@@ -61,6 +63,9 @@ def import_devices(
                 for error in outcome.errors:
                     errors.print(f"{file}:{batch[error.index][0]}: {error.detail}", markup=False)
                 progress.advance(task, len(batch))
+        if as_json:
+            print_document({"new": new, "replaced": replaced, "wrong": wrong})
+            return
         sys.stdout.write(f"{new} devices added to the list of {group}, {replaced} replaced, {wrong} lines wrong\n")
 
     connection.run(command)

@@ -132,6 +132,7 @@ def create_batch(
     role: Annotated[Role, typer.Option(help="What the certificates are for.")] = Role.DEVICE,
     ttl: Ttl = None,
     lifetime: Lifetime = None,
+    as_json: Json = False,
 ) -> None:
     """Make many enrolment tokens and write them to a CSV file: device, group, role, token, expires_at.
 
@@ -163,7 +164,10 @@ def create_batch(
             finally:
                 if 0 < written < (total or 0):
                     errors.print(f"fleet-provisioning: the first {written} of {total} tokens are in {output}")
-        sys.stdout.write(f"{written} tokens in {output}\n")
+        if as_json:
+            print_document({"tokens": written, "file": str(output)})
+        else:
+            sys.stdout.write(f"{written} tokens in {output}\n")
 
     connection.run(command)
 

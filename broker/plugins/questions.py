@@ -4,8 +4,8 @@ Rules
 -----
 1. Plugins are asked all at once. One that says no, or nothing (None), refuses a topic; for `authenticate` None is no
    answer, and at least one has to say yes. One that raises, or takes too long, refuses: it fails closed.
-2. At most `_AT_ONCE` questions are put at a time, and at most `limits.max_plugin_verdicts` wait; what exceeds that is
-   refused. The same question is put once, however many packets wait for it.
+2. At most `_AT_ONCE` questions are put at a time. Whoever gets no turn in time is refused, and who comes while
+   `limits.max_plugin_verdicts` wait. The same question is put once, however many packets wait for it.
 3. A refusal is counted and logged where it is found out, with a stable code and the plugin's name, not once a message.
 """
 
@@ -118,7 +118,7 @@ class Questions:
         return self._outcome(answers, refusing, about)
 
     async def _answers(
-        self, calls: Sequence[tuple[BasePlugin[Any], Awaitable[bool | None]]], about: dict[str, Any]
+        self, calls: Sequence[tuple[BasePlugin[Any], Coroutine[Any, Any, bool | None]]], about: dict[str, Any]
     ) -> list[tuple[str, bool | RefusalCode | None]]:
         """Return what each plugin says, by its name; a failure is told of, and is the answer `PLUGIN_FAILED`."""
 
@@ -133,8 +133,20 @@ class Questions:
                 self._complaints.tell(RefusalCode.PLUGIN_FAILED, name, "plugin has raised", error, **about)
             return name, RefusalCode.PLUGIN_FAILED
 
-        async with self._turn:
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._turn.acquire()
+        except TimeoutError as error:
+            names = [type(plugin).__name__ for plugin, _ in calls]
+            text = f"no turn to ask plugins in {self._patience:g} s"
+            self._complaints.tell(RefusalCode.PLUGIN_FAILED, names[0], text, error, **about)
+            for _, call in calls:
+                call.close()
+            return [(name, RefusalCode.PLUGIN_FAILED) for name in names]
+        try:
             return await asyncio.gather(*(answer(type(plugin).__name__, call) for plugin, call in calls))
+        finally:
+            self._turn.release()
 
     def _outcome(
         self, answers: Sequence[tuple[str, bool | RefusalCode | None]], refusing: Sequence[str], about: dict[str, Any]

@@ -14,6 +14,7 @@ from device_sim.bench.bench import Bench
 from device_sim.bench.keyring import FleetKeyring, Keyring, OnePair
 from device_sim.bench.plan import InvalidPlan, Kind, Plan
 from device_sim.bench.show import Meter, document, summary
+from device_sim.descriptors import TooFewDescriptors, have
 from device_sim.driver import Driver
 from device_sim.endpoint import endpoint_of
 from device_sim.explanation import explained
@@ -165,8 +166,9 @@ def _bench(
 
     with explained(view):
         try:
+            have(plan.clients)
             figures = run(story).figures
-        except InvalidPlan as error:
+        except (InvalidPlan, TooFewDescriptors) as error:
             view.failed(error)
             raise typer.Exit(ExitCode.USAGE) from None
     if as_json:

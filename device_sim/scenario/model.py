@@ -92,6 +92,13 @@ class Scenario(ScenarioPart):
         return frozenset(name for stage in stages for name in stage.groups or ordinary)
 
     @property
+    def connections(self) -> int:
+        """Return how many sockets one process of a run may have open at a time."""
+        # Before a troubled group stands a proxy, with two for each device; and a copy of a device is one more.
+        each = 1 + 2 * bool(self.troubled()) + any(group.clone is not None for group in self.groups)
+        return self.devices * each + self.receivers
+
+    @property
     def fingerprint(self) -> str:
         """Return a short hash of everything in the scenario: equal runs have equal fingerprints."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from provisioning.api.idempotency import IdempotentRoute
 from provisioning.api.operators import (
+    DONE_BEFORE,
     PREFIX,
     Name,
     Operator,
@@ -48,7 +49,7 @@ class DeviceTarget(BaseModel):
     device: Name
 
 
-@router.post("/suspensions", status_code=HTTPStatus.CREATED)
+@router.post("/suspensions", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
 async def suspend(body: Target, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
     """Suspend, until resumed. 201 if this call did it, 200 with the original facts if it was done before."""
     by = operator.device.name
@@ -61,7 +62,7 @@ async def suspend(body: Target, operator: Operator, services: Services, response
     return {"suspended": [revoked_item(each) for each in outcome.revoked]}
 
 
-@router.post("/resumptions", status_code=HTTPStatus.CREATED)
+@router.post("/resumptions", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
 async def resume(body: Target, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
     """End a suspension. 201 if this call did it, 200 if nothing was suspended."""
     by = operator.device.name
@@ -74,7 +75,7 @@ async def resume(body: Target, operator: Operator, services: Services, response:
     return {"resumed": [_released_item(each) for each in outcome.released]}
 
 
-@router.post("/decommissions", status_code=HTTPStatus.CREATED)
+@router.post("/decommissions", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
 async def decommission(
     body: DeviceTarget, operator: Operator, services: Services, response: Response
 ) -> dict[str, Any]:

@@ -44,6 +44,12 @@ Limit = Annotated[int, Query(ge=1, le=MAXIMUM_PAGE)]
 Name = Annotated[str, Field(max_length=64)]
 
 
+DONE_BEFORE: Final[dict[int | str, dict[str, Any]]] = {
+    HTTPStatus.OK: {"description": "Nothing was left to do; the answer has the facts as they are."}
+}
+"""For routes that change nothing when they are called again."""
+
+
 class TokensRequest(BaseModel):
     """Which enrolment tokens to make: for ``device``, for each of ``devices``, or for new devices of ``group``."""
 
@@ -210,7 +216,7 @@ async def show_device(name: str, services: Services) -> dict[str, Any]:
     return _device_item(*found[0])
 
 
-@router.post("/revocations", status_code=HTTPStatus.CREATED)
+@router.post("/revocations", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
 async def revoke(body: RevocationRequest, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
     """Revoke, finally. 201 if this call did it, 200 with the original facts if it was done before.
 

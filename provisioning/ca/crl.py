@@ -36,7 +36,7 @@ _MAXIMUM_NUMBER: Final = (1 << 159) - 1  # RFC 5280 §5.2.3: 20 octets at most, 
 _ALGORITHM: Final = 1  # After the version (RFC 5280 §5.1.2).
 _CRL_REASON: Final = bytes.fromhex("0603551d15")  # OBJECT IDENTIFIER 2.5.29.21
 _REMOVE_FROM_CRL: Final = 8
-_REASON_CODES: Final[Mapping[RevocationReason, int]] = {
+REASON_CODES: Final[Mapping[RevocationReason, int]] = {
     RevocationReason.KEY_COMPROMISE: 1,
     RevocationReason.CA_COMPROMISE: 2,
     RevocationReason.AFFILIATION_CHANGED: 3,
@@ -46,12 +46,13 @@ _REASON_CODES: Final[Mapping[RevocationReason, int]] = {
     RevocationReason.PRIVILEGE_WITHDRAWN: 9,
     RevocationReason.AA_COMPROMISE: 10,
 }
+"""Numbers of the reasons (RFC 5280 §5.3.1); "unspecified" is said by saying nothing."""
 _REASON_EXTENSIONS: Final = {
     code: der.element(
         der.SEQUENCE,
         der.element(der.SEQUENCE, _CRL_REASON + der.element(b"\x04", der.element(b"\x0a", bytes((code,))))),
     )
-    for code in (*_REASON_CODES.values(), _REMOVE_FROM_CRL)
+    for code in (*REASON_CODES.values(), _REMOVE_FROM_CRL)
 }
 
 
@@ -61,7 +62,7 @@ class CrlRefused(Exception):
 
 def entry_of(serial: int, revoked_at: datetime, reason: RevocationReason) -> bytes:
     """Return the entry of a revoked certificate, in DER."""
-    code = _REASON_CODES.get(reason)
+    code = REASON_CODES.get(reason)
     extensions = b"" if code is None else _REASON_EXTENSIONS[code]
     return der.element(der.SEQUENCE, der.integer(serial) + der.time(revoked_at) + extensions)
 

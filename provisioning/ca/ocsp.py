@@ -26,7 +26,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from provisioning.ca.signing import hash_for
+from provisioning.ca import ocsp_fields
+from provisioning.ca.crl import REASON_CODES
+from provisioning.ca.signing import signature, signature_algorithm
 from provisioning.pki.keys import PrivateKey
 from provisioning.pki.revocation import RevocationReason
 
@@ -150,39 +152,35 @@ class OcspSigner:
         self.not_before: Final = certificate.not_valid_before_utc
         self.not_after: Final = certificate.not_valid_after_utc
         self._key = key
-        self._hash = hash_for(key)
+        self._algorithm = signature_algorithm(key)
+        self._certificate = certificate.public_bytes(Encoding.DER)
+        self._key_hash = _key_hash(certificate, hashes.SHA1())  # noqa: S303 - RFC 6960 §4.2.1: KeyHash is SHA-1.
 
     def sign(
         self, request: OcspRequest, status: CertificateStatus, this_update: datetime, next_update: datetime
     ) -> bytes:
         """Return the response that gives *status*, in DER."""
-        revoked_at: datetime | None = None
-        flag: x509.ReasonFlags | None = None
-        match status:
-            case Revoked(revoked_at=at, reason=reason):
-                word, revoked_at = ocsp.OCSPCertStatus.REVOKED, at
-                # RFC 5280 §5.3.1, as in a CRL: absent rather than "unspecified".
-                flag = None if reason is RevocationReason.UNSPECIFIED else reason.flag
-            case Good():
-                word = ocsp.OCSPCertStatus.GOOD
-            case Unknown():
-                word = ocsp.OCSPCertStatus.UNKNOWN
-        builder = (
-            ocsp.OCSPResponseBuilder()
-            .add_response_by_hash(
-                request.issuer_name_hash,
-                request.issuer_key_hash,
-                request.serial,
-                request.algorithm,
-                word,
-                this_update,
-                next_update,
-                revoked_at,
-                flag,
-            )
-            .responder_id(ocsp.OCSPResponderEncoding.HASH, self.certificate)
-            .certificates([self.certificate])
+        fields = ocsp_fields.joined(
+            responder_key_hash=self._key_hash,
+            produced_at=this_update,
+            certificate_id=ocsp_fields.certificate_id_head(
+                request.algorithm.name, request.issuer_name_hash, request.issuer_key_hash
+            ),
+            serial=request.serial,
+            status=_encoded(status),
+            this_update=this_update,
+            next_update=next_update,
+            nonce=request.nonce,
         )
-        if request.nonce is not None:
-            builder = builder.add_extension(request.nonce, critical=False)
-        return builder.sign(self._key, self._hash).public_bytes(Encoding.DER)
+        return ocsp_fields.response(fields, self._algorithm, signature(self._key, fields), self._certificate)
+
+
+def _encoded(status: CertificateStatus) -> bytes:
+    match status:
+        case Revoked(revoked_at=at, reason=reason):
+            # RFC 5280 §5.3.1, as in a CRL: absent rather than "unspecified".
+            return ocsp_fields.revoked(at, REASON_CODES.get(reason))
+        case Good():
+            return ocsp_fields.GOOD
+        case Unknown():
+            return ocsp_fields.UNKNOWN

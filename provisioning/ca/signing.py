@@ -46,7 +46,7 @@ def signed(key: PrivateKey, fields: bytes, place: int) -> bytes:
     *place* is where among the fields the signature's algorithm is; inner and outer are equal (RFC 5280 §4.1.1.2,
     §5.1.1.2).
     """
-    return with_signature(fields, place, _signature(key, fields))
+    return with_signature(fields, place, signature(key, fields))
 
 
 def with_signature(fields: bytes, place: int, signature: bytes) -> bytes:
@@ -64,7 +64,8 @@ def signature_algorithm(key: PrivateKey) -> bytes:
     return list(der.children(example.public_bytes(Encoding.DER)))[1]
 
 
-def _signature(key: PrivateKey, fields: bytes) -> bytes:
+def signature(key: PrivateKey, fields: bytes) -> bytes:
+    """Return the signature of *fields*."""
     match key:
         case ec.EllipticCurvePrivateKey():
             return key.sign(fields, ec.ECDSA(_hash(key)))

@@ -47,6 +47,7 @@ KEY_OPTION: Final = "audit_key"
 """The execution option of the store's connections that holds the key, see `provisioning.store.database`."""
 
 _BEGINNING: Final = bytes(32)
+_DETAILS: Final = json.JSONEncoder(sort_keys=True, default=str)
 _PAGE: Final = 1000
 
 
@@ -174,7 +175,7 @@ def append(
         last, previous = end.now.number, end.now.mac
     number = last + 1
     at = at.astimezone(UTC)
-    text = json.dumps(details, sort_keys=True, default=str)
+    text = _DETAILS.encode(details)
     mac = _mac(key, previous, number, at, actor, action.value, subject, text)
     row = {"number": number, "at": at, "actor": actor, "action": action.value, "subject": subject, "details": text}
     _APPEND.run(connection, row | {"mac": mac})

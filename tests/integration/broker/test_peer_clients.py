@@ -20,7 +20,7 @@ from provisioning.pki.tls import CredentialFiles
 from tests.support.broker_process import PATIENCE, BrokerProcess
 from tests.support.pki import Held, Pki
 
-PROTOCOLS = pytest.mark.parametrize("protocol", [MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5])
+PROTOCOLS = pytest.mark.parametrize("protocol", list(MQTTProtocolVersion))
 
 
 class Paho:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -251,7 +253,7 @@ def test_amqtt_is_imported_only_where_there_is_a_plugin(tmp_path: Path, pki: Pki
     assert ("amqtt" in imported) is plugin
 
 
-def test_an_operator_sees_which_plugins_run(tmp_path: Path, pki: Pki, anchors: Path) -> None:
+def test_an_operator_sees_which_plugins_run_and_what_they_refuse(tmp_path: Path, pki: Pki, anchors: Path) -> None:
     with (
         AuthServer(lambda *_: False) as server,
         plugged(tmp_path, pki, f'"amqtt.contrib.http.TopicAuthHttpPlugin" = {{ {server.settings} }}') as broker,
@@ -259,5 +261,46 @@ def test_an_operator_sees_which_plugins_run(tmp_path: Path, pki: Pki, anchors: P
     ):
         meter.connect(client_id="meter-1")
         meter.subscribe("fleet/meters/meter-1/cmd")
+        state = ("--state-dir", str(tmp_path / "state"))
+        status = subprocess.run(
+            [sys.executable, "-m", "broker", "status", *state], capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+        why = subprocess.run(
+            [sys.executable, "-m", "broker", "why", "meter-1", *state],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
         assert broker.events("PLUGIN_STARTED", path="amqtt.contrib.http.TopicAuthHttpPlugin")
         assert broker.events("REFUSED_BY_PLUGIN", action="subscribe", topic="fleet/meters/meter-1/cmd")
+    assert re.search(r"^plugins +amqtt\.contrib\.http\.TopicAuthHttpPlugin$", status, re.MULTILINE)
+    assert "fleet/meters/meter-1/cmd" in why
+
+
+def test_topic_plugins_see_the_certificate_s_name_whatever_a_client_calls_itself(
+    tmp_path: Path, pki: Pki, anchors: Path
+) -> None:
+    plugin = '"amqtt.contrib.shadows.ShadowTopicAuthPlugin" = {}'
+    with plugged(tmp_path, pki, plugin) as broker:
+        for held, client_id, reason in (
+            (pki.device("meter-1"), "meter-1", ReasonCode.GRANTED_QOS_0),
+            (pki.service("backend"), "backend", ReasonCode.NOT_AUTHORIZED),
+        ):
+            with TlsClient(broker.port, anchors, held.credential) as client:
+                client.connect(client_id=client_id, username="meter-1")
+                assert client.subscribe("$shadow/meter-1/x/get/accepted").reason_codes == (reason,)
+
+
+def test_topic_plugins_see_the_user_where_another_plugin_checks_it(tmp_path: Path, pki: Pki, anchors: Path) -> None:
+    with AuthServer(lambda path, asked: path == "/acl" or asked.get("password") == "s3cret") as server:
+        plugins = "\n".join(
+            f'"amqtt.contrib.http.{name}AuthHttpPlugin" = {{ {server.settings} }}' for name in ("User", "Topic")
+        )
+        with (
+            plugged(tmp_path, pki, plugins, plugin_username="connect") as broker,
+            TlsClient(broker.port, anchors, pki.device("meter-1").credential) as meter,
+        ):
+            meter.connect(client_id="meter-1", username="anna", password=b"s3cret")
+            meter.publish("fleet/meters/meter-1/t", qos=1)
+        assert [(each["path"], each["username"]) for each in server.asked] == [("/user", "anna"), ("/acl", "anna")]

@@ -219,3 +219,10 @@ def test_running_out_of_descriptors_is_no_end_and_no_busy_loop(pki: Pki, tmp_pat
             with TlsClient(broker.port, anchors, pki.device("late").credential) as late:
                 late.connect(client_id="late")
             client.check_alive()
+
+
+def test_an_empty_broker_is_ready_after_less_than_two_seconds_of_processor_time(tmp_path: Path, pki: Pki) -> None:
+    """Processor time, not the clock's: what it waits for on a busy machine is not the broker's."""
+    with BrokerProcess.with_files(tmp_path / "b", pki) as broker:
+        assert (broker.dir / "state" / "broker.db").exists()
+        assert broker.cpu_seconds() < 2

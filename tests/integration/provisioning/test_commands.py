@@ -77,6 +77,8 @@ def test_a_batch_of_tokens_goes_to_a_private_file(
     batch = ("token", "batch", "--group", "north", "--output", str(output))
     code, said, _ = command(*batch, "--devices-file", str(tmp_path / "names"))
     assert (code, said) == (0, f"3 tokens in {output}\n")
+    counted = command("token", "batch", "--group", "north", "--count", "1", "--output", f"{output}.one", "--json")
+    assert json.loads(counted[1]) == {"tokens": 1, "file": f"{output}.one"}
     assert output.stat().st_mode & 0o777 == 0o600
     rows = read(output)
     assert [row["device"] for row in rows] == names
@@ -152,6 +154,8 @@ def test_the_audit_log_is_shown_and_verified_while_the_service_runs(own_service:
     verified = own_service.command("audit", "verify", *directory, check=True).stdout
     entries, head = verified.splitlines()
     assert entries.endswith("all as they were written")
+    document = json.loads(own_service.command("audit", "verify", "--json", *directory, check=True).stdout)
+    assert (f"head {document['head']}", document["findings"]) == (head, [])
     shown = json.loads(own_service.command("audit", "show", "--json", *directory, check=True).stdout)
     actions = [each["action"] for each in shown]
     assert {"signing certificate", "certificate signed", "signing CRL", "CRL signed"} <= set(actions)
@@ -165,3 +169,5 @@ def test_the_audit_log_is_shown_and_verified_while_the_service_runs(own_service:
     own_service.start()
     found = own_service.command("audit", "verify", "--head", head.removeprefix("head "), *directory)
     assert (found.returncode, found.stdout) == (1, "entries 2 to 2 are missing\n")
+    found = own_service.command("audit", "verify", "--json", *directory)
+    assert (found.returncode, json.loads(found.stdout)["findings"]) == (1, ["entries 2 to 2 are missing"])

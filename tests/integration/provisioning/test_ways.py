@@ -46,7 +46,11 @@ def presenting(service: ProvisioningService, pem: Path) -> Curl:
 
 def claim(command: Operator, group_name: str, directory: Path, devices: int = 2) -> Path:
     path = directory / "claim.pem"
-    command("claim", "create", group_name, "--group", group_name, "--devices", str(devices), "--output", str(path))
+    made = command(
+        "claim", "create", group_name, "--group", group_name, "--devices", str(devices), "--output", str(path), "--json"
+    )
+    assert json.loads(made)["maximum_devices"] == devices
+    assert "private" not in made
     assert path.stat().st_mode & 0o777 == 0o600
     return path
 
@@ -154,6 +158,8 @@ def test_a_list_is_imported_and_its_faults_are_named_by_line(
     assert f"{file}:4: key 'xyz'" in said
     assert f"2 devices added to the list of {name}, 0 replaced, 2 lines wrong" in said
     assert name in command("listed", "list", name)
+    file.write_text(f"name,key_sha256\n{name},{digest}\n")
+    assert json.loads(command("listed", "import", name, "--file", str(file), "--json"))["replaced"] == 1
     assert code_of(stranger.est(f"{name}/simpleenroll", device.request(subject=f"/CN={name}-c"))) == (
         403,
         "WAY_REFUSED",

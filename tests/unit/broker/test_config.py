@@ -189,8 +189,11 @@ def test_listeners_are_tables_or_the_short_form(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("port = 1\n[[listener]]\nport = 2", "port: with [[listener]] tables it belongs into those"),
-        ("websocket_port = 1\n[[listener]]\nport = 2", "websocket_port: with [[listener]] tables it belongs into"),
+        ("port = 1\n[[listener]]\nport = 2", "{path}: port: with [[listener]] tables it belongs into those"),
+        (
+            "websocket_port = 1\n[[listener]]\nport = 2",
+            "{path}: websocket_port: with [[listener]] tables it belongs into",
+        ),
         ("[[listener]]", "{path}: listener[1].port: field required"),
         ("[[listener]]\nport = 1\nprt = 1", "{path}: listener[1].prt: no such setting"),
         ('[[listener]]\nport = 1\nprotocol = "mqtt"', "{path}: listener[1].protocol: input should be 'mqtts' or 'wss'"),
@@ -201,3 +204,30 @@ def test_an_error_in_a_listener_is_named(tmp_path: Path, content: str, text: str
     path = tmp_path / "broker.toml"
     path.write_text(content)
     assert refusal(ENOUGH, path).startswith(text.format(path=path))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("max_keepalive = 60", "max_keepalive: no such setting; it is a limit; write it below [limits]"),
+        ("require_certificate = true", "require_certificate: no such setting; remove it: a client certificate is"),
+        ("acl_file = '/x'", "acl_file: no such setting; the topic policy is policy_file"),
+        ("persistence_location = '/x'", "persistence_location: no such setting; write state_dir"),
+        ("max_queued_messages = 5", "max_queued_messages: no such setting; it is a limit; write it below [limits]"),
+        ("[limits]\nmax_inflight_messages = 5", "limits.max_inflight_messages: no such setting; write max_inflight"),
+        ("cafiles = 'x'", "cafiles: no such setting; is cafile meant?"),
+        ("[limits]\nmax_packt_size = 5", "limits.max_packt_size: no such setting; is max_packet_size meant?"),
+        ("quux = 1", "quux: no such setting; see docs/operations.md"),
+        ("listener = 8883", "listener: write a [[listener]] table with port = 8883, or port = 8883 alone"),
+        ("[[listener]]\nprot = 8883", "listener[1].port: field required"),
+        ("[[listener]]\nport = 1\nprotocl = 'wss'", "listener[1].protocl: no such setting; is protocol meant?"),
+        ("[[listener]]\nport = 9\n[[listener]]\nport = 9", "listener: two of them have 127.0.0.1 port 9; give each a"),
+        ("host = '0.0.0.0'", "host: 0.0.0.0 is not a loopback address; set unsafe_public_listener to allow it"),
+        ("log_level = 'loud'", "log_level: input should be 'debug', 'info', 'warning' or 'error'"),
+        ("unsafe_plain_port = 1883", "unsafe_plain_port and unsafe_plain_identity: give both or neither"),
+    ],
+)
+def test_what_a_mosquitto_user_writes_is_told_its_name_here(tmp_path: Path, content: str, text: str) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_text(content)
+    assert refusal(ENOUGH, path).startswith(f"{path}: {text}")

@@ -143,3 +143,32 @@ def test_the_socket_is_private_long_paths_work_and_only_a_dead_ones_name_is_take
     assert path.read_text() == "mine"
     with pytest.raises(AdminSocketError, match="set admin_socket to a place"):
         open_socket(path / "below")
+
+
+@pytest.mark.parametrize(
+    ("target", "size", "known", "status"),
+    [
+        ("/large?x=1", MAX_BODY + 1, True, 200),
+        ("/large", 3 * MAX_BODY, True, 200),
+        ("/large", 3 * MAX_BODY + 1, True, 413),
+        ("/small", MAX_BODY + 1, True, 413),
+        ("/large", MAX_BODY, False, 403),
+        ("/large", MAX_BODY + 1, False, 413),
+    ],
+)
+async def test_a_large_body_is_read_only_where_it_may_be_and_from_somebody_known(
+    tmp_path: Path, target: str, size: int, known: bool, status: int
+) -> None:
+    async def measure(request: Request) -> Response:
+        return Response.json(len(request.body))
+
+    stranger = http_server.problem(403, "NO_OPERATOR", "who is that?")
+    server = HttpServer(measure, lambda _: "me" if known else stranger, {"/large": 3 * MAX_BODY})
+    await server.listen(open_socket(tmp_path / "admin.sock"))
+    try:
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "admin.sock")
+        writer.write(f"POST {target} HTTP/1.1\r\nContent-Length: {size}\r\n".encode() + HEAD + bytes(size))
+        assert (await asyncio.wait_for(reader.readline(), 30)).split()[1] == str(status).encode()
+        writer.close()
+    finally:
+        await server.close()

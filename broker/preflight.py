@@ -1,0 +1,92 @@
+"""What ``--test-config`` looks at beyond the settings: the files that they name, and whether the broker could use them.
+
+Nothing is opened for good, written, or asked over the network. Each problem names the key, the file and the remedy;
+all of them are told at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+from broker.admission.policy_file import PolicyError, load_policy
+from broker.config import BrokerConfig
+from broker.credentials import read_certificate
+from broker.sources.trust_files import load_trust, read_anchors
+from provisioning.pki.crl import CrlRefused, parse, split
+from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
+
+_ASKS = ClientCertificate.REQUIRED
+
+
+def problems(config: BrokerConfig) -> list[str]:
+    """Return what would keep a broker with *config* from starting, or from being of use."""
+    found: list[str] = []
+    for look in (_policy, _anchors, _credential, _lists, _token, _state):
+        found += look(config)
+    return found
+
+
+def _said(key: str, work: Callable[[], object]) -> Iterator[str]:
+    try:
+        work()
+    except (PolicyError, TlsConfigurationError) as error:
+        yield f"{key}: {error}"
+
+
+def _policy(config: BrokerConfig) -> Iterator[str]:
+    yield from _said("policy_file", lambda: load_policy(config.policy_file))
+
+
+def _anchors(config: BrokerConfig) -> Iterator[str]:
+    yield from _said("cafile", lambda: read_anchors([config.cafile]))
+    if config.trust:
+        yield from _said("trust", lambda: load_trust(config))
+
+
+def _credential(config: BrokerConfig) -> Iterator[str]:
+    if config.certfile is None or config.keyfile is None:
+        return
+    files = CredentialFiles(config.certfile, config.keyfile)
+    anchors = files.certificate if list(_anchors(config)) else config.cafile  # Those that fail have been told of.
+    unfit = list(_said("certfile, keyfile", lambda: server_context(files, anchors, client_certificate=_ASKS)))
+    yield from unfit
+    own = None if unfit else read_certificate(config.certfile)
+    now = datetime.now(UTC)
+    if own is not None and own.not_valid_after_utc <= now:
+        yield f"certfile: {config.certfile} has expired on {own.not_valid_after_utc:%Y-%m-%d}; renew it"
+    if own is not None and own.not_valid_before_utc > now:
+        yield f"certfile: {config.certfile} begins on {own.not_valid_before_utc:%Y-%m-%d}; compare the clocks"
+
+
+def _lists(config: BrokerConfig) -> Iterator[str]:
+    for path in config.crl_files:
+        if path.is_dir():
+            continue
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            yield f"crlfile: {path} cannot be read: {error.strerror}"
+            continue
+        try:
+            for der in split(content):
+                parse(der)
+        except CrlRefused as error:
+            yield f"crlfile: {path} is no CRL that can be used ({error.detail}); give one in PEM or DER"
+
+
+def _token(config: BrokerConfig) -> Iterator[str]:
+    enrolled = (config.state_dir / "broker.pem").exists()
+    if config.token_file is not None and not enrolled and not os.access(config.token_file, os.R_OK):
+        yield f"token_file: {config.token_file} cannot be read; a new broker needs its token to enrol"
+
+
+def _state(config: BrokerConfig) -> Iterator[str]:
+    place = config.state_dir
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        yield f"state_dir: {place} is no directory; name another"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        yield f"state_dir: {place} cannot be written by this user; make it theirs, or name another"

@@ -1,0 +1,74 @@
+"""mqtt-packet, the codec of MQTT.js and aedes: it reads what we write, we read what it writes, as the same packet."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from broker.mqtt.codes import ProtocolVersion
+from broker.mqtt.packets import Packet, decode_packet
+from tests.support.packet_cases import PACKET_CASES, PacketCase, split_packet
+from tests.support.packet_strategies import packets
+from tests.support.wire import V5, V31, V311
+
+SCRIPT = Path(__file__).parent.parent / "support" / "clients" / "mqtt_packet_codec.js"
+
+QUIRKS = {
+    "MQTT 3.1 CONNECT with a user name flag and no user name, which its text allows": "Cannot parse username",
+    "MQTT 5 CONNECT with a password and no user name": "generate: Username is required to use password",
+    "MQTT 3.1 PUBREL sent again": "Invalid header flag bits, must be 0x2 for pubrel packet",
+    "MQTT 3.1 SUBSCRIBE sent again": "Invalid header flag bits, must be 0x2 for subscribe packet",
+    "MQTT 5 AUTH in two bytes": "Invalid auth reason code",
+}
+"""What it does not take of what the standards allow, and what it says."""
+
+
+def judged(sent: Sequence[tuple[ProtocolVersion, bytes]]) -> list[bytes | str]:
+    """Return each packet as mqtt-packet writes it after it has read it, or what is wrong with it."""
+    done = subprocess.run(
+        ["node", SCRIPT],
+        input=json.dumps([[int(version), data.hex()] for version, data in sent]),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"NODE_PATH": "/usr/share/nodejs", "PATH": "/usr/local/bin:/usr/bin:/bin"},
+    )
+    assert done.returncode == 0, f"{done.stderr}\nRemedy: make setup-tests"
+    return [bytes.fromhex(each) if isinstance(each, str) else each["error"] for each in json.loads(done.stdout)]
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, bytes | str]:
+    found = judged([(case.version, case.data) for case in PACKET_CASES])
+    return {case.name: answer for case, answer in zip(PACKET_CASES, found, strict=True)}
+
+
+@pytest.mark.parametrize("case", PACKET_CASES, ids=lambda case: case.name)
+def test_it_reads_our_golden_packets_and_we_read_its_own(case: PacketCase, answers: dict[str, bytes | str]) -> None:
+    answer = answers[case.name]
+    if case.name in QUIRKS:
+        assert answer == QUIRKS[case.name]
+        return
+    assert isinstance(answer, bytes), answer
+    assert decode_packet(*split_packet(answer), case.version) == case.packet
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from([V31, V311, V5]).flatmap(
+        lambda v: st.tuples(st.just(v), st.lists(packets(v), min_size=1, max_size=12))
+    )
+)
+def test_any_packets_of_ours_come_back_the_same(drawn: tuple[ProtocolVersion, list[Packet]]) -> None:
+    version, sent = drawn
+    for packet, answer in zip(sent, judged([(version, packet.encode(version)) for packet in sent]), strict=True):
+        if isinstance(answer, bytes):
+            assert decode_packet(*split_packet(answer), version) == packet
+        else:  # What it has read, and will not write, it has read.
+            assert answer.startswith("generate: ") or answer in QUIRKS.values(), (answer, packet)

@@ -1,0 +1,151 @@
+"""Whatever plugins and clients do: queues, answers and log lines are bounded, and one plugin's trouble is its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import pytest
+from structlog.testing import capture_logs
+
+from broker.admission.refusal import RefusalCode
+from broker.extension import Action
+from broker.metrics import Metrics
+from broker.plugins.events import PluginEvents
+from broker.plugins.logs import Complaints
+from broker.plugins.verdicts import Verdicts
+
+NO, FAILED = RefusalCode.REFUSED_BY_PLUGIN, RefusalCode.PLUGIN_FAILED
+
+
+def events_of(
+    metrics: Metrics, most: int = 3, patience: float = 30.0, **handlers: Callable[..., Awaitable[object]]
+) -> PluginEvents:
+    loop = asyncio.get_running_loop()
+    return PluginEvents("Mine", handlers, lambda: most, patience, Complaints(metrics, loop.time))
+
+
+def test_answers_are_bounded_and_the_oldest_go_first() -> None:
+    verdicts = Verdicts(lambda: 2, lifetime=10.0)
+    who = object()
+    for number, refusal in enumerate((None, NO, None)):
+        verdicts.put((who, Action.PUBLISH, f"t/{number}"), refusal, now=0.0)
+    assert len(verdicts) == 2
+    assert verdicts.known((who, Action.PUBLISH, "t/0")) is FAILED, "what was forgotten is refused"
+    assert verdicts.known((who, Action.PUBLISH, "t/1")) is NO
+    assert verdicts.known((who, Action.PUBLISH, "t/2")) is None
+    assert verdicts.known((object(), Action.PUBLISH, "t/2")) is FAILED, "another connection begins with none"
+    assert verdicts.known((who, Action.RECEIVE, "t/2")) is FAILED
+
+
+def test_answers_grow_old_and_failures_sooner() -> None:
+    verdicts = Verdicts(lambda: 10, lifetime=10.0)
+    good, bad = (object(), Action.PUBLISH, "t"), (object(), Action.PUBLISH, "t")
+    verdicts.put(good, None, now=0.0)
+    verdicts.put(bad, FAILED, now=0.0, lifetime=1.0)
+    assert [(verdicts.fresh(good, now), verdicts.fresh(bad, now)) for now in (0.9, 1.0, 9.9, 10.0)] == [
+        *((True, True), (True, False), (True, False), (False, False)),
+    ]
+    assert verdicts.known(good) is None, "old is better than none for a message on its way"
+
+
+async def test_events_are_told_one_after_the_other_in_order() -> None:
+    told: list[int] = []
+    under_way = 0
+
+    async def hear(*, number: int) -> None:
+        nonlocal under_way
+        under_way += 1
+        assert under_way == 1
+        await asyncio.sleep(0)
+        told.append(number)
+        under_way -= 1
+
+    events = events_of(Metrics(), most=100, hear=hear)
+    task = asyncio.create_task(events.run())
+    for number in range(50):
+        events.tell("hear", number=number)
+        events.tell("something else", number=number)
+    await events.drained()
+    task.cancel()
+    assert told == list(range(50))
+
+
+async def test_a_full_queue_holds_until_somebody_gives_up_then_drops_and_counts() -> None:
+    metrics, go, room = Metrics(), asyncio.Event(), Counter[str]()
+
+    async def hear(*, number: int) -> None:
+        del number
+        await go.wait()
+
+    events = events_of(metrics, most=4, hear=hear)
+    task = asyncio.create_task(events.run())
+    for number in range(4):
+        events.tell("hear", number=number)
+    assert events.holds
+    events.when_room(lambda: room.update(["room"]))
+    events.give_up()
+    assert not events.holds
+    events.tell("hear", number=4)
+    assert metrics.plugin_outcomes == {"PLUGIN_EVENT_DROPPED": 1}
+    assert len(events) == 4
+    assert room == {}
+    go.set()
+    await events.drained()
+    assert room == {"room": 1}
+    for number in range(4):
+        events.tell("hear", number=number)
+    assert events.holds, "half of it was empty meanwhile"
+    task.cancel()
+
+
+async def test_who_raises_or_hangs_is_told_of_and_hears_the_next_event() -> None:
+    metrics, told = Metrics(), asyncio.Event()
+
+    async def hear(*, how: str) -> None:
+        if how == "raise":
+            raise ValueError("of mine")
+        if how == "hang":
+            await asyncio.Event().wait()
+        told.set()
+
+    events = events_of(metrics, most=10, patience=0.05, hear=hear)
+    with capture_logs() as logs:
+        task = asyncio.create_task(events.run())
+        for how in ("raise", "hang", "well"):
+            events.tell("hear", how=how)
+        await told.wait()
+        task.cancel()
+    assert [event["error"] for event in logs] == ["ValueError: of mine", "TimeoutError: "]
+    assert {event["code"] for event in logs} == {"PLUGIN_FAILED"}
+    assert metrics.plugin_outcomes == {"PLUGIN_FAILED": 2}
+
+
+async def test_the_end_does_not_wait_for_ever() -> None:
+    metrics = Metrics()
+
+    async def hear() -> None:
+        await asyncio.Event().wait()
+
+    events = events_of(metrics, most=10, patience=0.05, hear=hear)
+    events.tell("hear")
+    await events.drained()
+    assert metrics.plugin_outcomes == {"PLUGIN_EVENT_DROPPED": 1}
+
+
+@pytest.mark.parametrize("minutes", [1, 3])
+def test_complaints_are_counted_all_and_logged_ten_times_a_minute(minutes: int) -> None:
+    now = 0.0
+    metrics = Metrics()
+    complaints = Complaints(metrics, lambda: now)
+    with capture_logs() as logs:
+        for minute in range(minutes):
+            now = 61.0 * minute
+            for _ in range(100):
+                complaints.tell("REFUSED_BY_PLUGIN", "Mine", "refused")
+            complaints.tell("PLUGIN_FAILED", "Mine", "failed")
+    assert metrics.plugin_outcomes == {"REFUSED_BY_PLUGIN": 100 * minutes, "PLUGIN_FAILED": minutes}
+    refused = [event for event in logs if event["code"] == "REFUSED_BY_PLUGIN"]
+    assert len(refused) == 10 * minutes
+    assert [event["not_told"] for event in refused if "not_told" in event] == [90] * (minutes - 1)

@@ -1,0 +1,81 @@
+"""``--test-config`` looks into the files: each typical mistake, told with key, file and remedy, all at once."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.config import load
+from broker.preflight import problems
+from provisioning.pki.identity import Identity, Role
+from tests.support.pki import DOMAIN, Pki, shared_pki
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> dict[str, Any]:
+    pki = shared_pki()
+    files = pki.broker().write(tmp_path)
+    return {
+        "certfile": files.certificate,
+        "keyfile": files.key,
+        "cafile": pki.write_anchors(tmp_path),
+        "state_dir": tmp_path / "state",
+        "unsafe_no_revocation": True,
+    }
+
+
+def test_good_files_are_good_and_nothing_is_made(good: dict[str, Any]) -> None:
+    assert problems(load(None, good)) == []
+    assert not good["state_dir"].exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cafile": "none.pem"}, r"cafile: .*none\.pem cannot be read: No such file or directory"),
+        ({"cafile": "nonsense"}, r"cafile: .*nonsense holds no certificate, neither PEM nor DER"),
+        ({"certfile": "none.pem"}, r"certfile, keyfile: .*none\.pem"),
+        ({"certfile": "nonsense"}, r"certfile, keyfile: .*do not belong together, or are not an unencrypted PEM pair"),
+        ({"keyfile": "other.key"}, r"certfile, keyfile: .*do not belong together"),
+        ({"crlfile": "none.crl"}, r"crlfile: .*none\.crl cannot be read: No such file or directory"),
+        ({"crlfile": "nonsense"}, r"crlfile: .*nonsense is no CRL that can be used .*; give one in PEM or DER"),
+        ({"policy_file": "none.toml"}, r"policy_file: .*none\.toml: cannot be read: No such file or directory"),
+        ({"state_dir": "nonsense"}, r"state_dir: .*nonsense is no directory; name another"),
+    ],
+)
+def test_a_mistake_is_told(good: dict[str, Any], tmp_path: Path, change: dict[str, str], said: str) -> None:
+    (tmp_path / "nonsense").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    other = Pki().device("other").write(tmp_path, "other")
+    assert other.key.name == "other.key"
+    changed = {key: tmp_path / value for key, value in change.items()}
+    (problem,) = problems(load(None, good | changed))
+    assert re.match(said, problem), problem
+
+
+def test_all_mistakes_are_told_at_once(good: dict[str, Any], tmp_path: Path) -> None:
+    gone = dict.fromkeys(("cafile", "certfile", "crlfile", "policy_file"), tmp_path / "gone")
+    keys = [problem.partition(":")[0] for problem in problems(load(None, good | gone))]
+    assert keys == ["policy_file", "cafile", "certfile, keyfile", "crlfile"]
+
+
+def test_a_certificate_that_has_expired_is_told(good: dict[str, Any], tmp_path: Path) -> None:
+    pki = shared_pki()
+    identity = Identity(DOMAIN, Role.BROKER, "old")
+    expired = pki.certify(identity, not_before=pki.now - timedelta(days=9), not_after=pki.now - timedelta(days=1))
+    files = expired.write(tmp_path, "old")
+    (problem,) = problems(load(None, good | {"certfile": files.certificate, "keyfile": files.key}))
+    assert re.match(r"certfile: .*old\.crt has expired on \d{4}-\d\d-\d\d; renew it", problem)
+
+
+def test_a_new_broker_needs_its_token(good: dict[str, Any], tmp_path: Path) -> None:
+    del good["certfile"], good["keyfile"], good["unsafe_no_revocation"]
+    enrolling = good | {"provisioning": "https://127.0.0.1:8443", "token_file": tmp_path / "token"}
+    (problem,) = problems(load(None, enrolling))
+    assert re.match(r"token_file: .*token cannot be read; a new broker needs its token to enrol", problem)
+    good["state_dir"].mkdir()
+    (good["state_dir"] / "broker.pem").touch()  # It has enrolled before: the token was spent.
+    assert problems(load(None, enrolling)) == []
