@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -78,6 +79,27 @@ def test_a_peer_has_the_same_rights(peer: str, modules: Any, fleet: Any, tmp_pat
                 again.publish(f"fleet/bench/{NAMES[1]}/telemetry", b"last")
                 got = [backend.expect(Publish).payload for _ in range(2)]
             assert sorted(got) == [b"after", b"last"]
+
+
+def test_idle_devices_are_measured_and_stay_connected() -> None:
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "idle.py", "--smoke", "--peer", "fleetgate"],
+        capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = re.match(r"fleetgate: 100 idle devices, (\d+) pings in 2 s: [\d.]+% of a core", done.stdout)
+    assert said is not None, done.stdout
+    assert 15 <= int(said[1]) <= 21
+
+
+def test_what_subscriptions_cost_is_said_for_each_number() -> None:
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "subscriptions.py", "--devices", "100", "--subscriptions", "1000"],
+        capture_output=True, text=True, check=False, timeout=100, cwd=BENCHMARKS.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"storm, a shared wildcard .*: 10: .* 33: .* 100: ", done.stdout)) == 3
+    assert "matching a topic that is not cached: 10: " in done.stdout
 
 
 def test_all_peers_run_and_are_compared() -> None:

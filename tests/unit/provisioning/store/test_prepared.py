@@ -1,0 +1,76 @@
+"""A prepared statement is the same statement: it gives what SQLAlchemy gives, and fails as SQLAlchemy fails."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError, NoResultFound
+
+from provisioning.store import schema
+from provisioning.store.database import Database
+from provisioning.store.prepared import Prepared
+from provisioning.store.tables import tokens
+
+ABROAD = datetime(2026, 3, 1, 14, 0, 0, 123456, tzinfo=timezone(timedelta(hours=2)))
+ROW: dict[str, Any] = {
+    "digest": bytes(range(32)), "device": "meter-17", "group_name": None, "role": "device",
+    "dns_names": ["a.example", "ü"], "ip_addresses": [], "lifetime_seconds": 60, "created_at": ABROAD,
+    "created_by": "admin", "expires_at": ABROAD,
+}  # fmt: skip
+BY_DIGEST = select(tokens).where(tokens.c.digest == bindparam("wanted"))
+FIND, ADD = Prepared(BY_DIGEST), Prepared(insert(tokens).returning(tokens.c.id))
+
+
+@pytest.fixture
+async def database(store_url: str) -> AsyncIterator[Database]:
+    opened = Database(store_url)
+    await schema.upgrade(opened)
+    yield opened
+    await opened.close()
+
+
+async def test_a_row_is_what_sqlalchemy_reads_whatever_its_types(database: Database) -> None:
+    def both(connection: Connection) -> tuple[object, object]:
+        (identifier,) = ADD.one(connection, ROW)
+        assert isinstance(identifier, int)
+        wanted = {"wanted": ROW["digest"]}
+        return FIND.one(connection, wanted), tuple(connection.execute(BY_DIGEST, wanted).one())
+
+    ours, theirs = await database.write(both)
+    assert ours == theirs
+    assert isinstance(ours, tuple)
+    assert ABROAD.astimezone(UTC) in ours
+    assert ["a.example", "ü"] in ours
+
+
+async def test_rows_that_are_not_there_and_rows_that_are_changed_are_counted(database: Database) -> None:
+    void = Prepared(update(tokens).where(tokens.c.device == bindparam("wanted")).values(voided_at=bindparam("now")))
+    remove = Prepared(delete(tokens).where(tokens.c.device == bindparam("wanted")))
+
+    def work(connection: Connection) -> None:
+        assert FIND.first(connection, {"wanted": b"?"}) is None
+        assert FIND.rows(connection, {"wanted": b"?"}) == []
+        with pytest.raises(NoResultFound):
+            FIND.one(connection, {"wanted": b"?"})
+        Prepared(insert(tokens)).run_each(connection, [ROW | {"digest": bytes([n] * 32)} for n in range(3)])
+        Prepared(insert(tokens)).run_each(connection, [])
+        assert void.run(connection, {"wanted": "meter-17", "now": ABROAD}) == 3
+        assert void.run(connection, {"wanted": "meter-18", "now": ABROAD}) == 0
+        assert remove.run(connection, {"wanted": "meter-17"}) == 3
+
+    await database.write(work)
+
+
+async def test_what_the_database_refuses_is_sqlalchemy_s_error_and_undone_alone(database: Database) -> None:
+    await database.write(lambda connection: ADD.one(connection, ROW))
+    with pytest.raises(IntegrityError):
+        await database.write(lambda connection: ADD.one(connection, ROW))
+    with pytest.raises(IntegrityError):
+        await database.write(lambda connection: Prepared(insert(tokens)).run_each(connection, [ROW]))
+    found = await database.read(lambda connection: FIND.rows(connection, {"wanted": ROW["digest"]}))
+    assert len(found) == 1
