@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Protocol
 
 
@@ -37,3 +38,27 @@ class ByteStream(Protocol):
 
     def settle(self) -> None:
         """Take note that the client is admitted: it is served before newcomers."""
+
+
+class Receiver(Protocol):
+    """What a transport serves: a connection."""
+
+    def secured(
+        self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]]
+    ) -> None:
+        """Take note that TLS is up, with this client certificate (DER); *path* tells its verified path."""
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Act on bytes that were read."""
+
+    def lost(self, code: str, now: float, detail: str = "") -> None:
+        """Take note that the peer is gone."""
+
+    def choke(self) -> None:
+        """Take note that too much is unsent."""
+
+    def unchoke(self, now: float) -> None:
+        """Take note that the peer takes what is sent again."""
+
+    def drained(self, now: float) -> None:
+        """Take note that all that waited for the socket is sent."""

@@ -25,7 +25,6 @@ from broker.turn import Turn
 
 log = structlog.get_logger("broker")
 
-_BATCH = 256
 _SECONDS_A_TURN = 0.01
 
 
@@ -49,7 +48,7 @@ class Lobby(Poller):
         until = self._loop.time() + _SECONDS_A_TURN
         self.behind = False
         turn.begin()
-        for descriptor, events in self._epoll.poll(0, _BATCH):
+        for descriptor, events in self._events():
             transport = watched.get(descriptor)
             if transport is None:
                 continue
@@ -87,6 +86,9 @@ class Lobby(Poller):
         source = self._sources.pop(descriptor, None)
         if source is not None:
             source.leave(admitted=True)
+        has_more = descriptor in self._again
         super().forget(descriptor)
         self._admitted.watch(descriptor, transport, events)
+        if has_more:
+            self._admitted.again(descriptor)
         return self._admitted

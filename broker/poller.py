@@ -12,6 +12,8 @@ Hot: `_ready`.
 Rules
 -----
 1. A transport is called only while it is watched: one that another of the same batch has closed is skipped.
+   Bytes that OpenSSL has read ahead are not in the kernel, so epoll does not tell of them: a transport that leaves some
+   there says so (`again`), and is called once more in the next turn.
 2. An unexpected error closes the connection that met it, with its traceback in the log, and no other.
 3. A batch is bounded, so that timers, the feed and the listener get their time between two.
 """
@@ -58,13 +60,14 @@ class Watched(Protocol):
 class Poller:
     """The epoll set."""
 
-    __slots__ = ("_empty", "_epoll", "_loop", "_turn", "_watched")
+    __slots__ = ("_again", "_empty", "_epoll", "_loop", "_turn", "_watched")
 
     def __init__(self, loop: AbstractEventLoop, turn: Turn) -> None:
         self._loop = loop
         self._turn = turn
         self._epoll = select.epoll()
         self._watched: dict[int, Watched] = {}
+        self._again: set[int] = set()
         self._empty = asyncio.Event()
         loop.add_reader(self._epoll.fileno(), self._ready)
 
@@ -81,8 +84,19 @@ class Poller:
         """Stop watching *descriptor*, which is still open."""
         if self._watched.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
+            self._again.discard(descriptor)  # The number may be another's soon.
             if not self._watched:
                 self._empty.set()
+
+    def again(self, descriptor: int) -> None:
+        """Call the transport of *descriptor* in the next turn, whatever the kernel says: it has bytes inside."""
+        if not self._again:
+            self._loop.call_soon(self._ready)
+        self._again.add(descriptor)
+
+    def enough(self, descriptor: int) -> None:
+        """Do not: it is to be read no more for now."""
+        self._again.discard(descriptor)
 
     def settled(self, descriptor: int, transport: Watched, events: int) -> Poller:
         """Take note that the client of *transport* is admitted; return the set that watches *descriptor* from now on.
@@ -115,13 +129,22 @@ class Poller:
     def close(self) -> None:
         """Give the epoll set back."""
         self._loop.remove_reader(self._epoll.fileno())
+        self._again.clear()
         self._epoll.close()
+
+    def _events(self) -> list[tuple[int, int]]:
+        """Return whom to call now, and why."""
+        events = self._epoll.poll(0, _BATCH)
+        if self._again:  # Rare: somebody has sent more than one turn reads.
+            again, self._again = self._again, set()
+            events += [(descriptor, READABLE) for descriptor in again.difference([each[0] for each in events])]
+        return events
 
     def _ready(self) -> None:
         watched = self._watched
         turn = self._turn
         turn.begin()
-        for descriptor, events in self._epoll.poll(0, _BATCH):
+        for descriptor, events in self._events():
             transport = watched.get(descriptor)
             if transport is None:
                 continue

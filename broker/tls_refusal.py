@@ -1,4 +1,4 @@
-"""Why a TLS handshake failed, as a stable code: what OpenSSL says in fifty ways, in the words of admission.
+"""Why TLS failed, as a stable code and in words: what OpenSSL says in fifty ways, in the words of admission.
 
 Rules
 -----
@@ -50,3 +50,12 @@ def code_of(error: OSError) -> RefusalCode:
     if isinstance(error, ssl.SSLError) and error.reason is not None:
         return _REASONS.get(error.reason, RefusalCode.TLS_HANDSHAKE_FAILED)
     return RefusalCode.TLS_HANDSHAKE_FAILED
+
+
+def words_of(error: OSError) -> str:
+    """Return OpenSSL's reason, or the system's, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).lower().replace("_", " ")
+    return error.strerror or type(error).__name__

@@ -6,11 +6,13 @@ Why not asyncio's or uvloop's TLS transport: both lose the alert that tells a re
 buffers a connection (docs/decisions/0002). OpenSSL on the socket itself writes the alert, and releases its buffers when
 a connection is idle.
 
-Each readiness reads one TLS record. A second try costs a system call and an exception when nothing is there,
-so it is made only for a peer that was readable a moment ago too: it is sending a burst, and reading on lets the turn
-carry many messages in one write to each subscriber. Two bounds keep a greedy publisher from starving the others: so
-many records a connection, and so many beyond the first of all connections together (`Turn.allowance`). Writing happens
-once a turn (`broker.turn`); what the socket does not take is the backlog.
+Where OpenSSL can be told to (`provisioning.pki.openssl`), one system call reads as many records as are there, and they
+are taken one by one; what a turn leaves inside is taken in the next (`Poller.again`). Elsewhere, the slow twin, each
+readiness reads one record, in two system calls. A second try costs a system call and an exception when nothing is
+there, so it is made only for a peer that was readable a moment ago too: it is sending a burst, and reading on lets the
+turn carry many messages in one write to each subscriber. Two bounds keep a greedy publisher from starving the others:
+so many records a connection, and so many beyond the first of all connections together (`Turn.allowance`). Writing
+happens once a turn (`broker.turn`); what the socket does not take is the backlog.
 
 Hot: `on_readable`, `_read`, `write`.
 
@@ -35,16 +37,16 @@ import socket
 import ssl
 import sys
 from asyncio import AbstractEventLoop, TimerHandle
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import Enum, auto
-from typing import Protocol
 
+from broker.byte_stream import Receiver
 from broker.metrics import Metrics
 from broker.poller import READABLE, WRITABLE, Poller
-from broker.tls_refusal import code_of
+from broker.tls_refusal import code_of, words_of
 from broker.tls_session import TlsSession, say_goodbye
 from broker.turn import Turn
+from provisioning.pki.openssl import has_pending, read_ahead
 from provisioning.pki.tls import verified_path
 
 RECORD = 16384
@@ -57,30 +59,6 @@ _DRAIN_SECONDS = 5.0
 _DISCARD = 65536
 _QOS0_PUBLISH = 0x30
 _RETAIN_BIT = 0xFE
-
-
-class Receiver(Protocol):
-    """What a transport serves: a connection."""
-
-    def secured(
-        self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]]
-    ) -> None:
-        """Take note that TLS is up, with this client certificate (DER); *path* tells its verified path."""
-
-    def receive(self, data: bytes, now: float) -> None:
-        """Act on bytes that were read."""
-
-    def lost(self, code: str, now: float, detail: str = "") -> None:
-        """Take note that the peer is gone."""
-
-    def choke(self) -> None:
-        """Take note that too much is unsent."""
-
-    def unchoke(self, now: float) -> None:
-        """Take note that the peer takes what is sent again."""
-
-    def drained(self, now: float) -> None:
-        """Take note that all that waited for the socket is sent."""
 
 
 class _State(Enum):
@@ -100,6 +78,7 @@ class TlsTransport:
         "_fd",
         "_held",
         "_host",
+        "_inside",
         "_last_read",
         "_loop",
         "_max_backlog",
@@ -133,6 +112,7 @@ class TlsTransport:
         self._port = address[1]
         self._socket = connected
         self._tls: TlsSession | None = tls
+        self._inside = read_ahead(tls)
         self._fd = connected.fileno()
         self._metrics = metrics
         self._poller = poller
@@ -195,7 +175,7 @@ class TlsTransport:
             self._start_writing()
         except (ssl.SSLError, OSError) as error:
             self._metrics.handshakes["failed", tls.version() or "none"] += 1
-            receiver.lost(code_of(error), self._loop.time(), tls_reason(error))
+            receiver.lost(code_of(error), self._loop.time(), words_of(error))
             self._linger()  # OpenSSL has written the alert.
         else:
             self._stop_writing()
@@ -206,6 +186,8 @@ class TlsTransport:
             self._metrics.handshakes["resumed" if resumed else "full", tls.version() or "none"] += 1
             certificate = tls.getpeercert(True)
             receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
+            if self._waits_inside():  # The CONNECT came with the last bytes of the handshake.
+                self._read()
 
     def presented(self) -> tuple[bytes | None, list[bytes]]:
         """Return the peer's certificate, in DER, and its verified path."""
@@ -222,27 +204,49 @@ class TlsTransport:
             return
         now = self._loop.time()
         turn = self._turn
-        burst = now - self._last_read < _BURST_SECONDS
+        inside = self._inside
+        burst = not inside and now - self._last_read < _BURST_SECONDS
         self._last_read = now
         for _ in range(_READS_A_TURN):
-            try:
-                data = tls.read(RECORD)
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
-                return
-            except ssl.SSLEOFError:  # Without close_notify. MQTT has its own end, and nobody else does better.
-                data = b""
-            except (ssl.SSLError, OSError) as error:
-                receiver.lost("CONNECTION_LOST", now, tls_reason(error))
-                self._close()
-                return
+            data = self._take(tls, receiver, now)
             if not data:
-                receiver.lost("CLIENT_CLOSED", now)
-                self._finish()
                 return
             receiver.receive(data, now)
             turn.allowance -= 1
-            if not burst or turn.allowance <= 0 or self._state is not _State.OPEN or not self._events & READABLE:
+            if self._state is not _State.OPEN or not self._events & READABLE:
+                return  # Whoever lets it read again looks inside.
+            if not (has_pending(inside) if inside else burst):
                 return
+            if turn.allowance <= 0:
+                break
+        if inside:
+            self._poller.again(self._fd)
+
+    def _take(self, tls: TlsSession, receiver: Receiver, now: float) -> bytes:
+        """Return what the next record holds; empty where there is none, or where *receiver* was told of the end."""
+        try:
+            data = tls.read(RECORD)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+            return b""
+        except ssl.SSLEOFError:  # Without close_notify. MQTT has its own end, and nobody else does better.
+            data = b""
+        except (ssl.SSLError, OSError) as error:
+            receiver.lost("CONNECTION_LOST", now, words_of(error))
+            self._close()
+            return b""
+        if not data:
+            receiver.lost("CLIENT_CLOSED", now)
+            self._finish()
+        return data
+
+    def _waits_inside(self) -> bool:
+        """Whether there are bytes to read that the kernel does not know of."""
+        return (
+            self._inside != 0
+            and self._state is _State.OPEN
+            and self._events & READABLE != 0
+            and has_pending(self._inside) != 0
+        )
 
     def _discard(self) -> None:
         try:
@@ -322,7 +326,7 @@ class TlsTransport:
     def _fail(self, error: OSError) -> None:
         # Not now: whoever writes is in the middle of a flush. The loop will tell the receiver.
         self._state = _State.CLOSING
-        self._loop.call_soon(self._broken, tls_reason(error))
+        self._loop.call_soon(self._broken, words_of(error))
 
     def _broken(self, detail: str) -> None:
         if self._receiver is not None:
@@ -445,9 +449,12 @@ class TlsTransport:
 
     def _resume_reading(self) -> None:
         self._watch(self._events | READABLE)
+        if self._waits_inside():
+            self._poller.again(self._fd)
 
     def _pause_reading(self) -> None:
         self._watch(self._events & ~READABLE)
+        self._poller.enough(self._fd)
 
     def _start_writing(self) -> None:
         self._watch(self._events | WRITABLE)
@@ -466,12 +473,3 @@ def without_qos0(packets: list[bytes], metrics: Metrics) -> list[bytes]:
     kept = [packet for packet in packets if packet[0] & _RETAIN_BIT != _QOS0_PUBLISH]
     metrics.dropped_slow_consumer += len(packets) - len(kept)
     return kept
-
-
-def tls_reason(error: OSError) -> str:
-    """Return OpenSSL's reason, or the system's, in words."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or str(error)).lower().replace("_", " ")
-    return error.strerror or type(error).__name__

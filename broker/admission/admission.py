@@ -41,16 +41,15 @@ from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
+from provisioning.pki.certificate_reader import CertificateReader, facts_of
 from provisioning.pki.crl import distribution_points
-from provisioning.pki.extension import extension
-from provisioning.pki.identity import Identity, InvalidIdentity, Role, identity_of
+from provisioning.pki.identity import Identity, InvalidIdentity, Role
 from provisioning.pki.ocsp import Answer
 from provisioning.pki.revocation import (
     CertificateKey,
     Revocation,
     RevocationIndex,
     RevocationReason,
-    certificate_key,
 )
 
 DEFAULT_BUNDLE = "cafile"
@@ -132,6 +131,7 @@ class Admission:
         """Which topics; may be replaced by another one, see `broker.policy_change`."""
         self.trust_domain = trust_domain
         self._issuers: dict[bytes, bytes] = {}
+        self._reader = CertificateReader()
 
     def judging_by(self, trust: Trust | None) -> Admission:
         """Return an admission that knows what this one knows, judges by *trust*, and asks nobody else."""
@@ -156,18 +156,20 @@ class Admission:
         if not certificate:
             return _refused(RefusalCode.NO_CERTIFICATE, "no client certificate was presented")
         issuer: Issuer | None = None
+        parsed: x509.Certificate | None = None
         try:
-            parsed = x509.load_der_x509_certificate(certificate)
-            if self.trust is not None:
+            if self.trust is None:
+                facts = self._reader.read(certificate)
+            else:
+                parsed = x509.load_der_x509_certificate(certificate)
                 issuer = self.trust.issuer_of(parsed, path())
                 if issuer is None:
                     return _untrusted(parsed)
-            identity = identity_of(parsed) if issuer is None else issuer.bundle.terms.identify(parsed)
-            issuer_key_id, serial = certificate_key(parsed)
-            may_certify = _may_certify(parsed)
+                facts = facts_of(parsed, issuer.bundle.terms.identify)
         except (InvalidIdentity, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
             return _refused(RefusalCode.INVALID_IDENTITY, str(error))
-        not_after = parsed.not_valid_after_utc
+        issuer_key_id, serial = facts.key
+        identity, not_after = facts.identity, facts.not_after
         if issuer is None:
             issuer_key_id = self._shared(issuer_key_id)
         else:  # Not what the certificate says of its issuer: its issuer's own key.
@@ -176,11 +178,11 @@ class Admission:
         fingerprint = hashlib.sha256(certificate).digest() if self.fingerprints else b""
         left = (not_after - now).total_seconds()
         peer = Peer(identity, (issuer_key_id, serial), left, issuer, fingerprint=fingerprint)
-        if may_certify:
+        if facts.may_certify:
             refusal: Refused | None = _refused(RefusalCode.CA_CERTIFICATE, "a CA's certificate is not a device's")
         else:
-            refusal = self._judge(peer, parsed.not_valid_before_utc, now)
-            if issuer is not None and refusal is None:
+            refusal = self._judge(peer, facts.not_before, now)
+            if issuer is not None and parsed is not None and refusal is None:
                 refusal = issuer.fault or issuer.bundle.terms.refuse_client(parsed, identity)
                 if refusal is None and status:
                     refusal, inquiry = self._status(parsed, issuer, now)
@@ -336,13 +338,6 @@ def _as_whom(peer: Peer, connect: Connect) -> Admitted:
         return Admitted(peer, connect.client_id, assigned=False)
     assigned = identity.name if identity.role is Role.DEVICE else f"{identity.name}-{secrets.token_hex(8)}"
     return Admitted(peer, assigned, assigned=True)
-
-
-def _may_certify(certificate: x509.Certificate) -> bool:
-    """Whether *certificate* is a CA's: it may sign others, whatever else it says it is for."""
-    constraints = extension(certificate, x509.BasicConstraints)
-    usage = extension(certificate, x509.KeyUsage)
-    return (constraints is not None and constraints.ca) or (usage is not None and usage.key_cert_sign)
 
 
 def _unavailable(code: RefusalCode, detail: str) -> Refused:

@@ -61,8 +61,15 @@ _VALUES: dict[int, st.SearchStrategy[Any]] = {
 }
 
 
+def is_boolean(rule: PropertyRule) -> bool:
+    """Whether the property is one of those bytes that mean yes or no."""
+    return rule.attribute.startswith("request_") or rule.attribute.endswith("_available")
+
+
 def _values(rule: PropertyRule, owner: Owner) -> st.SearchStrategy[Any]:
     value = topic_names if rule.attribute == "response_topic" else _VALUES[id(rule.wire_type.read)]
+    if is_boolean(rule):
+        value = value.map(bool)
     if not rule.repeats:
         return value
     return st.lists(value, min_size=1, max_size=3 if owner in rule.repeats_in else 1).map(tuple)

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from broker import tls_session
+from broker import tls_session, transport
 from broker.metrics import Metrics
 from broker.poller import Poller
 from broker.tls_session import TlsSession, open_public_tls, open_tls
 from broker.transport import TlsTransport
 from broker.turn import Turn
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
+from tests.support.one_segment import OneSegmentClient
 from tests.support.pki import Pki, shared_pki
 
 Opener = Callable[[ssl.SSLContext, socket.socket], tuple[socket.socket, TlsSession]]
@@ -33,6 +34,9 @@ class Told:
     certificate: bytes | None = None
     path: list[bytes] = field(default_factory=list)
     received: bytes = b""
+    holds_at: int = 0
+    """After so many bytes the transport is held; 0: never."""
+    held: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def secured(self, certificate: bytes | None, _now: float, _wall: datetime, path: Callable[[], Any]) -> None:
@@ -44,6 +48,10 @@ class Told:
         assert self.transport is not None
         if data == b"leave":
             self.transport.close()
+        elif self.holds_at and len(self.received) >= self.holds_at and not self.held.is_set():
+            self.transport.hold()
+            self.held.set()
+            self.transport.write([data.upper()])
         else:
             self.transport.write([data.upper()])
 
@@ -61,6 +69,7 @@ class Server:
     """A listening socket whose connections are served by the transport, on TLS as *opener* opens it."""
 
     def __init__(self, opener: Opener, context: ssl.SSLContext) -> None:
+        self.holds_at = 0
         self._opener = opener
         self._context = context
         loop = asyncio.get_running_loop()
@@ -75,7 +84,7 @@ class Server:
         self._listening.setblocking(False)
         accepted, address = await loop.sock_accept(self._listening)
         kept, tls = self._opener(self._context, accepted)
-        told = Told()
+        told = Told(holds_at=self.holds_at)
         transport = TlsTransport(loop, kept, tls, address, self.metrics, self.poller, self._turn, 1 << 20)
         told.transport = transport
         transport.start(told)
@@ -86,11 +95,17 @@ class Server:
         await self.poller.drained(1.0)
 
 
-@pytest.fixture(params=[open_tls, open_public_tls], ids=["inner", "public"])
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+@pytest.fixture(
+    params=[(open_tls, True), (open_public_tls, True), (open_tls, False), (open_public_tls, False)],
+    ids=["inner", "public", "inner-record-by-record", "public-record-by-record"],
+)
+async def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    opener, ahead = request.param
+    if not ahead:  # As where OpenSSL cannot be asked to.
+        monkeypatch.setattr(transport, "read_ahead", lambda _session: 0)
     pki = shared_pki()
     context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.REQUIRED)
-    running = Server(request.param, context)
+    running = Server(opener, context)
     yield running
     await running.close()
 
@@ -113,6 +128,56 @@ async def visit(
     visiting = asyncio.get_running_loop().run_in_executor(None, client)
     told = await server.accept()
     return told, await visiting
+
+
+RECORDS = [b"%04d" % number for number in range(300)]
+"""More than a turn reads of one connection."""
+
+
+async def test_records_that_came_in_one_piece_are_all_read(server: Server, pki: Pki) -> None:
+    context = client_context(pki.anchors, pki.device("meter-1").credential)
+
+    def send() -> bytes:
+        with OneSegmentClient(server.port, context) as client:
+            client.send([b"hello"])
+            assert client.receive(5) == b"HELLO"
+            client.send(RECORDS)
+            return client.receive(4 * len(RECORDS))  # Nothing else is sent: no later byte wakes the server.
+
+    sending = asyncio.get_running_loop().run_in_executor(None, send)
+    await server.accept()
+    assert await sending == b"".join(RECORDS)
+
+
+async def test_what_comes_with_the_last_bytes_of_the_handshake_is_read(server: Server, pki: Pki) -> None:
+    context = client_context(pki.anchors, pki.device("meter-1").credential)
+
+    def send() -> bytes:
+        with OneSegmentClient(server.port, context, RECORDS) as client:
+            return client.receive(4 * len(RECORDS))
+
+    sending = asyncio.get_running_loop().run_in_executor(None, send)
+    await server.accept()
+    assert await sending == b"".join(RECORDS)
+
+
+async def test_what_waits_while_the_transport_is_held_is_read_when_it_is_released(server: Server, pki: Pki) -> None:
+    context = client_context(pki.anchors, pki.device("meter-1").credential)
+    server.holds_at = 40
+
+    def send() -> bytes:
+        with OneSegmentClient(server.port, context, RECORDS) as client:
+            return client.receive(4 * len(RECORDS))
+
+    sending = asyncio.get_running_loop().run_in_executor(None, send)
+    told = await server.accept()
+    await told.held.wait()
+    for _ in range(5):  # Turns in which something could be read wrongly.
+        await asyncio.sleep(0)
+    assert len(told.received) == server.holds_at
+    assert told.transport is not None
+    told.transport.release()
+    assert await sending == b"".join(RECORDS)
 
 
 def test_this_python_has_the_inner_object() -> None:

@@ -119,7 +119,7 @@ def test_a_denied_message_leaves_its_identifier_free(broker: MemoryBroker) -> No
 # Reasons in words
 
 
-@pytest.mark.parametrize(("fields", "explained"), [({}, True), ({"request_problem_information": 0}, False),
+@pytest.mark.parametrize(("fields", "explained"), [({}, True), ({"request_problem_information": False}, False),
                                                    ({"maximum_packet_size": 60}, False)])  # fmt: skip
 def test_a_refusal_says_why_to_who_asks_and_has_room(
     broker: MemoryBroker, fields: dict[str, int], explained: bool

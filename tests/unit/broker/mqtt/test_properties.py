@@ -19,6 +19,7 @@ from broker.mqtt.properties import (
     read_properties,
 )
 from broker.mqtt.wire import Reader, encode_variable_integer
+from tests.support.packet_strategies import is_boolean
 
 
 def read(section: bytes, owner: Owner) -> Properties:
@@ -74,7 +75,7 @@ def test_user_properties_keep_their_order_and_their_duplicates() -> None:  # [MQ
 
 @pytest.mark.parametrize("rule", [rule for rule in PROPERTY_RULES if not rule.repeats], ids=lambda rule: rule.name)
 def test_a_property_that_comes_twice_is_a_protocol_error(rule: PropertyRule) -> None:
-    value = {STRING: "a", BINARY: b"a"}.get(rule.wire_type, 1)
+    value = True if is_boolean(rule) else {STRING: "a", BINARY: b"a"}.get(rule.wire_type, 1)
     owner = min(rule.allowed_in, key=str)
     properties = Properties(**{rule.attribute: value})  # type: ignore[arg-type]
     once = encode_properties(properties, owner)[1:]

@@ -1,0 +1,175 @@
+"""The reader that remembers templates says of every certificate what the library says, or refuses it in its words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from provisioning.pki.certificate_reader import CertificateFacts, CertificateReader, facts_of
+from provisioning.pki.keys import generate_key
+from tests.support.pki import shared_device, shared_pki
+
+REFUSALS = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+ISSUER_KEY, KEY = generate_key(), generate_key()
+_EXTENSION_IDS = [
+    *(ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.AUTHORITY_KEY_IDENTIFIER),
+    *(ExtensionOID.SUBJECT_KEY_IDENTIFIER, ExtensionOID.CRL_DISTRIBUTION_POINTS, ExtensionOID.EXTENDED_KEY_USAGE),
+    x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"),
+]
+
+names = st.sampled_from(["meter-1", "meter-2", "m", "a" * 64, "-bad", "müller", "x_y.z"])
+uris = st.one_of(
+    st.builds("spiffe://fleet.internal/device/meters/{}".format, names.filter(str.isascii)),
+    st.sampled_from(
+        [
+            "spiffe://fleet.internal/service/backend",
+            "spiffe://fleet.internal/nobody/x",
+            "https://example.org/meter-1",
+            "spiffe://Fleet/device/g/meter-1",
+            "urn:x",
+        ]
+    ),
+)
+strings = st.sampled_from([_ASN1Type.UTF8String, _ASN1Type.PrintableString, _ASN1Type.BMPString])
+attributes = st.one_of(
+    st.builds(
+        lambda name, kind: x509.NameAttribute(NameOID.COMMON_NAME, name, kind),
+        names.filter(lambda name: name.isascii() and "_" not in name),  # What a PrintableString may hold.
+        strings,
+    ),
+    st.builds(lambda name: x509.NameAttribute(NameOID.COMMON_NAME, name), names),
+    st.just(x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Example")),
+)
+general_names = st.lists(
+    st.one_of(uris.map(x509.UniformResourceIdentifier), st.just(x509.DNSName("meter-1.example.org"))), max_size=2
+)
+usages = st.booleans().map(
+    lambda signs: x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+)
+extension_values: st.SearchStrategy[x509.ExtensionType] = st.one_of(
+    st.booleans().map(lambda ca: x509.BasicConstraints(ca=ca, path_length=None)),
+    usages,
+    st.just(x509.AuthorityKeyIdentifier.from_issuer_public_key(ISSUER_KEY.public_key())),
+    st.just(x509.SubjectKeyIdentifier.from_public_key(KEY.public_key())),
+    st.binary(max_size=24).map(x509.SubjectKeyIdentifier),
+    st.just(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])),
+    st.builds(x509.UnrecognizedExtension, st.sampled_from(_EXTENSION_IDS), st.binary(max_size=12)),
+)
+moments = st.datetimes(datetime(1960, 1, 1), datetime(2070, 1, 1)).map(lambda moment: moment.replace(microsecond=0))  # noqa: DTZ001
+
+
+@st.composite
+def certificates(draw: st.DrawFn) -> bytes:
+    """Draw a certificate, mostly of a usual shape, signed by `ISSUER_KEY`."""
+    name = draw(names.filter(str.isascii))
+    usual = draw(st.booleans())
+    subject = [x509.NameAttribute(NameOID.COMMON_NAME, name)] if usual else draw(st.lists(attributes, max_size=2))
+    alternative: list[Any] = draw(general_names)
+    if usual and not name.startswith("-"):
+        alternative = [x509.UniformResourceIdentifier(f"spiffe://fleet.internal/device/meters/{name}")]
+    begin, end = sorted((draw(moments), draw(moments)))
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name(subject))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, draw(st.sampled_from(["CA", "CB"])))]))
+        .public_key(KEY.public_key())
+        .serial_number(draw(st.integers(1, 2**159 - 1) | st.integers(1, 300)))
+        .not_valid_before(begin)
+        .not_valid_after(end)
+    )
+    for each in draw(st.lists(extension_values, max_size=4, unique_by=lambda value: value.oid.dotted_string)):
+        builder = builder.add_extension(each, critical=draw(st.booleans()))
+    if alternative:
+        builder = builder.add_extension(x509.SubjectAlternativeName(alternative), critical=draw(st.booleans()))
+    return builder.sign(ISSUER_KEY, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def outcome(read: Callable[[bytes], CertificateFacts], der: bytes) -> CertificateFacts | tuple[type, str]:
+    try:
+        return read(der)
+    except REFUSALS as error:
+        return type(error), str(error)
+
+
+def slowly(der: bytes) -> CertificateFacts:
+    return facts_of(x509.load_der_x509_certificate(der))
+
+
+@given(st.lists(certificates(), min_size=1, max_size=4))
+def test_the_reader_says_what_the_library_says_whatever_it_has_read_before(read: list[bytes]) -> None:
+    reader = CertificateReader()
+    for der in (*read, *read):
+        assert outcome(reader.read, der) == outcome(slowly, der)
+
+
+USUAL = shared_device("meter-1").der
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")  # A serial number below 1.
+@given(st.lists(st.tuples(st.integers(0, len(USUAL) - 1), st.integers(0, 255)), min_size=1, max_size=3))
+@example([(1, 0x81)])
+@example([(4, 0x30)])
+def test_changed_bytes_are_read_as_the_library_reads_them_or_refused(changes: list[tuple[int, int]]) -> None:
+    reader = CertificateReader()
+    reader.read(USUAL)
+    changed = bytearray(USUAL)
+    for position, byte in changes:
+        changed[position] = byte
+    expected = outcome(slowly, bytes(changed))
+    found = outcome(reader.read, bytes(changed))
+    if isinstance(expected, CertificateFacts):
+        assert found == expected
+    # Else OpenSSL has refused it before: key, signature or their algorithms are not read again.
+
+
+@given(st.integers(0, len(USUAL) - 1))
+def test_a_certificate_cut_anywhere_is_refused(length: int) -> None:
+    reader = CertificateReader()
+    reader.read(USUAL)
+    with pytest.raises(ValueError, match=r".*"):
+        reader.read(USUAL[:length])
+
+
+def test_the_second_certificate_of_a_template_is_not_parsed_by_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = CertificateReader()
+    reader.read(shared_device("meter-1").der)
+    second = shared_device("meter-2")
+    expected = facts_of(second.certificate)
+    monkeypatch.setattr(x509, "load_der_x509_certificate", None)
+    assert reader.read(second.der) == expected
+    assert len(reader) == 1
+
+
+def test_another_issuer_is_another_template() -> None:
+    pki = shared_pki()
+    other = pki.certify(slowly(USUAL).identity, issuer=pki.authority("Another CA"))
+    reader = CertificateReader()
+    for der in (USUAL, other.der, USUAL):
+        assert reader.read(der) == slowly(der)
+    assert len(reader) == 2
+
+
+def test_validity_is_in_utc() -> None:
+    reader = CertificateReader()
+    reader.read(USUAL)
+    assert reader.read(USUAL).not_after.tzinfo is UTC

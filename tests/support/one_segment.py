@@ -1,0 +1,57 @@
+"""A TLS client that hands many records to the network in one piece: OpenSSL at the other end has them all at once."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import Self
+
+
+class OneSegmentClient:
+    """TLS on memory, above a blocking socket: what is sent is sent when the caller says so."""
+
+    def __init__(self, port: int, context: ssl.SSLContext, with_the_handshake: Sequence[bytes] = ()) -> None:
+        """Connect; the records *with_the_handshake* leave in one piece with the handshake's last bytes."""
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._exchange()
+            else:
+                break
+        self.send(with_the_handshake)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._socket.close()
+
+    def send(self, records: Sequence[bytes]) -> None:
+        """Send each of *records* as a TLS record of its own, all of them in one piece."""
+        for record in records:
+            self._tls.write(record)
+        self._socket.sendall(self._outgoing.read())
+
+    def receive(self, size: int) -> bytes:
+        """Return the next *size* bytes."""
+        received = b""
+        while len(received) < size:
+            try:
+                received += self._tls.read(size - len(received))
+            except ssl.SSLWantReadError:
+                self._exchange()
+        return received
+
+    def _exchange(self) -> None:
+        if self._outgoing.pending:
+            self._socket.sendall(self._outgoing.read())
+        data = self._socket.recv(65536)
+        if not data:
+            raise ConnectionError("the server has closed the connection")
+        self._incoming.write(data)
