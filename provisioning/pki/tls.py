@@ -36,8 +36,8 @@ _NO_CHECK_TIME = 0x200000
 
 _SERVER_SUITES = ("TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_256_GCM_SHA384")
 """In the order in which a server chooses. The first is the one that every client must have (RFC 8446 §9.1); its hash,
-SHA-256, is in the hardware of small devices and large processors, and makes a handshake 0.07 ms cheaper for the server
-than OpenSSL's own first choice with SHA-384."""
+SHA-256, is in the hardware of small devices and large processors, and makes a handshake a little cheaper than OpenSSL's
+own first choice with SHA-384 (docs/decisions/0080)."""
 _TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM"
 """What a server takes of TLS 1.2 where that is allowed: authenticated encryption (no CBC), and forward secrecy. CCM is
 what small devices have in hardware."""
