@@ -91,7 +91,7 @@ class Poller:
     def again(self, descriptor: int) -> None:
         """Call the transport of *descriptor* in the next turn, whatever the kernel says: it has bytes inside."""
         if not self._again:
-            self._loop.call_soon(self._ready)
+            self._loop.call_soon(self._look_again)
         self._again.add(descriptor)
 
     def enough(self, descriptor: int) -> None:
@@ -131,6 +131,10 @@ class Poller:
         self._loop.remove_reader(self._epoll.fileno())
         self._again.clear()
         self._epoll.close()
+
+    def _look_again(self) -> None:
+        if self._again:  # Else they have been served, are to be read no more, or the set is closed.
+            self._ready()
 
     def _events(self) -> list[tuple[int, int]]:
         """Return whom to call now, and why."""

@@ -69,7 +69,7 @@ async def serving(
         await _until_ready(name, process, log, ready)
         yield process
     finally:
-        await _stop(process)
+        await stop(process)
 
 
 async def _until_ready(name: str, process: asyncio.subprocess.Process, log: Path, ready: str) -> None:
@@ -86,12 +86,13 @@ def _said(log: Path) -> str:
     return log.read_text(errors="replace")
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
+async def stop(process: asyncio.subprocess.Process, grace: float = _GRACE) -> None:
+    """End *process*, the leader of a session of its own: politely, after *grace* seconds by force, with all it left."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
     try:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GRACE):
+            async with asyncio.timeout(grace):
                 await process.wait()
     finally:
         # The session is ours alone: whatever it has started and left goes with it.

@@ -9,14 +9,13 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import shlex
-import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
+
+from device_sim.foreign_process import stop
 
 PLACEHOLDERS = ("host", "port", "cafile", "crl", "cert", "key", "client_id", "topic", "commands", "est_url", "dir")
 _GRACE = 2.0
@@ -86,16 +85,7 @@ class Program:
         try:
             yield _Running(process)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-            try:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_GRACE):
-                        await process.wait()
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+            await stop(process, _GRACE)
 
 
 class _Running:

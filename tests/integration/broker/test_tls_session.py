@@ -266,3 +266,15 @@ async def test_more_than_a_record_arrives_whole(server: Server, pki: Pki) -> Non
     told, answer = await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), send)
     assert answer == data.upper()
     assert told.received == data
+
+
+async def test_a_set_that_is_closed_before_its_next_look_does_not_look() -> None:
+    loop = asyncio.get_running_loop()
+    failures: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _loop, context: failures.append(context))
+    poller = Poller(loop, Turn(loop.call_soon))
+    poller.again(0)
+    poller.close()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert failures == []
