@@ -243,7 +243,8 @@ class EnrolmentService:
                 considered = attempt
                 try:
                     return await self._database.write(
-                        lambda connection: self._transaction(connection, considered, reservation)  # noqa: B023
+                        lambda connection: self._transaction(connection, considered, reservation),  # noqa: B023
+                        short=True,
                     )
                 except Unasked as unasked:
                     attempt = replace(attempt, verdict=await self._ask(unasked.question))
