@@ -244,11 +244,17 @@ class EnrolmentService:
                 try:
                     return await self._database.write(
                         lambda connection: self._transaction(connection, considered, reservation),  # noqa: B023
-                        short=True,
+                        short=self._signs_at_once(),
                     )
                 except Unasked as unasked:
                     attempt = replace(attempt, verdict=await self._ask(unasked.question))
         raise Refused(Code.UNAVAILABLE, "the question to the webhook changed while it was asked; try again")
+
+    def _signs_at_once(self) -> bool:
+        try:
+            return self._issuing().issuer.key_in_memory
+        except Refused:  # Of no CA: the transaction comes to that when it has decided everything else.
+            return True
 
     def _transaction(self, connection: Connection, attempt: Attempt, reservation: Reservation) -> _Outcome | Pending:
         attempt = replace(attempt, now=self._clock())  # The audit log's times are in commit order.

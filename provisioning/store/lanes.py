@@ -159,16 +159,15 @@ class GroupingLane(Lane):
         """Run short works on the event loop for a moment; go on after whatever else it has to do."""
         begun = now = time.monotonic()
         while self._jobs and self._jobs[0].short and now < group.closes_at and not group.failed:
-            if now > begun + _SLICE_SECONDS:
-                loop.call_soon(self._run_slice, loop, group)
-                return
             group.run(self._jobs.popleft())
             before, now = now, time.monotonic()
             if now > before + _SHORT_SECONDS:
                 self._threaded_until = now + _THREADED_SECONDS
-                log.info(
-                    "the store is slow: its works leave the event loop for a while", seconds=round(now - before, 3)
-                )
+                log.info("store is slow: works leave the event loop for a while", seconds=round(now - before, 3))
+                break
+            if now > begun + _SLICE_SECONDS:
+                loop.call_soon(self._run_slice, loop, group)
+                return
         self._end_in_thread(loop, group)
 
     def _end_in_thread(self, loop: asyncio.AbstractEventLoop, group: Group) -> None:
