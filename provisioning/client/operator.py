@@ -65,6 +65,22 @@ class IssuedToken(Answer):
     __str__ = __repr__
 
 
+class KnownToken(Answer):
+    """What a token is worth, and what became of it; the token itself is not here."""
+
+    id: int
+    device: str | None = None
+    group: str | None = None
+    role: Role
+    state: str
+    created_at: datetime
+    created_by: str
+    expires_at: datetime
+    voided_at: datetime | None = None
+    used_at: datetime | None = None
+    serial: str | None = None
+
+
 class RevokedCertificate(Answer):
     """A revocation as the service recorded it; *sequence* is its place in the revocation feed."""
 

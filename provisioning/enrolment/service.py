@@ -109,7 +109,7 @@ class EnrolmentService:
         self,
         *,
         database: Database,
-        issuing: Callable[[], Issuing],
+        issuing: Callable[[str], Issuing],
         serial_numbers: SerialNumbers,
         profiles: Mapping[str, Profile],
         trust_domain: str,
@@ -118,7 +118,7 @@ class EnrolmentService:
         ask: Callable[[Question], Awaitable[Verdict]] | None = None,
         key_policy: KeyPolicy | None = None,
     ) -> None:
-        """*issuing* returns the CA that issues now.
+        """*issuing* returns the CA of a line that issues now.
 
         *after_commit* are called with the certificates whose status a new one has changed: those that it replaces.
         *ask* puts a question to a webhook.
@@ -278,7 +278,7 @@ class EnrolmentService:
         self, connection: Connection, attempt: Attempt, authorised: Authorised, reservation: Reservation
     ) -> tuple[x509.Certificate, int]:
         device, now = authorised.device, attempt.now
-        issuing = self._issuing()
+        issuing = self._issuing(authorised.rules.issuing_line)
         issuing.check_life(now)
         issuing.check(connection)
         shard = issuing.choose_shard()

@@ -136,6 +136,7 @@ authorities = Table(
     Column("der", LargeBinary, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
+    Column("line", NAME, nullable=False, server_default="default"),
     Index("ix_authorities_key_id", "key_id"),
 )
 """The fleet's own CAs and what each may do now: see `provisioning.store.authorities`."""
