@@ -52,6 +52,7 @@ COLUMNS: Final = (
     "revoked_at",
     "reason",
     "sequence",
+    "invalidity_date",
 )
 _FORMULA_STARTS: Final = ("=", "+", "-", "@")
 
@@ -205,4 +206,7 @@ def _certificate_item(stored: StoredCertificate, now: datetime) -> dict[str, Any
         "revoked_at": None if revocation is None else rfc3339(revocation.revoked_at),
         "reason": None if revocation is None else revocation.reason,
         "sequence": None if revocation is None else revocation.sequence,
+        "invalidity_date": None
+        if revocation is None or revocation.invalidity_date is None
+        else rfc3339(revocation.invalidity_date),
     }
