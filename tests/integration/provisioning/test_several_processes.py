@@ -189,8 +189,7 @@ async def test_both_count_together_how_many_certificates_a_group_has_had(
             try:
                 await client.enrol(build_csr(generate_key(), name), user=name, token=token)
             except EnrolmentUnavailable as refusal:
-                assert "429: RATE_LIMITED" in str(refusal)
-                return "RATE_LIMITED"
+                return "RATE_LIMITED" if "429: RATE_LIMITED" in str(refusal) else str(refusal)
             return "enrolled"
 
     begun = time.monotonic()
