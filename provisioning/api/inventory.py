@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import StreamingResponse
 
+from provisioning.api.moment import utc_of
 from provisioning.api.operators import (
     DEFAULT_PAGE,
     MAXIMUM_PAGE,
@@ -81,8 +82,8 @@ def _search(
         None if fingerprint is None else _hexadecimal(fingerprint),
         None if issuer is None else _hexadecimal(issuer),
         state,
-        _aware(expires_from),
-        _aware(expires_before),
+        utc_of(expires_from),
+        utc_of(expires_before),
     )
 
 
@@ -183,12 +184,6 @@ def _hexadecimal(text: str) -> str:
     if not digits or any(digit not in "0123456789abcdef" for digit in digits):
         raise Refused(Code.INVALID_REQUEST, f"{text[:100]!r} is not hexadecimal")
     return digits
-
-
-def _aware(moment: datetime | None) -> datetime | None:
-    if moment is not None and moment.tzinfo is None:
-        return moment.replace(tzinfo=UTC)
-    return moment
 
 
 def _certificate_item(stored: StoredCertificate, now: datetime) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query
 from fastapi import Path as PathParameter
-from pydantic import AwareDatetime
 
 from provisioning.api.idempotency import IdempotentRoute
+from provisioning.api.moment import utc_of
 from provisioning.api.operators import (
     DEFAULT_PAGE,
     PREFIX,
@@ -42,10 +42,10 @@ async def list_tokens(
     state: TokenState | None = None,
     group: Name | None = None,
     device: Name | None = None,
-    expires_before: AwareDatetime | None = None,
+    expires_before: datetime | None = None,
 ) -> dict[str, Any]:
     """List tokens, oldest first. ``next`` is the cursor of the page that follows."""
-    wanted = TokenFilter(state, group, device, expires_before)
+    wanted = TokenFilter(state, group, device, utc_of(expires_before))
     found = await services.database.read(
         lambda connection: token_inventory.page(connection, wanted, limit=limit + 1, after=after, now=services.clock())
     )

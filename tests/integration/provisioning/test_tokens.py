@@ -55,6 +55,10 @@ def test_tokens_are_listed_shown_and_voided(own_service: ProvisioningService, tm
         assert shown["serial"] == certificate_facts(device.certificate, "-serial").partition("=")[
             2
         ].strip().lower().lstrip("0")
+        for edge in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"):
+            for path in ("/v1/tokens", "/v1/certificates"):
+                refused = api.get(path, params={"expires_before": edge})
+                assert (refused.status_code, refused.json()["code"]) == (400, "INVALID_REQUEST"), refused.text
         assert api.get("/v1/tokens/999").json()["code"] == "TOKEN_NUMBER_UNKNOWN"
 
         number = everything[1]["id"]
