@@ -48,6 +48,7 @@ _LABELLED = {
     "refused": ("refusals", "clients that were not let in, by stable code"),
     "closed": ("closed", "connections of admitted clients that have ended, by stable code"),
     "revocation_alarms": ("revocation_alarms", "CRLs that are late, expired or refused, by stable code"),
+    "audit_entries": ("audit_entries", "entries of the audit log that were written or lost, and writes that failed"),
     "anchor_fetches": ("anchor_fetches", "fetches of trust anchors from URLs: new, unchanged, or a stable code"),
     "plugin_outcomes": ("plugin_outcomes", "what plugins refused, failed to do or were not told of, by stable code"),
     "reloads": ("reloads", "settings read anew, by part and outcome"),
