@@ -15,7 +15,7 @@ Rules
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,6 +73,7 @@ _HELP = {
     "expiry_notices": "connected clients whose certificate was found to end soon",
     "clones_suspected": "certificates used from two addresses by turns",
     "rests": "times that a client was not read for a while because it sends faster than it may",
+    "plugin_blocked": "seconds for which a plugin has kept the event loop, and everybody waiting",
     "accepts_paused": "times that newcomers were left in the kernel's queue",
 }
 
@@ -209,12 +210,21 @@ def _counters(metrics: Metrics) -> Iterator[Metric]:
             for code, count in sorted(value.items()):
                 counter.add_metric((str(code),), count)
             yield counter
+        elif isinstance(value, dict):
+            yield _seconds_of_plugins(name, value)
         elif isinstance(value, float):
             yield _gauge(f"{name}_seconds", _HELP.get(name, name.replace("_", " ")), value)
         else:
             yield CounterMetricFamily(_named(name), _HELP.get(name, name.replace("_", " ")), value)
     yield dropped
     yield handshakes
+
+
+def _seconds_of_plugins(name: str, seconds: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(_named(f"{name}_seconds"), _HELP[name], labels=("plugin",))
+    for plugin, each in sorted(seconds.items()):
+        family.add_metric((plugin,), each)
+    return family
 
 
 def _named(name: str) -> str:
