@@ -56,7 +56,7 @@ async def test_every_counter_is_on_the_page_with_its_value() -> None:
         elif isinstance(found, Counter):
             found["full", "TLSv1.3"] = marker  # A pair for `handshakes`; the others take any key.
         elif isinstance(found, dict):
-            found["Plugin"] = marker
+            found["ours"] = marker
         else:
             setattr(metrics, each.name, type(found)(marker))
         wanted.append(marker)
