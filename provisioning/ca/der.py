@@ -58,6 +58,11 @@ def time(moment: datetime) -> bytes:
     return element(_GENERALIZED_TIME, _digits(moment))
 
 
+def generalized_time(moment: datetime) -> bytes:
+    """Return a GeneralizedTime as RFC 5280 §4.1.2.5.2 wants it: UTC, to the second."""
+    return element(_GENERALIZED_TIME, _digits(moment.astimezone(UTC)))
+
+
 def _digits(moment: datetime) -> bytes:
     # What strftime's %Y%m%d%H%M%SZ writes, which takes four times as long.
     date = moment.year * 10_000 + moment.month * 100 + moment.day

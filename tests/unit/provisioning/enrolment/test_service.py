@@ -113,7 +113,7 @@ async def test_only_a_key_in_memory_signs_on_the_event_loop(
 
     original = fleet.issuer.issue
     monkeypatch.setattr(fleet.issuer, "issue", noted)
-    monkeypatch.setattr(fleet.issuer, "key_in_memory", in_memory)
+    monkeypatch.setattr(fleet.enrolment, "_signs_at_once", lambda: in_memory)
     await fleet.enrol()
     here = in_memory and fleet.database.url.get_backend_name() == "sqlite"
     assert (signed_in[0] is threading.current_thread()) is here
