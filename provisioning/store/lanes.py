@@ -10,7 +10,8 @@ shares one transaction with the others, each in a savepoint of his own::
 Nobody is answered before the commit, so what is answered is on disk. With one caller at a time nothing changes; with
 sixteen, they pay for one fsync. On PostgreSQL the transactions of several processes meet at the end of the audit log
 anyway, so there they take a lock of all writers first (docs/decisions/0067-one-writer-at-a-time.md): a group holds the
-rows of many callers, and two groups that met in the middle could wait for each other.
+rows of many callers, and two groups that met in the middle could wait for each other. There, works that have nothing in
+common share their statements, too (`provisioning.store.company`).
 
 Rules
 -----

@@ -19,7 +19,8 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
-from provisioning.store import audit, certificates, counters, device_keys, devices, lanes, prepared, tokens
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import audit, certificates, counters, device_keys, devices, lanes, prepared, revocations, tokens
 from provisioning.store.audit import Action
 from provisioning.store.company import Company
 from provisioning.store.counters import Counter
@@ -336,6 +337,48 @@ async def test_a_connection_that_is_lost_refuses_everybody(fleet: Fleet, compani
     assert companies == [2]
     assert await log_of(fleet) == before
     assert await fleet.database.write(lambda connection: add(connection, "a")) == "a"
+
+
+async def test_revocations_that_wait_together_are_each_in_the_feed_once(
+    fleet: Fleet, companies: list[int], journeys: list[str]
+) -> None:
+    names = [f"meter-{number}" for number in range(6)]
+    for name in names:
+        await fleet.enrol(name)
+        await fleet.token(name)  # Void, with the device.
+    reason = RevocationReason.KEY_COMPROMISE
+    journeys.clear()
+    await fleet.revocation.revoke_device(names[0], reason, by="admin")
+    of_one = len(journeys)
+    journeys.clear()
+    unknown = [lambda: fleet.revocation.revoke_device("nobody", reason, by="admin")]
+    calls = [lambda name=name: fleet.revocation.revoke_device(name, reason, by="admin") for name in names[1:]]  # type: ignore[misc]
+    *done, refused = await together(fleet, *calls, *unknown)
+    assert companies == [6]
+    assert len(journeys) <= of_one + 3  # What one inserts in a list is not counted above, and is here.
+    assert refused.code is Code.DEVICE_UNKNOWN
+    events = await fleet.database.read(lambda connection: revocations.after(connection, 0, 100))
+    assert [event.sequence for event in events] == list(range(1, 7))
+    assert [event.device for event in events] == names
+    assert [outcome.revoked[0].sequence for outcome in done] == list(range(2, 7))
+    assert await fleet.database.read(lambda connection: tokens.count_open(connection, fleet.clock())) == 0
+    assert [subject for action, subject in await log_of(fleet) if action == Action.REVOKED] == names
+
+
+async def test_a_device_that_is_enrolled_again_and_revoked_at_once_is_one_after_the_other(
+    fleet: Fleet, companies: list[int]
+) -> None:
+    await fleet.enrol("meter-1")
+    calls = [
+        await enrolment(fleet, "meter-2"),
+        await enrolment(fleet, "meter-1"),
+        lambda: fleet.revocation.revoke_device("meter-1", RevocationReason.KEY_COMPROMISE, by="admin"),
+    ]
+    fresh, again, revoked = await together(fleet, *calls)
+    assert isinstance(fresh, x509.Certificate)
+    assert isinstance(again, x509.Certificate)
+    assert len(revoked.revoked) == 2
+    assert companies == [2]
 
 
 async def test_numbers_that_are_taken_together_have_no_gap_and_one_owner(fleet: Fleet, companies: list[int]) -> None:
