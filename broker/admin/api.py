@@ -47,6 +47,7 @@ from broker.reload.crl_trial import NoListsUsed, try_lists
 from broker.reload.parts import Candidate, ProposedAnchors
 from broker.reload.reloader import Reloader
 from broker.reload.report import Part
+from broker.sources.anchor_urls import AnchorUrls
 from provisioning.version import product_version
 
 log = structlog.get_logger("broker")
@@ -78,6 +79,7 @@ class Served:
     certificate: Path
     """The file with the broker's own certificate."""
     reloader: Reloader
+    anchor_urls: AnchorUrls
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -103,7 +105,15 @@ class AdminApi:
         }
 
     async def handle(self, request: Request) -> Response:
-        """Answer *request*."""
+        """Answer *request*, and have it taken down who asked for what."""
+        response = await self._answer(request)
+        witness = self._served.engine.history.witness
+        if witness is not None:
+            what = f"{request.method} {request.path}"
+            witness.told("asked", by=request.caller, request=what, status=int(response.status), **_asked(request))
+        return response
+
+    async def _answer(self, request: Request) -> Response:
         methods = self._routes.get(request.path)
         if methods is None:
             return problem(HTTPStatus.NOT_FOUND, "NOT_FOUND", f"there are {', '.join(self._routes)}")
@@ -193,7 +203,9 @@ class AdminApi:
 
     async def _trust(self, _request: Request) -> Response:
         admission = self._served.engine.admission
-        return Response.json(trust_document(self._contexts(), admission, asyncio.get_running_loop().time()))
+        document = trust_document(self._contexts(), admission, asyncio.get_running_loop().time())
+        urls = [each.document() for each in self._served.anchor_urls.followed]
+        return Response.json({**document, "anchor_urls": urls})
 
     async def _crls(self, _request: Request) -> Response:
         return Response.json(crl_document(self._served.engine, datetime.now(UTC), asyncio.get_running_loop().time()))
@@ -217,6 +229,21 @@ class AdminApi:
 
     def _contexts(self) -> list[ssl.SSLContext]:
         return [listener.context for listener in self._served.listeners]
+
+
+def _asked(request: Request) -> dict[str, object]:
+    """Return what *request* says, for the audit log: its query, and a body that is an object, each text of it cut."""
+    said: dict[str, object] = {"query": request.query} if request.query else {}
+    if request.method == "POST":
+        try:
+            body = _object(request.body)
+        except InvalidRequest:
+            said["bytes"] = len(request.body)
+        else:
+            said["body"] = {
+                key: value[:_MOST_REASON] if isinstance(value, str) else value for key, value in body.items()
+            }
+    return said
 
 
 def _candidates(asked: dict[str, Any], *, dry_run: bool) -> dict[Part, Candidate]:
