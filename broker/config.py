@@ -120,6 +120,8 @@ class BrokerConfig(BaseSettings):
     """How long the answer of a topic plugin is remembered."""
     plugin_username: Literal["certificate", "connect"] = "certificate"
     """The user name that plugins see: the certificate's, or what CONNECT says, which a plugin must check then."""
+    plugin_sees_password: bool = False
+    """Whether plugins see CONNECT's password as long as its client is connected: some read a token from it."""
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
     audit_log: Path | None = None

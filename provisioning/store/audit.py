@@ -58,6 +58,7 @@ class Action(StrEnum):
     SIGNING_CRL = "signing CRL"
     CRL_SIGNED = "CRL signed"
     TOKENS_CREATED = "tokens created"
+    TOKEN_VOIDED = "token voided"  # noqa: S105 - an action, not a secret
     REVOKED = "revoked"
     SUSPENDED = "suspended"
     RESUMED = "resumed"
