@@ -51,6 +51,8 @@ class Metrics:
     """By trust bundle, the wall time at which the URL of its anchors last said what counts here."""
     plugin_outcomes: Counter[str] = field(default_factory=Counter)
     """What plugins have refused, failed to do, or were not told of, by stable code."""
+    plugin_blocked: dict[str, float] = field(default_factory=dict)
+    """Seconds for which a plugin has kept the event loop, by plugin; shown as ``plugin_blocked_seconds``."""
     clones_suspected: int = 0
     expiry_notices: int = 0
     """How often it was said that the certificate of a connected client ends soon."""
