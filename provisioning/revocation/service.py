@@ -15,8 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Final
+from datetime import datetime
 
 import structlog
 from sqlalchemy.engine import Connection
@@ -24,6 +23,7 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.grounds import Grounds, grounds_of
 from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
 from provisioning.store import audit, certificates, devices, revocations, tokens
@@ -34,8 +34,6 @@ from provisioning.store.devices import DeviceState
 from provisioning.store.side_by_side import go_alone
 
 log = structlog.get_logger(__name__)
-
-_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +46,6 @@ class Revoked:
     revoked_at: datetime
     sequence: int
     invalidity_date: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Grounds:
-    """Why something is revoked, and since when it was not to be trusted, if that is known (RFC 5280 §5.3.2)."""
-
-    reason: RevocationReason
-    invalidity_date: datetime | None = None
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """What the audit log says."""
-        known = {} if self.invalidity_date is None else {"invalidity_date": self.invalidity_date}
-        return {"reason": self.reason, **known}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +84,7 @@ class RevocationService:
 
     def _grounds(self, reason: RevocationReason, invalidity_date: datetime | None) -> Grounds:
         _check_reason(reason)
-        if invalidity_date is None:
-            return Grounds(reason)
-        if not _EARLIEST <= invalidity_date <= self._clock():
-            raise Refused(
-                Code.INVALID_REQUEST,
-                f"invalidity_date {invalidity_date:%Y-%m-%dT%H:%M:%S%z} must be a time from 1970 on that has passed",
-            )
-        return Grounds(reason, invalidity_date.replace(microsecond=0))  # RFC 5280 §5.3.2: no fractions.
+        return grounds_of(reason, invalidity_date, self._clock())
 
     async def _end_device(self, name: str, state: DeviceState, grounds: Grounds, by: str) -> RevocationOutcome:
         def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed, int]:
