@@ -1,20 +1,18 @@
-"""One transaction that many works share, from BEGIN to COMMIT, and what each of them is told.
+"""One transaction of SQLite's that many works share, from BEGIN to COMMIT, and what each of them is told.
 
 Theory
 ------
 ::
 
-    begin ─ lock ─ SAVEPOINT ─ work ─ RELEASE ─ SAVEPOINT ─ work ✗ ROLLBACK TO ─ … ─ commit ─► settle: everybody hears
+    begin ─ SAVEPOINT ─ work ─ RELEASE ─ SAVEPOINT ─ work ✗ ROLLBACK TO ─ … ─ commit ─► settle: everybody hears
 
 Rules
 -----
 1. Nobody hears anything before the transaction has ended.
 2. A work that fails undoes its own changes and nobody else's. If the transaction as a whole fails, everybody in it is
    refused, and nothing of it is in the store.
-3. A store that cannot be used is `Refused` with UNAVAILABLE, here and nowhere else. The reason goes to the log: it
-   names hosts and users, which are nobody's business outside.
 
-Each step may be in another thread than the one before, but one at a time: `provisioning.store.lanes` sees to that.
+Each step may be in another thread than the one before, but one at a time: `provisioning.store.sqlite_lane` sees to it.
 """
 
 from __future__ import annotations
@@ -26,16 +24,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import structlog
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, InternalError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
-from provisioning.errors import Code, Refused
-from provisioning.store import audit
+from provisioning.store import announcements, audit
+from provisioning.store.lanes import Outcome, attempt, explained
 
-log = structlog.get_logger(__name__)
-
-_WRITERS: Final = 0x666C656574  # "fleet"; any number that nobody else uses.
 _PATIENCE_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
 
 
@@ -46,12 +40,6 @@ class Job:
     work: Callable[[Connection], Any]
     future: asyncio.Future[Any]
     short: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    result: Any = None
-    failure: Exception | None = None
 
 
 class Group:
@@ -67,11 +55,11 @@ class Group:
         self._stack = contextlib.ExitStack()
         self._connection: Connection | None = None
         self._jobs: Final[list[Job]] = []
-        self._outcomes: Final[list[_Outcome]] = []
-        self._failure = _Outcome()
+        self._outcomes: Final[list[Outcome]] = []
+        self._failure = Outcome()
 
     def begin(self) -> None:
-        """Wait for the lock of all writers and begin; if that fails, `run` tells it."""
+        """Wait for SQLite's lock and begin; if that fails, `run` tells it."""
         self.begun = True
         try:
             self._open(_PATIENCE_MILLISECONDS)
@@ -79,7 +67,7 @@ class Group:
             self._fail(error)
 
     def begin_at_once(self) -> bool:
-        """Begin if that needs no waiting, and return whether it has; SQLite only."""
+        """Begin if that needs no waiting, and return whether it has."""
         try:
             self._open(0)
         except DBAPIError:
@@ -94,7 +82,7 @@ class Group:
         if self.failed or self._connection is None:
             return
         try:
-            self._outcomes.append(_attempt(self._connection, job.work))
+            self._outcomes.append(attempt(self._connection, job.work))
         except Exception as error:  # noqa: BLE001 - the same
             self._fail(error)
 
@@ -122,58 +110,15 @@ class Group:
     def _open(self, patience: int) -> None:
         with contextlib.ExitStack() as stack:
             connection = stack.enter_context(self._engine.connect())
-            if connection.dialect.name == "sqlite":
-                driver: Any = connection.connection.driver_connection
-                driver.execute(f"PRAGMA busy_timeout = {patience}")
+            driver: Any = connection.connection.driver_connection
+            driver.execute(f"PRAGMA busy_timeout = {patience}")
             stack.enter_context(connection.begin())
-            _lock_out_others(connection)
+            stack.enter_context(announcements.at_end(connection))
             stack.enter_context(audit.one_end(connection))
             self._connection, self._stack = connection, stack.pop_all()
 
     def _fail(self, error: Exception) -> None:
         self.failed = True
-        self._failure = _Outcome(failure=explained(error))
+        self._failure = Outcome(failure=explained(error))
         with contextlib.suppress(Exception):  # It is lost anyway; the first error is the one to tell.
             self._stack.__exit__(type(error), error, error.__traceback__)
-
-
-def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> _Outcome:
-    # The driver's own connection: SQLAlchemy's savepoints cost a tenth of an enrolment.
-    driver: Any = connection.connection.driver_connection
-    driver.execute("SAVEPOINT work")
-    end = audit.end_of(connection)
-    try:
-        result = work(connection)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's: he gets it
-        try:
-            driver.execute("ROLLBACK TO work")
-            audit.take_back(connection, end)
-        except connection.dialect.loaded_dbapi.Error as lost:
-            # A full disk, of which SQLite has undone everything already, or a server that is gone: everybody is told.
-            raise error if isinstance(error, DBAPIError) else OperationalError("ROLLBACK TO", None, lost) from None
-        return _Outcome(failure=explained(error))
-    driver.execute("RELEASE work")
-    return _Outcome(result)
-
-
-def _lock_out_others(connection: Connection) -> None:
-    """Wait until no other process writes, and let none begin until the transaction ends; SQLite's BEGIN has done it."""
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS})")
-
-
-def explained(error: Exception) -> Exception:
-    """Return what the caller is told: that the store cannot be used now or takes no such value, or the error itself."""
-    if not isinstance(error, DBAPIError):
-        return error
-    if isinstance(error, DataError):  # PostgreSQL has no text with a NUL in it, and numbers have an end.
-        unfit = Refused(Code.INVALID_REQUEST, "a field holds a character or a number that cannot be stored")
-        unfit.__cause__ = error
-        return unfit
-    # InternalError: PostgreSQL's word for a server that has become a read-only replica.
-    if isinstance(error, OperationalError | InternalError) or error.connection_invalidated:
-        log.warning("store cannot be used", error=" ".join(str(error.orig).split()))
-        refusal = Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")
-        refusal.__cause__ = error
-        return refusal
-    return error

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.errors import Refused
-from provisioning.store import lanes, schema
+from provisioning.store import schema, sqlite_lane
 from provisioning.store.database import Database
 from provisioning.store.group import Group
 
@@ -31,7 +31,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 @pytest.fixture
 def commits(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which transactions have been committed; a group stays open as long as somebody waits."""
-    monkeypatch.setattr(lanes, "_GROUP_SECONDS", 60)
+    monkeypatch.setattr(sqlite_lane, "_GROUP_SECONDS", 60)
     seen: list[str] = []
     event.listen(database._writer._engine, "commit", lambda _connection: seen.append("commit"))
     return seen
@@ -182,17 +182,17 @@ async def test_a_short_work_that_is_slow_sends_the_next_ones_into_the_thread(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = threading.current_thread().name
-    monkeypatch.setattr(lanes, "_SHORT_SECONDS", -1.0)
+    monkeypatch.setattr(sqlite_lane, "_SHORT_SECONDS", -1.0)
     assert await database.write(thread_of, short=True) == here
     assert await database.write(thread_of, short=True) != here
-    monkeypatch.setattr(lanes, "_SHORT_SECONDS", 60.0)
+    monkeypatch.setattr(sqlite_lane, "_SHORT_SECONDS", 60.0)
     database._writer._threaded_until = 0.0
     assert await database.write(thread_of, short=True) == here
 
 
 async def test_other_events_are_served_between_short_works(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "_SLICE_SECONDS", -1.0)
-    monkeypatch.setattr(lanes, "_GROUP_SECONDS", 60)
+    monkeypatch.setattr(sqlite_lane, "_SLICE_SECONDS", -1.0)
+    monkeypatch.setattr(sqlite_lane, "_GROUP_SECONDS", 60)
     loop = asyncio.get_running_loop()
     seen: list[str] = []
 
