@@ -10,8 +10,9 @@ connection anyway (docs/decisions/0020-transactions-are-functions.md). The code 
 SQLite has one writer at a time. Letting connections fight for it through SQLite's busy handler costs sleeps and
 fairness, so writes queue for one connection, in order of arrival, those that wait together are committed together, and
 short ones run without the thread (`provisioning.store.sqlite_lane`); reads have threads of their own and, in WAL mode,
-neither wait for the writer nor hold it up. On PostgreSQL it is the same with a lock that all processes take; the queries lock the rows they
-decide upon, too (``FOR UPDATE``, which SQLite's dialect leaves out), against whoever writes to the database otherwise.
+neither wait for the writer nor hold it up. On PostgreSQL it is the same with a lock that all processes take; the
+queries lock the rows they decide upon, too (``FOR UPDATE``, which SQLite's dialect leaves out), against whoever writes
+to the database otherwise.
 
 Rules
 -----
