@@ -207,6 +207,7 @@ class BrokerServer:
             anchors,
             client_certificate=ClientCertificate.REQUIRED,
             allow_tls12=self._config.allow_tls12,
+            remembered_sessions=self._config.limits.max_connections,
         )
 
     def _admission(self, certificate: Path, policy: TopicPolicy) -> Admission:

@@ -46,7 +46,7 @@ from broker.poller import READABLE, WRITABLE, Poller
 from broker.tls_refusal import code_of, words_of
 from broker.tls_session import TlsSession, say_goodbye
 from broker.turn import Turn
-from provisioning.pki.openssl import has_pending, read_ahead
+from provisioning.pki.openssl import forget_handshake, has_pending, read_ahead, stay_resumable
 from provisioning.pki.tls import verified_path
 
 RECORD = 16384
@@ -185,6 +185,8 @@ class TlsTransport:
             self._metrics.handshakes_resumed += resumed
             self._metrics.handshakes["resumed" if resumed else "full", tls.version() or "none"] += 1
             certificate = tls.getpeercert(True)
+            if self._inside:
+                forget_handshake(self._inside)
             receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
             if self._waits_inside():  # The CONNECT came with the last bytes of the handshake.
                 self._read()
@@ -390,9 +392,7 @@ class TlsTransport:
         if self._state is _State.CLOSED:
             return
         self._state = _State.LINGERING
-        self._receiver = None
-        self._backlog = None
-        self._tls = None  # What comes now is thrown away unread.
+        self._let_go()  # What comes now is thrown away unread.
         self._stop_writing()
         try:
             self._socket.shutdown(socket.SHUT_WR)
@@ -407,15 +407,21 @@ class TlsTransport:
     def _close(self) -> None:
         if self._state is _State.CLOSED:
             return
+        if self._inside and self._state in (_State.OPEN, _State.CLOSING):  # Whose handshake was completed.
+            stay_resumable(self._inside)
         self._state = _State.CLOSED
-        self._receiver = None
-        self._backlog = None
-        self._tls = None
+        self._let_go()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._poller.forget(self._fd)
         self._socket.close()
+
+    def _let_go(self) -> None:
+        self._receiver = None
+        self._backlog = None
+        self._tls = None
+        self._inside = 0
 
     # Readiness
 
