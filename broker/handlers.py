@@ -242,7 +242,7 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
         raise ProtocolError("a client does not send a subscription identifier")
     topic = packet.topic.encode()
     if packet.properties.topic_alias is not None:
-        topic = connection.topic_of_alias(packet.properties.topic_alias, topic)
+        topic = connection.topics.of_alias(packet.properties.topic_alias, topic, engine.limits.max_topic_alias)
     topic_name = check_topic_name(topic.decode())
     ask_about_publish(engine, connection, session, packet, topic_name)
     engine.metrics.messages_received += 1
@@ -276,7 +276,7 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
 
 def _permitted(engine: Engine, connection: Client, session: Session, packet: Publish, topic: bytes) -> None:
     if not engine.inlines_nothing:
-        connection.allow(topic)
+        connection.topics.permit(topic, engine.limits.max_allowed_topics)
     if engine.extension is not None:
         engine.extension.received(session, topic.decode(), packet)
 

@@ -36,6 +36,7 @@ HOT = [
     "broker/lobby.py",
     "broker/meter.py",
     "broker/poller.py",
+    "broker/publisher_topics.py",
     "broker/routing/names.py",
     "broker/routing/router.py",
     "broker/routing/shared.py",
