@@ -46,7 +46,14 @@ from broker.poller import READABLE, WRITABLE, Poller
 from broker.tls_refusal import code_of, words_of
 from broker.tls_session import TlsSession, say_goodbye
 from broker.turn import Turn
-from provisioning.pki.openssl import forget_handshake, has_pending, read_ahead, stay_resumable
+from provisioning.pki.openssl import (
+    CAN_REMEMBER,
+    forget_handshake,
+    has_pending,
+    offer_ticket,
+    read_ahead,
+    stay_resumable,
+)
 from provisioning.pki.tls import verified_path
 
 RECORD = 16384
@@ -83,6 +90,7 @@ class TlsTransport:
         "_loop",
         "_max_backlog",
         "_metrics",
+        "_owes_ticket",
         "_poller",
         "_port",
         "_receiver",
@@ -113,6 +121,7 @@ class TlsTransport:
         self._socket = connected
         self._tls: TlsSession | None = tls
         self._inside = read_ahead(tls)
+        self._owes_ticket = False
         self._fd = connected.fileno()
         self._metrics = metrics
         self._poller = poller
@@ -187,6 +196,7 @@ class TlsTransport:
             certificate = tls.getpeercert(True)
             if self._inside:
                 forget_handshake(self._inside)
+                self._owes_ticket = CAN_REMEMBER
             receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
             if self._waits_inside():  # The CONNECT came with the last bytes of the handshake.
                 self._read()
@@ -278,7 +288,9 @@ class TlsTransport:
         metrics = self._metrics
         metrics.packets_sent += len(packets)
         size = len(data)
-        if size <= RECORD:  # Best case: one record, one system call, all of it.
+        if self._owes_ticket:  # The first that is written.
+            sent = self._send_first(tls, data)
+        elif size <= RECORD:  # Best case: one record, one system call, all of it.
             try:
                 sent = tls.write(data)
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
@@ -293,6 +305,17 @@ class TlsTransport:
             backlog = self._backlog = bytearray(data[sent:] if sent else data)
             self._start_writing()
             self._choke_if_long(backlog)
+
+    def _send_first(self, tls: TlsSession, data: bytes) -> int:
+        """Write as `_send` does, behind a TLS session ticket and in one segment with it."""
+        self._owes_ticket = False
+        cork = self._socket.setsockopt
+        cork(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        offer_ticket(self._inside)
+        sent = self._send(tls, data)
+        if self._state is not _State.CLOSED:
+            cork(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        return sent
 
     def _choke_if_long(self, backlog: bytearray) -> None:
         if len(backlog) > self._max_backlog and not self.choked:

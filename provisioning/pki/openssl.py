@@ -71,20 +71,31 @@ def read_ahead(session: Any) -> int:
 
 
 def remember_sessions(context: ssl.SSLContext, most: int) -> None:
-    """Keep the TLS sessions of a server's *context* in memory, *most* of them, and hand out their names as tickets.
+    """Keep the TLS sessions of a server's *context* in memory, *most* of them; return without effect if that cannot be.
 
-    A client returns with a name of 32 bytes instead of an encrypted copy of the session, each name once. Where the
-    number cannot be said OpenSSL keeps 20,480; the least recent go first, and all after two hours. A connection that
-    ends without close_notify reads as ended: as an error, it would cost the client its session.
+    A client returns with a ticket of 32 bytes that names its session, instead of one that is an encrypted copy of it.
+    Nothing is handed out by itself: `offer_ticket`. The least recent go first, and all after two hours. A connection
+    that ends without close_notify reads as ended: as an error, it would cost the client its session.
     """
-    context.options |= ssl.OP_NO_TICKET | ssl.OP_IGNORE_UNEXPECTED_EOF
-    if AVAILABLE:
+    if CAN_REMEMBER:
+        context.options |= ssl.OP_NO_TICKET | ssl.OP_IGNORE_UNEXPECTED_EOF
+        context.num_tickets = 0
         _library.SSL_CTX_ctrl(_word(context, _CONTEXT), _SET_SESSION_CACHE_SIZE, most, None)
+
+
+def offer_ticket(address: int) -> None:
+    """Let what is written next to the session at *address* be preceded by a ticket; the one it came with is used up.
+
+    Not before the handshake is complete. TLS 1.3 only: in TLS 1.2 the handshake itself has named the session.
+    """
+    came_with = _library.SSL_get_session(address) if _library.SSL_session_reused(address) else 0
+    if _library.SSL_new_session_ticket(address) and came_with:
+        _library.SSL_CTX_remove_session(_library.SSL_get_SSL_CTX(address), came_with)
 
 
 def forget_sessions(context: ssl.SSLContext) -> None:
     """Forget what `remember_sessions` keeps: nobody can come back to *context*. Its connections live on."""
-    if AVAILABLE:
+    if CAN_REMEMBER:
         _library.SSL_CTX_flush_sessions(_word(context, _CONTEXT), 0)
 
 
@@ -131,6 +142,10 @@ def _open() -> tuple[ctypes.PyDLL, type] | None:
             ("SSL_set_read_ahead", None, [ctypes.c_void_p, ctypes.c_int]),
             ("SSL_has_pending", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_CTX_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
+            ("SSL_get_session", ctypes.c_void_p, [ctypes.c_void_p]),
+            ("SSL_session_reused", ctypes.c_int, [ctypes.c_void_p]),
+            ("SSL_new_session_ticket", ctypes.c_int, [ctypes.c_void_p]),
+            ("SSL_CTX_remove_session", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
             ("SSL_CTX_flush_sessions", None, [ctypes.c_void_p, ctypes.c_long]),
             ("SSL_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
             ("SSL_get_peer_cert_chain", ctypes.c_void_p, [ctypes.c_void_p]),
@@ -157,6 +172,8 @@ def _open() -> tuple[ctypes.PyDLL, type] | None:
 _OPENED: Final = _open()
 AVAILABLE: Final = _OPENED is not None
 """Whether OpenSSL can be asked directly here."""
+CAN_REMEMBER: Final = AVAILABLE and ssl.OPENSSL_VERSION_INFO >= (3, 3)
+"""Whether sessions can be kept in memory: older versions may let them pile up beyond any bound (CVE-2024-2511)."""
 _library: Any = _OPENED[0] if _OPENED is not None else None
 _SESSION_TYPE: Final = _OPENED[1] if _OPENED is not None else None
 
