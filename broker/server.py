@@ -169,6 +169,7 @@ class BrokerServer:
         engine.metrics.anchor_fetches = anchor_urls.outcomes
         engine.metrics.anchors_confirmed_timestamp_seconds = anchor_urls.confirmed_at
         engine.keeps_revoked = self._config.revoked_session == "keep"
+        engine.logs_clients = self._config.log_level in {"debug", "info"}
         return engine
 
     def _vouch(self, engine: Engine) -> None:
