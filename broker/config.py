@@ -118,8 +118,20 @@ class BrokerConfig(BaseSettings):
     """How long the answer of a topic plugin is remembered."""
     plugin_username: Literal["certificate", "connect"] = "certificate"
     """The user name that plugins see: the certificate's, or what CONNECT says, which a plugin must check then."""
+    plugin_sees_password: bool = False
+    """Whether plugins see CONNECT's password as long as its client is connected: some read a token from it."""
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
+    audit_log: Path | None = None
+    """Where each decision is written, as JSON lines in a chain (docs/operations.md); None: nowhere."""
+    audit_keyfile: Path | None = None
+    """What authenticates it, made if it is not there; None: state_dir/audit.key."""
+    audit_policy: Literal["count", "require"] = "count"
+    """While it cannot be written: count: that is counted and logged; require: also, nobody is let in."""
+    audit_max_bytes: int = Field(default=64 * 1024 * 1024, ge=64 * 1024)
+    """Size at which another file is begun."""
+    audit_max_files: int = Field(default=16, ge=2, le=10_000)
+    """How many files are kept; the oldest goes first."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     limits: Limits = Limits()
 
@@ -155,6 +167,11 @@ class BrokerConfig(BaseSettings):
     def has_ocsp(self) -> bool:
         """Whether OCSP says who is revoked."""
         return bool(self.ocsp_responder or self.ocsp_from_certificates)
+
+    @property
+    def audit_key(self) -> Path:
+        """The file with what authenticates the audit log."""
+        return self.audit_keyfile or self.state_dir / "audit.key"
 
     @property
     def crl_files(self) -> tuple[Path, ...]:
@@ -194,6 +211,8 @@ class BrokerConfig(BaseSettings):
         if self.token is not None and self.token_file is not None:
             raise ValueError("token: give token or token_file, not both")
         self._check_listeners()
+        if self.audit_log is None and (self.audit_keyfile is not None or self.audit_policy == "require"):
+            raise ValueError("audit_log: audit_keyfile and audit_policy say how it is kept; give audit_log, or none")
         return self
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import parse_policy, read_policy
 from broker.admission.refusal import RefusalCode
+from broker.audit.opening import open_audit
 from broker.config import BrokerConfig
 from broker.credentials import BrokerCredential, CredentialError, Enrolment, own_trust_domain
 from broker.engine import Engine
@@ -101,13 +102,13 @@ class BrokerServer:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
-        policy_text = read_policy(self._config.policy_file)
-        policy = parse_policy(policy_text, str(self._config.policy_file))
+        policy_text, policy = self._policy()
         files = await self._own_credential()
         self._check_crl_files()
         anchor_urls = AnchorUrls(self._config)
         await anchor_urls.fetch_all()
         engine = self._engine(self._admission(files.certificate, policy), loop, anchor_urls)
+        audit = open_audit(self._config, engine, loop.call_soon_threadsafe)
         plugins = await self._start_plugins(engine)
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
@@ -153,9 +154,14 @@ class BrokerServer:
             if metrics is not None:
                 await metrics.close()
             await self._shut_down(engine, doors, listeners)
+            audit.close()
             await plugins.close()
             if store is not None:
                 store.close()
+
+    def _policy(self) -> tuple[str, TopicPolicy]:
+        text = read_policy(self._config.policy_file)
+        return text, parse_policy(text, str(self._config.policy_file))
 
     def _feed(self, engine: Engine, files: CredentialFiles) -> RevocationFeed | None:
         config, clock = self._config, asyncio.get_running_loop().time
@@ -276,7 +282,8 @@ class BrokerServer:
             ReloadedPolicy(engine, policy_text, clock),
             ReloadedLimits(engine, self._config),
         ]
-        return Reloader(parts, self._config, self._reread, engine.metrics.reloads, self._settings_file)
+        witness = engine.history.witness
+        return Reloader(parts, self._config, self._reread, engine.metrics.reloads, self._settings_file, witness)
 
     async def _announce(
         self,

@@ -43,6 +43,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from provisioning.pki.certificate_reader import CertificateReader, facts_of
 from provisioning.pki.crl import distribution_points
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, Role
 from provisioning.pki.ocsp import Answer
 from provisioning.pki.revocation import (
@@ -143,6 +144,8 @@ class Admission:
         """Counts up whenever other anchors, bundles or terms begin to count."""
         self.lists = CrlShelf(index)
         self.asker: Asker | None = None
+        self.shut: Refused | None = None
+        """What every newcomer is told while nobody may be let in, whatever his certificate; None: who is good may."""
         self.fingerprints = False
         """Whether peers are to have the fingerprint of their certificate."""
         self._any_client_id = frozenset(any_client_id)
@@ -187,7 +190,7 @@ class Admission:
                 if issuer is None:
                     return _untrusted(parsed)
                 facts = facts_of(parsed, issuer.bundle.terms.identify)
-        except (InvalidIdentity, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        except (InvalidIdentity, *UNREADABLE) as error:
             return _refused(RefusalCode.INVALID_IDENTITY, str(error))
         issuer_key_id, serial = facts.key
         identity, not_after = facts.identity, facts.not_after
@@ -278,7 +281,7 @@ class Admission:
 
     def refuse_now(self, peer: Peer, now: float) -> Refused | None:
         """Return the refusal if *peer*, which `examine` has found good, is not good, or not known to be, at *now*."""
-        refusal = self.refuse_revoked(peer)
+        refusal = self.refuse_revoked(peer) or self.shut
         if refusal is not None:
             return refusal
         if peer.inquiry is not None:

@@ -77,8 +77,7 @@ def facts_of(
 ) -> CertificateFacts:
     """Return what *certificate* says; *identify* says whom it names. The slow, obvious reference.
 
-    Raises `InvalidIdentity`, and what reading extensions does: ValueError, `x509.DuplicateExtension`,
-    `x509.UnsupportedGeneralNameType`.
+    Raises `InvalidIdentity`, and what reading a certificate does, `provisioning.pki.extension.UNREADABLE`.
     """
     return CertificateFacts(
         identify(certificate),

@@ -317,9 +317,7 @@ async def test_nobody_comes_back_to_a_context_that_was_told_to_forget(server: Se
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_what_only_the_handshake_needed_is_given_back(
-    server: Server, pki: Pki, version: ssl.TLSVersion
-) -> None:
+async def test_what_only_the_handshake_needed_is_given_back(server: Server, pki: Pki, version: ssl.TLSVersion) -> None:
     meter = pki.device("meter-1")
     context = client_context(pki.anchors, meter.credential, allow_tls12=True)
     context.maximum_version = version
@@ -330,7 +328,7 @@ async def test_what_only_the_handshake_needed_is_given_back(
         assert told_of is not None
         transport = told_of.transport
         assert transport is not None
-        session: Any = transport._tls  # noqa: SLF001
+        session: Any = transport._tls
         seen.extend(getattr(session, "_sslobj", session).get_unverified_chain())
         talk_and_keep(connection)
 
@@ -344,7 +342,7 @@ async def test_what_only_the_handshake_needed_is_given_back(
 
     server.accept = accept  # type: ignore[method-assign]
     told, _ = await visit(server, context, talk)
-    assert [each.public_bytes(2) for each in seen][0] == meter.der
+    assert next(each.public_bytes(2) for each in seen) == meter.der
     assert len(seen) == (1 if server.ahead else 2)  # The client has sent its issuing CA along.
     assert len(told.path) > 1
 
