@@ -46,14 +46,8 @@ from broker.poller import READABLE, WRITABLE, Poller
 from broker.tls_refusal import code_of, words_of
 from broker.tls_session import TlsSession, say_goodbye
 from broker.turn import Turn
-from provisioning.pki.openssl import (
-    CAN_REMEMBER,
-    forget_handshake,
-    has_pending,
-    offer_ticket,
-    read_ahead,
-    stay_resumable,
-)
+from provisioning.pki import openssl
+from provisioning.pki.openssl import has_pending, read_ahead
 from provisioning.pki.tls import verified_path
 
 RECORD = 16384
@@ -195,8 +189,8 @@ class TlsTransport:
             self._metrics.handshakes["resumed" if resumed else "full", tls.version() or "none"] += 1
             certificate = tls.getpeercert(True)
             if self._inside:
-                forget_handshake(self._inside)
-                self._owes_ticket = CAN_REMEMBER
+                openssl.forget_handshake(self._inside)
+                self._owes_ticket = openssl.CAN_REMEMBER
             receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
             if self._waits_inside():  # The CONNECT came with the last bytes of the handshake.
                 self._read()
@@ -311,7 +305,7 @@ class TlsTransport:
         self._owes_ticket = False
         cork = self._socket.setsockopt
         cork(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        offer_ticket(self._inside)
+        openssl.offer_ticket(self._inside)
         sent = self._send(tls, data)
         if self._state is not _State.CLOSED:
             cork(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
@@ -431,7 +425,7 @@ class TlsTransport:
         if self._state is _State.CLOSED:
             return
         if self._inside and self._state in (_State.OPEN, _State.CLOSING):  # Whose handshake was completed.
-            stay_resumable(self._inside)
+            openssl.stay_resumable(self._inside)
         self._state = _State.CLOSED
         self._let_go()
         if self._timer is not None:
