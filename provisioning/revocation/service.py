@@ -21,6 +21,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
+from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import Grounds, grounds_of
 from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
@@ -30,6 +31,7 @@ from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
+from provisioning.store.side_by_side import go_alone
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +93,8 @@ class RevocationService:
             device = devices.find(connection, name, for_update=True)
             if device is None:
                 raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
+            if device.role is not Role.DEVICE:
+                go_alone(connection)  # Whether an admin is left depends on all of them.
             check_not_the_service(device)
             issued = certificates.of_device(connection, device.id)
             ended = [each for each in issued if _can_be_revoked(each) and (each.revocation or now < each.not_after)]
@@ -105,7 +109,7 @@ class RevocationService:
                 audit.append(connection, now, by, action, name, facts)
             return RevocationOutcome(revoked or facts_of(issued), changed), ended, voided
 
-        outcome, ended, voided = await self._database.write(transaction)
+        outcome, ended, voided = await self._database.write(transaction, lambda: {("device", name)})
         if outcome.changed:
             log.info(
                 "device ended",
