@@ -32,6 +32,7 @@ from broker.admission.admission import Admission, Asker, Peer, revoked
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.remedy import REMEDIES
 from broker.admission.trust import Trust
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of, parse_uri
 from provisioning.pki.revocation import certificate_key
 
@@ -241,7 +242,7 @@ def _identity(certificate: x509.Certificate, outcome: Peer | Refused) -> Identit
         return outcome.identity
     try:
         return parse_uri(outcome.identity) if outcome.identity else identity_of(certificate)
-    except (InvalidIdentity, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except (InvalidIdentity, *UNREADABLE) as error:
         return str(error)
 
 
@@ -311,7 +312,7 @@ def _freshness(admission: Admission, now: float) -> Step:
 def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
     try:
         return certificate.extensions.get_extension_for_class(kind).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         return None
 
 
