@@ -250,8 +250,7 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
         # Sent again: it was routed already.
         engine.answer(connection, Pubrec(packet.packet_id).encode(connection.version))
         return
-    if packet.packet_id is not None and engine.journal is not None and engine.journal.failed:
-        _refuse_unstorable(connection, session, packet, now)
+    if engine.journal is not None and engine.journal.failed and _unstorable(engine, connection, session, packet, now):
         return
     refusal = refuse_publish(engine, session, topic_name)
     if refusal is None:
@@ -293,6 +292,8 @@ def _acknowledge(
     if exactly_once and not refused:
         session.note_incoming(packet_id, known=True)
         otherwise = Otherwise.WAIT
+    elif v5 and not refused:
+        otherwise = Otherwise.WAIT  # It was routed: whoever is refused it would see it delivered all the same.
     elif v5:
         otherwise = kind(packet_id, ReasonCode.QUOTA_EXCEEDED).encode(connection.version)
     engine.answer(connection, _explained(connection, session, kind(packet_id), refusal), otherwise)
@@ -328,6 +329,25 @@ def _seen(engine: Engine, session: Session, packet_id: int) -> bool:
     if len(incoming) >= engine.limits.max_inflight:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
         raise ProtocolError("more QoS 2 messages than the receive maximum", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
     return False
+
+
+def _unstorable(engine: Engine, connection: Client, session: Session, packet: Publish, now: float) -> bool:
+    """Say whether *packet* is not to be routed while the store fails, and answer it then.
+
+    What comes again at QoS 1 may have been routed before: it is not refused, but waits, and is routed once more
+    (decision 0094).
+    """
+    journal, packet_id = engine.journal, packet.packet_id
+    if journal is None or packet_id is None:
+        return False
+    if packet.dup and packet.qos is QoS.AT_LEAST_ONCE and connection.version is ProtocolVersion.V5:
+        waits = not journal.owe(session, packet_id)
+        if waits:
+            engine.answer(connection, Puback(packet_id).encode(connection.version), Otherwise.WAIT)
+        return waits
+    journal.use_anew(session, packet_id)
+    _refuse_unstorable(connection, session, packet, now)
+    return True
 
 
 def _refuse_unstorable(connection: Client, session: Session, packet: Publish, now: float) -> None:
