@@ -26,7 +26,7 @@ from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.packets import Packet
 from broker.mqtt.publication import Publish
 from broker.mqtt.subscribe import Subscribe, SubscriptionRequest
-from broker.mqtt.topics import SharedSubscription
+from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.session.session import Session
 
 Refusal = tuple[ReasonCode, str]
@@ -46,6 +46,20 @@ def refuse_topic(engine: Engine, session: Session, topic_name: str) -> Refusal |
     if not engine.admission.permissions(session.owner, session.client_id).may_publish(topic_name):
         return ReasonCode.NOT_AUTHORIZED, f"{session.owner.name} may not publish to {topic_name[:SHOWN]!r}"
     return None
+
+
+def introduce(engine: Engine, connection: Client, topic: bytes) -> bool:
+    """Say whether the client may publish to *topic*, which it has not done lately, and remember it; if in doubt: no."""
+    session = connection.session
+    if session is None or engine.inlines_nothing:
+        return False
+    try:
+        permitted = refuse_topic(engine, session, check_topic_name(topic.decode())) is None
+    except (UnicodeDecodeError, MalformedPacket):
+        return False
+    if permitted:
+        connection.topics.permit(topic, engine.limits.max_allowed_topics)
+    return permitted
 
 
 def deny_publish(engine: Engine, connection: Client, refusal: Refusal, topic_name: str, qos: QoS, now: float) -> bool:

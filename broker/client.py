@@ -13,6 +13,7 @@ from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import Refused
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Packet
+from broker.publisher_topics import PublisherTopics
 from broker.routing.router import Subscriber
 from broker.session.session import Session
 
@@ -26,6 +27,7 @@ class Client(Protocol):
     peer: Peer | None
     refusal: Refused | None
     session: Session | None
+    topics: PublisherTopics
     version: ProtocolVersion
     waits: int
     """How often in a row its packet has waited for the verdicts of plugins."""
@@ -73,14 +75,5 @@ class Client(Protocol):
     def release(self) -> None:
         """Read again from the client, if it was held."""
 
-    def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
-        """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
-
     def complain(self, event: str, **details: object) -> None:
         """Log what the client may not do, the first few times."""
-
-    def allow(self, topic: bytes) -> None:
-        """Remember that the client may publish to *topic*."""
-
-    def forget_permissions(self) -> None:
-        """Forget which topics the client may publish to: the policy is another one."""

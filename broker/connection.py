@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
 from datetime import datetime
 from functools import partial
 
@@ -33,27 +32,25 @@ from broker import lifetime
 from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.refusal import RefusalCode, Refused, told
-from broker.authorization import refuse_topic
+from broker.authorization import introduce
 from broker.byte_stream import ByteStream
 from broker.engine import Engine
 from broker.farewell import disconnect_packet, reason_for, refusal_packet
 from broker.handlers import handle
 from broker.meter import Meter
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from broker.mqtt.errors import MalformedPacket, PacketError
+from broker.mqtt.errors import PacketError
 from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet, decode_packet
 from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, encode_publish
-from broker.mqtt.topics import check_topic_name
+from broker.publisher_topics import PublisherTopics
 from broker.routing.router import Subscriber
-from broker.session.aliases import IncomingAliases
 from broker.session.session import Session
 from broker.store.journal import Otherwise
 
 log = structlog.get_logger("broker")
 
-_NO_TOPICS: frozenset[bytes] = frozenset()
 _PUBLISH_QOS0 = 0x30
 _PUBLISH_QOS1 = 0x32
 _PUBACK = 0x40
@@ -69,8 +66,6 @@ class ClientConnection:
     """A client from accept to close: a stranger until its CONNECT is admitted."""
 
     __slots__ = (
-        "_aliases",
-        "_allowed",
         "_complaints",
         "_holder",
         "_meter",
@@ -90,6 +85,7 @@ class ClientConnection:
         "refusal",
         "session",
         "since",
+        "topics",
         "version",
         "waits",
         "warned",
@@ -100,8 +96,6 @@ class ClientConnection:
         self._transport = transport
         self._tail: bytearray | None = None
         self._needed = 0
-        self._allowed: AbstractSet[bytes] = _NO_TOPICS
-        self._aliases: IncomingAliases | None = None
         self._complaints = 0
         self._holder: Subscriber | None = None
         self._meter: Meter | None = None
@@ -124,6 +118,8 @@ class ClientConnection:
         self.session: Session | None = None
         self.since = now
         """When the client was admitted; until then, when it came."""
+        self.topics = PublisherTopics()
+        """What is remembered of the topics that the client publishes to."""
         self.version = ProtocolVersion.V311
         engine.deadlines.file(self, now + engine.limits.handshake_timeout)
 
@@ -174,7 +170,7 @@ class ClientConnection:
         metrics = engine.metrics
         routes = engine.routes
         touch = engine.turn.routes.add
-        allowed = self._allowed
+        allowed = self.topics.permitted
         session = self.session
         maximum = engine.limits.max_packet_size if session is not None else engine.limits.max_connect_size
         v5 = self.version is ProtocolVersion.V5
@@ -201,7 +197,7 @@ class ClientConnection:
                     topic = data[body + 2 : topic_end]
                     # Best case: known to be allowed, no properties. Else: the packet pays for a whole decode below.
                     if (topic_end < end and not data[topic_end] if v5 else topic_end <= end) and (
-                        topic in allowed or self._introduce(topic)
+                        topic in allowed or introduce(engine, self, topic)
                     ):
                         messages += 1
                         route = routes[topic]
@@ -234,7 +230,7 @@ class ClientConnection:
                     topic = data[body + 2 : topic_end]
                     payload = topic_end + 2
                     if (payload < end and not data[payload] if v5 else payload <= end) and (
-                        topic in allowed or self._introduce(topic)
+                        topic in allowed or introduce(engine, self, topic)
                     ):
                         packet_id = data[topic_end:payload]
                         if packet_id != _NO_PACKET_ID:
@@ -282,7 +278,7 @@ class ClientConnection:
                     break
                 session = self.session
                 maximum = engine.limits.max_packet_size
-                allowed = self._allowed
+                allowed = self.topics.permitted
                 v5 = self.version is ProtocolVersion.V5
         except PacketError as error:
             self.fail(error, now)
@@ -346,41 +342,12 @@ class ClientConnection:
             self.session.outbox.append(packet)
             self.engine.turn.sessions.add(self.session)
 
-    def allow(self, topic: bytes) -> None:
-        """Remember that the client may publish to *topic*, so that the next PUBLISH takes the fast path."""
-        allowed = self._allowed
-        if not isinstance(allowed, set) or len(allowed) >= self.engine.limits.max_allowed_topics:
-            allowed = self._allowed = set()
-        allowed.add(topic)
-
-    def _introduce(self, topic: bytes) -> bool:
-        """Say whether the client may publish to *topic*, which it has not done lately; if in doubt: no."""
-        if self.session is None or self.engine.inlines_nothing:
-            return False
-        try:
-            permitted = refuse_topic(self.engine, self.session, check_topic_name(topic.decode())) is None
-        except (UnicodeDecodeError, MalformedPacket):
-            return False
-        if permitted:
-            self.allow(topic)
-        return permitted
-
-    def forget_permissions(self) -> None:
-        """Ask the policy again at the next PUBLISH to any topic."""
-        self._allowed = _NO_TOPICS
-
     def complain(self, event: str, **details: object) -> None:
         """Log what the client may not do, the first few times: it can try for ever, and the log is not its to fill."""
         if self._complaints < _MOST_COMPLAINTS:
             self._complaints += 1
             client_id = self.session.client_id if self.session is not None else ""
             self.engine.history.denied(self, event, details, client_id, self.last_received)
-
-    def topic_of_alias(self, alias: int, topic: bytes) -> bytes:
-        """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
-        if self._aliases is None:
-            self._aliases = IncomingAliases(self.engine.limits.max_topic_alias)
-        return self._aliases.resolve(alias, topic)
 
     def wait(self, inquiry: Inquiry, packet: Packet) -> None:
         """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
@@ -517,7 +484,6 @@ class ClientConnection:
     def _end(self, code: str, detail: str, now: float, *, publish_will: bool) -> None:
         self.closed = True
         self._tail = None
-        self._allowed = _NO_TOPICS
-        self._aliases = None
+        self.topics.clear()
         self.engine.deadlines.cancel(self)
         self.engine.ended(self, code, detail, now, publish_will=publish_will)

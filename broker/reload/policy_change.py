@@ -116,7 +116,7 @@ async def change(engine: Engine, policy: TopicPolicy, clock: Callable[[], float]
     """Let *policy* count from now on, for everybody; return what it did."""
     engine.admission.policy = policy
     for connection in engine.connections():
-        connection.forget_permissions()
+        connection.topics.forget_permissions()
     return await _sweep(engine, policy, clock)
 
 

@@ -1,4 +1,4 @@
-"""Topic Aliases that a client has introduced (MQTT 5 §3.3.2.3.4).
+"""Topic Aliases, those that a client has introduced and those that it was told of (MQTT 5 §3.3.2.3.4).
 
 They belong to the Network Connection, not to the session [MQTT-3.3.2-7]. No I/O, no clock.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.errors import ProtocolError
+from broker.mqtt.message import Alias
+
+_TOPIC_ALIAS = b"\x23"
 
 
 class IncomingAliases:
@@ -29,3 +32,30 @@ class IncomingAliases:
         elif alias not in self._topics:
             raise ProtocolError(f"topic alias {alias} stands for no topic yet")
         return self._topics[alias]
+
+
+class OutgoingAliases:
+    """The topics that a client knows by an alias: the first ones that were sent to it, up to its maximum."""
+
+    __slots__ = ("_aliases", "_maximum")
+
+    def __init__(self, maximum: int) -> None:
+        self._maximum = maximum
+        self._aliases: dict[bytes, Alias] = {}
+
+    def known(self, topic: bytes) -> Alias | None:
+        """Return the alias by which the client knows *topic*, if it does."""
+        return self._aliases.get(topic)
+
+    def introduce(self, topic: bytes) -> Alias | None:
+        """Return the alias of *topic*, which is to be sent with it the first time; None if there is no more room."""
+        alias = self._aliases.get(topic)
+        if alias is None and len(self._aliases) < self._maximum:
+            encoded = _TOPIC_ALIAS + (len(self._aliases) + 1).to_bytes(2, "big")
+            self._aliases[topic] = Alias(encoded, known=True)
+            return Alias(encoded, known=False)
+        return alias
+
+    def forget(self, topic: bytes) -> None:
+        """Forget the alias of *topic*, just introduced: the client was not told of it."""
+        del self._aliases[topic]

@@ -30,7 +30,7 @@ what must be there).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol, cast
+from typing import cast
 
 import structlog
 
@@ -38,6 +38,8 @@ from broker.metrics import Metrics
 from broker.mqtt.codes import QoS, ReasonCode
 from broker.mqtt.message import Alias, Deliverable, Message, PersonalMessage, Released, Share
 from broker.mqtt.subscription import Subscription
+from broker.session.aliases import OutgoingAliases
+from broker.session.connection import Connection
 from broker.session.inflight import Inflight
 from broker.session.queue import MessageQueue, QueueLimits
 from broker.session.will import Will
@@ -49,32 +51,8 @@ log = structlog.get_logger("broker")
 NEVER = 0xFFFFFFFF
 """Session Expiry Interval of a session that does not expire (MQTT 5 §3.1.2.11.2)."""
 
-_TOPIC_ALIAS = b"\x23"
-
-
 Permits = Callable[["Session", bytes], bool]
 """Says whether the client of a session may get a message of a topic."""
-
-
-class Connection(Protocol):
-    """How a session reaches its client."""
-
-    @property
-    def session(self) -> Session | None:
-        """The session, until the connection ends."""
-
-    @property
-    def unsent(self) -> bool:
-        """Whether something that was sent before waits for the socket."""
-
-    def send(self, packets: list[bytes]) -> None:
-        """Write *packets* out; the list is the caller's again afterwards."""
-
-    def disconnect(self, code: str, reason_code: ReasonCode, detail: str, now: float) -> None:
-        """End the connection, saying why."""
-
-    def release(self) -> None:
-        """Read again from the client, which was held because it publishes faster than a subscriber takes."""
 
 
 class Session:
@@ -119,7 +97,7 @@ class Session:
         """The client's Maximum Packet Size in bytes, 0 for none."""
         self.topic_alias_maximum = 0
         """How many Topic Aliases the client takes."""
-        self._aliases: dict[bytes, Alias] | None = None
+        self._aliases: OutgoingAliases | None = None
         self.expiry_interval = 0
         self.expires_at = 0.0
         self.scheduled_at: float | None = None
@@ -201,7 +179,8 @@ class Session:
         self.maximum_packet_size = maximum_packet_size
         self.topic_alias_maximum = topic_alias_maximum
         self.choked = False
-        self._aliases = None  # They belong to the Network Connection [MQTT-3.3.2-7].
+        # They belong to the Network Connection [MQTT-3.3.2-7].
+        self._aliases = OutgoingAliases(topic_alias_maximum) if topic_alias_maximum else None
         self._receive_maximum = receive_maximum
         if self.inflight is not None:
             self.inflight.restart(receive_maximum)
@@ -312,10 +291,11 @@ class Session:
     def _transmit(self, message: Deliverable, inflight: Inflight[Deliverable], now: float | None) -> None:
         packet_id = inflight.add(message)
         alias = None
-        if self.topic_alias_maximum:
+        aliases = self._aliases
+        if aliases is not None:
             # A packet that waits for the store introduces no alias: another that uses it would overtake it.
             waits = self.journal is not None and message.exactly_once
-            alias = self._known_alias(message.topic) if waits else self._alias(message.topic)
+            alias = aliases.known(message.topic) if waits else aliases.introduce(message.topic)
         frame = message.frame(packet_id.to_bytes(2, "big"), v5=self.v5, now=now, alias=alias)
         if self._fits(frame):
             if self.journal is not None and isinstance(message, PersonalMessage) and message.exactly_once:
@@ -327,8 +307,8 @@ class Session:
         else:
             inflight.acknowledge(packet_id)  # [MQTT-3.1.2-25]: as if it had been delivered.
             self._over(message)
-            if alias is not None and not alias.known and self._aliases is not None:
-                del self._aliases[message.topic]  # The client has not been told of it.
+            if aliases is not None and alias is not None and not alias.known:
+                aliases.forget(message.topic)  # The client has not been told of it.
 
     def _send_when_stored(self, frame: bytes, journal: Journal) -> None:
         if self.connection is not None:
@@ -336,18 +316,7 @@ class Session:
 
     def _known_alias(self, topic: bytes) -> Alias | None:
         # A QoS 0 message may be dropped on its way out, so it never introduces an alias, it only uses one.
-        return self._aliases.get(topic) if self._aliases is not None else None
-
-    def _alias(self, topic: bytes) -> Alias | None:
-        aliases = self._aliases
-        if aliases is None:
-            aliases = self._aliases = {}
-        alias = aliases.get(topic)
-        if alias is None and len(aliases) < self.topic_alias_maximum:
-            encoded = _TOPIC_ALIAS + (len(aliases) + 1).to_bytes(2, "big")
-            aliases[topic] = Alias(encoded, known=True)
-            return Alias(encoded, known=False)
-        return alias
+        return self._aliases.known(topic) if self._aliases is not None else None
 
     def _fits(self, frame: bytes) -> bool:
         if self.maximum_packet_size and len(frame) > self.maximum_packet_size:

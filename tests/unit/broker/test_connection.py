@@ -313,7 +313,7 @@ def test_the_topics_that_a_connection_remembers_are_bounded() -> None:
     for index in range(20):
         for _ in range(2):
             meter.publish(f"fleet/meters/meter-1/{index}", b"x")
-        assert len(meter.connection._allowed) <= 4
+        assert len(meter.connection.topics.permitted) <= 4
     assert len(backend.messages()) == 40
 
 

@@ -134,13 +134,13 @@ def test_off_nothing_is_added_and_the_fast_way_is_taken() -> None:
     meter = broker.device("meter-1")
     meter.publish(TOPIC, b"1")
     assert [user_properties(packet) for packet in backend.received()] == [()]
-    assert TOPIC.encode() in meter.connection._allowed
+    assert TOPIC.encode() in meter.connection.topics.permitted
     assert meter.connection.peer is not None
     assert meter.connection.peer.fingerprint == b""
     stamped = stamping()
     other = stamped.device("meter-1")
     other.publish(TOPIC, b"1")
-    assert not other.connection._allowed
+    assert not other.connection.topics.permitted
 
 
 def test_properties_without_reserved_names_are_not_even_copied() -> None:
