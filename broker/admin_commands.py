@@ -148,9 +148,21 @@ def trust_show(socket: Socket = None, state_dir: StateDir = None, config: Config
         fields = ("issuer", "number", "entries", "state", "next_update", "source")
         print_table(("CRL of", *fields[1:]), [tuple(str(each[name]) for name in fields) for each in answer["lists"]])
         sys.stdout.write("\n")
+    if answer["anchor_urls"]:
+        print_table(
+            ("anchors of", "fetched from", "pins", "confirmed", "state"), map(_anchor_url_row, answer["anchor_urls"])
+        )
+        sys.stdout.write("\n")
     facts = {"trust_domain": answer["trust_domain"] or "any that the anchors vouch for"}
     bundles = {"bundles": ", ".join(answer["bundles"]), "generation": answer["generation"]}
     print_facts({**facts, **bundles, **answer["revocation"]})
+
+
+def _anchor_url_row(followed: dict[str, Any]) -> tuple[str, ...]:
+    age = followed["age_seconds"]
+    confirmed = "never" if age is None else f"{_duration(age)} ago"
+    pins = str(followed["pins"] or "-")
+    return followed["bundle"], followed["url"], pins, confirmed, followed["problem"] or "ok"
 
 
 def _session_row(session: dict[str, Any]) -> tuple[str, ...]:

@@ -43,6 +43,10 @@ class Metrics:
     """Lists that are late, expired or refused, by stable code."""
     refused: Counter[str] = field(default_factory=Counter)
     closed: Counter[str] = field(default_factory=Counter)
+    anchor_fetches: Counter[str] = field(default_factory=Counter)
+    """Fetches of trust anchors from URLs, by what became of them: new, unchanged, or a stable code."""
+    anchors_confirmed_timestamp_seconds: dict[str, float] = field(default_factory=dict)
+    """By trust bundle, the wall time at which the URL of its anchors last said what counts here."""
     plugin_outcomes: Counter[str] = field(default_factory=Counter)
     """What plugins have refused, failed to do, or were not told of, by stable code."""
     clones_suspected: int = 0

@@ -6,13 +6,16 @@ all of them are told at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.config import BrokerConfig
 from broker.credentials import read_certificate
+from broker.sources.anchor_copy import AnchorsNotFetched
 from broker.sources.trust_files import load_trust, read_anchors
 from provisioning.pki.crl import CrlRefused, parse, split
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
@@ -31,6 +34,8 @@ def problems(config: BrokerConfig) -> list[str]:
 def _said(key: str, work: Callable[[], object]) -> Iterator[str]:
     try:
         work()
+    except AnchorsNotFetched:
+        raise
     except (PolicyError, TlsConfigurationError) as error:
         yield f"{key}: {error}"
 
@@ -42,7 +47,12 @@ def _policy(config: BrokerConfig) -> Iterator[str]:
 def _anchors(config: BrokerConfig) -> Iterator[str]:
     yield from _said("cafile", lambda: read_anchors([config.cafile]))
     if config.trust:
-        yield from _said("trust", lambda: load_trust(config))
+        with contextlib.suppress(AnchorsNotFetched):  # A first start fetches them; nothing is asked here.
+            yield from _said("trust", lambda: load_trust(config))
+        for bundle in config.trust:
+            if bundle.anchors_url_cafile is not None:
+                where = f"trust bundle {bundle.name}: anchors_url_cafile"
+                yield from _said(where, partial(read_anchors, [bundle.anchors_url_cafile]))
 
 
 def _credential(config: BrokerConfig) -> Iterator[str]:

@@ -52,6 +52,7 @@ from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import Part
 from broker.reload.trust_change import ReloadedTrust, anchors_of
 from broker.revocation_feed import RevocationFeed
+from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
 from broker.store.sqlite import SqliteStore
@@ -104,9 +105,9 @@ class BrokerServer:
         policy = parse_policy(policy_text, str(self._config.policy_file))
         files = await self._own_credential()
         self._check_crl_files()
-        engine = Engine(self._admission(files.certificate, policy), self._config.limits, loop.call_soon, loop.time())
-        self._vouch(engine)
-        engine.keeps_revoked = self._config.revoked_session == "keep"
+        anchor_urls = AnchorUrls(self._config)
+        await anchor_urls.fetch_all()
+        engine = self._engine(self._admission(files.certificate, policy), loop, anchor_urls)
         plugins = await self._start_plugins(engine)
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
@@ -115,8 +116,9 @@ class BrokerServer:
         context = self._context(files, anchors_of(self._config, engine.admission.trust))
         listeners = self._listen(loop, engine, doors, context)
         lists = RevocationLists(engine, self._config, loop.time)
-        reloader = self._reloader(engine, listeners, files, policy_text, lists)
-        admin = AdminEndpoint(Served(self._config.name, engine, listeners, files.certificate, reloader), self._config)
+        reloader = self._reloader(engine, listeners, files, policy_text, lists, anchor_urls)
+        served = Served(self._config.name, engine, listeners, files.certificate, reloader, anchor_urls)
+        admin = AdminEndpoint(served, self._config)
         await admin.open()
         metrics = await open_metrics(self._config, engine, files.certificate)
         await plugins.opened()
@@ -124,14 +126,13 @@ class BrokerServer:
         gc.freeze()
         gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
         stopped = asyncio.create_task(self._stop.wait())
-        feed = None
-        if self._config.provisioning is not None:
-            feed = RevocationFeed(engine, self._config.provisioning, self._config.cafile, files, loop.time)
+        feed = self._feed(engine, files)
         jobs: list[Coroutine[Any, Any, None]] = [
             _tick(engine),
             _sys_topics(engine),
             measure_lag(engine.metrics),
             lists.run(),
+            anchor_urls.run(partial(reloader.reload, {Part.TRUST}, quiet=True)),
             plugins.run(),
             keep_current(reloader, self._hangup, watch_files=self._config.watch_files),
             self._announce(listeners, feed, lists, [metrics.url if metrics is not None else "", admin.url]),
@@ -155,6 +156,20 @@ class BrokerServer:
             await plugins.close()
             if store is not None:
                 store.close()
+
+    def _feed(self, engine: Engine, files: CredentialFiles) -> RevocationFeed | None:
+        config, clock = self._config, asyncio.get_running_loop().time
+        if config.provisioning is None:
+            return None
+        return RevocationFeed(engine, config.provisioning, config.cafile, files, clock)
+
+    def _engine(self, admission: Admission, loop: asyncio.AbstractEventLoop, anchor_urls: AnchorUrls) -> Engine:
+        engine = Engine(admission, self._config.limits, loop.call_soon, loop.time())
+        self._vouch(engine)
+        engine.metrics.anchor_fetches = anchor_urls.outcomes
+        engine.metrics.anchors_confirmed_timestamp_seconds = anchor_urls.confirmed_at
+        engine.keeps_revoked = self._config.revoked_session == "keep"
+        return engine
 
     def _vouch(self, engine: Engine) -> None:
         """Switch on what tells backends about certificates, where the configuration asks for it."""
@@ -247,10 +262,11 @@ class BrokerServer:
         files: CredentialFiles,
         policy_text: str,
         lists: RevocationLists,
+        anchor_urls: AnchorUrls,
     ) -> Reloader:
         clock = asyncio.get_running_loop().time
         build = partial(self._context, files)
-        trust = ReloadedTrust(engine, self._config, build, listeners, lists, clock)
+        trust = ReloadedTrust(engine, self._config, build, listeners, lists, anchor_urls, clock)
         own = [files.certificate] if files.certificate == files.key else [files.certificate, files.key]
         parts: list[Reloadable] = [
             ReloadedCertificate(own, lambda: build(trust.anchors), listeners, lambda _: describe_certificate(files)),

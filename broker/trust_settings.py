@@ -16,6 +16,7 @@ from pydantic_settings import NoDecode
 from provisioning.pki.identity import Role
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _GRACE = re.compile(r"grace\s+(\d+(?:\.\d+)?)\s*([smhd]?)")
 
 
@@ -71,10 +72,24 @@ def _http_url(value: str) -> str:
     return value
 
 
+def _anchors_url(value: str) -> str:
+    if not value.startswith(("https://", "http://")):
+        raise ValueError(f"{value!r}: https://, with anchors_url_cafile; or http://, with anchors_sha256")
+    return value
+
+
+def _fingerprint(value: str) -> str:
+    text = value.replace(":", "").lower()
+    if not _SHA256.fullmatch(text):
+        raise ValueError(f"{value!r} is not the SHA-256 of a certificate: 64 hexadecimal digits")
+    return text
+
+
 Policy = Annotated[StatusPolicy, BeforeValidator(_status_policy), NoDecode]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_several), NoDecode]
 HttpUrl = Annotated[str, BeforeValidator(_http_url)]
 Urls = Annotated[tuple[HttpUrl, ...], BeforeValidator(_several), NoDecode]
+Fingerprint = Annotated[str, BeforeValidator(_fingerprint)]
 Interval = Annotated[float, Field(gt=0, le=86400)]
 Source = Literal[
     "spiffe", "san-uri", "san-dns", "san-email", "san-ip", "common-name", "subject", "fingerprint", "public-key"
@@ -119,8 +134,16 @@ class TrustSettings(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """How logs and tools call the bundle."""
-    anchors: Annotated[Paths, Field(min_length=1)]
+    anchors: Paths = ()
     """Files or directories of CA certificates, root or intermediate, PEM or DER."""
+    anchors_url: Annotated[str, BeforeValidator(_anchors_url)] | None = None
+    """Where more of them are: PEM, or what EST answers to ``/cacerts``."""
+    anchors_url_cafile: Path | None = None
+    """Trust anchors, PEM, that the server at an https URL is verified by; no others."""
+    anchors_sha256: tuple[Fingerprint, ...] = ()
+    """Only these certificates are taken from the URL: their SHA-256."""
+    anchors_refresh_seconds: Interval = 3600.0
+    """How often the URL is fetched."""
     issuers: tuple[str, ...] = ()
     """Only these CAs may have issued a client's certificate: SHA-256 fingerprints, or names as RFC 4514 writes them."""
     max_depth: int = Field(default=4, ge=0, le=10)
@@ -165,6 +188,27 @@ class TrustSettings(BaseModel):
     def has_ocsp(self) -> bool:
         """Whether OCSP says who is revoked."""
         return bool(self.ocsp_responder or self.ocsp_from_certificates)
+
+    @model_validator(mode="after")
+    def _anchored(self) -> Self:
+        """Refuse a URL at which anybody who is in between could say whom to believe."""
+        url = self.anchors_url
+        if url is None:
+            if not self.anchors:
+                raise ValueError(f"{self.name}: anchors: name files or directories of CA certificates, or anchors_url")
+            if self.anchors_url_cafile is not None or self.anchors_sha256:
+                raise ValueError(f"{self.name}: anchors_url_cafile and anchors_sha256 go with anchors_url")
+        elif url.startswith("https://") and self.anchors_url_cafile is None:
+            raise ValueError(
+                f"{self.name}: anchors_url: an https server is verified by anchors_url_cafile and nothing else; give "
+                "it, or fetch by http:// what anchors_sha256 names"
+            )
+        elif url.startswith("http://") and (not self.anchors_sha256 or self.anchors_url_cafile is not None):
+            raise ValueError(
+                f"{self.name}: anchors_url: by http:// anybody may answer, so anchors_sha256 says which certificates "
+                "are taken; without it use https:// and anchors_url_cafile"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -47,6 +47,7 @@ from broker.reload.crl_trial import NoListsUsed, try_lists
 from broker.reload.parts import Candidate, ProposedAnchors
 from broker.reload.reloader import Reloader
 from broker.reload.report import Part
+from broker.sources.anchor_urls import AnchorUrls
 from provisioning.version import product_version
 
 log = structlog.get_logger("broker")
@@ -78,6 +79,7 @@ class Served:
     certificate: Path
     """The file with the broker's own certificate."""
     reloader: Reloader
+    anchor_urls: AnchorUrls
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -193,7 +195,9 @@ class AdminApi:
 
     async def _trust(self, _request: Request) -> Response:
         admission = self._served.engine.admission
-        return Response.json(trust_document(self._contexts(), admission, asyncio.get_running_loop().time()))
+        document = trust_document(self._contexts(), admission, asyncio.get_running_loop().time())
+        urls = [each.document() for each in self._served.anchor_urls.followed]
+        return Response.json({**document, "anchor_urls": urls})
 
     async def _crls(self, _request: Request) -> Response:
         return Response.json(crl_document(self._served.engine, datetime.now(UTC), asyncio.get_running_loop().time()))

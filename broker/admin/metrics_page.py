@@ -48,6 +48,7 @@ _LABELLED = {
     "refused": ("refusals", "clients that were not let in, by stable code"),
     "closed": ("closed", "connections of admitted clients that have ended, by stable code"),
     "revocation_alarms": ("revocation_alarms", "CRLs that are late, expired or refused, by stable code"),
+    "anchor_fetches": ("anchor_fetches", "fetches of trust anchors from URLs: new, unchanged, or a stable code"),
     "plugin_outcomes": ("plugin_outcomes", "what plugins refused, failed to do or were not told of, by stable code"),
     "reloads": ("reloads", "settings read anew, by part and outcome"),
 }
@@ -70,6 +71,7 @@ _HELP = {
     "revocation_to_close_seconds": "from a revocation's record at provisioning to the end of a live session",
     "store_commit_seconds": "one batch of the store, fsync included",
     "loop_lag": "seconds that the event loop is late",
+    "anchors_confirmed_timestamp_seconds": "when the URL of a bundle's anchors last said what counts here",
     "expiry_notices": "connected clients whose certificate was found to end soon",
     "clones_suspected": "certificates used from two addresses by turns",
     "rests": "times that a client was not read for a while because it sends faster than it may",
@@ -197,6 +199,8 @@ def _counters(metrics: Metrics) -> Iterator[Metric]:
         if name == "handshakes":
             for (result, version), count in value.items():
                 handshakes.add_metric((result, version), count)
+        elif isinstance(value, dict) and not isinstance(value, Counter):
+            yield _by_bundle(name, value)
         elif name.startswith(_DROPPED):
             dropped.add_metric((name.removeprefix(_DROPPED),), value)
         elif isinstance(value, Histogram):
@@ -204,17 +208,28 @@ def _counters(metrics: Metrics) -> Iterator[Metric]:
             family.add_metric((), list(value.buckets()), value.sum)
             yield family
         elif isinstance(value, Counter):
-            title, text = _LABELLED.get(name, (name, name.replace("_", " ")))
-            counter = CounterMetricFamily(_named(title), text, labels=("code",))
-            for code, count in sorted(value.items()):
-                counter.add_metric((str(code),), count)
-            yield counter
+            yield _by_code(name, value)
         elif isinstance(value, float):
             yield _gauge(f"{name}_seconds", _HELP.get(name, name.replace("_", " ")), value)
         else:
             yield CounterMetricFamily(_named(name), _HELP.get(name, name.replace("_", " ")), value)
     yield dropped
     yield handshakes
+
+
+def _by_bundle(name: str, values: dict[str, float]) -> Metric:
+    gauge = GaugeMetricFamily(_named(name), _HELP[name], labels=("bundle",))
+    for bundle, value in values.items():
+        gauge.add_metric((bundle,), value)
+    return gauge
+
+
+def _by_code(name: str, counts: Counter[str]) -> Metric:
+    title, text = _LABELLED.get(name, (name, name.replace("_", " ")))
+    counter = CounterMetricFamily(_named(title), text, labels=("code",))
+    for code, count in sorted(counts.items()):
+        counter.add_metric((str(code),), count)
+    return counter
 
 
 def _named(name: str) -> str:

@@ -37,6 +37,7 @@ from broker.listener import Listener
 from broker.mqtt.codes import ReasonCode
 from broker.reload.parts import Candidate, ProposedAnchors, Unchanged, describe_anchors, digest
 from broker.reload.report import SHOWN, Affected, Effects, Part
+from broker.sources.anchor_urls import AnchorUrls, fetch_missing
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import anchor_files, load_trust, trust_of_cafile
 from provisioning.pki.tls import TlsConfigurationError
@@ -72,6 +73,7 @@ class ReloadedTrust:
         build: Callable[[Anchors], ssl.SSLContext],
         listeners: Sequence[Listener],
         lists: RevocationLists,
+        urls: AnchorUrls,
         clock: Callable[[], float],
     ) -> None:
         """Begin with *config*; *build* makes a context that believes these anchors, or raises."""
@@ -79,6 +81,7 @@ class ReloadedTrust:
         self._build = build
         self._listeners = listeners
         self._lists = lists
+        self._urls = urls
         self._clock = clock
         self._mark = self._mark_of(config)
         self.anchors: Anchors = anchors_of(config, engine.admission.trust)
@@ -98,6 +101,7 @@ class ReloadedTrust:
             return self._load(_with_anchors(config, candidate.bundle, proposed))
 
     def _load(self, config: BrokerConfig) -> NewTrust | Unchanged:
+        fetch_missing(config)
         mark = self._mark_of(config)
         if mark == self._mark:
             return Unchanged()
@@ -118,6 +122,7 @@ class ReloadedTrust:
         admission.trust_generation += 1
         for listener in self._listeners:
             listener.context = loaded.context
+        self._urls.use(loaded.config)
         await self._lists.use(loaded.config)
         return f"{describe_anchors(loaded.context)}, generation {admission.trust_generation}", await self._sweep(
             loaded, change=True
@@ -189,7 +194,8 @@ def _with_anchors(config: BrokerConfig, bundle: str | None, anchors: Path) -> Br
         names = ", ".join(each.name for each in config.trust)
         raise TlsConfigurationError(f"bundle: {bundle or 'none given'}; there are {names}")
     changed = [
-        each.model_copy(update={"anchors": (anchors,)}) if each.name == bundle else each for each in config.trust
+        each.model_copy(update={"anchors": (anchors,), "anchors_url": None}) if each.name == bundle else each
+        for each in config.trust
     ]
     return config.model_copy(update={"trust": tuple(changed)})
 

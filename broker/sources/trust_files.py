@@ -12,6 +12,7 @@ from broker.admission.bundle import ListTerms, OcspTerms, TrustBundle
 from broker.admission.bundle_terms import BundleTerms
 from broker.admission.trust import Trust
 from broker.config import BrokerConfig
+from broker.sources.anchor_copy import copy_of, is_authority, read_copy
 from broker.trust_settings import TrustSettings
 from provisioning.pki.tls import TlsConfigurationError, certificates_in
 
@@ -21,10 +22,10 @@ _SUFFIXES = frozenset({".pem", ".crt", ".cer", ".der"})
 def load_trust(config: BrokerConfig, generation: int = 1) -> Trust | None:
     """Return the bundles of *config*; None where `cafile` alone says who is believed, and the feed who is revoked.
 
-    Raises `TlsConfigurationError`.
+    Nothing is fetched: of an anchors_url the copy counts. Raises `TlsConfigurationError`, `AnchorsNotFetched` of it.
     """
     if config.trust:
-        return Trust([_bundle(each) for each in config.trust], generation)
+        return Trust([_bundle(each, config.state_dir) for each in config.trust], generation)
     if not config.has_crls and not config.has_ocsp:
         return None
     return trust_of_cafile(config, generation)
@@ -48,19 +49,26 @@ def _ocsp(settings: BrokerConfig | TrustSettings) -> OcspTerms | None:
 
 def anchor_files(config: BrokerConfig) -> list[Path]:
     """Return every file with anchors that count, and every directory of such files."""
-    named = [path for bundle in config.trust for path in bundle.anchors] or [config.cafile]
+    if not config.trust:
+        return [config.cafile]
+    named = [path for bundle in config.trust for path in bundle.anchors]
+    copies = [copy_of(bundle, config.state_dir) for bundle in config.trust]
+    named += [copy for copy in copies if copy is not None and copy.exists()]
     return [file for path in named for file in ([path, *_files(path)] if path.is_dir() else [path])]
 
 
-def _bundle(settings: TrustSettings) -> TrustBundle:
+def _bundle(settings: TrustSettings, state_dir: Path) -> TrustBundle:
     where = f"trust bundle {settings.name}"
     try:
         terms = BundleTerms.of(settings)
     except ValueError as error:
         raise TlsConfigurationError(f"{where}: required_eku: {error}; give clientAuth, or dotted numbers") from error
     anchors = read_anchors(settings.anchors, where=f"{where}: ")
+    copy = copy_of(settings, state_dir)
+    if copy is not None and (copy.exists() or not anchors):
+        anchors += read_copy(settings, copy)
     for anchor in anchors:
-        if not _is_authority(anchor):
+        if not is_authority(anchor):
             raise TlsConfigurationError(
                 f"{where}: anchors: {anchor.subject.rfc4514_string()} is not a CA's certificate; "
                 "name the CA, and let identity and issuers say whom of its clients you mean"
@@ -92,10 +100,3 @@ def _files(path: Path) -> Iterable[Path]:
     if not path.is_dir():
         return [path]
     return sorted(each for each in path.iterdir() if each.suffix in _SUFFIXES and not each.name.startswith("."))
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return certificate.issuer == certificate.subject  # A root from before there was such an extension.

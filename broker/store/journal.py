@@ -15,9 +15,9 @@ Rules
 -----
 1. Answers leave in the order in which they were given [MQTT-4.6.0-2]: while anything is unwritten, all of them wait.
 2. A batch that cannot be written becomes part of the open one, and is tried again. What was routed is never refused:
-   its answer goes on waiting, until it is written, or until nothing of the batch is left to write because every
-   subscriber has acknowledged. An answer that is not about a message ends its connection. What comes while the store
-   fails is refused before it is routed, so that no refused message is ever delivered (decision 0094).
+   its answer goes on waiting, until it is written, or until nothing that an answer promises is left in the batch,
+   because every subscriber has acknowledged. An answer that is not about a message ends its connection. What comes
+   while the store fails is refused before it is routed, so that no refused message is ever delivered (decision 0094).
 3. What waits belongs to one *connection*: it is forgotten with it, and never comes out of the next one of the same
    session, whose client uses the packet identifiers anew.
 4. No I/O, no clock: `sqlite` writes, the time of expiry is converted by a fixed offset to the wall clock.
@@ -99,16 +99,16 @@ class Batch:
     @property
     def changes(self) -> bool:
         """Whether there is anything to write."""
+        return bool(self.promises or self.sessions or self.done or self.unreferenced)
+
+    @property
+    def promises(self) -> bool:
+        """Whether there is anything of which an answer says that it is stored.
+
+        None says so of a delivery that is over: it would be made again. Nor of a session's own row, beside what it has.
+        """
         return bool(
-            self.sessions
-            or self.deliveries
-            or self.done
-            or self.subscriptions
-            or self.incoming
-            or self.progress
-            or self.retained
-            or self.messages
-            or self.unreferenced
+            self.deliveries or self.messages or self.progress or self.incoming or self.subscriptions or self.retained
         )
 
     def take_in(self, later: Batch) -> None:
@@ -291,7 +291,7 @@ class Journal:
         return self.writing
 
     def written(self, now: float) -> set[Outbox]:
-        """Release what waited for the batch, or was left of it; return whose outbox to flush."""
+        """Release what waited for the batch, or for nothing any more; return whose outbox to flush."""
         batch, self.writing = self.writing, None
         self.owed.clear()
         touched: set[Outbox] = set()
@@ -310,10 +310,10 @@ class Journal:
                     session.send_again(now)
                     touched.add(session)
         batch = self.open
-        if not (batch.changes or batch.packets or batch.resumed):  # Answers that waited only for their turn.
+        if not (batch.promises or batch.packets or batch.resumed):  # Answers that waited only for their turn.
             _release(batch.answers, touched)
             batch.answers.clear()
-            self.dirty = False
+            self.dirty = batch.changes
         return touched
 
     def not_written(self, now: float) -> set[Outbox]:

@@ -117,10 +117,13 @@ class SqliteStore:
         journal = self._journal
         if journal is None or self._loop is None or not journal.dirty or journal.writing is not None:
             return
-        if not journal.open.changes:
+        if journal.failed:  # It is tried again every second; meanwhile answers may have lost what they promise.
+            if journal.open.answers and not journal.open.promises:
+                self._on_written()
+        elif not journal.open.changes:
             journal.take()
             self._on_written()
-        elif self._gathering is None and self._retry is None:
+        elif self._gathering is None:
             self._gathering = self._loop.call_later(_GATHER_SECONDS, self._write_gathered)
 
     def _write_gathered(self) -> None:

@@ -1,7 +1,8 @@
-"""A plain HTTP server in a thread, for whatever is fetched: what it serves can change, and it counts."""
+"""An HTTP or HTTPS server in a thread, for whatever is fetched: what it serves can change, and it counts."""
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,8 @@ Answer = bytes | Callable[[bytes], bytes | None]
 class WebServer:
     """Serves `pages` by path: bytes, or what a function makes of the request's body (None: the connection is cut)."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self._tls = context is not None
         self.pages: dict[str, Answer] = {}
         self.requests: Counter[str] = Counter()
         self.not_modified = 0
@@ -31,11 +33,15 @@ class WebServer:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if context is not None:  # The handshake is the handler's thread's: a client that fails it stops nobody.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self._server.server_address[1]}"
 
     def _serve(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
         self.requests[handler.path] += 1

@@ -95,7 +95,7 @@ def test_a_stranger_gets_the_alert(bundled: BrokerProcess, pki: Pki) -> None:
         ('name = "a"\nanchors = ["missing.pem"]\nunsafe_no_revocation = true', "missing.pem cannot be read"),
         ('name = "a"\nanchors = ["{leaf}"]\nunsafe_no_revocation = true', "is not a CA's certificate"),
         ('name = "a"\nanchors = ["{leaf}"]', "trust[1]: a: no source of revocations"),
-        ('name = "a"', "trust[1].anchors: field required"),
+        ('name = "a"', "trust[1]: a: anchors: name files or directories of CA certificates, or anchors_url"),
         ('name = "a"\nanchors = ["x"]\nfeed = true', "feed = true needs provisioning"),
         ('name = "a"\nanchors = ["x"]\nunsafe_no_revocation = true\nidentty = 1', "trust[1].identty: no such setting"),
     ],

@@ -206,19 +206,28 @@ def test_answers_behind_a_failed_batch_are_refused_too(journal: Journal, ear: Ea
 def test_what_is_acknowledged_while_the_store_fails_need_not_be_written_and_is_answered(
     journal: Journal, ear: Ear
 ) -> None:
-    message = Message(b"t", b"x", 1)
-    journal.add(1, stored(1, message))
+    older, message = Message(b"t", b"x", 1), Message(b"t", b"x", 1)
+    journal.add(1, stored(1, older))
+    journal.take()
+    journal.written(0.0)
+    journal.add(1, stored(2, message))
     journal.answer(ear, b"yes", Otherwise.WAIT)
     journal.take()
     journal.not_written(0.0)
-    journal.remove(1, 1, message)
-    assert not journal.open.changes
-    assert journal.take() is not None
+    journal.remove(1, 1, older)
+    journal.written(1.0)
+    assert ear.outbox == []
+    journal.remove(1, 2, message)
+    assert journal.open.changes, "that the first is over has to be written, but nobody is promised that"
+    assert not journal.open.promises
     journal.written(1.0)
     assert ear.outbox == [b"yes"]
     assert journal.failed, "nothing was written, so nobody knows that it can be"
-    assert journal.take() is None
-    assert journal.take(probe=True) is not None
+    assert journal.dirty
+    journal.take(probe=True)
+    journal.written(1.5)
+    assert not journal.dirty
+    assert journal.take(probe=True) is not None, "a probe needs nothing to write"
     journal.written(2.0)
     assert not journal.failed
 

@@ -1,0 +1,159 @@
+"""What came from an ``anchors_url``: read, checked, and kept on disk for the next start.
+
+Theory
+------
+Whoever can say which anchors count decides who enters, so an answer is believed for one of two reasons
+(`broker.trust_settings`): its server was verified by a CA file of that URL's own, or each certificate of it is named by
+its fingerprint in the configuration. What is on disk is the last answer that was good in every respect, so a broker
+starts, with the anchors of yesterday, while the URL is down.
+
+Rules
+-----
+1. An answer is taken whole or refused whole. It is refused when it is empty, too long, not readable, holds a
+   certificate that is no CA's, or none that is valid today.
+2. Of a pinned answer only the pinned certificates are taken. Over http every one of them must be there: who answers can
+   then neither add one nor take one away.
+3. The copy is private (0600) and replaced at once. Its name depends on the URL and what is demanded of its answer:
+   another URL or other pins begin anew. It is checked again whenever it is read.
+
+Does not handle: lists of CAs that were withdrawn elsewhere; a URL whose server is taken over with its key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+
+from broker.trust_settings import TrustSettings
+from provisioning.pki.keys import write_private
+from provisioning.pki.tls import TlsConfigurationError
+
+MOST_BYTES = 1024 * 1024
+MOST_ANCHORS = 200
+_FOLDER = "anchors"
+
+
+class AnchorsRefused(ValueError):
+    """An answer that is not used; the text says why."""
+
+
+class AnchorsNotFetched(TlsConfigurationError):
+    """There is no copy yet, and so no anchor."""
+
+
+def copy_of(settings: TrustSettings, state_dir: Path) -> Path | None:
+    """Return where the last good answer is kept, None where the bundle has no URL."""
+    if settings.anchors_url is None:
+        return None
+    demanded = [settings.anchors_url, str(settings.anchors_url_cafile), *sorted(settings.anchors_sha256)]
+    return state_dir / _FOLDER / f"{settings.name}-{hashlib.sha256(repr(demanded).encode()).hexdigest()[:16]}.pem"
+
+
+def read_copy(settings: TrustSettings, path: Path) -> list[x509.Certificate]:
+    """Return the anchors of the last good answer. Raises `TlsConfigurationError`."""
+    where = f"trust bundle {settings.name}"
+    try:
+        return anchors_in(settings, path.read_bytes(), None)
+    except FileNotFoundError:
+        raise AnchorsNotFetched(
+            f"{where}: anchors_url: {settings.anchors_url} could not be fetched yet, and there is no copy of an "
+            "earlier answer; make it answer, or name a file in anchors"
+        ) from None
+    except OSError as error:
+        raise TlsConfigurationError(f"{where}: {path} cannot be read: {error.strerror}") from error
+    except AnchorsRefused as error:
+        raise TlsConfigurationError(f"{where}: {path} is not as it was kept ({error}); remove it") from error
+
+
+def keep(path: Path, anchors: Sequence[x509.Certificate]) -> None:
+    """Replace the copy at *path*. Raises `OSError` or `provisioning.pki.keys.KeyFileError`."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.unlink(missing_ok=True)
+    write_private(draft, pem_of(anchors))
+    draft.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def pem_of(anchors: Sequence[x509.Certificate]) -> bytes:
+    """Return *anchors* as they are kept."""
+    return b"".join(each.public_bytes(Encoding.PEM) for each in anchors)
+
+
+def anchors_in(settings: TrustSettings, content: bytes, now: datetime | None) -> list[x509.Certificate]:
+    """Return the anchors that *content*, an answer or a copy of one, brings to the bundle of *settings*.
+
+    *now* (UTC) is when it came; None: it is a copy, which may have grown old. Raises `AnchorsRefused`.
+    """
+    found = _certificates(content)
+    if len(found) > MOST_ANCHORS:
+        raise AnchorsRefused(f"{len(found)} certificates; {MOST_ANCHORS} are taken at most")
+    anchors = list({each.fingerprint(SHA256()): each for each in found}.values())
+    if settings.anchors_sha256:
+        anchors = _pinned(settings, anchors)
+    for each in anchors:
+        if not is_authority(each):
+            raise AnchorsRefused(f"{each.subject.rfc4514_string()} is not a CA's certificate")
+    if now is not None and not any(each.not_valid_before_utc <= now <= each.not_valid_after_utc for each in anchors):
+        raise AnchorsRefused(f"none of {len(anchors)} certificates is valid on {now.astimezone(UTC):%Y-%m-%d}")
+    return anchors
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether *certificate* is a CA's."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return certificate.issuer == certificate.subject  # A root from before there was such an extension.
+
+
+def _pinned(settings: TrustSettings, found: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    by_fingerprint = {each.fingerprint(SHA256()).hex(): each for each in found}
+    pins = settings.anchors_sha256
+    anchors = [by_fingerprint[pin] for pin in dict.fromkeys(pins) if pin in by_fingerprint]
+    if not anchors:
+        raise AnchorsRefused(f"none of {len(found)} certificates is named by anchors_sha256")
+    missing = [pin for pin in pins if pin not in by_fingerprint]
+    if missing and (settings.anchors_url or "").startswith("http://"):
+        raise AnchorsRefused(f"the certificate {missing[0]} of anchors_sha256 is not there")
+    return anchors
+
+
+def _pem_certificates(content: bytes) -> list[x509.Certificate]:
+    found = x509.load_pem_x509_certificates(content)
+    if len(found) != content.count(b"-----BEGIN"):  # Half of an answer would be a change of trust.
+        raise AnchorsRefused("not whole: a certificate has no end, or something else is there too")
+    return found
+
+
+def _certificates(content: bytes) -> list[x509.Certificate]:
+    """Return the certificates in *content*: PEM, DER, or PKCS #7 in PEM, DER or base64 (RFC 7030 §4.1.3)."""
+    if not content.strip():
+        raise AnchorsRefused("an empty answer")
+    try:
+        if b"-----BEGIN PKCS7" in content:
+            return pkcs7.load_pem_pkcs7_certificates(content)
+        if b"-----BEGIN" in content:
+            return _pem_certificates(content)
+        der = content if content[:1] == b"\x30" else base64.b64decode(b"".join(content.split()), validate=True)
+        try:
+            return [x509.load_der_x509_certificate(der)]
+        except ValueError:
+            return pkcs7.load_der_pkcs7_certificates(der)
+    except AnchorsRefused:
+        raise
+    except (ValueError, binascii.Error) as error:
+        raise AnchorsRefused(f"neither PEM nor PKCS #7 certificates ({error})") from error

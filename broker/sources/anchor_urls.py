@@ -1,0 +1,218 @@
+"""Trust anchors at URLs: fetched at the start and from time to time; what is good takes the way of every new anchor.
+
+Theory
+------
+A good answer that differs from the kept one replaces the copy (`broker.sources.anchor_copy`), and the trust is reloaded
+as if a file had changed: a new generation, every connection examined again. Whatever else happens, the anchors stay
+that were good before: it is said, counted, and tried again.
+
+Rules
+-----
+1. One server, no redirects, no proxy, no store of the system, so many bytes and seconds at most; nothing is
+   decompressed.
+2. At the start every URL is tried once before anybody is let in; where it does not answer, the copy counts.
+3. The pause is the setting's, less up to a fifth of it at random: brokers that were started together do not ask
+   together. After a failure it begins at `_FIRST_PAUSE` and doubles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import structlog
+
+from broker.config import BrokerConfig
+from broker.sources.anchor_copy import MOST_BYTES, AnchorsRefused, anchors_in, copy_of, keep, pem_of
+from broker.trust_settings import TrustSettings
+from provisioning.pki.keys import KeyFileError
+from provisioning.pki.tls import TlsConfigurationError, client_context
+
+log = structlog.get_logger("broker")
+
+_TIMEOUT = 10.0
+_FIRST_PAUSE = 5.0
+_JITTER = 0.2
+_LOOK = 0.5
+_ACCEPT = "application/pem-certificate-chain, application/pkcs7-mime, */*;q=0.5"
+
+
+class _Unfetched(Exception):
+    """There was no answer; the text says why."""
+
+
+@dataclass(slots=True)
+class Followed:
+    """One bundle's URL, and what became of it."""
+
+    settings: TrustSettings
+    copy: Path
+    due: float = 0.0
+    current_at: float | None = None
+    """Wall time at which the URL was last known to say what the copy says; from the copy's own time at first."""
+    problem: str = ""
+    """Why the last attempt brought nothing."""
+    etag: str = ""
+    modified: str = ""
+    pause: float = _FIRST_PAUSE
+
+    def document(self) -> dict[str, Any]:
+        """Return what an operator is shown."""
+        age = None if self.current_at is None else max(0, round(time.time() - self.current_at))
+        url, pins = self.settings.anchors_url, len(self.settings.anchors_sha256)
+        return {"bundle": self.settings.name, "url": url, "pins": pins, "age_seconds": age, "problem": self.problem}
+
+
+class AnchorUrls:
+    """Every URL of anchors of one broker."""
+
+    def __init__(self, config: BrokerConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._followed: dict[Path, Followed] = {}
+        self.outcomes: Counter[str] = Counter()
+        """How often a URL was fetched, by what became of it: new, unchanged, or a stable code."""
+        self.confirmed_at: dict[str, float] = {}
+        """By bundle, the wall time at which its URL last said what the copy says."""
+        self.use(config)
+
+    @property
+    def followed(self) -> list[Followed]:
+        """Every URL."""
+        return list(self._followed.values())
+
+    def use(self, config: BrokerConfig) -> None:
+        """Follow the URLs of *config* from now on, and no others."""
+        wanted: dict[Path, Followed] = {}
+        for settings in config.trust:
+            copy = copy_of(settings, config.state_dir)
+            if copy is None:
+                continue
+            followed = self._followed.get(copy) or Followed(settings, copy, current_at=_changed_at(copy))
+            followed.settings = settings
+            wanted[copy] = followed
+        self._followed = wanted
+        self.confirmed_at.clear()
+        self.confirmed_at.update({each.settings.name: each.current_at for each in self.followed if each.current_at})
+
+    async def fetch_all(self) -> None:
+        """Fetch every URL once; what fails is logged."""
+        await asyncio.gather(*map(self.fetch, self.followed))
+
+    async def run(self, on_news: Callable[[], Awaitable[object]]) -> None:
+        """Fetch what is due until cancelled, and call *on_news* when there are other anchors than before."""
+        while True:
+            now = self._clock()
+            due = [each for each in self.followed if each.due <= now]
+            if any(await asyncio.gather(*map(self.fetch, due))):
+                await on_news()
+            await asyncio.sleep(_LOOK)
+
+    async def fetch(self, followed: Followed) -> bool:
+        """Fetch one URL now; return whether its copy has changed."""
+        settings = followed.settings
+        try:
+            content = await asyncio.wait_for(_get(followed), _TIMEOUT)
+            changed = content is not None and await asyncio.to_thread(_take, followed, content)
+        except (AnchorsRefused, _Unfetched, KeyFileError, OSError, TimeoutError, TlsConfigurationError) as error:
+            detail = str(error) or f"no answer within {_TIMEOUT:g} s"
+            self._failed(followed, detail, refused=isinstance(error, AnchorsRefused))
+            return False
+        if followed.problem:
+            log.info("anchors fetched again", code="ANCHORS_CURRENT", bundle=settings.name, url=settings.anchors_url)
+        self.outcomes["new" if changed else "unchanged"] += 1
+        followed.problem, followed.pause, followed.current_at = "", _FIRST_PAUSE, time.time()
+        self.confirmed_at[settings.name] = followed.current_at
+        followed.due = self._clock() + settings.anchors_refresh_seconds * _spread()
+        return changed
+
+    def _failed(self, followed: Followed, detail: str, *, refused: bool) -> None:
+        settings = followed.settings
+        followed.etag = followed.modified = ""  # What could not be used has to come again.
+        facts = {"bundle": settings.name, "url": settings.anchors_url, "detail": detail}
+        told = followed.problem == detail  # Once, until something else is wrong: it may be down for a week.
+        followed.problem = detail
+        followed.due = self._clock() + min(followed.pause, settings.anchors_refresh_seconds) * _spread()
+        followed.pause *= 2
+        if refused:
+            self.outcomes["ANCHORS_REFUSED"] += 1
+            if not told:
+                log.error("anchors refused, the old ones stay", code="ANCHORS_REFUSED", **facts)
+        else:
+            self.outcomes["ANCHORS_UNFETCHED"] += 1
+            if not told:
+                log.warning("anchors not fetched, the old ones stay", code="ANCHORS_UNFETCHED", **facts)
+
+
+def fetch_missing(config: BrokerConfig) -> None:
+    """Fetch the URLs of *config* of which there is no copy yet; what fails is logged. For a thread without a loop."""
+    urls = AnchorUrls(config)
+    missing = [each for each in urls.followed if not each.copy.exists()]
+
+    async def fetch() -> None:
+        await asyncio.gather(*map(urls.fetch, missing))
+
+    if missing:
+        asyncio.run(fetch())
+
+
+async def _get(followed: Followed) -> bytes | None:
+    """Return what the URL answers; None: what it did the last time. Raises `_Unfetched`."""
+    settings = followed.settings
+    url = settings.anchors_url or ""
+    headers = {"Accept": _ACCEPT, "Accept-Encoding": "identity"}
+    if followed.etag:
+        headers["If-None-Match"] = followed.etag
+    if followed.modified:
+        headers["If-Modified-Since"] = followed.modified
+    verify = client_context(settings.anchors_url_cafile, allow_tls12=True) if settings.anchors_url_cafile else True
+    client = httpx.AsyncClient(verify=verify, timeout=_TIMEOUT, trust_env=False, follow_redirects=False)
+    try:
+        async with client, client.stream("GET", url, headers=headers) as response:
+            if response.status_code == httpx.codes.NOT_MODIFIED and (followed.etag or followed.modified):
+                return None
+            if response.status_code != httpx.codes.OK:
+                raise _Unfetched(f"HTTP status {response.status_code}")
+            received = response.headers
+            if received.get("Content-Encoding", "identity") != "identity":
+                raise _Unfetched(f"it came as {received['Content-Encoding'][:40]!r}, which was not asked for")
+            content = bytearray()
+            async for chunk in response.aiter_raw():
+                content += chunk
+                if len(content) > MOST_BYTES:
+                    raise AnchorsRefused(f"more than {MOST_BYTES} bytes")
+            followed.etag, followed.modified = received.get("ETag", ""), received.get("Last-Modified", "")
+            return bytes(content)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise _Unfetched(f"cannot be fetched: {str(error) or type(error).__name__}") from error
+
+
+def _take(followed: Followed, content: bytes) -> bool:
+    """Keep the anchors of *content* if they are others than before. Raises `AnchorsRefused`, or what `keep` does."""
+    anchors = anchors_in(followed.settings, content, datetime.now(UTC))
+    pem = pem_of(anchors)
+    try:
+        if followed.copy.read_bytes() == pem:
+            return False
+    except FileNotFoundError:
+        pass
+    keep(followed.copy, anchors)
+    return True
+
+
+def _changed_at(copy: Path) -> float | None:
+    try:
+        return copy.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _spread() -> float:
+    return 1.0 - _JITTER * random.random()  # noqa: S311 - spreads load, hides nothing
