@@ -38,6 +38,7 @@ HOT = [
     "broker/meter.py",
     "broker/poller.py",
     "broker/publisher_topics.py",
+    "broker/routing/cached.py",
     "broker/routing/names.py",
     "broker/routing/router.py",
     "broker/routing/shared.py",
