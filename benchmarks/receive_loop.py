@@ -131,6 +131,7 @@ async def subject(name: str, qos: int) -> Subject:
             plugin_timeout=3.0,
             plugin_verdict_seconds=10.0,
             plugin_username="certificate",
+            plugin_sees_password=False,
         )
         made.plugins = await Plugins.start(config, made.engine)
     await made.fill()

@@ -22,6 +22,8 @@ from broker.admin.metrics_endpoint import ListenError
 from broker.admin.unix_socket import AdminSocketError
 from broker.admin_command import remote_options
 from broker.admission.policy_file import PolicyError
+from broker.audit.files import AuditError
+from broker.audit_commands import audit_app
 from broker.build import is_compiled
 from broker.config import BrokerConfig, ConfigError, load
 from broker.credentials import CredentialError
@@ -46,6 +48,7 @@ app = typer.Typer(
 app.callback()(remote_options)
 app.add_typer(admin_commands.trust_app, name="trust")
 app.add_typer(crl_app, name="crl")
+app.add_typer(audit_app, name="audit")
 for command in (admin_commands.status, admin_commands.sessions, admin_commands.kick, explain_commands.why):
     app.command()(command)
 app.command()(explain_commands.check)
@@ -54,6 +57,7 @@ app.command()(reload)
 _USAGE = 2
 _NOT_STARTED = (
     AdminSocketError,
+    AuditError,
     CredentialError,
     ListenError,
     PluginError,
@@ -100,6 +104,9 @@ def run(
     ] = None,
     revocation_grace: Annotated[
         float | None, typer.Option(help="Seconds that newcomers are admitted without the revocation feed.")
+    ] = None,
+    feed_policy: Annotated[
+        str | None, typer.Option(help="Without the revocation feed: require, 'grace 5m' or advisory.")
     ] = None,
     crlfile: Annotated[
         str | None, typer.Option(help="CRLs: files or directories, PEM or DER; several by commas.")

@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from broker.config_hints import MOSQUITTO, hint
 from broker.limits import Limits
 from broker.listener_settings import ListenerSettings
-from broker.trust_settings import REQUIRE, HttpUrl, Interval, Paths, Policy, TrustSettings, Urls
+from broker.trust_settings import REQUIRE, HttpUrl, Interval, Paths, Policy, StatusPolicy, TrustSettings, Urls
 from provisioning.pki.identity import InvalidIdentity, parse_uri
 
 _PREFIX = "FLEET_BROKER_"
@@ -65,6 +65,8 @@ class BrokerConfig(BaseSettings):
     """Reload certificate, trust anchors, policy and limits when their files change; SIGHUP does it in any case."""
     revocation_grace: float = Field(default=300.0, ge=0)
     """Seconds without the revocation feed after which newcomers are refused as unavailable."""
+    feed_policy: Annotated[Policy | None, NoDecode] = None
+    """The same as for CRLs and OCSP: require, grace <time>, advisory; None: grace, so long as revocation_grace says."""
     crlfile: Paths = ()
     """CRLs of the CAs in cafile and below them: files or directories, PEM or DER, read again when they change."""
     crl_urls: Urls = ()
@@ -118,8 +120,20 @@ class BrokerConfig(BaseSettings):
     """How long the answer of a topic plugin is remembered."""
     plugin_username: Literal["certificate", "connect"] = "certificate"
     """The user name that plugins see: the certificate's, or what CONNECT says, which a plugin must check then."""
+    plugin_sees_password: bool = False
+    """Whether plugins see CONNECT's password as long as its client is connected: some read a token from it."""
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
+    audit_log: Path | None = None
+    """Where each decision is written, as JSON lines in a chain (docs/operations.md); None: nowhere."""
+    audit_keyfile: Path | None = None
+    """What authenticates it, made if it is not there; None: state_dir/audit.key."""
+    audit_policy: Literal["count", "require"] = "count"
+    """While it cannot be written: count: that is counted and logged; require: also, nobody is let in."""
+    audit_max_bytes: int = Field(default=64 * 1024 * 1024, ge=64 * 1024)
+    """Size at which another file is begun."""
+    audit_max_files: int = Field(default=16, ge=2, le=10_000)
+    """How many files are kept; the oldest goes first."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     limits: Limits = Limits()
 
@@ -157,6 +171,16 @@ class BrokerConfig(BaseSettings):
         return bool(self.ocsp_responder or self.ocsp_from_certificates)
 
     @property
+    def feed_terms(self) -> StatusPolicy:
+        """What becomes of newcomers while provisioning's feed is not there."""
+        return StatusPolicy(self.revocation_grace) if self.feed_policy is None else self.feed_policy
+
+    @property
+    def audit_key(self) -> Path:
+        """The file with what authenticates the audit log."""
+        return self.audit_keyfile or self.state_dir / "audit.key"
+
+    @property
     def crl_files(self) -> tuple[Path, ...]:
         """Every file and directory of CRLs, of whichever bundle."""
         return self.crlfile + tuple(path for bundle in self.trust for path in bundle.crlfile)
@@ -177,6 +201,8 @@ class BrokerConfig(BaseSettings):
             raise ValueError("certfile and keyfile: give both or neither")
         if self.certfile is None and self.provisioning is None:
             raise ValueError("certfile: give certfile and keyfile, or provisioning to enrol the broker's certificate")
+        if self.feed_policy is not None and "revocation_grace" in self.model_fields_set:
+            raise ValueError("feed_policy: it says what revocation_grace says; give one of them")
         self._check_bundles()
         known = self.trust or self.provisioning is not None or self.has_crls or self.has_ocsp
         if not known and not self.unsafe_no_revocation:
@@ -194,6 +220,8 @@ class BrokerConfig(BaseSettings):
         if self.token is not None and self.token_file is not None:
             raise ValueError("token: give token or token_file, not both")
         self._check_listeners()
+        if self.audit_log is None and (self.audit_keyfile is not None or self.audit_policy == "require"):
+            raise ValueError("audit_log: audit_keyfile and audit_policy say how it is kept; give audit_log, or none")
         return self
 
     @model_validator(mode="after")

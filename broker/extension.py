@@ -13,6 +13,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from typing import Protocol
 
@@ -44,6 +45,10 @@ class Extension(Protocol):
     @property
     def looks_at_packets(self) -> bool:
         """Whether it is told of each packet."""
+
+    @property
+    def figures(self) -> AbstractSet[str]:
+        """Topics below ``$SYS/broker/`` that it publishes to: the broker's own figures of that name give way."""
 
     def describe(self) -> list[dict[str, object]]:
         """Return what it consists of, for operators."""

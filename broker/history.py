@@ -107,12 +107,23 @@ def named(party: Party) -> dict[str, str]:
     return {"identity": refusal.identity, "serial": refusal.serial} if refusal is not None and refusal.serial else {}
 
 
+class Witness(Protocol):
+    """Whoever else is told of each event, at once: the audit log."""
+
+    def saw(self, event: Event) -> None:
+        """Take *event* down now; it may change afterwards."""
+
+    def told(self, event: str, **facts: object) -> None:
+        """Take down something that is not a client's."""
+
+
 class History:
     """The events of one broker."""
 
-    __slots__ = ("_known", "_strangers")
+    __slots__ = ("_known", "_strangers", "witness")
 
     def __init__(self, most: int) -> None:
+        self.witness: Witness | None = None
         self._known = _Shelf(most)
         self._strangers = _Shelf(most // _STRANGERS_PART)
 
@@ -130,6 +141,8 @@ class History:
             identity, serial = refusal.identity, refusal.serial
         detail = detail[:_LONGEST_DETAIL]
         event = Event(what, code, detail, party.address, identity, serial, client_id[:_LONGEST_DETAIL], now, now)
+        if self.witness is not None:
+            self.witness.saw(event)
         if identity is not None:
             self._known.add(str(identity), event)
         else:
@@ -143,7 +156,10 @@ class History:
 
     def turned_away(self, host: str, code: str, now: float) -> None:
         """Record that a connection from *host* was closed before TLS."""
-        self._strangers.add(host, Event(Happened.REFUSED, code, "", f"{host}:0", None, "", "", now, now))
+        event = Event(Happened.REFUSED, code, "", f"{host}:0", None, "", "", now, now)
+        if self.witness is not None:
+            self.witness.saw(event)
+        self._strangers.add(host, event)
 
     def known(self) -> Iterator[list[Event]]:
         """Yield the events of each identity, from a copy."""

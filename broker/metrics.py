@@ -43,12 +43,16 @@ class Metrics:
     """Lists that are late, expired or refused, by stable code."""
     refused: Counter[str] = field(default_factory=Counter)
     closed: Counter[str] = field(default_factory=Counter)
+    audit_entries: Counter[str] = field(default_factory=Counter)
+    """Entries of the audit log: written, lost; and how often it could not be written (write failed)."""
     anchor_fetches: Counter[str] = field(default_factory=Counter)
     """Fetches of trust anchors from URLs, by what became of them: new, unchanged, or a stable code."""
     anchors_confirmed_timestamp_seconds: dict[str, float] = field(default_factory=dict)
     """By trust bundle, the wall time at which the URL of its anchors last said what counts here."""
     plugin_outcomes: Counter[str] = field(default_factory=Counter)
     """What plugins have refused, failed to do, or were not told of, by stable code."""
+    plugin_blocked: dict[str, float] = field(default_factory=dict)
+    """Seconds for which a plugin has kept the event loop, by plugin; shown as ``plugin_blocked_seconds``."""
     clones_suspected: int = 0
     expiry_notices: int = 0
     """How often it was said that the certificate of a connected client ends soon."""

@@ -26,10 +26,10 @@ from broker.admin.api import Served
 from broker.admin.endpoint import AdminEndpoint
 from broker.admin.metrics_endpoint import ListenError, open_metrics
 from broker.admission.admission import Admission
-from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import parse_policy, read_policy
 from broker.admission.refusal import RefusalCode
+from broker.audit.opening import open_audit
 from broker.config import BrokerConfig
 from broker.credentials import BrokerCredential, CredentialError, Enrolment, own_trust_domain
 from broker.engine import Engine
@@ -53,6 +53,7 @@ from broker.reload.report import Part
 from broker.reload.trust_change import ReloadedTrust, anchors_of
 from broker.revocation_feed import RevocationFeed
 from broker.sources.anchor_urls import AnchorUrls
+from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
 from broker.store.sqlite import SqliteStore
@@ -101,13 +102,13 @@ class BrokerServer:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
-        policy_text = read_policy(self._config.policy_file)
-        policy = parse_policy(policy_text, str(self._config.policy_file))
+        policy_text, policy = self._policy()
         files = await self._own_credential()
         self._check_crl_files()
         anchor_urls = AnchorUrls(self._config)
         await anchor_urls.fetch_all()
         engine = self._engine(self._admission(files.certificate, policy), loop, anchor_urls)
+        audit = open_audit(self._config, engine, loop.call_soon_threadsafe)
         plugins = await self._start_plugins(engine)
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
@@ -153,9 +154,14 @@ class BrokerServer:
             if metrics is not None:
                 await metrics.close()
             await self._shut_down(engine, doors, listeners)
+            audit.close()
             await plugins.close()
             if store is not None:
                 store.close()
+
+    def _policy(self) -> tuple[str, TopicPolicy]:
+        text = read_policy(self._config.policy_file)
+        return text, parse_policy(text, str(self._config.policy_file))
 
     def _feed(self, engine: Engine, files: CredentialFiles) -> RevocationFeed | None:
         config, clock = self._config, asyncio.get_running_loop().time
@@ -226,7 +232,8 @@ class BrokerServer:
 
     def _admission(self, certificate: Path, policy: TopicPolicy) -> Admission:
         trust_domain = self._config.trust_domain or own_trust_domain(certificate)
-        freshness = Freshness(self._config.revocation_grace, always_acceptable=self._config.provisioning is None)
+        freshness = feed_freshness(self._config)
+        warn_of_advisory(self._config)
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
         trust = load_trust(self._config)
@@ -274,7 +281,8 @@ class BrokerServer:
             ReloadedPolicy(engine, policy_text, clock),
             ReloadedLimits(engine, self._config),
         ]
-        return Reloader(parts, self._config, self._reread, engine.metrics.reloads, self._settings_file)
+        witness = engine.history.witness
+        return Reloader(parts, self._config, self._reread, engine.metrics.reloads, self._settings_file, witness)
 
     async def _announce(
         self,
@@ -288,7 +296,10 @@ class BrokerServer:
             try:
                 await asyncio.wait_for(feed.current.wait(), _FEED_PATIENCE)
             except TimeoutError:
-                log.warning("nobody is admitted until the revocation feed can be read", code="FEED_LOST")
+                said = "nobody is admitted until the revocation feed can be read"
+                if self._config.feed_terms.grace is None:
+                    said = "everybody is admitted without the revocation feed (feed_policy is advisory)"
+                log.warning(said, code="FEED_LOST")
         urls = [listener.url for listener in listeners] + others
         sys.stdout.write(f"fleet-broker ready {' '.join(filter(None, urls))}\n")
         sys.stdout.flush()

@@ -9,7 +9,8 @@ Rules
 -----
 1. Retained, at QoS 0, every few seconds, and only what has changed. Never stored on disk.
 2. Who may read them is the policy's to say: services and operators.
-3. The data path counts nothing for them. Names of mosquitto for which that would be needed are in `NOT_OFFERED`.
+3. A plugin may publish under the same names (amqtt's ``$SYS`` plugin does): then its figure is the only one.
+4. The data path counts nothing for them. Names of mosquitto for which that would be needed are in `NOT_OFFERED`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from broker.mqtt.message import Message
 from provisioning.version import product_version
 
 INTERVAL = 10.0
+FIGURES: Final = "$SYS/broker/"
+VERSION: Final = "version"
 NOT_OFFERED: Final = frozenset(
     {
         "messages/stored",
@@ -74,10 +77,12 @@ class SysTopics:
         if now > self._last:
             figures |= self._load(now - self._last)
             self._last = now
+        theirs = self._engine.extension.figures if self._engine.extension is not None else frozenset()
         for name, value in figures.items():
-            if self._published.get(name) != value:
+            topic = FIGURES + name
+            if self._published.get(name) != value and topic not in theirs:
                 self._published[name] = value
-                self._engine.publish_own(Message(f"$SYS/broker/{name}".encode(), value.encode(), retain=True), now)
+                self._engine.publish_own(Message(topic.encode(), value.encode(), retain=True), now)
 
     def _figures(self, now: float) -> dict[str, str]:
         engine, metrics = self._engine, self._engine.metrics

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from provisioning.audit_chain import AuditHead
 from provisioning.audit_key import read_audit_key
 from provisioning.config import load_settings
 from provisioning.errors import ConfigurationError, Refused
@@ -23,7 +24,7 @@ from provisioning.service_command import Directory, Json, fail, print_document, 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-    from provisioning.store.audit import AuditEntry, AuditHead
+    from provisioning.store.audit import AuditEntry
 
 audit_app = typer.Typer(help="Read and verify the audit log.", no_args_is_help=True)
 
@@ -110,11 +111,8 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
 
 
 def _parse_head(text: str) -> AuditHead:
-    from provisioning.store.audit import AuditHead
-
-    number, _, mac = text.partition(":")
     try:
-        return AuditHead(int(number), bytes.fromhex(mac))
+        return AuditHead.parse(text)
     except ValueError:
         raise typer.BadParameter("a head is NUMBER:HEXADECIMAL, as audit verify prints it") from None
 

@@ -105,7 +105,15 @@ class AdminApi:
         }
 
     async def handle(self, request: Request) -> Response:
-        """Answer *request*."""
+        """Answer *request*, and have it taken down who asked for what."""
+        response = await self._answer(request)
+        witness = self._served.engine.history.witness
+        if witness is not None:
+            what = f"{request.method} {request.path}"
+            witness.told("asked", by=request.caller, request=what, status=int(response.status), **_asked(request))
+        return response
+
+    async def _answer(self, request: Request) -> Response:
         methods = self._routes.get(request.path)
         if methods is None:
             return problem(HTTPStatus.NOT_FOUND, "NOT_FOUND", f"there are {', '.join(self._routes)}")
@@ -221,6 +229,21 @@ class AdminApi:
 
     def _contexts(self) -> list[ssl.SSLContext]:
         return [listener.context for listener in self._served.listeners]
+
+
+def _asked(request: Request) -> dict[str, object]:
+    """Return what *request* says, for the audit log: its query, and a body that is an object, each text of it cut."""
+    said: dict[str, object] = {"query": request.query} if request.query else {}
+    if request.method == "POST":
+        try:
+            body = _object(request.body)
+        except InvalidRequest:
+            said["bytes"] = len(request.body)
+        else:
+            said["body"] = {
+                key: value[:_MOST_REASON] if isinstance(value, str) else value for key, value in body.items()
+            }
+    return said
 
 
 def _candidates(asked: dict[str, Any], *, dry_run: bool) -> dict[Part, Candidate]:

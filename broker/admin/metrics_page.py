@@ -48,6 +48,7 @@ _LABELLED = {
     "refused": ("refusals", "clients that were not let in, by stable code"),
     "closed": ("closed", "connections of admitted clients that have ended, by stable code"),
     "revocation_alarms": ("revocation_alarms", "CRLs that are late, expired or refused, by stable code"),
+    "audit_entries": ("audit_entries", "entries of the audit log that were written or lost, and writes that failed"),
     "anchor_fetches": ("anchor_fetches", "fetches of trust anchors from URLs: new, unchanged, or a stable code"),
     "plugin_outcomes": ("plugin_outcomes", "what plugins refused, failed to do or were not told of, by stable code"),
     "reloads": ("reloads", "settings read anew, by part and outcome"),
@@ -75,6 +76,7 @@ _HELP = {
     "expiry_notices": "connected clients whose certificate was found to end soon",
     "clones_suspected": "certificates used from two addresses by turns",
     "rests": "times that a client was not read for a while because it sends faster than it may",
+    "plugin_blocked": "seconds for which a plugin has kept the event loop, and everybody waiting",
     "accepts_paused": "times that newcomers were left in the kernel's queue",
 }
 
@@ -200,7 +202,7 @@ def _counters(metrics: Metrics) -> Iterator[Metric]:
             for (result, version), count in value.items():
                 handshakes.add_metric((result, version), count)
         elif isinstance(value, dict) and not isinstance(value, Counter):
-            yield _by_bundle(name, value)
+            yield _by_name(name, value)
         elif name.startswith(_DROPPED):
             dropped.add_metric((name.removeprefix(_DROPPED),), value)
         elif isinstance(value, Histogram):
@@ -217,11 +219,16 @@ def _counters(metrics: Metrics) -> Iterator[Metric]:
     yield handshakes
 
 
-def _by_bundle(name: str, values: dict[str, float]) -> Metric:
-    gauge = GaugeMetricFamily(_named(name), _HELP[name], labels=("bundle",))
-    for bundle, value in values.items():
-        gauge.add_metric((bundle,), value)
-    return gauge
+def _by_name(name: str, values: dict[str, float]) -> Metric:
+    """Return what is kept by the name of a plugin, or of a bundle."""
+    family: CounterMetricFamily | GaugeMetricFamily
+    if name == "plugin_blocked":
+        family = CounterMetricFamily(_named(f"{name}_seconds"), _HELP[name], labels=("plugin",))
+    else:
+        family = GaugeMetricFamily(_named(name), _HELP[name], labels=("bundle",))
+    for each, value in sorted(values.items()):
+        family.add_metric((each,), value)
+    return family
 
 
 def _by_code(name: str, counts: Counter[str]) -> Metric:

@@ -114,6 +114,15 @@ def operators_of(engine: Engine) -> Callable[[asyncio.StreamWriter], str | Respo
             return refused
         address = writer.get_extra_info("peername")
         engine.metrics.refused[refused.code] += 1
+        if engine.history.witness is not None:
+            engine.history.witness.told(
+                "operator refused",
+                code=str(refused.code),
+                detail=refused.detail,
+                identity=refused.identity,
+                serial=refused.serial,
+                address=f"{address[0]}:{address[1]}" if address else "",
+            )
         log.warning(
             "admin request refused",
             code=refused.code,

@@ -122,6 +122,8 @@ class Admission:
         """Counts up whenever other anchors, bundles or terms begin to count."""
         self.lists = CrlShelf(index)
         self.asker: Asker | None = None
+        self.shut: Refused | None = None
+        """What every newcomer is told while nobody may be let in, whatever his certificate; None: who is good may."""
         self.fingerprints = False
         """Whether peers are to have the fingerprint of their certificate."""
         self._any_client_id = frozenset(any_client_id)
@@ -257,7 +259,7 @@ class Admission:
 
     def refuse_now(self, peer: Peer, now: float) -> Refused | None:
         """Return the refusal if *peer*, which `examine` has found good, is not good, or not known to be, at *now*."""
-        refusal = self.refuse_revoked(peer)
+        refusal = self.refuse_revoked(peer) or self.shut
         if refusal is not None:
             return refusal
         if peer.inquiry is not None:

@@ -39,6 +39,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "REVOKED": "revocation is final: if the device is good, enrol it again with a new token",
         "SUSPENDED": "resume it: fleet-provisioning resume",
         "ISSUER_REVOKED": "the CA that issued it is revoked: enrol the device again under a CA that is not",
+        "AUDIT_UNAVAILABLE": "see to the disk of audit_log, or set audit_policy to count",
         "REVOCATION_STATUS_UNKNOWN": "the broker's revocation data is too old: see to provisioning, or to the sources",
         "CRL_MISSING": "no CRL of the issuer could be read: see to its source",
         "CRL_EXPIRED": "the issuer's CRL is past its nextUpdate: have a new one published",

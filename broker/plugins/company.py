@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -22,11 +22,11 @@ from amqtt.events import BrokerEvents, MQTTEvents
 from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
 
 from broker.plugins.errors import PluginError
-from broker.plugins.events import PluginEvents
+from broker.plugins.events import Handler, PluginEvents
 from broker.plugins.loading import Wanted
 from broker.plugins.logs import LOGGER, Complaints
+from broker.plugins.watch import Watch
 
-Handler = Callable[..., Awaitable[object]]
 _AT_START = 30.0
 """Seconds that one plugin may take to start: a database is made, a service is asked."""
 _MESSAGES = frozenset({BrokerEvents.MESSAGE_RECEIVED, BrokerEvents.MESSAGE_BROADCAST})
@@ -57,6 +57,7 @@ class Company:
         wanted: Sequence[Wanted],
         context: BaseContext,
         complaints: Complaints,
+        watch: Watch,
         most_events: Callable[[], int],
         patience: float,
     ) -> None:
@@ -67,7 +68,7 @@ class Company:
             own = copy.copy(context)
             own.logger = logging.getLogger(f"{LOGGER}.{each.name}")
             plugin = each.make(own)
-            events = PluginEvents(each.name, _handlers(each.path, plugin), most_events, patience, complaints)
+            events = PluginEvents(each.name, _handlers(each.path, plugin), most_events, patience, complaints, watch)
             self.members.append(Member(each.path, plugin, events))
         self.looks_at_messages = any(_MESSAGES & member.events.handlers.keys() for member in self.members)
         self.looks_at_packets = any(_PACKETS & member.events.handlers.keys() for member in self.members)

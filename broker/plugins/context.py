@@ -16,7 +16,9 @@ Rules
 -----
 1. A plugin is the operator's own program, but it is not above the policy: nobody gets a subscription through it that
    the policy would not grant, and no session comes to be without a certificate.
-2. What is not offered raises `NotOffered`; a topic or a message that cannot be, `ValueError`.
+2. The broker publishes figures of its own below ``$SYS/broker/``. Where a plugin publishes one of the same name, the
+   plugin's is the only one; but ``version`` names the program that runs, and a plugin's is dropped.
+3. What is not offered raises `NotOffered`; a topic or a message that cannot be, `ValueError`.
 """
 
 from __future__ import annotations
@@ -38,9 +40,11 @@ from broker.plugins.errors import Denied, NotOffered
 from broker.plugins.sessions import HostedSession
 from broker.plugins.views import Hosted, RetainedView, Subscribers, subscriptions
 from broker.session.session import Session
+from broker.sys_topics import FIGURES, VERSION
 from provisioning.pki.identity import Role
 
 _NOT_STORED = "$SYS/"
+_MOST_FIGURES = 1000
 
 
 class _NoBroker:
@@ -53,21 +57,25 @@ class _NoBroker:
 class HostedContext(BrokerContext):
     """What the plugins of one broker share; each has a copy with its own `config` and `logger`."""
 
-    def __init__(self, engine: Engine, hosted: Hosted, clock: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, hosted: Hosted, figures: set[str], clock: Callable[[], float]) -> None:
         super().__init__(_NoBroker())
         self._engine = engine
         self._hosted = hosted
+        self._figures = figures
         self._clock = clock
 
     async def broadcast_message(self, topic: str, data: bytes, qos: int | None = None) -> None:
         """Publish *data* to whoever subscribes to *topic*. Raises `ValueError`."""
-        self._engine.publish_own(self._message(topic, data, QoS.EXACTLY_ONCE if qos is None else qos), self._clock())
+        message = self._message(topic, data, QoS.EXACTLY_ONCE if qos is None else qos)
+        if self._is_plugins(topic):
+            self._engine.publish_own(message, self._clock())
 
     async def retain_message(self, topic_name: str, data: bytes | bytearray, qos: int | None = None) -> None:
         """Keep *data* for those who subscribe to *topic_name* later; none forgets it. Raises `ValueError`."""
         message = self._message(topic_name, bytes(data or b""), qos or 0, retain=True)
         if topic_name.startswith(_NOT_STORED):
-            self._engine.retained.retain(topic_name, message)
+            if self._is_plugins(topic_name):
+                self._engine.retained.retain(topic_name, message)
         elif not self._engine.retain(message, None, self._clock()):
             raise ValueError("there is no room for another retained message: see limits.max_retained")
 
@@ -106,6 +114,16 @@ class HostedContext(BrokerContext):
         if refusal is not None:
             raise Denied(f"add_subscription: {refusal[1]}")
         self._engine.subscribe(session, Subscription(request.filter, request.qos))
+
+    def _is_plugins(self, topic: str) -> bool:
+        """Whether plugins may publish to *topic*, which is theirs from now on if it is one of the broker's figures."""
+        if topic.startswith(FIGURES):
+            if topic == FIGURES + VERSION:
+                return False
+            if topic not in self._figures and len(self._figures) < _MOST_FIGURES:
+                self._figures.add(topic)
+                self._engine.retained.retain(topic, Message(topic.encode(), b"", retain=True))
+        return True
 
     def _find(self, client_id: str) -> Session | None:
         for role in (Role.DEVICE, *Role):

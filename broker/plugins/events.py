@@ -19,13 +19,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from broker.admission.refusal import RefusalCode
 from broker.plugins.logs import Complaints, guarded
+from broker.plugins.watch import Watch
 
-Call = Callable[[], Awaitable[object]]
+Handler = Callable[..., Coroutine[Any, Any, object]]
+"""A method of a plugin's, defined with ``async def``."""
 
 
 class PluginEvents:
@@ -34,10 +36,11 @@ class PluginEvents:
     def __init__(
         self,
         name: str,
-        handlers: Mapping[str, Callable[..., Awaitable[object]]],
+        handlers: Mapping[str, Handler],
         most: Callable[[], int],
         patience: float,
         complaints: Complaints,
+        watch: Watch,
     ) -> None:
         """Tell the plugin *name* of the events that *handlers* are for, each for *patience* seconds at most."""
         self.name = name
@@ -45,6 +48,7 @@ class PluginEvents:
         self._most = most
         self._patience = patience
         self._complaints = complaints
+        self._watch = watch
         self._waiting: deque[tuple[str, Mapping[str, Any]]] = deque()
         self._news = asyncio.Event()
         self._given_up = False
@@ -100,11 +104,11 @@ class PluginEvents:
                 await self.call(event, self.handlers[event], **facts)
             self._idle.set()
 
-    async def call(self, event: str, handler: Callable[..., Awaitable[object]], **facts: Any) -> bool:
+    async def call(self, event: str, handler: Handler, **facts: Any) -> bool:
         """Call *handler* and wait for it, for as long as it may take; return whether it ended well."""
         try:
             async with asyncio.timeout(self._patience):
-                await handler(**facts)
+                await self._watch.watched(self.name, event, handler(**facts))
         except TimeoutError as error:
             self._complaints.tell(
                 RefusalCode.PLUGIN_FAILED, self.name, f"plugin: not ended in {self._patience:g} s", error, hook=event

@@ -15,7 +15,7 @@ Rules
 -----
 1. Plugins see nothing that the broker's own rules refuse: no client, no message, no subscription.
 2. Plugins run in the broker's event loop, as in amqtt. One that blocks it (``time.sleep``) stops the broker while it
-   does: it is seen in ``loop_lag_seconds``, and nothing here can help.
+   does: `broker.plugins.watch` says which it was.
 
 Handles: every event of amqtt's broker, packets with their type and length only. Does not handle:
 ``broker_retained_message`` for what waits for a client that is away (amqtt tells of that too).
@@ -38,7 +38,7 @@ from broker.mqtt.publication import Publish
 from broker.plugins.company import Company
 from broker.plugins.events import PluginEvents
 from broker.plugins.questions import Questions, Wanted
-from broker.plugins.sessions import HostedSession, described
+from broker.plugins.sessions import HostedSession, described, password_of
 from broker.plugins.views import ReceivedMessage, SeenPacket, kept_message
 from broker.routing.router import Subscriber
 from broker.routing.shared import ShareGroup
@@ -65,10 +65,15 @@ class Newcomer(Inquiry):
 class PluginHost:
     """The plugins of one broker, as an `Extension`."""
 
-    def __init__(self, engine: Engine, *, claimed_names: bool) -> None:
-        """With *claimed_names* plugins see the user names of CONNECT, which one of them is said to check."""
+    def __init__(self, engine: Engine, *, claimed_names: bool, keeps_passwords: bool = False) -> None:
+        """With *claimed_names* plugins see the user names of CONNECT, which one of them is said to check.
+
+        With *keeps_passwords* they see its password as long as the client is connected.
+        """
         self._engine = engine
         self._claimed_names = claimed_names
+        self._keeps_passwords = keeps_passwords
+        self.figures: set[str] = set()
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[Session, HostedSession] = {}
         self._company: Company
@@ -202,6 +207,7 @@ class PluginHost:
             hosted.present(connection, connection.peer, session.client_id, packet)
         if isinstance(connection.consulted, Newcomer):
             hosted.resemble(connection.consulted.session)
+        hosted.password = password_of(packet) if self._keeps_passwords else None
         hosted.standing = object()
         hosted.set_connected(True)
         self._company.tell("broker_client_connected", client_id=session.client_id, client_session=hosted)
@@ -210,6 +216,7 @@ class PluginHost:
         """Tell that a client is gone."""
         hosted = self.hosted(session)
         hosted.set_connected(False)
+        hosted.password = None
         self._company.tell("broker_client_disconnected", client_id=session.client_id, client_session=hosted)
         if not self._engine.registry.has(session):
             del self._sessions[session]

@@ -25,7 +25,7 @@ from dacite.exceptions import UnexpectedDataError
 
 from broker.plugins.errors import PluginError
 
-_EXTRA = {"aiohttp", "aiosqlite", "greenlet", "mergedeep"}
+_EXTRA = {"aiohttp", "aiosqlite", "bcrypt", "greenlet", "jwt", "mergedeep"}
 """What amqtt's own contributed plugins need, and the extra ``amqtt-contrib`` of this distribution installs."""
 
 

@@ -21,6 +21,7 @@ from broker.plugins.host import PluginHost
 from broker.plugins.loading import find_plugins
 from broker.plugins.logs import Complaints, forward_logs
 from broker.plugins.questions import Questions
+from broker.plugins.watch import Watch
 
 log = structlog.get_logger("broker")
 
@@ -30,7 +31,8 @@ _SWEEP_SECONDS = 60.0
 class Plugins:
     """The plugins of one process."""
 
-    def __init__(self, company: Company, questions: Questions, host: PluginHost) -> None:
+    def __init__(self, company: Company, questions: Questions, host: PluginHost, watch: Watch) -> None:
+        self._watch = watch
         self._company = company
         self._questions = questions
         self._host = host
@@ -41,12 +43,18 @@ class Plugins:
         forward_logs(config.log_level)
         loop = asyncio.get_running_loop()
         complaints = Complaints(engine.metrics, loop.time)
-        host = PluginHost(engine, claimed_names=config.plugin_username == "connect")
-        context = HostedContext(engine, host.hosted, loop.time)
+        watch = Watch(engine.metrics, complaints)
+        host = PluginHost(
+            engine,
+            claimed_names=config.plugin_username == "connect",
+            keeps_passwords=config.plugin_sees_password,
+        )
+        context = HostedContext(engine, host.hosted, host.figures, loop.time)
         company = Company(
             find_plugins(config.plugins),
             context,
             complaints,
+            watch,
             lambda: engine.limits.max_plugin_events,
             config.plugin_timeout,
         )
@@ -54,14 +62,20 @@ class Plugins:
             company.plugins,
             lambda: engine.limits.max_plugin_verdicts,
             complaints,
+            watch,
             patience=config.plugin_timeout,
             verdict_seconds=config.plugin_verdict_seconds,
         )
         host.attach(company, questions)
-        await company.pre_start()
+        watch.start()
+        try:
+            await company.pre_start()
+        except BaseException:
+            watch.close()
+            raise
         for each in company.describe():
             log.info("plugin", code="PLUGIN_STARTED", **each)
-        return cls(company, questions, host)
+        return cls(company, questions, host, watch)
 
     async def opened(self) -> None:
         """Tell the plugins that the broker listens. Raises `PluginError`."""
@@ -81,3 +95,4 @@ class Plugins:
         """Stop asking, tell the rest, and close the plugins."""
         await self._questions.close()
         await self._company.close()
+        self._watch.close()

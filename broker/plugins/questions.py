@@ -12,7 +12,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -25,6 +25,7 @@ from broker.extension import Action
 from broker.plugins.logs import Complaints, guarded
 from broker.plugins.sessions import HostedSession
 from broker.plugins.verdicts import Question, Verdicts
+from broker.plugins.watch import Watch
 
 log = structlog.get_logger("broker")
 
@@ -43,6 +44,7 @@ class Questions:
         plugins: Sequence[BasePlugin[Any]],
         most: Callable[[], int],
         complaints: Complaints,
+        watch: Watch,
         *,
         patience: float,
         verdict_seconds: float,
@@ -52,6 +54,7 @@ class Questions:
         self.topic_plugins = [each for each in plugins if isinstance(each, BaseTopicPlugin)]
         self._most = most
         self._complaints = complaints
+        self._watch = watch
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._verdicts = Verdicts(most, verdict_seconds)
@@ -121,11 +124,12 @@ class Questions:
         self, calls: Sequence[tuple[BasePlugin[Any], Coroutine[Any, Any, bool | None]]], about: dict[str, Any]
     ) -> list[tuple[str, bool | RefusalCode | None]]:
         """Return what each plugin says, by its name; a failure is told of, and is the answer `PLUGIN_FAILED`."""
+        hook = "authenticate" if about["action"] == "connect" else "topic_filtering"
 
-        async def answer(name: str, call: Awaitable[bool | None]) -> tuple[str, bool | RefusalCode | None]:
+        async def answer(name: str, call: Coroutine[Any, Any, bool | None]) -> tuple[str, bool | RefusalCode | None]:
             try:
                 async with asyncio.timeout(self._patience):
-                    return name, await call
+                    return name, await self._watch.watched(name, hook, call)
             except TimeoutError as error:
                 text = f"plugin has not answered in {self._patience:g} s"
                 self._complaints.tell(RefusalCode.PLUGIN_FAILED, name, text, error, **about)

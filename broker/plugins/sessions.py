@@ -131,7 +131,7 @@ class HostedSession(AmqttSession):
         """Show what *packet* says of user and password, to those who can check it."""
         if packet.username is not None:
             self.username = packet.username
-        self.password = _text(packet.password)
+        self.password = password_of(packet)
 
     def believe(self, identity: Identity, *, claimed: bool) -> None:
         """Forget the password; and the user name that was *claimed*, unless somebody has checked it."""
@@ -145,8 +145,9 @@ class HostedSession(AmqttSession):
         self.attributes |= newcomer.attributes
 
 
-def _text(password: bytes | None) -> str | None:
-    return None if password is None else password.decode(errors="replace")
+def password_of(packet: Connect) -> str | None:
+    """Return the password of *packet* as amqtt shows it."""
+    return None if packet.password is None else packet.password.decode(errors="replace")
 
 
 def described(session: Session) -> HostedSession:

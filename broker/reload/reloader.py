@@ -20,6 +20,7 @@ import structlog
 
 from broker.admission.policy_file import PolicyError
 from broker.config import BrokerConfig, ConfigError
+from broker.history import Witness
 from broker.reload.file_watch import FileWatch
 from broker.reload.parts import Candidate, Reloadable, Unchanged
 from broker.reload.report import Outcome, Part, PartReport, ReloadReport
@@ -44,11 +45,13 @@ class Reloader:
         settings: Callable[[], BrokerConfig],
         reloads: Counter[str],
         settings_file: Path | None = None,
+        witness: Witness | None = None,
     ) -> None:
         """Begin with *config*; *settings* reads it anew, from *settings_file* among others, or raises `ConfigError`.
 
-        *reloads* counts ``part.outcome``.
+        *reloads* counts ``part.outcome``; *witness* is told of what was replaced, or refused.
         """
+        self._witness = witness
         self._settings_file = settings_file
         self._parts = parts
         self._config = config
@@ -75,6 +78,9 @@ class Reloader:
                     "subscriptions_ended": each.effects.subscriptions_ended,
                     "wills_dropped": each.effects.wills_dropped,
                 }
+            if self._witness is not None and each.outcome is not Outcome.UNCHANGED:
+                code = "RELOAD_REFUSED" if each.outcome is Outcome.REFUSED else "RELOADED"
+                self._witness.told("reload", code=code, **facts)
             if each.outcome is Outcome.REFUSED:
                 log.error("reload refused, the old one stays", code="RELOAD_REFUSED", **facts)
             elif each.outcome is Outcome.RELOADED:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from device_sim.attack import certificate_cases, enrolment_cases, handshake_cases, packet_cases, session_cases
+from device_sim.attack import (
+    certificate_cases,
+    enrolment_cases,
+    handshake_cases,
+    packet_cases,
+    session_cases,
+    unsendable_cases,
+)
 from device_sim.attack.case import Case
 
 
@@ -17,15 +24,17 @@ def _order(case: Case) -> int:
     return int(case.number)
 
 
+_CHAPTERS = (
+    certificate_cases,
+    unsendable_cases,
+    handshake_cases,
+    packet_cases,
+    session_cases,
+    enrolment_cases,
+)
+
 CATALOGUE: tuple[Case, ...] = tuple(
-    sorted(
-        (
-            case
-            for chapter in (certificate_cases, handshake_cases, packet_cases, session_cases, enrolment_cases)
-            for case in chapter.chapter.cases
-        ),
-        key=_order,
-    )
+    sorted((case for chapter in _CHAPTERS for case in chapter.chapter.cases), key=_order)
 )
 
 

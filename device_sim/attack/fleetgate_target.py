@@ -1,7 +1,8 @@
 """Our own broker and enrolment service as a target: processes of our own, with small limits so that a run is quick.
 
 The settings are what any operator could write: a TOML file for each. The broker reaches the service through a proxy, so
-that the feed of revocations can be cut while the operators' API goes on.
+that the feed of revocations can be cut while the operators' API goes on. Whether a certificate was ever issued is what
+a second broker asks, of the service's OCSP responder: the first one believes what the CA has signed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from provisioning.pki.tls import CredentialFiles
 
 _START = 30.0
 _LOOPBACK = "127.0.0.1"
-_BROKER = "broker-1"
+_BROKER, _ASKING_BROKER = "broker-1", "broker-2"
 _BROKER_TOML = """\
 revocation_grace = 3.0
 allow_tls12 = {tls12}
@@ -40,6 +41,7 @@ connect_timeout = 1.0
 max_backlog = 1048576
 flapping_count = 20
 """
+_ASKING_TOML = 'ocsp_responder = "{}/ocsp"\nocsp_policy = "require"\n'
 _SERVICE_TOML = "feed_heartbeat_seconds = 0.5\n"
 
 CAPABILITIES = Capabilities(
@@ -47,13 +49,14 @@ CAPABILITIES = Capabilities(
     supports=frozenset({
         Feature.MQTT5, Feature.QOS2, Feature.CLIENT_ID_BINDING, Feature.URI_IDENTITY, Feature.TOPIC_POLICY,
         Feature.SUBSCRIPTION_POLICY, Feature.REVOCATION, Feature.CERTIFICATE_REVOCATION, Feature.SUSPENSION,
-        Feature.FLAPPING_ALERT,
+        Feature.FLAPPING_ALERT, Feature.REGISTRY,
     }),
     # A second for the deadline, one for the broker's sweep of deadlines, one for a busy machine.
     limits=TimeLimits(handshake=3.0, connect=3.0, keep_alive=4.0, revocation=3.0),
     # What the catalogue leaves to policy, and this product has decided.
     expected={
         "12-no-eku": ("mqtt CONNACK 0x00",),
+        "21-unregistered": ("mqtt CONNACK 0x88",),
         "22-renewed-old-one": ("mqtt CONNACK 0x00",),
         "38-will-of-revoked": ("mqtt not-delivered",),
         "10-will": ("mqtt not-delivered",),
@@ -97,8 +100,7 @@ async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
         deadline=_START,
     )
     (ca / "provisioning.toml").write_text(_SERVICE_TOML)
-    (directory / "broker.toml").write_text(_BROKER_TOML.format(tls12=str(tls12).lower()))
-    other = Issuer.founded(common_name("Second CA"))
+    other = Issuer.founded(common_name("Second CA"), path_length=None)
     anchors = ca / "ca-bundle.crt"
     (directory / "anchors.pem").write_bytes(anchors.read_bytes() + other.pem)
     async with AsyncExitStack() as stack:
@@ -117,8 +119,22 @@ async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
             OperatorClient(url, anchors, CredentialFiles(ca / "operator.crt", ca / "operator.key"))
         )
         desk = EnrolmentDesk(url, anchors, operator)
-        broker = _Broker(directory, f"https://{_LOOPBACK}:{way.port}", operator)
+        config = _BROKER_TOML.format(tls12=str(tls12).lower())
+        way_there = f"https://{_LOOPBACK}:{way.port}"
+        broker = _Broker(directory, _BROKER, config, directory / "anchors.pem", way_there, operator)
         stack.push_async_callback(broker.stop)
+
+        async def start() -> None:
+            target.endpoint, target.broker_pid = await broker.start()
+
+        @asynccontextmanager
+        async def registry() -> AsyncIterator[Endpoint]:
+            asking = _Broker(directory, _ASKING_BROKER, _ASKING_TOML.format(service.ready[1]), anchors, url, operator)
+            try:
+                yield (await asking.start())[0]
+            finally:
+                await asking.stop()
+
         target = Target(
             CAPABILITIES.model_copy(update={"supports": CAPABILITIES.supports | {Feature.TLS12}})
             if tls12
@@ -130,55 +146,53 @@ async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
             desk=desk,
             feed=Feed(lambda: way.set(Trouble(reset=True)), lambda: way.set(NONE)),
             stop_broker=broker.stop,
-            start_broker=broker.start,
+            start_broker=start,
             other_issuer=other,
+            registry=registry,
         )
-        broker.target = target
-        await broker.start()
+        await start()
         yield target
 
 
 class _Broker:
-    """The broker's process, which can be stopped and started again on the same port."""
+    """A broker's process, which can be stopped and started again on the same port."""
 
-    def __init__(self, directory: Path, service_url: str, operator: OperatorClient) -> None:
-        self._directory = directory
+    def __init__(
+        self, directory: Path, name: str, config: str, anchors: Path, service_url: str, operator: OperatorClient
+    ) -> None:
+        self._name = name
+        self._config = directory / f"{name}.toml"
+        self._config.write_text(config)
+        self._anchors = anchors
+        self._state = directory / name
+        self._log = directory / "logs" / f"{name}.log"
         self._service_url = service_url
         self._operator = operator
+        self._port = 0
         self._stack = AsyncExitStack()
-        self.target: Target | None = None
 
-    async def start(self) -> None:
-        """Start it; the first time it enrols its own certificate."""
-        target, directory = self.target, self._directory
-        if target is None:
-            raise RuntimeError("the broker has no target to report its port to")
+    async def start(self) -> tuple[Endpoint, int]:
+        """Start it and return where it listens and its process; the first time it enrols its own certificate."""
         arguments = [
-            "broker", "run", "--config", str(directory / "broker.toml"), "--provisioning", self._service_url,
-            "--cafile", str(directory / "anchors.pem"), "--state-dir", str(directory / "broker"), "--name", _BROKER,
-            "--host", _LOOPBACK, "--port", str(target.endpoint.port),
+            "broker", "run", "--config", str(self._config), "--provisioning", self._service_url,
+            "--cafile", str(self._anchors), "--state-dir", str(self._state), "--name", self._name,
+            "--host", _LOOPBACK, "--port", str(self._port),
         ]  # fmt: skip
-        token_file = directory / "broker-token"
-        first = not (directory / "broker").exists()
+        token_file = self._state.with_suffix(".token")
+        first = not self._state.exists()
         if first:
             (token,) = await self._operator.create_tokens(
-                device=_BROKER, role=Role.BROKER, dns_names=["localhost"], ip_addresses=[_LOOPBACK]
+                device=self._name, role=Role.BROKER, dns_names=["localhost"], ip_addresses=[_LOOPBACK]
             )
             write_private(token_file, token.token.encode())
             arguments += ["--token-file", str(token_file)]
         child = await self._stack.enter_async_context(
-            running(
-                "fleet-broker run",
-                arguments,
-                log=directory / "logs" / "broker.log",
-                ready="fleet-broker ready ",
-                deadline=_START,
-            )
+            running("fleet-broker run", arguments, log=self._log, ready="fleet-broker ready ", deadline=_START)
         )
         if first:
             token_file.unlink()
-        target.endpoint = Endpoint(_LOOPBACK, urlsplit(child.ready[0]).port or 0, "localhost")
-        target.broker_pid = child.pid
+        self._port = urlsplit(child.ready[0]).port or 0
+        return Endpoint(_LOOPBACK, self._port, "localhost"), child.pid
 
     async def stop(self) -> None:
         """Stop it."""

@@ -17,7 +17,7 @@ class Papers:
 
     def __init__(self, directory: Path, *, dns_of_name: bool = False) -> None:
         self.issuer = Issuer.founded(common_name("Fleet issuing CA"), dns_of_name=dns_of_name)
-        self.other = Issuer.founded(common_name("Second CA"), dns_of_name=dns_of_name)
+        self.other = Issuer.founded(common_name("Second CA"), path_length=None, dns_of_name=dns_of_name)
         self.server: Paper = self.issuer.issue(
             Identity(DOMAIN, Role.BROKER, "broker-1"), usages=SERVER_AUTH, dns_names=["localhost"]
         )

@@ -117,22 +117,7 @@ class RawClient:
 
     def seen(self, packet: Packet) -> Seen:
         """Return *packet* as an answer."""
-        kind = packet.packet_type.name
-        reason = getattr(getattr(packet, "properties", None), "reason_string", None) or ""
-        match packet:
-            case Connack(reason_code=code) if self.version is not ProtocolVersion.V5:
-                number = connect_return_code(code)
-                return Seen(Layer.MQTT, f"{kind} {number.value}", reason, ClosedBy.PEER, got_in=number == 0)
-            case Suback(reason_codes=(code, *_)):
-                return Seen(Layer.MQTT, f"{kind} 0x{code:02x}", reason, ClosedBy.NOBODY, got_in=code < _FAILURE)
-            case Puback(reason_code=code) | Pubrec(reason_code=code):
-                return Seen(Layer.MQTT, f"{kind} 0x{code:02x}", reason, ClosedBy.NOBODY, got_in=code < _FAILURE)
-            case Connack(reason_code=code):
-                return Seen(Layer.MQTT, f"{kind} 0x{code:02x}", reason, ClosedBy.PEER, got_in=code < _FAILURE)
-            case Disconnect(reason_code=code):
-                return Seen(Layer.MQTT, f"{kind} 0x{code:02x}", reason, ClosedBy.PEER)
-            case _:
-                return Seen(Layer.MQTT, kind, reason, ClosedBy.NOBODY, got_in=True)
+        return told_by(packet, self.version)
 
     async def _read(self) -> None:
         try:
@@ -188,6 +173,26 @@ class RawClient:
     def abort(self) -> None:
         """Close with a reset: no close_notify, no FIN."""
         reset(self.socket)
+
+
+def told_by(packet: Packet, version: ProtocolVersion) -> Seen:
+    """Return *packet*, of a connection that speaks *version*, as an answer."""
+    kind = packet.packet_type.name
+    reason = getattr(getattr(packet, "properties", None), "reason_string", None) or ""
+    match packet:
+        case Connack(reason_code=code) if version is not ProtocolVersion.V5:
+            number = connect_return_code(code)
+            return Seen(Layer.MQTT, f"{kind} {number.value}", reason, ClosedBy.PEER, got_in=number == 0)
+        case Suback(reason_codes=(code, *_)):
+            return Seen(Layer.MQTT, f"{kind} 0x{code:02x}", reason, ClosedBy.NOBODY, got_in=code < _FAILURE)
+        case Puback(reason_code=code) | Pubrec(reason_code=code):
+            return Seen(Layer.MQTT, f"{kind} 0x{code:02x}", reason, ClosedBy.NOBODY, got_in=code < _FAILURE)
+        case Connack(reason_code=code):
+            return Seen(Layer.MQTT, f"{kind} 0x{code:02x}", reason, ClosedBy.PEER, got_in=code < _FAILURE)
+        case Disconnect(reason_code=code):
+            return Seen(Layer.MQTT, f"{kind} 0x{code:02x}", reason, ClosedBy.PEER)
+        case _:
+            return Seen(Layer.MQTT, kind, reason, ClosedBy.NOBODY, got_in=True)
 
 
 def reset(connected: socket.socket) -> None:

@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import ssl
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.target import Impossible, Target
 from device_sim.attack.verdict import ClosedBy, Layer, Seen, seen_in
-from device_sim.tls_dial import NotAdmitted
+from device_sim.tls_dial import Endpoint, NotAdmitted
 from provisioning.pki.tls import CredentialPem, client_context
 
 _ANSWER = 10.0
@@ -78,9 +79,9 @@ class Watcher:
 class Scene:
     """One run against one target."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, numbers: Iterator[int] | None = None) -> None:
         self.target = target
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(1) if numbers is None else numbers
         self._watcher: Watcher | None = None
         self._opening = asyncio.Lock()
 
@@ -89,6 +90,10 @@ class Scene:
         if self._watcher is not None:
             await self._watcher.close()
             self._watcher = None
+
+    def at(self, endpoint: Endpoint) -> Scene:
+        """Return the same at another broker of the fleet; the names go on, and its `close` is the caller's to call."""
+        return Scene(replace(self.target, endpoint=endpoint), self._numbers)
 
     # Parties
 

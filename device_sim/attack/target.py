@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -97,7 +98,9 @@ class Target:
     stop_broker: Callable[[], Awaitable[None]] | None = None
     start_broker: Callable[[], Awaitable[None]] | None = None
     other_issuer: Issuer | None = None
-    """A second CA that the broker trusts."""
+    """A second CA that the broker trusts, and that may certify CAs."""
+    registry: Callable[[], AbstractAsyncContextManager[Endpoint]] | None = None
+    """Starts another broker of the fleet, which asks about each certificate whether it was ever issued."""
 
     def device(self, name: str) -> Identity:
         """Return the identity of a device."""

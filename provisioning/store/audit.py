@@ -28,7 +28,6 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import hmac
 import json
 from collections.abc import Iterator, Mapping
@@ -40,13 +39,13 @@ from typing import Final
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.engine import Connection
 
+from provisioning.audit_chain import BEGINNING, AuditHead, link, seal
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import audit_entries, audit_head
 
 KEY_OPTION: Final = "audit_key"
 """The execution option of the store's connections that holds the key, see `provisioning.store.database`."""
 
-_BEGINNING: Final = bytes(32)
 _DETAILS: Final = json.JSONEncoder(sort_keys=True, default=str)
 _PAGE: Final = 1000
 
@@ -59,6 +58,7 @@ class Action(StrEnum):
     SIGNING_CRL = "signing CRL"
     CRL_SIGNED = "CRL signed"
     TOKENS_CREATED = "tokens created"
+    TOKEN_VOIDED = "token voided"  # noqa: S105 - an action, not a secret
     REVOKED = "revoked"
     SUSPENDED = "suspended"
     RESUMED = "resumed"
@@ -99,17 +99,6 @@ class AuditEntry:
         """Whether it follows the entry whose code is *previous* and nobody has changed it."""
         facts = (self.number, self.at, self.actor, self.action, self.subject, self.details)
         return hmac.compare_digest(self.mac, _mac(key, previous, *facts))
-
-
-@dataclass(frozen=True, slots=True)
-class AuditHead:
-    """Where the log ends. Noted elsewhere, it is evidence against a restored copy."""
-
-    number: int
-    mac: bytes
-
-    def __str__(self) -> str:
-        return f"{self.number}:{self.mac.hex()}"
 
 
 _READ_HEAD: Final = select(audit_head.c.number, audit_head.c.mac, audit_head.c.seal)
@@ -157,7 +146,7 @@ def _write(connection: Connection, end: _End) -> None:
     if end.now is None or end.now == end.written:
         return
     key: bytes = connection.get_execution_options()[KEY_OPTION]
-    moved = {"last": end.now.number, "last_mac": end.now.mac, "new_seal": _seal(key, end.now)}
+    moved = {"last": end.now.number, "last_mac": end.now.mac, "new_seal": seal(key, end.now)}
     _MOVE.run(connection, moved)
     end.written = end.now
 
@@ -211,7 +200,7 @@ def head(connection: Connection) -> AuditHead:
 def findings(connection: Connection, noted: AuditHead | None = None) -> Iterator[str]:
     """Yield what is wrong with the log, a sentence each; *noted* is a head that it had before."""
     key: bytes = connection.get_execution_options()[KEY_OPTION]
-    expected, previous = 1, _BEGINNING
+    expected, previous = 1, BEGINNING
     noted_found = noted is None or noted.number == 0
     for entry in _all(connection):
         if entry.number != expected:
@@ -225,8 +214,8 @@ def findings(connection: Connection, noted: AuditHead | None = None) -> Iterator
     if row is None:
         yield "the head is missing"
         return
-    number, mac, seal = row
-    if not hmac.compare_digest(seal, _seal(key, AuditHead(number, mac))):
+    number, mac, sealed = row
+    if not hmac.compare_digest(sealed, seal(key, AuditHead(number, mac))):
         yield "the head was changed, or was not written by this service"
     if number >= expected:
         yield f"entries {expected} to {number} are missing at the end"
@@ -247,15 +236,11 @@ def _mac(
     key: bytes, previous: bytes, number: int, at: datetime, actor: str, action: str, subject: str, details: str
 ) -> bytes:
     text = json.dumps([number, at.astimezone(UTC).isoformat(), actor, action, subject, details])
-    return hmac.digest(key, previous + text.encode(), hashlib.sha256)
-
-
-def _seal(key: bytes, end: AuditHead) -> bytes:
-    return hmac.digest(key, f"head {end}".encode(), hashlib.sha256)
+    return link(key, previous, text.encode())
 
 
 def begin(connection: Connection) -> None:
     """Seal the head of a log that has no entry yet; does nothing to one that has."""
     key: bytes = connection.get_execution_options()[KEY_OPTION]
     empty = update(audit_head).where(audit_head.c.number == 0, audit_head.c.seal == b"")
-    connection.execute(empty.values(seal=_seal(key, AuditHead(0, _BEGINNING))))
+    connection.execute(empty.values(seal=seal(key, AuditHead(0, BEGINNING))))

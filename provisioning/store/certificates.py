@@ -39,6 +39,7 @@ class StoredRevocation:
     sequence: int
     reason: RevocationReason
     revoked_at: datetime
+    invalidity_date: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ def selected(*, with_der: bool = False) -> Select[Any]:
         revocations.c.sequence,
         revocations.c.reason,
         revocations.c.revoked_at,
+        revocations.c.invalidity_date,
         *([certificates.c.der] if with_der else []),
     ).select_from(certificates.join(devices).outerjoin(revocations))
 
@@ -162,8 +164,8 @@ _NEWEST_WITH_KEY: Final = Prepared(
 def from_row(row: Sequence[Any]) -> StoredCertificate:
     """Return the certificate in a row of `selected`."""
     width = len(_FACTS)
-    sequence, reason, revoked_at = row[width + DEVICE_WIDTH : width + DEVICE_WIDTH + 3]
-    revocation = None if sequence is None else StoredRevocation(sequence, RevocationReason(reason), revoked_at)
+    sequence, reason, *dates = row[width + DEVICE_WIDTH : width + DEVICE_WIDTH + 4]
+    revocation = None if sequence is None else StoredRevocation(sequence, RevocationReason(reason), *dates)
     facts: list[Any] = [*row[:width], device_from(row[width:]), revocation]
     return StoredCertificate(*facts)
 

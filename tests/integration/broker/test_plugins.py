@@ -97,6 +97,10 @@ def test_the_sys_plugin_of_amqtt_counts_what_happens_here(tmp_path: Path, pki: P
             # CONNECT, PUBLISH and DISCONNECT of each device; CONNECT and SUBSCRIBE of the service.
             assert sub.wait_for("$SYS/broker/messages/received ").endswith(" 11")
             received = sub.wait_for("$SYS/broker/load/bytes/received ")
+        with service.subscribe("$SYS/broker/#", "-F", "got %t %p") as sub:
+            assert "fleetgate version" in sub.wait_for("$SYS/broker/version ")
+            megabytes = float(sub.wait_for("$SYS/broker/heap/maximum ").rpartition(" ")[2])
+            assert megabytes < 10_000, "the plugin's figure, not the broker's in bytes"
         assert int(received.rpartition(" ")[2]) > 3 * len("fleet/meters/meter-1/t")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,18 +11,17 @@ from structlog.testing import capture_logs
 from broker.admission.refusal import RefusalCode
 from broker.extension import Action
 from broker.metrics import Metrics
-from broker.plugins.events import PluginEvents
+from broker.plugins.events import Handler, PluginEvents
 from broker.plugins.logs import Complaints
 from broker.plugins.verdicts import Verdicts
+from broker.plugins.watch import Watch
 
 NO, FAILED = RefusalCode.REFUSED_BY_PLUGIN, RefusalCode.PLUGIN_FAILED
 
 
-def events_of(
-    metrics: Metrics, most: int = 3, patience: float = 30.0, **handlers: Callable[..., Awaitable[object]]
-) -> PluginEvents:
-    loop = asyncio.get_running_loop()
-    return PluginEvents("Mine", handlers, lambda: most, patience, Complaints(metrics, loop.time))
+def events_of(metrics: Metrics, most: int = 3, patience: float = 30.0, **handlers: Handler) -> PluginEvents:
+    complaints = Complaints(metrics, asyncio.get_running_loop().time)
+    return PluginEvents("Mine", handlers, lambda: most, patience, complaints, Watch(metrics, complaints))
 
 
 def test_answers_are_bounded_and_the_oldest_go_first() -> None:

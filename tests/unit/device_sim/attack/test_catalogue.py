@@ -35,8 +35,8 @@ def test_names_are_unique_and_every_case_expects_something(cases: Sequence[Case]
     [
         (["3"], ["3-expired", "3-expired-1s"]),
         (["3-expired"], ["3-expired"]),
-        (["3-*,2"], ["2-no-certificate", "3-expired", "3-expired-1s"]),
-        (["*will*", "2"], ["2-no-certificate", "37-will", "38-will-of-revoked", "41-will-of-frozen"]),
+        (["3-*,6"], ["3-expired", "3-expired-1s", "6-revoked-live", "6-revoked-live-311"]),
+        (["*will*", "14"], ["14-incomplete-chain", "37-will", "38-will-of-revoked", "41-will-of-frozen"]),
     ],
 )
 def test_cases_are_picked_by_number_name_or_pattern(patterns: list[str], names: list[str]) -> None:

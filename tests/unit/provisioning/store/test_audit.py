@@ -9,11 +9,12 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from provisioning.audit_chain import AuditHead
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import audit, inventory, schema
-from provisioning.store.audit import Action, AuditHead
+from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from tests.support.fleet import Fleet
 from tests.support.postgresql import PostgresqlServer

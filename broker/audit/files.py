@@ -1,0 +1,258 @@
+"""The audit log on disk: JSON lines in one file, those that are full beside it, and a head that says which is the last.
+
+Theory
+------
+A line is ``{"number":7,"at":"…","event":"refused",…,"mac":"…"}``; its code authenticates everything before ``,"mac"``
+and the line before (`provisioning.audit_chain`). A file begins with a line of event ``file`` that repeats the code
+which it continues, so what is left can be verified when the oldest files are gone. Lines are on disk before the head
+moves: a process that dies leaves lines beyond the head, never a head beyond the lines.
+
+Rules
+-----
+1. One process at a time appends (a lock on the file); nobody changes a line.
+2. What could not be written whole is taken back, and written again later with the same number.
+3. A line that a dying process did not finish is cut off, and that is an entry.
+4. Where the log ends before its head, or was removed, the numbers go on after the head: the gap stays to be seen.
+
+Does not handle: the queue before it, and when it fails (`broker.audit.log`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hmac
+import json
+import os
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from provisioning.audit_chain import BEGINNING, AuditHead, link, make_key, read_key, seal
+from provisioning.errors import ConfigurationError
+
+_MAC: Final = b',"mac":"'
+_TAIL: Final = 128 * 1024
+"""More than two lines: a field has 2,000 characters at most."""
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
+
+
+class AuditError(Exception):
+    """The audit log cannot be used; the text names the file and the remedy."""
+
+
+def rotated(path: Path) -> list[Path]:
+    """Return the full files of the log at *path*, the oldest first."""
+    return sorted(path.parent.glob(f"{path.stem}-{'[0-9]' * 12}{path.suffix}"))
+
+
+def head_of(path: Path) -> Path:
+    """Return where the head of the log at *path* is."""
+    return path.with_name(f"{path.name}.head")
+
+
+def read_head(path: Path, key: bytes) -> AuditHead | None:
+    """Return the head of the log at *path*, None if there is none. Raises `AuditError` if it is not genuine."""
+    try:
+        text = head_of(path).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise AuditError(f"{head_of(path)} cannot be read: {error}") from error
+    shown, _, sealed = text.rpartition(":")
+    try:
+        head = AuditHead.parse(shown)
+        genuine = hmac.compare_digest(bytes.fromhex(sealed), seal(key, head))
+    except ValueError:
+        genuine = False
+    if not genuine:
+        raise AuditError(f"{head_of(path)} was changed, or is not of this key")
+    return head
+
+
+def encoded(key: bytes, previous: bytes, number: int, at: float, facts: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """Return a line, and its code."""
+    moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")
+    own = {"number": number, "at": moment}
+    said = {name: value for name, value in facts.items() if value not in ("", None) and name not in own}
+    content = _ENCODER.encode(own | said).encode()
+    mac = link(key, previous, content)
+    return content[:-1] + _MAC + mac.hex().encode() + b'"}\n', mac
+
+
+def decoded(line: bytes) -> tuple[bytes, bytes, dict[str, Any]]:
+    """Return what the code of *line* authenticates, the code, and the facts. Raises ValueError."""
+    content, mark, rest = line.rstrip(b"\n").rpartition(_MAC)
+    facts = json.loads(line)
+    if not mark or not isinstance(facts, dict) or not isinstance(facts.get("number"), int):
+        raise ValueError("not a line of an audit log")
+    return content + b"}", bytes.fromhex(rest[:-2].decode()), facts
+
+
+def opened_files(path: Path, keyfile: Path, most_bytes: int, most_files: int) -> AuditFiles:
+    """Return the files of the log at *path*, open; the key is made if there is none. Raises `AuditError`."""
+    try:
+        keyfile.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_key(keyfile)
+        files = AuditFiles(path, read_key(keyfile), most_bytes, most_files)
+    except (ConfigurationError, OSError) as error:
+        raise AuditError(f"audit_keyfile: {error}") from error
+    files.open()
+    return files
+
+
+class AuditFiles:
+    """The files of one log, for whoever appends."""
+
+    def __init__(self, path: Path, key: bytes, most_bytes: int, most_files: int) -> None:
+        self._path = path
+        self._key = key
+        self._most_bytes = most_bytes
+        self._most_files = most_files
+        self._descriptor = -1
+        self._size = 0
+        self.head = AuditHead(0, BEGINNING)
+
+    def open(self) -> None:
+        """Continue the log, or begin it. Raises `AuditError`."""
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._descriptor = self._opened()
+            self._continue()
+        except OSError as error:
+            self.close()
+            raise AuditError(
+                f"audit_log: {self._path} cannot be written: {error.strerror}; name another place"
+            ) from error
+        except AuditError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def append(self, entries: Iterable[tuple[float, Mapping[str, Any]]]) -> int:
+        """Append *entries*, each with its wall time; return how many. Raises `OSError`, and has appended none then."""
+        if self._size >= self._most_bytes:
+            self._rotate()
+        if self._size == 0:
+            self._begin_file(self.head)
+        number, mac = self.head.number, self.head.mac
+        lines = []
+        for at, facts in entries:
+            number += 1
+            line, mac = encoded(self._key, mac, number, at, facts)
+            lines.append(line)
+        if lines:
+            self._write(b"".join(lines), AuditHead(number, mac))
+        return len(lines)
+
+    def _write(self, content: bytes, head: AuditHead) -> None:
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+            os.fdatasync(self._descriptor)
+            self._note(head)
+        except OSError:
+            os.ftruncate(self._descriptor, self._size)
+            raise
+        self._size += len(content)
+        self.head = head
+
+    def _note(self, head: AuditHead) -> None:
+        target = head_of(self._path)
+        draft = target.with_name(f"{target.name}.draft")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(f"{head}:{seal(self._key, head).hex()}\n".encode())
+        draft.replace(target)
+
+    def _opened(self) -> int:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise AuditError(f"audit_log: {self._path} is another broker's: give each its own") from None
+        return descriptor
+
+    def _continue(self) -> None:
+        """Find where the log ends, and go on from there."""
+        torn = self._cut_off()
+        last = self._last(self._path) or next(
+            (end for each in reversed(rotated(self._path)) if (end := self._last(each)) is not None), None
+        )
+        head = read_head(self._path, self._key)
+        found = [] if not torn else [f"{torn} bytes of an unfinished entry were cut off"]
+        if head is not None and (last is None or last.number < head.number):
+            first = 1 if last is None else last.number + 1
+            found.append(f"entries {first} to {head.number} are missing at the end")
+            self._begin_file(head)
+        else:
+            self.head = last or self.head
+            if self._size == 0:
+                self._begin_file(self.head)
+        if found:
+            now = datetime.now(UTC).timestamp()
+            self.append([(now, {"event": "found", "code": "AUDIT_DAMAGED", "detail": each}) for each in found])
+
+    def _begin_file(self, continues: AuditHead) -> None:
+        facts = {"event": "file", "previous": continues.mac.hex()}
+        now = datetime.now(UTC).timestamp()
+        line, mac = encoded(self._key, continues.mac, continues.number + 1, now, facts)
+        self._write(line, AuditHead(continues.number + 1, mac))
+
+    def _cut_off(self) -> int:
+        """Remove an unfinished line at the end; return its length."""
+        self._size = os.fstat(self._descriptor).st_size
+        tail = os.pread(self._descriptor, _TAIL, max(0, self._size - _TAIL))
+        torn = len(tail) - (tail.rfind(b"\n") + 1)
+        if torn:
+            self._size -= torn
+            os.ftruncate(self._descriptor, self._size)
+        return torn
+
+    def _last(self, path: Path) -> AuditHead | None:
+        """Return the last entry of *path*, None if it is empty. Raises `AuditError` if it is not genuine."""
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            lines = file.read().splitlines()[-2:]
+        if not lines:
+            return None
+        try:
+            content, mac, facts = decoded(lines[-1])
+            previous = bytes.fromhex(facts["previous"]) if len(lines) == 1 else decoded(lines[0])[1]
+            if "previous" in facts:
+                previous = bytes.fromhex(facts["previous"])
+            genuine = hmac.compare_digest(mac, link(self._key, previous, content))
+        except (ValueError, KeyError):
+            genuine = False
+        if not genuine:
+            raise AuditError(
+                f"audit_log: the last entry of {path} was changed, or is not of this key; look at it with "
+                "'fleet-broker audit verify', then move the file away"
+            )
+        return AuditHead(facts["number"], mac)
+
+    def _rotate(self) -> None:
+        """Put the full file aside, begin another one, and remove the oldest."""
+        with self._path.open("rb") as file:
+            first = decoded(file.readline())[2]["number"]
+        self._path.rename(self._path.with_name(f"{self._path.stem}-{first:012d}{self._path.suffix}"))
+        full, self._descriptor = self._descriptor, -1
+        try:
+            self._descriptor = self._opened()
+        finally:
+            if self._descriptor < 0:
+                self._descriptor = full  # Goes on under its new name; tried again with the next entry.
+        if self._descriptor == full:
+            return
+        os.close(full)
+        self._size = 0
+        self._begin_file(self.head)
+        for each in rotated(self._path)[: -max(1, self._most_files - 1)]:
+            each.unlink()

@@ -1,0 +1,36 @@
+"""The audit log that the settings ask for, begun; and what stands in its place where they ask for none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from broker.admission.refusal import Refused
+from broker.audit.files import opened_files
+from broker.audit.log import AuditLog
+from broker.config import BrokerConfig
+from broker.engine import Engine
+from provisioning.version import product_version
+
+
+class NoAudit:
+    """No audit log."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def open_audit(config: BrokerConfig, engine: Engine, call_soon_threadsafe: Callable[..., object]) -> AuditLog | NoAudit:
+    """Begin the audit log of *config* and have *engine*'s history tell it. Raises `AuditError`."""
+    if config.audit_log is None:
+        return NoAudit()
+
+    def on_state(refusal: Refused | None) -> None:
+        if config.audit_policy == "require":
+            engine.admission.shut = refusal
+
+    files = opened_files(config.audit_log, config.audit_key, config.audit_max_bytes, config.audit_max_files)
+    audit = AuditLog(files, engine.metrics.audit_entries, call_soon_threadsafe, on_state)
+    audit.start(broker=config.name, version=product_version(), pid=os.getpid())
+    engine.history.witness = audit
+    return audit

@@ -1,0 +1,117 @@
+"""Who keeps the event loop: how long each plugin runs between two of its waits, and a word about it while it lasts.
+
+Theory
+------
+Plugins run in the broker's event loop, as in amqtt. One that blocks it (``time.sleep``, a password hash, a synchronous
+database) stops every client for that long. Nothing can interrupt it, and an asyncio time-out does not either: it fires
+when the loop turns again. What can be done is to say who it was. A call of a plugin is a coroutine; `watched` drives it
+step by step, and a step is all that the plugin does until it waits for something. Each is measured.
+
+A step that never ends would never be measured. So a thread looks now and then, and says who has held the loop for a
+second.
+
+Rules
+-----
+1. A step longer than `_BLOCKS` seconds is a complaint (``PLUGIN_BLOCKS``), and its time is counted for the plugin.
+2. What a plugin does outside of its calls (tasks and timers of its own) is not seen here, only in ``loop_lag_seconds``.
+3. The thread only reads and logs. There is none without plugins.
+"""
+
+from __future__ import annotations
+
+import threading
+import types
+from collections.abc import Callable, Coroutine, Generator
+from time import monotonic
+from typing import Any, Final, TypeVar, cast
+
+import structlog
+
+from broker.metrics import Metrics
+from broker.plugins.logs import Complaints
+
+log = structlog.get_logger("broker")
+
+BLOCKS: Final = "PLUGIN_BLOCKS"
+_BLOCKS = 0.05
+"""Seconds: longer than anything of the broker's own between two looks at the sockets."""
+_STANDS_STILL = 1.0
+_LOOKS = 0.25
+
+Answer = TypeVar("Answer")
+
+
+class Watch:
+    """What the plugins of one broker do with the event loop."""
+
+    def __init__(self, metrics: Metrics, complaints: Complaints, clock: Callable[[], float] = monotonic) -> None:
+        self._metrics = metrics
+        self._complaints = complaints
+        self._clock = clock
+        self._step: tuple[str, str, float] | None = None
+        """Which plugin runs now, in which call, since when; read by the thread."""
+        self._told: tuple[str, str, float] | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def watched(self, plugin: str, hook: str, call: Coroutine[Any, Any, Answer]) -> Coroutine[Any, Any, Answer]:
+        """Return *call*, a call of *hook* of *plugin*, to be awaited in its place."""
+        return cast("Coroutine[Any, Any, Answer]", self._driven(plugin, hook, call))
+
+    @types.coroutine
+    def _driven(
+        self, plugin: str, hook: str, call: Coroutine[Any, Any, Answer]
+    ) -> Generator[Any, Any, Answer]:  # PEP 380's ``yield from``, with a clock around each step.
+        given: Any = None
+        thrown: BaseException | None = None
+        while True:
+            begun = self._clock()
+            self._step = plugin, hook, begun
+            try:
+                waits_for = call.send(given) if thrown is None else call.throw(thrown)
+            except StopIteration as end:
+                return cast("Answer", end.value)
+            finally:
+                self._step = None
+                self._judge(plugin, hook, self._clock() - begun)
+            try:
+                given, thrown = (yield waits_for), None
+            except GeneratorExit:
+                call.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - the plugin's to catch: a cancellation, most of all
+                thrown = error
+
+    def _judge(self, plugin: str, hook: str, seconds: float) -> None:
+        if seconds >= _BLOCKS:
+            blocked = self._metrics.plugin_blocked
+            blocked[plugin] = blocked.get(plugin, 0.0) + seconds
+            text = "plugin has blocked the event loop: give such work to asyncio.to_thread"
+            self._complaints.tell(BLOCKS, plugin, text, hook=hook, milliseconds=round(seconds * 1000))
+
+    # While it lasts
+
+    def start(self) -> None:
+        """Look from a thread of its own."""
+        self._thread = threading.Thread(target=self._run, name="plugin-watch", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def look(self) -> None:
+        """Say who holds the event loop, if somebody does for too long; once a step."""
+        step = self._step
+        if step is None or step is self._told or self._clock() - step[2] < _STANDS_STILL:
+            return
+        self._told = step
+        plugin, hook, begun = step
+        text = "plugin holds the event loop: the broker stands still"
+        log.error(text, code="PLUGIN_BLOCKS", plugin=plugin, hook=hook, seconds=round(self._clock() - begun, 1))
+
+    def _run(self) -> None:
+        while not self._stop.wait(_LOOKS):
+            self.look()

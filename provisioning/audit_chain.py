@@ -1,0 +1,75 @@
+"""The chain that audit logs are made of: each entry is authenticated together with the one before it.
+
+    code(n) = HMAC-SHA-256(key, code(n-1) || content(n))        code(0) = 32 bytes of zero
+    seal    = HMAC-SHA-256(key, "head" || n || code(n))
+
+An entry cannot be changed, removed or put in without the key, nor the last ones cut off without forging the seal. Where
+entries and head are kept is the caller's: a database here (`provisioning.store.audit`), files at the broker
+(`broker.audit`). A head that was noted elsewhere also finds an older state that was put back whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from provisioning.errors import ConfigurationError
+from provisioning.pki.keys import KeyFileError, write_private
+
+BEGINNING: Final = bytes(32)
+"""The code before the first entry."""
+_OCTETS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHead:
+    """Where a log ends: its last entry's number and code."""
+
+    number: int
+    mac: bytes
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.mac.hex()}"
+
+    @classmethod
+    def parse(cls, text: str) -> AuditHead:
+        """Return the head that *text* shows. Raises ValueError."""
+        number, _, mac = text.partition(":")
+        return cls(int(number), bytes.fromhex(mac))
+
+
+def link(key: bytes, previous: bytes, content: bytes) -> bytes:
+    """Return the code of the entry *content* that follows the one with the code *previous*."""
+    return hmac.digest(key, previous + content, hashlib.sha256)
+
+
+def seal(key: bytes, end: AuditHead) -> bytes:
+    """Return what proves that *end* was the end."""
+    return hmac.digest(key, f"head {end}".encode(), hashlib.sha256)
+
+
+def make_key(path: Path) -> None:
+    """Make the key file unless it exists; raise `ConfigurationError` if it cannot be written."""
+    if path.exists():
+        return
+    try:
+        write_private(path, f"{secrets.token_hex(_OCTETS)}\n".encode())
+    except KeyFileError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def read_key(path: Path) -> bytes:
+    """Return the key; raise `ConfigurationError` naming the file and the remedy."""
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError:
+        key = b""
+    if len(key) != _OCTETS:
+        raise ConfigurationError(f"{path} does not hold 64 hexadecimal digits: restore it from the backup")
+    return key

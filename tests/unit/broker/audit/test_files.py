@@ -1,0 +1,175 @@
+"""The audit log on disk: whatever somebody without the key does to it is found, and what a crash does is mended."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from broker.audit.files import AuditError, AuditFiles, head_of, opened_files, read_head, rotated
+from broker.audit.verification import verify
+from provisioning.audit_chain import AuditHead
+
+KEY = bytes(range(32))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit" / "audit.jsonl"
+
+
+def opened(path: Path, *, most_bytes: int = 1 << 20, most_files: int = 4, key: bytes = KEY) -> AuditFiles:
+    files = AuditFiles(path, key, most_bytes, most_files)
+    files.open()
+    return files
+
+
+def write(path: Path, *codes: str, **how: int) -> AuditHead:
+    files = opened(path, **how)  # type: ignore[arg-type]
+    for code in codes:
+        files.append([(1_700_000_000.5, {"event": "refused", "code": code, "detail": 'a "quoted" é\n'})])
+    files.close()
+    return files.head
+
+
+def lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def test_entries_are_numbered_private_and_verified(path: Path) -> None:
+    head = write(path, "REVOKED", "EXPIRED")
+    found = [json.loads(line) for line in lines(path)]
+    assert [each["number"] for each in found] == [1, 2, 3]
+    assert found[1] | {"mac": ""} == {
+        "number": 2,
+        "at": "2023-11-14T22:13:20.500000+00:00",
+        "event": "refused",
+        "code": "REVOKED",
+        "detail": 'a "quoted" é\n',
+        "mac": "",
+    }
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(head_of(path).stat().st_mode) == 0o600
+    verdict = verify(path, KEY, head)
+    assert (verdict.first, verdict.head, verdict.findings) == (1, head, [])
+
+
+def test_a_log_goes_on_where_it_ended(path: Path) -> None:
+    write(path, "A")
+    head = write(path, "B")
+    assert verify(path, KEY, head).findings == []
+    assert head.number == 3
+
+
+@pytest.mark.parametrize(
+    ("tamper", "finding"),
+    [
+        (lambda some: [*some[:2], some[2].replace(b"THREE", b"THREX"), *some[3:]], "entry 3 was changed"),
+        (lambda some: [*some[:2], *some[3:]], "entries 3 to 3 are missing"),
+        (lambda some: [*some[:2], some[3], some[2], *some[4:]], "entries 3 to 3 are missing"),
+        (lambda some: [*some[:3], some[2], *some[3:]], "entry 3 again"),
+        (lambda some: some[:-1], "entries 5 to 5 are missing at the end"),
+        (lambda some: [*some[:3], b"{}\n", *some[3:]], "after entry 3: not a line of an audit log"),
+        (lambda some: [*some[:3], b"no json\n", *some[3:]], "after entry 3:"),
+        (lambda some: some[1:], "entry 2 was changed"),
+    ],
+)
+def test_every_change_is_found(path: Path, tamper: Callable[[list[bytes]], list[bytes]], finding: str) -> None:
+    write(path, "TWO", "THREE", "FOUR", "FIVE")
+    path.write_bytes(b"".join(tamper(lines(path))))
+    assert any(finding in each for each in verify(path, KEY).findings), verify(path, KEY).findings
+
+
+def test_another_key_and_a_forged_or_missing_head_are_found(path: Path) -> None:
+    head = write(path, "TWO")
+    assert any("not written with this key" in each for each in verify(path, b"x" * 32).findings)
+    head_of(path).write_text(f"{AuditHead(1, head.mac)}:{'00' * 32}\n")
+    assert verify(path, KEY).findings == [f"{head_of(path)} was changed, or is not of this key"]
+    head_of(path).unlink()
+    assert verify(path, KEY).findings == ["the head is missing"]
+
+
+def test_an_older_copy_put_back_is_found_by_a_head_that_was_noted(path: Path) -> None:
+    write(path, "TWO")
+    old = path.read_bytes(), head_of(path).read_bytes()
+    noted = write(path, "THREE")
+    path.write_bytes(old[0])
+    head_of(path).write_bytes(old[1])
+    assert verify(path, KEY).findings == []
+    assert "does not contain the head" in verify(path, KEY, noted).findings[0]
+
+
+def test_a_torn_entry_is_cut_off_and_that_is_an_entry(path: Path) -> None:
+    write(path, "TWO", "THREE")
+    with path.open("ab") as file:
+        file.write(b'{"number":4,"at":"20')
+    assert verify(path, KEY).findings == []  # It may be being written.
+    write(path)
+    last = json.loads(lines(path)[-1])
+    assert (last["number"], last["code"]) == (4, "AUDIT_DAMAGED")
+    assert last["detail"] == "20 bytes of an unfinished entry were cut off"
+    assert verify(path, KEY).findings == []
+
+
+@pytest.mark.parametrize("left", [2, 0])
+def test_a_log_that_was_cut_goes_on_and_the_gap_stays_to_be_seen(path: Path, left: int) -> None:
+    write(path, "TWO", "THREE", "FOUR")
+    kept = lines(path)[:left]
+    path.write_bytes(b"".join(kept))
+    if not left:
+        path.unlink()
+    write(path, "LATER")
+    assert json.loads(lines(path)[left + 1])["detail"] == f"entries {left + 1} to 4 are missing at the end"
+    findings = verify(path, KEY).findings
+    assert findings == ([f"audit.jsonl: entries {left + 1} to 4 are missing"] if left else [])
+    assert verify(path, KEY).first == (1 if left else 5)
+
+
+def test_a_changed_last_entry_or_another_key_is_not_continued(path: Path) -> None:
+    write(path, "TWO")
+    with pytest.raises(AuditError, match="move the file away"):
+        opened(path, key=b"x" * 32)
+    path.write_bytes(path.read_bytes().replace(b"TWO", b"TWX"))
+    with pytest.raises(AuditError, match=r"the last entry of .* was changed"):
+        opened(path)
+
+
+def test_full_files_are_put_aside_and_the_oldest_removed(path: Path) -> None:
+    head = write(path, *(f"CODE_{number}" for number in range(60)), most_bytes=1000, most_files=3)
+    assert len(rotated(path)) == 2
+    verdict = verify(path, KEY, head)
+    assert verdict.findings == []
+    assert verdict.first > 1
+    assert verdict.head == head
+    write(path, "AFTER")
+    assert verify(path, KEY).findings == []
+    rotated(path)[1].unlink()
+    assert "are missing" in verify(path, KEY).findings[0]
+
+
+def test_a_log_is_one_process_and_its_place_must_be_writable(path: Path, tmp_path: Path) -> None:
+    files = opened(path)
+    with pytest.raises(AuditError, match="another broker's: give each its own"):
+        opened(path)
+    files.close()
+    with pytest.raises(AuditError, match=r"cannot be written: .*; name another place"):
+        opened_files(tmp_path, tmp_path / "audit.key", 1 << 20, 4)
+    (tmp_path / "bad.key").write_text("short")
+    with pytest.raises(AuditError, match=r"audit_keyfile: .*bad.key does not hold 64 hexadecimal digits"):
+        opened_files(path, tmp_path / "bad.key", 1 << 20, 4)
+
+
+def test_what_a_full_disk_takes_half_of_is_written_later(path: Path) -> None:
+    files = opened(path)
+    files.append([(1.0, {"event": "kept"})])
+    before, head = path.read_bytes(), files.head
+    files._descriptor, real = -1, files._descriptor
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        files.append([(2.0, {"event": "later"})])
+    files._descriptor = real
+    assert (path.read_bytes(), files.head, read_head(path, KEY)) == (before, head, head)
+    files.append([(2.0, {"event": "later"})])
+    files.close()
+    assert verify(path, KEY).findings == []
