@@ -111,6 +111,11 @@ class Batch:
             self.deliveries or self.messages or self.progress or self.incoming or self.subscriptions or self.retained
         )
 
+    @property
+    def holds_answers(self) -> bool:
+        """Whether its answers have to wait until it is written."""
+        return bool(self.promises or self.packets or self.resumed)
+
     def take_in(self, later: Batch) -> None:
         """Add what was noted after this batch, which could not be written; what is over by then is struck."""
         for row, values in later.sessions.items():
@@ -310,7 +315,7 @@ class Journal:
                     session.send_again(now)
                     touched.add(session)
         batch = self.open
-        if not (batch.promises or batch.packets or batch.resumed):  # Answers that waited only for their turn.
+        if not batch.holds_answers:  # They waited only for their turn.
             _release(batch.answers, touched)
             batch.answers.clear()
             self.dirty = batch.changes

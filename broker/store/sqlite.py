@@ -118,7 +118,7 @@ class SqliteStore:
         if journal is None or self._loop is None or not journal.dirty or journal.writing is not None:
             return
         if journal.failed:  # It is tried again every second; meanwhile answers may have lost what they promise.
-            if journal.open.answers and not journal.open.promises:
+            if journal.open.answers and not journal.open.holds_answers:
                 self._on_written()
         elif not journal.open.changes:
             journal.take()

@@ -61,7 +61,7 @@ class StoredBroker(MemoryBroker):
 
     def _release_what_needs_no_disk(self) -> None:
         """Do what the store does at the end of a turn while it cannot be written."""
-        if self.journal.failed and self.journal.open.answers and not self.journal.open.promises:
+        if self.journal.failed and self.journal.open.answers and not self.journal.open.holds_answers:
             self.engine.stored(self.now)
 
     def killed(self, *, away: float = 0.0) -> StoredBroker:

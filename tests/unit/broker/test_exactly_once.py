@@ -245,6 +245,21 @@ def test_what_was_under_way_is_answered_when_its_subscribers_have_acknowledged(s
     assert backend.payloads() == [b"3"]
 
 
+def test_answers_beside_packets_that_wait_do_not_keep_the_broker_busy(stored: StoredBroker) -> None:
+    """What a packet waits for may be over: then nothing is promised, and yet the answers keep their turn."""
+    backend = stored.service(**KEPT)
+    backend.subscribe("fleet/#", qos=2)
+    meter = stored.device("meter-1")
+    stored.held = True
+    meter.send(publication(TOPIC, b"1", 1, packet_id=1))
+    stored.fail()
+    stored.journal.send(meter.connection, Puback(9).encode(V5))
+    backend.acknowledge(*backend.messages())
+    assert meter.received() == []
+    stored.write()
+    assert meter.received() == [Puback(9), Puback(1)]
+
+
 @pytest.mark.parametrize("clean_start", [False, True])
 def test_what_comes_again_while_the_store_fails_is_not_refused(
     stored: StoredBroker, failing: WireClient, clean_start: bool
