@@ -54,6 +54,7 @@ from provisioning.issuing_policy import profiles_of
 from provisioning.own_credentials import OPERATOR_NAME, SERVER_NAME, OwnCredentials, replace_file
 from provisioning.pki.keys import PrivateKey
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.grounds import grounds_of
 from provisioning.revocation.of_authority import RevokedAuthority, revoke_authority
 from provisioning.signers.places import SignerPlaces
 from provisioning.store import audit, authorities, groups, serials
@@ -203,8 +204,14 @@ class AuthorityLife:
 
         return await self.database.write(transaction)
 
-    async def revoke(self, name: str, reason: RevocationReason) -> RevokedAuthority:
-        """Revoke an issuing CA and all that it has issued; return what that was. The root's CRL says so next."""
+    async def revoke(
+        self, name: str, reason: RevocationReason, invalidity_date: datetime | None = None
+    ) -> RevokedAuthority:
+        """Revoke an issuing CA and all that it has issued; return what that was. The root's CRL says so next.
+
+        *invalidity_date* is since when its key is known or suspected to be in other hands (RFC 5280 §5.3.2).
+        """
+        grounds = grounds_of(reason, invalidity_date, self.clock())
         found = await self.every()
         chosen = next((each for each in found if each.name == name and each.kind is AuthorityKind.ISSUING), None)
         if chosen is None:
@@ -228,7 +235,7 @@ class AuthorityLife:
             )
         by = operator_name()
         outcome = await self.database.write(
-            lambda connection: revoke_authority(connection, name, reason, by=by, now=self.clock())
+            lambda connection: revoke_authority(connection, name, grounds, by=by, now=self.clock())
         )
         await self.write_bundle()
         return outcome

@@ -7,6 +7,7 @@ is imported by the command: `--help` starts without it.
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -232,6 +233,10 @@ def revoke(
     reason: Annotated[
         RevocationReason, typer.Option(help="Why, as RFC 5280 spells it.")
     ] = RevocationReason.CA_COMPROMISE,
+    invalidity_date: Annotated[
+        datetime | None,
+        typer.Option(help="Since when (UTC) it is known or suspected not to be trusted.", show_default=False),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     directory: Directory = None,
     passphrase_file: PassphraseFile = None,
@@ -249,11 +254,12 @@ def revoke(
 
     if reason not in AUTHORITY_REASONS:
         raise typer.BadParameter(f"of a CA it can be: {', '.join(AUTHORITY_REASONS)}", param_hint="--reason")
+    since = None if invalidity_date is None else invalidity_date.replace(tzinfo=UTC)
     if not yes:
         typer.confirm(f"Revoke {name} and everything that it has issued, for ever?", abort=True, err=as_json)
 
     async def work(life: AuthorityLife) -> Facts:
-        outcome = await life.revoke(name, reason)
+        outcome = await life.revoke(name, reason, since)
         life.transcript.say(f"{name} is revoked ({reason}), and {len(outcome.affected)} certificates with it:")
         for each in outcome.affected:
             device = each.device

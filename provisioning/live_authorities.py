@@ -101,7 +101,7 @@ class LiveAuthorities:
         self._on_active = on_active
         self._states: Sequence[tuple[str, str]] = ()
         self._working: dict[str, _Working] = {}
-        self._active: dict[str, Issuing] = {}
+        self._active: dict[str, Issuing | None] = {}
         self._roots: dict[str, CrlPublisher] = {}
         self._root_key_ids: dict[str, str] = {}
         self._root_tasks: dict[str, asyncio.Task[None]] = {}
@@ -124,8 +124,8 @@ class LiveAuthorities:
             )
         return active
 
-    def active(self) -> Mapping[str, Issuing]:
-        """Return the CA that issues now, of every line of which one does here."""
+    def active(self) -> Mapping[str, Issuing | None]:
+        """Return the CA that issues now, of every line that has one; None where its key is not here."""
         return self._active
 
     def ocsp_signers(self) -> list[RenewedOcspSigner]:
@@ -151,7 +151,7 @@ class LiveAuthorities:
             )
         )
         await self._take_over()
-        if DEFAULT_LINE not in self._active:
+        if self._active.get(DEFAULT_LINE) is None:
             log.warning("no issuing CA is active here: nothing is issued")
 
     async def run(self) -> None:
@@ -266,9 +266,9 @@ class LiveAuthorities:
     async def _activate(self, found: Sequence[StoredAuthority]) -> None:
         before = self._active.get(DEFAULT_LINE)
         self._active = {
-            each.line: self._working[each.name].issuing
+            each.line: self._working[each.name].issuing if each.name in self._working else None
             for each in found
-            if each.kind is AuthorityKind.ISSUING and each.state is AuthorityState.ACTIVE and each.name in self._working
+            if each.kind is AuthorityKind.ISSUING and each.state is AuthorityState.ACTIVE
         }
         own = self._active.get(DEFAULT_LINE)
         if own is not None and own is not before:

@@ -36,7 +36,7 @@ class Readiness:
     """The parts that are asked."""
 
     database: Database
-    active: Callable[[], Mapping[str, Issuing]]
+    active: Callable[[], Mapping[str, Issuing | None]]
     signers: Callable[[], Sequence[RenewedOcspSigner]]
     publishers: Mapping[str, CrlPublisher]
     clock: Callable[[], datetime]
@@ -64,9 +64,9 @@ class Readiness:
 
     async def _issuing_ca(self) -> str:
         active, now = self.active(), self.clock()
-        if DEFAULT_LINE not in active:
+        certificates = [each.issuer.certificate for each in active.values() if each is not None]
+        if DEFAULT_LINE not in active or len(certificates) < len(active):
             return "none"
-        certificates = [each.issuer.certificate for each in active.values()]
         good = all(each.not_valid_before_utc <= now < each.not_valid_after_utc for each in certificates)
         return "ok" if good else "expired"
 

@@ -30,7 +30,8 @@ Handles: issuance, recording. Does not handle: HTTP, base64, who makes tokens, w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -58,6 +59,7 @@ from provisioning.enrolment.attempt import (
 from provisioning.enrolment.authorise import Authorised, authorise
 from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.server_keys import make_key
+from provisioning.enrolment.tokens import digest_of
 from provisioning.enrolment.ways.approval import RETRY_SECONDS, Undecided
 from provisioning.enrolment.ways.approval import record as record_request
 from provisioning.enrolment.ways.webhook import Unasked
@@ -258,13 +260,16 @@ class EnrolmentService:
                 considered = attempt
                 try:
                     return await self._database.write(
-                        lambda connection: self._transaction(connection, considered, reservation)  # noqa: B023
+                        lambda connection: self._transaction(connection, considered, reservation),  # noqa: B023
+                        functools.partial(_apart, considered),
                     )
                 except Unasked as unasked:
                     attempt = replace(attempt, verdict=await self._ask(unasked.question))
         raise Refused(Code.UNAVAILABLE, "the question to the webhook changed while it was asked; try again")
 
     def _transaction(self, connection: Connection, attempt: Attempt, reservation: Reservation) -> _Outcome | Pending:
+        if reservation.burnt:  # Signed in company, and undone with it: never twice under one number.
+            raise Refused(Code.UNAVAILABLE, "the certificate could not be recorded; try again")
         attempt = replace(attempt, now=self._clock())  # The audit log's times are in commit order.
         try:
             authorised = authorise(connection, attempt)
@@ -332,6 +337,14 @@ class EnrolmentService:
                 "the group",
             )
         return profile
+
+
+def _apart(attempt: Attempt) -> Collection[Hashable] | None:
+    """Return all that is decided upon in a first enrolment by token alone; None: more is."""
+    if attempt.renewal or attempt.token is None or attempt.certificate is not None:
+        return None
+    key = spki_fingerprint(attempt.request.public_key)
+    return ("token", digest_of(attempt.token.token)), ("device", attempt.request.common_name), ("key", key)
 
 
 def _log_refusal(attempt: Attempt, refusal: Refused) -> None:

@@ -15,14 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Final
+from datetime import datetime
 
 import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
+from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.grounds import Grounds, grounds_of
 from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
 from provisioning.store import audit, certificates, devices, revocations, tokens
@@ -30,10 +31,9 @@ from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
+from provisioning.store.side_by_side import go_alone
 
 log = structlog.get_logger(__name__)
-
-_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +46,6 @@ class Revoked:
     revoked_at: datetime
     sequence: int
     invalidity_date: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Grounds:
-    """Why something is revoked, and since when it was not to be trusted, if that is known (RFC 5280 §5.3.2)."""
-
-    reason: RevocationReason
-    invalidity_date: datetime | None = None
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """What the audit log says."""
-        known = {} if self.invalidity_date is None else {"invalidity_date": self.invalidity_date}
-        return {"reason": self.reason, **known}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +84,7 @@ class RevocationService:
 
     def _grounds(self, reason: RevocationReason, invalidity_date: datetime | None) -> Grounds:
         _check_reason(reason)
-        if invalidity_date is None:
-            return Grounds(reason)
-        if not _EARLIEST <= invalidity_date <= self._clock():
-            raise Refused(
-                Code.INVALID_REQUEST,
-                f"invalidity_date {invalidity_date:%Y-%m-%dT%H:%M:%S%z} must be a time from 1970 on that has passed",
-            )
-        return Grounds(reason, invalidity_date.replace(microsecond=0))  # RFC 5280 §5.3.2: no fractions.
+        return grounds_of(reason, invalidity_date, self._clock())
 
     async def _end_device(self, name: str, state: DeviceState, grounds: Grounds, by: str) -> RevocationOutcome:
         def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed, int]:
@@ -114,6 +93,8 @@ class RevocationService:
             device = devices.find(connection, name, for_update=True)
             if device is None:
                 raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
+            if device.role is not Role.DEVICE:
+                go_alone(connection)  # Whether an admin is left depends on all of them.
             check_not_the_service(device)
             issued = certificates.of_device(connection, device.id)
             ended = [each for each in issued if _can_be_revoked(each) and (each.revocation or now < each.not_after)]
@@ -128,7 +109,7 @@ class RevocationService:
                 audit.append(connection, now, by, action, name, facts)
             return RevocationOutcome(revoked or facts_of(issued), changed), ended, voided
 
-        outcome, ended, voided = await self._database.write(transaction)
+        outcome, ended, voided = await self._database.write(transaction, lambda: {("device", name)})
         if outcome.changed:
             log.info(
                 "device ended",

@@ -103,7 +103,7 @@ def selected(*, with_der: bool = False) -> Select[Any]:
     ).select_from(certificates.join(devices).outerjoin(revocations))
 
 
-_ADD: Final = Prepared(insert(certificates).returning(certificates.c.id))
+_ADD: Final = Prepared(insert(certificates).returning(certificates.c.id), told_by="serial")
 _FIND: Final = Prepared(
     selected().where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
 )
@@ -115,7 +115,7 @@ _LOCK: Final = Prepared(
     .with_for_update(of=devices)
 )
 _OF_DEVICE: Final = Prepared(
-    selected().where(certificates.c.device_id == bindparam("wanted")).order_by(certificates.c.id)
+    selected().where(certificates.c.device_id == bindparam("wanted")).order_by(certificates.c.id), at_once=True
 )
 _OF_MANY: Final = (
     selected()
@@ -138,7 +138,8 @@ _COMPROMISED: Final = Prepared(
         certificates.c.spki_sha256 == bindparam("wanted"),
         revocations.c.reason == RevocationReason.KEY_COMPROMISE.value,
     )
-    .limit(1)
+    .limit(1),
+    at_once=True,
 )
 
 _NEWEST_WITH_KEY: Final = Prepared(

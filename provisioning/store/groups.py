@@ -93,7 +93,7 @@ class StoredGroup:
 
 
 _NAMED: Final = select(enrolment_groups).where(enrolment_groups.c.name == bindparam("wanted"))
-_FIND: Final = Prepared(_NAMED)
+_FIND: Final = Prepared(_NAMED, at_once=True)
 _LOCK: Final = Prepared(_NAMED.with_for_update())
 
 

@@ -25,8 +25,8 @@ from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, devices, revocation_events, revocations
 
 _EVENTS: Final = revocation_events.c
-_ADD: Final = Prepared(insert(revocations))
-_ADD_EVENT: Final = Prepared(insert(revocation_events))
+_ADD: Final = Prepared(insert(revocations), told_by="sequence")
+_ADD_EVENT: Final = Prepared(insert(revocation_events), told_by="sequence")
 _AFTER: Final = Prepared(
     select(
         _EVENTS.sequence,
