@@ -77,6 +77,7 @@ def test_the_thousandth_device_with_a_wildcard_of_its_own_costs_what_the_tenth_d
 
 def test_whoever_chooses_the_filters_a_search_costs_no_more_than_to_match_anew() -> None:
     """Names of which every word is frequent, and ever new filters that match few of them, or none."""
+
     class Counting(cached.CachedNames):
         searched = 0
 
