@@ -43,13 +43,13 @@ from broker.history import Happened
 from broker.limits import Limits
 from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode
-from broker.mqtt.connect import Connack, Connect, Will
+from broker.mqtt.connect import Connect, Will
 from broker.mqtt.disconnect import CLIENT_REASONS, Disconnect
 from broker.mqtt.errors import ProtocolError
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet
 from broker.mqtt.ping import Pingreq
-from broker.mqtt.properties import NO_PROPERTIES, WILL, Properties
+from broker.mqtt.properties import WILL, Properties
 from broker.mqtt.publication import Publish
 from broker.mqtt.publish import PINGRESP
 from broker.mqtt.subscribe import Suback, Subscribe, Unsuback, Unsubscribe
@@ -59,6 +59,7 @@ from broker.session.session import NEVER, Session
 from broker.session.will import Will as KeptWill
 from broker.store.journal import Otherwise
 from broker.vouched import forwarded
+from broker.welcome import welcome
 
 log = structlog.get_logger("broker")
 
@@ -105,9 +106,10 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
         if not packet.clean_start:
             expiry = NEVER  # MQTT 3.1.1 §3.1.2.4 has no other end; the limit below gives it one.
     granted_expiry = min(expiry, engine.limits.max_session_expiry)
-    terms = _terms(packet, engine.limits, admitted, keep_alive, None if granted_expiry == expiry else granted_expiry)
+    told_expiry = None if granted_expiry == expiry else granted_expiry
     taken = packet.properties.maximum_packet_size
-    if taken is not None and len(Connack(properties=terms).encode(packet.protocol_version)) > taken:  # [MQTT-3.1.2-24]
+    if taken is not None and len(welcome(packet, engine.limits, admitted, keep_alive, told_expiry)) > taken:
+        # [MQTT-3.1.2-24]
         return Refused(
             RefusalCode.UNSUPPORTED,
             ReasonCode.PACKET_TOO_LARGE,
@@ -128,16 +130,17 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
         return opened
     session, present = opened
     _attach(engine, connection, session, packet, keep_alive, now)
-    connection.reply(Connack(ReasonCode.SUCCESS, present, terms).encode(connection.version))
-    log.info(
-        "admitted",
-        client=admitted.client_id,
-        identity=admitted.peer.identity.uri,
-        serial=admitted.peer.serial,
-        address=connection.address,
-        version=connection.version.name,
-        session_present=present,
-    )
+    connection.reply(welcome(packet, engine.limits, admitted, keep_alive, told_expiry, present=present))
+    if engine.logs_clients:
+        log.info(
+            "admitted",
+            client=admitted.client_id,
+            identity=admitted.peer.identity.uri,
+            serial=admitted.peer.serial,
+            address=connection.address,
+            version=connection.version.name,
+            session_present=present,
+        )
     resumed = "an earlier session was resumed" if present else ""
     engine.history.note(Happened.ADMITTED, connection, "", resumed, session.client_id, now)
     session.resume(now)
@@ -162,22 +165,6 @@ def _judge(engine: Engine, connection: Client, admitted: Admitted, packet: Conne
         connection.wait(inquiry, packet)
         raise Waits
     return None if inquiry is None else inquiry.refusal
-
-
-def _terms(
-    packet: Connect, limits: Limits, admitted: Admitted, keep_alive: int, session_expiry: int | None
-) -> Properties:
-    """Return what an MQTT 5 client is told in CONNACK: the limits, and where it did not get what it asked for."""
-    if packet.protocol_version is not ProtocolVersion.V5:
-        return NO_PROPERTIES
-    return Properties(
-        session_expiry_interval=session_expiry,
-        receive_maximum=limits.max_inflight,
-        maximum_packet_size=limits.max_packet_size,
-        assigned_client_identifier=admitted.client_id if admitted.assigned else None,
-        topic_alias_maximum=limits.max_topic_alias or None,
-        server_keep_alive=keep_alive if keep_alive != packet.keep_alive else None,
-    )
 
 
 def _attach(
