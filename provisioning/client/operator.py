@@ -58,6 +58,7 @@ class IssuedToken(Answer):
     role: Role
     token: str
     expires_at: datetime
+    id: int | None = None
 
     def __repr__(self) -> str:
         return f"IssuedToken(device={self.device!r}, group={self.group!r}, role={self.role!s})"
