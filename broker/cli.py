@@ -105,6 +105,9 @@ def run(
     revocation_grace: Annotated[
         float | None, typer.Option(help="Seconds that newcomers are admitted without the revocation feed.")
     ] = None,
+    feed_policy: Annotated[
+        str | None, typer.Option(help="Without the revocation feed: require, 'grace 5m' or advisory.")
+    ] = None,
     crlfile: Annotated[
         str | None, typer.Option(help="CRLs: files or directories, PEM or DER; several by commas.")
     ] = None,

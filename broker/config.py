@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from broker.config_hints import MOSQUITTO, hint
 from broker.limits import Limits
 from broker.listener_settings import ListenerSettings
-from broker.trust_settings import REQUIRE, HttpUrl, Interval, Paths, Policy, TrustSettings, Urls
+from broker.trust_settings import REQUIRE, HttpUrl, Interval, Paths, Policy, StatusPolicy, TrustSettings, Urls
 from provisioning.pki.identity import InvalidIdentity, parse_uri
 
 _PREFIX = "FLEET_BROKER_"
@@ -65,6 +65,8 @@ class BrokerConfig(BaseSettings):
     """Reload certificate, trust anchors, policy and limits when their files change; SIGHUP does it in any case."""
     revocation_grace: float = Field(default=300.0, ge=0)
     """Seconds without the revocation feed after which newcomers are refused as unavailable."""
+    feed_policy: Annotated[Policy | None, NoDecode] = None
+    """The same as for CRLs and OCSP: require, grace <time>, advisory; None: grace, so long as revocation_grace says."""
     crlfile: Paths = ()
     """CRLs of the CAs in cafile and below them: files or directories, PEM or DER, read again when they change."""
     crl_urls: Urls = ()
@@ -169,6 +171,11 @@ class BrokerConfig(BaseSettings):
         return bool(self.ocsp_responder or self.ocsp_from_certificates)
 
     @property
+    def feed_terms(self) -> StatusPolicy:
+        """What becomes of newcomers while provisioning's feed is not there."""
+        return StatusPolicy(self.revocation_grace) if self.feed_policy is None else self.feed_policy
+
+    @property
     def audit_key(self) -> Path:
         """The file with what authenticates the audit log."""
         return self.audit_keyfile or self.state_dir / "audit.key"
@@ -194,6 +201,8 @@ class BrokerConfig(BaseSettings):
             raise ValueError("certfile and keyfile: give both or neither")
         if self.certfile is None and self.provisioning is None:
             raise ValueError("certfile: give certfile and keyfile, or provisioning to enrol the broker's certificate")
+        if self.feed_policy is not None and "revocation_grace" in self.model_fields_set:
+            raise ValueError("feed_policy: it says what revocation_grace says; give one of them")
         self._check_bundles()
         known = self.trust or self.provisioning is not None or self.has_crls or self.has_ocsp
         if not known and not self.unsafe_no_revocation:

@@ -6,7 +6,9 @@ nobody answers.
 
 from __future__ import annotations
 
+import base64
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +36,9 @@ def crl_status(socket: Socket = None, state_dir: StateDir = None, config: Config
 
 @crl_app.command("try")
 def crl_try(
-    file: Annotated[Path, typer.Argument(help="A CRL, DER or PEM; PEM may hold several.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="CRLs, DER or PEM; a delta with its base, in any order.")
+    ],
     socket: Socket = None,
     state_dir: StateDir = None,
     config: Config = None,
@@ -44,11 +48,7 @@ def crl_try(
 
     Nothing changes by it.
     """
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        typer.echo(f"fleet-broker: {file}: {error.strerror}", err=True)
-        raise typer.Exit(1) from None
+    content = _contents(files)
     with admin_client(socket, state_dir, config) as client:
         answer = client.post_bytes("/v1/crls/try", content, "application/pkix-crl")
     if as_json:
@@ -56,8 +56,25 @@ def crl_try(
     else:
         for each in answer["lists"]:
             sys.stdout.write(f"{each['text']}\n")
-    if not all(each["used"] for each in answer["lists"]):
+    known = [each["code"] == "CRL_KNOWN" for each in answer["lists"]]
+    if all(known) or not all(each["used"] or each["code"] == "CRL_KNOWN" for each in answer["lists"]):
         raise typer.Exit(1)
+
+
+def _contents(files: Sequence[Path]) -> bytes:
+    """Return what is sent of *files*: one as it is, several as PEM."""
+    try:
+        contents = [file.read_bytes() for file in files]
+    except OSError as error:
+        typer.echo(f"fleet-broker: {error.filename}: {error.strerror}", err=True)
+        raise typer.Exit(1) from None
+    if len(contents) == 1:
+        return contents[0]
+    return b"".join(each if b"-----BEGIN" in each else _pem(each) for each in contents)
+
+
+def _pem(der: bytes) -> bytes:
+    return b"-----BEGIN X509 CRL-----\n" + base64.encodebytes(der) + b"-----END X509 CRL-----\n"
 
 
 def _print_status(answer: dict[str, Any]) -> None:

@@ -56,11 +56,15 @@ class RevocationFeed:
                 await self._follow()
             except FeedAhead as error:
                 log.warning("revocation feed starts again", code="FEED_AHEAD", detail=str(error))
+                self._engine.admission.freshness.lost()
                 self._after = 0
             except (FeedLost, TlsConfigurationError) as error:
                 if self._after > before or self._was_current:
                     pause = _FIRST_PAUSE
-                log.warning("revocation feed lost", code="FEED_LOST", detail=str(error), after=self._after)
+                freshness = self._engine.admission.freshness
+                freshness.lost()
+                facts = {"detail": str(error), "after": self._after, "policy": freshness.policy}
+                log.warning("revocation feed lost", code="FEED_LOST", **facts)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
             pause = min(pause * 2, _LONGEST_PAUSE)
 

@@ -26,7 +26,6 @@ from broker.admin.api import Served
 from broker.admin.endpoint import AdminEndpoint
 from broker.admin.metrics_endpoint import ListenError, open_metrics
 from broker.admission.admission import Admission
-from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import parse_policy, read_policy
 from broker.admission.refusal import RefusalCode
@@ -54,6 +53,7 @@ from broker.reload.report import Part
 from broker.reload.trust_change import ReloadedTrust, anchors_of
 from broker.revocation_feed import RevocationFeed
 from broker.sources.anchor_urls import AnchorUrls
+from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
 from broker.store.sqlite import SqliteStore
@@ -232,7 +232,8 @@ class BrokerServer:
 
     def _admission(self, certificate: Path, policy: TopicPolicy) -> Admission:
         trust_domain = self._config.trust_domain or own_trust_domain(certificate)
-        freshness = Freshness(self._config.revocation_grace, always_acceptable=self._config.provisioning is None)
+        freshness = feed_freshness(self._config)
+        warn_of_advisory(self._config)
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
         trust = load_trust(self._config)
@@ -295,7 +296,10 @@ class BrokerServer:
             try:
                 await asyncio.wait_for(feed.current.wait(), _FEED_PATIENCE)
             except TimeoutError:
-                log.warning("nobody is admitted until the revocation feed can be read", code="FEED_LOST")
+                said = "nobody is admitted until the revocation feed can be read"
+                if self._config.feed_terms.grace is None:
+                    said = "everybody is admitted without the revocation feed (feed_policy is advisory)"
+                log.warning(said, code="FEED_LOST")
         urls = [listener.url for listener in listeners] + others
         sys.stdout.write(f"fleet-broker ready {' '.join(filter(None, urls))}\n")
         sys.stdout.flush()

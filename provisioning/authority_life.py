@@ -9,6 +9,8 @@ over (`provisioning.live_authorities`). A change is made before it is broken::
     activate   it issues; the one before goes on saying what is revoked
     retire     when its last certificate has ended, the one before is gone
 
+Each line of CAs (`provisioning.issuing_lines`) is succeeded on its own; beginning a line is beginning its first CA.
+
 The root's key may be here, in a token, or in a safe. If it is elsewhere, `export_csr` makes the new CA's key and
 request, the root signs it (`root sign`, openssl, anybody's CA), and `announce` takes the certificate over.
 
@@ -47,15 +49,17 @@ from provisioning.ceremony_transcript import Transcript, operator_name
 from provisioning.config import Settings
 from provisioning.errors import ConfigurationError
 from provisioning.files import AuthorityFiles, pem_of
+from provisioning.issuing_lines import check_line, line_of, next_name, root_for, shown_line
 from provisioning.issuing_policy import profiles_of
 from provisioning.own_credentials import OPERATOR_NAME, SERVER_NAME, OwnCredentials, replace_file
 from provisioning.pki.keys import PrivateKey
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.grounds import grounds_of
 from provisioning.revocation.of_authority import RevokedAuthority, revoke_authority
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, authorities, serials
+from provisioning.store import audit, authorities, groups, serials
 from provisioning.store.audit import Action
-from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority, described
+from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority, described
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
 
@@ -82,10 +86,10 @@ class AuthorityLife:
         """Where the CAs' keys are."""
         return SignerPlaces(self.files, self.settings)
 
-    async def export_csr(self) -> bytes:
-        """Make the key of the next issuing CA, unless it waits for its certificate already; return its request, PEM."""
-        name, number, key = await self._next_key()
-        csr = issuing_ca_csr(issuing_ca_name(self.settings.trust_domain, number), key)
+    async def export_csr(self, line: str = DEFAULT_LINE) -> bytes:
+        """Make the key of a line's next CA, unless it waits for its certificate already; return its request, PEM."""
+        name, subject, key = await self._next_key(check_line(line))
+        csr = issuing_ca_csr(subject, key)
         self.transcript.say(f"Request of {name}: {csr.subject.rfc4514_string()}")
         return csr.public_bytes(Encoding.PEM)
 
@@ -109,14 +113,16 @@ class AuthorityLife:
         except CeremonyRefused as error:
             raise ConfigurationError(str(error)) from error
         new_root = signer if signer not in known else None
-        await self._announce(name, certificate, new_root, len(known) + 1)
+        await self._announce(name, certificate, new_root, sum(each.kind is AuthorityKind.ROOT for each in found) + 1)
         return name
 
-    async def begin(self) -> str:
-        """Make the next issuing CA, have the newest root sign it, and announce it; return its name."""
-        root = await self.newest_root()
-        name, number, key = await self._next_key()
-        subject = issuing_ca_name(self.settings.trust_domain, number)
+    async def begin(self, line: str = DEFAULT_LINE, root_name: str | None = None) -> str:
+        """Make a line's next CA, have its root sign it, and announce it; return its name.
+
+        The root is the one called *root_name*, or what `root_for` chooses.
+        """
+        root = self._with_key(root_for(check_line(line), await self.every(), root_name))
+        name, subject, key = await self._next_key(line)
         now = self.clock()
         serial = serials.new_serial()
         await self.log_step(Action.SIGNING_CA, name, {"root": root.name, "serial": serials.serial_text(serial)})
@@ -134,7 +140,7 @@ class AuthorityLife:
         return name
 
     async def activate(self, name: str | None = None, *, waiting: bool = True) -> str:
-        """Let an announced CA issue from now on; the active one retires. Return its name."""
+        """Let an announced CA issue from now on; the active one of its line retires. Return its name."""
         now = self.clock()
 
         def transaction(connection: Connection) -> str:
@@ -147,7 +153,9 @@ class AuthorityLife:
                     f"{ready:%Y-%m-%d %H:%M} UTC to fetch the bundle, or say --without-waiting"
                 )
             for each in found:
-                if each.kind is AuthorityKind.ISSUING and each.state is AuthorityState.ACTIVE:
+                if (each.kind, each.state, each.line) == (
+                    AuthorityKind.ISSUING, AuthorityState.ACTIVE, chosen.line
+                ):  # fmt: skip
                     authorities.set_state(connection, each.name, AuthorityState.RETIRING, now)
                     self.note(connection, Action.CA_CHANGED, each.name, {"state": AuthorityState.RETIRING})
             authorities.set_state(connection, chosen.name, AuthorityState.ACTIVE, now)
@@ -176,15 +184,42 @@ class AuthorityLife:
         await self.write_bundle()
         return retired
 
-    async def revoke(self, name: str, reason: RevocationReason) -> RevokedAuthority:
-        """Revoke an issuing CA and all that it has issued; return what that was. The root's CRL says so next."""
+    async def end_line(self, line: str) -> str:
+        """Let the CA of a line that no group is bound to issue no more; return its name. It is retired like others."""
+        if line == DEFAULT_LINE:
+            raise ConfigurationError("the default line has no end: the service's own certificates are of it")
+        now = self.clock()
+
+        def transaction(connection: Connection) -> str:
+            found = [each for each in authorities.every(connection, for_update=True) if each.line == line]
+            chosen = _chosen(found, None, AuthorityState.ACTIVE, f"active in line {line!r}")
+            if bound := groups.bound_to(connection, line):
+                raise ConfigurationError(
+                    f"line {line} certifies the devices of {', '.join(bound)}: give them another one first, "
+                    "group set NAME --issuing-line LINE"
+                )
+            authorities.set_state(connection, chosen.name, AuthorityState.RETIRING, now)
+            self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.RETIRING})
+            return chosen.name
+
+        return await self.database.write(transaction)
+
+    async def revoke(
+        self, name: str, reason: RevocationReason, invalidity_date: datetime | None = None
+    ) -> RevokedAuthority:
+        """Revoke an issuing CA and all that it has issued; return what that was. The root's CRL says so next.
+
+        *invalidity_date* is since when its key is known or suspected to be in other hands (RFC 5280 §5.3.2).
+        """
+        grounds = grounds_of(reason, invalidity_date, self.clock())
         found = await self.every()
         chosen = next((each for each in found if each.name == name and each.kind is AuthorityKind.ISSUING), None)
         if chosen is None:
             raise ConfigurationError(f"there is no issuing CA {name!r}; there are {described(found)}")
         if chosen.state is AuthorityState.ACTIVE:
             raise ConfigurationError(
-                f"{name} is the one that issues: begin a successor and activate it --without-waiting first"
+                f"{name} is the one that issues: begin a successor and activate it --without-waiting first, or end a "
+                "line that no group is bound to"
             )
         root = next(
             (
@@ -200,7 +235,7 @@ class AuthorityLife:
             )
         by = operator_name()
         outcome = await self.database.write(
-            lambda connection: revoke_authority(connection, name, reason, by=by, now=self.clock())
+            lambda connection: revoke_authority(connection, name, grounds, by=by, now=self.clock())
         )
         await self.write_bundle()
         return outcome
@@ -209,7 +244,8 @@ class AuthorityLife:
         """Issue the first operator's certificate again, if it was among what was revoked; return whether it was."""
         if not any(each.device.name == OPERATOR_NAME for each in revoked.affected):
             return False
-        active = _chosen(await self.every(), None, AuthorityState.ACTIVE, "active")
+        of_line = [each for each in await self.every() if each.line == DEFAULT_LINE]
+        active = _chosen(of_line, None, AuthorityState.ACTIVE, "active")
         url = self.settings.public_http_url
         urls = None if url is None else urls_of(str(url), active.name)
         issuer = Issuer(active.certificate, self.places.open(active.name), urls)
@@ -248,8 +284,9 @@ class AuthorityLife:
                     connection, f"root-{root_number}", AuthorityKind.ROOT, AuthorityState.ACTIVE, new_root, now
                 )
                 self.note(connection, Action.CA_CHANGED, f"root-{root_number}", facts_of(new_root))
-            authorities.add(connection, name, AuthorityKind.ISSUING, AuthorityState.ANNOUNCED, certificate, now)
-            self.note(connection, Action.CA_SIGNED, name, facts_of(certificate))
+            line = line_of(name)
+            authorities.add(connection, name, AuthorityKind.ISSUING, AuthorityState.ANNOUNCED, certificate, now, line)
+            self.note(connection, Action.CA_SIGNED, name, facts_of(certificate) | {"line": line})
 
         try:
             await self.database.write(transaction)
@@ -263,19 +300,15 @@ class AuthorityLife:
         replace_file(self.files.certificate(name), pem_of(certificate))
         await self.write_bundle()
 
-    async def _next_key(self) -> tuple[str, int, PrivateKey]:
-        taken = {each.name for each in await self.every()}
-        number = 2
-        while f"issuing-{number}" in taken:
-            number += 1
-        name = f"issuing-{number}"
+    async def _next_key(self, line: str) -> tuple[str, x509.Name, PrivateKey]:
+        name, number = next_name(line, {each.name for each in await self.every()})
         if self.places.holds(name):
             key = self.places.open(name)
         else:
             await self.log_step(Action.CA_KEY_MADE, name, {})
             key, _ = self.places.create(name)
         self.transcript.say(f"Key of {name}: {self.places.place(name)}")
-        return name, number, key
+        return name, issuing_ca_name(self.settings.trust_domain, number, shown_line(line)), key
 
     def _waiting_for(self, certificate: x509.Certificate, found: list[StoredAuthority]) -> str:
         taken = {each.name for each in found}
@@ -292,11 +325,15 @@ class AuthorityLife:
         roots = [each for each in await self.every() if each.kind is AuthorityKind.ROOT and each.state.trusted]
         if not roots:
             raise ConfigurationError("the store knows no root: start the service once, so that it records its CAs")
-        if not self.places.holds(roots[-1].name):
+        return self._with_key(roots[-1])
+
+    def _with_key(self, root: StoredAuthority) -> StoredAuthority:
+        if not self.places.holds(root.name):
             raise ConfigurationError(
-                f"the key of {roots[-1].name} is not here: bring it, or use ca export-csr, root sign, ca import"
+                f"the key of {root.name} is not here: bring it, or use ca export-csr, root sign, ca import, or name "
+                "another root with --root"
             )
-        return roots[-1]
+        return root
 
     async def every(self) -> list[StoredAuthority]:
         """Return all CAs."""

@@ -6,8 +6,8 @@ is imported by the command: `--help` starts without it.
 
 from __future__ import annotations
 
-import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +15,7 @@ import typer
 
 from provisioning.ca_root_commands import root_app
 from provisioning.ceremony_command import (
+    Facts,
     Output,
     PassphraseFile,
     PinFile,
@@ -26,7 +27,8 @@ from provisioning.ceremony_command import (
 )
 from provisioning.files import AuthorityFiles
 from provisioning.pki.revocation import RevocationReason
-from provisioning.service_command import Directory, Json, fail, print_table, shown_time
+from provisioning.service_command import Directory, Json, fail, print_document, print_table, shown_time
+from provisioning.store.authorities import DEFAULT_LINE
 
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
@@ -36,6 +38,7 @@ rollover_app = typer.Typer(help="The next issuing CA: announced first, active la
 ca_app.add_typer(rollover_app, name="rollover")
 ca_app.add_typer(root_app, name="root")
 
+Line = Annotated[str, typer.Option(help="Of which line of issuing CAs: one for each product that has a CA of its own.")]
 Name = Annotated[str | None, typer.Argument(help="The CA, where more than one could be meant.", show_default=False)]
 
 
@@ -49,6 +52,7 @@ def list_authorities(directory: Directory = None, as_json: Json = False) -> None
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     from provisioning.signers.places import SignerPlaces
     from provisioning.store import authorities
+    from provisioning.store.authorities import AuthorityKind
 
     settings, found = with_store(directory, {}, lambda database: database.read(authorities.every))
     places = SignerPlaces(AuthorityFiles(settings.directory), settings)
@@ -56,6 +60,7 @@ def list_authorities(directory: Directory = None, as_json: Json = False) -> None
         {
             "name": each.name,
             "kind": each.kind.value,
+            "line": each.line if each.kind is AuthorityKind.ISSUING else None,
             "state": each.state.value,
             "key_id": each.key_id.hex(),
             "subject": each.certificate.subject.rfc4514_string(),
@@ -66,14 +71,17 @@ def list_authorities(directory: Directory = None, as_json: Json = False) -> None
         for each in found
     ]
     if as_json:
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        print_document(rows)
         return
-    columns = ("name", "kind", "state", "since", "not after", "key", "subject")
+    columns = ("name", "kind", "line", "state", "since", "not after", "key", "subject")
     times = [(each.changed_at, each.certificate.not_valid_after_utc) for each in found]
     print_table(
         columns,
         (
-            (row["name"], row["kind"], row["state"], shown_time(since), shown_time(end), row["key"], row["subject"])
+            (
+                *(row["name"] or "", row["kind"] or "", row["line"] or "-", row["state"] or ""),
+                *(shown_time(since), shown_time(end), row["key"] or "", row["subject"] or ""),
+            )
             for row, (since, end) in zip(rows, times, strict=True)
         ),
     )
@@ -82,10 +90,12 @@ def list_authorities(directory: Directory = None, as_json: Json = False) -> None
 @ca_app.command("export-csr")
 def export_csr(
     output: Output,
+    line: Line = DEFAULT_LINE,
     directory: Directory = None,
     passphrase_file: PassphraseFile = None,
     pin_file: PinFile = None,
     witness: Witness = None,
+    as_json: Json = False,
 ) -> None:
     """Make the key of the next issuing CA and write the request that a root elsewhere signs.
 
@@ -96,11 +106,12 @@ def export_csr(
       and here again:          fleet-provisioning ca import issuing.crt --dir /var/lib/fleet
     """  # noqa: D301
 
-    async def work(life: AuthorityLife) -> None:
-        write_new(output, await life.export_csr())
+    async def work(life: AuthorityLife) -> Facts:
+        write_new(output, await life.export_csr(line))
         life.transcript.say(f"Written: {output}")
+        return {"request": str(output)}
 
-    ceremony("ca export-csr", directory, passphrase_file, pin_file, witness, work)
+    ceremony("ca export-csr", directory, passphrase_file, pin_file, witness, work, as_json=as_json)
 
 
 @ca_app.command("import")
@@ -111,6 +122,7 @@ def import_certificate(
     passphrase_file: PassphraseFile = None,
     pin_file: PinFile = None,
     witness: Witness = None,
+    as_json: Json = False,
 ) -> None:
     """Take over the certificate that a root elsewhere has signed, and announce the new issuing CA.
 
@@ -119,19 +131,24 @@ def import_certificate(
       fleet-provisioning ca import issuing.crt --dir /var/lib/fleet
     """  # noqa: D301
 
-    async def work(life: AuthorityLife) -> None:
-        name = await life.announce(read_file(certificate), None if root is None else read_file(root))
-        _say_next(life, name)
+    async def work(life: AuthorityLife) -> Facts:
+        return _announced(life, await life.announce(read_file(certificate), None if root is None else read_file(root)))
 
-    ceremony("ca import", directory, passphrase_file, pin_file, witness, work)
+    ceremony("ca import", directory, passphrase_file, pin_file, witness, work, as_json=as_json)
 
 
 @rollover_app.command("begin")
 def begin(
+    line: Line = DEFAULT_LINE,
+    root: Annotated[
+        str | None,
+        typer.Option(help="The root that signs it (default: the line's, or its successor).", show_default=False),
+    ] = None,
     directory: Directory = None,
     passphrase_file: PassphraseFile = None,
     pin_file: PinFile = None,
     witness: Witness = None,
+    as_json: Json = False,
 ) -> None:
     """Make the next issuing CA with the root's key that is here, and announce it. Nothing is issued by it yet.
 
@@ -140,10 +157,10 @@ def begin(
       fleet-provisioning ca rollover begin --dir /var/lib/fleet --witness "A. Auditor"
     """  # noqa: D301
 
-    async def work(life: AuthorityLife) -> None:
-        _say_next(life, await life.begin())
+    async def work(life: AuthorityLife) -> Facts:
+        return _announced(life, await life.begin(line, root))
 
-    ceremony("ca rollover begin", directory, passphrase_file, pin_file, witness, work)
+    ceremony("ca rollover begin", directory, passphrase_file, pin_file, witness, work, as_json=as_json)
 
 
 @rollover_app.command("activate")
@@ -154,6 +171,7 @@ def activate(
     ] = False,
     directory: Directory = None,
     witness: Witness = None,
+    as_json: Json = False,
 ) -> None:
     """Let the announced CA issue from now on. The one before it still says what is revoked of what it has issued.
 
@@ -162,15 +180,16 @@ def activate(
       fleet-provisioning ca rollover activate --dir /var/lib/fleet
     """  # noqa: D301
 
-    async def work(life: AuthorityLife) -> None:
+    async def work(life: AuthorityLife) -> Facts:
         chosen = await life.activate(name, waiting=not without_waiting)
         life.transcript.say(f"{chosen} issues from now on; running services have heard within seconds.")
+        return {"name": chosen, "state": "active"}
 
-    ceremony("ca rollover activate", directory, None, None, witness, work)
+    ceremony("ca rollover activate", directory, None, None, witness, work, as_json=as_json)
 
 
 @rollover_app.command("retire")
-def retire(name: Name = None, directory: Directory = None, witness: Witness = None) -> None:
+def retire(name: Name = None, directory: Directory = None, witness: Witness = None, as_json: Json = False) -> None:
     """End a CA whose last certificate has ended: it leaves the bundle, its CRL and OCSP end.
 
     \b
@@ -178,10 +197,34 @@ def retire(name: Name = None, directory: Directory = None, witness: Witness = No
       fleet-provisioning ca rollover retire --dir /var/lib/fleet
     """  # noqa: D301
 
-    async def work(life: AuthorityLife) -> None:
-        life.transcript.say(f"{await life.retire(name)} is retired. Its key can be destroyed.")
+    async def work(life: AuthorityLife) -> Facts:
+        chosen = await life.retire(name)
+        life.transcript.say(f"{chosen} is retired. Its key can be destroyed.")
+        return {"name": chosen, "state": "retired"}
 
-    ceremony("ca rollover retire", directory, None, None, witness, work)
+    ceremony("ca rollover retire", directory, None, None, witness, work, as_json=as_json)
+
+
+@rollover_app.command("end-line")
+def end_line(
+    line: Annotated[str, typer.Argument(help="The line; no group may be bound to it.")],
+    directory: Directory = None,
+    witness: Witness = None,
+    as_json: Json = False,
+) -> None:
+    """Let the CA of a line issue no more, with no successor. It is retired when its last certificate has ended.
+
+    \b
+    Example:
+      fleet-provisioning ca rollover end-line meters --dir /var/lib/fleet
+    """  # noqa: D301
+
+    async def work(life: AuthorityLife) -> Facts:
+        chosen = await life.end_line(line)
+        life.transcript.say(f"{chosen} issues no more; line {line} has ended.")
+        return {"name": chosen, "state": "retiring", "line": line}
+
+    ceremony("ca rollover end-line", directory, None, None, witness, work, as_json=as_json)
 
 
 @ca_app.command("revoke")
@@ -190,11 +233,16 @@ def revoke(
     reason: Annotated[
         RevocationReason, typer.Option(help="Why, as RFC 5280 spells it.")
     ] = RevocationReason.CA_COMPROMISE,
+    invalidity_date: Annotated[
+        datetime | None,
+        typer.Option(help="Since when (UTC) it is known or suspected not to be trusted.", show_default=False),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     directory: Directory = None,
     passphrase_file: PassphraseFile = None,
     pin_file: PinFile = None,
     witness: Witness = None,
+    as_json: Json = False,
 ) -> None:
     """Revoke an issuing CA and every certificate that it has issued; shows whose. They need new tokens.
 
@@ -206,24 +254,30 @@ def revoke(
 
     if reason not in AUTHORITY_REASONS:
         raise typer.BadParameter(f"of a CA it can be: {', '.join(AUTHORITY_REASONS)}", param_hint="--reason")
+    since = None if invalidity_date is None else invalidity_date.replace(tzinfo=UTC)
     if not yes:
-        typer.confirm(f"Revoke {name} and everything that it has issued, for ever?", abort=True)
+        typer.confirm(f"Revoke {name} and everything that it has issued, for ever?", abort=True, err=as_json)
 
-    async def work(life: AuthorityLife) -> None:
-        outcome = await life.revoke(name, reason)
+    async def work(life: AuthorityLife) -> Facts:
+        outcome = await life.revoke(name, reason, since)
         life.transcript.say(f"{name} is revoked ({reason}), and {len(outcome.affected)} certificates with it:")
         for each in outcome.affected:
             device = each.device
             life.transcript.say(f"  {device.role:<8} {device.group or '-'} {device.name} {each.serial}")
-        if await life.renew_operator(outcome):
+        if renewed := await life.renew_operator(outcome):
             life.transcript.say("The first operator (admin) has a new certificate in operator.crt.")
+        affected = [
+            {"serial": each.serial, "device": each.device.name, "role": each.device.role, "group": each.device.group}
+            for each in outcome.affected
+        ]
+        return {"name": name, "state": "revoked", "reason": reason, "revoked": affected, "operator_renewed": renewed}
 
-    ceremony("ca revoke", directory, passphrase_file, pin_file, witness, work)
+    ceremony("ca revoke", directory, passphrase_file, pin_file, witness, work, as_json=as_json)
 
 
 @ca_app.command("verify-transcript")
 def verify_transcript(
-    transcript: Annotated[Path, typer.Argument(help="The file.")], directory: Directory = None
+    transcript: Annotated[Path, typer.Argument(help="The file.")], directory: Directory = None, as_json: Json = False
 ) -> None:
     """Say which entry of the audit log vouches for a transcript; exit code 1 if none does.
 
@@ -240,14 +294,18 @@ def verify_transcript(
     )
     if entry is None:
         raise fail(f"no entry of the audit log vouches for {transcript}: it was changed, or belongs to another fleet")
+    if as_json:
+        print_document({"entry": entry.number, "at": entry.at.isoformat(), "actor": entry.actor, "sha256": digest})
+        return
     sys.stdout.write(
         f"entry {entry.number} of {shown_time(entry.at)} by {entry.actor} vouches for {transcript}; "
         "audit verify vouches for the entry\n"
     )
 
 
-def _say_next(life: AuthorityLife, name: str) -> None:
+def _announced(life: AuthorityLife, name: str) -> Facts:
     life.transcript.say(
         f"{name} is announced: in the bundle and in /cacerts, with CRL and OCSP. When relying parties have fetched the "
         "bundle (a day): ca rollover activate"
     )
+    return {"name": name, "state": "announced"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provisioning.ceremony_command import (
+    Facts,
     Output,
     PassphraseFile,
     PinFile,
@@ -16,12 +17,13 @@ from provisioning.ceremony_command import (
     now,
     read_file,
     show,
+    show_aside,
     write_new,
 )
 from provisioning.config import load_settings
 from provisioning.errors import ConfigurationError
 from provisioning.files import AuthorityFiles, read_certificate
-from provisioning.service_command import Directory, fail
+from provisioning.service_command import Directory, Json, fail, print_document
 
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
@@ -35,6 +37,7 @@ def begin_root(
     passphrase_file: PassphraseFile = None,
     pin_file: PinFile = None,
     witness: Witness = None,
+    as_json: Json = False,
 ) -> None:
     """Make the next root, with the certificates that carry trust between it and the one before; announce all three.
 
@@ -44,16 +47,20 @@ def begin_root(
     """  # noqa: D301
     from provisioning.root_life import RootLife
 
-    async def work(life: AuthorityLife) -> None:
+    async def work(life: AuthorityLife) -> Facts:
         name = await RootLife(life).begin()
         life.transcript.say(f"{name} is announced. The next issuing CA is signed by it: ca rollover begin")
+        return {"name": name, "state": "announced"}
 
-    ceremony("ca root begin", directory, passphrase_file, pin_file, witness, work)
+    ceremony("ca root begin", directory, passphrase_file, pin_file, witness, work, as_json=as_json)
 
 
 @root_app.command("retire")
 def retire_root(
-    name: Annotated[str, typer.Argument(help="The root.")], directory: Directory = None, witness: Witness = None
+    name: Annotated[str, typer.Argument(help="The root.")],
+    directory: Directory = None,
+    witness: Witness = None,
+    as_json: Json = False,
 ) -> None:
     """End a root under which no issuing CA is left.
 
@@ -63,11 +70,12 @@ def retire_root(
     """  # noqa: D301
     from provisioning.root_life import RootLife
 
-    async def work(life: AuthorityLife) -> None:
+    async def work(life: AuthorityLife) -> Facts:
         await RootLife(life).retire(name)
         life.transcript.say(f"{name} is retired. Its key can be destroyed.")
+        return {"name": name, "state": "retired"}
 
-    ceremony("ca root retire", directory, None, None, witness, work)
+    ceremony("ca root retire", directory, None, None, witness, work, as_json=as_json)
 
 
 @root_app.command("sign")
@@ -82,6 +90,7 @@ def sign(
     passphrase_file: PassphraseFile = None,
     pin_file: PinFile = None,
     witness: Witness = None,
+    as_json: Json = False,
 ) -> None:
     """Sign an issuing CA's request with a root, on a machine that needs no store and no network.
 
@@ -101,7 +110,7 @@ def sign(
     try:
         settings = load_settings(directory, passphrase_file=passphrase_file, pkcs11_pin_file=pin_file)
         files = AuthorityFiles(settings.directory)
-        transcript = Transcript("ca root sign", now, show, witness or ())
+        transcript = Transcript("ca root sign", now, show_aside if as_json else show, witness or ())
         authority = CertificateAuthority(
             read_certificate(files.certificate(root)), SignerPlaces(files, settings).open(root)
         )
@@ -113,7 +122,11 @@ def sign(
         transcript.certificate("Signed", signed)
         write_new(output, pem_of(signed))
         transcript.say(f"Written: {output}")
-        transcript.write(output.with_name(output.name + ".transcript.txt"))
+        path = output.with_name(output.name + ".transcript.txt")
+        transcript.write(path)
+        if as_json:
+            told = {"certificate": str(output), "transcript": str(path), "transcript_sha256": transcript.digest}
+            print_document({"ceremony": "ca root sign", **told})
     except CeremonyRefused as error:
         raise fail(str(error)) from error
     except ConfigurationError as error:

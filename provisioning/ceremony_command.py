@@ -17,7 +17,7 @@ import typer
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
-from provisioning.service_command import fail
+from provisioning.service_command import errors, fail, print_document
 
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
@@ -42,15 +42,24 @@ Witness = Annotated[
 Output = Annotated[Path, typer.Option(help="Where to write it; an existing file is not overwritten.")]
 
 
+Facts = dict[str, object]
+"""What a ceremony tells programs beside its transcript."""
+
+
 def ceremony(
     title: str,
     directory: Path | None,
     passphrase_file: Path | None,
     pin_file: Path | None,
     witness: list[str] | None,
-    work: Callable[[AuthorityLife], Awaitable[None]],
+    work: Callable[[AuthorityLife], Awaitable[Facts]],
+    *,
+    as_json: bool = False,
 ) -> None:
-    """Run *work* as the ceremony called *title*, and leave its transcript; what goes wrong is one line."""
+    """Run *work* as the ceremony called *title*, and leave its transcript; what goes wrong is one line.
+
+    What is shown goes to stdout, or with *as_json* to stderr, and the facts to stdout.
+    """
     from provisioning.authority_life import AuthorityLife
     from provisioning.ceremony_transcript import Transcript, operator_name
     from provisioning.logs import configure_logging
@@ -60,8 +69,9 @@ def ceremony(
     configure_logging()
 
     async def run(settings: Settings, database: Database) -> None:
-        transcript = Transcript(title, now, show, witness or ())
-        await work(AuthorityLife(settings, database, now, transcript))
+        tell = show_aside if as_json else show
+        transcript = Transcript(title, now, tell, witness or ())
+        told = await work(AuthorityLife(settings, database, now, transcript))
         transcript.say("")
         path = transcript.path_in(settings.directory)
         transcript.write(path)
@@ -71,7 +81,9 @@ def ceremony(
             audit.append(connection, now(), operator_name(), Action.CEREMONY, title, facts)  # type: ignore[arg-type]
 
         await database.write(vouch)
-        show(f"Transcript: {path} (SHA-256 {transcript.digest}, in the audit log)")
+        tell(f"Transcript: {path} (SHA-256 {transcript.digest}, in the audit log)")
+        if as_json:
+            print_document({"ceremony": title, **told, **facts, "transcript": str(path)})
 
     flags: dict[str, object] = {"passphrase_file": passphrase_file, "pkcs11_pin_file": pin_file}
     try:
@@ -128,6 +140,11 @@ def read_file(path: Path) -> bytes:
 def show(line: str) -> None:
     """Print a line of the result."""
     sys.stdout.write(f"{line}\n")
+
+
+def show_aside(line: str) -> None:
+    """Print a line for people where the result is for programs."""
+    errors.print(line, markup=False)
 
 
 def now() -> datetime:

@@ -149,6 +149,7 @@ def export(
     state: State = None,
     expires_from: ExpiresFrom = None,
     expires_before: ExpiresBefore = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Write every certificate that fits to stdout, page by page, as CSV or as JSON, one object a line.
 
@@ -157,16 +158,17 @@ def export(
       fleet-provisioning certificate export --format csv --state active > inventory.csv
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     search = _search(device, group, serial, fingerprint, issuer, state, expires_from, expires_before)
+    csv_wanted = format_ is ExportFormat.CSV and not as_json
 
     async def command(client: OperatorClient) -> None:
         writer = csv.DictWriter(sys.stdout, list(IssuedCertificate.model_fields))
-        if format_ is ExportFormat.CSV:
+        if csv_wanted:
             writer.writeheader()
         total = sum((await client.count_certificates(**search)).values())
         with progress("certificates written", total) as advance:
             async for each in client.certificates(**search):
                 item = each.model_dump(mode="json")
-                if format_ is ExportFormat.CSV:
+                if csv_wanted:
                     writer.writerow(item)
                 else:
                     sys.stdout.write(json.dumps(item) + "\n")

@@ -33,9 +33,11 @@ from provisioning import (
     operator_commands,
     operator_role_commands,
     renewal_commands,
+    token_commands,
 )
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError, Refused
+from provisioning.service_command import Json, print_document
 from provisioning.version import product_version
 
 app = typer.Typer(
@@ -46,6 +48,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+for verb, about_tokens in (
+    ("list", token_commands.list_tokens),
+    ("show", token_commands.show_token),
+    ("void", token_commands.void_token),
+):
+    operator_commands.token_app.command(verb)(about_tokens)
 app.add_typer(operator_commands.token_app, name="token")
 app.add_typer(operator_commands.device_app, name="device")
 app.add_typer(certificate_commands.certificate_app, name="certificate")
@@ -149,6 +157,7 @@ def init(
         ),
     ] = None,
     pin_file: PinFile = None,
+    as_json: Json = False,
 ) -> None:
     """Found a certificate authority: root and issuing CA, the server's and the first operator's credentials.
 
@@ -174,6 +183,12 @@ def init(
             pkcs11_pin_file=pin_file,
         )
         files = asyncio.run(found(settings, server_name or DEFAULT_SERVER_NAMES, utc_now))
+    if as_json:
+        made = {"directory": files.directory, "trust_anchors": files.bundle, "operator_key": files.key(OPERATOR)}
+        certificates = {"operator": files.certificate(OPERATOR), "issuing_ca": files.certificate(ISSUING_CA)}
+        paths = {name: str(path) for name, path in (made | certificates).items()}
+        print_document({"trust_domain": settings.trust_domain} | paths)
+        return
     sys.stdout.write(
         f"Founded the authority of {settings.trust_domain} in {files.directory}\n"
         f"  trust anchors for devices and brokers  {files.bundle}\n"
@@ -203,6 +218,7 @@ def serve(
     passphrase_file: PassphraseFile = None,
     public_http_url: PublicHttpUrl = None,
     pin_file: PinFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print that line as JSON.")] = False,
 ) -> None:
     """Run the service until SIGINT or SIGTERM. One line on stdout says when and where it accepts connections.
 
@@ -226,10 +242,13 @@ def serve(
             public_http_url=public_http_url,
             pkcs11_pin_file=pin_file,
         )
-        run(lambda: serve_until_stopped(settings))
+        run(lambda: serve_until_stopped(settings, as_json=as_json))
 
 
 @app.command()
-def version() -> None:
+def version(as_json: Json = False) -> None:
     """Print the version."""
+    if as_json:
+        print_document({"name": "fleet-provisioning", "version": product_version()})
+        return
     sys.stdout.write(f"fleet-provisioning {product_version()}\n")

@@ -15,9 +15,7 @@ import stat
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -25,9 +23,11 @@ from sqlalchemy.engine import Connection
 from provisioning.audit_key import read_audit_key
 from provisioning.authority import open_authority
 from provisioning.config import SETTINGS_FILE, Settings
+from provisioning.doctor_authorities import authority_findings
+from provisioning.doctor_finding import Finding, failed, ok, warning
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.files import ISSUING_CA, OPERATOR, ROOT_CA, SERVER, AuthorityFiles, read_certificate
-from provisioning.store import audit, crls, schema
+from provisioning.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
+from provisioning.store import audit, schema
 from provisioning.store.database import Database
 
 _PRIVATE_DIRECTORY: Final = 0o700
@@ -38,41 +38,11 @@ _PROBE_SECONDS: Final = 2.0
 _FIRST_UNPRIVILEGED: Final = 1024
 
 
-class Verdict(StrEnum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found, and, unless all is well, what to do."""
-
-    check: str
-    verdict: Verdict
-    detail: str
-    remedy: str = ""
-
-
-def _ok(check: str, detail: str) -> Finding:
-    return Finding(check, Verdict.OK, detail)
-
-
-def _warning(check: str, detail: str, remedy: str) -> Finding:
-    return Finding(check, Verdict.WARNING, detail, remedy)
-
-
-def _failed(check: str, detail: str, remedy: str) -> Finding:
-    return Finding(check, Verdict.FAILED, detail, remedy)
-
-
 async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
     """Yield what is found, in the order in which it is best mended."""
     files = AuthorityFiles(settings.directory)
     if not files.certificate(ISSUING_CA).exists():
-        yield _failed(
+        yield failed(
             "directory",
             f"{files.directory} holds no certificate authority",
             f"give the right --dir, restore a backup, or found one: fleet-provisioning init --dir {files.directory}",
@@ -107,9 +77,9 @@ def _modes(files: AuthorityFiles) -> Iterator[Finding]:
         if mode & ~_PRIVATE_FILE:
             wrong.append((settings_file, mode, _PRIVATE_FILE))
     for path, mode, wanted in wrong:
-        yield _failed("files", f"{path} has mode {mode:04o}: others can read it", f"chmod {wanted:04o} {path}")
+        yield failed("files", f"{path} has mode {mode:04o}: others can read it", f"chmod {wanted:04o} {path}")
     if not wrong:
-        yield _ok("files", f"{files.directory} and {len(private)} private files are their owner's only")
+        yield ok("files", f"{files.directory} and {len(private)} private files are their owner's only")
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:
@@ -123,18 +93,16 @@ def _keys(settings: Settings) -> Iterator[Finding]:
             signers.open(name)
         read_audit_key(files)
     except ConfigurationError as error:
-        yield _failed("keys", str(error), "give the passphrase as `serve` gets it, or restore the file from the backup")
+        yield failed("keys", str(error), "give the passphrase as `serve` gets it, or restore the file from the backup")
         return
     if held:
-        yield _ok("keys", f"the keys of {', '.join(held)} open, and the audit log's is there")
+        yield ok("keys", f"the keys of {', '.join(held)} open, and the audit log's is there")
     else:
-        yield _failed("keys", f"{files.directory} holds no key of a CA", "restore the file from the backup")
+        yield failed("keys", f"{files.directory} holds no key of a CA", "restore the file from the backup")
 
 
 def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
     remedies = {
-        ROOT_CA: "found a new authority, and give devices its certificates before this one ends",
-        ISSUING_CA: "found a new authority, and give devices its certificates before this one ends",
         SERVER: "restart the service: it renews its own certificate",
         OPERATOR: "fleet-provisioning token create --device admin --role operator, and enrol again",
     }
@@ -145,34 +113,34 @@ def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
         try:
             certificate = read_certificate(files.certificate(name))
         except ConfigurationError as error:
-            yield _failed("certificates", str(error), "restore the file from the backup")
+            yield failed("certificates", str(error), "restore the file from the backup")
             continue
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if now < begin:
-            yield _failed("clock", f"it is {now:%Y-%m-%d %H:%M} UTC, before {name}.crt begins ({begin:%Y-%m-%d %H:%M})",
+            yield failed("clock", f"it is {now:%Y-%m-%d %H:%M} UTC, before {name}.crt begins ({begin:%Y-%m-%d %H:%M})",
                           "set the clock: timedatectl set-ntp true")  # fmt: skip
         elif now >= end:
-            yield _failed("certificates", f"{name}.crt ended on {end:%Y-%m-%d %H:%M} UTC", remedy)
+            yield failed("certificates", f"{name}.crt ended on {end:%Y-%m-%d %H:%M} UTC", remedy)
         elif now > end - (end - begin) / 3:
-            yield _warning("certificates", f"{name}.crt ends on {end:%Y-%m-%d %H:%M} UTC", remedy)
+            yield warning("certificates", f"{name}.crt ends on {end:%Y-%m-%d %H:%M} UTC", remedy)
         else:
             good.append(name)
     if good:
-        yield _ok("certificates", f"good for a while: {', '.join(good)}")
+        yield ok("certificates", f"good for a while: {', '.join(good)}")
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
     free = shutil.disk_usage(settings.directory).free
     shown = f"{free // 2**20:,} MiB free at {settings.directory}"
     if free < _LEAST_FREE:
-        yield _warning("disk", shown, "make room: when the disk is full nothing is issued or revoked")
+        yield warning("disk", shown, "make room: when the disk is full nothing is issued or revoked")
     else:
-        yield _ok("disk", shown)
+        yield ok("disk", shown)
 
 
 def _address(settings: Settings) -> Iterator[Finding]:
     if settings.public_listener and settings.public_http_url is None:
-        yield _warning(
+        yield warning(
             "address",
             f"certificates will say that CRL and OCSP are at {settings.host}:{settings.http_port}",
             "set public_http_url to the name that relying parties reach, before the next device enrols",
@@ -185,27 +153,27 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
     except ConfigurationError:
         key = b""  # Said already.
     if settings.database_url is None and not (files.directory / "fleet.db").exists():
-        yield _failed("database", f"{files.directory / 'fleet.db'} is missing", "restore it from the backup")
+        yield failed("database", f"{files.directory / 'fleet.db'} is missing", "restore it from the backup")
         return
     database = Database(settings.resolved_database_url, key)
     where = database.url.render_as_string()
     try:
         state = await database.read(schema.state)
         if state is schema.SchemaState.CURRENT:
-            yield _ok("database", f"{where} answers, its schema is current")
-            async for finding in _records(database, now):
+            yield ok("database", f"{where} answers, its schema is current")
+            async for finding in _records(settings, database, now):
                 yield finding
         elif state is schema.SchemaState.OLDER:
-            yield _warning("database", f"{where} has an older schema", "the next start of the service upgrades it")
+            yield warning("database", f"{where} has an older schema", "the next start of the service upgrades it")
         else:
-            yield _failed(
+            yield failed(
                 "database",
                 f"{where} was made by a newer version",
                 "install that version again: an old one must not guess",
             )
     except Refused as refusal:
         reason = refusal.__cause__ or refusal
-        yield _failed(
+        yield failed(
             "database",
             f"{where} cannot be used: {' '.join(str(getattr(reason, 'orig', reason)).split())}",
             "start it, and check database_url, its firewall and the service's rights",
@@ -214,50 +182,42 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
         await database.close()
 
 
-async def _records(database: Database, now: datetime) -> AsyncIterator[Finding]:
-    def read(connection: Connection) -> tuple[datetime | None, dict[str, datetime]]:
+async def _records(settings: Settings, database: Database, now: datetime) -> AsyncIterator[Finding]:
+    def read(connection: Connection) -> tuple[datetime | None, list[Finding]]:
         head = audit.head(connection)
         last = audit.entries(connection, head.number - 1, 1)
-        newest = {name: crls.newest(connection, name) for name in (ISSUING_CA, ROOT_CA)}
-        return last[0].at if last else None, {name: crl.next_update for name, crl in newest.items() if crl is not None}
+        return last[0].at if last else None, list(authority_findings(connection, settings, now))
 
-    latest, lists = await database.read(read)
+    latest, about_authorities = await database.read(read)
     if latest is not None and now < latest - _CLOCK_TOLERANCE:
-        yield _failed(
+        yield failed(
             "clock",
             f"it is {now:%Y-%m-%d %H:%M:%S} UTC, but something was recorded at {latest:%Y-%m-%d %H:%M:%S}",
             "set the clock: timedatectl set-ntp true",
         )
     else:
-        yield _ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, not before what was recorded last")
-    for name, next_update in lists.items():
-        if now >= next_update:
-            yield _failed(
-                "CRL",
-                f"{name}'s list lapsed on {next_update:%Y-%m-%d %H:%M} UTC: who checks it refuses everybody",
-                "start the service; if it runs, its log says why: CRL not published",
-            )
-        else:
-            yield _ok("CRL", f"{name}'s is good until {next_update:%Y-%m-%d %H:%M} UTC at least")
+        yield ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, not before what was recorded last")
+    for finding in about_authorities:
+        yield finding
 
 
 def _port(host: str, port: int, setting: str, probe: str | None) -> Finding:
     if not port:
-        return _ok("ports", f"{setting} is 0: a free one is chosen at each start")
+        return ok("ports", f"{setting} is 0: a free one is chosen at each start")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.create_server((host, port), family=family):
-            return _ok("ports", f"{setting} {port} on {host} is free")
+            return ok("ports", f"{setting} {port} on {host} is free")
     except PermissionError:
-        return _failed(
+        return failed(
             "ports", f"{setting} {port} on {host} needs a privilege", f"choose one from {_FIRST_UNPRIVILEGED}"
         )
     except OSError as error:
         if probe is not None and _is_alive(probe):
-            return _ok("ports", f"{setting} {port} on {host}: the service runs there")
+            return ok("ports", f"{setting} {port} on {host}: the service runs there")
         if probe is None:
-            return _ok("ports", f"{setting} {port} on {host} is in use: by the service if it runs")
-        return _failed(
+            return ok("ports", f"{setting} {port} on {host} is in use: by the service if it runs")
+        return failed(
             "ports",
             f"{setting} {port} on {host} cannot be used: {error.strerror}",
             f"find out by whom: ss -ltnp 'sport = :{port}', or choose another {setting}",

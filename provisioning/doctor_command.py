@@ -21,7 +21,7 @@ from provisioning.service_command import Directory, Json, fail
 
 if TYPE_CHECKING:
     from provisioning.config import Settings
-    from provisioning.doctor import Finding
+    from provisioning.doctor_finding import Finding
 
 
 def doctor(
@@ -40,7 +40,7 @@ def doctor(
     Example:
       fleet-provisioning doctor --dir /var/lib/fleet --passphrase-file /etc/fleet/passphrase
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
-    from provisioning.doctor import Verdict
+    from provisioning.doctor_finding import Verdict
     from provisioning.logs import configure_logging
 
     configure_logging()

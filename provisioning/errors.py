@@ -65,6 +65,9 @@ class Code(StrEnum):
     MANUFACTURER_UNKNOWN = "MANUFACTURER_UNKNOWN"
     APPROVAL_UNKNOWN = "APPROVAL_UNKNOWN"
     NAME_EXISTS = "NAME_EXISTS"
+    # A token that an operator names by its number.
+    TOKEN_NUMBER_UNKNOWN = "TOKEN_NUMBER_UNKNOWN"  # noqa: S105
+    TOKEN_SPENT = "TOKEN_SPENT"  # noqa: S105
     # The certificate that authenticates the caller.
     CERTIFICATE_MISSING = "CERTIFICATE_MISSING"
     CERTIFICATE_UNKNOWN = "CERTIFICATE_UNKNOWN"

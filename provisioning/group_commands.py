@@ -76,6 +76,10 @@ WebhookUrl = Annotated[
 WebhookTimeout = Annotated[
     int | None, typer.Option(min=1, help="Seconds until it must have answered (default: 5).", show_default=False)
 ]
+IssuingLine = Annotated[
+    str | None,
+    typer.Option(help="The line of issuing CAs that certifies its devices (default: default).", show_default=False),
+]
 CertificatesPerMinute = Annotated[
     int | None,
     typer.Option(min=0, help="How many certificates its devices get in a minute; 0 for no limit.", show_default=False),
@@ -100,6 +104,7 @@ def create_group(
     webhook_url: WebhookUrl = None,
     webhook_timeout: WebhookTimeout = None,
     certificates_per_minute: CertificatesPerMinute = None,
+    issuing_line: IssuingLine = None,
     as_json: Json = False,
 ) -> None:
     """Make an enrolment group. A group that is not made lets devices in by token.
@@ -122,6 +127,7 @@ def create_group(
         webhook_url=webhook_url,
         webhook_timeout_seconds=webhook_timeout,
         certificates_per_minute=certificates_per_minute,
+        issuing_line=issuing_line,
     )
     if "ways" not in rules:
         raise typer.BadParameter("give --way, or --closed for a group that lets nobody in")
@@ -150,6 +156,7 @@ def change_group(
     webhook_url: WebhookUrl = None,
     webhook_timeout: WebhookTimeout = None,
     certificates_per_minute: CertificatesPerMinute = None,
+    issuing_line: IssuingLine = None,
     as_json: Json = False,
 ) -> None:
     """Change rules of a group, for what is decided from now on. What is not given stays as it is.
@@ -172,6 +179,7 @@ def change_group(
         webhook_url=webhook_url,
         webhook_timeout_seconds=webhook_timeout,
         certificates_per_minute=certificates_per_minute,
+        issuing_line=issuing_line,
     )
     if not rules:
         raise typer.BadParameter("give what shall change")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -49,6 +50,10 @@ def revoke(
     reason: Annotated[
         RevocationReason, typer.Option(metavar="REASON", help=f"Why: {_REASONS}.")
     ] = RevocationReason.UNSPECIFIED,
+    invalidity_date: Annotated[
+        datetime | None,
+        typer.Option(help="Since when (UTC) it is known or suspected not to be trusted.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Revoke devices or certificates, finally. Live sessions are closed at once, the CRL follows.
@@ -59,22 +64,28 @@ def revoke(
     \b
     Example:
       fleet-provisioning revoke --device meter-17 --reason keyCompromise
+      fleet-provisioning revoke --device meter-17 --reason keyCompromise --invalidity-date 2027-01-05T08:00:00
       fleet-provisioning revoke --devices-file stolen.txt --reason keyCompromise
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     if sum(each is not None for each in (device, serial, devices_file, serials_file)) != 1:
         raise typer.BadParameter("give exactly one of --device, --serial, --devices-file and --serials-file")
 
+    since = None if invalidity_date is None else invalidity_date.replace(tzinfo=UTC)
+
+    async def revoke_some(client: OperatorClient, **what: Any) -> list[RevokedCertificate]:
+        return await client.revoke(**what, reason=reason, invalidity_date=since)
+
     async def command(client: OperatorClient) -> None:
         if devices_file is not None:
             found = await _in_steps(
-                read_lines(devices_file, "device"), lambda names: client.revoke(devices=names, reason=reason)
+                read_lines(devices_file, "device"), lambda names: revoke_some(client, devices=names)
             )
         elif serials_file is not None:
             found = await _in_steps(
-                read_lines(serials_file, "certificate"), lambda serials: client.revoke(serials=serials, reason=reason)
+                read_lines(serials_file, "certificate"), lambda serials: revoke_some(client, serials=serials)
             )
         else:
-            found = await client.revoke(device=device, serial=serial, reason=reason)
+            found = await revoke_some(client, device=device, serial=serial)
         if as_json:
             print_json(found)
         else:

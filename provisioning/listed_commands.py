@@ -103,6 +103,7 @@ def remove_listed(
     connection: Connection,
     group: Group,
     name: Annotated[str, typer.Argument(help="The device's name.")],
+    as_json: Json = False,
 ) -> None:
     """Take a device off a group's list. If it has enrolled, it stays.
 
@@ -113,6 +114,9 @@ def remove_listed(
 
     async def command(client: EnrolmentOperatorClient) -> None:
         await client.unlist_device(group, name)
+        if as_json:
+            print_document({"group": group, "removed": name})
+            return
         sys.stdout.write(f"{name} is off the list of {group}.\n")
 
     connection.run(command)

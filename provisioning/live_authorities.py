@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -46,7 +46,7 @@ from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.store import authorities, crl_shards, revocations
-from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority
+from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
@@ -86,7 +86,10 @@ class LiveAuthorities:
         on_trust: Callable[[Sequence[x509.Certificate]], None],
         on_active: Callable[[Issuer], Coroutine[Any, Any, None]],
     ) -> None:
-        """*on_trust* is called with the trust anchors when they change, *on_active* with the CA that issues."""
+        """*on_trust* is called with the trust anchors when they change.
+
+        *on_active* is called with the CA of the default line that issues.
+        """
         self._authority = authority
         self._settings = settings
         self._public_url = public_url
@@ -98,7 +101,7 @@ class LiveAuthorities:
         self._on_active = on_active
         self._states: Sequence[tuple[str, str]] = ()
         self._working: dict[str, _Working] = {}
-        self._active: Issuing | None = None
+        self._active: dict[str, Issuing | None] = {}
         self._roots: dict[str, CrlPublisher] = {}
         self._root_key_ids: dict[str, str] = {}
         self._root_tasks: dict[str, asyncio.Task[None]] = {}
@@ -112,10 +115,17 @@ class LiveAuthorities:
         self.publishers: Final[dict[str, CrlPublisher]] = {}
         """Of every list that is served, by its name."""
 
-    def issuing(self) -> Issuing:
-        """Return the CA that issues now; raise `Refused` if none does here."""
-        if self._active is None:
-            raise Refused(Code.UNAVAILABLE, "no issuing CA is active here: the operators have to activate one")
+    def issuing(self, line: str) -> Issuing:
+        """Return the CA of *line* that issues now; raise `Refused` if none does here."""
+        active = self._active.get(line)
+        if active is None:
+            raise Refused(
+                Code.UNAVAILABLE, f"no issuing CA of line {line} is active here: the operators have to activate one"
+            )
+        return active
+
+    def active(self) -> Mapping[str, Issuing | None]:
+        """Return the CA that issues now, of every line that has one; None where its key is not here."""
         return self._active
 
     def ocsp_signers(self) -> list[RenewedOcspSigner]:
@@ -141,7 +151,7 @@ class LiveAuthorities:
             )
         )
         await self._take_over()
-        if self._active is None:
+        if self._active.get(DEFAULT_LINE) is None:
             log.warning("no issuing CA is active here: nothing is issued")
 
     async def run(self) -> None:
@@ -254,14 +264,15 @@ class LiveAuthorities:
             working.tasks.extend(self._tasks.create_task(run()) for run in working.runs)
 
     async def _activate(self, found: Sequence[StoredAuthority]) -> None:
-        active = next((each.name for each in found if each.state is AuthorityState.ACTIVE
-                       and each.kind is AuthorityKind.ISSUING), None)  # fmt: skip
-        working = None if active is None else self._working.get(active)
-        issuing = None if working is None else working.issuing
-        if issuing is not self._active:
-            self._active = issuing
-            if issuing is not None:
-                await self._on_active(issuing.issuer)
+        before = self._active.get(DEFAULT_LINE)
+        self._active = {
+            each.line: self._working[each.name].issuing if each.name in self._working else None
+            for each in found
+            if each.kind is AuthorityKind.ISSUING and each.state is AuthorityState.ACTIVE
+        }
+        own = self._active.get(DEFAULT_LINE)
+        if own is not None and own is not before:
+            await self._on_active(own.issuer)
 
     def _end(self, name: str) -> None:
         if self._roots.pop(name, None) is not None:

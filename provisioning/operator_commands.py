@@ -42,7 +42,7 @@ from provisioning.service_command import (
 
 _BATCH: Final = 500
 
-token_app = typer.Typer(help="Make one-time enrolment tokens.", no_args_is_help=True)
+token_app = typer.Typer(help="Make, list and void one-time enrolment tokens.", no_args_is_help=True)
 device_app = typer.Typer(help="See which devices have certificates.", no_args_is_help=True)
 
 Ttl = Annotated[int | None, typer.Option(help="Seconds until the token expires (default: 3600).", show_default=False)]
@@ -108,6 +108,8 @@ def create_token(
         said = f"One-time token for {whom}, until {shown_time(token.expires_at)}:"
         if output is not None:
             errors.print(f"{said} {output}", markup=False)
+            if as_json:  # The token is in the file and nowhere else.
+                print_document(token.model_dump(mode="json", exclude={"token"}) | {"file": str(output)})
         elif as_json:
             print_json(token)
         else:

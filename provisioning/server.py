@@ -25,6 +25,7 @@ import contextlib
 import functools
 import gc
 import ipaddress
+import json
 import signal
 import socket
 import ssl
@@ -58,6 +59,7 @@ from provisioning.api.operators import router as operator_router
 from provisioning.api.relying import relying_party_routes
 from provisioning.api.renewals import public_router as renewal_info_router
 from provisioning.api.renewals import router as renewal_router
+from provisioning.api.tokens import router as token_router
 from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority
 from provisioning.config import Settings
@@ -139,15 +141,22 @@ class _Parts:
     credential: HttpsCredential
 
 
-async def serve(settings: Settings) -> None:
-    """Run until SIGINT or SIGTERM; raise `ConfigurationError` if the service cannot start."""
+async def serve(settings: Settings, *, as_json: bool = False) -> None:
+    """Run until SIGINT or SIGTERM; raise `ConfigurationError` if the service cannot start.
+
+    A line on stdout says when it is ready, with *as_json* as JSON.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     try:
         async with running(settings) as service:
-            sys.stdout.write(f"fleet-provisioning ready {service.https_url} {service.http_url}\n")
+            if as_json:
+                line = json.dumps({"ready": True, "https": service.https_url, "http": service.http_url})
+            else:
+                line = f"fleet-provisioning ready {service.https_url} {service.http_url}"
+            sys.stdout.write(f"{line}\n")
             sys.stdout.flush()
             # What is there now stays: a collection that looked at all of it would hold everybody up.
             gc.collect()
@@ -313,6 +322,7 @@ async def _build(
     )
     https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
     https.include_router(operator_router)
+    https.include_router(token_router)
     https.include_router(operator_role_router)
     https.include_router(lifecycle_router)
     https.include_router(inventory_router)
@@ -332,7 +342,7 @@ async def _build(
     )
     http.include_router(metrics_routes(metrics, settings.metrics))
     http.include_router(relying_party_routes(live.publishers, live.certificates))
-    readiness = Readiness(database, live.issuing, live.ocsp_signers, live.publishers, utc_now)
+    readiness = Readiness(database, live.active, live.ocsp_signers, live.publishers, utc_now)
     http.include_router(health_routes(readiness.checks()))
     http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)
     retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)

@@ -20,6 +20,7 @@ def crl_document(engine: Engine, wall: datetime, now: float) -> dict[str, Any]:
         "lists": [list_facts(each, wall) for each in admission.lists.held],
         "policies": {each.name: str(each.lists.policy) for each in bundles if each.lists is not None},
         "ocsp_policies": {each.name: str(each.ocsp.policy) for each in bundles if each.ocsp is not None},
+        "feed_policy": admission.freshness.policy or None,
         "feed_age_seconds": None if age is None else round(age, 1),
         "newcomers_admitted": admission.freshness.acceptable(now),
         "entries": admission.index.sizes(),

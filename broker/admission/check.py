@@ -272,6 +272,8 @@ def _freshness(admission: Admission, now: float) -> Step:
     if not admission.freshness.acceptable(now):
         how = "never read" if age is None else f"{age:.0f} seconds old"
         return Step("freshness", False, f"revocation data: {how}", RefusalCode.REVOCATION_STATUS_UNKNOWN)
+    if age is None and admission.freshness.policy:
+        return Step("freshness", None, "the feed was never read; admitted all the same (feed_policy is advisory)")
     if age is None:
         return Step("freshness", None, "there is no source of revocations that could be late")
     return Step("freshness", True, f"revocation data is {age:.0f} seconds old")

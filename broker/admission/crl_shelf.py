@@ -79,6 +79,16 @@ class CrlShelf:
         self._held: dict[bytes, dict[Scope, HeldList]] = {}
         self._said: dict[tuple[bytes, Scope], CrlProblem] = {}
 
+    def trial(self) -> CrlShelf:
+        """Return a shelf with the same lists, on which others can be put without anybody being revoked by it."""
+        other = CrlShelf(self._index)
+        other._held = {issuer: dict(lists) for issuer, lists in self._held.items()}
+        return other
+
+    def set_aside(self, held: HeldList) -> None:
+        """Hold *held* for what is prepared next; the index is not told of it. For a `trial` shelf."""
+        self._held.setdefault(held.issuer_key_id, {})[held.complete.scope] = held
+
     @property
     def held(self) -> list[HeldList]:
         """Every list."""

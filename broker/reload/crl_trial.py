@@ -8,7 +8,8 @@ not revoked already. Nothing is held, nobody is disconnected, nothing is counted
 
 Rules
 -----
-1. Each list of a file is tried by itself, against what is held: a delta beside its base is one without a base.
+1. Lists that are tried together are tried in order, complete ones before deltas: a delta continues the base that comes
+   with it, and what is told of it is what both would do.
 2. A thousand connections at a time, with the event loop between.
 """
 
@@ -20,12 +21,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from broker.admission.admission import Peer
-from broker.admission.crl_shelf import HeldList
+from broker.admission.crl_shelf import CrlShelf, HeldList
 from broker.admission.trust import Trust
 from broker.engine import Engine
 from broker.reload.report import SHOWN, Affected
 from broker.sources.crl_intake import PAUSE, signer_of
-from provisioning.pki.crl import CrlRefused, parse, split
+from provisioning.pki.crl import CertificateList, CrlRefused, parse, split
 
 _CONNECTIONS_A_STEP = 1000
 
@@ -45,6 +46,8 @@ class Trial:
     detail: str = ""
     issuer: str = ""
     number: int | None = None
+    base_number: int | None = None
+    """Number of the complete list that it continues, if it is a delta: what is told is what both do."""
     entries: int = 0
     next_update: datetime | None = None
     newly_revoked: int = 0
@@ -54,12 +57,17 @@ class Trial:
     affected: tuple[Affected, ...] = ()
     """The first of those who would be disconnected."""
 
+    @property
+    def _base(self) -> str:
+        return "" if self.base_number is None else f" (a delta, with its base {self.base_number})"
+
     def __str__(self) -> str:
         if not self.used:
             return f"would not be used: {self.code}: {self.detail}"
         text = (
-            f"list {self.number} of {self.issuer}, {self.entries:,} entries: revokes {self.newly_revoked:,}, releases "
-            f"{self.released:,}; would disconnect {self.disconnected:,} of {self.connected:,} clients"
+            f"list {self.number}{self._base} of {self.issuer}, {self.entries:,} entries: "
+            f"revokes {self.newly_revoked:,}, releases {self.released:,}; "
+            f"would disconnect {self.disconnected:,} of {self.connected:,} clients"
         )
         if self.affected:
             text += ": " + "; ".join(f"{each.client_id} ({each.why})" for each in self.affected)
@@ -76,15 +84,22 @@ async def try_lists(engine: Engine, content: bytes) -> list[Trial]:
         ders = split(content)
     except CrlRefused as error:
         return [Trial(used=False, code=error.code, detail=error.detail)]
-    return [await _try(engine, trust, der) for der in ders]
+    trials: dict[int, Trial] = {}
+    lists: list[tuple[int, CertificateList]] = []
+    for place, der in enumerate(ders):
+        try:
+            lists.append((place, await asyncio.to_thread(parse, der)))
+        except CrlRefused as error:
+            trials[place] = Trial(used=False, code=error.code, detail=error.detail)
+    shelf = engine.admission.lists.trial()
+    for place, listed in sorted(lists, key=lambda each: each[1].base_number is not None):
+        trials[place] = await _try(engine, trust, shelf, listed)
+    return [trials[place] for place in range(len(ders))]
 
 
-async def _try(engine: Engine, trust: Trust, der: bytes) -> Trial:
-    lists = engine.admission.lists
-
+async def _try(engine: Engine, trust: Trust, shelf: CrlShelf, listed: CertificateList) -> Trial:
     def prepare() -> HeldList | None:
-        listed = parse(der)
-        return lists.prepare(
+        return shelf.prepare(
             listed, signer_of(listed, trust), "a dry run", datetime.now(UTC), lambda: time.sleep(PAUSE)
         )
 
@@ -94,6 +109,7 @@ async def _try(engine: Engine, trust: Trust, der: bytes) -> Trial:
         return Trial(used=False, code=error.code, detail=error.detail)
     if held is None:
         return Trial(used=False, code="CRL_KNOWN", detail="this list, or a newer one, is in use")
+    shelf.set_aside(held)
     before = engine.admission.index.listed(held.issuer_key_id, held.complete.scope)
     added = held.entries.keys() - before.keys()
     connections = engine.connections()
@@ -112,6 +128,7 @@ async def _try(engine: Engine, trust: Trust, der: bytes) -> Trial:
         used=True,
         issuer=held.issuer,
         number=held.number,
+        base_number=held.complete.number if held.delta is not None else None,
         entries=len(held.entries),
         next_update=held.fresh_until,
         newly_revoked=len(added),

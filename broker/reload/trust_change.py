@@ -38,6 +38,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.reload.parts import Candidate, ProposedAnchors, Unchanged, describe_anchors, digest
 from broker.reload.report import SHOWN, Affected, Effects, Part
 from broker.sources.anchor_urls import AnchorUrls, fetch_missing
+from broker.sources.leniency import warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import anchor_files, load_trust, trust_of_cafile
 from provisioning.pki.tls import TlsConfigurationError
@@ -122,6 +123,7 @@ class ReloadedTrust:
         admission.trust_generation += 1
         for listener in self._listeners:
             listener.context = loaded.context
+        warn_of_advisory(loaded.config)
         self._urls.use(loaded.config)
         await self._lists.use(loaded.config)
         return f"{describe_anchors(loaded.context)}, generation {admission.trust_generation}", await self._sweep(

@@ -22,6 +22,7 @@ from provisioning.api.operators import (
     rfc3339,
 )
 from provisioning.enrolment.groups import parse_ways
+from provisioning.store.authorities import DEFAULT_LINE
 from provisioning.store.groups import DEFAULT_PROFILE, Group, NewKey, StoredGroup, alternative_text
 
 DEFAULT_SAME_KEY_SECONDS: Final = 3600
@@ -50,6 +51,7 @@ class GroupRules(BaseModel):
     renewal_grace_seconds: Seconds = 0
     webhook_url: Annotated[str, Field(max_length=500)] = ""
     webhook_timeout_seconds: Annotated[int, Field(ge=1, le=30)] = 5
+    issuing_line: Annotated[str, Field(min_length=1, max_length=64)] = DEFAULT_LINE
 
 
 class NewGroup(GroupRules):
@@ -110,6 +112,7 @@ def _rules(body: GroupRules, given: set[str]) -> dict[str, Any]:
         "renewal_grace_seconds": ("renewal_grace", lambda: timedelta(seconds=body.renewal_grace_seconds)),
         "webhook_url": ("webhook_url", lambda: body.webhook_url or None),
         "webhook_timeout_seconds": ("webhook_timeout", lambda: timedelta(seconds=body.webhook_timeout_seconds)),
+        "issuing_line": ("issuing_line", lambda: body.issuing_line),
     }
     return {rule: value() for field, (rule, value) in values.items() if field in given}
 
@@ -130,6 +133,7 @@ def _item(stored: StoredGroup) -> dict[str, Any]:
         "renewal_grace_seconds": int(group.renewal_grace.total_seconds()),
         "webhook_url": group.webhook_url,
         "webhook_timeout_seconds": int(group.webhook_timeout.total_seconds()),
+        "issuing_line": group.issuing_line,
         "created_at": rfc3339(stored.created_at),
         "created_by": stored.created_by,
         "changed_at": rfc3339(stored.changed_at),

@@ -22,6 +22,7 @@ from provisioning.errors import Refused
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.store import revocations
+from provisioning.store.authorities import DEFAULT_LINE
 from provisioning.store.database import Database
 
 _PATIENCE_SECONDS: Final = 2.0
@@ -35,7 +36,7 @@ class Readiness:
     """The parts that are asked."""
 
     database: Database
-    issuing: Callable[[], Issuing]
+    active: Callable[[], Mapping[str, Issuing | None]]
     signers: Callable[[], Sequence[RenewedOcspSigner]]
     publishers: Mapping[str, CrlPublisher]
     clock: Callable[[], datetime]
@@ -62,11 +63,12 @@ class Readiness:
         return "ok"
 
     async def _issuing_ca(self) -> str:
-        try:
-            certificate = self.issuing().issuer.certificate
-        except Refused:
+        active, now = self.active(), self.clock()
+        certificates = [each.issuer.certificate for each in active.values() if each is not None]
+        if DEFAULT_LINE not in active or len(certificates) < len(active):
             return "none"
-        return "ok" if certificate.not_valid_before_utc <= self.clock() < certificate.not_valid_after_utc else "expired"
+        good = all(each.not_valid_before_utc <= now < each.not_valid_after_utc for each in certificates)
+        return "ok" if good else "expired"
 
     async def _ocsp_signer(self) -> str:
         now = self.clock()

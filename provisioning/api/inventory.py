@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import StreamingResponse
 
+from provisioning.api.moment import utc_of
 from provisioning.api.operators import (
     DEFAULT_PAGE,
     MAXIMUM_PAGE,
@@ -52,6 +53,7 @@ COLUMNS: Final = (
     "revoked_at",
     "reason",
     "sequence",
+    "invalidity_date",
 )
 _FORMULA_STARTS: Final = ("=", "+", "-", "@")
 
@@ -80,8 +82,8 @@ def _search(
         None if fingerprint is None else _hexadecimal(fingerprint),
         None if issuer is None else _hexadecimal(issuer),
         state,
-        _aware(expires_from),
-        _aware(expires_before),
+        utc_of(expires_from),
+        utc_of(expires_before),
     )
 
 
@@ -184,12 +186,6 @@ def _hexadecimal(text: str) -> str:
     return digits
 
 
-def _aware(moment: datetime | None) -> datetime | None:
-    if moment is not None and moment.tzinfo is None:
-        return moment.replace(tzinfo=UTC)
-    return moment
-
-
 def _certificate_item(stored: StoredCertificate, now: datetime) -> dict[str, Any]:
     revocation = stored.revocation
     return {
@@ -205,4 +201,7 @@ def _certificate_item(stored: StoredCertificate, now: datetime) -> dict[str, Any
         "revoked_at": None if revocation is None else rfc3339(revocation.revoked_at),
         "reason": None if revocation is None else revocation.reason,
         "sequence": None if revocation is None else revocation.sequence,
+        "invalidity_date": None
+        if revocation is None or revocation.invalidity_date is None
+        else rfc3339(revocation.invalidity_date),
     }

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from provisioning.api.idempotency import AnswerBook, IdempotentRoute
 from provisioning.api.peer import peer_certificate
@@ -104,6 +104,8 @@ class RevocationRequest(BaseModel):
     devices: Annotated[list[Name], Field(max_length=MAXIMUM_REVOCATIONS)] = []
     serials: Annotated[list[Serial], Field(max_length=MAXIMUM_REVOCATIONS)] = []
     reason: RevocationReason = RevocationReason.UNSPECIFIED
+    invalidity_date: AwareDatetime | None = None
+    """Since when it is known or suspected not to be trusted (RFC 5280 §5.3.2)."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> RevocationRequest:
@@ -222,14 +224,18 @@ async def revoke(body: RevocationRequest, operator: Operator, services: Services
 
     ``devices`` and ``serials`` are revoked in one transaction: all of them, or none if one is unknown.
     """
-    by = operator.device.name
+    by, since = operator.device.name, body.invalidity_date
     if body.devices or body.serials:
         serials = [normal_serial(each) for each in body.serials]
-        outcome = await services.revocation.revoke_batch(body.devices, serials, body.reason, by=by)
+        outcome = await services.revocation.revoke_batch(
+            body.devices, serials, body.reason, by=by, invalidity_date=since
+        )
     elif body.device is not None:
-        outcome = await services.revocation.revoke_device(body.device, body.reason, by=by)
+        outcome = await services.revocation.revoke_device(body.device, body.reason, by=by, invalidity_date=since)
     else:
-        outcome = await services.revocation.revoke_serial(normal_serial(body.serial or ""), body.reason, by=by)
+        outcome = await services.revocation.revoke_serial(
+            normal_serial(body.serial or ""), body.reason, by=by, invalidity_date=since
+        )
     if not outcome.changed:
         response.status_code = HTTPStatus.OK
     return {"revoked": [revoked_item(each) for each in outcome.revoked]}
@@ -319,4 +325,5 @@ def revoked_item(revoked: Revoked) -> dict[str, Any]:
         "reason": revoked.reason,
         "revoked_at": rfc3339(revoked.revoked_at),
         "sequence": revoked.sequence,
+        "invalidity_date": None if revoked.invalidity_date is None else rfc3339(revoked.invalidity_date),
     }

@@ -102,9 +102,9 @@ class IssuingCaRequest:
     public_key: CertificatePublicKeyTypes
 
 
-def issuing_ca_name(trust_domain: str, number: int) -> x509.Name:
-    """Return the subject of a fleet's issuing CA with this *number*: no two CAs have one name."""
-    return _name(trust_domain, f"Fleetgate issuing CA {number}")
+def issuing_ca_name(trust_domain: str, number: int, line: str | None = None) -> x509.Name:
+    """Return the subject of a fleet's issuing CA with this *number* in its *line*: no two CAs have one name."""
+    return _name(trust_domain, f"Fleetgate issuing CA {'' if line is None else f'{line} '}{number}")
 
 
 def issuing_ca_csr(subject: x509.Name, key: PrivateKey) -> x509.CertificateSigningRequest:

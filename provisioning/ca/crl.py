@@ -10,7 +10,8 @@ for 100,000 entries.
 Rules
 -----
 1. v2, with CRL number and authority key identifier, thisUpdate and nextUpdate (RFC 5280 §5).
-2. The reason is left out where it is unspecified (RFC 5280 §5.3.1); removeFromCRL is said in deltas only.
+2. The reason is left out where it is unspecified (RFC 5280 §5.3.1); removeFromCRL is said in deltas only. The
+   invalidity date is said where it is known (§5.3.2), in GeneralizedTime whatever its year.
 3. A shard's list has a critical issuing distribution point that repeats the certificates' distribution point byte for
    byte, onlyContainsUserCerts, and no boolean that has its default (RFC 5280 §5.2.5).
 4. A delta's indicator is critical, names its base, and the delta has the base's scope (RFC 5280 §5.2.4); the complete
@@ -35,6 +36,7 @@ from provisioning.pki.revocation import RevocationReason
 _MAXIMUM_NUMBER: Final = (1 << 159) - 1  # RFC 5280 §5.2.3: 20 octets at most, and not negative.
 _ALGORITHM: Final = 1  # After the version (RFC 5280 §5.1.2).
 _CRL_REASON: Final = bytes.fromhex("0603551d15")  # OBJECT IDENTIFIER 2.5.29.21
+_INVALIDITY_DATE: Final = bytes.fromhex("0603551d18")  # OBJECT IDENTIFIER 2.5.29.24
 _REMOVE_FROM_CRL: Final = 8
 REASON_CODES: Final[Mapping[RevocationReason, int]] = {
     RevocationReason.KEY_COMPROMISE: 1,
@@ -48,10 +50,7 @@ REASON_CODES: Final[Mapping[RevocationReason, int]] = {
 }
 """Numbers of the reasons (RFC 5280 §5.3.1); "unspecified" is said by saying nothing."""
 _REASON_EXTENSIONS: Final = {
-    code: der.element(
-        der.SEQUENCE,
-        der.element(der.SEQUENCE, _CRL_REASON + der.element(b"\x04", der.element(b"\x0a", bytes((code,))))),
-    )
+    code: der.element(der.SEQUENCE, _CRL_REASON + der.element(b"\x04", der.element(b"\x0a", bytes((code,)))))
     for code in (*REASON_CODES.values(), _REMOVE_FROM_CRL)
 }
 
@@ -60,16 +59,24 @@ class CrlRefused(Exception):
     """The list must not be signed, or was signed before; a bug of ours."""
 
 
-def entry_of(serial: int, revoked_at: datetime, reason: RevocationReason) -> bytes:
+def entry_of(
+    serial: int, revoked_at: datetime, reason: RevocationReason, invalidity_date: datetime | None = None
+) -> bytes:
     """Return the entry of a revoked certificate, in DER."""
     code = REASON_CODES.get(reason)
     extensions = b"" if code is None else _REASON_EXTENSIONS[code]
+    if invalidity_date is not None:
+        value = der.element(b"\x04", der.generalized_time(invalidity_date))
+        extensions += der.element(der.SEQUENCE, _INVALIDITY_DATE + value)
+    if extensions:
+        extensions = der.element(der.SEQUENCE, extensions)
     return der.element(der.SEQUENCE, der.integer(serial) + der.time(revoked_at) + extensions)
 
 
 def removal_of(serial: int, released_at: datetime) -> bytes:
     """Return a delta's entry of a certificate that is on hold no longer."""
-    return der.element(der.SEQUENCE, der.integer(serial) + der.time(released_at) + _REASON_EXTENSIONS[_REMOVE_FROM_CRL])
+    extensions = der.element(der.SEQUENCE, _REASON_EXTENSIONS[_REMOVE_FROM_CRL])
+    return der.element(der.SEQUENCE, der.integer(serial) + der.time(released_at) + extensions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,10 +98,12 @@ class KeyRequest:
 
     request: VerifiedRequest
     """Its public key is a stand-in that belongs to nobody; `with_key` puts the one that was made in its place."""
-    wished: object
+    wished: CertificatePublicKeyTypes
     """The request's own key: it says what kind is wished, and nothing else."""
     recipient: Recipient | None
     """Whom the key has to be encrypted for, if that was asked for."""
+    proved: bool
+    """Whether the request's own key is strong and has signed it: then a request that waits is recognised by it."""
 
     def with_key(self, key: PrivateKey) -> VerifiedRequest:
         """Return the request for the certificate of *key*."""
@@ -113,16 +115,28 @@ def read_key_request(
 ) -> KeyRequest:
     """Return what a request for a key made here asks for; raise `RequestRefused`.
 
-    Neither the request's own key nor its signature counts for the certificate (RFC 7030 §4.4.1). Where the request
+    Neither the request's own key nor its signature counts for the certificate (RFC 7030 §4.4.1); `KeyRequest.proved`
+    says what they are worth. Where the request
     names a key to encrypt for, that is its own, and then its signature must be good, or the one of *certificate*, which
     the client has presented.
     """
     csr = _load(der)
     facts = _facts(csr, generate_key().public_key())
     try:
-        return KeyRequest(facts, csr.public_key(), _recipient(csr, certificate, key_policy))
+        own_key = csr.public_key()
+        recipient = _recipient(csr, certificate, key_policy)
     except _UNREADABLE as error:
         raise _malformed(error) from error
+    return KeyRequest(facts, own_key, recipient, _is_proved(csr, own_key, key_policy))
+
+
+def _is_proved(csr: x509.CertificateSigningRequest, own_key: CertificatePublicKeyTypes, key_policy: KeyPolicy) -> bool:
+    try:
+        key_policy.check(own_key)
+        _check_signature(csr)
+    except (WeakKey, RequestRefused):
+        return False
+    return True
 
 
 def _recipient(

@@ -57,7 +57,12 @@ def time(moment: datetime) -> bytes:
     moment = moment.astimezone(UTC)
     if moment.year < _FIRST_GENERALIZED_YEAR:
         return element(_UTC_TIME, f"{moment:%y%m%d%H%M%SZ}".encode())
-    return element(_GENERALIZED_TIME, f"{moment:%Y%m%d%H%M%SZ}".encode())
+    return generalized_time(moment)
+
+
+def generalized_time(moment: datetime) -> bytes:
+    """Return a GeneralizedTime as RFC 5280 §4.1.2.5.2 wants it: UTC, to the second."""
+    return element(_GENERALIZED_TIME, f"{moment.astimezone(UTC):%Y%m%d%H%M%SZ}".encode())
 
 
 def children(encoded: bytes) -> Iterator[bytes]:

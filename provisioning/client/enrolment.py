@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from provisioning.client.operator import Answer, OperatorClient
+from provisioning.client.operator import Answer, KnownToken, OperatorClient
 
 
 class EnrolmentGroup(Answer):
@@ -29,6 +29,7 @@ class EnrolmentGroup(Answer):
     tls_unique: bool
     webhook_url: str | None = None
     webhook_timeout_seconds: int
+    issuing_line: str
     created_at: datetime
     created_by: str
     changed_at: datetime
@@ -190,6 +191,28 @@ class EnrolmentOperatorClient(OperatorClient):
     async def unlist_device(self, group: str, name: str) -> None:
         """Take a device off a group's list."""
         await self._send("DELETE", f"/v1/groups/{quote(group, safe='')}/listed/{quote(name, safe='')}")
+
+    async def tokens(
+        self,
+        *,
+        state: str | None = None,
+        group: str | None = None,
+        device: str | None = None,
+        expires_before: datetime | None = None,
+    ) -> AsyncIterator[KnownToken]:
+        """Yield tokens that fit what is given, oldest first."""
+        until = None if expires_before is None else expires_before.isoformat()
+        search = {"state": state, "group": group, "device": device, "expires_before": until}
+        async for item in self._walk("/v1/tokens", search):
+            yield self._read(KnownToken, item)
+
+    async def token(self, number: int) -> KnownToken:
+        """Return the token with this number."""
+        return await self._call(KnownToken, "GET", f"/v1/tokens/{number}")
+
+    async def void_token(self, number: int) -> KnownToken:
+        """Make a token worthless."""
+        return await self._call(KnownToken, "DELETE", f"/v1/tokens/{number}")
 
     async def approvals(self, *, group: str | None = None, state: str | None = None) -> AsyncIterator[Approval]:
         """Yield requests, oldest first."""

@@ -28,7 +28,8 @@ from provisioning.pki.revocation import CertificateKey, Revocation, RevocationRe
 from provisioning.pki.tls import Credential
 
 HEARTBEAT = 5.0
-_SILENT_HEARTBEATS = 3
+SILENT_HEARTBEATS = 3
+"""So many that fail to come are the end of the connection."""
 _LONGEST_EVENT = 64 * 1024
 
 
@@ -78,7 +79,7 @@ async def follow(
     *heartbeat* is the service's interval in seconds. Raises `FeedLost` or `FeedAhead`. Close the iterator
     (`contextlib.aclosing`) when you stop before that.
     """
-    silence = heartbeat * _SILENT_HEARTBEATS
+    silence = heartbeat * SILENT_HEARTBEATS
     pool = open_pool(base_url, anchors, credential, timeout=silence, connections=1)
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
     try:

@@ -65,6 +65,22 @@ class IssuedToken(Answer):
     __str__ = __repr__
 
 
+class KnownToken(Answer):
+    """What a token is worth, and what became of it; the token itself is not here."""
+
+    id: int
+    device: str | None = None
+    group: str | None = None
+    role: Role
+    state: str
+    created_at: datetime
+    created_by: str
+    expires_at: datetime
+    voided_at: datetime | None = None
+    used_at: datetime | None = None
+    serial: str | None = None
+
+
 class RevokedCertificate(Answer):
     """A revocation as the service recorded it; *sequence* is its place in the revocation feed."""
 
@@ -73,6 +89,7 @@ class RevokedCertificate(Answer):
     reason: RevocationReason
     revoked_at: datetime
     sequence: int
+    invalidity_date: datetime | None = None
 
 
 class ReleasedCertificate(Answer):
@@ -110,6 +127,7 @@ class IssuedCertificate(Answer):
     revoked_at: datetime | None = None
     reason: RevocationReason | None = None
     sequence: int | None = None
+    invalidity_date: datetime | None = None
 
 
 class KnownOperator(Answer):
@@ -226,10 +244,12 @@ class OperatorClient:
         devices: Sequence[str] | None = None,
         serials: Sequence[str] | None = None,
         reason: RevocationReason = RevocationReason.UNSPECIFIED,
+        invalidity_date: datetime | None = None,
     ) -> list[RevokedCertificate]:
         """Revoke every certificate of *device*, or the one with *serial* (hexadecimal); return what is now revoked.
 
         *devices* and *serials*, a thousand of each at most, are revoked in one step: all, or none if one is unknown.
+        *invalidity_date*, aware, is since when they are known or suspected not to be trusted.
         """
         request = {
             "device": device,
@@ -237,6 +257,7 @@ class OperatorClient:
             "devices": None if devices is None else list(devices),
             "serials": None if serials is None else list(serials),
             "reason": str(reason),
+            "invalidity_date": None if invalidity_date is None else invalidity_date.isoformat(),
         }
         return (await self._call(_Revoked, "POST", "/v1/revocations", request)).revoked
 

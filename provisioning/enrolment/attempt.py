@@ -81,4 +81,6 @@ class Attempt:
     verdict: Verdict | None = None
     connection: TlsConnection | None = None
     server_key: bool = False
-    """The key was made here, for this one attempt."""
+    """The key is made here, for this one attempt."""
+    waits_as: bytes | None = None
+    """With *server_key*: the fingerprint of the request's own key, if that has signed it."""

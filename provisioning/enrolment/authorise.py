@@ -50,6 +50,7 @@ from provisioning.store import certificates, claims, devices, groups
 from provisioning.store.certificates import HeldCertificate, StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import Alternative, Group, NewKey, WayName, alternative_text
+from provisioning.store.side_by_side import go_alone
 
 _EVIDENCE: Final[Sequence[type[Way]]] = (TokenWay, ClaimWay, ManufacturerWay)
 _CONDITIONS: Final[Sequence[type[Way]]] = (ListedWay, ApprovalWay, WebhookWay)
@@ -99,6 +100,8 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
     role, group = _place_of(evidence, attempt)
     rules = rules_for(connection, role, group)
     _check_request(attempt, rules)
+    if (rules.maximum_devices, rules.certificates_per_minute, rules.ways) != (None, None, ((WayName.TOKEN,),)):
+        go_alone(connection)  # What is counted, listed or asked is others' as well.
     conditions = [way for kind in _CONDITIONS if (way := kind.presented(connection, attempt)) is not None]
     vouched = _vouched(connection, attempt, rules, evidence, conditions)
     return _admit(connection, attempt, rules, vouched, role, group)
@@ -202,6 +205,7 @@ def _admit(
     if device is None:
         device = _add_device(connection, rules, name, role, group, now, origin)
     else:
+        go_alone(connection)  # It has certificates, which may have to be revoked.
         _check_place(device, role, group)
         if device.state is DeviceState.REVOKED and readmitted and answer is None:
             # A token made after the revocation (older ones are void) is the operator's word that it may come back.

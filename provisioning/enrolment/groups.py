@@ -22,8 +22,9 @@ from provisioning.ca.profile import MAXIMUM_LIFE, Profile
 from provisioning.enrolment.webhook import check_url
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
-from provisioning.store import audit, groups
+from provisioning.store import audit, authorities, groups
 from provisioning.store.audit import Action
+from provisioning.store.authorities import DEFAULT_LINE
 from provisioning.store.database import Database
 from provisioning.store.groups import Alternative, Group, StoredGroup, WayName, alternative_text
 
@@ -50,6 +51,7 @@ class GroupService:
         now = self._clock()
 
         def record(connection: Connection) -> None:
+            _check_line(connection, group)
             try:
                 groups.add(connection, group, by=by, now=now)
             except IntegrityError as error:
@@ -69,6 +71,7 @@ class GroupService:
             stored = _known(groups.find(connection, name, for_update=True), name)
             group = replace(stored.group, **rules)
             self._check(group)
+            _check_line(connection, group)
             now = self._clock()
             groups.change(connection, group, by=by, now=now)
             audit.append(connection, now, by, Action.GROUP_CHANGED, name, _facts(group))
@@ -110,6 +113,18 @@ class GroupService:
         _check_webhook(group)
         if not timedelta() <= group.same_key_window <= MAXIMUM_SAME_KEY_WINDOW:
             raise _invalid(f"same_key_seconds must be 0 to {int(MAXIMUM_SAME_KEY_WINDOW.total_seconds())}")
+
+
+def _check_line(connection: Connection, group: Group) -> None:
+    """Raise `Refused` unless a CA of the group's line issues."""
+    if group.issuing_line == DEFAULT_LINE:
+        return
+    lines = authorities.active_lines(connection)
+    if group.issuing_line not in lines:
+        raise _invalid(
+            f"issuing_line {group.issuing_line[:40]!r} has no active CA: use {', '.join(lines)}, or begin the line "
+            "with ca rollover begin --line"
+        )
 
 
 def _check_webhook(group: Group) -> None:
@@ -175,6 +190,7 @@ def _facts(group: Group) -> dict[str, object]:
         "tls_unique": group.tls_unique,
         "renewal_grace": group.renewal_grace,
         "webhook_url": group.webhook_url,
+        "issuing_line": group.issuing_line,
     }
 
 

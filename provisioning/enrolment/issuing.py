@@ -31,7 +31,15 @@ class Issuing:
         return secrets.choice(self.crl_shards) if self.crl_shards else None
 
     def check_life(self, now: datetime) -> None:
-        """Raise `Refused` if the CA has ended."""
+        """Raise `Refused` if the CA has ended, or has not begun: then the clock is wrong, or was."""
+        begins = self.issuer.certificate.not_valid_before_utc
+        if now < begins:
+            log.error("the issuing CA has not begun: set the clock", begins=begins, now=now)
+            raise Refused(
+                Code.UNAVAILABLE,
+                f"by the service's clock it is {now:%Y-%m-%d}, and the issuing CA begins on {begins:%Y-%m-%d}: an "
+                "operator has to set the clock",
+            )
         ends = self.issuer.certificate.not_valid_after_utc
         if now >= ends:
             log.error("the issuing CA has ended: make its successor active", ended=ends)

@@ -30,8 +30,8 @@ Handles: issuance, recording. Does not handle: HTTP, base64, who makes tokens, w
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -47,6 +47,7 @@ from provisioning.ca.key_envelope import Recipient
 from provisioning.ca.key_policy import KeyPolicy
 from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import Profile
+from provisioning.enrolment import pace
 from provisioning.enrolment.attempt import (
     Attempt,
     CertificateCredential,
@@ -57,8 +58,8 @@ from provisioning.enrolment.attempt import (
 )
 from provisioning.enrolment.authorise import Authorised, authorise
 from provisioning.enrolment.issuing import Issuing
-from provisioning.enrolment.pace import GroupPace
 from provisioning.enrolment.server_keys import make_key
+from provisioning.enrolment.tokens import digest_of
 from provisioning.enrolment.ways.approval import RETRY_SECONDS, Undecided
 from provisioning.enrolment.ways.approval import record as record_request
 from provisioning.enrolment.ways.webhook import Unasked
@@ -109,7 +110,7 @@ class EnrolmentService:
         self,
         *,
         database: Database,
-        issuing: Callable[[], Issuing],
+        issuing: Callable[[str], Issuing],
         serial_numbers: SerialNumbers,
         profiles: Mapping[str, Profile],
         trust_domain: str,
@@ -118,14 +119,13 @@ class EnrolmentService:
         ask: Callable[[Question], Awaitable[Verdict]] | None = None,
         key_policy: KeyPolicy | None = None,
     ) -> None:
-        """*issuing* returns the CA that issues now.
+        """*issuing* returns the CA of a line that issues now.
 
         *after_commit* are called with the certificates whose status a new one has changed: those that it replaces.
         *ask* puts a question to a webhook.
         """
         self._ask = ask or _nobody_to_ask
         self._key_policy = key_policy or KeyPolicy()
-        self._pace = GroupPace()
         self._database = database
         self._issuing = issuing
         self._serial_numbers = serial_numbers
@@ -156,11 +156,19 @@ class EnrolmentService:
     ) -> MadeKey:
         """Make a key and return it with its first certificate; raise `Refused`, or `Pending`.
 
-        The key exists in the answer only. Its kind is the label's group's, or any device's without a label.
+        The key exists in the answer only: while the request waits, there is none. Its kind is the label's group's, or
+        any device's without a label.
         """
         asked = read_key_request(csr_der, certificate, self._key_policy)
         attempt = Attempt(
-            asked.request, self._clock(), label, token, certificate, connection=connection, server_key=True
+            asked.request,
+            self._clock(),
+            label,
+            token,
+            certificate,
+            connection=connection,
+            server_key=True,
+            waits_as=spki_fingerprint(asked.wished) if asked.proved else None,
         )
         await self._rehearse(attempt)
         key = await asyncio.to_thread(make_key, await self._profile_of(label), asked.wished)
@@ -188,19 +196,29 @@ class EnrolmentService:
         )
 
     async def _rehearse(self, attempt: Attempt) -> None:
-        """Raise `Refused` where `authorise` does, before anything is spent on *attempt*; nothing that it does stays."""
+        """Raise `Refused` or `Pending` where `authorise` does, before anything is spent on *attempt*.
 
-        def transaction(connection: Connection) -> None:
-            with contextlib.suppress(Unasked):  # It is asked about the key that there will be.
+        Nothing stays of it but that a request waits.
+        """
+
+        def transaction(connection: Connection) -> Pending:
+            try:
                 authorise(connection, attempt)
+            except Unasked:  # It is asked about the key that there will be.
+                pass
+            except Undecided as undecided:
+                return _waiting(connection, undecided, attempt.now)
             raise _Rehearsed
 
         try:
-            with contextlib.suppress(_Rehearsed):
-                await self._database.write(transaction)
+            waiting = await self._database.write(transaction)
+        except _Rehearsed:
+            return
         except Refused as refusal:
             _log_refusal(attempt, refusal)
             raise
+        _log_waiting(attempt, waiting)
+        raise waiting
 
     async def csr_attributes(self, label: str | None) -> bytes:
         """Return what a request for the label's group should look like, as DER."""
@@ -216,14 +234,13 @@ class EnrolmentService:
         return self._profile_named((await self._rules_of(label)).profile, Role.DEVICE, label)
 
     async def _certify(self, attempt: Attempt) -> x509.Certificate:
-        name = attempt.request.common_name
         try:
             outcome = await self._decide(attempt)
         except Refused as refusal:
             _log_refusal(attempt, refusal)
             raise
         if isinstance(outcome, Pending):
-            log.info("enrolment waits", detail=outcome.detail, name=name)
+            _log_waiting(attempt, outcome)
             raise outcome
         if outcome.changed:
             for tell in self._after_commit:
@@ -243,28 +260,25 @@ class EnrolmentService:
                 considered = attempt
                 try:
                     return await self._database.write(
-                        lambda connection: self._transaction(connection, considered, reservation)  # noqa: B023
+                        lambda connection: self._transaction(connection, considered, reservation),  # noqa: B023
+                        functools.partial(_apart, considered),
                     )
                 except Unasked as unasked:
                     attempt = replace(attempt, verdict=await self._ask(unasked.question))
         raise Refused(Code.UNAVAILABLE, "the question to the webhook changed while it was asked; try again")
 
     def _transaction(self, connection: Connection, attempt: Attempt, reservation: Reservation) -> _Outcome | Pending:
+        if reservation.burnt:  # Signed in company, and undone with it: never twice under one number.
+            raise Refused(Code.UNAVAILABLE, "the certificate could not be recorded; try again")
         attempt = replace(attempt, now=self._clock())  # The audit log's times are in commit order.
         try:
             authorised = authorise(connection, attempt)
         except Undecided as undecided:
-            number = record_request(connection, undecided.request, attempt.now)
-            request = undecided.request
-            return Pending(
-                f"request {number}, for {request.name} in group {request.group}, waits for an operator's decision: "
-                "send it again later",
-                RETRY_SECONDS,
-            )
+            return _waiting(connection, undecided, attempt.now)
         if authorised.answer is not None:
             return _Outcome(x509.load_der_x509_certificate(authorised.answer), again=True)
         _check_key(connection, authorised.device, attempt.request)
-        self._pace.certify(authorised.rules, attempt.now)
+        pace.certify(connection, authorised.rules, attempt.now)
         certificate, certificate_id = self._sign(connection, attempt, authorised, reservation)
         for settle in authorised.settlements:
             settle(connection, certificate_id, authorised.device.name, certificate.not_valid_after_utc)
@@ -278,7 +292,7 @@ class EnrolmentService:
         self, connection: Connection, attempt: Attempt, authorised: Authorised, reservation: Reservation
     ) -> tuple[x509.Certificate, int]:
         device, now = authorised.device, attempt.now
-        issuing = self._issuing()
+        issuing = self._issuing(authorised.rules.issuing_line)
         issuing.check_life(now)
         issuing.check(connection)
         shard = issuing.choose_shard()
@@ -325,9 +339,32 @@ class EnrolmentService:
         return profile
 
 
+def _apart(attempt: Attempt) -> Collection[Hashable] | None:
+    """Return all that is decided upon in a first enrolment by token alone; None: more is."""
+    if attempt.renewal or attempt.token is None or attempt.certificate is not None:
+        return None
+    key = spki_fingerprint(attempt.request.public_key)
+    return ("token", digest_of(attempt.token.token)), ("device", attempt.request.common_name), ("key", key)
+
+
 def _log_refusal(attempt: Attempt, refusal: Refused) -> None:
     name = attempt.request.common_name
     log.info("enrolment refused", code=refusal.code.value, detail=refusal.detail, name=name)
+
+
+def _log_waiting(attempt: Attempt, waiting: Pending) -> None:
+    log.info("enrolment waits", detail=waiting.detail, name=attempt.request.common_name)
+
+
+def _waiting(connection: Connection, undecided: Undecided, now: datetime) -> Pending:
+    """Record that a request waits, and return what its sender is told."""
+    request = undecided.request
+    number = record_request(connection, request, now)
+    return Pending(
+        f"request {number}, for {request.name} in group {request.group}, waits for an operator's decision: "
+        "send it again later",
+        RETRY_SECONDS,
+    )
 
 
 async def _nobody_to_ask(_question: Question) -> Verdict:

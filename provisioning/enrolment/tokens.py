@@ -33,10 +33,11 @@ from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
-from provisioning.store import audit, groups, tokens
+from provisioning.store import audit, groups, token_inventory, tokens
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.groups import WayName, alternative_text
+from provisioning.store.token_inventory import KnownToken, TokenState
 from provisioning.store.tokens import TokenGrant
 
 DEFAULT_GROUP: Final = "default"
@@ -96,7 +97,7 @@ class IssuedToken:
 
 
 class TokenService:
-    """Makes enrolment tokens."""
+    """Makes enrolment tokens, and ends them."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self._database = database
@@ -127,6 +128,40 @@ class TokenService:
             "tokens created", count=len(issued), role=order.role.value, group=order.group, by=by, expires_at=expires_at
         )
         return issued
+
+    async def void(self, number: int, check: Callable[[KnownToken], None], *, by: str) -> KnownToken:
+        """Make one token worthless and return it; raise `Refused` if it is unknown or has bought a certificate.
+
+        *check* raises if the caller may not. A token that is void or has expired stays as it is.
+        """
+
+        def record(connection: Connection) -> tuple[KnownToken, bool]:
+            now = self._clock()
+            token = _numbered(connection, number, now)
+            check(token)
+            changed = token.state is TokenState.OPEN and token_inventory.void(connection, number, now)
+            if changed:
+                facts = {"token": number, "role": token.role.value, "group": token.group}
+                subject = token.device or f"token {number}"
+                audit.append(connection, now, by, Action.TOKEN_VOIDED, subject, facts)
+            token = _numbered(connection, number, now)
+            if token.state is TokenState.USED:
+                raise Refused(
+                    Code.TOKEN_SPENT, f"token {number} has bought certificate {token.serial}: revoke that instead"
+                )
+            return token, changed
+
+        token, changed = await self._database.write(record)
+        if changed:
+            log.info("token voided", token=number, device=token.device, group=token.group, by=by)
+        return token
+
+
+def _numbered(connection: Connection, number: int, now: datetime) -> KnownToken:
+    token = token_inventory.find(connection, number, now)
+    if token is None:
+        raise Refused(Code.TOKEN_NUMBER_UNKNOWN, f"there is no token {number}, or it was removed after its end")
+    return token
 
 
 def _grants(order: TokenOrder) -> list[TokenGrant]:

@@ -40,7 +40,9 @@ class CrlContents:
                 self._ends.pop(serial, None)
                 entry = removal_of(serial, change.occurred_at)
             else:
-                entry = self._entries[serial] = entry_of(serial, change.revoked_at, change.reason)
+                entry = self._entries[serial] = entry_of(
+                    serial, change.revoked_at, change.reason, change.invalidity_date
+                )
                 self._ends[serial] = change.not_after
             self._recent[serial] = (change.sequence, entry)
         self.through = through

@@ -67,6 +67,8 @@ def event_of(record: RevocationRecord) -> FeedEvent:
         case EventKind.REVOKED:
             recorded_at = f"{moment:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
             data |= {"reason": record.reason.value, "revoked_at": at, "recorded_at": recorded_at}
+            if record.invalidity_date is not None:
+                data["invalidity_date"] = f"{record.invalidity_date.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
         case EventKind.RELEASED:
             data |= {"released_at": at}
     data["device"] = record.device

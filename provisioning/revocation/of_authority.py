@@ -17,13 +17,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.grounds import Grounds
 from provisioning.store import audit, authorities, certificates, devices, revocations
 from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState
@@ -53,7 +54,7 @@ def device_name(authority: str) -> str:
 
 
 def revoke_authority(
-    connection: Connection, name: str, reason: RevocationReason, *, by: str, now: datetime
+    connection: Connection, name: str, grounds: Grounds, *, by: str, now: datetime
 ) -> RevokedAuthority:
     """Revoke the issuing CA called *name* and what it has issued; raise `ConfigurationError` if there is none."""
     ca = next(
@@ -69,16 +70,17 @@ def revoke_authority(
     at = now.replace(microsecond=0)  # What the CRL can say (RFC 5280 §5.1.2.6), the feed says too.
     device = devices.add(connection, device_name(name), Role.SERVICE, None, now)
     identifier = certificates.add(connection, ca.certificate, device.id, now)
-    revocations.add(connection, [identifier], reason=reason, revoked_at=at, revoked_by=by)
+    why: dict[str, Any] = {"reason": grounds.reason, "revoked_by": by, "invalidity_date": grounds.invalidity_date}
+    revocations.add(connection, [identifier], revoked_at=at, **why)
     # A follower's feed ends with its own certificate: those that follow come last.
     affected = sorted(
         certificates.good_of_issuer(connection, ca.key_id, now), key=lambda each: each.device.role is not Role.DEVICE
     )
     if held := {each.id: each.revocation.revoked_at for each in affected if each.revocation is not None}:
-        revocations.finalise(connection, held, reason=reason, revoked_by=by)
+        revocations.finalise(connection, held, **why)
     if fresh := [each.id for each in affected if each.revocation is None]:
-        revocations.add(connection, fresh, reason=reason, revoked_at=at, revoked_by=by)
+        revocations.add(connection, fresh, revoked_at=at, **why)
     authorities.set_state(connection, name, AuthorityState.REVOKED, now)
-    facts = {"reason": reason, "certificates": len(affected)}
+    facts = {**grounds.facts, "certificates": len(affected)}
     audit.append(connection, now, by, Action.CA_CHANGED, name, facts | {"state": AuthorityState.REVOKED})
     return RevokedAuthority(name, affected)

@@ -21,7 +21,9 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
+from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.grounds import Grounds, grounds_of
 from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
 from provisioning.store import audit, certificates, devices, revocations, tokens
@@ -29,6 +31,7 @@ from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
+from provisioning.store.side_by_side import go_alone
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +45,7 @@ class Revoked:
     reason: RevocationReason
     revoked_at: datetime
     sequence: int
+    invalidity_date: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,44 +71,51 @@ class RevocationService:
         self._clock = clock
         self._after_commit = after_commit
 
-    async def revoke_device(self, name: str, reason: RevocationReason, *, by: str) -> RevocationOutcome:
+    async def revoke_device(
+        self, name: str, reason: RevocationReason, *, by: str, invalidity_date: datetime | None = None
+    ) -> RevocationOutcome:
         """Revoke a device as a whole; raise `Refused` if there is no such device or the reason is not allowed."""
-        _check_reason(reason)
-        return await self._end_device(name, DeviceState.REVOKED, reason, by)
+        return await self._end_device(name, DeviceState.REVOKED, self._grounds(reason, invalidity_date), by)
 
     async def decommission(self, name: str, *, by: str) -> RevocationOutcome:
         """Revoke a device for cessationOfOperation and never let its name in again; raise `Refused`."""
-        reason = RevocationReason.CESSATION_OF_OPERATION
-        return await self._end_device(name, DeviceState.DECOMMISSIONED, reason, by)
+        grounds = Grounds(RevocationReason.CESSATION_OF_OPERATION)
+        return await self._end_device(name, DeviceState.DECOMMISSIONED, grounds, by)
 
-    async def _end_device(self, name: str, state: DeviceState, reason: RevocationReason, by: str) -> RevocationOutcome:
+    def _grounds(self, reason: RevocationReason, invalidity_date: datetime | None) -> Grounds:
+        _check_reason(reason)
+        return grounds_of(reason, invalidity_date, self._clock())
+
+    async def _end_device(self, name: str, state: DeviceState, grounds: Grounds, by: str) -> RevocationOutcome:
         def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed, int]:
             now = self._clock()
             voided = tokens.void(connection, [name], now)  # Before the device: that is the order of the store's locks.
             device = devices.find(connection, name, for_update=True)
             if device is None:
                 raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
+            if device.role is not Role.DEVICE:
+                go_alone(connection)  # Whether an admin is left depends on all of them.
             check_not_the_service(device)
             issued = certificates.of_device(connection, device.id)
             ended = [each for each in issued if _can_be_revoked(each) and (each.revocation or now < each.not_after)]
-            revoked = _record(connection, ended, reason, now, by)
+            revoked = _record(connection, ended, grounds, now, by)
             check_an_admin_is_left(connection, [device], now)
             changed = device.state not in {state, DeviceState.DECOMMISSIONED} or bool(ended)
             if changed and device.state is not DeviceState.DECOMMISSIONED:
                 devices.set_state(connection, [device.id], state, now)
             if changed:
                 action = Action.DECOMMISSIONED if state is DeviceState.DECOMMISSIONED else Action.REVOKED
-                facts = {"reason": reason, "serials": [each.serial for each in ended], "tokens_voided": voided}
+                facts = {**grounds.facts, "serials": [each.serial for each in ended], "tokens_voided": voided}
                 audit.append(connection, now, by, action, name, facts)
             return RevocationOutcome(revoked or facts_of(issued), changed), ended, voided
 
-        outcome, ended, voided = await self._database.write(transaction)
+        outcome, ended, voided = await self._database.write(transaction, lambda: {("device", name)})
         if outcome.changed:
             log.info(
                 "device ended",
                 state=state.value,
                 device=name,
-                reason=reason.value,
+                reason=grounds.reason.value,
                 certificates=len(ended),
                 tokens=voided,
                 by=by,
@@ -112,9 +123,11 @@ class RevocationService:
         self._tell(ended)
         return outcome
 
-    async def revoke_serial(self, serial: str, reason: RevocationReason, *, by: str) -> RevocationOutcome:
+    async def revoke_serial(
+        self, serial: str, reason: RevocationReason, *, by: str, invalidity_date: datetime | None = None
+    ) -> RevocationOutcome:
         """Revoke one certificate; raise `Refused` if there is no such certificate or the reason is not allowed."""
-        _check_reason(reason)
+        grounds = self._grounds(reason, invalidity_date)
 
         def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
             found = certificates.find_serial(connection, serial, for_update=True)
@@ -123,10 +136,10 @@ class RevocationService:
             certificate, _ = found
             fresh = [certificate] if _can_be_revoked(certificate) else []
             now = self._clock()
-            revoked = _record(connection, fresh, reason, now, by)
+            revoked = _record(connection, fresh, grounds, now, by)
             check_an_admin_is_left(connection, [each.device for each in fresh], now)
             if fresh:
-                facts = {"reason": reason, "serials": [serial]}
+                facts = {**grounds.facts, "serials": [serial]}
                 audit.append(connection, now, by, Action.REVOKED, certificate.device.name, facts)
             return RevocationOutcome(revoked or facts_of([certificate]), bool(fresh)), fresh
 
@@ -138,10 +151,16 @@ class RevocationService:
         return outcome
 
     async def revoke_batch(
-        self, names: Sequence[str], serials: Sequence[str], reason: RevocationReason, *, by: str
+        self,
+        names: Sequence[str],
+        serials: Sequence[str],
+        reason: RevocationReason,
+        *,
+        by: str,
+        invalidity_date: datetime | None = None,
     ) -> RevocationOutcome:
         """Revoke devices as a whole and single certificates, all or none; raise `Refused` naming what is unknown."""
-        _check_reason(reason)
+        grounds = self._grounds(reason, invalidity_date)
         names, serials = list(dict.fromkeys(names)), list(dict.fromkeys(serials))
         wanted, named = frozenset(names), frozenset(serials)
 
@@ -161,12 +180,12 @@ class RevocationService:
             for device in whole:
                 check_not_the_service(device)
             fresh = [each for each in whole if each.state not in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}]
-            revoked = _record(connection, ended, reason, now, by)
+            revoked = _record(connection, ended, grounds, now, by)
             devices.set_state(connection, [each.id for each in fresh], DeviceState.REVOKED, now)
             check_an_admin_is_left(connection, locked, now)
             if ended or fresh:
                 subject = f"{len(names)} devices, {len(serials)} certificates"
-                facts = {"reason": reason, "devices": names, "serials": [each.serial for each in ended]}
+                facts = {**grounds.facts, "devices": names, "serials": [each.serial for each in ended]}
                 audit.append(connection, now, by, Action.REVOKED, subject, facts | {"tokens_voided": voided})
             before = facts_of([each for each in issued if not _can_be_revoked(each)])
             return RevocationOutcome(revoked + before, bool(ended or fresh)), ended
@@ -203,19 +222,38 @@ def _can_be_revoked(certificate: StoredCertificate) -> bool:
     return certificate.revocation is None or not certificate.revocation.reason.final
 
 
-def _record(connection: Connection, ended: Changed, reason: RevocationReason, now: datetime, by: str) -> list[Revoked]:
+def _record(connection: Connection, ended: Changed, grounds: Grounds, now: datetime, by: str) -> list[Revoked]:
     at = now.replace(microsecond=0)  # What the CRL can say (RFC 5280 §5.1.2.6), the answer says too.
     fresh = [each for each in ended if each.revocation is None]
     held = {each.id: each.revocation.revoked_at for each in ended if each.revocation is not None}
     places: dict[int, int] = {}
     if held:
-        sequences = revocations.finalise(connection, held, reason=reason, revoked_by=by)
+        sequences = revocations.finalise(
+            connection, held, reason=grounds.reason, revoked_by=by, invalidity_date=grounds.invalidity_date
+        )
         places |= zip(held, sequences, strict=True)
     if fresh:
         identifiers = [each.id for each in fresh]
-        sequences = revocations.add(connection, identifiers, reason=reason, revoked_at=now, revoked_by=by)
+        sequences = revocations.add(
+            connection,
+            identifiers,
+            reason=grounds.reason,
+            revoked_at=now,
+            revoked_by=by,
+            invalidity_date=grounds.invalidity_date,
+        )
         places |= zip(identifiers, sequences, strict=True)
-    return [Revoked(each.serial, each.device.name, reason, held.get(each.id, at), places[each.id]) for each in ended]
+    return [
+        Revoked(
+            each.serial,
+            each.device.name,
+            grounds.reason,
+            held.get(each.id, at),
+            places[each.id],
+            grounds.invalidity_date,
+        )
+        for each in ended
+    ]
 
 
 def facts_of(issued: Changed) -> list[Revoked]:
@@ -227,6 +265,7 @@ def facts_of(issued: Changed) -> list[Revoked]:
             each.revocation.reason,
             each.revocation.revoked_at,
             each.revocation.sequence,
+            each.revocation.invalidity_date,
         )
         for each in issued
         if each.revocation is not None

@@ -16,7 +16,8 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import structlog
@@ -29,10 +30,26 @@ _RETRY_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 5
 
 
+_ANNOUNCED: Final = "announced"
+"""Of a connection's notes: whether its transaction has something to tell."""
+
+
 def announce(connection: Connection) -> None:
     """Let the caller's transaction tell every process when it commits; nothing on SQLite."""
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f"NOTIFY {_CHANNEL}")
+    connection.info[_ANNOUNCED] = True
+
+
+@contextlib.contextmanager
+def at_end(connection: Connection) -> Iterator[None]:
+    """Tell once, at the end of the block, what was announced in it: it is a transaction, and may be of many works."""
+    notes = connection.info  # A connection that breaks has none any more.
+    notes.pop(_ANNOUNCED, None)
+    try:
+        yield
+        if _ANNOUNCED in notes and connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"NOTIFY {_CHANNEL}")
+    finally:
+        notes.pop(_ANNOUNCED, None)
 
 
 async def listen(url: URL, heard: Callable[[], None]) -> None:

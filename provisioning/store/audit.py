@@ -58,6 +58,7 @@ class Action(StrEnum):
     SIGNING_CRL = "signing CRL"
     CRL_SIGNED = "CRL signed"
     TOKENS_CREATED = "tokens created"
+    TOKEN_VOIDED = "token voided"  # noqa: S105 - an action, not a secret
     REVOKED = "revoked"
     SUSPENDED = "suspended"
     RESUMED = "resumed"
@@ -102,7 +103,7 @@ class AuditEntry:
 
 _READ_HEAD: Final = select(audit_head.c.number, audit_head.c.mac, audit_head.c.seal)
 _LOCK_HEAD: Final = Prepared(_READ_HEAD.with_for_update())
-_APPEND: Final = Prepared(insert(audit_entries))
+_APPEND: Final = Prepared(insert(audit_entries), told_by="number", comes_last=True)
 _MOVE: Final = Prepared(
     update(audit_head).values(number=bindparam("last"), mac=bindparam("last_mac"), seal=bindparam("new_seal"))
 )
@@ -159,15 +160,16 @@ def append(
     end = _End() if shared is None else shared
     if end.now is None:
         last, previous, _ = _LOCK_HEAD.one(connection, {})
-    else:
-        last, previous = end.now.number, end.now.mac
-    number = last + 1
+        if end.now is None:  # Works that are led side by side ask all at once, and append one after the other.
+            end.now = AuditHead(last, previous)
+    previous = end.now.mac
+    number = end.now.number + 1
     at = at.astimezone(UTC)
     text = _DETAILS.encode(details)
     mac = _mac(key, previous, number, at, actor, action.value, subject, text)
     row = {"number": number, "at": at, "actor": actor, "action": action.value, "subject": subject, "details": text}
-    _APPEND.run(connection, row | {"mac": mac})
     end.now = AuditHead(number, mac)
+    _APPEND.run(connection, row | {"mac": mac})
     if shared is None:
         _write(connection, end)
 

@@ -8,13 +8,16 @@ issuing transaction can ask what is true as it commits::
     announced ──► active ──► retiring ──► retired
         └────────────┴───────────┴──────► revoked
 
-Announced: relying parties are told of it, and it issues nothing yet. Active: it issues; there is one at a time.
-Retiring: it issues no more and goes on saying what is revoked of what it has issued. Retired, revoked: nobody trusts
-it any more.
+Announced: relying parties are told of it, and it issues nothing yet. Active: it issues; there is one at a time in
+each line. Retiring: it issues no more and goes on saying what is revoked of what it has issued. Retired, revoked:
+nobody trusts it any more.
+
+A line is a succession of issuing CAs (docs/decisions/0086-lines-of-issuing-cas.md). A fleet has one, `DEFAULT_LINE`,
+until an operator begins another; a group's rules say which one certifies its devices.
 
 Rules
 -----
-1. Exactly one issuing CA is active, except before the first and after a revocation of the active one.
+1. At most one issuing CA of a line is active; one of the default line always is, once there was a first.
 2. A certificate here never changes; a name and a key identifier are one CA's for ever.
 """
 
@@ -61,6 +64,8 @@ class AuthorityState(StrEnum):
         return self in _TRUSTED
 
 
+DEFAULT_LINE: Final = "default"
+"""What certifies whoever is in no group with a line of its own: brokers, operators, the service itself too."""
 _TRUSTED: Final = frozenset({AuthorityState.ANNOUNCED, AuthorityState.ACTIVE, AuthorityState.RETIRING})
 
 
@@ -75,6 +80,8 @@ class StoredAuthority:
     certificate: x509.Certificate
     created_at: datetime
     changed_at: datetime
+    line: str = DEFAULT_LINE
+    """Of an issuing CA: the succession that it belongs to."""
 
 
 _ALL: Final = select(authorities).order_by(authorities.c.id)
@@ -98,6 +105,7 @@ def every(connection: Connection, *, for_update: bool = False) -> list[StoredAut
             x509.load_der_x509_certificate(row.der),
             row.created_at,
             row.changed_at,
+            row.line,
         )
         for row in rows
     ]
@@ -112,6 +120,15 @@ def states(connection: Connection) -> Sequence[tuple[str, str]]:
     """Return names and states alone: what is compared to find out that something has changed."""
     statement = select(authorities.c.name, authorities.c.state).order_by(authorities.c.name)
     return [(name, state) for name, state in connection.execute(statement)]
+
+
+def active_lines(connection: Connection) -> list[str]:
+    """Return the lines of which a CA issues, in order of name; no CA changes until the transaction ends."""
+    return sorted(
+        each.line
+        for each in every(connection, for_update=True)
+        if each.kind is AuthorityKind.ISSUING and each.state is AuthorityState.ACTIVE
+    )
 
 
 def may_sign(connection: Connection, key_id: bytes) -> bool:
@@ -130,6 +147,7 @@ def add(
     state: AuthorityState,
     certificate: x509.Certificate,
     now: datetime,
+    line: str = DEFAULT_LINE,
 ) -> None:
     """Record a CA."""
     connection.execute(
@@ -141,6 +159,7 @@ def add(
             der=certificate.public_bytes(Encoding.DER),
             created_at=now,
             changed_at=now,
+            line=line,
         )
     )
     if kind is not AuthorityKind.CROSS:

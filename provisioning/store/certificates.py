@@ -39,6 +39,7 @@ class StoredRevocation:
     sequence: int
     reason: RevocationReason
     revoked_at: datetime
+    invalidity_date: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +98,12 @@ def selected(*, with_der: bool = False) -> Select[Any]:
         revocations.c.sequence,
         revocations.c.reason,
         revocations.c.revoked_at,
+        revocations.c.invalidity_date,
         *([certificates.c.der] if with_der else []),
     ).select_from(certificates.join(devices).outerjoin(revocations))
 
 
-_ADD: Final = Prepared(insert(certificates).returning(certificates.c.id))
+_ADD: Final = Prepared(insert(certificates).returning(certificates.c.id), told_by="serial")
 _FIND: Final = Prepared(
     selected().where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
 )
@@ -113,7 +115,7 @@ _LOCK: Final = Prepared(
     .with_for_update(of=devices)
 )
 _OF_DEVICE: Final = Prepared(
-    selected().where(certificates.c.device_id == bindparam("wanted")).order_by(certificates.c.id)
+    selected().where(certificates.c.device_id == bindparam("wanted")).order_by(certificates.c.id), at_once=True
 )
 _OF_MANY: Final = (
     selected()
@@ -136,7 +138,8 @@ _COMPROMISED: Final = Prepared(
         certificates.c.spki_sha256 == bindparam("wanted"),
         revocations.c.reason == RevocationReason.KEY_COMPROMISE.value,
     )
-    .limit(1)
+    .limit(1),
+    at_once=True,
 )
 
 _NEWEST_WITH_KEY: Final = Prepared(
@@ -162,8 +165,8 @@ _NEWEST_WITH_KEY: Final = Prepared(
 def from_row(row: Sequence[Any]) -> StoredCertificate:
     """Return the certificate in a row of `selected`."""
     width = len(_FACTS)
-    sequence, reason, revoked_at = row[width + DEVICE_WIDTH : width + DEVICE_WIDTH + 3]
-    revocation = None if sequence is None else StoredRevocation(sequence, RevocationReason(reason), revoked_at)
+    sequence, reason, *dates = row[width + DEVICE_WIDTH : width + DEVICE_WIDTH + 4]
+    revocation = None if sequence is None else StoredRevocation(sequence, RevocationReason(reason), *dates)
     facts: list[Any] = [*row[:width], device_from(row[width:]), revocation]
     return StoredCertificate(*facts)
 

@@ -19,7 +19,8 @@ _TAKE: Final = Prepared(
     update(counters)
     .where(counters.c.name == bindparam("wanted"))
     .values(value=counters.c.value + bindparam("taken", type_=BigInteger))
-    .returning(counters.c.value)
+    .returning(counters.c.value),
+    sums="taken",
 )
 
 

@@ -39,7 +39,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store.audit import KEY_OPTION
-from provisioning.store.lanes import GroupingLane, PooledLane
+from provisioning.store.lanes import Apart, GroupingLane, PooledLane
 
 ResultT = TypeVar("ResultT")
 
@@ -78,10 +78,14 @@ class Database:
         """Whether the store could not be used when something was last to be written; a full disk can be read."""
         return self._write_failed
 
-    async def write(self, work: Callable[[Connection], ResultT]) -> ResultT:
-        """Run *work* in a transaction that may change the store: committed at its end, undone by any exception."""
+    async def write(self, work: Callable[[Connection], ResultT], apart: Apart | None = None) -> ResultT:
+        """Run *work* in a transaction that may change the store: committed at its end, undone by any exception.
+
+        A work whose *apart* returns what it decides upon may be done side by side with others that have nothing of it
+        in common (`provisioning.store.company`); it is called again if that came to nothing.
+        """
         try:
-            result = await self._writer.run(work)
+            result = await self._writer.run(work, apart)
         except Refused as refusal:
             self._write_failed = self._write_failed or refusal.code is Code.UNAVAILABLE
             raise

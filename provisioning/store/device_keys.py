@@ -18,9 +18,14 @@ from sqlalchemy.engine import Connection
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import device_keys
 
-_HOLDER: Final = Prepared(select(device_keys.c.device_id).where(device_keys.c.spki_sha256 == bindparam("wanted")))
+_HOLDER: Final = Prepared(
+    select(device_keys.c.device_id).where(device_keys.c.spki_sha256 == bindparam("wanted")), at_once=True
+)
 _CLAIM: Final[dict[str, Prepared]] = {
-    name: Prepared(dialect.insert(device_keys).on_conflict_do_nothing(index_elements=[device_keys.c.spki_sha256]))
+    name: Prepared(
+        dialect.insert(device_keys).on_conflict_do_nothing(index_elements=[device_keys.c.spki_sha256]),
+        told_by="spki_sha256",
+    )
     for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
 }
 

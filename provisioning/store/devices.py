@@ -19,8 +19,8 @@ WIDTH: Final = len(devices.c)
 """Columns that `device_from` reads: they are in the order of `Device`."""
 
 _NAMED: Final = select(devices).where(devices.c.name == bindparam("wanted"))
-_FIND: Final = Prepared(_NAMED)
-_LOCK: Final = Prepared(_NAMED.with_for_update())
+_FIND: Final = Prepared(_NAMED, at_once=True)
+_LOCK: Final = Prepared(_NAMED.with_for_update(), at_once=True)
 _LOCK_ALL: Final = (
     select(devices)
     .where(
@@ -32,11 +32,12 @@ _LOCK_ALL: Final = (
     .order_by(devices.c.name)
     .with_for_update()
 )
-_ADD: Final = Prepared(insert(devices).returning(devices.c.id))
+_ADD: Final = Prepared(insert(devices).returning(devices.c.id), told_by="name")
 _SET_STATE: Final = Prepared(
     update(devices)
     .where(devices.c.id == bindparam("wanted"))
-    .values({name: bindparam(f"new_{name}") for name in ("suspended_at", "revoked_at", "decommissioned_at")})
+    .values({name: bindparam(f"new_{name}") for name in ("suspended_at", "revoked_at", "decommissioned_at")}),
+    at_once=True,
 )
 
 

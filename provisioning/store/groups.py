@@ -15,6 +15,7 @@ from typing import Any, Final
 from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.engine import Connection
 
+from provisioning.store.authorities import DEFAULT_LINE
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import devices, enrolment_groups
 
@@ -76,6 +77,8 @@ class Group:
     """How long after its end a certificate still buys its successor."""
     webhook_url: str | None = None
     webhook_timeout: timedelta = timedelta(seconds=5)
+    issuing_line: str = DEFAULT_LINE
+    """Which line of issuing CAs certifies its devices: `provisioning.store.authorities`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class StoredGroup:
 
 
 _NAMED: Final = select(enrolment_groups).where(enrolment_groups.c.name == bindparam("wanted"))
-_FIND: Final = Prepared(_NAMED)
+_FIND: Final = Prepared(_NAMED, at_once=True)
 _LOCK: Final = Prepared(_NAMED.with_for_update())
 
 
@@ -124,6 +127,12 @@ def page(connection: Connection, *, limit: int, after: str | None) -> Sequence[S
     if after is not None:
         statement = statement.where(enrolment_groups.c.name > after)
     return [_from_row(row) for row in connection.execute(statement)]
+
+
+def bound_to(connection: Connection, line: str) -> list[str]:
+    """Return the names of the groups whose devices are certified by the issuing CAs of *line*."""
+    found = connection.execute(select(enrolment_groups).order_by(enrolment_groups.c.name))
+    return [each.group.name for each in map(_from_row, found) if each.group.issuing_line == line]
 
 
 def count_devices(connection: Connection, name: str) -> int:

@@ -10,7 +10,8 @@ shares one transaction with the others, each in a savepoint of his own::
 Nobody is answered before the commit, so what is answered is on disk. With one caller at a time nothing changes; with
 sixteen, they pay for one fsync. On PostgreSQL the transactions of several processes meet at the end of the audit log
 anyway, so there they take a lock of all writers first (docs/decisions/0067-one-writer-at-a-time.md): a group holds the
-rows of many callers, and two groups that met in the middle could wait for each other.
+rows of many callers, and two groups that met in the middle could wait for each other. There, works that have nothing in
+common share their statements, too (`provisioning.store.company`).
 
 Rules
 -----
@@ -30,25 +31,30 @@ import queue
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import structlog
+from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, InternalError, OperationalError
 
 from provisioning.errors import Code, Refused
-from provisioning.store import audit
+from provisioning.store import announcements, audit
+from provisioning.store.side_by_side import COMPANY, GoneAlone
 
 log = structlog.get_logger(__name__)
 
 ResultT = TypeVar("ResultT")
+Apart = Callable[[], Collection[Hashable] | None]
+"""Returns all that a work decides upon, None if it cannot say."""
 
 _WAITING: Final = 4096
 _GROUP_SECONDS: Final = 0.01
 _LONGEST_GROUP_SECONDS: Final = 0.1
+_LARGEST_COMPANY: Final = 64
 _WRITERS: Final = 0x666C656574  # "fleet"; any number that nobody else uses.
 
 
@@ -59,12 +65,16 @@ class Lane(ABC):
         self._engine = engine
         self._waiting = 0
 
-    async def run(self, work: Callable[[Connection], ResultT]) -> ResultT:
-        """Return what *work* returns, once its transaction is committed."""
+    async def run(self, work: Callable[[Connection], ResultT], apart: Apart | None = None) -> ResultT:
+        """Return what *work* returns, once its transaction is committed.
+
+        *apart* returns all that it decides upon: others that have nothing of it in common may be done side by side with
+        it. Without it, or if it returns None, *work* is done by itself.
+        """
         if self._waiting >= _WAITING:
             raise Refused(Code.UNAVAILABLE, "too many requests wait for the store; try again")
         self._waiting += 1
-        future = self._submit(work)
+        future = self._submit(work, apart)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -80,7 +90,7 @@ class Lane(ABC):
         self._engine.dispose()
 
     @abstractmethod
-    def _submit(self, work: Callable[[Connection], ResultT]) -> asyncio.Future[ResultT]:
+    def _submit(self, work: Callable[[Connection], ResultT], apart: Apart | None) -> asyncio.Future[ResultT]:
         """Hand *work* to a thread."""
 
     @abstractmethod
@@ -95,7 +105,11 @@ class PooledLane(Lane):
         super().__init__(engine)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
-    def _submit(self, work: Callable[[Connection], ResultT]) -> asyncio.Future[ResultT]:
+    def _submit(
+        self,
+        work: Callable[[Connection], ResultT],
+        apart: Apart | None,  # noqa: ARG002 - Each has a transaction of its own.
+    ) -> asyncio.Future[ResultT]:
         return asyncio.get_running_loop().run_in_executor(self._executor, self._transact, work)
 
     def _stop(self) -> None:
@@ -112,6 +126,7 @@ class PooledLane(Lane):
 @dataclass(frozen=True, slots=True)
 class _Job:
     work: Callable[[Connection], Any]
+    apart: Apart | None
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
 
@@ -137,13 +152,17 @@ class GroupingLane(Lane):
         self._jobs: Final[queue.SimpleQueue[_Job | None]] = queue.SimpleQueue()
         self._stopping = False
         self._commit_seconds = 0.0
+        self._held_back: _Job | None = None
+        self._together = engine.dialect.name == "postgresql"
+        if self._together:
+            event.listen(engine, "before_cursor_execute", _note_statement)
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
-    def _submit(self, work: Callable[[Connection], ResultT]) -> asyncio.Future[ResultT]:
+    def _submit(self, work: Callable[[Connection], ResultT], apart: Apart | None) -> asyncio.Future[ResultT]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[ResultT] = loop.create_future()
-        self._jobs.put(_Job(work, loop, future))
+        self._jobs.put(_Job(work, apart, loop, future))
         return future
 
     def _stop(self) -> None:
@@ -151,8 +170,8 @@ class GroupingLane(Lane):
         self._thread.join()
 
     def _serve(self) -> None:
-        while not self._stopping:
-            first = self._jobs.get()
+        while not self._stopping or self._held_back is not None:
+            first, self._held_back = self._held_back or self._jobs.get(), None
             if first is None:
                 return
             group = [first]
@@ -164,10 +183,10 @@ class GroupingLane(Lane):
         outcomes: list[_Outcome] = []
         closes_at = time.monotonic() + max(_GROUP_SECONDS, min(self._commit_seconds, _LONGEST_GROUP_SECONDS))
         try:
-            with self._engine.begin() as connection, audit.one_end(connection):
+            with self._engine.begin() as connection, announcements.at_end(connection), audit.one_end(connection):
                 _lock_out_others(connection)
-                for job in group:
-                    outcomes.append(_attempt(connection, job.work))
+                while len(outcomes) < len(group):
+                    outcomes.extend(self._run(connection, group, len(outcomes)))
                     if time.monotonic() < closes_at and (following := self._next_waiting()) is not None:
                         group.append(following)
                 done = time.monotonic()
@@ -179,7 +198,33 @@ class GroupingLane(Lane):
             )
         return outcomes
 
+    def _run(self, connection: Connection, group: list[_Job], start: int) -> list[_Outcome]:
+        """Run the job of *group* at *start*, or a company that begins with it and whose others are added to *group*."""
+        taken = self._decides_upon(group[start])
+        if taken is None:
+            return [_attempt(connection, group[start].work)]
+        while len(group) - start < _LARGEST_COMPANY and (following := self._next_waiting()) is not None:
+            more = self._decides_upon(following)
+            if more is None or not taken.isdisjoint(more):
+                self._held_back = following
+                break
+            taken |= more
+            group.append(following)
+        return _attempt_together(connection, [each.work for each in group[start:]])
+
+    def _decides_upon(self, job: _Job) -> set[Hashable] | None:
+        if job.apart is None or not self._together:
+            return None
+        try:
+            found = job.apart()
+        except Exception:  # noqa: BLE001 - What is wrong with it the work itself will tell its caller.
+            return None
+        return None if found is None else set(found)
+
     def _next_waiting(self) -> _Job | None:
+        held, self._held_back = self._held_back, None
+        if held is not None:
+            return held
         try:
             job = self._jobs.get_nowait()
         except queue.Empty:
@@ -206,6 +251,40 @@ def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> _Outc
         return _Outcome(failure=_explained(error))
     driver.execute("RELEASE work")
     return _Outcome(result)
+
+
+def _attempt_together(connection: Connection, works: Sequence[Callable[[Connection], Any]]) -> list[_Outcome]:
+    """Run *works*, which have nothing in common, side by side; each by itself where that comes to nothing."""
+    from provisioning.store.company import BrokenUp, Company  # Only PostgreSQL needs greenlets.
+
+    if len(works) == 1:
+        return [_attempt(connection, works[0])]
+    driver: Any = connection.connection.driver_connection
+    driver.execute("SAVEPOINT company")
+    end = audit.end_of(connection)
+    try:
+        members = Company(connection, works).run()
+        driver.execute("RELEASE company")
+    except (BrokenUp, DBAPIError, connection.dialect.loaded_dbapi.Error) as error:
+        log.info("works that went together are done one by one", works=len(works), error=repr(error.__cause__ or error))
+        try:
+            driver.execute("ROLLBACK TO company")
+        except connection.dialect.loaded_dbapi.Error as lost:
+            raise OperationalError("ROLLBACK TO", None, lost) from error
+        audit.take_back(connection, end)
+        return [_attempt(connection, work) for work in works]
+    return [
+        _attempt(connection, member.work)
+        if isinstance(member.failure, GoneAlone)
+        else _Outcome(member.result, None if member.failure is None else _explained(member.failure))
+        for member in members
+    ]
+
+
+def _note_statement(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+    leader = connection.info.get(COMPANY)
+    if leader is not None:
+        leader.about_to_execute(statement)
 
 
 def _lock_out_others(connection: Connection) -> None:

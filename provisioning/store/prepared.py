@@ -9,7 +9,8 @@ the text, and the types for how values are written and read, and what is left fo
     Prepared(select(…)) ─ first use: text, binders, readers ─► driver.execute(text, values) ─► tuples
 
 It is the same statement, text and conversion as `Connection.execute` would use, on the same connection and in the same
-transaction, and its errors are SQLAlchemy's.
+transaction, and its errors are SQLAlchemy's. Works that are led side by side (`provisioning.store.company`) have theirs
+put into one by `provisioning.store.at_once`.
 
 Rules
 -----
@@ -23,16 +24,35 @@ defaults that are computed in Python.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sqlalchemy import Delete, Dialect, Insert, Select, Update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, NoResultFound
 
+from provisioning.store.at_once import text_at_once
+from provisioning.store.side_by_side import COMPANY
+
 _Convert = Callable[[Any], Any]
 Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one use of a statement has changed or found."""
+
+    count: int
+    rows: Sequence[tuple[Any, ...]] = ()
+
+
+class Leader(Protocol):
+    """Whoever leads several works side by side on a connection."""
+
+    def ask(self, prepared: Prepared, rows: Sequence[Values]) -> list[Answer]:
+        """Return an answer for each of *rows*."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +65,8 @@ class _Compiled:
     readers: Sequence[tuple[int, _Convert]]
     """For the columns whose values the driver does not return as they are to be."""
     positional: bool
+    at_once: str
+    """The text that does it for arrays of values, where there is one."""
 
     def bound(self, values: Values) -> Any:
         """Return *values* as the driver takes them."""
@@ -53,6 +75,15 @@ class _Compiled:
         if self.positional:
             return [values[name] if bind is None else bind(values[name]) for name, bind in self.binders]
         return {name: values[name] if bind is None else bind(values[name]) for name, bind in self.binders}
+
+    def bound_at_once(self, rows: Sequence[Values]) -> Any:
+        """Return the values of *rows* as arrays."""
+        bound: dict[str, Any] = dict(self.fixed)
+        for name, bind in self.binders:
+            if name not in bound:
+                column = [values[name] for values in rows]
+                bound[name] = column if bind is None else [bind(value) for value in column]
+        return bound
 
     def read(self, row: Sequence[Any]) -> tuple[Any, ...]:
         """Return a row of the driver's with every value as its type says."""
@@ -65,16 +96,36 @@ class _Compiled:
 
 
 class Prepared:
-    """One statement."""
+    """One statement.
 
-    def __init__(self, statement: Select[Any] | Insert | Update | Delete) -> None:
+    Where several works are led side by side, *at_once* says that what they ask for may be put in one statement, an
+    INSERT's rows being told apart by the column *told_by*, and counters taken together, *sums* being how many; and
+    *comes_last* that it waits until nobody asks for anything else.
+    """
+
+    def __init__(
+        self,
+        statement: Select[Any] | Insert | Update | Delete,
+        *,
+        at_once: bool = False,
+        told_by: str = "",
+        sums: str = "",
+        comes_last: bool = False,
+    ) -> None:
         self._statement: Final = statement
         self._compiled: Final[dict[tuple[str, tuple[str, ...]], _Compiled]] = {}
+        self._at_once = at_once or bool(told_by)
+        self._told_by = told_by
+        self._sums = sums
+        self.comes_last: Final = comes_last
+        self.reads: Final = isinstance(statement, Select)
 
     def run(self, connection: Connection, values: Values) -> int:
         """Execute; return how many rows were changed."""
-        cursor, _ = self._execute(connection, values)
-        count: int = cursor.rowcount
+        compiled = self._for(connection.dialect, values)
+        if (leader := _leader(connection, compiled)) is not None:
+            return leader.ask(self, [values])[0].count
+        count: int = _execute(connection, compiled, values).rowcount
         return count
 
     def run_each(self, connection: Connection, rows: Sequence[Values]) -> None:
@@ -82,6 +133,9 @@ class Prepared:
         if not rows:
             return
         compiled = self._for(connection.dialect, rows[0])
+        if (leader := _leader(connection, compiled)) is not None:
+            leader.ask(self, rows)
+            return
         driver: Any = connection.connection.driver_connection
         try:
             driver.cursor().executemany(compiled.text, [compiled.bound(values) for values in rows])
@@ -90,7 +144,11 @@ class Prepared:
 
     def first(self, connection: Connection, values: Values) -> tuple[Any, ...] | None:
         """Execute; return the first row, None if there is none."""
-        cursor, compiled = self._execute(connection, values)
+        compiled = self._for(connection.dialect, values)
+        if (leader := _leader(connection, compiled)) is not None:
+            rows = leader.ask(self, [values])[0].rows
+            return rows[0] if rows else None
+        cursor = _execute(connection, compiled, values)
         row = cursor.fetchone()
         cursor.close()
         return None if row is None else compiled.read(row)
@@ -102,28 +160,106 @@ class Prepared:
             raise NoResultFound(f"no row: {self._statement}")
         return row
 
-    def rows(self, connection: Connection, values: Values) -> list[tuple[Any, ...]]:
+    def rows(self, connection: Connection, values: Values) -> Sequence[tuple[Any, ...]]:
         """Execute; return every row."""
-        cursor, compiled = self._execute(connection, values)
-        return [compiled.read(row) for row in cursor.fetchall()]
-
-    def _execute(self, connection: Connection, values: Values) -> tuple[Any, _Compiled]:
         compiled = self._for(connection.dialect, values)
-        driver: Any = connection.connection.driver_connection
-        try:
-            return driver.execute(compiled.text, compiled.bound(values)), compiled
-        except connection.dialect.loaded_dbapi.Error as error:
-            raise _told(connection, compiled.text, error) from error
+        if (leader := _leader(connection, compiled)) is not None:
+            return leader.ask(self, [values])[0].rows
+        return [compiled.read(row) for row in _execute(connection, compiled, values).fetchall()]
+
+    def answers(self, connection: Connection, rows: Sequence[Values]) -> list[Answer]:
+        """Execute for each of *rows*, which have the same names, with as few statements as may be."""
+        compiled = self._for(connection.dialect, rows[0])
+        if self.reads:
+            return self._read(connection, compiled, rows)
+        if self._sums:
+            return self._taken(connection, compiled, rows)
+        if len(rows) == 1 or not compiled.at_once:
+            return [_answer(_execute(connection, compiled, values), compiled) for values in rows]
+        cursor = _execute_at_once(connection, compiled, rows)
+        found = cursor.fetchall()
+        if not self._told_by:
+            changed = Counter(row[-1] for row in found)
+            return [Answer(changed[place]) for place in range(1, len(rows) + 1)]
+        told = {row[-1]: Answer(1, (compiled.read(row[:-1]),)) for row in found}
+        return [told.get(values[self._told_by], Answer(0)) for values in rows]
+
+    def _read(self, connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> list[Answer]:
+        asked = {tuple(values.values()): values for values in rows}  # Who asks the same has the same answer.
+        if len(asked) == 1 or not compiled.at_once:
+            found = {place: _answer(_execute(connection, compiled, each), compiled) for place, each in asked.items()}
+            return [found[tuple(values.values())] for values in rows]
+        of_place: dict[int, list[tuple[Any, ...]]] = {}
+        for row in _execute_at_once(connection, compiled, list(asked.values())).fetchall():
+            of_place.setdefault(row[-1], []).append(compiled.read(row[:-1]))
+        found = {}
+        for place, each in enumerate(asked, 1):
+            read = of_place.get(place, [])
+            found[each] = Answer(len(read), read)
+        return [found[tuple(values.values())] for values in rows]
+
+    def _taken(self, connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> list[Answer]:
+        """Take for all who take from one counter, and give each his own in the order of *rows*."""
+        name = self._sums
+        left: dict[tuple[Any, ...], int] = {}
+        for values in rows:
+            which = _but(values, name)
+            left[which] = left.get(which, 0) + values[name]
+        ends: dict[tuple[Any, ...], int] = {}
+        answers = []
+        for values in rows:
+            which = _but(values, name)
+            if which not in ends:
+                cursor = _execute(connection, compiled, {**values, name: left[which]})
+                ends[which] = cursor.fetchone()[0] - left[which]
+            ends[which] += values[name]
+            answers.append(Answer(1, ((ends[which],),)))
+        return answers
 
     def _for(self, dialect: Dialect, values: Values) -> _Compiled:
         place = dialect.name, tuple(values)
         compiled = self._compiled.get(place)
         if compiled is None:
-            compiled = self._compiled[place] = _compile(self._statement, dialect, values)
+            compiled = _compile(self._statement, dialect, values, at_once=self._at_once, told_by=self._told_by)
+            self._compiled[place] = compiled
         return compiled
 
 
-def _compile(statement: Select[Any] | Insert | Update | Delete, dialect: Dialect, values: Values) -> _Compiled:
+def _leader(connection: Connection, compiled: _Compiled) -> Leader | None:
+    if compiled.positional:  # SQLite: nobody is led there.
+        return None
+    leader: Leader | None = connection.info.get(COMPANY)
+    return leader
+
+
+def _but(values: Values, name: str) -> tuple[Any, ...]:
+    return tuple(value for each, value in values.items() if each != name)
+
+
+def _answer(cursor: Any, compiled: _Compiled) -> Answer:
+    rows = [compiled.read(row) for row in cursor.fetchall()] if cursor.description else []
+    return Answer(cursor.rowcount, rows)
+
+
+def _execute(connection: Connection, compiled: _Compiled, values: Values) -> Any:
+    driver: Any = connection.connection.driver_connection
+    try:
+        return driver.execute(compiled.text, compiled.bound(values))
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _told(connection, compiled.text, error) from error
+
+
+def _execute_at_once(connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> Any:
+    driver: Any = connection.connection.driver_connection
+    try:
+        return driver.execute(compiled.at_once, compiled.bound_at_once(rows))
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _told(connection, compiled.at_once, error) from error
+
+
+def _compile(
+    statement: Select[Any] | Insert | Update | Delete, dialect: Dialect, values: Values, *, at_once: bool, told_by: str
+) -> _Compiled:
     if isinstance(statement, Select):
         compiled: Any = statement.compile(dialect=dialect)
         columns = statement.column_descriptions
@@ -142,7 +278,18 @@ def _compile(statement: Select[Any] | Insert | Update | Delete, dialect: Dialect
         convert = column["type"].dialect_impl(dialect).result_processor(dialect, None)
         if convert is not None:
             readers.append((place, convert))
-    return _Compiled(str(compiled), binders, fixed, readers, positional)
+    text = str(compiled)
+    together = ""
+    if at_once and dialect.name == "postgresql":
+        asked = [name for name in names if name not in fixed]
+        types = {name: _without_length(compiled.binds[name].type.compile(dialect)) for name in asked}
+        together = text_at_once(statement, text, types, told_by)
+    return _Compiled(text, binders, fixed, readers, positional, together)
+
+
+def _without_length(kind: str) -> str:
+    """Return an SQL type for a cast: with a length, it would cut what is too long instead of refusing it."""
+    return kind.partition("(")[0]
 
 
 def _told(connection: Connection, text: str, error: Exception) -> BaseException:

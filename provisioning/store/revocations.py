@@ -25,8 +25,8 @@ from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, devices, revocation_events, revocations
 
 _EVENTS: Final = revocation_events.c
-_ADD: Final = Prepared(insert(revocations))
-_ADD_EVENT: Final = Prepared(insert(revocation_events))
+_ADD: Final = Prepared(insert(revocations), told_by="sequence")
+_ADD_EVENT: Final = Prepared(insert(revocation_events), told_by="sequence")
 _AFTER: Final = Prepared(
     select(
         _EVENTS.sequence,
@@ -36,6 +36,7 @@ _AFTER: Final = Prepared(
         _EVENTS.reason,
         _EVENTS.occurred_at,
         devices.c.name,
+        _EVENTS.invalidity_date,
     )
     .select_from(revocation_events.join(certificates).join(devices))
     .where(_EVENTS.sequence > bindparam("position"))
@@ -62,6 +63,7 @@ class RevocationRecord:
     reason: RevocationReason
     occurred_at: datetime
     device: str
+    invalidity_date: datetime | None = None
 
 
 def add(
@@ -71,14 +73,21 @@ def add(
     reason: RevocationReason,
     revoked_at: datetime,
     revoked_by: str,
+    invalidity_date: datetime | None = None,
 ) -> range:
     """Record revocations and return their sequence numbers, in the order of *certificate_ids*.
 
     They are revoked since the second in which *revoked_at* is, which is what a CRL can say (RFC 5280 §5.1.2.6); their
-    events keep the moment.
+    events keep the moment. *invalidity_date* is since when they were not to be trusted (RFC 5280 §5.3.2).
     """
+    occurred = dict.fromkeys(certificate_ids, revoked_at)
     sequences = _append(
-        connection, EventKind.REVOKED, dict.fromkeys(certificate_ids, revoked_at), reason=reason, actor=revoked_by
+        connection,
+        EventKind.REVOKED,
+        occurred,
+        reason=reason,
+        actor=revoked_by,
+        invalidity_date=invalidity_date,
     )
     rows = [
         {
@@ -87,6 +96,7 @@ def add(
             "reason": reason.value,
             "revoked_at": revoked_at.replace(microsecond=0),
             "revoked_by": revoked_by,
+            "invalidity_date": invalidity_date,
         }
         for sequence, certificate_id in zip(sequences, certificate_ids, strict=True)
     ]
@@ -95,17 +105,29 @@ def add(
 
 
 def finalise(
-    connection: Connection, held: Mapping[int, datetime], *, reason: RevocationReason, revoked_by: str
+    connection: Connection,
+    held: Mapping[int, datetime],
+    *,
+    reason: RevocationReason,
+    revoked_by: str,
+    invalidity_date: datetime | None = None,
 ) -> range:
     """Turn holds into revocations for *reason*; return their sequence numbers.
 
     *held* maps a certificate's id to the date of its hold, which stays: it has been distrusted since then.
     """
-    sequences = _append(connection, EventKind.REVOKED, held, reason=reason, actor=revoked_by)
+    sequences = _append(
+        connection, EventKind.REVOKED, held, reason=reason, actor=revoked_by, invalidity_date=invalidity_date
+    )
     statement = (
         update(revocations)
         .where(revocations.c.certificate_id == bindparam("held"))
-        .values(sequence=bindparam("place"), reason=reason.value, revoked_by=revoked_by)
+        .values(
+            sequence=bindparam("place"),
+            reason=reason.value,
+            revoked_by=revoked_by,
+            invalidity_date=invalidity_date,
+        )
     )
     rows = [{"held": identifier, "place": place} for identifier, place in zip(held, sequences, strict=True)]
     connection.execute(statement, rows)
@@ -127,7 +149,13 @@ def release(connection: Connection, certificate_ids: Sequence[int], *, released_
 
 
 def _append(
-    connection: Connection, kind: EventKind, occurred: Mapping[int, datetime], *, reason: RevocationReason, actor: str
+    connection: Connection,
+    kind: EventKind,
+    occurred: Mapping[int, datetime],
+    *,
+    reason: RevocationReason,
+    actor: str,
+    invalidity_date: datetime | None = None,
 ) -> range:
     sequences = counters.take(connection, Counter.REVOCATION, len(occurred))
     rows = [
@@ -138,6 +166,7 @@ def _append(
             "reason": reason.value,
             "occurred_at": occurred_at,
             "actor": actor,
+            "invalidity_date": invalidity_date,
         }
         for sequence, (certificate_id, occurred_at) in zip(sequences, occurred.items(), strict=True)
     ]
@@ -150,8 +179,8 @@ def after(connection: Connection, sequence: int, limit: int) -> list[RevocationR
     """Return the events that follow *sequence*, in order, *limit* at most."""
     rows = _AFTER.rows(connection, {"position": sequence, "most": limit})
     return [
-        RevocationRecord(number, EventKind(kind), issuer, serial, RevocationReason(reason), occurred_at, name)
-        for number, kind, issuer, serial, reason, occurred_at, name in rows
+        RevocationRecord(number, EventKind(kind), issuer, serial, RevocationReason(reason), *rest)
+        for number, kind, issuer, serial, reason, *rest in rows
     ]
 
 
@@ -165,6 +194,7 @@ class ListedChange:
     occurred_at: datetime
     revoked_at: datetime | None
     reason: RevocationReason | None
+    invalidity_date: datetime | None = None
 
 
 def listed(connection: Connection, issuer_key_id: bytes, shard_id: int | None, since: datetime) -> list[ListedChange]:
@@ -176,14 +206,15 @@ def listed(connection: Connection, issuer_key_id: bytes, shard_id: int | None, s
             certificates.c.not_after,
             revocations.c.revoked_at,
             revocations.c.reason,
+            revocations.c.invalidity_date,
         )
         .select_from(revocations.join(certificates))
         .where(*_scope(issuer_key_id, shard_id), certificates.c.not_after > since)
         .order_by(revocations.c.sequence)
     )
     return [
-        ListedChange(sequence, int(serial, 16), not_after, at, at, RevocationReason(reason))
-        for sequence, serial, not_after, at, reason in connection.execute(statement)
+        ListedChange(sequence, int(serial, 16), not_after, at, at, RevocationReason(reason), invalid)
+        for sequence, serial, not_after, at, reason, invalid in connection.execute(statement)
     ]
 
 
@@ -198,6 +229,7 @@ def changes(connection: Connection, issuer_key_id: bytes, shard_id: int | None, 
             events.occurred_at,
             revocations.c.revoked_at,
             revocations.c.reason,
+            revocations.c.invalidity_date,
         )
         .select_from(
             revocation_events.join(certificates).outerjoin(
@@ -208,8 +240,8 @@ def changes(connection: Connection, issuer_key_id: bytes, shard_id: int | None, 
         .order_by(events.sequence)
     )
     return [
-        ListedChange(place, int(serial, 16), not_after, at, revoked_at, reason and RevocationReason(reason))
-        for place, serial, not_after, at, revoked_at, reason in connection.execute(statement)
+        ListedChange(place, int(serial, 16), not_after, at, revoked_at, reason and RevocationReason(reason), invalid)
+        for place, serial, not_after, at, revoked_at, reason, invalid in connection.execute(statement)
     ]
 
 

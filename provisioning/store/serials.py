@@ -32,7 +32,9 @@ from provisioning.store.tables import serial_reservations
 
 BLOCK: Final = 64
 _RANDOM_BITS: Final = 126  # CA/Browser Forum BR §7.1 asks for 64 of a CSPRNG.
-_USE: Final = Prepared(delete(serial_reservations).where(serial_reservations.c.serial == bindparam("used")))
+_USE: Final = Prepared(
+    delete(serial_reservations).where(serial_reservations.c.serial == bindparam("used")), at_once=True
+)
 
 
 def new_serial() -> int:

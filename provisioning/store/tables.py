@@ -136,6 +136,7 @@ authorities = Table(
     Column("der", LargeBinary, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
+    Column("line", NAME, nullable=False, server_default="default"),
     Index("ix_authorities_key_id", "key_id"),
 )
 """The fleet's own CAs and what each may do now: see `provisioning.store.authorities`."""
@@ -156,6 +157,7 @@ revocations = Table(
     Column("reason", String(24), nullable=False),
     Column("revoked_at", UtcDateTime, nullable=False),
     Column("revoked_by", NAME, nullable=False),
+    Column("invalidity_date", UtcDateTime),
 )
 """What is revoked now. *sequence* is that of the event that says so; a release removes the row."""
 
@@ -168,6 +170,7 @@ revocation_events = Table(
     Column("reason", String(24), nullable=False),
     Column("occurred_at", UtcDateTime, nullable=False),
     Column("actor", NAME, nullable=False),
+    Column("invalidity_date", UtcDateTime),
 )
 """What the feed says: every revocation and every release, in commit order, for ever."""
 
@@ -205,6 +208,15 @@ enrolment_groups = Table(
     Column("changed_by", NAME, nullable=False),
 )
 """Groups that an operator has configured; what the rules mean: `provisioning.store.groups`."""
+
+group_paces = Table(
+    "group_paces",
+    metadata,
+    Column("group_name", NAME, primary_key=True),
+    Column("thousandths", BigInteger, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+)
+"""What is left in the bucket of each group with a pace, as of a time: see `provisioning.enrolment.pace`."""
 
 claims = Table(
     "claims",

@@ -33,7 +33,8 @@ _FIND: Final = Prepared(
         tokens.c.certificate_id,
     )
     .where(tokens.c.digest == bindparam("wanted"))
-    .with_for_update()
+    .with_for_update(),
+    at_once=True,
 )
 _UNUSED: Final = (
     tokens.c.device.in_(bindparam("wanted", expanding=True)),
@@ -45,9 +46,12 @@ _VOID: Final = update(tokens).where(*_UNUSED).values(voided_at=bindparam("now"))
 _VOID_ONE: Final = Prepared(
     update(tokens)
     .where(tokens.c.device == bindparam("wanted"), tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
-    .values(voided_at=bindparam("now"))
+    .values(voided_at=bindparam("now")),
+    at_once=True,
 )
-_SPEND: Final = Prepared(update(tokens).where(tokens.c.id == bindparam("wanted"), tokens.c.used_at.is_(None)))
+_SPEND: Final = Prepared(
+    update(tokens).where(tokens.c.id == bindparam("wanted"), tokens.c.used_at.is_(None)), at_once=True
+)
 
 
 @dataclass(frozen=True, slots=True)

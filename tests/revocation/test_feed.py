@@ -232,6 +232,41 @@ def test_rev_41_newcomers_are_refused_as_unavailable_when_the_feed_is_lost_too_l
         wait_until(lambda: broker.events("REVOCATION_STATUS_UNKNOWN"), "the log says why")
 
 
+@pytest.mark.parametrize(
+    ("policy", "answer"),
+    [("require", ReasonCode.SERVER_UNAVAILABLE), ("grace 1h", ReasonCode.SUCCESS), ("advisory", ReasonCode.SUCCESS)],
+)
+def test_rev_41_the_policy_says_what_a_lost_feed_means(tmp_path: Path, policy: str, answer: ReasonCode) -> None:
+    with contextlib.ExitStack() as stack:
+        with ProvisioningService.founded(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as service:
+            device, gone = enrol(service, "meter", "gone")
+            broker = stack.enter_context(BrokerProcess.enrolled(tmp_path / "b", service, "--feed-policy", policy))
+            revoke(service, broker, gone)
+        wait_until(lambda: broker.events("FEED_LOST"), "the broker knows that the feed is lost")
+        with TlsClient(broker.port, service.bundle, device.credential) as client:
+            connack = client.connect(client_id="meter", expect=answer)
+        with TlsClient(broker.port, service.bundle, gone.credential) as client:
+            client.connect(client_id="gone", expect=ReasonCode.NOT_AUTHORIZED)
+    said = (connack.properties.reason_string or "").partition(":")[0]
+    assert said == ("REVOCATION_STATUS_UNKNOWN" if policy == "require" else "")
+    assert {event["policy"] for event in broker.events("revocation feed lost")} == {policy.replace("1h", "3600s")}
+    warned = [event["sources"] for event in broker.events("ADVISORY")]
+    assert warned == ([["feed"]] if policy == "advisory" else [])
+
+
+def test_rev_41_under_advisory_a_broker_that_never_read_the_feed_admits_and_says_so(tmp_path: Path) -> None:
+    with ProvisioningService.founded(tmp_path / "fleet") as service:
+        (device,) = enrol(service, "meter")
+        broker = BrokerProcess.enrolled(tmp_path / "b", service, "--feed-policy", "advisory")
+        with broker:
+            pass
+    with broker:
+        [event] = [each for each in broker.events("FEED_LOST") if "everybody" in each["event"]]
+        assert event["event"] == "everybody is admitted without the revocation feed (feed_policy is advisory)"
+        with TlsClient(broker.port, service.bundle, device.credential) as client:
+            client.connect(client_id="meter")
+
+
 def test_rev_8_9_a_kept_session_and_its_messages_are_not_the_revoked_clients(
     fleet_broker: BrokerProcess, service: ProvisioningService, device: Enrolled, name: str
 ) -> None:

@@ -99,7 +99,7 @@ async def open_fleet(
         neighbours = (lambda _: told.append("feed"), lambda _: told.append("crl"))
         enrolment = EnrolmentService(
             database=database,
-            issuing=lambda: Issuing(issuer),
+            issuing=lambda _line: Issuing(issuer),
             serial_numbers=serial_numbers,
             profiles=profiles,
             trust_domain="fleet.internal",

@@ -2,6 +2,10 @@
 
 A request is recognised by group, name and public key, and whoever repeats it has signed it with that key. A decision
 is worth one certificate, and evidence that is shown with the request is what the operator sees beside it.
+
+A request for a key that the service makes is recognised by its own key, which counts for nothing else
+(docs/decisions/0088-a-key-that-waits-is-not-made.md): without a signature by it, whoever guesses the request would be
+given the private key.
 """
 
 from __future__ import annotations
@@ -52,17 +56,14 @@ class ApprovalWay(Way):
 
 def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:
     """Return an operator's approval of *attempt*; raise `Undecided` or `Refused` without one."""
-    if attempt.server_key:
-        raise Refused(
-            Code.SERVER_KEYS_REFUSED,
-            "a request that waits for an approval is recognised by its key: make the key on the device",
-        )
-    name, key = attempt.request.common_name, spki_fingerprint(attempt.request.public_key)
+    name, key = attempt.request.common_name, _recognised_by(attempt)
     found = approvals.find(connection, group.name, name, key)
     if found is None or _over(connection, found, attempt, group):
         evidence = "+".join(each.credential for each in shown) or "nothing"
         if devices.find(connection, name) is not None:
             evidence += "; the name is enrolled already"
+        if attempt.server_key:
+            evidence += "; the service makes the key"
         raise Undecided(ApprovalRequest(group.name, name, key, evidence[:200]))
     match found.state:
         case ApprovalState.PENDING:
@@ -79,6 +80,19 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
         approvals.spend(connection, found.id)
 
     return Vouched(found.decided_by or "", f"approval {found.id}", proves=True, decides=True, settle=spend)
+
+
+def _recognised_by(attempt: Attempt) -> bytes:
+    """Return the fingerprint of the key that has signed the request."""
+    if not attempt.server_key:
+        return spki_fingerprint(attempt.request.public_key)
+    if attempt.waits_as is None:
+        raise Refused(
+            Code.SERVER_KEYS_REFUSED,
+            "a request that waits for an approval is recognised by its own key: sign it with a strong key of its own, "
+            "the same one each time",
+        )
+    return attempt.waits_as
 
 
 def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group: Group) -> bool:

@@ -91,7 +91,9 @@ def _check_usable(token: StoredToken, now: datetime) -> None:
     if token.used_at is not None:
         raise Refused(Code.TOKEN_USED, "this enrolment token was used already: ask for a new one")
     if token.voided_at is not None:
-        raise Refused(Code.TOKEN_VOID, "the device was revoked after this token was made: ask for a new one")
+        raise Refused(
+            Code.TOKEN_VOID, "this token was voided, or its device revoked after it was made: ask for a new one"
+        )
     if now >= token.expires_at:
         raise Refused(
             Code.TOKEN_EXPIRED,

@@ -62,6 +62,29 @@ def test_a_list_that_is_tried_names_those_it_would_put_out_and_puts_nobody_out(
     assert after["code"] in {"CRL_KNOWN", "CRL_OLDER"}
 
 
+def test_a_delta_is_tried_with_the_base_that_comes_with_it(listed: ListedBroker, name: str, tmp_path: Path) -> None:
+    device, other = listed.pki.device(name), listed.pki.device(f"other-{name}")
+    base, delta = tmp_path / "base.crl", tmp_path / "delta.crl"
+    number = listed.number + 5
+    base.write_bytes(crl(listed.pki.issuing, [device], number=number))
+    delta.write_bytes(crl(listed.pki.issuing, [other], number=number + 1, base=number))
+    with listed.client(device) as client, listed.client(other) as neighbour:
+        client.connect(client_id=name)
+        neighbour.connect()
+        code, output, _ = asked(listed.process, "crl", "try", str(delta), str(base))
+        client.check_alive()
+        neighbour.check_alive()
+    of_delta, of_base = output.splitlines()
+    assert code == 0
+    assert of_base.startswith(f"list {number} of CN=Test Issuing CA, 1 entries: ")
+    assert "would disconnect 1 of 2 clients" in of_base
+    assert of_delta.startswith(
+        f"list {number + 1} (a delta, with its base {number}) of CN=Test Issuing CA, 2 entries: "
+    )
+    assert "would disconnect 2 of 2 clients" in of_delta
+    assert tried(listed, delta)[0]["code"] == "CRL_NO_BASE"  # Nothing of the trial was kept.
+
+
 def test_a_list_that_would_not_be_used_says_why(listed: ListedBroker, tmp_path: Path) -> None:
     issuing, number = listed.pki.issuing, listed.number + 5
     proposed = tmp_path / "proposed.pem"

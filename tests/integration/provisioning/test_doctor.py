@@ -36,7 +36,7 @@ def findings(service: ProvisioningService, *arguments: str) -> tuple[int, dict[s
 def test_nothing_is_wrong_with_an_authority_that_was_just_founded(pristine: ProvisioningService) -> None:
     code, found = findings(pristine)
     assert code == 0
-    assert set(found) == {"files", "keys", "certificates", "disk", "clock", "database", "CRL", "ports"}
+    assert set(found) == {"files", "keys", "certificates", "disk", "clock", "database", "CAs", "CRL", "ports"}
     assert not any(found.values())
     done = pristine.command("doctor", "--dir", str(pristine.dir))
     assert "ok       keys          the keys of issuing-ca, root-ca open" in done.stdout
@@ -114,3 +114,23 @@ def test_the_shell_completes_commands_and_options(typed: str, offered: str) -> N
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert offered in done.stdout.split()
+
+
+def test_each_line_s_ca_is_looked_at_and_a_retired_one_never_again(tmp_path: Path) -> None:
+    service = ProvisioningService.founded(tmp_path / "fleet", {"port": 0, "http_port": 0})
+
+    def ca(*arguments: str) -> None:
+        done = service.command("ca", *arguments, "--dir", str(service.dir))
+        assert done.returncode == 0, done.stderr
+
+    ca("rollover", "begin", "--line", "meters")
+    ca("rollover", "activate", "--without-waiting")
+    done = service.command("doctor", "--dir", str(service.dir))
+    assert "good for a while: root-ca (active), issuing-ca (active), issuing-meters-1 (active)" in done.stdout
+    (service.dir / "issuing-meters-1.key").rename(tmp_path / "kept.key")
+    code, found = findings(service)
+    assert code == 1
+    assert [each["detail"] for each in found["CAs"]] == ["issuing-meters-1 issues, and its key is not here"]
+    ca("rollover", "end-line", "meters")
+    ca("rollover", "retire", "issuing-meters-1")
+    assert findings(service)[0] == 0

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.x509 import ocsp
 
 from provisioning.client.csr import build_csr
-from provisioning.client.est import EnrolmentRefused, EstClient
+from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.client.feed import RevocationEvent, follow
 from provisioning.pki.keys import generate_key
 from tests.support.curl import Curl
@@ -173,3 +173,28 @@ def test_init_and_serve_say_what_is_wrong_with_the_database(postgresql: Postgres
     assert done.returncode == 1
     assert "database_url: the database postgresql+psycopg://fleet:***@127.0.0.1:1/fleet cannot be used" in done.stderr
     assert "hush" not in done.stderr
+
+
+async def test_both_count_together_how_many_certificates_a_group_has_had(
+    two: tuple[ProvisioningService, ProvisioningService],
+) -> None:
+    with two[0].api() as api:
+        rules = {"name": "paced", "ways": ["token"], "certificates_per_minute": 4}
+        assert api.post("/v1/groups", json=rules).status_code == 201
+    names = [f"paced-{number}" for number in range(10)]
+    tokens = [two[0].token(device=name, group="paced") for name in names]
+
+    async def one(service: ProvisioningService, name: str, token: str) -> str:
+        async with EstClient(service.https, service.bundle) as client:
+            try:
+                await client.enrol(build_csr(generate_key(), name), user=name, token=token)
+            except EnrolmentUnavailable as refusal:
+                return "RATE_LIMITED" if "429: RATE_LIMITED" in str(refusal) else str(refusal)
+            return "enrolled"
+
+    begun = time.monotonic()
+    attempts = [one(two[place % 2], name, token) for place, (name, token) in enumerate(zip(names, tokens, strict=True))]
+    outcomes = await asyncio.gather(*attempts)
+    gained = int((time.monotonic() - begun) * 4 / 60)  # On a machine that takes its time, another one is due.
+    assert 4 <= outcomes.count("enrolled") <= 4 + gained, outcomes
+    assert set(outcomes) == {"enrolled", "RATE_LIMITED"}

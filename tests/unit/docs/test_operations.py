@@ -92,7 +92,7 @@ def test_settings_of_provisioning_are_those_of_the_code() -> None:
     rows, _ = settings_tables()
     assert {name: default for name, default, *_ in rows} == defaults(Settings)
     documented = {flag for _, _, flag, _ in rows if flag}
-    assert documented == flags(provisioning_app, "serve", "init") - {"--server-name", "--help"}
+    assert documented == flags(provisioning_app, "serve", "init") - {"--server-name", "--json", "--help"}
 
 
 def test_settings_of_the_broker_are_those_of_the_code() -> None:

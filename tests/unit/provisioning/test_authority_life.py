@@ -114,10 +114,12 @@ async def test_a_ca_that_is_revoked_or_retired_signs_nothing_from_that_commit_on
 
 async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fleet_cas: Ceremonies) -> None:
     await fleet_cas.successor()
-    outcome = await fleet_cas.life.revoke("issuing-ca", RevocationReason.SUPERSEDED)
+    since = fleet_cas.clock() - timedelta(days=1)
+    outcome = await fleet_cas.life.revoke("issuing-ca", RevocationReason.SUPERSEDED, since)
     assert {each.device.name for each in outcome.affected} == {"admin", "provisioning"}
     events = await fleet_cas.database.read(lambda connection: revocations.after(connection, 0, 100))
     assert events[0].device == "ca:issuing-ca"
+    assert {each.invalidity_date for each in events} == {since.replace(microsecond=0)}
     assert [each.sequence for each in events] == list(range(1, len(events) + 1))
     assert await fleet_cas.life.renew_operator(outcome)
     operator = AuthorityFiles(fleet_cas.settings.directory).certificate("operator")

@@ -28,6 +28,25 @@ def test_without_grace_only_this_moment_is_acceptable() -> None:
     assert not freshness.acceptable(5.01)
 
 
+def test_under_require_nobody_comes_once_the_source_is_lost() -> None:
+    freshness = Freshness(15.0, strict=True, policy="require")
+    freshness.current(5.0)
+    assert freshness.acceptable(6.0)
+    freshness.lost()
+    assert not freshness.acceptable(6.0)
+    freshness.current(7.0)
+    assert freshness.acceptable(22.0)
+    assert not freshness.acceptable(22.1)
+
+
+def test_with_a_grace_time_a_lost_source_is_forgiven_for_so_long() -> None:
+    freshness = Freshness(10.0)
+    freshness.current(5.0)
+    freshness.lost()
+    assert freshness.acceptable(15.0)
+    assert not freshness.acceptable(15.1)
+
+
 def test_a_clock_that_goes_back_makes_nothing_older() -> None:
     freshness = Freshness(1.0)
     freshness.current(5.0)

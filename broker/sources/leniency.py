@@ -1,0 +1,54 @@
+"""What the settings forgive where revocations are not known: how it is judged of the feed, and said of every source."""
+
+from __future__ import annotations
+
+import structlog
+
+from broker.admission.freshness import Freshness
+from broker.config import BrokerConfig
+from broker.trust_settings import StatusPolicy, TrustSettings
+from provisioning.client.feed import HEARTBEAT, SILENT_HEARTBEATS
+
+log = structlog.get_logger("broker")
+
+
+def feed_freshness(config: BrokerConfig) -> Freshness:
+    """Return how old the feed's knowledge may be.
+
+    Under `require`: as old as it becomes between two heartbeats, three at most, and not a moment longer than until the
+    feed is known to be lost.
+    """
+    terms = config.feed_terms
+    if config.provisioning is None:
+        return Freshness(0.0, always_acceptable=True)
+    if config.feed_policy is not None and terms.grace == 0:
+        return Freshness(HEARTBEAT * SILENT_HEARTBEATS, strict=True, policy="require")
+    return Freshness(terms.grace or 0.0, always_acceptable=terms.grace is None, policy=str(terms))
+
+
+def advisory_sources(config: BrokerConfig) -> list[str]:
+    """Return the sources without which newcomers are let in all the same, as the settings call them."""
+    found = ["feed"] if config.provisioning is not None and _is_advisory(config.feed_terms) else []
+    bundles: list[tuple[str, BrokerConfig | TrustSettings]] = [("", config)]
+    bundles += [(f"trust bundle {each.name}: ", each) for each in config.trust]
+    for where, settings in bundles:
+        if settings.has_crls and _is_advisory(settings.crl_policy):
+            found.append(f"{where}CRLs")
+        if settings.has_ocsp and _is_advisory(settings.ocsp_policy):
+            found.append(f"{where}OCSP")
+    return found
+
+
+def warn_of_advisory(config: BrokerConfig) -> None:
+    """Say in the log which sources may fail without anybody being refused for it."""
+    if sources := advisory_sources(config):
+        log.warning(
+            "revoked clients are let in while a source does not say that they are revoked",
+            code="ADVISORY",
+            sources=sources,
+            detail="the policy is advisory: whoever keeps the source from the broker keeps its revocations from it",
+        )
+
+
+def _is_advisory(policy: StatusPolicy) -> bool:
+    return policy.grace is None

@@ -1,0 +1,69 @@
+"""One statement that does for many rows of values what a statement does for one; PostgreSQL's dialect.
+
+Theory
+------
+The values travel as one array for each parameter, and the statement is asked about each place of them::
+
+    SELECT … WHERE digest = %(wanted)s FOR UPDATE
+    SELECT found.*, place FROM unnest(%(wanted)s) WITH ORDINALITY AS asked CROSS JOIN LATERAL (
+        SELECT … WHERE digest = asked.wanted FOR UPDATE) AS found
+
+    UPDATE tokens SET used_at = %(used_at)s WHERE id = %(wanted)s
+    UPDATE tokens SET used_at = asked.used_at FROM unnest(…) AS asked WHERE id = asked.wanted RETURNING place
+
+So the text is the same however many there are, and the server plans it once. The inner statement is the one that
+SQLAlchemy has compiled, with its parameters' names exchanged for columns.
+
+Rules
+-----
+1. The rows of values must not concern the same row of a table, except where they only read: a change would be made
+   once, an insertion would fail.
+2. An INSERT returns the column `told_by`, whose value says which of the rows was inserted: PostgreSQL promises no
+   order.
+
+Does not handle: UPDATE and DELETE with RETURNING, or with a subquery before their WHERE.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from sqlalchemy import Delete, Insert, Select, Update
+
+_PARAMETER: Final = re.compile(r"%\((\w+)\)s")
+_PLACE: Final = "asked.asked_place"
+
+
+def text_at_once(
+    statement: Select[tuple[object, ...]] | Insert | Update | Delete, text: str, types: Mapping[str, str], told_by: str
+) -> str:
+    """Return *text*, which is *statement* compiled, for arrays of parameters; *types* are the parameters' in SQL.
+
+    Rows end with the place of the values that they answer, from 1; those of an INSERT with the value of *told_by*.
+    """
+    inner = _PARAMETER.sub(lambda found: f'asked."{found[1]}"' if found[1] in types else found[0], text)
+    arrays = ", ".join(f"%({name})s::{kind}[]" for name, kind in types.items())
+    columns = ", ".join(f'"{name}"' for name in types)
+    asked = f"unnest({arrays}) WITH ORDINALITY AS asked ({columns}, asked_place)"
+    if isinstance(statement, Select):
+        return f"SELECT found.*, {_PLACE} FROM {asked} CROSS JOIN LATERAL ({inner}) AS found"  # noqa: S608 - of names only
+    if isinstance(statement, Insert):
+        head, values, tail = _insertion(inner)
+        told = f", {told_by}" if " RETURNING " in tail else f" RETURNING {told_by}"
+        return f"{head} SELECT {values} FROM {asked} ORDER BY {_PLACE}{tail}{told}"  # noqa: S608 - of names only
+    joined = "FROM" if isinstance(statement, Update) else "USING"
+    change, _, condition = inner.partition(" WHERE ")
+    return f"{change} {joined} {asked} WHERE {condition} RETURNING {_PLACE}"
+
+
+def _insertion(text: str) -> tuple[str, str, str]:
+    """Return what stands before VALUES, the values, and what follows them."""
+    head, _, rest = text.partition(" VALUES (")
+    depth = 1
+    for place, character in enumerate(rest):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth == 0:
+            return head, rest[:place], rest[place + 1 :]
+    raise ValueError(f"no list of values: {text}")

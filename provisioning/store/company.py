@@ -1,0 +1,144 @@
+"""Works that wait together do their statements together: a round trip for a company, not for each member.
+
+Theory
+------
+On PostgreSQL a statement costs a journey to the server, and after it a wait for the interpreter's lock: what an
+enrolment's fourteen statements do takes the server a fraction of that. Works of several callers that do the same ask
+the same questions, so they are led side by side, each in a coroutine of its own (a greenlet: a work is plain code that
+knows nothing of it), and what they ask for is put in one statement for all of them::
+
+    work A ─ find token ┐                   ┌ add device ┐
+    work B ─ find token ┼─ one statement ──►┼ add device ┼─ one statement ──► … ─ entries of the audit log ─ sign ─ …
+    work C ─ find token ┘                   └ lock group ┘
+                                                 C alone
+
+Only one of them runs at a time, and in one thread; they change places where they ask the store for something.
+
+Rules
+-----
+1. Each member says what it decides upon (`Job.apart`), and no two of a company have any of it in common. So none can
+   see or spoil what another is about to do, and whoever has something in common comes after.
+2. What is found out on the way to be everybody's, such as a limit on a group's devices, is left to works that run
+   alone: `go_alone` before anything was changed.
+3. The audit log's entries are written when no member asks for anything else. So whoever is refused is refused before
+   anybody has signed, and nothing is signed before its entry is written.
+4. If a member fails that has changed something, nothing of the company stays (`BrokenUp`), and each work is done again
+   by itself. A member that has signed refuses to: its serial number is spent.
+
+Handles: works whose busiest statements are `Prepared`. Others run one by one, between those of the other members.
+Does not handle: SQLite, where a statement is a call and not a journey.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from greenlet import greenlet
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from provisioning.store.prepared import Answer, Prepared, Values
+from provisioning.store.side_by_side import COMPANY
+
+_Work = Callable[[Connection], Any]
+
+
+class BrokenUp(Exception):
+    """A member has failed after a change; its cause says how. Undo everything, and do each work by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    prepared: Prepared
+    rows: Sequence[Values]
+
+    @property
+    def kind(self) -> tuple[int, tuple[str, ...]]:
+        """What may be put in one statement: the same one, with values of the same names."""
+        return id(self.prepared), tuple(self.rows[0])
+
+
+@dataclass(slots=True)
+class Member:
+    """One work, and how it ended."""
+
+    work: _Work
+    result: Any = None
+    failure: Exception | None = None
+    wrote: bool = False
+    steps: int = 0
+    asked: _Asked | None = None
+
+    def live(self, connection: Connection) -> None:
+        """Do the work."""
+        try:
+            self.result = self.work(connection)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's: he gets it
+            self.failure = error
+
+
+class Company:
+    """Leads works side by side on one connection, in its transaction."""
+
+    def __init__(self, connection: Connection, works: Iterable[_Work]) -> None:
+        self._connection = connection
+        self._members: Final = [Member(work) for work in works]
+        self._lives: Final = [greenlet(member.live) for member in self._members]
+        self._now: Member | None = None
+        self._leader: Final = greenlet.getcurrent()
+
+    def run(self) -> list[Member]:
+        """Return the members at their ends; raise `BrokenUp`, or what SQLAlchemy raises for the store."""
+        notes = self._connection.info
+        notes[COMPANY] = self
+        try:
+            for place in range(len(self._members)):
+                self._resume(place, self._connection)
+            while waiting := [place for place, member in enumerate(self._members) if member.asked is not None]:
+                self._answer(waiting)
+        finally:
+            notes.pop(COMPANY, None)
+            self._end()
+        return self._members
+
+    def ask(self, prepared: Prepared, rows: Sequence[Values]) -> list[Answer]:
+        """Let the member that runs wait for its answers, one for each of *rows*; called by `Prepared`."""
+        answers: list[Answer] = self._leader.switch(_Asked(prepared, rows))
+        return answers
+
+    def about_to_execute(self, statement: str) -> None:
+        """Take note of a statement that the member that runs executes by itself."""
+        if self._now is not None and not statement.lstrip().startswith("SELECT"):
+            self._now.wrote = True
+
+    def _answer(self, waiting: Sequence[int]) -> None:
+        """Execute what the member asks for that is furthest behind, together with all who ask for the same."""
+        asked = [(place, asked) for place in waiting if (asked := self._members[place].asked) is not None]
+        _, first = min(asked, key=lambda each: (each[1].prepared.comes_last, self._members[each[0]].steps))
+        same = [(place, each) for place, each in asked if each.kind == first.kind]
+        answers = iter(first.prepared.answers(self._connection, [row for _, each in same for row in each.rows]))
+        for place, each in same:
+            own = [next(answers) for _ in each.rows]
+            member = self._members[place]
+            member.wrote = member.wrote or (not first.prepared.reads and any(answer.count for answer in own))
+            self._resume(place, own)
+
+    def _resume(self, place: int, given: object) -> None:
+        member, life = self._members[place], self._lives[place]
+        member.asked, self._now = None, member
+        member.steps += 1
+        asked = life.switch(given)
+        self._now = None
+        if not life.dead:
+            member.asked = asked
+        elif member.failure is not None and (member.wrote or isinstance(member.failure, DBAPIError)):
+            raise BrokenUp from member.failure
+
+    def _end(self) -> None:
+        for life in self._lives:
+            with contextlib.suppress(Exception):  # What it says when it is ended is nobody's business any more.
+                if life and not life.dead:
+                    life.throw()

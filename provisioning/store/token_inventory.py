@@ -1,0 +1,122 @@
+"""Queries about tokens by their number, for operators: which there are, what became of one, and the end of one.
+
+A token itself is never here: it is stored as a hash. Its number says which one is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy.engine import Connection
+
+from provisioning.pki.identity import Role
+from provisioning.store.tables import certificates, tokens
+
+
+class TokenState(StrEnum):
+    """What a token is worth."""
+
+    OPEN = "open"
+    """It buys a certificate."""
+    USED = "used"
+    VOID = "void"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFilter:
+    """Which tokens are meant; None: any."""
+
+    state: TokenState | None = None
+    group: str | None = None
+    device: str | None = None
+    expires_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownToken:
+    """A token as operators see it, as it was at the time of the question."""
+
+    id: int
+    device: str | None
+    group: str | None
+    role: Role
+    state: TokenState
+    created_at: datetime
+    created_by: str
+    expires_at: datetime
+    voided_at: datetime | None
+    used_at: datetime | None
+    serial: str | None
+    """Of the certificate that it bought."""
+
+
+_KNOWN: Final = select(
+    tokens.c.id,
+    tokens.c.device,
+    tokens.c.group_name,
+    tokens.c.role,
+    tokens.c.created_at,
+    tokens.c.created_by,
+    tokens.c.expires_at,
+    tokens.c.voided_at,
+    tokens.c.used_at,
+    certificates.c.serial,
+).select_from(tokens.outerjoin(certificates, tokens.c.certificate_id == certificates.c.id))
+
+
+def page(connection: Connection, wanted: TokenFilter, *, limit: int, after: int, now: datetime) -> Sequence[KnownToken]:
+    """Return tokens that fit, the oldest first, after the one with number *after*."""
+    statement = _KNOWN.where(tokens.c.id > after).order_by(tokens.c.id).limit(limit)
+    if wanted.state is not None:
+        statement = statement.where(_is(wanted.state, now))
+    if wanted.group is not None:
+        statement = statement.where(tokens.c.group_name == wanted.group)
+    if wanted.device is not None:
+        statement = statement.where(tokens.c.device == wanted.device)
+    if wanted.expires_before is not None:
+        statement = statement.where(tokens.c.expires_at < wanted.expires_before)
+    return [_from_row(row, now) for row in connection.execute(statement)]
+
+
+def find(connection: Connection, number: int, now: datetime) -> KnownToken | None:
+    """Return the token with this number."""
+    row = connection.execute(_KNOWN.where(tokens.c.id == number)).one_or_none()
+    return None if row is None else _from_row(row, now)
+
+
+def void(connection: Connection, number: int, now: datetime) -> bool:
+    """Make a token worthless that is neither used nor void; return whether it was one."""
+    statement = update(tokens).where(tokens.c.id == number, tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
+    return connection.execute(statement.values(voided_at=now)).rowcount == 1
+
+
+def _is(state: TokenState, now: datetime) -> ColumnElement[bool]:
+    unused = and_(tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
+    match state:
+        case TokenState.USED:
+            return tokens.c.used_at.is_not(None)
+        case TokenState.VOID:
+            return and_(tokens.c.used_at.is_(None), tokens.c.voided_at.is_not(None))
+        case TokenState.EXPIRED:
+            return and_(unused, tokens.c.expires_at <= now)
+        case TokenState.OPEN:
+            return and_(unused, tokens.c.expires_at > now)
+
+
+def _from_row(row: Sequence[Any], now: datetime) -> KnownToken:
+    number, device, group, role, created_at, created_by, expires_at, voided_at, used_at, serial = row
+    if used_at is not None:
+        state = TokenState.USED
+    elif voided_at is not None:
+        state = TokenState.VOID
+    else:
+        state = TokenState.OPEN if now < expires_at else TokenState.EXPIRED
+    return KnownToken(
+        number, device, group, Role(role), state, created_at, created_by, expires_at, voided_at, used_at, serial
+    )

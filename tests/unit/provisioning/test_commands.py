@@ -1,0 +1,44 @@
+"""The command line as a whole: what every command must have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from provisioning.cli import app
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield every command below a group, by how it is typed."""
+    children = getattr(command, "commands", None)
+    if children is None:
+        yield " ".join(path), command
+        return
+    for name, child in children.items():
+        yield from commands(child, (*path, name))
+
+
+EVERY = dict(commands(typer.main.get_command(app)))
+
+
+def test_the_walk_finds_commands_at_every_depth() -> None:
+    assert {"init", "token void", "ca rollover begin", "listed remove"} <= EVERY.keys()
+    assert len(EVERY) > 40
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_command_prints_json_when_asked(name: str) -> None:
+    options = {option for parameter in EVERY[name].params for option in parameter.opts}
+    assert "--json" in options
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_command_explains_itself(name: str) -> None:
+    shown = CliRunner().invoke(app, [*name.split(), "--help"])
+    assert shown.exit_code == 0
+    assert "--json" in shown.output
+    assert name == "version" or "Example:" in shown.output
