@@ -71,6 +71,7 @@ class Engine:
         "journal",
         "keeps_revoked",
         "limits",
+        "logs_clients",
         "metrics",
         "presence",
         "registry",
@@ -111,6 +112,8 @@ class Engine:
         self._retained_full_at = -math.inf
         self.keeps_revoked = False
         """Whether a revoked client's will is sent, and its session kept, as if the connection had just broken."""
+        self.logs_clients = True
+        """Whether the log takes a line for each client that comes or goes."""
         self.connected = 0
         """How many clients are admitted and connected."""
 
@@ -196,7 +199,8 @@ class Engine:
         what = Happened.REFUSED if session is None else Happened.CLOSED
         counter = self.metrics.refused if session is None else self.metrics.closed
         counter[code] += 1
-        log.info(str(what), code=code, detail=detail, address=connection.address, **named(connection))
+        if self.logs_clients:
+            log.info(str(what), code=code, detail=detail, address=connection.address, **named(connection))
         self.history.note(what, connection, code, detail, session.client_id if session is not None else "", now)
         if session is not None:
             if connection.peer is not None:
@@ -329,14 +333,17 @@ class Engine:
             self.turn.request()
 
     def not_stored(self, now: float) -> None:
-        """Refuse what waited for a batch that could not be written."""
+        """Take note that a batch could not be written; it is tried again."""
         if self.journal is not None:
             self.turn.sessions.update(self.journal.not_written(now))
             self.turn.request()
 
     def _forget(self, session: Session) -> None:
         journal, session.journal = self.journal, None
-        if journal is None or session.row == 0:
+        if journal is None:
+            return
+        journal.owed.pop(session, None)
+        if session.row == 0:
             return
         journal.remove_session(session.row)
         session.row = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ import typer
 from broker.admin.explain import InvalidCertificateFile, read_certificates, verdict_document
 from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_json, printable
 from broker.admission.admission import Admission
+from broker.admission.check import ask
 from broker.admission.freshness import Freshness
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.config import ConfigError, load
@@ -108,7 +110,9 @@ def _check_offline(pem: bytes, cafile: Path | None, config: Path | None) -> dict
         raise ConfigError("--offline needs --cafile, or --config")
     freshness = Freshness(0.0, always_acceptable=True)
     admission = Admission(RevocationIndex(), freshness, load_policy(policy_file), trust_domain, trust=trust)
-    answer = verdict_document(read_certificates(pem), anchors, admission, time.monotonic())
+    certificates = read_certificates(pem)
+    outcome = ask(certificates, anchors, admission, datetime.now(UTC), status=False)
+    answer = verdict_document(certificates, anchors, admission, time.monotonic(), outcome)
     for step in answer["steps"]:
         if step["step"] in {"revocation", "freshness"}:
             step |= {"passed": None, "detail": "not known without a running broker"}

@@ -26,10 +26,9 @@ import structlog
 from broker.admission.admission import Admitted, Peer
 from broker.admission.inquiry import Waits
 from broker.admission.refusal import RefusalCode, Refused
+from broker.answers import acknowledge, answer_unstorable, explained_packet
 from broker.authorization import (
     SHOWN,
-    UNSTORABLE,
-    Refusal,
     ask_about_filters,
     ask_about_publish,
     deny_publish,
@@ -43,13 +42,13 @@ from broker.history import Happened
 from broker.limits import Limits
 from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode
-from broker.mqtt.connect import Connack, Connect, Will
+from broker.mqtt.connect import Connect, Will
 from broker.mqtt.disconnect import CLIENT_REASONS, Disconnect
 from broker.mqtt.errors import ProtocolError
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet
 from broker.mqtt.ping import Pingreq
-from broker.mqtt.properties import NO_PROPERTIES, WILL, Properties
+from broker.mqtt.properties import WILL, Properties
 from broker.mqtt.publication import Publish
 from broker.mqtt.publish import PINGRESP
 from broker.mqtt.subscribe import Suback, Subscribe, Unsuback, Unsubscribe
@@ -57,8 +56,8 @@ from broker.mqtt.subscription import Subscription, encode_identifier
 from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.session.session import NEVER, Session
 from broker.session.will import Will as KeptWill
-from broker.store.journal import Otherwise
 from broker.vouched import forwarded
+from broker.welcome import welcome
 
 log = structlog.get_logger("broker")
 
@@ -105,9 +104,10 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
         if not packet.clean_start:
             expiry = NEVER  # MQTT 3.1.1 §3.1.2.4 has no other end; the limit below gives it one.
     granted_expiry = min(expiry, engine.limits.max_session_expiry)
-    terms = _terms(packet, engine.limits, admitted, keep_alive, None if granted_expiry == expiry else granted_expiry)
+    told_expiry = None if granted_expiry == expiry else granted_expiry
     taken = packet.properties.maximum_packet_size
-    if taken is not None and len(Connack(properties=terms).encode(packet.protocol_version)) > taken:  # [MQTT-3.1.2-24]
+    if taken is not None and len(welcome(packet, engine.limits, admitted, keep_alive, told_expiry)) > taken:
+        # [MQTT-3.1.2-24]
         return Refused(
             RefusalCode.UNSUPPORTED,
             ReasonCode.PACKET_TOO_LARGE,
@@ -128,16 +128,17 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
         return opened
     session, present = opened
     _attach(engine, connection, session, packet, keep_alive, now)
-    connection.reply(Connack(ReasonCode.SUCCESS, present, terms).encode(connection.version))
-    log.info(
-        "admitted",
-        client=admitted.client_id,
-        identity=admitted.peer.identity.uri,
-        serial=admitted.peer.serial,
-        address=connection.address,
-        version=connection.version.name,
-        session_present=present,
-    )
+    connection.reply(welcome(packet, engine.limits, admitted, keep_alive, told_expiry, present=present))
+    if engine.logs_clients:
+        log.info(
+            "admitted",
+            client=admitted.client_id,
+            identity=admitted.peer.identity.uri,
+            serial=admitted.peer.serial,
+            address=connection.address,
+            version=connection.version.name,
+            session_present=present,
+        )
     resumed = "an earlier session was resumed" if present else ""
     engine.history.note(Happened.ADMITTED, connection, "", resumed, session.client_id, now)
     session.resume(now)
@@ -162,22 +163,6 @@ def _judge(engine: Engine, connection: Client, admitted: Admitted, packet: Conne
         connection.wait(inquiry, packet)
         raise Waits
     return None if inquiry is None else inquiry.refusal
-
-
-def _terms(
-    packet: Connect, limits: Limits, admitted: Admitted, keep_alive: int, session_expiry: int | None
-) -> Properties:
-    """Return what an MQTT 5 client is told in CONNACK: the limits, and where it did not get what it asked for."""
-    if packet.protocol_version is not ProtocolVersion.V5:
-        return NO_PROPERTIES
-    return Properties(
-        session_expiry_interval=session_expiry,
-        receive_maximum=limits.max_inflight,
-        maximum_packet_size=limits.max_packet_size,
-        assigned_client_identifier=admitted.client_id if admitted.assigned else None,
-        topic_alias_maximum=limits.max_topic_alias or None,
-        server_keep_alive=keep_alive if keep_alive != packet.keep_alive else None,
-    )
 
 
 def _attach(
@@ -250,8 +235,8 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
         # Sent again: it was routed already.
         engine.answer(connection, Pubrec(packet.packet_id).encode(connection.version))
         return
-    if packet.packet_id is not None and engine.journal is not None and engine.journal.failed:
-        _refuse_unstorable(connection, session, packet, now)
+    journal = engine.journal
+    if journal is not None and journal.failed and answer_unstorable(engine, connection, session, packet, now):
         return
     refusal = refuse_publish(engine, session, topic_name)
     if refusal is None:
@@ -271,7 +256,7 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
         return
     if packet.packet_id is not None:
         exactly_once = packet.qos is QoS.EXACTLY_ONCE
-        _acknowledge(engine, connection, session, packet.packet_id, refusal, exactly_once=exactly_once)
+        acknowledge(engine, connection, session, packet.packet_id, refusal, exactly_once=exactly_once)
 
 
 def _permitted(engine: Engine, connection: Client, session: Session, packet: Publish, topic: bytes) -> None:
@@ -279,43 +264,6 @@ def _permitted(engine: Engine, connection: Client, session: Session, packet: Pub
         connection.topics.permit(topic, engine.limits.max_allowed_topics)
     if engine.extension is not None:
         engine.extension.received(session, topic.decode(), packet)
-
-
-def _acknowledge(
-    engine: Engine, connection: Client, session: Session, packet_id: int, refusal: Refusal | None, *, exactly_once: bool
-) -> None:
-    """Answer a PUBLISH when what it changed is stored; see `broker.store.journal` for what happens if it cannot be."""
-    v5 = connection.version is ProtocolVersion.V5
-    kind = Pubrec if exactly_once else Puback
-    # MQTT 3.1.1 cannot say no: a message that is not permitted is acknowledged and goes nowhere (3.1.1 §3.3.5.2).
-    refused = v5 and refusal is not None
-    otherwise: bytes | Otherwise = Otherwise.CLOSE
-    if exactly_once and not refused:
-        session.note_incoming(packet_id, known=True)
-        otherwise = Otherwise.WAIT
-    elif v5:
-        otherwise = kind(packet_id, ReasonCode.QUOTA_EXCEEDED).encode(connection.version)
-    engine.answer(connection, _explained(connection, session, kind(packet_id), refusal), otherwise)
-
-
-def _explained(
-    connection: Client, session: Session, packet: Puback | Pubrec | Suback, refusal: Refusal | None
-) -> bytes:
-    """Return *packet* with the reason of *refusal*, in words where the client asks for them and takes that many bytes.
-
-    A SUBACK has its reason codes already.
-    """
-    version = connection.version
-    if refusal is None or version is not ProtocolVersion.V5:
-        return packet.encode(version)
-    reason, text = refusal
-    if not isinstance(packet, Suback):
-        packet = replace(packet, reason_code=reason)
-    if connection.explains:
-        explained = replace(packet, properties=Properties(reason_string=f"{reason.name}: {text}")).encode(version)
-        if not 0 < session.maximum_packet_size < len(explained):  # [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.9.2-1]
-            return explained
-    return packet.encode(version)
 
 
 def _seen(engine: Engine, session: Session, packet_id: int) -> bool:
@@ -328,15 +276,6 @@ def _seen(engine: Engine, session: Session, packet_id: int) -> bool:
     if len(incoming) >= engine.limits.max_inflight:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
         raise ProtocolError("more QoS 2 messages than the receive maximum", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
     return False
-
-
-def _refuse_unstorable(connection: Client, session: Session, packet: Publish, now: float) -> None:
-    """Refuse a message while the store cannot be written: nothing is acknowledged that is not stored (D6)."""
-    if connection.version is not ProtocolVersion.V5 or packet.packet_id is None:
-        session.unanswered(now)
-        return
-    kind = Pubrec if packet.qos is QoS.EXACTLY_ONCE else Puback
-    connection.reply(_explained(connection, session, kind(packet.packet_id), UNSTORABLE))
 
 
 def _expiry(properties: Properties, now: float) -> float | None:
@@ -413,7 +352,7 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
             if not shared and (request.retain_handling == 0 or (request.retain_handling == 1 and not existed)):
                 wanted.append(subscription)
             reasons.append(ReasonCode(request.qos))
-    suback = _explained(connection, session, Suback(packet.packet_id, tuple(reasons)), first_refusal)
+    suback = explained_packet(connection, session, Suback(packet.packet_id, tuple(reasons)), first_refusal)
     if session.journal is None or session.journal.failed:  # Nothing of it is to be stored.
         connection.reply(suback)
     else:

@@ -47,7 +47,7 @@ class Happened(StrEnum):
     DENIED = "denied"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Event:
     """One thing that happened, and how often in a row. Times are monotonic."""
 
@@ -60,7 +60,28 @@ class Event:
     client_id: str
     first: float
     last: float
-    times: int = 1
+    times: int
+
+    def __init__(  # Written out for mypyc to compile.
+        self,
+        what: Happened,
+        code: str,
+        detail: str,
+        address: str,
+        identity: Identity | str | None,
+        serial: str,
+        client_id: str,
+        now: float,
+    ) -> None:
+        self.what = what
+        self.code = code
+        self.detail = detail
+        self.address = address
+        self.identity = identity
+        self.serial = serial
+        self.client_id = client_id
+        self.first = self.last = now
+        self.times = 1
 
     @property
     def name(self) -> str:
@@ -140,7 +161,7 @@ class History:
         elif refusal is not None and refusal.identity:
             identity, serial = refusal.identity, refusal.serial
         detail = detail[:_LONGEST_DETAIL]
-        event = Event(what, code, detail, party.address, identity, serial, client_id[:_LONGEST_DETAIL], now, now)
+        event = Event(what, code, detail, party.address, identity, serial, client_id[:_LONGEST_DETAIL], now)
         if self.witness is not None:
             self.witness.saw(event)
         if identity is not None:
@@ -156,7 +177,7 @@ class History:
 
     def turned_away(self, host: str, code: str, now: float) -> None:
         """Record that a connection from *host* was closed before TLS."""
-        event = Event(Happened.REFUSED, code, "", f"{host}:0", None, "", "", now, now)
+        event = Event(Happened.REFUSED, code, "", f"{host}:0", None, "", "", now)
         if self.witness is not None:
             self.witness.saw(event)
         self._strangers.add(host, event)

@@ -11,8 +11,8 @@ Rules
 3. Nobody comes in while newcomers who have spoken wait to be served: they wait in the kernel's queue, where no deadline
    runs and no limit counts. A bounded number of connections is accepted a turn, so that connected devices are served
    between two of them; when the process has no descriptors left, none for a second.
-4. The TLS context can be replaced at any time; it takes effect for the next connection, and the old context's session
-   tickets are worth nothing under the new one.
+4. The TLS context can be replaced at any time; it takes effect for the next connection, and the old context's sessions
+   are forgotten.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from broker.turn import Turn
 from broker.unsafe_plain import UnsafePeer, UnsafePlainSession
 from broker.websocket import WebSocket
 from provisioning.pki.identity import Identity
+from provisioning.pki.openssl import forget_sessions
 
 log = structlog.get_logger("broker")
 
@@ -109,9 +110,20 @@ class Listener:
         self._rate = ConnectionRate(loop.time())
         self._speaks = speaks
         self._unsafe_identity = unsafe_identity
-        self.context = context
+        self._context = context
         self._socket: socket.socket | None = None
         self.url = ""
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """What the next connection is served with."""
+        return self._context
+
+    @context.setter
+    def context(self, context: ssl.SSLContext) -> None:
+        if context is not self._context:
+            forget_sessions(self._context)  # They would stay as long as one connection of that time does.
+        self._context = context
 
     def _limits(self) -> Limits:
         return self._own_limits(self._engine.limits)
@@ -218,7 +230,7 @@ class Listener:
             if self._speaks is Speaks.UNSAFE_PLAIN:
                 tls = UnsafePlainSession(accepted)
             else:
-                accepted, tls = open_tls(self.context, accepted)
+                accepted, tls = open_tls(self._context, accepted)
         except OSError:  # The peer has gone between accept and here.
             accepted.close()
             return

@@ -175,6 +175,7 @@ class BrokerServer:
         engine.metrics.anchor_fetches = anchor_urls.outcomes
         engine.metrics.anchors_confirmed_timestamp_seconds = anchor_urls.confirmed_at
         engine.keeps_revoked = self._config.revoked_session == "keep"
+        engine.logs_clients = self._config.log_level in {"debug", "info"}
         return engine
 
     def _vouch(self, engine: Engine) -> None:
@@ -228,6 +229,7 @@ class BrokerServer:
             anchors,
             client_certificate=ClientCertificate.REQUIRED,
             allow_tls12=self._config.allow_tls12,
+            remembered_sessions=self._config.limits.max_connections,
         )
 
     def _admission(self, certificate: Path, policy: TopicPolicy) -> Admission:

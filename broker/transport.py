@@ -46,6 +46,7 @@ from broker.poller import READABLE, WRITABLE, Poller
 from broker.tls_refusal import code_of, words_of
 from broker.tls_session import TlsSession, say_goodbye
 from broker.turn import Turn
+from provisioning.pki import openssl
 from provisioning.pki.openssl import has_pending, read_ahead
 from provisioning.pki.tls import verified_path
 
@@ -83,6 +84,7 @@ class TlsTransport:
         "_loop",
         "_max_backlog",
         "_metrics",
+        "_owes_ticket",
         "_poller",
         "_port",
         "_receiver",
@@ -113,6 +115,7 @@ class TlsTransport:
         self._socket = connected
         self._tls: TlsSession | None = tls
         self._inside = read_ahead(tls)
+        self._owes_ticket = False
         self._fd = connected.fileno()
         self._metrics = metrics
         self._poller = poller
@@ -185,6 +188,9 @@ class TlsTransport:
             self._metrics.handshakes_resumed += resumed
             self._metrics.handshakes["resumed" if resumed else "full", tls.version() or "none"] += 1
             certificate = tls.getpeercert(True)
+            if self._inside:
+                openssl.forget_handshake(self._inside)
+                self._owes_ticket = openssl.CAN_REMEMBER
             receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
             if self._waits_inside():  # The CONNECT came with the last bytes of the handshake.
                 self._read()
@@ -276,7 +282,9 @@ class TlsTransport:
         metrics = self._metrics
         metrics.packets_sent += len(packets)
         size = len(data)
-        if size <= RECORD:  # Best case: one record, one system call, all of it.
+        if self._owes_ticket:  # The first that is written.
+            sent = self._send_first(tls, data)
+        elif size <= RECORD:  # Best case: one record, one system call, all of it.
             try:
                 sent = tls.write(data)
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
@@ -291,6 +299,17 @@ class TlsTransport:
             backlog = self._backlog = bytearray(data[sent:] if sent else data)
             self._start_writing()
             self._choke_if_long(backlog)
+
+    def _send_first(self, tls: TlsSession, data: bytes) -> int:
+        """Write as `_send` does, behind a TLS session ticket and in one segment with it."""
+        self._owes_ticket = False
+        cork = self._socket.setsockopt
+        cork(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        openssl.offer_ticket(self._inside)
+        sent = self._send(tls, data)
+        if self._state is not _State.CLOSED:
+            cork(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        return sent
 
     def _choke_if_long(self, backlog: bytearray) -> None:
         if len(backlog) > self._max_backlog and not self.choked:
@@ -390,9 +409,7 @@ class TlsTransport:
         if self._state is _State.CLOSED:
             return
         self._state = _State.LINGERING
-        self._receiver = None
-        self._backlog = None
-        self._tls = None  # What comes now is thrown away unread.
+        self._let_go()  # What comes now is thrown away unread.
         self._stop_writing()
         try:
             self._socket.shutdown(socket.SHUT_WR)
@@ -407,15 +424,21 @@ class TlsTransport:
     def _close(self) -> None:
         if self._state is _State.CLOSED:
             return
+        if self._inside and self._state in (_State.OPEN, _State.CLOSING):  # Whose handshake was completed.
+            openssl.stay_resumable(self._inside)
         self._state = _State.CLOSED
-        self._receiver = None
-        self._backlog = None
-        self._tls = None
+        self._let_go()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._poller.forget(self._fd)
         self._socket.close()
+
+    def _let_go(self) -> None:
+        self._receiver = None
+        self._backlog = None
+        self._tls = None
+        self._inside = 0
 
     # Readiness
 

@@ -36,7 +36,7 @@ from typing import Any
 import structlog
 
 from broker.admin.crls import crl_document, trial_facts
-from broker.admin.explain import InvalidCertificateFile, read_certificates, verdict_document, why
+from broker.admin.explain import InvalidCertificateFile, checked, read_certificates, why
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.sessions import InvalidSelection, Selection, SessionView
 from broker.admin.trust import anchors_of, trust_document
@@ -153,7 +153,7 @@ class AdminApi:
                 "closed": dict(metrics.closed.most_common()),
                 "revoked_certificates": len(engine.admission.index),
                 "revocation_data_age_seconds": None if age is None else round(age, 1),
-                "newcomers_admitted": engine.admission.freshness.acceptable(now),
+                "newcomers_admitted": engine.admission.shut is None and engine.admission.freshness.acceptable(now),
                 "store": _store_state(engine),
                 "plugins": [] if engine.extension is None else engine.extension.describe(),
             }
@@ -225,7 +225,7 @@ class AdminApi:
         certificates = read_certificates(request.body)
         now = asyncio.get_running_loop().time()
         anchors = anchors_of(self._contexts())
-        return Response.json(verdict_document(certificates, anchors, self._served.engine.admission, now))
+        return Response.json(await checked(certificates, anchors, self._served.engine.admission, now))
 
     def _contexts(self) -> list[ssl.SSLContext]:
         return [listener.context for listener in self._served.listeners]

@@ -8,7 +8,7 @@ from pathlib import Path
 from broker.admin import unix_socket
 from broker.admin.api import BODIES, AdminApi, Served
 from broker.admin.http_server import HttpServer
-from broker.admin.operator_door import OperatorDoor, operators_of
+from broker.admin.operator_door import OperatorDoor, Operators
 from broker.config import BrokerConfig
 
 OFF = "off"
@@ -30,7 +30,8 @@ class AdminEndpoint:
         self._path = socket_path(config.admin_socket, config.state_dir)
         handle = AdminApi(served).handle
         self._server = HttpServer(handle, _local_user, BODIES)
-        self._remote = HttpServer(handle, operators_of(served.engine), BODIES)
+        operators = Operators(served.engine)
+        self._remote = HttpServer(handle, operators.identify, BODIES, operators.settle)
         self._door = OperatorDoor(self._remote, lambda: served.listeners[0].context)
 
     @property

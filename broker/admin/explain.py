@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 from cryptography import x509
 
 from broker.admin.sessions import Selection, described, matching, normal_serial
-from broker.admission.admission import Admission
-from broker.admission.check import Verdict, check
+from broker.admission.admission import Admission, Peer
+from broker.admission.check import Verdict, ask, check
+from broker.admission.refusal import Refused
 from broker.admission.remedy import REMEDIES
 from broker.engine import Engine
 from broker.history import Event
@@ -63,11 +65,31 @@ def read_certificates(pem: bytes) -> list[x509.Certificate]:
     return certificates
 
 
-def verdict_document(
+async def checked(
     certificates: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], admission: Admission, now: float
 ) -> dict[str, Any]:
-    """Return what admission would say of the first of *certificates* now."""
-    verdict: Verdict = check(certificates, anchors, admission, now, datetime.now(UTC))
+    """Return what admission would say of the first of *certificates* now, and ask elsewhere as it would."""
+    outcome = ask(certificates, anchors, admission, datetime.now(UTC))
+    inquiry = outcome.inquiry if isinstance(outcome, Peer) else None
+    if isinstance(outcome, Peer) and inquiry is not None:
+        if not inquiry.done:
+            done = asyncio.Event()
+            inquiry.when_done(lambda _: done.set())
+            await done.wait()  # Whoever asks has a patience of its own.
+        if inquiry.refusal is not None:
+            outcome = replace(inquiry.refusal, identity=outcome.identity.uri, serial=outcome.serial)
+    return verdict_document(certificates, anchors, admission, now, outcome)
+
+
+def verdict_document(
+    certificates: Sequence[x509.Certificate],
+    anchors: Sequence[x509.Certificate],
+    admission: Admission,
+    now: float,
+    outcome: Peer | Refused,
+) -> dict[str, Any]:
+    """Return what admission says of the first of *certificates*, which *outcome* is."""
+    verdict: Verdict = check(certificates, anchors, admission, now, datetime.now(UTC), outcome)
     return {
         "admitted": verdict.admitted,
         "code": verdict.code,

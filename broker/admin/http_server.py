@@ -82,6 +82,7 @@ def problem(status: int, code: str, detail: str) -> Response:
 
 Handler = Callable[[Request], Awaitable[Response]]
 Identify = Callable[[asyncio.StreamWriter], str | Response]
+Settle = Callable[[asyncio.StreamWriter], Awaitable[None]]
 """Returns who has connected, or the answer to whatever they ask."""
 
 
@@ -124,8 +125,15 @@ class _Incoming:
 class HttpServer:
     """Serves one handler on any number of listening sockets."""
 
-    def __init__(self, handle: Handler, identify: Identify, bodies: Mapping[str, int] | None = None) -> None:
-        """*bodies* says how large a body may be at some paths."""
+    def __init__(
+        self,
+        handle: Handler,
+        identify: Identify,
+        bodies: Mapping[str, int] | None = None,
+        settle: Settle | None = None,
+    ) -> None:
+        """*bodies* says how large a body may be at some paths; *settle* finds out what `identify` will have to know."""
+        self._settle = settle
         self._handle = handle
         self._identify = identify
         self._bodies = bodies or {}
@@ -166,6 +174,8 @@ class HttpServer:
             if len(self._connections) > _MAX_CONNECTIONS:
                 await _answer(writer, problem(503, "BUSY", "too many requests at once; try again"), keep=False)
             else:
+                if self._settle is not None:
+                    await self._settle(writer)
                 while await self._serve(reader, writer):
                     pass
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
@@ -196,6 +206,8 @@ class HttpServer:
             refusal = problem(408, "TOO_SLOW", f"the request took longer than {_REQUEST_SECONDS:.0f} seconds")
         if refusal is None and not incoming.complete:
             return False  # Closed between two requests.
+        if refusal is None and self._settle is not None:
+            await self._settle(writer)
         caller = refusal or self._identify(writer)
         if isinstance(caller, Response):
             await _answer(writer, caller, keep=False)

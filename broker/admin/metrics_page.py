@@ -161,8 +161,10 @@ class _Figures(Collector):
         for source, size in admission.index.sizes().items():
             entries.add_metric((source,), size)
         yield entries
-        admitted = int(admission.freshness.acceptable(self.now))
-        yield _gauge("newcomers_admitted", "0 while revocation data is too old to admit anybody", admitted)
+        admitted = int(admission.shut is None and admission.freshness.acceptable(self.now))
+        yield _gauge(
+            "newcomers_admitted", "0 while nobody is: revocation data too old, or an audit log that must be", admitted
+        )
         age = GaugeMetricFamily(
             _named("revocation_age_seconds"), "how long ago a source was known to be complete", labels=("source",)
         )

@@ -16,17 +16,21 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
+from weakref import WeakKeyDictionary
 
 import structlog
 
 from broker.admin.http_server import HttpServer, Response, problem
 from broker.admin.metrics_endpoint import listen, shown_address
+from broker.admission.admission import Peer
+from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused
 from broker.engine import Engine
 from broker.mqtt.codes import ReasonCode
@@ -40,6 +44,8 @@ _HANDSHAKE_SECONDS = 10.0
 _QUEUE = 32
 _READ = 16 * 1024
 _PAUSE = 1.0
+_STATUS_SECONDS = 5.0
+"""For a certificate's status to be found out; whoever asks gives up sooner (`broker.sources.asker`)."""
 
 
 class OperatorDoor:
@@ -105,53 +111,61 @@ class OperatorDoor:
         task.add_done_callback(self._tasks.discard)
 
 
-def operators_of(engine: Engine) -> Callable[[asyncio.StreamWriter], str | Response]:
-    """Return who says whether a connection is an operator's, by *engine*'s admission."""
+class Operators:
+    """Who says whether a connection is an operator's, by the engine's admission."""
 
-    def identify(writer: asyncio.StreamWriter) -> str | Response:
-        refused = _judge(engine, writer)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._asked: WeakKeyDictionary[asyncio.StreamWriter, Inquiry] = WeakKeyDictionary()
+
+    async def settle(self, writer: asyncio.StreamWriter) -> None:
+        """Wait for what has to be asked elsewhere about the certificate: OCSP, a list that is not here yet."""
+        outcome = self._examine(writer)
+        inquiry = outcome.inquiry if isinstance(outcome, Peer) else None
+        if inquiry is None:
+            return
+        self._asked[writer] = inquiry
+        if not inquiry.done:
+            done = asyncio.Event()
+            inquiry.when_done(lambda _: done.set())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(done.wait(), _STATUS_SECONDS)
+
+    def identify(self, writer: asyncio.StreamWriter) -> str | Response:
+        """Return the operator's identity, or the answer to somebody else."""
+        refused = self._judge(writer)
         if isinstance(refused, str):
             return refused
-        address = writer.get_extra_info("peername")
+        engine, peer = self._engine, writer.get_extra_info("peername")
+        address = f"{peer[0]}:{peer[1]}" if peer else ""
         engine.metrics.refused[refused.code] += 1
+        facts = {"code": refused.code.value, "detail": refused.detail, "address": address}
+        facts |= {"identity": refused.identity, "serial": refused.serial}
         if engine.history.witness is not None:
-            engine.history.witness.told(
-                "operator refused",
-                code=str(refused.code),
-                detail=refused.detail,
-                identity=refused.identity,
-                serial=refused.serial,
-                address=f"{address[0]}:{address[1]}" if address else "",
-            )
-        log.warning(
-            "admin request refused",
-            code=refused.code,
-            detail=refused.detail,
-            identity=refused.identity,
-            serial=refused.serial,
-            address=f"{address[0]}:{address[1]}" if address else "",
-        )
+            engine.history.witness.told("operator refused", **facts)
+        log.warning("admin request refused", **facts)
         later = refused.reason_code is ReasonCode.SERVER_UNAVAILABLE
         status = HTTPStatus.SERVICE_UNAVAILABLE if later else HTTPStatus.FORBIDDEN
         return problem(status, refused.code, refused.detail)
 
-    return identify
+    def _examine(self, writer: asyncio.StreamWriter) -> Peer | Refused:
+        tls = writer.get_extra_info("ssl_object")
+        certificate = tls.getpeercert(True) if tls is not None else None
+        return self._engine.admission.examine(certificate, datetime.now(UTC), lambda: verified_path(tls))
 
-
-def _judge(engine: Engine, writer: asyncio.StreamWriter) -> str | Refused:
-    """Return the operator's identity, or why the connection is not an operator's."""
-    tls = writer.get_extra_info("ssl_object")
-    admission = engine.admission
-    certificate = tls.getpeercert(True) if tls is not None else None
-    outcome = admission.examine(certificate, datetime.now(UTC), lambda: verified_path(tls))
-    if isinstance(outcome, Refused):
-        return outcome
-    if outcome.identity.role is not Role.OPERATOR:
-        refusal: Refused | None = Refused(
-            RefusalCode.WRONG_ROLE, ReasonCode.NOT_AUTHORIZED, "an operator's certificate is needed"
-        )
-    else:
-        refusal = admission.refuse_now(outcome, asyncio.get_running_loop().time())
-    if refusal is None:
-        return outcome.identity.uri
-    return replace(refusal, identity=outcome.identity.uri, serial=outcome.serial)
+    def _judge(self, writer: asyncio.StreamWriter) -> str | Refused:
+        outcome = self._examine(writer)
+        if isinstance(outcome, Refused):
+            return outcome
+        asked = self._asked.get(writer)
+        if outcome.inquiry is not None and not outcome.inquiry.done and asked is not None and asked.done:
+            outcome = replace(outcome, inquiry=asked)  # It has just been asked, and there was no answer to keep.
+        if outcome.identity.role is not Role.OPERATOR:
+            refusal: Refused | None = Refused(
+                RefusalCode.WRONG_ROLE, ReasonCode.NOT_AUTHORIZED, "an operator's certificate is needed"
+            )
+        else:
+            refusal = self._engine.admission.refuse_now(outcome, asyncio.get_running_loop().time())
+        if refusal is None:
+            return outcome.identity.uri
+        return replace(refusal, identity=outcome.identity.uri, serial=outcome.serial)

@@ -43,6 +43,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from provisioning.pki.certificate_reader import CertificateReader, facts_of
 from provisioning.pki.crl import distribution_points
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, Role
 from provisioning.pki.ocsp import Answer
 from provisioning.pki.revocation import (
@@ -59,20 +60,36 @@ _NO_PATH: Callable[[], Sequence[bytes]] = tuple
 """The path of a resumed session, and of a caller that has none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False)
 class Peer:
-    """Whom a certificate names, and what must be remembered of it while its connection lives."""
+    """Whom a certificate names, and what must be remembered of it while its connection lives. Never changed."""
 
     identity: Identity
     certificate: CertificateKey
     seconds_left: float
     """How long the certificate, and every CA's above it, was still valid when it was examined."""
-    issuer: Issuer | None = None
+    issuer: Issuer | None
     """Who issued it, where that matters; None: judged by `cafile` alone."""
-    inquiry: Inquiry | None = None
+    inquiry: Inquiry | None
     """What is still being asked about it."""
-    fingerprint: bytes = b""
+    fingerprint: bytes
     """SHA-256 of the certificate, where `Admission.fingerprints` asks for it."""
+
+    def __init__(  # Written out for mypyc to compile.
+        self,
+        identity: Identity,
+        certificate: CertificateKey,
+        seconds_left: float,
+        issuer: Issuer | None = None,
+        inquiry: Inquiry | None = None,
+        fingerprint: bytes = b"",
+    ) -> None:
+        self.identity = identity
+        self.certificate = certificate
+        self.seconds_left = seconds_left
+        self.issuer = issuer
+        self.inquiry = inquiry
+        self.fingerprint = fingerprint
 
     @property
     def bundle(self) -> str:
@@ -92,13 +109,18 @@ class Asker(Protocol):
         """Ask about *certificate*, which *refusal* would be the answer to; None: there is nobody to ask."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False)
 class Admitted:
-    """The only thing that opens a session."""
+    """The only thing that opens a session. Never changed."""
 
     peer: Peer
     client_id: str
     assigned: bool
+
+    def __init__(self, peer: Peer, client_id: str, assigned: bool) -> None:  # Written out for mypyc to compile.
+        self.peer = peer
+        self.client_id = client_id
+        self.assigned = assigned
 
 
 class Admission:
@@ -168,7 +190,7 @@ class Admission:
                 if issuer is None:
                     return _untrusted(parsed)
                 facts = facts_of(parsed, issuer.bundle.terms.identify)
-        except (InvalidIdentity, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        except (InvalidIdentity, *UNREADABLE) as error:
             return _refused(RefusalCode.INVALID_IDENTITY, str(error))
         issuer_key_id, serial = facts.key
         identity, not_after = facts.identity, facts.not_after

@@ -28,10 +28,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from broker.admission.admission import Admission, Peer, revoked
+from broker.admission.admission import Admission, Asker, Peer, revoked
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.remedy import REMEDIES
 from broker.admission.trust import Trust
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of, parse_uri
 from provisioning.pki.revocation import certificate_key
 
@@ -43,6 +44,9 @@ _ABOUT_REVOCATION = frozenset(
         RefusalCode.ISSUER_REVOKED,
         RefusalCode.CRL_MISSING,
         RefusalCode.CRL_EXPIRED,
+        RefusalCode.OCSP_UNAVAILABLE,
+        RefusalCode.OCSP_UNKNOWN,
+        RefusalCode.REVOCATION_STATUS_UNKNOWN,
     }
 )
 _TERMS_OF_A_BUNDLE = frozenset(
@@ -88,14 +92,16 @@ def check(
     admission: Admission,
     now: float,
     wall_now: datetime,
+    outcome: Peer | Refused | None = None,
 ) -> Verdict:
     """Return what would become of the first certificate of *chain*, presented with the others of it.
 
-    *anchors* are those of the listener; *now* is the engine's time, *wall_now* the same in UTC.
+    *anchors* are those of the listener; *now* is the engine's time, *wall_now* the same in UTC. *outcome* is what `ask`
+    has found, where something had to be asked elsewhere.
     """
     certificate = chain[0]
     walked, path = _path(chain, anchors, wall_now)
-    outcome = _ask(admission, certificate, path, wall_now)
+    outcome = outcome or _ask(admission, certificate, path, wall_now)
     identity = _identity(certificate, outcome)
     steps = [
         walked,
@@ -119,14 +125,38 @@ def check(
     return Verdict(True, "", f"admitted as {outcome.identity.uri}", tuple(steps))
 
 
-def _ask(
-    admission: Admission, certificate: x509.Certificate, path: Sequence[x509.Certificate], now: datetime
+def ask(
+    chain: Sequence[x509.Certificate],
+    anchors: Sequence[x509.Certificate],
+    admission: Admission,
+    now: datetime,
+    *,
+    status: bool = True,
 ) -> Peer | Refused:
-    """Ask *admission*, by a copy of it that learns no CA from *path* and asks nobody else."""
+    """Return what *admission* says of the first of *chain*, perhaps with an inquiry under way, as at the door.
+
+    Nobody is asked about a certificate that no anchor vouches for. Without *status*, not knowing whether it is revoked
+    is no reason to refuse it.
+    """
+    walked, path = _path(chain, anchors, now)
+    return _ask(admission, chain[0], path, now, admission.asker if walked.passed else None, status=status)
+
+
+def _ask(
+    admission: Admission,
+    certificate: x509.Certificate,
+    path: Sequence[x509.Certificate],
+    now: datetime,
+    asker: Asker | None = None,
+    *,
+    status: bool = True,
+) -> Peer | Refused:
+    """Ask *admission*, by a copy of it that learns no CA from *path* and asks nobody but *asker*."""
     trust = admission.trust
     copied = admission.judging_by(None if trust is None else Trust(trust.bundles, trust.generation))
+    copied.asker = asker
     ders = [each.public_bytes(Encoding.DER) for each in path]
-    return copied.examine(certificate.public_bytes(Encoding.DER), now, lambda: ders)
+    return copied.examine(certificate.public_bytes(Encoding.DER), now, lambda: ders, status=status)
 
 
 def _path(
@@ -212,7 +242,7 @@ def _identity(certificate: x509.Certificate, outcome: Peer | Refused) -> Identit
         return outcome.identity
     try:
         return parse_uri(outcome.identity) if outcome.identity else identity_of(certificate)
-    except (InvalidIdentity, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except (InvalidIdentity, *UNREADABLE) as error:
         return str(error)
 
 
@@ -282,7 +312,7 @@ def _freshness(admission: Admission, now: float) -> Step:
 def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
     try:
         return certificate.extensions.get_extension_for_class(kind).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         return None
 
 

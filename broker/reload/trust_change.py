@@ -99,7 +99,10 @@ class ReloadedTrust:
         with tempfile.TemporaryDirectory(prefix="fleet-broker-") as folder:
             proposed = Path(folder, "proposed.pem")
             proposed.write_text(candidate.pem)
-            return self._load(_with_anchors(config, candidate.bundle, proposed))
+            try:
+                return self._load(_with_anchors(config, candidate.bundle, proposed))
+            except TlsConfigurationError as error:  # Whoever asks has not heard of our folder.
+                raise TlsConfigurationError(str(error).replace(str(proposed), "what is proposed")) from error
 
     def _load(self, config: BrokerConfig) -> NewTrust | Unchanged:
         fetch_missing(config)

@@ -156,4 +156,4 @@ def _certificates(content: bytes) -> list[x509.Certificate]:
     except AnchorsRefused:
         raise
     except (ValueError, binascii.Error) as error:
-        raise AnchorsRefused(f"neither PEM nor PKCS #7 certificates ({error})") from error
+        raise AnchorsRefused("neither PEM nor PKCS #7 certificates") from error

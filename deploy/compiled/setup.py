@@ -9,9 +9,11 @@ from setuptools import setup
 
 HOT = [
     "broker/admission/admission.py",
+    "broker/admission/bundle_terms.py",
     "broker/admission/policy.py",
     "broker/admission/freshness.py",
     "broker/admission/guard.py",
+    "broker/answers.py",
     "broker/authorization.py",
     "broker/connection.py",
     "broker/history.py",
@@ -33,10 +35,13 @@ HOT = [
     "broker/mqtt/publish.py",
     "broker/mqtt/topics.py",
     "broker/mqtt/wire.py",
+    "broker/lifetime.py",
     "broker/lobby.py",
     "broker/meter.py",
     "broker/poller.py",
+    "broker/replay.py",
     "broker/publisher_topics.py",
+    "broker/routing/cached.py",
     "broker/routing/names.py",
     "broker/routing/router.py",
     "broker/routing/shared.py",
@@ -50,6 +55,7 @@ HOT = [
     "broker/strangers.py",
     "broker/transport.py",
     "broker/turn.py",
+    "broker/welcome.py",
 ]
 """What runs once a message or once a connection, and needs no framework that looks into its classes."""
 

@@ -11,6 +11,7 @@ from fastapi import Request
 
 from provisioning.enrolment.attempt import TlsConnection
 from provisioning.errors import Code, Refused
+from provisioning.pki.extension import UNREADABLE
 
 
 def peer_certificate(request: Request) -> x509.Certificate | None:
@@ -20,7 +21,7 @@ def peer_certificate(request: Request) -> x509.Certificate | None:
         return None
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError as error:  # OpenSSL has read it; a manufacturer's may be stranger than the library likes.
+    except UNREADABLE as error:  # OpenSSL has read it; a manufacturer's may be stranger than the library likes.
         raise Refused(Code.CERTIFICATE_UNKNOWN, f"the client certificate cannot be read ({error})") from error
 
 

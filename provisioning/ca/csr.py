@@ -33,6 +33,7 @@ from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.ca.name_policy import SubjectNames, asked_names
 from provisioning.ca.profile import Profile
 from provisioning.errors import Code, Refused
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, check_name
 from provisioning.pki.keys import PrivateKey, generate_key
 
@@ -50,12 +51,9 @@ _DEFAULT_KEY_POLICY: Final = KeyPolicy()
 
 _UNREADABLE: Final = (
     # What the library raises for DER that is not a request, or that holds something it does not know.
-    ValueError,
+    *UNREADABLE,
     TypeError,
     UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
 )
 
 

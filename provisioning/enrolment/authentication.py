@@ -26,13 +26,14 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import certificate_key
 from provisioning.store import certificates, claims, operators
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 
-_UNREADABLE: Final = (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+_UNREADABLE: Final = (*UNREADABLE, TypeError)
 
 
 def authenticate(

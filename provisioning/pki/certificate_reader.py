@@ -51,9 +51,9 @@ _SUBJECT_KEY = b"\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14"
 _SUBJECT_KEY_SIZE = len(_SUBJECT_KEY) + 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False)
 class CertificateFacts:
-    """Whom a certificate names, how it is named itself, and when it is valid (UTC)."""
+    """Whom a certificate names, how it is named itself, and when it is valid (UTC). Never changed."""
 
     identity: Identity
     key: CertificateKey
@@ -62,14 +62,22 @@ class CertificateFacts:
     may_certify: bool
     """Whether it is a CA's: it may sign others, whatever else it says it is for."""
 
+    def __init__(  # Written out for mypyc to compile.
+        self, identity: Identity, key: CertificateKey, not_before: datetime, not_after: datetime, may_certify: bool
+    ) -> None:
+        self.identity = identity
+        self.key = key
+        self.not_before = not_before
+        self.not_after = not_after
+        self.may_certify = may_certify
+
 
 def facts_of(
     certificate: x509.Certificate, identify: Callable[[x509.Certificate], Identity] = identity_of
 ) -> CertificateFacts:
     """Return what *certificate* says; *identify* says whom it names. The slow, obvious reference.
 
-    Raises `InvalidIdentity`, and what reading extensions does: ValueError, `x509.DuplicateExtension`,
-    `x509.UnsupportedGeneralNameType`.
+    Raises `InvalidIdentity`, and what reading a certificate does, `provisioning.pki.extension.UNREADABLE`.
     """
     return CertificateFacts(
         identify(certificate),

@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, paddin
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.x509.oid import ExtensionOID
 
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.revocation import Entries, RevocationReason, pack
 
 _PEM = re.compile(rb"-----BEGIN X509 CRL-----(.*?)-----END X509 CRL-----", re.DOTALL)
@@ -129,7 +130,7 @@ def parse(der: bytes) -> CertificateList:
         next_update = crl.next_update_utc
         this_update = crl.last_update_utc
         issuer = crl.issuer
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except UNREADABLE as error:
         raise CrlRefused(CrlProblem.CRL_MALFORMED, f"not a CRL: {error}") from error
     if next_update is None:
         raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, "no nextUpdate: how long the list holds cannot be known")

@@ -5,9 +5,12 @@ Three are read at every admission, and ``isinstance`` on those classes costs mor
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from cryptography import x509
+
+UNREADABLE: Final = (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What `cryptography` raises for a certificate or list that it cannot read, be it only one of its extensions."""
 
 E = TypeVar("E", bound=x509.ExtensionType)
 
@@ -15,7 +18,7 @@ E = TypeVar("E", bound=x509.ExtensionType)
 def extension(certificate: x509.Certificate, kind: type[E]) -> E | None:
     """Return the value of the extension of *kind*, or None if *certificate* has none.
 
-    Raises what reading the extensions does: ValueError, `x509.DuplicateExtension`, `x509.UnsupportedGeneralNameType`.
+    Raises what reading the extensions does, see `UNREADABLE`.
     """
     for each in certificate.extensions:
         value = each.value

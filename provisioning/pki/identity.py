@@ -24,6 +24,7 @@ import re
 import sys
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -44,33 +45,53 @@ class Role(StrEnum):
     OPERATOR = "operator"
 
 
+_ROLES: Final = {role.value: role for role in Role}
+
+
 class InvalidIdentity(ValueError):
     """The name, group, trust domain or URI does not denote an identity; the text says which and why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False, eq=False)
 class Identity:
-    """One party: its trust domain, role, group (always set for a device) and name.
+    """One party: its trust domain, role, group (always set for a device) and name. Never changed.
 
+    What `dataclass` would write is written out, for mypyc to compile: a broker makes and compares one a connection.
     Raises `InvalidIdentity` when a part breaks rule 2.
     """
 
     trust_domain: str
     role: Role
     name: str
-    group: str | None = None
+    group: str | None
 
-    def __post_init__(self) -> None:
+    def __init__(self, trust_domain: str, role: Role, name: str, group: str | None = None) -> None:
         """Refuse what the renderer could not write safely."""
-        if not _TRUST_DOMAIN.fullmatch(self.trust_domain):
-            raise InvalidIdentity(
-                f"trust domain {self.trust_domain!r}: use lower-case letters, digits, '.', '-' or '_'"
-            )
-        check_name("name", self.name)
-        if self.group is not None:
-            check_name("group", self.group)
-        elif self.role is Role.DEVICE:
+        if not _TRUST_DOMAIN.fullmatch(trust_domain):
+            raise InvalidIdentity(f"trust domain {trust_domain!r}: use lower-case letters, digits, '.', '-' or '_'")
+        check_name("name", name)
+        if group is not None:
+            check_name("group", group)
+        elif role is Role.DEVICE:
             raise InvalidIdentity("group is missing: a device always belongs to a group")
+        self.trust_domain = trust_domain
+        self.role = role
+        self.name = name
+        self.group = group
+
+    def __eq__(self, other: object) -> bool:
+        """Whether *other* is the same party."""
+        return (
+            isinstance(other, Identity)
+            and self.name == other.name
+            and self.role is other.role
+            and self.group == other.group
+            and self.trust_domain == other.trust_domain
+        )
+
+    def __hash__(self) -> int:
+        """Return a hash of the name, which hardly any other party shares."""
+        return hash(self.name)
 
     @property
     def uri(self) -> str:
@@ -105,10 +126,9 @@ def parse_uri(uri: str) -> Identity:
             group = sys.intern(named_group)
         case _:
             raise InvalidIdentity(f"URI {uri[:120]!r} is not {SCHEME}<trust-domain>/<role>/<group>/<name>")
-    try:
-        known_role = Role(role)
-    except ValueError:
-        raise InvalidIdentity(f"role {role[:80]!r} is not one of {', '.join(Role)}") from None
+    known_role = _ROLES.get(role)
+    if known_role is None:
+        raise InvalidIdentity(f"role {role[:80]!r} is not one of {', '.join(Role)}")
     return Identity(sys.intern(trust_domain), known_role, name, group)
 
 

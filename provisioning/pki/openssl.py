@@ -35,6 +35,10 @@ _SESSION: Final = _HEADER + _POINTER
 """Where the object inside an `SSLSocket` holds OpenSSL's session, behind a reference to its socket."""
 _CONTEXT_OF_SESSION: Final = _HEADER + 2 * _POINTER
 """Where it holds the `SSLContext`."""
+_SET_SESSION_CACHE_SIZE: Final = 42
+_GET_PEER_TMP_KEY: Final = 109
+_X25519: Final = 1034
+_BOTH_SAID_GOODBYE: Final = 1 | 2
 _FIRST_KNOWN, _FIRST_UNKNOWN = (3, 11), (3, 15)
 
 
@@ -66,6 +70,59 @@ def read_ahead(session: Any) -> int:
     return address
 
 
+def remember_sessions(context: ssl.SSLContext, most: int) -> None:
+    """Keep the TLS sessions of a server's *context* in memory, *most* of them; return without effect if that cannot be.
+
+    A client returns with a ticket of 32 bytes that names its session, instead of one that is an encrypted copy of it.
+    Nothing is handed out by itself: `offer_ticket`. The least recent go first, and all after two hours. A connection
+    that ends without close_notify reads as ended: as an error, it would cost the client its session.
+    """
+    if CAN_REMEMBER:
+        context.options |= ssl.OP_NO_TICKET | ssl.OP_IGNORE_UNEXPECTED_EOF
+        context.num_tickets = 0
+        _library.SSL_CTX_ctrl(_word(context, _CONTEXT), _SET_SESSION_CACHE_SIZE, most, None)
+
+
+def offer_ticket(address: int) -> None:
+    """Let what is written next to the session at *address* be preceded by a ticket; the one it came with is used up.
+
+    Not before the handshake is complete. TLS 1.3 only: in TLS 1.2 the handshake itself has named the session.
+    """
+    came_with = _library.SSL_get_session(address) if _library.SSL_session_reused(address) else 0
+    if _library.SSL_new_session_ticket(address) and came_with:
+        _library.SSL_CTX_remove_session(_library.SSL_get_SSL_CTX(address), came_with)
+
+
+def forget_sessions(context: ssl.SSLContext) -> None:
+    """Forget what `remember_sessions` keeps: nobody can come back to *context*. Its connections live on."""
+    if CAN_REMEMBER:
+        _library.SSL_CTX_flush_sessions(_word(context, _CONTEXT), 0)
+
+
+def forget_handshake(address: int) -> None:
+    """Give back what the session at *address*, whose handshake is complete, never needs again: 11 KB.
+
+    That is the client's public key of the key exchange, which with ML-KEM is expanded to 7 KB, and the issuing CAs that
+    the client sent along. What was verified stays: the client's own certificate and the path (`verified_path`).
+    """
+    key = ctypes.c_void_p()
+    if _library.SSL_ctrl(address, _GET_PEER_TMP_KEY, 0, ctypes.byref(key)):
+        _library.EVP_PKEY_set_type(key, _X25519)  # Empties it: a key of this type without a value.
+        _library.EVP_PKEY_free(key)
+    chain = _library.SSL_get_peer_cert_chain(address)
+    while sent := _library.OPENSSL_sk_pop(chain):
+        _library.X509_free(sent)
+
+
+def stay_resumable(address: int) -> None:
+    """Let the session at *address* be resumed although its connection ends without a farewell.
+
+    OpenSSL forgets such a session, as TLS 1.0 asked for; since TLS 1.1 that is wrong (RFC 4346 §7.2.1), and a device
+    that lost its network is the one that comes back.
+    """
+    _library.SSL_set_shutdown(address, _BOTH_SAID_GOODBYE)
+
+
 def _word(holder: object, offset: int) -> int:
     return ctypes.c_void_p.from_address(id(holder) + offset).value or 0
 
@@ -84,6 +141,19 @@ def _open() -> tuple[ctypes.PyDLL, type] | None:
             ("SSL_get_SSL_CTX", ctypes.c_void_p, [ctypes.c_void_p]),
             ("SSL_set_read_ahead", None, [ctypes.c_void_p, ctypes.c_int]),
             ("SSL_has_pending", ctypes.c_int, [ctypes.c_void_p]),
+            ("SSL_CTX_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
+            ("SSL_get_session", ctypes.c_void_p, [ctypes.c_void_p]),
+            ("SSL_session_reused", ctypes.c_int, [ctypes.c_void_p]),
+            ("SSL_new_session_ticket", ctypes.c_int, [ctypes.c_void_p]),
+            ("SSL_CTX_remove_session", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
+            ("SSL_CTX_flush_sessions", None, [ctypes.c_void_p, ctypes.c_long]),
+            ("SSL_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
+            ("SSL_get_peer_cert_chain", ctypes.c_void_p, [ctypes.c_void_p]),
+            ("SSL_set_shutdown", None, [ctypes.c_void_p, ctypes.c_int]),
+            ("EVP_PKEY_set_type", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),
+            ("EVP_PKEY_free", None, [ctypes.c_void_p]),
+            ("OPENSSL_sk_pop", ctypes.c_void_p, [ctypes.c_void_p]),
+            ("X509_free", None, [ctypes.c_void_p]),
         ):
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
@@ -102,6 +172,8 @@ def _open() -> tuple[ctypes.PyDLL, type] | None:
 _OPENED: Final = _open()
 AVAILABLE: Final = _OPENED is not None
 """Whether OpenSSL can be asked directly here."""
+CAN_REMEMBER: Final = AVAILABLE and ssl.OPENSSL_VERSION_INFO >= (3, 3)
+"""Whether sessions can be kept in memory: older versions may let them pile up beyond any bound (CVE-2024-2511)."""
 _library: Any = _OPENED[0] if _OPENED is not None else None
 _SESSION_TYPE: Final = _OPENED[1] if _OPENED is not None else None
 

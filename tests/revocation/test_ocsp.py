@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from cryptography import x509
+from typer.testing import CliRunner
 
+from broker.cli import app
 from broker.mqtt.codes import ReasonCode
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.enrolled import enrol
 from tests.support.listed import answer
-from tests.support.pki import Held, Pki
+from tests.support.pki import DOMAIN, Held, Pki, pem_of
 from tests.support.provisioning import ProvisioningService
 from tests.support.responder import Responder, delegate
 from tests.support.tls_client import TlsClient
@@ -57,6 +64,52 @@ def scene(tmp_path: Path, pki: Pki, web: WebServer) -> Iterator[Asking]:
     made = asking(tmp_path, pki, web)
     with made.broker:
         yield made
+
+
+def checked(scene: Asking, held: Held, *more: str) -> tuple[int, dict[str, Any]]:
+    """Return the exit code and the answer of ``fleet-broker check``."""
+    path = scene.broker.dir / "checked.pem"
+    path.write_bytes(pem_of(held.certificate, *held.chain))
+    place = more or ("--state-dir", str(scene.broker.dir / "state"))
+    done = CliRunner().invoke(app, ["check", str(path), "--json", *place])
+    return done.exit_code, json.loads(done.stdout)
+
+
+def test_check_asks_the_responder_as_the_door_would(scene: Asking, name: str) -> None:
+    device = scene.device(name)
+    assert checked(scene, device)[0] == 0
+    scene.responder.revoked[device.certificate.serial_number] = x509.ReasonFlags.key_compromise
+    wait_until(lambda: checked(scene, device)[1]["code"] == "REVOKED", "the answer is asked for again")
+    scene.web.pages.clear()
+    code, answered = checked(scene, scene.pki.device(f"new-{name}"))
+    assert (code, answered["code"]) == (1, "OCSP_UNAVAILABLE")
+    steps = {step["step"]: step["passed"] for step in answered["steps"]}
+    assert (steps["chain"], steps["revocation"]) == (True, False)
+    # Without a broker the status is not known, and no reason.
+    offline = ("--offline", "--config", str(scene.broker.dir / "offline.toml"))
+    files = scene.pki.broker().write(scene.broker.dir)
+    own = f'certfile = "{files.certificate}"\nkeyfile = "{files.key}"\ncafile = "{scene.broker.dir}/anchors.pem"\n'
+    (scene.broker.dir / "offline.toml").write_text(f'{own}ocsp_responder = "{scene.web.url}/ocsp"\n')
+    assert checked(scene, scene.pki.device(f"off-{name}"), *offline)[0] == 0
+
+
+def test_an_operator_waits_for_the_answer_about_his_certificate(tmp_path: Path, pki: Pki, web: WebServer) -> None:
+    scene = asking(tmp_path, pki, web, admin_port=0)
+    operator = pki.certify(Identity(DOMAIN, Role.OPERATOR, "op"))
+    scene.responder.certificates.append(operator)
+    context = client_context(pki.anchors, operator.credential)
+    with scene.broker:
+        url = next(each for each in scene.broker.urls if each.startswith("https://"))
+        with httpx.Client(base_url=url.replace("127.0.0.1", "localhost"), verify=context) as client:
+            first, second = client.get("/v1/status"), client.get("/v1/status")
+            scene.responder.revoked[operator.certificate.serial_number] = x509.ReasonFlags.key_compromise
+            wait_until(lambda: client.get("/v1/status").status_code == 403, "who is revoked is refused")
+        scene.web.pages.clear()
+        stranger = client_context(pki.anchors, pki.certify(Identity(DOMAIN, Role.OPERATOR, "op-2")).credential)
+        with httpx.Client(base_url=url.replace("127.0.0.1", "localhost"), verify=stranger) as client:
+            silent = client.get("/v1/status")
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert (silent.status_code, silent.json()["code"]) == (503, "OCSP_UNAVAILABLE")
 
 
 def test_rev_36_a_responder_is_asked_when_a_client_connects_and_again_while_it_stays(scene: Asking, name: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +20,7 @@ from broker.poller import Poller
 from broker.tls_session import TlsSession, open_public_tls, open_tls
 from broker.transport import TlsTransport
 from broker.turn import Turn
+from provisioning.pki.openssl import forget_sessions
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.one_segment import OneSegmentClient
 from tests.support.pki import Pki, shared_pki
@@ -48,6 +50,8 @@ class Told:
         assert self.transport is not None
         if data == b"leave":
             self.transport.close()
+        elif data == b"abort":
+            self.transport.abort()
         elif self.holds_at and len(self.received) >= self.holds_at and not self.held.is_set():
             self.transport.hold()
             self.held.set()
@@ -70,8 +74,10 @@ class Server:
 
     def __init__(self, opener: Opener, context: ssl.SSLContext) -> None:
         self.holds_at = 0
+        self.ahead = True
+        """Whether OpenSSL can be asked for what `ssl` does not offer."""
+        self.context = context
         self._opener = opener
-        self._context = context
         loop = asyncio.get_running_loop()
         self._turn = Turn(loop.call_soon)
         self.poller = Poller(loop, self._turn)
@@ -83,7 +89,7 @@ class Server:
         loop = asyncio.get_running_loop()
         self._listening.setblocking(False)
         accepted, address = await loop.sock_accept(self._listening)
-        kept, tls = self._opener(self._context, accepted)
+        kept, tls = self._opener(self.context, accepted)
         told = Told(holds_at=self.holds_at)
         transport = TlsTransport(loop, kept, tls, address, self.metrics, self.poller, self._turn, 1 << 20)
         told.transport = transport
@@ -104,8 +110,15 @@ async def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     if not ahead:  # As where OpenSSL cannot be asked to.
         monkeypatch.setattr(transport, "read_ahead", lambda _session: 0)
     pki = shared_pki()
-    context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.REQUIRED)
+    context = server_context(
+        pki.broker().credential,
+        pki.anchors,
+        client_certificate=ClientCertificate.REQUIRED,
+        allow_tls12=True,
+        remembered_sessions=100 if ahead else 0,
+    )
     running = Server(opener, context)
+    running.ahead = ahead
     yield running
     await running.close()
 
@@ -251,6 +264,87 @@ async def test_a_resumed_session_still_tells_the_certificate(server: Server, pki
     assert server.metrics.handshakes_resumed == 1
     assert told.certificate == meter.der
     assert told.path == []
+
+
+def talk_and_keep(connection: ssl.SSLSocket) -> ssl.SSLSession | None:
+    connection.sendall(b"hello")
+    connection.recv(100)
+    return connection.session
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("end", ["nothing", "reset", "abort"])
+async def test_who_vanished_comes_back_to_its_tls_session(
+    server: Server, pki: Pki, version: ssl.TLSVersion, end: str
+) -> None:
+    context = client_context(pki.anchors, pki.device("meter-1").credential, allow_tls12=True)
+    context.maximum_version = version
+
+    def vanish(connection: ssl.SSLSocket) -> ssl.SSLSession | None:
+        session = talk_and_keep(connection)
+        if end == "reset":
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif end == "abort":
+            connection.sendall(b"abort")
+            connection.recv(100)
+        return session
+
+    told, session = await visit(server, context, vanish)
+    await asyncio.wait_for(told.ended, 30)
+    await visit(server, context, talk_and_keep, session)
+    assert server.metrics.handshakes_resumed == 1
+
+
+async def test_a_ticket_is_good_for_one_return_and_the_next_comes_with_it(server: Server, pki: Pki) -> None:
+    context = client_context(pki.anchors, pki.device("meter-1").credential)
+    _, first = await visit(server, context, talk_and_keep)
+    _, second = await visit(server, context, talk_and_keep, first)
+    await visit(server, context, talk_and_keep, first)
+    once = server.ahead  # Encrypted copies are good until their key goes.
+    assert server.metrics.handshakes_resumed == (1 if once else 2)
+    await visit(server, context, talk_and_keep, second)
+    assert server.metrics.handshakes_resumed == (2 if once else 3)
+    assert server.context.session_stats()["number"] == (2 if once else 0)  # Four handed out, two used up.
+
+
+async def test_nobody_comes_back_to_a_context_that_was_told_to_forget(server: Server, pki: Pki) -> None:
+    context = client_context(pki.anchors, pki.device("meter-1").credential)
+    _, session = await visit(server, context, talk_and_keep)
+    forget_sessions(server.context)
+    await visit(server, context, talk_and_keep, session)
+    assert server.metrics.handshakes_completed == 2
+    assert server.metrics.handshakes_resumed == (0 if server.ahead else 1)  # The copy is the client's.
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_what_only_the_handshake_needed_is_given_back(server: Server, pki: Pki, version: ssl.TLSVersion) -> None:
+    meter = pki.device("meter-1")
+    context = client_context(pki.anchors, meter.credential, allow_tls12=True)
+    context.maximum_version = version
+    seen: list[Any] = []
+
+    def talk(connection: ssl.SSLSocket) -> None:
+        talk_and_keep(connection)
+        assert told_of is not None
+        transport = told_of.transport
+        assert transport is not None
+        session: Any = transport._tls
+        seen.extend(getattr(session, "_sslobj", session).get_unverified_chain())
+        talk_and_keep(connection)
+
+    told_of: Told | None = None
+    accepting = server.accept
+
+    async def accept() -> Told:
+        nonlocal told_of
+        told_of = await accepting()
+        return told_of
+
+    server.accept = accept  # type: ignore[method-assign]
+    told, _ = await visit(server, context, talk)
+    assert next(each.public_bytes(2) for each in seen) == meter.der
+    assert len(seen) == (1 if server.ahead else 2)  # The client has sent its issuing CA along.
+    assert len(told.path) > 1
 
 
 async def test_more_than_a_record_arrives_whole(server: Server, pki: Pki) -> None:

@@ -55,7 +55,7 @@ class Scene:
 
     def refuse(self, times: int = 1, identity: Identity | None = METER, address: str = "192.0.2.1:5") -> None:
         for _ in range(times):
-            self.log.saw(Event(Happened.REFUSED, "REVOKED", "why", address, identity, "ab", "", 0.0, 0.0))
+            self.log.saw(Event(Happened.REFUSED, "REVOKED", "why", address, identity, "ab", "", 0.0))
 
     def end(self) -> list[Mapping[str, Any]]:
         self.log.close()
