@@ -15,6 +15,8 @@ SEQUENCE: Final = b"\x30"
 EXPLICIT_0: Final = 0xA0
 
 SET: Final = b"\x31"
+OCTET_STRING: Final = b"\x04"
+NULL: Final = b"\x05\x00"
 
 _OBJECT_IDENTIFIER: Final = b"\x06"
 _INTEGER: Final = b"\x02"
