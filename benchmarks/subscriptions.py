@@ -6,7 +6,7 @@
 *storm*: so many devices connect, each subscribing to its own topics and to one wildcard that all share, and publishing
 in between, so that the routes of those who came before are warm. What a device costs must not grow with their number.
 The wildcard is tried in three places: where it matches none of the devices' topics, where it matches them all, and
-where it stands beside them below the same level.
+where it stands beside them below the same level. Then each device has a wildcard of its own, which nobody shares.
 
 *matching*: so many subscriptions, and topics that no route is cached for. What a match costs must not grow with the
 number of subscriptions.
@@ -41,6 +41,11 @@ WILDCARDS = {
     "beside their topics": "fleet/meters/+/alert",
     "matching what they publish": "fleet/meters/+/state",
 }
+OWN_WILDCARDS = {
+    "matching nothing": "fleet/meters/+/{}/#",
+    "that begins with +": "+/x/{}/#",
+    "matching its own topics": "fleet/+/{}/#",
+}
 _LIMITS = QueueLimits(10_000, 1 << 24)
 _CACHE = 200_000
 
@@ -52,6 +57,8 @@ def main() -> int:
     steps = [options.devices // 10, options.devices // 3, options.devices]
     for place, wildcard in WILDCARDS.items():
         _print(f"storm, a shared wildcard {place}", steps, "device", partial(_storm, wildcard))
+    for place, wildcard in OWN_WILDCARDS.items():
+        _print(f"storm, each a wildcard of its own, {place}", steps, "device", partial(_storm, wildcard))
     subscriptions = [options.subscriptions // 100, options.subscriptions // 10, options.subscriptions]
     _print("matching a topic that is not cached", subscriptions, "match", _matching)
     return 0
@@ -76,7 +83,7 @@ def _storm(wildcard: str, devices: int) -> float:
         name = f"m{number:05}"
         session = _session(name)
         routes.subscribe(session, Subscription(f"fleet/meters/{name}/cmd/#", 1))
-        routes.subscribe(session, Subscription(wildcard, 0))
+        routes.subscribe(session, Subscription(wildcard.format(name), 0))
         # The first telemetry; its state, too, but for a few where all listen: each is delivered to all.
         routes[f"fleet/meters/{name}/telemetry".encode()].deliver(message, session, 0.0)
         if wildcard != WILDCARDS["matching what they publish"] or number % (devices // 10) == 0:

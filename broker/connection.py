@@ -43,7 +43,7 @@ from broker.mqtt.errors import PacketError
 from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet, decode_packet
-from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, PUBACK_REFUSED, encode_publish
+from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, encode_publish
 from broker.publisher_topics import PublisherTopics
 from broker.routing.router import Subscriber
 from broker.session.session import Session
@@ -253,8 +253,8 @@ class ClientConnection:
                                     slow = route.deliver_individually(message, session, now) or slow
                                 touch(route)
                             if journal is not None and journal.dirty:  # It waits until it is true.
-                                refusal = PUBACK_REFUSED % packet_id if v5 else Otherwise.CLOSE
-                                journal.open.answers.append((self, PUBACK_HEAD + packet_id, refusal))
+                                otherwise = Otherwise.WAIT if v5 else Otherwise.CLOSE
+                                journal.open.answers.append((self, PUBACK_HEAD + packet_id, otherwise))
                             else:
                                 session.outbox.append(PUBACK_HEAD + packet_id)  # type: ignore[union-attr]
                             acknowledged += 1

@@ -333,14 +333,17 @@ class Engine:
             self.turn.request()
 
     def not_stored(self, now: float) -> None:
-        """Refuse what waited for a batch that could not be written."""
+        """Take note that a batch could not be written; it is tried again."""
         if self.journal is not None:
             self.turn.sessions.update(self.journal.not_written(now))
             self.turn.request()
 
     def _forget(self, session: Session) -> None:
         journal, session.journal = self.journal, None
-        if journal is None or session.row == 0:
+        if journal is None:
+            return
+        journal.owed.pop(session, None)
+        if session.row == 0:
             return
         journal.remove_session(session.row)
         session.row = 0

@@ -26,10 +26,9 @@ import structlog
 from broker.admission.admission import Admitted, Peer
 from broker.admission.inquiry import Waits
 from broker.admission.refusal import RefusalCode, Refused
+from broker.answers import acknowledge, answer_unstorable, explained_packet
 from broker.authorization import (
     SHOWN,
-    UNSTORABLE,
-    Refusal,
     ask_about_filters,
     ask_about_publish,
     deny_publish,
@@ -57,7 +56,6 @@ from broker.mqtt.subscription import Subscription, encode_identifier
 from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.session.session import NEVER, Session
 from broker.session.will import Will as KeptWill
-from broker.store.journal import Otherwise
 from broker.vouched import forwarded
 from broker.welcome import welcome
 
@@ -237,8 +235,8 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
         # Sent again: it was routed already.
         engine.answer(connection, Pubrec(packet.packet_id).encode(connection.version))
         return
-    if packet.packet_id is not None and engine.journal is not None and engine.journal.failed:
-        _refuse_unstorable(connection, session, packet, now)
+    journal = engine.journal
+    if journal is not None and journal.failed and answer_unstorable(engine, connection, session, packet, now):
         return
     refusal = refuse_publish(engine, session, topic_name)
     if refusal is None:
@@ -258,7 +256,7 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
         return
     if packet.packet_id is not None:
         exactly_once = packet.qos is QoS.EXACTLY_ONCE
-        _acknowledge(engine, connection, session, packet.packet_id, refusal, exactly_once=exactly_once)
+        acknowledge(engine, connection, session, packet.packet_id, refusal, exactly_once=exactly_once)
 
 
 def _permitted(engine: Engine, connection: Client, session: Session, packet: Publish, topic: bytes) -> None:
@@ -266,43 +264,6 @@ def _permitted(engine: Engine, connection: Client, session: Session, packet: Pub
         connection.topics.permit(topic, engine.limits.max_allowed_topics)
     if engine.extension is not None:
         engine.extension.received(session, topic.decode(), packet)
-
-
-def _acknowledge(
-    engine: Engine, connection: Client, session: Session, packet_id: int, refusal: Refusal | None, *, exactly_once: bool
-) -> None:
-    """Answer a PUBLISH when what it changed is stored; see `broker.store.journal` for what happens if it cannot be."""
-    v5 = connection.version is ProtocolVersion.V5
-    kind = Pubrec if exactly_once else Puback
-    # MQTT 3.1.1 cannot say no: a message that is not permitted is acknowledged and goes nowhere (3.1.1 §3.3.5.2).
-    refused = v5 and refusal is not None
-    otherwise: bytes | Otherwise = Otherwise.CLOSE
-    if exactly_once and not refused:
-        session.note_incoming(packet_id, known=True)
-        otherwise = Otherwise.WAIT
-    elif v5:
-        otherwise = kind(packet_id, ReasonCode.QUOTA_EXCEEDED).encode(connection.version)
-    engine.answer(connection, _explained(connection, session, kind(packet_id), refusal), otherwise)
-
-
-def _explained(
-    connection: Client, session: Session, packet: Puback | Pubrec | Suback, refusal: Refusal | None
-) -> bytes:
-    """Return *packet* with the reason of *refusal*, in words where the client asks for them and takes that many bytes.
-
-    A SUBACK has its reason codes already.
-    """
-    version = connection.version
-    if refusal is None or version is not ProtocolVersion.V5:
-        return packet.encode(version)
-    reason, text = refusal
-    if not isinstance(packet, Suback):
-        packet = replace(packet, reason_code=reason)
-    if connection.explains:
-        explained = replace(packet, properties=Properties(reason_string=f"{reason.name}: {text}")).encode(version)
-        if not 0 < session.maximum_packet_size < len(explained):  # [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.9.2-1]
-            return explained
-    return packet.encode(version)
 
 
 def _seen(engine: Engine, session: Session, packet_id: int) -> bool:
@@ -315,15 +276,6 @@ def _seen(engine: Engine, session: Session, packet_id: int) -> bool:
     if len(incoming) >= engine.limits.max_inflight:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
         raise ProtocolError("more QoS 2 messages than the receive maximum", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
     return False
-
-
-def _refuse_unstorable(connection: Client, session: Session, packet: Publish, now: float) -> None:
-    """Refuse a message while the store cannot be written: nothing is acknowledged that is not stored (D6)."""
-    if connection.version is not ProtocolVersion.V5 or packet.packet_id is None:
-        session.unanswered(now)
-        return
-    kind = Pubrec if packet.qos is QoS.EXACTLY_ONCE else Puback
-    connection.reply(_explained(connection, session, kind(packet.packet_id), UNSTORABLE))
 
 
 def _expiry(properties: Properties, now: float) -> float | None:
@@ -400,7 +352,7 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
             if not shared and (request.retain_handling == 0 or (request.retain_handling == 1 and not existed)):
                 wanted.append(subscription)
             reasons.append(ReasonCode(request.qos))
-    suback = _explained(connection, session, Suback(packet.packet_id, tuple(reasons)), first_refusal)
+    suback = explained_packet(connection, session, Suback(packet.packet_id, tuple(reasons)), first_refusal)
     if session.journal is None or session.journal.failed:  # Nothing of it is to be stored.
         connection.reply(suback)
     else:

@@ -23,12 +23,13 @@ from broker.connection import ClientConnection
 from broker.engine import Engine
 from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.framing import decode_length
+from broker.passing_on import PassesOn
 
 
-class PacketWatch:
+class PacketWatch(PassesOn):
     """One connection, watched."""
 
-    __slots__ = ("_blind", "_connection", "_engine", "_head", "_left", "_size", "_stream")
+    __slots__ = ("_blind", "_engine", "_head", "_left", "_size", "_stream")
 
     def __init__(self, engine: Engine, stream: ByteStream, now: float) -> None:
         """Stand between *stream* and a new connection."""
@@ -38,7 +39,7 @@ class PacketWatch:
         self._left = 0
         self._size = 0
         self._blind = False
-        self._connection = ClientConnection(engine, self, now)
+        super().__init__(ClientConnection(engine, self, now))
 
     # Towards the connection
 
@@ -55,23 +56,7 @@ class PacketWatch:
                 self._look(data)
             except MalformedPacket:  # The connection will say what it thinks of it.
                 self._blind = True
-        self._connection.receive(data, now)
-
-    def choke(self) -> None:
-        """Pass on that too much is unsent."""
-        self._connection.choke()
-
-    def unchoke(self, now: float) -> None:
-        """Pass on that the peer takes what is sent again."""
-        self._connection.unchoke(now)
-
-    def drained(self, now: float) -> None:
-        """Pass on that the peer has taken all that waited for it."""
-        self._connection.drained(now)
-
-    def lost(self, code: str, now: float, detail: str = "") -> None:
-        """Pass on that the peer is gone."""
-        self._connection.lost(code, now, detail)
+        super().receive(data, now)
 
     def _look(self, data: bytes) -> None:
         extension, session, head = self._engine.extension, self._connection.session, self._head

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from broker.admission.admission import Peer
 from broker.connection import ClientConnection
+from broker.passing_on import PassesOn
 from provisioning.pki.identity import Identity
 
 
@@ -42,11 +43,11 @@ class UnsafePlainSession:
         raise OSError("not a TLS session")
 
 
-class UnsafePeer:
+class UnsafePeer(PassesOn):
     """Tells a connection that its peer is the configured identity."""
 
     def __init__(self, connection: ClientConnection, identity: Identity) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._identity = identity
 
     def secured(
@@ -55,23 +56,3 @@ class UnsafePeer:
         """Take the configured identity for the peer's."""
         del certificate, wall_now, path
         self._connection.identified(Peer(self._identity, (b"", 0), math.inf), now)
-
-    def receive(self, data: bytes, now: float) -> None:
-        """Pass on bytes."""
-        self._connection.receive(data, now)
-
-    def choke(self) -> None:
-        """Pass on that too much is unsent."""
-        self._connection.choke()
-
-    def unchoke(self, now: float) -> None:
-        """Pass on that the peer takes what is sent again."""
-        self._connection.unchoke(now)
-
-    def drained(self, now: float) -> None:
-        """Pass on that all that waited is sent."""
-        self._connection.drained(now)
-
-    def lost(self, code: str, now: float, detail: str = "") -> None:
-        """Pass on that the peer is gone."""
-        self._connection.lost(code, now, detail)

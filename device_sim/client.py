@@ -33,7 +33,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from device_sim.buffered_socket import BufferedSocket
-from device_sim.closure import Closure, Layer, connack_311, from_error
+from device_sim.closure import Closure, Layer, connack_311, from_error, hint_in
 from device_sim.keep_alive import KeepAlive
 from device_sim.link import (
     DEADLINE,
@@ -384,4 +384,5 @@ _RETURN_CODES = {0x84: 1, 0x85: 2, 0x88: 3, 0x86: 4, 0x87: 5}
 
 def _closure(reason: ReasonCode, properties: Properties | None, at: float) -> Closure:
     text = getattr(properties, "ReasonString", "")
-    return Closure(Layer.MQTT, f"0x{reason.value:02x} {reason.getName()}", text, at, reason.value)
+    hint = hint_in(getattr(properties, "UserProperty", ()))
+    return Closure(Layer.MQTT, f"0x{reason.value:02x} {reason.getName()}", text, at, reason.value, hint)

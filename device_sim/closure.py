@@ -10,12 +10,15 @@ Rules
 -----
 1. Whether to try again follows from the closure alone (`verdict`): one table for every device.
 2. What the peer did not say is not guessed: without an alert or reason code it is ``closed``, ``reset`` or ``timeout``.
+3. A broker that says when to come again (the user property `RETRY_AFTER`) means: come again, whatever the reason code.
+   It is believed for an hour at most.
 """
 
 from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
@@ -24,6 +27,11 @@ REVOKED = "REVOKED"
 
 SERVER_CERTIFICATE = "server_certificate"
 """The code of a connection that we ourselves refuse: the server's certificate is not good enough."""
+
+RETRY_AFTER = "retry-after"
+"""The user property in which a broker tells for how many seconds to stay away, as HTTP's header does."""
+_LONGEST_HINT = 3600.0
+_DIGITS = 9
 
 _ALERT = re.compile(r"(?:TLSV1|TLSV13|SSLV3)_ALERT_(\w+)")
 _CONNACK_311 = {
@@ -70,13 +78,17 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Closure:
-    """How one connection ended. *at* is `time.monotonic`; *number* the MQTT reason code, if there was one."""
+    """How one connection ended. *at* is `time.monotonic`; *number* the MQTT reason code, if there was one.
+
+    *retry_after* is for how many seconds the broker asks the device to stay away, if it does.
+    """
 
     layer: Layer
     code: str
     reason: str
     at: float
     number: int | None = None
+    retry_after: float | None = None
 
     def __str__(self) -> str:
         return f"{self.layer} {self.code}" + (f" ({self.reason})" if self.reason else "")
@@ -86,6 +98,8 @@ class Closure:
         """What the device should make of it."""
         if self.code == "certificate_revoked" or (self.layer is Layer.MQTT and self.reason.startswith(REVOKED)):
             return Verdict.REVOKED
+        if self.retry_after is not None:
+            return Verdict.AGAIN
         if self.layer is Layer.TLS:
             return Verdict.FINAL if self.code in _CERTIFICATE_ALERTS else Verdict.AGAIN
         if self.number is None or self.number in _PASSING or self.number == _UNAVAILABLE_311:
@@ -115,6 +129,14 @@ def from_error(error: BaseException, at: float) -> Closure:
         case _:
             layer, code, reason = Layer.TCP, "error", str(error) or type(error).__name__
     return Closure(layer, code, reason, at)
+
+
+def hint_in(user_properties: Iterable[tuple[str, str]]) -> float | None:
+    """Return for how many seconds the broker asks the device to stay away, if it does."""
+    for name, value in user_properties:
+        if name == RETRY_AFTER and value.isascii() and value.isdigit():
+            return min(float(value[:_DIGITS]), _LONGEST_HINT)
+    return None
 
 
 def connack_311(number: int, at: float) -> Closure:

@@ -374,7 +374,7 @@ class Fleet:
         randomness = randomness_of(self._surroundings.seed, device.name, f"backoff {device.machine.dialled} {attempts}")
         if device.away is not None:
             return device.away
-        return device.group.backoff.backoff().pause(attempts - 1, randomness)
+        return device.group.backoff.pause(attempts - 1, randomness, device.machine.closure)
 
 
 def _had_expired(device: LiveDevice, at: float) -> bool:

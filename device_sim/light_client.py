@@ -46,7 +46,7 @@ from broker.mqtt.packets import (
 )
 from broker.mqtt.properties import NO_PROPERTIES, Properties
 from device_sim.buffered_socket import RECORD, BufferedSocket
-from device_sim.closure import Closure, Layer, connack_311, from_error
+from device_sim.closure import Closure, Layer, connack_311, from_error, hint_in
 from device_sim.keep_alive import KeepAlive
 from device_sim.link import (
     DEADLINE,
@@ -378,7 +378,7 @@ class LightConnection:
             answer.set_result(int(packet.reason_codes[0]))
 
     def _on_disconnect(self, packet: Disconnect) -> None:
-        self._end(_closure(packet.reason_code, packet.properties.reason_string))
+        self._end(_closure(packet.reason_code, packet.properties))
 
     def _on_pingresp(self, _packet: Pingresp) -> None:
         self._pinged = 0.0
@@ -390,7 +390,7 @@ class LightConnection:
         if packet.reason_code.is_failure:
             number = int(packet.reason_code)
             if self._version is ProtocolVersion.V5:
-                self._refusal = _closure(packet.reason_code, properties.reason_string)
+                self._refusal = _closure(packet.reason_code, properties)
             else:
                 self._refusal = connack_311(_RETURN_CODES.get(number, number), time.monotonic())
             self._end(self._refusal)
@@ -472,7 +472,8 @@ _HANDLERS: dict[PacketType, Callable[[LightConnection, Any], None]] = {
 _RETURN_CODES = {0x84: 1, 0x85: 2, 0x88: 3, 0x86: 4, 0x87: 5}
 
 
-def _closure(code: ReasonCode, reason: str | None) -> Closure:
+def _closure(code: ReasonCode, properties: Properties) -> Closure:
     # The words are those that paho uses, so that both clients' observations are equal.
     words = code.name.capitalize().replace("_", " ")
-    return Closure(Layer.MQTT, f"0x{code:02x} {words}", reason or "", time.monotonic(), int(code))
+    reason, hint = properties.reason_string or "", hint_in(properties.user_properties)
+    return Closure(Layer.MQTT, f"0x{code:02x} {words}", reason, time.monotonic(), int(code), hint)

@@ -30,6 +30,7 @@ import httpx
 from device_sim.credential import enrol
 from device_sim.fleet_directory import write_whole
 from device_sim.foreign_process import free_port, program, serving
+from device_sim.hosted import Ended, HostedProcess
 from device_sim.processes import ChildFailed
 from device_sim.stage import BROKER, OwnBroker, Service, broker_token
 from provisioning.client.est import EstClient
@@ -67,45 +68,27 @@ topic write fleet/+/+/cmd/#
 """
 
 
-class HostedMosquitto:
+class HostedMosquitto(HostedProcess):
     """mosquitto beside a service. Made by `mosquitto`."""
 
     def __init__(self, directory: Path, port: int, name: str, found: str) -> None:
+        super().__init__(port)
         self.name = name
-        self.port = port
         self._directory = directory
         self._found = found
-        self._life = AsyncExitStack()
-        self._started = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
-        """Start it and wait until it is ready."""
+    async def _launch(self, life: AsyncExitStack) -> Ended:
         arguments = [self._found, "-c", str(self._directory / "mosquitto.conf")]
         log = self._directory.parent / "logs" / "mosquitto.log"
         log.unlink(missing_ok=True)  # It is ready when this has the word.
-        self._process = await self._life.enter_async_context(serving("mosquitto", arguments, log=log, ready="running"))
-        self._started.set()
+        process = await life.enter_async_context(serving("mosquitto", arguments, log=log, ready="running"))
+        self._process = process
 
-    async def stop(self) -> None:
-        """Stop it."""
-        self._started.clear()
-        await self._life.aclose()
+        async def ended() -> None:
+            raise ChildFailed(f"mosquitto ended with status {await process.wait()}")
 
-    async def restart(self) -> None:
-        """Stop it and start it again."""
-        await self.stop()
-        await self.start()
-
-    async def watch(self) -> None:
-        """Return never; raise `ChildFailed` when it ends and nobody is restarting it."""
-        while True:
-            await self._started.wait()
-            process = self._process
-            if process is not None:
-                status = await process.wait()
-                if self._started.is_set() and process is self._process:
-                    raise ChildFailed(f"mosquitto ended with status {status}")
+        return ended
 
     def read_again(self) -> None:
         """Let it read CRL and ACL again."""

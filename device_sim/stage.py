@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from device_sim.hosted import Ended, HostedProcess
 from device_sim.processes import Child, ChildFailed, run_to_end, running
 from device_sim.tls_dial import Endpoint
 from provisioning.client.enrolment import EnrolmentOperatorClient
@@ -63,23 +64,22 @@ BrokerStarted = Callable[[Service], AbstractAsyncContextManager[OwnBroker]]
 """Starts a broker beside a service, and stops it on leaving."""
 
 
-class HostedBroker:
+class HostedBroker(HostedProcess):
     """Our own broker. Made by `fleetgate`."""
 
     name = f"fleetgate {product_version()}"
 
     def __init__(self, directory: Path, https: str, anchors: Path) -> None:
+        super().__init__()
         self._directory = directory
         self._arguments = ["broker", "run", "--provisioning", https, "--cafile", str(anchors), "--name", BROKER]
         self._arguments += ["--state-dir", str(directory / "broker"), "--host", _LOOPBACK]
-        self._life = AsyncExitStack()
-        self._started = asyncio.Event()
-        self._child: Child | None = None
-        self.port = 0
+        self.first_time: tuple[str, ...] = ()
+        """Arguments of its own enrolment, for the first start only."""
 
-    async def start(self, *first_time: str) -> None:
-        """Start it and wait until it is ready; *first_time* are the arguments of its own enrolment."""
-        self._child = await self._life.enter_async_context(
+    async def _launch(self, life: AsyncExitStack) -> Ended:
+        first_time, self.first_time = self.first_time, ()
+        child = await life.enter_async_context(
             running(
                 "fleet-broker run",
                 [*self._arguments, "--port", str(self.port), *first_time],
@@ -88,31 +88,9 @@ class HostedBroker:
                 deadline=_START_DEADLINE,
             )
         )
-        (mqtts,) = _urls(self._child, 1)
+        (mqtts,) = _urls(child, 1)
         self.port = urlsplit(mqtts).port or 0
-        self._started.set()
-
-    async def stop(self) -> None:
-        """Stop it."""
-        self._started.clear()
-        await self._life.aclose()
-
-    async def restart(self) -> None:
-        """Stop it and start it again."""
-        await self.stop()
-        await self.start()
-
-    async def watch(self) -> None:
-        """Return never; raise `ChildFailed` when the broker ends and nobody is restarting it."""
-        while True:
-            await self._started.wait()
-            child = self._child
-            try:
-                if child is not None:
-                    await child.watch()
-            except ChildFailed:
-                if self._started.is_set() and child is self._child:
-                    raise
+        return child.watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +121,8 @@ async def fleetgate(service: Service) -> AsyncIterator[OwnBroker]:
     write_private(token_file, (await broker_token(service.operator)).encode())
     broker = HostedBroker(service.directory, service.url, service.anchors)
     try:
-        await broker.start("--token-file", str(token_file))
+        broker.first_time = ("--token-file", str(token_file))
+        await broker.start()
         token_file.unlink()
         yield broker
     finally:

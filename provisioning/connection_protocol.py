@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from provisioning.gathering_transport import GatheringTransport
+
 _MAXIMUM_HEADER_BYTES: Final = 32 * 1024
 _REQUEST_SECONDS: Final = 60.0
 
@@ -22,7 +24,7 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
-        super().connection_made(transport)
+        super().connection_made(GatheringTransport(transport, self.loop))
         self._header_bytes = 0
         self._await_request()
 

@@ -128,6 +128,10 @@ class LiveAuthorities:
         """Return the CA that issues now, of every line that has one; None where its key is not here."""
         return self._active
 
+    def keys_in_memory(self) -> bool:
+        """Whether no CA that issues here has its key in a token."""
+        return all(each is None or each.issuer.key_in_memory for each in self._active.values())
+
     def ocsp_signers(self) -> list[RenewedOcspSigner]:
         """Return the OCSP signer of every CA that is at work here."""
         return [each.signer for each in self._working.values()]

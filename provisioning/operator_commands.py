@@ -105,7 +105,8 @@ def create_token(
             if file is not None:
                 file.write(f"{token.token}\n")
         whom = token.device or f"any new device of group {token.group}"
-        said = f"One-time token for {whom}, until {shown_time(token.expires_at)}:"
+        numbered = "" if token.id is None else f" {token.id}"
+        said = f"One-time token{numbered} for {whom}, until {shown_time(token.expires_at)}:"
         if output is not None:
             errors.print(f"{said} {output}", markup=False)
             if as_json:  # The token is in the file and nowhere else.

@@ -286,6 +286,7 @@ async def _build(
         key_policy=key_policy,
         after_commit=told,
         ask=webhooks.ask,
+        signs_at_once=live.keys_in_memory,
     )
     revocation = RevocationService(database, utc_now, told)
     suspension = SuspensionService(database, utc_now, told)

@@ -16,9 +16,6 @@ from broker.mqtt.wire import encode_remaining_length
 PUBACK_HEAD = b"\x40\x02"
 """PUBACK of any version when the reason is Success: type, length; the packet identifier follows (MQTT 5 §3.4.2.1)."""
 
-PUBACK_REFUSED = b"\x40\x03%b\x97"
-"""PUBACK of MQTT 5 with Quota Exceeded: the message could not be stored."""
-
 PUBREL_HEAD = b"\x62\x02"
 """PUBREL likewise."""
 

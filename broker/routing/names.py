@@ -2,10 +2,9 @@
 
 Theory
 ------
-Two questions go from a filter to names: which retained messages a new subscription gets, and which cached routes a
-changed subscription makes stale. Both walk only the part of the tree that the filter can reach, so a device that
-subscribes to its own topics touches its own branch and nothing else, however many names there are. That is what
-keeps a connect storm linear.
+Which retained messages a new subscription gets is asked from a filter to names. The walk looks at the part of the tree
+that the filter can reach, and may stop and go on. Cached routes are found another way, by their rarest word
+(`broker.routing.cached`, whose slow twin this is).
 
 Rules
 -----

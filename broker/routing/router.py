@@ -10,9 +10,9 @@ A fleet publishes to many topics that few subscribers read, so topics with the s
 second device's first message finds it made, and a turn that carries a thousand devices' messages flushes it once.
 
 A route changes only when a subscription that matches it does. Whether a subscriber is connected is not part of it: its
-outbox lives as long as its session. When a filter is added or removed, the cached names that it matches are found in a
-tree of names and forgotten; a device that subscribes to its own topics touches no route of anybody else. Where others
-have the same filter already, its node knows those names (`broker.routing.tree`).
+outbox lives as long as its session. When a filter is added or removed, the cached names that it matches are found by
+their rarest word (`broker.routing.cached`) and forgotten; a device that subscribes to its own topics touches no route
+of anybody else. Where others have the same filter already, its node knows those names (`broker.routing.tree`).
 
 Hot: `Routes.__missing__` is cold, a hit is a C look-up. Slow twin: `Route.recipients` delivered one by one.
 
@@ -23,6 +23,9 @@ Invariants
 2. ``routes[topic]`` always equals what the tree answers (property-tested, with and without the cache).
 3. Never more than *limit* routes are kept, and a few times as many names at the nodes of wildcards: topics are chosen
    by clients.
+4. To search for stale routes never costs more than a few times what it would to make all routes anew: then the cache
+   starts anew instead. So a publication pays for one match at most, and a subscription for nothing that no publication
+   has paid for, whatever filters clients choose (decision 0095).
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import check_topic_name
-from broker.routing.names import TopicNames
+from broker.routing.cached import CachedNames
 from broker.routing.shared import Member, ShareGroup
 from broker.routing.tree import SubscriptionTree
 
@@ -77,6 +80,9 @@ _MOST_SHARED = 16
 
 _MOST_REMEMBERED = 4
 """Names that the nodes of wildcards remember, for each route that may be kept."""
+
+_STEPS_A_ROUTE = 64
+"""Steps of a search that cost about half as much as to match one topic name."""
 
 _Key = tuple[tuple[int, int, bool, bool], ...]
 
@@ -169,14 +175,15 @@ def _merge(matches: list[tuple[Subscriber, Subscription]]) -> dict[Subscriber, S
 class Routes(dict[bytes, Route]):
     """The route of each topic name; see the module's invariants."""
 
-    __slots__ = ("_cached", "_generation", "_groups", "_remembered", "_shared", "_tree", "limit")
+    __slots__ = ("_cached", "_generation", "_groups", "_remembered", "_searched", "_shared", "_tree", "limit")
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._tree: SubscriptionTree[Subscriber] = SubscriptionTree()
-        self._cached: TopicNames[bytes] = TopicNames()
+        self._cached = CachedNames()
         self._generation = 1
         self._remembered = 0
+        self._searched = 0
         self.limit = limit
         self._shared: dict[_Key, Route] = {}
         self._groups: dict[tuple[str, str], ShareGroup] = {}
@@ -199,11 +206,7 @@ class Routes(dict[bytes, Route]):
             raise MalformedPacket("the topic name is not UTF-8") from None  # [MQTT-3.3.2-1]
         check_topic_name(name)
         if len(self) >= self.limit or self._remembered >= _MOST_REMEMBERED * self.limit:
-            self.clear()
-            self._shared.clear()
-            self._cached.clear()
-            self._generation += 1
-            self._remembered = 0
+            self._start_anew()
         matches: list[tuple[Subscriber, Subscription]] = []
         for node in self._tree.nodes(name):
             matches += node.subscriptions.items()
@@ -211,8 +214,15 @@ class Routes(dict[bytes, Route]):
                 self._remembered += node.remember(topic, self._generation)
         route = self[topic] = self._route(matches)
         route.topics += 1
-        self._cached.insert(name, topic)
+        self._cached.insert(topic)
         return route
+
+    def _start_anew(self) -> None:
+        self.clear()
+        self._shared.clear()
+        self._cached.clear()
+        self._generation += 1
+        self._remembered = self._searched = 0
 
     def _route(self, matches: list[tuple[Subscriber, Subscription]]) -> Route:
         """Return the route of *matches*, the one that is there already if another topic has the same."""
@@ -262,12 +272,17 @@ class Routes(dict[bytes, Route]):
     def invalidate(self, topic_filter: str) -> None:
         """Forget the routes that a change under *topic_filter* may have altered."""
         node = self._tree.find(topic_filter)
-        topics = node.remembered(self._generation) if node is not None and node.wild else None
-        for topic in self._cached.find(topic_filter) if topics is None else topics:
+        known = node.remembered(self._generation) if node is not None and node.wild else None
+        if known is None:
+            self._searched += self._cached.steps(topic_filter)
+            if self._searched > _STEPS_A_ROUTE * len(self):
+                self._start_anew()
+                return
+        for topic in self._cached.find(topic_filter) if known is None else known:
             route = self.pop(topic, None)
             if route is None:  # Remembered longer than it was cached.
                 continue
             route.topics -= 1
             if route.topics == 0 and route.key is not None:  # It must not outlive its subscribers.
                 del self._shared[route.key]
-            self._cached.remove(topic.decode())
+            self._cached.remove(topic)

@@ -14,9 +14,10 @@ PUBREL only when it is stored that the PUBREC was received. Those packets are he
 Rules
 -----
 1. Answers leave in the order in which they were given [MQTT-4.6.0-2]: while anything is unwritten, all of them wait.
-2. A batch that cannot be written is kept and tried again. At once its answers become refusals, or end the connection
-   where the protocol has no word for one; answers at QoS 2 and packets go on waiting, because a message that was
-   routed and then refused would come a second time.
+2. A batch that cannot be written becomes part of the open one, and is tried again. What was routed is never refused:
+   its answer goes on waiting, until it is written, or until nothing that an answer promises is left in the batch,
+   because every subscriber has acknowledged. An answer that is not about a message ends its connection. What comes
+   while the store fails is refused before it is routed, so that no refused message is ever delivered (decision 0094).
 3. What waits belongs to one *connection*: it is forgotten with it, and never comes out of the next one of the same
    session, whose client uses the packet identifiers anew.
 4. No I/O, no clock: `sqlite` writes, the time of expiry is converted by a fixed offset to the wall clock.
@@ -92,27 +93,64 @@ class Batch:
     packets: list[tuple[Answerable, bytes]] = field(default_factory=list)
     resumed: list[Answerable] = field(default_factory=list)
     """Connections whose session sends again what was not acknowledged, as soon as this is written."""
+    probe: bool = False
+    """Whether it is written to find out if the store can be written, though nothing may be left of it."""
 
     @property
     def changes(self) -> bool:
         """Whether there is anything to write."""
+        return bool(self.promises or self.sessions or self.done or self.unreferenced)
+
+    @property
+    def promises(self) -> bool:
+        """Whether there is anything of which an answer says that it is stored.
+
+        None says so of a delivery that is over: it would be made again. Nor of a session's own row, beside what it has.
+        """
         return bool(
-            self.sessions
-            or self.deliveries
-            or self.done
-            or self.subscriptions
-            or self.incoming
-            or self.progress
-            or self.retained
-            or self.messages
-            or self.unreferenced
+            self.deliveries or self.messages or self.progress or self.incoming or self.subscriptions or self.retained
         )
+
+    @property
+    def holds_answers(self) -> bool:
+        """Whether its answers have to wait until it is written."""
+        return bool(self.promises or self.packets or self.resumed)
+
+    def take_in(self, later: Batch) -> None:
+        """Add what was noted after this batch, which could not be written; what is over by then is struck."""
+        for row, values in later.sessions.items():
+            if values is None:
+                self.forget(row)
+        self.sessions |= later.sessions
+        self.subscriptions |= later.subscriptions
+        self.messages |= later.messages
+        self.deliveries |= later.deliveries
+        self.progress |= later.progress
+        for key in later.done:
+            self.progress.pop(key, None)
+            if self.deliveries.pop(key, None) is None:
+                self.done.append(key)
+        for (number,) in later.unreferenced:
+            if self.messages.pop(number, None) is None:
+                self.unreferenced.append((number,))
+        self.incoming |= later.incoming
+        self.retained |= later.retained
+        self.answers += later.answers
+        self.packets += later.packets
+        self.resumed += later.resumed
+
+    def forget(self, row: int) -> None:
+        """Strike what was noted for session *row*, which has ended."""
+        tables: tuple[dict[Any, Any], ...] = (self.subscriptions, self.deliveries, self.progress, self.incoming)
+        for table in tables:
+            for key in [key for key in table if key[0] == row]:
+                del table[key]
 
 
 class Journal:
     """The open batch and the one that is being written."""
 
-    __slots__ = ("_last_message", "_last_session", "dirty", "failed", "open", "wall_offset", "writing")
+    __slots__ = ("_last_message", "_last_session", "dirty", "failed", "open", "owed", "wall_offset", "writing")
 
     def __init__(self, wall_offset: float, *, last_session: int = 0, last_message: int = 0) -> None:
         """Start with the highest row numbers in use; *wall_offset* plus monotonic time is the wall clock."""
@@ -122,6 +160,8 @@ class Journal:
         """Whether the last write failed: nothing durable is accepted until one succeeds."""
         self.dirty = False
         """Whether anything is unwritten, so that answers have to wait."""
+        self.owed: dict[Outbox, set[int]] = {}
+        """What came again at QoS 1 while the store fails, and is answered when all else is: not to be routed twice."""
         self.wall_offset = wall_offset
         self._last_session = last_session
         self._last_message = last_message
@@ -160,12 +200,8 @@ class Journal:
     def remove_session(self, row: int) -> None:
         """Note that a session has ended; its subscriptions and deliveries go with it."""
         self.dirty = True
-        batch = self.open
-        tables: tuple[dict[Any, Any], ...] = (batch.subscriptions, batch.deliveries, batch.progress, batch.incoming)
-        for table in tables:
-            for key in [key for key in table if key[0] == row]:
-                del table[key]
-        batch.sessions[row] = None
+        self.open.forget(row)
+        self.open.sessions[row] = None
 
     def subscribe(self, row: int, topic_filter: str, values: Row) -> None:
         """Note a subscription."""
@@ -218,7 +254,23 @@ class Journal:
                 self.open.unreferenced.append((message.row,))
             message.row = 0
 
-    # QoS 2 on its way in, and retained messages
+    # Messages on their way in, and retained ones
+
+    def owe(self, session: Outbox, packet_id: int) -> bool:
+        """Note that the QoS 1 message *packet_id*, sent again while the store fails, waits; False if it did already.
+
+        Whether it was routed before, nobody knows: it may come twice, but must not be refused.
+        """
+        known = self.owed.setdefault(session, set())
+        if packet_id in known:
+            return False
+        known.add(packet_id)
+        return True
+
+    def use_anew(self, session: Outbox, packet_id: int) -> None:
+        """Take note that *packet_id* names another message of *session* now."""
+        if session in self.owed:
+            self.owed[session].discard(packet_id)
 
     def incoming(self, row: int, packet_id: int, *, known: bool) -> None:
         """Note a packet identifier between PUBLISH and PUBREL, or that it is free again."""
@@ -232,19 +284,25 @@ class Journal:
 
     # The store's side
 
-    def take(self) -> Batch | None:
-        """Return the batch to write next, or None if one is being written or there is nothing left to write."""
-        if self.writing is not None or not self.dirty:
+    def take(self, *, probe: bool = False) -> Batch | None:
+        """Return the batch to write next, or None if one is being written or there is nothing left to write.
+
+        To *probe* a store that has failed there always is one.
+        """
+        if self.writing is not None or not (self.dirty or probe):
             return None
         self.writing, self.open = self.open, Batch()
+        self.writing.probe = probe
         return self.writing
 
     def written(self, now: float) -> set[Outbox]:
-        """Release what waited for the batch; return whose outbox to flush."""
+        """Release what waited for the batch, or for nothing any more; return whose outbox to flush."""
         batch, self.writing = self.writing, None
-        self.failed = False
+        self.owed.clear()
         touched: set[Outbox] = set()
         if batch is not None:
+            if batch.changes or batch.probe:  # Else nothing was written: whether it can be is not known.
+                self.failed = False
             for connection, packet in batch.packets:
                 session = connection.session
                 if session is not None:
@@ -257,31 +315,36 @@ class Journal:
                     session.send_again(now)
                     touched.add(session)
         batch = self.open
-        if not (batch.changes or batch.packets or batch.resumed):  # Answers that waited only for their turn.
+        if not batch.holds_answers:  # They waited only for their turn.
             _release(batch.answers, touched)
             batch.answers.clear()
-            self.dirty = False
+            self.dirty = batch.changes
         return touched
 
     def not_written(self, now: float) -> set[Outbox]:
-        """Turn the answers that waited into refusals; return whose outbox to flush. The batch is tried again."""
+        """Let the batch be open again, to be tried again; return whose outbox to flush."""
         self.failed = True
+        batch = self.writing
+        if batch is not None:
+            batch.take_in(self.open)
+            batch.probe = False
+            self.open, self.writing = batch, None
         touched: set[Outbox] = set()
-        for batch in (self.writing, self.open):
-            if batch is None:
+        # Closing a connection may note more: it is behind what stands here.
+        answers, self.open.answers = self.open.answers, []
+        waiting: list[tuple[Answerable, bytes, bytes | Otherwise]] = []
+        for connection, packet, otherwise in answers:
+            session = connection.session
+            if session is None:
                 continue
-            answers, batch.answers = batch.answers, []
-            for connection, packet, otherwise in answers:
-                session = connection.session
-                if session is None:
-                    continue
-                if otherwise is Otherwise.WAIT:
-                    batch.answers.append((connection, packet, otherwise))
-                elif otherwise is Otherwise.CLOSE:
-                    session.unanswered(now)
-                else:
-                    session.outbox.append(otherwise)
-                    touched.add(session)
+            if otherwise is Otherwise.WAIT:
+                waiting.append((connection, packet, otherwise))
+            elif otherwise is Otherwise.CLOSE:
+                session.unanswered(now)
+            else:
+                session.outbox.append(otherwise)
+                touched.add(session)
+        self.open.answers[:0] = waiting
         return touched
 
     def _message_row(self, message: Message) -> Row:

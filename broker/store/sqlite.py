@@ -6,8 +6,9 @@ Rules
    lose nothing that was acknowledged.
 2. One process at a time: a lock file beside the database is held while it is open, and goes with the process.
 3. The event loop never waits for the disk: batches are written in one thread of their own, one at a time.
-4. A write that fails (full disk, I/O error) changes nothing: the transaction is rolled back, the batch is kept, and
-   tried again every second until it succeeds. `on_failure` and `on_written` tell the engine.
+4. A write that fails (full disk, I/O error, read-only file system) changes nothing: the transaction is rolled back, the
+   batch is open again, and tried every second until it succeeds, even if nothing is left of it: whether the store can
+   be written has to be found out. `on_failure` and `on_written` tell the engine.
 """
 
 from __future__ import annotations
@@ -116,7 +117,10 @@ class SqliteStore:
         journal = self._journal
         if journal is None or self._loop is None or not journal.dirty or journal.writing is not None:
             return
-        if not journal.open.changes:
+        if journal.failed:  # It is tried again every second; meanwhile answers may have lost what they promise.
+            if journal.open.answers and not journal.open.holds_answers:
+                self._on_written()
+        elif not journal.open.changes:
             journal.take()
             self._on_written()
         elif self._gathering is None:
@@ -137,9 +141,9 @@ class SqliteStore:
         if loop is None:
             raise AssertionError("the store is attached before it writes")
         future = self._thread.submit(self._apply_timed, batch)
-        future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._done, done, batch))
+        future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._done, done))
 
-    def _done(self, future: Future[float], batch: Batch) -> None:
+    def _done(self, future: Future[float]) -> None:
         error = future.exception()
         if error is None:
             self.commit_seconds.observe(future.result())
@@ -156,11 +160,13 @@ class SqliteStore:
                 exc_info=defect,
             )
             self._on_failure()
-            self._retry = self._loop.call_later(_RETRY_SECONDS, self._try_again, batch)
+            self._retry = self._loop.call_later(_RETRY_SECONDS, self._try_again)
 
-    def _try_again(self, batch: Batch) -> None:
+    def _try_again(self) -> None:
         self._retry = None
-        self._write(batch)
+        batch = self._journal.take(probe=True) if self._journal is not None else None
+        if batch is not None:
+            self._write(batch)
 
     def close(self) -> None:
         """Write what is left, and close the file. Blocks."""
@@ -189,7 +195,10 @@ class SqliteStore:
         database = self._database
         database.execute("BEGIN IMMEDIATE")
         try:
-            self._apply_changes(database, batch)
+            if batch.changes:
+                self._apply_changes(database, batch)
+            else:  # Something must be written to find out whether it can be.
+                database.execute(f"PRAGMA user_version={VERSION}")
             database.execute("COMMIT")
         except BaseException:
             database.rollback()

@@ -53,26 +53,11 @@ def _resumes(name: str, description: str, *, clean: bool, version: ssl.TLSVersio
         if version is ssl.TLSVersion.TLSv1_2 and Feature.TLS12 not in scene.target.capabilities.supports:
             raise Impossible("the broker does not claim TLS 1.2")
         paper = await scene.device()
-        device = paper.name
         context = scene.context(paper.pem, allow_tls12=True)
         context.maximum_version = version
         if not ticket:
             context.options |= ssl.OP_NO_TICKET
-        try:
-            client = await scene.dial(context)
-        except NotAdmitted as error:
-            raise Impossible(f"a good device is refused: {error.closure}") from error
-        await client.connect(scene.connect(device, keep_alive=60))
-        session = client.socket.session
-        if clean:
-            client.close()
-        else:
-            client.abort()
-        if session is None:
-            raise Impossible("the broker gives no TLS session to resume")
-        await scene.target.registrar.revoke(paper)
-        await scene.until_refused(paper)  # From here on the revocation is known; only the session is left.
-        return await scene.present(context, device, session=session)
+        return await session_cases.resumed_after_revocation(scene, paper, context, clean=clean)
 
     chapter.add(name, description, REVOKED, attempt, needs=_NEEDS)
 

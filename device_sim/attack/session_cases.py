@@ -6,6 +6,7 @@ A case that is about a message says whether it was delivered, with the order arg
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -79,26 +80,29 @@ def _timed(seen: Seen, seconds: float) -> Seen:
     return Seen(seen.layer, seen.code, seen.reason, seen.closed_by, seen.got_in, seconds)
 
 
+async def resumed_after_revocation(scene: Scene, paper: Paper, context: ssl.SSLContext, *, clean: bool) -> Seen:
+    """Connect as *paper* with *context*, end that, revoke it, and return what the resumed TLS session is answered."""
+    try:
+        client = await scene.dial(context)
+    except NotAdmitted as error:
+        raise Impossible(f"a good device is refused: {error.closure}") from error
+    await client.connect(scene.connect(paper.name, keep_alive=60))
+    session = client.socket.session
+    if clean:
+        client.close()
+    else:
+        client.abort()
+    if session is None:
+        raise Impossible("the broker gives no TLS session to resume")
+    await scene.target.registrar.revoke(paper)
+    await scene.until_refused(paper)  # From here on the revocation is known; only the session is left.
+    return await scene.present(context, paper.name, session=session)
+
+
 def _resumed(name: str, description: str, *, clean: bool) -> None:
     async def attempt(scene: Scene) -> Seen:
         paper = await scene.device()
-        context = scene.context(paper.pem)
-        try:
-            client = await scene.dial(context)
-        except NotAdmitted as error:
-            raise Impossible(f"a good device is refused: {error.closure}") from error
-        device = paper.name
-        await client.connect(scene.connect(device, keep_alive=60))
-        session = client.socket.session
-        if clean:
-            client.close()
-        else:
-            client.abort()
-        if session is None:
-            raise Impossible("the broker gives no TLS session to resume")
-        await scene.target.registrar.revoke(paper)
-        await scene.until_refused(paper)  # From here on the revocation is known; only the session is left.
-        return await scene.present(context, device, session=session)
+        return await resumed_after_revocation(scene, paper, scene.context(paper.pem), clean=clean)
 
     chapter.add(name, description, REVOKED, attempt, needs=(Feature.REVOCATION,))
 

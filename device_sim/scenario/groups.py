@@ -8,11 +8,13 @@ Rules
 
 from __future__ import annotations
 
+import random
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from device_sim.backoff import Backoff, Jitter
+from device_sim.closure import Closure
 from device_sim.scenario.values import Fraction, Offset, Pause, ScenarioPart, Seconds, Share
 from device_sim.telemetry.models import Model
 from device_sim.telemetry.payload import Format
@@ -34,6 +36,8 @@ class BackoffPolicy(ScenarioPart):
     base: Seconds = 0.5
     cap: Seconds = 30.0
     jitter: Jitter = Jitter.FULL
+    retry_after: bool = True
+    """Whether it stays away for as long as the broker asks it to, beside its own pause."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -43,6 +47,12 @@ class BackoffPolicy(ScenarioPart):
     def backoff(self) -> Backoff:
         """Return the policy."""
         return Backoff(self.base, self.cap, self.jitter)
+
+    def pause(self, attempt: int, randomness: random.Random, closure: Closure | None) -> float:
+        """Return for how many seconds to stay away before *attempt* (0, 1, 2, …), after *closure*."""
+        hint = closure.retry_after if self.retry_after and closure is not None else None
+        # The broker's hint is the same for many: their own pauses spread them behind it.
+        return (hint or 0.0) + self.backoff().pause(attempt, randomness)
 
 
 class Flap(ScenarioPart):

@@ -294,6 +294,7 @@ def _token_item(issued: IssuedToken) -> dict[str, Any]:
         "group": issued.grant.group,
         "role": issued.grant.role,
         "token": issued.token,
+        "id": issued.number,
         "expires_at": rfc3339(issued.expires_at),
     }
 

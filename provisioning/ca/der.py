@@ -15,6 +15,8 @@ SEQUENCE: Final = b"\x30"
 EXPLICIT_0: Final = 0xA0
 
 SET: Final = b"\x31"
+OCTET_STRING: Final = b"\x04"
+NULL: Final = b"\x05\x00"
 
 _OBJECT_IDENTIFIER: Final = b"\x06"
 _INTEGER: Final = b"\x02"
@@ -54,13 +56,19 @@ def time(moment: datetime) -> bytes:
     """Return a Time as RFC 5280 wants it: UTCTime until 2049, then GeneralizedTime; no fractions."""
     moment = moment.astimezone(UTC)
     if moment.year < _FIRST_GENERALIZED_YEAR:
-        return element(_UTC_TIME, f"{moment:%y%m%d%H%M%SZ}".encode())
-    return generalized_time(moment)
+        return element(_UTC_TIME, _digits(moment)[2:])
+    return element(_GENERALIZED_TIME, _digits(moment))
 
 
 def generalized_time(moment: datetime) -> bytes:
     """Return a GeneralizedTime as RFC 5280 §4.1.2.5.2 wants it: UTC, to the second."""
-    return element(_GENERALIZED_TIME, f"{moment.astimezone(UTC):%Y%m%d%H%M%SZ}".encode())
+    return element(_GENERALIZED_TIME, _digits(moment.astimezone(UTC)))
+
+
+def _digits(moment: datetime) -> bytes:
+    # What strftime's %Y%m%d%H%M%SZ writes, which takes four times as long.
+    date = moment.year * 10_000 + moment.month * 100 + moment.day
+    return b"%08d%06dZ" % (date, moment.hour * 10_000 + moment.minute * 100 + moment.second)
 
 
 def children(encoded: bytes) -> Iterator[bytes]:

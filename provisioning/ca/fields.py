@@ -27,7 +27,6 @@ ALGORITHM: Final = 2
 _VERSION_3: Final = bytes.fromhex("a003020102")
 _TRUE: Final = bytes.fromhex("0101ff")
 _EXTENSIONS: Final = b"\xa3"
-_OCTET_STRING: Final = b"\x04"
 _IDENTIFIERS: Final = 64
 
 
@@ -35,7 +34,7 @@ def encoded(extension: x509.ExtensionType, *, critical: bool = False) -> bytes:
     """Return *extension* in DER."""
     identifier = _object_identifier(extension.oid.dotted_string)
     flag = _TRUE if critical else b""  # FALSE is the default, which DER leaves out.
-    return der.element(der.SEQUENCE, identifier + flag + der.element(_OCTET_STRING, extension.public_bytes()))
+    return der.element(der.SEQUENCE, identifier + flag + der.element(der.OCTET_STRING, extension.public_bytes()))
 
 
 def joined(

@@ -124,6 +124,8 @@ class Issuer:
             raise ValueError("the private key does not belong to the issuing CA's certificate")
         self.certificate: Final = certificate
         self.key_id: Final = key_identifier(certificate.public_key())
+        self.key_in_memory: Final = type(key).__module__.startswith("cryptography.")
+        """Whether the key is the library's own; a token's signature takes as long as the token takes."""
         self._key = key
         self._name = certificate.subject.public_bytes()
         self._algorithm = signature_algorithm(key)

@@ -44,13 +44,11 @@ from cryptography.hazmat.primitives.kdf.x963kdf import X963KDF
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from provisioning.ca.der import BIT_STRING, SEQUENCE, SET, element, integer, object_identifier
+from provisioning.ca.der import BIT_STRING, OCTET_STRING, SEQUENCE, SET, element, integer, object_identifier
 from provisioning.pki.keys import PrivateKey, key_identifier
 
 RecipientKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
-_OCTET_STRING: Final = b"\x04"
-_NULL: Final = b"\x05\x00"
 _CONTEXT_0: Final = b"\xa0"
 _CONTEXT_0_PRIMITIVE: Final = b"\x80"
 _CONTEXT_1: Final = b"\xa1"
@@ -135,7 +133,7 @@ def seal_key(key: PrivateKey, recipient: Recipient, signer: EnvelopeSigner) -> b
     encrypted_content = element(
         SEQUENCE,
         _SIGNED_DATA
-        + element(SEQUENCE, _AES256_CBC + element(_OCTET_STRING, vector))
+        + element(SEQUENCE, _AES256_CBC + element(OCTET_STRING, vector))
         + element(_CONTEXT_0_PRIMITIVE, sealed),
     )
     enveloped = element(
@@ -170,7 +168,7 @@ def _may_decrypt(certificate: x509.Certificate, public_key: RecipientKey) -> boo
 
 
 def _recipient_info(recipient: Recipient, content_key: bytes) -> bytes:
-    identifier = element(_OCTET_STRING, recipient.identifier)
+    identifier = element(OCTET_STRING, recipient.identifier)
     match recipient.public_key:
         case rsa.RSAPublicKey() as public_key:
             wrapped = public_key.encrypt(content_key, OAEP(MGF1(hashes.SHA256()), hashes.SHA256(), None))
@@ -179,7 +177,7 @@ def _recipient_info(recipient: Recipient, content_key: bytes) -> bytes:
                 integer(2)
                 + element(_CONTEXT_0_PRIMITIVE, recipient.identifier)
                 + _OAEP_SHA256
-                + element(_OCTET_STRING, wrapped),
+                + element(OCTET_STRING, wrapped),
             )
         case public_key:
             scheme, hash_algorithm = _AGREEMENTS[public_key.curve.name]
@@ -191,7 +189,7 @@ def _recipient_info(recipient: Recipient, content_key: bytes) -> bytes:
             originator = element(SEQUENCE, _EC_PUBLIC_KEY) + element(BIT_STRING, b"\x00" + point)
             encrypted_key = element(
                 SEQUENCE,
-                element(_CONTEXT_0, identifier) + element(_OCTET_STRING, aes_key_wrap(wrapping_key, content_key)),
+                element(_CONTEXT_0, identifier) + element(OCTET_STRING, aes_key_wrap(wrapping_key, content_key)),
             )
             return element(
                 _CONTEXT_1,
@@ -205,7 +203,7 @@ def _recipient_info(recipient: Recipient, content_key: bytes) -> bytes:
 def _shared_info() -> bytes:
     """Return ECC-CMS-SharedInfo (RFC 5753 §7.2): what the agreed key is for, and its length in bits."""
     length = (_KEY_BYTES * 8).to_bytes(4)
-    return element(SEQUENCE, _AES256_WRAP + element(_CONTEXT_2, element(_OCTET_STRING, length)))
+    return element(SEQUENCE, _AES256_WRAP + element(_CONTEXT_2, element(OCTET_STRING, length)))
 
 
 def _signed_key(key: PrivateKey, signer: EnvelopeSigner) -> bytes:
@@ -213,7 +211,7 @@ def _signed_key(key: PrivateKey, signer: EnvelopeSigner) -> bytes:
     digest = hashes.Hash(hashes.SHA256())
     digest.update(package)
     attributes = _attribute(_CONTENT_TYPE, _KEY_PACKAGE) + _attribute(
-        _MESSAGE_DIGEST, element(_OCTET_STRING, digest.finalize())
+        _MESSAGE_DIGEST, element(OCTET_STRING, digest.finalize())
     )
     # What is signed is tagged as a SET OF, what is sent as [0] (RFC 5652 §5.4).
     signature = signer.key.sign(element(SET, attributes), ec.ECDSA(hashes.SHA256()))
@@ -226,14 +224,14 @@ def _signed_key(key: PrivateKey, signer: EnvelopeSigner) -> bytes:
         + _SHA256
         + element(_CONTEXT_0, attributes)
         + _ECDSA_SHA256
-        + element(_OCTET_STRING, signature),
+        + element(OCTET_STRING, signature),
     )
     certificates = sorted(each.public_bytes(Encoding.DER) for each in signer.certificates)  # DER's order of a SET OF.
     return element(
         SEQUENCE,
         integer(3)
         + element(SET, _SHA256)
-        + element(SEQUENCE, _KEY_PACKAGE + element(_CONTEXT_0, element(_OCTET_STRING, package)))
+        + element(SEQUENCE, _KEY_PACKAGE + element(_CONTEXT_0, element(OCTET_STRING, package)))
         + element(_CONTEXT_0, b"".join(certificates))
         + element(SET, signer_info),
     )

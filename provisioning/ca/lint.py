@@ -73,6 +73,7 @@ class _Read:
     def __init__(self, certificate: x509.Certificate) -> None:
         extensions = certificate.extensions
         self.certificate = certificate
+        self.public_key = certificate.public_key()
         self.critical = {extension.oid: extension.critical for extension in extensions}
         self._values: dict[type[x509.ExtensionType], Any] = {
             type(extension.value): extension.value for extension in extensions
@@ -134,7 +135,7 @@ def _check_validity(read: _Read, intent: Intent) -> Iterator[str]:
 
 def _check_names(read: _Read, intent: Intent) -> Iterator[str]:
     certificate = read.certificate
-    if certificate.issuer.public_bytes() != intent.issuer.subject.public_bytes():
+    if certificate.issuer.public_bytes() != _subject_of(intent.issuer):
         yield "the issuer's name is not the issuing CA's subject"
     *attributes, last = certificate.subject
     if last.oid != NameOID.COMMON_NAME or tuple(attributes) != intent.names.attributes:
@@ -148,20 +149,19 @@ def _check_names(read: _Read, intent: Intent) -> Iterator[str]:
         yield f"the certificate names {named}, not {intent.identity}"
     if named.role is not intent.profile.role:
         yield f"role {named.role} does not fit the {intent.profile.name} profile"
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    names = read.get(x509.SubjectAlternativeName) or ()
     intended = 1 + len(intent.names.dns_names) + len(intent.names.ip_addresses)
-    if (
-        len(list(names)) != intended
-        or tuple(names.get_values_for_type(x509.DNSName)) != intent.names.dns_names
-        or tuple(names.get_values_for_type(x509.IPAddress)) != intent.names.ip_addresses
-    ):
+    # By their very types: the library's `get_values_for_type` asks abstract base classes.
+    hosts = tuple(name.value for name in names if type(name) is x509.DNSName)
+    addresses = tuple(name.value for name in names if type(name) is x509.IPAddress)
+    if (len(list(names)), hosts, addresses) != (intended, intent.names.dns_names, intent.names.ip_addresses):
         yield "the Subject Alternative Name holds other names than intended"
     if not intent.profile.names.allows(intent.identity, intent.names):
         yield f"the {intent.profile.name} profile does not allow these names"
 
 
 def _check_key(read: _Read, intent: Intent) -> Iterator[str]:
-    if not intent.profile.takes(read.certificate.public_key()):
+    if not intent.profile.takes(read.public_key):
         yield f"the {intent.profile.name} profile certifies no such key, only {intent.profile.keys_taken}"
 
 
@@ -209,11 +209,16 @@ def _check_key_identifiers(read: _Read, intent: Intent) -> Iterator[str]:
 
 def _check_key_identifiers_of(read: _Read, issuer: x509.Certificate) -> Iterator[str]:
     subject = read.get(x509.SubjectKeyIdentifier)
-    if subject is not None and subject.digest != key_identifier(read.certificate.public_key()):
+    if subject is not None and subject.digest != key_identifier(read.public_key):
         yield "the subject key identifier is not the key's"
     authority = read.get(x509.AuthorityKeyIdentifier)
     if authority is not None and authority.key_identifier != _key_identifier_of(issuer):
         yield "the authority key identifier is not the issuing CA's"
+
+
+@functools.lru_cache(_ISSUERS_KEPT)
+def _subject_of(issuer: x509.Certificate) -> bytes:
+    return issuer.subject.public_bytes()
 
 
 @functools.lru_cache(_ISSUERS_KEPT)

@@ -18,8 +18,6 @@ from cryptography.x509.oid import OCSPExtensionOID
 
 from provisioning.ca import der
 
-_OCTET_STRING: Final = b"\x04"
-_NULL: Final = b"\x05\x00"
 _ENUMERATED: Final = b"\x0a"
 _GENERALIZED_TIME: Final = b"\x18"
 _RESPONDER_KEY: Final = b"\xa2"
@@ -31,7 +29,7 @@ _BASIC: Final = der.object_identifier("1.3.6.1.5.5.7.48.1.1")
 _NONCE: Final = der.object_identifier(OCSPExtensionOID.NONCE.dotted_string)
 _SUCCESSFUL: Final = der.element(_ENUMERATED, b"\x00")
 _HASHES: Final = {
-    name: der.element(der.SEQUENCE, der.object_identifier(identifier) + _NULL)
+    name: der.element(der.SEQUENCE, der.object_identifier(identifier) + der.NULL)
     for name, identifier in (
         (hashes.SHA1.name, "1.3.14.3.2.26"),
         (hashes.SHA256.name, "2.16.840.1.101.3.4.2.1"),
@@ -53,7 +51,7 @@ def revoked(since: datetime, reason: int | None) -> bytes:
 @functools.lru_cache(64)
 def certificate_id_head(algorithm: str, name_hash: bytes, key_hash: bytes) -> bytes:
     """Return what is before the serial number in a CertID."""
-    return _HASHES[algorithm] + der.element(_OCTET_STRING, name_hash) + der.element(_OCTET_STRING, key_hash)
+    return _HASHES[algorithm] + der.element(der.OCTET_STRING, name_hash) + der.element(der.OCTET_STRING, key_hash)
 
 
 def joined(
@@ -77,12 +75,12 @@ def joined(
     )
     extensions = b""
     if nonce is not None:
-        value = der.element(_OCTET_STRING, nonce.public_bytes())
+        value = der.element(der.OCTET_STRING, nonce.public_bytes())
         extension = der.element(der.SEQUENCE, _NONCE + value)
         extensions = der.element(_EXPLICIT_1, der.element(der.SEQUENCE, extension))
     return der.element(
         der.SEQUENCE,
-        der.element(_RESPONDER_KEY, der.element(_OCTET_STRING, responder_key_hash))
+        der.element(_RESPONDER_KEY, der.element(der.OCTET_STRING, responder_key_hash))
         + _time(produced_at)
         + der.element(der.SEQUENCE, single)
         + extensions,
@@ -98,7 +96,7 @@ def response(fields: bytes, algorithm: bytes, signature: bytes, certificate: byt
         + der.element(der.BIT_STRING, b"\x00" + signature)
         + der.element(_EXPLICIT_0, der.element(der.SEQUENCE, certificate)),
     )
-    inner = der.element(der.SEQUENCE, _BASIC + der.element(_OCTET_STRING, basic))
+    inner = der.element(der.SEQUENCE, _BASIC + der.element(der.OCTET_STRING, basic))
     return der.element(der.SEQUENCE, _SUCCESSFUL + der.element(_EXPLICIT_0, inner))
 
 

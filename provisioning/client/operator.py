@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
 import httpx
@@ -58,6 +58,7 @@ class IssuedToken(Answer):
     role: Role
     token: str
     expires_at: datetime
+    id: int | None = None
 
     def __repr__(self) -> str:
         return f"IssuedToken(device={self.device!r}, group={self.group!r}, role={self.role!s})"
@@ -171,6 +172,20 @@ class Page(Answer):
     next: str | None = None
 
 
+class CertificateSearch(TypedDict, total=False):
+    """What certificates are looked for; None is as good as left out."""
+
+    device: str | None
+    state: str | None
+    group: str | None
+    serial: str | None
+    fingerprint: str | None
+    issuer: str | None
+    """Its key identifier, in hexadecimal."""
+    expires_from: datetime | None
+    expires_before: datetime | None
+
+
 class OperatorClient:
     """An operator's client of the service at *base_url*, trusted by *anchors* (PEM file or text)."""
 
@@ -270,38 +285,14 @@ class OperatorClient:
         """Return the party named *name*."""
         return await self._call(EnrolledDevice, "GET", f"/v1/devices/{quote(name, safe='')}")
 
-    async def certificates(
-        self,
-        *,
-        device: str | None = None,
-        state: str | None = None,
-        group: str | None = None,
-        serial: str | None = None,
-        fingerprint: str | None = None,
-        issuer: str | None = None,
-        expires_from: datetime | None = None,
-        expires_before: datetime | None = None,
-    ) -> AsyncIterator[IssuedCertificate]:
-        """Yield every certificate that fits what is given; *issuer* by its key identifier in hexadecimal."""
-        search = _search(device, state, group, serial, fingerprint, issuer, expires_from, expires_before)
-        async for item in self._walk("/v1/certificates", search):
+    async def certificates(self, **search: Unpack[CertificateSearch]) -> AsyncIterator[IssuedCertificate]:
+        """Yield every certificate that fits *search*."""
+        async for item in self._walk("/v1/certificates", _query(search)):
             yield self._read(IssuedCertificate, item)
 
-    async def count_certificates(
-        self,
-        *,
-        device: str | None = None,
-        state: str | None = None,
-        group: str | None = None,
-        serial: str | None = None,
-        fingerprint: str | None = None,
-        issuer: str | None = None,
-        expires_from: datetime | None = None,
-        expires_before: datetime | None = None,
-    ) -> dict[str, int]:
-        """Return how many certificates fit what is given, by state."""
-        search = _search(device, state, group, serial, fingerprint, issuer, expires_from, expires_before)
-        counts = self._object(await self._send("GET", "/v1/inventory/counts", query=search))
+    async def count_certificates(self, **search: Unpack[CertificateSearch]) -> dict[str, int]:
+        """Return how many certificates fit *search*, by state."""
+        counts = self._object(await self._send("GET", "/v1/inventory/counts", query=_query(search)))
         return {each: int(number) for each, number in counts.items()}
 
     async def certificate(self, serial: str) -> IssuedCertificate:
@@ -393,25 +384,10 @@ class OperatorClient:
             ) from None
 
 
-def _search(
-    device: str | None,
-    state: str | None,
-    group: str | None,
-    serial: str | None,
-    fingerprint: str | None,
-    issuer: str | None,
-    expires_from: datetime | None,
-    expires_before: datetime | None,
-) -> dict[str, str | None]:
+def _query(search: CertificateSearch) -> dict[str, str | None]:
     return {
-        "device": device,
-        "state": state,
-        "group": group,
-        "serial": serial,
-        "fingerprint": fingerprint,
-        "issuer": issuer,
-        "expires_from": None if expires_from is None else expires_from.isoformat(),
-        "expires_before": None if expires_before is None else expires_before.isoformat(),
+        name: value.isoformat() if isinstance(value, datetime) else None if value is None else str(value)
+        for name, value in search.items()
     }
 
 

@@ -118,13 +118,15 @@ class EnrolmentService:
         after_commit: Sequence[Callable[[Sequence[StoredCertificate]], None]] = (),
         ask: Callable[[Question], Awaitable[Verdict]] | None = None,
         key_policy: KeyPolicy | None = None,
+        signs_at_once: Callable[[], bool] = lambda: True,
     ) -> None:
         """*issuing* returns the CA of a line that issues now.
 
         *after_commit* are called with the certificates whose status a new one has changed: those that it replaces.
-        *ask* puts a question to a webhook.
+        *ask* puts a question to a webhook. *signs_at_once* tells whether a signature waits for nobody, such as a token.
         """
         self._ask = ask or _nobody_to_ask
+        self._signs_at_once = signs_at_once
         self._key_policy = key_policy or KeyPolicy()
         self._database = database
         self._issuing = issuing
@@ -262,6 +264,7 @@ class EnrolmentService:
                     return await self._database.write(
                         lambda connection: self._transaction(connection, considered, reservation),  # noqa: B023
                         functools.partial(_apart, considered),
+                        short=self._signs_at_once(),
                     )
                 except Unasked as unasked:
                     attempt = replace(attempt, verdict=await self._ask(unasked.question))

@@ -20,7 +20,7 @@ import ipaddress
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -90,6 +90,8 @@ class IssuedToken:
     grant: TokenGrant
     token: str
     expires_at: datetime
+    number: int = 0
+    """What operators call it afterwards."""
 
     def __repr__(self) -> str:
         """Leave the token out: representations end in logs."""
@@ -111,10 +113,10 @@ class TokenService:
         issued = [IssuedToken(grant, new_token(), expires_at) for grant in grants]
         digests = [(digest_of(each.token), each.grant) for each in issued]
 
-        def record(connection: Connection) -> None:
+        def record(connection: Connection) -> list[int]:
             for group in {grant.group for grant in grants if grant.role is Role.DEVICE and grant.group is not None}:
                 _check_way(connection, group)
-            tokens.add(connection, digests, created_by=by, now=now, expires_at=expires_at)
+            numbers = tokens.add(connection, digests, created_by=by, now=now, expires_at=expires_at)
             facts = {"count": len(grants), "role": order.role.value, "group": order.group, "expires_at": expires_at}
             names = [grant.device for grant in grants if grant.device is not None]
             subject = names[0] if len(names) == 1 else f"{len(grants)} tokens"
@@ -122,12 +124,13 @@ class TokenService:
                 for name in names:
                     change_operator_role(connection, name, order.operator_role, by=by, now=now)
             audit.append(connection, now, by, Action.TOKENS_CREATED, subject, facts | {"devices": names})
+            return numbers
 
-        await self._database.write(record)
+        numbers = await self._database.write(record)
         log.info(
             "tokens created", count=len(issued), role=order.role.value, group=order.group, by=by, expires_at=expires_at
         )
-        return issued
+        return [replace(each, number=number) for each, number in zip(issued, numbers, strict=True)]
 
     async def void(self, number: int, check: Callable[[KnownToken], None], *, by: str) -> KnownToken:
         """Make one token worthless and return it; raise `Refused` if it is unknown or has bought a certificate.

@@ -8,10 +8,11 @@ statements cost a third of the time that they cost through an asynchronous drive
 connection anyway (docs/decisions/0020-transactions-are-functions.md). The code in between is plain.
 
 SQLite has one writer at a time. Letting connections fight for it through SQLite's busy handler costs sleeps and
-fairness, so writes queue for one thread with one connection, in order of arrival, and those that wait together are
-committed together (`provisioning.store.lanes`); reads have threads of their own and, in WAL mode, neither wait for the
-writer nor hold it up. On PostgreSQL it is the same with a lock that all processes take; the queries lock the rows they
-decide upon, too (``FOR UPDATE``, which SQLite's dialect leaves out), against whoever writes to the database otherwise.
+fairness, so writes queue for one connection, in order of arrival, those that wait together are committed together, and
+short ones run without the thread (`provisioning.store.sqlite_lane`); reads have threads of their own and, in WAL mode,
+neither wait for the writer nor hold it up. On PostgreSQL it is the same with a lock that all processes take; the
+queries lock the rows they decide upon, too (``FOR UPDATE``, which SQLite's dialect leaves out), against whoever writes
+to the database otherwise.
 
 Rules
 -----
@@ -39,7 +40,8 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store.audit import KEY_OPTION
-from provisioning.store.lanes import Apart, GroupingLane, PooledLane
+from provisioning.store.lanes import Apart, GroupingLane, Lane, PooledLane
+from provisioning.store.sqlite_lane import SqliteLane
 
 ResultT = TypeVar("ResultT")
 
@@ -63,13 +65,14 @@ class Database:
         options = {KEY_OPTION: audit_key}
         if parsed.get_backend_name() == "sqlite":
             writer = _sqlite(parsed, options, 1, "BEGIN IMMEDIATE")
+            self._writer: Lane = SqliteLane(writer, "store-writer")
             self._reader = PooledLane(_sqlite(parsed, options, _READERS, "BEGIN"), _READERS, "store-reader")
         else:
             # One pool: when a connection is found broken, all that are as old are made anew.
             writer = _postgresql(parsed, options, 1 + _READERS)
             reader = writer.execution_options(isolation_level="REPEATABLE READ")
+            self._writer = GroupingLane(writer, "store-writer")
             self._reader = PooledLane(reader, _READERS, "store-reader")
-        self._writer = GroupingLane(writer, "store-writer")
         self.url: Final = parsed
         self._write_failed = False
 
@@ -78,14 +81,18 @@ class Database:
         """Whether the store could not be used when something was last to be written; a full disk can be read."""
         return self._write_failed
 
-    async def write(self, work: Callable[[Connection], ResultT], apart: Apart | None = None) -> ResultT:
+    async def write(
+        self, work: Callable[[Connection], ResultT], apart: Apart | None = None, *, short: bool = False
+    ) -> ResultT:
         """Run *work* in a transaction that may change the store: committed at its end, undone by any exception.
 
         A work whose *apart* returns what it decides upon may be done side by side with others that have nothing of it
-        in common (`provisioning.store.company`); it is called again if that came to nothing.
+        in common (`provisioning.store.company`); it is called again if that came to nothing. One that is *short*
+        computes and looks at a few rows, for less than a millisecond, and waits for nobody
+        (`provisioning.store.sqlite_lane`).
         """
         try:
-            result = await self._writer.run(work, apart)
+            result = await self._writer.run(work, apart, short=short)
         except Refused as refusal:
             self._write_failed = self._write_failed or refusal.code is Code.UNAVAILABLE
             raise
@@ -160,6 +167,7 @@ def _sqlite(url: URL, options: dict[str, Any], size: int, begin: str) -> Engine:
             "journal_mode = WAL",
             "synchronous = FULL",
             "foreign_keys = ON",
+            "temp_store = MEMORY",  # Where savepoints remember pages: a file each would be half of all writing.
         ):
             connection.execute(f"PRAGMA {pragma}").close()
 

@@ -11,7 +11,8 @@ Nobody is answered before the commit, so what is answered is on disk. With one c
 sixteen, they pay for one fsync. On PostgreSQL the transactions of several processes meet at the end of the audit log
 anyway, so there they take a lock of all writers first (docs/decisions/0067-one-writer-at-a-time.md): a group holds the
 rows of many callers, and two groups that met in the middle could wait for each other. There, works that have nothing in
-common share their statements, too (`provisioning.store.company`).
+common share their statements, too (`provisioning.store.company`). SQLite has a lane of its own
+(`provisioning.store.sqlite_lane`).
 
 Rules
 -----
@@ -65,8 +66,10 @@ class Lane(ABC):
         self._engine = engine
         self._waiting = 0
 
-    async def run(self, work: Callable[[Connection], ResultT], apart: Apart | None = None) -> ResultT:
-        """Return what *work* returns, once its transaction is committed.
+    async def run(
+        self, work: Callable[[Connection], ResultT], apart: Apart | None = None, *, short: bool = False
+    ) -> ResultT:
+        """Return what *work* returns, once its transaction is committed; *short* as in `Database.write`.
 
         *apart* returns all that it decides upon: others that have nothing of it in common may be done side by side with
         it. Without it, or if it returns None, *work* is done by itself.
@@ -74,7 +77,7 @@ class Lane(ABC):
         if self._waiting >= _WAITING:
             raise Refused(Code.UNAVAILABLE, "too many requests wait for the store; try again")
         self._waiting += 1
-        future = self._submit(work, apart)
+        future = self._submit(work, apart, short=short)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -90,8 +93,10 @@ class Lane(ABC):
         self._engine.dispose()
 
     @abstractmethod
-    def _submit(self, work: Callable[[Connection], ResultT], apart: Apart | None) -> asyncio.Future[ResultT]:
-        """Hand *work* to a thread."""
+    def _submit(
+        self, work: Callable[[Connection], ResultT], apart: Apart | None, *, short: bool
+    ) -> asyncio.Future[ResultT]:
+        """Hand *work* to whoever runs it."""
 
     @abstractmethod
     def _stop(self) -> None:
@@ -109,6 +114,8 @@ class PooledLane(Lane):
         self,
         work: Callable[[Connection], ResultT],
         apart: Apart | None,  # noqa: ARG002 - Each has a transaction of its own.
+        *,
+        short: bool,  # noqa: ARG002 - The same.
     ) -> asyncio.Future[ResultT]:
         return asyncio.get_running_loop().run_in_executor(self._executor, self._transact, work)
 
@@ -120,7 +127,7 @@ class PooledLane(Lane):
             with self._engine.begin() as connection:
                 return work(connection)
         except DBAPIError as error:
-            raise _explained(error) from error
+            raise explained(error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,7 @@ class _Job:
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
 
-    def settle(self, outcome: _Outcome) -> None:
+    def settle(self, outcome: Outcome) -> None:
         """Give the caller his answer; called on his loop."""
         if outcome.failure is not None:
             self.future.set_exception(outcome.failure)
@@ -139,7 +146,9 @@ class _Job:
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
+class Outcome:
+    """What a work has returned, or why it did not."""
+
     result: Any = None
     failure: Exception | None = None
 
@@ -159,7 +168,13 @@ class GroupingLane(Lane):
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
-    def _submit(self, work: Callable[[Connection], ResultT], apart: Apart | None) -> asyncio.Future[ResultT]:
+    def _submit(
+        self,
+        work: Callable[[Connection], ResultT],
+        apart: Apart | None,
+        *,
+        short: bool,  # noqa: ARG002 - A server is asked, which is waiting: never on the event loop.
+    ) -> asyncio.Future[ResultT]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[ResultT] = loop.create_future()
         self._jobs.put(_Job(work, apart, loop, future))
@@ -178,9 +193,9 @@ class GroupingLane(Lane):
             for job, outcome in zip(group, self._transact(group), strict=True):
                 job.loop.call_soon_threadsafe(job.settle, outcome)
 
-    def _transact(self, group: list[_Job]) -> list[_Outcome]:
+    def _transact(self, group: list[_Job]) -> list[Outcome]:
         """Run the first job of *group*, and all that arrive in time, which are added to it."""
-        outcomes: list[_Outcome] = []
+        outcomes: list[Outcome] = []
         closes_at = time.monotonic() + max(_GROUP_SECONDS, min(self._commit_seconds, _LONGEST_GROUP_SECONDS))
         try:
             with self._engine.begin() as connection, announcements.at_end(connection), audit.one_end(connection):
@@ -192,17 +207,17 @@ class GroupingLane(Lane):
                 done = time.monotonic()
             self._commit_seconds = time.monotonic() - done
         except Exception as error:  # noqa: BLE001 - of the transaction as a whole: it is told to everybody in it
-            failure = _Outcome(failure=_explained(error))
+            failure = Outcome(failure=explained(error))
             return [each if each.failure is not None else failure for each in outcomes] + [failure] * (
                 len(group) - len(outcomes)
             )
         return outcomes
 
-    def _run(self, connection: Connection, group: list[_Job], start: int) -> list[_Outcome]:
+    def _run(self, connection: Connection, group: list[_Job], start: int) -> list[Outcome]:
         """Run the job of *group* at *start*, or a company that begins with it and whose others are added to *group*."""
         taken = self._decides_upon(group[start])
         if taken is None:
-            return [_attempt(connection, group[start].work)]
+            return [attempt(connection, group[start].work)]
         while len(group) - start < _LARGEST_COMPANY and (following := self._next_waiting()) is not None:
             more = self._decides_upon(following)
             if more is None or not taken.isdisjoint(more):
@@ -234,7 +249,8 @@ class GroupingLane(Lane):
         return job
 
 
-def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> _Outcome:
+def attempt(connection: Connection, work: Callable[[Connection], Any]) -> Outcome:
+    """Run one work in a savepoint; raise what SQLAlchemy raises if the whole transaction is lost."""
     # The driver's own connection: SQLAlchemy's savepoints cost a tenth of an enrolment.
     driver: Any = connection.connection.driver_connection
     driver.execute("SAVEPOINT work")
@@ -248,17 +264,17 @@ def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> _Outc
         except connection.dialect.loaded_dbapi.Error as lost:
             # A full disk, of which SQLite has undone everything already, or a server that is gone: everybody is told.
             raise error if isinstance(error, DBAPIError) else OperationalError("ROLLBACK TO", None, lost) from None
-        return _Outcome(failure=_explained(error))
+        return Outcome(failure=explained(error))
     driver.execute("RELEASE work")
-    return _Outcome(result)
+    return Outcome(result)
 
 
-def _attempt_together(connection: Connection, works: Sequence[Callable[[Connection], Any]]) -> list[_Outcome]:
+def _attempt_together(connection: Connection, works: Sequence[Callable[[Connection], Any]]) -> list[Outcome]:
     """Run *works*, which have nothing in common, side by side; each by itself where that comes to nothing."""
     from provisioning.store.company import BrokenUp, Company  # Only PostgreSQL needs greenlets.
 
     if len(works) == 1:
-        return [_attempt(connection, works[0])]
+        return [attempt(connection, works[0])]
     driver: Any = connection.connection.driver_connection
     driver.execute("SAVEPOINT company")
     end = audit.end_of(connection)
@@ -272,11 +288,11 @@ def _attempt_together(connection: Connection, works: Sequence[Callable[[Connecti
         except connection.dialect.loaded_dbapi.Error as lost:
             raise OperationalError("ROLLBACK TO", None, lost) from error
         audit.take_back(connection, end)
-        return [_attempt(connection, work) for work in works]
+        return [attempt(connection, work) for work in works]
     return [
-        _attempt(connection, member.work)
+        attempt(connection, member.work)
         if isinstance(member.failure, GoneAlone)
-        else _Outcome(member.result, None if member.failure is None else _explained(member.failure))
+        else Outcome(member.result, None if member.failure is None else explained(member.failure))
         for member in members
     ]
 
@@ -293,7 +309,7 @@ def _lock_out_others(connection: Connection) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS})")
 
 
-def _explained(error: Exception) -> Exception:
+def explained(error: Exception) -> Exception:
     """Return what the caller is told: that the store cannot be used now or takes no such value, or the error itself."""
     if not isinstance(error, DBAPIError):
         return error

@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -44,6 +45,9 @@ metadata = MetaData(
 )
 
 
+_NAIVE = "a naive datetime has no place in the store"
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """A point in time, aware on both sides; SQLite, which knows no time zones, holds it as UTC."""
 
@@ -55,15 +59,27 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a naive datetime has no place in the store")
+            raise ValueError(_NAIVE)
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], Any] | None:
+        """Return what writes a value; for SQLite the text that the library's own type would make of it."""
+        return _sqlite_text if dialect.name == "sqlite" else super().bind_processor(dialect)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """Say that what SQLite holds is UTC."""
         if not isinstance(value, datetime):
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _sqlite_text(value: datetime | None) -> str | None:
+    if value is None:
+        return None
+    if value.tzinfo is None:
+        raise ValueError(_NAIVE)
+    return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 BIG_ID = BigInteger().with_variant(Integer, "sqlite")  # Only INTEGER is SQLite's row id, and it has 64 bits.

@@ -89,8 +89,8 @@ def add(
     created_by: str,
     now: datetime,
     expires_at: datetime,
-) -> None:
-    """Record tokens, each by its digest."""
+) -> list[int]:
+    """Record tokens, each by its digest; return their numbers, in that order."""
     rows = [
         {
             "digest": digest,
@@ -106,7 +106,8 @@ def add(
         }
         for digest, grant in grants
     ]
-    connection.execute(insert(tokens), rows)
+    statement = insert(tokens).returning(tokens.c.id, sort_by_parameter_order=True)
+    return list(connection.execute(statement, rows).scalars())
 
 
 def find(connection: Connection, digest: bytes) -> StoredToken | None:

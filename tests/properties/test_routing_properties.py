@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import matches
+from broker.routing.cached import CachedNames
 from broker.routing.names import TopicNames
 from broker.routing.router import Routes
 from broker.routing.tree import SubscriptionTree
@@ -58,6 +59,35 @@ def test_names_are_found_as_the_reference_matches(names: list[str], filters: lis
         known.insert(name, name)
     for topic_filter in filters:
         assert sorted(known.find(topic_filter)) == sorted({name for name in names if matches(topic_filter, name)})
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.tuples(st.booleans(), few_names | topic_names), max_size=30),
+    st.lists(few_filters | topic_filters, min_size=1, max_size=8),
+)
+def test_names_in_files_are_found_as_the_reference_matches(steps: list[tuple[bool, str]], filters: list[str]) -> None:
+    known, slow = CachedNames(), TopicNames[bytes]()
+    names: set[str] = set()
+    for insert, name in steps:
+        if insert:
+            known.insert(name.encode())
+            slow.insert(name, name.encode())
+            names.add(name)
+        else:
+            known.remove(name.encode())
+            slow.remove(name)
+            names.discard(name)
+        assert len(known) == len(names)
+    for topic_filter in filters:
+        found = sorted(known.find(topic_filter))
+        assert found == sorted(name.encode() for name in names if matches(topic_filter, name))
+        assert found == sorted(slow.find(topic_filter))
+        assert len(found) <= known.steps(topic_filter) <= len(names)
+    for name in names:
+        known.remove(name.encode())
+    assert known._depths == {}
+    assert not any(known._places)
 
 
 @given(st.lists(st.tuples(st.booleans(), few_names), max_size=40))

@@ -36,6 +36,7 @@ class StoredBroker(MemoryBroker):
         self.store = SqliteStore(directory / "broker.db")
         self.store._database.execute("PRAGMA synchronous=OFF")  # No machine dies in these tests, only brokers do.
         self.journal: Journal = recover(self.engine, self.store, now, now + WALL_OFFSET)
+        self.engine.turn.after = self._release_what_needs_no_disk
 
     def settle(self) -> None:
         super().settle()
@@ -44,7 +45,7 @@ class StoredBroker(MemoryBroker):
 
     def write(self) -> bool:
         """Write one batch, as the store's thread does; return whether there was one."""
-        batch = self.journal.writing or self.journal.take()
+        batch = self.journal.take(probe=self.journal.failed)
         if batch is None:
             return False
         self.store._apply(batch)
@@ -54,9 +55,14 @@ class StoredBroker(MemoryBroker):
 
     def fail(self) -> None:
         """Fail to write the open batch, which is kept, like the store's thread on a full disk."""
-        assert self.journal.writing is not None or self.journal.take() is not None, "nothing to write"
+        assert self.journal.take(probe=self.journal.failed) is not None, "nothing to write"
         self.engine.not_stored(self.now)
         super().settle()
+
+    def _release_what_needs_no_disk(self) -> None:
+        """Do what the store does at the end of a turn while it cannot be written."""
+        if self.journal.failed and self.journal.open.answers and not self.journal.open.holds_answers:
+            self.engine.stored(self.now)
 
     def killed(self, *, away: float = 0.0) -> StoredBroker:
         """Return another broker on the same database, *away* seconds later; what was not written never was."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 import resource
 import signal
@@ -16,6 +17,7 @@ import pytest
 from broker.mqtt.codes import QoS, ReasonCode
 from broker.mqtt.packets import Puback, Publish, Pubrec, Suback, Subscribe, SubscriptionRequest
 from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.failing_disk import FailingDisk
 from tests.support.pki import Held, Pki
 from tests.support.tls_client import TlsClient
 from tests.support.traffic import Publisher, Subscriber
@@ -93,7 +95,7 @@ def test_a_full_disk_is_said_and_costs_nothing_acknowledged(
         wait_until(lambda: len(publisher.acknowledged) > 50, "messages are acknowledged")
         resource.prlimit(durable.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
         wait_until(lambda: durable.events("STORE_FAILED"), "the store fails")
-        if qos == 1:  # At QoS 2 what is under way waits: it was routed, and will not be refused.
+        if qos == 1:  # What is under way waits, and is answered when its subscriber has acknowledged it.
             wait_until(lambda: len(publisher.refused) > 20, "messages are refused")
         with TlsClient(durable.port, durable.dir / "anchors.pem", pki.device("new").credential) as newer:
             newer.connect(client_id="new")
@@ -114,9 +116,39 @@ def test_a_full_disk_is_said_and_costs_nothing_acknowledged(
         durable.start()
         publisher.finish()
         wait_until(lambda: set(subscriber.got) >= set(publisher.acknowledged), "all that was acknowledged arrives")
+    assert not set(subscriber.got) & set(publisher.refused), "refused, and delivered all the same"
     if qos == 2:
         assert subscriber.got == sorted(set(subscriber.got))
-        assert not set(subscriber.got) & set(publisher.refused), "refused, and delivered all the same"
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS], ids=["bad disk", "read-only file system"])
+def test_a_disk_that_fails_is_said_and_costs_nothing_acknowledged(
+    durable: BrokerProcess, pki: Pki, meter_held: Held, tmp_path: Path, number: int, qos: int
+) -> None:
+    disk = FailingDisk(tmp_path)
+    durable.environment |= disk.environment
+    with durable, traffic(durable, pki, meter_held, qos) as (publisher, subscriber):
+        wait_until(lambda: len(publisher.acknowledged) > 50, "messages are acknowledged")
+        disk.fail(number)
+        wait_until(lambda: durable.events("STORE_FAILED"), "the store fails")
+        with TlsClient(durable.port, durable.dir / "anchors.pem", pki.device("new").credential) as newer:
+            newer.connect(client_id="new")
+            newer.send(publication("fleet/meters/new/x", b"-1 ", qos, packet_id=1))
+            refusal = newer.expect(Puback if qos == 1 else Pubrec)
+            assert refusal.reason_code is ReasonCode.QUOTA_EXCEEDED
+        acknowledged = len(publisher.acknowledged)
+        disk.recover()
+        wait_until(lambda: len(publisher.acknowledged) > acknowledged + 50, "the broker recovers")
+        assert durable.stop(signal.SIGKILL) == -signal.SIGKILL
+        check_intact(durable.dir / "state" / "broker.db")
+        durable.start()
+        publisher.finish()
+        wait_until(lambda: set(subscriber.got) >= set(publisher.acknowledged), "all that was acknowledged arrives")
+    assert not set(subscriber.got) & set(publisher.refused), "refused, and delivered all the same"
+    assert -1 not in subscriber.got
+    if qos == 2:
+        assert subscriber.got == sorted(set(subscriber.got))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

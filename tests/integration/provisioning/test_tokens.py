@@ -11,11 +11,15 @@ from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice, certificate_facts
 from tests.support.provisioning import ProvisioningService
 
+ON_BOTH_STORES = True
+
 
 def made(api: httpx.Client, **order: object) -> str:
     answer = api.post("/v1/tokens", json=order)
     assert answer.status_code == 201, answer.text
-    token: str = answer.json()["tokens"][0]["token"]
+    (item,) = answer.json()["tokens"]
+    assert api.get(f"/v1/tokens/{item['id']}").json()["device"] == order.get("device")
+    token: str = item["token"]
     return token
 
 
@@ -74,6 +78,19 @@ def test_tokens_are_listed_shown_and_voided(own_service: ProvisioningService, tm
     shown_log = own_service.command("audit", "show", "--dir", str(own_service.dir), "--json").stdout
     voided = [each for each in json.loads(shown_log) if each["action"] == "token voided"]
     assert [(each["subject"], each["details"]["token"]) for each in voided] == [("meter-2", number)]
+
+
+def test_a_batch_has_its_numbers_in_order(own_service: ProvisioningService) -> None:
+    names = [f"meter-{number}" for number in range(2000, 0, -1)]
+    with own_service.api() as api:
+        items = api.post("/v1/tokens", json={"devices": names}).json()["tokens"]
+        by_number = {each["id"]: each["device"] for each in items}
+        assert [each["device"] for each in items] == names
+        first = api.get("/v1/tokens", params={"limit": "1000"}).json()["items"]
+        assert all(by_number[each["id"]] == each["device"] for each in first)
+        device = {"device": names[-1]}
+        (last,) = api.get("/v1/tokens", params=device).json()["items"]
+        assert by_number[last["id"]] == names[-1]
 
 
 def test_an_enroller_voids_what_an_enroller_makes(own_service: ProvisioningService, tmp_path: Path) -> None:

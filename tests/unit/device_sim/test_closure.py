@@ -4,7 +4,10 @@ import ssl
 
 import pytest
 
-from device_sim.closure import Closure, Layer, Verdict, connack_311, from_error
+from device_sim.backoff import Jitter
+from device_sim.closure import Closure, Layer, Verdict, connack_311, from_error, hint_in
+from device_sim.randomness import randomness_of
+from device_sim.scenario.groups import BackoffPolicy
 
 
 def alert(reason: str) -> ssl.SSLError:
@@ -49,6 +52,9 @@ def test_an_error_is_the_closure_it_tells_of(error: Exception, layer: Layer, cod
         (Closure(Layer.MQTT, "0x8e", "", 0, 0x8E), Verdict.FINAL),
         (Closure(Layer.MQTT, "0x8b", "", 0, 0x8B), Verdict.AGAIN),
         (Closure(Layer.MQTT, "0x00", "", 0, 0), Verdict.AGAIN),
+        (Closure(Layer.MQTT, "0x8a", "FLAPPING: …", 0, 0x8A), Verdict.FINAL),
+        (Closure(Layer.MQTT, "0x8a", "FLAPPING: …", 0, 0x8A, retry_after=60.0), Verdict.AGAIN),
+        (Closure(Layer.MQTT, "0x87", "REVOKED: …", 0, 0x87, retry_after=60.0), Verdict.REVOKED),
         (connack_311(3, 0), Verdict.AGAIN),
         (connack_311(5, 0), Verdict.FINAL),
         (connack_311(2, 0), Verdict.FINAL),
@@ -67,3 +73,30 @@ def test_a_closure_reads_as_layer_code_and_reason() -> None:
     assert str(Closure(Layer.MQTT, "0x85 Client identifier not valid", "why", 0)) == (
         "mqtt 0x85 Client identifier not valid (why)"
     )
+
+
+@pytest.mark.parametrize(
+    ("properties", "hint"),
+    [
+        ((), None),
+        ((("retry-after", "7"),), 7.0),
+        ((("other", "9"), ("retry-after", "0")), 0.0),
+        ((("retry-after", "soon"), ("retry-after", "-1"), ("retry-after", "²")), None),
+        ((("retry-after", "9" * 400),), 3600.0),
+    ],
+)
+def test_the_hint_is_read_where_it_is_one_and_believed_for_an_hour(
+    properties: tuple[tuple[str, str], ...], hint: float | None
+) -> None:
+    assert hint_in(properties) == hint
+
+
+def test_a_device_stays_away_for_as_long_as_it_is_asked_to_and_its_own_pause_spreads_it_behind() -> None:
+    asked = Closure(Layer.MQTT, "0x8b", "SHUTTING_DOWN: …", 0, 0x8B, retry_after=12.0)
+    policy = BackoffPolicy(base=1.0, cap=8.0)
+    pauses = [policy.pause(1, randomness_of(seed, "test"), asked) for seed in range(200)]
+    assert all(12.0 <= pause <= 14.0 for pause in pauses)
+    assert max(pauses) - min(pauses) > 1.5
+    deaf = BackoffPolicy(base=1.0, cap=8.0, jitter=Jitter.NONE, retry_after=False)
+    assert deaf.pause(1, randomness_of(1, "test"), asked) == 2.0
+    assert policy.pause(1, randomness_of(1, "test"), None) <= 2.0

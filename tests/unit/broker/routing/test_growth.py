@@ -11,14 +11,14 @@ import pytest
 
 from broker.metrics import Metrics
 from broker.mqtt.subscription import Subscription
-from broker.routing import names, router, tree
+from broker.routing import cached, names, router, tree
 from broker.routing.router import Routes
 from broker.session.queue import QueueLimits
 from broker.session.session import Session
 from provisioning.pki.identity import Identity, Role
 
 LIMITS = QueueLimits(100, 10_000)
-COUNTED = {module.__file__ for module in (names, router, tree)}
+COUNTED = {module.__file__ for module in (cached, names, router, tree)}
 
 pytestmark = pytest.mark.skipif(
     not router.__file__.endswith(".py"), reason="compiled code has no lines; the plain twin's are counted"
@@ -64,6 +64,40 @@ def test_the_thousandth_device_of_a_storm_costs_what_the_tenth_does(wildcard: st
     routes = Routes(100_000)
     costs = [lines_of(lambda: arrives(routes, f"m{number}", wildcard)) for number in range(1000)]  # noqa: B023
     assert max(costs[10:]) <= max(costs[2:10])
+
+
+@pytest.mark.parametrize("own", ["fleet/meters/+/{}/#", "fleet/+/{}/#", "+/meters/{}/+", "+/+/+/{}", "+/x/{}/#"])
+def test_the_thousandth_device_with_a_wildcard_of_its_own_costs_what_the_tenth_does(own: str) -> None:
+    routes = Routes(100_000)
+    costs = [lines_of(lambda: arrives(routes, f"m{number}", own.format(f"m{number}"))) for number in range(1000)]  # noqa: B023
+    assert max(costs[10:]) <= max(costs[2:10])
+    if own == "fleet/+/{}/#":  # Its own three, and a thousand others' that nothing has forgotten.
+        assert len(routes) == 3000
+
+
+def test_whoever_chooses_the_filters_a_search_costs_no_more_than_to_match_anew() -> None:
+    """Names of which every word is frequent, and ever new filters that match few of them, or none."""
+
+    class Counting(cached.CachedNames):
+        searched = 0
+
+        def steps(self, topic_filter: str) -> int:
+            steps = super().steps(topic_filter)
+            self.searched += steps
+            return steps
+
+    routes, size, publications = Routes(100_000), 30, 0
+    routes._cached = names_of = Counting()
+    names = [b"a%d/b%d/c%d" % (x, y, (x + y) % size) for x in range(size) for y in range(size)]
+    listener = session("listener")
+    for number in range(20_000):
+        if number % 20 == 0:
+            topic = names[number // 20 % len(names)]
+            publications += topic not in routes
+            assert routes[topic].topics
+        x, y = number % size, number // size % size
+        routes.subscribe(listener, Subscription(f"a{x}/+/c{y}/{number}/#" if number % 2 else f"a{x}/+/c{y}", 0))
+    assert 0 < names_of.searched <= (router._STEPS_A_ROUTE + size) * publications
 
 
 @pytest.mark.parametrize("wildcard", ["fleet/all/#", "fleet/meters/+/alert"])

@@ -177,14 +177,17 @@ def test_a_batch_that_fails_is_kept_and_its_answers_become_what_they_said(journa
     journal.answer(waiting, b"yes", Otherwise.WAIT)
     journal.send(waiting, b"packet")
     batch = journal.take()
+    journal.add(1, stored(2))
     assert journal.not_written(3.0) == {refused}
     assert journal.failed
     assert (refused.outbox, closed.outbox, waiting.outbox) == ([b"no"], [], [])
     assert closed.closed_at == 3.0
-    assert journal.writing is batch
-    assert journal.take() is None
+    assert journal.writing is None
+    assert journal.open is batch
+    assert sorted(journal.open.deliveries) == [(1, 1), (1, 2)]
     journal.not_written(4.0)
     assert refused.outbox == [b"no"], "refused once"
+    assert journal.take() is batch
     journal.written(5.0)
     assert not journal.failed
     assert waiting.outbox == [b"packet", b"yes"]
@@ -200,8 +203,72 @@ def test_answers_behind_a_failed_batch_are_refused_too(journal: Journal, ear: Ea
     assert ear.outbox == [b"no"]
 
 
+def test_what_is_acknowledged_while_the_store_fails_need_not_be_written_and_is_answered(
+    journal: Journal, ear: Ear
+) -> None:
+    older, message = Message(b"t", b"x", 1), Message(b"t", b"x", 1)
+    journal.add(1, stored(1, older))
+    journal.take()
+    journal.written(0.0)
+    journal.add(1, stored(2, message))
+    journal.answer(ear, b"yes", Otherwise.WAIT)
+    journal.take()
+    journal.not_written(0.0)
+    journal.remove(1, 1, older)
+    journal.written(1.0)
+    assert ear.outbox == []
+    journal.remove(1, 2, message)
+    assert journal.open.changes, "that the first is over has to be written, but nobody is promised that"
+    assert not journal.open.promises
+    journal.written(1.0)
+    assert ear.outbox == [b"yes"]
+    assert journal.failed, "nothing was written, so nobody knows that it can be"
+    assert journal.dirty
+    journal.take(probe=True)
+    journal.written(1.5)
+    assert not journal.dirty
+    assert journal.take(probe=True) is not None, "a probe needs nothing to write"
+    journal.written(2.0)
+    assert not journal.failed
+
+
+def test_what_is_over_is_struck_from_a_batch_that_could_not_be_written(journal: Journal) -> None:
+    first, second = Message(b"t", b"x", 2), Message(b"t", b"y", 1)
+    row, other = journal.new_session(), journal.new_session()
+    journal.save_session(row, ("s",))
+    journal.subscribe(row, "t", ())
+    journal.incoming(row, 5, known=True)
+    journal.add(row, stored(1, first, 2))
+    journal.add(other, stored(1, second))
+    journal.advance(other, 1, 3, released=False)
+    journal.retain("t", first)
+    journal.take()
+    journal.remove(row, 1, first)
+    journal.remove_session(row)
+    journal.remove(other, 1, second)
+    journal.retain("t", None)
+    journal.not_written(0.0)
+    batch = journal.open
+    assert batch.sessions == {row: None}
+    assert batch.retained == {"t": None}
+    assert (batch.subscriptions, batch.messages, batch.deliveries, batch.progress) == ({}, {}, {}, {})
+    assert batch.incoming == {}
+    assert (batch.done, batch.unreferenced) == ([(row, 1)], [])
+
+
+def test_what_came_again_is_owed_once_until_it_is_answered(journal: Journal, ear: Ear) -> None:
+    assert journal.owe(ear, 5)
+    assert not journal.owe(ear, 5)
+    journal.use_anew(ear, 5)
+    assert journal.owe(ear, 5)
+    journal.take(probe=True)
+    journal.written(0.0)
+    assert journal.owe(ear, 5)
+    journal.use_anew(Ear(), 5)
+
+
 @pytest.mark.parametrize(
-    "table", [name for name in Batch.__dataclass_fields__ if name not in ("answers", "packets", "resumed")]
+    "table", [name for name in Batch.__dataclass_fields__ if name not in ("answers", "packets", "resumed", "probe")]
 )
 def test_whatever_must_be_written_makes_a_batch_of_changes(table: str) -> None:
     batch = Batch()

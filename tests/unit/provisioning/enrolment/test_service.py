@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from datetime import timedelta
 
 import pytest
@@ -98,6 +99,24 @@ async def test_a_failure_after_the_signature_spends_no_token_and_burns_the_seria
         lambda connection: connection.execute(select(tables.serial_reservations.c.serial)).scalars().all()
     )
     assert f"{signed[0]:x}" in left, "what may have been signed stays reserved for ever"
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+async def test_only_a_key_in_memory_signs_on_the_event_loop(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    signed_in: list[threading.Thread] = []
+
+    def noted(prepared: PreparedIssuance) -> x509.Certificate:
+        signed_in.append(threading.current_thread())
+        return original(prepared)
+
+    original = fleet.issuer.issue
+    monkeypatch.setattr(fleet.issuer, "issue", noted)
+    monkeypatch.setattr(fleet.enrolment, "_signs_at_once", lambda: in_memory)
+    await fleet.enrol()
+    here = in_memory and fleet.database.url.get_backend_name() == "sqlite"
+    assert (signed_in[0] is threading.current_thread()) is here
 
 
 async def test_a_revocation_is_seen_by_the_next_re_enrolment(fleet: Fleet) -> None:

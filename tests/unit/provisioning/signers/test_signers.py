@@ -60,6 +60,7 @@ def test_everything_that_a_ca_signs_is_accepted_by_openssl(signer: Signer, tmp_p
     key = signer.create()
     authority = found_authority("fleet.internal", NOON, (SERIAL | 1, SERIAL | 2), keys=(key, signer.open()))
     issuer = Issuer(authority.issuing_ca.certificate, signer.open())
+    assert issuer.key_in_memory is isinstance(signer, FileSigner)
     profile = profile_of(ProfileConfig("device", timedelta(days=30)))
     identity = Identity("fleet.internal", Role.DEVICE, "meter-17", "north")
     request = IssuanceRequest(identity, generate_key().public_key(), SERIAL | 7, NOON)

@@ -1,8 +1,9 @@
-"""Works that wait together are committed together on SQLite, and each is undone alone."""
+"""Works that wait together are committed together on SQLite, in a thread or on the event loop; each is undone alone."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,8 +14,9 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.errors import Refused
-from provisioning.store import lanes, schema
+from provisioning.store import schema, sqlite_lane
 from provisioning.store.database import Database
+from provisioning.store.group import Group
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 @pytest.fixture
 def commits(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which transactions have been committed; a group stays open as long as somebody waits."""
-    monkeypatch.setattr(lanes, "_GROUP_SECONDS", 60)
+    monkeypatch.setattr(sqlite_lane, "_GROUP_SECONDS", 60)
     seen: list[str] = []
     event.listen(database._writer._engine, "commit", lambda _connection: seen.append("commit"))
     return seen
@@ -44,8 +46,15 @@ async def noted(database: Database) -> set[str]:
     return await database.read(lambda connection: set(connection.execute(text("SELECT word FROM notes")).scalars()))
 
 
-async def together(database: Database, *words: str, fail: str = "") -> list[object]:
-    """Let works wait behind one that is held until all of them do; *fail* names one that fails after its change."""
+@pytest.fixture(params=[False, True], ids=["in a thread", "on the event loop"])
+def short(request: pytest.FixtureRequest) -> bool:
+    """Where the works run."""
+    chosen: bool = request.param
+    return chosen
+
+
+async def together(database: Database, *words: str, fail: str = "", short: bool = False) -> list[object]:
+    """Let works wait until all of them do; *fail* names one that fails after its change."""
     inside, go_on = threading.Event(), threading.Event()
 
     def first(_connection: Connection) -> None:
@@ -60,6 +69,11 @@ async def together(database: Database, *words: str, fail: str = "") -> list[obje
             raise ZeroDivisionError
         return word
 
+    if short:  # A group begins when the loop has heard everybody.
+        return await asyncio.gather(
+            *(database.write(lambda connection, word=word: work(connection, word), short=True) for word in words),  # type: ignore[misc]
+            return_exceptions=True,
+        )
     holding = asyncio.create_task(database.write(first))
     await asyncio.to_thread(inside.wait, 20)
     calls = [
@@ -72,33 +86,37 @@ async def together(database: Database, *words: str, fail: str = "") -> list[obje
     return outcomes
 
 
-async def test_who_waits_together_pays_for_one_commit(database: Database, commits: list[str]) -> None:
-    assert await together(database, "a", "b", "c", "d") == ["a", "b", "c", "d"]
+async def test_who_waits_together_pays_for_one_commit(database: Database, commits: list[str], short: bool) -> None:
+    assert await together(database, "a", "b", "c", "d", short=short) == ["a", "b", "c", "d"]
     assert await noted(database) == {"a", "b", "c", "d"}
     assert len(commits) == 1
 
 
-async def test_a_work_that_fails_undoes_its_own_change_only(database: Database, commits: list[str]) -> None:
-    a, b, c = await together(database, "a", "b", "c", fail="b")
+async def test_a_work_that_fails_undoes_its_own_change_only(
+    database: Database, commits: list[str], short: bool
+) -> None:
+    a, b, c = await together(database, "a", "b", "c", fail="b", short=short)
     assert (a, type(b), c) == ("a", ZeroDivisionError, "c")
     assert await noted(database) == {"a", "c"}
     assert len(commits) == 1
 
 
 async def test_if_the_commit_fails_everybody_is_told_and_nothing_is_kept(
-    database: Database, commits: list[str]
+    database: Database, commits: list[str], short: bool
 ) -> None:
     await database.write(lambda connection: connection.execute(text("CREATE TABLE parents (id INTEGER PRIMARY KEY)")))
     children = "CREATE TABLE children (parent INTEGER REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)"
     await database.write(lambda connection: connection.execute(text(children)))
     commits.clear()
-    for outcome in await together(database, "a", "orphan", "b"):
+    for outcome in await together(database, "a", "orphan", "b", short=short):
         assert isinstance(outcome, IntegrityError)
     assert await noted(database) == set()
     assert len(commits) == 1
 
 
-async def test_a_disk_that_is_full_refuses_the_group_and_keeps_what_was_answered(database: Database) -> None:
+async def test_a_disk_that_is_full_refuses_the_group_and_keeps_what_was_answered(
+    database: Database, short: bool
+) -> None:
     await database.write(lambda connection: note(connection, "before"))
 
     def limit_pages(connection: Connection, more: int) -> None:
@@ -107,9 +125,92 @@ async def test_a_disk_that_is_full_refuses_the_group_and_keeps_what_was_answered
 
     await database.write(lambda connection: limit_pages(connection, 0))
     big = [letter * 100_000 for letter in "abc"]
-    for outcome in await together(database, *big):
+    for outcome in await together(database, *big, short=short):
         assert isinstance(outcome, Refused)
         assert outcome.code == "UNAVAILABLE"
     assert await noted(database) == {"before"}
     await database.write(lambda connection: limit_pages(connection, 10_000))
-    assert await together(database, *big) == big
+    assert await together(database, *big, short=short) == big
+
+
+def thread_of(_connection: Connection) -> str:
+    return threading.current_thread().name
+
+
+async def test_short_works_run_on_the_event_loop_and_their_commit_does_not(database: Database) -> None:
+    committed: list[str] = []
+    event.listen(database._writer._engine, "commit", lambda _: committed.append(threading.current_thread().name))
+    here = threading.current_thread().name
+    assert await asyncio.gather(*(database.write(thread_of, short=True) for _ in range(3))) == [here] * 3
+    assert await database.write(thread_of) != here
+    assert here not in committed
+    assert len(committed) == 2
+
+
+async def test_works_run_in_the_order_in_which_they_came_wherever_they_run(database: Database) -> None:
+    seen: list[int] = []
+    await asyncio.gather(
+        *(
+            database.write(lambda _, number=number: seen.append(number), short=number % 3 > 0)  # type: ignore[misc]
+            for number in range(10)
+        )
+    )
+    assert seen == list(range(10))
+
+
+async def test_a_lock_that_another_process_holds_does_not_hold_up_the_event_loop(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, begin, begins = asyncio.get_running_loop(), Group.begin, asyncio.Event()
+
+    def noted(group: Group) -> None:
+        loop.call_soon_threadsafe(begins.set)
+        begin(group)
+
+    monkeypatch.setattr(Group, "begin", noted)
+    with sqlite3.connect(tmp_path / "fleet.db", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(database.write(thread_of, short=True))
+        await begins.wait()  # In the thread: if the loop waited, nobody would come to this.
+        assert not waiting.done()
+        other.execute("ROLLBACK")
+        assert await waiting != threading.current_thread().name
+    assert await database.write(thread_of, short=True) == threading.current_thread().name
+
+
+async def test_a_short_work_that_is_slow_sends_the_next_ones_into_the_thread(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = threading.current_thread().name
+    monkeypatch.setattr(sqlite_lane, "_SHORT_SECONDS", -1.0)
+    assert await database.write(thread_of, short=True) == here
+    assert await database.write(thread_of, short=True) != here
+    monkeypatch.setattr(sqlite_lane, "_SHORT_SECONDS", 60.0)
+    database._writer._threaded_until = 0.0
+    assert await database.write(thread_of, short=True) == here
+
+
+async def test_other_events_are_served_between_short_works(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_lane, "_SLICE_SECONDS", -1.0)
+    monkeypatch.setattr(sqlite_lane, "_GROUP_SECONDS", 60)
+    loop = asyncio.get_running_loop()
+    seen: list[str] = []
+
+    def work(_connection: Connection) -> None:
+        seen.append("work")
+        loop.call_soon(seen.append, "other")
+
+    await asyncio.gather(*(database.write(work, short=True) for _ in range(3)))
+    assert seen == ["work", "other"] * 3
+
+
+async def test_closing_finishes_what_waits(tmp_path: Path, short: bool) -> None:
+    opened = Database(f"sqlite:///{tmp_path / 'other.db'}")
+    await opened.write(lambda connection: connection.execute(text("CREATE TABLE notes (word TEXT UNIQUE)")))
+    waiting = [
+        asyncio.create_task(opened.write(lambda connection, word=word: note(connection, word), short=short))  # type: ignore[misc]
+        for word in "abc"
+    ]
+    await asyncio.sleep(0)
+    await opened.close()
+    assert await asyncio.gather(*waiting) == ["a", "b", "c"]

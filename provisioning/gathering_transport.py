@@ -1,0 +1,65 @@
+"""A transport that sends what is written in one turn of the event loop together.
+
+The HTTP server writes an answer's head and body one after the other. Over TLS that is two records and two system calls,
+and two wake-ups of whoever reads: a twentieth of what an enrolment costs. What is written here leaves at the end of the
+turn, at once where it is much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+_MUCH: Final = 64 * 1024
+
+
+class GatheringTransport(asyncio.Transport):
+    """What `HttpToolsProtocol` needs of a transport; everything but writing is the other transport's."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+        self._size = 0
+        # The busiest, without a step between.
+        self.is_closing = transport.is_closing  # type: ignore[method-assign]
+        self.get_extra_info = transport.get_extra_info  # type: ignore[method-assign]
+
+    def write(self, data: Any) -> None:
+        """Send *data* at the end of this turn, in order."""
+        if not self._parts:
+            self._loop.call_soon(self._send)
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > _MUCH:
+            self._send()
+
+    def close(self) -> None:
+        """Send what there is, and close."""
+        self._send()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close without sending."""
+        self._parts = []
+        self._transport.abort()
+
+    def pause_reading(self) -> None:
+        """Take no more requests."""
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take them again."""
+        self._transport.resume_reading()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Hand the connection on."""
+        self._transport.set_protocol(protocol)
+
+    def _send(self) -> None:
+        if self._parts:
+            whole = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts = []
+            self._size = 0
+            self._transport.write(whole)

@@ -1,0 +1,124 @@
+"""One transaction of SQLite's that many works share, from BEGIN to COMMIT, and what each of them is told.
+
+Theory
+------
+::
+
+    begin ─ SAVEPOINT ─ work ─ RELEASE ─ SAVEPOINT ─ work ✗ ROLLBACK TO ─ … ─ commit ─► settle: everybody hears
+
+Rules
+-----
+1. Nobody hears anything before the transaction has ended.
+2. A work that fails undoes its own changes and nobody else's. If the transaction as a whole fails, everybody in it is
+   refused, and nothing of it is in the store.
+
+Each step may be in another thread than the one before, but one at a time: `provisioning.store.sqlite_lane` sees to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from provisioning.store import announcements, audit
+from provisioning.store.lanes import Outcome, attempt, explained
+
+_PATIENCE_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A work and who waits for it; *short*: it computes, reads and writes a few rows, and waits for nobody."""
+
+    work: Callable[[Connection], Any]
+    future: asyncio.Future[Any]
+    short: bool = False
+
+
+class Group:
+    """A transaction, and the jobs that it runs."""
+
+    def __init__(self, engine: Engine, closes_at: float) -> None:
+        """*closes_at*, of the monotonic clock, is when no more jobs should be added."""
+        self.closes_at: Final = closes_at
+        self.begun = False
+        self.failed = False
+        """Of the transaction as a whole; nothing can be run in it any more."""
+        self._engine = engine
+        self._stack = contextlib.ExitStack()
+        self._connection: Connection | None = None
+        self._jobs: Final[list[Job]] = []
+        self._outcomes: Final[list[Outcome]] = []
+        self._failure = Outcome()
+
+    def begin(self) -> None:
+        """Wait for SQLite's lock and begin; if that fails, `run` tells it."""
+        self.begun = True
+        try:
+            self._open(_PATIENCE_MILLISECONDS)
+        except Exception as error:  # noqa: BLE001 - of the transaction as a whole: it is told to everybody in it
+            self._fail(error)
+
+    def begin_at_once(self) -> bool:
+        """Begin if that needs no waiting, and return whether it has."""
+        try:
+            self._open(0)
+        except DBAPIError:
+            self._stack.close()
+            return False
+        self.begun = True
+        return True
+
+    def run(self, job: Job) -> None:
+        """Run one job; if the transaction is lost by that, or was before, it will hear so."""
+        self._jobs.append(job)
+        if self.failed or self._connection is None:
+            return
+        try:
+            self._outcomes.append(attempt(self._connection, job.work))
+        except Exception as error:  # noqa: BLE001 - the same
+            self._fail(error)
+
+    def commit(self) -> float:
+        """Commit, unless the transaction is lost; return how many seconds that took."""
+        begun = time.monotonic()
+        if not self.failed:
+            try:
+                self._stack.close()
+            except Exception as error:  # noqa: BLE001 - the same
+                self._fail(error)
+        return time.monotonic() - begun
+
+    def settle(self) -> None:
+        """Tell everybody; on their event loop, after `commit`."""
+        for place, job in enumerate(self._jobs):
+            outcome = self._outcomes[place] if place < len(self._outcomes) else self._failure
+            if self.failed and outcome.failure is None:
+                outcome = self._failure
+            if outcome.failure is not None:
+                job.future.set_exception(outcome.failure)
+            else:
+                job.future.set_result(outcome.result)
+
+    def _open(self, patience: int) -> None:
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(self._engine.connect())
+            driver: Any = connection.connection.driver_connection
+            driver.execute(f"PRAGMA busy_timeout = {patience}")
+            stack.enter_context(connection.begin())
+            stack.enter_context(announcements.at_end(connection))
+            stack.enter_context(audit.one_end(connection))
+            self._connection, self._stack = connection, stack.pop_all()
+
+    def _fail(self, error: Exception) -> None:
+        self.failed = True
+        self._failure = Outcome(failure=explained(error))
+        with contextlib.suppress(Exception):  # It is lost anyway; the first error is the one to tell.
+            self._stack.__exit__(type(error), error, error.__traceback__)

@@ -1,0 +1,127 @@
+"""SQLite's one writer: works run in a thread or, where they are short, on the event loop; commits always in the thread.
+
+Theory
+------
+As on PostgreSQL, whoever waits when the writer is free shares one transaction and its fsync with the others
+(`provisioning.store.group`). A commit waits for the disk and is always in the thread. A work computes: in a thread it
+takes the interpreter's lock from the event loop and the event loop from it, a dozen times for each enrolment. So works
+that say they are short run on the event loop, two milliseconds at a time between its other events, and the thread is
+left with the commit, for which it does not need the lock (docs/decisions/0082-short-works-run-on-the-event-loop.md)::
+
+    event loop   requests ─ works ─ works ──┐ requests ─ checks ─ … ┌── answers, works ─ …
+    thread                                  └──── COMMIT, fsync ────┘
+
+Rules
+-----
+1. Works run in order of arrival, wherever they run.
+2. A group is closed after `_GROUP_SECONDS`, or after as long as its predecessor's commit took, if that was longer: who
+   comes later is in the next one. So a slow disk has larger groups, and works get half of the time at least.
+3. The event loop waits for nobody: where SQLite's lock is somebody else's, a group begins in the thread, and a work
+   that took too long for one that is short (a disk that does not answer) sends all into the thread for a while.
+4. A lane is used from one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import structlog
+from sqlalchemy.engine import Connection, Engine
+
+from provisioning.store.group import Group, Job
+from provisioning.store.lanes import Apart, Lane
+
+log = structlog.get_logger(__name__)
+
+ResultT = TypeVar("ResultT")
+
+_GROUP_SECONDS: Final = 0.01
+_LONGEST_GROUP_SECONDS: Final = 0.1
+_SLICE_SECONDS: Final = 0.002
+_SHORT_SECONDS: Final = 0.02
+_THREADED_SECONDS: Final = 5.0
+
+
+class SqliteLane(Lane):
+    """One connection; works that wait together are committed together, in a thread or, where all are short, here."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        super().__init__(engine)
+        self._jobs: Final[deque[Job]] = deque()
+        self._busy = False
+        self._idle: Final = threading.Event()
+        self._idle.set()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._commit_seconds = 0.0
+        self._threaded_until = 0.0
+
+    def _submit(
+        self,
+        work: Callable[[Connection], ResultT],
+        apart: Apart | None,  # noqa: ARG002 - A statement is a call here, nothing is gained by sharing it.
+        *,
+        short: bool,
+    ) -> asyncio.Future[ResultT]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[ResultT] = loop.create_future()
+        self._jobs.append(Job(work, future, short))
+        if not self._busy:
+            self._busy = True
+            self._idle.clear()
+            loop.call_soon(self._next, loop)  # Who else has arrived is in it.
+        return future
+
+    def _stop(self) -> None:
+        self._idle.wait()
+        self._worker.shutdown()
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin a group with whoever waits, if somebody does."""
+        if not self._jobs:
+            self._busy = False
+            self._idle.set()
+            return
+        seconds = max(_GROUP_SECONDS, min(self._commit_seconds, _LONGEST_GROUP_SECONDS))
+        group = Group(self._engine, time.monotonic() + seconds)
+        if self._jobs[0].short and time.monotonic() >= self._threaded_until and group.begin_at_once():
+            self._run_slice(loop, group)
+        else:
+            self._end_in_thread(loop, group)
+
+    def _run_slice(self, loop: asyncio.AbstractEventLoop, group: Group) -> None:
+        """Run short works on the event loop for a moment; go on after whatever else it has to do."""
+        begun = now = time.monotonic()
+        while self._jobs and self._jobs[0].short and now < group.closes_at and not group.failed:
+            group.run(self._jobs.popleft())
+            before, now = now, time.monotonic()
+            if now > before + _SHORT_SECONDS:
+                self._threaded_until = now + _THREADED_SECONDS
+                log.info("store is slow: works leave the event loop for a while", seconds=round(now - before, 3))
+                break
+            if now > begun + _SLICE_SECONDS:
+                loop.call_soon(self._run_slice, loop, group)
+                return
+        self._end_in_thread(loop, group)
+
+    def _end_in_thread(self, loop: asyncio.AbstractEventLoop, group: Group) -> None:
+        self._worker.submit(self._end, loop, group)
+
+    def _end(self, loop: asyncio.AbstractEventLoop, group: Group) -> None:
+        """Commit; where works are not run on the event loop, begin and run them first."""
+        if not group.begun:
+            group.begin()
+            group.run(self._jobs.popleft())
+            while self._jobs and not group.failed and time.monotonic() < group.closes_at:
+                group.run(self._jobs.popleft())
+        self._commit_seconds = group.commit()
+        loop.call_soon_threadsafe(self._ended, loop, group)
+
+    def _ended(self, loop: asyncio.AbstractEventLoop, group: Group) -> None:
+        self._next(loop)  # First, so that the disk has work while answers are written.
+        group.settle()

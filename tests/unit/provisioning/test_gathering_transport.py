@@ -1,0 +1,71 @@
+"""What is written in one turn of the event loop leaves together, in order, and nothing is lost at the end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from provisioning import gathering_transport
+from provisioning.gathering_transport import GatheringTransport
+
+
+class Wire(asyncio.Transport):
+    """A transport that notes what reaches it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[bytes | str] = []
+
+    def write(self, data: object) -> None:
+        assert isinstance(data, bytes)
+        self.seen.append(data)
+
+    def close(self) -> None:
+        self.seen.append("close")
+
+    def abort(self) -> None:
+        self.seen.append("abort")
+
+    def is_closing(self) -> bool:
+        return "close" in self.seen
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire()
+
+
+async def test_head_and_body_leave_together_at_the_end_of_the_turn(wire: Wire) -> None:
+    gathering = GatheringTransport(wire, asyncio.get_running_loop())
+    gathering.write(b"head")
+    gathering.write(b"body")
+    assert wire.seen == []
+    await asyncio.sleep(0)
+    assert wire.seen == [b"headbody"]
+    gathering.write(b"next")
+    await asyncio.sleep(0)
+    assert wire.seen == [b"headbody", b"next"]
+
+
+async def test_much_leaves_at_once_and_in_order(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering_transport, "_MUCH", 5)
+    gathering = GatheringTransport(wire, asyncio.get_running_loop())
+    gathering.write(b"abc")
+    gathering.write(b"defg")
+    gathering.write(b"h")
+    assert wire.seen == [b"abcdefg"]
+    await asyncio.sleep(0)
+    assert wire.seen == [b"abcdefg", b"h"]
+
+
+async def test_closing_sends_what_was_written_and_aborting_does_not(wire: Wire) -> None:
+    gathering = GatheringTransport(wire, asyncio.get_running_loop())
+    gathering.write(b"last")
+    gathering.close()
+    assert wire.seen == [b"last", "close"]
+    assert gathering.is_closing()
+    gathering.write(b"lost")
+    gathering.abort()
+    await asyncio.sleep(0)
+    assert wire.seen == [b"last", "close", "abort"]
