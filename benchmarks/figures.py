@@ -115,8 +115,11 @@ class Comparison:
 
 
 def compare(figure: Figure, pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> Comparison | None:
-    """Return what *pairs* of (subject's, baseline's) figures say about *figure*, or None if no pair has it."""
-    whole = [(ours, theirs) for ours, theirs in pairs if figure.key in ours and figure.key in theirs]
+    """Return what *pairs* of (subject's, baseline's) figures say about *figure*, or None if no pair has it.
+
+    A baseline of 0 was too short to be measured (CPU time has steps of 10 ms); nothing can be said of such a pair.
+    """
+    whole = [(ours, theirs) for ours, theirs in pairs if figure.key in ours and theirs.get(figure.key)]
     if not whole:
         return None
     ratio = Spread.of([ours[figure.key] / theirs[figure.key] for ours, theirs in whole])

@@ -31,7 +31,7 @@ from typing import Protocol
 
 from cryptography import x509
 
-from broker.admission.bundle_terms import DEFAULT_TERMS
+from broker.admission.bundle_terms import DEFAULT_TERMS, BundleTerms
 from broker.admission.crl_shelf import CrlShelf
 from broker.admission.freshness import Freshness
 from broker.admission.inquiry import Inquiry
@@ -44,7 +44,7 @@ from broker.mqtt.connect import Connect
 from provisioning.pki.certificate_reader import CertificateReader, facts_of
 from provisioning.pki.crl import distribution_points
 from provisioning.pki.extension import UNREADABLE
-from provisioning.pki.identity import Identity, InvalidIdentity, Role
+from provisioning.pki.identity import Identity, InvalidIdentity
 from provisioning.pki.ocsp import Answer
 from provisioning.pki.revocation import (
     CertificateKey,
@@ -312,7 +312,7 @@ class Admission:
                 ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
                 f"client identifier {connect.client_id[:80]!r} is not that of the certificate, {identity.name!r}",
             )
-        admitted = _as_whom(peer, connect)
+        admitted = _as_whom(peer, connect, terms)
         will = connect.will
         if will is not None and not self.permissions(identity, admitted.client_id).may_publish(will.topic):
             return _refused(RefusalCode.WILL_NOT_PERMITTED, f"the will topic {will.topic[:80]!r} is not permitted")
@@ -354,13 +354,13 @@ def _unknown_status(issuer: Issuer, overdue: float | None) -> Refused:
     )
 
 
-def _as_whom(peer: Peer, connect: Connect) -> Admitted:
+def _as_whom(peer: Peer, connect: Connect, terms: BundleTerms) -> Admitted:
     identity = peer.identity
     if connect.client_id == identity.name:
         return Admitted(peer, identity.name, assigned=False)  # One string less to keep.
     if connect.client_id:
         return Admitted(peer, connect.client_id, assigned=False)
-    assigned = identity.name if identity.role is Role.DEVICE else f"{identity.name}-{secrets.token_hex(8)}"
+    assigned = f"{identity.name}-{secrets.token_hex(8)}" if terms.names_anew(identity) else identity.name
     return Admitted(peer, assigned, assigned=True)
 
 

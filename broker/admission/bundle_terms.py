@@ -111,6 +111,13 @@ class BundleTerms:
             return True
         return (rule == "prefix" or identity.role is Role.SERVICE) and client_id.startswith(f"{identity.name}-")
 
+    def names_anew(self, identity: Identity) -> bool:
+        """Whether an empty client identifier becomes a new one [MQTT-3.2.2-16]; else it is the identity's name.
+
+        Where a device may have one session only, that is the one which its certificate names.
+        """
+        return identity.role is not Role.DEVICE or (self.settings is not None and self.settings.client_id == "prefix")
+
     def refuse_username(self, identity: Identity, connect: Connect) -> Refused | None:
         """Judge the MQTT user name, if it matters."""
         rule = self.settings.username if self.settings is not None else "ignore"

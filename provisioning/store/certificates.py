@@ -90,17 +90,19 @@ _FACTS: Final = [certificates.c[field.name] for field in fields(StoredCertificat
 """The columns that are fields of `StoredCertificate`, in their order."""
 
 
+_REVOCATION_FACTS: Final = [
+    revocations.c.sequence,
+    revocations.c.reason,
+    revocations.c.revoked_at,
+    revocations.c.invalidity_date,
+]
+
+
 def selected(*, with_der: bool = False) -> Select[Any]:
     """Return the statement whose rows `from_row` reads; the DER, if it is asked for, comes last."""
-    return select(
-        *_FACTS,
-        *devices.c,
-        revocations.c.sequence,
-        revocations.c.reason,
-        revocations.c.revoked_at,
-        revocations.c.invalidity_date,
-        *([certificates.c.der] if with_der else []),
-    ).select_from(certificates.join(devices).outerjoin(revocations))
+    return select(*_FACTS, *devices.c, *_REVOCATION_FACTS, *([certificates.c.der] if with_der else [])).select_from(
+        certificates.join(devices).outerjoin(revocations)
+    )
 
 
 _ADD: Final = Prepared(insert(certificates).returning(certificates.c.id), told_by="serial")
@@ -115,7 +117,19 @@ _LOCK: Final = Prepared(
     .with_for_update(of=devices)
 )
 _OF_DEVICE: Final = Prepared(
-    selected().where(certificates.c.device_id == bindparam("wanted")).order_by(certificates.c.id), at_once=True
+    select(
+        *_FACTS,
+        *devices.c,
+        # Subqueries and not a join: PostgreSQL, when it has no statistics yet, reads every revocation for a join.
+        *(
+            select(fact).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery().label(fact.name)
+            for fact in _REVOCATION_FACTS
+        ),
+    )
+    .select_from(certificates.join(devices))
+    .where(certificates.c.device_id == bindparam("wanted"))
+    .order_by(certificates.c.id),
+    at_once=True,
 )
 _OF_MANY: Final = (
     selected()
@@ -131,12 +145,13 @@ _REVOCATION: Final = Prepared(
     .select_from(certificates.outerjoin(revocations))
     .where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
 )
+# A subquery, for the same reason.
 _COMPROMISED: Final = Prepared(
     select(certificates.c.id)
-    .select_from(certificates.join(revocations))
     .where(
         certificates.c.spki_sha256 == bindparam("wanted"),
-        revocations.c.reason == RevocationReason.KEY_COMPROMISE.value,
+        select(revocations.c.reason).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
+        == RevocationReason.KEY_COMPROMISE.value,
     )
     .limit(1),
     at_once=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -265,6 +266,18 @@ def test_a_client_identifier_follows_the_bundles_rule(rule: str, accepted: list[
         for client_id in client_ids:
             outcome = judge.admit(peer, Connect(client_id=client_id), 0.0)
             assert isinstance(outcome, Admitted) is admitted, client_id
+
+
+@pytest.mark.parametrize(("rule", "new"), [("equal", False), ("prefix", True), ("assigned", False)])
+def test_an_empty_identifier_becomes_a_new_one_where_a_device_may_have_several(rule: str, new: bool) -> None:
+    judge = admission(bundle(PKI.root, client_id=rule))
+    peer = examine(judge, PKI.device("meter-1"), PKI.issuing, PKI.root)
+    assert isinstance(peer, Peer)
+    outcomes = [judge.admit(peer, Connect(client_id=""), 0.0) for _ in range(20)]
+    names = {outcome.client_id for outcome in outcomes if isinstance(outcome, Admitted) and outcome.assigned}
+    assert len(names) == (20 if new else 1)
+    assert all(re.fullmatch("meter-1-[0-9a-f]{16}" if new else "meter-1", name) for name in names)
+    assert new == ("meter-1" not in names)
 
 
 @pytest.mark.parametrize(

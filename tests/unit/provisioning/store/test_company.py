@@ -433,3 +433,35 @@ async def test_what_is_too_long_is_refused_and_not_cut(fleet: Fleet) -> None:
             for name in ("short", "x" * 300)]  # fmt: skip
     with pytest.raises((Refused, DataError)):
         await fleet.database.write(lambda connection: devices._ADD.answers(connection, rows))
+
+
+async def test_what_a_key_or_a_device_has_had_is_looked_up_and_not_searched_for_in_all_revocations(
+    fleet: Fleet,
+) -> None:
+    """Also while the server has no statistics: a history has just been imported, or a database restored."""
+    of_all = (
+        """INSERT INTO devices (name, role, created_at)
+            SELECT 'old-' || n, 'device', now() FROM generate_series(1, 30000) n""",
+        """INSERT INTO certificates
+            (issuer_key_id, serial, device_id, spki_sha256, fingerprint_sha256, not_before, not_after, issued_at, der)
+            SELECT 'ab', 's' || id, id, decode(md5(name), 'hex'), id::text, now(), now(), now(),
+            decode(repeat('00', 500), 'hex') FROM devices""",
+        """INSERT INTO revocations (sequence, certificate_id, reason, revoked_at, revoked_by)
+            SELECT id, id, 'superseded', now(), 'admin' FROM certificates""",
+    )
+
+    def look_up(connection: Connection) -> tuple[list[int], int]:
+        of_device = certificates._OF_DEVICE.answers(connection, [{"wanted": number} for number in (7, 8, 9)])
+        compromised = [{"wanted": bytes(16)}, {"wanted": bytes(15)}]
+        assert [answer.count for answer in certificates._COMPROMISED.answers(connection, compromised)] == [0, 0]
+        certificates.key_compromised(connection, bytes(16))
+        certificates.of_device(connection, 7)
+        read = "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'revocations'"
+        return [answer.count for answer in of_device], connection.exec_driver_sql(read).scalar_one()
+
+    def import_all(connection: Connection) -> None:
+        for each in of_all:
+            connection.exec_driver_sql(each)
+
+    await fleet.database.write(import_all)
+    assert await fleet.database.write(look_up) == ([1, 1, 1], 0)
