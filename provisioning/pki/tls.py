@@ -23,6 +23,7 @@ from cryptography import x509
 
 from provisioning.pki.openssl import prefer, remember_sessions
 
+_BEGINS = b"-----BEGIN CERTIFICATE-----"
 _DER = 2
 """`_ssl.ENCODING_DER`."""
 
@@ -173,10 +174,16 @@ def verified_path(session: Any) -> list[bytes]:
 
 
 def certificates_in(content: bytes) -> list[x509.Certificate]:
-    """Return the certificates in *content*, PEM (any number) or DER (one); raise ValueError where there is none."""
+    """Return the certificates in *content*, PEM (any number) or DER (one).
+
+    Raises ValueError where there is none, or where one is cut off: half of a file would be a change of trust.
+    """
     if content[:1] == b"\x30":
         return [x509.load_der_x509_certificate(content)]
-    return x509.load_pem_x509_certificates(content)
+    found = x509.load_pem_x509_certificates(content)
+    if len(found) < content.count(_BEGINS):
+        raise ValueError("a certificate in it has no end: the file is not whole")
+    return found
 
 
 def _restrict(context: ssl.SSLContext, *, allow_tls12: bool) -> None:
