@@ -89,7 +89,9 @@ def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificat
         except OSError as error:
             raise TlsConfigurationError(f"{where}{path} cannot be read: {error.strerror}") from error
         except ValueError as error:
-            raise TlsConfigurationError(f"{where}{path} holds no certificate, neither PEM nor DER, or one that is cut off") from error
+            raise TlsConfigurationError(
+                f"{where}{path} holds no certificate, neither PEM nor DER, or one that is cut off"
+            ) from error
         if not found:
             raise TlsConfigurationError(f"{where}{path} holds no certificate file (.pem, .crt, .cer, .der)")
         anchors += found
