@@ -36,7 +36,7 @@ check: $(VENV)/.installed-dev                               ## ruff, mypy strict
 	$(BIN)/lint-imports
 
 test: setup-tests                                           ## everything the tests need, then all tests
-	$(BIN)/pytest -n auto $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 demo: setup                                                 ## the whole product in 90 seconds, on loopback
 	@$(BIN)/fleet-sim demo $(DEMO_ARGS)
@@ -46,7 +46,7 @@ compiled: $(VENV)/.installed-dev                            ## the hot path comp
 
 test-compiled: setup-tests compiled                         ## the broker's tests against the compiled hot path
 	cp -r tests docs pyproject.toml .build/compiled
-	cd .build/compiled && PYTHONPATH=. $(CURDIR)/$(BIN)/pytest -n auto tests/unit/broker tests/properties tests/conformance \
+	cd .build/compiled && PYTHONPATH=. $(CURDIR)/$(BIN)/pytest -n auto --dist worksteal tests/unit/broker tests/properties tests/conformance \
 		tests/integration/broker $(PYTEST_ARGS)
 
 bench: setup-tests compiled                                 ## broker, compiled, and mosquitto side by side, ratios printed
