@@ -489,6 +489,9 @@ class ClientConnection:
             self.disconnect(RefusalCode.BAD_PACKET, reason_for(error), str(error), now)
         elif error.reason_code is ReasonCode.UNSUPPORTED_PROTOCOL_VERSION:
             self.refuse(Refused(RefusalCode.UNSUPPORTED, error.reason_code, str(error)), 0, now)  # [MQTT-3.1.2-2]
+        elif error.version is ProtocolVersion.V5:  # Before, a bad CONNECT is not answered, 3.1.1 [MQTT-3.1.4-1].
+            self.version = error.version
+            self.refuse(self.refusal or Refused(RefusalCode.BAD_PACKET, reason_for(error), str(error)), 0, now)
         elif not self.closed:
             self._end(RefusalCode.BAD_PACKET, str(error), now, publish_will=False)
             self._transport.close()

@@ -175,7 +175,7 @@ class History:
 
     def denied(self, party: Party, event: str, details: Mapping[str, object], client_id: str, now: float) -> None:
         """Log and record that the client may not do what it wanted to."""
-        log.warning(event, address=party.address, **details, **named(party))
+        log.warning(event, client=client_id, address=party.address, **details, **named(party))
         said = f"{event}: {details.get('topic') or details.get('topic_filter') or ''}"
         self.note(Happened.DENIED, party, str(details.get("code", "")), said, client_id, now)
 
