@@ -5,8 +5,7 @@ Rules
 1. A revoked certificate goes into the revocation index, and out of it when a later answer says that it is good; those
    on hold are asked about until then.
 2. What cannot be asked or believed is no answer; what follows from that is the bundle's policy to say.
-3. Plain HTTP, no redirects, no proxy, bounded in bytes and time: answers are signed.
-4. At most `_MOST_ANSWERS` are remembered, the least recently used forgotten first. A certificate that is known to be
+3. At most `_MOST_ANSWERS` are remembered, the least recently used forgotten first. A certificate that is known to be
    revoked stays in the index.
 """
 
@@ -17,29 +16,23 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-import httpx
 import structlog
 from cryptography import x509
 
 from broker.admission.issuers import Issuer
-from provisioning.pki.ocsp import Answer, OcspRefused, ask, read_answer, responders
+from broker.sources.ocsp_http import OcspHttp, OcspUnreachable
+from provisioning.pki.ocsp import Answer, OcspRefused, responders
 from provisioning.pki.revocation import OCSP, CertificateKey, RevocationIndex, RevocationReason, pack
 
 log = structlog.get_logger("broker")
 
 _AT_ONCE = 16
-_TIMEOUT = 2.5
-_MOST_BYTES = 64 * 1024
 _MOST_ON_HOLD = 10_000
 _SILENCE = 5.0
 """Seconds for which a responder that cannot be reached is not tried: nobody waits for it meanwhile."""
 _MOST_ANSWERS = 100_000
 LIST = OCSP
 """How the answers are called among the lists of the revocation index."""
-
-
-class OcspUnreachable(OcspRefused):
-    """There is no answer."""
 
 
 class OcspClient:
@@ -68,7 +61,7 @@ class OcspClient:
         self._on_hold: dict[CertificateKey, tuple[x509.Certificate, Issuer]] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._silent: dict[str, float] = {}
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False)
+        self._http = OcspHttp()
 
     def known(self, key: CertificateKey) -> Answer | None:
         """Return the last answer about *key*, however old."""
@@ -106,7 +99,7 @@ class OcspClient:
         for task in list(self._asking.values()):
             task.cancel()
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
-        await self._client.aclose()
+        await self._http.close()
 
     async def _ask(self, key: CertificateKey, certificate: x509.Certificate, issuer: Issuer) -> Answer | None:
         for url in urls_of(certificate, issuer):
@@ -114,34 +107,17 @@ class OcspClient:
                 continue
             try:
                 async with self._slots:
-                    answer = await asyncio.wait_for(self._fetch(url, certificate, issuer), _TIMEOUT)
-            except (OcspRefused, TimeoutError) as error:
+                    answer, _ = await self._http.ask(url, certificate, issuer.certificate)
+            except OcspRefused as error:
                 self._alarms["OCSP_FAILED"] += 1
                 if url not in self._silent:  # Once, until it answers: not a line for each client of a storm.
-                    detail = str(error) or f"no answer within {_TIMEOUT:g} s"
-                    log.warning("OCSP failed", code="OCSP_FAILED", url=url, detail=detail)
-                if isinstance(error, OcspUnreachable | TimeoutError):
+                    log.warning("OCSP failed", code="OCSP_FAILED", url=url, detail=str(error))
+                if isinstance(error, OcspUnreachable):
                     self._silent[url] = self._clock() + _SILENCE
             else:
                 self._silent.pop(url, None)
                 return self._note(key, answer, certificate, issuer)
         return None
-
-    async def _fetch(self, url: str, certificate: x509.Certificate, issuer: Issuer) -> Answer:
-        question = ask(certificate, issuer.certificate)
-        headers = {"Content-Type": "application/ocsp-request", "Accept": "application/ocsp-response"}
-        try:
-            async with self._client.stream("POST", url, content=question.der, headers=headers) as response:
-                if response.status_code != httpx.codes.OK:
-                    raise OcspUnreachable(f"HTTP status {response.status_code}")
-                body = b""
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) > _MOST_BYTES:
-                        raise OcspRefused(f"more than {_MOST_BYTES} bytes")
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise OcspUnreachable(f"cannot be asked: {str(error) or type(error).__name__}") from error
-        return read_answer(body, question, certificate, issuer.certificate, datetime.now(UTC))
 
     def _note(self, key: CertificateKey, answer: Answer, certificate: x509.Certificate, issuer: Issuer) -> Answer:
         before = self.known(key)

@@ -70,9 +70,10 @@ class Responder:
         )
         if self.signer is not self.issuer:
             builder = builder.certificates([self.signer.certificate])
-        if self.nonce:
-            nonce = request.extensions.get_extension_for_class(x509.OCSPNonce).value
-            builder = builder.add_extension(nonce, critical=False)
+        if self.nonce:  # As with those who do: it is repeated where the question has one.
+            for each in request.extensions:
+                if isinstance(each.value, x509.OCSPNonce):
+                    builder = builder.add_extension(each.value, critical=False)
         response = builder.sign(self.signer.key, hashes.SHA256())
         der, signature = response.public_bytes(Encoding.DER), response.signature
         return der.replace(signature, bytes((*signature[:-1], signature[-1] ^ 1))) if self.forged else der
