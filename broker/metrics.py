@@ -41,6 +41,10 @@ class Metrics:
     """One batch to disk, fsync included."""
     revocation_alarms: Counter[str] = field(default_factory=Counter)
     """Lists that are late, expired or refused, by stable code."""
+    staple_this_update_timestamp: float = 0.0
+    """When what is stapled was made, wall time; 0: nothing is; shown as ``staple_this_update_timestamp_seconds``."""
+    staple_next_update_timestamp: float = 0.0
+    """When it ends; shown as ``staple_next_update_timestamp_seconds``."""
     refused: Counter[str] = field(default_factory=Counter)
     closed: Counter[str] = field(default_factory=Counter)
     audit_entries: Counter[str] = field(default_factory=Counter)
