@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -37,12 +38,15 @@ class Responder:
     life: timedelta = timedelta(hours=1)
     age: timedelta = timedelta(minutes=1)
     silent: bool = False
+    delay: float = 0.0
+    """Seconds that it takes for an answer."""
     forged: bool = False
     """Whether somebody has changed the answer under way."""
     another: bool = False
     """Whether it answers about another certificate than it was asked about."""
 
     def __call__(self, body: bytes) -> bytes | None:
+        time.sleep(self.delay)
         if self.silent:
             return None
         request = ocsp.load_der_ocsp_request(body)

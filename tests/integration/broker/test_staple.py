@@ -191,9 +191,11 @@ def test_the_next_certificate_comes_with_its_own_staple(scene: Scene) -> None:
         before = serial_of(scene.own)
         assert scene.stapled().serial == before
         after = serial_of(scene.next_certificate())
+        scene.responder.delay = 1.0  # For so long the old certificate is presented, with its staple.
         broker.send_signal(signal.SIGHUP)
         wait_until(lambda: broker.events("RELOADED", part="certificate"), "the new certificate")
         assert scene.stapled().serial == after
+        scene.responder.delay = 0.0
         # Another generation of trust is another context: the staple stays.
         asked = scene.web.requests["/ocsp"]
         scene.responder.silent = True
