@@ -36,11 +36,11 @@ from cryptography.exceptions import InvalidSignature
 
 from broker.config import BrokerConfig
 from broker.credentials import read_certificate
-from broker.metrics import Metrics
+from broker.engine import Engine
 from broker.sources.ocsp_http import PATIENCE, OcspHttp
 from provisioning.pki import openssl
 from provisioning.pki.ocsp import Answer, OcspRefused, responders
-from provisioning.pki.revocation import RevocationIndex, RevocationReason, certificate_key
+from provisioning.pki.revocation import RevocationReason, certificate_key
 from provisioning.pki.tls import certificates_in
 
 log = structlog.get_logger("broker")
@@ -72,19 +72,13 @@ class _Held:
 class Staple:
     """The one of a running broker."""
 
-    def __init__(
-        self,
-        config: BrokerConfig,
-        certificate: Path,
-        index: RevocationIndex,
-        metrics: Metrics,
-        clock: Callable[[], float],
-    ) -> None:
-        """*certificate* is the file with the broker's own, and its chain; *index* is what is known of revocations."""
+    def __init__(self, config: BrokerConfig, certificate: Path, engine: Engine, clock: Callable[[], float]) -> None:
+        """*certificate* is the file with the broker's own, and its chain."""
         self._config = config
         self._file = certificate
-        self._index = index
-        self._metrics = metrics
+        self._index = engine.admission.index
+        self._metrics = engine.metrics
+        self._history = engine.history
         self._clock = clock
         self._http = OcspHttp()
         self._own: _Own | None = None
@@ -131,7 +125,7 @@ class Staple:
         own, held = self._own, self._held
         document: dict[str, Any] = {"state": self._state(wall)}
         if own is not None:
-            document |= {"serial": f"{own.certificate.serial_number:x}", "responder": own.responders[0]}
+            document |= {"serial": _serial(own), "responder": own.responders[0]}
         if held is not None:
             answer = held.answer
             document |= {
@@ -221,8 +215,9 @@ class Staple:
             self._tell_revoked(held.answer.reason)
             return
         if is_news or self._revoked is not None:
-            ends = f"{held.answer.fresh_until:%Y-%m-%dT%H:%M:%SZ}"
-            log.info("stapled", code="STAPLED", serial=f"{own.certificate.serial_number:x}", next_update=ends)
+            facts = {"serial": _serial(own), "next_update": f"{held.answer.fresh_until:%Y-%m-%dT%H:%M:%SZ}"}
+            log.info("stapled", code="STAPLED", **facts)
+            self._history.told("stapled", code="STAPLED", **facts)
         self._revoked = None
 
     def _staple(self, own: _Own, held: _Held) -> None:
@@ -242,6 +237,7 @@ class Staple:
         self._metrics.revocation_alarms["STAPLE_FAILED"] += 1
         if not self._problem:  # Once, until there is one.
             log.warning("no new staple", code="STAPLE_FAILED", detail=problem, stapling=self._held is not None)
+            self._history.told("staple lost", code="STAPLE_FAILED", detail=problem)
         self._problem = problem
         self._due = self._clock() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -249,12 +245,9 @@ class Staple:
     def _tell_revoked(self, reason: RevocationReason) -> None:
         self._metrics.revocation_alarms["OWN_CERTIFICATE_REVOKED"] += 1
         if self._revoked is not reason and self._own is not None:
-            log.error(
-                "the broker's own certificate is revoked",
-                code="OWN_CERTIFICATE_REVOKED",
-                serial=f"{self._own.certificate.serial_number:x}",
-                reason=str(reason),
-            )
+            facts = {"serial": _serial(self._own), "reason": str(reason)}
+            log.error("the broker's own certificate is revoked", code="OWN_CERTIFICATE_REVOKED", **facts)
+            self._history.told("own certificate revoked", code="OWN_CERTIFICATE_REVOKED", **facts)
         self._revoked = reason
 
     def _own_of(self, context: ssl.SSLContext) -> _Own | None:
@@ -278,6 +271,10 @@ class Staple:
         candidates = [*_certificates_in(self._file), *_certificates_in(self._config.cafile)]
         candidates += map(x509.load_der_x509_certificate, context.get_ca_certs(binary_form=True))
         return next((each for each in candidates if _has_issued(each, certificate)), None)
+
+
+def _serial(own: _Own) -> str:
+    return f"{own.certificate.serial_number:x}"
 
 
 def _certificates_in(file: Path) -> list[x509.Certificate]:

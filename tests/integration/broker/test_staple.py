@@ -30,6 +30,7 @@ from tests.support.responder import Responder, delegate
 from tests.support.stapled import Stapled, stapled
 from tests.support.web import WebServer
 
+ABOUT = {"stapled", "staple lost", "own certificate revoked"}
 SOON = timedelta(seconds=3)
 """What is left of an answer's life where a test waits for its renewal, or its end."""
 
@@ -266,6 +267,8 @@ def test_a_bad_answer_does_not_take_a_good_ones_place(scene: Scene) -> None:
 
 
 def test_that_the_brokers_own_certificate_is_revoked_is_an_alarm_and_is_stapled(scene: Scene) -> None:
+    audit = scene.broker.dir / "audit.jsonl"
+    scene.broker.environment["FLEET_BROKER_AUDIT_LOG"] = str(audit)
     with scene.broker as broker:
         assert scene.stapled().status == "good"
         number = scene.own.certificate.serial_number
@@ -279,6 +282,12 @@ def test_that_the_brokers_own_certificate_is_revoked_is_an_alarm_and_is_stapled(
         wait_until(lambda: scene.stapled().status == "good", "the hold has ended")
         assert scene.status()[1]["state"] == "current"
         assert len(broker.events("OWN_CERTIFICATE_REVOKED")) == 1, "told once"
+    entries = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [each["code"] for each in entries if each["event"] in ABOUT] == [
+        "STAPLED",
+        "OWN_CERTIFICATE_REVOKED",
+        "STAPLED",
+    ]
 
 
 def test_a_good_answer_is_not_stapled_when_another_source_knows_better(scene: Scene) -> None:
