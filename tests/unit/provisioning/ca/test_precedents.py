@@ -10,6 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from provisioning.ca import der
 from provisioning.ca import issuer as issuing
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.issuer import IssuanceRefused, IssuanceRequest, Issuer, IssuerUrls
@@ -146,6 +147,22 @@ def test_a_draft_that_differs_in_one_byte_is_covered_by_nothing(issuer: Issuer, 
         for other in {octet ^ 1, octet ^ 0x80, 0, 0xFF, (octet + 1) % 256} - {octet}:
             changed = fields[:place] + bytes((other,)) + fields[place + 1 :]
             assert not precedents.cover(changed, intent), (place, other)
+
+
+def test_a_length_that_is_not_written_as_der_writes_it_is_covered_by_nothing(issuer: Issuer) -> None:
+    precedents = Precedents(issuer.certificate.not_valid_after_utc)
+    fields, intent = draft(issuer, request())
+    precedents.remember(fields, PROFILE)
+
+    def again(names: Callable[[bytes], bytes]) -> bytes:
+        *before, extensions = der.children(fields)
+        (inside,) = der.children(extensions)
+        each = [names(every) if every[4:7] == b"\x55\x1d\x11" else every for every in der.children(inside)]
+        whole = der.element(b"\xa3", der.element(der.SEQUENCE, b"".join(each)))
+        return der.element(der.SEQUENCE, b"".join(before) + whole)
+
+    assert again(lambda names: names) == fields
+    assert not precedents.cover(again(lambda names: names[:1] + b"\x81" + names[1:]), intent)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 10, 200])
