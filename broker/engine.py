@@ -54,6 +54,7 @@ from provisioning.pki.revocation import CertificateKey, Revocation, RevocationRe
 log = structlog.get_logger("broker")
 
 _COMPLAINT_PAUSE = 60.0
+_SHOWN = 200
 
 
 class Engine:
@@ -200,7 +201,8 @@ class Engine:
         counter = self.metrics.refused if session is None else self.metrics.closed
         counter[code] += 1
         if self.logs_clients:
-            log.info(str(what), code=code, detail=detail, address=connection.address, **named(connection))
+            who = named(connection) if session is None else {"client": session.client_id, **named(connection)}
+            log.info(str(what), code=code, detail=detail, address=connection.address, **who)
         self.history.note(what, connection, code, detail, session.client_id if session is not None else "", now)
         if session is not None:
             if connection.peer is not None:
@@ -404,8 +406,10 @@ class Engine:
             self.metrics.dropped_queue_full += 1
             if now - self._retained_full_at > _COMPLAINT_PAUSE:
                 self._retained_full_at = now
-                client = sender.client_id if sender is not None else ""
-                log.warning("retained store is full", code="RETAINED_FULL", client=client)
+                client, held = sender.client_id if sender is not None else "", self.retained
+                full = "max_retained" if held.count >= held.limit else "max_retained_bytes"
+                facts = {"client": client, "topic": topic_name[:_SHOWN], "limit": full}
+                log.warning("not retained", code="RETAINED_FULL", **facts, retained=held.count, bytes=held.bytes)
         elif self.extension is not None:
             self.extension.retained(message)
         return kept

@@ -62,7 +62,8 @@ class Limits:
     max_topic_levels: Annotated[int, Field(ge=1, le=256)] = 64
     max_retained: Count = 100_000
     max_retained_bytes: Count = 256 * 1024 * 1024
-    max_session_expiry: Annotated[int, Field(ge=0, le=0xFFFFFFFE)] = 7 * 24 * 3600
+    max_session_expiry: Annotated[int, Field(ge=0, le=0xFFFFFFFF)] = 7 * 24 * 3600
+    """Longest that a session is kept for a client that is away; 0xFFFFFFFF: for ever, where the client asks for it."""
     max_keepalive: Annotated[int, Field(ge=10, le=65535)] = 3600
     """Longest keep alive; an MQTT 5 client that asks for more, or for none, is told this one."""
     max_connection_lifetime: Annotated[int, Field(ge=0)] = 0

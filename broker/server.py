@@ -29,7 +29,8 @@ from broker.admission.admission import Admission
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import parse_policy, read_policy
 from broker.admission.refusal import RefusalCode
-from broker.audit.opening import open_audit
+from broker.audit.log import AuditLog
+from broker.audit.opening import NoAudit, open_audit
 from broker.config import BrokerConfig
 from broker.credentials import BrokerCredential, CredentialError, Enrolment, own_trust_domain
 from broker.engine import Engine
@@ -50,12 +51,12 @@ from broker.reload.parts import (
 from broker.reload.policy_change import enforce_at_start
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import Part
-from broker.reload.trust_change import ReloadedTrust, anchors_of
+from broker.reload.trust_change import ReloadedTrust, anchors_of, record_trust
 from broker.revocation_feed import RevocationFeed
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
-from broker.sources.trust_files import load_trust
+from broker.sources.trust_files import load_trust, trust_of_cafile
 from broker.store.sqlite import SqliteStore
 from broker.sys_topics import INTERVAL, SysTopics
 from provisioning.pki.identity import parse_uri
@@ -108,7 +109,7 @@ class BrokerServer:
         anchor_urls = AnchorUrls(self._config)
         await anchor_urls.fetch_all()
         engine = self._engine(self._admission(files.certificate, policy), loop, anchor_urls)
-        audit = open_audit(self._config, engine, loop.call_soon_threadsafe)
+        audit = self._begin_audit(engine, loop)
         plugins = await self._start_plugins(engine)
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
@@ -158,6 +159,11 @@ class BrokerServer:
             await plugins.close()
             if store is not None:
                 store.close()
+
+    def _begin_audit(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> AuditLog | NoAudit:
+        audit = open_audit(self._config, engine, loop.call_soon_threadsafe)
+        record_trust(engine, engine.admission.trust or trust_of_cafile(self._config))
+        return audit
 
     def _policy(self) -> tuple[str, TopicPolicy]:
         text = read_policy(self._config.policy_file)

@@ -50,6 +50,7 @@ from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, Authorit
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
+from provisioning.told_authorities import ToldAuthorities
 
 log = structlog.get_logger(__name__)
 
@@ -106,12 +107,8 @@ class LiveAuthorities:
         self._root_key_ids: dict[str, str] = {}
         self._root_tasks: dict[str, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
-        self.certificates: Final[dict[str, x509.Certificate]] = {}
-        """Of every CA that is trusted, by name, roots first."""
-        self.told: Final[list[x509.Certificate]] = []
-        """What ``/cacerts`` tells: those, and the certificates between roots."""
-        self.crosses: Final[list[x509.Certificate]] = []
-        """The certificates between roots alone."""
+        self.told: Final = ToldAuthorities()
+        """What relying parties are told to trust."""
         self.publishers: Final[dict[str, CrlPublisher]] = {}
         """Of every list that is served, by its name."""
 
@@ -178,7 +175,8 @@ class LiveAuthorities:
         if states == self._states:
             return
         found = await self._database.read(authorities.every)
-        self._tell(found)
+        if self.told.take(found):
+            self._on_trust(list(self.told.certificates.values()))
         for root in found:
             if root.kind is AuthorityKind.ROOT and root.state.trusted and root.name not in self._roots:
                 await self._begin_root(root)
@@ -191,19 +189,6 @@ class LiveAuthorities:
                 self._end(each.name)
         self._states = states
         log.info("CAs taken over from the store", **{name.replace("-", "_"): state for name, state in states})
-
-    def _tell(self, found: Sequence[StoredAuthority]) -> None:
-        trusted = [each for each in found if each.state.trusted]
-        of_kind = {kind: [each for each in trusted if each.kind is kind] for kind in AuthorityKind}
-        anchors = [*of_kind[AuthorityKind.ROOT], *of_kind[AuthorityKind.ISSUING]]
-        certificates = {each.name: each.certificate for each in anchors}
-        self.crosses[:] = [each.certificate for each in of_kind[AuthorityKind.CROSS]]
-        if certificates == self.certificates:
-            return
-        self.certificates.clear()
-        self.certificates.update(certificates)
-        self.told[:] = [*certificates.values(), *self.crosses]
-        self._on_trust(list(certificates.values()))
 
     async def _begin_root(self, root: StoredAuthority) -> None:
         publisher = CrlPublisher(

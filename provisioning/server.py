@@ -242,7 +242,7 @@ async def _build(
             profiles,
             settings.trust_domain,
             utc_now,
-            tuple(live.crosses),
+            tuple(live.told.crosses),
         ),
     )
     responder = OcspResponder(database, [], utc_now, settings.ocsp_life)
@@ -342,7 +342,7 @@ async def _build(
         "Fleetgate CRLs and CA certificates", product_version(), settings, metrics, port="http", openapi_url=None
     )
     http.include_router(metrics_routes(metrics, settings.metrics))
-    http.include_router(relying_party_routes(live.publishers, live.certificates))
+    http.include_router(relying_party_routes(live.publishers, live.told.certificates))
     readiness = Readiness(database, live.active, live.ocsp_signers, live.publishers, utc_now)
     http.include_router(health_routes(readiness.checks()))
     http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)

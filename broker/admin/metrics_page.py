@@ -51,6 +51,7 @@ _LABELLED = {
     "audit_entries": ("audit_entries", "entries of the audit log that were written or lost, and writes that failed"),
     "anchor_fetches": ("anchor_fetches", "fetches of trust anchors from URLs: new, unchanged, or a stable code"),
     "plugin_outcomes": ("plugin_outcomes", "what plugins refused, failed to do or were not told of, by stable code"),
+    "ocsp_rechecks": ("ocsp_rechecks", "questions to OCSP responders about connected clients: answered, failed"),
     "reloads": ("reloads", "settings read anew, by part and outcome"),
 }
 _DROPPED = "dropped_"
@@ -73,6 +74,8 @@ _HELP = {
     "store_commit_seconds": "one batch of the store, fsync included",
     "loop_lag": "seconds that the event loop is late",
     "anchors_confirmed_timestamp_seconds": "when the URL of a bundle's anchors last said what counts here",
+    "ocsp_oldest_answer_seconds": "age of the oldest OCSP answer that a connected client stands on",
+    "ocsp_unanswered": "connected clients of which no OCSP responder has said anything",
     "expiry_notices": "connected clients whose certificate was found to end soon",
     "clones_suspected": "certificates used from two addresses by turns",
     "rests": "times that a client was not read for a while because it sends faster than it may",

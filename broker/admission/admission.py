@@ -310,7 +310,8 @@ class Admission:
             return Refused(
                 RefusalCode.CLIENT_ID_MISMATCH,
                 ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
-                f"client identifier {connect.client_id[:80]!r} is not that of the certificate, {identity.name!r}",
+                f"client identifier {connect.client_id[:80]!r} is not that of the certificate: "
+                f"use {terms.client_ids_of(identity)}",
             )
         admitted = _as_whom(peer, connect, terms)
         will = connect.will

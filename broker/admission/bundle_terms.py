@@ -111,6 +111,14 @@ class BundleTerms:
             return True
         return (rule == "prefix" or identity.role is Role.SERVICE) and client_id.startswith(f"{identity.name}-")
 
+    def client_ids_of(self, identity: Identity) -> str:
+        """Say which client identifiers *identity* may use."""
+        rule = self.settings.client_id if self.settings is not None else "equal"
+        if rule == "assigned":
+            return "none: one is assigned"
+        several = rule == "prefix" or identity.role is Role.SERVICE
+        return f"{identity.name!r}" + (f", or one that begins with '{identity.name}-'" if several else "")
+
     def names_anew(self, identity: Identity) -> bool:
         """Whether an empty client identifier becomes a new one [MQTT-3.2.2-16]; else it is the identity's name.
 

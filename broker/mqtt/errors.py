@@ -6,7 +6,7 @@ bytes, a packet identifier of 0) is a `ValueError` of the encoder: our defect, n
 
 from __future__ import annotations
 
-from broker.mqtt.codes import ReasonCode
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
 
 
 class PacketError(Exception):
@@ -15,6 +15,8 @@ class PacketError(Exception):
     def __init__(self, text: str, reason_code: ReasonCode) -> None:
         super().__init__(text)
         self.reason_code = reason_code
+        self.version: ProtocolVersion | None = None
+        """That of a CONNECT whose version can be read, though the rest is bad; None for every other packet."""
 
 
 class MalformedPacket(PacketError):

@@ -27,7 +27,7 @@ from broker.mqtt.auth import Auth
 from broker.mqtt.codes import PacketType, ProtocolVersion
 from broker.mqtt.connect import Connack, Connect, Will, protocol_version_of
 from broker.mqtt.disconnect import Disconnect
-from broker.mqtt.errors import MalformedPacket
+from broker.mqtt.errors import MalformedPacket, PacketError
 from broker.mqtt.ping import Pingreq, Pingresp
 from broker.mqtt.publication import Publish
 from broker.mqtt.subscribe import Suback, Subscribe, SubscriptionRequest, Unsuback, Unsubscribe
@@ -104,8 +104,24 @@ _DUP: Final = 0b1000
 def decode_packet(first_byte: int, body: bytes, version: ProtocolVersion) -> Packet:
     """Return the packet with this first byte and body; a CONNECT is read in its own version, whatever *version* says.
 
-    Raises `PacketError` with the reason code to answer with.
+    Raises `PacketError` with the reason code to answer with, and with the version to answer a CONNECT in.
     """
+    try:
+        return _decode(first_byte, body, version)
+    except PacketError as error:
+        if first_byte >> 4 == PacketType.CONNECT:
+            error.version = _version_of(body)
+        raise
+
+
+def _version_of(body: bytes) -> ProtocolVersion | None:
+    try:
+        return protocol_version_of(body)
+    except PacketError:
+        return None
+
+
+def _decode(first_byte: int, body: bytes, version: ProtocolVersion) -> Packet:
     packet_type, flags = first_byte >> 4, first_byte & 0x0F
     read = _READERS.get(packet_type)
     if read is None:

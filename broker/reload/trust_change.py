@@ -126,6 +126,7 @@ class ReloadedTrust:
         admission.trust_generation += 1
         for listener in self._listeners:
             listener.context = loaded.context
+        record_trust(self._engine, loaded.judge)
         warn_of_advisory(loaded.config)
         self._urls.use(loaded.config)
         await self._lists.use(loaded.config)
@@ -164,6 +165,11 @@ class ReloadedTrust:
                 engine.turn.request()
             await asyncio.sleep(0)
         return Effects(connected, disconnected, affected=tuple(affected))
+
+
+def record_trust(engine: Engine, trust: Trust) -> None:
+    """Have it in the audit log whom *trust* believes, from now on."""
+    engine.history.told("trust", generation=engine.admission.trust_generation, anchors=trust.fingerprints)
 
 
 def judge(admission: Admission, connection: Client, wall: datetime) -> Peer | Refused | None:

@@ -3,8 +3,9 @@
 Rules
 -----
 1. No I/O, no clock: the time is passed in; an expired message is never given out.
-2. Bounded in number and bytes; a message that does not fit is not retained, nor is the one that it replaces, and it
-   still goes to the present subscribers.
+2. Bounded in number and bytes, the broker's own figures apart, which are few: clients that fill their room do not push
+   `$SYS` out, nor does it take room of theirs. A message that does not fit is not retained, nor is the one that it
+   replaces, and it still goes to the present subscribers.
 3. A message remembers its publisher, for subscriptions with No Local [MQTT-3.8.3-3], and its place in the order in
    which messages were retained, so that a `Replay` gives out what was there when it began, and nothing else.
 """
@@ -31,11 +32,12 @@ class Retained:
 class RetainedMessages:
     """The retained message of each topic name."""
 
-    __slots__ = ("_bytes", "_messages", "bytes_limit", "last_number", "limit")
+    __slots__ = ("_bytes", "_count", "_messages", "bytes_limit", "last_number", "limit")
 
     def __init__(self, limit: int, bytes_limit: int) -> None:
         self._messages: TopicNames[Retained] = TopicNames()
         self._bytes = 0
+        self._count = 0
         self.limit = limit
         self.bytes_limit = bytes_limit
         self.last_number = 0
@@ -46,8 +48,13 @@ class RetainedMessages:
 
     @property
     def bytes(self) -> int:
-        """How many bytes the messages hold."""
+        """How many bytes those messages hold that count."""
         return self._bytes
+
+    @property
+    def count(self) -> int:
+        """How many messages count: the broker's own figures do not."""
+        return self._count
 
     def retain(self, topic_name: str, message: Message, publisher: str = "") -> bool:
         """Keep *message*; an empty payload forgets the topic's message [MQTT-3.3.1-6]. Return False if it does not fit.
@@ -57,11 +64,13 @@ class RetainedMessages:
         self._remove(topic_name)
         if not message.payload:
             return True
-        if len(self._messages) >= self.limit or self._bytes + message.size > self.bytes_limit:
-            return False
+        if _counts(topic_name, publisher):
+            if self._count >= self.limit or self._bytes + message.size > self.bytes_limit:
+                return False
+            self._count += 1
+            self._bytes += message.size
         self.last_number += 1
         self._messages.insert(topic_name, Retained(message, publisher, self.last_number))
-        self._bytes += message.size
         return True
 
     def walk(self, topic_filter: str) -> Iterator[Retained | None]:
@@ -85,8 +94,13 @@ class RetainedMessages:
 
     def _remove(self, topic_name: str) -> None:
         removed = self._messages.remove(topic_name)
-        if removed is not None:
+        if removed is not None and _counts(topic_name, removed.publisher):
+            self._count -= 1
             self._bytes -= removed.message.size
+
+
+def _counts(topic_name: str, publisher: str) -> bool:
+    return bool(publisher) or not topic_name.startswith("$SYS/")
 
 
 class Replay:

@@ -51,6 +51,12 @@ class MessageQueue:
         self._bytes += size
         return True
 
+    @property
+    def full(self) -> dict[str, object]:
+        """Which limit refuses more, and how much there is, for the log."""
+        limit = "max_queued_messages" if len(self.messages) >= self._limits.messages else "max_queued_bytes"
+        return {"queued": len(self.messages), "bytes": self._bytes, "limit": limit}
+
     def restore(self, message: Deliverable) -> None:
         """Add *message*, which the store has kept: it was acknowledged, so no bound refuses it now."""
         self.messages.append(message)

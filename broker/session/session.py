@@ -67,6 +67,7 @@ class Session:
         "_metrics",
         "_queue",
         "_receive_maximum",
+        "_told_too_large",
         "choked",
         "client_id",
         "connection",
@@ -95,6 +96,7 @@ class Session:
         self.v5 = False
         self.maximum_packet_size = 0
         """The client's Maximum Packet Size in bytes, 0 for none."""
+        self._told_too_large = False
         self.topic_alias_maximum = 0
         """How many Topic Aliases the client takes."""
         self._aliases: OutgoingAliases | None = None
@@ -177,6 +179,7 @@ class Session:
         self.connection = connection
         self.v5 = v5
         self.maximum_packet_size = maximum_packet_size
+        self._told_too_large = False
         self.topic_alias_maximum = topic_alias_maximum
         self.choked = False
         # They belong to the Network Connection [MQTT-3.3.2-7].
@@ -321,6 +324,10 @@ class Session:
     def _fits(self, frame: bytes) -> bool:
         if self.maximum_packet_size and len(frame) > self.maximum_packet_size:
             self._metrics.dropped_too_large += 1
+            if not self._told_too_large:  # Once a connection; the metrics count the rest.
+                self._told_too_large = True
+                sizes = {"size": len(frame), "maximum": self.maximum_packet_size}
+                log.warning("client takes no such packet", code="MESSAGE_TOO_LARGE", client=self.client_id, **sizes)
             return False
         return True
 
@@ -334,7 +341,7 @@ class Session:
             return True
         self._metrics.dropped_queue_full += 1
         if queue.refused == 1:  # Once for each time that it fills up; the metrics count the rest.
-            log.warning("queue is full", code="QUEUE_FULL", client=self.client_id, queued=len(queue))
+            log.warning("queue is full", code="QUEUE_FULL", client=self.client_id, **queue.full)
         return False
 
     def _over(self, message: Deliverable) -> None:

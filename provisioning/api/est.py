@@ -31,6 +31,7 @@ from provisioning.enrolment.problems import pending_answer
 from provisioning.enrolment.service import EnrolmentService, MadeKey
 from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.told_authorities import ToldAuthorities
 
 PREFIX: Final = "/.well-known/est"
 MAXIMUM_BODY: Final = 64 * 1024
@@ -67,11 +68,11 @@ class EstEndpoint:
         app: ASGIApp,
         *,
         enrolment: EnrolmentService,
-        authorities: Sequence[x509.Certificate],
+        authorities: ToldAuthorities,
         signer: Callable[[], EnvelopeSigner],
         answer: Answer,
     ) -> None:
-        """Tell *authorities* as ``/cacerts``, root first; they may change. *signer* reads what signs encrypted keys."""
+        """Tell *authorities* as ``/cacerts``. *signer* reads what signs encrypted keys."""
         self._app = app
         self._answer = answer
         operations = _Operations(enrolment, authorities, signer)
@@ -127,14 +128,19 @@ class _Operations:
     """EST's operations, each under its own name; *label* is the group that the URL names, if it does."""
 
     def __init__(
-        self, enrolment: EnrolmentService, authorities: Sequence[x509.Certificate], signer: Callable[[], EnvelopeSigner]
+        self, enrolment: EnrolmentService, authorities: ToldAuthorities, signer: Callable[[], EnvelopeSigner]
     ) -> None:
         self._enrolment = enrolment
         self._authorities = authorities
         self._signer = signer
 
-    async def cacerts(self, _request: Request, _label: str | None) -> Response:
-        return Response(certs_only(self._authorities), media_type=_CERTS_ONLY)
+    async def cacerts(self, _request: Request, label: str | None) -> Response:
+        authorities = self._authorities
+        if label is None or authorities.one_line:
+            told: Sequence[x509.Certificate] = authorities.everything
+        else:
+            told = authorities.of_line(await self._enrolment.issuing_line(label))
+        return Response(certs_only(told), media_type=_CERTS_ONLY)
 
     async def csrattrs(self, _request: Request, label: str | None) -> Response:
         attributes = await self._enrolment.csr_attributes(label)

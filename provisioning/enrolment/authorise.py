@@ -211,11 +211,9 @@ def _admit(
             devices.set_state(connection, [device.id], DeviceState.ACTIVE, now)
         elif device.state is not DeviceState.ACTIVE:
             raise ended(device)
-        if readmitted:
-            replaces = answer is None and rules.new_key is NewKey.REPLACE
-        else:
-            answer, replaces = _comes_back(connection, attempt, rules, device, said)
-        if replaces:
+        if not readmitted:
+            answer, superseded = _comes_back(connection, attempt, rules, device, said)
+        elif answer is None and rules.new_key is NewKey.REPLACE:
             superseded = _others(connection, device, attempt)
     lifetimes = [life for life in (rules.lifetime, *(each.lifetime for each in said)) if life is not None]
     return Authorised(
@@ -261,24 +259,27 @@ def _check_place(device: Device, role: Role, group: str | None) -> None:
 
 def _comes_back(
     connection: Connection, attempt: Attempt, rules: Group, device: Device, said: list[Vouched]
-) -> tuple[bytes | None, bool]:
-    """Decide about a device that exists: the certificate that it has already, if any, and whether a new one replaces.
+) -> tuple[bytes | None, Sequence[StoredCertificate]]:
+    """Decide about a device that exists: the certificate that it has already, if any, or what a new one replaces.
 
     An operator's approval that it took is added to *said*.
     """
     _check_no_withdrawal(connection, device)
     held = certificates.newest_with_key(connection, device.name, attempt.request.key_fingerprint)
     if held is not None and rules.same_key_window:
-        return (held.der if _answers(held, rules, attempt.now) else None), False
+        return (held.der if _answers(held, rules, attempt.now) else None), ()
+    lost = [each.lost for each in said if each.lost is not None]
+    if lost:
+        return None, lost
     if claims.never_activated(connection, device.id, attempt.now):
-        return None, False  # Trials only, and all of them over: the name is as free as before.
+        return None, ()  # Trials only, and all of them over: the name is as free as before.
     identified = any(each.identifies and (each.origin is None or each.origin == device.origin) for each in said)
     if identified and rules.new_key is NewKey.REPLACE:
-        return None, True
+        return None, _others(connection, device, attempt)
     if rules.new_key is NewKey.APPROVE:
         if not any(each.decides for each in said):
             said.append(approved(connection, attempt, rules, said))
-        return None, True
+        return None, _others(connection, device, attempt)
     raise Refused(
         Code.NAME_TAKEN,
         f"{device.name} is enrolled already and what was presented admits new devices only: ask for a token bound to "

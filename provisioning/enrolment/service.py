@@ -227,6 +227,10 @@ class EnrolmentService:
         rules = await self._rules_of(label)
         return csr_attributes(self._profile_named(rules.profile, Role.DEVICE, label), linked=rules.tls_unique)
 
+    async def issuing_line(self, label: str) -> str:
+        """Return which line of issuing CAs certifies the devices of the label's group."""
+        return (await self._rules_of(label)).issuing_line
+
     async def _rules_of(self, label: str | None) -> Group:
         if label is None:
             return Group("")

@@ -1,7 +1,7 @@
 """Queries about requests that wait for an operator's decision.
 
 A request is recognised by its group, name and public key: whoever repeats it has signed it with that key. A decision
-is worth one certificate.
+is worth one certificate that arrives.
 """
 
 from __future__ import annotations
@@ -49,6 +49,10 @@ class StoredApproval:
     requested_at: datetime
     decided_at: datetime | None
     decided_by: str | None
+    used_at: datetime | None = None
+    """When it bought its first certificate."""
+    certificate_id: int | None = None
+    """What it has bought last: another one if the answer with the first was lost."""
 
 
 _FIND: Final = (
@@ -100,9 +104,14 @@ def decide(connection: Connection, approval_id: int, state: ApprovalState, *, by
     connection.execute(statement.values(state=state.value, decided_at=now, decided_by=by))
 
 
-def spend(connection: Connection, approval_id: int) -> None:
-    """Record that the certificate was issued."""
-    connection.execute(update(approvals).where(approvals.c.id == approval_id).values(state=ApprovalState.USED.value))
+def spend(connection: Connection, approval_id: int, certificate_id: int, now: datetime) -> None:
+    """Record that the certificate was issued; the time of the first one stays."""
+    spent = {
+        "state": ApprovalState.USED.value,
+        "used_at": func.coalesce(approvals.c.used_at, now),
+        "certificate_id": certificate_id,
+    }
+    connection.execute(update(approvals).where(approvals.c.id == approval_id).values(spent))
 
 
 def count_pending(connection: Connection, group: str) -> int:
@@ -146,4 +155,6 @@ def _from_row(row: Any) -> StoredApproval:
         row.requested_at,
         row.decided_at,
         row.decided_by,
+        row.used_at,
+        row.certificate_id,
     )

@@ -213,6 +213,7 @@ tokens = Table(
     # Spent if and only if there is a certificate for it.
     CheckConstraint("(used_at IS NULL) = (certificate_id IS NULL)", name="spent_on_a_certificate"),
     Index("ix_tokens_device", "device"),
+    Index("ix_tokens_group_name", "group_name", "id"),
     Index("ix_tokens_expires_at", "expires_at"),
 )
 
@@ -306,6 +307,8 @@ approvals = Table(
     Column("requested_at", UtcDateTime, nullable=False),
     Column("decided_at", UtcDateTime),
     Column("decided_by", NAME),
+    Column("used_at", UtcDateTime),
+    Column("certificate_id", BIG_ID, ForeignKey("certificates.id")),
     UniqueConstraint("group_name", "name", "spki_sha256"),
     Index("ix_approvals_state", "state", "group_name"),
 )

@@ -10,6 +10,7 @@ from typing import Any
 from broker.admission.policy import Rules, TopicPolicy
 from broker.mqtt.acks import Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.connect import Connack
 from broker.mqtt.publication import Publish
 from broker.mqtt.wire import encode_frame, encode_two_byte_integer, encode_variable_integer
 from broker.store.journal import Journal
@@ -137,6 +138,16 @@ def assert_closed_in_silence(client: WireClient) -> None:
     """The broker closed the connection without a word."""
     assert client.received() == []
     assert client.closed
+
+
+def assert_bad_connect(client: WireClient) -> None:
+    """The broker closed the connection for a bad CONNECT; one of MQTT 5 was told why in a CONNACK (§4.13.1)."""
+    if client.version is V5:
+        answer = client.next_packet(Connack)
+        assert answer.reason_code.is_failure
+        assert not answer.session_present
+        assert str(answer.properties.reason_string).startswith("BAD_PACKET: ")
+    assert_closed_in_silence(client)
 
 
 def exactly_once(client: WireClient, topic: str, payload: bytes = b"", **fields: Any) -> None:

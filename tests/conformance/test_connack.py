@@ -9,6 +9,7 @@ import pytest
 from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import CONNACK_REASONS, Connack
+from broker.mqtt.framing import split_frames
 from tests.conformance.scene import assert_closed_in_silence, assert_ended, keeping, open_broker, stranger
 from tests.support.pki import shared_device
 from tests.support.wire import V5, MemoryBroker, WireClient, connect_packet, publication
@@ -79,8 +80,9 @@ def test_mqtt5_3_2_2_6_mqtt311_3_2_2_4_a_refusal_says_no_session(
 ) -> None:
     """A CONNACK with a non-zero reason code has Session Present 0."""
     broker.service("client", version=version, **keeping(version)).vanish()
-    client = refused(broker, version, clean_start=False)
-    assert client.transport.packets[0][2] == 0
+    (packet,) = refused(broker, version, clean_start=False).transport.packets
+    ((_, flags, _),), _ = split_frames(packet, len(packet))
+    assert packet[flags] == 0
 
 
 def test_mqtt5_3_2_2_7_mqtt311_3_2_2_5_a_refusal_closes(broker: MemoryBroker, version: ProtocolVersion) -> None:

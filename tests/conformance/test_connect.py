@@ -16,6 +16,7 @@ from tests.conformance.scene import (
     PROTOCOL_ERROR,
     USER_NAME_FLAG,
     WILL_FLAG,
+    assert_bad_connect,
     assert_closed_in_silence,
     assert_ended,
     keeping,
@@ -72,7 +73,7 @@ def test_mqtt5_3_1_2_3_mqtt311_3_1_2_3_the_reserved_flag_closes(broker: MemoryBr
     """The server checks that the reserved connect flag is 0."""
     client = stranger(broker, version)
     client.send_bytes(raw_connect(version, flags=0x03))
-    assert_closed_in_silence(client)
+    assert_bad_connect(client)
 
 
 def test_mqtt5_3_1_2_4_mqtt5_3_1_4_4_mqtt311_3_1_2_6_mqtt311_3_1_4_3_a_clean_start_forgets(
@@ -171,7 +172,7 @@ def test_mqtt5_3_1_2_9_mqtt311_3_1_2_9_the_will_flag_needs_a_will(
     for rest in ((), (text("will"),) if version is V311 else (b"\0", text("will"))):
         client = stranger(broker, version)
         client.send_bytes(raw_connect(version, *rest, flags=flags))
-        assert_closed_in_silence(client)
+        assert_bad_connect(client)
     client = stranger(broker, version)
     client.send_bytes(raw_connect(version, raw_will(version), flags=flags | 0x20 | 1 << 3))
     client.vanish()
@@ -200,7 +201,7 @@ def test_mqtt5_3_1_2_11_mqtt311_3_1_2_11_mqtt311_3_1_2_13_will_qos_needs_a_will(
     """Without the will flag, will QoS is 0."""
     client = stranger(broker, version)
     client.send_bytes(raw_connect(version, flags=0x02 | flags))
-    assert_closed_in_silence(client)
+    assert_bad_connect(client)
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2, 3])
@@ -211,7 +212,10 @@ def test_mqtt5_3_1_2_12_mqtt311_3_1_2_14_will_qos_3_does_not_exist(
     client = stranger(broker, version)
     client.send_bytes(raw_connect(version, raw_will(version), flags=0x02 | WILL_FLAG | qos << 3))
     assert client.closed == (qos == 3)
-    assert bool(client.received()) == (qos != 3)
+    if qos == 3:
+        assert_bad_connect(client)
+    else:
+        assert client.next_packet(Connack).reason_code is ReasonCode.SUCCESS
 
 
 def test_mqtt311_3_1_2_12_without_a_will_nothing_is_published(
@@ -228,7 +232,7 @@ def test_mqtt5_3_1_2_13_mqtt311_3_1_2_15_will_retain_needs_a_will(
     """Without the will flag, will retain is 0."""
     client = stranger(broker, version)
     client.send_bytes(raw_connect(version, flags=0x22))
-    assert_closed_in_silence(client)
+    assert_bad_connect(client)
 
 
 def test_mqtt5_3_1_2_14_mqtt311_3_1_2_16_a_will_is_not_retained_unasked(
@@ -255,7 +259,7 @@ def test_mqtt5_3_1_2_16_mqtt311_3_1_2_18_no_flag_no_user_name(broker: MemoryBrok
     """User name flag 0: no user name in the payload."""
     client = stranger(broker, version)
     client.send_bytes(raw_connect(version, text("user")))
-    assert_closed_in_silence(client)
+    assert_bad_connect(client)
 
 
 def test_mqtt5_3_1_2_17_mqtt311_3_1_2_19_the_flag_needs_a_user_name(
@@ -264,14 +268,14 @@ def test_mqtt5_3_1_2_17_mqtt311_3_1_2_19_the_flag_needs_a_user_name(
     """User name flag 1: a user name in the payload."""
     client = stranger(broker, version)
     client.send_bytes(raw_connect(version, flags=0x02 | USER_NAME_FLAG))
-    assert_closed_in_silence(client)
+    assert_bad_connect(client)
 
 
 def test_mqtt5_3_1_2_18_mqtt311_3_1_2_20_no_flag_no_password(broker: MemoryBroker, version: ProtocolVersion) -> None:
     """Password flag 0: no password in the payload."""
     client = stranger(broker, version)
     client.send_bytes(raw_connect(version, text("user"), text("secret"), flags=0x02 | USER_NAME_FLAG))
-    assert_closed_in_silence(client)
+    assert_bad_connect(client)
 
 
 def test_mqtt5_3_1_2_19_mqtt311_3_1_2_21_the_flag_needs_a_password(
@@ -280,7 +284,7 @@ def test_mqtt5_3_1_2_19_mqtt311_3_1_2_21_the_flag_needs_a_password(
     """Password flag 1: a password in the payload."""
     client = stranger(broker, version)
     client.send_bytes(raw_connect(version, text("user"), flags=0x02 | USER_NAME_FLAG | PASSWORD_FLAG))
-    assert_closed_in_silence(client)
+    assert_bad_connect(client)
 
 
 def test_mqtt311_3_1_2_22_a_password_needs_a_user_name(broker: MemoryBroker) -> None:

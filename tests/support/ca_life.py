@@ -34,9 +34,9 @@ def states(service: ProvisioningService) -> dict[str, str]:
     return {each["name"]: each["state"] for each in listed}
 
 
-def told(service: ProvisioningService) -> list[x509.Certificate]:
-    """Return what ``/cacerts`` tells, unwrapped by openssl."""
-    answer = Curl(service.https, service.bundle).run("/.well-known/est/cacerts")
+def told(service: ProvisioningService, label: str = "") -> list[x509.Certificate]:
+    """Return what ``/cacerts`` tells, with a label or without one, unwrapped by openssl."""
+    answer = Curl(service.https, service.bundle).run(f"/.well-known/est/{label and f'{label}/'}cacerts")
     pem = openssl("pkcs7", "-inform", "DER", "-print_certs", data=base64.b64decode(answer.body))
     return x509.load_pem_x509_certificates(pem)
 

@@ -5,7 +5,9 @@ is worth one certificate, and evidence that is shown with the request is what th
 
 A request for a key that the service makes is recognised by its own key, which counts for nothing else
 (docs/decisions/0088-a-key-that-waits-is-not-made.md): without a signature by it, whoever guesses the request would be
-given the private key.
+given the private key. If the answer was lost, so was the key: the repeated request gets another one in its place,
+without another decision, while the group answers the same request again
+(docs/decisions/0106-a-lost-key-is-replaced.md).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
 from provisioning.store import approvals, certificates, devices
 from provisioning.store.approvals import ApprovalRequest, ApprovalState, StoredApproval
+from provisioning.store.certificates import CertificateState, StoredCertificate
 from provisioning.store.groups import Group, WayName
 
 RETRY_SECONDS: Final = 30
@@ -57,7 +60,8 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
     """Return an operator's approval of *attempt*; raise `Undecided` or `Refused` without one."""
     name, key = attempt.request.common_name, _recognised_by(attempt)
     found = approvals.find(connection, group.name, name, key)
-    if found is None or _over(connection, found, attempt, group):
+    lost = None if found is None else _lost(connection, found, attempt, group)
+    if found is None or (lost is None and _over(connection, found, attempt, group)):
         evidence = "+".join(each.credential for each in shown) or "nothing"
         if devices.find(connection, name) is not None:
             evidence += "; the name is enrolled already"
@@ -75,10 +79,11 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
         case ApprovalState.APPROVED | ApprovalState.USED:
             pass
 
-    def spend(connection: Connection, _certificate_id: int, _device: str, _ends: datetime) -> None:
-        approvals.spend(connection, found.id)
+    def spend(connection: Connection, certificate_id: int, _device: str, _ends: datetime) -> None:
+        approvals.spend(connection, found.id, certificate_id, attempt.now)
 
-    return Vouched(found.decided_by or "", f"approval {found.id}", proves=True, decides=True, settle=spend)
+    credential = f"approval {found.id}" + ("" if lost is None else ", again")
+    return Vouched(found.decided_by or "", credential, proves=True, decides=True, lost=lost, settle=spend)
 
 
 def _recognised_by(attempt: Attempt) -> bytes:
@@ -92,6 +97,26 @@ def _recognised_by(attempt: Attempt) -> bytes:
             "the same one each time",
         )
     return attempt.waits_as
+
+
+def _lost(connection: Connection, found: StoredApproval, attempt: Attempt, group: Group) -> StoredCertificate | None:
+    """Return the certificate whose key the request was answered with, where it may be asked for again.
+
+    That is as long as the same request is answered again, and the device has come by nothing since: neither has it
+    renewed that certificate, nor has somebody revoked it.
+    """
+    if not attempt.server_key or found.used_at is None or attempt.now >= found.used_at + group.same_key_window:
+        return None
+    device = devices.find(connection, found.request.name)
+    newest = () if device is None else certificates.of_device(connection, device.id)[-1:]
+    return next(
+        (
+            each
+            for each in newest
+            if each.id == found.certificate_id and each.state(attempt.now) is CertificateState.ACTIVE
+        ),
+        None,
+    )
 
 
 def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group: Group) -> bool:

@@ -29,6 +29,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import Attempt
 from provisioning.pki.identity import Role
+from provisioning.store.certificates import StoredCertificate
 from provisioning.store.groups import Group, WayName
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -60,6 +61,8 @@ class Vouched:
     lifetime: timedelta | None = None
     answer: bytes | None = None
     """The certificate that this very request was answered with before."""
+    lost: StoredCertificate | None = None
+    """What this very request was answered with before, for a key that is nowhere any more: to be replaced."""
     on_trial: bool = False
     """The certificate is on hold until its successor is asked for."""
     settle: Settle | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.mqtt.codes import ReasonCode
 from tests.support.broker_process import BrokerProcess, wait_until
@@ -61,6 +62,30 @@ def ocsp_status(service: ProvisioningService, folder: Path, device: Enrolled, is
     return out.decode().partition(": ")[2].split()[0]
 
 
+def check_what_labels_are_told(service: ProvisioningService, folder: Path, devices: dict[str, Enrolled]) -> None:
+    """A label's ``/cacerts`` are a device's anchors: for its own line's paths and the service's, and for no other's."""
+    cas = {
+        name: x509.load_der_x509_certificate(Curl(service.http).run(f"/ca/{name}.crt").body) for name in states(service)
+    }
+    expected = {
+        "others": {"root-ca", "issuing-ca"},
+        "nobody-has-made-it": {"root-ca", "issuing-ca"},
+        "meters": {"root-ca", "issuing-ca", "issuing-meters-1"},
+        "pumps": {"root-ca", "issuing-ca", "root-2", "issuing-pumps-1"},
+    }
+    for label, names in expected.items():
+        anchors = told(service, label)
+        assert {name for name, certificate in cas.items() if certificate in anchors} == names, label
+        assert len(anchors) == len(names)
+        (cafile := folder / f"{label}.pem").write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in anchors))
+        assert Curl(service.https, cafile).run("/.well-known/est/csrattrs").status == 200, "the service is known"
+        for group_name, device in devices.items():
+            (certificate := folder / "each.crt").write_bytes(openssl("x509", data=device.pem))
+            shown = openssl("verify", "-no-CApath", "-CAfile", cafile, certificate, check=False)
+            known = issuer_of(device) in {each.subject.rfc4514_string().partition(",")[0] for each in anchors}
+            assert shown.endswith(b": OK\n") == known == (group_name in (label, "others")), (label, group_name)
+
+
 def begin_under_another_root(service: ProvisioningService, folder: Path, line: str) -> None:
     """Begin *line* with a CA that a root elsewhere signs, by openssl."""
     openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384", "-nodes", "-subj", "/CN=Pump root",
@@ -104,6 +129,8 @@ def test_two_product_lines_have_an_issuing_ca_each_and_one_broker_admits_both(
     for device in (plain, meter, pump):
         assert verified(service, tmp_path, device, of[device.name])
         assert ocsp_status(service, tmp_path, device, of[device.name]) == "good"
+
+    check_what_labels_are_told(service, tmp_path, {"others": plain, "meters": meter, "pumps": pump})
 
     with BrokerProcess.enrolled(tmp_path / "broker", service) as broker:
         clients = [TlsClient(broker.port, service.bundle, each.credential) for each in (plain, meter, pump)]

@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs7
 
-from provisioning.pki.keys import spki_fingerprint
+from provisioning.pki.keys import generate_key, spki_fingerprint
 from tests.support.curl import Curl, CurlAnswer
+from tests.support.key_envelope import DECRYPT_KEY_IDENTIFIER, key_request
 from tests.support.openssl import OpensslDevice, openssl
 from tests.support.provisioning import ProvisioningService
 
@@ -57,7 +58,7 @@ def test_the_key_is_made_when_it_is_handed_out_and_a_decision_is_worth_one(
     service: ProvisioningService, device: OpensslDevice
 ) -> None:
     name = device.name[:60]
-    group(service, name)
+    group(service, name, same_key_seconds=0)
     csr = device.request(subject=f"/CN={name}")
     stranger = Curl(service.https, service.bundle)
     for _ in range(2):  # The repeated request is the same one (RFC 7030 §4.2.3).
@@ -84,12 +85,38 @@ def test_the_key_is_made_when_it_is_handed_out_and_a_decision_is_worth_one(
     secret = key.private_numbers().private_value.to_bytes(32)
     for path in service.dir.iterdir():
         assert path.is_dir() or secret not in path.read_bytes(), path
-    # Again: the certificate is not told without its key, and the key is gone. Another decision is needed.
+    # Again, where a request is answered once: the key is gone, and another one takes another decision.
     again = stranger.est(f"{name}/serverkeygen", csr)
     assert again.status == 202, again.text
     assert waiting(service, name)["key_sha256"] == request["key_sha256"]
     with service.api() as api:
         assert api.get(f"/v1/devices/{name}").json()["certificates"] == 1
+
+
+def test_a_lost_answer_is_made_up_for_by_another_key_and_no_decision(
+    service: ProvisioningService, device: OpensslDevice
+) -> None:
+    name = device.name[:60]
+    group(service, name)
+    assert ask(service, device, name).status == 202
+    decide(service, waiting(service, name)["id"], "approve")
+    serials = []
+    for answer in (ask(service, device, name), ask(service, device, name)):  # Nobody read the first one.
+        assert answer.status == 200, answer.text
+        private, issued = parts_of(answer)
+        key = serialization.load_der_private_key(base64.b64decode(str(private.get_payload())), None)
+        (certificate,) = pkcs7.load_der_pkcs7_certificates(base64.b64decode(str(issued.get_payload())))
+        assert certificate.public_key() == key.public_key()
+        serials.append(f"{certificate.serial_number:x}")
+    with service.api() as api:
+        lost, held = (api.get("/v1/certificates", params={"serial": each}).json()["items"][0] for each in serials)
+        assert (lost["state"], lost["reason"], held["state"]) == ("revoked", "superseded", "active")
+        items = api.get("/v1/approvals", params={"group": name}).json()["items"]
+        assert [each["state"] for each in items] == ["used"]
+    # Another key under the same name is another request.
+    other = OpensslDevice(device.directory / "other", name)
+    other.directory.mkdir()
+    assert ask(service, other, name).status == 202
 
 
 def test_who_does_not_hold_the_request_s_key_gets_nothing(service: ProvisioningService, device: OpensslDevice) -> None:
@@ -126,3 +153,20 @@ def test_a_denied_request_is_denied(service: ProvisioningService, device: Openss
     decide(service, waiting(service, name)["id"], "deny")
     refused = ask(service, device, name)
     assert (refused.status, refused.text.partition(":")[0]) == (403, "APPROVAL_DENIED")
+
+
+def test_a_key_under_a_shared_secret_is_refused_at_once_with_what_helps(
+    service: ProvisioningService, device: OpensslDevice
+) -> None:
+    """RFC 7030 §4.4.1.1: without a secret key of that name, the request is ended with an error."""
+    name = device.name[:60]
+    group(service, name)
+    wish = key_request(name, generate_key(), b"factory-key-7", oid=DECRYPT_KEY_IDENTIFIER)
+    refused = Curl(service.https, service.bundle).est(f"{name}/serverkeygen", wish)
+    assert (refused.status, refused.headers["Content-Type"].partition(";")[0]) == (400, "text/plain")
+    assert refused.text == (
+        "KEY_ENCRYPTION: DecryptKeyIdentifier asks for encryption with a secret key, and this service shares none: "
+        "name a public key with AsymmetricDecryptKeyIdentifier, or make the key on the device\n"
+    )
+    with service.api() as api:
+        assert api.get("/v1/approvals", params={"group": name}).json()["items"] == [], "nobody is asked about it"

@@ -280,3 +280,50 @@ def test_one_service_cannot_make_sessions_without_end() -> None:
     broker.service("other")
     broker.advance(101)
     broker.service(client_id="backend-3")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "said"),
+    [
+        (b"\x10\x10\x00\x04MQTT\x05\x03\x00\x3c\x00\x00\x03abc", 0x81, "connect flags: the reserved bit is set"),
+        (b"\x10\x10\x00\x04MQTT\x05\x1e\x00\x3c\x00\x00\x03abc", 0x81, "connect flags: will QoS 3 does not exist"),
+        (b"\x10\x13\x00\x04MQTT\x05\x02\x00\x3c\x03\x21\x00\x00\x00\x03abc", 0x82, "receive maximum: 0 is not allowed"),
+        (b"\x11\x10\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x03abc", 0x81, "CONNECT: the flags 0b0001 should be 0b0000"),
+        (b"\x10\x11\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x03abc!", 0x81, "CONNECT: 1 bytes behind the last field"),
+        (b"\x10\x0b\x00\x04MQTT\x05\x02\x00\x3c\x00", 0x81, "client identifier: "),
+    ],
+)  # fmt: skip
+def test_a_bad_connect_of_mqtt_5_is_told_what_is_bad(broker: MemoryBroker, data: bytes, reason: int, said: str) -> None:
+    client = broker.open(shared_device("meter-1"))
+    client.send_bytes(data)
+    (answer,) = client.received()
+    assert isinstance(answer, Connack)
+    assert answer.reason_code == reason
+    assert str(answer.properties.reason_string).startswith(f"BAD_PACKET: {said}")
+    assert client.closed
+    assert broker.metrics.refused == {RefusalCode.BAD_PACKET: 1}
+
+
+def test_a_bad_connect_of_an_older_client_is_not_answered(broker: MemoryBroker) -> None:
+    client = broker.open(shared_device("meter-1"), version=V311)
+    client.send_bytes(b"\x10\x0f\x00\x04MQTT\x04\x03\x00\x3c\x00\x03abc")
+    assert client.received() == []
+    assert client.closed
+
+
+def test_who_is_refused_for_the_certificate_is_told_that_first(broker: MemoryBroker) -> None:
+    client = broker.open(shared_pki().device("late", not_after=shared_pki().now - timedelta(seconds=1)))
+    client.send_bytes(b"\x10\x10\x00\x04MQTT\x05\x03\x00\x3c\x00\x00\x03abc")
+    assert str(client.next_packet(Connack).properties.reason_string).startswith("EXPIRED: ")
+
+
+@pytest.mark.parametrize(
+    ("holder", "use"),
+    [
+        (shared_device("meter-1"), "use 'meter-1'"),
+        (shared_service("backend"), "use 'backend', or one that begins with 'backend-'"),
+    ],
+)
+def test_who_uses_another_name_is_told_which_are_allowed(broker: MemoryBroker, holder: Held, use: str) -> None:
+    answer = broker.open(holder).connect(client_id="x", expect=ReasonCode.CLIENT_IDENTIFIER_NOT_VALID)
+    assert str(answer.properties.reason_string).endswith(f": {use}")

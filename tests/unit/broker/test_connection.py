@@ -7,9 +7,10 @@ from datetime import timedelta
 import pytest
 
 from broker.admission.refusal import RefusalCode
-from broker.mqtt.codes import ProtocolVersion, QoS, ReasonCode
+from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Pingresp, Puback, Publish
+from broker.mqtt.properties import Properties
 from tests.support.bad_packets import BAD_PACKETS, BadPacket
 from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import V5, V311, MemoryBroker, connect_packet, publication
@@ -157,14 +158,18 @@ def test_a_bad_packet_split_anywhere_ends_its_connection_and_no_other(broker: Me
 
 
 @pytest.mark.parametrize("bad", BAD_PACKETS, ids=lambda bad: bad.rule)
-def test_a_bad_packet_of_a_stranger_is_not_discussed(broker: MemoryBroker, bad: BadPacket) -> None:
+def test_a_stranger_is_told_of_a_bad_connect_and_of_nothing_else(broker: MemoryBroker, bad: BadPacket) -> None:
+    unknown = bad.reason_code is ReasonCode.UNSUPPORTED_PROTOCOL_VERSION  # Answered in the version that all know.
+    told = bad.version is V5 and bad.first_byte >> 4 == PacketType.CONNECT
+    answers = [Connack(bad.reason_code)] if unknown else []
+    if told and not unknown:
+        answers = [Connack(bad.reason_code, properties=Properties(reason_string=f"BAD_PACKET: {bad.text}"))]
     for cut in range(len(bad.data) + 1):
-        client = broker.open(shared_device("meter-1"), version=V311)
+        client = broker.open(shared_device("meter-1"), version=V5 if told and not unknown else V311)
         client.send_bytes(bad.data[:cut])
         client.send_bytes(bad.data[cut:])
         assert client.closed
-        unspoken = bad.reason_code is ReasonCode.UNSUPPORTED_PROTOCOL_VERSION
-        assert client.received() == ([Connack(bad.reason_code)] if unspoken else [])
+        assert client.received() == answers
     assert broker.engine.connected == 0
 
 

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.disconnect import Disconnect
+from provisioning.pki.identity import Role
 from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import V5, V311, MemoryBroker, WireClient
 
@@ -111,6 +112,20 @@ def test_a_kept_session_of_an_older_client_does_not_live_for_ever() -> None:
     broker.device("meter-1", version=V311, clean_start=False).vanish()
     broker.advance(52)
     assert len(broker.engine.registry) == 0
+
+
+def test_an_operator_may_let_sessions_live_for_ever() -> None:
+    broker = MemoryBroker(max_session_expiry=0xFFFFFFFF)
+    older = broker.device("meter-1", version=V311, clean_start=False)
+    newer = broker.open(shared_device("meter-2"))
+    connack = newer.connect(client_id="meter-2", session_expiry_interval=0xFFFFFFFF)
+    assert connack.properties.session_expiry_interval is None  # It got what it asked for.
+    brief = broker.device("meter-3", session_expiry_interval=0xFFFFFFFE)
+    for client in (older, newer, brief):
+        client.vanish()
+    broker.advance(200 * 365 * 24 * 3600)
+    kept = [broker.engine.registry.find(Role.DEVICE, f"meter-{number}") for number in (1, 2, 3)]
+    assert [session is not None for session in kept] == [True, True, False]
 
 
 @pytest.mark.parametrize("version", [V311, V5])
@@ -230,6 +245,20 @@ def test_a_retained_message_that_does_not_fit_still_reaches_who_is_there() -> No
         meter.publish(f"fleet/meters/meter-1/{name}", name.encode(), retain=True, qos=1)
     assert backend.payloads() == [b"a", b"b"]
     assert len(broker.engine.retained) == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "limit"), [({"max_retained": 1}, "max_retained"), ({"max_retained_bytes": 100}, "max_retained_bytes")]
+)
+def test_what_is_not_retained_is_said_with_the_limit_that_forbids_it(limits: dict[str, int], limit: str) -> None:
+    broker = MemoryBroker(**limits)
+    meter = broker.device("meter-1")
+    with capture_logs() as logs:
+        for name in ("a", "b"):
+            meter.publish(f"fleet/meters/meter-1/{name}", bytes(40), retain=True)
+    (said,) = [each for each in logs if each.get("code") == "RETAINED_FULL"]
+    assert (said["client"], said["topic"], said["limit"]) == ("meter-1", "fleet/meters/meter-1/b", limit)
+    assert said["retained"] == 1
 
 
 def test_a_connection_lasts_as_long_as_the_operator_lets_it() -> None:

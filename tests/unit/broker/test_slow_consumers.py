@@ -54,3 +54,33 @@ def test_who_is_choked_is_said_a_few_times(broker: MemoryBroker) -> None:
     said = [each for each in logs if each.get("code") == "SLOW_CONSUMER"]
     assert 1 <= len(said) <= 10
     assert said[0]["client"] == "backend"
+
+
+def test_what_is_full_is_said_by_the_name_of_the_setting(broker: MemoryBroker) -> None:
+    meter = broker.device("meter-1")
+    for name, size in (("messages", 1), ("bytes", 400)):
+        client = f"backend-{name}"
+        broker.service("backend", client_id=client, **KEPT).subscribe("fleet/#", qos=1)
+        broker.service("backend", client_id=client, **KEPT).vanish()
+        with capture_logs() as logs:
+            for _ in range(6):
+                meter.publish(TOPIC, bytes(size), qos=1)
+        said = [each for each in logs if each.get("code") == "QUEUE_FULL" and each["client"] == client]
+        assert [each["limit"] for each in said] == [f"max_queued_{name}"]
+        assert said[0]["bytes"] <= 1000
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_what_a_client_cannot_take_is_said_once_a_connection(broker: MemoryBroker, qos: int) -> None:
+    meter = broker.device("meter-1")
+    for _ in range(2):
+        backend = broker.service(maximum_packet_size=50)
+        backend.subscribe("fleet/#", qos=qos)
+        with capture_logs() as logs:
+            for _ in range(3):
+                meter.publish(TOPIC, bytes(100), qos=qos)
+        (said,) = [each for each in logs if each.get("code") == "MESSAGE_TOO_LARGE"]
+        assert (said["client"], said["maximum"]) == ("backend", 50)
+        assert said["size"] > 100
+        backend.vanish()
+    assert broker.metrics.dropped_too_large == 6

@@ -92,3 +92,26 @@ def test_a_device_reads_none_of_it(broker: MemoryBroker) -> None:
     meter = broker.device("meter-1")
     for topic_filter in ("$SYS/#", "$SYS/broker/clients/connected", "$share/g/$SYS/#"):
         assert meter.subscribe(topic_filter).reason_codes == (ReasonCode.NOT_AUTHORIZED,)
+
+
+def test_the_figures_and_what_clients_retain_take_no_room_from_each_other() -> None:
+    broker = MemoryBroker(max_retained=2, max_retained_bytes=300)
+    topics = SysTopics(broker.engine, broker.now)
+    topics.publish(broker.now)
+    figures_retained = len(broker.engine.retained)
+    assert figures_retained > 2
+    meter = broker.device("meter-1")
+    for name in ("a", "b", "c"):
+        meter.publish(f"fleet/meters/meter-1/{name}", b"1", retain=True)
+    assert (broker.engine.retained.count, len(broker.engine.retained)) == (2, figures_retained + 2)
+    broker.advance(INTERVAL)
+    topics.publish(broker.now)
+    broker.settle()
+    backend = broker.service()
+    backend.subscribe("$SYS/#", "fleet/#")
+    received = [each.topic for each in backend.received() if isinstance(each, Publish)]
+    assert {"fleet/meters/meter-1/a", "fleet/meters/meter-1/b", "$SYS/broker/uptime"} <= set(received)
+    assert len(received) == len(broker.engine.retained) > figures_retained
+    meter.publish("fleet/meters/meter-1/a", b"", retain=True)
+    meter.publish("fleet/meters/meter-1/c", b"1", retain=True)
+    assert broker.engine.retained.count == 2

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
+from sqlalchemy import event
+from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.token_retention import TokenRetention
+from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, inventory
+from provisioning.store import audit, inventory, token_inventory
 from provisioning.store.certificates import CertificateState
 from provisioning.store.inventory import CertificateSearch
+from provisioning.store.token_inventory import TokenFilter
 from tests.support.fleet import Fleet
 from tests.support.requests import csr_der
 
@@ -78,3 +83,22 @@ async def test_ended_tokens_are_removed_after_the_retention_and_usable_ones_neve
     await fleet.enrolment.enrol(csr_der(names=["meter-4"]), TokenCredential("meter-4", usable))
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 1000))
     assert [each.subject for each in entries if each.action == "spent tokens removed"] == ["4 tokens"]
+
+
+async def test_the_tokens_of_one_group_are_found_without_reading_all_others(fleet: Fleet) -> None:
+    await fleet.token_service.create(TokenOrder(group="many", count=5000), by="admin")
+    await fleet.token_service.create(TokenOrder(group="few", count=3), by="admin")
+    asked: list[tuple[str, Any]] = []
+
+    def explained(connection: Connection) -> str:
+        connection.exec_driver_sql("ANALYZE")
+        event.listen(connection, "before_cursor_execute", lambda *each: asked.append((each[2], each[3])))
+        wanted = TokenFilter(group="few")
+        found = token_inventory.page(connection, wanted, limit=100, after=1, now=fleet.clock())
+        assert [each.group for each in found] == ["few"] * 3
+        ((statement, parameters),) = asked
+        explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
+        plan = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
+        return "\n".join(str(row[-1]) for row in plan)
+
+    assert "ix_tokens_group_name" in await fleet.database.write(explained)

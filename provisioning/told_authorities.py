@@ -1,0 +1,69 @@
+"""Which CAs relying parties are told of: all of them in the bundle, those that concern a label in its ``/cacerts``.
+
+Theory
+------
+A device takes what its label's ``/cacerts`` says for its trust anchors (RFC 7030 §4.1.3), and needs them for two
+things: the path of its own certificate, whose CAs are those of its group's line, and those of the service and the
+brokers, which come from the default line. Another line's CAs would only be more to trust. Who has to know everybody,
+such as a broker, asks without a label or takes the bundle (docs/decisions/0105-a-label-tells-its-own-cas.md).
+
+Rules
+-----
+1. With an issuing CA goes every root of the same name and the certificates between them: roots that succeed one
+   another share their name, and a device may still trust the first one alone.
+2. The lists and mappings here are the same objects for ever; a change is seen between two awaits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from cryptography import x509
+
+from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, StoredAuthority
+
+_ORDER: Final = (AuthorityKind.ROOT, AuthorityKind.ISSUING, AuthorityKind.CROSS)
+
+
+class ToldAuthorities:
+    """The CAs that are trusted now."""
+
+    def __init__(self) -> None:
+        self.certificates: Final[dict[str, x509.Certificate]] = {}
+        """Of every root and issuing CA, by name, roots first."""
+        self.crosses: Final[list[x509.Certificate]] = []
+        """The certificates between roots."""
+        self.everything: Final[list[x509.Certificate]] = []
+        """What ``/cacerts`` tells without a label: all of these."""
+        self._lines: dict[str, list[x509.Certificate]] = {}
+
+    def take(self, found: Sequence[StoredAuthority]) -> bool:
+        """Take over the CAs as the store has them; return whether the trusted ones are others than before."""
+        trusted = sorted((each for each in found if each.state.trusted), key=lambda each: _ORDER.index(each.kind))
+        everything = [each.certificate for each in trusted]
+        changed = everything != self.everything
+        self.everything[:] = everything
+        self.crosses[:] = [each.certificate for each in trusted if each.kind is AuthorityKind.CROSS]
+        self.certificates.clear()
+        self.certificates.update(
+            (each.name, each.certificate) for each in trusted if each.kind is not AuthorityKind.CROSS
+        )
+        lines = {each.line for each in trusted if each.kind is AuthorityKind.ISSUING}
+        self._lines = {line: _concerning({line, DEFAULT_LINE}, trusted) for line in lines | {DEFAULT_LINE}}
+        return changed
+
+    @property
+    def one_line(self) -> bool:
+        """Whether every label is told the same."""
+        return len(self._lines) <= 1
+
+    def of_line(self, line: str) -> Sequence[x509.Certificate]:
+        """Return what devices that *line* certifies are told."""
+        return self._lines.get(line, self._lines[DEFAULT_LINE])
+
+
+def _concerning(lines: set[str], trusted: Sequence[StoredAuthority]) -> list[x509.Certificate]:
+    issuing = [each for each in trusted if each.kind is AuthorityKind.ISSUING and each.line in lines]
+    roots = {each.certificate.issuer for each in issuing}
+    return [each.certificate for each in trusted if each in issuing or each.certificate.subject in roots]
