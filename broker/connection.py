@@ -34,6 +34,7 @@ from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.refusal import RefusalCode, Refused, told
 from broker.authorization import introduce
 from broker.byte_stream import ByteStream
+from broker.denials import Denials
 from broker.engine import Engine
 from broker.farewell import disconnect_packet, reason_for, refusal_packet
 from broker.handlers import handle
@@ -67,6 +68,7 @@ class ClientConnection:
 
     __slots__ = (
         "_complaints",
+        "_denials",
         "_holder",
         "_meter",
         "_needed",
@@ -97,6 +99,7 @@ class ClientConnection:
         self._tail: bytearray | None = None
         self._needed = 0
         self._complaints = 0
+        self._denials: Denials | None = None
         self._holder: Subscriber | None = None
         self._meter: Meter | None = None
         self._waiting = False
@@ -348,6 +351,15 @@ class ClientConnection:
             self._complaints += 1
             client_id = self.session.client_id if self.session is not None else ""
             self.engine.history.denied(self, event, details, client_id, self.last_received)
+            return
+        if self._denials is None:
+            self._denials = Denials(self.last_received)
+        if self._denials.add((event, str(details.get("code", ""))), self.last_received):
+            self._tell_denials(self._denials, self.last_received)
+
+    def _tell_denials(self, denials: Denials, now: float) -> None:
+        client_id = self.session.client_id if self.session is not None else ""
+        self.engine.history.denied_more(self, denials, client_id, now)
 
     def wait(self, inquiry: Inquiry, packet: Packet) -> None:
         """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
@@ -488,5 +500,7 @@ class ClientConnection:
         self.closed = True
         self._tail = None
         self.topics.clear()
+        if self._denials is not None:
+            self._tell_denials(self._denials, now)
         self.engine.deadlines.cancel(self)
         self.engine.ended(self, code, detail, now, publish_will=publish_will)

@@ -28,6 +28,7 @@ import structlog
 
 from broker.admission.admission import Peer
 from broker.admission.refusal import Refused
+from broker.denials import Denials
 from provisioning.pki.identity import Identity
 
 log = structlog.get_logger("broker")
@@ -72,6 +73,7 @@ class Event:
         serial: str,
         client_id: str,
         now: float,
+        times: int = 1,
     ) -> None:
         self.what = what
         self.code = code
@@ -81,7 +83,7 @@ class Event:
         self.serial = serial
         self.client_id = client_id
         self.first = self.last = now
-        self.times = 1
+        self.times = times
 
     @property
     def name(self) -> str:
@@ -151,8 +153,10 @@ class History:
     def __len__(self) -> int:
         return len(self._known) + len(self._strangers)
 
-    def note(self, what: Happened, party: Party, code: str, detail: str, client_id: str, now: float) -> None:
-        """Record that *what* happened to *party*."""
+    def note(
+        self, what: Happened, party: Party, code: str, detail: str, client_id: str, now: float, times: int = 1
+    ) -> None:
+        """Record that *what* happened to *party*, so many *times*."""
         peer, refusal = party.peer, party.refusal
         identity: Identity | str | None = None
         serial = ""
@@ -161,7 +165,7 @@ class History:
         elif refusal is not None and refusal.identity:
             identity, serial = refusal.identity, refusal.serial
         detail = detail[:_LONGEST_DETAIL]
-        event = Event(what, code, detail, party.address, identity, serial, client_id[:_LONGEST_DETAIL], now)
+        event = Event(what, code, detail, party.address, identity, serial, client_id[:_LONGEST_DETAIL], now, times)
         if self.witness is not None:
             self.witness.saw(event)
         if identity is not None:
@@ -174,6 +178,17 @@ class History:
         log.warning(event, client=client_id, address=party.address, **details, **named(party))
         said = f"{event}: {details.get('topic') or details.get('topic_filter') or ''}"
         self.note(Happened.DENIED, party, str(details.get("code", "")), said, client_id, now)
+
+    def denied_more(self, party: Party, denials: Denials, client_id: str, now: float) -> None:
+        """Log and record what *denials* has counted, one line for each kind, and begin to count anew."""
+        for (event, code), times in denials.taken(now).items():
+            log.warning(event, address=party.address, code=code, more=times, **named(party))
+            self.note(Happened.DENIED, party, code, f"{event}: and more", client_id, now, times)
+
+    def told(self, event: str, **facts: object) -> None:
+        """Tell the audit log, where there is one, of something that is not a client's."""
+        if self.witness is not None:
+            self.witness.told(event, **facts)
 
     def turned_away(self, host: str, code: str, now: float) -> None:
         """Record that a connection from *host* was closed before TLS."""
@@ -217,7 +232,7 @@ class _Shelf:
             self._events[key] = events
             newest = events[-1]
             if event.repeats(newest):
-                newest.times += 1
+                newest.times += event.times
                 newest.last = event.last
                 newest.address = event.address
                 return

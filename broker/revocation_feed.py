@@ -22,6 +22,7 @@ import structlog
 
 from broker.engine import Engine
 from provisioning.client.feed import Current, FeedAhead, FeedLost, ReleaseEvent, follow
+from provisioning.pki.revocation import CertificateKey
 from provisioning.pki.tls import Credential, TlsConfigurationError
 
 log = structlog.get_logger("broker")
@@ -29,6 +30,8 @@ log = structlog.get_logger("broker")
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 15.0
 _SECONDS_A_TURN = 0.01
+_MOST_CAUGHT_UP = 1_000
+"""Revocations that the audit log names one by one when a lost feed is read again; of more it has the number."""
 
 
 class RevocationFeed:
@@ -46,6 +49,12 @@ class RevocationFeed:
         self.current = asyncio.Event()
         """Set once the feed has been read to its end for the first time."""
         self._was_current = False
+        self._lost = False
+        """Whether the audit log has been told that the feed is lost, and not yet that it is current."""
+        self._history_read = False
+        """Whether what is read is news: everything that was revoked before has been read."""
+        self._taken = 0
+        """How many revocations this reading has brought until it is current."""
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -57,7 +66,9 @@ class RevocationFeed:
             except FeedAhead as error:
                 log.warning("revocation feed starts again", code="FEED_AHEAD", detail=str(error))
                 self._engine.admission.freshness.lost()
+                self._engine.history.told("feed starts again", code="FEED_AHEAD", detail=str(error))
                 self._after = 0
+                self._history_read = False
             except (FeedLost, TlsConfigurationError) as error:
                 if self._after > before or self._was_current:
                     pause = _FIRST_PAUSE
@@ -65,11 +76,16 @@ class RevocationFeed:
                 freshness.lost()
                 facts = {"detail": str(error), "after": self._after, "policy": freshness.policy}
                 log.warning("revocation feed lost", code="FEED_LOST", **facts)
+                if not self._lost:  # Once, however often it is tried.
+                    self._lost = True
+                    self._engine.history.told("feed lost", code="FEED_LOST", **facts)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _follow(self) -> None:
         self._was_current = False
+        self._taken = 0
+        history, after = self._engine.history, self._after
         events = follow(self._url, self._anchors, self._credential, self._after)
         turn_ends = 0.0
         async with contextlib.aclosing(events):
@@ -83,18 +99,29 @@ class RevocationFeed:
                     if not self._was_current:
                         self._was_current = True
                         log.info("revocation feed current", code="FEED_CURRENT", sequence=event.sequence)
+                        facts = {"after": after, "sequence": event.sequence, "revoked": self._taken}
+                        history.told("feed current", code="FEED_CURRENT", **facts)
+                        self._lost = False
+                        self._history_read = True
                     self._engine.admission.freshness.current(now)
                     self.current.set()
                 elif isinstance(event, ReleaseEvent):
                     self._after = event.sequence
                     if self._engine.admission.index.release(event.key):
                         log.info("released", code="RELEASED", device=event.device, serial=f"{event.key[1]:x}")
+                        history.told("released", code="RELEASED", **_named(event.key, event.device, event.sequence))
                 else:
                     self._after = event.sequence
                     closed = self._engine.revoke(event.revocation, now)
                     if closed:
                         took = (datetime.now(UTC) - event.recorded_at).total_seconds()
                         self._engine.metrics.revocation_to_close_seconds.observe(max(0.0, took), closed)
+                    self._taken += not self._was_current
+                    is_news = self._history_read and (self._was_current or self._taken <= _MOST_CAUGHT_UP)
+                    if closed or is_news:
+                        named = _named(event.revocation.key, event.device, event.sequence)
+                        reason = str(event.revocation.reason)
+                        history.told("revoked", code="REVOKED", **named, reason=reason, sessions_closed=closed)
                     if not (closed or self._was_current):
                         continue  # Old news, read again at the start: there may be a million.
                     log.info(
@@ -106,3 +133,14 @@ class RevocationFeed:
                         sequence=event.sequence,
                         sessions_closed=closed,
                     )
+
+
+def _named(key: CertificateKey, device: str, sequence: int) -> dict[str, object]:
+    """Return which certificate it is, for the audit log."""
+    return {
+        "source": "feed",
+        "issuer": key[0].hex(),
+        "serial": f"{key[1]:x}",
+        "device": device,
+        "sequence": sequence,
+    }

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.admission.bundle import TrustBundle, is_issued_by
@@ -48,6 +49,14 @@ class Trust:
             issuer.certificate.public_bytes(Encoding.PEM): None for bundle in self.bundles for issuer in bundle.anchors
         }
         return b"".join(ders).decode()
+
+    @property
+    def fingerprints(self) -> dict[str, list[str]]:
+        """The SHA-256 of every bundle's anchors: who is trusted, for the record."""
+        return {
+            bundle.name: [anchor.certificate.fingerprint(SHA256()).hex() for anchor in bundle.anchors]
+            for bundle in self.bundles
+        }
 
     def issuer_of(self, certificate: x509.Certificate, path: Sequence[bytes]) -> Issuer | None:
         """Return who issued *certificate*, from the verified *path* (DER, the client's own first; empty if resumed)."""

@@ -9,8 +9,8 @@ the loop an entry is a tuple in a queue; encoding, codes and the disk are the th
 Rules
 -----
 1. The queue is bounded: what finds no place is lost, counted, and said by an entry when there is room again.
-2. One who is refused or denied again and again gets `_MOST_A_MINUTE` entries a minute, then one with the number of the
-   others: whoever knocks must not push everybody else's entries out.
+2. One who is refused or denied again and again gets `_MOST_A_MINUTE` entries a minute of each kind, then one with the
+   number of the others: whoever knocks must not push everybody else's entries out, and the counts add up.
 3. A log that cannot be written is an alarm, and with the policy ``require`` nobody is let in meanwhile. Entries wait,
    and are written in order when it can be. What waited is lost when the process dies: up to `_GATHER` seconds of it.
 """
@@ -66,7 +66,8 @@ class AuditLog:
         self._call_soon_threadsafe = call_soon_threadsafe
         self._on_state = on_state
         self._waiting: deque[_Entry] = deque()
-        self._paced: dict[str, int] = {}
+        self._paced: dict[tuple[str, str], int] = {}
+        """How often each kind of refusal or denial was seen of whom, this minute."""
         self._minute = 0.0
         self._lost = 0
         """How many found no place, so far; `_said`: of how many of them an entry says so."""
@@ -82,6 +83,7 @@ class AuditLog:
 
     def close(self) -> None:
         """Write what waits, for some seconds at most."""
+        self._say_again(time.monotonic())
         self.told("stopped")
         self._ends = True
         self._work.set()
@@ -93,7 +95,14 @@ class AuditLog:
         """Take down what happened to a client."""
         what = event.what
         identity = "" if event.identity is None else str(event.identity)
-        if (what is Happened.REFUSED or what is Happened.DENIED) and self._too_often(identity or event.host):
+        now = time.monotonic()
+        if now - self._minute > _MINUTE or len(self._paced) >= _MOST_PACED:
+            self._say_again(now)
+        if what is Happened.DENIED:
+            kind = event.detail.partition(":")[0]
+            if event.times == 1 and self._too_often(identity or event.host, kind):
+                return  # One entry with how many there were is once a minute, and not too often.
+        elif what is Happened.REFUSED and self._too_often(identity or event.host, "refused"):
             return
         self._add(
             {
@@ -104,6 +113,7 @@ class AuditLog:
                 "serial": event.serial,
                 "client": event.client_id,
                 "address": event.address,
+                "times": event.times if event.times > 1 else None,
             }
         )
 
@@ -123,15 +133,17 @@ class AuditLog:
         if not self._work.is_set():
             self._work.set()
 
-    def _too_often(self, key: str) -> bool:
-        now = time.monotonic()
-        if now - self._minute > _MINUTE or len(self._paced) >= _MOST_PACED:
-            paced, self._paced, self._minute = self._paced, {}, now
-            for about, often in paced.items():
-                if often > _MOST_A_MINUTE:
-                    self.told("again", about=about, times=often - _MOST_A_MINUTE)
+    def _too_often(self, about: str, kind: str) -> bool:
+        key = (about, kind)
         count = self._paced[key] = self._paced.get(key, 0) + 1
         return count > _MOST_A_MINUTE
+
+    def _say_again(self, now: float) -> None:
+        """Say how many entries were left out in the minute that is over."""
+        paced, self._paced, self._minute = self._paced, {}, now
+        for (about, kind), often in paced.items():
+            if often > _MOST_A_MINUTE:
+                self.told("again", about=about, what=kind, times=often - _MOST_A_MINUTE)
 
     # The thread
 

@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -33,6 +34,8 @@ log = structlog.get_logger("broker")
 _PATIENCE = 3.0
 _LOOK = 1.0
 _AT_ONCE = 32
+_LOOKED_AT = 500
+"""Connections that are looked at in one turn of the event loop."""
 
 
 class StatusAsker:
@@ -110,20 +113,38 @@ class StatusAsker:
             if all(bundle.ocsp is None for bundle in self._bundles()):
                 continue
             await self._ocsp.ask_about_holds()
-            connections = engine.connections()
-            for start in range(0, len(connections), _AT_ONCE):
-                some = connections[start : start + _AT_ONCE]
-                await asyncio.gather(*map(self._ask_about, some))
+            await self._round(engine)
 
-    async def _ask_about(self, connection: Client) -> None:
-        peer = connection.peer
-        if peer is None or peer.issuer is None or peer.issuer.bundle.ocsp is None:
-            return
-        if self._ocsp.is_current(peer.certificate, datetime.now(UTC)) or connection.session is None:
-            return
-        der, _ = connection.presented()
+    async def _round(self, engine: Engine) -> None:
+        """Ask about everybody who is due, and note how old the answers are that the others stand on."""
+        now = datetime.now(UTC)
+        oldest: dict[str, float] = {}
+        unanswered: dict[str, float] = {bundle.name: 0.0 for bundle in self._bundles() if bundle.ocsp is not None}
+        due: list[tuple[Client, Issuer]] = []
+        for number, connection in enumerate(engine.connections(), 1):
+            if number % _LOOKED_AT == 0:
+                await asyncio.sleep(0)
+            peer = connection.peer
+            if peer is None or peer.issuer is None or connection.session is None:
+                continue
+            bundle = peer.issuer.bundle
+            if bundle.ocsp is None:
+                continue
+            age = self._ocsp.age(peer.certificate, now)
+            if age is None:
+                unanswered[bundle.name] = unanswered.get(bundle.name, 0.0) + 1
+            else:
+                oldest[bundle.name] = max(age, oldest.get(bundle.name, 0.0))
+            if not self._ocsp.is_current(peer.certificate, now) and not self._ocsp.is_silent(bundle.ocsp.responder):
+                due.append((connection, peer.issuer))
+        engine.metrics.ocsp_oldest_answer_seconds, engine.metrics.ocsp_unanswered = oldest, unanswered
+        for start in range(0, len(due), _AT_ONCE):
+            await asyncio.gather(*itertools.starmap(self._ask_about, due[start : start + _AT_ONCE]))
+
+    async def _ask_about(self, connection: Client, issuer: Issuer) -> None:
+        der, _ = connection.presented() if connection.session is not None else (None, ())
         if der is not None:
-            await self._ocsp.ask(x509.load_der_x509_certificate(der), peer.issuer)
+            await self._ocsp.ask_again(x509.load_der_x509_certificate(der), issuer)
 
     def _bundles(self) -> tuple[TrustBundle, ...]:
         trust = self._admission.trust

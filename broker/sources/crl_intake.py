@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -28,6 +28,7 @@ from broker.admission.trust import Trust
 from broker.client import Client
 from broker.engine import Engine
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, split, verify
+from provisioning.pki.revocation import unpack
 
 log = structlog.get_logger("broker")
 
@@ -36,6 +37,8 @@ PAUSE = 0.0002
 _MAY_COME_RIGHT = frozenset({CrlProblem.CRL_WRONG_ISSUER, CrlProblem.CRL_BAD_SIGNATURE, CrlProblem.CRL_NO_BASE})
 """What another CA may put right when it is learned: of the same name, too."""
 _SESSIONS_AT_ONCE = 1000
+_MOST_NAMED = 20
+"""New entries of a list that the audit log names one by one; of more it has the number."""
 
 
 @dataclass(slots=True)
@@ -105,19 +108,30 @@ class CrlIntake:
         added, released = lists.put(held)
         self._engine.metrics.revocations += len(added)
         closed = await self.enforce() if added else 0
-        log.info(
-            "CRL in use",
-            code="CRL_CURRENT",
-            issuer=held.issuer,
-            source=source,
-            number=held.number,
-            entries=len(held.entries),
-            revoked=len(added),
-            released=released,
-            next_update=held.fresh_until.isoformat(),
-            sessions_closed=closed,
-        )
+        facts = {
+            "code": "CRL_CURRENT",
+            "issuer": held.issuer,
+            "source": source,
+            "number": held.number,
+            "entries": len(held.entries),
+            "revoked": len(added),
+            "released": released,
+            "next_update": held.fresh_until.isoformat(),
+            "sessions_closed": closed,
+        }
+        log.info("CRL in use", **facts)
+        self._record(held, added, facts)
         self.alarm()
+
+    def _record(self, held: HeldList, added: set[int], facts: Mapping[str, object]) -> None:
+        """Have the list in the audit log; each certificate that it has revoked, too, if they are few."""
+        history, issuer = self._engine.history, held.issuer_key_id
+        history.told("CRL in use", **_recorded(facts))
+        if len(added) <= _MOST_NAMED:
+            for serial in sorted(added):
+                reason = str(unpack((issuer, serial), held.entries[serial]).reason)
+                named = {"source": held.source, "issuer": issuer.hex(), "serial": f"{serial:x}"}
+                history.told("revoked", code="REVOKED", **named, reason=reason, crl_number=held.number)
 
     async def enforce(self) -> int:
         """Close every session that the index no longer permits; return how many."""
@@ -138,9 +152,16 @@ class CrlIntake:
             self.complain(problem, detail, held.source, issuer=held.issuer, number=held.number)
 
     def complain(self, code: CrlProblem, detail: str, source: str, **facts: object) -> None:
-        """Log and count what is wrong with a list."""
+        """Log, record and count what is wrong with a list."""
         self._engine.metrics.revocation_alarms[code] += 1
-        log.warning("CRL problem", code=str(code), detail=detail, source=source, **facts)
+        facts |= {"code": str(code), "detail": detail, "source": source}
+        log.warning("CRL problem", **facts)
+        self._engine.history.told("CRL problem", **_recorded(facts))
+
+
+def _recorded(facts: Mapping[str, object]) -> dict[str, object]:
+    """Return *facts* as the audit log calls them: what is a number there is an entry's own."""
+    return {"crl_number" if name == "number" else name: value for name, value in facts.items()}
 
 
 def _some(connections: Iterator[Client]) -> Iterator[Client]:

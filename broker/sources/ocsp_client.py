@@ -5,41 +5,36 @@ Rules
 1. A revoked certificate goes into the revocation index, and out of it when a later answer says that it is good; those
    on hold are asked about until then.
 2. What cannot be asked or believed is no answer; what follows from that is the bundle's policy to say.
-3. Plain HTTP, no redirects, no proxy, bounded in bytes and time: answers are signed.
-4. At most `_MOST_ANSWERS` are remembered, the least recently used forgotten first. A certificate that is known to be
+3. At most `_MOST_ANSWERS` are remembered, the least recently used forgotten first. A certificate that is known to be
    revoked stays in the index.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-import httpx
 import structlog
 from cryptography import x509
 
 from broker.admission.issuers import Issuer
-from provisioning.pki.ocsp import Answer, OcspRefused, ask, read_answer, responders
+from broker.metrics import Metrics
+from broker.sources.ocsp_http import OcspHttp, OcspUnreachable
+from provisioning.pki.ocsp import Answer, OcspRefused, responders
 from provisioning.pki.revocation import OCSP, CertificateKey, RevocationIndex, RevocationReason, pack
 
 log = structlog.get_logger("broker")
 
 _AT_ONCE = 16
-_TIMEOUT = 2.5
-_MOST_BYTES = 64 * 1024
 _MOST_ON_HOLD = 10_000
 _SILENCE = 5.0
 """Seconds for which a responder that cannot be reached is not tried: nobody waits for it meanwhile."""
 _MOST_ANSWERS = 100_000
+_MOST_RESPONDERS = 1_000
 LIST = OCSP
 """How the answers are called among the lists of the revocation index."""
-
-
-class OcspUnreachable(OcspRefused):
-    """There is no answer."""
 
 
 class OcspClient:
@@ -48,19 +43,21 @@ class OcspClient:
     def __init__(
         self,
         index: RevocationIndex,
-        alarms: Counter[str],
+        metrics: Metrics,
+        tell: Callable[..., None],
         on_revoked: Callable[[], None],
         refresh: float,
         clock: Callable[[], float],
     ) -> None:
-        """Put what is revoked into *index*, and call *on_revoked*; count in *alarms* what goes wrong.
+        """Put what is revoked into *index*, and call *on_revoked*; count in *metrics*, and *tell* the audit log.
 
         An answer is asked for again after *refresh* seconds, however long it is good.
         """
         self._refresh = refresh
         self._clock = clock
         self._index = index
-        self._alarms = alarms
+        self._metrics = metrics
+        self._tell = tell
         self._on_revoked = on_revoked
         self._answers: OrderedDict[CertificateKey, tuple[Answer, float]] = OrderedDict()
         self._asking: dict[CertificateKey, asyncio.Task[Answer | None]] = {}
@@ -68,7 +65,10 @@ class OcspClient:
         self._on_hold: dict[CertificateKey, tuple[x509.Certificate, Issuer]] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._silent: dict[str, float] = {}
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False)
+        """Until when a responder that could not be reached is not tried."""
+        self._failing: set[str] = set()
+        """Responders of which it was said that they do not answer as they should."""
+        self._http = OcspHttp()
 
     def known(self, key: CertificateKey) -> Answer | None:
         """Return the last answer about *key*, however old."""
@@ -84,6 +84,21 @@ class OcspClient:
         if found is None or not found[0].known:
             return False
         return now < found[0].fresh_until and self._clock() - found[1] < self._refresh
+
+    def age(self, key: CertificateKey, now: datetime) -> float | None:
+        """Return how many seconds ago the last answer about *key* was true for sure; None: there is none."""
+        found = self._answers.get(key)
+        return None if found is None else max(0.0, (now - found[0].this_update).total_seconds())
+
+    def is_silent(self, responder: str | None) -> bool:
+        """Whether *responder* could not be reached a moment ago."""
+        return responder is not None and self._clock() < self._silent.get(responder, 0.0)
+
+    async def ask_again(self, certificate: x509.Certificate, issuer: Issuer) -> None:
+        """Ask about somebody who is connected, and count how that went."""
+        if not all(map(self.is_silent, urls_of(certificate, issuer))):
+            answer = await self.ask(certificate, issuer)
+            self._metrics.ocsp_rechecks["failed" if answer is None else "answered"] += 1
 
     async def ask(self, certificate: x509.Certificate, issuer: Issuer) -> Answer | None:
         """Return what the responder says of *certificate* now; None: nothing that can be believed."""
@@ -106,42 +121,39 @@ class OcspClient:
         for task in list(self._asking.values()):
             task.cancel()
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
-        await self._client.aclose()
+        await self._http.close()
 
     async def _ask(self, key: CertificateKey, certificate: x509.Certificate, issuer: Issuer) -> Answer | None:
         for url in urls_of(certificate, issuer):
-            if self._clock() < self._silent.get(url, 0.0):
+            if self.is_silent(url):
                 continue
             try:
                 async with self._slots:
-                    answer = await asyncio.wait_for(self._fetch(url, certificate, issuer), _TIMEOUT)
-            except (OcspRefused, TimeoutError) as error:
-                self._alarms["OCSP_FAILED"] += 1
-                if url not in self._silent:  # Once, until it answers: not a line for each client of a storm.
-                    detail = str(error) or f"no answer within {_TIMEOUT:g} s"
-                    log.warning("OCSP failed", code="OCSP_FAILED", url=url, detail=detail)
-                if isinstance(error, OcspUnreachable | TimeoutError):
+                    answer, _ = await self._http.ask(url, certificate, issuer.certificate)
+            except OcspRefused as error:
+                self._metrics.revocation_alarms["OCSP_FAILED"] += 1
+                self._failed(url, str(error))
+                if isinstance(error, OcspUnreachable):
                     self._silent[url] = self._clock() + _SILENCE
             else:
                 self._silent.pop(url, None)
+                if url in self._failing:
+                    self._failing.discard(url)
+                    log.info("OCSP answers again", code="OCSP_CURRENT", url=url)
+                    self._tell("OCSP answers", code="OCSP_CURRENT", source=url)
                 return self._note(key, answer, certificate, issuer)
         return None
 
-    async def _fetch(self, url: str, certificate: x509.Certificate, issuer: Issuer) -> Answer:
-        question = ask(certificate, issuer.certificate)
-        headers = {"Content-Type": "application/ocsp-request", "Accept": "application/ocsp-response"}
-        try:
-            async with self._client.stream("POST", url, content=question.der, headers=headers) as response:
-                if response.status_code != httpx.codes.OK:
-                    raise OcspUnreachable(f"HTTP status {response.status_code}")
-                body = b""
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) > _MOST_BYTES:
-                        raise OcspRefused(f"more than {_MOST_BYTES} bytes")
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise OcspUnreachable(f"cannot be asked: {str(error) or type(error).__name__}") from error
-        return read_answer(body, question, certificate, issuer.certificate, datetime.now(UTC))
+    def _failed(self, url: str, detail: str) -> None:
+        """Say that *url* does not answer as it should: once, not a line for each client of a storm."""
+        if url in self._failing:
+            return
+        if len(self._failing) >= _MOST_RESPONDERS:  # Certificates name them.
+            self._failing.clear()
+            self._silent.clear()
+        self._failing.add(url)
+        log.warning("OCSP failed", code="OCSP_FAILED", url=url, detail=detail)
+        self._tell("OCSP lost", code="OCSP_FAILED", source=url, detail=detail)
 
     def _note(self, key: CertificateKey, answer: Answer, certificate: x509.Certificate, issuer: Issuer) -> Answer:
         before = self.known(key)
@@ -160,10 +172,13 @@ class OcspClient:
         if answer.reason is None:
             if answer.known and entries.pop(serial, None) is not None:
                 log.info("released", code="RELEASED", serial=f"{serial:x}", source=LIST)
+                self._tell("released", code="RELEASED", source=LIST, issuer=issuer_key_id.hex(), serial=f"{serial:x}")
         elif serial not in entries:
             entries[serial] = pack(answer.reason, answer.revoked_at or answer.this_update)
             self._index.publish(issuer_key_id, LIST, entries)
-            log.info("revoked", code="REVOKED", serial=f"{serial:x}", reason=str(answer.reason), source=LIST)
+            facts = {"code": "REVOKED", "serial": f"{serial:x}", "reason": str(answer.reason), "source": LIST}
+            log.info("revoked", **facts)
+            self._tell("revoked", issuer=issuer_key_id.hex(), **facts)
             self._on_revoked()
         return answer
 

@@ -24,8 +24,8 @@ class RevocationLists:
         self._admission = engine.admission
         self._engine = engine
         self._news = asyncio.Event()
-        alarms = engine.metrics.revocation_alarms
-        ocsp = OcspClient(engine.admission.index, alarms, self._news.set, config.ocsp_refresh_seconds, clock)
+        index, refresh = engine.admission.index, config.ocsp_refresh_seconds
+        ocsp = OcspClient(index, engine.metrics, engine.history.told, self._news.set, refresh, clock)
         self._asker = StatusAsker(engine.admission, self.files, self.urls, ocsp, clock)
         self.current = asyncio.Event()
         """Set once every source has been tried."""

@@ -23,6 +23,7 @@ HOT = [
     "provisioning/pki/identity.py",
     "provisioning/pki/revocation.py",
     "broker/deadlines.py",
+    "broker/denials.py",
     "broker/engine.py",
     "broker/farewell.py",
     "broker/handlers.py",

@@ -36,8 +36,8 @@ revocation_grace = 3.0
 allow_tls12 = {tls12}
 
 [limits]
-handshake_timeout = 1.0
-connect_timeout = 1.0
+handshake_timeout = 2.0
+connect_timeout = 2.0
 max_backlog = 1048576
 flapping_count = 20
 """
@@ -51,8 +51,9 @@ CAPABILITIES = Capabilities(
         Feature.SUBSCRIPTION_POLICY, Feature.REVOCATION, Feature.CERTIFICATE_REVOCATION, Feature.SUSPENSION,
         Feature.FLAPPING_ALERT, Feature.REGISTRY,
     }),
-    # A second for the deadline, one for the broker's sweep of deadlines, one for a busy machine.
-    limits=TimeLimits(handshake=3.0, connect=3.0, keep_alive=4.0, revocation=3.0),
+    # Two seconds for the deadline, one for the broker's sweep of deadlines, and twelve for a machine that others use:
+    # the end is waited for, so they cost nothing where it comes.
+    limits=TimeLimits(handshake=15.0, connect=15.0, keep_alive=15.0, revocation=15.0),
     # What the catalogue leaves to policy, and this product has decided.
     expected={
         "12-no-eku": ("mqtt CONNACK 0x00",),

@@ -13,9 +13,9 @@ from device_sim.attack.capabilities import Feature, TimeLimits
 from device_sim.attack.case import Chapter
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient, reset
-from device_sim.attack.scene import Scene
-from device_sim.attack.target import Impossible
-from device_sim.attack.verdict import CLOSED, OPEN, UNANSWERED, ClosedBy, Layer, Seen, seen_in
+from device_sim.attack.scene import PATIENCE, Scene
+from device_sim.attack.target import Impossible, Starved
+from device_sim.attack.verdict import CLOSED, OPEN, UNANSWERED, ClosedBy, Layer, Seen, is_answer, seen_in
 from device_sim.closure import from_error
 from device_sim.tls_dial import NotAdmitted
 
@@ -25,7 +25,7 @@ _STORM = 100
 _READ = 4096
 _QUICK = 10.0
 _GOOD = 10
-_PATIENCE = 2.0
+_AGAIN = 0.05
 
 chapter = Chapter()
 case = chapter.case
@@ -37,6 +37,10 @@ def _handshake(limits: TimeLimits) -> float:
 
 def _connect(limits: TimeLimits) -> float:
     return limits.connect
+
+
+def _patience(_: TimeLimits) -> float:
+    return PATIENCE
 
 
 def _older(name: str, description: str, version: ssl.TLSVersion, needs: tuple[Feature, ...] = ()) -> None:
@@ -183,6 +187,7 @@ async def _dialled(scene: Scene) -> RawClient:
     "32-handshake-flood",
     "sends ClientHellos and resets without end, while a good one connects",
     "mqtt served",
+    limit=_patience,
 )
 async def _handshake_flood(scene: Scene) -> Seen:
     paper = await scene.device()
@@ -211,26 +216,43 @@ async def _handshake_flood(scene: Scene) -> Seen:
 
 
 async def _meanwhile(scene: Scene, paper: Paper, trouble: Callable[[], Awaitable[int]], enough: asyncio.Event) -> Seen:
-    """Let the good *paper* connect ten times while *trouble* goes on, and tell how it was served."""
+    """Let the good *paper* connect ten times while *trouble* goes on, and tell how it was served.
+
+    The trouble ends when the good one has been served, not before: so a broker that serves nobody meanwhile is found
+    whatever the machine's speed, and one that has little of the machine is only slow.
+    """
     task = asyncio.ensure_future(trouble())
     worst = 0.0
     try:
         for _ in range(_GOOD):
-            started = time.monotonic()
-            seen = await scene.show(paper)
-            worst = max(worst, time.monotonic() - started)
+            seen, seconds = await _let_in(scene, paper)
+            worst = max(worst, seconds)
             if not seen.got_in:
                 return seen
     finally:
         enough.set()
         count = await task
     figures = f"{count} of the others; the slowest good connection took {worst * 1000:.0f} ms"
-    if worst > _PATIENCE:
-        return Seen(Layer.MQTT, "starved", figures, ClosedBy.NOBODY, got_in=True)
-    return Seen(Layer.MQTT, "served", figures, ClosedBy.NOBODY)
+    return Seen(Layer.MQTT, "served", figures, ClosedBy.NOBODY, seconds=worst)
 
 
-@case("32-reconnect-storm", "connects again and again, while a good one connects", "mqtt served")
+async def _let_in(scene: Scene, paper: Paper) -> tuple[Seen, float]:
+    """Show the good *paper* until it is let in, or refused with a reason; return that, and how long it took.
+
+    Raises `Starved`. A device that is cut off without a word tries again: on a slow machine a broker's own deadlines
+    pass.
+    """
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(scene.patience):
+            while not is_answer(seen := await scene.show(paper)):  # noqa: ASYNC110 - who was shed comes again later
+                await asyncio.sleep(_AGAIN)
+    except TimeoutError:
+        raise Starved(f"a good device was not let in within {scene.patience:g} s, while the others went on") from None
+    return seen, time.monotonic() - started
+
+
+@case("32-reconnect-storm", "connects again and again, while a good one connects", "mqtt served", limit=_patience)
 async def _reconnect_storm(scene: Scene) -> Seen:
     storming, paper = await scene.device(), await scene.device()
 

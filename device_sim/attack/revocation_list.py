@@ -17,7 +17,7 @@ from device_sim.attack import session_cases
 from device_sim.attack.capabilities import Feature, TimeLimits
 from device_sim.attack.case import Chapter
 from device_sim.attack.issuer import Paper
-from device_sim.attack.scene import Scene
+from device_sim.attack.scene import PATIENCE, Scene
 from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from device_sim.tls_dial import NotAdmitted
@@ -152,7 +152,8 @@ async def _fetched(scene: Scene, paper: Paper, name: str) -> Seen:
         client.close()
 
 
-@case("10-will", "leaves a will on its own topic (policy)", "mqtt delivered", "mqtt not-delivered", needs=_NEEDS)
+@case("10-will", "leaves a will on its own topic (policy)", "mqtt delivered", "mqtt not-delivered", needs=_NEEDS,
+      limit=lambda _: PATIENCE)  # fmt: skip
 async def _will(scene: Scene) -> Seen:
     return await session_cases.will_of_revoked(scene)
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.scene import Scene
-from device_sim.attack.target import Impossible, Target
-from device_sim.attack.verdict import Judgement, Outcome, Seen, Verdict, before_mqtt5, judge, seen_in
+from device_sim.attack.target import Impossible, Starved, Target
+from device_sim.attack.verdict import ClosedBy, Judgement, Layer, Outcome, Seen, Verdict, before_mqtt5, judge, seen_in
 from device_sim.tls_dial import NotAdmitted
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
 from provisioning.client.operator import RequestRefused, ServiceUnavailable
@@ -72,6 +72,8 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
         return Outcome(case.name, case.description, expected, limit, Judgement(Verdict.SKIP, str(reason)))
     except NotAdmitted as error:
         seen = seen_in(error.closure)
+    except Starved as error:
+        seen = Seen(Layer.MQTT, "starved", str(error), ClosedBy.NOBODY, got_in=True)
     except (EnrolmentRefused, EnrolmentUnavailable, RequestRefused, ServiceUnavailable) as error:
         judgement = Judgement(Verdict.FAIL, f"the enrolment service did not play its part: {error}")
         return Outcome(case.name, case.description, expected, limit, judgement, None, time.monotonic() - started)

@@ -26,6 +26,10 @@ class Impossible(Exception):
     """This cannot be tried against this target, or by this tester; the text says why."""
 
 
+class Starved(Exception):
+    """An innocent device was not served while another misbehaved; the text says for how long it waited."""
+
+
 class Registrar(Protocol):
     """Certifies good parties and revokes them."""
 

@@ -125,6 +125,11 @@ def judge(expected: tuple[str, ...], limit: float, seen: Seen, seconds: float) -
     return Judgement(Verdict.WARN, "refused, but not in the expected way")
 
 
+def is_answer(seen: Seen) -> bool:
+    """Whether the peer has said yes or no: not so where it was cut off without a word, or nothing came in time."""
+    return seen.code not in _SILENT and seen.code not in {OPEN, UNANSWERED}
+
+
 def is_admission(expected: str) -> bool:
     """Whether the answer lets the device have what it wants."""
     _, _, code = expected.partition(" ")

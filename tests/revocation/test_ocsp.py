@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -192,3 +193,45 @@ def test_rev_40_the_responder_that_certificates_name_is_asked(
         assert str(client.farewell().properties.reason_string).startswith("REVOKED")
         with TlsClient(broker.port, pki.anchors, device.credential) as again:
             again.connect(expect=ReasonCode.NOT_AUTHORIZED)
+
+
+def gauges(broker: BrokerProcess) -> dict[str, float]:
+    """Return what the metrics page says of OCSP."""
+    url = next(each for each in broker.urls if each.endswith("/metrics"))
+    lines = [line for line in httpx.get(url, trust_env=False).text.splitlines() if "_ocsp_" in line and line[0] != "#"]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def test_metrics_and_audit_log_say_how_old_the_answers_are_that_clients_stand_on(
+    tmp_path: Path, pki: Pki, web: WebServer
+) -> None:
+    log = tmp_path / "audit.jsonl"
+    made = asking(tmp_path, pki, web, metrics_port=0, audit_log=log, ocsp_policy="advisory")
+    oldest, unanswered = (
+        f'fleet_broker_ocsp_{name}{{bundle="cafile"}}' for name in ("oldest_answer_seconds", "unanswered")
+    )
+    answered, failed = (f'fleet_broker_ocsp_rechecks_total{{code="{code}"}}' for code in ("answered", "failed"))
+    device, other = made.device("meter-1"), made.device("meter-2")
+
+    def written(event: str) -> bool:
+        return any(json.loads(line)["event"] == event for line in log.read_text().splitlines())
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(made.broker)
+        client = stack.enter_context(TlsClient(made.broker.port, pki.anchors, device.credential))
+        client.connect()
+        wait_until(lambda: gauges(made.broker).get(answered, 0) >= 2, "it is asked again about who is connected")
+        before = gauges(made.broker)
+        assert before[unanswered] == 0
+        made.web.pages.clear()
+        stack.enter_context(TlsClient(made.broker.port, pki.anchors, other.credential)).connect()
+        wait_until(lambda: gauges(made.broker).get(failed, 0) >= 1, "that nobody answers is counted")
+        wait_until(lambda: gauges(made.broker)[oldest] > before[oldest] + 2, "the answer becomes old")
+        assert gauges(made.broker)[unanswered] == 1
+        wait_until(lambda: written("OCSP lost"), "that is in the audit log")
+        made.web.pages["/ocsp"] = made.responder
+        wait_until(lambda: gauges(made.broker)[unanswered] == 0, "it is asked about the other one too")
+        wait_until(lambda: written("OCSP answers"), "that is in the audit log")
+        made.responder.revoked[device.certificate.serial_number] = x509.ReasonFlags.key_compromise
+        client.farewell()
+        wait_until(lambda: written("revoked"), "and so is what it says")

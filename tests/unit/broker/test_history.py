@@ -59,6 +59,53 @@ def test_a_refusal_and_a_denial_are_told_with_their_words() -> None:
     assert events[2].detail == "publish denied: fleet/elsewhere"
 
 
+class Notes:
+    """A witness that keeps what it sees."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, int]] = []
+
+    def saw(self, event: Event) -> None:
+        if event.what is Happened.DENIED:
+            self.seen.append((event.code, event.detail, event.times))
+
+    def told(self, event: str, **facts: object) -> None:
+        raise AssertionError((event, facts))
+
+
+def test_what_is_denied_beyond_the_first_times_is_told_by_kind_at_the_end() -> None:
+    broker, notes = MemoryBroker(), Notes()
+    broker.engine.history.witness = notes
+    meter = broker.device("meter-1")
+    for _ in range(50):
+        meter.publish("fleet/elsewhere", b"", qos=1)
+    for _ in range(3):
+        meter.subscribe("fleet/elsewhere/#")
+    assert notes.seen == [("NOT_AUTHORIZED", "publish denied: fleet/elsewhere", 1)] * 10
+    meter.leave()
+    assert notes.seen[10:] == [
+        ("NOT_AUTHORIZED", "publish denied: and more", 40),
+        ("NOT_AUTHORIZED", "subscription denied: and more", 3),
+    ]
+    assert sum(times for _, _, times in notes.seen) == (
+        broker.engine.metrics.publishes_denied + broker.engine.metrics.subscriptions_denied
+    )
+
+
+def test_who_goes_on_and_on_is_told_of_once_a_minute() -> None:
+    broker, notes = MemoryBroker(), Notes()
+    broker.engine.history.witness = notes
+    meter = broker.device("meter-1", keep_alive=0)
+    for _ in range(40):
+        meter.publish("fleet/elsewhere", b"", qos=1)
+    broker.advance(61.0)
+    for _ in range(5):
+        meter.publish("fleet/elsewhere", b"", qos=1)
+    assert notes.seen[10:] == [("NOT_AUTHORIZED", "publish denied: and more", 31)]
+    meter.leave()
+    assert notes.seen[11:] == [("NOT_AUTHORIZED", "publish denied: and more", 4)]
+
+
 def test_the_same_again_is_counted() -> None:
     broker = MemoryBroker()
     for _ in range(5):

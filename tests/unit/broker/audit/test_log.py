@@ -90,9 +90,31 @@ def test_who_knocks_again_and_again_gets_some_entries_and_a_number(
     of_stranger = [each for each in entries if each.get("address") == "192.0.2.1:5" and not each["identity"]]
     assert len(of_stranger) == 30
     assert [each for each in entries if each["event"] == "again"] == [
-        {"event": "again", "about": "192.0.2.1", "times": 970}
+        {"event": "again", "about": "192.0.2.1", "what": "refused", "times": 970}
     ]
     assert sum(bool(each.get("identity")) for each in entries) == 3
+
+
+def deny(scene: Scene, what: str, times: int = 1, *, at_once: bool = False) -> None:
+    for _ in range(1 if at_once else times):
+        detail = f"{what} denied: " + ("and more" if at_once else "fleet/elsewhere")
+        event = Event(Happened.DENIED, "NOT_AUTHORIZED", detail, "192.0.2.1:5", METER, "ab", "meter-1", 0.0)
+        event.times = times if at_once else 1
+        scene.log.saw(event)
+
+
+def test_denials_of_each_kind_add_up(scene: Scene) -> None:
+    deny(scene, "publish", 100)
+    deny(scene, "subscription", 40)
+    deny(scene, "publish", 5000, at_once=True)
+    deny(scene, "subscription", 1)
+    entries = scene.end()
+    for what, times in (("publish", 5100), ("subscription", 41)):
+        told = [each for each in entries if str(each.get("detail")).startswith(f"{what} denied")]
+        again = [each for each in entries if each["event"] == "again" and each["what"] == f"{what} denied"]
+        assert len(told) == 30 + (what == "publish")
+        assert sum(each["times"] or 1 for each in told) + sum(each["times"] for each in again) == times
+    assert entries[-1]["event"] == "stopped"
 
 
 def test_a_full_disk_is_told_and_what_waited_is_written_afterwards(scene: Scene) -> None:

@@ -1,0 +1,114 @@
+"""Whether others are served meanwhile is a matter of who is served at all, not of how fast the machine is."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.connect import Connack
+from broker.mqtt.packets import PacketType
+from broker.mqtt.publish import PINGRESP
+from device_sim.attack.capabilities import Capabilities, Feature
+from device_sim.attack.case import Case
+from device_sim.attack.catalogue import CATALOGUE
+from device_sim.attack.issuer import SERVER_AUTH, Issuer, common_name
+from device_sim.attack.run import _tried
+from device_sim.attack.scene import Scene
+from device_sim.attack.target import SigningRegistrar, Target
+from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.tls_dial import Endpoint
+from provisioning.pki.identity import Identity, Role
+
+NAMES = ("32-handshake-flood", "32-reconnect-storm")
+
+Serves = Callable[[int], bool | None]
+"""Whether the client of that number is served; None: it is cut off without a word."""
+
+
+@asynccontextmanager
+async def broker(directory: Path, serves: Serves, *, silent: int = 0) -> AsyncIterator[Target]:
+    """Yield a broker that answers CONNECT and PINGREQ, of those whom it serves; of the *silent*-th only CONNECT."""
+    authority = Issuer.founded(common_name("CA"))
+    identity = Identity("fleet.internal", Role.BROKER, "broker-1")
+    server = authority.issue(identity, usages=SERVER_AUTH, dns_names=["localhost"])
+    (directory / "server.pem").write_bytes(server.pem.pem)
+    (directory / "ca.pem").write_bytes(authority.pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "server.pem")
+    context.load_verify_locations(directory / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    came = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal came
+        came += 1
+        number = came
+        served = serves(number)
+        try:
+            while served is not None and (data := await reader.read(65536)):
+                if not served:
+                    continue
+                if data[0] >> 4 == PacketType.CONNECT:
+                    writer.write(Connack(ReasonCode.SUCCESS).encode(ProtocolVersion.V5))
+                if data.endswith(b"\xc0\x00") and number != silent:
+                    writer.write(PINGRESP)
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    async with listener:
+        endpoint = Endpoint("127.0.0.1", listener.sockets[0].getsockname()[1], "localhost")
+        claims = Capabilities(name="double", supports=frozenset({Feature.MQTT5}))
+        yield Target(claims, endpoint, directory / "ca.pem", authority, SigningRegistrar(authority, None))
+
+
+async def tried(target: Target, case: Case, patience: float) -> Outcome:
+    scene = Scene(target, patience=patience)
+    try:
+        return await _tried(scene, case)
+    finally:
+        await scene.close()
+
+
+@pytest.fixture(params=NAMES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return next(each for each in CATALOGUE if each.name == request.param)
+
+
+async def test_who_serves_the_good_one_passes_however_long_it_takes(tmp_path: Path, case: Case) -> None:
+    async with broker(tmp_path, lambda _: True) as target:
+        outcome = await tried(target, case, 60.0)
+    assert (outcome.verdict, outcome.judgement.why) == (Verdict.PASS, "")
+
+
+async def test_who_cuts_a_good_one_off_without_a_word_and_lets_it_in_later_passes(tmp_path: Path, case: Case) -> None:
+    async with broker(tmp_path, lambda number: True if number % 3 == 0 else None) as target:
+        outcome = await tried(target, case, 60.0)
+    assert outcome.verdict is Verdict.PASS
+
+
+async def test_who_serves_nobody_while_others_make_trouble_fails(tmp_path: Path, case: Case) -> None:
+    async with broker(tmp_path, lambda _: False) as target:
+        outcome = await tried(target, case, 1.0)
+    assert outcome.verdict is Verdict.FAIL
+    assert outcome.seen is not None
+    assert outcome.seen.text == "mqtt starved"
+
+
+async def test_a_ping_that_is_not_answered_while_another_floods_is_a_failure_and_no_skip(tmp_path: Path) -> None:
+    flood = next(each for each in CATALOGUE if each.name == "39-flood")
+    async with broker(tmp_path, lambda _: True) as target:
+        assert (await tried(target, flood, 60.0)).verdict is Verdict.PASS
+    async with broker(tmp_path, lambda _: True, silent=2) as target:
+        outcome = await tried(target, flood, 1.0)
+    assert outcome.verdict is Verdict.FAIL
+    assert outcome.seen is not None
+    assert outcome.seen.text == "mqtt starved"
