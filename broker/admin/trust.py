@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from broker.admin.crls import list_facts
+from broker.admin.newcomers import admits
 from broker.admission.admission import DEFAULT_BUNDLE, Admission
 
 
@@ -34,7 +35,7 @@ def trust_document(contexts: Iterable[ssl.SSLContext], admission: Admission, now
         "revocation": {
             "revoked_certificates": len(admission.index),
             "seconds_since_current": None if age is None else round(age, 1),
-            "newcomers_admitted": admission.freshness.acceptable(now),
+            "newcomers_admitted": any(admits(admission, now).values()),
         },
     }
 

@@ -74,6 +74,12 @@ class Trust:
                     return bundle.issuer_at([anchor.certificate])
         return None
 
+    def issuing(self, bundle: TrustBundle) -> list[Issuer]:
+        """Return the CAs of *bundle* that issue to clients: those of whom one has come, else its anchors."""
+        seen = [each for each in self._issuers.values() if each.bundle is bundle]
+        above = {each.key_id for issuer in seen for each in issuer.path()}
+        return seen + [anchor for anchor in bundle.anchors if anchor.key_id not in above]
+
     def authorities(self, name: x509.Name) -> list[Issuer]:
         """Return every CA of that name: anchors, and those that were learned."""
         found = {
