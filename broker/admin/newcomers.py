@@ -60,9 +60,15 @@ def admits(admission: Admission, now: float) -> dict[str, bool]:
     return {bundle: admitted and admission.shut is None for bundle, admitted in fresh.items()}
 
 
-def newcomers_facts(admission: Admission, wall: datetime, now: float) -> list[dict[str, Any]]:
-    """Return the same as `prospects` for a program."""
-    return [asdict(each) for each in prospects(admission, wall, now)]
+def newcomers_facts(admission: Admission, wall: datetime, now: float) -> dict[str, Any]:
+    """Return the same as `prospects` for a program, and whether there is anybody who may be let in."""
+    found = prospects(admission, wall, now)
+    shut = {each.bundle for each in found if each.admitted is False and each.issuer is None}
+    admitted = any(each.bundle not in shut and each.admitted is not False for each in found) or not found
+    return {
+        "newcomers": [asdict(each) for each in found],
+        "newcomers_admitted": admitted and admission.shut is None,
+    }
 
 
 def _by_feed(bundle: str, terms: FeedTerms | None, admission: Admission, now: float) -> Iterator[Prospect]:
@@ -79,6 +85,8 @@ def _by_feed(bundle: str, terms: FeedTerms | None, admission: Admission, now: fl
 
 def _by_lists(bundle: TrustBundle, admission: Admission, wall: datetime) -> Iterator[Prospect]:
     terms, trust = bundle.lists, admission.trust
+    # Where certificates say where their list is, it is fetched when the first one comes.
+    at_the_door = terms is not None and terms.from_certificates
     if terms is None or trust is None:
         return
     for issuer in trust.issuing(bundle):
@@ -86,7 +94,9 @@ def _by_lists(bundle: TrustBundle, admission: Admission, wall: datetime) -> Iter
         lapsed = [overdue for overdue in lists if overdue > 0]
         allowed = [terms.policy.allows(overdue) for overdue in lists] or [terms.policy.allows(None)]
         admitted = all(allowed) if all(allowed) or not any(allowed) else None
-        if not lists:
+        if not lists and at_the_door:
+            admitted, detail = None, "none is here; fetched from where a certificate says, when one comes"
+        elif not lists:
             detail = "none is here"
         elif not lapsed:
             detail = "current" if len(lists) == 1 else f"{len(lists)} lists, all current"

@@ -77,8 +77,9 @@ class Trust:
     def issuing(self, bundle: TrustBundle) -> list[Issuer]:
         """Return the CAs of *bundle* that issue to clients: those of whom one has come, else its anchors."""
         seen = [each for each in self._issuers.values() if each.bundle is bundle]
-        above = {each.key_id for issuer in seen for each in issuer.path()}
-        return seen + [anchor for anchor in bundle.anchors if anchor.key_id not in above]
+        known = {each.key_id for each in seen}
+        above = {each.key_id for issuer in [*seen, *bundle.anchors] for each in issuer.path() if each is not issuer}
+        return seen + [anchor for anchor in bundle.anchors if anchor.key_id not in above | known]
 
     def authorities(self, name: x509.Name) -> list[Issuer]:
         """Return every CA of that name: anchors, and those that were learned."""
