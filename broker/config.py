@@ -83,6 +83,10 @@ class BrokerConfig(BaseSettings):
     """What becomes of newcomers without an answer: require, grace <time>, advisory."""
     ocsp_refresh_seconds: Interval = 900.0
     """How long an answer will do, and how often the responder is asked again about those who are connected."""
+    ocsp_stapling: bool = True
+    """Hand clients that ask for it what the responder says of the broker's own certificate; if that names one."""
+    ocsp_stapling_responder: HttpUrl | None = None
+    """Ask this responder about the broker's own certificate, instead of the one that it names."""
     revoked_session: Literal["discard", "keep"] = "discard"
     """What becomes of a client's will and session when its certificate is revoked while it is connected."""
     trust: tuple[TrustSettings, ...] = ()

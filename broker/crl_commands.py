@@ -1,7 +1,7 @@
 """``fleet-broker crl``: which revocation lists a running broker has, and what another one would do.
 
-Exit codes: 0 all lists are current, or the tried one would be used; 1 one is late or expired, or would not be used, or
-nobody answers.
+Exit codes: 0 all lists are current and so is the staple, or the tried list would be used; 1 one is late or expired, or
+would not be used, or nobody answers.
 """
 
 from __future__ import annotations
@@ -20,19 +20,24 @@ crl_app = typer.Typer(help="See the revocation lists in use, and try another one
 
 _NEWCOMERS = ("newcomers of", "by", "policy", "are", "because")
 _IN_TABLES = {"lists", "newcomers", "policies", "ocsp_policies", "feed_policy"}
+_QUIET = {"current", "off", "no responder"}
+"""States of the staple that need nobody."""
 _FIELDS = ("number", "entries", "state", "this_update", "next_update", "late_from", "source")
 
 
 @crl_app.command("status")
 def crl_status(socket: Socket = None, state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
-    """Show each CRL in use, its age and its end, and how fresh the feed is. Exit code 1 if one is late or expired."""
+    """Show each CRL in use, its age and its end, how fresh the feed is, and the staple.
+
+    Exit code 1 if a CRL is late or expired, or the staple is late or missing, or says that the broker is revoked.
+    """
     with admin_client(socket, state_dir, config) as client:
         answer = client.get("/v1/crls")
     if as_json:
         print_json(answer)
     else:
         _print_status(answer)
-    if any(each["state"] != "current" for each in answer["lists"]):
+    if answer["staple"]["state"] not in _QUIET or any(each["state"] != "current" for each in answer["lists"]):
         raise typer.Exit(1)
 
 

@@ -18,7 +18,6 @@ Rules
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -53,16 +52,12 @@ from provisioning.pki.revocation import CertificateKey, Revocation, RevocationRe
 
 log = structlog.get_logger("broker")
 
-_COMPLAINT_PAUSE = 60.0
-_SHOWN = 200
-
 
 class Engine:
     """State shared by all connections of one broker process."""
 
     __slots__ = (
         "_live",
-        "_retained_full_at",
         "admission",
         "connected",
         "deadlines",
@@ -110,7 +105,6 @@ class Engine:
         self.journal: Journal | None = None
         """Where persistent state is noted for the store; None: nothing outlives the process."""
         self._live: dict[CertificateKey, list[Client]] = {}
-        self._retained_full_at = -math.inf
         self.keeps_revoked = False
         """Whether a revoked client's will is sent, and its session kept, as if the connection had just broken."""
         self.logs_clients = True
@@ -281,8 +275,9 @@ class Engine:
         self.replays.forget(session)
         self._forget(session)
         for shared in list(session.shared_messages()):
-            if shared.share is not None:
-                shared.share.deliver_again(shared.message, now)
+            group = self.routes.share(shared.share)
+            if group is not None:
+                group.deliver_again(shared.message, now)
         if session.will is not None:
             self._publish_will(session, session.will, now)
 
@@ -400,16 +395,12 @@ class Engine:
         topic_name, name = message.topic.decode(), sender.name if sender is not None else ""
         kept = self.retained.retain(topic_name, message, name)
         if self.journal is not None:
-            self.journal.retain(topic_name, message if kept and message.payload else None, name)
+            number = self.retained.last_number
+            self.journal.retain(topic_name, message if kept and message.payload else None, name, number)
             self.turn.request()
         if not kept:
             self.metrics.dropped_queue_full += 1
-            if now - self._retained_full_at > _COMPLAINT_PAUSE:
-                self._retained_full_at = now
-                client, held = sender.client_id if sender is not None else "", self.retained
-                full = "max_retained" if held.count >= held.limit else "max_retained_bytes"
-                facts = {"client": client, "topic": topic_name[:_SHOWN], "limit": full}
-                log.warning("not retained", code="RETAINED_FULL", **facts, retained=held.count, bytes=held.bytes)
+            self.retained.complain(topic_name, sender.client_id if sender is not None else "", now)
         elif self.extension is not None:
             self.extension.retained(message)
         return kept

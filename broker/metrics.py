@@ -41,6 +41,10 @@ class Metrics:
     """One batch to disk, fsync included."""
     revocation_alarms: Counter[str] = field(default_factory=Counter)
     """Lists that are late, expired or refused, by stable code."""
+    staple_this_update_timestamp: float = 0.0
+    """When what is stapled was made, wall time; 0: nothing is; shown as ``staple_this_update_timestamp_seconds``."""
+    staple_next_update_timestamp: float = 0.0
+    """When it ends; shown as ``staple_next_update_timestamp_seconds``."""
     ocsp_rechecks: Counter[str] = field(default_factory=Counter)
     """Questions to responders about clients that are connected: answered, failed."""
     ocsp_oldest_answer_seconds: dict[str, float] = field(default_factory=dict)

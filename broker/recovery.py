@@ -37,7 +37,7 @@ def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> 
     last_message = _highest(store, "messages")
     journal = Journal(offset, last_session=last_session, last_message=last_message)
     sessions = {row[0]: _session(engine, journal, row, now) for row in store.rows("SELECT * FROM sessions")}
-    unfinished: list[tuple[Session, Subscription]] = []
+    unfinished: list[tuple[Session, Subscription, int]] = []
     for row, topic_filter, *options, identifiers, pending in store.rows("SELECT * FROM subscriptions"):
         qos, no_local, retain_as_published, retain_handling = options
         subscription = Subscription(
@@ -45,7 +45,7 @@ def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> 
         )
         engine.subscribe(sessions[row], subscription)
         if pending:
-            unfinished.append((sessions[row], subscription))
+            unfinished.append((sessions[row], subscription, pending))
     messages = {row[0]: _message(row[1:], offset) for row in store.rows("SELECT * FROM messages")}
     _deliveries(store, journal, sessions, messages, now)
     for number, message in messages.items():
@@ -55,8 +55,7 @@ def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> 
         session = sessions[row]
         session.incoming = (session.incoming or set()) | {packet_id}
     _retained(engine, store, journal, now)
-    for session, subscription in unfinished:
-        engine.replays.resume(session, subscription)
+    _replays(engine, store, unfinished)
     for session in sessions.values():  # Only now: what a session loses here was written before.
         session.journal = journal if session.expiry_interval > 0 else None
     engine.journal = journal
@@ -96,7 +95,7 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float)
 def _deliveries(
     store: SqliteStore, journal: Journal, sessions: dict[int, Session], messages: dict[int, Message], now: float
 ) -> None:
-    for row, sequence, number, qos, retain, identifiers, packet_id, released in store.rows(
+    for row, sequence, number, qos, retain, identifiers, packet_id, released, share in store.rows(
         "SELECT * FROM deliveries ORDER BY session, packet_id IS NULL, sequence"
     ):
         message = messages[number]
@@ -105,7 +104,7 @@ def _deliveries(
         if released:
             sessions[row].restore(Released(message, sequence), packet_id)
             continue
-        stored = PersonalMessage(message, qos=qos, retain=bool(retain), identifiers=identifiers)
+        stored = PersonalMessage(message, qos=qos, retain=bool(retain), identifiers=identifiers, share=share)
         stored.sequence = sequence
         if packet_id is None and message.expires_at is not None and message.expires_at <= now:
             journal.remove(row, sequence, message)
@@ -114,12 +113,23 @@ def _deliveries(
 
 
 def _retained(engine: Engine, store: SqliteStore, journal: Journal, now: float) -> None:
-    for topic_name, *columns, publisher in store.rows("SELECT * FROM retained"):
+    for topic_name, *columns, publisher, number in store.rows("SELECT * FROM retained"):
         message = _message(tuple(columns), journal.wall_offset)
         if message.expires_at is None or message.expires_at > now:
-            engine.retained.retain(topic_name, message, publisher)
+            engine.retained.retain(topic_name, message, publisher, number)
         else:
             journal.retain(topic_name, None)
+
+
+def _replays(engine: Engine, store: SqliteStore, unfinished: list[tuple[Session, Subscription, int]]) -> None:
+    sent: dict[tuple[int, str], set[int]] = {}
+    for row, topic_filter, number in store.rows("SELECT * FROM replayed"):
+        sent.setdefault((row, topic_filter), set()).add(number)
+    for session, subscription, newest in unfinished:
+        # What was retained last may be gone: its number is not given again while a replay goes by it.
+        engine.retained.last_number = max(engine.retained.last_number, newest)
+        known = frozenset(sent.get((session.row, subscription.topic_filter), ()))
+        engine.replays.resume(session, subscription, newest, known)
 
 
 def _message(columns: tuple[Any, ...], offset: float) -> Message:

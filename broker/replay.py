@@ -14,8 +14,8 @@ Rules
    nothing is sent while something sent before waits for the socket, and at QoS 1 and 2 nothing that would queue.
 2. One portion of one session a turn, by turns: many wide subscriptions slow one another down, and nobody else.
 3. A replay ends with its subscription, or with another SUBSCRIBE to the same filter. When the connection goes, one at
-   QoS 0 is over; one at QoS 1 or 2 goes on when the client comes back to its session, and begins anew when the broker
-   was restarted in between.
+   QoS 0 is over; one at QoS 1 or 2 goes on when the client comes back to its session. When the broker was restarted in
+   between it begins anew, but for what was sent at QoS 2.
 4. Where somebody decides who may receive what (`ask`), a message waits for the answer, and what is behind it too.
 5. No I/O, no clock: the time of the last `wake`, at most a second old (`Engine.tick`), is good enough for expiry.
 """
@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from broker.admission.inquiry import Inquiry
+from broker.mqtt.codes import QoS
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
 from broker.routing.retained import Replay, RetainedMessages
@@ -76,11 +77,16 @@ class Replays:
             self._step(session, first=True)
         for replay in self.waiting.get(session, ()):
             if replay in new:
-                self._note(session, replay.subscription, pending=True)
+                self._note(session, replay.subscription, pending=replay.newest)
 
-    def resume(self, session: Session, subscription: Subscription) -> None:
-        """Begin anew what the broker had not finished when it was restarted; the client is not back yet."""
-        self.waiting.setdefault(session, deque()).append(Replay(self._retained, subscription, session.name))
+    def resume(self, session: Session, subscription: Subscription, newest: int, sent: frozenset[int]) -> None:
+        """Go on with what the broker had not finished when it was restarted; the client is not back yet.
+
+        What is *sent*, by number, was sent at QoS 2 and is not sent again; what was sent at QoS 1 is. What was retained
+        after *newest* reached the subscription when it was published.
+        """
+        replay = Replay(self._retained, subscription, session.name, newest=newest, sent=sent)
+        self.waiting.setdefault(session, deque()).append(replay)
 
     def wake(self, session: Session, now: float) -> None:
         """Go on for *session*, which may have room again: it took what was sent, acknowledged, or came back."""
@@ -141,12 +147,14 @@ class Replays:
                 message = replay.look(self.now)
             except StopIteration:
                 replays.popleft()
-                self._note(session, subscription, pending=False)
+                self._note(session, subscription)
                 continue
             if message is not None:
                 if self._must_wait(session, replay, message):
                     return
                 size += message.size + _OVERHEAD
+                if session.journal is not None and min(message.qos, subscription.qos) == QoS.EXACTLY_ONCE:
+                    session.journal.replayed(session.row, subscription.topic_filter, replay.number)
                 session.deliver(message, subscription, self.now, retained=True)
         del self.waiting[session]
 
@@ -158,8 +166,9 @@ class Replays:
             inquiry.when_done(partial(self.wake, session))
         return inquiry is not None
 
-    def _note(self, session: Session, subscription: Subscription, *, pending: bool) -> None:
+    def _note(self, session: Session, subscription: Subscription, *, pending: int = 0) -> None:
         """Let the store know whether *subscription*, at QoS 1 or 2, still waits for retained messages."""
-        if session.journal is not None and subscription.qos > 0:
-            row = subscription_row(subscription, pending=pending)
-            session.journal.subscribe(session.row, subscription.topic_filter, row)
+        journal = session.journal
+        if journal is not None and subscription.qos > 0:
+            note = journal.replays if pending else journal.subscribe
+            note(session.row, subscription.topic_filter, subscription_row(subscription, pending=pending))

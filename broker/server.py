@@ -56,6 +56,7 @@ from broker.revocation_feed import RevocationFeed
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
+from broker.sources.staple import Staple
 from broker.sources.trust_files import load_trust, trust_of_cafile
 from broker.store.sqlite import SqliteStore
 from broker.sys_topics import INTERVAL, SysTopics
@@ -118,9 +119,11 @@ class BrokerServer:
         context = self._context(files, anchors_of(self._config, engine.admission.trust))
         listeners = self._listen(loop, engine, doors, context)
         lists = RevocationLists(engine, self._config, loop.time)
-        reloader = self._reloader(engine, listeners, files, policy_text, lists, anchor_urls)
-        served = Served(self._config.name, engine, listeners, files.certificate, reloader, anchor_urls)
-        admin = AdminEndpoint(served, self._config)
+        staple = self._staple(engine, files, context)
+        reloader = self._reloader(engine, listeners, files, policy_text, lists, anchor_urls, staple)
+        admin = AdminEndpoint(
+            Served(self._config.name, engine, listeners, files.certificate, reloader, anchor_urls, staple), self._config
+        )
         await admin.open()
         metrics = await open_metrics(self._config, engine, files.certificate)
         await plugins.opened()
@@ -134,10 +137,11 @@ class BrokerServer:
             _sys_topics(engine),
             measure_lag(engine.metrics),
             lists.run(),
+            staple.run(),
             anchor_urls.run(partial(reloader.reload, {Part.TRUST}, quiet=True)),
             plugins.run(),
             keep_current(reloader, self._hangup, watch_files=self._config.watch_files),
-            self._announce(listeners, feed, lists, [metrics.url if metrics is not None else "", admin.url]),
+            self._announce(listeners, feed, lists, staple, [metrics.url if metrics is not None else "", admin.url]),
         ]
         if feed is not None:
             jobs.append(feed.run())
@@ -238,6 +242,11 @@ class BrokerServer:
             remembered_sessions=self._config.limits.max_connections,
         )
 
+    def _staple(self, engine: Engine, files: CredentialFiles, context: ssl.SSLContext) -> Staple:
+        staple = Staple(self._config, files.certificate, engine, asyncio.get_running_loop().time)
+        staple.adopt(context)
+        return staple
+
     def _admission(self, certificate: Path, policy: TopicPolicy) -> Admission:
         trust_domain = self._config.trust_domain or own_trust_domain(certificate)
         freshness = feed_freshness(self._config)
@@ -278,13 +287,16 @@ class BrokerServer:
         policy_text: str,
         lists: RevocationLists,
         anchor_urls: AnchorUrls,
+        staple: Staple,
     ) -> Reloader:
         clock = asyncio.get_running_loop().time
         build = partial(self._context, files)
-        trust = ReloadedTrust(engine, self._config, build, listeners, lists, anchor_urls, clock)
+        trust = ReloadedTrust(engine, self._config, build, listeners, lists, anchor_urls, staple, clock)
         own = [files.certificate] if files.certificate == files.key else [files.certificate, files.key]
         parts: list[Reloadable] = [
-            ReloadedCertificate(own, lambda: build(trust.anchors), listeners, lambda _: describe_certificate(files)),
+            ReloadedCertificate(
+                own, lambda: build(trust.anchors), listeners, lambda _: describe_certificate(files), staple
+            ),
             trust,
             ReloadedPolicy(engine, policy_text, clock),
             ReloadedLimits(engine, self._config),
@@ -297,9 +309,11 @@ class BrokerServer:
         listeners: list[Listener],
         feed: RevocationFeed | None,
         lists: RevocationLists,
+        staple: Staple,
         others: list[str],
     ) -> None:
         await lists.current.wait()
+        await staple.tried()
         if feed is not None:
             try:
                 await asyncio.wait_for(feed.current.wait(), _FEED_PATIENCE)

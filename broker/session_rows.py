@@ -28,8 +28,11 @@ def session_row(session: Session, ended_at: float | None, wall_offset: float) ->
     )
 
 
-def subscription_row(subscription: Subscription, *, pending: bool = False) -> Row:
-    """Return the columns of *subscription*, but for its filter; *pending*: retained messages are still to be sent."""
+def subscription_row(subscription: Subscription, *, pending: int = 0) -> Row:
+    """Return the columns of *subscription*, but for its filter.
+
+    *pending*: retained messages are still to be sent, up to that number.
+    """
     return (
         subscription.qos,
         subscription.no_local,

@@ -60,7 +60,7 @@ def verify(
         for finding in findings:
             sys.stdout.write(f"{finding}\n")
     if findings:
-        raise fail(f"the audit log has {len(findings)} findings")
+        raise fail(f"the audit log has {len(findings)} finding{'' if len(findings) == 1 else 's'}")
     if not as_json:
         sys.stdout.write(f"{end.number} entries, all as they were written\nhead {end}\n")
 

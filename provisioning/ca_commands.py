@@ -306,6 +306,6 @@ def verify_transcript(
 def _announced(life: AuthorityLife, name: str) -> Facts:
     life.transcript.say(
         f"{name} is announced: in the bundle and in /cacerts, with CRL and OCSP. When relying parties have fetched the "
-        "bundle (a day): ca rollover activate"
+        f"bundle (a day): ca rollover activate {name}"
     )
     return {"name": name, "state": "announced"}

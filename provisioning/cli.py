@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import shlex
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -100,7 +102,14 @@ PublicHttpUrl = Annotated[
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    app(prog_name="fleet-provisioning")
+    try:
+        try:
+            app(prog_name="fleet-provisioning")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # Who read the output has had enough, as head does: nothing to say, to nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     raise AssertionError("typer exits")
 
 
@@ -189,12 +198,14 @@ def init(
         paths = {name: str(path) for name, path in (made | certificates).items()}
         print_document({"trust_domain": settings.trust_domain} | paths)
         return
+    opened_with = (("--passphrase-file", passphrase_file), ("--pkcs11-pin-file", pin_file))
+    flags = "".join(f" {flag} {shlex.quote(str(path))}" for flag, path in opened_with if path is not None)
     sys.stdout.write(
         f"Founded the authority of {settings.trust_domain} in {files.directory}\n"
         f"  trust anchors for devices and brokers  {files.bundle}\n"
         f"  first operator                         {files.certificate(OPERATOR)}, {files.key(OPERATOR)}\n"
         f"  issuing CA                             {files.certificate(ISSUING_CA)}\n"
-        f"Next: fleet-provisioning serve --dir {files.directory}\n"
+        f"Next: fleet-provisioning serve --dir {shlex.quote(str(files.directory))}{flags}\n"
     )
 
 

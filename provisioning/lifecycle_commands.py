@@ -31,6 +31,13 @@ _STEP: Final = 500
 _REASONS: Final = ", ".join(reason for reason in RevocationReason if reason in OPERATOR_REASONS)
 
 
+def _reason(text: str) -> RevocationReason:
+    if text not in OPERATOR_REASONS:
+        hint = ": a hold is made by suspend" if text == RevocationReason.CERTIFICATE_HOLD else ""
+        raise typer.BadParameter(f"{text!r} is not one of {_REASONS}{hint}")
+    return RevocationReason(text)
+
+
 @connected
 def revoke(
     connection: Connection,
@@ -48,7 +55,7 @@ def revoke(
         typer.Option(help="Revoke the certificates in this file, a serial a line.", show_default=False),
     ] = None,
     reason: Annotated[
-        RevocationReason, typer.Option(metavar="REASON", help=f"Why: {_REASONS}.")
+        RevocationReason, typer.Option(metavar="REASON", parser=_reason, help=f"Why: {_REASONS}.")
     ] = RevocationReason.UNSPECIFIED,
     invalidity_date: Annotated[
         datetime | None,
@@ -90,6 +97,11 @@ def revoke(
             print_json(found)
         else:
             _print_revoked(found)
+        kept = [each for each in found if each.reason != reason or (since and each.invalidity_date != since)]
+        if kept:
+            errors.print(
+                f"fleet-provisioning: revoked before, with the reason and date shown: {len(kept)} of {len(found)}"
+            )
 
     connection.run(command)
 
@@ -156,6 +168,9 @@ def resume(
         found = await client.resume(device=device, serial=serial)
         if as_json:
             print_json(found)
+            return
+        if not found:
+            errors.print("fleet-provisioning: nothing was suspended")
             return
         print_table(
             ("serial", "device", "released", "sequence"),

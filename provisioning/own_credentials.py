@@ -144,7 +144,7 @@ class OwnCredentials:
             if device is None:
                 device = devices.add(connection, identity.name, identity.role, identity.group, now)
             serials.use(connection, certificate.serial_number)
-            certificates.add(connection, certificate, device.id, now)
+            certificates.add(connection, certificates.issued(certificate), device.id, now)
             device_keys.claim(connection, spki_fingerprint(certificate.public_key()), device.id)
             signed = facts | {"not_after": str(certificate.not_valid_after_utc)}
             audit.append(connection, now, SERVER_NAME, Action.CERTIFICATE_SIGNED, identity.name, signed)

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import inspect
 import json
+import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -88,6 +89,10 @@ class Connection:
             raise fail(f"{error}; give --dir, or --cafile, --cert and --key") from error
         except ServiceUnavailable as error:
             raise fail(f"{error}; is the service running, and is --url right?") from error
+        except (
+            BrokenPipeError
+        ):  # Whoever read has had enough, as head does: the caller of the program is told, quietly.
+            raise
         except OSError as error:
             raise fail(f"{error.filename}: {error.strerror}") from error
         except KeyboardInterrupt as error:
@@ -145,21 +150,40 @@ def print_document(document: object) -> None:
 
 def print_facts(answer: BaseModel) -> None:
     """Print an answer, a line for each of its facts."""
-    facts = answer.model_dump(mode="json", exclude_none=True)
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {shown}\n")
+    _print_pairs([(name.replace("_", " "), _shown(value)) for name, value in answer if value is not None])
+
+
+def _shown(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return shown_time(value)
+        case list() | tuple():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table for people."""
+    """Print a table for people; on a terminal that is too narrow for it, each row as a block of lines."""
     # Never cut to the terminal's width: a serial number is there to be copied.
     lines = [columns, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
+    if sys.stdout.isatty() and sum(widths) + 2 * (len(widths) - 1) > shutil.get_terminal_size().columns:
+        for number, row in enumerate(lines[1:]):
+            sys.stdout.write("\n" if number else "")
+            _print_pairs(list(zip(columns, row, strict=True)))
+        return
     for line in lines:
         cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def _print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in pairs)
+    for name, shown in pairs:
+        sys.stdout.write(f"{name:<{width}}  {shown}\n")
 
 
 def read_lines(path: Path, what: str) -> list[str]:

@@ -5,7 +5,7 @@ GET    /v1/status          how the broker is
 GET    /v1/sessions        sessions; filters: see `broker.admin.sessions.Selection`; ``limit=``
 POST   /v1/sessions/kick   the same filters as a JSON object, with ``reason`` and ``forget``
 GET    /v1/trust           trust anchors, and what is known of revocations
-GET    /v1/crls            every CRL in use, its age and end, and how fresh the feed is
+GET    /v1/crls            every CRL in use, its age and end, how fresh the feed is, and the staple
 POST   /v1/crls/try        what the CRL in the body, DER or PEM, would do; nothing changes
 GET    /v1/why             what lately happened to ``about=``: client, device, serial number or address
 POST   /v1/check           what admission would say of the PEM certificate in the body, step by step
@@ -49,6 +49,7 @@ from broker.reload.parts import Candidate, ProposedAnchors
 from broker.reload.reloader import Reloader
 from broker.reload.report import Part
 from broker.sources.anchor_urls import AnchorUrls
+from broker.sources.staple import Staple
 from provisioning.version import product_version
 
 log = structlog.get_logger("broker")
@@ -81,6 +82,7 @@ class Served:
     """The file with the broker's own certificate."""
     reloader: Reloader
     anchor_urls: AnchorUrls
+    staple: Staple
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -209,7 +211,9 @@ class AdminApi:
         return Response.json({**document, "anchor_urls": urls})
 
     async def _crls(self, _request: Request) -> Response:
-        return Response.json(crl_document(self._served.engine, datetime.now(UTC), asyncio.get_running_loop().time()))
+        served, wall = self._served, datetime.now(UTC)
+        document = crl_document(served.engine, wall, asyncio.get_running_loop().time())
+        return Response.json({**document, "staple": served.staple.document(wall)})
 
     async def _try_crl(self, request: Request) -> Response:
         return Response.json(

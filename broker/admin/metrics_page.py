@@ -48,7 +48,10 @@ PATH = "/metrics"
 _LABELLED = {
     "refused": ("refusals", "clients that were not let in, by stable code"),
     "closed": ("closed", "connections of admitted clients that have ended, by stable code"),
-    "revocation_alarms": ("revocation_alarms", "CRLs that are late, expired or refused, by stable code"),
+    "revocation_alarms": (
+        "revocation_alarms",
+        "CRLs, OCSP answers and staples: late, refused or missing, by stable code",
+    ),
     "audit_entries": ("audit_entries", "entries of the audit log that were written or lost, and writes that failed"),
     "anchor_fetches": ("anchor_fetches", "fetches of trust anchors from URLs: new, unchanged, or a stable code"),
     "plugin_outcomes": ("plugin_outcomes", "what plugins refused, failed to do or were not told of, by stable code"),
@@ -74,6 +77,8 @@ _HELP = {
     "revocation_to_close_seconds": "from a revocation's record at provisioning to the end of a live session",
     "store_commit_seconds": "one batch of the store, fsync included",
     "loop_lag": "seconds that the event loop is late",
+    "staple_this_update_timestamp": "when the OCSP response that is stapled was made; 0: none is",
+    "staple_next_update_timestamp": "when the OCSP response that is stapled ends; 0: none is",
     "anchors_confirmed_timestamp_seconds": "when the URL of a bundle's anchors last said what counts here",
     "ocsp_oldest_answer_seconds": "age of the oldest OCSP answer that a connected client stands on",
     "ocsp_unanswered": "connected clients of which no OCSP responder has said anything",

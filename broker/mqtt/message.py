@@ -25,13 +25,6 @@ from broker.mqtt.codes import QoS
 from broker.mqtt.publish import PUBREL_HEAD, encode_publish, split_publish
 
 
-class Share(Protocol):
-    """A Shared Subscription."""
-
-    def deliver_again(self, message: Message, now: float) -> None:
-        """Give *message* to another member: the one that had it has ended its session."""
-
-
 @dataclass(frozen=True, slots=True)
 class Alias:
     """A Topic Alias to send a message with: its encoded property, and whether the topic must go with it once more."""
@@ -183,14 +176,17 @@ class PersonalMessage:
         qos: int = 1,
         retain: bool = False,
         identifiers: bytes = b"",
-        share: Share | None = None,
+        share: str = "",
     ) -> None:
         self.message = message
         self.exactly_once = qos == QoS.EXACTLY_ONCE
         self.retain = retain
         self.identifiers = identifiers
         self.share = share
-        """The Shared Subscription through which it came, which gives it to another member if this session ends."""
+        """The Shared Subscription (``$share/…``) through which it came, empty for none.
+
+        Another member gets it if this session ends.
+        """
         self.sequence = 0
         """Its place in a persistent session's order."""
 

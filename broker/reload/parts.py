@@ -28,6 +28,7 @@ from broker.limits import Limits
 from broker.listener import Listener
 from broker.reload.policy_change import change, preview
 from broker.reload.report import Effects, Part
+from broker.sources.staple import Staple
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 
 _RELOADED_SETTINGS = frozenset(
@@ -121,12 +122,14 @@ class ReloadedCertificate:
         build: Callable[[], ssl.SSLContext],
         listeners: Sequence[Listener],
         describe: Callable[[ssl.SSLContext], str],
+        staple: Staple,
     ) -> None:
         """Watch *files*; *build* makes the context from whatever they hold, *describe* says what that is, or raises."""
         self._files = list(files)
         self._build = build
         self._listeners = listeners
         self._describe = describe
+        self._staple = staple
         self._digest = digest(self._files)
 
     def files(self, _config: BrokerConfig) -> Sequence[Path]:
@@ -150,6 +153,8 @@ class ReloadedCertificate:
     async def apply(self, loaded: tuple[bytes, ssl.SSLContext, str]) -> tuple[str, Effects | None]:
         """Give the listeners the context."""
         self._digest, context, detail = loaded
+        self._staple.adopt(context)
+        await self._staple.tried()  # A moment, so that nobody gets the new certificate without its staple.
         for listener in self._listeners:
             listener.context = context
         return detail, None

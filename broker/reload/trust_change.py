@@ -40,6 +40,7 @@ from broker.reload.report import SHOWN, Affected, Effects, Part
 from broker.sources.anchor_urls import AnchorUrls, fetch_missing
 from broker.sources.leniency import warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
+from broker.sources.staple import Staple
 from broker.sources.trust_files import anchor_files, load_trust, trust_of_cafile
 from provisioning.pki.tls import TlsConfigurationError
 
@@ -75,6 +76,7 @@ class ReloadedTrust:
         listeners: Sequence[Listener],
         lists: RevocationLists,
         urls: AnchorUrls,
+        staple: Staple,
         clock: Callable[[], float],
     ) -> None:
         """Begin with *config*; *build* makes a context that believes these anchors, or raises."""
@@ -83,6 +85,7 @@ class ReloadedTrust:
         self._listeners = listeners
         self._lists = lists
         self._urls = urls
+        self._staple = staple
         self._clock = clock
         self._mark = self._mark_of(config)
         self.anchors: Anchors = anchors_of(config, engine.admission.trust)
@@ -124,6 +127,7 @@ class ReloadedTrust:
         self._mark, self.anchors = loaded.mark, loaded.anchors
         admission.trust = loaded.trust
         admission.trust_generation += 1
+        self._staple.adopt(loaded.context)
         for listener in self._listeners:
             listener.context = loaded.context
         record_trust(self._engine, loaded.judge)

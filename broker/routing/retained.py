@@ -12,12 +12,20 @@ Rules
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import structlog
 
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
 from broker.routing.names import TopicNames
+
+log = structlog.get_logger("broker")
+
+_COMPLAINT_PAUSE = 60.0
+_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +40,13 @@ class Retained:
 class RetainedMessages:
     """The retained message of each topic name."""
 
-    __slots__ = ("_bytes", "_count", "_messages", "bytes_limit", "last_number", "limit")
+    __slots__ = ("_bytes", "_complained_at", "_count", "_messages", "bytes_limit", "last_number", "limit")
 
     def __init__(self, limit: int, bytes_limit: int) -> None:
         self._messages: TopicNames[Retained] = TopicNames()
         self._bytes = 0
         self._count = 0
+        self._complained_at = -math.inf
         self.limit = limit
         self.bytes_limit = bytes_limit
         self.last_number = 0
@@ -56,8 +65,10 @@ class RetainedMessages:
         """How many messages count: the broker's own figures do not."""
         return self._count
 
-    def retain(self, topic_name: str, message: Message, publisher: str = "") -> bool:
+    def retain(self, topic_name: str, message: Message, publisher: str = "", number: int = 0) -> bool:
         """Keep *message*; an empty payload forgets the topic's message [MQTT-3.3.1-6]. Return False if it does not fit.
+
+        It has the next number, unless it comes from the store with its own.
 
         What the topic had retained is gone in any case: it is out of date [MQTT-3.3.1-5], 3.1.1 [MQTT-3.3.1-7].
         """
@@ -69,9 +80,18 @@ class RetainedMessages:
                 return False
             self._count += 1
             self._bytes += message.size
-        self.last_number += 1
-        self._messages.insert(topic_name, Retained(message, publisher, self.last_number))
+        number = number or self.last_number + 1
+        self.last_number = max(self.last_number, number)
+        self._messages.insert(topic_name, Retained(message, publisher, number))
         return True
+
+    def complain(self, topic_name: str, client: str, now: float) -> None:
+        """Log, once a minute at most, that what *client* has published to *topic_name* did not fit, and why."""
+        if now - self._complained_at > _COMPLAINT_PAUSE:
+            self._complained_at = now
+            limit = "max_retained" if self._count >= self.limit else "max_retained_bytes"
+            facts = {"client": client, "topic": topic_name[:_SHOWN], "limit": limit}
+            log.warning("not retained", code="RETAINED_FULL", **facts, retained=self._count, bytes=self._bytes)
 
     def walk(self, topic_filter: str) -> Iterator[Retained | None]:
         """Yield what *topic_filter* matches, expired or not, while messages come and go; None for a step in vain."""
@@ -109,12 +129,28 @@ class Replay:
     A message that replaces another meanwhile reached the subscription when it was published, and is left out.
     """
 
-    __slots__ = ("_again", "_newest", "_reader", "_retained", "_walk", "subscription")
+    __slots__ = ("_again", "_reader", "_retained", "_sent", "_walk", "newest", "number", "subscription")
 
-    def __init__(self, retained: RetainedMessages, subscription: Subscription, reader: str) -> None:
-        """Begin for *subscription* of the session whose name is *reader*."""
+    def __init__(
+        self,
+        retained: RetainedMessages,
+        subscription: Subscription,
+        reader: str,
+        *,
+        newest: int | None = None,
+        sent: frozenset[int] = frozenset(),
+    ) -> None:
+        """Begin for *subscription* of the session whose name is *reader*.
+
+        One that was under way when the broker was restarted goes on with what was there then, up to the number
+        *newest*, but for what was *sent*.
+        """
         self._retained = retained
-        self._newest = retained.last_number
+        self.newest = retained.last_number if newest is None else newest
+        """The number of the last message that was there when it began."""
+        self.number = 0
+        """That of the message which `look` has returned last."""
+        self._sent = sent
         self._reader = reader
         self._walk = retained.walk(subscription.topic_filter)
         self._again: Message | None = None
@@ -136,8 +172,9 @@ class Replay:
         if message.expires_at is not None and message.expires_at <= now:
             self._retained.expire(message)
             return None
-        if found.number > self._newest:
+        if found.number > self.newest or found.number in self._sent:
             return None
         if self.subscription.no_local and found.publisher == self._reader:  # [MQTT-3.8.3-3]
             return None
+        self.number = found.number
         return message

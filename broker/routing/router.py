@@ -38,7 +38,7 @@ from broker.mqtt.codes import QoS
 from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
-from broker.mqtt.topics import check_topic_name
+from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.routing.cached import CachedNames
 from broker.routing.shared import Member, ShareGroup
 from broker.routing.tree import SubscriptionTree
@@ -254,9 +254,14 @@ class Routes(dict[bytes, Route]):
         key = share_name, subscription.topic_filter
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = ShareGroup()
+            group = self._groups[key] = ShareGroup(str(SharedSubscription(*key)))
             self.subscribe(group, Subscription(subscription.topic_filter, QoS.EXACTLY_ONCE))
         return group.join(member, subscription)
+
+    def share(self, topic_filter: str) -> ShareGroup | None:
+        """Return the Shared Subscription of *topic_filter* (``$share/…``), or None if it has no members, or is none."""
+        shared = SharedSubscription.parse(topic_filter)
+        return None if shared is None else self._groups.get((shared.share_name, shared.topic_filter))
 
     def leave(self, share_name: str, member: Member, topic_filter: str) -> bool:
         """Take *member* out of the share; return whether it was one."""

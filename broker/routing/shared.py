@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from broker.mqtt.message import Message, Share
+from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
 
 
@@ -41,7 +41,7 @@ class Member(Protocol):
     def congested(self) -> bool:
         """Whether publishers should be held for it."""
 
-    def deliver(self, message: Message, subscription: Subscription, now: float, *, share: Share | None = None) -> bool:
+    def deliver(self, message: Message, subscription: Subscription, now: float, *, share: str = "") -> bool:
         """Send or queue *message*; return whether to hold the publisher."""
 
     def hold(self, publisher: Any) -> None:
@@ -57,12 +57,14 @@ class Member(Protocol):
 class ShareGroup:
     """The members of one share name and topic filter."""
 
-    __slots__ = ("_members", "_next", "_order", "_touched", "outbox")
+    __slots__ = ("_members", "_next", "_order", "_touched", "name", "outbox")
 
     takes_shared_frames = False
     v5 = False
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        """The topic filter of its members' subscriptions, ``$share/`` and all."""
         self._members: dict[Member, Subscription] = {}
         self._order: list[Member] = []
         self._next = 0
@@ -103,7 +105,7 @@ class ShareGroup:
         if member is None:
             return False
         self._touched.add(member)
-        return member.deliver(message, self._members[member], now, share=self)
+        return member.deliver(message, self._members[member], now, share=self.name)
 
     def deliver_again(self, message: Message, now: float) -> None:
         """Give *message*, which a member that has ended did not acknowledge, to another."""

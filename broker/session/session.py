@@ -36,7 +36,7 @@ import structlog
 
 from broker.metrics import Metrics
 from broker.mqtt.codes import QoS, ReasonCode
-from broker.mqtt.message import Alias, Deliverable, Message, PersonalMessage, Released, Share
+from broker.mqtt.message import Alias, Deliverable, Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.session.aliases import OutgoingAliases
 from broker.session.connection import Connection
@@ -238,7 +238,7 @@ class Session:
         now: float,
         *,
         retained: bool = False,
-        share: Share | None = None,
+        share: str = "",
     ) -> bool:
         """Send or queue *message* at the lower of its QoS and the granted one; return whether to hold the publisher.
 
@@ -251,7 +251,7 @@ class Session:
         identifiers = subscription.identifiers if self.v5 else b""
         qos = min(message.qos, subscription.qos)
         deliverable: Deliverable = message
-        if retain or identifiers or share is not None or qos == QoS.EXACTLY_ONCE:
+        if retain or identifiers or share or qos == QoS.EXACTLY_ONCE:
             deliverable = PersonalMessage(message, qos=qos, retain=retain, identifiers=identifiers, share=share)
         if qos > 0:
             return self.deliver_reliably(deliverable, now)
@@ -487,8 +487,8 @@ class Session:
         """
         if self.inflight is not None:
             for message in self.inflight.values():
-                if isinstance(message, PersonalMessage) and message.share is not None and not message.exactly_once:
+                if isinstance(message, PersonalMessage) and message.share and not message.exactly_once:
                     yield message
         for message in self._queue or ():
-            if isinstance(message, PersonalMessage) and message.share is not None:
+            if isinstance(message, PersonalMessage) and message.share:
                 yield message

@@ -5,8 +5,7 @@ Rules
 1. A revoked certificate goes into the revocation index, and out of it when a later answer says that it is good; those
    on hold are asked about until then.
 2. What cannot be asked or believed is no answer; what follows from that is the bundle's policy to say.
-3. Plain HTTP, no redirects, no proxy, bounded in bytes and time: answers are signed.
-4. At most `_MOST_ANSWERS` are remembered, the least recently used forgotten first. A certificate that is known to be
+3. At most `_MOST_ANSWERS` are remembered, the least recently used forgotten first. A certificate that is known to be
    revoked stays in the index.
 """
 
@@ -17,20 +16,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-import httpx
 import structlog
 from cryptography import x509
 
 from broker.admission.issuers import Issuer
 from broker.metrics import Metrics
-from provisioning.pki.ocsp import Answer, OcspRefused, ask, read_answer, responders
+from broker.sources.ocsp_http import OcspHttp, OcspUnreachable
+from provisioning.pki.ocsp import Answer, OcspRefused, responders
 from provisioning.pki.revocation import OCSP, CertificateKey, RevocationIndex, RevocationReason, pack
 
 log = structlog.get_logger("broker")
 
 _AT_ONCE = 16
-_TIMEOUT = 2.5
-_MOST_BYTES = 64 * 1024
 _MOST_ON_HOLD = 10_000
 _SILENCE = 5.0
 """Seconds for which a responder that cannot be reached is not tried: nobody waits for it meanwhile."""
@@ -38,10 +35,6 @@ _MOST_ANSWERS = 100_000
 _MOST_RESPONDERS = 1_000
 LIST = OCSP
 """How the answers are called among the lists of the revocation index."""
-
-
-class OcspUnreachable(OcspRefused):
-    """There is no answer."""
 
 
 class OcspClient:
@@ -75,7 +68,7 @@ class OcspClient:
         """Until when a responder that could not be reached is not tried."""
         self.failing: set[str] = set()
         """Responders of which it was said that they do not answer as they should."""
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False)
+        self._http = OcspHttp()
 
     def known(self, key: CertificateKey) -> Answer | None:
         """Return the last answer about *key*, however old."""
@@ -128,7 +121,7 @@ class OcspClient:
         for task in list(self._asking.values()):
             task.cancel()
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
-        await self._client.aclose()
+        await self._http.close()
 
     async def _ask(self, key: CertificateKey, certificate: x509.Certificate, issuer: Issuer) -> Answer | None:
         for url in urls_of(certificate, issuer):
@@ -136,11 +129,11 @@ class OcspClient:
                 continue
             try:
                 async with self._slots:
-                    answer = await asyncio.wait_for(self._fetch(url, certificate, issuer), _TIMEOUT)
-            except (OcspRefused, TimeoutError) as error:
+                    answer, _ = await self._http.ask(url, certificate, issuer.certificate)
+            except OcspRefused as error:
                 self._metrics.revocation_alarms["OCSP_FAILED"] += 1
-                self._failed(url, str(error) or f"no answer within {_TIMEOUT:g} s")
-                if isinstance(error, OcspUnreachable | TimeoutError):
+                self._failed(url, str(error))
+                if isinstance(error, OcspUnreachable):
                     self._silent[url] = self._clock() + _SILENCE
             else:
                 self._silent.pop(url, None)
@@ -161,22 +154,6 @@ class OcspClient:
         self.failing.add(url)
         log.warning("OCSP failed", code="OCSP_FAILED", url=url, detail=detail)
         self._tell("OCSP lost", code="OCSP_FAILED", source=url, detail=detail)
-
-    async def _fetch(self, url: str, certificate: x509.Certificate, issuer: Issuer) -> Answer:
-        question = ask(certificate, issuer.certificate)
-        headers = {"Content-Type": "application/ocsp-request", "Accept": "application/ocsp-response"}
-        try:
-            async with self._client.stream("POST", url, content=question.der, headers=headers) as response:
-                if response.status_code != httpx.codes.OK:
-                    raise OcspUnreachable(f"HTTP status {response.status_code}")
-                body = b""
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) > _MOST_BYTES:
-                        raise OcspRefused(f"more than {_MOST_BYTES} bytes")
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise OcspUnreachable(f"cannot be asked: {str(error) or type(error).__name__}") from error
-        return read_answer(body, question, certificate, issuer.certificate, datetime.now(UTC))
 
     def _note(self, key: CertificateKey, answer: Answer, certificate: x509.Certificate, issuer: Issuer) -> Answer:
         before = self.known(key)

@@ -72,6 +72,7 @@ class Stored(Protocol):
     exactly_once: bool
     retain: bool
     identifiers: bytes
+    share: str
 
 
 @dataclass(slots=True)
@@ -88,6 +89,8 @@ class Batch:
     unreferenced: list[tuple[int]] = field(default_factory=list)
     incoming: dict[tuple[int, int], bool] = field(default_factory=dict)
     retained: dict[str, Row | None] = field(default_factory=dict)
+    replayed: dict[tuple[int, str], list[int]] = field(default_factory=dict)
+    """(session, topic filter) to the numbers of retained messages that were sent at QoS 2 while more are to come."""
     answers: list[tuple[Answerable, bytes, bytes | Otherwise]] = field(default_factory=list)
     """Connection, what it is answered, and what instead if the batch cannot be written."""
     packets: list[tuple[Answerable, bytes]] = field(default_factory=list)
@@ -99,7 +102,7 @@ class Batch:
     @property
     def changes(self) -> bool:
         """Whether there is anything to write."""
-        return bool(self.promises or self.sessions or self.done or self.unreferenced)
+        return bool(self.promises or self.sessions or self.done or self.unreferenced or self.replayed)
 
     @property
     def promises(self) -> bool:
@@ -122,7 +125,11 @@ class Batch:
             if values is None:
                 self.forget(row)
         self.sessions |= later.sessions
+        for subscribed in later.subscriptions:
+            self.replayed.pop(subscribed, None)
         self.subscriptions |= later.subscriptions
+        for subscribed, numbers in later.replayed.items():
+            self.replayed.setdefault(subscribed, []).extend(numbers)
         self.messages |= later.messages
         self.deliveries |= later.deliveries
         self.progress |= later.progress
@@ -141,8 +148,8 @@ class Batch:
 
     def forget(self, row: int) -> None:
         """Strike what was noted for session *row*, which has ended."""
-        tables: tuple[dict[Any, Any], ...] = (self.subscriptions, self.deliveries, self.progress, self.incoming)
-        for table in tables:
+        by_session: tuple[dict[Any, Any], ...] = (self.subscriptions, self.deliveries, self.progress, self.incoming)
+        for table in (*by_session, self.replayed):
             for key in [key for key in table if key[0] == row]:
                 del table[key]
 
@@ -204,14 +211,26 @@ class Journal:
         self.open.sessions[row] = None
 
     def subscribe(self, row: int, topic_filter: str, values: Row) -> None:
-        """Note a subscription."""
+        """Note a subscription, of whose retained messages none has been sent, or all have."""
         self.dirty = True
+        self.open.replayed.pop((row, topic_filter), None)
         self.open.subscriptions[row, topic_filter] = values
 
     def unsubscribe(self, row: int, topic_filter: str) -> None:
         """Note that a subscription is gone."""
         self.dirty = True
+        self.open.replayed.pop((row, topic_filter), None)
         self.open.subscriptions[row, topic_filter] = None
+
+    def replays(self, row: int, topic_filter: str, values: Row) -> None:
+        """Note that some of a subscription's retained messages have been sent, and the rest will be."""
+        self.dirty = True
+        self.open.subscriptions[row, topic_filter] = values
+
+    def replayed(self, row: int, topic_filter: str, number: int) -> None:
+        """Note that the retained message *number* has been sent to a subscription: not to be sent again."""
+        self.dirty = True
+        self.open.replayed.setdefault((row, topic_filter), []).append(number)
 
     # Messages on their way out
 
@@ -229,6 +248,7 @@ class Journal:
             2 if stored.exactly_once else 1,
             stored.retain,
             stored.identifiers,
+            stored.share,
         )
 
     def advance(self, row: int, sequence: int, packet_id: int, *, released: bool) -> None:
@@ -277,10 +297,11 @@ class Journal:
         self.dirty = True
         self.open.incoming[row, packet_id] = known
 
-    def retain(self, topic_name: str, message: Message | None, publisher: str = "") -> None:
-        """Note the retained message of a topic and who published it, or that there is none."""
+    def retain(self, topic_name: str, message: Message | None, publisher: str = "", number: int = 0) -> None:
+        """Note the retained message of a topic, who published it and its *number*, or that there is none."""
         self.dirty = True
-        self.open.retained[topic_name] = None if message is None else (*self._message_row(message), publisher)
+        row = None if message is None else (*self._message_row(message), publisher, number)
+        self.open.retained[topic_name] = row
 
     # The store's side
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 2
+VERSION = 3
 
 SCHEMA = """
 CREATE TABLE sessions (
@@ -24,7 +24,8 @@ CREATE TABLE subscriptions (
     retain_as_published INTEGER NOT NULL,
     retain_handling INTEGER NOT NULL,
     identifiers BLOB NOT NULL,
-    pending INTEGER NOT NULL DEFAULT 0,  -- 1: not all retained messages that it matched have been sent yet
+    -- 0, or not all retained messages that it matched have been sent yet: the number of the newest of them
+    pending INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (session, topic_filter)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE messages (
@@ -41,6 +42,7 @@ CREATE TABLE deliveries (
     identifiers BLOB NOT NULL,
     packet_id INTEGER,             -- QoS 2 only, from the first PUBLISH on
     released INTEGER NOT NULL DEFAULT 0,
+    share TEXT NOT NULL DEFAULT '',      -- the Shared Subscription that it came through, $share/…; empty: none
     PRIMARY KEY (session, sequence)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE incoming (
@@ -52,7 +54,17 @@ CREATE TABLE retained (
     topic_name TEXT PRIMARY KEY,
     topic BLOB NOT NULL, payload BLOB NOT NULL, qos INTEGER NOT NULL, retain INTEGER NOT NULL,
     properties BLOB NOT NULL, expires_at REAL,
-    publisher TEXT NOT NULL DEFAULT ''   -- role and client identifier; empty: not known
+    publisher TEXT NOT NULL DEFAULT '',  -- role and client identifier; empty: not known
+    number INTEGER NOT NULL DEFAULT 0    -- its place in the order in which messages were retained
+) STRICT, WITHOUT ROWID;
+-- What of the retained messages of a pending subscription was sent at QoS 2; gone with the row that it refers to, which
+-- is replaced when it is pending no more, or anew.
+CREATE TABLE replayed (
+    session INTEGER NOT NULL,
+    topic_filter TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (session, topic_filter, number),
+    FOREIGN KEY (session, topic_filter) REFERENCES subscriptions (session, topic_filter) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
 """
 
@@ -60,6 +72,21 @@ MIGRATIONS = {
     1: """
 ALTER TABLE subscriptions ADD COLUMN pending INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE retained ADD COLUMN publisher TEXT NOT NULL DEFAULT '';
+""",
+    2: """
+ALTER TABLE deliveries ADD COLUMN share TEXT NOT NULL DEFAULT '';
+ALTER TABLE retained ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
+UPDATE retained SET number = ranked.place
+    FROM (SELECT topic_name AS name, row_number() OVER (ORDER BY topic_name) AS place FROM retained) AS ranked
+    WHERE ranked.name = topic_name;
+UPDATE subscriptions SET pending = (SELECT coalesce(max(number), 0) FROM retained) WHERE pending <> 0;
+CREATE TABLE replayed (
+    session INTEGER NOT NULL,
+    topic_filter TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (session, topic_filter, number),
+    FOREIGN KEY (session, topic_filter) REFERENCES subscriptions (session, topic_filter) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
 """,
 }
 """What makes the next schema of each older one."""

@@ -227,13 +227,17 @@ class SqliteStore:
             "INSERT OR REPLACE INTO subscriptions VALUES (?,?,?,?,?,?,?,?)",
             [(*key, *values) for key, values in batch.subscriptions.items() if values is not None],
         )
+        many(  # Behind the subscriptions: to replace one forgets what was replayed to it.
+            "INSERT OR IGNORE INTO replayed VALUES (?,?,?)",
+            [(*key, number) for key, numbers in batch.replayed.items() for number in numbers],
+        )
         many(
             "INSERT OR REPLACE INTO messages VALUES (?,?,?,?,?,?,?)",
             [(row, *values) for row, values in batch.messages.items()],
         )
         many(
-            "INSERT OR REPLACE INTO deliveries (session, sequence, message, qos, retain, identifiers) "
-            "VALUES (?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO deliveries (session, sequence, message, qos, retain, identifiers, share) "
+            "VALUES (?,?,?,?,?,?,?)",
             [(*key, *values) for key, values in batch.deliveries.items()],
         )
         many(
@@ -251,6 +255,6 @@ class SqliteStore:
             "DELETE FROM retained WHERE topic_name=?", [(t,) for t, values in batch.retained.items() if values is None]
         )
         many(
-            "INSERT OR REPLACE INTO retained VALUES (?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO retained VALUES (?,?,?,?,?,?,?,?,?)",
             [(topic, *values) for topic, values in batch.retained.items() if values is not None],
         )

@@ -19,6 +19,7 @@ Handles: PKCS #10 DER. Does not handle: base64, PEM armour, who may have which n
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -35,7 +36,7 @@ from provisioning.ca.profile import Profile
 from provisioning.errors import Code, Refused
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, check_name
-from provisioning.pki.keys import PrivateKey, generate_key
+from provisioning.pki.keys import PrivateKey, generate_key, spki_of
 
 MAXIMUM_CSR_SIZE: Final = 16 * 1024
 """An RSA-8192 request with generous extensions is 3 KB."""
@@ -66,6 +67,8 @@ class VerifiedRequest:
     """What a request asks for, its signature and key already checked. Made here only."""
 
     public_key: CertificatePublicKeyTypes
+    spki: bytes
+    """The key's SubjectPublicKeyInfo."""
     common_name: str
     subject: bytes
     subject_alternative_name: bytes | None
@@ -73,6 +76,11 @@ class VerifiedRequest:
     """What else it asks for; a profile decides what of it is heard (`provisioning.ca.name_policy`)."""
     challenge: bytes | None = None
     """Its challengePassword: what links it to the TLS connection that it came on (RFC 7030 §3.5)."""
+
+    @property
+    def key_fingerprint(self) -> bytes:
+        """The SHA-256 of the key's SubjectPublicKeyInfo, 32 bytes."""
+        return hashlib.sha256(self.spki).digest()
 
 
 def verify_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> VerifiedRequest:
@@ -105,7 +113,8 @@ class KeyRequest:
 
     def with_key(self, key: PrivateKey) -> VerifiedRequest:
         """Return the request for the certificate of *key*."""
-        return replace(self.request, public_key=key.public_key())
+        public_key = key.public_key()
+        return replace(self.request, public_key=public_key, spki=spki_of(public_key))
 
 
 def read_key_request(
@@ -181,6 +190,7 @@ def _facts(csr: x509.CertificateSigningRequest, public_key: CertificatePublicKey
         raise _malformed(error) from error
     return VerifiedRequest(
         public_key=public_key,
+        spki=spki_of(public_key),
         common_name=_common_name(subject),
         subject=subject.public_bytes(),
         subject_alternative_name=None if alternative_name is None else alternative_name.public_bytes(),

@@ -80,6 +80,12 @@ def children(encoded: bytes) -> Iterator[bytes]:
         place = after
 
 
+def content(encoded: bytes) -> bytes:
+    """Return what is inside the element *encoded*, which the library has made."""
+    begin, end = _content(encoded, 0)
+    return encoded[begin:end]
+
+
 def _content(encoded: bytes, place: int) -> tuple[int, int]:
     """Return where the content of the element at *place* begins and ends."""
     size = encoded[place + 1]

@@ -2,7 +2,8 @@
 
 Most of a certificate is the same in every one that an issuer makes: its name, the algorithm, six of eight extensions.
 Those are encoded once (by `provisioning.ca.issuer`); what is left for each certificate are serial number, dates,
-subject, key and names. The library encodes each part; here the parts are only joined.
+subject, key and names. The library encodes each part, and here the parts are only joined; but for the three that every
+certificate has of its own and that have one shape only (a subject of one Common Name, one URI, a key's identifier).
 
 Handles: joining. Does not handle: whether the result is what was meant, which `provisioning.ca.lint` finds out from
 the bytes.
@@ -11,13 +12,12 @@ the bytes.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from provisioning.ca import der
 
@@ -28,6 +28,12 @@ _VERSION_3: Final = bytes.fromhex("a003020102")
 _TRUE: Final = bytes.fromhex("0101ff")
 _EXTENSIONS: Final = b"\xa3"
 _IDENTIFIERS: Final = 64
+_UTF8_STRING: Final = b"\x0c"
+_URI: Final = b"\x86"
+_COMMON_NAME: Final = der.object_identifier("2.5.4.3")
+_ALTERNATIVE_NAME: Final = der.object_identifier("2.5.29.17")
+_SUBJECT_KEY: Final = bytes.fromhex("301d0603551d0e04160414")
+"""The extension up to its twenty octets, which SHA-1 makes."""
 
 
 def encoded(extension: x509.ExtensionType, *, critical: bool = False) -> bytes:
@@ -44,11 +50,11 @@ def joined(
     serial: int,
     not_before: datetime,
     not_after: datetime,
-    subject: x509.Name,
-    public_key: CertificatePublicKeyTypes,
+    subject: bytes,
+    spki: bytes,
     extensions: Iterable[bytes],
 ) -> bytes:
-    """Return the fields; *algorithm* and *issuer* (a name) are in DER already, and so are the *extensions*."""
+    """Return the fields; but for number and dates, all is in DER already."""
     return der.element(
         der.SEQUENCE,
         b"".join(
@@ -58,12 +64,31 @@ def joined(
                 algorithm,
                 issuer,
                 der.element(der.SEQUENCE, der.time(not_before) + der.time(not_after)),
-                subject.public_bytes(),
-                public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+                subject,
+                spki,
                 der.element(_EXTENSIONS, der.element(der.SEQUENCE, b"".join(extensions))),
             )
         ),
     )
+
+
+def common_name(name: str) -> bytes:
+    """Return the subject that is one Common Name; *name* has been checked (`provisioning.pki.identity`)."""
+    text = der.element(_UTF8_STRING, name.encode())
+    return der.element(der.SEQUENCE, der.element(der.SET, der.element(der.SEQUENCE, _COMMON_NAME + text)))
+
+
+def only_uri(uri: str) -> bytes:
+    """Return the Subject Alternative Name that is one URI, which is ASCII."""
+    names = der.element(der.SEQUENCE, der.element(_URI, uri.encode("ascii")))
+    return der.element(der.SEQUENCE, _ALTERNATIVE_NAME + der.element(der.OCTET_STRING, names))
+
+
+def key_identifier(spki: bytes) -> bytes:
+    """Return the Subject Key Identifier of the key in *spki* (RFC 5280 §4.2.1.2, method 1)."""
+    _, bits = der.children(spki)
+    key = der.content(bits)[1:]  # What comes before says that no bit of the last octet is unused.
+    return _SUBJECT_KEY + hashlib.sha1(key, usedforsecurity=False).digest()
 
 
 _object_identifier = functools.lru_cache(_IDENTIFIERS)(der.object_identifier)

@@ -6,9 +6,11 @@ Two steps, so that nothing unchecked can be signed::
 
     Issuer.prepare(profile, request) -> PreparedIssuance      built, and linted under a signature that is none
     Issuer.issue(prepared) -> Certificate                     redeemed once, by the issuer that prepared it
+    Issuer.sign(prepared) -> its DER                          the same
 
-`prepare` is the only maker of what `issue` accepts. What is signed are the linted fields themselves, byte for byte
-(`provisioning.ca.signing`).
+`prepare` is the only maker of what both accept. What is signed are the linted fields themselves, byte for byte
+(`provisioning.ca.signing`). What differs from a linted certificate in its own number, dates, names and key only is not
+taken apart once more (`provisioning.ca.precedents`).
 
 Rules
 -----
@@ -29,16 +31,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
-from provisioning.ca.fields import ALGORITHM, encoded, joined
-from provisioning.ca.lint import Intent, lint, lint_ocsp_signer
+from provisioning.ca import fields as parts
+from provisioning.ca.fields import encoded, joined
+from provisioning.ca.lint import Intent, Made, lint, lint_ocsp_signer
 from provisioning.ca.name_policy import IpAddress, SubjectNames
+from provisioning.ca.precedents import Precedents
 from provisioning.ca.profile import DIGITAL_SIGNATURE, Profile
-from provisioning.ca.signing import signature_algorithm, signed, with_signature
+from provisioning.ca.signing import signature, signature_algorithm, with_signature
 from provisioning.pki.identity import Identity
-from provisioning.pki.keys import PrivateKey, key_identifier
+from provisioning.pki.keys import PrivateKey, key_identifier, spki_of
 
 _OCSP_BACKDATE: Final = timedelta(minutes=1)
-_OCSP_SIGNER_NAME: Final = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Fleetgate OCSP signer")])
+_OCSP_SIGNER_NAME: Final = parts.common_name("Fleetgate OCSP signer")
 _OCSP_SIGNING: Final = encoded(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]))
 _NO_CHECK: Final = encoded(x509.OCSPNoCheck())
 _NO_CA: Final = encoded(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -78,6 +82,8 @@ class IssuanceRequest:
     """The CRL shard it belongs to; None: the issuer's one list."""
     attributes: tuple[x509.NameAttribute[str | bytes], ...] = ()
     """Of the subject, before the Common Name."""
+    spki: bytes = b""
+    """The key's SubjectPublicKeyInfo, where somebody has it already."""
 
     @property
     def names(self) -> SubjectNames:
@@ -98,12 +104,13 @@ class OcspSignerRequest:
 class PreparedIssuance:
     """A linted certificate waiting for its signature. Made by `Issuer` only."""
 
-    __slots__ = ("_fields", "_issuer", "_redeemed")
+    __slots__ = ("_fields", "_issuer", "_redeemed", "made")
 
-    def __init__(self, issuer: Issuer, fields: bytes) -> None:
+    def __init__(self, issuer: Issuer, fields: bytes, made: Made) -> None:
         self._issuer = issuer
         self._fields = fields
         self._redeemed = False
+        self.made: Final = made
 
     def redeem(self, issuer: Issuer) -> bytes:
         """Give the linted fields to the *issuer* that prepared them, once."""
@@ -131,23 +138,26 @@ class Issuer:
         self._algorithm = signature_algorithm(key)
         self._authority = encoded(x509.AuthorityKeyIdentifier(self.key_id, None, None))
         self._urls = urls
+        self._precedents = Precedents(certificate.not_valid_after_utc)
 
     def prepare(self, profile: Profile, request: IssuanceRequest) -> PreparedIssuance:
         """Build and lint a certificate; raise `IssuanceRefused` with every finding if there is one."""
-        fields = self._fields(profile, request)
-        findings = lint(self._draft(fields), Intent(profile, request.identity, self.certificate, request.names))
-        if findings:
-            raise IssuanceRefused(f"the certificate for {request.identity} fails its checks: {'; '.join(findings)}")
-        return PreparedIssuance(self, fields)
+        spki = request.spki or spki_of(request.public_key)
+        not_before, not_after = profile.validity(request.now, self.certificate.not_valid_after_utc, request.life)
+        if not_after <= not_before:
+            raise IssuanceRefused(f"the issuing CA expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}")
+        made = Made(request.serial, not_before, not_after, spki)
+        fields = self._fields(profile, request, made)
+        self._check(fields, Intent(profile, request.identity, self.certificate, request.names, made))
+        return PreparedIssuance(self, fields, made)
 
     def prepare_ocsp_signer(self, request: OcspSignerRequest) -> PreparedIssuance:
         """Build and lint the certificate of a delegated OCSP signer (RFC 6960 §4.2.2.2); raise `IssuanceRefused`."""
         now = request.now.replace(microsecond=0)
         not_after = min(now + request.life, self.certificate.not_valid_after_utc)
+        made = Made(request.serial, now - _OCSP_BACKDATE, not_after, spki_of(request.public_key))
         fields = self._joined(
-            request.public_key,
-            request.serial,
-            (now - _OCSP_BACKDATE, not_after),
+            made,
             _OCSP_SIGNER_NAME,
             # Nobody asks the responder about itself; its short life takes the place of revocation.
             (_OCSP_SIGNING, _NO_CHECK),
@@ -155,33 +165,40 @@ class Issuer:
         findings = lint_ocsp_signer(self._draft(fields), self.certificate)
         if findings:
             raise IssuanceRefused(f"the OCSP signer's certificate fails its checks: {'; '.join(findings)}")
-        return PreparedIssuance(self, fields)
+        return PreparedIssuance(self, fields, made)
 
     def issue(self, prepared: PreparedIssuance) -> x509.Certificate:
         """Sign what was prepared; raise `IssuanceRefused` if it was signed before or is another issuer's."""
-        fields = prepared.redeem(self)
-        return x509.load_der_x509_certificate(signed(self._key, fields, ALGORITHM))
+        return x509.load_der_x509_certificate(self.sign(prepared))
 
-    def _fields(self, profile: Profile, request: IssuanceRequest) -> bytes:
-        not_before, not_after = profile.validity(request.now, self.certificate.not_valid_after_utc, request.life)
-        if not_after <= not_before:
-            raise IssuanceRefused(f"the issuing CA expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}")
-        common_name = x509.NameAttribute(NameOID.COMMON_NAME, request.identity.name)
+    def sign(self, prepared: PreparedIssuance) -> bytes:
+        """Do the same, and return the certificate in DER."""
+        fields = prepared.redeem(self)
+        return with_signature(fields, self._algorithm, signature(self._key, fields))
+
+    def _check(self, fields: bytes, intent: Intent) -> None:
+        """Raise `IssuanceRefused` if *fields* are not the certificate that is intended, or not a good one."""
+        if self._precedents.cover(fields, intent):
+            return
+        findings = lint(self._draft(fields), intent)
+        if findings:
+            raise IssuanceRefused(f"the certificate for {intent.identity} fails its checks: {'; '.join(findings)}")
+        self._precedents.remember(fields, intent.profile)
+
+    def _fields(self, profile: Profile, request: IssuanceRequest, made: Made) -> bytes:
         return self._joined(
-            request.public_key,
-            request.serial,
-            (not_before, not_after),
-            x509.Name([*request.attributes, common_name]),
+            made,
+            _subject(request),
             (
                 _purposes(profile.extended_key_usages),
-                encoded(_alternative_name(request)),
+                _alternative_name(request),
                 *self._pointers(profile, request.crl_url),
             ),
         )
 
     def _draft(self, fields: bytes) -> x509.Certificate:
         """Return the certificate that *fields* would be, under a signature that is of nothing of it."""
-        return x509.load_der_x509_certificate(with_signature(fields, ALGORITHM, _NO_SIGNATURE))
+        return x509.load_der_x509_certificate(with_signature(fields, self._algorithm, _NO_SIGNATURE))
 
     def _pointers(self, profile: Profile, shard_url: str | None) -> Sequence[bytes]:
         urls = self._urls
@@ -199,41 +216,39 @@ class Issuer:
             )
         )
 
-    def _joined(
-        self,
-        public_key: CertificatePublicKeyTypes,
-        serial: int,
-        dates: tuple[datetime, datetime],
-        subject: x509.Name,
-        extensions: Sequence[bytes],
-    ) -> bytes:
+    def _joined(self, made: Made, subject: bytes, extensions: Sequence[bytes]) -> bytes:
         """Return the fields of an end-entity certificate; *extensions* come after those that all of them have."""
-        not_before, not_after = dates
         return joined(
             self._algorithm,
             self._name,
-            serial=serial,
-            not_before=not_before,
-            not_after=not_after,
+            serial=made.serial,
+            not_before=made.not_before,
+            not_after=made.not_after,
             subject=subject,
-            public_key=public_key,
-            extensions=(
-                _NO_CA,
-                _USAGE,
-                encoded(x509.SubjectKeyIdentifier(key_identifier(public_key))),
-                self._authority,
-                *extensions,
-            ),
+            spki=made.spki,
+            extensions=(_NO_CA, _USAGE, parts.key_identifier(made.spki), self._authority, *extensions),
         )
 
 
-def _alternative_name(request: IssuanceRequest) -> x509.SubjectAlternativeName:
-    return x509.SubjectAlternativeName(
-        [
-            x509.UniformResourceIdentifier(request.identity.uri),
-            *(x509.DNSName(name) for name in request.dns_names),
-            *(x509.IPAddress(address) for address in request.ip_addresses),
-        ]
+def _subject(request: IssuanceRequest) -> bytes:
+    name = request.identity.name
+    if not request.attributes:
+        return parts.common_name(name)
+    return x509.Name([*request.attributes, x509.NameAttribute(NameOID.COMMON_NAME, name)]).public_bytes()
+
+
+def _alternative_name(request: IssuanceRequest) -> bytes:
+    uri = request.identity.uri
+    if not (request.dns_names or request.ip_addresses):
+        return parts.only_uri(uri)
+    return encoded(
+        x509.SubjectAlternativeName(
+            [
+                x509.UniformResourceIdentifier(uri),
+                *(x509.DNSName(name) for name in request.dns_names),
+                *(x509.IPAddress(address) for address in request.ip_addresses),
+            ]
+        )
     )
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from cryptography import x509
@@ -26,11 +26,11 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import DIGITAL_SIGNATURE, Profile
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of
-from provisioning.pki.keys import key_identifier
+from provisioning.pki.keys import key_identifier, spki_of
 
 E = TypeVar("E", bound=x509.ExtensionType)
 
-_SERIAL_BITS: Final = range(64, 160)  # CA/Browser Forum BR §7.1 from below, RFC 5280 §4.1.2.2 (20 octets) from above.
+SERIAL_BITS: Final = range(64, 160)  # CA/Browser Forum BR §7.1 from below, RFC 5280 §4.1.2.2 (20 octets) from above.
 
 _EXTENSIONS: Final = {
     # RFC 5280 §4.2: the extension, and whether it is critical.
@@ -58,6 +58,16 @@ _OCSP_SIGNER_LIFE: Final = timedelta(days=31)
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """What a certificate was given of its own: its number, notBefore and notAfter, and its SubjectPublicKeyInfo."""
+
+    serial: int
+    not_before: datetime
+    not_after: datetime
+    spki: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Intent:
     """What the certificate is meant to be."""
 
@@ -65,6 +75,8 @@ class Intent:
     identity: Identity
     issuer: x509.Certificate
     names: SubjectNames
+    made: Made | None = None
+    """None: these three are not looked at."""
 
 
 class _Read:
@@ -115,12 +127,21 @@ def lint_ocsp_signer(certificate: x509.Certificate, issuer: x509.Certificate) ->
 
 def _check_serial_number(certificate: x509.Certificate) -> Iterator[str]:
     serial = certificate.serial_number
-    if serial <= 0 or serial.bit_length() not in _SERIAL_BITS:
-        yield f"serial number has {serial.bit_length()} bits, not {_SERIAL_BITS.start} to {_SERIAL_BITS.stop - 1}"
+    if serial <= 0 or serial.bit_length() not in SERIAL_BITS:
+        yield f"serial number has {serial.bit_length()} bits, not {SERIAL_BITS.start} to {SERIAL_BITS.stop - 1}"
 
 
 def _check_serial(read: _Read, _intent: Intent) -> Iterator[str]:
     yield from _check_serial_number(read.certificate)
+
+
+def _check_made(read: _Read, intent: Intent) -> Iterator[str]:
+    if intent.made is None:
+        return
+    certificate = read.certificate
+    dates = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if Made(certificate.serial_number, *dates, spki_of(read.public_key)) != intent.made:
+        yield "serial number, dates or key are not those that were chosen"
 
 
 def _check_validity(read: _Read, intent: Intent) -> Iterator[str]:
@@ -228,6 +249,7 @@ def _key_identifier_of(issuer: x509.Certificate) -> bytes:
 
 _CHECKS: Final[tuple[Callable[[_Read, Intent], Iterator[str]], ...]] = (
     _check_serial,
+    _check_made,
     _check_validity,
     _check_key,
     _check_names,

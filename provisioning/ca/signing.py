@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from datetime import UTC, datetime
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -16,6 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.ca import der
 from provisioning.pki.keys import PrivateKey
+
+_ECDSA: Final = {kind: ec.ECDSA(kind()) for kind in (hashes.SHA256, hashes.SHA384)}
 
 
 def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
@@ -46,12 +49,12 @@ def signed(key: PrivateKey, fields: bytes, place: int) -> bytes:
     *place* is where among the fields the signature's algorithm is; inner and outer are equal (RFC 5280 §4.1.1.2,
     §5.1.1.2).
     """
-    return with_signature(fields, place, signature(key, fields))
-
-
-def with_signature(fields: bytes, place: int, signature: bytes) -> bytes:
-    """Return the same with a *signature* that is there already."""
     algorithm = next(itertools.islice(der.children(fields), place, None))
+    return with_signature(fields, algorithm, signature(key, fields))
+
+
+def with_signature(fields: bytes, algorithm: bytes, signature: bytes) -> bytes:
+    """Return the same with a *signature* that is there already, by the *algorithm* that is among the fields."""
     return der.element(der.SEQUENCE, fields + algorithm + der.element(der.BIT_STRING, b"\x00" + signature))
 
 
@@ -68,7 +71,7 @@ def signature(key: PrivateKey, fields: bytes) -> bytes:
     """Return the signature of *fields*."""
     match key:
         case ec.EllipticCurvePrivateKey():
-            return key.sign(fields, ec.ECDSA(_hash(key)))
+            return key.sign(fields, _ECDSA[type(_hash(key))])
         case rsa.RSAPrivateKey():
             return key.sign(fields, padding.PKCS1v15(), _hash(key))
         case ed25519.Ed25519PrivateKey():

@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import httpx
@@ -44,5 +45,13 @@ def open_pool(
 
 def explain(base_url: str, error: httpx.HTTPError) -> str:
     """Return one sentence: which service could not be reached, and why."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"the server at {base_url} is not the provisioning service that the trust anchors vouch for "
+                f"({cause.verify_message})"
+            )
+        cause = cause.__cause__ or cause.__context__
     reason = str(error) or type(error).__name__
     return f"the provisioning service at {base_url} does not answer: {reason}"

@@ -44,7 +44,6 @@ from provisioning.enrolment.ways.way import IpAddress, Settle, Vouched, Way
 from provisioning.enrolment.ways.webhook import Unasked, WebhookWay
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
-from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import certificates, claims, devices, groups
 from provisioning.store.certificates import HeldCertificate, StoredCertificate
@@ -266,7 +265,7 @@ def _comes_back(
     An operator's approval that it took is added to *said*.
     """
     _check_no_withdrawal(connection, device)
-    held = certificates.newest_with_key(connection, device.name, spki_fingerprint(attempt.request.public_key))
+    held = certificates.newest_with_key(connection, device.name, attempt.request.key_fingerprint)
     if held is not None and rules.same_key_window:
         return (held.der if _answers(held, rules, attempt.now) else None), ()
     lost = [each.lost for each in said if each.lost is not None]

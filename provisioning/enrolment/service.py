@@ -66,10 +66,10 @@ from provisioning.enrolment.ways.webhook import Unasked
 from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import PrivateKey, spki_fingerprint
-from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.pki.revocation import RevocationReason
 from provisioning.store import audit, certificates, device_keys, groups, revocations, serials
 from provisioning.store.audit import Action
-from provisioning.store.certificates import StoredCertificate
+from provisioning.store.certificates import IssuedCertificate, StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import Device
 from provisioning.store.groups import Group
@@ -83,7 +83,7 @@ _MAXIMUM_QUESTIONS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    certificate: x509.Certificate
+    der: bytes
     again: bool = False
     changed: Sequence[StoredCertificate] = ()
     """Certificates whose status has changed: those that were replaced, and a new one on trial."""
@@ -251,7 +251,7 @@ class EnrolmentService:
         if outcome.changed:
             for tell in self._after_commit:
                 tell(outcome.changed)
-        certificate = outcome.certificate
+        certificate = x509.load_der_x509_certificate(outcome.der)
         log.info(
             "certificate given again" if outcome.again else "certificate issued",
             subject=certificate.subject.rfc4514_string(),
@@ -283,21 +283,21 @@ class EnrolmentService:
         except Undecided as undecided:
             return _waiting(connection, undecided, attempt.now)
         if authorised.answer is not None:
-            return _Outcome(x509.load_der_x509_certificate(authorised.answer), again=True)
+            return _Outcome(authorised.answer, again=True)
         _check_key(connection, authorised.device, attempt.request)
         pace.certify(connection, authorised.rules, attempt.now)
         certificate, certificate_id = self._sign(connection, attempt, authorised, reservation)
         for settle in authorised.settlements:
-            settle(connection, certificate_id, authorised.device.name, certificate.not_valid_after_utc)
+            settle(connection, certificate_id, authorised.device.name, certificate.not_after)
         _supersede(connection, authorised, attempt.now)
         changed = list(authorised.superseded)
         if authorised.on_trial:
             changed.append(_hold(connection, certificate, certificate_id, authorised, attempt.now))
-        return _Outcome(certificate, changed=changed)
+        return _Outcome(certificate.der, changed=changed)
 
     def _sign(
         self, connection: Connection, attempt: Attempt, authorised: Authorised, reservation: Reservation
-    ) -> tuple[x509.Certificate, int]:
+    ) -> tuple[IssuedCertificate, int]:
         device, now = authorised.device, attempt.now
         issuing = self._issuing(authorised.rules.issuing_line)
         issuing.check_life(now)
@@ -319,6 +319,7 @@ class EnrolmentService:
                 authorised.lifetime,
                 None if shard is None else shard.url,
                 names.attributes,
+                attempt.request.spki,
             ),
         )
         serial = serials.serial_text(reservation.serial)
@@ -327,11 +328,15 @@ class EnrolmentService:
             facts["key"] = "made by the service"
         audit.append(connection, now, authorised.by, Action.SIGNING_CERTIFICATE, device.name, facts)
         reservation.burnt = True
-        certificate = issuing.issuer.issue(prepared)
+        der = issuing.issuer.sign(prepared)
         serials.use(connection, reservation.serial)
         shard_id = None if shard is None else shard.id  # For ever: the list's address is in the certificate.
+        made = prepared.made  # The linter has found it in the certificate.
+        certificate = IssuedCertificate(
+            der, issuing.issuer.key_id, made.serial, made.not_before, made.not_after, attempt.request.key_fingerprint
+        )
         certificate_id = certificates.add(connection, certificate, device.id, now, shard_id)
-        signed = {"serial": serial, "not_after": certificate.not_valid_after_utc}
+        signed = {"serial": serial, "not_after": made.not_after}
         audit.append(connection, now, authorised.by, Action.CERTIFICATE_SIGNED, device.name, signed)
         return certificate, certificate_id
 
@@ -350,7 +355,7 @@ def _apart(attempt: Attempt) -> Collection[Hashable] | None:
     """Return all that is decided upon in a first enrolment by token alone; None: more is."""
     if attempt.renewal or attempt.token is None or attempt.certificate is not None:
         return None
-    key = spki_fingerprint(attempt.request.public_key)
+    key = attempt.request.key_fingerprint
     return ("token", digest_of(attempt.token.token)), ("device", attempt.request.common_name), ("key", key)
 
 
@@ -379,7 +384,7 @@ async def _nobody_to_ask(_question: Question) -> Verdict:
 
 
 def _check_key(connection: Connection, device: Device, request: VerifiedRequest) -> None:
-    fingerprint = spki_fingerprint(request.public_key)
+    fingerprint = request.key_fingerprint
     if device_keys.claim(connection, fingerprint, device.id) != device.id:
         raise Refused(Code.KEY_REUSED, "another device uses this key: make a new key on each device")
     if certificates.key_compromised(connection, fingerprint):
@@ -402,14 +407,14 @@ def _supersede(connection: Connection, authorised: Authorised, now: datetime) ->
 
 
 def _hold(
-    connection: Connection, certificate: x509.Certificate, certificate_id: int, authorised: Authorised, now: datetime
+    connection: Connection, certificate: IssuedCertificate, certificate_id: int, authorised: Authorised, now: datetime
 ) -> StoredCertificate:
     """Put a certificate on hold from its first second: it is good for its activation and for nothing else."""
     reason = RevocationReason.CERTIFICATE_HOLD
     revocations.add(
         connection, [certificate_id], reason=reason, revoked_at=now.replace(microsecond=0), revoked_by=authorised.by
     )
-    held = certificates.find(connection, *certificate_key(certificate))
+    held = certificates.find(connection, certificate.issuer_key_id, certificate.serial)
     if held is None:
         raise AssertionError("the certificate has just been recorded")
     facts = {"reason": reason, "serials": [held.serial], "until": "its activation"}

@@ -76,7 +76,11 @@ def key_identifier(public_key: CertificatePublicKeyTypes) -> bytes:
     return x509.SubjectKeyIdentifier.from_public_key(public_key).digest
 
 
+def spki_of(public_key: CertificatePublicKeyTypes) -> bytes:
+    """Return the key's SubjectPublicKeyInfo in DER."""
+    return public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
 def spki_fingerprint(public_key: CertificatePublicKeyTypes) -> bytes:
     """Return the SHA-256 of the key's SubjectPublicKeyInfo, 32 bytes."""
-    der = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).digest()
+    return hashlib.sha256(spki_of(public_key)).digest()

@@ -42,7 +42,7 @@ class OcspRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request, in DER, and the nonce in it."""
+    """One request, in DER, and the nonce in it; empty: none."""
 
     der: bytes
     nonce: bytes
@@ -60,13 +60,17 @@ class Answer:
     fresh_until: datetime
 
 
-def ask(certificate: x509.Certificate, issuer: x509.Certificate) -> Question:
-    """Return the question whether *certificate*, issued by *issuer*, is revoked."""
-    nonce = secrets.token_bytes(_NONCE_BYTES)
+def ask(certificate: x509.Certificate, issuer: x509.Certificate, *, nonce: bool = True) -> Question:
+    """Return the question whether *certificate*, issued by *issuer*, is revoked.
+
+    Without a *nonce* where the answer is for others: a nonce of ours would tell them nothing.
+    """
+    chosen = secrets.token_bytes(_NONCE_BYTES) if nonce else b""
     # SHA-1 names the issuer here and proves nothing: RFC 5019 §2.1.1 asks for it, and old responders know no other.
     builder = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer, hashes.SHA1())  # noqa: S303
-    request = builder.add_extension(x509.OCSPNonce(nonce), critical=False).build()
-    return Question(request.public_bytes(Encoding.DER), nonce)
+    if nonce:
+        builder = builder.add_extension(x509.OCSPNonce(chosen), critical=False)
+    return Question(builder.build().public_bytes(Encoding.DER), chosen)
 
 
 def responders(certificate: x509.Certificate) -> tuple[str, ...]:
@@ -93,11 +97,13 @@ def read_answer(
             raise OcspRefused(f"the responder says {response.response_status.name}")
         single = _about(response, certificate, issuer)
         _check_nonce(response, question)
-        _check_signature(response, _signer(response, issuer, now))
+        signer = _signer(response, issuer, now)
+        _check_signature(response, signer)
     except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
         raise OcspRefused(f"not an OCSP response: {error}") from error
     this_update = single.this_update_utc
     fresh_until = single.next_update_utc or this_update + _WITHOUT_NEXT_UPDATE
+    fresh_until = min(fresh_until, signer.not_valid_after_utc)  # Whoever signed it could be believed no longer.
     if this_update > now + _CLOCK_TOLERANCE:
         raise OcspRefused(f"the answer is of {this_update:%Y-%m-%d %H:%M:%S} UTC, which is yet to come")
     if fresh_until < now:

@@ -24,6 +24,8 @@ import ctypes
 import ssl
 import sys
 import sysconfig
+import time
+import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -36,10 +38,16 @@ _SESSION: Final = _HEADER + _POINTER
 _CONTEXT_OF_SESSION: Final = _HEADER + 2 * _POINTER
 """Where it holds the `SSLContext`."""
 _SET_SESSION_CACHE_SIZE: Final = 42
+_SET_STATUS_CALLBACK: Final = 63
+_SET_STATUS_RESPONSE: Final = 71
+_STAPLED: Final = 0
+_NOT_STAPLED: Final = 3
+"""`SSL_TLSEXT_ERR_OK` and `SSL_TLSEXT_ERR_NOACK`."""
 _GET_PEER_TMP_KEY: Final = 109
 _X25519: Final = 1034
 _BOTH_SAID_GOODBYE: Final = 1 | 2
 _FIRST_KNOWN, _FIRST_UNKNOWN = (3, 11), (3, 15)
+_StatusCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 
 
 def prefer(context: ssl.SSLContext, cipher_suites: tuple[str, ...]) -> bool:
@@ -102,9 +110,12 @@ def forget_sessions(context: ssl.SSLContext) -> None:
 def forget_handshake(address: int) -> None:
     """Give back what the session at *address*, whose handshake is complete, never needs again: 11 KB.
 
-    That is the client's public key of the key exchange, which with ML-KEM is expanded to 7 KB, and the issuing CAs that
-    the client sent along. What was verified stays: the client's own certificate and the path (`verified_path`).
+    That is the client's public key of the key exchange, which with ML-KEM is expanded to 7 KB, the issuing CAs that the
+    client sent along, and the staple that it was given. What was verified stays: the client's own certificate and the
+    path (`verified_path`).
     """
+    if _staples:
+        _library.SSL_ctrl(address, _SET_STATUS_RESPONSE, 0, None)
     key = ctypes.c_void_p()
     if _library.SSL_ctrl(address, _GET_PEER_TMP_KEY, 0, ctypes.byref(key)):
         _library.EVP_PKEY_set_type(key, _X25519)  # Empties it: a key of this type without a value.
@@ -121,6 +132,48 @@ def stay_resumable(address: int) -> None:
     that lost its network is the one that comes back.
     """
     _library.SSL_set_shutdown(address, _BOTH_SAID_GOODBYE)
+
+
+def own_certificate(context: ssl.SSLContext) -> bytes:
+    """Return the certificate that *context* presents, in DER; empty where it has none, or this cannot be asked."""
+    certificate = _library.SSL_CTX_get0_certificate(_word(context, _CONTEXT)) if AVAILABLE else None
+    size = _library.i2d_X509(certificate, None) if certificate else 0
+    if size <= 0:
+        return b""
+    buffer = ctypes.create_string_buffer(size)
+    _library.i2d_X509(certificate, ctypes.byref(ctypes.c_void_p(ctypes.addressof(buffer))))  # It moves the pointer on.
+    return buffer.raw
+
+
+def staple(context: ssl.SSLContext, response: bytes, good_until: float) -> bool:
+    """Have *context* hand the OCSP *response* about its certificate to each client that asks, until that wall time.
+
+    Returns False where that cannot be. Empty: none from now on. Connections that are open keep nothing of it; whoever
+    resumes a session gets no certificate, and so no response about one.
+    """
+    if _STATUS_CALLBACK is None:
+        return False
+    address = _word(context, _CONTEXT)
+    if address not in _staples:
+        weakref.finalize(context, _staples.pop, address, None).atexit = False
+        _library.SSL_CTX_callback_ctrl(address, _SET_STATUS_CALLBACK, _STATUS_CALLBACK)
+    _staples[address] = response, good_until
+    return True
+
+
+def _answer_status_request(session: int, _argument: int | None) -> int:
+    """Staple, within the handshake of a client that asks. Whatever goes wrong: the client gets none, and goes on."""
+    try:
+        response, good_until = _staples[_library.SSL_get_SSL_CTX(session)]
+        if response and time.time() < good_until:
+            # OpenSSL frees it: with the session, or before (`forget_handshake`).
+            copied = _library.CRYPTO_memdup(response, len(response), None, 0)
+            if copied:
+                _library.SSL_ctrl(session, _SET_STATUS_RESPONSE, len(response), copied)
+                return _STAPLED
+    except BaseException:  # noqa: BLE001, S110 - nothing can be raised through OpenSSL, not even a KeyboardInterrupt
+        pass
+    return _NOT_STAPLED
 
 
 def _word(holder: object, offset: int) -> int:
@@ -150,6 +203,10 @@ def _open() -> tuple[ctypes.PyDLL, type] | None:
             ("SSL_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
             ("SSL_get_peer_cert_chain", ctypes.c_void_p, [ctypes.c_void_p]),
             ("SSL_set_shutdown", None, [ctypes.c_void_p, ctypes.c_int]),
+            ("SSL_CTX_get0_certificate", ctypes.c_void_p, [ctypes.c_void_p]),
+            ("i2d_X509", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
+            ("SSL_CTX_callback_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, _StatusCallback]),
+            ("CRYPTO_memdup", ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_int]),
             ("EVP_PKEY_set_type", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),
             ("EVP_PKEY_free", None, [ctypes.c_void_p]),
             ("OPENSSL_sk_pop", ctypes.c_void_p, [ctypes.c_void_p]),
@@ -176,6 +233,24 @@ CAN_REMEMBER: Final = AVAILABLE and ssl.OPENSSL_VERSION_INFO >= (3, 3)
 """Whether sessions can be kept in memory: older versions may let them pile up beyond any bound (CVE-2024-2511)."""
 _library: Any = _OPENED[0] if _OPENED is not None else None
 _SESSION_TYPE: Final = _OPENED[1] if _OPENED is not None else None
+
+
+def _status_callback() -> Any:
+    """Return what OpenSSL is to call, or None where it cannot call anything."""
+    if not AVAILABLE:
+        return None
+    try:
+        return _StatusCallback(_answer_status_request)
+    except (MemoryError, OSError):  # Memory that can be executed may be forbidden to this process.
+        return None
+
+
+_staples: Final[dict[int, tuple[bytes, float]]] = {}
+"""What is stapled, by the address of OpenSSL's context; an entry goes before its context does."""
+_STATUS_CALLBACK: Final = _status_callback()
+"""One for all contexts, and never dropped: OpenSSL knows only its address."""
+CAN_STAPLE: Final = _STATUS_CALLBACK is not None
+"""Whether a server can staple here."""
 
 
 def _never(address: int) -> int:

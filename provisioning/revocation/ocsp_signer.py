@@ -86,7 +86,7 @@ class RenewedOcspSigner:
                 reservation.burnt = True
                 certificate = self.issuer.issue(prepared)
                 serials.use(connection, reservation.serial)
-                certificates.add(connection, certificate, owner.id, now)
+                certificates.add(connection, certificates.issued(certificate), owner.id, now)
                 facts["not_after"] = str(certificate.not_valid_after_utc)
                 audit.append(connection, now, self._owner, Action.CERTIFICATE_SIGNED, self._owner, facts)
                 return certificate

@@ -69,7 +69,7 @@ def revoke_authority(
         raise ConfigurationError(f"{name} is revoked already" if ca else f"there is no issuing CA {name!r}")
     at = now.replace(microsecond=0)  # What the CRL can say (RFC 5280 §5.1.2.6), the feed says too.
     device = devices.add(connection, device_name(name), Role.SERVICE, None, now)
-    identifier = certificates.add(connection, ca.certificate, device.id, now)
+    identifier = certificates.add(connection, certificates.issued(ca.certificate), device.id, now)
     why: dict[str, Any] = {"reason": grounds.reason, "revoked_by": by, "invalidity_date": grounds.invalidity_date}
     revocations.add(connection, [identifier], revoked_at=at, **why)
     # A follower's feed ends with its own certificate: those that follow come last.

@@ -186,26 +186,49 @@ def from_row(row: Sequence[Any]) -> StoredCertificate:
     return StoredCertificate(*facts)
 
 
+@dataclass(frozen=True, slots=True)
+class IssuedCertificate:
+    """What is recorded of a certificate."""
+
+    der: bytes
+    issuer_key_id: bytes
+    serial: int
+    not_before: datetime
+    not_after: datetime
+    spki_sha256: bytes
+
+
+def issued(certificate: x509.Certificate) -> IssuedCertificate:
+    """Return what is recorded of *certificate*, read from it."""
+    issuer_key_id, serial = certificate_key(certificate)
+    return IssuedCertificate(
+        certificate.public_bytes(Encoding.DER),
+        issuer_key_id,
+        serial,
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+        spki_fingerprint(certificate.public_key()),
+    )
+
+
 def add(
     connection: Connection,
-    certificate: x509.Certificate,
+    certificate: IssuedCertificate,
     device_id: int,
     now: datetime,
     crl_shard_id: int | None = None,
 ) -> int:
     """Record an issued certificate and return its row's id."""
-    issuer_key_id, serial = certificate_key(certificate)
-    der = certificate.public_bytes(Encoding.DER)
     values = {
-        "issuer_key_id": issuer_key_id.hex(),
-        "serial": serial_text(serial),
+        "issuer_key_id": certificate.issuer_key_id.hex(),
+        "serial": serial_text(certificate.serial),
         "device_id": device_id,
-        "spki_sha256": spki_fingerprint(certificate.public_key()),
-        "fingerprint_sha256": hashlib.sha256(der).hexdigest(),
-        "not_before": certificate.not_valid_before_utc,
-        "not_after": certificate.not_valid_after_utc,
+        "spki_sha256": certificate.spki_sha256,
+        "fingerprint_sha256": hashlib.sha256(certificate.der).hexdigest(),
+        "not_before": certificate.not_before,
+        "not_after": certificate.not_after,
         "issued_at": now,
-        "der": der,
+        "der": certificate.der,
         "crl_shard_id": crl_shard_id,
     }
     identifier: int

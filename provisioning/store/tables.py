@@ -45,6 +45,7 @@ metadata = MetaData(
 )
 
 
+_WITHOUT_ZONE = len("2026-11-01 12:00:00.000000")
 _NAIVE = "a naive datetime has no place in the store"
 
 
@@ -79,7 +80,9 @@ def _sqlite_text(value: datetime | None) -> str | None:
         return None
     if value.tzinfo is None:
         raise ValueError(_NAIVE)
-    return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+    if value.tzinfo is not UTC:
+        value = value.astimezone(UTC)
+    return value.isoformat(" ", "microseconds")[:_WITHOUT_ZONE]
 
 
 BIG_ID = BigInteger().with_variant(Integer, "sqlite")  # Only INTEGER is SQLite's row id, and it has 64 bits.

@@ -23,7 +23,7 @@ steps = st.one_of(
         st.sampled_from(["connect", "clean", "brief", "vanish", "acknowledge"]), st.sampled_from(NAMES), st.just(0)
     ),
     st.tuples(
-        st.sampled_from(["subscribe", "unsubscribe", "publish", "retain", "clear"]),
+        st.sampled_from(["subscribe", "share", "unsubscribe", "publish", "retain", "clear"]),
         st.sampled_from(NAMES),
         st.integers(0, 2),
     ),
@@ -38,7 +38,7 @@ def known(engine: Engine) -> Any:
         session = engine.registry.find(Role.SERVICE, name)
         if session is not None and session.expiry_interval > 0:
             messages = sorted(
-                (each.sequence, each.exactly_once, each.message.payload)  # type: ignore[attr-defined]
+                (each.sequence, each.exactly_once, each.message.payload, getattr(each, "share", ""))  # type: ignore[attr-defined]
                 for each in session.deliveries()
             )
             sessions[name] = (
@@ -48,7 +48,7 @@ def known(engine: Engine) -> Any:
                 set(session.incoming or ()),
             )
     retained = sorted(
-        (each.message.topic, each.message.payload, each.message.qos, each.publisher)
+        (each.message.topic, each.message.payload, each.message.qos, each.publisher, each.number)
         for each in engine.retained.walk("fleet/#")
         if each is not None
     )
@@ -93,7 +93,10 @@ def act(client: WireClient, kind: str, topic: str, qos: int, count: int) -> None
             client.vanish()
         case "subscribe":
             client.send(Subscribe(1000, (request("fleet/#" if qos else topic, qos),)))
+        case "share":
+            client.send(Subscribe(1001, (request("$share/g/fleet/#", qos),)))
         case "unsubscribe":
+            client.broker.engine.unsubscribe(client.session, "$share/g/fleet/#")
             client.broker.engine.unsubscribe(client.session, "fleet/#" if qos else topic)
         case "acknowledge":
             for packet in client.received():

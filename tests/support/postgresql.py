@@ -1,7 +1,7 @@
 """A PostgreSQL server of the tests' own: one a worker, a database a test, copied from a template that is up to date.
 
     with PostgresqlServer() as server:
-        url = server.new_database()          # the schema is there, nothing else
+        with server.database() as url: …     # the schema is there, nothing else; gone afterwards
         server.stop(); server.start()        # gone and back, on the same port
 
 It is started from Debian's binaries in a temporary directory, on a free port of the loopback address, and writes
@@ -21,6 +21,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -89,9 +90,20 @@ class PostgresqlServer:
     def new_database(self, name: str | None = None, template: str = _TEMPLATE) -> str:
         """Create a database and return its URL; from the usual *template* it has the newest schema and no rows."""
         name = name or f"fleet_{next(self._numbers)}"
-        with psycopg.connect(f"postgresql://fleet@127.0.0.1:{self.port}/postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy".encode())
+        self._execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return self.url(name)
+
+    @contextlib.contextmanager
+    def database(self, template: str = _TEMPLATE) -> Iterator[str]:
+        """Create a database for one test and drop it afterwards: hundreds are long to remove at the end."""
+        url = self.new_database(template=template)
+        yield url
+        if self._process is not None:
+            self._execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(f"postgresql://fleet@127.0.0.1:{self.port}/postgres", autocommit=True) as connection:
+            connection.execute(statement.encode())
 
     async def _upgrade_template(self) -> None:
         database = Database(self.url(_TEMPLATE), AUDIT_KEY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -37,12 +38,15 @@ class Responder:
     life: timedelta = timedelta(hours=1)
     age: timedelta = timedelta(minutes=1)
     silent: bool = False
+    delay: float = 0.0
+    """Seconds that it takes for an answer."""
     forged: bool = False
     """Whether somebody has changed the answer under way."""
     another: bool = False
     """Whether it answers about another certificate than it was asked about."""
 
     def __call__(self, body: bytes) -> bytes | None:
+        time.sleep(self.delay)
         if self.silent:
             return None
         request = ocsp.load_der_ocsp_request(body)
@@ -70,9 +74,10 @@ class Responder:
         )
         if self.signer is not self.issuer:
             builder = builder.certificates([self.signer.certificate])
-        if self.nonce:
-            nonce = request.extensions.get_extension_for_class(x509.OCSPNonce).value
-            builder = builder.add_extension(nonce, critical=False)
+        if self.nonce:  # As with those who do: it is repeated where the question has one.
+            for each in request.extensions:
+                if isinstance(each.value, x509.OCSPNonce):
+                    builder = builder.add_extension(each.value, critical=False)
         response = builder.sign(self.signer.key, hashes.SHA256())
         der, signature = response.public_bytes(Encoding.DER), response.signature
         return der.replace(signature, bytes((*signature[:-1], signature[-1] ^ 1))) if self.forged else der

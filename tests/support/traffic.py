@@ -138,6 +138,19 @@ class Publisher(Persistent):
             client.send(publication(self.topic, payload, self.qos, packet_id=packet_id, dup=dup))
 
 
+class Stream(Persistent):
+    """Publishes 0, 1, 2 … to *topic* at QoS 0, a few a second, whether anybody hears or not."""
+
+    def __init__(self, port: Callable[[], int], anchors: Path, name: str, credential: Credential, topic: str) -> None:
+        super().__init__(port, anchors, name, credential, 0)
+        self.topic = topic
+        self.sent = 0
+
+    def go_on(self, client: TlsClient) -> None:
+        client.send(publication(self.topic, b"%d" % self.sent))
+        self.sent += 1
+
+
 class Subscriber(Persistent):
     """Subscribes to *topic_filter* and notes what arrives; at QoS 2 by packet identifier, once until PUBREL."""
 
@@ -159,6 +172,8 @@ class Subscriber(Persistent):
         match packet:
             case Suback():
                 self.subscribed.set()
+            case Publish(packet_id=None):
+                self.got.append(int(packet.payload.split()[0]))
             case Publish(packet_id=packet_id) if packet_id is not None:
                 if packet_id not in self._known:
                     self.got.append(int(packet.payload.split()[0]))

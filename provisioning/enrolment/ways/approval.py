@@ -22,7 +22,6 @@ from sqlalchemy.exc import IntegrityError
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
-from provisioning.pki.keys import spki_fingerprint
 from provisioning.store import approvals, certificates, devices
 from provisioning.store.approvals import ApprovalRequest, ApprovalState, StoredApproval
 from provisioning.store.certificates import CertificateState, StoredCertificate
@@ -90,7 +89,7 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
 def _recognised_by(attempt: Attempt) -> bytes:
     """Return the fingerprint of the key that has signed the request."""
     if not attempt.server_key:
-        return spki_fingerprint(attempt.request.public_key)
+        return attempt.request.key_fingerprint
     if attempt.waits_as is None:
         raise Refused(
             Code.SERVER_KEYS_REFUSED,

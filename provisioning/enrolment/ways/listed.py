@@ -14,7 +14,6 @@ from sqlalchemy.engine import Connection
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
-from provisioning.pki.keys import spki_fingerprint
 from provisioning.store import listed_devices
 from provisioning.store.groups import Group, WayName
 
@@ -37,7 +36,7 @@ class ListedWay(Way):
             raise Refused(
                 Code.NOT_LISTED, f"{name} is not on the list of group {group.name}: the operator has to add it"
             )
-        if entry.spki_sha256 is not None and entry.spki_sha256 != spki_fingerprint(attempt.request.public_key):
+        if entry.spki_sha256 is not None and entry.spki_sha256 != attempt.request.key_fingerprint:
             raise Refused(
                 Code.NOT_LISTED,
                 f"{name} is on the list of group {group.name} with another public key: use that key, or the operator "

@@ -13,7 +13,6 @@ from provisioning.enrolment.attempt import Attempt, TokenCredential
 from provisioning.enrolment.tokens import digest_of
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
-from provisioning.pki.keys import spki_fingerprint
 from provisioning.store import certificates, tokens
 from provisioning.store.groups import Group, WayName
 from provisioning.store.tokens import StoredToken
@@ -78,7 +77,7 @@ class TokenWay(Way):
             or attempt.now >= token.used_at + group.same_key_window
         ):
             return None
-        spki = spki_fingerprint(attempt.request.public_key)
+        spki = attempt.request.key_fingerprint
         held = certificates.newest_with_key(connection, attempt.request.common_name, spki)
         return held.der if held is not None and held.id == token.certificate_id and held.good(attempt.now) else None
 

@@ -17,7 +17,6 @@ from sqlalchemy.engine import Connection
 from provisioning.enrolment.attempt import Attempt, Question
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
-from provisioning.pki.keys import spki_fingerprint
 from provisioning.store import devices
 from provisioning.store.groups import Group, WayName
 
@@ -50,7 +49,7 @@ class WebhookWay(Way):
             group.webhook_timeout,
             group.name,
             name,
-            spki_fingerprint(attempt.request.public_key).hex(),
+            attempt.request.key_fingerprint.hex(),
             tuple(each.credential for each in shown),
             devices.find(connection, name) is not None,
         )

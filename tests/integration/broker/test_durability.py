@@ -20,7 +20,7 @@ from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.failing_disk import FailingDisk
 from tests.support.pki import Held, Pki
 from tests.support.tls_client import TlsClient
-from tests.support.traffic import Publisher, Subscriber
+from tests.support.traffic import Publisher, Stream, Subscriber
 from tests.support.wire import V311, publication, will
 
 KILLS = 5
@@ -46,12 +46,24 @@ def traffic(broker: BrokerProcess, pki: Pki, meter: Held, qos: int) -> Iterator[
     def port() -> int:
         return broker.port
 
-    subscriber = Subscriber(port, anchors, "backend", pki.service("backend").credential, qos, "fleet/#")
+    subscriber = Subscriber(port, anchors, "backend", pki.service("backend").credential, qos, "fleet/meters/#")
     publisher = Publisher(port, anchors, "meter", meter.credential, qos, TOPIC)
     with subscriber:
         assert subscriber.subscribed.wait(60)
         with publisher:
             yield publisher, subscriber
+
+
+@contextlib.contextmanager
+def ticking(broker: BrokerProcess, pki: Pki) -> Iterator[Subscriber]:
+    """Somebody else, who publishes and listens at QoS 0."""
+    anchors, topic = broker.dir / "anchors.pem", "fleet/ticks/ticker/telemetry"
+    listener = Subscriber(lambda: broker.port, anchors, "listener", pki.service("listener").credential, 0, topic)
+    ticker = Stream(lambda: broker.port, anchors, "ticker", pki.device("ticker", "ticks").credential, topic)
+    with listener:
+        assert listener.subscribed.wait(60)
+        with ticker:
+            yield listener
 
 
 def check_intact(database: Path) -> None:
@@ -70,8 +82,14 @@ def test_kill_9_under_load_loses_nothing_acknowledged_and_doubles_nothing_at_qos
     durable: BrokerProcess, pki: Pki, meter_held: Held, qos: int
 ) -> None:
     moments = random.Random(qos)  # noqa: S311 - moments, not secrets
-    with durable, traffic(durable, pki, meter_held, qos) as (publisher, subscriber):
+    with (
+        durable,
+        traffic(durable, pki, meter_held, qos) as (publisher, subscriber),
+        ticking(durable, pki) as listener,
+    ):
         for _ in range(KILLS):
+            ticks = len(listener.got)
+            wait_until(lambda: len(listener.got) > ticks, "others are served at QoS 0")  # noqa: B023
             before = len(publisher.acknowledged)
             wait_until(lambda: len(publisher.acknowledged) > before, "messages are acknowledged")  # noqa: B023
             time.sleep(moments.uniform(0, 0.4))  # Not for luck: the moment of death is what is tried.
@@ -80,6 +98,9 @@ def test_kill_9_under_load_loses_nothing_acknowledged_and_doubles_nothing_at_qos
             durable.start()
         publisher.finish()
         wait_until(lambda: set(subscriber.got) >= set(publisher.acknowledged), "all that was acknowledged arrives")
+        ticks = len(listener.got)
+        wait_until(lambda: len(listener.got) > ticks, "others are served at QoS 0")
+    assert listener.got == sorted(set(listener.got)), "doubled, or out of order, at QoS 0"
     assert "Traceback" not in durable.log
     assert publisher.connections >= KILLS
     assert len(publisher.acknowledged) == len(set(publisher.acknowledged))
@@ -189,6 +210,54 @@ def test_a_restart_keeps_sessions_subscriptions_messages_and_wills(
                 assert client.expect(Publish).payload == b"gone"
         with TlsClient(durable.port, anchors, meter_held.credential) as client:
             assert client.connect(client_id="meter", **keeping).session_present
+
+
+def test_time_goes_on_over_kill_9_and_what_a_share_holds_is_not_lost(
+    durable: BrokerProcess, pki: Pki, meter_held: Held
+) -> None:
+    """Sessions end at their time, a will comes after its delay, and another member gets what one had, who is gone."""
+    anchors = durable.dir / "anchors.pem"
+    credentials = {name: pki.service(name).credential for name in ("brief", "worker", "watcher")}
+
+    def come(name: str, expiry: float) -> TlsClient:
+        client = TlsClient(durable.port, anchors, credentials[name])
+        answer = client.connect(client_id=name, clean_start=False, session_expiry_interval=expiry)
+        present[name] = answer.session_present
+        return client
+
+    present: dict[str, bool] = {}
+    with durable:
+        for name, expiry in (("brief", 3), ("worker", 600)):
+            with come(name, expiry) as member:
+                member.subscribe("$share/workers/fleet/meters/+/telemetry", qos=1)
+                member.leave()
+        with come("watcher", 600) as watcher:
+            watcher.subscribe("fleet/meters/meter/event", qos=1)
+        meter = TlsClient(durable.port, anchors, meter_held.credential)
+        last = will("fleet/meters/meter/event", b"gone", 1, will_delay_interval=2)
+        meter.connect(client_id="meter", clean_start=False, session_expiry_interval=600, will=last)
+        for number in range(10):
+            meter.publish(TOPIC, b"%d" % number, qos=1)
+        meter.socket.close()  # The delay of its will begins while this broker lives.
+        wait_until(lambda: durable.events("closed", client="meter"), "its end is seen")
+        assert durable.stop(signal.SIGKILL) == -signal.SIGKILL
+        check_intact(durable.dir / "state" / "broker.db")
+        durable.start()
+        with come("worker", 600) as worker, come("watcher", 600) as watcher:
+            got = []
+            while len(got) < 10:
+                message = worker.expect(Publish)
+                worker.send(Puback(message.packet_id))
+                got.append(int(message.payload))
+            assert sorted(got) == list(range(10))
+            message = watcher.expect(Publish)
+            assert (message.payload, message.qos) == (b"gone", 1)
+            watcher.send(Puback(message.packet_id))
+            for client in (worker, watcher):
+                client.check_alive()  # And nothing else has come.
+        with come("brief", 3):
+            pass
+    assert present == {"brief": False, "worker": True, "watcher": True}
 
 
 def test_without_persistence_nothing_is_kept(pki: Pki, tmp_path: Path, meter_held: Held) -> None:

@@ -17,6 +17,8 @@ import pytest
 
 from tests.support.broker_process import BrokerProcess
 from tests.support.pki import Pki
+from tests.support.responder import Responder, delegate
+from tests.support.web import WebServer
 
 SSLYZE = Path(__file__).parents[3] / ".build" / "sslyze" / "bin" / "sslyze"
 OLD = ("sslv3", "tlsv1", "tlsv1_1", "tlsv1_2")
@@ -29,8 +31,15 @@ CHECKS = (
 
 @pytest.fixture(scope="module")
 def doors(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[BrokerProcess]:
-    with BrokerProcess.with_files(tmp_path_factory.mktemp("sslyze"), pki, "--websocket-port", "0") as running:
-        yield running
+    with WebServer() as web:
+        broker = BrokerProcess.with_files(
+            tmp_path_factory.mktemp("sslyze"), pki, "--websocket-port", "0", ocsp_stapling_responder=f"{web.url}/ocsp"
+        )
+        own = pki.broker()
+        own.write(broker.dir)
+        web.pages["/ocsp"] = Responder(pki.issuing, delegate(pki), [own])
+        with broker as running:
+            yield running
 
 
 def judged(
@@ -86,6 +95,8 @@ def test_sslyze_finds_nothing(doors: BrokerProcess, pki: Pki, tmp_path: Path, do
     assert deployment["received_chain_has_valid_order"]
     assert not deployment["verified_chain_has_sha1_signature"]
     assert any(each["was_validation_successful"] for each in deployment["path_validation_results"])
+    assert deployment["ocsp_response"]["certificate_status"] == "GOOD"
+    assert deployment["ocsp_response_is_trusted"]
 
 
 def test_sslyze_sees_what_is_allowed(tmp_path: Path, pki: Pki) -> None:

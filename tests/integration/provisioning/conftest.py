@@ -6,6 +6,7 @@ A module that says ``ON_BOTH_STORES = True`` has its tests run against a service
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 metafunc.parametrize(fixture, ["sqlite", "postgresql"], indirect=True, scope=scope)
 
 
-def founded(request: pytest.FixtureRequest, directory: Path) -> ProvisioningService:
-    """Found a service on the store that the test is for."""
-    settings: dict[str, object] = dict(FAST)
-    if getattr(request, "param", "sqlite") == "postgresql":
-        server: PostgresqlServer = request.getfixturevalue("postgresql")
-        settings["database_url"] = server.new_database(template="template0")
-    return ProvisioningService.founded(directory, settings)
+@contextmanager
+def founded(request: pytest.FixtureRequest, directory: Path) -> Iterator[ProvisioningService]:
+    """Found a service on the store that the test is for; it runs until the end of the block."""
+    with ExitStack() as stack:
+        settings: dict[str, object] = dict(FAST)
+        if getattr(request, "param", "sqlite") == "postgresql":
+            server: PostgresqlServer = request.getfixturevalue("postgresql")
+            settings["database_url"] = stack.enter_context(server.database("template0"))
+        yield stack.enter_context(ProvisioningService.founded(directory, settings))
 
 
 @pytest.fixture(scope="session")

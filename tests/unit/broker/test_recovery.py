@@ -199,3 +199,38 @@ def test_identifiers_are_kept_for_who_was_killed_with_the_broker(broker: StoredB
     session = after.engine.registry.find(backend.session.owner.role, "backend")
     assert session is not None
     assert session.v5 is (version is V5)
+
+
+@pytest.mark.parametrize("away", [0, 100])
+def test_what_a_member_of_a_share_holds_goes_to_another_when_it_does_not_return(
+    broker: StoredBroker, away: float
+) -> None:
+    """Its session ends after the restart, or while there was no broker."""
+    for name, expiry in (("brief", 60), ("kept", 600)):
+        member = broker.service(name, clean_start=False, session_expiry_interval=expiry)
+        member.subscribe("$share/workers/fleet/#", qos=1)
+        member.leave()
+    meter = broker.device("meter-1")
+    for number in range(6):
+        meter.publish(TOPIC, b"%d" % number, qos=1)
+    after = broker.killed(away=away)
+    kept = after.service("kept", **KEPT)
+    got = kept.messages()
+    kept.acknowledge(*got)
+    assert len(got) == (6 if away else 3)
+    after.advance(61)
+    more = kept.messages()
+    kept.acknowledge(*more)
+    assert sorted(each.payload for each in (*got, *more)) == [b"%d" % number for number in range(6)]
+    after.settle()
+    assert [after.store.rows(f"SELECT count(*) FROM {each}") for each in ("deliveries", "messages")] == [[(0,)]] * 2  # noqa: S608
+
+
+def test_a_share_that_has_no_members_left_holds_back_nothing(broker: StoredBroker) -> None:
+    member = broker.service(**KEPT)
+    member.subscribe("$share/workers/fleet/#", qos=1)
+    broker.device("meter-1").publish(TOPIC, b"1", qos=1)
+    assert len(member.messages()) == 1
+    member.unsubscribe("$share/workers/fleet/#")
+    after = broker.killed()
+    assert after.service(**KEPT).payloads() == [b"1"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from broker.mqtt.message import Message
-from broker.mqtt.packets import Publish, Subscribe
+from broker.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel, Subscribe
 from broker.replay import PORTION
 from tests.support.stored import StoredBroker
 from tests.support.wire import MemoryBroker, WireClient, request
@@ -249,6 +249,70 @@ def test_after_a_restart_in_the_middle_it_begins_anew(stored: StoredBroker) -> N
     again = after.killed()
     assert again.engine.replays.waiting == {}
     assert again.service(receive_maximum=10, **KEPT).received() == []
+
+
+def exchange(client: WireClient, most: int | None = None) -> list[tuple[int, int]]:
+    """Take messages, at QoS 2 with the whole exchange, until no more come, or *most*; return number and QoS of each."""
+    got: list[tuple[int, int]] = []
+    while (most is None or len(got) < most) and (packets := client.received()):
+        for packet in packets:
+            if isinstance(packet, Publish):
+                got.append((int(packet.payload), packet.qos))
+                client.send((Pubrec if packet.qos == 2 else Puback)(packet.packet_id))  # type: ignore[arg-type]
+            elif isinstance(packet, Pubrel):
+                client.send(Pubcomp(packet.packet_id))
+    return got
+
+
+@pytest.mark.parametrize("kills", [1, 4])
+def test_a_restart_in_the_middle_doubles_nothing_at_qos_2(stored: StoredBroker, kills: int) -> None:
+    """Each message comes once: those completed before, those under way, those not sent yet, replaced and new ones."""
+    meter = fill(stored, 150, qos=2)
+    backend = stored.service(receive_maximum=10, **KEPT)
+    backend.send(Subscribe(1, (request("fleet/#", 2),)))
+    got: list[tuple[int, int]] = []
+    broker, topics = stored, itertools.count(1000)
+    for kill in range(kills):
+        got += exchange(backend, 25)
+        assert broker.engine.replays.waiting
+        meter.publish(f"{TOPIC}/{149 - kill}", b"%d" % next(topics), qos=2, retain=True)  # Replaces one.
+        meter.publish(f"{TOPIC}/new-{kill}", b"%d" % next(topics), qos=2, retain=True)
+        broker = broker.killed()
+        backend, meter = broker.service(receive_maximum=10, **KEPT), broker.device("meter-1")
+    got += exchange(backend)
+    numbers_of = [number for number, _ in got]
+    assert len(numbers_of) == len(set(numbers_of)), "doubled"
+    assert set(range(150 - kills)) | set(range(1000, next(topics))) <= set(numbers_of) <= set(range(1100))
+    assert {qos for _, qos in got} == {2}
+    assert broker.store.rows("SELECT * FROM replayed") == []
+    again = broker.killed()
+    assert again.service(receive_maximum=10, **KEPT).received() == []
+
+
+def test_who_subscribes_again_after_a_restart_gets_all_again(stored: StoredBroker) -> None:
+    fill(stored, 150, qos=2)
+    backend = stored.service(receive_maximum=10, **KEPT)
+    backend.send(Subscribe(1, (request("fleet/#", 2),)))
+    exchange(backend, 30)
+    assert len(stored.store.rows("SELECT * FROM replayed")) >= 30
+    after = stored.killed()
+    backend = after.service(receive_maximum=10, **KEPT)
+    exchange(backend, 20)
+    backend.send(Subscribe(2, (request("fleet/#", 2),)))
+    got = [number for number, _ in exchange(backend)]
+    assert set(got) == set(range(150))
+    assert after.store.rows("SELECT * FROM replayed") == []
+
+
+def test_what_fits_into_the_first_portion_is_noted_nowhere(stored: StoredBroker) -> None:
+    fill(stored, 20, qos=2)
+    stored.held = True
+    backend = stored.service(**KEPT)
+    backend.send(Subscribe(1, (request("fleet/#", 2),)))
+    assert stored.journal.open.replayed == {}
+    stored.held = False
+    stored.settle()
+    assert sorted(number for number, _ in exchange(backend)) == list(range(20))
 
 
 def test_who_published_a_retained_message_outlives_the_broker(stored: StoredBroker) -> None:

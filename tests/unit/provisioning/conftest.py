@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,14 @@ from tests.support.postgresql import PostgresqlServer
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Where a new store is; on PostgreSQL it has its schema already."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'fleet.db'}"
+        yield f"sqlite:///{tmp_path / 'fleet.db'}"
+        return
     server: PostgresqlServer = request.getfixturevalue("postgresql")
-    return server.new_database()
+    with server.database() as url:
+        yield url
 
 
 @pytest.fixture

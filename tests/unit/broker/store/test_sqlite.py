@@ -12,11 +12,11 @@ import pytest
 
 from broker.mqtt.message import Message, PersonalMessage
 from broker.store.journal import Batch, Journal
-from broker.store.schema import SCHEMA
+from broker.store.schema import MIGRATIONS
 from broker.store.sqlite import SqliteStore, StoreError
 
 SESSION = ("backend", "spiffe://d/service/backend", True, 60, None, *(None,) * 7)
-TABLES = ("sessions", "subscriptions", "messages", "deliveries", "incoming", "retained")
+TABLES = ("sessions", "subscriptions", "messages", "deliveries", "incoming", "retained", "replayed")
 
 
 @pytest.fixture
@@ -29,12 +29,13 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 def filled() -> Batch:
     batch = Batch()
     batch.sessions[1] = SESSION
-    batch.subscriptions[1, "fleet/#"] = (1, False, False, 0, b"", False)
+    batch.subscriptions[1, "fleet/#"] = (2, False, False, 0, b"", 4)
     batch.messages[5] = (b"t", b"x", 2, False, b"", None)
-    batch.deliveries[1, 9] = (5, 2, False, b"")
+    batch.deliveries[1, 9] = (5, 2, False, b"", "$share/g/t")
     batch.progress[1, 9] = (77, True)
     batch.incoming[1, 3] = True
-    batch.retained["t"] = (b"t", b"x", 1, True, b"", 12.5, "device/m")
+    batch.retained["t"] = (b"t", b"x", 1, True, b"", 12.5, "device/m", 3)
+    batch.replayed[1, "fleet/#"] = [3]
     return batch
 
 
@@ -46,7 +47,7 @@ def test_writing_twice_is_writing_once(store: SqliteStore) -> None:
     store._apply(filled())
     once = contents(store)
     assert all(once.values())
-    assert once["deliveries"] == [(1, 9, 5, 2, 0, b"", 77, 1)]
+    assert once["deliveries"] == [(1, 9, 5, 2, 0, b"", 77, 1, "$share/g/t")]
     store._apply(filled())
     assert contents(store) == once
 
@@ -66,7 +67,7 @@ def test_a_batch_that_fails_changes_nothing(store: SqliteStore) -> None:
     before = contents(store)
     batch = Batch()
     batch.retained["t"] = None
-    batch.deliveries[999, 1] = (5, 1, False, b"")  # No such session.
+    batch.deliveries[999, 1] = (5, 1, False, b"", "")  # No such session.
     with pytest.raises(sqlite3.IntegrityError):
         store._apply(batch)
     assert contents(store) == before
@@ -92,30 +93,60 @@ def test_another_schema_is_refused_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA user_version=99")
-    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 2: use the broker that made it"):
+    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 3: use the broker that made it"):
         SqliteStore(path)
     SqliteStore(tmp_path / "other.db").close()
 
 
-def test_a_database_of_an_older_broker_is_brought_up_to_date(tmp_path: Path) -> None:
-    """The columns in which schema 1 differs; everything else of it is as it is now."""
-    path = tmp_path / "broker.db"
-    new = ("pending INTEGER NOT NULL DEFAULT 0,", "publisher TEXT NOT NULL DEFAULT ''")
-    lines = [line for line in SCHEMA.splitlines() if not line.strip().startswith(new)]
-    older = "\n".join(lines).replace("expires_at REAL,\n)", "expires_at REAL\n)")
-    assert len(lines) == len(SCHEMA.splitlines()) - len(new)
+def test_a_database_of_an_older_broker_is_brought_up_to_date(tmp_path: Path, store: SqliteStore) -> None:
+    path = tmp_path / "older.db"
+    schema = Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8")
     with contextlib.closing(sqlite3.connect(path)) as database:
-        database.executescript(f"BEGIN; {older} PRAGMA user_version=1; COMMIT;")
+        database.executescript(f"BEGIN; {schema} PRAGMA user_version=1; COMMIT;")
         database.execute("INSERT INTO sessions VALUES (1, 'm', 'o', 1, 60, NULL, NULL, NULL, 0, 0, NULL, NULL, NULL)")
         database.execute("INSERT INTO subscriptions VALUES (1, 'fleet/#', 1, 0, 0, 0, x'')")
-        database.execute("INSERT INTO retained VALUES ('t', x'74', x'01', 1, 1, x'', NULL)")
+        database.execute("INSERT INTO messages VALUES (7, x'74', x'01', 1, 0, x'', NULL)")
+        database.execute("INSERT INTO deliveries VALUES (1, 1, 7, 1, 0, x'', NULL, 0)")
+        for topic in ("t", "a"):
+            database.execute("INSERT INTO retained VALUES (?, ?, x'01', 1, 1, x'', NULL)", (topic, topic.encode()))
         database.commit()
     for _ in range(2):  # Once brought up to date, opened as it is.
-        store = SqliteStore(path)
-        assert store.rows("SELECT * FROM subscriptions") == [(1, "fleet/#", 1, 0, 0, 0, b"", 0)]
-        assert store.rows("SELECT * FROM retained") == [("t", b"t", b"\x01", 1, 1, b"", None, "")]
-        assert store.rows("PRAGMA user_version") == [(2,)]
-        store.close()
+        older = SqliteStore(path)
+        assert older.rows("SELECT * FROM subscriptions") == [(1, "fleet/#", 1, 0, 0, 0, b"", 0)]
+        assert older.rows("SELECT * FROM deliveries") == [(1, 1, 7, 1, 0, b"", None, 0, "")]
+        assert older.rows("SELECT topic_name, publisher, number FROM retained") == [("a", "", 1), ("t", "", 2)]
+        assert older.rows("PRAGMA user_version") == [(3,)]
+        for table in TABLES:
+            assert older.rows(f"PRAGMA table_info({table})") == store.rows(f"PRAGMA table_info({table})")
+            assert older.rows(f"PRAGMA foreign_key_list({table})") == store.rows(f"PRAGMA foreign_key_list({table})")
+        older.close()
+
+
+def test_what_was_being_replayed_by_an_older_broker_is_replayed_up_to_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+    schema = Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(f"BEGIN; {schema} {MIGRATIONS[1]} PRAGMA user_version=2; COMMIT;")
+        database.execute("INSERT INTO sessions VALUES (1, 'm', 'o', 1, 60, NULL, NULL, NULL, 0, 0, NULL, NULL, NULL)")
+        database.execute(
+            "INSERT INTO subscriptions VALUES (1, 'a/#', 1, 0, 0, 0, x'', 1), (1, 'b', 1, 0, 0, 0, x'', 0)"
+        )
+        database.executemany(
+            "INSERT INTO retained VALUES (?, x'74', x'01', 1, 1, x'', NULL, '')", [(f"a/{n}",) for n in range(9)]
+        )
+        database.commit()
+    store = SqliteStore(path)
+    assert store.rows("SELECT topic_filter, pending FROM subscriptions") == [("a/#", 9), ("b", 0)]
+    store.close()
+
+
+def test_what_was_replayed_is_forgotten_with_the_subscription_or_when_it_is_replaced(store: SqliteStore) -> None:
+    for change in (None, (2, False, False, 0, b"", 0)):
+        store._apply(filled())
+        store._apply(Batch(replayed={(1, "fleet/#"): [3, 4]}))
+        assert store.rows("SELECT number FROM replayed") == [(3,), (4,)]
+        store._apply(Batch(subscriptions={(1, "fleet/#"): change}))
+        assert store.rows("SELECT number FROM replayed") == []
 
 
 def test_what_is_no_database_is_refused_and_let_go(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from provisioning.ca.fields import ALGORITHM, encoded, joined
+from provisioning.ca.fields import ALGORITHM, common_name, encoded, joined, key_identifier, only_uri
 from provisioning.ca.signing import hash_for, signature_algorithm, signed
-from provisioning.pki.keys import PrivateKey
+from provisioning.pki.keys import PrivateKey, spki_of
 
 KEYS: dict[str, PrivateKey] = {
     "P-256": ec.generate_private_key(ec.SECP256R1()),
@@ -54,8 +54,8 @@ def test_the_fields_are_the_library_s(
         serial=serial,
         not_before=begin,
         not_after=begin + life,
-        subject=SUBJECT,
-        public_key=public_key,
+        subject=SUBJECT.public_bytes(),
+        spki=spki_of(public_key),
         extensions=[encoded(value, critical=critical) for value, critical in EXTENSIONS],
     )
     assert ours == theirs.tbs_certificate_bytes
@@ -63,3 +63,17 @@ def test_the_fields_are_the_library_s(
     assert certificate.signature_algorithm_oid == theirs.signature_algorithm_oid
     issuer = x509.CertificateBuilder(ISSUER, ISSUER, key.public_key(), 2, begin, begin + life)
     certificate.verify_directly_issued_by(issuer.sign(key, hash_for(key)))
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
+def test_a_key_s_identifier_is_the_library_s(key: PrivateKey) -> None:
+    public_key = key.public_key()
+    assert key_identifier(spki_of(public_key)) == encoded(x509.SubjectKeyIdentifier.from_public_key(public_key))
+
+
+@pytest.mark.parametrize("size", [1, 2, 63, 64])
+def test_a_name_and_its_uri_are_the_library_s(size: int) -> None:
+    name = "m" * size
+    assert common_name(name) == x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]).public_bytes()
+    uri = f"spiffe://{'d' * 3 * size}/device/{'g' * size}/{name}"  # Short, with one octet more, and with two.
+    assert only_uri(uri) == encoded(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]))

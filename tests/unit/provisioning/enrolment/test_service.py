@@ -84,12 +84,12 @@ async def test_a_failure_after_the_signature_spends_no_token_and_burns_the_seria
     token = await fleet.token()
     signed: list[int] = []
 
-    def issue_and_fail(prepared: PreparedIssuance) -> x509.Certificate:
-        signed.append(original(prepared).serial_number)
+    def sign_and_fail(prepared: PreparedIssuance) -> bytes:
+        signed.append(x509.load_der_x509_certificate(original(prepared)).serial_number)
         raise IssuanceRefused("the token of the key was pulled out")
 
-    original = fleet.issuer.issue
-    monkeypatch.setattr(fleet.issuer, "issue", issue_and_fail)
+    original = fleet.issuer.sign
+    monkeypatch.setattr(fleet.issuer, "sign", sign_and_fail)
     with pytest.raises(IssuanceRefused):
         await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
     monkeypatch.undo()
@@ -107,12 +107,12 @@ async def test_only_a_key_in_memory_signs_on_the_event_loop(
 ) -> None:
     signed_in: list[threading.Thread] = []
 
-    def noted(prepared: PreparedIssuance) -> x509.Certificate:
+    def noted(prepared: PreparedIssuance) -> bytes:
         signed_in.append(threading.current_thread())
         return original(prepared)
 
-    original = fleet.issuer.issue
-    monkeypatch.setattr(fleet.issuer, "issue", noted)
+    original = fleet.issuer.sign
+    monkeypatch.setattr(fleet.issuer, "sign", noted)
     monkeypatch.setattr(fleet.enrolment, "_signs_at_once", lambda: in_memory)
     await fleet.enrol()
     here = in_memory and fleet.database.url.get_backend_name() == "sqlite"

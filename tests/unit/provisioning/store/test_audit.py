@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from sqlalchemy import text
@@ -57,6 +58,13 @@ def tamper(connection: Connection, *statements: str) -> None:
         connection.execute(text("DROP TRIGGER audit_entries_append_only ON audit_entries"))
     for statement in statements:
         connection.execute(text(statement))
+
+
+@pytest.mark.parametrize("word", ["meter-1", "", 'a "quoted" \\ word', "Zähler\n\x00\x1f\x7f", "\u2028 𝄞 \ud800"])
+@pytest.mark.parametrize("at", [NOW, NOW.replace(microsecond=0), NOW.astimezone(timezone(timedelta(hours=-3)))])
+def test_what_is_authenticated_is_the_json_that_the_library_would_write(word: str, at: datetime) -> None:
+    facts = [7, at.astimezone(UTC).isoformat(), word, "revoked", word, f'{{"n": "{word}"}}']
+    assert audit.content(7, at, word, "revoked", word, f'{{"n": "{word}"}}') == json.dumps(facts)
 
 
 async def test_a_log_that_nobody_touched_has_no_finding(database: Database) -> None:

@@ -162,7 +162,7 @@ async def test_every_entry_before_a_signature_is_written_before_the_first_signat
 ) -> None:
     calls = [await enrolment(fleet, f"meter-{number}") for number in range(3)]
     written: list[int] = []
-    issue = type(fleet.issuer).issue
+    sign = type(fleet.issuer).sign
     connections: list[Connection] = []
     transaction = service.EnrolmentService._transaction
 
@@ -174,10 +174,10 @@ async def test_every_entry_before_a_signature_is_written_before_the_first_signat
         driver: Any = connections[0].connection.driver_connection
         sql = "SELECT count(*) FROM audit_entries WHERE action = %s"
         written.append(driver.execute(sql, [Action.SIGNING_CERTIFICATE.value]).fetchone()[0])
-        return issue(self, prepared)
+        return sign(self, prepared)
 
     monkeypatch.setattr(service.EnrolmentService, "_transaction", remembered)
-    monkeypatch.setattr(type(fleet.issuer), "issue", counted)
+    monkeypatch.setattr(type(fleet.issuer), "sign", counted)
     await together(fleet, *calls)
     assert companies == [3]
     assert written == [3, 3, 3]
@@ -300,18 +300,18 @@ async def test_a_company_that_fails_after_signatures_signs_nothing_twice_under_o
     fleet: Fleet, companies: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signed: list[int] = []
-    issue = type(fleet.issuer).issue
+    sign = type(fleet.issuer).sign
 
-    def noted(self: Any, prepared: Any) -> x509.Certificate:
-        certificate: x509.Certificate = issue(self, prepared)
-        signed.append(certificate.serial_number)
+    def noted(self: Any, prepared: Any) -> bytes:
+        certificate: bytes = sign(self, prepared)
+        signed.append(x509.load_der_x509_certificate(certificate).serial_number)
         return certificate
 
     def failing(*_: Any, **__: Any) -> bool:
         raise ZeroDivisionError
 
     calls = [await enrolment(fleet, f"meter-{number}") for number in range(3)]
-    monkeypatch.setattr(type(fleet.issuer), "issue", noted)
+    monkeypatch.setattr(type(fleet.issuer), "sign", noted)
     spend = tokens.spend
     monkeypatch.setattr(tokens, "spend", failing)
     outcomes = await together(fleet, *calls)

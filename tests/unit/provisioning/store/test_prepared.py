@@ -7,14 +7,15 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import DateTime, bindparam, delete, insert, select, update
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, NoResultFound
 
 from provisioning.store import schema
 from provisioning.store.database import Database
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import tokens
+from provisioning.store.tables import UtcDateTime, tokens
 
 ABROAD = datetime(2026, 3, 1, 14, 0, 0, 123456, tzinfo=timezone(timedelta(hours=2)))
 ROW: dict[str, Any] = {
@@ -46,6 +47,15 @@ async def test_a_row_is_what_sqlalchemy_reads_whatever_its_types(database: Datab
     assert isinstance(ours, tuple)
     assert ABROAD.astimezone(UTC) in ours
     assert ["a.example", "ü"] in ours
+
+
+@pytest.mark.parametrize("moment", [ABROAD, ABROAD.astimezone(UTC), datetime(999, 1, 1, tzinfo=UTC)])
+def test_sqlite_gets_the_text_that_the_library_would_write(moment: datetime) -> None:
+    dialect = sqlite.dialect()
+    ours, theirs = UtcDateTime().bind_processor(dialect), DateTime().dialect_impl(dialect).bind_processor(dialect)
+    assert ours is not None
+    assert theirs is not None
+    assert ours(moment) == theirs(moment.astimezone(UTC).replace(tzinfo=None))
 
 
 async def test_rows_that_are_not_there_and_rows_that_are_changed_are_counted(database: Database) -> None:

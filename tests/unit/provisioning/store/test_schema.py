@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,14 @@ from tests.support.postgresql import PostgresqlServer
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty database: no table yet."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'fleet.db'}"
+        yield f"sqlite:///{tmp_path / 'fleet.db'}"
+        return
     server: PostgresqlServer = request.getfixturevalue("postgresql")
-    return server.new_database(template="template0")
+    with server.database("template0") as url:
+        yield url
 
 
 async def test_the_migrations_make_exactly_the_tables_that_the_code_uses(url: str) -> None:

@@ -1,0 +1,61 @@
+"""Carries a question to an OCSP responder, and its answer back, verified.
+
+Rules
+-----
+1. Plain HTTP, no redirects, no proxy, bounded in bytes and time: answers are signed.
+2. What cannot be asked or believed is no answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import httpx
+from cryptography import x509
+
+from provisioning.pki.ocsp import Answer, OcspRefused, Question, ask, read_answer
+
+PATIENCE = 2.5
+"""Seconds that a responder has."""
+_MOST_BYTES = 64 * 1024
+
+
+class OcspUnreachable(OcspRefused):
+    """There is no answer."""
+
+
+class OcspHttp:
+    """Connections to responders."""
+
+    def __init__(self) -> None:
+        self._client = httpx.AsyncClient(timeout=PATIENCE, trust_env=False)
+
+    async def ask(
+        self, url: str, certificate: x509.Certificate, issuer: x509.Certificate, *, nonce: bool = True
+    ) -> tuple[Answer, bytes]:
+        """Return what the responder at *url* says of *certificate*, and its response. Raises `OcspRefused`."""
+        question = ask(certificate, issuer, nonce=nonce)
+        try:
+            der = await asyncio.wait_for(self._post(url, question), PATIENCE)
+        except TimeoutError as error:
+            raise OcspUnreachable(f"no answer within {PATIENCE:g} s") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise OcspUnreachable(f"cannot be asked: {str(error) or type(error).__name__}") from error
+        return read_answer(der, question, certificate, issuer, datetime.now(UTC)), der
+
+    async def _post(self, url: str, question: Question) -> bytes:
+        headers = {"Content-Type": "application/ocsp-request", "Accept": "application/ocsp-response"}
+        async with self._client.stream("POST", url, content=question.der, headers=headers) as response:
+            if response.status_code != httpx.codes.OK:
+                raise OcspUnreachable(f"HTTP status {response.status_code}")
+            body = b""
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > _MOST_BYTES:
+                    raise OcspRefused(f"more than {_MOST_BYTES} bytes")
+            return body
+
+    async def close(self) -> None:
+        """Ask nobody any more."""
+        await self._client.aclose()

@@ -1,0 +1,303 @@
+"""The staple: what an OCSP responder says of the broker's own certificate, handed to each client that asks within TLS.
+
+Theory
+------
+A device that wants to know whether the broker's certificate is revoked would have to ask a responder, from wherever it
+is. So the broker asks (RFC 6066 §8), ahead of time, and hands the signed response on. The one who asks is the broker,
+the one who believes is the client: that is why the response is verified here as any other is
+(`provisioning.pki.ocsp`), and carries no nonce. The handshake itself takes what is held and waits for nobody
+(`provisioning.pki.openssl`).
+
+Rules
+-----
+1. Only what can be believed is stapled: about the certificate that the context presents, signed by who may, in date.
+   OpenSSL is told when it ends, so that no clock of ours has to run for it to stop.
+2. It is renewed at half of its life, and every `ocsp_refresh_seconds` at least; a failure is tried again with growing
+   pauses. While there is none, none is sent, clients are served, and an alarm says so.
+3. That the certificate is revoked is stapled too: who asks is to know. An answer that says "good" is not, once any
+   source of revocations knows better; nor one by which the responder does not know the certificate.
+4. A certificate that names no responder has no staple, and nothing is said about that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+
+from broker.config import BrokerConfig
+from broker.credentials import read_certificate
+from broker.engine import Engine
+from broker.sources.ocsp_http import PATIENCE, OcspHttp
+from provisioning.pki import openssl
+from provisioning.pki.ocsp import Answer, OcspRefused, responders
+from provisioning.pki.revocation import CertificateKey, RevocationReason, certificate_key
+from provisioning.pki.tls import certificates_in
+
+log = structlog.get_logger("broker")
+
+_LOOK = 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_LARGEST = 16 * 1024
+"""Bytes of a response that are handed to devices; what our own service answers has less than one thousand."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """The broker's certificate, as *context* presents it, and who knows about it."""
+
+    context: ssl.SSLContext
+    certificate: x509.Certificate
+    key: CertificateKey
+    """How the index calls it."""
+    issuer: x509.Certificate | None
+    responders: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A response that was believed."""
+
+    answer: Answer
+    der: bytes
+
+
+class Staple:
+    """The one of a running broker."""
+
+    def __init__(self, config: BrokerConfig, certificate: Path, engine: Engine, clock: Callable[[], float]) -> None:
+        """*certificate* is the file with the broker's own, and its chain."""
+        self._config = config
+        self._file = certificate
+        self._index = engine.admission.index
+        self._metrics = engine.metrics
+        self._history = engine.history
+        self._clock = clock
+        self._http = OcspHttp()
+        self._own: _Own | None = None
+        self._held: _Held | None = None
+        self._due = 0.0
+        self._pause = _FIRST_PAUSE
+        self._problem = ""
+        self._revoked: RevocationReason | None = None
+        self._wake = asyncio.Event()
+        self._tried = asyncio.Event()
+
+    def adopt(self, context: ssl.SSLContext) -> None:
+        """Let *context* staple, which is what the listeners present, or are about to."""
+        before, own, problem = self._own, None, ""
+        try:
+            own = self._own_of(context)
+        except OcspRefused as error:
+            problem = str(error)
+        self._own = own
+        if own is not None and before is not None and own.certificate == before.certificate:
+            if self._held is not None:
+                self._staple(own, self._held)
+        else:
+            self._drop()
+            self._problem, self._revoked = "", None
+            self._due, self._pause = self._clock(), _FIRST_PAUSE
+            self._tried.clear()
+            if problem:
+                self._fail(problem)
+        self._wake.set()
+
+    async def tried(self) -> None:
+        """Return when the responder has been asked about the certificate, or has had its time to answer."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._tried.wait(), PATIENCE)
+
+    async def run(self) -> None:
+        """Renew until cancelled."""
+        try:
+            while True:
+                self._wake.clear()
+                await self._look()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), _LOOK)
+        finally:
+            await self._http.close()
+
+    def document(self, wall: datetime) -> dict[str, Any]:
+        """Return what an operator is told."""
+        own, held = self._own, self._held
+        document: dict[str, Any] = {"state": self._state(wall)}
+        if own is not None:
+            document |= {"serial": _serial(own), "responder": own.responders[0]}
+        if held is not None:
+            answer = held.answer
+            document |= {
+                "this_update": f"{answer.this_update:%Y-%m-%dT%H:%M:%SZ}",
+                "next_update": f"{answer.fresh_until:%Y-%m-%dT%H:%M:%SZ}",
+                "age_seconds": round((wall - answer.this_update).total_seconds()),
+                "seconds_left": round((answer.fresh_until - wall).total_seconds()),
+            }
+        return document | ({"problem": self._problem} if self._problem else {})
+
+    def _state(self, wall: datetime) -> str:
+        if not self._config.ocsp_stapling:
+            return "off"
+        if self._own is None:
+            return "no responder" if not self._problem else "missing"
+        if self._revoked is not None:
+            return "revoked"
+        if self._held is None:
+            return "missing"
+        answer = self._held.answer
+        is_late = self._problem and answer.fresh_until - wall < (answer.fresh_until - answer.this_update) / 2
+        return "late" if is_late else "current"
+
+    async def _look(self) -> None:
+        """Do what is due."""
+        own, held, now = self._own, self._held, datetime.now(UTC)
+        if own is None:
+            self._tried.set()
+            return
+        if held is not None and held.answer.fresh_until <= now:
+            self._drop()
+            log.warning(
+                "the staple has ended", code="STAPLE_FAILED", detail=self._problem or "it was not renewed in time"
+            )
+            self._due = self._clock()
+        known = self._index.find(own.key)
+        if known is not None and held is not None and held.answer.reason is None:
+            self._drop()  # The responder lags behind our other sources, or somebody plays its answer back.
+            self._due, self._pause = self._clock(), _FIRST_PAUSE
+        if self._clock() >= self._due:
+            await self._renew(own, known.reason if known is not None else None)
+            self._tried.set()
+
+    async def _renew(self, own: _Own, known: RevocationReason | None) -> None:
+        held, problem = None, ""
+        if own.issuer is None:
+            problem = f"the certificate of its issuer is neither in {self._file} nor in {self._config.cafile}"
+        else:
+            for url in own.responders:
+                try:
+                    held = await self._ask(url, own.certificate, own.issuer, known)
+                    break
+                except OcspRefused as error:
+                    problem = f"{url}: {error}"
+        if own is not self._own:
+            return  # Another certificate has taken its place meanwhile: `adopt` has said what is due.
+        if held is None:
+            if known is not None:
+                self._tell_revoked(known)
+            self._fail(problem)
+            return
+        before = self._held
+        if before is not None and held.answer.this_update < before.answer.this_update:
+            held = before  # Played back, or from a cache that lags.
+        left = (held.answer.fresh_until - datetime.now(UTC)).total_seconds()
+        self._due = self._clock() + max(_LOOK, min(left / 2, self._config.ocsp_refresh_seconds))
+        self._pause = _FIRST_PAUSE
+        self._take(own, held)
+
+    async def _ask(
+        self, url: str, certificate: x509.Certificate, issuer: x509.Certificate, known: RevocationReason | None
+    ) -> _Held:
+        answer, der = await self._http.ask(url, certificate, issuer, nonce=False)
+        if not answer.known:
+            raise OcspRefused("the responder does not know the certificate")
+        if answer.reason is None and known is not None:
+            raise OcspRefused("the responder says that the certificate is good, and another source that it is revoked")
+        if len(der) > _LARGEST:
+            raise OcspRefused(f"the response has {len(der)} bytes, which is too much for a handshake")
+        return _Held(answer, der)
+
+    def _take(self, own: _Own, held: _Held) -> None:
+        is_news = self._held is None or bool(self._problem)
+        self._held, self._problem = held, ""
+        self._staple(own, held)
+        if held.answer.reason is not None:
+            self._tell_revoked(held.answer.reason)
+            return
+        if is_news or self._revoked is not None:
+            facts = {"serial": _serial(own), "next_update": f"{held.answer.fresh_until:%Y-%m-%dT%H:%M:%SZ}"}
+            log.info("stapled", code="STAPLED", **facts)
+            self._history.told("stapled", code="STAPLED", **facts)
+        self._revoked = None
+
+    def _staple(self, own: _Own, held: _Held) -> None:
+        answer = held.answer
+        openssl.staple(own.context, held.der, answer.fresh_until.timestamp())
+        self._metrics.staple_this_update_timestamp = answer.this_update.timestamp()
+        self._metrics.staple_next_update_timestamp = answer.fresh_until.timestamp()
+
+    def _drop(self) -> None:
+        """Hold nothing. A context of before keeps what it has, for those who are in its handshake, until that ends."""
+        if self._held is not None and self._own is not None:
+            openssl.staple(self._own.context, b"", 0.0)
+        self._held = None
+        self._metrics.staple_this_update_timestamp = self._metrics.staple_next_update_timestamp = 0.0
+
+    def _fail(self, problem: str) -> None:
+        self._metrics.revocation_alarms["STAPLE_FAILED"] += 1
+        if not self._problem:  # Once, until there is one.
+            log.warning("no new staple", code="STAPLE_FAILED", detail=problem, stapling=self._held is not None)
+            self._history.told("staple lost", code="STAPLE_FAILED", detail=problem)
+        self._problem = problem
+        self._due = self._clock() + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def _tell_revoked(self, reason: RevocationReason) -> None:
+        self._metrics.revocation_alarms["OWN_CERTIFICATE_REVOKED"] += 1
+        if self._revoked is not reason and self._own is not None:
+            facts = {"serial": _serial(self._own), "reason": str(reason)}
+            log.error("the broker's own certificate is revoked", code="OWN_CERTIFICATE_REVOKED", **facts)
+            self._history.told("own certificate revoked", code="OWN_CERTIFICATE_REVOKED", **facts)
+        self._revoked = reason
+
+    def _own_of(self, context: ssl.SSLContext) -> _Own | None:
+        """Return what *context* presents, if a staple is wanted about it. Raises `OcspRefused` if there can be none."""
+        if not self._config.ocsp_stapling:
+            return None
+        der = openssl.own_certificate(context)
+        try:
+            certificate = x509.load_der_x509_certificate(der) if der else read_certificate(self._file)
+            if certificate is None:
+                return None
+            named, key = responders(certificate), certificate_key(certificate)
+        except (ValueError, x509.DuplicateExtension) as error:  # OpenSSL presents what others cannot read.
+            raise OcspRefused(f"the broker's own certificate cannot be read: {error}") from error
+        urls = tuple(url for url in named if url.startswith("http://"))
+        if self._config.ocsp_stapling_responder is not None:
+            urls = (self._config.ocsp_stapling_responder,)
+        if not urls:
+            return None
+        if not openssl.CAN_STAPLE:
+            raise OcspRefused("this Python's OpenSSL cannot be asked to staple (docs/decisions/0098)")
+        return _Own(context, certificate, key, self._issuer_of(certificate), urls)
+
+    def _issuer_of(self, certificate: x509.Certificate) -> x509.Certificate | None:
+        candidates = [*_certificates_in(self._file), *_certificates_in(self._config.cafile)]
+        return next((each for each in candidates if _has_issued(each, certificate)), None)
+
+
+def _serial(own: _Own) -> str:
+    return f"{own.certificate.serial_number:x}"
+
+
+def _certificates_in(file: Path) -> list[x509.Certificate]:
+    try:
+        return certificates_in(file.read_bytes())
+    except (OSError, ValueError):
+        return []
+
+
+def _has_issued(candidate: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(candidate)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True

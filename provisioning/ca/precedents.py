@@ -1,0 +1,237 @@
+"""Drafts like one that the linter has seen: only what differs is read.
+
+Theory
+------
+The certificates that an issuer makes for a profile are the same bytes but for serial number, dates, subject, key and
+its identifier, and identity. The linter (`provisioning.ca.lint`), whose library takes a whole certificate apart into
+objects, judges the first of them; if it finds nothing, everything that is not one of those six parts is remembered
+under exactly these bytes, a *precedent*. Of the next draft with the same bytes only the six are read, and each is held
+against what was intended. So every byte that is signed was either read, or has passed the linter in a certificate of
+the same issuer and profile.
+
+The slow twin is the linter: a test lets both judge the same drafts, and drafts that differ in any one byte.
+
+Rules
+-----
+1. `Precedents.cover` says yes, or that the linter has to be asked; it never refuses.
+2. It reads the draft's bytes, never the builder's state, and shares no encoder with the builder.
+3. Bounded: so many precedents are remembered. One issuer's only.
+
+Handles: one Common Name and one identity URI, EC and Ed25519 keys, dates before 2050. All else is the linter's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from provisioning.ca.lint import SERIAL_BITS, Intent, Made
+from provisioning.ca.name_policy import SubjectNames
+from provisioning.ca.profile import Profile
+
+_MOST: Final = 256
+_NO_NAMES: Final = SubjectNames()
+_SHORT: Final = 128
+_TWO_OCTETS: Final = 0x82
+_EXTENSIONS: Final = 0xA3
+_INTEGER: Final = 0x02
+_FIELDS: Final = 8
+_COMMON_NAME: Final = b"\x06\x03\x55\x04\x03\x0c"
+_SUBJECT_KEY: Final = b"\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14"
+_ALTERNATIVE_NAME: Final = b"\x06\x03\x55\x1d\x11\x04"
+_KEYS: Final = {
+    # What SubjectPublicKeyInfo begins with, by its size: all but the key itself, which the library has read before.
+    91: bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"),  # P-256
+    120: bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004"),  # P-384
+    44: bytes.fromhex("302a300506032b6570032100"),  # Ed25519
+}
+_BITS: Final = {91: 26, 120: 23, 44: 12}
+"""Where the bits of the key begin, which its identifier is the hash of."""
+
+
+class _Unusual(Exception):
+    """Not the shape that is read here."""
+
+
+_NOT_READ: Final = (_Unusual, IndexError, ValueError)  # It ends too early; it is no date.
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A draft taken apart: what it has in common with others, and the parts that differ."""
+
+    common: bytes
+    serial: bytes
+    validity: bytes
+    subject: bytes
+    spki: bytes
+    identifier: bytes
+    names: bytes
+
+
+class Precedents:
+    """What one issuer's drafts may have in common."""
+
+    def __init__(self, issuer_not_after: datetime) -> None:
+        self._ends = issuer_not_after
+        self._known: Final[dict[bytes, Profile]] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def cover(self, fields: bytes, intent: Intent) -> bool:
+        """Whether the linter would find nothing in *fields*, a TBSCertificate; False if it has to be asked."""
+        if intent.made is None or intent.names != _NO_NAMES:
+            return False
+        try:
+            read = _read(fields)
+            return self._known.get(read.common) is intent.profile and self._as_meant(read, intent, intent.made)
+        except _NOT_READ:
+            return False
+
+    def remember(self, fields: bytes, profile: Profile) -> None:
+        """Note that the linter has found nothing in *fields* as a certificate of *profile*."""
+        try:
+            read = _read(fields)
+        except _NOT_READ:
+            return
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        self._known[read.common] = profile
+
+    def _as_meant(self, read: _Read, intent: Intent, made: Made) -> bool:
+        profile, identity = intent.profile, intent.identity
+        serial_bits = made.serial.bit_length()
+        not_before, not_after = _dates(read.validity)
+        return (
+            serial_bits in SERIAL_BITS
+            and read.serial == made.serial.to_bytes(serial_bits // 8 + 1)
+            and (not_before, not_after) == (made.not_before, made.not_after)
+            and not_before < not_after <= self._ends
+            and not_after - not_before <= profile.life + profile.backdate
+            and identity.role is profile.role
+            and read.subject == identity.name.encode()
+            and read.spki == made.spki
+            and read.identifier == hashlib.sha1(read.spki[_BITS[len(read.spki)] :], usedforsecurity=False).digest()
+            and read.names == identity.uri.encode()
+        )
+
+
+def _read(fields: bytes) -> _Read:
+    at, end = _content(fields, 0, len(fields), 0x30)
+    places = [at]
+    while at < end:
+        _, at = _content(fields, at, end, fields[at])
+        places.append(at)
+    if at != len(fields) or len(places) != _FIELDS + 1:
+        raise _Unusual
+    _, number, algorithm, _, validity, subject, key, extensions, _ = places
+    serial, stop = _content(fields, number, algorithm, _INTEGER)
+    spki = fields[key:extensions]
+    head = _KEYS.get(len(spki))
+    if head is None or not spki.startswith(head):
+        raise _Unusual
+    identifier, names, others = _extensions(fields, extensions)
+    return _Read(
+        # Each part is DER, which shows its own length, so that the parts' boundaries are in these bytes.
+        b"".join((fields[places[0] : number], fields[algorithm:validity], head, *others)),
+        fields[serial:stop],
+        fields[validity:subject],
+        _common_name(fields[subject:key]),
+        spki,
+        identifier,
+        names,
+    )
+
+
+def _extensions(fields: bytes, at: int) -> tuple[bytes, bytes, list[bytes]]:
+    """Return key identifier, identity URI, and all other extensions, with a mark in the place of those two."""
+    at, end = _content(fields, at, len(fields), _EXTENSIONS)
+    at, stop = _content(fields, at, end, 0x30)
+    if stop != end:
+        raise _Unusual
+    identifier = names = b""
+    others = []
+    while at < end:
+        inside, after = _content(fields, at, end, 0x30)
+        if fields.startswith(_SUBJECT_KEY, at):
+            if identifier or after - at != len(_SUBJECT_KEY) + 20:
+                raise _Unusual
+            identifier = fields[after - 20 : after]
+            others.append(_SUBJECT_KEY)
+        elif fields.startswith(_ALTERNATIVE_NAME, inside):
+            if names:
+                raise _Unusual
+            names = _only_uri(fields, inside + len(_ALTERNATIVE_NAME) - 1, after)
+            others.append(_ALTERNATIVE_NAME)
+        else:
+            others.append(fields[at:after])
+        at = after
+    return identifier, names, others
+
+
+def _only_uri(fields: bytes, at: int, end: int) -> bytes:
+    """Return the URI of a Subject Alternative Name that is not critical and holds nothing else."""
+    for tag in (0x04, 0x30, 0x86):
+        at, stop = _content(fields, at, end, tag)
+        if stop != end:
+            raise _Unusual
+    return fields[at:end]
+
+
+def _common_name(subject: bytes) -> bytes:
+    """Return the Common Name, in UTF-8, of a subject that holds nothing else."""
+    size = len(subject)
+    head = bytes((0x30, size - 2, 0x31, size - 4, 0x30, size - 6)) + _COMMON_NAME + bytes((size - 13,))
+    if not 13 < size < _SHORT or subject[:13] != head:  # noqa: PLR2004 - The size of that head.
+        raise _Unusual
+    return subject[13:]
+
+
+def _dates(validity: bytes) -> tuple[datetime, datetime]:
+    """Return notBefore and notAfter, both UTCTime (RFC 5280 §4.1.2.5.1) in this half of the century."""
+    if len(validity) != 32 or validity[:4] != b"\x30\x1e\x17\x0d" or validity[17:19] != b"\x17\x0d":  # noqa: PLR2004
+        raise _Unusual
+    return _date(validity[4:17]), _date(validity[19:])
+
+
+def _date(text: bytes) -> datetime:
+    if text[-1:] != b"Z" or not text[:-1].isdigit() or text[0] > 0x34:  # noqa: PLR2004 - "4": until 2049.
+        raise _Unusual
+    digits = int(text[:-1])
+    day, second = divmod(digits, 1_000_000)
+    return datetime(
+        2000 + day // 10_000,
+        day // 100 % 100,
+        day % 100,
+        second // 10_000,
+        second // 100 % 100,
+        second % 100,
+        tzinfo=UTC,
+    )
+
+
+def _content(der: bytes, at: int, limit: int, tag: int) -> tuple[int, int]:
+    """Return where the content of the element at *at* begins and ends; *limit* is the end of what it is in."""
+    if der[at] != tag:
+        raise _Unusual
+    length = der[at + 1]
+    at += 2
+    if length >= _SHORT:
+        if length == _SHORT + 1:
+            length = der[at]
+            at += 1
+            least = _SHORT
+        elif length == _TWO_OCTETS:
+            length = der[at] << 8 | der[at + 1]
+            at += 2
+            least = 256
+        else:
+            raise _Unusual
+        if length < least:  # DER has one way to write a length.
+            raise _Unusual
+    if at + length > limit:
+        raise _Unusual
+    return at, at + length

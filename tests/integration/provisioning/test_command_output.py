@@ -1,0 +1,79 @@
+"""What commands say when there is nothing to do, when it was done before, and to who reads no further."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.openssl import OpensslDevice, openssl
+from tests.support.provisioning import REPOSITORY, ProvisioningService
+
+
+def run(service: ProvisioningService, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return service.command(*arguments, "--dir", str(service.dir), "--url", service.https)
+
+
+@pytest.mark.parametrize("arguments", [("certificate", "export"), ("audit", "show"), ("ca", "list")])
+def test_who_stops_reading_ends_the_command_without_a_word(
+    service: ProvisioningService, arguments: tuple[str, ...]
+) -> None:
+    where = ["--dir", str(service.dir)] + (["--url", service.https] if arguments[0] == "certificate" else [])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "provisioning", *arguments, *where],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(60) == 1
+
+
+def test_a_server_of_another_fleet_is_told_apart_from_none(service: ProvisioningService, tmp_path: Path) -> None:
+    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=Other root",
+            "-keyout", tmp_path / "other.key", "-out", tmp_path / "other.crt")  # fmt: skip
+    done = run(service, "device", "list", "--cafile", str(tmp_path / "other.crt"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{service.https} is not the provisioning service that the trust anchors vouch for (" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_was_done_before_is_said(service: ProvisioningService, enrolled: OpensslDevice) -> None:
+    device = ("--device", enrolled.name)
+    nothing = run(service, "resume", *device)
+    assert (nothing.returncode, nothing.stdout, nothing.stderr) == (
+        0,
+        "",
+        "fleet-provisioning: nothing was suspended\n",
+    )
+    first = run(service, "revoke", *device)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert run(service, "revoke", *device).stderr == "", "the same again is no news"
+    for other in (("--reason", "keyCompromise"), ("--invalidity-date", "2026-01-05T08:00:00")):
+        again = run(service, "revoke", *device, *other)
+        assert again.stdout == first.stdout
+        assert again.stderr == "fleet-provisioning: revoked before, with the reason and date shown: 1 of 1\n"
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("stolen", "'stolen' is not one of unspecified, keyCompromise,"),
+        ("cACompromise", "'cACompromise' is not one of"),
+        ("certificateHold", "a hold is made by suspend"),
+    ],
+)
+def test_a_reason_that_cannot_be_given_is_told_with_those_that_can(
+    service: ProvisioningService, reason: str, words: str
+) -> None:
+    done = run(service, "revoke", "--device", "meter-1", "--reason", reason)
+    assert done.returncode == 2
+    assert words in " ".join(done.stderr.split())
+    assert "Value error" not in done.stderr

@@ -1,0 +1,69 @@
+"""How answers are printed for people."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import BaseModel
+
+from provisioning.service_command import print_facts, print_table
+
+COLUMNS = ("number", "device", "key")
+ROWS = (("1", "meter-1", "a" * 64), ("2", "meter-2", "b" * 64))
+
+
+def test_a_table_is_aligned_and_never_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    print_table(COLUMNS, ROWS)
+    assert capsys.readouterr().out.splitlines() == [
+        "number  device   key",
+        f"1       meter-1  {'a' * 64}",
+        f"2       meter-2  {'b' * 64}",
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 81])
+def test_on_a_narrow_terminal_each_row_is_a_block(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_table(COLUMNS, ROWS)
+    lines = capsys.readouterr().out.splitlines()
+    if width == 81:
+        assert [len(line) for line in lines[1:]] == [81, 81]
+        return
+    assert lines == [
+        *("number  1", "device  meter-1", f"key     {'a' * 64}"),
+        "",
+        *("number  2", "device  meter-2", f"key     {'b' * 64}"),
+    ]
+
+
+def test_an_empty_table_has_its_columns_still(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_table(COLUMNS, ())
+    assert capsys.readouterr().out == "number  device  key\n"
+
+
+class Facts(BaseModel):
+    server_keys: bool
+    closed: bool
+    ways: list[str]
+    created_at: datetime
+    lifetime: int | None = None
+
+
+def test_facts_are_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    at = datetime(2027, 1, 5, 10, 15, tzinfo=UTC)
+    print_facts(Facts(server_keys=True, closed=False, ways=["token", "claim+approval"], created_at=at))
+    assert capsys.readouterr().out.splitlines() == [
+        "server keys  yes",
+        "closed       no",
+        "ways         token, claim+approval",
+        "created at   2027-01-05 10:15:00 UTC",
+    ]
