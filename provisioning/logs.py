@@ -24,7 +24,7 @@ def _as_json(line: object, **_of_structlog: object) -> str:
     return _JSON.encode(line)
 
 
-class _LossyStream:
+class LossyStream:
     """A text stream for logs; what it cannot write it counts."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -58,7 +58,7 @@ def configure_logging() -> None:
             structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer(_as_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _LossyStream(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LossyStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     # What libraries say; the web server's own chatter about each start and stop is ours to report.
