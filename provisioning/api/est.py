@@ -25,6 +25,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from provisioning.api.peer import peer_certificate, tls_connection
+from provisioning.ca.certificate_message import certificate_message
 from provisioning.ca.key_envelope import EnvelopeSigner, seal_key
 from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
 from provisioning.enrolment.problems import pending_answer
@@ -261,7 +262,8 @@ def _read_csr(request: EstRequest) -> bytes:
 
 
 def _issued(certificate: x509.Certificate) -> Response:
-    return Response(certs_only([certificate]), media_type=_CERTS_ONLY)
+    message = certificate_message(certificate.public_bytes(Encoding.DER))
+    return Response(base64.encodebytes(message), media_type=_CERTS_ONLY)
 
 
 def _key_part(made: MadeKey, signer: Callable[[], EnvelopeSigner]) -> tuple[str, bytes]:

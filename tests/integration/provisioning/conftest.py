@@ -45,7 +45,7 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory_of_a_new_fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory on SQLite as ``init`` leaves it, to be copied: nobody's, and never started."""
     return ProvisioningService.founded(tmp_path_factory.mktemp("pristine") / "fleet", FAST).dir
 
@@ -54,7 +54,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProvisioningService]:
     """A service for this test alone. Founding it costs more than many a test; on SQLite it is a copy."""
     if getattr(request, "param", "sqlite") == "sqlite":
-        shutil.copytree(request.getfixturevalue("pristine"), tmp_path / "fleet")
+        shutil.copytree(request.getfixturevalue("directory_of_a_new_fleet"), tmp_path / "fleet")
         own = ProvisioningService(tmp_path / "fleet", FAST)
     else:
         own = founded(request, tmp_path / "fleet")
