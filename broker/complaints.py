@@ -16,6 +16,7 @@ import structlog
 
 from broker.denials import Denials
 from broker.history import History, Party
+from broker.limits import Limits
 
 log = structlog.get_logger("broker")
 
@@ -25,10 +26,11 @@ _MOST = 10
 class Complaints:
     """What has been said of one connection."""
 
-    __slots__ = ("_denials", "_told")
+    __slots__ = ("_denials", "_told", "_told_fast")
 
     def __init__(self) -> None:
         self._told = 0
+        self._told_fast = False
         self._denials: Denials | None = None
 
     def denied(
@@ -49,6 +51,13 @@ class Complaints:
         if self._told < _MOST:
             self._told += 1
             log.warning("client does not keep up", code="SLOW_CONSUMER", client=client_id, address=address)
+
+    def fast(self, client_id: str, address: str, limits: Limits) -> None:
+        """Log, once, that the client sends faster than it may."""
+        if not self._told_fast:
+            self._told_fast = True
+            rates = {"max_packet_rate": limits.max_packet_rate, "max_byte_rate": limits.max_byte_rate}
+            log.warning("client sends too fast", code="TOO_FAST", client=client_id, address=address, **rates)
 
     def end(self, history: History, party: Party, client_id: str, now: float) -> None:
         """Tell what has been counted only: the connection has ended."""

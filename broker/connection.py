@@ -390,6 +390,7 @@ class ClientConnection:
         seconds = meter.spend(packets, size, self.engine.limits, now)
         if seconds > 0 and not self.closed:
             self.engine.metrics.rests += 1
+            self._complain().fast(self._client_id, self.address, self.engine.limits)
             self.last_received = now + seconds  # It may speak meanwhile; nobody listens.
             self._transport.rest(seconds)
 
