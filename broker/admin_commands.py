@@ -137,7 +137,7 @@ def trust_show(socket: Socket = None, state_dir: StateDir = None, config: Config
     columns = ("bundle", "subject", "kind", "key", "ends", "days left", "sha256")
     rows = [
         (
-            *(", ".join(each["bundles"]) or "-", each["subject"]),
+            *(", ".join(each.get("bundles", ())) or "-", each["subject"]),
             "root" if each["self_signed"] else f"issued by {each['issuer']}",
             *(each["key"], each["not_after"], str(each["days_left"]), each["sha256"]),
         )

@@ -37,7 +37,8 @@ def crl_status(socket: Socket = None, state_dir: StateDir = None, config: Config
         print_json(answer)
     else:
         _print_status(answer)
-    if answer["staple"]["state"] not in _QUIET or any(each["state"] != "current" for each in answer["lists"]):
+    staple = answer.get("staple", {"state": "off"})  # A broker of before the last upgrade says less.
+    if staple["state"] not in _QUIET or any(each["state"] != "current" for each in answer["lists"]):
         raise typer.Exit(1)
 
 
@@ -89,8 +90,8 @@ def _print_status(answer: dict[str, Any]) -> None:
         rows = [(each["issuer"], *(str(each[name]) for name in _FIELDS)) for each in answer["lists"]]
         print_table(("CRL of", *_FIELDS), rows)
         sys.stdout.write("\n")
-    if answer["newcomers"]:
-        print_table(_NEWCOMERS, [_prospect(each) for each in answer["newcomers"]])
+    if newcomers := answer.get("newcomers"):
+        print_table(_NEWCOMERS, map(_prospect, newcomers))
         sys.stdout.write("\n")
     print_facts({name: value for name, value in answer.items() if name not in _IN_TABLES})
 

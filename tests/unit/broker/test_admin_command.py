@@ -12,6 +12,7 @@ import termios
 import pytest
 
 from broker.admin_command import print_table
+from broker.crl_commands import _print_status
 
 COLUMNS = ("client id", "serial")
 ROWS = [("meter-1", "5e7de11f0ba7119a3b584cb5685734fb"), ("meter-2", "4830faef90a81da9cfb6010eb110de05")]
@@ -50,3 +51,12 @@ def test_a_table_that_does_not_fit_is_shown_row_by_row(width: int, shown: str) -
 def test_into_a_pipe_goes_a_table_however_wide(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(COLUMNS, ROWS)
     assert capsys.readouterr().out == TABLE
+
+
+def test_a_broker_that_was_not_started_anew_since_an_upgrade_is_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_status({"lists": [], "feed_age_seconds": 0.5, "newcomers_admitted": True, "alarms": {}})
+    assert capsys.readouterr().out.splitlines() == [
+        "feed age seconds    0.5",
+        "newcomers admitted  yes",
+        "alarms              none",
+    ]
