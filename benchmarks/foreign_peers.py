@@ -72,10 +72,14 @@ def rabbitmq(pki: BenchPki, folder: Path, port: int, other: int, cores: frozense
         f"mqtt.listeners.ssl.default = 127.0.0.1:{port}\nmqtt.allow_anonymous = false\nmqtt.ssl_cert_login = true\n"
         "mqtt.mailbox_soft_limit = 1000000\nssl_cert_login_from = common_name\n"
         f"load_definitions = {folder}/definitions.json\n"
-        f"ssl_options.cacertfile = {pki.trust_anchors}\nssl_options.certfile = {pki.server.certificate}\n"
-        f"ssl_options.keyfile = {pki.server.key}\nssl_options.verify = verify_peer\n"
-        "ssl_options.fail_if_no_peer_cert = true\nssl_options.versions.1 = tlsv1.3\n"
         f"log.console = false\nlog.file = {folder}/server.log\nlog.file.level = error\n"
+    )
+    # What rabbitmq.conf has no name for: TLS sessions that can be resumed, with the client's certificate in the ticket.
+    (folder / "advanced.config").write_text(
+        f'[{{rabbit, [{{ssl_options, [{{cacertfile, "{pki.trust_anchors}"}},\n'
+        f'{{certfile, "{pki.server.certificate}"}}, {{keyfile, "{pki.server.key}"}},\n'
+        "{verify, verify_peer}, {fail_if_no_peer_cert, true}, {versions, ['tlsv1.3']},\n"
+        "{session_tickets, stateless_with_cert}]}]}].\n"
     )
     loopback = "{127,0,0,1}"
     environment = {
@@ -84,7 +88,7 @@ def rabbitmq(pki: BenchPki, folder: Path, port: int, other: int, cores: frozense
         "RABBITMQ_NODENAME": _NODE,
         "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
         "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
-        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "none.config"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
         "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
         "RABBITMQ_GENERATED_CONFIG_DIR": str(folder / "generated"),

@@ -3,14 +3,16 @@
 Rules
 -----
 1. What can go wrong is one line on standard error and exit code 1.
-2. Data goes to standard output, for people or with ``--json`` for programs; a table is never cut to the terminal's
-   width: a serial number is there to be copied. What clients have chosen reaches a terminal as `printable` only.
+2. Data goes to standard output, for people or with ``--json`` for programs; nothing is cut to the terminal's width, a
+   serial number is there to be copied: where a table does not fit, a row takes several lines. What clients have chosen
+   reaches a terminal as `printable` only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -128,9 +130,18 @@ def printable(text: str) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table for people."""
+    """Print a table for people; where it is wider than the terminal, each row as lines of its own."""
     lines = [columns, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
+    if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
+        longest = max(map(len, columns))
+        sys.stdout.write("\n".join(map("".join, (_record(columns, line, longest) for line in lines[1:]))))
+        return
     for line in lines:
         cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def _record(columns: Sequence[str], cells: Sequence[str], width: int) -> Iterator[str]:
+    for column, cell in zip(columns, cells, strict=True):
+        yield f"{column:<{width}}  {cell}\n"

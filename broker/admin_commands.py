@@ -134,11 +134,12 @@ def trust_show(socket: Socket = None, state_dir: StateDir = None, config: Config
     if as_json:
         print_json(answer)
         return
-    columns = ("subject", "kind", "key", "ends", "days left", "sha256")
+    columns = ("bundle", "subject", "kind", "key", "ends", "days left", "sha256")
     rows = [
         (
-            *(each["subject"], "root" if each["self_signed"] else f"issued by {each['issuer']}", each["key"]),
-            *(each["not_after"], str(each["days_left"]), each["sha256"]),
+            *(", ".join(each.get("bundles", ())) or "-", each["subject"]),
+            "root" if each["self_signed"] else f"issued by {each['issuer']}",
+            *(each["key"], each["not_after"], str(each["days_left"]), each["sha256"]),
         )
         for each in answer["anchors"]
     ]

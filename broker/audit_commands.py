@@ -62,7 +62,9 @@ def verify(
         raise typer.BadParameter("a head is NUMBER:HEXADECIMAL, as audit verify prints it") from None
     try:
         verdict = verify_log(path, read_key(key or _key(config, state_dir)), noted)
-    except (AuditError, ConfigurationError) as error:
+    except ConfigurationError as error:
+        raise _failed(f"the log's key: {error}; name it with --key, --state-dir or --config") from None
+    except AuditError as error:
         raise _failed(str(error)) from None
     except OSError as error:
         raise _failed(f"{error.filename} cannot be read: {error.strerror}") from None
@@ -103,6 +105,8 @@ def show(
         found = deque((line for _, line in lines(path) if wanted in line), maxlen=limit)
     except OSError as error:
         raise _failed(f"{error.filename} cannot be read: {error.strerror}") from None
+    if not found:
+        typer.echo("no entry" + (" with that text" if wanted else ""), err=True)
     for line in found:
         sys.stdout.write(line.decode() if as_json else f"{_shown(line)}\n")
 
@@ -117,7 +121,7 @@ def _shown(line: bytes) -> str:
     code = facts.pop("code", "")
     rest = "  ".join(f"{name}={each if isinstance(each, str) else json.dumps(each)}" for name, each in facts.items())
     moment = at[:23].replace("T", " ")
-    return printable(f"{number:>8}  {moment}  {event:<8}  {f'{code}  ' if code else ''}{rest}".rstrip())
+    return printable(f"{number:>8}  {moment}  {event:<12}  {f'{code}  ' if code else ''}{rest}".rstrip())
 
 
 def _log(log: Path | None, config: Path | None) -> Path:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import structlog
 import typer
@@ -34,6 +35,7 @@ from broker.preflight import problems
 from broker.reload_command import reload
 from broker.server import BrokerServer
 from broker.store.sqlite import StoreError
+from provisioning.logs import LossyStream
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.version import product_version
 
@@ -217,16 +219,28 @@ def _run(server: BrokerServer) -> None:
         runner.run(serve())
 
 
+_ENCODER = json.JSONEncoder(default=repr)
+
+
+def _encoded(event: dict[str, Any], **_options: Any) -> str:
+    """Return *event* as JSON, by one encoder for all: `json.dumps` with options makes another for each line."""
+    return _ENCODER.encode(event)
+
+
 def _configure_log(level: str) -> None:
     terminal = sys.stderr.isatty()
-    renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    renderer: Any = structlog.processors.JSONRenderer(_encoded)
+    if terminal:
+        renderer = structlog.dev.ConsoleRenderer()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if terminal else [structlog.processors.format_exc_info]),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        # A log that cannot be written, on a disk that is full say, puts nobody out.
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LossyStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )

@@ -26,15 +26,13 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 
-import structlog
-
 from broker import lifetime
 from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.refusal import RefusalCode, Refused, told
 from broker.authorization import introduce
 from broker.byte_stream import ByteStream
-from broker.denials import Denials
+from broker.complaints import Complaints
 from broker.engine import Engine
 from broker.farewell import disconnect_packet, reason_for, refusal_packet
 from broker.handlers import handle
@@ -50,14 +48,11 @@ from broker.routing.router import Subscriber
 from broker.session.session import Session
 from broker.store.journal import Otherwise
 
-log = structlog.get_logger("broker")
-
 _PUBLISH_QOS0 = 0x30
 _PUBLISH_QOS1 = 0x32
 _PUBACK = 0x40
 _PINGREQ = 0xC0
 _NO_PACKET_ID = b"\0\0"
-_MOST_COMPLAINTS = 10
 _HOLD_SECONDS = 1.0
 _NEVER = 1 << 60  # More bytes than are ever read: what is behind a packet that waits is not looked at.
 KEEP_ALIVE_FACTOR = 1.5  # [MQTT-3.1.2-22]
@@ -68,7 +63,6 @@ class ClientConnection:
 
     __slots__ = (
         "_complaints",
-        "_denials",
         "_holder",
         "_meter",
         "_needed",
@@ -98,8 +92,7 @@ class ClientConnection:
         self._transport = transport
         self._tail: bytearray | None = None
         self._needed = 0
-        self._complaints = 0
-        self._denials: Denials | None = None
+        self._complaints: Complaints | None = None
         self._holder: Subscriber | None = None
         self._meter: Meter | None = None
         self._waiting = False
@@ -311,11 +304,7 @@ class ClientConnection:
         """Take note that too much is unsent: the session keeps what is not sent yet in its bounded queue."""
         if self.session is not None:
             self.session.choked = True
-            if self._complaints < _MOST_COMPLAINTS:
-                self._complaints += 1
-                log.warning(
-                    "client does not keep up", code="SLOW_CONSUMER", client=self.session.client_id, address=self.address
-                )
+            self._complain().slow(self.session.client_id, self.address)
 
     def unchoke(self, now: float) -> None:
         """Take note that the client reads again."""
@@ -346,20 +335,18 @@ class ClientConnection:
             self.engine.turn.sessions.add(self.session)
 
     def complain(self, event: str, **details: object) -> None:
-        """Log what the client may not do, the first few times: it can try for ever, and the log is not its to fill."""
-        if self._complaints < _MOST_COMPLAINTS:
-            self._complaints += 1
-            client_id = self.session.client_id if self.session is not None else ""
-            self.engine.history.denied(self, event, details, client_id, self.last_received)
-            return
-        if self._denials is None:
-            self._denials = Denials(self.last_received)
-        if self._denials.add((event, str(details.get("code", ""))), self.last_received):
-            self._tell_denials(self._denials, self.last_received)
+        """Log what the client may not do, the first few times."""
+        now = self.last_received
+        self._complain().denied(self.engine.history, self, self._client_id, event, details, now)
 
-    def _tell_denials(self, denials: Denials, now: float) -> None:
-        client_id = self.session.client_id if self.session is not None else ""
-        self.engine.history.denied_more(self, denials, client_id, now)
+    def _complain(self) -> Complaints:
+        if self._complaints is None:
+            self._complaints = Complaints()
+        return self._complaints
+
+    @property
+    def _client_id(self) -> str:
+        return self.session.client_id if self.session is not None else ""
 
     def wait(self, inquiry: Inquiry, packet: Packet) -> None:
         """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
@@ -403,6 +390,7 @@ class ClientConnection:
         seconds = meter.spend(packets, size, self.engine.limits, now)
         if seconds > 0 and not self.closed:
             self.engine.metrics.rests += 1
+            self._complain().fast(self._client_id, self.address, self.engine.limits)
             self.last_received = now + seconds  # It may speak meanwhile; nobody listens.
             self._transport.rest(seconds)
 
@@ -500,7 +488,7 @@ class ClientConnection:
         self.closed = True
         self._tail = None
         self.topics.clear()
-        if self._denials is not None:
-            self._tell_denials(self._denials, now)
+        if self._complaints is not None:
+            self._complaints.end(self.engine.history, self, self._client_id, now)
         self.engine.deadlines.cancel(self)
         self.engine.ended(self, code, detail, now, publish_will=publish_will)

@@ -18,6 +18,8 @@ from broker.admin_command import Config, Json, Socket, StateDir, admin_client, p
 
 crl_app = typer.Typer(help="See the revocation lists in use, and try another one.", no_args_is_help=True)
 
+_NEWCOMERS = ("newcomers of", "by", "policy", "are", "because")
+_IN_TABLES = {"lists", "newcomers", "policies", "ocsp_policies", "feed_policy"}
 _QUIET = {"current", "off", "no responder"}
 """States of the staple that need nobody."""
 _FIELDS = ("number", "entries", "state", "this_update", "next_update", "late_from", "source")
@@ -35,7 +37,8 @@ def crl_status(socket: Socket = None, state_dir: StateDir = None, config: Config
         print_json(answer)
     else:
         _print_status(answer)
-    if answer["staple"]["state"] not in _QUIET or any(each["state"] != "current" for each in answer["lists"]):
+    staple = answer.get("staple", {"state": "off"})  # A broker of before the last upgrade says less.
+    if staple["state"] not in _QUIET or any(each["state"] != "current" for each in answer["lists"]):
         raise typer.Exit(1)
 
 
@@ -87,4 +90,13 @@ def _print_status(answer: dict[str, Any]) -> None:
         rows = [(each["issuer"], *(str(each[name]) for name in _FIELDS)) for each in answer["lists"]]
         print_table(("CRL of", *_FIELDS), rows)
         sys.stdout.write("\n")
-    print_facts({name: value for name, value in answer.items() if name != "lists"})
+    if newcomers := answer.get("newcomers"):
+        print_table(_NEWCOMERS, map(_prospect, newcomers))
+        sys.stdout.write("\n")
+    print_facts({name: value for name, value in answer.items() if name not in _IN_TABLES})
+
+
+def _prospect(each: dict[str, Any]) -> tuple[str, ...]:
+    says = {True: "admitted", False: "refused", None: "it depends"}[each["admitted"]]
+    of = each["source"] + (f" of {each['issuer']}" if each["issuer"] else "")
+    return each["bundle"], of, each["policy"], says, each["detail"]

@@ -32,6 +32,7 @@ from broker.deadlines import Deadlines
 from broker.extension import Action, Extension
 from broker.history import Happened, History, named
 from broker.limits import Limits
+from broker.live import LiveConnections
 from broker.metrics import Metrics
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.message import Message, PersonalMessage, Released
@@ -48,7 +49,7 @@ from broker.session.will import Will
 from broker.session_rows import session_row, subscription_row
 from broker.store.journal import Journal, Otherwise
 from broker.turn import Turn
-from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
+from provisioning.pki.revocation import Revocation, RevocationReason
 
 log = structlog.get_logger("broker")
 
@@ -104,7 +105,7 @@ class Engine:
         """Who else is asked and told (plugins); None: nobody, and nothing of it is done."""
         self.journal: Journal | None = None
         """Where persistent state is noted for the store; None: nothing outlives the process."""
-        self._live: dict[CertificateKey, list[Client]] = {}
+        self._live = LiveConnections()
         self.keeps_revoked = False
         """Whether a revoked client's will is sent, and its session kept, as if the connection had just broken."""
         self.logs_clients = True
@@ -176,14 +177,14 @@ class Engine:
             session = self.registry.create(admitted.client_id, peer.identity)
         session.expiry_interval = expiry_interval
         session.will = will  # A delayed will is not sent when its client is back in time [MQTT-3.1.3-9].
-        self._live.setdefault(peer.certificate, []).append(connection)
+        self._live.add(peer.certificate, connection)
         self.connected += 1
         self.metrics.admitted += 1
         return session, present
 
     def _taken_over(self, peer: Peer, session: Session, connection: Client, now: float) -> Refused | None:
         """Refuse a client that takes over *session* with its own certificate, where that looks like a copied key."""
-        for older in self._live.get(peer.certificate, ()):
+        for older in self._live.of(peer.certificate):
             if older.session is session:
                 return self.guard.taken_over(peer, _host(older), _host(connection), now)
         return None
@@ -214,11 +215,7 @@ class Engine:
             return
         connection.session = None
         self.connected -= 1
-        live = self._live.get(peer.certificate)
-        if live is not None and connection in live:
-            live.remove(connection)
-            if not live:
-                del self._live[peer.certificate]
+        self._live.remove(peer.certificate, connection)
         session.disconnect()
         self.replays.parted(session)
         will = session.will
@@ -429,7 +426,7 @@ class Engine:
         return self._close_revoked(revocation, now)
 
     def _close_revoked(self, revocation: Revocation, now: float) -> int:
-        connections = list(self._live.get(revocation.key, ()))
+        connections = self._live.of(revocation.key)
         refusal = revoked(revocation)
         for connection in connections:
             self._put_out(connection, refusal, now)
@@ -453,11 +450,8 @@ class Engine:
         if before is None or connection.session is None:
             return
         if before.certificate != peer.certificate:  # Its issuer is known by its own key now.
-            live = self._live.get(before.certificate, [])
-            live.remove(connection)
-            if not live:
-                del self._live[before.certificate]
-            self._live.setdefault(peer.certificate, []).append(connection)
+            self._live.remove(before.certificate, connection)
+            self._live.add(peer.certificate, connection)
         connection.examined(peer, now)
 
     def enforce(self, connections: Iterable[Client], now: float) -> int:
@@ -473,7 +467,7 @@ class Engine:
 
     def connections(self) -> list[Client]:
         """Return every admitted connection."""
-        return [connection for live in self._live.values() for connection in live]
+        return self._live.all()
 
 
 def _host(connection: Client) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.admin.explain import InvalidCertificateFile, read_certificates, verdict_document
 from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_json, printable
@@ -73,8 +74,8 @@ def check(
       fleet-broker check meter-17.crt --offline --cafile ca-bundle.crt
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     try:
-        pem = file.read_bytes()
-        read_certificates(pem)
+        # The certificates alone: a key beside them is nobody's to see.
+        pem = b"".join(each.public_bytes(Encoding.PEM) for each in read_certificates(file.read_bytes()))
         if offline:
             answer = _check_offline(pem, cafile, config)
         else:

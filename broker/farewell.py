@@ -8,6 +8,8 @@ Rules
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from broker.admission.refusal import Refused
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
@@ -26,10 +28,17 @@ def refusal_packet(refusal: Refused, version: ProtocolVersion, maximum: int) -> 
 
 def disconnect_packet(reason_code: ReasonCode, told: Properties, maximum: int) -> bytes:
     """Return the DISCONNECT of MQTT 5 with what is *told*, unless it has more than *maximum* bytes then (0: any)."""
-    packet = Disconnect(reason_code, told).encode(ProtocolVersion.V5)
+    packet = _disconnect(reason_code, told.reason_string, told.user_properties)
     if 0 < maximum < len(packet):  # [MQTT-3.14.2-3]
         packet = Disconnect(reason_code).encode(ProtocolVersion.V5)
     return packet
+
+
+@lru_cache(64)
+def _disconnect(reason_code: ReasonCode, reason: str | None, hints: tuple[tuple[str, str], ...]) -> bytes:
+    """Return the packet; a thousand who are put out at once are told the same."""
+    told = Properties(reason_string=reason, user_properties=hints)
+    return Disconnect(reason_code, told).encode(ProtocolVersion.V5)
 
 
 def reason_for(error: PacketError) -> ReasonCode:

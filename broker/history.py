@@ -182,7 +182,7 @@ class History:
     def denied_more(self, party: Party, denials: Denials, client_id: str, now: float) -> None:
         """Log and record what *denials* has counted, one line for each kind, and begin to count anew."""
         for (event, code), times in denials.taken(now).items():
-            log.warning(event, address=party.address, code=code, more=times, **named(party))
+            log.warning(event, client=client_id, address=party.address, code=code, more=times, **named(party))
             self.note(Happened.DENIED, party, code, f"{event}: and more", client_id, now, times)
 
     def told(self, event: str, **facts: object) -> None:

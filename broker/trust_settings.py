@@ -166,6 +166,8 @@ class TrustSettings(BaseModel):
     """ignore; equal: the name; or a text with {device} and {group} that the MQTT user name must be equal to."""
     feed: bool = False
     """Whether provisioning's feed knows who of them is revoked."""
+    feed_policy: Policy | None = None
+    """What becomes of them while the feed is not there; None: as the broker's feed_policy says."""
     crlfile: Paths = ()
     crl_urls: Urls = ()
     crl_from_certificates: bool = False
@@ -217,6 +219,8 @@ class TrustSettings(BaseModel):
                 f"{self.name}: no source of revocations; give feed, crlfile, crl_urls or ocsp_responder, "
                 "or set unsafe_no_revocation to believe it blindly"
             )
+        if self.feed_policy is not None and not self.feed:
+            raise ValueError(f"{self.name}: feed_policy: it is about the feed; give feed = true, or leave it out")
         if self.identity and self.trust_domain is None:
             raise ValueError(f"{self.name}: trust_domain: identities that are made of certificates need one")
         if self.username not in {"ignore", "equal"} and "{device}" not in self.username:

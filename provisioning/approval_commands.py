@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,7 +16,9 @@ from provisioning.service_command import (
     print_table,
     shown_time,
 )
-from provisioning.store.approvals import ApprovalState
+
+State = Literal["pending", "approved", "denied", "used"]
+"""As the service calls them. Who calls it by these commands does not wait for the library of its database."""
 
 approval_app = typer.Typer(help="Decide about requests for certificates.", no_args_is_help=True)
 
@@ -28,7 +30,7 @@ Number = Annotated[int, typer.Argument(min=1, help="The request's number, as the
 def list_approvals(
     connection: Connection,
     group: Annotated[str | None, typer.Option(help="Of this group only.", show_default=False)] = None,
-    state: Annotated[ApprovalState, typer.Option(help="Which requests.")] = ApprovalState.PENDING,
+    state: Annotated[State, typer.Option(help="Which requests.")] = "pending",
     as_json: Json = False,
 ) -> None:
     """List requests, oldest first: by default those that wait.

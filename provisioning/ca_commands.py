@@ -28,7 +28,6 @@ from provisioning.ceremony_command import (
 from provisioning.files import AuthorityFiles
 from provisioning.pki.revocation import RevocationReason
 from provisioning.service_command import Directory, Json, fail, print_document, print_table, shown_time
-from provisioning.store.authorities import DEFAULT_LINE
 
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
@@ -90,7 +89,7 @@ def list_authorities(directory: Directory = None, as_json: Json = False) -> None
 @ca_app.command("export-csr")
 def export_csr(
     output: Output,
-    line: Line = DEFAULT_LINE,
+    line: Line = "default",
     directory: Directory = None,
     passphrase_file: PassphraseFile = None,
     pin_file: PinFile = None,
@@ -139,7 +138,7 @@ def import_certificate(
 
 @rollover_app.command("begin")
 def begin(
-    line: Line = DEFAULT_LINE,
+    line: Line = "default",
     root: Annotated[
         str | None,
         typer.Option(help="The root that signs it (default: the line's, or its successor).", show_default=False),

@@ -37,6 +37,7 @@ from provisioning import (
     renewal_commands,
     token_commands,
 )
+from provisioning.ceremony_command import PassphraseFile, PinFile
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.service_command import Json, print_document
@@ -82,17 +83,6 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Directory = Annotated[
     Path | None, typer.Option("--dir", help="The service's directory (default: fleet).", show_default=False)
-]
-PassphraseFile = Annotated[
-    Path | None,
-    typer.Option(help="File with the passphrase of the CA keys; or set FLEET_PROVISIONING_PASSPHRASE."),
-]
-PinFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--pkcs11-pin-file",
-        help="File with the PIN of the token with the CA keys; or set FLEET_PROVISIONING_PKCS11_PIN.",
-    ),
 ]
 PublicHttpUrl = Annotated[
     str | None,

@@ -1,5 +1,10 @@
 """HTTP connections as the application needs them: limits that the server library leaves open, and who is connected.
 
+A device's request for a certificate comes whole in one read, and what stands between the parser and its answer
+otherwise (a cycle that hands out messages, a body that is put together with a clock beside it, layers that look for a
+route) cost as much as its signature. So where somebody takes them, such requests are answered without the interface for
+those that come in pieces. Whatever does not come whole takes the usual way, from its head on.
+
 No released ASGI server tells the application which certificate the client presented. `PeerCertificateProtocol` reads it
 from the TLS object of every connection, full handshake or resumed, and puts it into the scope under the names of the
 ASGI TLS extension, so that this file can go when the library does the same.
@@ -8,9 +13,13 @@ ASGI TLS extension, so that this file can go when the library does the same.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
-from typing import Any, Final
+from http import HTTPStatus
+from typing import Any, Final, Protocol
 
+from starlette.responses import Response
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from provisioning.gathering_transport import GatheringTransport
@@ -19,8 +28,37 @@ _MAXIMUM_HEADER_BYTES: Final = 32 * 1024
 _REQUEST_SECONDS: Final = 60.0
 
 
+class WholeRequests(Protocol):
+    """Whoever answers requests that have come whole."""
+
+    def takes(self, target: bytes, size: int) -> bool:
+        """Whether a POST to *target* with a body of *size* octets may be answered here."""
+
+    async def answer(self, scope: Scope, body: bytes) -> Response:
+        """Return the answer; it raises nothing."""
+
+
+class _WholeCycle:
+    """What the library asks of a request that is being answered."""
+
+    __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete")
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+        self.response_complete = False
+        self.disconnected = False
+        self.message_event = asyncio.Event()  # Set when the connection is lost.
+
+
 class ConnectionProtocol(HttpToolsProtocol):
     """HTTP with two limits: the size of a request's headers, and the time until they are complete."""
+
+    def __init__(self, *arguments: Any, whole: WholeRequests | None = None, **options: Any) -> None:
+        """*whole* answers what it takes; None: everything is the application's."""
+        super().__init__(*arguments, **options)
+        self._whole = whole
+        self._held: list[bytes] | None = None
+        """The parts of a body whose request has not been given to anybody yet."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -36,7 +74,79 @@ class ConnectionProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Wait no longer: the body has a limit of its own, `provisioning.api.body`."""
         self._overdue.cancel()
-        super().on_headers_complete()
+        if self._may_come_whole():
+            self._held = []
+        else:
+            super().on_headers_complete()
+
+    def _may_come_whole(self) -> bool:
+        parser = self.parser
+        return (
+            self._whole is not None
+            and parser.get_method() == b"POST"
+            and self._whole.takes(self.url, 0)
+            and not self._is_answering()
+            and not self.expect_100_continue
+            and not parser.should_upgrade()
+            and parser.get_http_version() == "1.1"
+        )
+
+    def _is_answering(self) -> bool:
+        cycle: Any = self.cycle  # None until there was a request. Answers leave in the order of requests.
+        return cycle is not None and not cycle.response_complete
+
+    def on_body(self, body: bytes) -> None:
+        """Hold back what may come whole."""
+        if self._held is None:
+            super().on_body(body)
+        else:
+            self._held.append(body)
+
+    def on_message_complete(self) -> None:
+        """Answer what has come whole."""
+        if self._held is not None:
+            body = b"".join(self._held)
+            if self._whole is not None and self._whole.takes(self.url, len(body)):
+                self._held = None
+                self._answer_whole(self._whole, body)
+                return
+            self._take_usual_way()
+        super().on_message_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Give what has not come whole with *data* to the application."""
+        super().data_received(data)
+        if self._held is not None:
+            self._take_usual_way()
+
+    def _take_usual_way(self) -> None:
+        held, self._held = self._held or [], None
+        if not self.transport.is_closing():  # Otherwise what came after the head was no HTTP.
+            super().on_headers_complete()
+            for part in held:
+                super().on_body(part)
+
+    def _answer_whole(self, whole: WholeRequests, body: bytes) -> None:
+        scope: Any = self.scope
+        scope["method"], scope["raw_path"], scope["path"] = "POST", self.url, self.url.decode("ascii")
+        cycle: Any = _WholeCycle(keep_alive=self.parser.should_keep_alive())
+        self.cycle = cycle
+
+        async def answer() -> None:
+            response = await whole.answer(scope, body)
+            if self.flow.write_paused:
+                await self.flow.drain()
+            cycle.response_complete = True
+            if not cycle.disconnected and not self.transport.is_closing():
+                closes = not cycle.keep_alive or _says_close(response)
+                self.transport.write(_written(response, self.server_state.default_headers, closes=closes))
+                if closes:
+                    self.transport.close()
+                self.on_response_complete()
+
+        task = self.loop.create_task(answer())
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request."""
@@ -63,6 +173,24 @@ class ConnectionProtocol(HttpToolsProtocol):
     def connection_extensions(self) -> dict[str, Any]:
         """Return what the application may know of, and do to, the connection."""
         return {"connection": {"abort": self.transport.abort}}
+
+
+def _written(response: Response, default_headers: list[tuple[bytes, bytes]], *, closes: bool) -> bytes:
+    """Return *response* as it goes over the wire."""
+    headers = [*default_headers, *response.raw_headers]
+    if closes and not _says_close(response):
+        headers.append((b"connection", b"close"))
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+    return _status_line(response.status_code) + lines + b"\r\n" + bytes(response.body)
+
+
+def _says_close(response: Response) -> bool:
+    return (b"connection", b"close") in response.raw_headers
+
+
+@functools.lru_cache(64)
+def _status_line(status: int) -> bytes:
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
 
 
 class PeerCertificateProtocol(ConnectionProtocol):

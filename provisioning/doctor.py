@@ -93,7 +93,9 @@ def _keys(settings: Settings) -> Iterator[Finding]:
             signers.open(name)
         read_audit_key(files)
     except ConfigurationError as error:
-        yield failed("keys", str(error), "give the passphrase as `serve` gets it, or restore the file from the backup")
+        yield failed(
+            "keys", str(error), "give the passphrase or the PIN as `serve` gets it, or restore the file from the backup"
+        )
         return
     if held:
         yield ok("keys", f"the keys of {', '.join(held)} open, and the audit log's is there")

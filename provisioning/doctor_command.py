@@ -10,11 +10,9 @@ import json
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from provisioning.ceremony_command import PassphraseFile, PinFile
 from provisioning.config import load_settings
 from provisioning.errors import ConfigurationError
 from provisioning.service_command import Directory, Json, fail
@@ -26,10 +24,8 @@ if TYPE_CHECKING:
 
 def doctor(
     directory: Directory = None,
-    passphrase_file: Annotated[
-        Path | None,
-        typer.Option(help="File with the passphrase of the CA keys; or set FLEET_PROVISIONING_PASSPHRASE."),
-    ] = None,
+    passphrase_file: PassphraseFile = None,
+    pin_file: PinFile = None,
     as_json: Json = False,
 ) -> None:
     """Check files, keys, certificates, clock, database, CRLs and ports, and say what to do. Changes nothing.
@@ -45,7 +41,7 @@ def doctor(
 
     configure_logging()
     try:
-        settings = load_settings(directory, passphrase_file=passphrase_file)
+        settings = load_settings(directory, passphrase_file=passphrase_file, pkcs11_pin_file=pin_file)
     except ConfigurationError as error:
         raise fail(str(error)) from error
     findings = asyncio.run(_all(settings))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
@@ -16,7 +16,10 @@ from provisioning.service_command import (
     print_json,
     print_table,
 )
-from provisioning.store.groups import NewKey, WayName
+
+WAYS: Final = ("token", "claim", "manufacturer", "listed", "approval", "webhook")
+NewKey = Literal["refuse", "approve", "replace"]
+"""As the service calls them. Who calls it by these commands does not wait for the library of its database."""
 
 group_app = typer.Typer(help="Say which ways lead into a group of devices.", no_args_is_help=True)
 
@@ -25,7 +28,7 @@ Ways = Annotated[
     list[str] | None,
     typer.Option(
         "--way",
-        help=f"A way to be let in ({', '.join(WayName)}), or several that are needed together (a+b); repeat it.",
+        help=f"A way to be let in ({', '.join(WAYS)}), or several that are needed together (a+b); repeat it.",
         show_default=False,
     ),
 ]

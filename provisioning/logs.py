@@ -10,14 +10,21 @@ the audit log (`provisioning.store.audit`).
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from typing import TextIO, cast
+from typing import Final, TextIO, cast
 
 import structlog
 
+_JSON: Final = json.JSONEncoder(default=str, ensure_ascii=False)  # One, instead of one a line.
 
-class _LossyStream:
+
+def _as_json(line: object, **_of_structlog: object) -> str:
+    return _JSON.encode(line)
+
+
+class LossyStream:
     """A text stream for logs; what it cannot write it counts."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -48,12 +55,10 @@ def configure_logging() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([] if watched else [structlog.processors.format_exc_info]),
-            structlog.dev.ConsoleRenderer()
-            if watched
-            else structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
+            structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer(_as_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _LossyStream(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LossyStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     # What libraries say; the web server's own chatter about each start and stop is ours to report.

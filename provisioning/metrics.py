@@ -8,6 +8,7 @@ Rules
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -50,6 +51,7 @@ class Metrics:
         )
         for code in Code:
             self._refusals.labels(code.value)
+        self._series = functools.cache(self._labelled)  # Bounded by rule 1.
 
     def refused(self, refusal: Refused) -> None:
         """Count a refusal."""
@@ -58,8 +60,12 @@ class Metrics:
     def answered(self, port: str, scope: Scope, status: int, begun: float) -> None:
         """Count an answer; a path that has no route is counted as none, whatever it was."""
         route = getattr(scope.get("route"), "path", "none")
-        self._requests.labels(port, scope["method"], route, str(status)).inc()
-        self._seconds.labels(port, route).observe(self._clock() - begun)
+        requests, seconds = self._series(port, scope["method"], route, status)
+        requests.inc()
+        seconds.observe(self._clock() - begun)
+
+    def _labelled(self, port: str, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+        return self._requests.labels(port, method, route, str(status)), self._seconds.labels(port, route)
 
     def now(self) -> float:
         """Return the time that `answered` measures from."""

@@ -44,7 +44,7 @@ from provisioning.api.application import new_application
 from provisioning.api.approvals import router as approval_router
 from provisioning.api.claims import router as claim_router
 from provisioning.api.device_lists import router as device_list_router
-from provisioning.api.est import EstEndpoint
+from provisioning.api.est import EstResponder
 from provisioning.api.feed import feed_routes
 from provisioning.api.groups import router as group_router
 from provisioning.api.health import Readiness, health_routes
@@ -179,7 +179,8 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             http_socket = sockets.enter_context(_bind(settings.host, settings.http_port, "http_port"))
             service = Service(_url("https", settings.host, https_socket), _url("http", settings.host, http_socket))
             parts = await _build(settings, authority, service, database, serial_numbers)
-            https = _listener(parts.https, PeerCertificateProtocol, parts.credential.context)
+            protocol = functools.partial(PeerCertificateProtocol, whole=parts.https.state.whole)
+            https = _listener(parts.https, protocol, parts.credential.context)
             http = _listener(parts.http, ConnectionProtocol, None)
             async with asyncio.TaskGroup() as tasks:
                 background = [tasks.create_task(run()) for run in parts.background]
@@ -300,7 +301,7 @@ async def _build(
         metrics,
         port="https",
         openapi_url="/v1/openapi.json",
-        endpoint=functools.partial(EstEndpoint, enrolment=enrolment, authorities=live.told, signer=credential.signer),
+        devices=functools.partial(EstResponder, enrolment=enrolment, authorities=live.told, signer=credential.signer),
     )
     https.state.operator_services = OperatorServices(
         database,
@@ -364,14 +365,14 @@ async def _build(
     )
 
 
-def _listener(app: FastAPI, protocol: type[ConnectionProtocol], context: ssl.SSLContext | None) -> _Listener:
+def _listener(app: FastAPI, protocol: Callable[..., ConnectionProtocol], context: ssl.SSLContext | None) -> _Listener:
     headers = [("X-Content-Type-Options", "nosniff")]
     if context is not None:
         headers.append(("Strict-Transport-Security", "max-age=31536000"))
     return _Listener(
         uvicorn.Config(
             app,
-            http=protocol,
+            http=protocol,  # type: ignore[arg-type] # It is called, and nothing else.
             ws="none",
             lifespan="off",
             log_config=None,

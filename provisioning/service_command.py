@@ -89,10 +89,8 @@ class Connection:
             raise fail(f"{error}; give --dir, or --cafile, --cert and --key") from error
         except ServiceUnavailable as error:
             raise fail(f"{error}; is the service running, and is --url right?") from error
-        except (
-            BrokenPipeError
-        ):  # Whoever read has had enough, as head does: the caller of the program is told, quietly.
-            raise
+        except BrokenPipeError:
+            raise  # Who read the output has had enough, as head does: see `provisioning.cli.main`.
         except OSError as error:
             raise fail(f"{error.filename}: {error.strerror}") from error
         except KeyboardInterrupt as error:

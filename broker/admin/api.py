@@ -38,6 +38,7 @@ import structlog
 from broker.admin.crls import crl_document, trial_facts
 from broker.admin.explain import InvalidCertificateFile, checked, read_certificates, why
 from broker.admin.http_server import Request, Response, problem
+from broker.admin.newcomers import admits
 from broker.admin.sessions import InvalidSelection, Selection, SessionView
 from broker.admin.trust import anchors_of, trust_document
 from broker.credentials import read_certificate
@@ -155,7 +156,7 @@ class AdminApi:
                 "closed": dict(metrics.closed.most_common()),
                 "revoked_certificates": len(engine.admission.index),
                 "revocation_data_age_seconds": None if age is None else round(age, 1),
-                "newcomers_admitted": engine.admission.shut is None and engine.admission.freshness.acceptable(now),
+                "newcomers_admitted": any(admits(engine.admission, now).values()),
                 "store": _store_state(engine),
                 "plugins": [] if engine.extension is None else engine.extension.describe(),
             }

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from broker.admin.newcomers import newcomers_facts
 from broker.admission.crl_shelf import HeldList
 from broker.engine import Engine
 from broker.reload.crl_trial import Trial
@@ -22,7 +23,7 @@ def crl_document(engine: Engine, wall: datetime, now: float) -> dict[str, Any]:
         "ocsp_policies": {each.name: str(each.ocsp.policy) for each in bundles if each.ocsp is not None},
         "feed_policy": admission.freshness.policy or None,
         "feed_age_seconds": None if age is None else round(age, 1),
-        "newcomers_admitted": admission.freshness.acceptable(now),
+        **newcomers_facts(admission, wall, now),
         "entries": admission.index.sizes(),
         "alarms": dict(engine.metrics.revocation_alarms.most_common()),
     }

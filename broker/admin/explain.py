@@ -18,6 +18,7 @@ from broker.admission.refusal import Refused
 from broker.admission.remedy import REMEDIES
 from broker.engine import Engine
 from broker.history import Event
+from provisioning.pki.tls import certificates_in
 
 _STRETCH = 200
 _MOST_EVENTS = 100
@@ -55,11 +56,17 @@ async def why(engine: Engine, about: str) -> dict[str, Any]:
 
 
 def read_certificates(pem: bytes) -> list[x509.Certificate]:
-    """Return the certificates in *pem*, the one to check first. Raises `InvalidCertificateFile`."""
+    """Return the certificates in *pem*, or the one if it is DER, the one to check first.
+
+    Raises `InvalidCertificateFile`.
+    """
+    if b"-----BEGIN" in pem and b"-----BEGIN CERTIFICATE" not in pem:
+        what = "a private key" if b"PRIVATE KEY-----" in pem else "something else"
+        raise InvalidCertificateFile(f"it holds no PEM certificate but {what}")
     try:
-        certificates = x509.load_pem_x509_certificates(pem)
+        certificates = certificates_in(pem)
     except ValueError as error:
-        raise InvalidCertificateFile(f"no PEM certificate: {error}") from error
+        raise InvalidCertificateFile("it holds no certificate, neither PEM nor DER, or one that is cut off") from error
     if len(certificates) > _MOST_CERTIFICATES:
         raise InvalidCertificateFile(f"{len(certificates)} certificates: the client's and its chain are wanted")
     return certificates

@@ -34,6 +34,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from broker.admin.http_server import Request, Response, problem
+from broker.admin.newcomers import admits
 from broker.admin.survey import Survey, Surveyor, bounded
 from broker.credentials import read_certificate
 from broker.engine import Engine
@@ -169,10 +170,15 @@ class _Figures(Collector):
         for source, size in admission.index.sizes().items():
             entries.add_metric((source,), size)
         yield entries
-        admitted = int(admission.shut is None and admission.freshness.acceptable(self.now))
-        yield _gauge(
-            "newcomers_admitted", "0 while nobody is: revocation data too old, or an audit log that must be", admitted
+        by_bundle = admits(admission, self.now)
+        text = "0 while nobody is: revocation data too old, or an audit log that must be"
+        yield _gauge("newcomers_admitted", text, int(any(by_bundle.values())))
+        bundles = GaugeMetricFamily(
+            _named("bundle_newcomers_admitted"), "the same for each trust bundle, by its own terms", labels=("bundle",)
         )
+        for bundle, admitted in by_bundle.items():
+            bundles.add_metric((bundle,), int(admitted))
+        yield bundles
         age = GaugeMetricFamily(
             _named("revocation_age_seconds"), "how long ago a source was known to be complete", labels=("source",)
         )

@@ -29,6 +29,7 @@ from broker.connection import KEEP_ALIVE_FACTOR, ClientConnection
 from broker.engine import Engine
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.session.session import NEVER, Session
+from provisioning.pki.identity import Role
 
 log = structlog.get_logger("broker")
 
@@ -67,6 +68,8 @@ class Selection:
         for key, value in query.items():
             if key not in cls.__slots__:
                 raise InvalidSelection(f"{key}: no such filter; there are {', '.join(cls.__slots__)}")
+            if key == "role" and value not in list(Role):
+                raise InvalidSelection(f"role: {', '.join(Role)}, not {value[:40]!r}")
             if key != "connected":
                 known[key] = normal_serial(value) if key == "serial" else value
             elif value in {"true", "false"}:

@@ -12,7 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from broker.admin.crls import list_facts
+from broker.admin.newcomers import admits
 from broker.admission.admission import DEFAULT_BUNDLE, Admission
+from broker.admission.trust import Trust
 
 
 def anchors_of(contexts: Iterable[ssl.SSLContext]) -> list[x509.Certificate]:
@@ -30,24 +32,27 @@ def trust_document(contexts: Iterable[ssl.SSLContext], admission: Admission, now
         "generation": admission.trust_generation,
         "bundles": [bundle.name for bundle in trust.bundles] if trust is not None else [DEFAULT_BUNDLE],
         "lists": [list_facts(each, datetime.now(UTC)) for each in admission.lists.held],
-        "anchors": [_anchor(each) for each in anchors_of(contexts)],
+        "anchors": [_anchor(each, trust) for each in anchors_of(contexts)],
         "revocation": {
             "revoked_certificates": len(admission.index),
             "seconds_since_current": None if age is None else round(age, 1),
-            "newcomers_admitted": admission.freshness.acceptable(now),
+            "newcomers_admitted": any(admits(admission, now).values()),
         },
     }
 
 
-def _anchor(certificate: x509.Certificate) -> dict[str, Any]:
+def _anchor(certificate: x509.Certificate, trust: Trust | None) -> dict[str, Any]:
     left = certificate.not_valid_after_utc - datetime.now(UTC)
+    sha256 = certificate.fingerprint(SHA256()).hex()
+    of = {DEFAULT_BUNDLE: [sha256]} if trust is None else trust.fingerprints
     return {
+        "bundles": [name for name, anchors in of.items() if sha256 in anchors],
         "subject": certificate.subject.rfc4514_string(),
         "issuer": certificate.issuer.rfc4514_string(),
         "self_signed": certificate.subject == certificate.issuer,
         "serial": f"{certificate.serial_number:x}",
         "key": _key(certificate),
-        "sha256": certificate.fingerprint(SHA256()).hex(),
+        "sha256": sha256,
         "not_after": f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
         "days_left": left.days,
     }

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -107,6 +107,10 @@ class Asker(Protocol):
 
     def ask(self, certificate: x509.Certificate, issuer: Issuer, refusal: Refused | None) -> Inquiry | None:
         """Ask about *certificate*, which *refusal* would be the answer to; None: there is nobody to ask."""
+
+    @property
+    def failing(self) -> Collection[str]:
+        """The responders that give no answer that can be believed."""
 
 
 @dataclass(slots=True, init=False)
@@ -289,7 +293,9 @@ class Admission:
                 return _unavailable(RefusalCode.REVOCATION_STATUS_UNKNOWN, "the certificate is still being looked up")
             if peer.inquiry.refusal is not None:
                 return peer.inquiry.refusal
-        if not self.freshness.acceptable(now) and (peer.issuer is None or peer.issuer.bundle.feed):
+        bundle = None if peer.issuer is None else peer.issuer.bundle
+        terms = None if bundle is None else bundle.feed_terms
+        if not self.freshness.acceptable(now, terms) and (bundle is None or bundle.feed):
             return _unavailable(
                 RefusalCode.REVOCATION_STATUS_UNKNOWN,
                 "the broker's revocation data is too old to admit anybody; try again later",

@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.admission.bundle_terms import DEFAULT_TERMS, BundleTerms
+from broker.admission.freshness import FeedTerms
 from broker.admission.issuers import Issuer
 from broker.trust_settings import StatusPolicy
 
@@ -53,12 +54,15 @@ class TrustBundle:
         lists: ListTerms | None = None,
         ocsp: OcspTerms | None = None,
         feed: bool = True,
+        feed_terms: FeedTerms | None = None,
     ) -> None:
         self.name = name
         self.terms = terms
         self.lists = lists
         self.ocsp = ocsp
         self.feed = feed
+        self.feed_terms = feed_terms
+        """How closely the feed must be followed; None: as the broker's own setting says."""
         self._anchors: dict[bytes, Issuer] = {}
         for certificate in sorted(anchors, key=_is_self_issued, reverse=True):
             above = self._anchor_above(certificate)

@@ -112,7 +112,7 @@ def check(
         _policy(identity, admission),
         _bundle(outcome, path),
         _revocation(certificate, admission, outcome),
-        _freshness(admission, now),
+        _freshness(admission, now, outcome),
     ]
     in_handshake = next((step for step in steps[:3] if step.passed is False), None)
     if in_handshake is not None:
@@ -297,9 +297,13 @@ def _revocation(certificate: x509.Certificate, admission: Admission, outcome: Pe
     return Step("revocation", True, f"not among {len(admission.index)} revoked certificates")
 
 
-def _freshness(admission: Admission, now: float) -> Step:
+def _freshness(admission: Admission, now: float, outcome: Peer | Refused) -> Step:
+    issuer = outcome.issuer if isinstance(outcome, Peer) else None
+    if issuer is not None and not issuer.bundle.feed:
+        return Step("freshness", None, "the feed knows nothing of this bundle; its own sources are asked")
     age = admission.freshness.age(now)
-    if not admission.freshness.acceptable(now):
+    terms = None if issuer is None else issuer.bundle.feed_terms
+    if not admission.freshness.acceptable(now, terms):
         how = "never read" if age is None else f"{age:.0f} seconds old"
         return Step("freshness", False, f"revocation data: {how}", RefusalCode.REVOCATION_STATUS_UNKNOWN)
     if age is None and admission.freshness.policy:

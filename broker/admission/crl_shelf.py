@@ -153,6 +153,14 @@ class CrlShelf:
                 least = seconds if least is None else min(least, seconds)
         return least
 
+    def overdue_by_list(self, issuer_key_id: bytes, now: datetime) -> list[float]:
+        """Return for how many seconds each list of the issuer about clients has been out of date; 0: it is not."""
+        return [
+            max(0.0, (now - held.fresh_until).total_seconds())
+            for scope, held in self._held.get(issuer_key_id, {}).items()
+            if not scope.authorities_only
+        ]
+
     def alarms(self, now: datetime) -> list[tuple[HeldList, CrlProblem]]:
         """Return the lists that have become late or have expired since the last call."""
         found = []

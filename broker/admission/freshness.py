@@ -13,29 +13,58 @@ Rules
 2. A broker without any revocation source is told so in its configuration; it is `always_acceptable` then. So is one
    whose operator has chosen `advisory`: who is known to be revoked is refused all the same.
 3. Under `require` nobody is admitted from the moment at which the feed is known to be lost.
+4. There is one feed, and how far it must be followed is each trust bundle's to say: `FeedTerms`.
 """
 
 from __future__ import annotations
 
 
+class FeedTerms:
+    """How fresh the data must be for a newcomer to be let in."""
+
+    __slots__ = ("always", "grace", "policy", "strict")
+
+    def __init__(self, grace: float, *, always: bool = False, strict: bool = False, policy: str = "") -> None:
+        """Accept data that was complete within the last *grace* seconds; *strict*: and whose source is not lost.
+
+        *always*: whatever there is. *policy* is how the operator has said it, for those who ask.
+        """
+        self.grace = grace
+        self.always = always
+        self.strict = strict
+        self.policy = policy
+
+
 class Freshness:
     """When the revocation data was last known to be complete."""
 
-    __slots__ = ("_always", "_grace", "_last_current", "_lost", "_strict", "policy")
+    __slots__ = ("_last_current", "_lost", "terms")
 
     def __init__(
         self, grace: float, *, always_acceptable: bool = False, strict: bool = False, policy: str = ""
     ) -> None:
-        """Accept data that was complete within the last *grace* seconds; *strict*: and whose source is not lost.
+        """Take these terms (`FeedTerms`) where a bundle has none of its own.
 
-        *policy* is how the operator has said it, for those who ask.
+        Without a *policy*, *always_acceptable* means that there is no source, and no bundle to wait for one.
         """
-        self._grace = grace
-        self._always = always_acceptable
-        self._strict = strict
+        self.terms = FeedTerms(grace, always=always_acceptable, strict=strict, policy=policy)
         self._lost = False
-        self.policy = policy
         self._last_current: float | None = None
+
+    @property
+    def policy(self) -> str:
+        """How the operator has said the broker's own terms."""
+        return self.terms.policy
+
+    @property
+    def has_source(self) -> bool:
+        """Whether there is a feed."""
+        return bool(self.terms.policy) or not self.terms.always
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its source does not answer."""
+        return self._lost
 
     def current(self, now: float) -> None:
         """Note that everything revoked until *now* is in the index."""
@@ -50,9 +79,11 @@ class Freshness:
         """Return for how many seconds the data may have been incomplete; None if it never was complete."""
         return None if self._last_current is None else max(0.0, now - self._last_current)
 
-    def acceptable(self, now: float) -> bool:
-        """Whether newcomers may be admitted."""
-        if self._lost and self._strict:
+    def acceptable(self, now: float, terms: FeedTerms | None = None) -> bool:
+        """Whether newcomers may be admitted, on *terms* or on the broker's own."""
+        if terms is None or not self.has_source:
+            terms = self.terms
+        if self._lost and terms.strict:
             return False
         age = self.age(now)
-        return self._always or (age is not None and age <= self._grace)
+        return terms.always or (age is not None and age <= terms.grace)

@@ -74,6 +74,13 @@ class Trust:
                     return bundle.issuer_at([anchor.certificate])
         return None
 
+    def issuing(self, bundle: TrustBundle) -> list[Issuer]:
+        """Return the CAs of *bundle* that issue to clients: those of whom one has come, else its anchors."""
+        seen = [each for each in self._issuers.values() if each.bundle is bundle]
+        known = {each.key_id for each in seen}
+        above = {each.key_id for issuer in [*seen, *bundle.anchors] for each in issuer.path() if each is not issuer}
+        return seen + [anchor for anchor in bundle.anchors if anchor.key_id not in above | known]
+
     def authorities(self, name: x509.Name) -> list[Issuer]:
         """Return every CA of that name: anchors, and those that were learned."""
         found = {

@@ -245,14 +245,19 @@ def read_properties(reader: Reader, owner: Owner) -> Properties:
     return Properties(**found)
 
 
+_BY_FIELD: Final = tuple((rule.attribute, rule) for rule in PROPERTY_RULES)
+
+
 def encode_properties(properties: Properties, owner: Owner) -> bytes:
     """Return the property section of packet type *owner*, or of a Will."""
     if not properties:
         return b"\0"  # [MQTT-2.2.2-1]
     section = bytearray()
-    for rule in PROPERTY_RULES:
-        value = getattr(properties, rule.attribute)
-        for each in value if rule.repeats else () if value is None else (value,):
+    for attribute, rule in _BY_FIELD:
+        value = getattr(properties, attribute)
+        if value is None or value == ():  # Nearly all of them.
+            continue
+        for each in value if rule.repeats else (value,):
             if owner not in rule.allowed_in:
                 raise ValueError(f"{rule.name}: not a property of {_place(owner)}")
             section += encode_variable_integer(rule.identifier) + rule.wire_type.encode(each)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
 import structlog
@@ -79,6 +79,11 @@ class StatusAsker:
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return inquiry
+
+    @property
+    def failing(self) -> Collection[str]:
+        """The responders that give no answer that can be believed."""
+        return self._ocsp.failing
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

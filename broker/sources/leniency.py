@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from broker.admission.freshness import Freshness
+from broker.admission.freshness import FeedTerms, Freshness
 from broker.config import BrokerConfig
 from broker.trust_settings import StatusPolicy, TrustSettings
 from provisioning.client.feed import HEARTBEAT, SILENT_HEARTBEATS
@@ -18,12 +18,20 @@ def feed_freshness(config: BrokerConfig) -> Freshness:
     Under `require`: as old as it becomes between two heartbeats, three at most, and not a moment longer than until the
     feed is known to be lost.
     """
-    terms = config.feed_terms
+    policy = config.feed_terms
     if config.provisioning is None:
         return Freshness(0.0, always_acceptable=True)
-    if config.feed_policy is not None and terms.grace == 0:
-        return Freshness(HEARTBEAT * SILENT_HEARTBEATS, strict=True, policy="require")
-    return Freshness(terms.grace or 0.0, always_acceptable=terms.grace is None, policy=str(terms))
+    if config.feed_policy is None:  # `revocation_grace` counts to the second, 0 too.
+        return Freshness(policy.grace or 0.0, policy=str(policy))
+    terms = feed_terms(policy)
+    return Freshness(terms.grace, always_acceptable=terms.always, strict=terms.strict, policy=terms.policy)
+
+
+def feed_terms(policy: StatusPolicy) -> FeedTerms:
+    """Return how closely *policy* wants the feed to be followed."""
+    if policy.grace == 0:
+        return FeedTerms(HEARTBEAT * SILENT_HEARTBEATS, strict=True, policy="require")
+    return FeedTerms(policy.grace or 0.0, always=policy.grace is None, policy=str(policy))
 
 
 def advisory_sources(config: BrokerConfig) -> list[str]:
@@ -32,6 +40,8 @@ def advisory_sources(config: BrokerConfig) -> list[str]:
     bundles: list[tuple[str, BrokerConfig | TrustSettings]] = [("", config)]
     bundles += [(f"trust bundle {each.name}: ", each) for each in config.trust]
     for where, settings in bundles:
+        if isinstance(settings, TrustSettings) and settings.feed_policy is not None:
+            found += [f"{where}feed"] if _is_advisory(settings.feed_policy) else []
         if settings.has_crls and _is_advisory(settings.crl_policy):
             found.append(f"{where}CRLs")
         if settings.has_ocsp and _is_advisory(settings.ocsp_policy):

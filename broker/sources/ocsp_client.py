@@ -66,7 +66,7 @@ class OcspClient:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._silent: dict[str, float] = {}
         """Until when a responder that could not be reached is not tried."""
-        self._failing: set[str] = set()
+        self.failing: set[str] = set()
         """Responders of which it was said that they do not answer as they should."""
         self._http = OcspHttp()
 
@@ -137,8 +137,8 @@ class OcspClient:
                     self._silent[url] = self._clock() + _SILENCE
             else:
                 self._silent.pop(url, None)
-                if url in self._failing:
-                    self._failing.discard(url)
+                if url in self.failing:
+                    self.failing.discard(url)
                     log.info("OCSP answers again", code="OCSP_CURRENT", url=url)
                     self._tell("OCSP answers", code="OCSP_CURRENT", source=url)
                 return self._note(key, answer, certificate, issuer)
@@ -146,12 +146,12 @@ class OcspClient:
 
     def _failed(self, url: str, detail: str) -> None:
         """Say that *url* does not answer as it should: once, not a line for each client of a storm."""
-        if url in self._failing:
+        if url in self.failing:
             return
-        if len(self._failing) >= _MOST_RESPONDERS:  # Certificates name them.
-            self._failing.clear()
+        if len(self.failing) >= _MOST_RESPONDERS:  # Certificates name them.
+            self.failing.clear()
             self._silent.clear()
-        self._failing.add(url)
+        self.failing.add(url)
         log.warning("OCSP failed", code="OCSP_FAILED", url=url, detail=detail)
         self._tell("OCSP lost", code="OCSP_FAILED", source=url, detail=detail)
 

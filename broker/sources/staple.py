@@ -40,7 +40,7 @@ from broker.engine import Engine
 from broker.sources.ocsp_http import PATIENCE, OcspHttp
 from provisioning.pki import openssl
 from provisioning.pki.ocsp import Answer, OcspRefused, responders
-from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.pki.revocation import CertificateKey, RevocationReason, certificate_key
 from provisioning.pki.tls import certificates_in
 
 log = structlog.get_logger("broker")
@@ -57,6 +57,8 @@ class _Own:
 
     context: ssl.SSLContext
     certificate: x509.Certificate
+    key: CertificateKey
+    """How the index calls it."""
     issuer: x509.Certificate | None
     responders: tuple[str, ...]
 
@@ -92,7 +94,11 @@ class Staple:
 
     def adopt(self, context: ssl.SSLContext) -> None:
         """Let *context* staple, which is what the listeners present, or are about to."""
-        before, own = self._own, self._own_of(context)
+        before, own, problem = self._own, None, ""
+        try:
+            own = self._own_of(context)
+        except OcspRefused as error:
+            problem = str(error)
         self._own = own
         if own is not None and before is not None and own.certificate == before.certificate:
             if self._held is not None:
@@ -102,6 +108,8 @@ class Staple:
             self._problem, self._revoked = "", None
             self._due, self._pause = self._clock(), _FIRST_PAUSE
             self._tried.clear()
+            if problem:
+                self._fail(problem)
         self._wake.set()
 
     async def tried(self) -> None:
@@ -161,7 +169,7 @@ class Staple:
                 "the staple has ended", code="STAPLE_FAILED", detail=self._problem or "it was not renewed in time"
             )
             self._due = self._clock()
-        known = self._index.find(certificate_key(own.certificate))
+        known = self._index.find(own.key)
         if known is not None and held is not None and held.answer.reason is None:
             self._drop()  # The responder lags behind our other sources, or somebody plays its answer back.
             self._due, self._pause = self._clock(), _FIRST_PAUSE
@@ -172,7 +180,7 @@ class Staple:
     async def _renew(self, own: _Own, known: RevocationReason | None) -> None:
         held, problem = None, ""
         if own.issuer is None:
-            problem = f"the certificate of its issuer is neither in {self._file} nor among the trust anchors"
+            problem = f"the certificate of its issuer is neither in {self._file} nor in {self._config.cafile}"
         else:
             for url in own.responders:
                 try:
@@ -251,25 +259,28 @@ class Staple:
         self._revoked = reason
 
     def _own_of(self, context: ssl.SSLContext) -> _Own | None:
-        """Return what *context* presents, if there is a staple to be had about it."""
+        """Return what *context* presents, if a staple is wanted about it. Raises `OcspRefused` if there can be none."""
         if not self._config.ocsp_stapling:
             return None
         der = openssl.own_certificate(context)
-        certificate = x509.load_der_x509_certificate(der) if der else read_certificate(self._file)
-        if certificate is None:
-            return None
-        named = tuple(url for url in responders(certificate) if url.startswith("http://"))
-        urls = named if self._config.ocsp_stapling_responder is None else (self._config.ocsp_stapling_responder,)
+        try:
+            certificate = x509.load_der_x509_certificate(der) if der else read_certificate(self._file)
+            if certificate is None:
+                return None
+            named, key = responders(certificate), certificate_key(certificate)
+        except (ValueError, x509.DuplicateExtension) as error:  # OpenSSL presents what others cannot read.
+            raise OcspRefused(f"the broker's own certificate cannot be read: {error}") from error
+        urls = tuple(url for url in named if url.startswith("http://"))
+        if self._config.ocsp_stapling_responder is not None:
+            urls = (self._config.ocsp_stapling_responder,)
         if not urls:
             return None
         if not openssl.CAN_STAPLE:
-            self._fail("this Python's OpenSSL cannot be asked to staple (docs/decisions/0098)")
-            return None
-        return _Own(context, certificate, self._issuer_of(certificate, context), urls)
+            raise OcspRefused("this Python's OpenSSL cannot be asked to staple (docs/decisions/0098)")
+        return _Own(context, certificate, key, self._issuer_of(certificate), urls)
 
-    def _issuer_of(self, certificate: x509.Certificate, context: ssl.SSLContext) -> x509.Certificate | None:
+    def _issuer_of(self, certificate: x509.Certificate) -> x509.Certificate | None:
         candidates = [*_certificates_in(self._file), *_certificates_in(self._config.cafile)]
-        candidates += map(x509.load_der_x509_certificate, context.get_ca_certs(binary_form=True))
         return next((each for each in candidates if _has_issued(each, certificate)), None)
 
 

@@ -13,6 +13,7 @@ from broker.admission.bundle_terms import BundleTerms
 from broker.admission.trust import Trust
 from broker.config import BrokerConfig
 from broker.sources.anchor_copy import copy_of, is_authority, read_copy
+from broker.sources.leniency import feed_terms
 from broker.trust_settings import TrustSettings
 from provisioning.pki.tls import TlsConfigurationError, certificates_in
 
@@ -74,7 +75,8 @@ def _bundle(settings: TrustSettings, state_dir: Path) -> TrustBundle:
                 "name the CA, and let identity and issuers say whom of its clients you mean"
             )
     lists, ocsp = _lists(settings), _ocsp(settings)
-    return TrustBundle(settings.name, anchors, terms=terms, lists=lists, ocsp=ocsp, feed=settings.feed)
+    own = None if settings.feed_policy is None else feed_terms(settings.feed_policy)
+    return TrustBundle(settings.name, anchors, terms=terms, lists=lists, ocsp=ocsp, feed=settings.feed, feed_terms=own)
 
 
 def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificate]:

@@ -37,6 +37,7 @@ HOT = [
     "broker/mqtt/topics.py",
     "broker/mqtt/wire.py",
     "broker/lifetime.py",
+    "broker/live.py",
     "broker/lobby.py",
     "broker/meter.py",
     "broker/poller.py",

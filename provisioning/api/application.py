@@ -15,11 +15,12 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
 
 from provisioning.api import est
 from provisioning.api.body import BodyLimit
-from provisioning.api.rate_limit import RateLimit
+from provisioning.api.est import Answer, EstEndpoint, EstResponder
+from provisioning.api.rate_limit import RateLimit, RequestRates
+from provisioning.api.whole_requests import WholeEstRequests
 from provisioning.config import Settings
 from provisioning.enrolment.problems import INTERNAL_ERROR, pending_answer, problem_answer, text_answer
 from provisioning.errors import Code, Pending, Refused
@@ -58,11 +59,12 @@ def new_application(
     *,
     port: str,
     openapi_url: str | None,
-    endpoint: Callable[..., ASGIApp] | None = None,
+    devices: Callable[[Answer], EstResponder] | None = None,
 ) -> FastAPI:
     """Return an application without routes whose errors are answered as each path needs; *port* names it in metrics.
 
-    *endpoint* makes what is asked before any route, given the application behind it and how to *answer* refusals.
+    *devices* makes what answers EST, given how refusals are answered; it is asked before any route, and by
+    ``state.whole`` for requests that have come whole.
     """
 
     def answered(path: str, refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:
@@ -77,23 +79,24 @@ def new_application(
         openapi_url=openapi_url,
         responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
     )
-    if endpoint is not None:
-        app.add_middleware(endpoint, answer=answered)
+    responder = None if devices is None else devices(answered)
+    if responder is not None:
+        app.add_middleware(EstEndpoint, responder=responder)
     app.add_middleware(
         BodyLimit,
         maximum_for=lambda path: est.MAXIMUM_BODY if _is_est(path) else settings.maximum_body_bytes,
         seconds=settings.body_seconds,
         answer=answered,
     )
+    rates: RequestRates | None = None
     if port == "https" and settings.requests_per_second:
-        app.add_middleware(
-            RateLimit,
-            rate=settings.requests_per_second,
-            burst=settings.request_burst,
-            clock=time.monotonic,
-            answer=answered,
+        rates = RequestRates(
+            rate=settings.requests_per_second, burst=settings.request_burst, clock=time.monotonic, answer=answered
         )
+        app.add_middleware(RateLimit, refuse=rates.refuse)
     app.add_middleware(CountRequests, metrics=metrics, port=port)
+    if responder is not None:
+        app.state.whole = WholeEstRequests(responder, metrics, port, rates, answered)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, refusal: Refused) -> Response:

@@ -4,7 +4,8 @@ Each operation reads, calls the service, and writes. ``/.well-known/est`` works 
 device's group (RFC 7030 §3.2.2); a label is never an operation's name.
 
 Like OCSP, EST is an ASGI middleware in front of the framework: a device's request has nothing that routing by pattern
-and validation of parameters would be for, and they cost a fifth of what the event loop does for an enrolment.
+and validation of parameters would be for, and they cost a fifth of what the event loop does for an enrolment. One that
+has come whole does not even go through the interface (`provisioning.api.whole_requests`).
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs7
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from provisioning.api.peer import peer_certificate, tls_connection
+from provisioning.ca.certificate_message import certificate_message
 from provisioning.ca.key_envelope import EnvelopeSigner, seal_key
 from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
 from provisioning.enrolment.problems import pending_answer
@@ -57,23 +58,55 @@ class _Operation:
 
     method: str
     path: str
-    answer: Callable[[Request, str | None], Awaitable[Response]]
+    answer: Callable[[EstRequest, str | None], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class EstRequest:
+    """A request, with its body."""
+
+    scope: Scope
+    body: bytes
+
+    def header(self, name: bytes) -> str | None:
+        """Return the first header called *name*, in lower case, None without one."""
+        for each, value in self.scope["headers"]:
+            if each == name:
+                found: bytes = value
+                return found.decode("latin-1")
+        return None
 
 
 class EstEndpoint:
     """Answers EST's operations under `PREFIX`; hands everything else to the application behind it."""
 
+    def __init__(self, app: ASGIApp, *, responder: EstResponder) -> None:
+        self._app = app
+        self._responder = responder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http" or not self._responder.knows(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        # `BodyLimit` has read it whole.
+        body = (await receive())["body"] if scope["method"] == "POST" else b""
+        response = await self._responder.respond(scope, body)
+        await response(scope, receive, send)
+
+
+class EstResponder:
+    """Answers requests for EST's operations, however they have come."""
+
     def __init__(
         self,
-        app: ASGIApp,
+        answer: Answer,
         *,
         enrolment: EnrolmentService,
         authorities: ToldAuthorities,
         signer: Callable[[], EnvelopeSigner],
-        answer: Answer,
     ) -> None:
         """Tell *authorities* as ``/cacerts``. *signer* reads what signs encrypted keys."""
-        self._app = app
         self._answer = answer
         operations = _Operations(enrolment, authorities, signer)
         self._unlabelled: dict[str, _Operation] = {}
@@ -89,15 +122,26 @@ class EstEndpoint:
             self._unlabelled[name] = _Operation(method, f"{PREFIX}/{name}", operation)
             self._labelled[name] = _Operation(method, f"{PREFIX}/{{label}}/{name}", operation)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        operation, label = self._named(scope["path"]) if scope["type"] == "http" else (None, None)
+    def knows(self, path: str) -> bool:
+        """Whether *path* names an operation."""
+        return self._named(path)[0] is not None
+
+    async def respond(self, scope: Scope, body: bytes) -> Response:
+        """Return the answer to a request for an operation that is known."""
+        path, method = scope["path"], scope["method"]
+        operation, label = self._named(path)
         if operation is None:
-            await self._app(scope, receive, send)
-            return
+            raise AssertionError("it is asked for what it knows")
         scope["route"] = operation
-        response = await self._respond(operation, label, Request(scope, receive))
-        await response(scope, receive, send)
+        if method != operation.method:
+            detail = f"{method} {path[:120]}: Method Not Allowed"
+            return self._answer(path, Refused(Code.METHOD_NOT_ALLOWED, detail), {"Allow": operation.method})
+        try:
+            return await operation.answer(EstRequest(scope, body), None if label is None else check_label(label))
+        except Refused as refusal:
+            return self._answer(path, refusal, None)
+        except Pending as waiting:
+            return pending_answer(waiting)
 
     def _named(self, path: str) -> tuple[_Operation | None, str | None]:
         """Return the operation that *path* names, if it does, and the label, if there is one."""
@@ -111,18 +155,6 @@ class EstEndpoint:
             case _:
                 return None, None
 
-    async def _respond(self, operation: _Operation, label: str | None, request: Request) -> Response:
-        path = request.scope["path"]
-        if request.method != operation.method:
-            detail = f"{request.method} {path[:120]}: Method Not Allowed"
-            return self._answer(path, Refused(Code.METHOD_NOT_ALLOWED, detail), {"Allow": operation.method})
-        try:
-            return await operation.answer(request, None if label is None else check_label(label))
-        except Refused as refusal:
-            return self._answer(path, refusal, None)
-        except Pending as waiting:
-            return pending_answer(waiting)
-
 
 class _Operations:
     """EST's operations, each under its own name; *label* is the group that the URL names, if it does."""
@@ -134,7 +166,7 @@ class _Operations:
         self._authorities = authorities
         self._signer = signer
 
-    async def cacerts(self, _request: Request, label: str | None) -> Response:
+    async def cacerts(self, _request: EstRequest, label: str | None) -> Response:
         authorities = self._authorities
         if label is None or authorities.one_line:
             told: Sequence[x509.Certificate] = authorities.everything
@@ -142,24 +174,26 @@ class _Operations:
             told = authorities.of_line(await self._enrolment.issuing_line(label))
         return Response(certs_only(told), media_type=_CERTS_ONLY)
 
-    async def csrattrs(self, _request: Request, label: str | None) -> Response:
+    async def csrattrs(self, _request: EstRequest, label: str | None) -> Response:
         attributes = await self._enrolment.csr_attributes(label)
         return Response(base64.encodebytes(attributes), media_type=_CSR_ATTRIBUTES)
 
-    async def simpleenroll(self, request: Request, label: str | None) -> Response:
-        csr = await _read_csr(request)
+    async def simpleenroll(self, request: EstRequest, label: str | None) -> Response:
+        csr = _read_csr(request)
         token, certificate = _presented(request, label)
-        return _issued(await self._enrolment.enrol(csr, token, label, certificate, tls_connection(request)))
+        return _issued(await self._enrolment.enrol(csr, token, label, certificate, tls_connection(request.scope)))
 
-    async def simplereenroll(self, request: Request, label: str | None) -> Response:
-        csr = await _read_csr(request)
-        credential = CertificateCredential(peer_certificate(request))
-        return _issued(await self._enrolment.reenrol(csr, credential, label, tls_connection(request)))
+    async def simplereenroll(self, request: EstRequest, label: str | None) -> Response:
+        csr = _read_csr(request)
+        credential = CertificateCredential(peer_certificate(request.scope))
+        return _issued(await self._enrolment.reenrol(csr, credential, label, tls_connection(request.scope)))
 
-    async def serverkeygen(self, request: Request, label: str | None) -> Response:
-        csr = await _read_csr(request)
+    async def serverkeygen(self, request: EstRequest, label: str | None) -> Response:
+        csr = _read_csr(request)
         token, certificate = _presented(request, label)
-        made = await self._enrolment.enrol_with_server_key(csr, token, label, certificate, tls_connection(request))
+        made = await self._enrolment.enrol_with_server_key(
+            csr, token, label, certificate, tls_connection(request.scope)
+        )
         part = await asyncio.to_thread(_key_part, made, self._signer)
         return _key_and_certificate(part, made.certificate)
 
@@ -213,22 +247,23 @@ def parse_basic(header: str | None) -> TokenCredential:
     return TokenCredential(user, token)
 
 
-def _presented(request: Request, label: str | None) -> tuple[TokenCredential | None, x509.Certificate | None]:
-    header, certificate = request.headers.get("authorization"), peer_certificate(request)
+def _presented(request: EstRequest, label: str | None) -> tuple[TokenCredential | None, x509.Certificate | None]:
+    header, certificate = request.header(b"authorization"), peer_certificate(request.scope)
     # With nothing but a label, the group may still have a way: a listed key, an operator's approval.
     alone = header is None and (certificate is not None or label is not None)
     return None if alone else parse_basic(header), certificate
 
 
-async def _read_csr(request: Request) -> bytes:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+def _read_csr(request: EstRequest) -> bytes:
+    media_type = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
     if media_type != _PKCS10:
         raise Refused(Code.MEDIA_TYPE, f"Content-Type is {media_type[:80]!r}: send {_PKCS10}")
-    return decode_body(await request.body())
+    return decode_body(request.body)
 
 
 def _issued(certificate: x509.Certificate) -> Response:
-    return Response(certs_only([certificate]), media_type=_CERTS_ONLY)
+    message = certificate_message(certificate.public_bytes(Encoding.DER))
+    return Response(base64.encodebytes(message), media_type=_CERTS_ONLY)
 
 
 def _key_part(made: MadeKey, signer: Callable[[], EnvelopeSigner]) -> tuple[str, bytes]:

@@ -41,7 +41,7 @@ def feed_routes(
     @router.get("/revocations/feed", response_class=Response)
     async def follow(request: Request, after: Annotated[int | None, Query(ge=0, le=2**62)] = None) -> Response:
         """Every revocation after ``after`` (or the Last-Event-ID header) in order, then each new one as it commits."""
-        certificate = peer_certificate(request)
+        certificate = peer_certificate(request.scope)
         follower = await database.read(lambda connection: authenticate(connection, certificate, clock()))
         check_role(follower, SUBSCRIBER_ROLES)
         start = _last_event_id(request) if after is None else after

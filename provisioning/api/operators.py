@@ -131,7 +131,7 @@ class OperatorServices:
 
     async def authorise(self, request: Request) -> AuthenticatedOperator:
         """Return who calls; raise `Refused` unless it is an operator whose role suffices for the route."""
-        certificate = peer_certificate(request)
+        certificate = peer_certificate(request.scope)
         operator = await self.database.read(
             lambda connection: authenticate_operator(connection, certificate, self.clock())
         )

@@ -7,16 +7,16 @@ beside them: whoever serves the application fills them in, see `provisioning.ser
 from __future__ import annotations
 
 from cryptography import x509
-from fastapi import Request
+from starlette.types import Scope
 
 from provisioning.enrolment.attempt import TlsConnection
 from provisioning.errors import Code, Refused
 from provisioning.pki.extension import UNREADABLE
 
 
-def peer_certificate(request: Request) -> x509.Certificate | None:
+def peer_certificate(scope: Scope) -> x509.Certificate | None:
     """Return the certificate that the client presented, None without one."""
-    der = request.scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
+    der = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
     if der is None:
         return None
     try:
@@ -25,7 +25,7 @@ def peer_certificate(request: Request) -> x509.Certificate | None:
         raise Refused(Code.CERTIFICATE_UNKNOWN, f"the client certificate cannot be read ({error})") from error
 
 
-def tls_connection(request: Request) -> TlsConnection | None:
+def tls_connection(scope: Scope) -> TlsConnection | None:
     """Return what binds the request to its connection, None if it came without TLS."""
-    tls = request.scope.get("extensions", {}).get("tls")
+    tls = scope.get("extensions", {}).get("tls")
     return None if tls is None else TlsConnection(tls["tls_version"], tls.get("tls_unique"), tls["tls_resumed"])

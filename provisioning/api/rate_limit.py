@@ -30,26 +30,42 @@ class RateLimit:
         self,
         app: ASGIApp,
         *,
+        refuse: Callable[[Scope], Response | None],
+    ) -> None:
+        """*refuse* is `RequestRates.refuse`."""
+        self._app = app
+        self._refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        refusal = self._refuse(scope) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send)
+
+
+class RequestRates:
+    """Every caller's bucket."""
+
+    def __init__(
+        self,
+        *,
         rate: float,
         burst: int,
         clock: Callable[[], float],
         answer: Callable[[str, Refused, Mapping[str, str]], Response],
     ) -> None:
         """*clock* is monotonic; *answer* makes the response for a path, a refusal and headers."""
-        self._app = app
         self._buckets = Buckets(rate, burst)
         self._clock = clock
         self._answer = answer
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        wait = self._buckets.take(_caller(scope), self._clock()) if scope["type"] == "http" else 0.0
+    def refuse(self, scope: Scope) -> Response | None:
+        """Take one from the caller's bucket; return the answer if there is none."""
+        wait = self._buckets.take(_caller(scope), self._clock())
         if not wait:
-            await self._app(scope, receive, send)
-            return
+            return None
         seconds = math.ceil(wait)
         refusal = Refused(Code.RATE_LIMITED, f"too many requests from you: wait {seconds} s")
-        await self._answer(scope["path"], refusal, {"Retry-After": str(seconds)})(scope, receive, send)
+        return self._answer(scope["path"], refusal, {"Retry-After": str(seconds)})
 
 
 def _caller(scope: Scope) -> Hashable:

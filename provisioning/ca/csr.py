@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AttributeOID, NameOID
 
+from provisioning.ca.der import content, only_common_name
 from provisioning.ca.key_envelope import NoRecipient, Recipient, find_recipient
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.ca.name_policy import SubjectNames, asked_names
@@ -41,6 +42,8 @@ from provisioning.pki.keys import PrivateKey, generate_key, spki_of
 MAXIMUM_CSR_SIZE: Final = 16 * 1024
 """An RSA-8192 request with generous extensions is 3 KB."""
 
+_VERSION: Final = bytes.fromhex("020100")
+_NO_ATTRIBUTES: Final = bytes.fromhex("a000")
 _HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
 _SECRET_KEY_WISH: Final = x509.ObjectIdentifier("1.2.840.113549.1.9.16.2.37")
@@ -182,6 +185,25 @@ def _malformed(error: Exception) -> RequestRefused:
 
 
 def _facts(csr: x509.CertificateSigningRequest, public_key: CertificatePublicKeyTypes) -> VerifiedRequest:
+    return _usual_facts(csr, public_key) or all_facts(csr, public_key)
+
+
+def _usual_facts(csr: x509.CertificateSigningRequest, public_key: CertificatePublicKeyTypes) -> VerifiedRequest | None:
+    """Return what a request says that asks for one Common Name and nothing else, without an object for each part."""
+    spki = spki_of(public_key)
+    end = spki + _NO_ATTRIBUTES
+    asked = content(csr.tbs_certrequest_bytes)  # The library has read it: number, name, key and attributes.
+    if not (asked.startswith(_VERSION) and asked.endswith(end)):
+        return None
+    subject = asked[len(_VERSION) : -len(end)]
+    name = only_common_name(subject)
+    if name is None or not name.isascii():
+        return None
+    return VerifiedRequest(public_key, spki, _checked_name(name.decode("ascii")), subject, None)
+
+
+def all_facts(csr: x509.CertificateSigningRequest, public_key: CertificatePublicKeyTypes) -> VerifiedRequest:
+    """Return what any request says, by the library's reading of it."""
     try:
         subject = csr.subject
         alternative_name = _subject_alternative_name(csr)
@@ -238,6 +260,10 @@ def _common_name(subject: x509.Name) -> str:
     name = names[0].value
     if not isinstance(name, str):
         raise RequestRefused(Code.CSR_NAME, "the Common Name is not text")
+    return _checked_name(name)
+
+
+def _checked_name(name: str) -> str:
     try:
         return check_name("Common Name", name)
     except InvalidIdentity as error:

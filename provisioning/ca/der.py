@@ -24,6 +24,9 @@ _UTC_TIME: Final = b"\x17"
 _GENERALIZED_TIME: Final = b"\x18"
 _FIRST_GENERALIZED_YEAR: Final = 2050  # RFC 5280 §5.1.2.6
 _SHORT_LENGTH: Final = 0x80
+_COMMON_NAME: Final = bytes.fromhex("06035504030c")  # Its identifier, and the tag of a UTF8String.
+_NAME_HEAD: Final = 13
+"""Octets of a subject before the Common Name that is all of it."""
 
 
 def element(tag: bytes, content: bytes) -> bytes:
@@ -84,6 +87,15 @@ def content(encoded: bytes) -> bytes:
     """Return what is inside the element *encoded*, which the library has made."""
     begin, end = _content(encoded, 0)
     return encoded[begin:end]
+
+
+def only_common_name(subject: bytes) -> bytes | None:
+    """Return the Common Name of a *subject* that is one, in UTF-8 and shorter than 115 octets; None: it is another."""
+    size = len(subject)
+    if not _NAME_HEAD < size < _SHORT_LENGTH:
+        return None
+    head = bytes((0x30, size - 2, 0x31, size - 4, 0x30, size - 6)) + _COMMON_NAME + bytes((size - _NAME_HEAD,))
+    return subject[_NAME_HEAD:] if subject.startswith(head) else None
 
 
 def _content(encoded: bytes, place: int) -> tuple[int, int]:

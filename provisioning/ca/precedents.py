@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from provisioning.ca.der import only_common_name
 from provisioning.ca.lint import SERIAL_BITS, Intent, Made
 from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import Profile
@@ -38,7 +39,6 @@ _TWO_OCTETS: Final = 0x82
 _EXTENSIONS: Final = 0xA3
 _INTEGER: Final = 0x02
 _FIELDS: Final = 8
-_COMMON_NAME: Final = b"\x06\x03\x55\x04\x03\x0c"
 _SUBJECT_KEY: Final = b"\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14"
 _ALTERNATIVE_NAME: Final = b"\x06\x03\x55\x1d\x11\x04"
 _KEYS: Final = {
@@ -65,7 +65,7 @@ class _Read:
     common: bytes
     serial: bytes
     validity: bytes
-    subject: bytes
+    name: bytes
     spki: bytes
     identifier: bytes
     names: bytes
@@ -112,7 +112,7 @@ class Precedents:
             and not_before < not_after <= self._ends
             and not_after - not_before <= profile.life + profile.backdate
             and identity.role is profile.role
-            and read.subject == identity.name.encode()
+            and read.name == identity.name.encode()
             and read.spki == made.spki
             and read.identifier == hashlib.sha1(read.spki[_BITS[len(read.spki)] :], usedforsecurity=False).digest()
             and read.names == identity.uri.encode()
@@ -133,13 +133,16 @@ def _read(fields: bytes) -> _Read:
     head = _KEYS.get(len(spki))
     if head is None or not spki.startswith(head):
         raise _Unusual
+    name = only_common_name(fields[subject:key])
+    if name is None:
+        raise _Unusual
     identifier, names, others = _extensions(fields, extensions)
     return _Read(
         # Each part is DER, which shows its own length, so that the parts' boundaries are in these bytes.
         b"".join((fields[places[0] : number], fields[algorithm:validity], head, *others)),
         fields[serial:stop],
         fields[validity:subject],
-        _common_name(fields[subject:key]),
+        name,
         spki,
         identifier,
         names,
@@ -179,15 +182,6 @@ def _only_uri(fields: bytes, at: int, end: int) -> bytes:
         if stop != end:
             raise _Unusual
     return fields[at:end]
-
-
-def _common_name(subject: bytes) -> bytes:
-    """Return the Common Name, in UTF-8, of a subject that holds nothing else."""
-    size = len(subject)
-    head = bytes((0x30, size - 2, 0x31, size - 4, 0x30, size - 6)) + _COMMON_NAME + bytes((size - 13,))
-    if not 13 < size < _SHORT or subject[:13] != head:  # noqa: PLR2004 - The size of that head.
-        raise _Unusual
-    return subject[13:]
 
 
 def _dates(validity: bytes) -> tuple[datetime, datetime]:

@@ -254,7 +254,7 @@ class EnrolmentService:
         certificate = x509.load_der_x509_certificate(outcome.der)
         log.info(
             "certificate given again" if outcome.again else "certificate issued",
-            subject=certificate.subject.rfc4514_string(),
+            name=attempt.request.common_name,
             serial=serials.serial_text(certificate.serial_number),
             not_after=certificate.not_valid_after_utc,
         )

@@ -41,6 +41,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store.audit import KEY_OPTION
 from provisioning.store.lanes import Apart, GroupingLane, Lane, PooledLane
+from provisioning.store.prepared import told
 from provisioning.store.sqlite_lane import SqliteLane
 
 ResultT = TypeVar("ResultT")
@@ -173,7 +174,11 @@ def _sqlite(url: URL, options: dict[str, Any], size: int, begin: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def start(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        driver: Any = connection.connection.driver_connection  # As SQLAlchemy would do it, with less ado.
+        try:
+            driver.execute(begin)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise told(connection, begin, error) from error
 
     return engine
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final, Protocol
 
 from sqlalchemy import Delete, Dialect, Insert, Select, Update
@@ -61,6 +62,10 @@ class _Compiled:
 
     text: str
     binders: Sequence[tuple[str, _Convert | None]]
+    in_order: Callable[[Values], tuple[Any, ...]]
+    """Picks the parameters out of the values, in the order of the text."""
+    converted: Sequence[tuple[int, _Convert]]
+    """Places of those that the driver does not take as they are."""
     fixed: Values
     readers: Sequence[tuple[int, _Convert]]
     """For the columns whose values the driver does not return as they are to be."""
@@ -73,7 +78,13 @@ class _Compiled:
         if self.fixed:
             values = {**self.fixed, **values}
         if self.positional:
-            return [values[name] if bind is None else bind(values[name]) for name, bind in self.binders]
+            picked = self.in_order(values)
+            if not self.converted:
+                return picked
+            row = list(picked)
+            for place, convert in self.converted:
+                row[place] = convert(row[place])
+            return row
         return {name: values[name] if bind is None else bind(values[name]) for name, bind in self.binders}
 
     def bound_at_once(self, rows: Sequence[Values]) -> Any:
@@ -140,7 +151,7 @@ class Prepared:
         try:
             driver.cursor().executemany(compiled.text, [compiled.bound(values) for values in rows])
         except connection.dialect.loaded_dbapi.Error as error:
-            raise _told(connection, compiled.text, error) from error
+            raise told(connection, compiled.text, error) from error
 
     def first(self, connection: Connection, values: Values) -> tuple[Any, ...] | None:
         """Execute; return the first row, None if there is none."""
@@ -246,7 +257,7 @@ def _execute(connection: Connection, compiled: _Compiled, values: Values) -> Any
     try:
         return driver.execute(compiled.text, compiled.bound(values))
     except connection.dialect.loaded_dbapi.Error as error:
-        raise _told(connection, compiled.text, error) from error
+        raise told(connection, compiled.text, error) from error
 
 
 def _execute_at_once(connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> Any:
@@ -254,7 +265,7 @@ def _execute_at_once(connection: Connection, compiled: _Compiled, rows: Sequence
     try:
         return driver.execute(compiled.at_once, compiled.bound_at_once(rows))
     except connection.dialect.loaded_dbapi.Error as error:
-        raise _told(connection, compiled.at_once, error) from error
+        raise told(connection, compiled.at_once, error) from error
 
 
 def _compile(
@@ -284,7 +295,14 @@ def _compile(
         asked = [name for name in names if name not in fixed]
         types = {name: _without_length(compiled.binds[name].type.compile(dialect)) for name in asked}
         together = text_at_once(statement, text, types, told_by)
-    return _Compiled(text, binders, fixed, readers, positional, together)
+    converted = [(place, bind) for place, (_, bind) in enumerate(binders) if bind is not None]
+    return _Compiled(text, binders, _picker(names), converted, fixed, readers, positional, together)
+
+
+def _picker(names: Sequence[str]) -> Callable[[Values], tuple[Any, ...]]:
+    if len(names) > 1:
+        return itemgetter(*names)  # Gives a tuple, and is one call.
+    return lambda values: tuple(values[name] for name in names)
 
 
 def _without_length(kind: str) -> str:
@@ -292,7 +310,7 @@ def _without_length(kind: str) -> str:
     return kind.partition("(")[0]
 
 
-def _told(connection: Connection, text: str, error: Exception) -> BaseException:
+def told(connection: Connection, text: str, error: Exception) -> BaseException:
     """Return the driver's *error* as SQLAlchemy would tell it."""
     dialect = connection.dialect
     broken = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)  # type: ignore[arg-type]

@@ -4,8 +4,9 @@
         with server.database() as url: …     # the schema is there, nothing else; gone afterwards
         server.stop(); server.start()        # gone and back, on the same port
 
-It is started from Debian's binaries in a temporary directory, on a free port of the loopback address, and writes
-nothing to disk that it would have to wait for: the tests try our transactions, not PostgreSQL's durability.
+It is started from Debian's binaries in a temporary directory, in memory where there is room, on a free port of the
+loopback address, and writes nothing to disk that it would have to wait for: the tests try our transactions, not
+PostgreSQL's durability. A new database is three hundred files: in memory it is there in a tenth of the time.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from provisioning.store.database import Database
 START_SECONDS = 60
 AUDIT_KEY = b""
 _TEMPLATE = "fleet_template"
+_ROOM = 4 * 2**30
 _OFF = ("fsync", "synchronous_commit", "full_page_writes", "autovacuum")
 
 
@@ -45,7 +47,7 @@ class PostgresqlServer:
         self.port = 0
 
     def __enter__(self) -> Self:
-        self._directory = Path(tempfile.mkdtemp(prefix="fleetgate-postgresql-"))
+        self._directory = Path(tempfile.mkdtemp(prefix="fleetgate-postgresql-", dir=_memory()))
         self._data = self._directory / "data"
         self._user = _unprivileged_user()
         if self._user is not None:  # The server refuses to be root.
@@ -149,6 +151,13 @@ def binary(name: str) -> str:
     binary = str(found[-1]) if found else shutil.which(name)
     assert binary, f"{name} is not installed: run deploy/install-test-servers"
     return binary
+
+
+def _memory() -> Path | None:
+    """Return a file system in memory with room for what the largest tests write; None: there is none."""
+    place = Path("/dev/shm")  # noqa: S108 - a directory is made there, with a name that nobody can guess
+    usable = place.is_dir() and os.access(place, os.W_OK) and shutil.disk_usage(place).free > _ROOM
+    return place if usable else None
 
 
 def _unprivileged_user() -> str | None:

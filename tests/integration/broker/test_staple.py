@@ -123,10 +123,9 @@ def test_every_door_staples_what_provisioning_answers(
     with running as broker:
         own = (broker.dir / "state" / "broker.pem").read_bytes()
         certificate, issuer = x509.load_pem_x509_certificates(own)[:2]
+        assert [url.partition(":")[0] for url in broker.urls] == ["mqtts", "wss", "https"]
         for url in broker.urls:
-            if not url.startswith(("mqtts", "wss")):
-                continue
-            got = stapled(int(url.rpartition(":")[2].strip("/").partition("/")[0]), service.bundle, credential)
+            got = stapled(int(url.rpartition(":")[2]), service.bundle, credential)
             assert (got.status, got.serial) == ("good", f"{certificate.serial_number:x}")
         # By somebody else's verifier: GnuTLS takes it, openssl verifies it.
         written = tmp_path / "staple.der"
@@ -198,13 +197,11 @@ def test_the_next_certificate_comes_with_its_own_staple(scene: Scene) -> None:
         assert scene.stapled().serial == after
         scene.responder.delay = 0.0
         # Another generation of trust is another context: the staple stays.
-        asked = scene.web.requests["/ocsp"]
         scene.responder.silent = True
         scene.anchors.write_text(scene.pki.anchors + Pki().anchors)
         broker.send_signal(signal.SIGHUP)
         wait_until(lambda: broker.events("RELOADED", part="trust"), "the new trust")
         assert scene.stapled().serial == after
-        assert asked > 0
 
 
 def test_while_the_responder_is_away_there_is_none_and_clients_are_served(scene: Scene) -> None:
@@ -258,11 +255,10 @@ def test_what_cannot_be_believed_is_not_stapled(scene: Scene, case: str, words: 
 
 def test_a_bad_answer_does_not_take_a_good_ones_place(scene: Scene) -> None:
     with scene.broker as broker:
-        first = scene.stapled()
+        assert scene.stapled().status == "good"
         scene.responder.forged = True
         wait_until(lambda: broker.events("STAPLE_FAILED"), "the next one cannot be believed")
-        kept = scene.stapled()
-        assert (kept.status, kept.this_update <= first.this_update) == ("good", False) or kept.status == "good"
+        assert scene.stapled().status == "good"
         assert scene.status()[1]["state"] == "current", "it is good for an hour yet"
 
 

@@ -5,6 +5,7 @@ A module that says ``ON_BOTH_STORES = True`` has its tests run against a service
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -43,9 +44,21 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield running
 
 
+@pytest.fixture(scope="session")
+def directory_of_a_new_fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory on SQLite as ``init`` leaves it, to be copied: nobody's, and never started."""
+    return ProvisioningService.founded(tmp_path_factory.mktemp("pristine") / "fleet", FAST).dir
+
+
 @pytest.fixture
 def own_service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProvisioningService]:
-    with founded(request, tmp_path / "fleet") as running:
+    """A service for this test alone. Founding it costs more than many a test; on SQLite it is a copy."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        shutil.copytree(request.getfixturevalue("directory_of_a_new_fleet"), tmp_path / "fleet")
+        own = ProvisioningService(tmp_path / "fleet", FAST)
+    else:
+        own = founded(request, tmp_path / "fleet")
+    with own as running:
         yield running
 
 

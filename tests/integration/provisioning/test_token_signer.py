@@ -64,6 +64,13 @@ def test_without_the_pin_or_the_token_the_service_says_what_it_needs(
     done = ProvisioningService(service.dir, settings).command(*serve, "--pkcs11-pin-file", str(tmp_path / "pin"))
     wrong = "the PIN of token 'fleet' is wrong: correct it, a token locks after a few tries"
     assert (done.returncode, done.stderr) == (1, f"fleet-provisioning: the key of issuing-ca: {wrong}\n")
+    # The doctor says the same, and takes what he asks for.
+    idle = ProvisioningService(service.dir, settings)
+    doctor = idle.command("doctor", "--dir", str(service.dir))
+    assert (doctor.returncode, needs in doctor.stdout) == (1, True)
+    (tmp_path / "right").write_text(f"{PIN}\n")
+    doctor = idle.command("doctor", "--dir", str(service.dir), "--pkcs11-pin-file", str(tmp_path / "right"))
+    assert "the keys of issuing-ca, root-ca open" in doctor.stdout
     for path in token.objects:
         path.unlink()
     (tmp_path / "pin").write_text(f"{PIN}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.limits import Limits
 from broker.meter import Meter
@@ -72,3 +73,15 @@ def test_without_a_limit_nothing_is_counted() -> None:
         meter.publish(OWN, b"x", qos=0)
     assert meter.transport.rests == []
     assert meter.connection._meter is None
+
+
+def test_who_sends_too_fast_is_said_once_a_connection() -> None:
+    broker = MemoryBroker(max_packet_rate=10)
+    for _ in range(2):
+        meter = broker.device("meter-1")
+        with capture_logs() as logs:
+            for _ in range(30):
+                meter.publish(OWN, b"x")
+        (said,) = [each for each in logs if each.get("code") == "TOO_FAST"]
+        assert (said["client"], said["max_packet_rate"], said["log_level"]) == ("meter-1", 10, "warning")
+        meter.vanish()

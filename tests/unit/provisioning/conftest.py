@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from provisioning.store import schema
+from provisioning.store.database import Database
 from tests.support.fleet import Fleet, open_fleet
 from tests.support.postgresql import PostgresqlServer
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its schema and no rows: migrating one for each test takes longer than most tests."""
+    path = tmp_path_factory.mktemp("template") / "fleet.db"
+    asyncio.run(_make(path))
+    return path
+
+
+async def _make(path: Path) -> None:
+    database = Database(f"sqlite:///{path}")
+    await schema.upgrade(database)
+    await database.close()
+    assert [each.name for each in path.parent.iterdir()] == [path.name], "all of it is in the one file"
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Where a new store is; on PostgreSQL it has its schema already."""
+    """Where a new store is; it has its schema already (that it is made: `store/test_schema.py`)."""
     if request.param == "sqlite":
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), tmp_path / "fleet.db")
         yield f"sqlite:///{tmp_path / 'fleet.db'}"
         return
     server: PostgresqlServer = request.getfixturevalue("postgresql")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from provisioning import approval_commands, group_commands
 from provisioning.cli import app
+from provisioning.store.approvals import ApprovalState
+from provisioning.store.authorities import DEFAULT_LINE
+from provisioning.store.groups import NewKey, WayName
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -42,3 +49,23 @@ def test_every_command_explains_itself(name: str) -> None:
     assert shown.exit_code == 0
     assert "--json" in shown.output
     assert name == "version" or "Example:" in shown.output
+
+
+def test_the_choices_are_those_of_the_store() -> None:
+    assert get_args(approval_commands.State) == tuple(ApprovalState)
+    assert get_args(group_commands.NewKey) == tuple(NewKey)
+    assert tuple(WayName) == group_commands.WAYS
+    assert {each.default for each in EVERY["ca rollover begin"].params if "--line" in each.opts} == {DEFAULT_LINE}
+
+
+def test_a_command_starts_without_the_library_of_the_database() -> None:
+    """It takes as long as all the rest, and the completion of a word in the shell waits for it."""
+    heavy = "{'sqlalchemy', 'alembic', 'fastapi', 'uvicorn'} & set(sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, provisioning.cli; print({heavy})"],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "set()\n"

@@ -7,24 +7,58 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.responses import Response
 from uvicorn.server import ServerState
 
 from provisioning import connection_protocol
 from provisioning.connection_protocol import ConnectionProtocol
 
 
-async def application(scope: Any, _receive: Any, send: Any) -> None:
+async def application(scope: Any, receive: Any, send: Any) -> None:
     assert callable(scope["extensions"]["connection"]["abort"])
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
+    body = b""
+    while scope["method"] == "POST":
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            break
+    answer = b"ok" + body
+    headers = [(b"content-length", str(len(answer)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": answer})
+
+
+class Whole:
+    """Answers what is posted to ``/whole``, with its body; a body of ``wait`` when it is told to go on."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.began = asyncio.Event()
+        self.finished = asyncio.Event()
+
+    def takes(self, target: bytes, size: int) -> bool:
+        return target == b"/whole" and size <= 100
+
+    async def answer(self, scope: Any, body: bytes) -> Response:
+        assert (scope["method"], scope["path"]) == ("POST", "/whole")
+        assert callable(scope["extensions"]["connection"]["abort"])
+        self.began.set()
+        if body == b"wait":
+            await self.go_on.wait()
+            self.finished.set()
+        return Response(b"whole " + body, headers={"Connection": "close"} if body == b"go" else None)
 
 
 @contextlib.asynccontextmanager
-async def connected() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def connected(
+    whole: Whole | None = None, state: ServerState | None = None
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     config = uvicorn.Config(application, log_config=None, lifespan="off", timeout_keep_alive=60)
     config.load()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: ConnectionProtocol(config, ServerState(), {}), "127.0.0.1", 0)
+    kept = state or ServerState()
+    kept.default_headers = [(b"x-default", b"yes")]
+    server = await loop.create_server(lambda: ConnectionProtocol(config, kept, {}, whole=whole), "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
         yield reader, writer
@@ -56,3 +90,126 @@ async def test_headers_are_counted_before_they_are_kept() -> None:
     async with connected() as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (n, b"y" * 1000) for n in range(40)))
         assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+
+
+def post(body: bytes, target: str = "/whole", *headers: str) -> bytes:
+    lines = [f"POST {target} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+async def answered(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """Return the head and the body of the next answer."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    (length,) = (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    return head, await reader.readexactly(length)
+
+
+async def test_what_comes_whole_is_answered_without_the_application() -> None:
+    async with connected(Whole()) as (reader, writer):
+        for body in (b"", b"a", b"b" * 100):
+            writer.write(post(body))
+            head, answer = await answered(reader)
+            assert answer == b"whole " + body
+            assert head.startswith(b"HTTP/1.1 200 OK\r\nx-default: yes\r\n")
+            assert b"connection:" not in head
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post(b"a", "/other"),
+        post(b"b" * 101),
+        post(b"a", "/whole?x"),
+        post(b"a", "/whole", "Expect: 100-continue"),
+        post(b"a").replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"Host: x", b"Connection: keep-alive"),
+        b"PUT" + post(b"a")[4:].replace(b"Content-Length: 1", b"Content-Length: 0")[:-1],
+    ],
+    ids=["path", "size", "query", "expect", "version", "method"],
+)
+async def test_what_nobody_takes_is_the_application_s(request_: bytes) -> None:
+    async with connected(Whole()) as (reader, writer):
+        writer.write(request_)
+        if b"Expect:" in request_:
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert (await answered(reader))[1].startswith(b"ok")
+
+
+async def test_what_comes_in_pieces_is_the_application_s_wherever_it_is_cut() -> None:
+    request = post(b"wait a moment", "/whole", "X-Other: 1")
+    head = len(request) - len(b"wait a moment")
+    for cut in (5, head - 2, head, head + 1, len(request) - 1):
+        async with connected(Whole()) as (reader, writer):
+            for part in (request[:cut], request[cut:]):
+                writer.write(part)
+                await writer.drain()
+                await _read_by_server(reader)
+            _, answer = await answered(reader)
+            # Cut within its head, it comes whole after all: the body is in one read with the head's end.
+            assert answer == (b"whole " if cut < head else b"ok") + b"wait a moment"
+
+
+async def _read_by_server(reader: asyncio.StreamReader) -> None:
+    """Let the server, on this event loop, read what is there."""
+    del reader
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_requests_in_one_piece_are_answered_in_their_order() -> None:
+    whole = Whole()
+    async with connected(whole) as (reader, writer):
+        writer.write(post(b"wait") + post(b"second") + post(b"third", "/other") + post(b"fourth"))
+        await whole.began.wait()
+        whole.go_on.set()
+        assert [(await answered(reader))[1] for _ in range(4)] == [b"whole wait", b"oksecond", b"okthird", b"okfourth"]
+        writer.write(post(b"fifth"))
+        assert (await answered(reader))[1] == b"whole fifth"
+
+
+@pytest.mark.parametrize("header", [(), ("Connection: close",)], ids=["answer", "request"])
+async def test_either_side_may_close_after_an_answer(header: tuple[str, ...]) -> None:
+    async with connected(Whole()) as (reader, writer):
+        writer.write(post(b"by request" if header else b"go", "/whole", *header))
+        head, _ = await answered(reader)
+        assert head.lower().count(b"connection: close") == 1
+        assert await reader.read() == b""
+
+
+async def test_a_client_that_leaves_does_not_stop_what_was_begun() -> None:
+    whole, state = Whole(), ServerState()
+    async with connected(whole, state) as (_, writer):
+        writer.write(post(b"wait"))
+        await whole.began.wait()
+        writer.close()
+        await writer.wait_closed()
+        assert len(state.tasks) == 1  # An orderly end waits for it.
+        whole.go_on.set()
+        await whole.finished.wait()
+        await asyncio.wait(state.tasks)
+        assert not state.tasks
+
+
+async def test_the_end_of_the_service_lets_an_answer_out_and_closes() -> None:
+    whole, state = Whole(), ServerState()
+    async with connected(whole, state) as (reader, writer):
+        writer.write(post(b"wait"))
+        await whole.began.wait()
+        for connection in state.connections:
+            connection.shutdown()
+        whole.go_on.set()
+        head, answer = await answered(reader)
+        assert answer == b"whole wait"
+        assert b"connection: close" in head
+        assert await reader.read() == b""
+
+
+async def test_what_is_no_http_after_a_head_is_answered_with_400() -> None:
+    async with connected(Whole()) as (reader, writer):
+        writer.write(b"POST /whole HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_a_body_in_chunks_may_come_whole() -> None:
+    async with connected(Whole()) as (reader, writer):
+        writer.write(b"POST /whole HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")
+        assert (await answered(reader))[1] == b"whole a"

@@ -321,6 +321,7 @@ def test_a_lost_feed_shuts_out_only_those_whom_it_speaks_of() -> None:
     ("different", "words"),
     [
         ({"unsafe_no_revocation": False}, "no source of revocations"),
+        ({"feed_policy": "require"}, "it is about the feed; give feed = true"),
         ({"identity": [{"source": "common-name"}]}, "a device belongs to one"),
         ({"identity": [CN | {"pattern": "("}]}, "not a regular expression"),
         ({"identity": [CN | {"pattern": ".*"}]}, "name the part that is the name"),

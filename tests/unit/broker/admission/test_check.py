@@ -11,7 +11,7 @@ from broker.admission.admission import Admission
 from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
 from broker.admission.check import Verdict, check
-from broker.admission.freshness import Freshness
+from broker.admission.freshness import FeedTerms, Freshness
 from broker.admission.policy_file import load_policy
 from broker.admission.refusal import RefusalCode
 from broker.admission.remedy import REMEDIES
@@ -113,6 +113,24 @@ def test_the_terms_of_a_trust_bundle_are_a_step_and_no_ca_is_learned(admission: 
     outcome = verdict(admission, PKI.certify(METER), ROOT_ONLY)
     assert outcome.admitted
     assert next(step.detail for step in outcome.steps if step.name == "bundle") == "meters"
+
+
+@pytest.mark.parametrize(
+    ("feed", "terms", "admitted"),
+    [
+        (False, None, True),
+        (True, None, False),
+        (True, FeedTerms(0.0, always=True, policy="advisory"), True),
+    ],
+)
+def test_how_fresh_the_feed_must_be_is_the_bundles_to_say(
+    admission: Admission, feed: bool, terms: FeedTerms | None, admitted: bool
+) -> None:
+    admission.trust = Trust([TrustBundle("meters", ROOT_ONLY, feed=feed, feed_terms=terms)])
+    held = PKI.certify(METER)
+    outcome = check([held.certificate, *held.chain], ROOT_ONLY, admission, 1e6, NOW)
+    assert outcome.admitted is admitted
+    assert failed(outcome) == ([] if admitted else ["freshness"])
 
 
 def test_a_missing_intermediate_is_named(admission: Admission) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.admission.freshness import Freshness
+from broker.admission.freshness import FeedTerms, Freshness
 
 
 def test_data_that_never_was_complete_is_not_acceptable() -> None:
@@ -55,3 +55,26 @@ def test_a_clock_that_goes_back_makes_nothing_older() -> None:
 
 def test_a_broker_without_revocations_is_always_fresh() -> None:
     assert Freshness(0.0, always_acceptable=True).acceptable(1e9)
+
+
+def test_each_bundle_may_have_its_own_terms() -> None:
+    freshness = Freshness(10.0, policy="grace 10s")
+    patient, strict, careless = (
+        FeedTerms(100.0, policy="grace 100s"),
+        FeedTerms(15.0, strict=True, policy="require"),
+        FeedTerms(0.0, always=True, policy="advisory"),
+    )
+
+    def judged(now: float) -> list[bool]:
+        return [freshness.acceptable(now, each) for each in (None, patient, strict, careless)]
+
+    assert judged(0.0) == [False, False, False, True]
+    freshness.current(1000.0)
+    assert judged(1012.0) == [False, True, True, True]
+    freshness.lost()
+    assert judged(1001.0) == [True, True, False, True]
+
+
+def test_where_there_is_no_feed_no_bundle_waits_for_one() -> None:
+    freshness = Freshness(0.0, always_acceptable=True)
+    assert freshness.acceptable(0.0, FeedTerms(15.0, strict=True, policy="require"))

@@ -279,3 +279,39 @@ def test_whatever_must_be_written_makes_a_batch_of_changes(table: str) -> None:
     else:
         contents.append((1,))
     assert batch.changes
+
+
+ROW = (2, False, False, 0, b"", 9)
+
+
+@pytest.mark.parametrize("change", ["subscribe", "unsubscribe", "remove_session"])
+def test_what_was_replayed_is_struck_with_the_subscription_that_it_was_for(journal: Journal, change: str) -> None:
+    """Else a row would refer to a subscription that is not there, or the next one would not get what it should."""
+    for key in ("a", "b"):
+        journal.replays(1, key, ROW)
+        journal.replayed(1, key, 3)
+    match change:
+        case "subscribe":
+            journal.subscribe(1, "a", ROW)
+        case "unsubscribe":
+            journal.unsubscribe(1, "a")
+        case _:
+            journal.remove_session(1)
+    assert journal.open.replayed == ({} if change == "remove_session" else {(1, "b"): [3]})
+
+
+@pytest.mark.parametrize(("again", "left"), [(False, [3, 4, 5]), (True, [5])])
+def test_a_batch_that_could_not_be_written_keeps_what_was_replayed_to_the_same_subscription(
+    journal: Journal, again: bool, left: list[int]
+) -> None:
+    journal.replays(1, "a", ROW)
+    journal.replayed(1, "a", 3)
+    journal.replayed(1, "a", 4)
+    journal.take()
+    if again:
+        journal.subscribe(1, "a", ROW)
+        journal.replays(1, "a", ROW)
+    journal.replayed(1, "a", 5)
+    journal.not_written(0.0)
+    assert journal.open.replayed == {(1, "a"): left}
+    assert journal.open.subscriptions == {(1, "a"): ROW}

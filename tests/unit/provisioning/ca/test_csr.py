@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtensionOID, NameOID
 
+from provisioning.ca import csr as csr_module
 from provisioning.ca.csr import MAXIMUM_CSR_SIZE, RequestRefused, verify_csr
 from provisioning.errors import Code
+from provisioning.pki.keys import PrivateKey
 from tests.support.requests import csr_der
 
 URI = x509.UniformResourceIdentifier("spiffe://fleet.internal/device/north/meter-17")
@@ -35,6 +40,55 @@ def test_an_accepted_key_is_returned_with_the_name(key: ec.EllipticCurvePrivateK
     assert request.common_name == "meter-17"
     assert request.subject == x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "meter-17")]).public_bytes()
     assert request.subject_alternative_name is None
+
+
+KEYS = [
+    ec.generate_private_key(ec.SECP256R1()),
+    ec.generate_private_key(ec.SECP384R1()),
+    ed25519.Ed25519PrivateKey.generate(),
+    rsa.generate_private_key(65537, 2048),
+]
+PRINTABLE = x509.NameAttribute(NameOID.COMMON_NAME, "meter-17", _type=x509.name._ASN1Type.PrintableString)
+ORGANIZATION = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Fleet")
+
+
+@pytest.mark.parametrize("key", KEYS, ids=["P-256", "P-384", "Ed25519", "RSA"])
+@pytest.mark.parametrize(
+    ("how", "usual"),
+    [
+        ({"names": ["m"]}, True),
+        ({"names": ["m" * 64]}, True),
+        ({"names": ["-not a name"]}, True),  # Refused, and in the same words.
+        ({"names": ["mété"]}, False),
+        ({"names": []}, False),
+        ({"names": ["a", "b"]}, False),
+        ({"names": [], "attributes": [PRINTABLE]}, False),
+        ({"attributes": [ORGANIZATION]}, False),
+        ({"extensions": [x509.SubjectAlternativeName([URI])]}, False),
+    ],
+    ids=range(9),
+)
+def test_a_usual_request_says_what_the_library_reads_in_it(
+    key: PrivateKey, how: dict[str, Any], usual: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request of one Common Name and nothing else is read by its places; the library's reading is its twin."""
+    request = x509.load_der_x509_csr(csr_der(key, **how))
+    asked = []
+
+    def noted(csr: x509.CertificateSigningRequest, public_key: Any) -> csr_module.VerifiedRequest:
+        asked.append(csr)
+        return all_facts(csr, public_key)
+
+    def said(read: Callable[..., csr_module.VerifiedRequest]) -> object:
+        try:
+            return read(request, key.public_key())
+        except RequestRefused as refused:
+            return str(refused)
+
+    all_facts = csr_module.all_facts
+    monkeypatch.setattr(csr_module, "all_facts", noted)
+    assert said(csr_module._facts) == said(all_facts)
+    assert bool(asked) is not usual
 
 
 def test_the_alternative_name_is_returned_as_it_was_sent() -> None:

@@ -1,0 +1,65 @@
+"""What the log says of one client that asks for what it may not have, or does not keep up.
+
+Rules
+-----
+1. The first few times each is a line of its own; after that, denials are counted and told by number (`broker.denials`):
+   a client can try for ever, and the log is not its to fill.
+2. Most clients give no cause: their connections have no `Complaints`.
+3. No I/O, no clock: the time is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+
+from broker.denials import Denials
+from broker.history import History, Party
+from broker.limits import Limits
+
+log = structlog.get_logger("broker")
+
+_MOST = 10
+
+
+class Complaints:
+    """What has been said of one connection."""
+
+    __slots__ = ("_denials", "_told", "_told_fast")
+
+    def __init__(self) -> None:
+        self._told = 0
+        self._told_fast = False
+        self._denials: Denials | None = None
+
+    def denied(
+        self, history: History, party: Party, client_id: str, event: str, details: Mapping[str, object], now: float
+    ) -> None:
+        """Log and record that the client may not do what it wanted to."""
+        if self._told < _MOST:
+            self._told += 1
+            history.denied(party, event, details, client_id, now)
+            return
+        if self._denials is None:
+            self._denials = Denials(now)
+        if self._denials.add((event, str(details.get("code", ""))), now):
+            history.denied_more(party, self._denials, client_id, now)
+
+    def slow(self, client_id: str, address: str) -> None:
+        """Log that the client does not keep up."""
+        if self._told < _MOST:
+            self._told += 1
+            log.warning("client does not keep up", code="SLOW_CONSUMER", client=client_id, address=address)
+
+    def fast(self, client_id: str, address: str, limits: Limits) -> None:
+        """Log, once, that the client sends faster than it may."""
+        if not self._told_fast:
+            self._told_fast = True
+            rates = {"max_packet_rate": limits.max_packet_rate, "max_byte_rate": limits.max_byte_rate}
+            log.warning("client sends too fast", code="TOO_FAST", client=client_id, address=address, **rates)
+
+    def end(self, history: History, party: Party, client_id: str, now: float) -> None:
+        """Tell what has been counted only: the connection has ended."""
+        if self._denials is not None:
+            history.denied_more(party, self._denials, client_id, now)

@@ -1,0 +1,24 @@
+"""The message that hands out one certificate: a SignedData that signs nothing (RFC 5652 §5.1, RFC 7030 §4.2.3).
+
+The library makes one, too, for any number of certificates, and takes three times as long as it takes to put a header in
+front of one; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from provisioning.ca import der
+
+_EXPLICIT_0: Final = b"\xa0"
+_SIGNED_DATA: Final = der.object_identifier("1.2.840.113549.1.7.2")
+_DATA: Final = der.object_identifier("1.2.840.113549.1.7.1")
+_NOBODY: Final = der.element(der.SET, b"")
+_BEFORE: Final = der.integer(1) + _NOBODY + der.element(der.SEQUENCE, _DATA)
+"""Version, no algorithms, no content."""
+
+
+def certificate_message(certificate: bytes) -> bytes:
+    """Return the message for a *certificate*; both in DER."""
+    content = der.element(der.SEQUENCE, _BEFORE + der.element(_EXPLICIT_0, certificate) + _NOBODY)
+    return der.element(der.SEQUENCE, _SIGNED_DATA + der.element(_EXPLICIT_0, content))

@@ -1,0 +1,117 @@
+"""The staple of a broker where there can be none: nothing breaks, and an operator is told why."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from broker.config import BrokerConfig
+from broker.sources.staple import Staple
+from provisioning.pki import openssl
+from provisioning.pki.tls import ClientCertificate, server_context
+from tests.support.pki import Held, Pki, pem_of, shared_pki
+from tests.support.wire import MemoryBroker
+
+NOWHERE = "http://127.0.0.1:9/ocsp"
+"""The discard port: nobody listens there."""
+
+
+def staple(directory: Path, own: Held, anchors: str, **settings: Any) -> tuple[Staple, MemoryBroker, ssl.SSLContext]:
+    files = own.write(directory)
+    cafile = directory / "anchors.pem"
+    cafile.write_text(anchors)
+    config = BrokerConfig(
+        cafile=cafile, certfile=files.certificate, keyfile=files.key, unsafe_no_revocation=True, **settings
+    )
+    context = server_context(files, cafile, client_certificate=ClientCertificate.REQUIRED)
+    broker = MemoryBroker()
+    return Staple(config, files.certificate, broker.engine, asyncio.get_running_loop().time), broker, context
+
+
+async def document(made: Staple) -> dict[str, Any]:
+    """Return what an operator is told once it has been tried."""
+    running = asyncio.create_task(made.run())
+    await made.tried()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return made.document(datetime.now(UTC))
+
+
+async def test_where_openssl_cannot_be_asked_that_is_an_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openssl, "CAN_STAPLE", False)
+    monkeypatch.setattr(openssl, "AVAILABLE", False)
+    pki = shared_pki()
+    made, broker, context = staple(tmp_path, pki.broker(), pki.anchors, ocsp_stapling_responder=NOWHERE)
+    made.adopt(context)
+    told = await document(made)
+    assert told["state"] == "missing"
+    assert "cannot be asked to staple" in told["problem"]
+    assert broker.metrics.revocation_alarms["STAPLE_FAILED"] == 1
+
+
+async def test_a_certificate_whose_issuer_is_not_at_hand_has_none(tmp_path: Path) -> None:
+    pki = shared_pki()
+    own = pki.broker()
+    alone = Held(own.certificate, own.key)
+    made, _, context = staple(tmp_path, alone, pem_of(Pki().root.certificate).decode(), ocsp_stapling_responder=NOWHERE)
+    made.adopt(context)
+    told = await document(made)
+    assert told["state"] == "missing"
+    assert told["problem"].startswith("the certificate of its issuer is neither in ")
+
+
+@pytest.mark.parametrize("url", ["https://ocsp.example/", "ldap://ocsp.example/"])
+async def test_a_responder_that_is_not_asked_by_plain_http_is_none(tmp_path: Path, url: str) -> None:
+    pki = shared_pki()
+    place = x509.UniformResourceIdentifier(url)
+    access = x509.AuthorityInformationAccess(
+        [x509.AccessDescription(x509.oid.AuthorityInformationAccessOID.OCSP, place)]
+    )
+    made, broker, context = staple(tmp_path, pki.broker(extensions=[access]), pki.anchors)
+    made.adopt(context)
+    assert await document(made) == {"state": "no responder"}
+    assert not broker.metrics.revocation_alarms
+
+
+async def test_a_certificate_that_cannot_be_read_is_presented_without_one(tmp_path: Path) -> None:
+    pki = shared_pki()
+    unreadable = x509.UnrecognizedExtension(x509.oid.ExtensionOID.AUTHORITY_INFORMATION_ACCESS, b"\x30\x03\x01")
+    made, _, context = staple(tmp_path, pki.broker(extensions=[unreadable]), pki.anchors)
+    made.adopt(context)
+    told = await document(made)
+    assert told["state"] == "missing"
+    assert told["problem"].startswith("the broker's own certificate cannot be read: ")
+
+
+async def test_switched_off_nothing_is_asked(tmp_path: Path) -> None:
+    pki = shared_pki()
+    settings = {"ocsp_stapling": False, "ocsp_stapling_responder": NOWHERE}
+    made, broker, context = staple(tmp_path, pki.broker(), pki.anchors, **settings)
+    made.adopt(context)
+    assert await document(made) == {"state": "off"}
+    assert not broker.metrics.revocation_alarms
+
+
+async def test_failures_are_tried_again_with_growing_pauses_and_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pki = shared_pki()
+    made, broker, context = staple(tmp_path, pki.broker(), pki.anchors, ocsp_stapling_responder=NOWHERE)
+    now = 0.0
+    made._clock = lambda: now
+    made.adopt(context)
+    pauses = []
+    for _ in range(8):
+        await made._look()
+        pauses.append(made._due - now)
+        now = made._due
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert broker.metrics.revocation_alarms["STAPLE_FAILED"] == 8
+    assert capsys.readouterr().out.count("STAPLE_FAILED") == 1
+    await made._http.close()

@@ -1,0 +1,49 @@
+"""The log of a broker: a JSON object a line, with the traceback of a defect; and no trouble where it is not written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.support.broker_process import REPOSITORY
+
+PROGRAM = """
+import structlog
+from broker.admission.refusal import RefusalCode
+from broker.cli import _configure_log
+
+_configure_log("info")
+log = structlog.get_logger("broker")
+log.info("refused", code=RefusalCode.REVOKED, serial="ab", name="Z\u00e4hler", of=object)
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("connection failed", code="INTERNAL_ERROR")
+print("went on")
+"""
+
+
+def run(stderr: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=60, check=False,
+        cwd=REPOSITORY,
+    )  # fmt: skip
+
+
+def test_each_line_is_json_and_a_defect_has_its_traceback() -> None:
+    done = run(subprocess.PIPE)
+    refused, failed = map(json.loads, done.stderr.splitlines())
+    assert (refused["event"], refused["code"], refused["level"]) == ("refused", "REVOKED", "info")
+    assert (refused["name"], refused["of"]) == ("Z\u00e4hler", "<class 'object'>")
+    assert failed["code"] == "INTERNAL_ERROR"
+    assert failed["exception"].startswith("Traceback (most recent call last):")
+    assert failed["exception"].endswith("ZeroDivisionError: division by zero")
+
+
+def test_a_log_that_cannot_be_written_is_lost_and_nothing_else() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = run(full)
+    assert done.stdout == "went on\n"

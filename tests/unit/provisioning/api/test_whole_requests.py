@@ -1,0 +1,117 @@
+"""A request that has come whole is counted, limited and answered as one that went through the application."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+from starlette.responses import Response
+from starlette.types import Scope
+
+from provisioning.api.application import new_application
+from provisioning.api.est import MAXIMUM_BODY, Answer, EstResponder
+from provisioning.api.whole_requests import WholeEstRequests
+from provisioning.config import Settings
+from provisioning.errors import Code, Refused
+from provisioning.metrics import Metrics
+
+PATH = "/.well-known/est/simpleenroll"
+CREDENTIAL = b"Basic " + base64.b64encode(b"meter-1:fgt_token")
+
+
+class Enrolment:
+    """Raises what it is told to; it is asked nothing else here."""
+
+    def __init__(self, failure: Exception) -> None:
+        self.failure = failure
+        self.asked = 0
+
+    async def enrol(self, *_: Any) -> None:
+        self.asked += 1
+        raise self.failure
+
+
+def scope(client: str = "192.0.2.1", path: str = PATH) -> Scope:
+    headers = [(b"content-type", b"application/pkcs10"), (b"authorization", CREDENTIAL)]
+    return {"type": "http", "method": "POST", "path": path, "headers": headers, "client": (client, 1), "extensions": {}}
+
+
+def both(enrolment: Enrolment, **settings: float) -> tuple[WholeEstRequests, Any, Metrics]:
+    """Return what answers whole requests, the application, and what both count in."""
+    metrics = Metrics()
+
+    def devices(answer: Answer) -> EstResponder:
+        parts: Any = {"enrolment": enrolment, "authorities": None, "signer": None}
+        return EstResponder(answer, **parts)
+
+    configured = Settings().model_copy(update=settings)
+    app = new_application("t", "1", configured, metrics, port="https", openapi_url=None, devices=devices)
+    return app.state.whole, app, metrics
+
+
+async def through(app: Any, asked: Scope, body: bytes) -> Response:
+    """Return the application's answer."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(asked | {"raw_path": asked["path"].encode(), "query_string": b"", "state": {}}, receive, send)
+    answer = Response(sent[1]["body"], sent[0]["status"])
+    answer.raw_headers = sent[0]["headers"]
+    return answer
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/.well-known/est/simpleenroll", "/.well-known/est/north/simplereenroll", "/.well-known/est/serverkeygen"],
+)
+def test_only_what_names_an_operation_just_so_is_taken(target: str) -> None:
+    whole, _, _ = both(Enrolment(Refused(Code.TOKEN_USED, "used")))
+    assert whole.takes(target.encode(), MAXIMUM_BODY)
+    assert not whole.takes(target.encode(), MAXIMUM_BODY + 1)
+    for other in (f"{target}?x", f"{target}/", f"/x{target}", f"https://localhost{target}", target.replace("s", "%73")):
+        assert not whole.takes(other.encode(), 0)
+    assert not whole.takes(target.replace("est/", "est/ü/").encode(), 0)
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"), [(Refused(Code.TOKEN_USED, "used"), 401), (Refused(Code.UNAVAILABLE, "later"), 503)]
+)
+@pytest.mark.parametrize("path", [PATH, "/.well-known/est/north/simpleenroll", "/.well-known/est/-/simpleenroll"])
+async def test_both_ways_give_the_same_answer_and_count_it(failure: Exception, status: int, path: str) -> None:
+    whole, app, metrics = both(Enrolment(failure))
+    body = base64.b64encode(b"no request")
+    first, second = await whole.answer(scope(path=path), body), await through(app, scope(path=path), body)
+    assert first.status_code == (404 if "/-/" in path else status)
+    assert (first.status_code, first.body) == (second.status_code, second.body)
+    assert sorted(first.raw_headers) == sorted(second.raw_headers)
+    route = path if path == PATH else "/.well-known/est/{label}/simpleenroll"
+    labels = {"port": "https", "method": "POST", "route": route, "status": str(first.status_code)}
+    assert metrics.registry.get_sample_value("fleet_provisioning_requests_total", labels) == 2
+
+
+async def test_a_fault_of_ours_is_answered_without_detail() -> None:
+    whole, _, metrics = both(Enrolment(ZeroDivisionError("a detail")))
+    answer = await whole.answer(scope(), base64.b64encode(b"no request"))
+    assert (answer.status_code, bytes(answer.body)) == (500, b"INTERNAL: the service failed; its log says why\n")
+    refusals = metrics.registry.get_sample_value("fleet_provisioning_refusals_total", {"code": "INTERNAL"})
+    assert refusals == 1
+
+
+async def test_a_caller_has_one_bucket_whichever_way_his_requests_take() -> None:
+    enrolment = Enrolment(Refused(Code.TOKEN_USED, "used"))
+    whole, app, _ = both(enrolment, requests_per_second=0.001, request_burst=3)
+    body = base64.b64encode(b"no request")
+    statuses = [(await whole.answer(scope(), body)).status_code, (await through(app, scope(), body)).status_code]
+    statuses += [(await whole.answer(scope(), body)).status_code for _ in range(2)]
+    statuses.append((await through(app, scope(), body)).status_code)
+    assert statuses == [401, 401, 401, 429, 429]
+    assert enrolment.asked == 3
+    refused = await whole.answer(scope(), body)
+    assert refused.headers["retry-after"]
+    assert (await whole.answer(scope("192.0.2.2"), body)).status_code == 401
