@@ -15,8 +15,8 @@ Rules
 -----
 1. The number is taken from the store, so it rises across restarts; a number may be skipped, never repeated. Complete
    list and delta share the numbering, and have the same number when they are made together (RFC 5280 §5.2.3).
-   Number and contents are read while the number is held: a list with a higher number never tells less, whichever of
-   several processes on one store made it.
+   What is new is read while the number is held: a list with a higher number never tells less, whichever of several
+   processes on one store made it. All that is older is read before, beside the store's one writer.
 2. Building and signing run in a thread.
 3. A failed attempt is logged and repeated; the last list is served meanwhile.
 4. Complete lists take no more than a twentieth of the time.
@@ -153,8 +153,8 @@ class CrlPublisher:
         issuer = await asyncio.to_thread(self._plan.open_issuer)
         if self._set_back():
             self._contents = None  # What was over by the clock that was wrong may not be.
-        news = await self._read(issuer, first=self._contents is None)
-        contents = self._contents or CrlContents()
+        contents = self._contents or await self._everything(issuer)
+        news = await self._read(issuer, contents)
         previous_update = self._previous_update()
         now = self._clock().replace(microsecond=0)
         begun = time.monotonic()
@@ -192,7 +192,7 @@ class CrlPublisher:
         if contents is None:
             raise AssertionError("a delta continues a complete list")
         issuer = await asyncio.to_thread(self._plan.open_issuer)
-        news = await self._read(issuer, first=False)
+        news = await self._read(issuer, contents)
         now = self._clock().replace(microsecond=0)
 
         def build() -> PublishedCrl | None:
@@ -227,22 +227,37 @@ class CrlPublisher:
             )
         )
 
-    async def _read(self, issuer: CrlIssuer, *, first: bool) -> _News:
-        """Take a number and read what is new, or, the *first* time, everything."""
+    async def _everything(self, issuer: CrlIssuer) -> CrlContents:
+        """Return what the list says now, read beside the store's one writer: it may be a hundred thousand rows.
+
+        What changes meanwhile may or may not be in it; `_read` brings it, with all that comes after `through`.
+        """
         plan, now = self._plan, self._clock()
         shard_id = None if plan.shard is None else plan.shard.id
         previous_update = self._previous_update()
+
+        def read(connection: Connection) -> tuple[list[ListedChange], int]:
+            through = revocations.newest(connection)  # First: what follows tells at least as much.
+            found = revocations.listed(connection, issuer.key_id, shard_id, previous_update)
+            base = crls.oldest_in_use(connection, plan.name, now)
+            if base is not None:  # Releases too, for the delta.
+                found += revocations.changes(connection, issuer.key_id, shard_id, base.through_sequence)
+            return found, through
+
+        contents = CrlContents()
+        await asyncio.to_thread(contents.apply, *await self._database.read(read))
+        return contents
+
+    async def _read(self, issuer: CrlIssuer, contents: CrlContents) -> _News:
+        """Take a number and read what is new since *contents*."""
+        plan, now = self._plan, self._clock()
+        shard_id = None if plan.shard is None else plan.shard.id
 
         def read(connection: Connection) -> _News:
             (number,) = counters.take(connection, plan.counter)
             through = revocations.newest(connection)
             base = crls.oldest_in_use(connection, plan.name, now)
-            if first or self._contents is None:
-                found = revocations.listed(connection, issuer.key_id, shard_id, previous_update)
-                if base is not None:  # Releases too, for the delta.
-                    found += revocations.changes(connection, issuer.key_id, shard_id, base.through_sequence)
-            else:
-                found = revocations.changes(connection, issuer.key_id, shard_id, self._contents.through)
+            found = revocations.changes(connection, issuer.key_id, shard_id, contents.through)
             audit.append(connection, now, _ACTOR, Action.SIGNING_CRL, plan.name, {"number": number})
             return _News(number, found, through, base)
 

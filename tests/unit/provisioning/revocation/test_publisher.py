@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -11,8 +12,9 @@ from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import publisher as publisher_module
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import crls
+from provisioning.store import crls, revocations
 from provisioning.store.counters import Counter
+from provisioning.store.revocations import ListedChange
 from tests.support.fleet import Fleet
 
 
@@ -167,6 +169,34 @@ async def test_a_failure_after_the_changes_were_read_loses_none(fleet: Fleet, mo
         await asyncio.sleep(0.001)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_what_changes_while_a_list_is_taken_up_is_in_it(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificates = {name: await fleet.enrol(name) for name in ("stays", "returns", "goes")}
+    stays, returns, goes = (certificate.serial_number for certificate in certificates.values())
+    await fleet.revocation.revoke_device("stays", RevocationReason.SUPERSEDED, by="admin")
+    await fleet.suspension.suspend_device("returns", by="admin")
+    publisher = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock)
+    listed = revocations.listed
+
+    def meanwhile(*arguments: Any) -> list[ListedChange]:
+        """Read the list, and let others change it before anything else is read of it."""
+        found = listed(*arguments)
+        asyncio.run_coroutine_threadsafe(others(), loop).result()
+        return found
+
+    async def others() -> None:
+        await fleet.suspension.resume_device("returns", by="admin")
+        await fleet.revocation.revoke_device("goes", RevocationReason.SUPERSEDED, by="admin")
+
+    loop = asyncio.get_running_loop()
+    with monkeypatch.context() as patched:
+        patched.setattr(revocations, "listed", meanwhile)  # The writer is free: else this would wait for ever.
+        await publisher.start()
+    assert serials(publisher) == {stays, goes}
+    await fleet.revocation.revoke_device("returns", RevocationReason.SUPERSEDED, by="admin")
+    await publisher.publish()
+    assert serials(publisher) == {stays, returns, goes}
 
 
 async def test_a_clock_that_jumps_ahead_and_back_loses_no_revocation(fleet: Fleet) -> None:
