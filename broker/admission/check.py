@@ -24,11 +24,11 @@ from datetime import datetime
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.admission.admission import Admission, Asker, Peer, revoked
+from broker.admission.bundle import is_issued_by
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.remedy import REMEDIES
 from broker.admission.trust import Trust
@@ -169,7 +169,7 @@ def _path(
         if current in anchors and depth > 0:
             return Step("chain", True, " <- ".join(map(_name, path))), path
         candidates = [*anchors, *chain[1:]]
-        issuer = next((each for each in candidates if _has_issued(each, current)), None)
+        issuer = next((each for each in candidates if is_issued_by(current, each)), None)
         if issuer is None:
             named = [each for each in candidates if each.subject == current.issuer]
             why = "its signature is not by that CA's key" if named else "which is neither an anchor nor in the file"
@@ -181,14 +181,6 @@ def _path(
         path.append(issuer)
         current = issuer
     return Step("chain", False, "the path is longer than ten certificates", RefusalCode.UNTRUSTED_ISSUER), []
-
-
-def _has_issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _flaw(issuer: x509.Certificate, below: int, now: datetime) -> tuple[RefusalCode, str] | None:

@@ -32,8 +32,8 @@ from typing import Any
 
 import structlog
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 
+from broker.admission.bundle import is_issued_by
 from broker.config import BrokerConfig
 from broker.credentials import read_certificate
 from broker.engine import Engine
@@ -281,7 +281,7 @@ class Staple:
 
     def _issuer_of(self, certificate: x509.Certificate) -> x509.Certificate | None:
         candidates = [*_certificates_in(self._file), *_certificates_in(self._config.cafile)]
-        return next((each for each in candidates if _has_issued(each, certificate)), None)
+        return next((each for each in candidates if is_issued_by(certificate, each)), None)
 
 
 def _serial(own: _Own) -> str:
@@ -293,11 +293,3 @@ def _certificates_in(file: Path) -> list[x509.Certificate]:
         return certificates_in(file.read_bytes())
     except (OSError, ValueError):
         return []
-
-
-def _has_issued(candidate: x509.Certificate, certificate: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(candidate)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True

@@ -70,6 +70,11 @@ class CrlPlan:
     shard: CrlShard | None = None
     """The part of the issuer's certificates that the list is about; None: all."""
 
+    @property
+    def shard_id(self) -> int | None:
+        """The shard as the store's queries name it."""
+        return None if self.shard is None else self.shard.id
+
 
 @dataclass(frozen=True, slots=True)
 class _News:
@@ -220,10 +225,9 @@ class CrlPublisher:
 
     async def _has_news(self, through: int) -> bool:
         issuer = await asyncio.to_thread(self._plan.open_issuer)
-        shard_id = None if self._plan.shard is None else self._plan.shard.id
         return bool(
             await self._database.read(
-                lambda connection: revocations.changes(connection, issuer.key_id, shard_id, through)
+                lambda connection: revocations.changes(connection, issuer.key_id, self._plan.shard_id, through)
             )
         )
 
@@ -233,15 +237,14 @@ class CrlPublisher:
         What changes meanwhile may or may not be in it; `_read` brings it, with all that comes after `through`.
         """
         plan, now = self._plan, self._clock()
-        shard_id = None if plan.shard is None else plan.shard.id
         previous_update = self._previous_update()
 
         def read(connection: Connection) -> tuple[list[ListedChange], int]:
             through = revocations.newest(connection)  # First: what follows tells at least as much.
-            found = revocations.listed(connection, issuer.key_id, shard_id, previous_update)
+            found = revocations.listed(connection, issuer.key_id, plan.shard_id, previous_update)
             base = crls.oldest_in_use(connection, plan.name, now)
             if base is not None:  # Releases too, for the delta.
-                found += revocations.changes(connection, issuer.key_id, shard_id, base.through_sequence)
+                found += revocations.changes(connection, issuer.key_id, plan.shard_id, base.through_sequence)
             return found, through
 
         contents = CrlContents()
@@ -251,13 +254,12 @@ class CrlPublisher:
     async def _read(self, issuer: CrlIssuer, contents: CrlContents) -> _News:
         """Take a number and read what is new since *contents*."""
         plan, now = self._plan, self._clock()
-        shard_id = None if plan.shard is None else plan.shard.id
 
         def read(connection: Connection) -> _News:
             (number,) = counters.take(connection, plan.counter)
             through = revocations.newest(connection)
             base = crls.oldest_in_use(connection, plan.name, now)
-            found = revocations.changes(connection, issuer.key_id, shard_id, contents.through)
+            found = revocations.changes(connection, issuer.key_id, plan.shard_id, contents.through)
             audit.append(connection, now, _ACTOR, Action.SIGNING_CRL, plan.name, {"number": number})
             return _News(number, found, through, base)
 
