@@ -122,7 +122,8 @@ class Poller:
             transport.close()
         if self._watched:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), patience)
+                async with asyncio.timeout(patience):
+                    await self._empty.wait()
         self.abort()
         self.close()
 

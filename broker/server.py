@@ -316,7 +316,8 @@ class BrokerServer:
         await staple.tried()
         if feed is not None:
             try:
-                await asyncio.wait_for(feed.current.wait(), _FEED_PATIENCE)
+                async with asyncio.timeout(_FEED_PATIENCE):
+                    await feed.current.wait()
             except TimeoutError:
                 said = "nobody is admitted until the revocation feed can be read"
                 if self._config.feed_terms.grace is None:

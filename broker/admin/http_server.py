@@ -181,12 +181,15 @@ class HttpServer:
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass  # The asker has gone, or takes nothing: there is nobody to tell.
         except asyncio.CancelledError:
-            pass  # The server closes; the task is its own, nobody waits for its cancellation.
+            # The server closes; the task is its own, nobody waits for its cancellation. Nor does a broker that stops
+            # wait for the peer's close_notify.
+            writer.transport.abort()
         finally:
             self._connections.discard(task)
             writer.close()
             with contextlib.suppress(OSError, TimeoutError):
-                await asyncio.wait_for(writer.wait_closed(), _TLS_SECONDS)
+                async with asyncio.timeout(_TLS_SECONDS):
+                    await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; return whether another may follow."""

@@ -129,7 +129,8 @@ class Operators:
             done = asyncio.Event()
             inquiry.when_done(lambda _: done.set())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(done.wait(), _STATUS_SECONDS)
+                async with asyncio.timeout(_STATUS_SECONDS):
+                    await done.wait()
 
     def identify(self, writer: asyncio.StreamWriter) -> str | Response:
         """Return the operator's identity, or the answer to somebody else."""

@@ -134,7 +134,8 @@ async def keep_current(reloader: Reloader, hangup: asyncio.Event, *, watch_files
     watch = FileWatch(reloader.files())
     while True:
         try:
-            await asyncio.wait_for(hangup.wait(), _LOOK_SECONDS)
+            async with asyncio.timeout(_LOOK_SECONDS):
+                await hangup.wait()
         except TimeoutError:
             if watch_files and watch.changed(reloader.files()):
                 await reloader.reload(quiet=True)

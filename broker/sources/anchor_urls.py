@@ -119,7 +119,8 @@ class AnchorUrls:
         """Fetch one URL now; return whether its copy has changed."""
         settings = followed.settings
         try:
-            content = await asyncio.wait_for(_get(followed), _TIMEOUT)
+            async with asyncio.timeout(_TIMEOUT):
+                content = await _get(followed)
             changed = content is not None and await asyncio.to_thread(_take, followed, content)
         except (AnchorsRefused, _Unfetched, KeyFileError, OSError, TimeoutError, TlsConfigurationError) as error:
             detail = str(error) or f"no answer within {_TIMEOUT:g} s"

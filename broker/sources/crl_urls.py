@@ -120,8 +120,8 @@ class CrlUrls:
                 return
             followed.tried = self._clock()
             try:
-                async with self._slots:
-                    fetched = await asyncio.wait_for(self._get(url, followed), _TIMEOUT)
+                async with self._slots, asyncio.timeout(_TIMEOUT):
+                    fetched = await self._get(url, followed)
             except (_Unfetched, TimeoutError) as error:
                 if not followed.failed:
                     detail = str(error) or f"no answer within {_TIMEOUT:g} s"

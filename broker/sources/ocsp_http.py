@@ -37,7 +37,8 @@ class OcspHttp:
         """Return what the responder at *url* says of *certificate*, and its response. Raises `OcspRefused`."""
         question = ask(certificate, issuer, nonce=nonce)
         try:
-            der = await asyncio.wait_for(self._post(url, question), PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                der = await self._post(url, question)
         except TimeoutError as error:
             raise OcspUnreachable(f"no answer within {PATIENCE:g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -115,7 +115,8 @@ class Staple:
     async def tried(self) -> None:
         """Return when the responder has been asked about the certificate, or has had its time to answer."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._tried.wait(), PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                await self._tried.wait()
 
     async def run(self) -> None:
         """Renew until cancelled."""
@@ -124,7 +125,8 @@ class Staple:
                 self._wake.clear()
                 await self._look()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), _LOOK)
+                    async with asyncio.timeout(_LOOK):
+                        await self._wake.wait()
         finally:
             await self._http.close()
 

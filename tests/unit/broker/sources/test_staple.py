@@ -115,3 +115,20 @@ async def test_failures_are_tried_again_with_growing_pauses_and_told_once(
     assert broker.metrics.revocation_alarms["STAPLE_FAILED"] == 8
     assert capsys.readouterr().out.count("STAPLE_FAILED") == 1
     await made._http.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_it_ends_when_it_is_cancelled_while_it_is_woken(tmp_path: Path, turns: int) -> None:
+    """A broker that is stopped as its certificate is renewed: not one of its jobs may miss that."""
+    pki = shared_pki()
+    made, _, context = staple(tmp_path, pki.broker(), pki.anchors, ocsp_stapling=False)
+    running = asyncio.create_task(made.run())
+    await made.tried()
+    await asyncio.sleep(0)
+    made.adopt(context)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    running.cancel()
+    done, _ = await asyncio.wait([running], timeout=5)
+    running.cancel()
+    assert done
