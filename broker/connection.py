@@ -41,7 +41,7 @@ from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.errors import PacketError
 from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
-from broker.mqtt.packets import Packet, decode_packet
+from broker.mqtt.packets import Packet, announced_version, decode_packet
 from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, encode_publish
 from broker.publisher_topics import PublisherTopics
 from broker.routing.router import Subscriber
@@ -277,6 +277,8 @@ class ClientConnection:
                 allowed = self.topics.permitted
                 v5 = self.version is ProtocolVersion.V5
         except PacketError as error:
+            if session is None and error.reason_code is ReasonCode.PACKET_TOO_LARGE:  # Not decoded, not to come whole.
+                error.version = announced_version(data, position)
             self.fail(error, now)
         except Waits:
             self._tail, self._needed = bytearray(data[position:]), _NEVER

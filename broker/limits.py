@@ -49,6 +49,8 @@ class Limits:
     """From the end of the handshake to a whole CONNECT packet."""
     max_backlog: Count = 4 * 1024 * 1024
     """Unsent bytes to one client; beyond it, QoS 0 messages to it are dropped and its packets are not read."""
+    coalesce_microseconds: Annotated[int, Field(ge=0, le=5_000)] = 200
+    """How long a turn may wait for more, while many clients send one by one; 0: never."""
     max_inflight: Annotated[int, Field(ge=1, le=65535)] = 1024
     """Unacknowledged QoS 1 messages to one client, if it does not ask for fewer."""
     max_topic_alias: Annotated[int, Field(ge=0, le=65535)] = 32

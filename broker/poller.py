@@ -16,6 +16,7 @@ Rules
    there says so (`again`), and is called once more in the next turn.
 2. An unexpected error closes the connection that met it, with its traceback in the log, and no other.
 3. A batch is bounded, so that timers, the feed and the listener get their time between two.
+4. Between many clients who send one by one, a turn may wait a moment for more (`broker.coalescing`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Protocol
 
 import structlog
 
+from broker.coalescing import Coalescing
 from broker.turn import Turn
 
 log = structlog.get_logger("broker")
@@ -60,9 +62,11 @@ class Watched(Protocol):
 class Poller:
     """The epoll set."""
 
-    __slots__ = ("_again", "_empty", "_epoll", "_loop", "_turn", "_watched")
+    __slots__ = ("_again", "_coalescing", "_empty", "_epoll", "_loop", "_turn", "_watched")
 
-    def __init__(self, loop: AbstractEventLoop, turn: Turn) -> None:
+    def __init__(self, loop: AbstractEventLoop, turn: Turn, coalescing: Coalescing | None = None) -> None:
+        """Let *coalescing* say when to wait for more before those who are ready are called."""
+        self._coalescing = coalescing
         self._loop = loop
         self._turn = turn
         self._epoll = select.epoll()
@@ -140,6 +144,10 @@ class Poller:
     def _events(self) -> list[tuple[int, int]]:
         """Return whom to call now, and why."""
         events = self._epoll.poll(0, _BATCH)
+        coalescing = self._coalescing
+        if coalescing is not None and coalescing.waited(ready := len(events)):
+            events = self._epoll.poll(0, _BATCH)
+            coalescing.brought(len(events) - ready)
         if self._again:  # Rare: somebody has sent more than one turn reads.
             again, self._again = self._again, set()
             events += [(descriptor, READABLE) for descriptor in again.difference([each[0] for each in events])]

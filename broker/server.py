@@ -31,6 +31,7 @@ from broker.admission.policy_file import parse_policy, read_policy
 from broker.admission.refusal import RefusalCode
 from broker.audit.log import AuditLog
 from broker.audit.opening import NoAudit, open_audit
+from broker.coalescing import Coalescing
 from broker.config import BrokerConfig
 from broker.credentials import BrokerCredential, CredentialError, Enrolment, own_trust_domain
 from broker.engine import Engine
@@ -114,7 +115,7 @@ class BrokerServer:
         plugins = await self._start_plugins(engine)
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
-        poller = Poller(loop, engine.turn)
+        poller = Poller(loop, engine.turn, Coalescing(lambda: engine.limits.coalesce_microseconds / 1e6))
         doors = Doors(poller)
         context = self._context(files, anchors_of(self._config, engine.admission.trust))
         listeners = self._listen(loop, engine, doors, context)

@@ -28,6 +28,7 @@ from broker.mqtt.codes import PacketType, ProtocolVersion
 from broker.mqtt.connect import Connack, Connect, Will, protocol_version_of
 from broker.mqtt.disconnect import Disconnect
 from broker.mqtt.errors import MalformedPacket, PacketError
+from broker.mqtt.framing import decode_length
 from broker.mqtt.ping import Pingreq, Pingresp
 from broker.mqtt.publication import Publish
 from broker.mqtt.subscribe import Suback, Subscribe, SubscriptionRequest, Unsuback, Unsubscribe
@@ -52,6 +53,7 @@ __all__ = [
     "Unsuback",
     "Unsubscribe",
     "Will",
+    "announced_version",
     "decode_packet",
     "protocol_version_of",
 ]
@@ -99,6 +101,8 @@ _FIXED_FLAGS: Final[dict[int, int]] = {
     if packet_type is not PacketType.PUBLISH
 }
 _DUP: Final = 0b1000
+_LONGEST_VERSION: Final = 9
+"""Bytes of the longest protocol name and version, ``MQIsdp`` and 3."""
 
 
 def decode_packet(first_byte: int, body: bytes, version: ProtocolVersion) -> Packet:
@@ -112,6 +116,14 @@ def decode_packet(first_byte: int, body: bytes, version: ProtocolVersion) -> Pac
         if first_byte >> 4 == PacketType.CONNECT:
             error.version = _version_of(body)
         raise
+
+
+def announced_version(data: bytes, position: int) -> ProtocolVersion | None:
+    """Return the version of the CONNECT that begins at *position*, however little of it has come; None for none."""
+    if data[position] >> 4 != PacketType.CONNECT:
+        return None
+    _, body = decode_length(data, position + 1)
+    return _version_of(data[body : body + _LONGEST_VERSION])
 
 
 def _version_of(body: bytes) -> ProtocolVersion | None:

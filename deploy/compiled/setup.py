@@ -15,6 +15,7 @@ HOT = [
     "broker/admission/guard.py",
     "broker/answers.py",
     "broker/authorization.py",
+    "broker/coalescing.py",
     "broker/connection.py",
     "broker/history.py",
     "broker/mqtt/filter_set.py",

@@ -311,6 +311,32 @@ def test_a_bad_connect_of_an_older_client_is_not_answered(broker: MemoryBroker) 
     assert client.closed
 
 
+OVERSIZED = b"\x10\xff\xff\x7f\x00\x04MQTT"
+
+
+@pytest.mark.parametrize("more", [b"\x05", b"\x05\x02\x00\x3c\x00\x00\x03abc"])
+def test_an_oversized_connect_of_mqtt_5_is_told_so_as_soon_as_its_version_is_there(
+    broker: MemoryBroker, more: bytes
+) -> None:
+    client = broker.open(shared_device("meter-1"))
+    client.send_bytes(OVERSIZED + more)
+    answer = client.next_packet(Connack)
+    assert answer.reason_code is ReasonCode.PACKET_TOO_LARGE
+    assert "exceeds the maximum of 131072" in str(answer.properties.reason_string)
+    assert client.closed
+
+
+@pytest.mark.parametrize(
+    "data", [OVERSIZED + b"\x04", OVERSIZED + b"\x06", OVERSIZED, OVERSIZED[:4], b"\x30\xff\xff\x7f\x00\x04MQTT\x05"]
+)
+def test_an_oversized_first_packet_of_anybody_else_is_not_answered(broker: MemoryBroker, data: bytes) -> None:
+    client = broker.open(shared_device("meter-1"))
+    client.send_bytes(data)
+    assert client.received() == []
+    assert client.closed
+    assert broker.metrics.refused == {RefusalCode.BAD_PACKET: 1}
+
+
 def test_who_is_refused_for_the_certificate_is_told_that_first(broker: MemoryBroker) -> None:
     client = broker.open(shared_pki().device("late", not_after=shared_pki().now - timedelta(seconds=1)))
     client.send_bytes(b"\x10\x10\x00\x04MQTT\x05\x03\x00\x3c\x00\x00\x03abc")
