@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keep-alive", type=int, default=60, help="seconds between two pings of a device (60)")
     parser.add_argument("--peer", action="append", choices=peers.PEERS, help="may be repeated (fleetgate-compiled)")
     parser.add_argument("--smoke", action="store_true", help="a few devices for two seconds; its figures mean nothing")
-    parser.add_argument("--check", action="store_true", help="exit with 1 above 1 % of a core for 10,000 devices")
+    parser.add_argument("--check", action="store_true", help="exit with 1 above 1 %% of a core for 10,000 devices")
     return parser
 
 

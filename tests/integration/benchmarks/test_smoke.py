@@ -96,3 +96,30 @@ def test_the_broker_without_checks_is_only_ever_a_benchmarks_part() -> None:
     )
     assert done.returncode == 1
     assert "admits everybody" in done.stderr
+
+
+_EXPLAINED = """
+import contextlib, io, runpy, sys
+from pathlib import Path
+for script in sorted(Path("benchmarks").glob("*.py")):
+    if '__name__ == "__main__"' not in (text := script.read_text()) or "pars" not in text:
+        continue  # What others import, or start with arguments of their own.
+    sys.argv, said, code = [str(script), "--help"], io.StringIO(), None
+    sys.path.insert(0, "benchmarks")
+    try:
+        with contextlib.redirect_stdout(said):
+            runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 0 and said.getvalue().startswith("usage: " + script.name), script
+    print(script.name)
+"""
+
+
+def test_each_explains_itself() -> None:
+    """In one process, for their imports are most of it."""
+    done = subprocess.run(
+        [sys.executable, "-c", _EXPLAINED], cwd=SOURCE, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert {"side_by_side.py", "idle.py", "revocation.py", "provisioning_service.py"} <= set(done.stdout.split())
