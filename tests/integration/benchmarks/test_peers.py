@@ -94,7 +94,8 @@ def test_idle_devices_are_measured_and_stay_connected() -> None:
 
 def test_what_subscriptions_cost_is_said_for_each_number() -> None:
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "subscriptions.py", "--devices", "100", "--subscriptions", "1000"],
+        [sys.executable, BENCHMARKS / "subscriptions.py", "--devices", "100", "--subscriptions", "1000",
+         "--matches", "1000"],
         capture_output=True, text=True, check=False, timeout=100, cwd=BENCHMARKS.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
