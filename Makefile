@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PACKAGES := provisioning broker device_sim
+COMPILED := .build/compiled/.installed
+# Python keeps what it has compiled to byte code, whatever a container says: the tests start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-tests check test test-compiled compiled demo bench bench-peers bench-idle bench-revocation bench-provisioning bench-fleet clean
@@ -41,10 +44,14 @@ test: setup-tests                                           ## everything the te
 demo: setup                                                 ## the whole product in 90 seconds, on loopback
 	@$(BIN)/fleet-sim demo $(DEMO_ARGS)
 
-compiled: $(VENV)/.installed-dev                            ## the hot path compiled: .build/compiled, and a wheel in .build/dist
+compiled: $(COMPILED)                                       ## the hot path compiled: .build/compiled, and a wheel in .build/dist
+
+$(COMPILED): $(VENV)/.installed-dev deploy/build-compiled deploy/compiled/setup.py $(shell find $(PACKAGES) -name '*.py')
 	@deploy/build-compiled $(BIN)
+	@touch $@
 
 test-compiled: setup-tests compiled                         ## the broker's tests against the compiled hot path
+	rm -rf .build/compiled/tests .build/compiled/docs
 	cp -r tests docs pyproject.toml .build/compiled
 	cd .build/compiled && PYTHONPATH=. $(CURDIR)/$(BIN)/pytest -n auto --dist worksteal tests/unit/broker tests/properties tests/conformance \
 		tests/integration/broker $(PYTEST_ARGS)
