@@ -185,7 +185,7 @@ class BrokerProcess:
         assert process is not None
         process.send_signal(number)
         try:
-            return process.wait(timeout=30)
+            return process.wait(timeout=PATIENCE)
         finally:
             process.kill()
             process.wait()

@@ -72,7 +72,7 @@ class ForkServer:
         for each in streams:
             os.close(each)
         self._running[os.pidfd_open(pid)] = (report, pid)
-        os.write(report, f"{pid}\n".encode())
+        _tell(report, pid)
         return True
 
     def _become(self, order: dict[str, object], streams: list[int]) -> NoReturn:
@@ -91,8 +91,7 @@ class ForkServer:
     def _report(self, pidfd: int) -> None:
         report, pid = self._running.pop(pidfd)
         _, status = os.waitpid(pid, 0)
-        with contextlib.suppress(BrokenPipeError):  # Nobody waits for it any more.
-            os.write(report, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        _tell(report, os.waitstatus_to_exitcode(status))
         os.close(report)
         os.close(pidfd)
 
@@ -100,6 +99,11 @@ class ForkServer:
         for pidfd in list(self._running):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             self._report(pidfd)
+
+
+def _tell(report: int, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # Nobody waits for it any more.
+        os.write(report, f"{number}\n".encode())
 
 
 def main() -> None:

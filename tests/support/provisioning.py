@@ -109,7 +109,7 @@ class ProvisioningService:
         assert process is not None
         process.send_signal(number)
         try:
-            return process.wait(timeout=30)
+            return process.wait(timeout=START_SECONDS)
         finally:
             process.kill()
             assert process.stdout is not None

@@ -61,7 +61,6 @@ def _installed() -> None:
         pytest.skip("testssl.sh is not installed: make setup-tests")
 
 
-@pytest.mark.timeout(300)  # A minute of processor time, in hundreds of processes.
 @pytest.mark.parametrize("door", ["mqtts", "wss"])
 async def test_no_door_has_a_finding(tmp_path: Path, service: ProvisioningService, door: str) -> None:
     (device,) = await asyncio.to_thread(enrol, service, f"meter-testssl-{door}")
