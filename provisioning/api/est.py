@@ -261,9 +261,8 @@ def _read_csr(request: EstRequest) -> bytes:
     return decode_body(request.body)
 
 
-def _issued(certificate: x509.Certificate) -> Response:
-    message = certificate_message(certificate.public_bytes(Encoding.DER))
-    return Response(base64.encodebytes(message), media_type=_CERTS_ONLY)
+def _issued(certificate: bytes) -> Response:
+    return Response(base64.encodebytes(certificate_message(certificate)), media_type=_CERTS_ONLY)
 
 
 def _key_part(made: MadeKey, signer: Callable[[], EnvelopeSigner]) -> tuple[str, bytes]:

@@ -24,10 +24,11 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import AttributeOID, NameOID
+from cryptography.x509.oid import AttributeOID, NameOID, SignatureAlgorithmOID
 
 from provisioning.ca.der import content, only_common_name
 from provisioning.ca.key_envelope import NoRecipient, Recipient, find_recipient
@@ -44,6 +45,7 @@ MAXIMUM_CSR_SIZE: Final = 16 * 1024
 
 _VERSION: Final = bytes.fromhex("020100")
 _NO_ATTRIBUTES: Final = bytes.fromhex("a000")
+_ECDSA_SHA256: Final = ec.ECDSA(hashes.SHA256())
 _HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
 _SECRET_KEY_WISH: Final = x509.ObjectIdentifier("1.2.840.113549.1.9.16.2.37")
@@ -97,7 +99,8 @@ def verify_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> Verif
         key_policy.check(public_key)
     except WeakKey as error:
         raise RequestRefused(Code.CSR_KEY, str(error)) from error
-    _check_signature(csr)
+    if not _signed_as_usual(csr, public_key):
+        _check_signature(csr)
     return _facts(csr, public_key)
 
 
@@ -268,6 +271,22 @@ def _checked_name(name: str) -> str:
         return check_name("Common Name", name)
     except InvalidIdentity as error:
         raise RequestRefused(Code.CSR_NAME, str(error)) from error
+
+
+def _signed_as_usual(csr: x509.CertificateSigningRequest, public_key: CertificatePublicKeyTypes) -> bool:
+    """Whether it is signed with ECDSA, SHA-256 and *public_key*, which is its own; False: `_check_signature` says.
+
+    The library's own check, which it stands for, reads the key a second time: a fifth of its cost.
+    """
+    if csr.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
+        return False
+    if not isinstance(public_key, ec.EllipticCurvePublicKey):
+        return False
+    try:
+        public_key.verify(csr.signature, csr.tbs_certrequest_bytes, _ECDSA_SHA256)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _check_signature(csr: x509.CertificateSigningRequest) -> None:

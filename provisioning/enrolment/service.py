@@ -84,6 +84,8 @@ _MAXIMUM_QUESTIONS: Final = 3
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     der: bytes
+    serial: int
+    not_after: datetime
     again: bool = False
     changed: Sequence[StoredCertificate] = ()
     """Certificates whose status has changed: those that were replaced, and a new one on trial."""
@@ -143,8 +145,8 @@ class EnrolmentService:
         label: str | None = None,
         certificate: x509.Certificate | None = None,
         connection: TlsConnection | None = None,
-    ) -> x509.Certificate:
-        """Return a first certificate for whom what was presented vouches; raise `Refused`, or `Pending`."""
+    ) -> bytes:
+        """Return a first certificate, in DER, for whom what was presented vouches; raise `Refused`, or `Pending`."""
         request = verify_csr(csr_der, self._key_policy)
         return await self._certify(Attempt(request, self._clock(), label, token, certificate, connection=connection))
 
@@ -175,7 +177,7 @@ class EnrolmentService:
         await self._rehearse(attempt)
         key = await asyncio.to_thread(make_key, await self._profile_of(label), asked.wished)
         issued = await self._certify(replace(attempt, request=asked.with_key(key)))
-        return MadeKey(key, issued, asked.recipient)
+        return MadeKey(key, x509.load_der_x509_certificate(issued), asked.recipient)
 
     async def reenrol(
         self,
@@ -183,8 +185,8 @@ class EnrolmentService:
         credential: CertificateCredential,
         label: str | None = None,
         connection: TlsConnection | None = None,
-    ) -> x509.Certificate:
-        """Return a successor of the presented certificate, with the same key or a new one; raise `Refused`."""
+    ) -> bytes:
+        """Return a successor of the presented certificate, in DER, with the same key or a new one; raise `Refused`."""
         request = verify_csr(csr_der, self._key_policy)
         return await self._certify(
             Attempt(
@@ -239,7 +241,7 @@ class EnrolmentService:
     async def _profile_of(self, label: str | None) -> Profile:
         return self._profile_named((await self._rules_of(label)).profile, Role.DEVICE, label)
 
-    async def _certify(self, attempt: Attempt) -> x509.Certificate:
+    async def _certify(self, attempt: Attempt) -> bytes:
         try:
             outcome = await self._decide(attempt)
         except Refused as refusal:
@@ -251,14 +253,13 @@ class EnrolmentService:
         if outcome.changed:
             for tell in self._after_commit:
                 tell(outcome.changed)
-        certificate = x509.load_der_x509_certificate(outcome.der)
         log.info(
             "certificate given again" if outcome.again else "certificate issued",
             name=attempt.request.common_name,
-            serial=serials.serial_text(certificate.serial_number),
-            not_after=certificate.not_valid_after_utc,
+            serial=serials.serial_text(outcome.serial),
+            not_after=outcome.not_after,
         )
-        return certificate
+        return outcome.der
 
     async def _decide(self, attempt: Attempt) -> _Outcome | Pending:
         async with self._serial_numbers.reservation(self._clock()) as reservation:
@@ -283,7 +284,7 @@ class EnrolmentService:
         except Undecided as undecided:
             return _waiting(connection, undecided, attempt.now)
         if authorised.answer is not None:
-            return _Outcome(authorised.answer, again=True)
+            return _given_again(authorised.answer)
         _check_key(connection, authorised.device, attempt.request)
         pace.certify(connection, authorised.rules, attempt.now)
         certificate, certificate_id = self._sign(connection, attempt, authorised, reservation)
@@ -293,7 +294,7 @@ class EnrolmentService:
         changed = list(authorised.superseded)
         if authorised.on_trial:
             changed.append(_hold(connection, certificate, certificate_id, authorised, attempt.now))
-        return _Outcome(certificate.der, changed=changed)
+        return _Outcome(certificate.der, certificate.serial, certificate.not_after, changed=changed)
 
     def _sign(
         self, connection: Connection, attempt: Attempt, authorised: Authorised, reservation: Reservation
@@ -357,6 +358,11 @@ def _apart(attempt: Attempt) -> Collection[Hashable] | None:
         return None
     key = attempt.request.key_fingerprint
     return ("token", digest_of(attempt.token.token)), ("device", attempt.request.common_name), ("key", key)
+
+
+def _given_again(der: bytes) -> _Outcome:
+    certificate = x509.load_der_x509_certificate(der)
+    return _Outcome(der, certificate.serial_number, certificate.not_valid_after_utc, again=True)
 
 
 def _log_refusal(attempt: Attempt, refusal: Refused) -> None:

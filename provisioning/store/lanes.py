@@ -44,6 +44,7 @@ from sqlalchemy.exc import DataError, DBAPIError, InternalError, OperationalErro
 
 from provisioning.errors import Code, Refused
 from provisioning.store import announcements, audit
+from provisioning.store.prepared import driver_of
 from provisioning.store.side_by_side import COMPANY, GoneAlone
 
 log = structlog.get_logger(__name__)
@@ -252,7 +253,7 @@ class GroupingLane(Lane):
 def attempt(connection: Connection, work: Callable[[Connection], Any]) -> Outcome:
     """Run one work in a savepoint; raise what SQLAlchemy raises if the whole transaction is lost."""
     # The driver's own connection: SQLAlchemy's savepoints cost a tenth of an enrolment.
-    driver: Any = connection.connection.driver_connection
+    driver = driver_of(connection)
     driver.execute("SAVEPOINT work")
     end = audit.end_of(connection)
     try:

@@ -40,6 +40,9 @@ from provisioning.store.side_by_side import COMPANY
 _Convert = Callable[[Any], Any]
 Values = Mapping[str, Any]
 
+_DRIVER: Final = "driver"
+"""Of a connection's notes: see `driver_of`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -158,11 +161,10 @@ class Prepared:
         compiled = self._for(connection.dialect, values)
         if (leader := _leader(connection, compiled)) is not None:
             rows = leader.ask(self, [values])[0].rows
-            return rows[0] if rows else None
-        cursor = _execute(connection, compiled, values)
-        row = cursor.fetchone()
-        cursor.close()
-        return None if row is None else compiled.read(row)
+        else:
+            rows = _execute(connection, compiled, values).fetchall()  # To the end, or the statement stays open.
+            rows = [compiled.read(rows[0])] if rows else rows
+        return rows[0] if rows else None
 
     def one(self, connection: Connection, values: Values) -> tuple[Any, ...]:
         """Execute; return the row that is there, raise SQLAlchemy's NoResultFound if there is none."""
@@ -253,11 +255,21 @@ def _answer(cursor: Any, compiled: _Compiled) -> Answer:
 
 
 def _execute(connection: Connection, compiled: _Compiled, values: Values) -> Any:
-    driver: Any = connection.connection.driver_connection
+    """Return a cursor with the answer, which must be read before anything else is asked."""
     try:
-        return driver.execute(compiled.text, compiled.bound(values))
+        return driver_of(connection).execute(compiled.text, compiled.bound(values))
     except connection.dialect.loaded_dbapi.Error as error:
         raise told(connection, compiled.text, error) from error
+
+
+def driver_of(connection: Connection) -> Any:
+    """Return what executes: the driver's connection, on SQLite one cursor of it, as making one costs half a look-up."""
+    notes = connection.info  # A connection that breaks has none any more.
+    found = notes.get(_DRIVER)
+    if found is None:
+        driver: Any = connection.connection.driver_connection
+        found = notes[_DRIVER] = driver.cursor() if connection.dialect.name == "sqlite" else driver
+    return found
 
 
 def _execute_at_once(connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> Any:

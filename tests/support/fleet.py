@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from cryptography import x509
 
@@ -15,7 +16,7 @@ from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
 from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
 from provisioning.enrolment.groups import GroupService
 from provisioning.enrolment.issuing import Issuing
-from provisioning.enrolment.service import EnrolmentService
+from provisioning.enrolment.service import EnrolmentService, MadeKey
 from provisioning.enrolment.tokens import TokenOrder, TokenService
 from provisioning.pki.identity import Role
 from provisioning.revocation.service import RevocationService
@@ -40,6 +41,26 @@ class Clock:
 
 
 @dataclass
+class Enrolment:
+    """The service, with its answers read."""
+
+    service: EnrolmentService
+
+    async def enrol(
+        self, csr_der: bytes, token: TokenCredential | None, *rest: Any, **presented: Any
+    ) -> x509.Certificate:
+        return x509.load_der_x509_certificate(await self.service.enrol(csr_der, token, *rest, **presented))
+
+    async def reenrol(
+        self, csr_der: bytes, credential: CertificateCredential, *rest: Any, **presented: Any
+    ) -> x509.Certificate:
+        return x509.load_der_x509_certificate(await self.service.reenrol(csr_der, credential, *rest, **presented))
+
+    async def enrol_with_server_key(self, csr_der: bytes, *presented: Any) -> MadeKey:
+        return await self.service.enrol_with_server_key(csr_der, *presented)
+
+
+@dataclass
 class Fleet:
     """Everything between a request and the store."""
 
@@ -48,7 +69,7 @@ class Fleet:
     authority: Authority
     serial_numbers: SerialNumbers
     issuer: Issuer
-    enrolment: EnrolmentService
+    enrolment: Enrolment
     token_service: TokenService
     revocation: RevocationService
     suspension: SuspensionService
@@ -112,7 +133,7 @@ async def open_fleet(
             authority,
             serial_numbers,
             issuer,
-            enrolment,
+            Enrolment(enrolment),
             TokenService(database, clock),
             RevocationService(database, clock, neighbours),
             SuspensionService(database, clock, neighbours),

@@ -53,6 +53,35 @@ ORGANIZATION = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Fleet")
 
 
 @pytest.mark.parametrize("key", KEYS, ids=["P-256", "P-384", "Ed25519", "RSA"])
+@pytest.mark.parametrize("algorithm", [hashes.SHA256(), hashes.SHA384(), hashes.SHA512()], ids=lambda each: each.name)
+def test_the_usual_signature_is_checked_here_and_all_others_by_the_library(
+    key: PrivateKey, algorithm: hashes.HashAlgorithm
+) -> None:
+    request = x509.load_der_x509_csr(csr_der(key, hash_algorithm=algorithm))
+    usual = isinstance(key, ec.EllipticCurvePrivateKey) and algorithm.name == "sha256"
+    assert csr_module._signed_as_usual(request, key.public_key()) is usual
+
+
+@pytest.mark.parametrize("key", KEYS[:2], ids=["P-256", "P-384"])
+def test_a_signature_that_the_library_would_not_believe_is_not_believed_here(key: PrivateKey) -> None:
+    """Its own check is the twin: both judge the request with each of its bytes changed."""
+    der = csr_der(key)
+    judged = 0
+    for place in range(len(der)):
+        changed = der[:place] + bytes((der[place] ^ 1,)) + der[place + 1 :]
+        try:
+            request = x509.load_der_x509_csr(changed)
+            public_key = request.public_key()
+            theirs = request.is_signature_valid
+        except csr_module._UNREADABLE:
+            continue
+        judged += 1
+        assert csr_module._signed_as_usual(request, public_key) <= theirs, place
+    assert judged > 50, "the signature, the key, and what is signed of it"
+    assert csr_module._signed_as_usual(x509.load_der_x509_csr(der), key.public_key())
+
+
+@pytest.mark.parametrize("key", KEYS, ids=["P-256", "P-384", "Ed25519", "RSA"])
 @pytest.mark.parametrize(
     ("how", "usual"),
     [

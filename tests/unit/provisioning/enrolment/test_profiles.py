@@ -50,7 +50,7 @@ async def test_a_name_that_is_not_honoured_is_refused_and_spends_nothing(store_u
 async def test_a_changed_profile_locks_nobody_out(store_url: str, tmp_path: Path) -> None:
     async with open_fleet(store_url, configured=[PLANT]) as fleet:
         certificate = await fleet.enrol(csr=asking("press.plant.example"))
-        service = fleet.enrolment
+        service = fleet.enrolment.service
         service._profiles = service._profiles | profiles_of(load_settings(tmp_path))  # type: ignore[operator]
         renewed = await fleet.reenrol(certificate, successor_csr(certificate))
         assert hosts(renewed) == []

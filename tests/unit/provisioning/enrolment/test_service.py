@@ -113,7 +113,7 @@ async def test_only_a_key_in_memory_signs_on_the_event_loop(
 
     original = fleet.issuer.sign
     monkeypatch.setattr(fleet.issuer, "sign", noted)
-    monkeypatch.setattr(fleet.enrolment, "_signs_at_once", lambda: in_memory)
+    monkeypatch.setattr(fleet.enrolment.service, "_signs_at_once", lambda: in_memory)
     await fleet.enrol()
     here = in_memory and fleet.database.url.get_backend_name() == "sqlite"
     assert (signed_in[0] is threading.current_thread()) is here

@@ -414,7 +414,7 @@ async def test_the_webhook_is_asked_about_exactly_what_is_decided_and_may_veto(f
         asked.append(question)
         return Verdict(question, allowed=allowed, reason="not in stock")
 
-    fleet.enrolment._ask = ask
+    fleet.enrolment.service._ask = ask
     key = generate_key()
     token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
     await enrol(fleet, "meter-1", key=key, token=token)
@@ -439,7 +439,7 @@ async def test_an_answer_to_another_question_counts_for_nothing(fleet: Fleet) ->
     async def answers_another(_question: Question) -> Verdict:
         return Verdict(Question("x", HOUR, "x", "x", "x", (), enrolled_before=False), allowed=True)
 
-    fleet.enrolment._ask = answers_another
+    fleet.enrolment.service._ask = answers_another
     token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
     assert await refusal(fleet, "meter-1", token=token) is Code.UNAVAILABLE
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,6 +76,23 @@ async def test_rows_that_are_not_there_and_rows_that_are_changed_are_counted(dat
         assert remove.run(connection, {"wanted": "meter-17"}) == 3
 
     await database.write(work)
+
+
+async def test_the_first_of_many_rows_leaves_no_statement_open(tmp_path: Path) -> None:
+    """One that is open reads for ever, and no checkpoint gets to the end of the write-ahead log."""
+    database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
+    await schema.upgrade(database)
+    everything = Prepared(select(tokens.c.id))
+
+    def work(connection: Connection) -> None:
+        Prepared(insert(tokens)).run_each(connection, [ROW | {"digest": bytes([n] * 32)} for n in range(3)])
+        assert everything.first(connection, {}) == (1,)
+
+    await database.write(work)
+    beside = sqlite3.connect(tmp_path / "fleet.db")
+    assert beside.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+    beside.close()
+    await database.close()
 
 
 async def test_what_the_database_refuses_is_sqlalchemy_s_error_and_undone_alone(database: Database) -> None:
