@@ -34,7 +34,7 @@ from sqlalchemy import JSON, Delete, Dialect, Insert, Select, Update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, NoResultFound
 
-from provisioning.store.at_once import text_at_once
+from provisioning.store.at_once import array_of, text_at_once
 from provisioning.store.side_by_side import COMPANY
 
 _Convert = Callable[[Any], Any]
@@ -96,7 +96,7 @@ class _Compiled:
         for name, bind in self.binders:
             if name not in bound:
                 column = [values[name] for values in rows]
-                bound[name] = column if bind is None else [bind(value) for value in column]
+                bound[name] = array_of(column if bind is None else [bind(value) for value in column])
         return bound
 
     def read(self, row: Sequence[Any]) -> tuple[Any, ...]:
