@@ -3,6 +3,15 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PACKAGES := provisioning broker device_sim
+COMPILED := .build/compiled/.installed
+# The tests wait for sockets, disks and processes as much as they work: one worker more than there are cores.
+WORKERS ?= $(shell expr $$(nproc) + 1)
+PYTEST  := pytest -n $(WORKERS) --dist worksteal
+# What runs on what deploy/compiled/setup.py compiles. Not again: what judges TLS, which is OpenSSL's either way.
+TESTS_OF_COMPILED := tests/unit/broker tests/properties tests/conformance tests/integration/broker \
+	--ignore-glob='*/test_judged_by_*.py'
+# Python keeps what it has compiled to byte code, whatever a container says: the tests start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-tests check test test-compiled compiled demo bench bench-peers bench-idle bench-revocation bench-provisioning bench-fleet clean
@@ -36,18 +45,21 @@ check: $(VENV)/.installed-dev                               ## ruff, mypy strict
 	$(BIN)/lint-imports
 
 test: setup-tests                                           ## everything the tests need, then all tests
-	$(BIN)/pytest -n auto --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/$(PYTEST) $(PYTEST_ARGS)
 
 demo: setup                                                 ## the whole product in 90 seconds, on loopback
 	@$(BIN)/fleet-sim demo $(DEMO_ARGS)
 
-compiled: $(VENV)/.installed-dev                            ## the hot path compiled: .build/compiled, and a wheel in .build/dist
+compiled: $(COMPILED)                                       ## the hot path compiled: .build/compiled, and a wheel in .build/dist
+
+$(COMPILED): $(VENV)/.installed-dev deploy/build-compiled deploy/compiled/setup.py $(shell find $(PACKAGES) -name '*.py')
 	@deploy/build-compiled $(BIN)
+	@touch $@
 
 test-compiled: setup-tests compiled                         ## the broker's tests against the compiled hot path
+	rm -rf .build/compiled/tests .build/compiled/docs
 	cp -r tests docs pyproject.toml .build/compiled
-	cd .build/compiled && PYTHONPATH=. $(CURDIR)/$(BIN)/pytest -n auto --dist worksteal tests/unit/broker tests/properties tests/conformance \
-		tests/integration/broker $(PYTEST_ARGS)
+	cd .build/compiled && PYTHONPATH=. $(CURDIR)/$(BIN)/$(PYTEST) $(TESTS_OF_COMPILED) $(PYTEST_ARGS)
 
 bench: setup-tests compiled                                 ## broker, compiled, and mosquitto side by side, ratios printed
 	$(BIN)/python benchmarks/side_by_side.py --subject fleetgate-compiled $(BENCH_ARGS)

@@ -62,8 +62,10 @@ def main() -> int:
     for place, wildcard in OWN_WILDCARDS.items():
         _print(f"storm, each a wildcard of its own, {place}", steps, "device", partial(_storm, wildcard))
     subscriptions = [options.subscriptions // 100, options.subscriptions // 10, options.subscriptions]
-    for whose, topics in (("from all over", 20_000), ("of 500, again and again", 500)):
-        _print(f"matching a topic that is not cached, {whose}", subscriptions, "match", partial(_matching, topics))
+    matches = options.matches
+    for whose, topics in (("from all over", matches), ("of 500, again and again", 500)):
+        matching = partial(_matching, topics, matches)
+        _print(f"matching a topic that is not cached, {whose}", subscriptions, "match", matching)
     return 0
 
 
@@ -94,14 +96,14 @@ def _storm(wildcard: str, devices: int) -> float:
     return (time.process_time() - started) / devices
 
 
-def _matching(different: int, subscriptions: int) -> float:
+def _matching(different: int, matches: int, subscriptions: int) -> float:
     routes = Routes(1)  # No cache to speak of.
     for number in range(subscriptions):
         session = _session(f"m{number:06}")
         wild = ("cmd/#", "cmd/+", "cmd/+/ack", "cmd")[number % 4]
         routes.subscribe(session, Subscription(f"fleet/meters/m{number:06}/{wild}", 1))
     routes.subscribe(_session("backend"), Subscription("fleet/+/+/telemetry", 1))
-    devices = [number % different * 7919 % subscriptions for number in range(20_000)]
+    devices = [number % different * 7919 % subscriptions for number in range(matches)]
     topics = [f"fleet/meters/m{device:06}/cmd/x".encode() for device in devices]
     return min(_timed(routes, topics) for _ in range(_PASSES)) / len(topics)
 
@@ -117,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--devices", type=int, default=10_000, help="of the storm (10,000)")
     parser.add_argument("--subscriptions", type=int, default=100_000, help="of matching (100,000)")
+    parser.add_argument("--matches", type=int, default=20_000, help="of each five passes (20,000)")
     parser.add_argument("--compiled", action="store_true", help="the hot path of `make compiled`")
     return parser
 

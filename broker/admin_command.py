@@ -6,6 +6,8 @@ Rules
 2. Data goes to standard output, for people or with ``--json`` for programs; nothing is cut to the terminal's width, a
    serial number is there to be copied: where a table does not fit, a row takes several lines. What clients have chosen
    reaches a terminal as `printable` only.
+3. What speaks to a broker (httpx, pydantic, the TLS library) is imported when a command does: it takes most of a
+   second, for which neither ``--help`` nor a shell that completes a word should wait.
 """
 
 from __future__ import annotations
@@ -17,14 +19,15 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from broker.admin.client import AdminClient, BrokerUnreachable, RequestRefused
-from broker.admin.endpoint import OFF, socket_path
-from broker.config import ConfigError, read_file
-from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+from broker.admin.unix_socket import OFF, socket_path
+from provisioning.version_option import version_option
+
+if TYPE_CHECKING:
+    from broker.admin.client import AdminClient
 
 Socket = Annotated[
     Path | None,
@@ -70,14 +73,20 @@ def remote_options(
         Path | None, typer.Option(help="With --url: an operator's certificate.", show_default=False)
     ] = None,
     key: Annotated[Path | None, typer.Option(help="With --url: its private key.", show_default=False)] = None,
+    version: Annotated[bool, version_option("fleet-broker")] = False,
 ) -> None:
     """Remember where to ask; given before the command: ``fleet-broker --url https://… sessions``."""
+    del version  # Has been answered, if it was asked.
     if url is None and (cafile or cert or key):
         raise typer.BadParameter("--cafile, --cert and --key before a command go with --url")
     _remote.url, _remote.cafile, _remote.cert, _remote.key = url, cafile, cert, key
 
 
 def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -> AdminClient:
+    from broker.admin.client import AdminClient  # Late, as are the next ones: rule 3.
+    from broker.config import ConfigError
+    from provisioning.pki.tls import CredentialFiles
+
     if _remote.url is None:
         return AdminClient.at_socket(_socket(socket, state_dir, config))
     if _remote.cafile is None or _remote.cert is None or _remote.key is None:
@@ -88,6 +97,10 @@ def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -
 @contextlib.contextmanager
 def admin_client(socket: Path | None, state_dir: Path | None, config: Path | None) -> Iterator[AdminClient]:
     """Yield a client of the broker that is meant; an error is one line and exit code 1."""
+    from broker.admin.client import BrokerUnreachable, RequestRefused
+    from broker.config import ConfigError
+    from provisioning.pki.tls import TlsConfigurationError
+
     try:
         with _connect(socket, state_dir, config) as client:
             yield client
@@ -97,6 +110,8 @@ def admin_client(socket: Path | None, state_dir: Path | None, config: Path | Non
 
 
 def _socket(socket: Path | None, state_dir: Path | None, config: Path | None) -> Path:
+    from broker.config import ConfigError, read_file
+
     values = read_file(config) if config is not None else {}
     setting = str(socket) if socket is not None else values.get("admin_socket")
     path = socket_path(setting, state_dir or Path(values.get("state_dir", "broker-state")))

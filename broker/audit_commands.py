@@ -14,11 +14,6 @@ from typing import Annotated
 import typer
 
 from broker.admin_command import Json, print_json, printable
-from broker.audit.files import AuditError, decoded
-from broker.audit.verification import lines
-from broker.audit.verification import verify as verify_log
-from broker.config import ConfigError, read_file
-from provisioning.audit_chain import AuditHead, read_key
 from provisioning.errors import ConfigurationError
 
 audit_app = typer.Typer(help="Verify and read the audit log.", no_args_is_help=True)
@@ -55,6 +50,10 @@ def verify(
       fleet-broker audit verify --config broker.toml
       fleet-broker audit verify --log /var/log/fleet/audit.jsonl --key /etc/fleet/audit.key
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    from broker.audit.files import AuditError  # Late, as in the rest of this file: see `broker.admin_command`, rule 3.
+    from broker.audit.verification import verify as verify_log
+    from provisioning.audit_chain import AuditHead, read_key
+
     path = _log(log, config)
     try:
         noted = None if head is None else AuditHead.parse(head)
@@ -99,6 +98,8 @@ def show(
     Example:
       fleet-broker audit show meter-17 --config broker.toml
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    from broker.audit.verification import lines
+
     path = _log(log, config)
     wanted = (about or "").encode()
     try:
@@ -112,6 +113,8 @@ def show(
 
 
 def _shown(line: bytes) -> str:
+    from broker.audit.files import decoded
+
     try:
         facts = decoded(line)[2]
     except ValueError:
@@ -141,6 +144,8 @@ def _key(config: Path | None, state_dir: Path | None) -> Path:
 
 
 def _settings(config: Path | None) -> dict[str, str]:
+    from broker.config import ConfigError, read_file
+
     try:
         return {} if config is None else read_file(config)
     except ConfigError as error:

@@ -1,42 +1,23 @@
 """The command line of the broker: ``fleet-broker run``, ``policy``, and the commands that speak to a running one.
 
 Data goes to standard output (the ready line), logs to standard error. Exit codes: 0 stopped, 1 failed, 2 usage.
+What a command needs beside its arguments it imports when it is called: the broker itself takes a second, and neither
+``--help`` nor a shell that completes a word should wait for it (`tests/unit/test_command_lines.py`).
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
-import logging
-import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TextIO, cast
+from typing import Annotated
 
-import structlog
 import typer
 
 from broker import admin_commands, explain_commands
-from broker.admin.metrics_endpoint import ListenError
-from broker.admin.unix_socket import AdminSocketError
 from broker.admin_command import remote_options
-from broker.admission.policy_file import PolicyError
-from broker.audit.files import AuditError
 from broker.audit_commands import audit_app
-from broker.build import is_compiled
-from broker.config import BrokerConfig, ConfigError, load
-from broker.credentials import CredentialError
 from broker.crl_commands import crl_app
-from broker.plugins.errors import PluginError
 from broker.policy_commands import policy
-from broker.preflight import problems
 from broker.reload_command import reload
-from broker.server import BrokerServer
-from broker.store.sqlite import StoreError
-from provisioning.logs import LossyStream
-from provisioning.pki.tls import TlsConfigurationError
 from provisioning.version import product_version
 
 app = typer.Typer(
@@ -55,19 +36,6 @@ for command in (admin_commands.status, admin_commands.sessions, admin_commands.k
     app.command()(command)
 app.command()(explain_commands.check)
 app.command()(reload)
-
-_USAGE = 2
-_NOT_STARTED = (
-    AdminSocketError,
-    AuditError,
-    CredentialError,
-    ListenError,
-    PluginError,
-    PolicyError,
-    StoreError,
-    TlsConfigurationError,
-)
-
 app.add_typer(policy, name="policy")
 
 
@@ -164,83 +132,15 @@ def run(
     ] = False,
 ) -> None:
     """Run the broker until Ctrl-C or SIGTERM."""
-    flags: dict[str, Any] = {
-        key: value for key, value in locals().items() if key in BrokerConfig.model_fields and value is not None
-    }
-    try:
-        settings = load(config, flags)
-    except ConfigError as error:
-        typer.echo(f"fleet-broker: {error}", err=True)
-        raise typer.Exit(_USAGE) from None
-    if test_config:
-        if found := problems(settings):
-            for problem in found:
-                typer.echo(f"fleet-broker: {problem}", err=True)
-            raise typer.Exit(_USAGE)
-        _check_plugins(settings.plugins)
-        typer.echo("the settings are valid")
-        return
-    _configure_log(settings.log_level)
-    try:
-        _run(BrokerServer(settings, partial(load, config, flags), config))
-    except _NOT_STARTED as error:
-        typer.echo(f"fleet-broker: {error}", err=True)
-        raise typer.Exit(1) from None
+    flags = {key: value for key, value in locals().items() if value is not None}
+    from broker.running import run_broker  # The broker: what takes a second to import.
+
+    run_broker(flags, config, only_test=test_config)
 
 
 @app.command()
 def version() -> None:
     """Print the version, and how the hot path was built."""
+    from broker.build import is_compiled  # And with it the hot path.
+
     typer.echo(f"{product_version()} ({'compiled' if is_compiled() else 'plain Python'})")
-
-
-def _check_plugins(plugins: dict[str, dict[str, Any]]) -> None:
-    if plugins:
-        from broker.plugins.loading import find_plugins  # And with it amqtt, for who has plugins.
-
-        try:
-            find_plugins(plugins)
-        except PluginError as error:
-            typer.echo(f"fleet-broker: {error}", err=True)
-            raise typer.Exit(_USAGE) from None
-
-
-def _run(server: BrokerServer) -> None:
-    loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    with contextlib.suppress(ImportError):  # Not on every platform; the broker works without.
-        import uvloop
-
-        loop_factory = uvloop.new_event_loop
-
-    async def serve() -> None:
-        await server.run()
-
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(serve())
-
-
-_ENCODER = json.JSONEncoder(default=repr)
-
-
-def _encoded(event: dict[str, Any], **_options: Any) -> str:
-    """Return *event* as JSON, by one encoder for all: `json.dumps` with options makes another for each line."""
-    return _ENCODER.encode(event)
-
-
-def _configure_log(level: str) -> None:
-    terminal = sys.stderr.isatty()
-    renderer: Any = structlog.processors.JSONRenderer(_encoded)
-    if terminal:
-        renderer = structlog.dev.ConsoleRenderer()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if terminal else [structlog.processors.format_exc_info]),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        # A log that cannot be written, on a disk that is full say, puts nobody out.
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LossyStream(sys.stderr))),
-        cache_logger_on_first_use=True,
-    )

@@ -12,19 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.admin.explain import InvalidCertificateFile, read_certificates, verdict_document
 from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_json, printable
-from broker.admission.admission import Admission
-from broker.admission.check import ask
-from broker.admission.freshness import Freshness
-from broker.admission.policy_file import PolicyError, load_policy
-from broker.config import ConfigError, load
-from broker.credentials import own_trust_domain
-from broker.sources.trust_files import load_trust, read_anchors
-from provisioning.pki.revocation import RevocationIndex
-from provisioning.pki.tls import TlsConfigurationError
 
 _MARKS = {True: "ok", False: "NO", None: "?"}
 
@@ -73,6 +62,14 @@ def check(
       fleet-broker check meter-17.crt
       fleet-broker check meter-17.crt --offline --cafile ca-bundle.crt
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    # Late, as what follows: `broker.admin_command`, rule 3.
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from broker.admin.explain import InvalidCertificateFile, read_certificates
+    from broker.admission.policy_file import PolicyError
+    from broker.config import ConfigError
+    from provisioning.pki.tls import TlsConfigurationError
+
     try:
         # The certificates alone: a key beside them is nobody's to see.
         pem = b"".join(each.public_bytes(Encoding.PEM) for each in read_certificates(file.read_bytes()))
@@ -96,6 +93,16 @@ def check(
 
 
 def _check_offline(pem: bytes, cafile: Path | None, config: Path | None) -> dict[str, Any]:
+    from broker.admin.explain import read_certificates, verdict_document
+    from broker.admission.admission import Admission
+    from broker.admission.check import ask
+    from broker.admission.freshness import Freshness
+    from broker.admission.policy_file import load_policy
+    from broker.config import ConfigError, load
+    from broker.credentials import own_trust_domain
+    from broker.sources.trust_files import load_trust, read_anchors
+    from provisioning.pki.revocation import RevocationIndex
+
     trust, trust_domain, policy_file = None, None, None
     if config is not None:
         settings = load(config, {} if cafile is None else {"cafile": cafile})

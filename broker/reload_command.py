@@ -9,7 +9,6 @@ from typing import Annotated, NoReturn
 import typer
 
 from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
-from broker.admission.policy_file import PolicyError, read_policy
 from broker.reload.report import Part
 
 _USAGE = 2
@@ -61,6 +60,8 @@ def reload(
 
 def _candidates(policy: Path | None, anchors: Path | None, bundle: str | None) -> dict[str, str]:
     """Return the texts that are to be tried."""
+    from broker.admission.policy_file import PolicyError, read_policy  # Late: `broker.admin_command`, rule 3.
+
     if bundle is not None and anchors is None:
         _fail("--bundle: names whose anchors are tried; give --anchors")
     tried = {} if bundle is None else {"bundle": bundle}

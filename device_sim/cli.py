@@ -31,13 +31,19 @@ from device_sim.run_command import run_scenario, scenarios
 from device_sim.stage import Stage
 from device_sim.view import View
 from provisioning.version import product_version
+from provisioning.version_option import version_option
 
 app = typer.Typer(
-    help="Fleets of simulated devices, each with its own key and certificate.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def about(*, version: Annotated[bool, version_option("fleet-sim")] = False) -> None:
+    """Fleets of simulated devices, each with its own key and certificate."""
+    del version  # Has been answered, if it was asked.
 
 
 app.command()(attack)

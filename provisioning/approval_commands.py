@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from provisioning.client.enrolment import Approval, EnrolmentOperatorClient
 from provisioning.service_command import (
     Connection,
     Json,
@@ -16,6 +15,9 @@ from provisioning.service_command import (
     print_table,
     shown_time,
 )
+
+if TYPE_CHECKING:
+    from provisioning.client.enrolment import Approval, EnrolmentOperatorClient
 
 State = Literal["pending", "approved", "denied", "used"]
 """As the service calls them. Who calls it by these commands does not wait for the library of its database."""

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from provisioning.audit_chain import AuditHead
-from provisioning.audit_key import read_audit_key
-from provisioning.config import load_settings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import AuthorityFiles
 from provisioning.service_command import Directory, Json, fail, print_document, print_table, shown_time
@@ -94,6 +92,8 @@ def show(
 
 
 def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> ResultT:
+    from provisioning.audit_key import read_audit_key
+    from provisioning.config import load_settings
     from provisioning.store.database import Database
 
     async def run() -> ResultT:

@@ -20,7 +20,6 @@ from provisioning.ceremony_command import (
     show_aside,
     write_new,
 )
-from provisioning.config import load_settings
 from provisioning.errors import ConfigurationError
 from provisioning.files import AuthorityFiles, read_certificate
 from provisioning.service_command import Directory, Json, fail, print_document
@@ -103,6 +102,7 @@ def sign(
     from provisioning.authority import urls_of
     from provisioning.ca.ceremony import CeremonyRefused, CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
     from provisioning.ceremony_transcript import Transcript
+    from provisioning.config import load_settings
     from provisioning.files import pem_of
     from provisioning.signers.places import SignerPlaces
     from provisioning.store.serials import new_serial

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
 from provisioning.service_command import errors, fail, print_document
 
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
+    from provisioning.config import Settings
     from provisioning.store.database import Database
 
 ResultT = TypeVar("ResultT")
@@ -62,6 +62,7 @@ def ceremony(
     """
     from provisioning.authority_life import AuthorityLife
     from provisioning.ceremony_transcript import Transcript, operator_name
+    from provisioning.config import load_settings
     from provisioning.logs import configure_logging
     from provisioning.store import audit
     from provisioning.store.audit import Action
@@ -97,6 +98,8 @@ def with_store(
     directory: Path | None, flags: dict[str, object], work: Callable[[Database], Awaitable[ResultT]]
 ) -> tuple[Settings, ResultT]:
     """Return the settings and what *work* returns; what goes wrong is one line."""
+    from provisioning.config import load_settings  # Late: `provisioning.service_command`, rule 3.
+
     try:
         settings = load_settings(directory, **flags)
         return settings, asyncio.run(_open(settings, work))

@@ -9,11 +9,10 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from provisioning.client.operator import IssuedCertificate, OperatorClient
 from provisioning.service_command import (
     Connection,
     Json,
@@ -25,6 +24,9 @@ from provisioning.service_command import (
     progress,
     shown_time,
 )
+
+if TYPE_CHECKING:
+    from provisioning.client.operator import IssuedCertificate, OperatorClient
 
 certificate_app = typer.Typer(help="See which certificates were issued.", no_args_is_help=True)
 
@@ -159,6 +161,8 @@ def export(
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     search = _search(device, group, serial, fingerprint, issuer, state, expires_from, expires_before)
     csv_wanted = format_ is ExportFormat.CSV and not as_json
+
+    from provisioning.client.operator import IssuedCertificate  # Late: `provisioning.service_command`, rule 3.
 
     async def command(client: OperatorClient) -> None:
         writer = csv.DictWriter(sys.stdout, list(IssuedCertificate.model_fields))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provisioning.client.enrolment import ClaimCertificate, EnrolmentOperatorClient
 from provisioning.errors import ConfigurationError
 from provisioning.pki.keys import KeyFileError, write_private
 from provisioning.service_command import (
@@ -20,6 +19,9 @@ from provisioning.service_command import (
     print_table,
     shown_time,
 )
+
+if TYPE_CHECKING:
+    from provisioning.client.enrolment import ClaimCertificate, EnrolmentOperatorClient
 
 claim_app = typer.Typer(help="Make claim certificates for production batches.", no_args_is_help=True)
 

@@ -16,7 +16,7 @@ import shlex
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -38,14 +38,16 @@ from provisioning import (
     token_commands,
 )
 from provisioning.ceremony_command import PassphraseFile, PinFile
-from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.service_command import Json, print_document
 from provisioning.version import product_version
+from provisioning.version_option import version_option
+
+if TYPE_CHECKING:
+    from provisioning.config import Settings
 
 app = typer.Typer(
     name="fleet-provisioning",
-    help="Enrol devices, issue, renew and revoke their certificates, publish CRLs and a live revocation feed.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -78,6 +80,13 @@ for command in (
     app.command()(command)
 app.command("status")(operator_commands.status)
 app.command("doctor")(doctor_command.doctor)
+
+
+@app.callback()
+def about(*, version: Annotated[bool, version_option("fleet-provisioning")] = False) -> None:
+    """Enrol devices, issue, renew and revoke their certificates, publish CRLs and a live revocation feed."""
+    del version  # Has been answered, if it was asked.
+
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -130,6 +139,8 @@ def explained() -> Iterator[None]:
 
 def settings_of(directory: Path | None, **flags: object) -> Settings:
     """Return the settings for a command."""
+    from provisioning.config import load_settings  # Late: `provisioning.service_command`, rule 3.
+
     return load_settings(directory, **flags)
 
 

@@ -1,9 +1,9 @@
 """HTTP connections as the application needs them: limits that the server library leaves open, and who is connected.
 
-A device's request for a certificate comes whole in one read, and what stands between the parser and its answer
-otherwise (a cycle that hands out messages, a body that is put together with a clock beside it, layers that look for a
-route) cost as much as its signature. So where somebody takes them, such requests are answered without the interface for
-those that come in pieces. Whatever does not come whole takes the usual way, from its head on.
+A device's request for a certificate, or an operator's revocation, comes whole in one read, and what stands between the
+parser and its answer otherwise (a cycle that hands out messages, a body that is put together with a clock beside it,
+layers that look for a route) cost as much as its signature. So where somebody takes them, such requests are answered
+without the interface for those that come in pieces. Whatever does not come whole takes the usual way, from its head on.
 
 No released ASGI server tells the application which certificate the client presented. `PeerCertificateProtocol` reads it
 from the TLS object of every connection, full handshake or resumed, and puts it into the scope under the names of the
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
+from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
@@ -34,8 +35,8 @@ class WholeRequests(Protocol):
     def takes(self, target: bytes, size: int) -> bool:
         """Whether a POST to *target* with a body of *size* octets may be answered here."""
 
-    async def answer(self, scope: Scope, body: bytes) -> Response:
-        """Return the answer; it raises nothing."""
+    def answering(self, scope: Scope, body: bytes) -> Coroutine[Any, Any, Response] | None:
+        """Return what answers and raises nothing; None if it is the application's after all."""
 
 
 class _WholeCycle:
@@ -106,12 +107,20 @@ class ConnectionProtocol(HttpToolsProtocol):
         """Answer what has come whole."""
         if self._held is not None:
             body = b"".join(self._held)
-            if self._whole is not None and self._whole.takes(self.url, len(body)):
+            answering = self._answering(body)
+            if answering is not None:
                 self._held = None
-                self._answer_whole(self._whole, body)
+                self._answer_whole(answering)
                 return
             self._take_usual_way()
         super().on_message_complete()
+
+    def _answering(self, body: bytes) -> Coroutine[Any, Any, Response] | None:
+        if self._whole is None or not self._whole.takes(self.url, len(body)):
+            return None
+        scope: Any = self.scope
+        scope["method"], scope["raw_path"], scope["path"] = "POST", self.url, self.url.decode("ascii")
+        return self._whole.answering(scope, body)
 
     def data_received(self, data: bytes) -> None:
         """Give what has not come whole with *data* to the application."""
@@ -126,14 +135,12 @@ class ConnectionProtocol(HttpToolsProtocol):
             for part in held:
                 super().on_body(part)
 
-    def _answer_whole(self, whole: WholeRequests, body: bytes) -> None:
-        scope: Any = self.scope
-        scope["method"], scope["raw_path"], scope["path"] = "POST", self.url, self.url.decode("ascii")
+    def _answer_whole(self, answering: Coroutine[Any, Any, Response]) -> None:
         cycle: Any = _WholeCycle(keep_alive=self.parser.should_keep_alive())
         self.cycle = cycle
 
         async def answer() -> None:
-            response = await whole.answer(scope, body)
+            response = await answering
             if self.flow.write_paused:
                 await self.flow.drain()
             cycle.response_complete = True

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from provisioning.ceremony_command import PassphraseFile, PinFile
-from provisioning.config import load_settings
 from provisioning.errors import ConfigurationError
 from provisioning.service_command import Directory, Json, fail
 
@@ -36,6 +35,7 @@ def doctor(
     Example:
       fleet-provisioning doctor --dir /var/lib/fleet --passphrase-file /etc/fleet/passphrase
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    from provisioning.config import load_settings
     from provisioning.doctor_finding import Verdict
     from provisioning.logs import configure_logging
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from provisioning.client.enrolment import EnrolmentGroup, EnrolmentOperatorClient
 from provisioning.service_command import (
     Connection,
     Json,
@@ -16,6 +15,9 @@ from provisioning.service_command import (
     print_json,
     print_table,
 )
+
+if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentGroup, EnrolmentOperatorClient
 
 WAYS: Final = ("token", "claim", "manufacturer", "listed", "approval", "webhook")
 NewKey = Literal["refuse", "approve", "replace"]

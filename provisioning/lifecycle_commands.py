@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from provisioning.client.operator import OperatorClient, RevokedCertificate
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.reasons import OPERATOR_REASONS
 from provisioning.service_command import (
@@ -23,6 +22,9 @@ from provisioning.service_command import (
     read_lines,
     shown_time,
 )
+
+if TYPE_CHECKING:
+    from provisioning.client.operator import OperatorClient, RevokedCertificate
 
 Device = Annotated[str | None, typer.Option(help="All certificates of this device.", show_default=False)]
 Serial = Annotated[str | None, typer.Option(help="This certificate (hexadecimal).", show_default=False)]

@@ -10,12 +10,10 @@ import csv
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.progress import Progress
 
-from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.errors import ConfigurationError
 from provisioning.service_command import (
     Connection,
@@ -26,6 +24,9 @@ from provisioning.service_command import (
     print_json,
     print_table,
 )
+
+if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentOperatorClient
 
 listed_app = typer.Typer(help="Say which devices a group expects.", no_args_is_help=True)
 
@@ -50,6 +51,8 @@ def import_devices(
       fleet-provisioning group create west --way listed+token --way listed
       fleet-provisioning listed import west --file meters.csv
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    from rich.progress import Progress  # Late: `provisioning.service_command`, rule 3.
+
     wrong = 0
 
     async def command(client: EnrolmentOperatorClient) -> None:

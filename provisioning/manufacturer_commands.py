@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.service_command import (
     Connection,
     Json,
@@ -18,6 +17,9 @@ from provisioning.service_command import (
     print_table,
     shown_time,
 )
+
+if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentOperatorClient
 
 manufacturer_app = typer.Typer(help="Register manufacturers of devices.", no_args_is_help=True)
 

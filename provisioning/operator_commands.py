@@ -18,11 +18,10 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
 import typer
 
-from provisioning.client.operator import IssuedToken, OperatorClient
 from provisioning.errors import ConfigurationError
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
@@ -39,6 +38,9 @@ from provisioning.service_command import (
     read_lines,
     shown_time,
 )
+
+if TYPE_CHECKING:
+    from provisioning.client.operator import IssuedToken, OperatorClient
 
 _BATCH: Final = 500
 

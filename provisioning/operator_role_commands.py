@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provisioning.client.operator import OperatorClient
 from provisioning.operator_role import OperatorRole
 from provisioning.service_command import (
     Connection,
@@ -17,6 +16,9 @@ from provisioning.service_command import (
     print_table,
     shown_time,
 )
+
+if TYPE_CHECKING:
+    from provisioning.client.operator import OperatorClient
 
 operator_app = typer.Typer(help="See who may do what, and grant it.", no_args_is_help=True)
 

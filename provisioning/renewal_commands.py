@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.service_command import (
     Connection,
     Json,
     connected,
     print_json,
 )
+
+if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentOperatorClient
 
 renewal_app = typer.Typer(help="Have certificates renewed before their time.", no_args_is_help=True)
 

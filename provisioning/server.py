@@ -53,6 +53,7 @@ from provisioning.api.inventory import router as inventory_router
 from provisioning.api.lifecycle import router as lifecycle_router
 from provisioning.api.manufacturers import router as manufacturer_router
 from provisioning.api.ocsp import OcspEndpoint
+from provisioning.api.operator_checks import OperatorChecks
 from provisioning.api.operator_roles import router as operator_role_router
 from provisioning.api.operators import OperatorServices
 from provisioning.api.operators import router as operator_router
@@ -60,6 +61,7 @@ from provisioning.api.relying import relying_party_routes
 from provisioning.api.renewals import public_router as renewal_info_router
 from provisioning.api.renewals import router as renewal_router
 from provisioning.api.tokens import router as token_router
+from provisioning.api.whole_revocations import RevocationResponder
 from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority
 from provisioning.config import Settings
@@ -303,7 +305,7 @@ async def _build(
         openapi_url="/v1/openapi.json",
         devices=functools.partial(EstResponder, enrolment=enrolment, authorities=live.told, signer=credential.signer),
     )
-    https.state.operator_services = OperatorServices(
+    operator_services = https.state.operator_services = OperatorServices(
         database,
         TokenService(database, utc_now),
         revocation,
@@ -313,7 +315,9 @@ async def _build(
         live.publishers,
         utc_now,
         AnswerBook(database, read_audit_key(authority.files), utc_now),
+        OperatorChecks(database, utc_now),
     )
+    https.state.whole.revocations = RevocationResponder(operator_services, settings.maximum_body_bytes)
     https.state.enrolment_services = EnrolmentAdministration(
         GroupService(database, profiles, utc_now),
         ClaimService(database, utc_now, trust.refresh),

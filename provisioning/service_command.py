@@ -4,6 +4,8 @@ Rules
 -----
 1. What can go wrong is one line on stderr and exit code 1.
 2. Results go to stdout, as text for people or, with ``--json``, as JSON for programs.
+3. What calls the service (httpx, pydantic, the TLS library) is imported when a command does: it takes most of a second,
+   for which neither ``--help`` nor a shell that completes a word should wait.
 """
 
 from __future__ import annotations
@@ -20,18 +22,17 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from pydantic import BaseModel
 from rich.console import Console
-from rich.progress import Progress
 
-from provisioning.client.enrolment import EnrolmentOperatorClient
-from provisioning.client.operator import RequestRefused, ServiceUnavailable
-from provisioning.config import load_settings
 from provisioning.errors import ConfigurationError
-from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from provisioning.client.enrolment import EnrolmentOperatorClient
 
 _TELL_SECONDS: Final = 5.0
 
@@ -75,6 +76,11 @@ class Connection:
 
     def run(self, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
         """Run *command* with a client of the service; turn what can go wrong into one line and exit code 1."""
+        from provisioning.client.enrolment import EnrolmentOperatorClient  # Late, as the next ones: rule 3.
+        from provisioning.client.operator import RequestRefused, ServiceUnavailable
+        from provisioning.config import load_settings
+        from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+
         try:
             settings = load_settings(self.directory)
             where = settings.directory
@@ -134,6 +140,8 @@ def shown_time(moment: datetime) -> str:
 
 def print_json(answer: BaseModel | Sequence[BaseModel]) -> None:
     """Print an answer, or several, for programs."""
+    from pydantic import BaseModel
+
     if isinstance(answer, BaseModel):
         document: Any = answer.model_dump(mode="json")
     else:
@@ -196,6 +204,8 @@ def read_lines(path: Path, what: str) -> list[str]:
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show how much of *total* is done: a bar on a terminal, a line every few seconds elsewhere."""
+    from rich.progress import Progress  # For the few commands that show one.
+
     done, told_at = 0, time.monotonic()
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(what, total=total)

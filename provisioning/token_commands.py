@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from provisioning.certificate_commands import parse_duration
-from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.service_command import (
     Connection,
     Json,
@@ -18,6 +17,9 @@ from provisioning.service_command import (
     print_table,
     shown_time,
 )
+
+if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentOperatorClient
 
 Number = Annotated[int, typer.Argument(min=1, help="The token's number, as token list shows it.")]
 

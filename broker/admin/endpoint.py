@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from broker.admin import unix_socket
 from broker.admin.api import BODIES, AdminApi, Served
@@ -11,23 +10,13 @@ from broker.admin.http_server import HttpServer
 from broker.admin.operator_door import OperatorDoor, Operators
 from broker.config import BrokerConfig
 
-OFF = "off"
-SOCKET_NAME = "admin.sock"
-
-
-def socket_path(setting: str | None, state_dir: Path) -> Path | None:
-    """Return where the socket is for the setting ``admin_socket``; None: nowhere."""
-    if setting == OFF:
-        return None
-    return state_dir / SOCKET_NAME if setting is None else Path(setting)
-
 
 class AdminEndpoint:
     """The admin API of one broker, while it is open."""
 
     def __init__(self, served: Served, config: BrokerConfig) -> None:
         self._config = config
-        self._path = socket_path(config.admin_socket, config.state_dir)
+        self._path = unix_socket.socket_path(config.admin_socket, config.state_dir)
         handle = AdminApi(served).handle
         self._server = HttpServer(handle, _local_user, BODIES)
         operators = Operators(served.engine)

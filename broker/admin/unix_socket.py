@@ -17,12 +17,21 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+OFF = "off"
+SOCKET_NAME = "admin.sock"
 _LONGEST = 107
 _MODE = 0o600
 
 
 class AdminSocketError(Exception):
     """The socket cannot be made or reached; the text names it and says what to do."""
+
+
+def socket_path(setting: str | None, state_dir: Path) -> Path | None:
+    """Return where the socket is for the setting ``admin_socket``; None: nowhere."""
+    if setting == OFF:
+        return None
+    return state_dir / SOCKET_NAME if setting is None else Path(setting)
 
 
 @contextlib.contextmanager

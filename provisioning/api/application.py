@@ -20,7 +20,7 @@ from provisioning.api import est
 from provisioning.api.body import BodyLimit
 from provisioning.api.est import Answer, EstEndpoint, EstResponder
 from provisioning.api.rate_limit import RateLimit, RequestRates
-from provisioning.api.whole_requests import WholeEstRequests
+from provisioning.api.whole_requests import WholeRequests
 from provisioning.config import Settings
 from provisioning.enrolment.problems import INTERNAL_ERROR, pending_answer, problem_answer, text_answer
 from provisioning.errors import Code, Pending, Refused
@@ -96,7 +96,7 @@ def new_application(
         app.add_middleware(RateLimit, refuse=rates.refuse)
     app.add_middleware(CountRequests, metrics=metrics, port=port)
     if responder is not None:
-        app.state.whole = WholeEstRequests(responder, metrics, port, rates, answered)
+        app.state.whole = WholeRequests(responder, metrics, port, rates, answered)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, refusal: Refused) -> Response:

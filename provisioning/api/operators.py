@@ -14,10 +14,12 @@ from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from starlette.types import Scope
 
 from provisioning.api.idempotency import AnswerBook, IdempotentRoute
-from provisioning.api.peer import peer_certificate
-from provisioning.enrolment.authentication import AuthenticatedOperator, authenticate_operator
+from provisioning.api.operator_checks import OperatorChecks
+from provisioning.api.peer import peer_certificate, peer_certificate_der
+from provisioning.enrolment.authentication import AuthenticatedOperator
 from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.enrolment.tokens import DEFAULT_TTL, MAXIMUM_BATCH, IssuedToken, TokenOrder, TokenService
 from provisioning.errors import Code, Refused
@@ -128,15 +130,17 @@ class OperatorServices:
     publishers: dict[str, CrlPublisher]
     clock: Callable[[], datetime]
     answers: AnswerBook
+    checks: OperatorChecks
 
     async def authorise(self, request: Request) -> AuthenticatedOperator:
         """Return who calls; raise `Refused` unless it is an operator whose role suffices for the route."""
-        certificate = peer_certificate(request.scope)
-        operator = await self.database.read(
-            lambda connection: authenticate_operator(connection, certificate, self.clock())
-        )
-        needed = needed_role(request.method, request.scope["endpoint"])
-        operator.check(needed, f"{request.method} {request.url.path[:80]}")
+        return await self.check(request.scope, request.scope["endpoint"])
+
+    async def check(self, scope: Scope, endpoint: object) -> AuthenticatedOperator:
+        """Do the same for the route that ends at *endpoint*."""
+        operator = await self.checks.operator(peer_certificate(scope), peer_certificate_der(scope) or b"")
+        method = scope["method"]
+        operator.check(needed_role(method, endpoint), f"{method} {scope['path'][:80]}")
         return operator
 
 

@@ -16,13 +16,19 @@ from provisioning.pki.extension import UNREADABLE
 
 def peer_certificate(scope: Scope) -> x509.Certificate | None:
     """Return the certificate that the client presented, None without one."""
-    der = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
+    der = peer_certificate_der(scope)
     if der is None:
         return None
     try:
         return x509.load_der_x509_certificate(der)
     except UNREADABLE as error:  # OpenSSL has read it; a manufacturer's may be stranger than the library likes.
         raise Refused(Code.CERTIFICATE_UNKNOWN, f"the client certificate cannot be read ({error})") from error
+
+
+def peer_certificate_der(scope: Scope) -> bytes | None:
+    """Return the same as it came, None without one."""
+    der: bytes | None = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
+    return der
 
 
 def tls_connection(scope: Scope) -> TlsConnection | None:

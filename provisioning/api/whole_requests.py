@@ -1,4 +1,4 @@
-"""EST requests that have come whole: answered without the layers of the application, by the same rules.
+"""Requests that have come whole: answered without the layers of the application, by the same rules.
 
 What the layers do for every other request is done here in the same order: counted, limited, answered, and a fault of
 ours logged whole and answered without detail. What a layer holds (a caller's bucket, the counters) is the same object
@@ -7,20 +7,25 @@ for both, so nobody gains by the way that his request takes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 import structlog
 from starlette.responses import Response
 from starlette.types import Scope
 
 from provisioning.api.est import MAXIMUM_BODY, Answer, EstResponder
 from provisioning.api.rate_limit import RequestRates
+from provisioning.api.whole_revocations import RevocationResponder
 from provisioning.enrolment.problems import INTERNAL_ERROR
+from provisioning.errors import Refused
 from provisioning.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
 
-class WholeEstRequests:
-    """Answers them; `provisioning.connection_protocol` asks."""
+class WholeRequests:
+    """Answers EST's operations and, once there is a responder for them, revocations."""
 
     def __init__(
         self, responder: EstResponder, metrics: Metrics, port: str, rates: RequestRates | None, answer: Answer
@@ -31,19 +36,33 @@ class WholeEstRequests:
         self._port = port
         self._rates = rates
         self._answer = answer
+        self.revocations: RevocationResponder | None = None
 
     def takes(self, target: bytes, size: int) -> bool:
-        """Whether *target* is one of EST's operations, just so, and a body of *size* octets is none too many."""
-        plain = target.isascii() and b"%" not in target  # What is encoded is the library's to decode.
-        return plain and size <= MAXIMUM_BODY and self._responder.knows(target.decode("ascii"))
+        """Whether *target* is something known, just so, and a body of *size* octets is none too many."""
+        if not target.isascii() or b"%" in target:  # What is encoded is the library's to decode.
+            return False
+        path = target.decode("ascii")
+        if self.revocations is not None and self.revocations.knows(path, size):
+            return True
+        return size <= MAXIMUM_BODY and self._responder.knows(path)
 
-    async def answer(self, scope: Scope, body: bytes) -> Response:
-        """Return the answer to a request."""
+    def answering(self, scope: Scope, body: bytes) -> Coroutine[Any, Any, Response] | None:
+        """Return what answers a request that is taken, None if it is the application's after all."""
+        responder = self.revocations
+        if responder is None or not responder.knows(scope["path"], len(body)):
+            return self._answered(scope, lambda: self._responder.respond(scope, body))
+        asked = responder.read(scope, body)
+        return None if asked is None else self._answered(scope, lambda: responder.respond(scope, asked))
+
+    async def _answered(self, scope: Scope, respond: Callable[[], Coroutine[Any, Any, Response]]) -> Response:
         begun = self._metrics.now()
         response = None if self._rates is None else self._rates.refuse(scope)
         if response is None:
             try:
-                response = await self._responder.respond(scope, body)
+                response = await respond()
+            except Refused as refusal:
+                response = self._answer(scope["path"], refusal, None)
             except Exception:
                 # As the application's: whatever it is, it is ours.
                 log.exception("request failed", method=scope["method"], path=scope["path"])

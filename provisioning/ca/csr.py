@@ -81,11 +81,12 @@ class VerifiedRequest:
     """What else it asks for; a profile decides what of it is heard (`provisioning.ca.name_policy`)."""
     challenge: bytes | None = None
     """Its challengePassword: what links it to the TLS connection that it came on (RFC 7030 §3.5)."""
+    key_fingerprint: bytes = field(init=False)
+    """The SHA-256 of the key's SubjectPublicKeyInfo, 32 bytes."""
 
-    @property
-    def key_fingerprint(self) -> bytes:
-        """The SHA-256 of the key's SubjectPublicKeyInfo, 32 bytes."""
-        return hashlib.sha256(self.spki).digest()
+    def __post_init__(self) -> None:
+        """Hash the key once: an enrolment asks four times."""
+        object.__setattr__(self, "key_fingerprint", hashlib.sha256(self.spki).digest())
 
 
 def verify_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> VerifiedRequest:

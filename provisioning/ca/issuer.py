@@ -37,7 +37,7 @@ from provisioning.ca.lint import Intent, Made, lint, lint_ocsp_signer
 from provisioning.ca.name_policy import IpAddress, SubjectNames
 from provisioning.ca.precedents import Precedents
 from provisioning.ca.profile import DIGITAL_SIGNATURE, Profile
-from provisioning.ca.signing import signature, signature_algorithm, with_signature
+from provisioning.ca.signing import signature_algorithm, signer, with_signature
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, key_identifier, spki_of
 
@@ -133,7 +133,7 @@ class Issuer:
         self.key_id: Final = key_identifier(certificate.public_key())
         self.key_in_memory: Final = type(key).__module__.startswith("cryptography.")
         """Whether the key is the library's own; a token's signature takes as long as the token takes."""
-        self._key = key
+        self._signature = signer(key)
         self._name = certificate.subject.public_bytes()
         self._algorithm = signature_algorithm(key)
         self._authority = encoded(x509.AuthorityKeyIdentifier(self.key_id, None, None))
@@ -174,7 +174,7 @@ class Issuer:
     def sign(self, prepared: PreparedIssuance) -> bytes:
         """Do the same, and return the certificate in DER."""
         fields = prepared.redeem(self)
-        return with_signature(fields, self._algorithm, signature(self._key, fields))
+        return with_signature(fields, self._algorithm, self._signature(fields))
 
     def _check(self, fields: bytes, intent: Intent) -> None:
         """Raise `IssuanceRefused` if *fields* are not the certificate that is intended, or not a good one."""

@@ -7,8 +7,8 @@ differ between what was checked and what is signed.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -17,8 +17,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.ca import der
 from provisioning.pki.keys import PrivateKey
-
-_ECDSA: Final = {kind: ec.ECDSA(kind()) for kind in (hashes.SHA256, hashes.SHA384)}
 
 
 def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
@@ -69,13 +67,20 @@ def signature_algorithm(key: PrivateKey) -> bytes:
 
 def signature(key: PrivateKey, fields: bytes) -> bytes:
     """Return the signature of *fields*."""
+    return signer(key)(fields)
+
+
+def signer(key: PrivateKey) -> Callable[[bytes], bytes]:
+    """Return what makes *key*'s signatures: what kind of key it is costs as much to find out as a look-up."""
     match key:
         case ec.EllipticCurvePrivateKey():
-            return key.sign(fields, _ECDSA[type(_hash(key))])
+            algorithm = ec.ECDSA(_hash(key))
+            return lambda fields: key.sign(fields, algorithm)
         case rsa.RSAPrivateKey():
-            return key.sign(fields, padding.PKCS1v15(), _hash(key))
+            hashed = _hash(key)
+            return lambda fields: key.sign(fields, padding.PKCS1v15(), hashed)
         case ed25519.Ed25519PrivateKey():
-            return key.sign(fields)
+            return key.sign
 
 
 def _hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:

@@ -16,10 +16,13 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Final
 
 from provisioning.ca.crl import entry_of, removal_of
 from provisioning.store.revocations import ListedChange
+
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class CrlContents:
@@ -29,6 +32,8 @@ class CrlContents:
         self._entries: dict[int, bytes] = {}
         self._ends: dict[int, datetime] = {}
         self._recent: dict[int, tuple[int, bytes]] = {}
+        self._forgotten = 0  # Changes up to this event have been forgotten.
+        self._first_end = _NEVER  # No entry ends before it: a hundred thousand need not be looked at for each list.
         self.through = 0
 
     def apply(self, changes: Iterable[ListedChange], through: int) -> None:
@@ -44,16 +49,21 @@ class CrlContents:
                     serial, change.revoked_at, change.reason, change.invalidity_date
                 )
                 self._ends[serial] = change.not_after
+                self._first_end = min(self._first_end, change.not_after)
             self._recent[serial] = (change.sequence, entry)
         self.through = through
 
     def complete(self, previous_update: datetime) -> Mapping[int, bytes]:
         """Return the complete list's entries, without what had expired at the update before."""
-        for serial in [serial for serial, end in self._ends.items() if end <= previous_update]:
-            del self._entries[serial], self._ends[serial]
+        if self._first_end <= previous_update:
+            for serial in [serial for serial, end in self._ends.items() if end <= previous_update]:
+                del self._entries[serial], self._ends[serial]
+            self._first_end = min(self._ends.values(), default=_NEVER)
         return self._entries
 
     def since(self, sequence: int) -> Mapping[int, bytes]:
         """Return what has changed after the event *sequence*, and forget what changed before it."""
-        self._recent = {serial: change for serial, change in self._recent.items() if change[0] > sequence}
+        if sequence > self._forgotten:
+            self._recent = {serial: change for serial, change in self._recent.items() if change[0] > sequence}
+            self._forgotten = sequence
         return {serial: entry for serial, (_, entry) in self._recent.items()}

@@ -225,11 +225,12 @@ class CrlPublisher:
 
     async def _has_news(self, through: int) -> bool:
         issuer = await asyncio.to_thread(self._plan.open_issuer)
-        return bool(
-            await self._database.read(
-                lambda connection: revocations.changes(connection, issuer.key_id, self._plan.shard_id, through)
-            )
-        )
+
+        def read(connection: Connection) -> bool:
+            newest = revocations.newest(connection)
+            return bool(revocations.changes(connection, issuer.key_id, self._plan.shard_id, through, newest))
+
+        return await self._database.read(read)
 
     async def _everything(self, issuer: CrlIssuer) -> CrlContents:
         """Return what the list says now, read beside the store's one writer: it may be a hundred thousand rows.
@@ -244,7 +245,7 @@ class CrlPublisher:
             found = revocations.listed(connection, issuer.key_id, plan.shard_id, previous_update)
             base = crls.oldest_in_use(connection, plan.name, now)
             if base is not None:  # Releases too, for the delta.
-                found += revocations.changes(connection, issuer.key_id, plan.shard_id, base.through_sequence)
+                found += revocations.changes(connection, issuer.key_id, plan.shard_id, base.through_sequence, through)
             return found, through
 
         contents = CrlContents()
@@ -259,7 +260,7 @@ class CrlPublisher:
             (number,) = counters.take(connection, plan.counter)
             through = revocations.newest(connection)
             base = crls.oldest_in_use(connection, plan.name, now)
-            found = revocations.changes(connection, issuer.key_id, plan.shard_id, contents.through)
+            found = revocations.changes(connection, issuer.key_id, plan.shard_id, contents.through, through)
             audit.append(connection, now, _ACTOR, Action.SIGNING_CRL, plan.name, {"number": number})
             return _News(number, found, through, base)
 

@@ -109,7 +109,7 @@ class RevocationService:
                 audit.append(connection, now, by, action, name, facts)
             return RevocationOutcome(revoked or facts_of(issued), changed), ended, voided
 
-        outcome, ended, voided = await self._database.write(transaction, lambda: {("device", name)})
+        outcome, ended, voided = await self._database.write(transaction, lambda: {("device", name)}, short=True)
         if outcome.changed:
             log.info(
                 "device ended",
@@ -143,7 +143,7 @@ class RevocationService:
                 audit.append(connection, now, by, Action.REVOKED, certificate.device.name, facts)
             return RevocationOutcome(revoked or facts_of([certificate]), bool(fresh)), fresh
 
-        outcome, fresh = await self._database.write(transaction)
+        outcome, fresh = await self._database.write(transaction, short=True)
         if outcome.changed:
             (revoked,) = outcome.revoked
             log.info("certificate revoked", device=revoked.device, serial=serial, reason=reason.value, by=by)

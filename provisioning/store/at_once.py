@@ -27,13 +27,35 @@ Does not handle: UPDATE and DELETE with RETURNING, or with a subquery before the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
 
 from sqlalchemy import Delete, Insert, Select, Update
 
 _PARAMETER: Final = re.compile(r"%\((\w+)\)s")
 _PLACE: Final = "asked.asked_place"
+
+_ELEMENTS: Final[Mapping[type, Callable[[Any], str]]] = {
+    int: str,
+    bool: lambda value: "t" if value else "f",
+    bytes: lambda value: f'"\\\\x{value.hex()}"',
+    datetime: lambda value: f'"{value}"',
+    str: lambda value: '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"',
+    type(None): lambda _none: "NULL",
+}
+
+
+def array_of(values: Sequence[Any]) -> str | list[Any]:
+    """Return the array of *values* as PostgreSQL reads it, or a list for the driver if a value is of another type.
+
+    The driver's own way with a list takes a regular expression for each element: a fifth of what the store's thread
+    does for enrolments that go together.
+    """
+    try:
+        return "{" + ",".join([_ELEMENTS[type(value)](value) for value in values]) + "}"
+    except KeyError:
+        return list(values)
 
 
 def text_at_once(

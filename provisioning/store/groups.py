@@ -6,6 +6,7 @@ JSON document, so that a new rule is a default here and no change of the schema.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
@@ -20,6 +21,7 @@ from provisioning.store.prepared import Prepared
 from provisioning.store.tables import devices, enrolment_groups
 
 DEFAULT_PROFILE: Final = "device"
+_DEFAULTS: Final = 64
 
 
 class WayName(StrEnum):
@@ -106,7 +108,7 @@ def find(connection: Connection, name: str, *, for_update: bool = False) -> Stor
 def rules_of(connection: Connection, name: str) -> Group:
     """Return what holds for the group called *name*, configured or not."""
     stored = find(connection, name)
-    return Group(name) if stored is None else stored.group
+    return _unconfigured(name) if stored is None else stored.group
 
 
 def add(connection: Connection, group: Group, *, by: str, now: datetime) -> None:
@@ -171,5 +173,7 @@ def _from_row(row: Sequence[Any]) -> StoredGroup:
     return StoredGroup(Group(name, **rules), *history)
 
 
+_unconfigured: Final = functools.lru_cache(_DEFAULTS)(Group)
+"""The rules of a group without a row; that it has none is read every time."""
 _RULES: Final = frozenset(field.name for field in fields(Group))
 _TIMES: Final = frozenset({"lifetime", "same_key_window", "renewal_grace", "webhook_timeout"})

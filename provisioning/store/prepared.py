@@ -30,11 +30,11 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final, Protocol
 
-from sqlalchemy import Delete, Dialect, Insert, Select, Update
+from sqlalchemy import JSON, Delete, Dialect, Insert, Select, Update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, NoResultFound
 
-from provisioning.store.at_once import text_at_once
+from provisioning.store.at_once import array_of, text_at_once
 from provisioning.store.side_by_side import COMPANY
 
 _Convert = Callable[[Any], Any]
@@ -96,7 +96,7 @@ class _Compiled:
         for name, bind in self.binders:
             if name not in bound:
                 column = [values[name] for values in rows]
-                bound[name] = column if bind is None else [bind(value) for value in column]
+                bound[name] = array_of(column if bind is None else [bind(value) for value in column])
         return bound
 
     def read(self, row: Sequence[Any]) -> tuple[Any, ...]:
@@ -300,7 +300,7 @@ def _compile(
     for place, column in enumerate(columns):
         convert = column["type"].dialect_impl(dialect).result_processor(dialect, None)
         if convert is not None:
-            readers.append((place, convert))
+            readers.append((place, _json_reader(convert) if isinstance(column["type"], JSON) else convert))
     text = str(compiled)
     together = ""
     if at_once and dialect.name == "postgresql":
@@ -309,6 +309,11 @@ def _compile(
         together = text_at_once(statement, text, types, told_by)
     converted = [(place, bind) for place, (_, bind) in enumerate(binders) if bind is not None]
     return _Compiled(text, binders, _picker(names), converted, fixed, readers, positional, together)
+
+
+def _json_reader(convert: _Convert) -> _Convert:
+    """Return *convert* with a short way for the empty list, which most lists are."""
+    return lambda text: [] if text == "[]" else convert(text)
 
 
 def _picker(names: Sequence[str]) -> Callable[[Values], tuple[Any, ...]]:

@@ -43,6 +43,35 @@ _AFTER: Final = Prepared(
     .order_by(_EVENTS.sequence)
     .limit(bindparam("most", type_=Integer))
 )
+_PAGE: Final = 1000
+# A page of events by their places, and then those of one issuer: asked for both at once, PostgreSQL without statistics
+# reads every certificate of the issuer. It does not look behind a limit.
+_CHANGED: Final = (
+    select(
+        _EVENTS.sequence,
+        certificates.c.serial,
+        certificates.c.not_after,
+        _EVENTS.occurred_at,
+        revocations.c.revoked_at,
+        revocations.c.reason,
+        revocations.c.invalidity_date,
+        certificates.c.issuer_key_id,
+        certificates.c.crl_shard_id,
+    )
+    .select_from(
+        revocation_events.join(certificates).outerjoin(revocations, revocations.c.certificate_id == certificates.c.id)
+    )
+    .where(_EVENTS.sequence > bindparam("after"), _EVENTS.sequence <= bindparam("through"))
+    .order_by(_EVENTS.sequence)
+    .limit(_PAGE)
+    .subquery()
+)
+_CHANGES: Final = (
+    select(*(column for column in _CHANGED.c if column.name not in {"issuer_key_id", "crl_shard_id"}))
+    .where(_CHANGED.c.issuer_key_id == bindparam("issuer"))
+    .order_by(_CHANGED.c.sequence)
+)
+_CHANGES_OF_SHARD: Final = _CHANGES.where(_CHANGED.c.crl_shard_id == bindparam("shard"))
 
 
 class EventKind(StrEnum):
@@ -218,31 +247,22 @@ def listed(connection: Connection, issuer_key_id: bytes, shard_id: int | None, s
     ]
 
 
-def changes(connection: Connection, issuer_key_id: bytes, shard_id: int | None, sequence: int) -> list[ListedChange]:
-    """Return what has changed after the event *sequence*, as it is now."""
-    events = revocation_events.c
-    statement = (
-        select(
-            events.sequence,
-            certificates.c.serial,
-            certificates.c.not_after,
-            events.occurred_at,
-            revocations.c.revoked_at,
-            revocations.c.reason,
-            revocations.c.invalidity_date,
-        )
-        .select_from(
-            revocation_events.join(certificates).outerjoin(
-                revocations, revocations.c.certificate_id == certificates.c.id
+def changes(
+    connection: Connection, issuer_key_id: bytes, shard_id: int | None, after: int, through: int
+) -> list[ListedChange]:
+    """Return what the events after *after*, up to *through*, have changed, as it is now."""
+    found: list[ListedChange] = []
+    wanted = {"issuer": issuer_key_id.hex(), "shard": shard_id}
+    statement = _CHANGES if shard_id is None else _CHANGES_OF_SHARD
+    for start in range(after, through, _PAGE):
+        rows = connection.execute(statement, wanted | {"after": start, "through": min(start + _PAGE, through)})
+        found += [
+            ListedChange(
+                place, int(serial, 16), not_after, at, revoked_at, reason and RevocationReason(reason), invalid
             )
-        )
-        .where(*_scope(issuer_key_id, shard_id), events.sequence > sequence)
-        .order_by(events.sequence)
-    )
-    return [
-        ListedChange(place, int(serial, 16), not_after, at, revoked_at, reason and RevocationReason(reason), invalid)
-        for place, serial, not_after, at, revoked_at, reason, invalid in connection.execute(statement)
-    ]
+            for place, serial, not_after, at, revoked_at, reason, invalid in rows
+        ]
+    return found
 
 
 def _scope(issuer_key_id: bytes, shard_id: int | None) -> list[ColumnElement[bool]]:

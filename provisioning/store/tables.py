@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -45,6 +46,8 @@ metadata = MetaData(
 )
 
 
+_MOMENTS = 64
+"""Texts that are remembered: a work writes its own time to every table. Equal moments are equal in UTC."""
 _WITHOUT_ZONE = len("2026-11-01 12:00:00.000000")
 _NAIVE = "a naive datetime has no place in the store"
 
@@ -75,6 +78,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+@functools.lru_cache(_MOMENTS)
 def _sqlite_text(value: datetime | None) -> str | None:
     if value is None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from contextlib import suppress
 from itertools import product
@@ -69,39 +70,42 @@ def test_covering_is_transitive(data: st.DataObject, third: str) -> None:
         assert covers(first, third)
 
 
-def small_filters() -> dict[str, int]:
-    """Every filter of up to three levels and a '#', with the set of small names that it matches, as bits."""
-    name_levels, filter_levels = ("a", "z", "$", ""), ("a", "$", "", "+")
-    names = {"/".join(levels) for size in range(1, 6) for levels in product(name_levels, repeat=size)} - {""}
-    prefixes = [levels for size in range(4) for levels in product(filter_levels, repeat=size)]
-    filters = {"/".join((*prefix, *tail)) for prefix in prefixes for tail in ((), ("#",))} - {""}
+NAME_LEVELS, FILTER_LEVELS = ("a", "z", "$", ""), ("a", "$", "", "+")
+PREFIXES = [levels for size in range(4) for levels in product(FILTER_LEVELS, repeat=size)]
+SMALL_FILTERS = sorted({"/".join((*prefix, *tail)) for prefix in PREFIXES for tail in ((), ("#",))} - {""})
+"""Every filter of up to three levels and a '#'."""
+
+
+@functools.cache  # Two seconds of matching: not for who only collects the tests.
+def small() -> dict[str, int]:
+    """Return the set of small names that each of `SMALL_FILTERS` matches, as bits."""
+    names = {"/".join(levels) for size in range(1, 6) for levels in product(NAME_LEVELS, repeat=size)} - {""}
     return {
         each: sum(1 << index for index, name in enumerate(names) if matches(each, name))
-        for each in map(check_topic_filter, filters)
+        for each in map(check_topic_filter, SMALL_FILTERS)
     }
-
-
-SMALL = small_filters()
 
 
 def test_covering_is_containment_for_every_pair_of_small_filters() -> None:
     """Complete as well as sound: a level that no filter names, and two levels more than any has, tell them apart."""
-    for outer, inner in product(SMALL, repeat=2):
-        assert covers(outer, inner) is (SMALL[inner] & ~SMALL[outer] == 0), (outer, inner)
+    names = small()
+    for outer, inner in product(names, repeat=2):
+        assert covers(outer, inner) is (names[inner] & ~names[outer] == 0), (outer, inner)
 
 
 def test_overlapping_is_intersection_for_every_pair_of_small_filters() -> None:
-    for one, other in product(SMALL, repeat=2):
-        assert overlaps(one, other) is (SMALL[one] & SMALL[other] != 0), (one, other)
+    names = small()
+    for one, other in product(names, repeat=2):
+        assert overlaps(one, other) is (names[one] & names[other] != 0), (one, other)
 
 
-@given(st.lists(st.sampled_from(sorted(SMALL)), max_size=4), st.sampled_from(sorted(SMALL)))
+@given(st.lists(st.sampled_from(SMALL_FILTERS), max_size=4), st.sampled_from(SMALL_FILTERS))
 def test_a_set_of_filters_covers_exactly_what_they_match_together(outers: list[str], inner: str) -> None:
-    together = 0
+    names, together = small(), 0
     for each in outers:
-        together |= SMALL[each]
-    assert FilterSet(tuple(outers)).covers(inner) is (SMALL[inner] & ~together == 0)
-    assert FilterSet(tuple(outers)).overlaps(inner) is (SMALL[inner] & together != 0)
+        together |= names[each]
+    assert FilterSet(tuple(outers)).covers(inner) is (names[inner] & ~together == 0)
+    assert FilterSet(tuple(outers)).overlaps(inner) is (names[inner] & together != 0)
 
 
 @given(st.lists(topic_filters, max_size=4), topic_names)

@@ -5,7 +5,8 @@
         broker.port, broker.log, broker.events("REVOKED")
 
 The port is a free one and changes with every start; the state directory stays, so a broker can be stopped, killed and
-started again.
+started again. `tests.support.programs` says what a process is; one whose start, memory or processor time is tested has
+an interpreter of its own: ``BrokerProcess.with_files(…).afresh()``.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ import json
 import os
 import select
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support import programs
 from tests.support.pki import Pki
 from tests.support.provisioning import ProvisioningService
 
@@ -30,12 +30,19 @@ PATIENCE = 60.0
 
 
 def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
-    """Return what *condition* returns as soon as that is true."""
+    """Return what *condition* returns as soon as that is true.
+
+    One that is costly to ask, by a process or a TLS handshake, is asked less often: the processor is for what it is
+    about.
+    """
     deadline = time.monotonic() + patience
-    while not (outcome := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {patience:g} s"
-        time.sleep(0.01)
-    return outcome
+    while True:
+        asked = time.monotonic()
+        if outcome := condition():
+            return outcome
+        now = time.monotonic()
+        assert now < deadline, f"{what}: not within {patience:g} s"
+        time.sleep(min(max(0.01, 3 * (now - asked)), 0.5))
 
 
 class BrokerProcess:
@@ -55,7 +62,8 @@ class BrokerProcess:
             "FLEET_BROKER_LIMITS__MAX_CONNECTS_PER_IDENTITY": "0",
             **{f"FLEET_BROKER_{name.upper()}": str(value) for name, value in (settings or {}).items()},
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._afresh = False
+        self._process: programs.Process | None = None
 
     @classmethod
     def with_files(cls, directory: Path, pki: Pki, *arguments: str, **settings: object) -> Self:
@@ -107,6 +115,11 @@ class BrokerProcess:
             del self.arguments[index : index + 2]
         self.arguments += ["--provisioning", service.https]
 
+    def afresh(self) -> Self:
+        """Let every process of this broker have an interpreter of its own."""
+        self._afresh = True
+        return self
+
     @property
     def pid(self) -> int:
         assert self._process is not None
@@ -149,12 +162,7 @@ class BrokerProcess:
     def start(self) -> Self:
         """Start the process and wait until it is ready."""
         with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "broker", *self.arguments],
-                env=self.environment,
-                stdout=subprocess.PIPE,
-                stderr=log,
-            )
+            self._process = programs.start("broker", self.arguments, self.environment, log, afresh=self._afresh)
         line = self._ready_line()
         assert line.startswith("fleet-broker ready mqtts://127.0.0.1:"), f"{line!r}\n{self.log}"
         self.urls = line.removeprefix("fleet-broker ready ").split()
@@ -163,14 +171,7 @@ class BrokerProcess:
 
     def fail(self) -> tuple[int, str]:
         """Start a broker that is not going to run; return its exit code and what it says."""
-        done = subprocess.run(
-            [sys.executable, "-m", "broker", *self.arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
-        )
+        done = programs.run("broker", self.arguments, self.environment, timeout=PATIENCE, afresh=self._afresh)
         assert done.stdout == ""
         return done.returncode, done.stderr
 
@@ -184,7 +185,7 @@ class BrokerProcess:
         assert process is not None
         process.send_signal(number)
         try:
-            return process.wait(timeout=30)
+            return process.wait(timeout=PATIENCE)
         finally:
             process.kill()
             process.wait()

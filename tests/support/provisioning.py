@@ -5,7 +5,8 @@
         service.https, service.http, service.bundle, service.operator
 
 The ports are free ones and change with every start, unless asked for; the directory stays, so a service can be stopped,
-killed and started again. Its log is ``<dir>.log``, shown when a start fails.
+killed and started again. Its log is ``<dir>.log``, shown when a start fails. `tests.support.programs` says what a
+process is; one whose start is tested has an interpreter of its own: ``founded(…, afresh=True)``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,16 +25,17 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from provisioning.pki.tls import CredentialFiles, client_context
+from tests.support import programs
 
 PASSPHRASE = "correct horse battery staple"
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = programs.REPOSITORY
 START_SECONDS = 60
 
 
 class ProvisioningService:
     """One service: its directory, and, while it runs, where it listens."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, object] | None = None) -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, object] | None = None, *, afresh: bool = False) -> None:
         """*settings* are set in its environment: ``{"crl_debounce_seconds": 0.05}``."""
         self.dir = directory
         self.https = ""
@@ -45,12 +46,13 @@ class ProvisioningService:
             **{f"FLEET_PROVISIONING_{name.upper()}": str(value) for name, value in (settings or {}).items()},
         }
         self._database_url = (settings or {}).get("database_url", f"sqlite:///{directory / 'fleet.db'}")
-        self._process: subprocess.Popen[bytes] | None = None
+        self._afresh = afresh
+        self._process: programs.Process | None = None
 
     @classmethod
-    def founded(cls, directory: Path, settings: Mapping[str, object] | None = None) -> Self:
+    def founded(cls, directory: Path, settings: Mapping[str, object] | None = None, *, afresh: bool = False) -> Self:
         """Return a service whose authority has just been founded in *directory*; it does not run yet."""
-        service = cls(directory, settings)
+        service = cls(directory, settings, afresh=afresh)
         service.command("init", "--dir", str(directory), check=True)
         return service
 
@@ -87,27 +89,15 @@ class ProvisioningService:
 
     def command(self, *arguments: str, check: bool = False) -> subprocess.CompletedProcess[str]:
         """Run ``fleet-provisioning`` with *arguments* and return what it said."""
-        return subprocess.run(
-            [sys.executable, "-m", "provisioning", *arguments],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=check,
-            timeout=START_SECONDS,
-        )
+        done = programs.run("provisioning", arguments, self._environment, timeout=START_SECONDS)
+        assert done.returncode == 0 or not check, done.stderr
+        return done
 
     def start(self, *, port: int = 0) -> Self:
         """Start the process and wait until both ports accept connections; *port* is that for HTTPS."""
         with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "provisioning", "serve", "--dir", self.dir),
-                    *("--port", str(port), "--http-port", "0"),
-                ],
-                env=self._environment,
-                stdout=subprocess.PIPE,
-                stderr=log,
-            )
+            arguments = ["serve", "--dir", self.dir, "--port", str(port), "--http-port", "0"]
+            self._process = programs.start("provisioning", arguments, self._environment, log, afresh=self._afresh)
         words = self._ready_line().split()
         assert words[:2] == ["fleet-provisioning", "ready"], f"not ready: {words}\n{self.log}"
         self.https, self.http = words[2:]
@@ -119,7 +109,7 @@ class ProvisioningService:
         assert process is not None
         process.send_signal(number)
         try:
-            return process.wait(timeout=30)
+            return process.wait(timeout=START_SECONDS)
         finally:
             process.kill()
             assert process.stdout is not None

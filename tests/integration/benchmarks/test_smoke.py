@@ -23,7 +23,7 @@ def run(tmp_path: Path, name: str, *arguments: str) -> Any:
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=240,
         check=False,
     )
     if "Remedy: sudo apt-get install" in done.stderr:
@@ -33,7 +33,6 @@ def run(tmp_path: Path, name: str, *arguments: str) -> Any:
     return json.loads(written.read_text())
 
 
-@pytest.mark.timeout(180)
 def test_revocation_closes_every_connection_in_each_of_three_ways(tmp_path: Path) -> None:
     figures = run(tmp_path, "revocation")
     titles = [each["title"] for each in figures["results"]]
@@ -43,7 +42,6 @@ def test_revocation_closes_every_connection_in_each_of_three_ways(tmp_path: Path
     assert figures["already_revoked"] == 500
 
 
-@pytest.mark.timeout(180)
 def test_a_fleet_is_admitted_again_after_kill_9_while_probes_are_served(tmp_path: Path) -> None:
     figures = run(tmp_path, "readmission")
     assert figures["sessions"] == 60, "those of the devices; probes and backend keep none"
@@ -53,7 +51,6 @@ def test_a_fleet_is_admitted_again_after_kill_9_while_probes_are_served(tmp_path
     assert figures["probe_ms_p50"] <= figures["probe_ms_p99"] <= figures["probe_ms_max"]
 
 
-@pytest.mark.timeout(180)
 def test_reloads_drop_nobody(tmp_path: Path) -> None:
     figures = run(tmp_path, "reload_sessions")
     assert figures["dropped"] == 0
@@ -62,7 +59,6 @@ def test_reloads_drop_nobody(tmp_path: Path) -> None:
     assert figures["messages"] > 0
 
 
-@pytest.mark.timeout(180)
 def test_admission_has_a_price_beside_a_broker_without_checks(tmp_path: Path) -> None:
     figures = run(tmp_path, "admission_cost")
     assert list(figures["cpu_ms"]) == ["bare", "feed", "lists"]
@@ -70,7 +66,6 @@ def test_admission_has_a_price_beside_a_broker_without_checks(tmp_path: Path) ->
     assert list(figures["added_percent"]) == ["feed", "lists"]
 
 
-@pytest.mark.timeout(180)
 def test_certificates_ocsp_and_revocations_are_measured_beside_cfssl_on_both_stores(tmp_path: Path) -> None:
     figures = run(tmp_path, "provisioning_service", "--rounds", "1")
     assert list(figures["rounds"]) == ["sqlite", "postgresql"]

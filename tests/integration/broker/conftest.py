@@ -25,7 +25,7 @@ def pki() -> Pki:
 def broker(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[BrokerProcess]:
     """A broker with files and no revocations, quick to lose patience with strangers."""
     limits = {"limits__handshake_timeout": 3, "limits__connect_timeout": 3}
-    with BrokerProcess.with_files(tmp_path_factory.mktemp("broker"), pki, **limits) as running:
+    with BrokerProcess.with_files(tmp_path_factory.mktemp("broker"), pki, **limits).afresh() as running:
         yield running
 
 

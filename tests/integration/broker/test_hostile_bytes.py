@@ -103,7 +103,7 @@ def test_a_client_that_reads_nothing_costs_little_and_stops_nobody(
     limits = {"max_backlog": 1_000_000, "max_inflight": 20, "max_queued_bytes": 2_000_000, "max_queued_messages": 1000}
     settings = {f"limits__{limit}": value for limit, value in limits.items()}
     with (
-        BrokerProcess.with_files(tmp_path / "b", pki, **settings) as broker,
+        BrokerProcess.with_files(tmp_path / "b", pki, **settings).afresh() as broker,
         TlsClient(broker.port, anchors, pki.service("deaf").credential, receive_buffer=4096) as deaf,
         TlsClient(broker.port, anchors, pki.service("good").credential) as good,
         TlsClient(broker.port, anchors, pki.device("meter").credential) as meter,

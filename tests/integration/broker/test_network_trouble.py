@@ -58,7 +58,7 @@ async def test_a_half_open_connection_ends_by_its_keep_alive_and_the_will_is_sen
 
 
 async def test_a_subscriber_in_a_blackhole_costs_the_broker_no_memory(tmp_path: Path, anchors: Path, pki: Pki) -> None:
-    running = BrokerProcess.with_files(tmp_path / "own", pki, limits__max_backlog=1024 * 1024)
+    running = BrokerProcess.with_files(tmp_path / "own", pki, limits__max_backlog=1024 * 1024).afresh()
     with running as broker:
         async with Proxy("127.0.0.1", broker.port) as proxy:
             slow = await admitted(proxy.port, anchors, pki.device("slow"), Connect("slow", keep_alive=600))

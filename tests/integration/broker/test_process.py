@@ -25,7 +25,7 @@ from tests.support.wire import V311
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_in_order(pki: Pki, tmp_path: Path, number: signal.Signals) -> None:
-    with BrokerProcess.with_files(tmp_path / "b", pki) as broker, contextlib.ExitStack() as stack:
+    with BrokerProcess.with_files(tmp_path / "b", pki).afresh() as broker, contextlib.ExitStack() as stack:
         anchors = tmp_path / "b" / "anchors.pem"
         new = stack.enter_context(TlsClient(broker.port, anchors, pki.device("new").credential))
         old = stack.enter_context(TlsClient(broker.port, anchors, pki.device("old").credential, version=V311))
@@ -46,7 +46,7 @@ def test_a_signal_stops_it_in_order(pki: Pki, tmp_path: Path, number: signal.Sig
 
 
 def test_it_starts_again_after_kill_9_and_on_the_same_port(pki: Pki, tmp_path: Path) -> None:
-    broker = BrokerProcess.with_files(tmp_path / "b", pki)
+    broker = BrokerProcess.with_files(tmp_path / "b", pki).afresh()
     anchors = tmp_path / "b" / "anchors.pem"
     holder = pki.device("meter")
     with broker, TlsClient(broker.port, anchors, holder.credential) as client:
@@ -198,7 +198,7 @@ def test_a_renewal_that_cannot_be_stored_is_tried_again_and_harms_nobody(
 
 
 def test_running_out_of_descriptors_is_no_end_and_no_busy_loop(pki: Pki, tmp_path: Path) -> None:
-    with BrokerProcess.with_files(tmp_path / "b", pki, limits__handshake_timeout=600) as broker:
+    with BrokerProcess.with_files(tmp_path / "b", pki, limits__handshake_timeout=600).afresh() as broker:
         anchors = tmp_path / "b" / "anchors.pem"
         resource.prlimit(broker.pid, resource.RLIMIT_NOFILE, (40, 40))
         holder = pki.device("meter").credential
@@ -223,6 +223,6 @@ def test_running_out_of_descriptors_is_no_end_and_no_busy_loop(pki: Pki, tmp_pat
 
 def test_an_empty_broker_is_ready_after_less_than_two_seconds_of_processor_time(tmp_path: Path, pki: Pki) -> None:
     """Processor time, not the clock's: what it waits for on a busy machine is not the broker's."""
-    with BrokerProcess.with_files(tmp_path / "b", pki) as broker:
+    with BrokerProcess.with_files(tmp_path / "b", pki).afresh() as broker:
         assert (broker.dir / "state" / "broker.db").exists()
         assert broker.cpu_seconds() < 2

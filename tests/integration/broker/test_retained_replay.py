@@ -19,7 +19,7 @@ MOST_KIB_A_READER = 1024
 
 
 def test_who_does_not_read_holds_little_and_who_does_gets_all(pki: Pki, anchors: Path, tmp_path: Path) -> None:
-    broker = BrokerProcess.with_files(tmp_path / "b", pki, "--no-persistence")
+    broker = BrokerProcess.with_files(tmp_path / "b", pki, "--no-persistence").afresh()
     with broker, ExitStack() as stack:
         meter = stack.enter_context(TlsClient(broker.port, anchors, pki.device("meter").credential))
         meter.connect(client_id="meter")

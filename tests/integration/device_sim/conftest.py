@@ -56,7 +56,7 @@ async def mosquitto(authority: Authority, tmp_path: Path) -> AsyncIterator[Runni
         program, "-v", "-c", config, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
     )
     assert process.stderr is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async for line in process.stderr:
             if b"running" in line:
                 break

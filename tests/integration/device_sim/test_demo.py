@@ -68,10 +68,9 @@ async def until_said(process: asyncio.subprocess.Process, words: str) -> None:
     pytest.fail(f"the demo ended before it said {words!r}")
 
 
-@pytest.mark.timeout(120)
 async def test_the_whole_story_passes(tmp_path: Path) -> None:
     async with demo(tmp_path, *FEW, "--json") as process:
-        out, err = await asyncio.wait_for(process.communicate(), 100)
+        out, err = await asyncio.wait_for(process.communicate(), 240)
         assert process.returncode == 0, err.decode()
         report = json.loads(out)
         assert report["passed"]
@@ -87,7 +86,6 @@ async def test_the_whole_story_passes(tmp_path: Path) -> None:
         assert left_running(tmp_path) == []
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
@@ -110,7 +108,6 @@ async def test_an_interruption_leaves_nothing_behind(tmp_path: Path, number: sig
         assert left_running(tmp_path) == []
 
 
-@pytest.mark.timeout(120)
 async def test_a_service_that_dies_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:
     async with demo(tmp_path, "--devices", "8", "--seconds", "60") as process:
         await until_said(process, "Telemetry")
@@ -125,7 +122,6 @@ async def test_a_service_that_dies_ends_the_demo_with_its_last_words(tmp_path: P
         assert left_running(tmp_path) == []
 
 
-@pytest.mark.timeout(120)
 async def test_kept_service_and_broker_run_until_the_user_has_enough(tmp_path: Path) -> None:
     async with demo(tmp_path, *FEW, "--keep", "--dir", str(tmp_path / "kept")) as process:
         await until_said(process, "Service and broker run until Ctrl-C")

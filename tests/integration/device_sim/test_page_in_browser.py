@@ -54,7 +54,6 @@ def chromium() -> str:
     return program
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 async def test_the_figures_on_the_page_are_those_of_the_document(
@@ -75,7 +74,7 @@ async def test_the_figures_on_the_page_are_those_of_the_document(
         stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        content, _ = await asyncio.wait_for(process.communicate(), 60)
+        content, _ = await asyncio.wait_for(process.communicate(), 240)
     finally:
         if process.returncode is None:
             process.kill()

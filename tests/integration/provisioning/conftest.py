@@ -28,19 +28,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @contextmanager
-def founded(request: pytest.FixtureRequest, directory: Path) -> Iterator[ProvisioningService]:
+def founded(request: pytest.FixtureRequest, directory: Path, *, afresh: bool = False) -> Iterator[ProvisioningService]:
     """Found a service on the store that the test is for; it runs until the end of the block."""
     with ExitStack() as stack:
         settings: dict[str, object] = dict(FAST)
         if getattr(request, "param", "sqlite") == "postgresql":
             server: PostgresqlServer = request.getfixturevalue("postgresql")
             settings["database_url"] = stack.enter_context(server.database("template0"))
-        yield stack.enter_context(ProvisioningService.founded(directory, settings))
+        yield stack.enter_context(ProvisioningService.founded(directory, settings, afresh=afresh))
 
 
 @pytest.fixture(scope="session")
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
-    with founded(request, tmp_path_factory.mktemp("provisioning") / "fleet") as running:
+    with founded(request, tmp_path_factory.mktemp("provisioning") / "fleet", afresh=True) as running:
         yield running
 
 

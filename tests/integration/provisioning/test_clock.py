@@ -20,7 +20,7 @@ from tests.support.openssl import OpensslDevice, openssl
 from tests.support.provisioning import ProvisioningService
 
 FAST = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 0.2}
-NOTICED = 40
+NOTICED = 90
 """Seconds in which the service has looked at the wall clock: it does so every 15."""
 MINUTE = timedelta(minutes=1)
 TOLERANCE = timedelta(minutes=2)

@@ -25,7 +25,7 @@ def test_no_request_of_an_operator_breaks_the_service(tmp_path: Path) -> None:
                 *("--phases", "coverage,fuzzing", "--max-examples", "5", "--checks", CHECKS),
                 *("--seed", "1", "--request-timeout", "30", "--no-color"),
             ],
-            capture_output=True, text=True, check=False, timeout=100, cwd=tmp_path,
+            capture_output=True, text=True, check=False, timeout=240, cwd=tmp_path,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-4000:]
         assert " passed" in done.stdout

@@ -13,9 +13,9 @@ from tests.support.broker_process import REPOSITORY
 PROGRAM = """
 import structlog
 from broker.admission.refusal import RefusalCode
-from broker.cli import _configure_log
+from broker.running import configure_log
 
-_configure_log("info")
+configure_log("info")
 log = structlog.get_logger("broker")
 log.info("refused", code=RefusalCode.REVOKED, serial="ab", name="Z\u00e4hler", of=object)
 try:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -56,16 +53,3 @@ def test_the_choices_are_those_of_the_store() -> None:
     assert get_args(group_commands.NewKey) == tuple(NewKey)
     assert tuple(WayName) == group_commands.WAYS
     assert {each.default for each in EVERY["ca rollover begin"].params if "--line" in each.opts} == {DEFAULT_LINE}
-
-
-def test_a_command_starts_without_the_library_of_the_database() -> None:
-    """It takes as long as all the rest, and the completion of a word in the shell waits for it."""
-    heavy = "{'sqlalchemy', 'alembic', 'fastapi', 'uvicorn'} & set(sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys, provisioning.cli; print({heavy})"],
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "set()\n"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import pytest
@@ -29,7 +29,10 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 
 class Whole:
-    """Answers what is posted to ``/whole``, with its body; a body of ``wait`` when it is told to go on."""
+    """Answers what is posted to ``/whole``, with its body; a body of ``wait`` when it is told to go on.
+
+    A body of ``odd`` is the application's after all.
+    """
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
@@ -39,7 +42,10 @@ class Whole:
     def takes(self, target: bytes, size: int) -> bool:
         return target == b"/whole" and size <= 100
 
-    async def answer(self, scope: Any, body: bytes) -> Response:
+    def answering(self, scope: Any, body: bytes) -> Coroutine[Any, Any, Response] | None:
+        return None if body == b"odd" else self._answer(scope, body)
+
+    async def _answer(self, scope: Any, body: bytes) -> Response:
         assert (scope["method"], scope["path"]) == ("POST", "/whole")
         assert callable(scope["extensions"]["connection"]["abort"])
         self.began.set()
@@ -119,12 +125,13 @@ async def test_what_comes_whole_is_answered_without_the_application() -> None:
     [
         post(b"a", "/other"),
         post(b"b" * 101),
+        post(b"odd"),
         post(b"a", "/whole?x"),
         post(b"a", "/whole", "Expect: 100-continue"),
         post(b"a").replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"Host: x", b"Connection: keep-alive"),
         b"PUT" + post(b"a")[4:].replace(b"Content-Length: 1", b"Content-Length: 0")[:-1],
     ],
-    ids=["path", "size", "query", "expect", "version", "method"],
+    ids=["path", "size", "answer", "query", "expect", "version", "method"],
 )
 async def test_what_nobody_takes_is_the_application_s(request_: bytes) -> None:
     async with connected(Whole()) as (reader, writer):

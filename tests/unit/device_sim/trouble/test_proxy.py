@@ -15,7 +15,7 @@ from device_sim.trouble.connection import reset
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE, Direction, Trouble
 
-PATIENCE = 20.0
+PATIENCE = 120.0
 Loop = Callable[[], asyncio.AbstractEventLoop]
 loops = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 

@@ -47,3 +47,37 @@ def test_an_entry_leaves_after_one_list_past_its_end() -> None:
     contents.apply([change(1, 7, FINAL)], 1)
     assert contents.complete(LATER - timedelta(seconds=1)) == {7: entry_of(7, NOON, FINAL)}
     assert contents.complete(LATER) == {}
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("change"), st.integers(1, 6), st.integers(1, 20)),  # A serial number, and days to its end.
+        st.tuples(st.just("release"), st.integers(1, 6), st.just(0)),
+        st.tuples(st.just("list"), st.integers(0, 20), st.just(0)),
+        st.tuples(st.just("delta"), st.integers(0, 30), st.just(0)),
+    ),
+    max_size=30,
+)
+
+
+@given(STEPS)
+def test_what_is_not_looked_at_would_not_have_changed_anything(steps: list[tuple[str, int, int]]) -> None:
+    """Ends and places that are not reached yet are skipped: compared with looking at each entry every time."""
+    contents, entries, recent = CrlContents(), dict[int, tuple[timedelta, bytes]](), dict[int, tuple[int, bytes]]()
+    for place, (what, number, days) in enumerate(steps, 1):
+        if what == "list":
+            entries = {serial: each for serial, each in entries.items() if each[0] > timedelta(number)}
+            expected = {serial: entry for serial, (_, entry) in entries.items()}
+            assert contents.complete(NOON + timedelta(number)) == expected
+        elif what == "delta":
+            base = min(number, place - 1)  # No list tells what has not happened yet.
+            recent = {serial: each for serial, each in recent.items() if each[0] > base}
+            assert contents.since(base) == {serial: entry for serial, (_, entry) in recent.items()}
+        elif what == "change":
+            entry = entry_of(number, NOON, HOLD)
+            entries[number], recent[number] = (timedelta(days), entry), (place, entry)
+            contents.apply([ListedChange(place, number, NOON + timedelta(days), NOON, NOON, HOLD)], place)
+        else:
+            entries.pop(number, None)
+            recent[number] = (place, removal_of(number, NOON))
+            contents.apply([change(place, number, None)], place)

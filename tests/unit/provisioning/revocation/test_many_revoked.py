@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.engine import Connection, Engine
 
 from provisioning.ca.crl import CrlIssuer
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
+from provisioning.store import revocations
 from provisioning.store.counters import Counter
 from tests.support.fleet import Fleet
 from tests.support.many import fill
@@ -25,6 +27,7 @@ MANY = 100_000
 ROUND = 15
 
 
+ResultT = TypeVar("ResultT")
 Statement = tuple[str, Any]
 _SCAN = {"sqlite": re.compile(r"\bSCAN (\w+)"), "postgresql": re.compile(r"\bSeq Scan on (\w+)")}
 _LARGE = {"certificates", "devices", "revocations", "revocation_events", "audit_entries"}
@@ -33,6 +36,12 @@ _LARGE = {"certificates", "devices", "revocations", "revocation_events", "audit_
 async def statements_to_revoke(fleet: Fleet, name: str) -> list[Statement]:
     """Revoke a new device; return what the database was asked meanwhile."""
     await fleet.enrol(name)
+    asked, _ = await noted(fleet.revocation.revoke_device(name, RevocationReason.SUPERSEDED, by="admin"))
+    return asked
+
+
+async def noted(doing: Awaitable[ResultT]) -> tuple[list[Statement], ResultT]:
+    """Return what the database was asked by SQLAlchemy meanwhile, and what came of it."""
     asked: list[Statement] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_more: Any) -> None:
@@ -40,10 +49,9 @@ async def statements_to_revoke(fleet: Fleet, name: str) -> list[Statement]:
 
     event.listen(Engine, "before_cursor_execute", note)
     try:
-        await fleet.revocation.revoke_device(name, RevocationReason.SUPERSEDED, by="admin")
+        return asked, await doing
     finally:
         event.remove(Engine, "before_cursor_execute", note)
-    return asked
 
 
 def scanned(connection: Connection, asked: list[Statement]) -> set[str]:
@@ -91,3 +99,66 @@ async def test_the_hundred_thousand_and_first_costs_what_the_first_did(fleet: Fl
         openssl("crl", "-inform", "DER", "-noout", "-verify", "-CAfile", tmp_path / "ca.pem", data=crl)
     loaded = x509.load_der_x509_crl(publisher.current.der)
     assert len(loaded) == MANY + ROUND
+
+
+async def test_what_is_new_for_a_list_is_looked_up_by_its_place_and_not_searched_for(fleet: Fleet) -> None:
+    """Also while PostgreSQL has no statistics: it is done while nobody else can write."""
+    issuer = fleet.issuer.key_id
+    await fleet.database.write(lambda connection: fill(connection, issuer, 30_000, fleet.clock()))
+    await fleet.enrol("late")
+    await fleet.revocation.revoke_device("late", RevocationReason.KEY_COMPROMISE, by="admin")
+
+    def look(connection: Connection) -> tuple[list[int], int]:
+        before = _rows_read(connection)
+        found = revocations.changes(connection, issuer, None, 29_998, 30_001)
+        return [each.sequence for each in found], _rows_read(connection) - before
+
+    asked, found = await noted(fleet.database.write(look))
+    assert found == ([29_999, 30_000, 30_001], 0)
+    assert await fleet.database.read(lambda connection: scanned(connection, asked)) == set()
+
+
+def _rows_read(connection: Connection) -> int:
+    """Return how many rows of the large tables this transaction has read without looking them up; 0 on SQLite."""
+    if connection.dialect.name == "sqlite":
+        return 0
+    tables = ", ".join(f"'{name}'" for name in _LARGE)
+    read = f"SELECT sum(seq_tup_read)::int FROM pg_stat_xact_user_tables WHERE relname IN ({tables})"  # noqa: S608 - of names only
+    return int(connection.exec_driver_sql(read).scalar_one())
+
+
+async def test_what_is_new_is_told_in_order_whoever_else_has_news(fleet: Fleet) -> None:
+    """More than one page of events, of several issuers and shards."""
+    issuer = fleet.issuer.key_id
+    other = bytes(reversed(issuer))
+
+    def spread(connection: Connection) -> None:
+        fill(connection, issuer, 2_500, fleet.clock())
+        connection.exec_driver_sql(
+            "INSERT INTO crl_shards (id, issuer, url) VALUES (7, 'issuing-ca', 'http://ca.example.org/7')"
+        )
+        others = text("UPDATE certificates SET issuer_key_id = :other WHERE id % 3 = 0")
+        connection.execute(others, {"other": other.hex()})
+        connection.execute(text("UPDATE certificates SET crl_shard_id = 7 WHERE id % 6 = 4"))
+        connection.exec_driver_sql("DELETE FROM revocations WHERE sequence = 2001")  # It was released.
+
+    await fleet.database.write(spread)
+    base = 1_000_000
+
+    def places(key: bytes, shard: int | None, after: int, through: int) -> Callable[[Connection], list[int]]:
+        return lambda connection: [
+            each.sequence for each in revocations.changes(connection, key, shard, after, through)
+        ]
+
+    for after, through in ((0, 2500), (10, 2400), (999, 1001), (2499, 2500), (5, 5), (0, 4000)):
+        numbers = range(after + 1, min(through, 2500) + 1)
+        read = fleet.database.read
+        assert await read(places(issuer, None, after, through)) == [n for n in numbers if (base + n) % 3]
+        assert await read(places(other, None, after, through)) == [n for n in numbers if (base + n) % 3 == 0]
+        of_shard = [n for n in numbers if (base + n) % 6 == 4]
+        assert await read(places(issuer, 7, after, through)) == of_shard
+        assert await read(places(issuer, 8, after, through)) == []
+    (released,) = await fleet.database.read(
+        lambda connection: revocations.changes(connection, issuer, None, 2000, 2001)
+    )
+    assert (released.sequence, released.revoked_at, released.reason) == (2001, None, None)

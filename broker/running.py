@@ -1,0 +1,126 @@
+"""The broker as a process: its settings, its log, its event loop, and the words and the exit code that it ends with.
+
+Exit codes: 0 stopped, or the settings are valid; 1 it could not start; 2 the settings cannot be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+import structlog
+import typer
+
+from broker.admin.metrics_endpoint import ListenError
+from broker.admin.unix_socket import AdminSocketError
+from broker.admission.policy_file import PolicyError
+from broker.audit.files import AuditError
+from broker.config import BrokerConfig, ConfigError, load
+from broker.credentials import CredentialError
+from broker.plugins.errors import PluginError
+from broker.preflight import problems
+from broker.server import BrokerServer
+from broker.store.sqlite import StoreError
+from provisioning.logs import LossyStream
+from provisioning.pki.tls import TlsConfigurationError
+
+_USAGE = 2
+_NOT_STARTED = (
+    AdminSocketError,
+    AuditError,
+    CredentialError,
+    ListenError,
+    PluginError,
+    PolicyError,
+    StoreError,
+    TlsConfigurationError,
+)
+
+
+def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool) -> None:
+    """Run the broker until a signal ends it; *only_test*: say what is wrong with its settings. Raises `typer.Exit`.
+
+    *given* are the command line's values by name; what is no setting among them is not looked at.
+    """
+    flags = {key: value for key, value in given.items() if key in BrokerConfig.model_fields}
+    try:
+        settings = load(config, flags)
+    except ConfigError as error:
+        raise _failed(str(error), _USAGE) from None
+    if only_test:
+        _test(settings)
+        return
+    configure_log(settings.log_level)
+    try:
+        _run(BrokerServer(settings, partial(load, config, flags), config))
+    except _NOT_STARTED as error:
+        raise _failed(str(error), 1) from None
+
+
+def _test(settings: BrokerConfig) -> None:
+    if found := problems(settings):
+        for problem in found:
+            typer.echo(f"fleet-broker: {problem}", err=True)
+        raise typer.Exit(_USAGE)
+    if settings.plugins:
+        from broker.plugins.loading import find_plugins  # And with it amqtt, for who has plugins.
+
+        try:
+            find_plugins(settings.plugins)
+        except PluginError as error:
+            raise _failed(str(error), _USAGE) from None
+    typer.echo("the settings are valid")
+
+
+def _failed(text: str, code: int) -> typer.Exit:
+    typer.echo(f"fleet-broker: {text}", err=True)
+    return typer.Exit(code)
+
+
+def _run(server: BrokerServer) -> None:
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):  # Not on every platform; the broker works without.
+        import uvloop
+
+        loop_factory = uvloop.new_event_loop
+
+    async def serve() -> None:
+        await server.run()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(serve())
+
+
+_ENCODER = json.JSONEncoder(default=repr)
+
+
+def _encoded(event: dict[str, Any], **_options: Any) -> str:
+    """Return *event* as JSON, by one encoder for all: `json.dumps` with options makes another for each line."""
+    return _ENCODER.encode(event)
+
+
+def configure_log(level: str) -> None:
+    """Log to standard error from now on: JSON lines, or for people where that is a terminal."""
+    terminal = sys.stderr.isatty()
+    renderer: Any = structlog.processors.JSONRenderer(_encoded)
+    if terminal:
+        renderer = structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if terminal else [structlog.processors.format_exc_info]),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        # A log that cannot be written, on a disk that is full say, puts nobody out.
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LossyStream(sys.stderr))),
+        cache_logger_on_first_use=True,
+    )

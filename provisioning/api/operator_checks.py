@@ -1,0 +1,78 @@
+"""Who calls the operators' API, asked of the store once for all who ask together.
+
+Theory
+------
+An operator's program has many calls under way, all with one certificate. A transaction for each call to learn the same
+was a third of a revocation's cost. So whoever comes while the store is being asked waits for the next look, which is
+one transaction for everybody and asks once about each certificate::
+
+    call A ─► look 1 ─────────────────► A        call B, C ─► wait ─► look 2 ─► B, C
+
+Rules
+-----
+1. A look begins after everybody whom it answers has come, so nobody hears what was so before he called: who was revoked
+   before is refused. Nothing is remembered.
+2. Certificates that differ by a bit are asked about each for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cryptography import x509
+from sqlalchemy.engine import Connection
+
+from provisioning.enrolment.authentication import AuthenticatedOperator, authenticate_operator
+from provisioning.errors import Refused
+from provisioning.store.database import Database
+
+_Found = AuthenticatedOperator | Refused
+_Certificates = Mapping[bytes, x509.Certificate | None]
+
+
+@dataclass(slots=True)
+class _Look:
+    """One transaction, and who waits for it: certificates by their DER, empty for none."""
+
+    certificates: dict[bytes, x509.Certificate | None] = field(default_factory=dict)
+    done: asyncio.Task[dict[bytes, _Found]] | None = None
+
+
+class OperatorChecks:
+    """Asks the store; used from one event loop."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._clock = clock
+        self._next = _Look()
+        self._under_way: asyncio.Task[dict[bytes, _Found]] | None = None
+
+    async def operator(self, certificate: x509.Certificate | None, der: bytes = b"") -> AuthenticatedOperator:
+        """Return who presented *certificate*, whose encoding is *der*; raise `Refused` as `authenticate_operator`."""
+        look = self._next
+        look.certificates[der] = certificate
+        if look.done is None:
+            look.done = asyncio.create_task(self._look(look, self._under_way))
+        found = (await asyncio.shield(look.done))[der]
+        if isinstance(found, Refused):
+            raise Refused(found.code, found.detail)  # One for each: an exception remembers who raised it.
+        return found
+
+    async def _look(self, look: _Look, before: asyncio.Task[dict[bytes, _Found]] | None) -> dict[bytes, _Found]:
+        if before is not None and not before.done():
+            await asyncio.wait([before])  # How it ended is its callers' concern.
+        self._next, self._under_way = _Look(), look.done
+        return await self._database.read(lambda connection: _found(connection, look.certificates, self._clock()))
+
+
+def _found(connection: Connection, certificates: _Certificates, now: datetime) -> dict[bytes, _Found]:
+    found: dict[bytes, _Found] = {}
+    for der, certificate in certificates.items():
+        try:
+            found[der] = authenticate_operator(connection, certificate, now)
+        except Refused as refusal:
+            found[der] = refusal
+    return found

@@ -1,0 +1,179 @@
+"""Our programs as processes: forked from an interpreter that has their imports done, or started afresh.
+
+    process = start("broker", ["run", …], environment, stdout=…, stderr=…)      # what subprocess.Popen has, in short
+    process.pid, process.poll(), process.send_signal(…), process.wait(timeout=…)
+    done = run("provisioning", ["init", …], environment)
+
+Both are the real program in a process of its own, with the same code from ``__main__`` on. Importing it takes longer
+than most tests that need it: `tests.support.fork_server` has done that once for each test worker. A process is started
+afresh where it matters how it starts: with *afresh*, for tests of the start, of memory and of processor time; and
+whenever its environment has anything for the interpreter or the loader that the fork server has not.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+REPOSITORY = Path(__file__).parents[2]
+PATIENCE = 60.0
+"""Seconds: how long the imports may take on a machine that is busy with other tests."""
+
+_IMPORTED = {
+    # What `run` and `serve` import when they are called, too.
+    "broker": ("broker.cli", "broker.running", "uvloop"),
+    "provisioning": ("provisioning.cli", "provisioning.server", "provisioning.authority", "uvloop"),
+}
+_OF_THE_PROGRAM = ("FLEET_", "PYTEST_CURRENT_TEST")
+"""Beginnings of variables that are read after the imports: a forked process may have its own."""
+
+
+class Forked:
+    """One process of a fork server: what `subprocess.Popen` has, as far as tests need it."""
+
+    def __init__(self, report: int) -> None:
+        self._report = os.fdopen(report, "rb", buffering=0)
+        self.returncode: int | None = None
+        self.pid = int(self._line(PATIENCE))
+        self.stdout: IO[bytes] | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code (negative: the signal that killed it), None while the process runs."""
+        if self.returncode is None and self._reported(0):
+            self.wait()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code as soon as there is one. Raises `subprocess.TimeoutExpired`."""
+        if self.returncode is None:
+            self.returncode = int(self._line(timeout))
+            self._report.close()
+        return self.returncode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _reported(self, seconds: float | None) -> bool:
+        waiting = select.poll()
+        waiting.register(self._report, select.POLLIN)
+        return bool(waiting.poll(None if seconds is None else seconds * 1000))
+
+    def _line(self, seconds: float | None) -> bytes:
+        if not self._reported(seconds):
+            raise subprocess.TimeoutExpired("a forked process", seconds or 0.0)
+        line = self._report.readline()
+        assert line.endswith(b"\n"), "the fork server has ended"
+        return line
+
+
+Process = subprocess.Popen[bytes] | Forked
+
+
+class _Server:
+    """The fork server of one program, until this test worker ends."""
+
+    def __init__(self, program: str) -> None:
+        self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.environment = _lasting(os.environ | {"PYTHONPATH": str(REPOSITORY)})
+        descriptor = theirs.fileno()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.fork_server", program, str(descriptor), *_IMPORTED[program]],
+            env=self.environment,
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[descriptor],
+        )
+        theirs.close()
+        atexit.register(self._end)
+
+    def fork(self, arguments: Sequence[str], environment: Mapping[str, str], stdout: int, stderr: int) -> Forked:
+        report, theirs = os.pipe()
+        order = {"arguments": arguments, "environment": dict(environment), "folder": str(Path.cwd())}
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        try:
+            socket.send_fds(self._orders, [json.dumps(order).encode()], [nothing, stdout, stderr, theirs])
+        finally:
+            os.close(nothing)
+            os.close(theirs)
+        return Forked(report)
+
+    def _end(self) -> None:
+        self._orders.close()
+        self._process.wait()
+
+
+_server = functools.cache(_Server)
+
+
+def start(
+    program: str,
+    arguments: Sequence[str | Path],
+    environment: Mapping[str, str],
+    stderr: IO[bytes],
+    *,
+    afresh: bool = False,
+) -> Process:
+    """Start *program*, with a pipe for its standard output. *afresh*: with an interpreter of its own in any case."""
+    words = [str(argument) for argument in arguments]
+    if afresh or not _forkable(program, environment):
+        command = [sys.executable, "-m", program, *words]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr)
+    reading, writing = os.pipe()
+    try:
+        process = _server(program).fork(words, environment, writing, stderr.fileno())
+    finally:
+        os.close(writing)
+    process.stdout = os.fdopen(reading, "rb")
+    return process
+
+
+def run(
+    program: str,
+    arguments: Sequence[str | Path],
+    environment: Mapping[str, str],
+    *,
+    timeout: float,
+    afresh: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """Run *program* to its end, and return what it said. Raises `subprocess.TimeoutExpired`."""
+    words = [str(argument) for argument in arguments]
+    command = [sys.executable, "-m", program, *words]
+    if afresh or not _forkable(program, environment):
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=timeout)
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        process = _server(program).fork(words, environment, stdout.fileno(), stderr.fileno())
+        try:
+            code = process.wait(timeout)
+        finally:
+            process.kill()
+        said = []
+        for file in (stdout, stderr):
+            file.seek(0)
+            said.append(file.read().decode())
+    return subprocess.CompletedProcess(command, code, *said)
+
+
+def _forkable(program: str, environment: Mapping[str, str]) -> bool:
+    """Whether a forked process sees all of *environment* where one that is started afresh would."""
+    return _lasting(environment) == _server(program).environment
+
+
+def _lasting(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if not name.startswith(_OF_THE_PROGRAM)}

@@ -1,0 +1,227 @@
+"""A revocation that has come whole has the same effect and answer as one that went through the framework."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from starlette.responses import Response
+from starlette.types import Scope
+
+from provisioning.api.application import new_application
+from provisioning.api.est import Answer, EstResponder
+from provisioning.api.idempotency import AnswerBook
+from provisioning.api.operator_checks import OperatorChecks
+from provisioning.api.operators import OperatorServices, router
+from provisioning.api.whole_requests import WholeRequests
+from provisioning.api.whole_revocations import PATH, RevocationResponder
+from provisioning.config import Settings
+from provisioning.enrolment.operator_roles import OperatorRoleService
+from provisioning.metrics import Metrics
+from provisioning.operator_role import OperatorRole
+from provisioning.revocation.feed import RevocationFeed
+from tests.support.fleet import Fleet
+from tests.unit.provisioning.api.test_operator_checks import operator
+from tests.unit.provisioning.api.test_whole_requests import through
+
+JSON = (b"content-type", b"application/json")
+
+
+@dataclass
+class Api:
+    """The operators' API, by both ways, called by one who presents a certificate."""
+
+    fleet: Fleet
+    app: Any
+    metrics: Metrics
+    der: bytes | None = None
+
+    @property
+    def whole(self) -> WholeRequests:
+        whole: WholeRequests = self.app.state.whole
+        return whole
+
+    def scope(self, *headers: tuple[bytes, bytes]) -> Scope:
+        tls = {"client_cert_der": self.der}
+        return {
+            "type": "http",
+            "method": "POST",
+            "path": PATH,
+            "headers": [(b"host", b"x"), *(headers or (JSON,))],
+            "client": ("192.0.2.1", 1),
+            "extensions": {"tls": tls},
+        }
+
+    async def directly(self, body: bytes, *headers: tuple[bytes, bytes]) -> Response | None:
+        """Return the answer without the framework, None if that is not given."""
+        answering = self.whole.answering(self.scope(*headers), body)
+        return None if answering is None else await answering
+
+    async def through_framework(self, body: bytes, *headers: tuple[bytes, bytes]) -> Response:
+        return await through(self.app, self.scope(*headers), body)
+
+
+async def api_of(fleet: Fleet, role: OperatorRole | None = OperatorRole.ADMIN) -> Api:
+    """Return the API; who calls is an operator of *role*, None: nobody."""
+    parts: Any = {"enrolment": None, "authorities": None, "signer": None}
+    nothing: Any = None
+
+    def devices(answer: Answer) -> EstResponder:
+        return EstResponder(answer, **parts)
+
+    metrics, settings = Metrics(), Settings()
+    app = new_application("t", "1", settings, metrics, port="https", openapi_url=None, devices=devices)
+    services = app.state.operator_services = OperatorServices(
+        fleet.database,
+        fleet.token_service,
+        fleet.revocation,
+        fleet.suspension,
+        OperatorRoleService(fleet.database, fleet.clock),
+        RevocationFeed(fleet.database, 15),
+        nothing,
+        fleet.clock,
+        AnswerBook(fleet.database, b"k" * 32, fleet.clock),
+        OperatorChecks(fleet.database, fleet.clock),
+    )
+    app.include_router(router)
+    app.state.whole.revocations = RevocationResponder(services, settings.maximum_body_bytes)
+    der = None
+    if role is not None:
+        der = (await operator(fleet, f"op-{role}", role)).public_bytes(Encoding.DER)
+    return Api(fleet, app, metrics, der)
+
+
+def same(first: Response | None, second: Response) -> bool:
+    assert first is not None
+    assert first.raw_headers == second.raw_headers
+    return (first.status_code, bytes(first.body)) == (second.status_code, bytes(second.body))
+
+
+def neutral(answer: Response | None, *words: str) -> bytes:
+    """Return a body without what differs from device to device."""
+    assert answer is not None
+    told = json.loads(bytes(answer.body))
+    for item in told["revoked"]:
+        for word in words:
+            item[word] = None
+    return bytes(answer.body).split(b'"serial"')[0] + json.dumps(told).encode()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"device": "NAME"},
+        {"device": "NAME", "reason": "keyCompromise", "invalidity_date": "2027-02-01T10:00:00+02:00"},
+        {"serial": "SERIAL", "reason": "superseded"},
+        {"devices": ["NAME"], "serials": ["SERIAL"]},
+        {"device": "NAME", "invalidity_date": 1767225600},
+    ],
+)
+async def test_what_is_revoked_is_answered_the_same_the_first_time_and_again(
+    fleet: Fleet, asked: dict[str, Any]
+) -> None:
+    api = await api_of(fleet)
+
+    async def body(name: str) -> bytes:
+        certificate = await fleet.enrol(name)
+        return json.dumps(asked).replace("NAME", name).replace("SERIAL", f"{certificate.serial_number:X}").encode()
+
+    one, other = await body("meter-1"), await body("meter-2")
+    first, second = await api.directly(one), await api.through_framework(other)
+    assert first is not None
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert neutral(first, "serial", "device", "sequence") == neutral(second, "serial", "device", "sequence")
+    assert [name for name, _ in first.raw_headers] == [name for name, _ in second.raw_headers]
+    again = await api.directly(other)
+    assert again is not None
+    assert again.status_code == 200
+    assert bytes(again.body) == bytes(second.body), "what the framework did is told here"
+    assert same(again, await api.through_framework(other))
+    assert same(await api.directly(one), await api.through_framework(one))
+    labels = {"port": "https", "method": "POST", "route": PATH, "status": "201"}
+    assert api.metrics.registry.get_sample_value("fleet_provisioning_requests_total", labels) == 2
+
+
+@pytest.mark.parametrize(
+    ("role", "asked", "status"),
+    [
+        (OperatorRole.ADMIN, {"device": "nobody"}, 404),
+        (OperatorRole.ADMIN, {"serial": "12"}, 404),
+        (OperatorRole.ADMIN, {"serial": "no serial"}, 400),
+        (OperatorRole.ADMIN, {"device": "meter-1", "reason": "certificateHold"}, 400),
+        (OperatorRole.ADMIN, {"device": "op-admin"}, 409),
+        (OperatorRole.ENROLLER, {"device": "meter-1"}, 403),
+        (OperatorRole.AUDITOR, {"device": "meter-1"}, 403),
+        (None, {"device": "meter-1"}, 401),
+    ],
+)
+async def test_refusals_are_the_same_and_nothing_is_revoked(
+    fleet: Fleet, role: OperatorRole | None, asked: dict[str, str], status: int
+) -> None:
+    api = await api_of(fleet, role)
+    await fleet.enrol("meter-1")
+    body = json.dumps(asked).encode()
+    first, second = await api.directly(body), await api.through_framework(body)
+    assert first is not None
+    assert same(first, second)
+    assert first.status_code == status
+    labels = {"port": "https", "method": "POST", "route": PATH, "status": str(status)}
+    assert api.metrics.registry.get_sample_value("fleet_provisioning_requests_total", labels) == 2
+    assert not [each for each in fleet.told if each == "crl"]
+
+
+async def test_a_device_and_who_was_revoked_may_not(fleet: Fleet) -> None:
+    api = await api_of(fleet)
+    body = b'{"device": "meter-1"}'
+    api.der = (await fleet.enrol("meter-1")).public_bytes(Encoding.DER)
+    assert same(first := await api.directly(body), await api.through_framework(body))
+    assert first is not None
+    assert first.status_code == 403
+    gone = await api_of(fleet, OperatorRole.ENROLLER)
+    api.der = (await operator(fleet, "op-2")).public_bytes(Encoding.DER)
+    assert await api.directly(b'{"device": "op-enroller"}') is not None
+    refused = await gone.directly(body)
+    assert refused is not None
+    assert same(refused, await gone.through_framework(body))
+    assert (refused.status_code, b"CERTIFICATE_REVOKED" in bytes(refused.body)) == (403, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"", (JSON,)),
+        (b"{", (JSON,)),
+        (b"[]", (JSON,)),
+        (b"null", (JSON,)),
+        (b"[" * 100_000, (JSON,)),
+        (b"{}", (JSON,)),
+        (b'{"device": "a", "serial": "1"}', (JSON,)),
+        (b'{"device": "a", "more": 1}', (JSON,)),
+        (b'{"device": 7}', (JSON,)),
+        (b'{"device": "a", "reason": "none"}', (JSON,)),
+        (b'{"device": "\xff"}', (JSON,)),
+        (b'{"device": "a", "invalidity_date": "2027-02-01T10:00:00"}', (JSON,)),
+        (b'{"device": "a"}', ((b"content-type", b"text/plain"),)),
+        (b'{"device": "a"}', ((b"content-type", b"application/json; charset=utf-8"),)),
+        (b'{"device": "a"}', (JSON, JSON)),
+        (b'{"device": "a"}', ((b"accept", b"*/*"),)),
+        (b'{"device": "a"}', (JSON, (b"idempotency-key", b"one"))),
+    ],
+)
+async def test_what_is_not_plainly_valid_is_the_framework_s(
+    fleet: Fleet, body: bytes, headers: tuple[tuple[bytes, bytes], ...]
+) -> None:
+    api = await api_of(fleet)
+    assert await api.directly(body, *headers) is None
+
+
+async def test_only_the_path_of_revocations_is_taken(fleet: Fleet) -> None:
+    whole = (await api_of(fleet)).whole
+    size = Settings().maximum_body_bytes
+    assert whole.takes(PATH.encode(), size)
+    assert not whole.takes(PATH.encode(), size + 1)
+    for other in ("/v1/tokens", f"{PATH}/", f"{PATH}?x", f"/x{PATH}", PATH.replace("s", "%73"), "/v1/suspensions"):
+        assert not whole.takes(other.encode(), 0)
