@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def test_what_a_contributed_plugin_lacks_has_a_remedy_of_its_own(monkeypatch: py
     ("plugins", "code", "said"),
     [
         ('"odd_plugins.Good" = { path = "x" }', 0, "the settings are valid"),
-        ('"odd_plugins.Good" = { path = 7 }', 2, "fleet-broker: plugins: odd_plugins.Good: expected str"),
+        ('"odd_plugins.Good" = { path = 7 }', 2, "fleet-broker: plugins: odd_plugins.Good: .* str.*int.*; it takes "),
         ('"odd_plugins.Good" = 7', 2, "plugins.odd_plugins.Good: input should be a valid dictionary"),
     ],
 )
@@ -99,7 +100,7 @@ def test_the_check_of_the_settings_checks_plugins(tmp_path: Path, plugins: str, 
         f"unsafe_no_revocation = true\n[plugins]\n{plugins}\n"
     )
     done = CliRunner().invoke(app, ["run", "--config", str(tmp_path / "broker.toml"), "--test-config"])
-    assert (done.exit_code, said in done.output) == (code, True), done.output
+    assert (done.exit_code, bool(re.search(said, done.output))) == (code, True), done.output
 
 
 def test_plugins_in_the_environment_are_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
@@ -168,7 +169,7 @@ async def test_a_lock_that_another_process_holds_does_not_hold_up_the_event_loop
         begin(group)
 
     monkeypatch.setattr(Group, "begin", noted)
-    with sqlite3.connect(tmp_path / "fleet.db", isolation_level=None) as other:
+    with contextlib.closing(sqlite3.connect(tmp_path / "fleet.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         waiting = asyncio.create_task(database.write(thread_of, short=True))
         await begins.wait()  # In the thread: if the loop waited, nobody would come to this.
