@@ -25,6 +25,7 @@ import asyncio
 import contextlib
 import select
 from asyncio import AbstractEventLoop
+from time import monotonic
 from typing import Protocol
 
 import structlog
@@ -145,7 +146,7 @@ class Poller:
         """Return whom to call now, and why."""
         events = self._epoll.poll(0, _BATCH)
         coalescing = self._coalescing
-        if coalescing is not None and coalescing.waited(ready := len(events)):
+        if coalescing is not None and coalescing.waited(ready := len(events), monotonic()):
             events = self._epoll.poll(0, _BATCH)
             coalescing.brought(len(events) - ready)
         if self._again:  # Rare: somebody has sent more than one turn reads.
@@ -171,3 +172,5 @@ class Poller:
                 log.exception("connection failed", code="INTERNAL_ERROR")
                 transport.abort()
         turn.end()
+        if self._coalescing is not None:
+            self._coalescing.ended(monotonic())

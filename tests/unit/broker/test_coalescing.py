@@ -25,12 +25,16 @@ class Waits:
     def __init__(self, seconds: float = SECONDS) -> None:
         self.slept: list[float] = []
         self.coalescing = Coalescing(lambda: seconds, self.slept.append)
+        self.now = 0.0
 
-    def turn(self, ready: int = 1, brings: int = 0) -> bool:
+    def turn(self, ready: int = 1, brings: int = 0, idle: float = 1.0) -> bool:
         """Let a turn begin with *ready* clients; return whether it waited, which brought so many more."""
-        waited = self.coalescing.waited(ready)
+        self.now += idle
+        waited = self.coalescing.waited(ready, self.now)
         if waited:
             self.coalescing.brought(brings)
+        self.now += 0.001
+        self.coalescing.ended(self.now)
         return waited
 
 
@@ -71,14 +75,21 @@ def test_nobody_and_many_are_not_waited_for(ready: int) -> None:
     assert waits.slept == []
 
 
+def test_a_broker_that_is_behind_does_not_wait() -> None:
+    waits = Waits()
+    at_once = [waits.turn(brings=5, idle=0.00001) for _ in range(20)]
+    assert at_once == [True] * 7 + [False] * 13
+    assert waits.turn(brings=5, idle=0.0001), "it had time to sleep"
+
+
 def test_zero_switches_it_off_while_it_runs() -> None:
     seconds = [SECONDS]
     slept: list[float] = []
     coalescing = Coalescing(lambda: seconds[0], slept.append)
-    assert coalescing.waited(1)
+    assert coalescing.waited(1, 1.0)
     coalescing.brought(4)
     seconds[0] = 0.0
-    assert not coalescing.waited(1)
+    assert not coalescing.waited(1, 2.0)
     assert slept == [SECONDS]
 
 
