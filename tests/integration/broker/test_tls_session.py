@@ -285,8 +285,8 @@ async def test_who_vanished_comes_back_to_its_tls_session(
         if end == "reset":
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         elif end == "abort":
+            # It does not read the end: its own OpenSSL would forget a session that ended so, which Python 3.13 shows.
             connection.sendall(b"abort")
-            connection.recv(100)
         return session
 
     told, session = await visit(server, context, vanish)
