@@ -31,8 +31,9 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def commits(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which transactions have been committed; a group stays open as long as somebody waits."""
+    """Which transactions have been committed; a group stays open as long as somebody waits, on a slow machine, too."""
     monkeypatch.setattr(sqlite_lane, "_GROUP_SECONDS", 60)
+    monkeypatch.setattr(sqlite_lane, "_SHORT_SECONDS", 60)
     seen: list[str] = []
     event.listen(database._writer._engine, "commit", lambda _connection: seen.append("commit"))
     return seen
