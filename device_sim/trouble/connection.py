@@ -15,6 +15,7 @@ import ipaddress
 import socket
 import struct
 from random import Random
+from time import monotonic
 from typing import Protocol, cast
 
 from device_sim.trouble.line import Line
@@ -129,7 +130,7 @@ class End(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Put *data* into the line."""
-        self._line.put(data, self._loop.time())
+        self._line.put(data, monotonic())
         self.flow()
         self.regulate()
 
@@ -139,7 +140,7 @@ class End(asyncio.Protocol):
         if not self._connection.dialled:
             self._connection.reset()  # It gave up before anything of it had reached the broker.
             return False
-        self._line.put(b"", self._loop.time())
+        self._line.put(b"", monotonic())
         self.flow()
         return True
 
@@ -159,7 +160,7 @@ class End(asyncio.Protocol):
 
     def set(self, trouble: Trouble) -> None:
         """Be in *trouble*, for what is read here."""
-        self._line.set(trouble, self._loop.time())
+        self._line.set(trouble, monotonic())
         self.flow()
         self.regulate()
 
@@ -175,13 +176,14 @@ class End(asyncio.Protocol):
         target = self.far.transport
         if target is None or target.is_closing() or self.far.full or self._connection.gone:
             return
-        for piece in self._line.take(self._loop.time()):
+        for piece in self._line.take(monotonic()):
             if piece:
                 target.write(piece)
             else:
                 self._end()
         if (due := self._line.next_at) is not None and not self.finished:
-            self._timer = self._loop.call_at(due, self._due)
+            # Not by the loop's clock: uvloop's has whole milliseconds, and latency would be up to one short.
+            self._timer = self._loop.call_later(max(0.0, due - monotonic()), self._due)
 
     def regulate(self) -> None:
         """Read while the line has room and is not cut; before the broker is dialled, to notice an end."""
