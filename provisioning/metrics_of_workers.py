@@ -53,7 +53,7 @@ class StartsCollector:
 
     def collect(self) -> Iterable[Metric]:
         """Yield the counter."""
-        yield CounterMetricFamily("fleet_provisioning_worker_starts", "Starts of the worker.", self._starts)
+        yield CounterMetricFamily("fleet_provisioning_worker_starts_total", "Starts of the worker.", self._starts)
 
 
 def snapshot(registry: CollectorRegistry) -> bytes:
