@@ -173,7 +173,12 @@ async def serve_as_worker(settings: Settings, place: WorkerPlace) -> None:
     """Run as one of several until SIGINT, SIGTERM or the supervisor's end."""
     loop = asyncio.get_running_loop()
     with _stop_signals() as stop:
-        loop.add_reader(place.control, stop.set)  # Nothing is said there: its end is.
+
+        def supervisor_ended() -> None:  # Nothing is said there but that.
+            loop.remove_reader(place.control)
+            stop.set()
+
+        loop.add_reader(place.control, supervisor_ended)
         try:
             async with _running(settings, place.listening, place):
                 place.say_ready()
