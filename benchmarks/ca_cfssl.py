@@ -91,7 +91,8 @@ async def cfssl(
         https = Target(f"https://127.0.0.1:{issuing_port}", ssl.create_default_context(cafile=str(certificate_file)))
         to_sign = {"certificate": issuer.public_bytes(Encoding.PEM).decode(), "status": "good"}
         yield RunningCa(
-            issuing,
+            issuing.cpu_seconds,
+            issuing.memory_kib,
             https,
             [_signing_request(f"d{number:06}", shared) for number in range(requests)],
             https,

@@ -1,4 +1,4 @@
-"""This repository's service as a CA to compare: one process, a device's one-time token buys a certificate by EST.
+"""This repository's service as a CA to compare: a device's one-time token buys a certificate by EST.
 
 OCSP answers are signed for each request that has a nonce, and remembered otherwise.
 """
@@ -35,9 +35,9 @@ _BATCH = 500
 
 @asynccontextmanager
 async def fleetgate(
-    folder: Path, server: Postgresql | None, *, requests: int, already_revoked: int
+    folder: Path, server: Postgresql | None, *, requests: int, already_revoked: int, workers: int = 1
 ) -> AsyncIterator[RunningCa]:
-    """Found, fill and run the service until the block ends."""
+    """Found, fill and run the service, with so many *workers*, until the block ends."""
     ca = folder / "ca"
     environment = {_SECRET: secrets.token_urlsafe(), "FLEET_PROVISIONING_REQUESTS_PER_SECOND": "0"}
     url = f"sqlite:///{ca / 'fleet.db'}"
@@ -53,6 +53,8 @@ async def fleetgate(
         identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
         add_history(url, identifier, already_revoked)
     serve: list[str | Path] = [*program, "serve", "--dir", ca, "--port", "0", "--http-port", "0"]
+    if workers > 1:
+        serve += ["--workers", str(workers)]
     with Child(serve, folder / "service.log", environment=environment) as service:
         https, http = ready_line(service, "fleet-provisioning")
         credential, anchors = CredentialFiles(ca / "operator.crt", ca / "operator.key"), ca / "ca-bundle.crt"
@@ -65,14 +67,15 @@ async def fleetgate(
             ]
             serial = int((await anext(operator.certificates(device="admin"))).serial, 16)
         yield RunningCa(
-            service,
+            service.family_cpu_seconds,
+            service.memory_kib if workers == 1 else service.family_memory_kib,
             Target(https, client_context(anchors, None, allow_tls12=True)),
             [_enrol(device, token) for device, token in tokens],
             Target(https, client_context(anchors, credential, allow_tls12=True)),
             201,
             _revocations,
-            Question(f"{http}/ocsp", ocsp_request(serial, issuer, b"n" * 32), OCSP_REQUEST, service.cpu_seconds),
-            Question(f"{http}/ocsp", ocsp_request(serial, issuer), OCSP_REQUEST, service.cpu_seconds),
+            Question(f"{http}/ocsp", ocsp_request(serial, issuer, b"n" * 32), OCSP_REQUEST, service.family_cpu_seconds),
+            Question(f"{http}/ocsp", ocsp_request(serial, issuer), OCSP_REQUEST, service.family_cpu_seconds),
         )
 
 

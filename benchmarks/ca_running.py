@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from kept_connections import WronglyAnswered, request
-from processes import Child
 
 OCSP_REQUEST = "application/ocsp-request"
 
@@ -32,8 +31,10 @@ class Question:
 class RunningCa:
     """A CA that accepts connections."""
 
-    issuing: Child
-    """The process that issues and revokes."""
+    cpu_seconds: CpuClock
+    """Of what issues and revokes."""
+    memory_kib: Callable[[], int]
+    """Of the same; of several processes, shared pages once."""
     https: Target
     issue_requests: Sequence[bytes]
     operators: Target

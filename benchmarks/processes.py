@@ -149,8 +149,19 @@ class Child:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that the process has used so far (rule 4)."""
-        # What clock_getcpuclockid(3) computes; Python has no name for it.
-        return time.clock_gettime((~self.pid << 3) | _CPUCLOCK_SCHED)
+        return _cpu_seconds(self.pid)
+
+    def family_cpu_seconds(self) -> float:
+        """Return the CPU time of the process and of its children that live: a service of several workers."""
+        return sum(map(_cpu_seconds, self._family()))
+
+    def family_memory_kib(self) -> int:
+        """Return the memory of the process and of its children that live, shared pages once (Pss), in KiB."""
+        return sum(_field(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") for pid in self._family())
+
+    def _family(self) -> list[int]:
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [self.pid, *map(int, children)]
 
     def memory_kib(self) -> int:
         """Return the memory that the process occupies now: its resident set (VmRSS), in KiB."""
@@ -158,6 +169,15 @@ class Child:
             if line.startswith("VmRSS:"):
                 return int(line.split()[1])
         raise self.failed("has no memory any more")
+
+
+def _cpu_seconds(pid: int) -> float:
+    # What clock_getcpuclockid(3) computes; Python has no name for it.
+    return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
+
+
+def _field(file: Path, name: str) -> int:
+    return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(name))
 
 
 def machine_busy_seconds() -> float:

@@ -223,6 +223,10 @@ def serve(
         int | None,
         typer.Option(help="Plain HTTP port for CRLs and CA certificates, 0 for a free one (default: 8080)."),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Service processes on these ports, on PostgreSQL only (default: 1).", show_default=False),
+    ] = None,
     public_listener: Annotated[
         bool | None,
         typer.Option("--public-listener", help="Allow a host that is not a loopback address.", show_default=False),
@@ -249,12 +253,41 @@ def serve(
             host=host,
             port=port,
             http_port=http_port,
+            workers=workers,
             public_listener=public_listener,
             passphrase_file=passphrase_file,
             public_http_url=public_http_url,
             pkcs11_pin_file=pin_file,
         )
-        run(lambda: serve_until_stopped(settings, as_json=as_json))
+        if settings.workers == 1:
+            run(lambda: serve_until_stopped(settings, as_json=as_json))
+            return
+        code = _serve_with_workers(settings, as_json=as_json)
+    if code:
+        raise typer.Exit(code)
+
+
+def _serve_with_workers(settings: Settings, *, as_json: bool) -> int:
+    """Run the settings' number of workers until they have ended; return the exit code."""
+    from provisioning.listening import bound_for, check_public
+    from provisioning.logs import configure_logging
+    from provisioning.server import check_workers, say_ready, serve_as_worker
+    from provisioning.worker_place import WorkerPlace
+    from provisioning.workers import Supervisor
+
+    def work(place: WorkerPlace) -> int:
+        configure_logging(place.number)
+        try:
+            with explained():
+                run(lambda: serve_as_worker(settings, place))
+        except typer.Exit as end:
+            return end.exit_code
+        return 0
+
+    check_public(settings)
+    check_workers(settings)
+    with bound_for(settings, settings.workers) as places:
+        return Supervisor(places, work, lambda: say_ready(places[0], as_json=as_json)).run()
 
 
 @app.command()

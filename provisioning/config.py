@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8443, ge=0, le=65535)
     http_port: int = Field(default=8080, ge=0, le=65535)
+    workers: int = Field(default=1, ge=1, le=64)
+    """Service processes on the two ports; more than one needs PostgreSQL."""
     public_listener: bool = False
     """Allow a host that is not a loopback address."""
     public_http_url: HttpUrl | None = None

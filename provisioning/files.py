@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,6 +38,19 @@ class AuthorityFiles:
     def token_key(self, name: str) -> Path:
         """Return the file that says in which token the key is, for a CA whose key is in one."""
         return self.directory / f"{name}.pkcs11"
+
+    @contextlib.contextmanager
+    def held(self, *, to_change: bool) -> Iterator[None]:
+        """Hold the directory while a certificate and its key are read together, or replaced together.
+
+        For moments only, and no `await` between: others wait, and so does their event loop.
+        """
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if to_change else fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(descriptor)
 
     @property
     def audit_key(self) -> Path:

@@ -10,6 +10,7 @@ Rules
 -----
 1. It is renewed when a third of its life is left, and when another CA has become the one that issues.
 2. A renewal that fails is logged and tried again; the service goes on with the certificate that it has.
+3. Of several workers on one directory one *keeps* its files; the others show what they find there.
 """
 
 from __future__ import annotations
@@ -42,9 +43,12 @@ _RETRY_SECONDS: Final = 15.0
 class HttpsCredential:
     """What the HTTPS listener shows, and whose certificates it accepts."""
 
-    def __init__(self, files: AuthorityFiles, credentials_for: Callable[[Issuer], OwnCredentials]) -> None:
+    def __init__(
+        self, files: AuthorityFiles, credentials_for: Callable[[Issuer], OwnCredentials], *, keeps: bool = True
+    ) -> None:
         """*credentials_for* returns what issues with the CA that it is given."""
         self._files = files
+        self._keeps = keeps
         self._credentials_for = credentials_for
         self._credentials: OwnCredentials | None = None
         self._anchors: Sequence[x509.Certificate] = ()
@@ -63,7 +67,7 @@ class HttpsCredential:
         """Accept the certificates of these CAs from now on, and tell so in the bundle."""
         self._anchors = anchors
         bundle = pem_of(*anchors)
-        if not self._files.bundle.exists() or self._files.bundle.read_bytes() != bundle:
+        if self._keeps and (not self._files.bundle.exists() or self._files.bundle.read_bytes() != bundle):
             replace_file(self._files.bundle, bundle)
         if self._context is not None:
             self._show()
@@ -86,7 +90,7 @@ class HttpsCredential:
         """
         if self._credentials is None:
             return False
-        renewed = await self._credentials.renew_server()
+        renewed = self._keeps and await self._credentials.renew_server()
         if renewed or self._files.certificate(SERVER).read_bytes() != self._shown:
             self._show()
         return renewed
@@ -94,18 +98,19 @@ class HttpsCredential:
     def signer(self) -> EnvelopeSigner:
         """Return what signs keys that the service makes for devices; reads the files. Raise `ConfigurationError`."""
         try:
-            key = load_key(self._files.key(SERVER))
+            with self._files.held(to_change=False):
+                key, chain = load_key(self._files.key(SERVER)), self._files.certificate(SERVER).read_bytes()
         except KeyFileError as error:
             raise ConfigurationError(str(error)) from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ConfigurationError(f"{self._files.key(SERVER)} is no EC key, as this service makes: let it renew it")
-        return EnvelopeSigner(key, x509.load_pem_x509_certificates(self._files.certificate(SERVER).read_bytes()))
+        return EnvelopeSigner(key, x509.load_pem_x509_certificates(chain))
 
     async def run(self) -> None:
         """Renew when it is time, until cancelled."""
         while True:
             credentials = self._credentials
-            wait = _LONGEST_WAIT_SECONDS if credentials is None else credentials.seconds_to_renewal()
+            wait = credentials.seconds_to_renewal() if self._keeps and credentials else _LONGEST_WAIT_SECONDS
             await asyncio.sleep(min(max(wait, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS))
             try:
                 await self.check()
@@ -115,15 +120,16 @@ class HttpsCredential:
 
     def _show(self) -> None:
         credential = CredentialFiles(self._files.certificate(SERVER), self._files.key(SERVER))
-        shown = credential.certificate.read_bytes()
         try:
-            context = server_context(
-                credential,
-                pem_of(*self._anchors).decode() + "".join(map(ssl.DER_cert_to_PEM_cert, self._foreign)),
-                client_certificate=ClientCertificate.OPTIONAL,
-                allow_tls12=True,
-                caller_checks_dates=True,  # `provisioning.enrolment_trust` says why.
-            )
+            with self._files.held(to_change=False):
+                shown = credential.certificate.read_bytes()
+                context = server_context(
+                    credential,
+                    pem_of(*self._anchors).decode() + "".join(map(ssl.DER_cert_to_PEM_cert, self._foreign)),
+                    client_certificate=ClientCertificate.OPTIONAL,
+                    allow_tls12=True,
+                    caller_checks_dates=True,  # `provisioning.enrolment_trust` says why.
+                )
         except TlsConfigurationError as error:
             raise ConfigurationError(str(error)) from error
         self._shown = shown

@@ -16,6 +16,7 @@ import sys
 from typing import Final, TextIO, cast
 
 import structlog
+from structlog.typing import EventDict
 
 _JSON: Final = json.JSONEncoder(default=str, ensure_ascii=False)  # One, instead of one a line.
 
@@ -47,11 +48,17 @@ class LossyStream:
             self.lost += 1
 
 
-def configure_logging() -> None:
-    """Send this process's logs to stderr."""
+def configure_logging(worker: int | None = None) -> None:
+    """Send this process's logs to stderr; *worker* is its number among several, and on each of its lines."""
     watched = sys.stderr.isatty()
+
+    def say_who(_logger: object, _method: str, line: EventDict) -> EventDict:
+        line["worker"] = worker
+        return line
+
     structlog.configure(
         processors=[
+            *([] if worker is None else [say_who]),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([] if watched else [structlog.processors.format_exc_info]),

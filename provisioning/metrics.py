@@ -11,11 +11,11 @@ from __future__ import annotations
 import functools
 import ipaddress
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -121,8 +121,8 @@ class PartsCollector:
         yield from (number, entries, ends)
 
 
-def metrics_routes(metrics: Metrics, exposure: MetricsExposure) -> APIRouter:
-    """Return the route of the plain port; none if metrics are off."""
+def metrics_routes(page: Callable[[], Awaitable[bytes]], exposure: MetricsExposure) -> APIRouter:
+    """Return the route of the plain port, which answers with *page*; none if metrics are off."""
     router = APIRouter(include_in_schema=False)
     if exposure is MetricsExposure.OFF:
         return router
@@ -131,7 +131,7 @@ def metrics_routes(metrics: Metrics, exposure: MetricsExposure) -> APIRouter:
     async def read(request: Request) -> Response:
         if exposure is MetricsExposure.LOOPBACK and not _from_this_machine(request):
             raise Refused(Code.NOT_FOUND, "there is nothing here")
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(await page(), media_type=CONTENT_TYPE_LATEST)
 
     return router
 

@@ -4,7 +4,8 @@ Theory
 ------
 They are issued like everybody's, by the same issuer and into the same store; only that no token asks for them. The
 server's credential is two files that cannot be replaced in one step, so a crash can leave a new key beside an old
-certificate; `renew_server` treats a pair that does not fit as one that is due, and the next start mends it.
+certificate; `renew_server` treats a pair that does not fit as one that is due, and the next start mends it. Other
+processes that read the directory wait for the moment between (`AuthorityFiles.held`).
 
 Rules
 -----
@@ -150,17 +151,25 @@ class OwnCredentials:
             audit.append(connection, now, SERVER_NAME, Action.CERTIFICATE_SIGNED, identity.name, signed)
 
         await self.database.write(record)
-        replace_file(self.files.key(file_name), key_to_pem(key))
-        replace_file(self.files.certificate(file_name), pem_of(certificate, self.issuer.certificate, *self.chain))
+        chain = pem_of(certificate, self.issuer.certificate, *self.chain)
+        pair = (self.files.key(file_name), key_to_pem(key)), (self.files.certificate(file_name), chain)
+        drafts = [(_draft(path, content), path) for path, content in pair]
+        with self.files.held(to_change=True):
+            for draft, path in drafts:
+                draft.rename(path)
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Put *content* in the place of the file at *path* in one step."""
+    _draft(path, content).rename(path)
+
+
+def _draft(path: Path, content: bytes) -> Path:
     # A command and a service may write the same file: each has a draft of its own, and the last one stands.
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     draft.unlink(missing_ok=True)  # Of a process of that number that did not get further.
     write_private(draft, content)
-    draft.rename(path)
+    return draft
 
 
 def _split_names(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[IpAddress, ...]]:

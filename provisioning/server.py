@@ -24,13 +24,13 @@ import asyncio
 import contextlib
 import functools
 import gc
-import ipaddress
+import importlib
 import json
 import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -79,11 +79,14 @@ from provisioning.enrolment.tokens import TokenService
 from provisioning.enrolment.webhook import Webhooks
 from provisioning.enrolment_trust import EnrolmentTrust
 from provisioning.errors import ConfigurationError, Refused
+from provisioning.fellow_workers import Answer, FellowWorkers, everywhere
 from provisioning.files import AuthorityFiles
 from provisioning.https_credential import HttpsCredential
 from provisioning.issuing_policy import key_policy_of, profiles_of
+from provisioning.listening import BACKLOG, Listening, bound, check_public
 from provisioning.live_authorities import LiveAuthorities
 from provisioning.metrics import Metrics, PartsCollector, metrics_routes
+from provisioning.metrics_of_workers import QUESTION, StartsCollector, page_of, snapshot
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.revocation.feed import FeedEvent, RevocationFeed
@@ -94,11 +97,13 @@ from provisioning.store import announcements, schema
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
 from provisioning.version import product_version
+from provisioning.worker_place import WorkerPlace
 
 log = structlog.get_logger(__name__)
 
-_BACKLOG: Final = 2048
 _GRACE_SECONDS: Final = 10
+_FOLLOWERS: Final = "followers"
+_TRUST: Final = "trust"
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -126,14 +131,6 @@ class _Listener(uvicorn.Server):
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """A service that accepts connections."""
-
-    https_url: str
-    http_url: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Parts:
     feed: RevocationFeed
     background: list[Callable[[], Coroutine[None, None, None]]]
@@ -143,64 +140,111 @@ class _Parts:
     credential: HttpsCredential
 
 
+def check_workers(settings: Settings) -> None:
+    """Raise `ConfigurationError` if the settings' number of workers cannot share a store; load what they all need.
+
+    What is imported before the fork is in memory once.
+    """
+    if not settings.resolved_database_url.startswith("postgresql"):
+        raise ConfigurationError(
+            f"workers: {settings.workers} processes need PostgreSQL, SQLite carries one: "
+            "set database_url, or workers = 1"
+        )
+    for name in ("psycopg", "sqlalchemy.dialects.postgresql.psycopg", "uvloop", "provisioning.store.company"):
+        with contextlib.suppress(ImportError):  # The store says what is missing, uvloop need not be there.
+            importlib.import_module(name)
+
+
 async def serve(settings: Settings, *, as_json: bool = False) -> None:
     """Run until SIGINT or SIGTERM; raise `ConfigurationError` if the service cannot start.
 
     A line on stdout says when it is ready, with *as_json* as JSON.
     """
+    check_public(settings)
+    with _stop_signals() as stop, bound(settings) as listening:
+        async with _running(settings, listening, None):
+            say_ready(listening, as_json=as_json)
+            _settle()
+            await stop.wait()
+            log.info("stopping")
+
+
+async def serve_as_worker(settings: Settings, place: WorkerPlace) -> None:
+    """Run as one of several until SIGINT, SIGTERM or the supervisor's end."""
+    loop = asyncio.get_running_loop()
+    with _stop_signals() as stop:
+
+        def supervisor_ended() -> None:  # Nothing is said there but that.
+            loop.remove_reader(place.control)
+            stop.set()
+
+        loop.add_reader(place.control, supervisor_ended)
+        try:
+            async with _running(settings, place.listening, place):
+                place.say_ready()
+                _settle()
+                await stop.wait()
+                log.info("stopping")
+        finally:
+            loop.remove_reader(place.control)
+
+
+def say_ready(listening: Listening, *, as_json: bool) -> None:
+    """Write the line that says where connections are accepted."""
+    if as_json:
+        line = json.dumps({"ready": True, "https": listening.https_url, "http": listening.http_url})
+    else:
+        line = f"fleet-provisioning ready {listening.https_url} {listening.http_url}"
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[asyncio.Event]:
+    """Yield what is set when the service is to stop."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     try:
-        async with running(settings) as service:
-            if as_json:
-                line = json.dumps({"ready": True, "https": service.https_url, "http": service.http_url})
-            else:
-                line = f"fleet-provisioning ready {service.https_url} {service.http_url}"
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
-            # What is there now stays: a collection that looked at all of it would hold everybody up.
-            gc.collect()
-            gc.freeze()
-            await stop.wait()
-            log.info("stopping")
+        yield stop
     finally:
         for number in _STOP_SIGNALS:
             loop.remove_signal_handler(number)
 
 
+def _settle() -> None:
+    # What is there now stays: a collection that looked at all of it would hold everybody up.
+    gc.collect()
+    gc.freeze()
+
+
 @contextlib.asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Service]:
-    """Run the service while the block runs."""
-    _check_public(settings)
+async def _running(settings: Settings, listening: Listening, place: WorkerPlace | None) -> AsyncIterator[None]:
+    """Run the service while the block runs: alone, or at a worker's *place*."""
     authority = open_authority(settings)
     async with _open_store(settings, authority.files) as (database, serial_numbers):
-        with contextlib.ExitStack() as sockets:
-            https_socket = sockets.enter_context(_bind(settings.host, settings.port, "port"))
-            http_socket = sockets.enter_context(_bind(settings.host, settings.http_port, "http_port"))
-            service = Service(_url("https", settings.host, https_socket), _url("http", settings.host, http_socket))
-            parts = await _build(settings, authority, service, database, serial_numbers)
-            protocol = functools.partial(PeerCertificateProtocol, whole=parts.https.state.whole)
-            https = _listener(parts.https, protocol, parts.credential.context)
-            http = _listener(parts.http, ConnectionProtocol, None)
-            async with asyncio.TaskGroup() as tasks:
-                background = [tasks.create_task(run()) for run in parts.background]
-                listeners = [
-                    tasks.create_task(https.serve(sockets=[https_socket])),
-                    tasks.create_task(http.serve(sockets=[http_socket])),
-                ]
-                await https.accepting.wait()
-                await http.accepting.wait()
-                log.info("serving", https=service.https_url, http=service.http_url)
-                try:
-                    yield service
-                finally:
-                    https.should_exit = http.should_exit = True
-                    parts.feed.close()
-                    await asyncio.wait(listeners)
-                    for task in background:
-                        task.cancel()
+        parts = await _build(settings, authority, listening, place, database, serial_numbers)
+        protocol = functools.partial(PeerCertificateProtocol, whole=parts.https.state.whole)
+        https = _listener(parts.https, protocol, parts.credential.context)
+        http = _listener(parts.http, ConnectionProtocol, None)
+        async with asyncio.TaskGroup() as tasks:
+            background = [tasks.create_task(run()) for run in parts.background]
+            listeners = [
+                tasks.create_task(https.serve(sockets=[listening.https])),
+                tasks.create_task(http.serve(sockets=[listening.http])),
+            ]
+            await https.accepting.wait()
+            await http.accepting.wait()
+            log.info("serving", https=listening.https_url, http=listening.http_url)
+            try:
+                yield
+            finally:
+                https.should_exit = http.should_exit = True
+                parts.feed.close()
+                await asyncio.wait(listeners)
+                for task in background:
+                    task.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -229,11 +273,12 @@ async def _open_store(settings: Settings, files: AuthorityFiles) -> AsyncIterato
 async def _build(
     settings: Settings,
     authority: OpenAuthority,
-    service: Service,
+    listening: Listening,
+    place: WorkerPlace | None,
     database: Database,
     serial_numbers: SerialNumbers,
 ) -> _Parts:
-    public_url = service.http_url if settings.public_http_url is None else str(settings.public_http_url)
+    public_url = listening.http_url if settings.public_http_url is None else str(settings.public_http_url)
     profiles, key_policy = profiles_of(settings), key_policy_of(settings)
     credential = HttpsCredential(
         authority.files,
@@ -247,6 +292,7 @@ async def _build(
             utc_now,
             tuple(live.told.crosses),
         ),
+        keeps=place is None or place.leads,
     )
     responder = OcspResponder(database, [], utc_now, settings.ocsp_life)
     live = LiveAuthorities(
@@ -275,6 +321,13 @@ async def _build(
     )
     trust = EnrolmentTrust(database, utc_now, credential.let_through)
     await trust.refresh()
+    metrics = Metrics()
+    metrics.registry.register(PartsCollector(feed, live.publishers))
+    fellows: FellowWorkers | None = None
+    if place is not None:
+        metrics.registry.register(StartsCollector(place.starts))
+        fellows = FellowWorkers(place, _answers(metrics, trust, feed))
+    trust_changed = everywhere(trust.refresh, fellows, _TRUST)
     try:
         webhooks = Webhooks(settings.webhook_cafile or authority.files.bundle)
     except TlsConfigurationError as error:
@@ -294,8 +347,6 @@ async def _build(
     revocation = RevocationService(database, utc_now, told)
     suspension = SuspensionService(database, utc_now, told)
 
-    metrics = Metrics()
-    metrics.registry.register(PartsCollector(feed, live.publishers))
     https = new_application(
         "Fleetgate provisioning",
         product_version(),
@@ -316,12 +367,13 @@ async def _build(
         utc_now,
         AnswerBook(database, read_audit_key(authority.files), utc_now),
         OperatorChecks(database, utc_now),
+        functools.partial(_followers, feed, fellows),
     )
     https.state.whole.revocations = RevocationResponder(operator_services, settings.maximum_body_bytes)
     https.state.enrolment_services = EnrolmentAdministration(
         GroupService(database, profiles, utc_now),
-        ClaimService(database, utc_now, trust.refresh),
-        ManufacturerService(database, utc_now, trust.refresh),
+        ClaimService(database, utc_now, trust_changed),
+        ManufacturerService(database, utc_now, trust_changed),
         DeviceListService(database, utc_now),
         ApprovalService(database, utc_now),
         RenewalService(database, utc_now),
@@ -346,7 +398,7 @@ async def _build(
     http = new_application(
         "Fleetgate CRLs and CA certificates", product_version(), settings, metrics, port="http", openapi_url=None
     )
-    http.include_router(metrics_routes(metrics, settings.metrics))
+    http.include_router(metrics_routes(page_of(metrics.registry, fellows), settings.metrics))
     http.include_router(relying_party_routes(live.publishers, live.told.certificates))
     readiness = Readiness(database, live.active, live.ocsp_signers, live.publishers, utc_now)
     http.include_router(health_routes(readiness.checks()))
@@ -362,6 +414,7 @@ async def _build(
             trust.run,
             webhooks.run,
             functools.partial(announcements.listen, database.url, feed.announce),
+            *([] if fellows is None else [fellows.run]),
         ],
         https,
         http,
@@ -384,7 +437,7 @@ def _listener(app: FastAPI, protocol: Callable[..., ConnectionProtocol], context
             server_header=False,
             proxy_headers=False,  # TLS ends here: who is connected is what the connection says.
             headers=headers,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             timeout_keep_alive=60,  # Not below the protocol's own limit, which counts a trickle too.
             timeout_graceful_shutdown=_GRACE_SECONDS,
             ssl_context_factory=None if context is None else lambda _config, _default: context,
@@ -392,35 +445,25 @@ def _listener(app: FastAPI, protocol: Callable[..., ConnectionProtocol], context
     )
 
 
-def _check_public(settings: Settings) -> None:
-    """Raise `ConfigurationError` if others could connect and nobody has said that they may."""
-    if not settings.public_listener and not _is_loopback(settings.host):
-        raise ConfigurationError(
-            f"host: {settings.host} is not a loopback address, so others can connect; "
-            "say that they may: --public-listener, or public_listener = true"
-        )
+async def _followers(feed: RevocationFeed, fellows: FellowWorkers | None) -> int:
+    answers = {} if fellows is None else await fellows.ask(_FOLLOWERS)
+    return feed.subscribers + sum(int(answer) for answer in answers.values() if answer is not None)
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _answers(metrics: Metrics, trust: EnrolmentTrust, feed: RevocationFeed) -> Mapping[str, Answer]:
+    """Return what other workers may ask this one."""
 
+    async def figures() -> bytes:
+        return snapshot(metrics.registry)
 
-def _bind(host: str, port: int, setting: str) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=_family(host), backlog=_BACKLOG)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{setting} {port} on {host} cannot be used: {error.strerror}; choose another, or 0 for a free one"
-        ) from error
+    async def followers() -> bytes:
+        return b"%d" % feed.subscribers
 
+    async def trust_anew() -> bytes:
+        try:
+            await trust.refresh()
+        except Refused as refusal:  # Compared again in a few seconds.
+            log.warning("enrolment trust not compared", reason=refusal.detail)
+        return b""
 
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _url(scheme: str, host: str, listening: socket.socket) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{shown}:{listening.getsockname()[1]}"
+    return {QUESTION: figures, _FOLLOWERS: followers, _TRUST: trust_anew}

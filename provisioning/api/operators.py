@@ -6,7 +6,7 @@ closes what nobody has opened: without a mark (`for_role`) auditors may read and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -131,6 +131,8 @@ class OperatorServices:
     clock: Callable[[], datetime]
     answers: AnswerBook
     checks: OperatorChecks
+    followers: Callable[[], Awaitable[int]]
+    """Returns how many follow the feed, at every worker."""
 
     async def authorise(self, request: Request) -> AuthenticatedOperator:
         """Return who calls; raise `Refused` unless it is an operator whose role suffices for the route."""
@@ -260,7 +262,7 @@ async def status(services: Services) -> dict[str, Any]:
         "devices": device_counts,
         "certificates": certificate_counts,
         "tokens": {"open": open_tokens},
-        "feed": {"sequence": services.feed.newest, "subscribers": services.feed.subscribers},
+        "feed": {"sequence": services.feed.newest, "subscribers": await services.followers()},
         "crls": {
             name: {
                 "number": crl.number,

@@ -45,7 +45,7 @@ class ProvisioningService:
             "FLEET_PROVISIONING_PASSPHRASE": PASSPHRASE,
             **{f"FLEET_PROVISIONING_{name.upper()}": str(value) for name, value in (settings or {}).items()},
         }
-        self._database_url = (settings or {}).get("database_url", f"sqlite:///{directory / 'fleet.db'}")
+        self.database_url = str((settings or {}).get("database_url", f"sqlite:///{directory / 'fleet.db'}"))
         self._afresh = afresh
         self._process: programs.Process | None = None
 
@@ -170,7 +170,7 @@ class ProvisioningService:
 
     def stored(self, query: str) -> list[tuple[Any, ...]]:
         """Return the rows of a query to the store, whichever it is."""
-        engine = create_engine(str(self._database_url), poolclass=NullPool)
+        engine = create_engine(self.database_url, poolclass=NullPool)
         with engine.connect() as connection:
             return [tuple(row) for row in connection.execute(text(query))]
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from provisioning.ca.issuer import Issuer
 from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
 from provisioning.config import Settings
 from provisioning.connection_protocol import PeerCertificateProtocol
-from provisioning.files import AuthorityFiles
+from provisioning.files import SERVER, AuthorityFiles
 from provisioning.https_credential import HttpsCredential
 from provisioning.metrics import Metrics
 from provisioning.own_credentials import OwnCredentials
@@ -133,6 +134,48 @@ async def test_what_another_process_has_renewed_is_shown_too(fleet: Fleet, crede
         client = await Client.connect(port, trusting(fleet))
         assert client.shown.not_valid_after_utc == fleet.clock() + LIFE
         await client.close()
+
+
+async def test_of_several_workers_one_keeps_the_files_and_the_others_show_what_they_find(
+    fleet: Fleet, credential: HttpsCredential
+) -> None:
+    files = credential._files
+    other = HttpsCredential(files, credential._credentials_for, keeps=False)
+    other.trust(credential._anchors[:1])
+    await other.issue_with(fleet.issuer)
+    assert len(x509.load_pem_x509_certificates(files.bundle.read_bytes())) == 2
+    async with serving(other) as port:
+        fleet.clock.advance(LIFE * 2 / 3)
+        before = files.certificate(SERVER).read_bytes()
+        assert not await other.check()
+        assert files.certificate(SERVER).read_bytes() == before
+        assert await credential.check()
+        assert not await other.check()
+        client = await Client.connect(port, trusting(fleet))
+        assert client.shown.not_valid_after_utc == fleet.clock() + LIFE
+        await client.close()
+
+
+async def test_whoever_reads_key_and_certificate_while_they_are_renewed_gets_two_that_fit(
+    fleet: Fleet, credential: HttpsCredential
+) -> None:
+    """The reader has a thread, as other workers have processes: each read locks the directory by itself."""
+    stop = threading.Event()
+
+    def read() -> int:
+        found = set()
+        while not stop.is_set():
+            signer = credential.signer()
+            assert signer.key.public_key() == signer.certificates[0].public_key()
+            found.add(signer.certificates[0].serial_number)
+        return len(found)
+
+    reading = asyncio.create_task(asyncio.to_thread(read))
+    for _ in range(30):
+        fleet.clock.advance(LIFE * 2 / 3)
+        assert await credential.check()
+    stop.set()
+    assert await reading > 1
 
 
 async def test_trust_that_changes_counts_for_new_connections(fleet: Fleet, credential: HttpsCredential) -> None:

@@ -85,6 +85,7 @@ async def api_of(fleet: Fleet, role: OperatorRole | None = OperatorRole.ADMIN) -
         fleet.clock,
         AnswerBook(fleet.database, b"k" * 32, fleet.clock),
         OperatorChecks(fleet.database, fleet.clock),
+        nothing,
     )
     app.include_router(router)
     app.state.whole.revocations = RevocationResponder(services, settings.maximum_body_bytes)

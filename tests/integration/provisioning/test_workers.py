@@ -1,0 +1,242 @@
+"""``serve --workers``: several service processes of one command, as real processes on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from cryptography import x509
+from cryptography.x509 import ocsp
+from prometheus_client.parser import text_string_to_metric_families
+
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EnrolmentRefused, EstClient
+from provisioning.client.feed import RevocationEvent, follow
+from provisioning.pki.keys import generate_key
+from tests.support.curl import Curl
+from tests.support.enrolled import enrol
+from tests.support.ocsp import SHA256, request_der
+from tests.support.openssl import OpensslDevice
+from tests.support.postgresql import PostgresqlServer
+from tests.support.provisioning import PASSPHRASE, ProvisioningService
+from tests.support.workers import ends_of, one_to_each, workers_of
+
+# A heartbeat that is longer than the tests wait: what arrives was pushed.
+SETTINGS = {"workers": 2, "metrics": "loopback", "crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 60}
+PATIENCE = 20
+
+
+@pytest.fixture(scope="module")
+def service(postgresql: PostgresqlServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
+    with postgresql.database("template0") as url:
+        directory = tmp_path_factory.mktemp("workers") / "fleet"
+        with ProvisioningService.founded(directory, SETTINGS | {"database_url": url}) as running:
+            yield running
+
+
+def figures(service: ProvisioningService, name: str, **labels: str) -> dict[str, float]:
+    """Return the samples called *name* that have *labels*, by worker, from one scrape."""
+    page = Curl(service.http).run("/metrics").text
+    return {
+        sample.labels["worker"]: sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    }
+
+
+async def test_a_token_that_is_used_at_all_workers_at_once_is_spent_once_and_a_scrape_tells_of_all(
+    service: ProvisioningService,
+) -> None:
+    attempts = 16  # That one worker gets none of them happens once in 30,000 times.
+    token = await asyncio.to_thread(service.token, device="meter-1", group="north")
+
+    async def one() -> str:
+        csr = build_csr(generate_key(), "meter-1")
+        async with EstClient(service.https, service.bundle) as client:
+            try:
+                await client.enrol(csr, user="meter-1", token=token)
+            except EnrolmentRefused as refusal:
+                return refusal.code
+            return "enrolled"
+
+    outcomes = Counter(await asyncio.gather(*(one() for _ in range(attempts))))
+    assert outcomes == {"enrolled": 1, "TOKEN_USED": attempts - 1}
+    refused = await asyncio.to_thread(figures, service, "fleet_provisioning_refusals_total", code="TOKEN_USED")
+    assert sum(refused.values()) == attempts - 1
+    assert sorted(refused) == ["1", "2"]
+    assert all(refused.values()), "each worker had some"
+    assert await asyncio.to_thread(figures, service, "fleet_provisioning_worker_up") == {"1": 1.0, "2": 1.0}
+
+
+def test_curl_enrols_and_what_is_printed_and_logged_names_no_secret(
+    service: ProvisioningService, tmp_path: Path
+) -> None:
+    device = OpensslDevice(tmp_path, "meter-2")
+    token = service.token(device="meter-2", group="north")
+    answer = Curl(service.https, service.bundle).est("simpleenroll", device.request(), "--user", f"meter-2:{token}")
+    assert answer.status == 200, answer.text
+    device.take(answer.body)
+    for pid in (service.pid, *workers_of(service.pid)):
+        assert PASSPHRASE not in Path(f"/proc/{pid}/cmdline").read_text()
+    assert PASSPHRASE not in service.log
+    assert token not in service.log
+    assert {1, 2} <= {int(number) for number in re.findall(r'"worker": (\d+)', service.log)}
+
+
+class Asked:
+    """A kept connection to the plain port of one worker."""
+
+    def __init__(self, service: ProvisioningService) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(service.http).netloc, timeout=PATIENCE)
+        assert self._get("/healthz") == b'{"status":"ok"}'
+        self.socket: socket.socket = self._connection.sock
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def status(self, request: bytes) -> ocsp.OCSPCertStatus:
+        """Ask for a certificate's status."""
+        self._connection.request("POST", "/ocsp", request, {"Content-Type": "application/ocsp-request"})
+        return ocsp.load_der_ocsp_response(self._connection.getresponse().read()).certificate_status
+
+    def crl_length(self) -> int:
+        """Return how many certificates the list of the issuing CA has."""
+        return len(x509.load_der_x509_crl(self._get("/crl/issuing-ca.crl")))
+
+    def ready(self) -> int:
+        """Return the status of the worker's readiness."""
+        self._connection.request("GET", "/readyz")
+        answer = self._connection.getresponse()
+        answer.read()
+        return answer.status
+
+    def _get(self, path: str) -> bytes:
+        self._connection.request("GET", path)
+        return self._connection.getresponse().read()
+
+
+def asked_of_each(service: ProvisioningService) -> AbstractContextManager[list[Asked]]:
+    return one_to_each(workers_of(service.pid), lambda: Asked(service))
+
+
+async def test_a_revocation_through_any_worker_is_told_by_every_workers_ocsp_crl_and_feed(
+    service: ProvisioningService,
+) -> None:
+    (device,) = await asyncio.to_thread(enrol, service, "meter-3")
+    issuer = x509.load_pem_x509_certificate((service.dir / "issuing-ca.crt").read_bytes())
+    question = request_der(device.certificate, issuer, SHA256)
+    with asked_of_each(service) as each:
+        await revoked_everywhere(service, each, question)
+
+
+async def revoked_everywhere(service: ProvisioningService, each: list[Asked], question: bytes) -> None:
+    assert [worker.ready() for worker in each] == [200, 200]
+    assert [worker.status(question) for worker in each] == [ocsp.OCSPCertStatus.GOOD] * 2  # Remembered from now on.
+    lengths = [worker.crl_length() for worker in each]
+    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(PATIENCE):
+        feeds = []
+        while len(set(re.findall(r'"event": "feed subscribed", "worker": (\d+)', service.log))) < 2:
+            feed = follow(service.https, service.bundle, service.operator, 0, heartbeat=60)
+            feeds.append(await stack.enter_async_context(contextlib.aclosing(feed)))
+            await anext(feed)
+        with service.api() as api:
+            assert api.get("/v1/status").json()["feed"]["subscribers"] == len(feeds), "at whichever worker"
+        await asyncio.to_thread(service.revoke, device="meter-3")
+        for feed in feeds:
+            async for event in feed:
+                if isinstance(event, RevocationEvent) and event.device == "meter-3":
+                    break
+    deadline = time.monotonic() + PATIENCE
+    for worker, before in zip(each, lengths, strict=True):
+        while worker.status(question) is not ocsp.OCSPCertStatus.REVOKED or worker.crl_length() == before:
+            assert time.monotonic() < deadline, "a worker that does not hear of it"
+            await asyncio.sleep(0.01)
+
+
+def test_a_claim_lets_its_device_through_the_tls_of_every_worker_at_once(service: ProvisioningService) -> None:
+    with service.api() as api:
+        order = {"name": "batch-1", "group": "north", "maximum_devices": 4, "life_seconds": 3600}
+        made = api.post("/v1/claims", json=order)
+        assert made.status_code == 201, made.text
+    # Comparing with the store comes every three seconds: both have done so once more, because they were told.
+    changes = re.findall(r'"anchors": 1, "event": "enrolment trust changed", "worker": (\d+)', service.log)
+    assert sorted(changes) == ["1", "2"]
+
+
+def test_a_port_that_has_workers_is_refused_to_another_service(service: ProvisioningService) -> None:
+    for workers in ("1", "2"):
+        done = serve(service, "--port", str(service.port), "--workers", workers)
+        assert done.returncode == 1
+        assert f"port {service.port} on 127.0.0.1 cannot be used: Address already in use" in done.stderr
+
+
+def serve(service: ProvisioningService, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Start a service that cannot start, and return what it said."""
+    return service.command("serve", "--dir", str(service.dir), "--port", "0", "--http-port", "0", *flags)
+
+
+def test_what_keeps_workers_from_starting_is_told_once(service: ProvisioningService) -> None:
+    done = serve(ProvisioningService(service.dir, {"workers": 2}))  # On SQLite, as no database is named.
+    assert done.returncode == 1
+    assert done.stderr == (
+        "fleet-provisioning: workers: 2 processes need PostgreSQL, SQLite carries one: "
+        "set database_url, or workers = 1\n"
+    )
+    settings = SETTINGS | {"database_url": service.database_url, "passphrase": "wrong"}
+    done = serve(ProvisioningService(service.dir, settings))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("or the passphrase is wrong") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_killed_worker_is_replaced_a_killed_supervisor_leaves_none_and_ctrl_c_ends_all(
+    postgresql: PostgresqlServer, tmp_path: Path
+) -> None:
+    with postgresql.database("template0") as url:
+        service = ProvisioningService.founded(tmp_path / "fleet", SETTINGS | {"database_url": url}).start()
+        killed, other = workers_of(service.pid)
+        with asked_of_each(service) as (_, kept), ends_of([killed]) as ended:
+            os.kill(killed, signal.SIGKILL)
+            ended()
+            assert kept.ready() == 200
+        service.token(device="meter-1", group="north")
+        deadline = time.monotonic() + PATIENCE
+        while '"worker is back"' not in service.log:
+            assert time.monotonic() < deadline, service.log
+            time.sleep(0.01)
+        again, replacing = workers_of(service.pid)
+        assert again == other
+        assert replacing != killed
+        assert '"code": 137' in service.log
+        assert figures(service, "fleet_provisioning_worker_starts_total") == {"1": 2.0, "2": 1.0}
+        assert figures(service, "fleet_provisioning_worker_up") == {"1": 1.0, "2": 1.0}
+
+        with ends_of([other, replacing]) as ended:
+            service.kill()
+            ended()
+        (left,) = service.stored("SELECT count(*) FROM serial_reservations")
+        assert left == (63,), "those of the killed worker, one of which was used: the others have ended in order"
+
+        service.start()
+        workers = workers_of(service.pid)
+        with ends_of(workers) as ended:
+            for pid in (*workers, service.pid):  # The terminal sends it to everybody, twice if somebody is impatient.
+                os.kill(pid, signal.SIGINT)
+            assert service.stop(signal.SIGINT) == 0
+            ended()
+        assert service.stored("SELECT count(*) FROM serial_reservations") == [left]
+        assert "Traceback" not in service.log

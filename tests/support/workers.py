@@ -1,0 +1,92 @@
+"""The workers of a service that runs: who they are, whose a connection is, and when one has ended.
+
+pids = workers_of(service.pid)
+worker_of(connection, pids)             # of a socket that is connected to the service
+await_end(pids)
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+PATIENCE = 30.0
+_ESTABLISHED = "01"
+
+
+def workers_of(supervisor: int) -> list[int]:
+    """Return the process numbers of a supervisor's workers, in the order of their starts."""
+    return [int(pid) for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()]
+
+
+def worker_of(connection: socket.socket, pids: Sequence[int]) -> int:
+    """Return which of *pids* has the other side of *connection*, over IPv4; it has answered on it already."""
+    here, there = connection.getsockname()[1], connection.getpeername()[1]
+    inode = next(
+        fields[9]
+        for fields in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
+        if fields[3] == _ESTABLISHED and _port(fields[1]) == there and _port(fields[2]) == here
+    )
+    return next(pid for pid in pids if f"socket:[{inode}]" in _files(pid))
+
+
+class Connected(Protocol):
+    """A connection that has had an answer."""
+
+    @property
+    def socket(self) -> socket.socket:
+        """What it is made of."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+ConnectedT = TypeVar("ConnectedT", bound=Connected)
+
+
+@contextmanager
+def one_to_each(pids: Sequence[int], connect: Callable[[], ConnectedT]) -> Iterator[list[ConnectedT]]:
+    """Yield a connection to each of *pids*, in their order; *connect* makes one."""
+    found: dict[int, ConnectedT] = {}
+    with ExitStack() as stack:
+        for _ in range(64):  # The kernel spreads them: that one of two gets none of 64 is no chance.
+            made = stack.enter_context(closing(connect()))
+            found.setdefault(worker_of(made.socket, pids), made)
+            if len(found) == len(pids):
+                break
+        yield [found[pid] for pid in pids]
+
+
+@contextmanager
+def ends_of(pids: Sequence[int]) -> Iterator[Callable[[], None]]:
+    """Yield what waits until all of *pids*, which run now, have ended."""
+    descriptors = [os.pidfd_open(pid) for pid in pids]
+
+    def wait() -> None:
+        for pid, descriptor in zip(pids, descriptors, strict=True):
+            waiting = select.poll()
+            waiting.register(descriptor, select.POLLIN)
+            assert waiting.poll(PATIENCE * 1000), f"process {pid} has not ended"
+
+    try:
+        yield wait
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2], 16)
+
+
+def _files(pid: int) -> set[str]:
+    found = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # Closed meanwhile.
+            found.add(str(entry.readlink()))
+    return found
