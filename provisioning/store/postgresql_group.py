@@ -23,7 +23,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import structlog
+from psycopg import Cursor
 from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -40,7 +42,9 @@ log = structlog.get_logger(__name__)
 _Work = Callable[[Connection], Any]
 
 _WRITERS: Final = 0x666C656574  # "fleet"; any number that nobody else uses.
-_BEGIN: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({_WRITERS}); SAVEPOINT work"
+_BEGIN: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_try_advisory_xact_lock({_WRITERS}); SAVEPOINT work"
+# Before the savepoint: what is locked after one is given away by the way back to it.
+_WAIT: Final = f"RELEASE work; SELECT pg_advisory_xact_lock({_WRITERS}); SAVEPOINT work"
 _NEXT: Final = "RELEASE work; SAVEPOINT work"
 _BACK: Final = "ROLLBACK TO work"
 _COMMIT: Final = "COMMIT"
@@ -67,11 +71,17 @@ class SharedTransaction:
         self._driver: Final = driver_of(connection)
         self._pause = pause
         self._used = False
+        self.alone = True
+        """Whether no other process was in the way when it began."""
 
     def begin(self) -> None:
         """Wait until no other process writes, and let none begin until the transaction ends."""
         announcements.take(self._connection)  # Of one that was not committed.
-        self._say(_BEGIN)
+        cursor = self._execute(_BEGIN)
+        cursor.nextset()
+        self.alone = cursor.fetchone() == (True,)
+        if not self.alone:
+            self._say(_WAIT)
 
     def commit(self) -> None:
         """Make everything durable, and tell what was announced; raise what SQLAlchemy raises if it is not."""
@@ -132,16 +142,19 @@ class SharedTransaction:
 
     def _say(self, text: str) -> str | None:
         """Have the server do *text*; return what it says of the last statement in it."""
+        cursor = self._execute(text)
+        while cursor.nextset():
+            pass
+        return cursor.statusmessage
+
+    def _execute(self, text: str) -> Cursor[TupleRow]:
         try:
             # Never prepared: the driver forgets what it has prepared when a ROLLBACK is.
-            cursor = self._driver.execute(text.encode(), prepare=False)
-            while cursor.nextset():
-                pass
+            return self._driver.execute(text.encode(), prepare=False)
         except self._connection.dialect.loaded_dbapi.Error as error:
             if self._connection.invalidated:  # Told already, by a work.
                 raise OperationalError(text, None, error, connection_invalidated=True) from error
             raise told(self._connection, text, error) from error
-        return cursor.statusmessage
 
 
 def note_statement(connection: Connection, _cursor: object, statement: str, *_: object) -> None:

@@ -8,8 +8,9 @@ the thread, with whoever comes while it is there.
 
 Rules
 -----
-1. A group is closed after `_GROUP_SECONDS`, or after as long as its predecessor's commit took, if that was longer: who
-   comes later is in the next one. So a slow disk has larger groups, and works get half of the time at least.
+1. A group is closed after `_ALONE_SECONDS`, or `_GROUP_SECONDS` if it has had to wait for another process, which may
+   wait for it now; or after as long as its predecessor's commit took, if that was longer: who comes later is in the
+   next one. So a slow disk has larger groups, and works get half of the time at least.
 2. Works run in order of arrival; those that go side by side take turns.
 3. A look has no transaction: each of its statements sees what is committed when it is executed.
 """
@@ -29,6 +30,7 @@ from provisioning.store.kept_lane import KeptLane
 from provisioning.store.lanes import Job, Outcome, explained
 from provisioning.store.postgresql_group import SharedTransaction, note_statement
 
+_ALONE_SECONDS: Final = 0.03
 _GROUP_SECONDS: Final = 0.01
 _LONGEST_GROUP_SECONDS: Final = 0.1
 _LARGEST_COMPANY: Final = 64
@@ -62,7 +64,8 @@ class PostgresqlLane(KeptLane):
         group = _Group(self._jobs, here=here)
         try:
             with self._kept.transaction(pause) as transaction:
-                seconds = max(_GROUP_SECONDS, min(self._commit_seconds, _LONGEST_GROUP_SECONDS))
+                least = _ALONE_SECONDS if transaction.alone else _GROUP_SECONDS
+                seconds = max(least, min(self._commit_seconds, _LONGEST_GROUP_SECONDS))
                 group.run(transaction, time.monotonic() + seconds)
                 done = time.monotonic()
             self._commit_seconds = time.monotonic() - done

@@ -58,7 +58,8 @@ async def fleet(postgresql: PostgresqlServer) -> AsyncIterator[Fleet]:
 @pytest.fixture
 def companies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many went together, each time; a group stays open as long as somebody waits."""
-    monkeypatch.setattr(postgresql_lane, "_GROUP_SECONDS", 60)
+    for name in ("_ALONE_SECONDS", "_GROUP_SECONDS"):
+        monkeypatch.setattr(postgresql_lane, name, 60)
     seen: list[int] = []
     run = Company.run
 

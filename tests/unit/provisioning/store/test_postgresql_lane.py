@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import psycopg
@@ -20,7 +20,7 @@ from provisioning.errors import Code, Refused
 from provisioning.store import loop_waits, postgresql_lane
 from provisioning.store.database import Database
 from provisioning.store.kept_connection import KeptConnection
-from provisioning.store.postgresql_group import _WRITERS, driver_of
+from provisioning.store.postgresql_group import _WRITERS, SharedTransaction, driver_of
 from tests.support.postgresql import PostgresqlServer
 
 PATIENCE = 20
@@ -143,6 +143,40 @@ async def test_the_event_loop_goes_on_while_the_server_has_a_lock_that_is_anothe
     assert await waiting == HERE
 
 
+@pytest.mark.parametrize("contended", [False, True])
+async def test_a_work_that_is_undone_does_not_give_the_writers_lock_away(
+    database: Database, short: bool, contended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_ALONE_SECONDS", "_GROUP_SECONDS"):
+        monkeypatch.setattr(postgresql_lane, name, PATIENCE)
+    alone: list[bool] = []
+    begin = SharedTransaction.begin
+
+    def begun(transaction: SharedTransaction) -> None:
+        begin(transaction)
+        alone.append(transaction.alone)
+
+    monkeypatch.setattr(SharedTransaction, "begin", begun)
+
+    def fails(connection: Connection) -> None:
+        note(connection, "a")
+        raise ZeroDivisionError
+
+    def held(connection: Connection) -> int:
+        mine = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid()"
+        count: int = connection.execute(text(mine)).scalar_one()
+        return count
+
+    with lock(database) if contended else nullcontext():
+        waiting = [asyncio.create_task(database.write(work, short=short)) for work in (fails, held, fails, held)]
+        await asyncio.sleep(0.05)
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [ZeroDivisionError, int] * 2
+    assert outcomes[1::2] == [1, 1]
+    assert alone == [not contended]
+    assert await database.look(noted) == set()
+
+
 async def test_other_events_are_served_between_the_steps_of_works_that_go_together(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +268,8 @@ async def test_a_socket_that_speaks_while_nobody_listens_does_not_keep_the_loop_
 async def test_a_connection_that_is_cut_after_a_change_refuses_its_group_and_keeps_nothing(
     database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgresql_lane, "_GROUP_SECONDS", PATIENCE)
+    for name in ("_ALONE_SECONDS", "_GROUP_SECONDS"):
+        monkeypatch.setattr(postgresql_lane, name, PATIENCE)
 
     def cut_off(connection: Connection) -> None:
         note(connection, "lost")
@@ -258,7 +293,8 @@ async def test_a_connection_that_is_cut_after_a_change_refuses_its_group_and_kee
 async def test_a_work_that_goes_on_after_a_statement_has_failed_fails_and_nobody_else(
     database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgresql_lane, "_GROUP_SECONDS", PATIENCE)
+    for name in ("_ALONE_SECONDS", "_GROUP_SECONDS"):
+        monkeypatch.setattr(postgresql_lane, name, PATIENCE)
 
     def heedless(connection: Connection) -> str:
         note(connection, "heedless")
