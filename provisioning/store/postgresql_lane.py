@@ -8,8 +8,8 @@ the thread, with whoever comes while it is there.
 
 Rules
 -----
-1. A group is closed after `_ALONE_SECONDS`, or `_GROUP_SECONDS` if it has had to wait for another process, which may
-   wait for it now; or after as long as its predecessor's commit took, if that was longer: who comes later is in the
+1. A group is closed after `_ALONE_SECONDS`, or `_GROUP_SECONDS` if another process has been in the way of late, which
+   may wait for it now; or after as long as its predecessor's commit took, if that was longer: who comes later is in the
    next one. So a slow disk has larger groups, and works get half of the time at least.
 2. Works run in order of arrival; those that go side by side take turns.
 3. A look has no transaction: each of its statements sees what is committed when it is executed.
@@ -32,6 +32,7 @@ from provisioning.store.postgresql_group import SharedTransaction, note_statemen
 
 _ALONE_SECONDS: Final = 0.03
 _GROUP_SECONDS: Final = 0.01
+_CROWDED_SECONDS: Final = 5.0
 _LONGEST_GROUP_SECONDS: Final = 0.1
 _LARGEST_COMPANY: Final = 64
 
@@ -59,14 +60,13 @@ class PostgresqlLane(KeptLane):
         super().__init__(engine, name)
         event.listen(engine, "before_cursor_execute", note_statement)
         self._commit_seconds = 0.0
+        self._crowded_until = 0.0
 
     def _serve(self, pause: Callable[[], None], *, here: bool) -> Callable[[], None]:
         group = _Group(self._jobs, here=here)
         try:
             with self._kept.transaction(pause) as transaction:
-                least = _ALONE_SECONDS if transaction.alone else _GROUP_SECONDS
-                seconds = max(least, min(self._commit_seconds, _LONGEST_GROUP_SECONDS))
-                group.run(transaction, time.monotonic() + seconds)
+                group.run(transaction, time.monotonic() + self._seconds(alone=transaction.alone))
                 done = time.monotonic()
             self._commit_seconds = time.monotonic() - done
         except Stale:
@@ -74,6 +74,14 @@ class PostgresqlLane(KeptLane):
         except Exception as error:  # noqa: BLE001 - of the transaction as a whole: it is told to everybody in it
             group.fail(error)
         return group.settle
+
+    def _seconds(self, *, alone: bool) -> float:
+        """Return how long a group may go on that begins now, and was *alone* or had to wait for another process."""
+        now = time.monotonic()
+        if not alone:
+            self._crowded_until = now + _CROWDED_SECONDS
+        least = _ALONE_SECONDS if now >= self._crowded_until else _GROUP_SECONDS
+        return max(least, min(self._commit_seconds, _LONGEST_GROUP_SECONDS))
 
 
 class _Group:

@@ -177,6 +177,31 @@ async def test_a_work_that_is_undone_does_not_give_the_writers_lock_away(
     assert await database.look(noted) == set()
 
 
+async def test_a_group_is_short_for_a_while_after_another_process_was_in_the_way(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql_lane, "_ALONE_SECONDS", PATIENCE)
+    monkeypatch.setattr(postgresql_lane, "_GROUP_SECONDS", 0.0)
+    monkeypatch.setattr(postgresql_lane, "_LONGEST_GROUP_SECONDS", 0.0)
+    begun: list[None] = []
+    begin = SharedTransaction.begin
+    monkeypatch.setattr(SharedTransaction, "begin", lambda transaction: begun.append(begin(transaction)))
+
+    async def transactions_of_three() -> int:
+        begun.clear()
+        await asyncio.gather(*(database.write(thread_of, short=True) for _ in range(3)))
+        return len(begun)
+
+    assert await transactions_of_three() == 1
+    with lock(database):
+        waiting = asyncio.create_task(database.write(thread_of, short=True))
+        await asyncio.sleep(0.05)
+    await waiting
+    assert await transactions_of_three() == 3
+    database._writer._crowded_until = 0.0  # type: ignore[attr-defined]
+    assert await transactions_of_three() == 1
+
+
 async def test_other_events_are_served_between_the_steps_of_works_that_go_together(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
