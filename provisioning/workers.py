@@ -29,8 +29,8 @@ Rules
    nobody else has.
 
 Handles: POSIX processes and signals; one thread.
-Does not handle: what workers do (`provisioning.server`), or what they tell each other (`provisioning.fellow_workers`);
-a new number of workers while they run.
+Does not handle: what workers do (`provisioning.server`), or what they tell each other (`provisioning.fellow_workers`,
+where one that hangs is noticed: it does not answer); a new number of workers while they run.
 """
 
 from __future__ import annotations
