@@ -195,9 +195,14 @@ class Supervisor:
             if pid == 0:
                 control.close()
                 self._become(slot, theirs)
+        except OSError as error:  # No memory, or too many processes: as if it had ended at once.
+            log.error("worker cannot be forked", worker=slot.number, error=error.strerror)  # noqa: TRY400
+            control.close()
+            self._ended(slot, 1)
+            return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-        theirs.close()
+            theirs.close()
         slot.pid, slot.control, slot.ready_at = pid, control, None
 
     def _become(self, slot: _Slot, control: socket.socket) -> NoReturn:
