@@ -35,7 +35,7 @@ from broker.limits import Limits
 from broker.lobby import Lobby
 from broker.packet_watch import PacketWatch
 from broker.poller import Poller
-from broker.tls_session import TlsSession, open_tls
+from broker.tls_session import TlsSession, accept, open_tls
 from broker.transport import TlsTransport
 from broker.turn import Turn
 from broker.unsafe_plain import UnsafePeer, UnsafePlainSession
@@ -165,7 +165,7 @@ class Listener:
             if self._socket is None:
                 return
             try:
-                accepted, address = self._socket.accept()
+                accepted, address = accept(self._socket)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -226,7 +226,6 @@ class Listener:
         engine = self._engine
         tls: TlsSession
         try:
-            accepted.setblocking(False)
             if self._speaks is Speaks.UNSAFE_PLAIN:
                 tls = UnsafePlainSession(accepted)
             else:

@@ -56,6 +56,8 @@ def words_of(error: OSError) -> str:
     """Return OpenSSL's reason, or the system's, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
+    if isinstance(error, (ssl.SSLZeroReturnError, ssl.SSLEOFError)):
+        return "the peer has closed the connection"
     if isinstance(error, ssl.SSLError):
         return (error.reason or str(error)).lower().replace("_", " ")
     return error.strerror or type(error).__name__

@@ -21,7 +21,10 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
+
+from provisioning.pki import openssl
 
 
 class TlsSession(Protocol):
@@ -63,6 +66,36 @@ def open_public_tls(context: ssl.SSLContext, accepted: socket.socket) -> tuple[s
     return wrapped, cast("TlsSession", wrapped)
 
 
+def accept(listening: socket.socket) -> tuple[socket.socket, Any]:
+    """Return what ``listening.accept()`` does, a non-blocking socket and its peer's address; raise what that raises.
+
+    `socket.socket.accept` looks for the family and the type of each socket among the members of their enumerations.
+    """
+    if _ACCEPT is None:
+        accepted, address = listening.accept()
+    else:
+        descriptor, address = _ACCEPT(listening)
+        accepted = socket.socket(_FAMILY_OF[len(address)], socket.SOCK_STREAM, 0, descriptor)
+    accepted.setblocking(False)
+    return accepted, address
+
+
+def shake_hands(session: TlsSession, inside: int) -> int:
+    """Go on with the handshake of *session*, which OpenSSL keeps at *inside*, where that is known; else 0.
+
+    Returns `openssl.COMPLETE`, `openssl.WANTS_READ` or `openssl.WANTS_WRITE`. Raises `ssl.SSLError` or `OSError`.
+    """
+    if inside:
+        return openssl.shake_hands(inside)
+    try:
+        session.do_handshake()
+    except ssl.SSLWantReadError:
+        return openssl.WANTS_READ
+    except ssl.SSLWantWriteError:
+        return openssl.WANTS_WRITE
+    return openssl.COMPLETE
+
+
 def say_goodbye(session: TlsSession) -> None:
     """Send close_notify (RFC 8446 §6.1). Raises `ssl.SSLError` where the peer's has not come yet, which is usual."""
     if isinstance(session, ssl.SSLSocket):
@@ -87,3 +120,6 @@ def _inner_wrap() -> Any:
 
 
 _WRAP: Final = _inner_wrap()
+_ACCEPT: Final[Callable[[socket.socket], tuple[int, Any]] | None] = getattr(socket.socket, "_accept", None)
+_FAMILY_OF: Final = {2: socket.AF_INET, 4: socket.AF_INET6}
+"""By the length of an address."""

@@ -8,11 +8,11 @@ a connection is idle.
 
 Where OpenSSL can be told to (`provisioning.pki.openssl`), one system call reads as many records as are there, and they
 are taken one by one; what a turn leaves inside is taken in the next (`Poller.again`). Elsewhere, the slow twin, each
-readiness reads one record, in two system calls. A second try costs a system call and an exception when nothing is
-there, so it is made only for a peer that was readable a moment ago too: it is sending a burst, and reading on lets the
-turn carry many messages in one write to each subscriber. Two bounds keep a greedy publisher from starving the others:
-so many records a connection, and so many beyond the first of all connections together (`Turn.allowance`). Writing
-happens once a turn (`broker.turn`); what the socket does not take is the backlog.
+readiness reads one record, in two system calls, and a handshake that has to wait is an exception. A second try costs a
+system call and an exception when nothing is there, so it is made only for a peer that was readable a moment ago too: it
+is sending a burst, and reading on lets the turn carry many messages in one write to each subscriber. Two bounds keep a
+greedy publisher from starving the others: so many records a connection, and so many beyond the first of all connections
+together (`Turn.allowance`). Writing happens once a turn (`broker.turn`); what the socket does not take is the backlog.
 
 Hot: `on_readable`, `_read`, `write`.
 
@@ -44,7 +44,7 @@ from broker.byte_stream import Receiver
 from broker.metrics import Metrics
 from broker.poller import READABLE, WRITABLE, Poller
 from broker.tls_refusal import code_of, words_of
-from broker.tls_session import TlsSession, say_goodbye
+from broker.tls_session import TlsSession, say_goodbye, shake_hands
 from broker.turn import Turn
 from provisioning.pki import openssl
 from provisioning.pki.openssl import has_pending, read_ahead
@@ -163,7 +163,7 @@ class TlsTransport:
             self._handshake()
         elif self._state is _State.LINGERING:
             self._discard()
-        else:  # An error while the last bytes are being written: epoll tells of it even when nothing is asked.
+        else:  # An error while the last bytes are being written: epoll tells of it unasked.
             self._close()
 
     def _handshake(self) -> None:
@@ -171,29 +171,32 @@ class TlsTransport:
         if receiver is None or tls is None:
             return
         try:
-            tls.do_handshake()
-        except ssl.SSLWantReadError:
-            self._stop_writing()
-        except ssl.SSLWantWriteError:
-            self._start_writing()
+            wants = shake_hands(tls, self._inside)
         except (ssl.SSLError, OSError) as error:
             self._metrics.handshakes["failed", tls.version() or "none"] += 1
             receiver.lost(code_of(error), self._loop.time(), words_of(error))
             self._linger()  # OpenSSL has written the alert.
-        else:
-            self._stop_writing()
-            self._state = _State.OPEN
-            self._metrics.handshakes_completed += 1
-            resumed = bool(tls.session_reused)
-            self._metrics.handshakes_resumed += resumed
-            self._metrics.handshakes["resumed" if resumed else "full", tls.version() or "none"] += 1
-            certificate = tls.getpeercert(True)
-            if self._inside:
-                openssl.forget_handshake(self._inside)
-                self._owes_ticket = openssl.CAN_REMEMBER
-            receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
-            if self._waits_inside():  # The CONNECT came with the last bytes of the handshake.
-                self._read()
+            return
+        if wants == openssl.WANTS_WRITE:
+            self._start_writing()
+            return
+        self._stop_writing()
+        if wants == openssl.COMPLETE:
+            self._secured(receiver, tls)
+
+    def _secured(self, receiver: Receiver, tls: TlsSession) -> None:
+        self._state = _State.OPEN
+        self._metrics.handshakes_completed += 1
+        resumed = bool(tls.session_reused)
+        self._metrics.handshakes_resumed += resumed
+        self._metrics.handshakes["resumed" if resumed else "full", tls.version() or "none"] += 1
+        certificate = tls.getpeercert(True)
+        if self._inside:
+            openssl.forget_handshake(self._inside, resumed=resumed)
+            self._owes_ticket = openssl.CAN_REMEMBER
+        receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
+        if self._waits_inside():  # The CONNECT came with the last bytes of the handshake.
+            self._read()
 
     def presented(self) -> tuple[bytes | None, list[bytes]]:
         """Return the peer's certificate, in DER, and its verified path."""
@@ -278,8 +281,7 @@ class TlsTransport:
                 backlog += packet
             self._choke_if_long(backlog)
             return
-        data = packets[0] if len(packets) == 1 else b"".join(packets)
-        metrics = self._metrics
+        data, metrics = packets[0] if len(packets) == 1 else b"".join(packets), self._metrics
         metrics.packets_sent += len(packets)
         size = len(data)
         if self._owes_ticket:  # The first that is written.
@@ -305,7 +307,7 @@ class TlsTransport:
         self._owes_ticket = False
         cork = self._socket.setsockopt
         cork(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        openssl.offer_ticket(self._inside)
+        openssl.offer_ticket(self._inside, resumed=bool(tls.session_reused))
         sent = self._send(tls, data)
         if self._state is not _State.CLOSED:
             cork(socket.IPPROTO_TCP, socket.TCP_CORK, 0)

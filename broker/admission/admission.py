@@ -187,7 +187,7 @@ class Admission:
         parsed: x509.Certificate | None = None
         try:
             if self.trust is None:
-                facts = self._reader.read(certificate)
+                facts = self._reader.recall(certificate)
             else:
                 parsed = x509.load_der_x509_certificate(certificate)
                 issuer = self.trust.issuer_of(parsed, path())

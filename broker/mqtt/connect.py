@@ -108,9 +108,9 @@ class Will:
     properties: Properties = NO_PROPERTIES
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False)
 class Connect:
-    """A client asks for a connection. ``clean_start`` is called Clean Session in 3.1.1."""
+    """A client asks for a connection. ``clean_start`` is called Clean Session in 3.1.1. Never changed."""
 
     packet_type: ClassVar[PacketType] = PacketType.CONNECT
 
@@ -122,6 +122,26 @@ class Connect:
     username: str | None = None
     password: bytes | None = field(default=None, repr=False)
     properties: Properties = NO_PROPERTIES
+
+    def __init__(  # Written out for mypyc to compile.
+        self,
+        client_id: str = "",
+        protocol_version: ProtocolVersion = ProtocolVersion.V5,
+        clean_start: bool = True,
+        keep_alive: int = 0,
+        will: Will | None = None,
+        username: str | None = None,
+        password: bytes | None = None,
+        properties: Properties = NO_PROPERTIES,
+    ) -> None:
+        self.client_id = client_id
+        self.protocol_version = protocol_version
+        self.clean_start = clean_start
+        self.keep_alive = keep_alive
+        self.will = will
+        self.username = username
+        self.password = password
+        self.properties = properties
 
     @classmethod
     def read(cls, reader: Reader, _flags: int, _version: ProtocolVersion) -> Self:

@@ -38,6 +38,7 @@ HOT = [
     "broker/mqtt/topics.py",
     "broker/mqtt/wire.py",
     "broker/lifetime.py",
+    "broker/listener.py",
     "broker/live.py",
     "broker/lobby.py",
     "broker/meter.py",

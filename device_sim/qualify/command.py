@@ -32,7 +32,9 @@ _HELP = f"Start the device with this command, for each stage anew. {' '.join(f'{
 
 def qualify_device(
     exec_: Annotated[str | None, typer.Option("--exec", metavar="CMD", help=_HELP)] = None,
-    window: Annotated[float, typer.Option(min=1, max=3600, help="Seconds that a stage takes at most.")] = 20.0,
+    window: Annotated[
+        float, typer.Option(min=1, max=3600, help="Seconds that a stage takes at most, from when the device comes.")
+    ] = 20.0,
     parallel: Annotated[int, typer.Option(min=1, max=32, help="Stages at the same time, with --exec.")] = 1,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Only these stages: names, patterns; repeat or join by ','.")

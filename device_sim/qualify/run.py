@@ -5,14 +5,15 @@ Rules
 1. Each stage has a stand, a directory and, if the device is a program, a process of its own.
 2. Hardware keeps its address and its credential through all stages; what that makes impossible is skipped, and said.
 3. The good stage comes first. A device that does not get through it is judged no further: nothing would mean anything.
+4. A stage's window begins when the device has come: what it takes to start, which a busy machine makes long, is not
+   judged. A program that has not come within a window is judged as one that stayed away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -31,6 +32,7 @@ from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE
 
 _TO_COME = 120.0
+_LOOK = 0.02
 _LIFE_BEYOND = 5.0
 
 Told = Callable[[Outcome], None]
@@ -91,7 +93,7 @@ async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
     directory = bench.directory / stage.name
     directory.mkdir()
     if not hardware:
-        life = timedelta(seconds=bench.window + _LIFE_BEYOND) if stage.enrols else None
+        life = timedelta(seconds=2 * bench.window + _LIFE_BEYOND) if stage.enrols else None
         bench.papers.write(directory, life=life)
     async with AsyncExitStack() as stack:
         stand = await stack.enter_async_context(
@@ -113,9 +115,11 @@ async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
         )
         values = _values(bench, directory, port, service.port if stage.enrols else None)
         presence = await stack.enter_async_context(bench.device.present(values, directory / "device.log"))
-        if hardware:
-            await _until(stand, _TO_COME, lambda: bool(stand.attempts))
-        await _until(stand, bench.window, lambda: stage.enough(stand.attempts))
+        await _until(
+            _TO_COME if hardware else bench.window,
+            lambda: bool(stand.attempts) or service.came > 0 or presence.status is not None,
+        )
+        await _until(bench.window, lambda: stage.enough(stand.attempts), stand.change)
         # Before the device is stopped: that would end its connections too.
         return Witness(
             [replace(attempt, packets=list(attempt.packets)) for attempt in stand.attempts],
@@ -127,12 +131,16 @@ async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
         )
 
 
-async def _until(stand: Stand, seconds: float, enough: Callable[[], bool]) -> None:
-    until = time.monotonic() + seconds
+async def _moment() -> None:
+    await asyncio.sleep(_LOOK)
+
+
+async def _until(seconds: float, enough: Callable[[], bool], change: Callable[[], Awaitable[None]] = _moment) -> None:
+    """Wait until *enough*, *seconds* at most; look again after each *change*: no one event tells who came where."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
+        async with asyncio.timeout(seconds):
             while not enough():
-                await stand.change()
+                await change()
 
 
 def _values(bench: Bench, directory: Path, port: int, service: int | None) -> dict[str, str]:

@@ -4,7 +4,7 @@ Theory
 ------
 An operator's program has many calls under way, all with one certificate. A transaction for each call to learn the same
 was a third of a revocation's cost. So whoever comes while the store is being asked waits for the next look, which is
-one transaction for everybody and asks once about each certificate::
+one for everybody and asks once about each certificate::
 
     call A ─► look 1 ─────────────────► A        call B, C ─► wait ─► look 2 ─► B, C
 
@@ -35,7 +35,7 @@ _Certificates = Mapping[bytes, x509.Certificate | None]
 
 @dataclass(slots=True)
 class _Look:
-    """One transaction, and who waits for it: certificates by their DER, empty for none."""
+    """One look at the store, and who waits for it: certificates by their DER, empty for none."""
 
     certificates: dict[bytes, x509.Certificate | None] = field(default_factory=dict)
     done: asyncio.Task[dict[bytes, _Found]] | None = None
@@ -65,7 +65,7 @@ class OperatorChecks:
         if before is not None and not before.done():
             await asyncio.wait([before])  # How it ended is its callers' concern.
         self._next, self._under_way = _Look(), look.done
-        return await self._database.read(lambda connection: _found(connection, look.certificates, self._clock()))
+        return await self._database.look(lambda connection: _found(connection, look.certificates, self._clock()))
 
 
 def _found(connection: Connection, certificates: _Certificates, now: datetime) -> dict[bytes, _Found]:

@@ -6,19 +6,21 @@ The certificates of a fleet are made from few templates: issuer, algorithms and 
 all of them, and only serial number, validity, name, key, identity and subject key identifier differ. So the library
 (`cryptography`) parses one whole certificate of each template, and what it made of the common bytes is remembered under
 exactly these bytes; of the next certificate only the parts that differ are read, by their places in the DER. Parsing
-them all costs 55 µs each in a handshake's cold caches, a tenth of all that a handshake takes; this costs 15.
+them all costs 55 µs each in a handshake's cold caches, a tenth of all that a handshake takes; this costs 15. And most
+devices that come have been here before: what was read of the same bytes is remembered, too.
 
 The slow twin is `facts_of` on the parsed certificate; tests/properties/test_certificate_reader_properties.py holds both
 to the same answer, and to the same refusal.
 
-Hot: `CertificateReader.read`, once a connection. Measured by `benchmarks/side_by_side.py --only connections`.
+Hot: `CertificateReader.recall`, once a connection. Measured by `benchmarks/side_by_side.py --only connections`.
 
 Rules
 -----
 1. Only for a certificate whose path OpenSSL has verified: signature and key are not looked at.
 2. Whatever is not the usual shape, to the byte, goes to the library, whose answer or error then counts. Nothing is
    repaired, nothing is skipped unseen: bytes that are not read here are bytes that the library has read before.
-3. Bounded: so many templates are remembered.
+3. Bounded: so many templates are remembered, and so many certificates, 1 KB each; the one read first goes first.
+4. Remembered is what a certificate says, never whether it is good.
 
 Handles: one common name, one identity URI, validity before 2050. All else is the library's.
 """
@@ -36,6 +38,7 @@ from provisioning.pki.identity import Identity, identity_of, parse_uri
 from provisioning.pki.revocation import CertificateKey, certificate_key
 
 _MOST_TEMPLATES = 1024
+_MOST_CERTIFICATES = 16_384
 _LARGEST = 65_535
 _SEQUENCE, _SET, _INTEGER, _UTC_TIME = 0x30, 0x31, 0x02, 0x17
 _STRINGS = (0x0C, 0x13)  # UTF8String, PrintableString.
@@ -102,10 +105,11 @@ class _Unusual(Exception):
 class CertificateReader:
     """Reads certificates, and remembers what those of one template have in common."""
 
-    __slots__ = ("_templates",)
+    __slots__ = ("_certificates", "_templates")
 
     def __init__(self) -> None:
         self._templates: dict[bytes, tuple[bytes, bool]] = {}
+        self._certificates: dict[bytes, CertificateFacts] = {}
 
     def __len__(self) -> int:
         """Return how many templates are remembered."""
@@ -117,6 +121,16 @@ class CertificateReader:
             return self._read(der)
         except _Unusual:
             return facts_of(x509.load_der_x509_certificate(der))
+
+    def recall(self, der: bytes) -> CertificateFacts:
+        """Return what `read` does, from memory if it is known. Raises as `facts_of`."""
+        facts = self._certificates.get(der)
+        if facts is None:
+            facts = self.read(der)
+            if len(self._certificates) >= _MOST_CERTIFICATES:
+                del self._certificates[next(iter(self._certificates))]
+            self._certificates[der] = facts
+        return facts
 
     def _read(self, der: bytes) -> CertificateFacts:
         outer, end = _element(der, 0, len(der), _SEQUENCE)

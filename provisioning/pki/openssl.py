@@ -21,6 +21,7 @@ Rules
 from __future__ import annotations
 
 import ctypes
+import os
 import ssl
 import sys
 import sysconfig
@@ -46,6 +47,11 @@ _NOT_STAPLED: Final = 3
 _GET_PEER_TMP_KEY: Final = 109
 _X25519: Final = 1034
 _BOTH_SAID_GOODBYE: Final = 1 | 2
+COMPLETE, WANTS_READ, WANTS_WRITE = 0, 2, 3
+"""`SSL_ERROR_NONE`, `SSL_ERROR_WANT_READ` and `SSL_ERROR_WANT_WRITE`."""
+_FAILED: Final = 1
+_SYSTEM_CALL_FAILED: Final = 5
+"""`SSL_ERROR_SSL` and `SSL_ERROR_SYSCALL`."""
 _FIRST_KNOWN, _FIRST_UNKNOWN = (3, 11), (3, 15)
 _StatusCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 
@@ -78,6 +84,45 @@ def read_ahead(session: Any) -> int:
     return address
 
 
+def shake_hands(address: int) -> int:
+    """Go on with the handshake of the session at *address* as `ssl` would, and keep the interpreter's lock meanwhile.
+
+    Returns `COMPLETE`, `WANTS_READ` or `WANTS_WRITE`, where `ssl` raises an exception for each wait: with its message
+    and its traceback a fortieth of what a resumed handshake costs. Raises what `ssl` raises: `ssl.SSLError` with the
+    same reason, `ssl.SSLCertVerificationError` with the same code, or `OSError`.
+    """
+    result = _shake_hands(address)
+    if result == 1:
+        return COMPLETE
+    what: int = _library.SSL_get_error(address, result)
+    if what in (WANTS_READ, WANTS_WRITE):
+        return what
+    number, error = ctypes.get_errno(), _library.ERR_peek_last_error()
+    _library.ERR_clear_error()  # What is left there, the next session would be thought to have met.
+    if what == _FAILED:
+        raise _failure(address, error)
+    if what == _SYSTEM_CALL_FAILED and number:
+        raise OSError(number, os.strerror(number))
+    ended = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer has closed the connection")
+    ended.reason = None  # type: ignore[assignment]  # As `ssl` has it.
+    raise ended
+
+
+def _failure(address: int, error: int) -> ssl.SSLError:
+    words = (_library.ERR_reason_error_string(error) or b"handshake failed").decode()
+    # `ssl` names an error as OpenSSL's header does, where alerts are still those of SSL 3.
+    reason = words.upper().replace(" ", "_").replace("SSL/TLS_ALERT_", "SSLV3_ALERT_")
+    if reason != "CERTIFICATE_VERIFY_FAILED":
+        failed = ssl.SSLError(_FAILED, words)
+        failed.reason = reason
+        return failed
+    refused = ssl.SSLCertVerificationError(_FAILED, words)
+    refused.reason = reason
+    refused.verify_code = _library.SSL_get_verify_result(address)
+    refused.verify_message = _library.X509_verify_cert_error_string(refused.verify_code).decode()
+    return refused
+
+
 def remember_sessions(context: ssl.SSLContext, most: int) -> None:
     """Keep the TLS sessions of a server's *context* in memory, *most* of them; return without effect if that cannot be.
 
@@ -91,12 +136,12 @@ def remember_sessions(context: ssl.SSLContext, most: int) -> None:
         _library.SSL_CTX_ctrl(_word(context, _CONTEXT), _SET_SESSION_CACHE_SIZE, most, None)
 
 
-def offer_ticket(address: int) -> None:
+def offer_ticket(address: int, *, resumed: bool) -> None:
     """Let what is written next to the session at *address* be preceded by a ticket; the one it came with is used up.
 
     Not before the handshake is complete. TLS 1.3 only: in TLS 1.2 the handshake itself has named the session.
     """
-    came_with = _library.SSL_get_session(address) if _library.SSL_session_reused(address) else 0
+    came_with = _library.SSL_get_session(address) if resumed else 0
     if _library.SSL_new_session_ticket(address) and came_with:
         _library.SSL_CTX_remove_session(_library.SSL_get_SSL_CTX(address), came_with)
 
@@ -107,7 +152,7 @@ def forget_sessions(context: ssl.SSLContext) -> None:
         _library.SSL_CTX_flush_sessions(_word(context, _CONTEXT), 0)
 
 
-def forget_handshake(address: int) -> None:
+def forget_handshake(address: int, *, resumed: bool) -> None:
     """Give back what the session at *address*, whose handshake is complete, never needs again: 11 KB.
 
     That is the client's public key of the key exchange, which with ML-KEM is expanded to 7 KB, the issuing CAs that the
@@ -116,10 +161,11 @@ def forget_handshake(address: int) -> None:
     """
     if _staples:
         _library.SSL_ctrl(address, _SET_STATUS_RESPONSE, 0, None)
-    key = ctypes.c_void_p()
-    if _library.SSL_ctrl(address, _GET_PEER_TMP_KEY, 0, ctypes.byref(key)):
-        _library.EVP_PKEY_set_type(key, _X25519)  # Empties it: a key of this type without a value.
-        _library.EVP_PKEY_free(key)
+    if _library.SSL_ctrl(address, _GET_PEER_TMP_KEY, 0, _key_place):
+        _library.EVP_PKEY_set_type(_key, _X25519)  # Empties it: a key of this type without a value.
+        _library.EVP_PKEY_free(_key)
+    if resumed:
+        return  # With a ticket, and no chain.
     chain = _library.SSL_get_peer_cert_chain(address)
     while sent := _library.OPENSSL_sk_pop(chain):
         _library.X509_free(sent)
@@ -180,8 +226,8 @@ def _word(holder: object, offset: int) -> int:
     return ctypes.c_void_p.from_address(id(holder) + offset).value or 0
 
 
-def _open() -> tuple[ctypes.PyDLL, type] | None:
-    """Return the library that `ssl` uses and the type of its sessions, if both are what they are thought to be."""
+def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
+    """Return the library that `ssl` uses, its handshake and the type of its sessions, if they are as they should be."""
     known = sys.implementation.name == "cpython" and _FIRST_KNOWN <= sys.version_info[:2] < _FIRST_UNKNOWN
     if not known or sysconfig.get_config_var("Py_TRACE_REFS") or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return None
@@ -192,11 +238,16 @@ def _open() -> tuple[ctypes.PyDLL, type] | None:
         for name, result, arguments in (
             ("SSL_CTX_set_ciphersuites", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p]),
             ("SSL_get_SSL_CTX", ctypes.c_void_p, [ctypes.c_void_p]),
+            ("SSL_get_error", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),
+            ("ERR_peek_last_error", ctypes.c_ulong, []),
+            ("ERR_clear_error", None, []),
+            ("ERR_reason_error_string", ctypes.c_char_p, [ctypes.c_ulong]),
+            ("SSL_get_verify_result", ctypes.c_long, [ctypes.c_void_p]),
+            ("X509_verify_cert_error_string", ctypes.c_char_p, [ctypes.c_long]),
             ("SSL_set_read_ahead", None, [ctypes.c_void_p, ctypes.c_int]),
             ("SSL_has_pending", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_CTX_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
             ("SSL_get_session", ctypes.c_void_p, [ctypes.c_void_p]),
-            ("SSL_session_reused", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_new_session_ticket", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_CTX_remove_session", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
             ("SSL_CTX_flush_sessions", None, [ctypes.c_void_p, ctypes.c_long]),
@@ -214,6 +265,9 @@ def _open() -> tuple[ctypes.PyDLL, type] | None:
         ):
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
+        # By itself: to keep the errno of each call costs each call something.
+        shake_hands = ctypes.PyDLL(_ssl.__file__, use_errno=True).SSL_do_handshake
+        shake_hands.restype, shake_hands.argtypes = ctypes.c_int, [ctypes.c_void_p]
     except (ImportError, AttributeError, OSError):  # Linked statically: there is no such library to ask.
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -223,7 +277,7 @@ def _open() -> tuple[ctypes.PyDLL, type] | None:
         return None
     if library.SSL_get_SSL_CTX(_word(session, _SESSION)) != _word(context, _CONTEXT):
         return None
-    return library, type(session)
+    return library, shake_hands, type(session)
 
 
 _OPENED: Final = _open()
@@ -232,7 +286,11 @@ AVAILABLE: Final = _OPENED is not None
 CAN_REMEMBER: Final = AVAILABLE and ssl.OPENSSL_VERSION_INFO >= (3, 3)
 """Whether sessions can be kept in memory: older versions may let them pile up beyond any bound (CVE-2024-2511)."""
 _library: Any = _OPENED[0] if _OPENED is not None else None
-_SESSION_TYPE: Final = _OPENED[1] if _OPENED is not None else None
+_shake_hands: Any = _OPENED[1] if _OPENED is not None else None
+_SESSION_TYPE: Final = _OPENED[2] if _OPENED is not None else None
+_key: Final = ctypes.c_void_p()
+_key_place: Final = ctypes.byref(_key)
+"""Where OpenSSL puts a key for the moment: one place, because nothing else runs in between."""
 
 
 def _status_callback() -> Any:

@@ -163,11 +163,13 @@ class RevocationFeed:
         return await self._page(sequence)
 
     async def _page(self, sequence: int) -> list[FeedEvent]:
-        records = await self._database.read(lambda connection: revocations.after(connection, sequence, BATCH))
+        records = await self._database.look(lambda connection: revocations.after(connection, sequence, BATCH))
         return [event_of(record) for record in records]
 
     async def _read_new(self) -> None:
-        while events := await self._page(self.newest):
+        full = True
+        while full and (events := await self._page(self.newest)):
+            full = len(events) == BATCH  # What comes after a page that was not is announced.
             self._on_new(events)
             self._tail.extend(events)
             self.newest = events[-1].sequence

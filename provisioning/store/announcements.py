@@ -16,8 +16,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -26,6 +25,8 @@ from sqlalchemy.engine import URL, Connection
 log = structlog.get_logger(__name__)
 
 _CHANNEL: Final = "fleetgate_revocations"
+TELL: Final = f"NOTIFY {_CHANNEL}"
+"""Tells every process, when the transaction commits; for the end of one in which something was announced."""
 _RETRY_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 5
 
@@ -39,17 +40,9 @@ def announce(connection: Connection) -> None:
     connection.info[_ANNOUNCED] = True
 
 
-@contextlib.contextmanager
-def at_end(connection: Connection) -> Iterator[None]:
-    """Tell once, at the end of the block, what was announced in it: it is a transaction, and may be of many works."""
-    notes = connection.info  # A connection that breaks has none any more.
-    notes.pop(_ANNOUNCED, None)
-    try:
-        yield
-        if _ANNOUNCED in notes and connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"NOTIFY {_CHANNEL}")
-    finally:
-        notes.pop(_ANNOUNCED, None)
+def take(connection: Connection) -> bool:
+    """Return whether anything was announced since this was last asked."""
+    return connection.info.pop(_ANNOUNCED, None) is not None
 
 
 async def listen(url: URL, heard: Callable[[], None]) -> None:

@@ -80,11 +80,17 @@ class Member:
             self.failure = error
 
 
+def _go_on() -> None:
+    """Take no pause."""
+
+
 class Company:
     """Leads works side by side on one connection, in its transaction."""
 
-    def __init__(self, connection: Connection, works: Iterable[_Work]) -> None:
+    def __init__(self, connection: Connection, works: Iterable[_Work], pause: Callable[[], None] = _go_on) -> None:
+        """*pause* is called between steps of the members: others may want to do something."""
         self._connection = connection
+        self._pause = pause
         self._members: Final = [Member(work) for work in works]
         self._lives: Final = [greenlet(member.live) for member in self._members]
         self._now: Member | None = None
@@ -128,6 +134,7 @@ class Company:
 
     def _resume(self, place: int, given: object) -> None:
         member, life = self._members[place], self._lives[place]
+        self._pause()
         member.asked, self._now = None, member
         member.steps += 1
         asked = life.switch(given)

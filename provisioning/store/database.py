@@ -1,18 +1,20 @@
-"""Transactions: each one a function, run whole in a thread of the store's; one writer, many readers.
+"""Transactions: each one a function, run whole in one place, a thread or the event loop; one writer, many readers.
 
 Theory
 ------
-A transaction is a function from a connection to a result. It runs in one thread from BEGIN to COMMIT, so the event loop
-is crossed twice for a transaction and not four times for a statement: measured on SQLite, an enrolment's seven
+A transaction is a function from a connection to a result. In a thread it runs there from BEGIN to COMMIT, so the event
+loop is crossed twice for a transaction and not four times for a statement: measured on SQLite, an enrolment's seven
 statements cost a third of the time that they cost through an asynchronous driver, which has a thread for each
-connection anyway (docs/decisions/0020-transactions-are-functions.md). The code in between is plain.
+connection anyway (docs/decisions/0020-transactions-are-functions.md). The code in between is plain, and knows nothing
+of where it runs. Writers queue for one connection, in order of arrival, and those that wait together are committed
+together; the short ones run on the event loop.
 
-SQLite has one writer at a time. Letting connections fight for it through SQLite's busy handler costs sleeps and
-fairness, so writes queue for one connection, in order of arrival, those that wait together are committed together, and
-short ones run without the thread (`provisioning.store.sqlite_lane`); reads have threads of their own and, in WAL mode,
-neither wait for the writer nor hold it up. On PostgreSQL it is the same with a lock that all processes take; the
-queries lock the rows they decide upon, too (``FOR UPDATE``, which SQLite's dialect leaves out), against whoever writes
-to the database otherwise.
+SQLite has one writer at a time; letting connections fight for it through its busy handler would cost sleeps and
+fairness (`provisioning.store.sqlite_lane`). Reads have threads of their own and, in WAL mode, neither wait for the
+writer nor hold it up. PostgreSQL's writer leaves the event loop where it waits for the server, as do those who only
+look something up (`provisioning.store.postgresql_lane`), and has a lock that all processes take; the queries lock the
+rows they decide upon, too (``FOR UPDATE``, which SQLite's dialect leaves out), against whoever writes to the database
+otherwise.
 
 Rules
 -----
@@ -20,8 +22,8 @@ Rules
 2. SQLite: WAL, synchronous FULL (a commit is on disk before the answer leaves), foreign keys on.
 3. PostgreSQL: READ COMMITTED, so a decision locks first and reads what it decides on in a later statement; a row that
    a join brings along with the lock may be older than the wait for it. Locks are taken in one order: all writers'
-   (`provisioning.store.lanes`), tokens, device, key, counters, end of the audit log. Nothing waits without an end: see
-   `_TIMEOUTS`.
+   (`provisioning.store.postgresql_group`), tokens, device, key, counters, end of the audit log. Nothing waits without
+   an end: see `_TIMEOUTS`.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store.audit import KEY_OPTION
-from provisioning.store.lanes import Apart, GroupingLane, Lane, PooledLane
+from provisioning.store.lanes import Apart, Lane, PooledLane
 from provisioning.store.prepared import told
 from provisioning.store.sqlite_lane import SqliteLane
 
@@ -70,11 +72,12 @@ class Database:
             writer = _sqlite(parsed, options, 1, "BEGIN IMMEDIATE")
             self._writer: Lane = SqliteLane(writer, "store-writer")
             self._reader = PooledLane(_sqlite(parsed, options, _READERS, "BEGIN"), _READERS, "store-reader")
+            self._looks: Lane = self._reader
         else:
             # One pool: when a connection is found broken, all that are as old are made anew.
-            writer = _postgresql(parsed, options, 1 + _READERS)
+            writer = _postgresql(parsed, options, 2 + _READERS)
             reader = writer.execution_options(isolation_level="REPEATABLE READ")
-            self._writer = GroupingLane(writer, "store-writer")
+            self._writer, self._looks = _postgresql_lanes(writer)
             self._reader = PooledLane(reader, _READERS, "store-reader")
         self.url: Final = parsed
         self._write_failed = False
@@ -115,9 +118,16 @@ class Database:
         """Run *work* in a transaction that only reads, from one snapshot."""
         return await self._reader.run(work)
 
+    async def look(self, work: Callable[[Connection], ResultT]) -> ResultT:
+        """Run *work*, which asks a short question or two; each is answered as of the moment at which it is asked.
+
+        On PostgreSQL it is cheaper than `read`, whose snapshot takes two journeys to the server more.
+        """
+        return await self._looks.run(work, short=True)
+
     async def close(self) -> None:
         """Finish what runs and close every connection."""
-        for lane in (self._writer, self._reader):
+        for lane in dict.fromkeys((self._writer, self._looks, self._reader)):
             await asyncio.to_thread(lane.close)
 
 
@@ -139,6 +149,18 @@ def _postgresql(url: URL, options: dict[str, Any], size: int) -> Engine:
         ) from error
     _renew_broken(engine)
     return engine
+
+
+def _postgresql_lanes(engine: Engine) -> tuple[Lane, Lane]:
+    """Return who writes and who looks things up."""
+    from provisioning.store.loop_waits import LoopConnection  # Only PostgreSQL needs its driver and greenlets.
+    from provisioning.store.postgresql_lane import PostgresqlLane, PostgresqlLooks
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> LoopConnection:
+        return LoopConnection.connect(*arguments, **options)
+
+    return PostgresqlLane(engine, "store-writer"), PostgresqlLooks(engine, "store-looks")
 
 
 def _renew_broken(engine: Engine) -> None:

@@ -17,29 +17,19 @@ Each step may be in another thread than the one before, but one at a time: `prov
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
-from provisioning.store import announcements, audit
-from provisioning.store.lanes import Outcome, attempt, explained
+from provisioning.store import audit
+from provisioning.store.lanes import Job, Outcome, explained
+from provisioning.store.prepared import driver_of
 
 _PATIENCE_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A work and who waits for it; *short*: it computes, reads and writes a few rows, and waits for nobody."""
-
-    work: Callable[[Connection], Any]
-    future: asyncio.Future[Any]
-    short: bool = False
 
 
 class Group:
@@ -82,7 +72,7 @@ class Group:
         if self.failed or self._connection is None:
             return
         try:
-            self._outcomes.append(attempt(self._connection, job.work))
+            self._outcomes.append(_attempt(self._connection, job.work))
         except Exception as error:  # noqa: BLE001 - the same
             self._fail(error)
 
@@ -102,10 +92,7 @@ class Group:
             outcome = self._outcomes[place] if place < len(self._outcomes) else self._failure
             if self.failed and outcome.failure is None:
                 outcome = self._failure
-            if outcome.failure is not None:
-                job.future.set_exception(outcome.failure)
-            else:
-                job.future.set_result(outcome.result)
+            job.settle(outcome)
 
     def _open(self, patience: int) -> None:
         with contextlib.ExitStack() as stack:
@@ -113,7 +100,6 @@ class Group:
             driver: Any = connection.connection.driver_connection
             driver.execute(f"PRAGMA busy_timeout = {patience}")
             stack.enter_context(connection.begin())
-            stack.enter_context(announcements.at_end(connection))
             stack.enter_context(audit.one_end(connection))
             self._connection, self._stack = connection, stack.pop_all()
 
@@ -122,3 +108,23 @@ class Group:
         self._failure = Outcome(failure=explained(error))
         with contextlib.suppress(Exception):  # It is lost anyway; the first error is the one to tell.
             self._stack.__exit__(type(error), error, error.__traceback__)
+
+
+def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> Outcome:
+    """Run one work in a savepoint; raise what SQLAlchemy raises if the whole transaction is lost."""
+    # The driver's own connection: SQLAlchemy's savepoints cost a tenth of an enrolment.
+    driver = driver_of(connection)
+    driver.execute("SAVEPOINT work")
+    end = audit.end_of(connection)
+    try:
+        result = work(connection)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's: he gets it
+        try:
+            driver.execute("ROLLBACK TO work")
+            audit.take_back(connection, end)
+        except connection.dialect.loaded_dbapi.Error as lost:
+            # A full disk, of which SQLite has undone everything already: everybody is told.
+            raise error if isinstance(error, DBAPIError) else OperationalError("ROLLBACK TO", None, lost) from None
+        return Outcome(failure=explained(error))
+    driver.execute("RELEASE work")
+    return Outcome(result)

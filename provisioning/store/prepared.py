@@ -150,6 +150,9 @@ class Prepared:
         if (leader := _leader(connection, compiled)) is not None:
             leader.ask(self, rows)
             return
+        if len(rows) == 1:
+            _execute(connection, compiled, rows[0])
+            return
         driver: Any = connection.connection.driver_connection
         try:
             driver.cursor().executemany(compiled.text, [compiled.bound(values) for values in rows])

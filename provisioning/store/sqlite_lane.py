@@ -34,8 +34,8 @@ from typing import Final, TypeVar
 import structlog
 from sqlalchemy.engine import Connection, Engine
 
-from provisioning.store.group import Group, Job
-from provisioning.store.lanes import Apart, Lane
+from provisioning.store.group import Group
+from provisioning.store.lanes import Apart, Job, Lane
 
 log = structlog.get_logger(__name__)
 

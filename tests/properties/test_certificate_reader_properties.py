@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from provisioning.pki import certificate_reader
 from provisioning.pki.certificate_reader import CertificateFacts, CertificateReader, facts_of
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.keys import generate_key
@@ -117,9 +118,10 @@ def slowly(der: bytes) -> CertificateFacts:
 
 @given(st.lists(certificates(), min_size=1, max_size=4))
 def test_the_reader_says_what_the_library_says_whatever_it_has_read_before(read: list[bytes]) -> None:
-    reader = CertificateReader()
+    reader, remembering = CertificateReader(), CertificateReader()
     for der in (*read, *read):
         assert outcome(reader.read, der) == outcome(slowly, der)
+        assert outcome(remembering.recall, der) == outcome(slowly, der)
 
 
 USUAL = shared_device("meter-1").der
@@ -158,6 +160,18 @@ def test_the_second_certificate_of_a_template_is_not_parsed_by_the_library(monke
     monkeypatch.setattr(x509, "load_der_x509_certificate", None)
     assert reader.read(second.der) == expected
     assert len(reader) == 1
+
+
+def test_a_certificate_that_comes_again_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = CertificateReader()
+    first = reader.recall(USUAL)
+    assert reader.recall(bytes(bytearray(USUAL))) is first  # Equal bytes, another object.
+    monkeypatch.setattr(certificate_reader, "_MOST_CERTIFICATES", 2)
+    for name in ("meter-2", "meter-3"):
+        reader.recall(shared_device(name).der)
+    again = reader.recall(USUAL)
+    assert again is not first, "more are remembered than may be"
+    assert again == first
 
 
 def test_another_issuer_is_another_template() -> None:

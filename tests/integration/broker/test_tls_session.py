@@ -10,6 +10,7 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,11 +18,11 @@ import pytest
 from broker import tls_session, transport
 from broker.metrics import Metrics
 from broker.poller import Poller
-from broker.tls_session import TlsSession, open_public_tls, open_tls
+from broker.tls_session import TlsSession, accept, open_public_tls, open_tls
 from broker.transport import TlsTransport
 from broker.turn import Turn
 from provisioning.pki.openssl import forget_sessions
-from provisioning.pki.tls import ClientCertificate, client_context, server_context
+from provisioning.pki.tls import ClientCertificate, CredentialPem, client_context, server_context
 from tests.support.one_segment import OneSegmentClient
 from tests.support.pki import Pki, shared_pki
 
@@ -40,6 +41,7 @@ class Told:
     """After so many bytes the transport is held; 0: never."""
     held: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    detail: str = ""
 
     def secured(self, certificate: bytes | None, _now: float, _wall: datetime, path: Callable[[], Any]) -> None:
         self.certificate = certificate
@@ -59,7 +61,8 @@ class Told:
         else:
             self.transport.write([data.upper()])
 
-    def lost(self, code: str, _now: float, _detail: str = "") -> None:
+    def lost(self, code: str, _now: float, detail: str = "") -> None:
+        self.detail = detail
         self.ended.set_result(code)
 
     def choke(self) -> None: ...
@@ -197,6 +200,27 @@ def test_this_python_has_the_inner_object() -> None:
     assert tls_session._WRAP is not None, "without it every connection costs more: see docs/decisions/0016"
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_what_is_accepted_is_what_the_library_would_accept(
+    known: bool, family: socket.AddressFamily, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not known:
+        monkeypatch.setattr(tls_session, "_ACCEPT", None)
+    with (
+        socket.create_server((host, 0), family=family) as listening,
+        socket.create_connection(listening.getsockname()[:2]) as client,
+    ):
+        accepted, address = accept(listening)
+        with accepted:
+            assert (accepted.family, accepted.type, accepted.proto) == (family, socket.SOCK_STREAM, 0)
+            assert accepted.gettimeout() == 0.0
+            assert address == client.getsockname() == accepted.getpeername()
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            accept(listening)
+
+
 async def test_what_is_sent_is_answered_and_a_clean_end_is_one(server: Server, pki: Pki) -> None:
     meter = pki.device("meter-1")
 
@@ -248,6 +272,75 @@ async def test_a_stranger_gets_the_alert(server: Server, pki: Pki) -> None:
     assert reason == "TLSV1_ALERT_UNKNOWN_CA"
     assert told.ended.done()
     assert told.certificate is None
+
+
+STRANGERS = Pki()
+
+
+def says(*parts: bytes) -> Callable[[socket.socket, Pki], None]:
+    return lambda raw, _: raw.sendall(b"".join(parts))
+
+
+def leaves(raw: socket.socket, pki: Pki, *, reset: bool = False) -> None:
+    """Begin a handshake, and leave in the middle of it."""
+    outgoing = ssl.MemoryBIO()
+    tls = client_context(pki.anchors, None).wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    raw.sendall(outgoing.read())
+    raw.recv(65536)  # So it is in the middle now.
+    if reset:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def shakes_hands(raw: socket.socket, anchors: str, credential: CredentialPem | None) -> None:
+    context = client_context(anchors, credential)
+    with contextlib.suppress(OSError), context.wrap_socket(raw, server_hostname="localhost") as secured:
+        secured.recv(1)
+
+
+@pytest.mark.parametrize(
+    ("act", "code", "words"),
+    [
+        (says(b"GET / HTTP/1.1\r\n\r\n"), "NOT_TLS", "http request"),
+        (says(b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"), "NOT_TLS", "wrong version number"),
+        (leaves, "TLS_HANDSHAKE_FAILED", "the peer has closed the connection"),
+        (partial(leaves, reset=True), "TLS_HANDSHAKE_FAILED", "Connection reset by peer"),
+        (
+            lambda raw, pki: shakes_hands(raw, pki.anchors, None),
+            "NO_CERTIFICATE",
+            "peer did not return a certificate",
+        ),
+        (
+            lambda raw, pki: shakes_hands(raw, pki.anchors, STRANGERS.device("meter-1").credential),
+            "UNTRUSTED_ISSUER",
+            "unable to get local issuer certificate",
+        ),
+        (
+            lambda raw, pki: shakes_hands(raw, STRANGERS.anchors, pki.device("meter-1").credential),
+            "BROKER_NOT_TRUSTED",
+            "tlsv1 alert unknown ca",
+        ),
+    ],
+    ids=["http", "mqtt", "end", "reset", "nobody", "stranger", "alert"],
+)
+async def test_whoever_is_asked_says_the_same_of_a_handshake_that_failed(
+    server: Server, pki: Pki, act: Callable[[socket.socket, Pki], None], code: str, words: str
+) -> None:
+    def client() -> None:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
+            act(raw, pki)
+
+    visiting = asyncio.get_running_loop().run_in_executor(None, client)
+    told = await server.accept()
+    await visiting
+    assert await asyncio.wait_for(told.ended, 30) == code
+    assert told.detail == words
+    # Nothing of it is left where the next session would look for its own errors.
+    told, answer = await visit(
+        server, client_context(pki.anchors, pki.device("meter-1").credential), lambda tls: (tls.send(b"a"), tls.recv(1))
+    )
+    assert answer[1] == b"A"
 
 
 async def test_a_resumed_session_still_tells_the_certificate(server: Server, pki: Pki) -> None:

@@ -19,7 +19,7 @@ from device_sim.qualify.stages import STAGES
 SOURCE = Path(__file__).parents[3]
 DEVICES = SOURCE / "tests" / "support" / "devices"
 PATIENCE = 240
-WINDOW = ["--window", "6", "--parallel", "22"]
+WINDOW = ["--window", "8", "--parallel", "11"]
 
 
 async def qualify(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, tuple[str, str]], str]:

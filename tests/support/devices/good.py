@@ -25,7 +25,7 @@ from provisioning.pki.keys import generate_key, key_to_pem
 from provisioning.pki.tls import CredentialFiles, client_context
 
 BACKOFF = Backoff(base=0.6, cap=30.0)
-PATIENCE = 1.0
+PATIENCE = 1.5
 STABLE = 10.0
 RENEW_AT = 0.8
 

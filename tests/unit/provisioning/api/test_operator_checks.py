@@ -26,17 +26,17 @@ ResultT = TypeVar("ResultT")
 
 
 class Gate:
-    """The store's reads, counted, each of which begins only when the gate is open."""
+    """The store's looks, counted, each of which begins only when the gate is open."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self.reads = 0
+        self.looks = 0
         self.open = asyncio.Event()
         self.reached = asyncio.Event()
 
-    async def read(self, work: Callable[[Connection], ResultT]) -> ResultT:
-        result = await self._fleet.database.read(work)
-        self.reads += 1
+    async def look(self, work: Callable[[Connection], ResultT]) -> ResultT:
+        result = await self._fleet.database.look(work)
+        self.looks += 1
         self.reached.set()
         await self.open.wait()  # After the transaction: what changes now it has not seen.
         return result
@@ -72,7 +72,7 @@ async def test_each_hears_what_he_would_hear_alone(fleet: Fleet) -> None:
     await fleet.revocation.revoke_device("carl", RevocationReason.SUPERSEDED, by="anna")
     asked = [anna, bert, anna, device, gone, None, anna]
     together = await asyncio.gather(*(ask(checks, each) for each in asked), return_exceptions=True)
-    assert gate.reads == 1, "one transaction for all"
+    assert gate.looks == 1, "one transaction for all"
     alone = [await heard_alone(fleet, each) for each in asked]
     assert [_comparable(each) for each in together] == [_comparable(each) for each in alone]
     assert [type(each) for each in alone].count(Refused) == 3
@@ -103,7 +103,7 @@ async def test_who_calls_while_the_store_is_asked_hears_what_has_changed_meanwhi
     gate.open.set()
     assert (await first).device.name == "bert"
     assert [await code_of(each) for each in later] == [Code.CERTIFICATE_REVOKED] * 3
-    assert gate.reads == 2, "the three together"
+    assert gate.looks == 2, "the three together"
 
 
 async def test_who_leaves_takes_nothing_from_the_others(fleet: Fleet) -> None:
@@ -121,13 +121,13 @@ async def test_a_store_that_fails_once_is_asked_again(fleet: Fleet) -> None:
     checks, gate = checks_of(fleet)
     gate.open.set()
     anna = await operator(fleet, "anna")
-    real, failures = gate.read, [Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")]
+    real, failures = gate.look, [Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")]
 
     async def fails_once(work: Callable[[Connection], ResultT]) -> ResultT:
         if failures:
             raise failures.pop()
         return await real(work)
 
-    gate.read = fails_once  # type: ignore[method-assign]
+    gate.look = fails_once  # type: ignore[method-assign]
     assert [await code_of(each) for each in (ask(checks, anna), ask(checks, anna))] == [Code.UNAVAILABLE] * 2
     assert (await ask(checks, anna)).device.name == "anna"

@@ -115,8 +115,7 @@ async def test_only_a_key_in_memory_signs_on_the_event_loop(
     monkeypatch.setattr(fleet.issuer, "sign", noted)
     monkeypatch.setattr(fleet.enrolment.service, "_signs_at_once", lambda: in_memory)
     await fleet.enrol()
-    here = in_memory and fleet.database.url.get_backend_name() == "sqlite"
-    assert (signed_in[0] is threading.current_thread()) is here
+    assert (signed_in[0] is threading.current_thread()) is in_memory
 
 
 async def test_a_revocation_is_seen_by_the_next_re_enrolment(fleet: Fleet) -> None:

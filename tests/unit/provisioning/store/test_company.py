@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import pytest
 from cryptography import x509
 from sqlalchemy import bindparam, delete, insert, select, update
@@ -20,7 +21,18 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, certificates, counters, device_keys, devices, lanes, prepared, revocations, tokens
+from provisioning.store import (
+    audit,
+    certificates,
+    counters,
+    device_keys,
+    devices,
+    postgresql_group,
+    postgresql_lane,
+    prepared,
+    revocations,
+    tokens,
+)
 from provisioning.store.audit import Action
 from provisioning.store.company import Company
 from provisioning.store.counters import Counter
@@ -33,6 +45,7 @@ from tests.support.postgresql import PostgresqlServer
 from tests.support.requests import csr_der
 
 PATIENCE = 20
+Together = Callable[..., Awaitable[list[Any]]]
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -45,7 +58,7 @@ async def fleet(postgresql: PostgresqlServer) -> AsyncIterator[Fleet]:
 @pytest.fixture
 def companies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many went together, each time; a group stays open as long as somebody waits."""
-    monkeypatch.setattr(lanes, "_GROUP_SECONDS", 60)
+    monkeypatch.setattr(postgresql_lane, "_GROUP_SECONDS", 60)
     seen: list[int] = []
     run = Company.run
 
@@ -72,26 +85,40 @@ def journeys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-async def together(fleet: Fleet, *calls: Callable[[], Any]) -> list[Any]:
-    """Let *calls* wait behind a work that is held until all of them do; return results and exceptions."""
-    inside, go_on = threading.Event(), threading.Event()
+@pytest.fixture(params=[False, True], ids=["in a thread", "on the event loop"])
+def together(request: pytest.FixtureRequest) -> Together:
+    """Where a group runs that begins with a work that is not short, or is; all others here are."""
+    here: bool = request.param
+
+    async def run(fleet: Fleet, *calls: Callable[[], Any]) -> list[Any]:
+        return await all_at_once(fleet, *calls, here=here)
+
+    return run
+
+
+async def all_at_once(fleet: Fleet, *calls: Callable[[], Any], here: bool) -> list[Any]:
+    """Let *calls* wait, behind a work that needs a lock, until all of them do; return results and exceptions."""
+    ran: list[bool] = []
 
     def first(_connection: Connection) -> None:
-        inside.set()
-        assert go_on.wait(PATIENCE)
+        ran.append(threading.current_thread() is threading.main_thread())
 
-    holding = asyncio.create_task(fleet.database.write(first))
-    await asyncio.to_thread(inside.wait, PATIENCE)
-    running = [asyncio.create_task(call()) for call in calls]
-    while fleet.database._writer._waiting + sum(task.done() for task in running) < len(calls) + 1:  # noqa: ASYNC110
-        await asyncio.sleep(0)  # Nothing tells of a queue that has grown.
-    go_on.set()
-    _, *outcomes = await asyncio.gather(holding, *running, return_exceptions=True)
+    url = fleet.database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url) as other:
+        other.execute(f"SELECT pg_advisory_xact_lock({postgresql_group._WRITERS})".encode())
+        holding = asyncio.create_task(fleet.database.write(first, short=here))
+        await asyncio.sleep(0)
+        running = [asyncio.create_task(call()) for call in calls]
+        while fleet.database._writer._waiting + sum(task.done() for task in running) < len(calls) + 1:  # noqa: ASYNC110
+            await asyncio.sleep(0)  # Nothing tells of a queue that has grown.
+    async with asyncio.timeout(PATIENCE):
+        _, *outcomes = await asyncio.gather(holding, *running, return_exceptions=True)
+    assert ran == [here]
     return outcomes
 
 
 def work(fleet: Fleet, does: Callable[[Connection], Any], *apart: str) -> Callable[[], Any]:
-    return lambda: fleet.database.write(does, lambda: set(apart))
+    return lambda: fleet.database.write(does, lambda: set(apart), short=True)
 
 
 async def enrolment(
@@ -130,7 +157,7 @@ def add(connection: Connection, name: str) -> str:
 
 
 async def test_enrolments_that_wait_together_make_the_journeys_of_one(
-    fleet: Fleet, companies: list[int], journeys: list[str]
+    fleet: Fleet, companies: list[int], journeys: list[str], together: Together
 ) -> None:
     alone = await enrolment(fleet, "alone")
     calls = [await enrolment(fleet, f"meter-{number}") for number in range(8)]
@@ -158,7 +185,7 @@ async def test_enrolments_that_wait_together_make_the_journeys_of_one(
 
 
 async def test_every_entry_before_a_signature_is_written_before_the_first_signature(
-    fleet: Fleet, companies: list[int], monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, companies: list[int], monkeypatch: pytest.MonkeyPatch, together: Together
 ) -> None:
     calls = [await enrolment(fleet, f"meter-{number}") for number in range(3)]
     written: list[int] = []
@@ -183,7 +210,9 @@ async def test_every_entry_before_a_signature_is_written_before_the_first_signat
     assert written == [3, 3, 3]
 
 
-async def test_who_is_refused_before_a_change_disturbs_nobody(fleet: Fleet, companies: list[int]) -> None:
+async def test_who_is_refused_before_a_change_disturbs_nobody(
+    fleet: Fleet, companies: list[int], together: Together
+) -> None:
     calls = [
         await enrolment(fleet, "meter-1"),
         await enrolment(fleet, "meter-2", token=(await fleet.token("meter-2"))[:-4] + "ABCD"),
@@ -198,7 +227,7 @@ async def test_who_is_refused_before_a_change_disturbs_nobody(fleet: Fleet, comp
 
 
 async def test_who_fails_after_a_change_undoes_his_own_changes_and_entries_only(
-    fleet: Fleet, companies: list[int]
+    fleet: Fleet, companies: list[int], together: Together
 ) -> None:
     def failing(connection: Connection) -> None:
         add(connection, "b")
@@ -214,7 +243,9 @@ async def test_who_fails_after_a_change_undoes_his_own_changes_and_entries_only(
     assert companies == [3]
 
 
-async def test_what_the_store_refuses_to_one_it_refuses_to_him_alone(fleet: Fleet, companies: list[int]) -> None:
+async def test_what_the_store_refuses_to_one_it_refuses_to_him_alone(
+    fleet: Fleet, companies: list[int], together: Together
+) -> None:
     await fleet.database.write(lambda connection: add(connection, "taken"))
     works = [lambda c, name=name: add(c, name) for name in ("a", "taken", "c", "nul\0")]
     a, taken, c, nul = await together(fleet, *(work(fleet, each, str(place)) for place, each in enumerate(works)))
@@ -226,7 +257,7 @@ async def test_what_the_store_refuses_to_one_it_refuses_to_him_alone(fleet: Flee
 
 
 async def test_a_change_by_other_means_than_a_prepared_statement_counts_as_one(
-    fleet: Fleet, companies: list[int]
+    fleet: Fleet, companies: list[int], together: Together
 ) -> None:
     def failing(connection: Connection) -> None:
         connection.execute(insert(serial_reservations).values(serial="f00", reserved_at=NOW))
@@ -239,7 +270,9 @@ async def test_a_change_by_other_means_than_a_prepared_statement_counts_as_one(
     assert companies == [2]
 
 
-async def test_works_with_something_in_common_go_one_after_the_other(fleet: Fleet, companies: list[int]) -> None:
+async def test_works_with_something_in_common_go_one_after_the_other(
+    fleet: Fleet, companies: list[int], together: Together
+) -> None:
     def seen(connection: Connection) -> bool:
         known = devices.find(connection, "shared") is not None
         if not known:
@@ -253,7 +286,7 @@ async def test_works_with_something_in_common_go_one_after_the_other(fleet: Flee
 
 
 async def test_one_token_one_name_and_one_key_admit_one_device_of_those_who_come_together(
-    fleet: Fleet, companies: list[int]
+    fleet: Fleet, companies: list[int], together: Together
 ) -> None:
     token = await fleet.token("meter-1")
     key = generate_key()
@@ -271,7 +304,9 @@ async def test_one_token_one_name_and_one_key_admit_one_device_of_those_who_come
     await log_of(fleet)
 
 
-async def test_a_group_with_a_limit_is_counted_one_by_one(fleet: Fleet, companies: list[int]) -> None:
+async def test_a_group_with_a_limit_is_counted_one_by_one(
+    fleet: Fleet, companies: list[int], together: Together
+) -> None:
     await fleet.groups.create(Group("small", maximum_devices=2), by="admin")
     calls = [await enrolment(fleet, f"meter-{number}", group="small") for number in range(4)]
     outcomes = await together(fleet, *calls)
@@ -280,7 +315,9 @@ async def test_a_group_with_a_limit_is_counted_one_by_one(fleet: Fleet, companie
     assert companies == [4]
 
 
-async def test_whoever_has_to_goes_alone_and_the_others_go_on(fleet: Fleet, companies: list[int]) -> None:
+async def test_whoever_has_to_goes_alone_and_the_others_go_on(
+    fleet: Fleet, companies: list[int], together: Together
+) -> None:
     calls: list[str] = []
 
     def shy(connection: Connection) -> str:
@@ -297,7 +334,7 @@ async def test_whoever_has_to_goes_alone_and_the_others_go_on(fleet: Fleet, comp
 
 
 async def test_a_company_that_fails_after_signatures_signs_nothing_twice_under_one_number(
-    fleet: Fleet, companies: list[int], monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, companies: list[int], monkeypatch: pytest.MonkeyPatch, together: Together
 ) -> None:
     signed: list[int] = []
     sign = type(fleet.issuer).sign
@@ -325,7 +362,9 @@ async def test_a_company_that_fails_after_signatures_signs_nothing_twice_under_o
     assert [action for action, _ in await log_of(fleet)].count(Action.SIGNING_CERTIFICATE) == 3
 
 
-async def test_a_connection_that_is_lost_refuses_everybody(fleet: Fleet, companies: list[int]) -> None:
+async def test_a_connection_that_is_lost_refuses_everybody(
+    fleet: Fleet, companies: list[int], together: Together
+) -> None:
     def cut(connection: Connection) -> None:
         driver: Any = connection.connection.driver_connection
         driver.close()
@@ -340,7 +379,7 @@ async def test_a_connection_that_is_lost_refuses_everybody(fleet: Fleet, compani
 
 
 async def test_revocations_that_wait_together_are_each_in_the_feed_once(
-    fleet: Fleet, companies: list[int], journeys: list[str]
+    fleet: Fleet, companies: list[int], journeys: list[str], together: Together
 ) -> None:
     names = [f"meter-{number}" for number in range(6)]
     for name in names:
@@ -366,7 +405,7 @@ async def test_revocations_that_wait_together_are_each_in_the_feed_once(
 
 
 async def test_a_device_that_is_enrolled_again_and_revoked_at_once_is_one_after_the_other(
-    fleet: Fleet, companies: list[int]
+    fleet: Fleet, companies: list[int], together: Together
 ) -> None:
     await fleet.enrol("meter-1")
     calls = [
@@ -381,7 +420,9 @@ async def test_a_device_that_is_enrolled_again_and_revoked_at_once_is_one_after_
     assert companies == [2]
 
 
-async def test_numbers_that_are_taken_together_have_no_gap_and_one_owner(fleet: Fleet, companies: list[int]) -> None:
+async def test_numbers_that_are_taken_together_have_no_gap_and_one_owner(
+    fleet: Fleet, companies: list[int], together: Together
+) -> None:
     start = await fleet.database.read(lambda connection: counters.newest(connection, Counter.REVOCATION))
     counts = (1, 3, 2)
     calls = [

@@ -1,0 +1,108 @@
+"""The one connection of a lane on PostgreSQL: kept open between transactions, and opened anew when it is broken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from psycopg.pq import TransactionStatus
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from provisioning.store import audit
+from provisioning.store.loop_waits import LoopWaits
+from provisioning.store.postgresql_group import SharedTransaction, driver_of
+
+
+class Stale(Exception):
+    """The connection has broken since its last transaction; nothing has been done in the one that was to begin."""
+
+
+class KeptConnection:
+    """Used by one caller at a time; opened in threads only, because that may take seconds."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine: Final = engine
+        self._connection: Connection | None = None
+        self._waits: LoopWaits | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a transaction can begin without connecting; whether the server is there, only asking it tells."""
+        connection = self._connection
+        return connection is not None and not connection.invalidated and not driver_of(connection).closed
+
+    def on_loop(self, loop: asyncio.AbstractEventLoop) -> LoopWaits:
+        """Let the event loop do the waiting until `in_thread` is called; return who does it."""
+        if self._connection is None:
+            raise AssertionError("a connection is opened in a thread")
+        driver = driver_of(self._connection)
+        if self._waits is None or self._waits.loop is not loop:
+            self._waits = LoopWaits(loop, driver.pgconn.socket)
+        driver.waits = self._waits
+        return self._waits
+
+    def in_thread(self) -> None:
+        """Let the driver do the waiting from now on, and the calling thread with it."""
+        if self._connection is not None and self.is_open:
+            driver_of(self._connection).waits = None
+
+    @contextlib.contextmanager
+    def transaction(self, pause: Callable[[], None]) -> Iterator[SharedTransaction]:
+        """Run the block in a transaction of all writers' lock; raise `Stale`, or what SQLAlchemy says of the store.
+
+        *pause* is called where others may want to do something.
+        """
+        kept = self.is_open
+        with self._in_use() as connection, connection.begin():
+            shared = SharedTransaction(connection, pause)
+            try:
+                shared.begin()
+            except DBAPIError as error:
+                if kept and error.connection_invalidated:
+                    raise Stale from error
+                raise
+            with audit.one_end(connection):
+                yield shared
+            shared.commit()
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[Connection]:
+        """Let the block ask, and change nothing; raise `Stale`, or what SQLAlchemy says of the store."""
+        kept = self.is_open
+        try:
+            with self._in_use() as connection, connection.begin():
+                yield connection
+        except DBAPIError as error:
+            if kept and error.connection_invalidated:
+                raise Stale from error
+            raise
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[Connection]:
+        connection = self._connection if self.is_open else None
+        if connection is None:
+            connection = self._open()
+        try:
+            yield connection
+        finally:
+            if not self.is_open or driver_of(connection).pgconn.transaction_status != TransactionStatus.IDLE:
+                self.drop()
+
+    def _open(self) -> Connection:
+        self.drop()
+        connection = self._connection = self._engine.connect()
+        driver_of(connection).autocommit = True  # For the driver: `SharedTransaction` says BEGIN and COMMIT itself.
+        return connection
+
+    def drop(self) -> None:
+        """Close it, without waiting for anything."""
+        connection, self._connection = self._connection, None
+        waits, self._waits = self._waits, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+        if waits is not None and not waits.loop.is_closed():
+            waits.loop.call_soon_threadsafe(waits.close)

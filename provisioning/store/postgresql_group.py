@@ -1,0 +1,151 @@
+"""One transaction of PostgreSQL's that many works share, from BEGIN to COMMIT; in a thread or on the event loop.
+
+Theory
+------
+A journey to the server costs more than most of what is asked for there, so what can be said together is. A savepoint
+is left behind when the next one is made, or by the commit; and there is one at the beginning::
+
+    BEGIN; lock; SAVEPOINT ─ work ─ RELEASE; SAVEPOINT ─ work ✗ ROLLBACK TO ─ works side by side ─ NOTIFY; COMMIT
+
+Rules
+-----
+1. The lock of all writers, of every process, is taken first (docs/decisions/0067-one-writer-at-a-time.md): a group
+   holds the rows of many callers, and two groups that met in the middle could wait for each other.
+2. Works that have nothing in common are led side by side (`provisioning.store.company`); where that comes to nothing,
+   each is done by itself.
+3. A work that goes on after a statement of its own has failed has failed: the server does nothing more for it.
+4. It is committed when the server has said so. To a transaction that has failed it says ROLLBACK, and that is no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import structlog
+from psycopg.pq import TransactionStatus
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from provisioning.audit_chain import AuditHead
+from provisioning.store import announcements, audit
+from provisioning.store.company import BrokenUp, Company
+from provisioning.store.lanes import Outcome, explained
+from provisioning.store.loop_waits import LoopConnection
+from provisioning.store.prepared import told
+from provisioning.store.side_by_side import COMPANY, GoneAlone
+
+log = structlog.get_logger(__name__)
+
+_Work = Callable[[Connection], Any]
+
+_WRITERS: Final = 0x666C656574  # "fleet"; any number that nobody else uses.
+_BEGIN: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({_WRITERS}); SAVEPOINT work"
+_NEXT: Final = "RELEASE work; SAVEPOINT work"
+_BACK: Final = "ROLLBACK TO work"
+_COMMIT: Final = "COMMIT"
+
+
+class _StatementFailed(Exception):
+    """A statement of the work's has failed, and it went on as if nothing had happened."""
+
+
+def driver_of(connection: Connection) -> LoopConnection:
+    """Return the driver's connection."""
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, LoopConnection):
+        raise TypeError(f"not a connection of this store's: {driver!r}")
+    return driver
+
+
+class SharedTransaction:
+    """The works of one transaction, on a connection that is in autocommit for the driver: what is said is said here."""
+
+    def __init__(self, connection: Connection, pause: Callable[[], None]) -> None:
+        """*pause* is called where others may want to do something."""
+        self._connection = connection
+        self._driver: Final = driver_of(connection)
+        self._pause = pause
+        self._used = False
+
+    def begin(self) -> None:
+        """Wait until no other process writes, and let none begin until the transaction ends."""
+        announcements.take(self._connection)  # Of one that was not committed.
+        self._say(_BEGIN)
+
+    def commit(self) -> None:
+        """Make everything durable, and tell what was announced; raise what SQLAlchemy raises if it is not."""
+        tells = announcements.take(self._connection)
+        said = self._say(f"{announcements.TELL}; {_COMMIT}" if tells else _COMMIT)
+        if said != _COMMIT:
+            raise OperationalError(_COMMIT, None, _StatementFailed(f"the server said {said}"))
+
+    def attempt(self, work: _Work) -> Outcome:
+        """Run one work in a savepoint; raise what SQLAlchemy raises if the whole transaction is lost."""
+        self._mark()
+        end = audit.end_of(self._connection)
+        try:
+            result = work(self._connection)
+            self._check()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's: he gets it
+            self._back(error, end)
+            return Outcome(failure=explained(error))
+        return Outcome(result)
+
+    def attempt_together(self, works: Sequence[_Work]) -> list[Outcome]:
+        """Run *works*, which have nothing in common, side by side; each by itself where that comes to nothing."""
+        if len(works) == 1:
+            return [self.attempt(works[0])]
+        self._mark()
+        end = audit.end_of(self._connection)
+        try:
+            members = Company(self._connection, works, self._pause).run()
+            self._check()
+        except (BrokenUp, DBAPIError, _StatementFailed, self._connection.dialect.loaded_dbapi.Error) as error:
+            reason = error.__cause__ or error
+            log.info("works that went together are done one by one", works=len(works), error=repr(reason))
+            self._back(error, end)
+            return [self.attempt(work) for work in works]
+        return [
+            self.attempt(member.work)
+            if isinstance(member.failure, GoneAlone)
+            else Outcome(member.result, None if member.failure is None else explained(member.failure))
+            for member in members
+        ]
+
+    def _mark(self) -> None:
+        if self._used:
+            self._say(_NEXT)
+        self._used = True
+
+    def _back(self, error: Exception, end: AuditHead | None) -> None:
+        try:
+            self._say(_BACK)
+        except DBAPIError as lost:  # A server that is gone: everybody is told.
+            raise error if isinstance(error, DBAPIError) else lost from None
+        self._used = False
+        audit.take_back(self._connection, end)
+
+    def _check(self) -> None:
+        if self._driver.pgconn.transaction_status == TransactionStatus.INERROR:
+            raise _StatementFailed
+
+    def _say(self, text: str) -> str | None:
+        """Have the server do *text*; return what it says of the last statement in it."""
+        try:
+            # Never prepared: the driver forgets what it has prepared when a ROLLBACK is.
+            cursor = self._driver.execute(text.encode(), prepare=False)
+            while cursor.nextset():
+                pass
+        except self._connection.dialect.loaded_dbapi.Error as error:
+            if self._connection.invalidated:  # Told already, by a work.
+                raise OperationalError(text, None, error, connection_invalidated=True) from error
+            raise told(self._connection, text, error) from error
+        return cursor.statusmessage
+
+
+def note_statement(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+    """Tell whoever leads several works on *connection* that the one that runs executes *statement* by itself."""
+    leader = connection.info.get(COMPANY)
+    if leader is not None:
+        leader.about_to_execute(statement)

@@ -1,0 +1,138 @@
+"""PostgreSQL's one writer, and who looks things up beside it; both on the event loop where works are short.
+
+Theory
+------
+Whoever waits when the writer is free shares one transaction with the others (`provisioning.store.postgresql_group`),
+on the event loop if their works all say that they are short (`provisioning.store.kept_lane`). One that is not is in
+the thread, with whoever comes while it is there.
+
+Rules
+-----
+1. A group is closed after `_GROUP_SECONDS`, or after as long as its predecessor's commit took, if that was longer: who
+   comes later is in the next one. So a slow disk has larger groups, and works get half of the time at least.
+2. Works run in order of arrival; those that go side by side take turns.
+3. A look has no transaction: each of its statements sees what is committed when it is executed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final
+
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from provisioning.store.kept_connection import Stale
+from provisioning.store.kept_lane import KeptLane
+from provisioning.store.lanes import Job, Outcome, explained
+from provisioning.store.postgresql_group import SharedTransaction, note_statement
+
+_GROUP_SECONDS: Final = 0.01
+_LONGEST_GROUP_SECONDS: Final = 0.1
+_LARGEST_COMPANY: Final = 64
+
+
+class PostgresqlLooks(KeptLane):
+    """Short questions, one after the other."""
+
+    def _serve(self, pause: Callable[[], None], *, here: bool) -> Callable[[], None]:  # noqa: ARG002 - It is short.
+        job = self._jobs[0]
+        try:
+            with self._kept.asking() as connection:
+                outcome = Outcome(job.work(connection))
+        except Stale:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's: he gets it
+            outcome = Outcome(failure=explained(error))
+        self._jobs.popleft()
+        return lambda: job.settle(outcome)
+
+
+class PostgresqlLane(KeptLane):
+    """The writer: works that wait together are committed together."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        super().__init__(engine, name)
+        event.listen(engine, "before_cursor_execute", note_statement)
+        self._commit_seconds = 0.0
+
+    def _serve(self, pause: Callable[[], None], *, here: bool) -> Callable[[], None]:
+        group = _Group(self._jobs, here=here)
+        try:
+            with self._kept.transaction(pause) as transaction:
+                seconds = max(_GROUP_SECONDS, min(self._commit_seconds, _LONGEST_GROUP_SECONDS))
+                group.run(transaction, time.monotonic() + seconds)
+                done = time.monotonic()
+            self._commit_seconds = time.monotonic() - done
+        except Stale:
+            raise
+        except Exception as error:  # noqa: BLE001 - of the transaction as a whole: it is told to everybody in it
+            group.fail(error)
+        return group.settle
+
+
+class _Group:
+    """The jobs of one transaction, taken from the queue as it goes on, and what they are told when it has ended."""
+
+    def __init__(self, queue: deque[Job], *, here: bool) -> None:
+        """Begin empty; *here* is on the event loop, where only short works may run."""
+        self._queue = queue
+        self._here = here
+        self._jobs: Final[list[Job]] = []
+        self._outcomes: list[Outcome] = []
+
+    def run(self, transaction: SharedTransaction, closes_at: float) -> None:
+        """Run whoever waits, and whoever comes until *closes_at*."""
+        while True:
+            company = self._company()
+            if company is None:
+                self._outcomes.append(transaction.attempt(self._jobs[-1].work))
+            else:
+                self._outcomes += transaction.attempt_together([job.work for job in company])
+            if time.monotonic() >= closes_at or not self._may_take():
+                return
+
+    def fail(self, error: Exception) -> None:
+        """Say that the transaction is lost: whoever has not failed by himself is told of it."""
+        if not self._jobs:
+            self._jobs.append(self._queue.popleft())
+        failure = Outcome(failure=explained(error))
+        told = [each if each.failure is not None else failure for each in self._outcomes]
+        self._outcomes = told + [failure] * (len(self._jobs) - len(told))
+
+    def settle(self) -> None:
+        """Tell everybody; on their event loop."""
+        for job, outcome in zip(self._jobs, self._outcomes, strict=True):
+            job.settle(outcome)
+
+    def _may_take(self) -> bool:
+        return bool(self._queue) and (not self._here or self._queue[0].short)
+
+    def _company(self) -> Sequence[Job] | None:
+        """Take the next job, and those that may go side by side with it; None if it must be done by itself."""
+        first = self._queue.popleft()
+        self._jobs.append(first)
+        taken = _decides_upon(first)
+        if taken is None:
+            return None
+        company = [first]
+        while len(company) < _LARGEST_COMPANY and self._may_take():
+            more = _decides_upon(self._queue[0])
+            if more is None or not taken.isdisjoint(more):
+                break
+            taken |= more
+            company.append(self._queue.popleft())
+        self._jobs.extend(company[1:])
+        return company
+
+
+def _decides_upon(job: Job) -> set[Hashable] | None:
+    if job.apart is None:
+        return None
+    try:
+        found = job.apart()
+    except Exception:  # noqa: BLE001 - What is wrong with it the work itself will tell its caller.
+        return None
+    return None if found is None else set(found)

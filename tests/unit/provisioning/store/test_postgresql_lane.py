@@ -1,0 +1,389 @@
+"""PostgreSQL's writer and looks, in a thread or on the event loop: the same outcome, and the loop is never held up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+import psycopg
+import pytest
+import uvloop
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from provisioning.errors import Code, Refused
+from provisioning.store import loop_waits, postgresql_lane
+from provisioning.store.database import Database
+from provisioning.store.kept_connection import KeptConnection
+from provisioning.store.postgresql_group import _WRITERS, driver_of
+from tests.support.postgresql import PostgresqlServer
+
+PATIENCE = 20
+HERE = threading.main_thread().name
+
+
+def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Any:
+    """Run *test* on asyncio's loop and on uvloop, which tell of a broken socket in different ways."""
+
+    @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+    def run(own_server: PostgresqlServer, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        async def opened() -> None:
+            async with with_notes(own_server.new_database()) as database:
+                await test(database, own_server)
+
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(opened())
+
+    return run
+
+
+@asynccontextmanager
+async def with_notes(url: str) -> AsyncIterator[Database]:
+    opened = Database(url)
+    try:
+        await opened.write(lambda connection: connection.execute(text("CREATE TABLE notes (word TEXT UNIQUE)")))
+        yield opened
+    finally:
+        await opened.close()
+
+
+@pytest.fixture
+async def database(postgresql: PostgresqlServer) -> AsyncIterator[Database]:
+    async with with_notes(postgresql.new_database()) as opened:
+        yield opened
+
+
+@pytest.fixture(params=[False, True], ids=["in a thread", "on the event loop"])
+def short(request: pytest.FixtureRequest) -> bool:
+    """Where the works run."""
+    chosen: bool = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[PostgresqlServer]:
+    """One that may be stopped; running again after each test."""
+    with PostgresqlServer() as server:
+        yield server
+
+
+@contextmanager
+def somebody_else(database: Database, *statements: str) -> Iterator[psycopg.Connection]:
+    """Let another program be connected, and begin with *statements*, until the end of the block."""
+    url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url) as other:
+        for statement in statements:
+            other.execute(statement.encode())
+        yield other
+        other.rollback()
+
+
+def lock(database: Database) -> Any:
+    """Hold all writers' lock for the block."""
+    return somebody_else(database, f"SELECT pg_advisory_xact_lock({_WRITERS})")
+
+
+def note(connection: Connection, word: str) -> str:
+    connection.execute(text("INSERT INTO notes VALUES (:word)"), {"word": word})
+    return word
+
+
+def noted(connection: Connection) -> set[str]:
+    return set(connection.execute(text("SELECT word FROM notes")).scalars())
+
+
+def thread_of(_connection: Connection) -> str:
+    return threading.current_thread().name
+
+
+async def cut(database: Database) -> None:
+    """End every session of the database's, as an administrator may."""
+    with somebody_else(database) as other:
+        ended = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = current_database()"
+        other.execute(f"{ended} AND pid <> pg_backend_pid()".encode())
+    await asyncio.sleep(0)
+
+
+async def test_short_works_run_on_the_event_loop_and_others_do_not(database: Database) -> None:
+    assert await asyncio.gather(*(database.write(thread_of, short=True) for _ in range(3))) == [HERE] * 3
+    assert await database.write(thread_of) != HERE
+    assert await database.write(thread_of, short=True) == HERE
+
+
+async def test_the_first_connection_is_not_opened_on_the_event_loop(postgresql: PostgresqlServer) -> None:
+    opened = Database(postgresql.new_database())
+    assert await opened.write(thread_of, short=True) != HERE
+    assert await opened.write(thread_of, short=True) == HERE
+    await opened.close()
+
+
+async def test_works_run_in_the_order_in_which_they_came_wherever_they_run(database: Database) -> None:
+    seen: list[int] = []
+    await asyncio.gather(
+        *(
+            database.write(lambda _, number=number: seen.append(number), short=number % 3 > 0)  # type: ignore[misc]
+            for number in range(10)
+        )
+    )
+    assert seen == list(range(10))
+
+
+async def test_the_event_loop_goes_on_while_the_server_has_a_lock_that_is_another_programs(database: Database) -> None:
+    with lock(database):
+        waiting = asyncio.create_task(database.write(thread_of, short=True))
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+        assert not waiting.done()
+        assert await database.look(noted) == set()
+    assert await waiting == HERE
+
+
+async def test_other_events_are_served_between_the_steps_of_works_that_go_together(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_waits, "_SLICE_SECONDS", -1.0)
+    loop = asyncio.get_running_loop()
+    seen: list[str] = []
+
+    def work(_connection: Connection) -> None:
+        seen.append("work")
+        loop.call_soon(seen.append, "other")
+
+    await asyncio.gather(
+        *(database.write(work, lambda n=number: {n}, short=True) for number in range(3))  # type: ignore[misc]
+    )
+    assert seen == ["work", "other"] * 3
+
+
+@on_both_loops
+async def test_what_the_socket_does_not_take_at_once_is_sent_while_the_loop_goes_on(
+    database: Database,
+    server: PostgresqlServer,  # noqa: ARG001 - of another test
+) -> None:
+    long = "x" * 30_000_000
+    turns = 0
+
+    def measured(connection: Connection) -> int:
+        found = driver_of(connection).execute("SELECT length(%s), %s", [long, long]).fetchone()
+        assert found is not None
+        assert found[1] == long
+        size: int = found[0]
+        return size
+
+    measuring = asyncio.create_task(database.write(measured, short=True))
+    while not measuring.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert await measuring == len(long)
+    assert turns > 10
+
+
+@on_both_loops
+async def test_a_connection_that_was_cut_while_nobody_used_it_costs_no_work_and_no_look(
+    database: Database,
+    server: PostgresqlServer,  # noqa: ARG001 - of another test
+) -> None:
+    await database.look(noted)
+    for word, short in (("a", True), ("b", False), ("c", True)):
+        await cut(database)
+        assert await database.write(lambda connection, word=word: note(connection, word), short=short) == word  # type: ignore[misc]
+        await cut(database)
+        assert word in await database.look(noted)
+    assert await database.write(thread_of, short=True) != HERE  # Where it connects.
+    assert await database.write(thread_of, short=True) == HERE
+
+
+@on_both_loops
+async def test_a_server_that_is_gone_refuses_and_one_that_is_back_is_found(
+    database: Database, server: PostgresqlServer
+) -> None:
+    def short(work: Callable[[Connection], Any]) -> Coroutine[Any, Any, Any]:
+        return database.write(work, short=True)
+
+    for ask in (database.look, database.write, short):
+        assert await ask(noted) == set()
+    server.stop()
+    for ask in (database.look, short, database.look, database.write):
+        with pytest.raises(Refused) as refusal:
+            await ask(noted)
+        assert refusal.value.code is Code.UNAVAILABLE
+    server.start()
+    for ask in (database.look, short):
+        assert await ask(noted) == set()
+
+
+@on_both_loops
+async def test_a_socket_that_speaks_while_nobody_listens_does_not_keep_the_loop_busy(
+    database: Database,
+    server: PostgresqlServer,  # noqa: ARG001 - of another test
+) -> None:
+    await database.write(thread_of, short=True)
+    waits = database._writer._kept._waits  # type: ignore[attr-defined]
+    assert waits._watched
+    await cut(database)
+    async with asyncio.timeout(PATIENCE):
+        while waits._watched:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def test_a_connection_that_is_cut_after_a_change_refuses_its_group_and_keeps_nothing(
+    database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql_lane, "_GROUP_SECONDS", PATIENCE)
+
+    def cut_off(connection: Connection) -> None:
+        note(connection, "lost")
+        pid = driver_of(connection).info.backend_pid
+        with somebody_else(database) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        note(connection, "never")
+
+    calls = [lambda c: note(c, "a"), cut_off, lambda c: note(c, "b")]
+    with lock(database):
+        waiting = [asyncio.create_task(database.write(call, short=short)) for call in calls]
+        await asyncio.sleep(0.05)
+    first, second, third = await asyncio.gather(*waiting, return_exceptions=True)
+    for each in (first, second):
+        assert isinstance(each, Refused)
+        assert each.code is Code.UNAVAILABLE
+    assert third == "b"
+    assert await database.look(noted) == {"b"}
+
+
+async def test_a_work_that_goes_on_after_a_statement_has_failed_fails_and_nobody_else(
+    database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql_lane, "_GROUP_SECONDS", PATIENCE)
+
+    def heedless(connection: Connection) -> str:
+        note(connection, "heedless")
+        with suppress(IntegrityError):
+            note(connection, "a")
+        return "as if nothing had happened"
+
+    calls: list[Callable[[Connection], str]] = [lambda c: note(c, "a"), heedless, lambda c: note(c, "b")]
+    for apart in (None, lambda: {object()}):
+        a, failed, b = await asyncio.gather(
+            *(database.write(call, apart, short=short) for call in calls), return_exceptions=True
+        )
+        assert (a, b) == ("a", "b")
+        assert isinstance(failed, Exception)
+        assert await database.look(noted) == {"a", "b"}
+        await database.write(lambda c: c.execute(text("DELETE FROM notes")))
+
+
+async def test_what_the_server_rolls_back_at_the_commit_is_not_called_committed(database: Database) -> None:
+    engine = database._writer._engine
+
+    def commit_what_has_failed() -> None:
+        kept = KeptConnection(engine)
+        try:
+            with kept.transaction(lambda: None) as transaction, suppress(psycopg.Error):
+                driver_of(transaction._connection).execute("SELECT 1/0")
+        finally:
+            kept.drop()
+
+    with pytest.raises(OperationalError, match="ROLLBACK"):
+        await asyncio.to_thread(commit_what_has_failed)
+
+
+async def test_if_the_commit_fails_everybody_is_told_and_nothing_is_kept(database: Database, short: bool) -> None:
+    def tables(connection: Connection) -> None:
+        connection.execute(text("CREATE TABLE parents (id INTEGER PRIMARY KEY)"))
+        child = "CREATE TABLE children (parent INTEGER REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)"
+        connection.execute(text(child))
+
+    await database.write(tables)
+    orphan = text("INSERT INTO children VALUES (7)")
+    outcomes = await asyncio.gather(
+        *(database.write(call, short=short) for call in (lambda c: note(c, "a"), lambda c: c.execute(orphan))),
+        return_exceptions=True,
+    )
+    assert [type(each) for each in outcomes] == [IntegrityError] * 2
+    assert await database.look(noted) == set()
+    assert await database.write(lambda c: note(c, "a"), short=short) == "a"
+
+
+async def test_a_caller_who_is_cancelled_waits_for_the_end_of_his_transaction(database: Database, short: bool) -> None:
+    with lock(database):
+        waiting = asyncio.create_task(database.write(lambda c: note(c, "a"), short=short))
+        await asyncio.sleep(0.02)
+        waiting.cancel()
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await database.look(noted) == {"a"}
+
+
+async def test_closing_finishes_what_waits(postgresql: PostgresqlServer, short: bool) -> None:
+    async with with_notes(postgresql.new_database()) as opened:
+        waiting = [
+            asyncio.create_task(opened.write(lambda connection, word=word: note(connection, word), short=short))  # type: ignore[misc]
+            for word in "abc"
+        ]
+        looking = asyncio.create_task(opened.look(noted))
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*waiting) == ["a", "b", "c"]
+    assert looking.done()
+
+
+async def test_a_look_sees_what_was_committed_before_it_was_asked_and_changes_nothing(database: Database) -> None:
+    for number in range(20):
+        word = str(number)
+        await database.write(lambda c, word=word: note(c, word), short=True)  # type: ignore[misc]
+        assert word in await database.look(noted)
+    found = await asyncio.gather(database.look(thread_of), database.look(lambda c: note(c, "0")), database.look(noted),
+                                 return_exceptions=True)  # fmt: skip
+    assert found[0] == HERE
+    assert isinstance(found[1], IntegrityError)
+    assert len(found[2]) == 20
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_works_that_meet_end_as_if_each_had_come_alone(
+    postgresql: PostgresqlServer, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a thread, on the event loop, and one after the other: the same answers, and the same in the store."""
+    monkeypatch.setattr(loop_waits, "_SLICE_SECONDS", 0.0)
+    chosen = random.Random(seed)  # noqa: S311 - which works meet, not a secret
+    plan = [
+        (chosen.choice("abcdefgh"), chosen.choice(["", "", "", "before", "after"]), chosen.random() < 0.7)
+        for _ in range(12)
+    ]
+
+    def work(connection: Connection, word: str, fails: str) -> str:
+        if fails == "before":
+            raise KeyError(word)
+        note(connection, word)
+        if fails == "after":
+            raise ZeroDivisionError
+        return word
+
+    async def run(database: Database, *, short: bool, alone: bool) -> tuple[list[object], set[str]]:
+        await database.write(lambda connection: connection.execute(text("CREATE TABLE notes (word TEXT UNIQUE)")))
+        calls = [
+            database.write(
+                lambda c, word=word, fails=fails: work(c, word, fails),  # type: ignore[misc]
+                (lambda word=word: {word}) if apart else None,  # type: ignore[misc]
+                short=short,
+            )
+            for word, fails, apart in plan
+        ]
+        if alone:
+            answers = [(await asyncio.gather(call, return_exceptions=True))[0] for call in calls]
+        else:
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+        return [each if isinstance(each, str) else type(each) for each in answers], await database.look(noted)
+
+    found = []
+    for short, alone in ((False, True), (False, False), (True, False), (True, True)):
+        database = Database(postgresql.new_database())
+        found.append(await run(database, short=short, alone=alone))
+        await database.close()
+    assert found[1:] == found[:1] * 3
