@@ -11,7 +11,8 @@ Rules
 3. Nobody comes in while newcomers who have spoken wait to be served: they wait in the kernel's queue, where no deadline
    runs and no limit counts. A bounded number of connections is accepted a turn, so that connected devices are served
    between two of them; when the process has no descriptors left, none for a second.
-4. The TLS context can be replaced at any time; it takes effect for the next connection, and the old context's sessions
+4. Nobody comes in before the first `begin`: the server calls it when it knows who is revoked.
+5. The TLS context can be replaced at any time; it takes effect for the next connection, and the old context's sessions
    are forgotten.
 """
 
@@ -129,7 +130,10 @@ class Listener:
         return self._own_limits(self._engine.limits)
 
     def open(self, host: str, port: int) -> None:
-        """Listen on *host* and *port* (0: any free one); `url` says where. Raises `OSError`."""
+        """Listen on *host* and *port* (0: any free one); `url` says where. Raises `OSError`.
+
+        Who comes waits in the kernel's queue, until `begin`.
+        """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -144,9 +148,13 @@ class Listener:
             listening.close()
             raise
         self._socket = listening
-        self._loop.add_reader(listening.fileno(), self._accept)
         bound = listening.getsockname()[1]
         self.url = f"{self._speaks.value}://{f'[{host}]' if ':' in host else host}:{bound}"
+
+    def begin(self) -> None:
+        """Accept from now on."""
+        if self._socket is not None:
+            self._loop.add_reader(self._socket.fileno(), self._accept)
 
     def stop_accepting(self) -> None:
         """Close the listening socket; connections stay."""
@@ -216,11 +224,7 @@ class Listener:
         """Accept nobody for a moment."""
         if self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
-            self._loop.call_later(seconds, self._accept_again)
-
-    def _accept_again(self) -> None:
-        if self._socket is not None:
-            self._loop.add_reader(self._socket.fileno(), self._accept)
+            self._loop.call_later(seconds, self.begin)
 
     def _serve(self, accepted: socket.socket, address: tuple[str, int]) -> None:
         engine = self._engine

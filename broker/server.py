@@ -8,6 +8,7 @@ nothing goes on half.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -313,11 +314,13 @@ class BrokerServer:
         staple: Staple,
         others: list[str],
     ) -> None:
+        patience = asyncio.get_running_loop().time() + _FEED_PATIENCE
+        await self._open_doors(listeners, feed, lists, patience)
         await lists.current.wait()
         await staple.tried()
         if feed is not None:
             try:
-                async with asyncio.timeout(_FEED_PATIENCE):
+                async with asyncio.timeout_at(patience):
                     await feed.current.wait()
             except TimeoutError:
                 said = "nobody is admitted until the revocation feed can be read"
@@ -327,6 +330,21 @@ class BrokerServer:
         urls = [listener.url for listener in listeners] + others
         sys.stdout.write(f"fleet-broker ready {' '.join(filter(None, urls))}\n")
         sys.stdout.flush()
+
+    async def _open_doors(
+        self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists, patience: float
+    ) -> None:
+        """Let in whoever has come, once it can be said who is revoked, or at *patience*, a time of the loop's clock.
+
+        A fleet comes back to a broker that restarts before the feed has: it would be sent away, for long.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(patience):
+                await lists.current.wait()
+                if feed is not None and self._config.feed_terms.grace is not None:
+                    await feed.current.wait()
+        for listener in listeners:
+            listener.begin()
 
     async def _shut_down(self, engine: Engine, doors: Doors, listeners: list[Listener]) -> None:
         for listener in listeners:

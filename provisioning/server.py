@@ -102,6 +102,8 @@ from provisioning.worker_place import WorkerPlace
 log = structlog.get_logger(__name__)
 
 _GRACE_SECONDS: Final = 10
+_SWITCH_SECONDS: Final = 0.0005
+"""A thread may keep the interpreter so long from the one that writes: other workers wait for what that one holds."""
 _FOLLOWERS: Final = "followers"
 _TRUST: Final = "trust"
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -172,6 +174,7 @@ async def serve(settings: Settings, *, as_json: bool = False) -> None:
 async def serve_as_worker(settings: Settings, place: WorkerPlace) -> None:
     """Run as one of several until SIGINT, SIGTERM or the supervisor's end."""
     loop = asyncio.get_running_loop()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with _stop_signals() as stop:
 
         def supervisor_ended() -> None:  # Nothing is said there but that.

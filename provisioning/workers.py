@@ -29,8 +29,8 @@ Rules
    nobody else has.
 
 Handles: POSIX processes and signals; one thread.
-Does not handle: what workers do (`provisioning.server`), or what they tell each other (`provisioning.fellow_workers`);
-a new number of workers while they run.
+Does not handle: what workers do (`provisioning.server`), or what they tell each other (`provisioning.fellow_workers`,
+where one that hangs is noticed: it does not answer); a new number of workers while they run.
 """
 
 from __future__ import annotations
@@ -195,9 +195,14 @@ class Supervisor:
             if pid == 0:
                 control.close()
                 self._become(slot, theirs)
+        except OSError as error:  # No memory, or too many processes: as if it had ended at once.
+            log.error("worker cannot be forked", worker=slot.number, error=error.strerror)  # noqa: TRY400
+            control.close()
+            self._ended(slot, 1)
+            return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-        theirs.close()
+            theirs.close()
         slot.pid, slot.control, slot.ready_at = pid, control, None
 
     def _become(self, slot: _Slot, control: socket.socket) -> NoReturn:

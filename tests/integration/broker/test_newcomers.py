@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import select
 import signal
-from collections.abc import Iterator
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +23,10 @@ from typer.testing import CliRunner
 from broker.cli import app
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connack
-from tests.support.broker_process import BrokerProcess, wait_until
+from broker.mqtt.framing import split_frames
+from broker.mqtt.packets import decode_packet
+from provisioning.pki.tls import client_context
+from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
 from tests.support.crl import crl
 from tests.support.enrolled import Enrolled, enrol
 from tests.support.listed import answer, replace_file
@@ -155,3 +164,66 @@ def test_status_says_of_each_bundle_and_source_what_its_newcomers_meet(fleet: Fl
             shown = fleet.newcomers()["partner", "CRL"]
             assert shown["admitted"] is admitted
             assert shown["detail"].startswith("expired ")
+
+
+def test_who_comes_while_the_broker_starts_waits_until_it_knows_who_is_revoked(tmp_path: Path) -> None:
+    with ProvisioningService.founded(tmp_path / "fleet") as service, ExitStack() as stack:
+        meter, gone = enrol(service, "meter", "gone")
+        broker = BrokerProcess.enrolled(tmp_path / "b", service)
+        with broker:
+            pass
+        service.revoke(device="gone")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        broker.arguments[broker.arguments.index("--port") + 1] = str(port)
+        os.kill(service.pid, signal.SIGSTOP)
+        stack.callback(os.kill, service.pid, signal.SIGCONT)
+        starting = stack.enter_context(ThreadPoolExecutor(1)).submit(broker.start)
+        stack.callback(lambda: broker.running and broker.stop())
+        waiting = []
+        for each in (meter, gone):
+            raw = wait_until(lambda: connected(port), "the broker listens")
+            tls = client_context(service.bundle, each.credential).wrap_bio(
+                incoming := ssl.MemoryBIO(), outgoing := ssl.MemoryBIO(), server_hostname="localhost"
+            )
+            with pytest.raises(ssl.SSLWantReadError):
+                tls.do_handshake()
+            raw.sendall(outgoing.read())
+            waiting.append((stack.enter_context(raw), tls, incoming, outgoing))
+        assert select.select([raw for raw, *_ in waiting], [], [], 0.5)[0] == [], "it has let somebody in already"
+        assert not starting.done()
+        os.kill(service.pid, signal.SIGCONT)
+        answers = [answered(*each) for each in waiting]
+        assert [connack.reason_code for connack in answers] == [ReasonCode.SUCCESS, ReasonCode.NOT_AUTHORIZED]
+        starting.result()
+        assert not broker.events("REVOCATION_STATUS_UNKNOWN")
+
+
+def connected(port: int) -> socket.socket | None:
+    try:
+        return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    except ConnectionRefusedError:
+        return None
+
+
+def answered(raw: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> Connack:
+    """Go on with the handshake, send a CONNECT, and return what it is answered."""
+
+    def step(act: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                done = act()
+            except ssl.SSLWantReadError:
+                raw.sendall(outgoing.read())
+                incoming.write(raw.recv(65536))
+            else:
+                raw.sendall(outgoing.read())
+                return done
+
+    step(tls.do_handshake)
+    step(lambda: tls.write(connect_packet(V5, client_id="").encode()))
+    data = step(lambda: tls.read(4096))
+    [(first, body, end)], _ = split_frames(data, len(data))
+    packet = decode_packet(first, data[body:end], V5)
+    assert isinstance(packet, Connack)
+    return packet

@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EstClient
 from provisioning.client.feed import RevocationEvent, follow
-from provisioning.pki.keys import generate_key
+from provisioning.pki.keys import generate_key, spki_fingerprint
 from tests.support.curl import Curl
 from tests.support.enrolled import enrol
 from tests.support.ocsp import SHA256, request_der
@@ -37,6 +37,7 @@ from tests.support.workers import ends_of, one_to_each, workers_of
 # A heartbeat that is longer than the tests wait: what arrives was pushed.
 SETTINGS = {"workers": 2, "metrics": "loopback", "crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 60}
 PATIENCE = 20
+GOOD, REVOKED = ocsp.OCSPCertStatus.GOOD, ocsp.OCSPCertStatus.REVOKED
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +109,10 @@ class Asked:
     def close(self) -> None:
         self._connection.close()
 
-    def status(self, request: bytes) -> ocsp.OCSPCertStatus:
+    def ask(self, request: bytes) -> ocsp.OCSPResponse:
         """Ask for a certificate's status."""
         self._connection.request("POST", "/ocsp", request, {"Content-Type": "application/ocsp-request"})
-        return ocsp.load_der_ocsp_response(self._connection.getresponse().read()).certificate_status
+        return ocsp.load_der_ocsp_response(self._connection.getresponse().read())
 
     def crl_length(self) -> int:
         """Return how many certificates the list of the issuing CA has."""
@@ -145,7 +146,10 @@ async def test_a_revocation_through_any_worker_is_told_by_every_workers_ocsp_crl
 
 async def revoked_everywhere(service: ProvisioningService, each: list[Asked], question: bytes) -> None:
     assert [worker.ready() for worker in each] == [200, 200]
-    assert [worker.status(question) for worker in each] == [ocsp.OCSPCertStatus.GOOD] * 2  # Remembered from now on.
+    answers = [worker.ask(question) for worker in each]
+    assert [answer.certificate_status for answer in answers] == [GOOD, GOOD]  # Remembered from now on.
+    signers = {spki_fingerprint(answer.certificates[0].public_key()) for answer in answers}
+    assert len(signers) == 2, "forked workers have made the same key"
     lengths = [worker.crl_length() for worker in each]
     async with contextlib.AsyncExitStack() as stack, asyncio.timeout(PATIENCE):
         feeds = []
@@ -162,7 +166,7 @@ async def revoked_everywhere(service: ProvisioningService, each: list[Asked], qu
                     break
     deadline = time.monotonic() + PATIENCE
     for worker, before in zip(each, lengths, strict=True):
-        while worker.status(question) is not ocsp.OCSPCertStatus.REVOKED or worker.crl_length() == before:
+        while worker.ask(question).certificate_status is not REVOKED or worker.crl_length() == before:
             assert time.monotonic() < deadline, "a worker that does not hear of it"
             await asyncio.sleep(0.01)
 

@@ -154,3 +154,33 @@ with bound_for(Settings(port=0, http_port=0), 3) as places:
 """)
     # Two listeners, its control socket, its inbox, and where the two others are written to.
     assert (code, said) == (0, [str(2 + 1 + 1 + 2)] * 3)
+
+
+def test_a_fork_that_fails_is_tried_again_like_a_worker_that_has_ended() -> None:
+    code, said, logged = outcome("""
+parent, fork, forks = os.getpid(), os.fork, 0
+
+def some_fail():
+    global forks
+    forks += 1
+    if forks in (3, 4):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return fork()
+
+os.fork = some_fail
+
+def work(place):
+    place.say_ready()
+    if place.number == 2 and place.starts == 1:
+        return 7
+    if place.starts > 1:
+        say("start", place.starts)
+        os.kill(parent, signal.SIGTERM)
+    live(place)
+    return 0
+
+sys.exit(supervise(work, first_pause_seconds=0.001))
+""")
+    assert code == 0
+    assert [line for line in said if line.startswith("start")] == ["start 4"]
+    assert logged.count("worker cannot be forked") == 2
