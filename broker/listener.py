@@ -107,6 +107,8 @@ class Listener:
         self._engine = engine
         self._doors = doors
         self._own_limits = limits
+        self._common = engine.limits
+        self._held = limits(engine.limits)
         self._lobby = doors.open(loop, engine.turn, self._limits)
         self._rate = ConnectionRate(loop.time())
         self._speaks = speaks
@@ -127,7 +129,10 @@ class Listener:
         self._context = context
 
     def _limits(self) -> Limits:
-        return self._own_limits(self._engine.limits)
+        common = self._engine.limits
+        if common is not self._common:  # Asked thrice a connection, and others only after a reload.
+            self._common, self._held = common, self._own_limits(common)
+        return self._held
 
     def open(self, host: str, port: int) -> None:
         """Listen on *host* and *port* (0: any free one); `url` says where. Raises `OSError`.

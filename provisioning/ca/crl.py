@@ -4,8 +4,8 @@ Theory
 ------
 A list is complete or a delta, over everything the CA has issued or over one shard of it. The library makes an empty
 list with the right names, times and extensions, signed with a throw-away key; the entries, encoded once when they were
-revoked, are put in between, and the whole is signed with the CA's key. Costs are those of copying and hashing: 5 MB
-for 100,000 entries.
+revoked, are put in between, and the whole is signed with the CA's key. Costs are those of copying and hashing: 5 MB for
+100,000 entries.
 
 Rules
 -----
@@ -21,7 +21,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -87,6 +87,8 @@ class CrlRequest:
     this_update: datetime
     next_update: datetime
     entries: Mapping[int, bytes]
+    encoded: Sequence[bytes] | None = None
+    """All of *entries*, one after the other, in as few pieces as they are joined to already."""
     distribution_point: str | None = None
     """Of a shard: the URL in its certificates."""
     base_number: int | None = None
@@ -98,21 +100,21 @@ class CrlRequest:
 class PreparedCrl:
     """A checked list waiting for its signature. Made by `CrlIssuer.prepare` only."""
 
-    __slots__ = ("_issuer", "_redeemed", "_tbs")
+    __slots__ = ("_fields", "_issuer", "_redeemed")
 
-    def __init__(self, issuer: CrlIssuer, tbs: bytes) -> None:
+    def __init__(self, issuer: CrlIssuer, fields: Sequence[bytes]) -> None:
         self._issuer = issuer
-        self._tbs = tbs
+        self._fields = fields
         self._redeemed = False
 
-    def redeem(self, issuer: CrlIssuer) -> bytes:
-        """Give the fields to sign to the *issuer* that prepared them, once."""
+    def redeem(self, issuer: CrlIssuer) -> Sequence[bytes]:
+        """Give the fields to sign, some of them in pieces, to the *issuer* that prepared them, once."""
         if issuer is not self._issuer:
             raise CrlRefused("another issuer prepared this CRL")
         if self._redeemed:
             raise CrlRefused("this prepared CRL was signed already")
         self._redeemed = True
-        return self._tbs
+        return self._fields
 
 
 class CrlIssuer:
@@ -138,14 +140,14 @@ class CrlIssuer:
         draft = self._draft(request).tbs_certlist_bytes
         fields = list(der.children(draft))
         if request.entries:
+            encoded = [b"".join(request.entries.values())] if request.encoded is None else request.encoded
             # Before the extensions, which are last and always there.
-            fields.insert(-1, der.element(der.SEQUENCE, b"".join(request.entries.values())))
-        return PreparedCrl(self, der.element(der.SEQUENCE, b"".join(fields)))
+            fields[-1:-1] = [der.head(der.SEQUENCE, sum(map(len, encoded))), *encoded]
+        return PreparedCrl(self, fields)
 
     def issue(self, prepared: PreparedCrl) -> bytes:
         """Sign what was prepared and return the list in DER; raise `CrlRefused` if it was signed before."""
-        tbs = prepared.redeem(self)
-        return signed(self._key, tbs, _ALGORITHM)
+        return signed(self._key, prepared.redeem(self), _ALGORITHM)
 
     def _draft(self, request: CrlRequest) -> x509.CertificateRevocationList:
         authority = x509.AuthorityKeyIdentifier(self.key_id, None, None)

@@ -31,11 +31,15 @@ _NAME_HEAD: Final = 13
 
 def element(tag: bytes, content: bytes) -> bytes:
     """Return *content* with its tag and length."""
-    size = len(content)
+    return head(tag, len(content)) + content
+
+
+def head(tag: bytes, size: int) -> bytes:
+    """Return the tag and the length of a content of so many octets, which a long one is not copied for."""
     if size < _SHORT_LENGTH:
-        return tag + bytes((size,)) + content
+        return tag + bytes((size,))
     octets = size.to_bytes((size.bit_length() + 7) // 8)
-    return tag + bytes((_SHORT_LENGTH | len(octets),)) + octets + content
+    return tag + bytes((_SHORT_LENGTH | len(octets),)) + octets
 
 
 def integer(value: int) -> bytes:

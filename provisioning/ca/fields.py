@@ -21,9 +21,6 @@ from cryptography import x509
 
 from provisioning.ca import der
 
-ALGORITHM: Final = 2
-"""The place of the signature's algorithm among the fields."""
-
 _VERSION_3: Final = bytes.fromhex("a003020102")
 _TRUE: Final = bytes.fromhex("0101ff")
 _EXTENSIONS: Final = b"\xa3"

@@ -167,7 +167,9 @@ class CrlPublisher:
         def build() -> tuple[PublishedCrl, PublishedCrl | None]:
             contents.apply(news.changes, news.through)
             request = self._request(news.number, now)
-            complete = _signed(issuer, replace(request, entries=contents.complete(previous_update)), self._plan.name)
+            entries = contents.complete(previous_update)
+            listing = replace(request, entries=entries, encoded=contents.pieces())
+            complete = _signed(issuer, listing, self._plan.name)
             base = news.base or CompleteCrl(news.number, news.through)
             return complete, self._signed_delta(issuer, request, contents, base)
 

@@ -96,8 +96,11 @@ def test_any_kind_of_key_signs(key: PrivateKey) -> None:
     certificate = x509.CertificateBuilder(name, name, key.public_key(), 1, NOON, NOON + timedelta(days=2)).sign(
         key, hash_for(key)
     )
-    crl = issued(CrlIssuer(certificate, key), entries={5: entry_of(5, NOON, RevocationReason.SUPERSEDED)})
-    assert crl.is_signature_valid(key.public_key())  # type: ignore[arg-type]
+    entries = {serial: entry_of(serial, NOON, RevocationReason.SUPERSEDED) for serial in (5, 7, 300)}
+    for encoded in (None, list(entries.values()), [b"".join(entries.values())]):
+        crl = issued(CrlIssuer(certificate, key), entries=entries, encoded=encoded)
+        assert crl.is_signature_valid(key.public_key())  # type: ignore[arg-type]
+        assert [each.serial_number for each in crl] == list(entries)
 
 
 def test_a_shard_s_list_repeats_the_distribution_point(issuer: CrlIssuer) -> None:

@@ -42,6 +42,20 @@ def test_base_and_delta_make_the_complete_list(
         assert {serial: entry for serial, entry in combined.items() if serial not in removed} == newest.complete(NOON)
 
 
+def test_what_is_new_is_joined_by_itself_until_the_pieces_are_many() -> None:
+    contents = CrlContents()
+    for number in range(1, 600):
+        contents.apply([change(number, number, FINAL)], number)
+        listed = contents.complete(NOON)
+        assert b"".join(contents.pieces()) == b"".join(listed.values())
+        assert len(contents.pieces()) <= 256
+    kept = contents.pieces()[0]
+    contents.apply([change(600, 600, FINAL), change(601, 1, FINAL)], 601)  # What is said again is not new.
+    assert contents.pieces()[0] is kept
+    contents.apply([change(602, 2, None)], 602)
+    assert b"".join(contents.pieces()) == b"".join(contents.complete(NOON).values())
+
+
 def test_an_entry_leaves_after_one_list_past_its_end() -> None:
     contents = CrlContents()
     contents.apply([change(1, 7, FINAL)], 1)
@@ -68,7 +82,9 @@ def test_what_is_not_looked_at_would_not_have_changed_anything(steps: list[tuple
         if what == "list":
             entries = {serial: each for serial, each in entries.items() if each[0] > timedelta(number)}
             expected = {serial: entry for serial, (_, entry) in entries.items()}
-            assert contents.complete(NOON + timedelta(number)) == expected
+            listed = contents.complete(NOON + timedelta(number))
+            assert listed == expected
+            assert b"".join(contents.pieces()) == b"".join(listed.values())
         elif what == "delta":
             base = min(number, place - 1)  # No list tells what has not happened yet.
             recent = {serial: each for serial, each in recent.items() if each[0] > base}
