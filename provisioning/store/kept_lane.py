@@ -18,32 +18,22 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import threading
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Final
 
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Engine
 
 from provisioning.store.kept_connection import KeptConnection, Stale
-from provisioning.store.lanes import Apart, Job, Lane
-
-ResultT = TypeVar("ResultT")
+from provisioning.store.lanes import QueuedLane
 
 
-class KeptLane(Lane):
+class KeptLane(QueuedLane):
     """Runs whoever waits, one after the other; `_serve` says how."""
 
     def __init__(self, engine: Engine, name: str) -> None:
-        super().__init__(engine)
-        self._jobs: Final[deque[Job]] = deque()
+        super().__init__(engine, name)
         self._kept: Final = KeptConnection(engine)
-        self._busy = False
-        self._idle: Final = threading.Event()
-        self._idle.set()
-        self._worker: Final = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     @abstractmethod
     def _serve(self, pause: Callable[[], None], *, here: bool) -> Callable[[], None]:
@@ -53,29 +43,13 @@ class KeptLane(Lane):
         `Stale`, and leaves the jobs where they are, if nothing has been done because the connection is broken.
         """
 
-    def _submit(
-        self, work: Callable[[Connection], ResultT], apart: Apart | None, *, short: bool
-    ) -> asyncio.Future[ResultT]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[ResultT] = loop.create_future()
-        self._jobs.append(Job(work, future, short, apart))
-        if not self._busy:
-            self._busy = True
-            self._idle.clear()
-            loop.call_soon(self._next, loop)  # Who else has arrived is in it.
-        return future
-
     def _stop(self) -> None:
         self._idle.wait()
         self._worker.submit(self._kept.drop)
-        self._worker.shutdown()
+        super()._stop()
 
-    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Serve whoever waits, if somebody does."""
-        if not self._jobs:
-            self._busy = False
-            self._idle.set()
-        elif self._jobs[0].short and self._kept.is_open:
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._jobs[0].short and self._kept.is_open:
             waits = self._kept.on_loop(loop)
             waits.run(lambda: self._serve_here(loop, waits.pause))
         else:

@@ -23,7 +23,9 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Collection, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -113,6 +115,45 @@ class PooledLane(Lane):
                 return work(connection)
         except DBAPIError as error:
             raise explained(error) from error
+
+
+class QueuedLane(Lane):
+    """One writer, with a thread where it needs one; whoever comes meanwhile waits in order. `_begin` serves them."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        super().__init__(engine)
+        self._jobs: Final[deque[Job]] = deque()
+        self._busy = False
+        self._idle: Final = threading.Event()
+        self._idle.set()
+        self._worker: Final = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    @abstractmethod
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Serve whoever waits, at least one; at the end have *loop* call `_next`."""
+
+    def _submit(
+        self, work: Callable[[Connection], ResultT], apart: Apart | None, *, short: bool
+    ) -> asyncio.Future[ResultT]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[ResultT] = loop.create_future()
+        self._jobs.append(Job(work, future, short, apart))
+        if not self._busy:
+            self._busy = True
+            self._idle.clear()
+            loop.call_soon(self._next, loop)  # Who else has arrived is in it.
+        return future
+
+    def _stop(self) -> None:
+        self._idle.wait()
+        self._worker.shutdown()
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._jobs:
+            self._begin(loop)
+        else:
+            self._busy = False
+            self._idle.set()
 
 
 @dataclass(frozen=True, slots=True)

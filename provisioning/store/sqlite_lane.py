@@ -24,22 +24,17 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Engine
 
 from provisioning.store.group import Group
-from provisioning.store.lanes import Apart, Job, Lane
+from provisioning.store.lanes import QueuedLane
 
 log = structlog.get_logger(__name__)
 
-ResultT = TypeVar("ResultT")
 
 _GROUP_SECONDS: Final = 0.01
 _LONGEST_GROUP_SECONDS: Final = 0.1
@@ -48,45 +43,16 @@ _SHORT_SECONDS: Final = 0.02
 _THREADED_SECONDS: Final = 5.0
 
 
-class SqliteLane(Lane):
+class SqliteLane(QueuedLane):
     """One connection; works that wait together are committed together, in a thread or, where all are short, here."""
 
     def __init__(self, engine: Engine, name: str) -> None:
-        super().__init__(engine)
-        self._jobs: Final[deque[Job]] = deque()
-        self._busy = False
-        self._idle: Final = threading.Event()
-        self._idle.set()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix=name)
+        super().__init__(engine, name)
         self._commit_seconds = 0.0
         self._threaded_until = 0.0
 
-    def _submit(
-        self,
-        work: Callable[[Connection], ResultT],
-        apart: Apart | None,  # noqa: ARG002 - A statement is a call here, nothing is gained by sharing it.
-        *,
-        short: bool,
-    ) -> asyncio.Future[ResultT]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[ResultT] = loop.create_future()
-        self._jobs.append(Job(work, future, short))
-        if not self._busy:
-            self._busy = True
-            self._idle.clear()
-            loop.call_soon(self._next, loop)  # Who else has arrived is in it.
-        return future
-
-    def _stop(self) -> None:
-        self._idle.wait()
-        self._worker.shutdown()
-
-    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin a group with whoever waits, if somebody does."""
-        if not self._jobs:
-            self._busy = False
-            self._idle.set()
-            return
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin a group. What works decide upon is not asked: a statement is a call, nothing to be shared."""
         seconds = max(_GROUP_SECONDS, min(self._commit_seconds, _LONGEST_GROUP_SECONDS))
         group = Group(self._engine, time.monotonic() + seconds)
         if self._jobs[0].short and time.monotonic() >= self._threaded_until and group.begin_at_once():
