@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from device_sim.client import Connection
-from device_sim.light_client import LightConnection
-from device_sim.link import Open
+if TYPE_CHECKING:
+    from device_sim.link import Open
 
 
 class Driver(StrEnum):
@@ -18,4 +18,10 @@ class Driver(StrEnum):
     @property
     def open(self) -> Open:
         """How it opens a connection."""
-        return LightConnection.open if self is Driver.LIGHT else Connection.open
+        if self is Driver.LIGHT:
+            from device_sim.light_client import LightConnection  # Late: a process speaks with one of the two.
+
+            return LightConnection.open
+        from device_sim.client import Connection
+
+        return Connection.open
