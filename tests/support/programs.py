@@ -32,7 +32,7 @@ PATIENCE = 60.0
 
 _IMPORTED = {
     # What `run` and `serve` import when they are called, too.
-    "broker": ("broker.cli", "broker.running", "uvloop"),
+    "broker": ("broker.cli", "broker.running", "broker.credentials", "broker.revocation_feed", "uvloop"),
     "provisioning": ("provisioning.cli", "provisioning.server", "provisioning.authority", "uvloop"),
 }
 _OF_THE_PROGRAM = ("FLEET_", "PYTEST_CURRENT_TEST")
