@@ -15,6 +15,10 @@ class Driver(StrEnum):
     PAHO = "paho"
     LIGHT = "light"
 
+    def load(self) -> None:
+        """Import it now, and not while the first device connects."""
+        _ = self.open
+
     @property
     def open(self) -> Open:
         """How it opens a connection."""
