@@ -22,8 +22,10 @@ Rules
 1. The first worker is ready before the second is forked: what is done once (migrations, the audit log's key, the first
    lists, the server's certificate) is done by one, and what is wrong is told once.
 2. A worker that ends before all have been ready ends the service, with its exit code; why, it has said itself.
-3. Later, one that ends is replaced: at once the first time, then after pauses that double. `_MOST` in a row, none of
-   which has lived for `_STEADY_SECONDS`, end the service with the last one's exit code.
+3. Later, one that ends is replaced: at once the first time, then after pauses that double up to `_LONGEST_PAUSE`.
+   `_MOST` in a row, none of which has lived for `_STEADY_SECONDS`, end the service with the last one's exit code, but
+   only if no other worker is ready: who serves goes on, and the place is tried for as long as it takes. A database that
+   is away lets no worker start and ends none that runs.
 4. A stop that takes longer than `_STOP_SECONDS` is ended with SIGKILL, and is an error.
 5. No worker outlives the supervisor, however that ends: it waits for the end of its control socket, whose other side
    nobody else has.
@@ -58,6 +60,7 @@ log = structlog.get_logger(__name__)
 
 _STEADY_SECONDS: Final = 60.0
 _MOST: Final = 6
+_LONGEST_PAUSE: Final = 15.0
 _STOP_SECONDS: Final = 30.0
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _HANDLED: Final = (*_STOP_SIGNALS, signal.SIGCHLD)
@@ -283,11 +286,12 @@ class Supervisor:
             self._begin_stop(code or 1)
             return
         slot.failures = 1 if lived >= _STEADY_SECONDS else slot.failures + 1
-        if slot.failures >= _MOST:
+        if slot.failures >= _MOST and all(each.ready_at is None for each in self._slots):
             log.error("worker cannot be kept running", worker=slot.number, pid=pid, code=code, times=slot.failures)
             self._begin_stop(code or 1)
             return
-        pause = 0.0 if slot.failures == 1 else self.first_pause_seconds * 2 ** (slot.failures - 2)
+        doublings = min(slot.failures - 2, _MOST)
+        pause = 0.0 if slot.failures == 1 else min(self.first_pause_seconds * 2**doublings, _LONGEST_PAUSE)
         slot.due = now + pause
         if pause:  # The others take what comes meanwhile.
             slot.listening.interrupt()

@@ -31,9 +31,32 @@ PATIENCE = 60.0
 """Seconds: how long the imports may take on a machine that is busy with other tests."""
 
 _IMPORTED = {
-    # What `run` and `serve` import when they are called, too.
-    "broker": ("broker.cli", "broker.running", "broker.credentials", "broker.revocation_feed", "uvloop"),
-    "provisioning": ("provisioning.cli", "provisioning.server", "provisioning.authority", "uvloop"),
+    # What `run`, `serve`, `init` and the commands import when they are called, and what their libraries do then, too.
+    "broker": (
+        "broker.cli",
+        "broker.running",
+        "broker.credentials",
+        "broker.revocation_feed",
+        "uvloop",
+        "httpcore",
+        "sqlite3",
+        "anyio._backends._asyncio",
+    ),
+    "provisioning": (
+        "provisioning.cli",
+        "provisioning.server",
+        "provisioning.authority",
+        "provisioning.authority_life",
+        "provisioning.ceremony_transcript",
+        "provisioning.client.operator",
+        "provisioning.logs",
+        "uvloop",
+        "httpcore",
+        "sqlite3",
+        "uvicorn.lifespan.off",
+        "anyio._backends._asyncio",
+        "encodings.ascii",
+    ),
 }
 _OF_THE_PROGRAM = ("FLEET_", "PYTEST_CURRENT_TEST")
 """Beginnings of variables that are read after the imports: a forked process may have its own."""

@@ -51,24 +51,52 @@ def outcome(script: str) -> tuple[int, list[str], str]:
     return process.returncode, out.splitlines(), err
 
 
-def test_a_worker_that_dies_again_and_again_is_started_five_times_and_ends_the_service_with_its_code() -> None:
+def test_workers_that_all_die_again_and_again_end_the_service_with_the_last_one_s_code() -> None:
     code, said, logged = outcome("""
+go, tell = os.pipe()
+
 def work(place):
-    place.say_ready()
+    if place.starts == 1:  # Each is ready once, and ends when both have been.
+        place.say_ready()
+        os.read(go, 1)
+    else:
+        say(place.number, place.starts)
+    return 7
+
+with bound_for(Settings(port=0, http_port=0), 2) as places:
+    sys.exit(Supervisor(places, work, lambda: os.write(tell, b"go"), first_pause_seconds=0.001).run())
+""")
+    assert code == 7
+    assert logged.count("worker cannot be kept running") == 1
+    starts = {worker: [line for line in said if line.startswith(worker)] for worker in "12"}
+    for worker, each in starts.items():
+        assert each == [f"{worker} {number}" for number in range(2, len(each) + 2)]
+    assert max(map(len, starts.values())) == 5
+
+
+def test_a_place_that_cannot_be_filled_is_tried_for_as_long_as_another_worker_serves() -> None:
+    code, said, logged = outcome("""
+parent = os.getpid()
+
+def work(place):
+    if place.number == 1 or place.starts in (1, 12):
+        place.say_ready()
     if place.number == 1:
         live(place)
         return 0
     say("start", place.starts)
-    time.sleep(0.05)  # It lives for a while, but not for long.
+    if place.starts == 12:  # Whatever was in its way is gone.
+        os.kill(parent, signal.SIGTERM)
+        live(place)
+        return 0
     return 7
 
 sys.exit(supervise(work, first_pause_seconds=0.001))
 """)
-    assert code == 7
-    assert [line for line in said if line.startswith("start")] == [f"start {number}" for number in range(1, 7)]
-    assert said.count("ready") == 1
-    assert logged.count("worker ended, another takes its place") == 5
-    assert logged.count("worker cannot be kept running") == 1
+    assert code == 0
+    assert [line for line in said if line.startswith("start")] == [f"start {number}" for number in range(1, 13)]
+    assert logged.count("worker ended, another takes its place") == 11
+    assert "worker cannot be kept running" not in logged
 
 
 def test_one_that_dies_before_all_are_ready_ends_the_service_and_the_second_waits_for_the_first() -> None:
