@@ -64,6 +64,7 @@ from broker.sys_topics import INTERVAL, SysTopics
 from provisioning.pki.identity import parse_uri
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
+from provisioning.starting import importing
 
 if TYPE_CHECKING:
     from broker.credentials import BrokerCredential
@@ -180,7 +181,8 @@ class BrokerServer:
         config, clock = self._config, asyncio.get_running_loop().time
         if config.provisioning is None:
             return None
-        from broker.revocation_feed import RevocationFeed  # And with it an HTTP client, for who has provisioning.
+        with importing():
+            from broker.revocation_feed import RevocationFeed  # And with it an HTTP client, for who has provisioning.
 
         return RevocationFeed(engine, config.provisioning, config.cafile, files, clock)
 
@@ -213,7 +215,8 @@ class BrokerServer:
             return CredentialFiles(config.certfile, config.keyfile)
         if config.provisioning is None:
             raise CredentialError("no certificate: give certfile and keyfile, or provisioning")
-        from broker.credentials import BrokerCredential, Enrolment  # And with it an EST client, for the same.
+        with importing():
+            from broker.credentials import BrokerCredential, Enrolment  # And with it an EST client, for the same.
 
         token = config.token.get_secret_value() if config.token is not None else None
         if config.token_file is not None:

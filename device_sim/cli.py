@@ -5,9 +5,9 @@ Exit codes: 0 everything holds; 1 an error, or a check that failed; 2 wrong usag
 
 Rules
 -----
-1. A command's file has its arguments; what it does is in a module of its own, which it imports when it is called: all
-   of the simulator takes a second, for which neither ``--help`` nor a shell that completes a word should wait, nor one
-   command for what another needs (`tests/unit/test_command_lines.py`).
+1. A command's file has its arguments; what it does is in a module of its own, which it imports when it is called
+   (`late_imports`): all of the simulator takes a second, for which neither ``--help`` nor a shell that completes a word
+   should wait, nor one command for what another needs (`tests/unit/test_command_lines.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from device_sim.bench.command import bench
 from device_sim.ctl_command import ctl
 from device_sim.enrol_command import enrol
 from device_sim.export_command import export
+from device_sim.late_imports import late_imports
 from device_sim.qualify.command import qualify_device
 from device_sim.report_command import report
 from device_sim.run_command import run_scenario, scenarios
@@ -70,7 +71,8 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
     """Enrol a fleet, stream, revoke, and try to break in: the whole product on loopback, judged at the end."""
-    from device_sim.demonstration import demonstrate
+    with late_imports():
+        from device_sim.demonstration import demonstrate
 
     demonstrate(devices, seconds, seed, keep, directory, as_json)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from device_sim.late_imports import late_imports
 from device_sim.report import ExitCode
 from device_sim.run.order import ORDERS
 
@@ -25,10 +26,11 @@ def ctl(
 
     fleet-sim ctl rate x10
     """
-    from device_sim.explanation import explained  # Late: `device_sim.cli`, rule 1.
-    from device_sim.interruption import run
-    from device_sim.run.control import tell
-    from device_sim.view import View
+    with late_imports():
+        from device_sim.explanation import explained
+        from device_sim.interruption import run
+        from device_sim.run.control import tell
+        from device_sim.view import View
 
     view = View()
 

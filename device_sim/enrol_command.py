@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from device_sim.late_imports import late_imports
+
 _MOST_PARALLEL = 256
 
 
@@ -53,7 +55,8 @@ def enrol(
     fleet-sim enrol ./meters --devices 1000 --provisioning https://localhost:8443 --cafile fleet/ca-bundle.crt
       --cert fleet/operator.crt --key fleet/operator.key
     """
-    from device_sim.fleet_enrolment import Way, enrol_or_end  # Late: `device_sim.cli`, rule 1.
+    with late_imports():
+        from device_sim.fleet_enrolment import Way, enrol_or_end
 
     enrol_or_end(
         directory, devices, group, prefix, Way(way, claim, manufacturer_cert, manufacturer_key, approve),

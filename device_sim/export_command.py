@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from device_sim.late_imports import late_imports
+
 
 def export(
     fleet: Annotated[Path, typer.Argument(help="The fleet's directory.")],
@@ -19,10 +21,11 @@ def export(
 
     fleet-sim export ./meters ./for-others
     """
-    from device_sim.explanation import explained  # Late: `device_sim.cli`, rule 1.
-    from device_sim.export import export_fleet
-    from device_sim.fleet_directory import FleetDirectory
-    from device_sim.view import View
+    with late_imports():
+        from device_sim.explanation import explained
+        from device_sim.export import export_fleet
+        from device_sim.fleet_directory import FleetDirectory
+        from device_sim.view import View
 
     view = View()
     with explained(view):

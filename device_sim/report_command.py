@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from device_sim.late_imports import late_imports
+
 
 def report(
     run: Annotated[Path, typer.Argument(help="report.json of a run.")],
@@ -19,12 +21,13 @@ def report(
 
     fleet-sim report monday.json tuesday.json --html change.html
     """
-    from device_sim.explanation import explained  # Late: `device_sim.cli`, rule 1.
-    from device_sim.results.comparison import comparison_of, comparison_page
-    from device_sim.results.document import read
-    from device_sim.results.page import page_of
-    from device_sim.results.summary import summary_of
-    from device_sim.view import View
+    with late_imports():
+        from device_sim.explanation import explained
+        from device_sim.results.comparison import comparison_of, comparison_page
+        from device_sim.results.document import read
+        from device_sim.results.page import page_of
+        from device_sim.results.summary import summary_of
+        from device_sim.view import View
 
     view = View()
     with explained(view):

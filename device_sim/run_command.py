@@ -9,12 +9,14 @@ import typer
 
 from device_sim.contestant import Contestant
 from device_sim.driver import Driver
+from device_sim.late_imports import late_imports
 
 
 def scenarios() -> None:
     """List the built-in scenarios."""
-    from device_sim.scenario.catalogue import built_in  # Late: `device_sim.cli`, rule 1.
-    from device_sim.view import View
+    with late_imports():
+        from device_sim.scenario.catalogue import built_in
+        from device_sim.view import View
 
     view = View()
     for name, scenario in built_in().items():
@@ -68,7 +70,8 @@ def run_scenario(
     Exit codes: 0 all thresholds hold; 1 error; 2 usage; 3 the generator was the bottleneck; 4 somebody got in, or was
     kept out wrongly; 99 a threshold is crossed; 130 ended by Ctrl-C.
     """
-    from device_sim.playing import play
+    with late_imports():
+        from device_sim.playing import play
 
     play(
         scenario, fleet, broker, server_name, self_hosted, against, devices, seed, sources, driver, workers,

@@ -12,6 +12,7 @@ from broker.sources.crl_files import CrlFiles
 from broker.sources.crl_intake import CrlIntake
 from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient
+from provisioning.starting import importing
 
 
 class RevocationLists:
@@ -60,4 +61,5 @@ class RevocationLists:
         self._admission.asker = self._asker if asks else None
         fetches = config.all_crl_urls or config.has_ocsp or config.crl_from_certificates
         if fetches or any(each.has_ocsp or each.crl_from_certificates for each in config.trust):
-            import httpx  # noqa: F401 - now, and not while the first client waits at the door
+            with importing():
+                import httpx  # noqa: F401 - now, and not while the first client waits at the door

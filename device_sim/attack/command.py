@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from device_sim.attack.against import Against
+from device_sim.late_imports import late_imports
 
 AgainstOption = Annotated[Against, typer.Option("--against", help="Start this one and attack it.")]
 HostOption = Annotated[str | None, typer.Option("--host", help="Attack the broker at this numeric address instead.")]
@@ -43,8 +44,9 @@ def attack(
     junit: JunitOption = None,
 ) -> None:
     """Try every way in that a bad device has, and judge how each is refused. Exit code 4: one got in."""
-    from device_sim.attack.attacking import foreign_target, judge  # Late: `device_sim.cli`, rule 1.
-    from device_sim.attack.catalogue import CATALOGUE
+    with late_imports():
+        from device_sim.attack.attacking import foreign_target, judge
+        from device_sim.attack.catalogue import CATALOGUE
 
     foreign = foreign_target(host, port, server_name, cafile, ca_cert, ca_key, capabilities)
     judge("attack", CATALOGUE, foreign or against.opened(), only, show_list, json, junit)
@@ -65,8 +67,9 @@ def revocation(
     junit: JunitOption = None,
 ) -> None:
     """Try every way around a revocation, and judge whether it holds. Exit code 4: one worked."""
-    from device_sim.attack.attacking import foreign_target, judge
-    from device_sim.attack.revocation_list import chapter
+    with late_imports():
+        from device_sim.attack.attacking import foreign_target, judge
+        from device_sim.attack.revocation_list import chapter
 
     foreign = foreign_target(host, port, server_name, cafile, ca_cert, ca_key, capabilities)
     judge("revocation", chapter.cases, foreign or against.opened(tls12=True), only, show_list, json, junit)
@@ -76,7 +79,8 @@ def attack_table(
     files: Annotated[list[Path], typer.Argument(help="JSON files of `attack` or `revocation`, one a broker.")],
 ) -> None:
     """Print one Markdown table that compares several runs."""
-    from device_sim.attack import report
+    with late_imports():
+        from device_sim.attack import report
 
     documents = []
     for path in files:

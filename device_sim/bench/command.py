@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from device_sim.driver import Driver
+from device_sim.late_imports import late_imports
 
 bench = typer.Typer(
     help="Benchmark a broker over TLS: conn, pub, sub. Clients have keys of their own (--fleet), or one for all.",
@@ -55,8 +56,9 @@ def conn(
 
     fleet-sim bench conn -h localhost -p 8883 -c 1000 -R 100 --fleet ./meters
     """
-    from device_sim.bench.benchmarking import benchmark, keyring, planned  # Late: `device_sim.cli`, rule 1.
-    from device_sim.bench.plan import Kind
+    with late_imports():
+        from device_sim.bench.benchmarking import benchmark, keyring, planned
+        from device_sim.bench.plan import Kind
 
     plan = planned(Kind.CONN, count, rate, interval, seconds=duration)
     ring = keyring(fleet, service, ca, cert, key, prefix, first)
@@ -80,8 +82,9 @@ def pub(
 
     fleet-sim bench pub -c 100 -R 100 -I 100 -q 1 -s 256 -t fleet/%g/%c/telemetry --fleet ./meters
     """
-    from device_sim.bench.benchmarking import benchmark, keyring, planned
-    from device_sim.bench.plan import Kind
+    with late_imports():
+        from device_sim.bench.benchmarking import benchmark, keyring, planned
+        from device_sim.bench.plan import Kind
 
     plan = planned(
         Kind.PUB, count, rate, interval, topic=topic, qos=qos, message_interval=message_interval, size=size,
@@ -104,8 +107,9 @@ def sub(
 
     fleet-sim bench sub -c 1 -q 1 -t 'fleet/#' --fleet ./meters --service
     """
-    from device_sim.bench.benchmarking import benchmark, keyring, planned
-    from device_sim.bench.plan import Kind
+    with late_imports():
+        from device_sim.bench.benchmarking import benchmark, keyring, planned
+        from device_sim.bench.plan import Kind
 
     plan = planned(Kind.SUB, count, rate, interval, topic=topic, qos=qos, limit=limit, seconds=duration)
     ring = keyring(fleet, service, ca, cert, key, prefix, first)

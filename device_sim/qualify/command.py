@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from device_sim.late_imports import late_imports
 from device_sim.qualify.placeholders import PLACEHOLDERS
 
 _HELP = f"Start the device with this command, for each stage anew. {' '.join(f'{{{name}}}' for name in PLACEHOLDERS)}"
@@ -35,6 +36,7 @@ def qualify_device(
     junit: Annotated[Path | None, typer.Option("--junit", help="Write the verdict to this JUnit XML file.")] = None,
 ) -> None:
     """Judge a device: verification, backoff, redelivery, renewal. Exit code 4: it sends data to strangers; 1: other."""
-    from device_sim.qualify.qualifying import judge_device  # Late: `device_sim.cli`, rule 1.
+    with late_imports():
+        from device_sim.qualify.qualifying import judge_device
 
     judge_device(exec_, only, show_list, client_id, host, port, server_name, directory, window, parallel, json, junit)

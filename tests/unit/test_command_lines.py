@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import broker.cli
 import device_sim.cli
 import provisioning.cli
+from device_sim.driver import Driver
 from provisioning.version import product_version
 from tests.support.provisioning import REPOSITORY
 
@@ -39,8 +40,13 @@ FREE_OF = {
 def ended(program: str, arguments: Iterable[str], **environment: str) -> tuple[str, set[str]]:
     """Return what a process of *program* prints, and the modules that it has imported, when it has ended well."""
     entry = f"import sys; sys.argv[0] = {program!r}; from {PACKAGES[program]}.__main__ import main; main()"
+    return told(entry, arguments, **environment)
+
+
+def told(code: str, arguments: Iterable[str] = (), **environment: str) -> tuple[str, set[str]]:
+    """Return what a process with *code* prints, and the modules that it has imported."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", entry, *arguments],
+        [sys.executable, "-X", "importtime", "-c", code, *arguments],
         cwd=REPOSITORY,
         env={**os.environ, **environment},
         capture_output=True,
@@ -83,3 +89,12 @@ def test_a_command_of_the_simulator_imports_what_it_needs_itself(command: str) -
     output, modules = ended("fleet-sim", command.split())
     assert word in output.split()
     assert not others & modules
+
+
+@pytest.mark.parametrize(("driver", "other"), [(Driver.PAHO, "device_sim.light_client"), (Driver.LIGHT, "paho")])
+def test_a_worker_of_a_run_imports_what_a_worker_needs(driver: Driver, other: str) -> None:
+    code = f"import device_sim.run.worker; from device_sim.driver import Driver; Driver({driver.value!r}).load()"
+    _, modules = told(code)
+    assert {"device_sim.run.part", "httpx"} <= modules
+    conductor = {"device_sim.cli", "device_sim.run.runner", "device_sim.results", "device_sim.stage", "device_sim.view"}
+    assert modules & (conductor | {"rich.console", "pygments.util", "typer", other}) == set()
