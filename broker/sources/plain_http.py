@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from provisioning.starting import importing
+
 if TYPE_CHECKING:
     import httpx
 
@@ -33,19 +35,24 @@ class PlainHttp:
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None = None
     ) -> AsyncIterator[httpx.Response]:
         """Yield the answer to a request, whose body is still to be read. Raises `HttpFailed`, also for that."""
-        import httpx
-
         if not url.startswith("http://"):
             raise HttpFailed("is no http:// URL")
-        if self._client is None:
-            # Anchors of the system would be read, for forty milliseconds, and never be used.
-            nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            self._client = httpx.AsyncClient(verify=nobody, timeout=self._timeout, trust_env=False)
+        client = self._client or self._open()
+        import httpx  # Which is there now.
+
         try:
-            async with self._client.stream(method, url, headers=headers, content=content) as response:
+            async with client.stream(method, url, headers=headers, content=content) as response:
                 yield response
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise HttpFailed(str(error) or type(error).__name__) from error
+
+    def _open(self) -> httpx.AsyncClient:
+        with importing():
+            import httpx
+        # Anchors of the system would be read, for forty milliseconds, and never be used.
+        nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._client = httpx.AsyncClient(verify=nobody, timeout=self._timeout, trust_env=False)
+        return self._client
 
     async def close(self) -> None:
         """Close the connections."""
