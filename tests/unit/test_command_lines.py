@@ -16,7 +16,7 @@ from tests.support.provisioning import REPOSITORY
 
 PROGRAMS = {"fleet-provisioning": provisioning.cli.app, "fleet-broker": broker.cli.app, "fleet-sim": device_sim.cli.app}
 HEAVY = {
-    "provisioning": {"sqlalchemy", "alembic", "fastapi", "uvicorn", "httpx", "pydantic"},
+    "provisioning": {"sqlalchemy", "alembic", "fastapi", "uvicorn", "httpx", "pydantic", "rich"},
     "broker": {"broker.connection", "broker.server", "structlog", "cryptography", "httpx", "pydantic"},
 }
 
