@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from broker.cli import app
+from provisioning.starting import importing
+
+with importing():
+    from broker.cli import app
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.admin.unix_socket import OFF, socket_path
+from provisioning.starting import importing
 from provisioning.version_option import version_option
 
 if TYPE_CHECKING:
@@ -83,9 +84,10 @@ def remote_options(
 
 
 def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -> AdminClient:
-    from broker.admin.client import AdminClient  # Late, as are the next ones: rule 3.
-    from broker.config import ConfigError
-    from provisioning.pki.tls import CredentialFiles
+    with importing():  # Late, as are the next ones: rule 3.
+        from broker.admin.client import AdminClient
+        from broker.config import ConfigError
+        from provisioning.pki.tls import CredentialFiles
 
     if _remote.url is None:
         return AdminClient.at_socket(_socket(socket, state_dir, config))
@@ -97,9 +99,10 @@ def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -
 @contextlib.contextmanager
 def admin_client(socket: Path | None, state_dir: Path | None, config: Path | None) -> Iterator[AdminClient]:
     """Yield a client of the broker that is meant; an error is one line and exit code 1."""
-    from broker.admin.client import BrokerUnreachable, RequestRefused
-    from broker.config import ConfigError
-    from provisioning.pki.tls import TlsConfigurationError
+    with importing():
+        from broker.admin.client import BrokerUnreachable, RequestRefused
+        from broker.config import ConfigError
+        from provisioning.pki.tls import TlsConfigurationError
 
     try:
         with _connect(socket, state_dir, config) as client:

@@ -18,6 +18,7 @@ from broker.audit_commands import audit_app
 from broker.crl_commands import crl_app
 from broker.policy_commands import policy
 from broker.reload_command import reload
+from provisioning.starting import importing
 from provisioning.version import product_version
 
 app = typer.Typer(
@@ -133,7 +134,8 @@ def run(
 ) -> None:
     """Run the broker until Ctrl-C or SIGTERM."""
     flags = {key: value for key, value in locals().items() if value is not None}
-    from broker.running import run_broker  # The broker: what takes a second to import.
+    with importing():
+        from broker.running import run_broker  # The broker: what takes a second to import.
 
     run_broker(flags, config, only_test=test_config)
 

@@ -26,6 +26,7 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from broker.own_certificate import CredentialError, read_certificate
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.pki.identity import InvalidIdentity, Role, identity_of
@@ -37,10 +38,6 @@ log = structlog.get_logger("broker")
 _RENEW_AT = 2 / 3
 _FIRST_PAUSE = 2.0
 _LONGEST_PAUSE = 300.0
-
-
-class CredentialError(Exception):
-    """The broker has no usable certificate and cannot get one; the text says why and what to do."""
 
 
 _RENEWAL_ERRORS = (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity, TlsConfigurationError, CredentialError)
@@ -158,23 +155,6 @@ class BrokerCredential:
             raise CredentialError(
                 f"{self._path} cannot be written: {error.strerror}; the new certificate is lost"
             ) from error
-
-
-def read_certificate(path: Path) -> x509.Certificate | None:
-    """Return the first certificate in the PEM file *path*, or None."""
-    try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-def own_trust_domain(path: Path) -> str | None:
-    """Return the trust domain of the broker's own certificate; None for one of a foreign CA, which names none."""
-    own = read_certificate(path)
-    try:
-        return identity_of(own).trust_domain if own is not None else None
-    except InvalidIdentity:
-        return None
 
 
 def _path_below_anchor(end_entity: x509.Certificate, candidates: list[x509.Certificate]) -> list[x509.Certificate]:

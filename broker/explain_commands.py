@@ -99,7 +99,7 @@ def _check_offline(pem: bytes, cafile: Path | None, config: Path | None) -> dict
     from broker.admission.freshness import Freshness
     from broker.admission.policy_file import load_policy
     from broker.config import ConfigError, load
-    from broker.credentials import own_trust_domain
+    from broker.own_certificate import own_trust_domain
     from broker.sources.trust_files import load_trust, read_anchors
     from provisioning.pki.revocation import RevocationIndex
 

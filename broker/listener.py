@@ -24,6 +24,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -40,9 +41,11 @@ from broker.tls_session import TlsSession, accept, open_tls
 from broker.transport import TlsTransport
 from broker.turn import Turn
 from broker.unsafe_plain import UnsafePeer, UnsafePlainSession
-from broker.websocket import WebSocket
 from provisioning.pki.identity import Identity
 from provisioning.pki.openssl import forget_sessions
+
+if TYPE_CHECKING:
+    from broker.websocket import WebSocket
 
 log = structlog.get_logger("broker")
 
@@ -108,6 +111,11 @@ class Listener:
         self._doors = doors
         self._own_limits = limits
         self._common = engine.limits
+        self._websocket: type[WebSocket] | None = None
+        if speaks is Speaks.WEBSOCKET:
+            from broker.websocket import WebSocket  # And with it wsproto and h11, for who has such a listener.
+
+            self._websocket = WebSocket
         self._held = limits(engine.limits)
         self._lobby = doors.open(loop, engine.turn, self._limits)
         self._rate = ConnectionRate(loop.time())
@@ -245,8 +253,8 @@ class Listener:
         transport = TlsTransport(
             self._loop, accepted, tls, address, engine.metrics, self._lobby, engine.turn, engine.limits.max_backlog
         )
-        if self._speaks is Speaks.WEBSOCKET:
-            websocket = WebSocket(transport, engine.metrics)
+        if self._websocket is not None:
+            websocket = self._websocket(transport, engine.metrics)
             websocket.serve(self._connection(websocket))
             transport.start(websocket)
             return

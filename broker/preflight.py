@@ -14,7 +14,7 @@ from functools import partial
 
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.config import BrokerConfig
-from broker.credentials import read_certificate
+from broker.own_certificate import read_certificate
 from broker.sources.anchor_copy import AnchorsNotFetched
 from broker.sources.trust_files import load_trust, read_anchors
 from provisioning.pki.crl import CrlRefused, parse, split

@@ -23,7 +23,7 @@ from broker.admin.unix_socket import AdminSocketError
 from broker.admission.policy_file import PolicyError
 from broker.audit.files import AuditError
 from broker.config import BrokerConfig, ConfigError, load
-from broker.credentials import CredentialError
+from broker.own_certificate import CredentialError
 from broker.plugins.errors import PluginError
 from broker.preflight import problems
 from broker.server import BrokerServer

@@ -34,11 +34,11 @@ from broker.audit.log import AuditLog
 from broker.audit.opening import NoAudit, open_audit
 from broker.coalescing import Coalescing
 from broker.config import BrokerConfig
-from broker.credentials import BrokerCredential, CredentialError, Enrolment, own_trust_domain
 from broker.engine import Engine
 from broker.listener import Doors, Listener, Speaks
 from broker.loop_lag import measure_lag
 from broker.mqtt.codes import ReasonCode
+from broker.own_certificate import CredentialError, own_trust_domain
 from broker.plugins.none import NoPlugins
 from broker.poller import Poller
 from broker.presence import Presence
@@ -54,7 +54,6 @@ from broker.reload.policy_change import enforce_at_start
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import Part
 from broker.reload.trust_change import ReloadedTrust, anchors_of, record_trust
-from broker.revocation_feed import RevocationFeed
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
@@ -65,9 +64,12 @@ from broker.sys_topics import INTERVAL, SysTopics
 from provisioning.pki.identity import parse_uri
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
+from provisioning.starting import importing
 
 if TYPE_CHECKING:
+    from broker.credentials import BrokerCredential
     from broker.plugins.program import Plugins
+    from broker.revocation_feed import RevocationFeed
 
 log = structlog.get_logger("broker")
 
@@ -179,6 +181,9 @@ class BrokerServer:
         config, clock = self._config, asyncio.get_running_loop().time
         if config.provisioning is None:
             return None
+        with importing():
+            from broker.revocation_feed import RevocationFeed  # And with it an HTTP client, for who has provisioning.
+
         return RevocationFeed(engine, config.provisioning, config.cafile, files, clock)
 
     def _engine(self, admission: Admission, loop: asyncio.AbstractEventLoop, anchor_urls: AnchorUrls) -> Engine:
@@ -210,6 +215,9 @@ class BrokerServer:
             return CredentialFiles(config.certfile, config.keyfile)
         if config.provisioning is None:
             raise CredentialError("no certificate: give certfile and keyfile, or provisioning")
+        with importing():
+            from broker.credentials import BrokerCredential, Enrolment  # And with it an EST client, for the same.
+
         token = config.token.get_secret_value() if config.token is not None else None
         if config.token_file is not None:
             try:

@@ -1,6 +1,9 @@
 """`python -m device_sim` is `fleet-sim`."""
 
-from device_sim.cli import main
+from provisioning.starting import importing
+
+with importing():
+    from device_sim.cli import main
 
 if __name__ == "__main__":
     main()

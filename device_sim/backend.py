@@ -75,6 +75,7 @@ class Backend:
         self._others = others
         self._told = arrived
         self._driver = driver
+        driver.load()
         self.connection: Link | None = None
         self.checks = {device: SequenceCheck() for device in devices}
         self.latency = Latency()

@@ -2,14 +2,16 @@
 
 Exit codes: 0 everything holds; 1 an error, or a check that failed; 2 wrong usage; 4 a security check failed;
 130 and 143 stopped by SIGINT or SIGTERM.
+
+Rules
+-----
+1. A command's file has its arguments; what it does is in a module of its own, which it imports when it is called
+   (`late_imports`): all of the simulator takes a second, for which neither ``--help`` nor a shell that completes a word
+   should wait, nor one command for what another needs (`tests/unit/test_command_lines.py`).
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -19,23 +21,18 @@ from device_sim.attack.command import attack, attack_table, revocation
 from device_sim.attack.doctor import doctor
 from device_sim.bench.command import bench
 from device_sim.ctl_command import ctl
-from device_sim.demo import DemoPlan, play
 from device_sim.enrol_command import enrol
-from device_sim.explanation import explained
 from device_sim.export_command import export
-from device_sim.interruption import Interruption, run
+from device_sim.late_imports import late_imports
 from device_sim.qualify.command import qualify_device
-from device_sim.report import ExitCode, Report
 from device_sim.report_command import report
 from device_sim.run_command import run_scenario, scenarios
-from device_sim.stage import Stage
-from device_sim.view import View
 from provisioning.version import product_version
 from provisioning.version_option import version_option
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 
@@ -74,28 +71,10 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
     """Enrol a fleet, stream, revoke, and try to break in: the whole product on loopback, judged at the end."""
-    view = View()
-    plan = DemoPlan(devices, seconds, seed)
-    outcome = ExitCode.ERROR
+    with late_imports():
+        from device_sim.demonstration import demonstrate
 
-    async def story(interruption: Interruption) -> None:
-        async def finished(found: Report, stage: Stage) -> None:
-            nonlocal outcome
-            outcome = found.exit_code
-            if as_json:
-                view.document(found)
-            else:
-                view.summary(found)
-            if keep:
-                view.directions(_directions(stage))
-                await interruption.wait()
-
-        with _workplace(directory) as workplace:
-            await play(plan, workplace, view, finished)
-
-    with explained(view):
-        run(story)
-    raise typer.Exit(outcome)
+    demonstrate(devices, seconds, seed, keep, directory, as_json)
 
 
 app.command()(enrol)
@@ -110,36 +89,3 @@ app.command()(report)
 def main() -> None:
     """Run the command line."""
     app()
-
-
-@contextmanager
-def _workplace(directory: Path | None) -> Iterator[Path]:
-    if directory is not None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if any(directory.iterdir()):
-            raise typer.BadParameter(f"--dir {directory}: it is not empty; name one that is, or that does not exist")
-        yield directory.absolute()
-        return
-    temporary = Path(tempfile.mkdtemp(prefix="fleetgate-demo-"))
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary)
-
-
-def _directions(stage: Stage) -> str:
-    credentials = stage.directory / "credentials"
-    provisioning = stage.directory / "provisioning"
-    return f"""
-Service and broker run until Ctrl-C:
-
-  provisioning   {stage.provisioning_url}   CRL and CA certificates: {stage.http_url}
-  broker         mqtts://{stage.broker.host}:{stage.broker.port}
-  trust anchors  {stage.anchors}
-  credentials    {credentials}/{{device,service,revoked,expired}}.{{crt,key}}, {provisioning}/operator.{{crt,key}}
-  logs           {stage.directory / "logs"}
-
-Receive everything:
-
-  mosquitto_sub -V 5 -h localhost -p {stage.broker.port} -t 'fleet/#' -i backend-me --cafile {stage.anchors} \\
-    --cert {credentials}/service.crt --key {credentials}/service.key -v"""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from device_sim.explanation import explained
-from device_sim.interruption import Interruption, run
+from device_sim.late_imports import late_imports
 from device_sim.report import ExitCode
-from device_sim.run.control import tell
 from device_sim.run.order import ORDERS
-from device_sim.view import View
+
+if TYPE_CHECKING:
+    from device_sim.interruption import Interruption
 
 
 def ctl(
@@ -26,6 +26,12 @@ def ctl(
 
     fleet-sim ctl rate x10
     """
+    with late_imports():
+        from device_sim.explanation import explained
+        from device_sim.interruption import run
+        from device_sim.run.control import tell
+        from device_sim.view import View
+
     view = View()
 
     async def story(_: Interruption) -> tuple[bool, str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from device_sim.client import Connection
-from device_sim.light_client import LightConnection
-from device_sim.link import Open
+if TYPE_CHECKING:
+    from device_sim.link import Open
 
 
 class Driver(StrEnum):
@@ -15,7 +15,17 @@ class Driver(StrEnum):
     PAHO = "paho"
     LIGHT = "light"
 
+    def load(self) -> None:
+        """Import it now, and not while the first device connects."""
+        _ = self.open
+
     @property
     def open(self) -> Open:
         """How it opens a connection."""
-        return LightConnection.open if self is Driver.LIGHT else Connection.open
+        if self is Driver.LIGHT:
+            from device_sim.light_client import LightConnection  # Late: a process speaks with one of the two.
+
+            return LightConnection.open
+        from device_sim.client import Connection
+
+        return Connection.open

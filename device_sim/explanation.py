@@ -1,6 +1,7 @@
 """From an error to a sentence and an exit code: the one place where the command line translates.
 
-What a user can do something about becomes one line; a bug keeps its traceback.
+What a user can do something about becomes one line; a bug keeps its traceback. Which errors those are is looked up when
+there is one: their modules are most of the simulator, and a command that ends well need not have them all.
 """
 
 from __future__ import annotations
@@ -10,29 +11,33 @@ from contextlib import contextmanager
 
 import typer
 
-from device_sim.certification import UnusableAuthority
-from device_sim.fleet_directory import FleetUnusable
-from device_sim.foreign_process import ServerMissing
 from device_sim.interruption import Interrupted
-from device_sim.link import NotConnected, SubscriptionRefused
-from device_sim.processes import ChildFailed
 from device_sim.report import ExitCode
-from device_sim.results.document import UnreadableReport
-from device_sim.run.control import Unreachable
-from device_sim.tls_dial import NotAdmitted
 from device_sim.view import View
-from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
-from provisioning.client.operator import RequestRefused, ServiceUnavailable
-from provisioning.pki.identity import InvalidIdentity
-from provisioning.pki.keys import KeyFileError
-from provisioning.pki.tls import TlsConfigurationError
 
-_EXPECTED = (
-    ChildFailed, EnrolmentRefused, EnrolmentUnavailable, FleetUnusable, InvalidIdentity, KeyFileError, NotAdmitted,
-    NotConnected, RequestRefused, ServerMissing, ServiceUnavailable, SubscriptionRefused, TlsConfigurationError,
-    UnreadableReport, Unreachable, UnusableAuthority,
-    OSError,
-)  # fmt: skip
+
+def _expected() -> tuple[type[Exception], ...]:
+    """Return the classes of errors that a user can do something about."""
+    from device_sim.certification import UnusableAuthority
+    from device_sim.fleet_directory import FleetUnusable
+    from device_sim.foreign_process import ServerMissing
+    from device_sim.link import NotConnected, SubscriptionRefused
+    from device_sim.processes import ChildFailed
+    from device_sim.results.document import UnreadableReport
+    from device_sim.run.control import Unreachable
+    from device_sim.tls_dial import NotAdmitted
+    from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
+    from provisioning.client.operator import RequestRefused, ServiceUnavailable
+    from provisioning.pki.identity import InvalidIdentity
+    from provisioning.pki.keys import KeyFileError
+    from provisioning.pki.tls import TlsConfigurationError
+
+    return (
+        ChildFailed, EnrolmentRefused, EnrolmentUnavailable, FleetUnusable, InvalidIdentity, KeyFileError, NotAdmitted,
+        NotConnected, RequestRefused, ServerMissing, ServiceUnavailable, SubscriptionRefused, TlsConfigurationError,
+        UnreadableReport, Unreachable, UnusableAuthority,
+        OSError,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -45,11 +50,11 @@ def explained(view: View, hint: str = "") -> Iterator[None]:
         if hint:
             view.said(hint)
         raise typer.Exit(error.exit_code) from None
-    except _EXPECTED as error:
+    except _expected() as error:
         view.failed(error)
         raise typer.Exit(ExitCode.ERROR) from None
     except BaseExceptionGroup as group:
-        expected, unexpected = group.split(_EXPECTED)
+        expected, unexpected = group.split(_expected())
         if unexpected is not None or expected is None:
             raise
         for leaf in _leaves(expected):

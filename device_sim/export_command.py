@@ -1,28 +1,13 @@
-"""`fleet-sim export`: a fleet as files for other tools, and nothing of it that is revoked.
-
-Every tool that can give each client a certificate of its own wants the same three things: a directory of pairs, the
-trust anchors, and a list. `clients.csv` is for those that read rows (JMeter, k6, Locust), `devices/` for those that
-read a directory (mqload of this repository).
-
-Rules
------
-1. Private keys are copied with mode 0600 into a directory of mode 0700; nothing is overwritten.
-"""
+"""`fleet-sim export`: a fleet as files for other tools (`device_sim.export`)."""
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from device_sim.explanation import explained
-from device_sim.fleet_directory import FleetDirectory, FleetUnusable, write_whole
-from device_sim.view import View
-
-_COLUMNS = ("client_id", "group", "certificate", "key", "telemetry_topic", "command_filter")
+from device_sim.late_imports import late_imports
 
 
 def export(
@@ -36,6 +21,12 @@ def export(
 
     fleet-sim export ./meters ./for-others
     """
+    with late_imports():
+        from device_sim.explanation import explained
+        from device_sim.export import export_fleet
+        from device_sim.fleet_directory import FleetDirectory
+        from device_sim.view import View
+
     view = View()
     with explained(view):
         count = export_fleet(FleetDirectory.read(fleet), output, devices)
@@ -46,36 +37,3 @@ def export(
         f"  mqload -p 8883 -a {output}/ca-bundle.crt -D {output}/devices -n {count}\n"
         f"  JMeter, k6, Locust: one row a client in {output}/clients.csv"
     )
-
-
-def export_fleet(fleet: FleetDirectory, output: Path, most: int | None = None) -> int:
-    """Write *fleet* into *output*; return how many devices. Raises `FleetUnusable`."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FleetUnusable(f"{output} is not empty: name a directory that is, or that does not exist")
-    names = fleet.devices[:most]
-    if not names:
-        raise FleetUnusable(f"{fleet.path} has no device that can be used: enrol some")
-    directory = output / "devices"
-    output.mkdir(mode=0o700, parents=True, exist_ok=True)
-    output.chmod(0o700)
-    directory.mkdir(mode=0o700)
-    rows = io.StringIO()
-    table = csv.writer(rows, lineterminator="\n")
-    table.writerow(_COLUMNS)
-    for name in names:
-        credential, group = fleet.credential(name), fleet.entries[name].identity.group or ""
-        certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
-        write_whole(certificate, credential.certificate_pem)
-        write_whole(key, credential.key_pem)
-        own = f"fleet/{group}/{name}"
-        table.writerow([name, group, certificate.absolute(), key.absolute(), f"{own}/telemetry", f"{own}/cmd/#"])
-    service = fleet.credential(fleet.service)
-    for name, content in (
-        ("service.crt", service.certificate_pem),
-        ("service.key", service.key_pem),
-        ("service.id", f"{fleet.service}\n".encode()),
-        ("ca-bundle.crt", fleet.anchors.read_bytes()),
-        ("clients.csv", rows.getvalue().encode()),
-    ):
-        write_whole(output / name, content)
-    return len(names)

@@ -7,12 +7,7 @@ from typing import Annotated
 
 import typer
 
-from device_sim.explanation import explained
-from device_sim.results.comparison import comparison_of, comparison_page
-from device_sim.results.document import read
-from device_sim.results.page import page_of
-from device_sim.results.summary import summary_of
-from device_sim.view import View
+from device_sim.late_imports import late_imports
 
 
 def report(
@@ -26,6 +21,14 @@ def report(
 
     fleet-sim report monday.json tuesday.json --html change.html
     """
+    with late_imports():
+        from device_sim.explanation import explained
+        from device_sim.results.comparison import comparison_of, comparison_page
+        from device_sim.results.document import read
+        from device_sim.results.page import page_of
+        from device_sim.results.summary import summary_of
+        from device_sim.view import View
+
     view = View()
     with explained(view):
         document = read(run)

@@ -1,63 +1,23 @@
-"""`fleet-sim run` and `fleet-sim scenarios`: a scenario against a broker, judged and reported."""
+"""The arguments of `fleet-sim run` and `fleet-sim scenarios`; what the former does is in `device_sim.playing`."""
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
-import json
-import shutil
-import tempfile
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from device_sim.descriptors import TooFewDescriptors, have
+from device_sim.contestant import Contestant
 from device_sim.driver import Driver
-from device_sim.endpoint import endpoint_of
-from device_sim.enrolling import enrol_fleet, names_of
-from device_sim.evidence import Given, presenting
-from device_sim.explanation import explained
-from device_sim.fleet_directory import FleetDirectory, Origin
-from device_sim.interruption import Interruption, run
-from device_sim.mosquitto_stage import mosquitto
-from device_sim.report import ExitCode
-from device_sim.results.document import Document, document_of
-from device_sim.results.files import write_all
-from device_sim.results.summary import summary_of
-from device_sim.run.control import listening
-from device_sim.run.live import RunState
-from device_sim.run.manner import Manner, loopback_addresses, sources_for
-from device_sim.run.runner import Run
-from device_sim.run.target import Impossible, Target, operator_of
-from device_sim.scenario.catalogue import built_in, find
-from device_sim.scenario.model import InvalidScenario, Scenario
-from device_sim.stage import BrokerStarted, fleetgate, raised
-from device_sim.tls_dial import Endpoint
-from device_sim.view import Progress, View
-from provisioning.client.est import EstClient
-
-_DEFAULT_PORT = 8883
-_ENROLLING_AT_ONCE = 16
-_GROUP = "meters"
-
-
-class Contestant(StrEnum):
-    """Which broker a self-hosted run starts."""
-
-    FLEETGATE = "fleetgate"
-    MOSQUITTO = "mosquitto"
-
-
-_STARTED: dict[Contestant, BrokerStarted] = {Contestant.FLEETGATE: fleetgate, Contestant.MOSQUITTO: mosquitto}
+from device_sim.late_imports import late_imports
 
 
 def scenarios() -> None:
     """List the built-in scenarios."""
+    with late_imports():
+        from device_sim.scenario.catalogue import built_in
+        from device_sim.view import View
+
     view = View()
     for name, scenario in built_in().items():
         view.result(f"{name:<16} {scenario.devices:>5} devices  {scenario.summary}")
@@ -110,98 +70,10 @@ def run_scenario(
     Exit codes: 0 all thresholds hold; 1 error; 2 usage; 3 the generator was the bottleneck; 4 somebody got in, or was
     kept out wrongly; 99 a threshold is crossed; 130 ended by Ctrl-C.
     """
-    view = View()
-    try:
-        chosen = _changed(find(scenario), devices, seed)
-        have(chosen.connections)
-    except (InvalidScenario, TooFewDescriptors) as error:
-        view.failed(error)
-        raise typer.Exit(ExitCode.USAGE) from None
-    if self_hosted == (fleet is not None):
-        raise typer.BadParameter("say where to run: --self-hosted, or --fleet DIR with --broker HOST:PORT")
-    if fleet is not None and against is not Contestant.FLEETGATE:
-        raise typer.BadParameter("--against is for --self-hosted; a broker of yours is named by --broker")
+    with late_imports():
+        from device_sim.playing import play
 
-    async def story(interruption: Interruption) -> Document:
-        where = _self_hosted(chosen, against, view) if fleet is None else _on(fleet, broker, server_name)
-        async with where as target:
-            addresses = _sources(target.broker, sources, chosen.devices)
-            played = Run(chosen, target, Manner(driver, workers, addresses, hybrid_key_exchange))
-            view.chapter(f"{chosen.name}: {chosen.summary or f'{chosen.devices} devices'}")
-            async with listening(played.obey, view.said), view.watching(lambda: RunState.of(played)):
-                return document_of(await played.play(interruption))
-
-    with explained(view):
-        try:
-            document = run(story)
-        except Impossible as error:
-            view.failed(error)
-            raise typer.Exit(ExitCode.USAGE) from None
-        if output is not None:
-            for path in write_all(document, output):
-                view.said(f"written: {path}")
-    if as_json:
-        view.result(json.dumps(document, indent=1))
-    else:
-        view.show(summary_of(document))
-    raise typer.Exit(document["exit_code"])
-
-
-def _sources(broker: Endpoint, asked: int, devices: int) -> tuple[str, ...]:
-    if ipaddress.ip_address(broker.host).is_loopback:
-        return loopback_addresses(asked or sources_for(devices))
-    if asked > 1:
-        raise typer.BadParameter("--sources: loopback addresses reach a broker on this machine only; leave it out")
-    return ()
-
-
-def _changed(scenario: Scenario, devices: int | None, seed: int | None) -> Scenario:
-    given = {"devices": devices, "seed": seed}
-    return scenario.model_copy(update={key: value for key, value in given.items() if value is not None})
-
-
-@asynccontextmanager
-async def _on(directory: Path, broker: str, server_name: str | None) -> AsyncIterator[Target]:
-    fleet = FleetDirectory.read(directory)
-    endpoint = await _endpoint(broker, server_name)
-    async with operator_of(fleet) as operator:
-        yield Target(endpoint, fleet, fleet.origin.provisioning_url, operator, broker_name=broker)
-
-
-@asynccontextmanager
-async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> AsyncIterator[Target]:
-    view.chapter("Provisioning and broker start, the fleet enrols")
-    directory = Path(tempfile.mkdtemp(prefix="fleetgate-run-"))
-    try:
-        async with raised(directory, view.said, _STARTED[against]) as stage, asyncio.TaskGroup() as watchers:
-            watching = watchers.create_task(stage.watch(), name="watch the stage")
-            anchors = stage.anchors.read_text()
-            origin = Origin(stage.provisioning_url, stage.operator_credential)
-            fleet = FleetDirectory.create(directory / "fleet", origin, anchors, "backend")
-            names, started = names_of("meter", scenario.devices), time.monotonic()
-
-            def enrolling() -> Progress:
-                return Progress("enrolled", len(fleet.devices), len(names), time.monotonic() - started)
-
-            async with (
-                view.watching(enrolling),
-                EstClient(stage.provisioning_url, stage.anchors, connections=1) as est,
-                presenting(
-                    Given(life=scenario.certificate_life), _GROUP, stage.provisioning_url, stage.anchors,
-                    stage.operator, _ENROLLING_AT_ONCE,
-                ) as evidence,
-            ):  # fmt: skip
-                await enrol_fleet(fleet, names, stage.operator, est, evidence, _ENROLLING_AT_ONCE, lambda: None)
-            hosted = stage.hosted
-            yield Target(stage.broker, fleet, stage.provisioning_url, stage.operator, hosted.restart, hosted.name)
-            watching.cancel()
-    finally:
-        shutil.rmtree(directory)
-
-
-async def _endpoint(broker: str, server_name: str | None) -> Endpoint:
-    host, _, port = broker.rpartition(":") if ":" in broker else (broker, "", str(_DEFAULT_PORT))
-    host = host.strip("[]")
-    if not port.isdecimal():
-        raise typer.BadParameter(f"--broker {broker}: write HOST or HOST:PORT")
-    return await endpoint_of(host, int(port), server_name)
+    play(
+        scenario, fleet, broker, server_name, self_hosted, against, devices, seed, sources, driver, workers,
+        hybrid_key_exchange, output, as_json,
+    )  # fmt: skip

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -24,10 +24,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from device_sim.intruders import Finding, Outcome
-from device_sim.latency import LatencySummary
 from device_sim.report import Check, Report
-from device_sim.revocation_trial import Cut
+
+if TYPE_CHECKING:
+    from device_sim.intruders import Finding
+    from device_sim.latency import LatencySummary
+    from device_sim.revocation_trial import Cut
 
 _PICTURE_SECONDS = 0.25
 _LINE_SECONDS = 3.0
@@ -170,6 +172,8 @@ class View:
 
     def findings(self, findings: Sequence[Finding]) -> None:
         """Show how each intruder was received."""
+        from device_sim.intruders import Outcome  # Late: every command has a view, and only the demo has intruders.
+
         table = Table(box=None, padding=(0, 2))
         for heading in ("", "a device that", "was refused by", "ms"):
             table.add_column(heading, justify="right" if heading == "ms" else "left")

@@ -41,9 +41,9 @@ from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import admits
 from broker.admin.sessions import InvalidSelection, Selection, SessionView
 from broker.admin.trust import anchors_of, trust_document
-from broker.credentials import read_certificate
 from broker.engine import Engine
 from broker.listener import Listener
+from broker.own_certificate import read_certificate
 from broker.reload.crl_trial import NoListsUsed, try_lists
 from broker.reload.parts import Candidate, ProposedAnchors
 from broker.reload.reloader import Reloader

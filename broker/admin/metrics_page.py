@@ -36,10 +36,10 @@ from prometheus_client.registry import Collector
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import admits
 from broker.admin.survey import Survey, Surveyor, bounded
-from broker.credentials import read_certificate
 from broker.engine import Engine
 from broker.histogram import Histogram
 from broker.metrics import Metrics
+from broker.own_certificate import read_certificate
 from provisioning.version import product_version
 
 PREFIX = "fleet_broker"

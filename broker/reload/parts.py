@@ -22,10 +22,10 @@ from typing import Any, Protocol
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import DEFAULT_POLICY_FILE, parse_policy, read_policy
 from broker.config import BrokerConfig
-from broker.credentials import read_certificate
 from broker.engine import Engine
 from broker.limits import Limits
 from broker.listener import Listener
+from broker.own_certificate import read_certificate
 from broker.reload.policy_change import change, preview
 from broker.reload.report import Effects, Part
 from broker.sources.staple import Staple

@@ -27,7 +27,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import structlog
 
 from broker.config import BrokerConfig
@@ -166,6 +165,8 @@ def fetch_missing(config: BrokerConfig) -> None:
 
 async def _get(followed: Followed) -> bytes | None:
     """Return what the URL answers; None: what it did the last time. Raises `_Unfetched`."""
+    import httpx  # Late: for who has such a URL.
+
     settings = followed.settings
     url = settings.anchors_url or ""
     headers = {"Accept": _ACCEPT, "Accept-Encoding": "identity"}

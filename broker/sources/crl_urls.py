@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import httpx
 import structlog
 
 from broker.sources.crl_intake import CrlIntake
+from broker.sources.plain_http import NOT_MODIFIED, OK, HttpFailed, PlainHttp
 from provisioning.pki.crl import CrlProblem
 
 log = structlog.get_logger("broker")
@@ -73,7 +73,7 @@ class CrlUrls:
         self._clock = clock
         self._followed: dict[str, _Followed] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False)
+        self._http = PlainHttp(_TIMEOUT)
         self.follow(urls)
 
     def follow(self, urls: Iterable[str]) -> list[str]:
@@ -99,7 +99,7 @@ class CrlUrls:
                 self._intake.alarm()
                 await asyncio.sleep(_LOOK)
         finally:
-            await self._client.aclose()
+            await self._http.close()
 
     async def fetch_due(self) -> None:
         """Fetch what is due now."""
@@ -159,10 +159,10 @@ class CrlUrls:
             if followed.modified:
                 headers["If-Modified-Since"] = followed.modified
         try:
-            async with self._client.stream("GET", url, headers=headers) as response:
-                if response.status_code == httpx.codes.NOT_MODIFIED:
+            async with self._http.asked("GET", url, headers) as response:
+                if response.status_code == NOT_MODIFIED:
                     return None
-                if response.status_code != httpx.codes.OK:
+                if response.status_code != OK:
                     raise _Unfetched(f"HTTP status {response.status_code}")
                 chunks, size = [], 0
                 async for chunk in response.aiter_bytes():
@@ -172,5 +172,5 @@ class CrlUrls:
                     chunks.append(chunk)
                 received = response.headers
                 return _Fetched(b"".join(chunks), received.get("ETag", ""), received.get("Last-Modified", ""))
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _Unfetched(f"cannot be fetched: {str(error) or type(error).__name__}") from error
+        except HttpFailed as error:
+            raise _Unfetched(f"cannot be fetched: {error}") from error

@@ -7,7 +7,6 @@ import structlog
 from broker.admission.freshness import FeedTerms, Freshness
 from broker.config import BrokerConfig
 from broker.trust_settings import StatusPolicy, TrustSettings
-from provisioning.client.feed import HEARTBEAT, SILENT_HEARTBEATS
 
 log = structlog.get_logger("broker")
 
@@ -30,6 +29,8 @@ def feed_freshness(config: BrokerConfig) -> Freshness:
 def feed_terms(policy: StatusPolicy) -> FeedTerms:
     """Return how closely *policy* wants the feed to be followed."""
     if policy.grace == 0:
+        from provisioning.client.feed import HEARTBEAT, SILENT_HEARTBEATS  # And with it what who has a feed needs.
+
         return FeedTerms(HEARTBEAT * SILENT_HEARTBEATS, strict=True, policy="require")
     return FeedTerms(policy.grace or 0.0, always=policy.grace is None, policy=str(policy))
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
-import httpx
 from cryptography import x509
 
+from broker.sources.plain_http import OK, HttpFailed, PlainHttp
 from provisioning.pki.ocsp import Answer, OcspRefused, Question, ask, read_answer
 
 PATIENCE = 2.5
@@ -29,7 +29,7 @@ class OcspHttp:
     """Connections to responders."""
 
     def __init__(self) -> None:
-        self._client = httpx.AsyncClient(timeout=PATIENCE, trust_env=False)
+        self._http = PlainHttp(PATIENCE)
 
     async def ask(
         self, url: str, certificate: x509.Certificate, issuer: x509.Certificate, *, nonce: bool = True
@@ -41,14 +41,14 @@ class OcspHttp:
                 der = await self._post(url, question)
         except TimeoutError as error:
             raise OcspUnreachable(f"no answer within {PATIENCE:g} s") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise OcspUnreachable(f"cannot be asked: {str(error) or type(error).__name__}") from error
+        except HttpFailed as error:
+            raise OcspUnreachable(f"cannot be asked: {error}") from error
         return read_answer(der, question, certificate, issuer, datetime.now(UTC)), der
 
     async def _post(self, url: str, question: Question) -> bytes:
         headers = {"Content-Type": "application/ocsp-request", "Accept": "application/ocsp-response"}
-        async with self._client.stream("POST", url, content=question.der, headers=headers) as response:
-            if response.status_code != httpx.codes.OK:
+        async with self._http.asked("POST", url, headers, question.der) as response:
+            if response.status_code != OK:
                 raise OcspUnreachable(f"HTTP status {response.status_code}")
             body = b""
             async for chunk in response.aiter_bytes():
@@ -59,4 +59,4 @@ class OcspHttp:
 
     async def close(self) -> None:
         """Ask nobody any more."""
-        await self._client.aclose()
+        await self._http.close()

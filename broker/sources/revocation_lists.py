@@ -12,6 +12,7 @@ from broker.sources.crl_files import CrlFiles
 from broker.sources.crl_intake import CrlIntake
 from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient
+from provisioning.starting import importing
 
 
 class RevocationLists:
@@ -58,3 +59,7 @@ class RevocationLists:
     def _set_asker(self, config: BrokerConfig) -> None:
         asks = config.has_crls or config.has_ocsp or any(each.has_crls or each.has_ocsp for each in config.trust)
         self._admission.asker = self._asker if asks else None
+        fetches = config.all_crl_urls or config.has_ocsp or config.crl_from_certificates
+        if fetches or any(each.has_ocsp or each.crl_from_certificates for each in config.trust):
+            with importing():
+                import httpx  # noqa: F401 - now, and not while the first client waits at the door

@@ -35,8 +35,8 @@ from cryptography import x509
 
 from broker.admission.bundle import is_issued_by
 from broker.config import BrokerConfig
-from broker.credentials import read_certificate
 from broker.engine import Engine
+from broker.own_certificate import read_certificate
 from broker.sources.ocsp_http import PATIENCE, OcspHttp
 from provisioning.pki import openssl
 from provisioning.pki.ocsp import Answer, OcspRefused, responders

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from device_sim.descriptors import SPARE
 from device_sim.report import ExitCode
@@ -198,6 +197,8 @@ def doctor(
     sources: Annotated[int, typer.Option("--sources", min=1, help="From how many source addresses.")] = 1,
 ) -> None:
     """Check whether this machine can carry a fleet, and say what to do where it cannot. Exit code 1: it cannot."""
+    from rich.console import Console  # Late: `device_sim.cli`, rule 1.
+
     console = Console(width=None if sys.stdout.isatty() else 200)
     findings = examine(look(), devices, sources)
     style = {State.OK: "green", State.ADVICE: "yellow", State.PROBLEM: "bold red"}

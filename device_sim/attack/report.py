@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import ssl
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +19,23 @@ from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
 
 SCHEMA = 1
+_WIDTH = 200
 _STYLE = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red", Verdict.SKIP: "dim"}
+
+
+def console(file: object) -> Console:
+    """Return a console on *file*, wide where that is no terminal."""
+    terminal = getattr(file, "isatty", lambda: False)()
+    return Console(file=file, width=None if terminal else _WIDTH)  # type: ignore[arg-type]
+
+
+def environment() -> dict[str, str]:
+    """Return what a reader of the outcome must know of this machine."""
+    return {
+        "python": platform.python_version(),
+        "openssl": ssl.OPENSSL_VERSION,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
 
 
 def line(outcome: Outcome) -> str:

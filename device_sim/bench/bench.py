@@ -154,6 +154,7 @@ class Bench:
         self._endpoint = endpoint
         self._terms = terms
         self._driver = driver
+        driver.load()
         self._sources = sources
         self._context = client_context(keyring.anchors, keyring.common, classic_key_exchange=True)
         self._clients = [

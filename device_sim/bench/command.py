@@ -1,30 +1,14 @@
-"""`fleet-sim bench`: a benchmark of any broker, with the options that people know from emqtt-bench."""
+"""The arguments of `fleet-sim bench`, which people know from emqtt-bench; what it does is in `benchmarking`."""
 
 from __future__ import annotations
 
-import ipaddress
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from broker.mqtt.codes import ProtocolVersion
-from device_sim.bench.bench import Bench
-from device_sim.bench.keyring import FleetKeyring, Keyring, OnePair
-from device_sim.bench.plan import InvalidPlan, Kind, Plan
-from device_sim.bench.show import Meter, document, summary
-from device_sim.descriptors import TooFewDescriptors, have
 from device_sim.driver import Driver
-from device_sim.endpoint import endpoint_of
-from device_sim.explanation import explained
-from device_sim.fleet_directory import FleetDirectory
-from device_sim.interruption import Interruption, run
-from device_sim.link import Terms
-from device_sim.report import ExitCode
-from device_sim.run.manner import loopback_addresses, sources_for
-from device_sim.view import View
-from provisioning.pki.tls import CredentialFiles
+from device_sim.late_imports import late_imports
 
 bench = typer.Typer(
     help="Benchmark a broker over TLS: conn, pub, sub. Clients have keys of their own (--fleet), or one for all.",
@@ -72,9 +56,13 @@ def conn(
 
     fleet-sim bench conn -h localhost -p 8883 -c 1000 -R 100 --fleet ./meters
     """
-    plan = _planned(Kind.CONN, count, rate, interval, seconds=duration)
-    ring = _keyring(fleet, service, ca, cert, key, prefix, first)
-    _bench(plan, ring, host, port, server_name, version, keepalive, driver, as_json)
+    with late_imports():
+        from device_sim.bench.benchmarking import benchmark, keyring, planned
+        from device_sim.bench.plan import Kind
+
+    plan = planned(Kind.CONN, count, rate, interval, seconds=duration)
+    ring = keyring(fleet, service, ca, cert, key, prefix, first)
+    benchmark(plan, ring, host, port, server_name, version, keepalive, driver, as_json)
 
 
 @bench.command()
@@ -94,12 +82,16 @@ def pub(
 
     fleet-sim bench pub -c 100 -R 100 -I 100 -q 1 -s 256 -t fleet/%g/%c/telemetry --fleet ./meters
     """
-    plan = _planned(
+    with late_imports():
+        from device_sim.bench.benchmarking import benchmark, keyring, planned
+        from device_sim.bench.plan import Kind
+
+    plan = planned(
         Kind.PUB, count, rate, interval, topic=topic, qos=qos, message_interval=message_interval, size=size,
         retain=retain, limit=limit, seconds=duration,
     )  # fmt: skip
-    ring = _keyring(fleet, service, ca, cert, key, prefix, first)
-    _bench(plan, ring, host, port, server_name, version, keepalive, driver, as_json)
+    ring = keyring(fleet, service, ca, cert, key, prefix, first)
+    benchmark(plan, ring, host, port, server_name, version, keepalive, driver, as_json)
 
 
 @bench.command()
@@ -115,66 +107,10 @@ def sub(
 
     fleet-sim bench sub -c 1 -q 1 -t 'fleet/#' --fleet ./meters --service
     """
-    plan = _planned(Kind.SUB, count, rate, interval, topic=topic, qos=qos, limit=limit, seconds=duration)
-    ring = _keyring(fleet, service, ca, cert, key, prefix, first)
-    _bench(plan, ring, host, port, server_name, version, keepalive, driver, as_json)
+    with late_imports():
+        from device_sim.bench.benchmarking import benchmark, keyring, planned
+        from device_sim.bench.plan import Kind
 
-
-def _planned(
-    kind: Kind, count: int, rate: float | None, interval: int, *, topic: str = "", qos: int = 0,
-    message_interval: int = 1000, size: int = 256, retain: bool = False, limit: int = 0, seconds: float = 0.0,
-) -> Plan:  # fmt: skip
-    try:
-        return Plan(
-            kind, count, rate or 1000.0 / interval, topic, qos, message_interval / 1000.0, size, retain, limit, seconds
-        )
-    except InvalidPlan as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-def _keyring(
-    fleet: Path | None, service: bool, ca: Path | None, cert: Path | None, key: Path | None, prefix: str, first: int
-) -> Keyring:
-    if (fleet is None) == (ca is None):
-        raise typer.BadParameter("say as whom: --fleet DIR, or --cacertfile with --certfile and --keyfile")
-    if ca is not None:
-        if (cert is None) != (key is None):
-            raise typer.BadParameter("--certfile and --keyfile go together: name both")
-        return OnePair(ca, CredentialFiles(cert, key) if cert is not None and key is not None else None, prefix, first)
-    view = View()
-    with explained(view):
-        return FleetKeyring(FleetDirectory.read(fleet or Path()), service)
-    raise typer.Exit(ExitCode.ERROR)
-
-
-def _bench(
-    plan: Plan, keyring: Keyring, host: str, port: int, server_name: str | None, version: int, keepalive: int,
-    driver: Driver, as_json: bool,
-) -> None:  # fmt: skip
-    view = View()
-    terms = Terms(seconds_alive=keepalive, version=ProtocolVersion(version))
-
-    async def story(interruption: Interruption) -> Bench:
-        endpoint = await endpoint_of(host, port, server_name)
-        loopback = ipaddress.ip_address(endpoint.host).is_loopback
-        sources = loopback_addresses(sources_for(plan.clients)) if loopback else ()
-        played = Bench(plan, keyring, endpoint, terms, driver, sources)
-        meter = Meter(played)
-        async with view.watching(lambda: meter):
-            await played.run(interruption)
-        return played
-
-    with explained(view):
-        try:
-            have(plan.clients)
-            figures = run(story).figures
-        except (InvalidPlan, TooFewDescriptors) as error:
-            view.failed(error)
-            raise typer.Exit(ExitCode.USAGE) from None
-    if as_json:
-        view.result(json.dumps(document(plan, figures), indent=1))
-    else:
-        view.show(summary(plan, figures))
-    if figures.refused or figures.admitted.count < plan.clients:
-        raise typer.Exit(ExitCode.ERROR)
-    raise typer.Exit(ExitCode.INVALID if figures.invalid else ExitCode.OK)
+    plan = planned(Kind.SUB, count, rate, interval, topic=topic, qos=qos, limit=limit, seconds=duration)
+    ring = keyring(fleet, service, ca, cert, key, prefix, first)
+    benchmark(plan, ring, host, port, server_name, version, keepalive, driver, as_json)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Protocol
 
 from device_sim.foreign_process import stop
+from device_sim.qualify.placeholders import PLACEHOLDERS
 
-PLACEHOLDERS = ("host", "port", "cafile", "crl", "cert", "key", "client_id", "topic", "commands", "est_url", "dir")
 _GRACE = 2.0
 
 

@@ -6,11 +6,10 @@ Handles: ``status``, ``revoke 5%``, ``storm 100%``, ``rate x10``, ``pause``, ``r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from device_sim.scenario.stages import Revoke, Stage, Storm
-from device_sim.scenario.values import BY_HAND
+if TYPE_CHECKING:
+    from device_sim.scenario.stages import Revoke, Stage, Storm
 
 ORDERS = "status, revoke 5%, storm 100%, rate x10, pause, resume, stop"
 _FASTEST, _SLOWEST = 1000.0, 0.001
@@ -57,6 +56,8 @@ _PLAIN: dict[str, Order] = {"status": Status(), "pause": Pause(True), "resume": 
 
 def parse(text: str) -> Order:
     """Return the order that *text* gives. Raises `InvalidOrder`."""
+    from device_sim.scenario.stages import Revoke, Storm  # Late: `fleet-sim ctl` names orders and reads none.
+
     text = text.strip()
     match text.split():
         case [word] if word in _PLAIN:
@@ -74,6 +75,10 @@ def parse(text: str) -> Order:
 
 
 def _stage(kind: type[Revoke | Storm], fields: dict[str, str], text: str) -> Stage:
+    from pydantic import ValidationError
+
+    from device_sim.scenario.values import BY_HAND
+
     try:
         return kind.model_validate(fields, context=BY_HAND)
     except ValidationError as error:

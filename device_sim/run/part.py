@@ -144,6 +144,7 @@ class Part:
 
     async def _open(self) -> None:
         anchors = self._target.fleet.anchors
+        self._manner.driver.load()
         gc.collect()
         self._memory_before = resident_memory()
         surroundings = Surroundings(

@@ -1,120 +1,16 @@
-"""A worker process: runs one part of a fleet, as the conductor says (`dialogue`). Started by `workers` only.
-
-Rules
------
-1. The conductor's end is the worker's end: when its standard input closes, whatever it was doing is cancelled. After
-   its last words it waits for that, and then lets its devices say goodbye.
-2. It reports its state each second, asked or not; standard output has nothing but the dialogue, logs go to stderr.
-"""
+"""A worker process. Started by `workers` only."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
-from contextlib import AsyncExitStack
 
-import uvloop
+from provisioning.starting import importing
 
-from device_sim.backend import Backend
-from device_sim.fleet_directory import FleetDirectory
-from device_sim.keep_alive import KeepAlive
-from device_sim.run import dialogue
-from device_sim.run.dialogue import Begin, Change, Ended, Finish, Job, Outcome, Play, Ready, State, Stop
-from device_sim.run.manner import commander_of
-from device_sim.run.part import Part
-from device_sim.run.target import Target, operator_of
+with importing():
+    import uvloop
 
-_STATE_SECONDS = 1.0
-_ACKNOWLEDGEMENTS = "fleet/+/+/ack"
-
-
-class Worker:
-    """The worker's side of the dialogue."""
-
-    def __init__(self, orders: asyncio.StreamReader, reports: asyncio.StreamWriter) -> None:
-        self._orders = orders
-        self._reports = reports
-
-    async def run(self) -> None:
-        """Do as told, until told to finish or until the conductor is gone."""
-        job = await self._next()
-        if not isinstance(job, Job):
-            raise TypeError(f"a job comes first, not {job!r}")
-        async with AsyncExitStack() as stack:
-            part = await stack.enter_async_context(await _part(job, stack))
-            self._say(Ready())
-            async with asyncio.TaskGroup() as tasks:
-                reporting: asyncio.Task[None] | None = None
-                while True:
-                    match await self._next():
-                        case Begin() as begin:
-                            await part.begin(begin.started)
-                            reporting = tasks.create_task(self._report(part), name="report")
-                        case Play() as play:
-                            tasks.create_task(self._play(part, play), name=f"stage {play.number}")
-                        case Stop():
-                            part.stop()
-                        case Change() as change:
-                            part.change(change.rate, change.paused)
-                        case Finish():
-                            break
-                        case other:
-                            raise TypeError(f"not now: {other!r}")
-                outcome = await part.finish()
-                if reporting is not None:
-                    reporting.cancel()
-            self._say(State(state=part.state()))
-            self._say(Outcome(outcome=outcome))
-            await self._reports.drain()
-            # Devices leave when the conductor has counted: until then nothing may change any more.
-            await self._orders.read()
-
-    async def _play(self, part: Part, play: Play) -> None:
-        await part.play(play.number, play.stage)
-        self._say(Ended(request=play.request))
-
-    async def _report(self, part: Part) -> None:
-        while True:
-            await asyncio.sleep(_STATE_SECONDS)
-            self._say(State(state=part.state()))
-
-    async def _next(self) -> dialogue.Order:
-        text = await self._orders.readline()
-        if not text:
-            raise EOFError("the conductor is gone")
-        return dialogue.order(text)
-
-    def _say(self, said: dialogue.Report) -> None:
-        self._reports.write(dialogue.line(said))
-
-
-async def _part(job: Job, stack: AsyncExitStack) -> Part:
-    fleet = stack.enter_context(FleetDirectory.read(job.fleet).joined())
-    operator = await stack.enter_async_context(operator_of(fleet))
-    target = Target(job.broker, fleet, fleet.origin.provisioning_url, operator)
-    commander = None
-    if any(stage.kind == "command" for stage in job.scenario.stages):
-        part_names = job.share.names(fleet.devices[: job.scenario.devices])
-        commander = Backend(commander_of(fleet.service, job.share), part_names, driver=job.manner.driver, others=True)
-        context = fleet.credential(fleet.service).context(fleet.anchors)
-        keep_alive = await stack.enter_async_context(KeepAlive())
-        await commander.connect(job.broker, context, keep_alive, _ACKNOWLEDGEMENTS)
-        stack.push_async_callback(commander.close)
-    return Part(job.scenario, target, job.manner, job.share, commander)
-
-
-async def _main() -> None:
-    loop = asyncio.get_running_loop()
-    orders = asyncio.StreamReader(dialogue.LONGEST_LINE)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sys.stdout)
-    reports = asyncio.StreamWriter(transport, protocol, None, loop)
-    try:
-        await Worker(orders, reports).run()
-    finally:
-        reports.close()
-
+    from device_sim.run.working import work
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_main())
+        runner.run(work())

@@ -33,7 +33,16 @@ PATIENCE = 60.0
 _IMPORTED = {
     # What `run`, `serve`, `init` and the commands import when they are called, `serve` when it is asked for an
     # operator's call, and what their libraries do then, too.
-    "broker": ("broker.cli", "broker.running", "uvloop", "httpcore", "sqlite3", "anyio._backends._asyncio"),
+    "broker": (
+        "broker.cli",
+        "broker.running",
+        "broker.credentials",
+        "broker.revocation_feed",
+        "uvloop",
+        "httpcore",
+        "sqlite3",
+        "anyio._backends._asyncio",
+    ),
     "provisioning": (
         "provisioning.cli",
         "provisioning.server",

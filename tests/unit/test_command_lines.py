@@ -1,9 +1,14 @@
-"""What the three command lines have alike: their version, and a start that waits for nothing that it does not need."""
+"""What the three command lines have alike: their version, and a start that waits for nothing that it does not need.
+
+Which modules a process has imported, it tells itself: ``python -X importtime`` names each.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
 from typer.testing import CliRunner
@@ -11,14 +16,46 @@ from typer.testing import CliRunner
 import broker.cli
 import device_sim.cli
 import provisioning.cli
+from device_sim.driver import Driver
 from provisioning.version import product_version
 from tests.support.provisioning import REPOSITORY
 
 PROGRAMS = {"fleet-provisioning": provisioning.cli.app, "fleet-broker": broker.cli.app, "fleet-sim": device_sim.cli.app}
+PACKAGES = {"fleet-provisioning": "provisioning", "fleet-broker": "broker", "fleet-sim": "device_sim"}
 HEAVY = {
-    "provisioning": {"sqlalchemy", "alembic", "fastapi", "uvicorn", "httpx", "pydantic", "rich"},
-    "broker": {"broker.connection", "broker.server", "structlog", "cryptography", "httpx", "pydantic"},
+    "fleet-provisioning": {"sqlalchemy", "alembic", "fastapi", "uvicorn", "httpx", "rich.console"},
+    "fleet-broker": {"broker.connection", "broker.server", "structlog", "cryptography", "httpx"},
+    "fleet-sim": {"asyncio", "broker", "cryptography", "device_sim.view", "httpx", "paho", "cbor2", "hdrh"},
 }
+CLIENTS = {"httpx", "paho", "hdrh"}
+# What its answer has, and what it can do without.
+FREE_OF = {
+    "scenarios": ("smoke", CLIENTS | {"device_sim.run.runner", "device_sim.demo", "device_sim.attack.catalogue"}),
+    "doctor --devices 1": ("ports", CLIENTS | {"asyncio", "cryptography", "broker", "device_sim.attack.catalogue"}),
+    "attack --list": ("1-good", {"paho", "cbor2", "hdrh", "device_sim.attack.nats_target", "device_sim.demo"}),
+    "qualify --list": ("server-expired", {"paho", "cbor2", "hdrh", "device_sim.attack.catalogue", "device_sim.demo"}),
+}
+
+
+def ended(program: str, arguments: Iterable[str], **environment: str) -> tuple[str, set[str]]:
+    """Return what a process of *program* prints, and the modules that it has imported, when it has ended well."""
+    entry = f"import sys; sys.argv[0] = {program!r}; from {PACKAGES[program]}.__main__ import main; main()"
+    return told(entry, arguments, **environment)
+
+
+def told(code: str, arguments: Iterable[str] = (), **environment: str) -> tuple[str, set[str]]:
+    """Return what a process with *code* prints, and the modules that it has imported."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return done.stdout, {line.rpartition("|")[2].strip() for line in lines}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -27,10 +64,37 @@ def test_each_program_says_its_version(program: str) -> None:
     assert (done.exit_code, done.output) == (0, f"{program} {product_version()}\n")
 
 
-@pytest.mark.parametrize("package", HEAVY)
-def test_help_version_and_the_shell_s_completion_wait_for_no_heavy_library(package: str) -> None:
-    program = f"import sys, {package}.cli; print({HEAVY[package]!r} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout == "set()\n"
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_and_version_wait_for_no_heavy_library(program: str, flag: str) -> None:
+    output, modules = ended(program, [flag])
+    assert program in output
+    assert PACKAGES[program] in modules
+    assert not (HEAVY[program] | {"pydantic"}) & modules
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_shell_s_completion_waits_for_no_heavy_library(program: str) -> None:
+    variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
+    asked = {variable: "complete_bash", "COMP_WORDS": f"{program} ver", "COMP_CWORD": "1"}
+    output, modules = ended(program, [], **asked)
+    assert output.split() == ["version"]
+    assert PACKAGES[program] in modules
+    assert not HEAVY[program] & modules
+
+
+@pytest.mark.parametrize("command", FREE_OF)
+def test_a_command_of_the_simulator_imports_what_it_needs_itself(command: str) -> None:
+    word, others = FREE_OF[command]
+    output, modules = ended("fleet-sim", command.split())
+    assert word in output.split()
+    assert not others & modules
+
+
+@pytest.mark.parametrize(("driver", "other"), [(Driver.PAHO, "device_sim.light_client"), (Driver.LIGHT, "paho")])
+def test_a_worker_of_a_run_imports_what_a_worker_needs(driver: Driver, other: str) -> None:
+    code = f"import device_sim.run.worker; from device_sim.driver import Driver; Driver({driver.value!r}).load()"
+    _, modules = told(code)
+    assert {"device_sim.run.part", "httpx"} <= modules
+    conductor = {"device_sim.cli", "device_sim.run.runner", "device_sim.results", "device_sim.stage", "device_sim.view"}
+    assert modules & (conductor | {"rich.console", "pygments.util", "typer", other}) == set()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.credentials import read_certificate
 from broker.mqtt.codes import ReasonCode
+from broker.own_certificate import read_certificate
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.enrolled import enrol
 from tests.support.pki import Pki

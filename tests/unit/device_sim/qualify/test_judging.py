@@ -12,8 +12,8 @@ from broker.mqtt.packets import Publish
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify import judging
 from device_sim.qualify.attempt import Attempt, pauses
-from device_sim.qualify.command import exit_code
 from device_sim.qualify.enrolment_stand import Asked
+from device_sim.qualify.qualifying import exit_code
 from device_sim.qualify.run import _outcome
 from device_sim.report import ExitCode
 

@@ -1,0 +1,173 @@
+"""What `fleet-sim enrol` does: make a fleet with real identities, continue one that was interrupted, or end it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from device_sim.certification import CertificateAuthority
+from device_sim.enrolling import certify_fleet, end_fleet, enrol_fleet, names_of
+from device_sim.evidence import Given, presenting, ways_of
+from device_sim.explanation import explained
+from device_sim.fleet_directory import FleetDirectory, FleetUnusable, Origin
+from device_sim.interruption import Interruption, run
+from device_sim.view import Progress, View
+from provisioning.client.enrolment import EnrolmentOperatorClient
+from provisioning.client.est import EstClient
+from provisioning.pki.identity import check_name
+from provisioning.pki.tls import CredentialFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the devices get in, as the options say it: *names* joined by ``+``, and the files that some ways need."""
+
+    names: str
+    claim: Path | None
+    manufacturer_cert: Path | None
+    manufacturer_key: Path | None
+    approve: bool
+
+
+def enrol_or_end(
+    directory: Path,
+    devices: int,
+    group: str,
+    prefix: str,
+    way: Way,
+    provisioning: str | None,
+    cafile: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    ca_cert: Path | None,
+    ca_key: Path | None,
+    trust_domain: str,
+    parallel: int,
+    cleanup: bool,
+) -> None:
+    """Make the fleet in *directory*, or continue with it; *cleanup*: end it. Raises `typer.Exit`."""
+    view = View()
+    with explained(view, f"What is enrolled is kept: run the same command again to continue in {directory}"):
+        if cleanup:
+            _end(view, directory, parallel)
+            return
+        check_name("group", group)
+        names = names_of(check_name("prefix", prefix), devices)
+        authority = _authority("--ca-cert", ca_cert, "--ca-key", ca_key)
+        manufacturer = _authority(
+            "--manufacturer-cert", way.manufacturer_cert, "--manufacturer-key", way.manufacturer_key
+        )
+        try:
+            given = Given(ways_of(way.names), _pair(way.claim), manufacturer, way.approve)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        fleet = _fleet(directory, authority, provisioning, cafile, _operator(cert, key))
+        before = sum(name in fleet.entries for name in names)
+        if before:
+            view.said(f"{before} of {devices} are in {directory} already")
+
+        async def story(_: Interruption) -> None:
+            started = time.monotonic()
+            done = 0
+
+            def enrolled() -> None:
+                nonlocal done
+                done += 1
+
+            def state() -> Progress:
+                return Progress("enrolled", before + done, devices, time.monotonic() - started, counted_from=before)
+
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(view.watching(state))
+                if authority is not None:
+                    await certify_fleet(fleet, names, group, trust_domain, authority, enrolled)
+                    return
+                operator = await stack.enter_async_context(_client(fleet))
+                url = fleet.origin.provisioning_url or ""
+                est = await stack.enter_async_context(EstClient(url, fleet.anchors, connections=1))
+                evidence = await stack.enter_async_context(
+                    presenting(given, group, url, fleet.anchors, operator, parallel)
+                )
+                await enrol_fleet(fleet, names, operator, est, evidence, parallel, enrolled)
+
+        run(story)
+        view.result(f"{len(fleet.devices)} devices in {directory}; next: fleet-sim run smoke --fleet {directory} …")
+
+
+def _end(view: View, directory: Path, parallel: int) -> None:
+    fleet = FleetDirectory.read(directory)
+    total = sum(not entry.revoked for entry in fleet.entries.values())
+    done = 0
+
+    def revoked() -> None:
+        nonlocal done
+        done += 1
+
+    async def story(_: Interruption) -> None:
+        started = time.monotonic()
+        async with AsyncExitStack() as stack:
+            operator = None
+            if fleet.origin.provisioning_url is not None:
+                operator = await stack.enter_async_context(_client(fleet))
+                await stack.enter_async_context(
+                    view.watching(lambda: Progress("revoked", done, total, time.monotonic() - started))
+                )
+            await end_fleet(fleet, operator, parallel, revoked)
+
+    run(story)
+    view.result(f"{done} revoked, {directory} removed" if done else f"{directory} removed")
+
+
+def _authority(
+    certificate_option: str, certificate: Path | None, key_option: str, key: Path | None
+) -> CertificateAuthority | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise typer.BadParameter(f"{certificate_option} and {key_option} go together: name both")
+    return CertificateAuthority.load(certificate, key)
+
+
+def _pair(both: Path | None) -> CredentialFiles | None:
+    return None if both is None else CredentialFiles(both, both)
+
+
+def _operator(certificate: Path | None, key: Path | None) -> CredentialFiles | None:
+    if certificate is None or key is None:
+        return None
+    # A later run is started elsewhere, perhaps.
+    return CredentialFiles(certificate.absolute(), key.absolute())
+
+
+def _fleet(
+    directory: Path,
+    authority: CertificateAuthority | None,
+    url: str | None,
+    cafile: Path | None,
+    operator: CredentialFiles | None,
+) -> FleetDirectory:
+    if FleetDirectory.exists(directory):
+        fleet = FleetDirectory.read(directory)
+        if (authority is None) != (fleet.origin.provisioning_url is not None):
+            raise FleetUnusable(f"{directory} was enrolled the other way: continue with the options it was made with")
+        return fleet
+    service = f"backend-{secrets.token_hex(3)}"
+    if authority is not None:
+        return FleetDirectory.create(directory, Origin(), authority.pem, service)
+    if url is None or cafile is None or operator is None:
+        raise typer.BadParameter(
+            "a new fleet needs --provisioning, --cafile, --cert and --key, or --ca-cert and --ca-key"
+        )
+    return FleetDirectory.create(directory, Origin(url, operator), cafile.read_text(), service)
+
+
+def _client(fleet: FleetDirectory) -> EnrolmentOperatorClient:
+    origin = fleet.origin
+    if origin.provisioning_url is None or origin.operator is None:
+        raise FleetUnusable(f"{fleet.path} was made from a CA: there is no service to ask")
+    return EnrolmentOperatorClient(origin.provisioning_url, fleet.anchors, origin.operator)

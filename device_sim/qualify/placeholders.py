@@ -1,0 +1,5 @@
+"""What is filled into the command that starts a device under test."""
+
+from __future__ import annotations
+
+PLACEHOLDERS = ("host", "port", "cafile", "crl", "cert", "key", "client_id", "topic", "commands", "est_url", "dir")

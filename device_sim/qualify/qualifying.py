@@ -1,0 +1,137 @@
+"""What `fleet-sim qualify` does: judge a device or firmware by what it does when broker and enrolment misbehave."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from device_sim.attack import report
+from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.interruption import Interrupted, Interruption
+from device_sim.interruption import run as run_story
+from device_sim.qualify.device import BadCommand, Device, Hardware, Program
+from device_sim.qualify.judging import SENDS_NOTHING
+from device_sim.qualify.papers import Papers
+from device_sim.qualify.run import Bench, qualify
+from device_sim.qualify.stages import NoSuchStage, Stage, pick
+from device_sim.report import ExitCode
+from provisioning.pki.identity import InvalidIdentity
+from provisioning.pki.keys import KeyFileError
+
+_KIND = "qualify"
+
+
+def judge_device(
+    command: str | None,
+    only: list[str] | None,
+    show_list: bool,
+    client_id: str,
+    host: str,
+    port: int,
+    server_name: list[str] | None,
+    directory: Path | None,
+    window: float,
+    parallel: int,
+    json: Path | None,
+    junit: Path | None,
+) -> None:
+    """Judge what *command* starts, or whatever connects; *show_list*: only list the stages. Raises `typer.Exit`."""
+    try:
+        stages = pick(only or ())
+        device: Device = Program(command) if command is not None else Hardware()
+        papers = Papers(client_id, [host, "localhost", *(server_name or ())])
+    except (NoSuchStage, BadCommand, InvalidIdentity) as error:
+        raise typer.BadParameter(str(error)) from None
+    if directory is not None and directory.exists():
+        raise typer.BadParameter(f"--dir {directory} exists: give a new directory")
+    out, err = report.console(sys.stdout), report.console(sys.stderr)
+    if show_list:
+        for stage in stages:
+            out.print(f"{stage.name:24}{stage.description}", soft_wrap=True, markup=False, highlight=False)
+        return
+
+    async def story(_interruption: Interruption) -> list[Outcome]:
+        with ExitStack() as stack:
+            if directory is None:
+                place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-sim-qualify-")))
+            else:
+                place = directory
+                place.mkdir(mode=0o700, parents=True)
+            bench = Bench(papers, device, place, host, port, window)
+            if isinstance(device, Hardware):
+                papers.write(place)
+                _instruct(err, bench)
+            live = _Live(err, len(stages))
+            return await qualify(bench, stages, parallel, live.begins, live.told)
+
+    raise typer.Exit(_finished(story, out, err, client_id, json, junit))
+
+
+class _Live:
+    """A line for each stage that begins, and on a terminal one for each verdict."""
+
+    def __init__(self, err: Console, count: int) -> None:
+        self._err = err
+        self._count = count
+        self._number = 0
+
+    def begins(self, stage: Stage) -> None:
+        """Say that *stage* begins."""
+        self._number += 1
+        text = f"[{self._number}/{self._count}] {stage.name}: {stage.description}"
+        self._err.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def told(self, outcome: Outcome) -> None:
+        """Tell of one line of the verdict; elsewhere than on a terminal all come at the end."""
+        if self._err.is_terminal:
+            self._err.print(f"  {report.line(outcome)}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _instruct(err: Console, bench: Bench) -> None:
+    err.print(
+        f"Let the device connect to {bench.host}:{bench.port} as {bench.papers.identity.name}, and leave it so; with\n"
+        f"  trust anchor  {bench.directory / 'ca.crt'}\n"
+        f"  certificate   {bench.directory / 'device.crt'}\n"
+        f"  key           {bench.directory / 'device.key'}",
+        soft_wrap=True, markup=False, highlight=False,
+    )  # fmt: skip
+
+
+def _finished(
+    story: Callable[[Interruption], Coroutine[Any, Any, list[Outcome]]],
+    out: Console,
+    err: Console,
+    name: str,
+    json: Path | None,
+    junit: Path | None,
+) -> int:
+    """Run *story*, write what was asked for, and return the exit code."""
+    try:
+        outcomes = run_story(story)
+        report.show(out, f"{_KIND} {name}", outcomes, headings=("a device should …", "it did"))
+        if json is not None:
+            report.write_json(json, report.as_dict(_KIND, name, outcomes, report.environment()))
+        if junit is not None:
+            report.write_junit(junit, _KIND, name, outcomes)
+    except Interrupted as error:
+        err.print(f"fleet-sim: {error}", style="red", markup=False)
+        return error.exit_code
+    except (BadCommand, KeyFileError, OSError) as error:
+        err.print(f"fleet-sim: {error}", style="red", markup=False, soft_wrap=True)
+        return ExitCode.ERROR
+    return exit_code(outcomes)
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> ExitCode:
+    """Return the worst: data for strangers, then any other failure."""
+    failed = [outcome.name for outcome in outcomes if outcome.verdict is Verdict.FAIL]
+    if any(name.endswith(SENDS_NOTHING) for name in failed):
+        return ExitCode.SECURITY
+    return ExitCode.ERROR if failed else ExitCode.OK
