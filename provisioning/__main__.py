@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from provisioning.cli import main
+from provisioning.starting import importing
+
+with importing():
+    from provisioning.cli import main
 
 if __name__ == "__main__":
     main()

@@ -16,7 +16,7 @@ import typer
 
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
-from provisioning.service_command import errors, fail, print_document
+from provisioning.service_command import fail, print_document, say
 
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
@@ -147,7 +147,7 @@ def show(line: str) -> None:
 
 def show_aside(line: str) -> None:
     """Print a line for people where the result is for programs."""
-    errors.print(line, markup=False)
+    say(line)
 
 
 def now() -> datetime:

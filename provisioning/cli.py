@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from provisioning import (
     approval_commands,
@@ -37,9 +36,11 @@ from provisioning import (
     renewal_commands,
     token_commands,
 )
-from provisioning.ceremony_command import PassphraseFile, PinFile
+from provisioning.ceremony_command import PassphraseFile, PinFile, now
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.service_command import Json, print_document
+from provisioning.named_command import named_in
+from provisioning.service_command import Json, fail, print_document, say
+from provisioning.starting import importing
 from provisioning.version import product_version
 from provisioning.version_option import version_option
 
@@ -88,8 +89,6 @@ def about(*, version: Annotated[bool, version_option("fleet-provisioning")] = Fa
     del version  # Has been answered, if it was asked.
 
 
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
-
 Directory = Annotated[
     Path | None, typer.Option("--dir", help="The service's directory (default: fleet).", show_default=False)
 ]
@@ -103,7 +102,7 @@ def main() -> NoReturn:
     """Run the command line and exit."""
     try:
         try:
-            app(prog_name="fleet-provisioning")
+            named_in(app, sys.argv[1:])(prog_name="fleet-provisioning")
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # Who read the output has had enough, as head does: nothing to say, to nobody.
@@ -130,10 +129,9 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (ConfigurationError, Refused) as error:
-        errors.print(f"fleet-provisioning: {error}", markup=False)
-        raise typer.Exit(1) from error
+        raise fail(str(error)) from error
     except KeyboardInterrupt as error:
-        errors.print("fleet-provisioning: stopped")
+        say("fleet-provisioning: stopped")
         raise typer.Exit(130) from error
 
 
@@ -176,11 +174,11 @@ def init(
       fleet-provisioning init --dir /var/lib/fleet --passphrase-file /etc/fleet/passphrase --server-name ca.example.org
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     # Each command imports what it needs: `--help` and the API commands start without the server.
-    from provisioning.authority import found
-    from provisioning.files import ISSUING_CA, OPERATOR
-    from provisioning.logs import configure_logging
-    from provisioning.own_credentials import DEFAULT_SERVER_NAMES
-    from provisioning.server import utc_now
+    with importing():
+        from provisioning.authority import found
+        from provisioning.files import ISSUING_CA, OPERATOR
+        from provisioning.logs import configure_logging
+        from provisioning.own_credentials import DEFAULT_SERVER_NAMES
 
     configure_logging()
     with explained():
@@ -192,7 +190,7 @@ def init(
             signer=signer,
             pkcs11_pin_file=pin_file,
         )
-        files = asyncio.run(found(settings, server_name or DEFAULT_SERVER_NAMES, utc_now))
+        files = asyncio.run(found(settings, server_name or DEFAULT_SERVER_NAMES, now))
     if as_json:
         made = {"directory": files.directory, "trust_anchors": files.bundle, "operator_key": files.key(OPERATOR)}
         certificates = {"operator": files.certificate(OPERATOR), "issuing_ca": files.certificate(ISSUING_CA)}
@@ -243,8 +241,9 @@ def serve(
       fleet-provisioning serve --dir /var/lib/fleet --host 0.0.0.0 --public-listener \\
         --public-http-url http://ca.example.org:8080
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    from provisioning.logs import configure_logging
-    from provisioning.server import serve as serve_until_stopped
+    with importing():
+        from provisioning.logs import configure_logging
+        from provisioning.server import serve as serve_until_stopped
 
     configure_logging()
     with explained():

@@ -50,7 +50,12 @@ class ProfileSettings(BaseModel):
 class Settings(BaseSettings):
     """Everything that can be configured, with its default."""
 
-    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        extra="forbid",
+        frozen=True,
+        defer_build=True,  # What is used is most often what `load_settings` makes of it.
+    )
 
     directory: Path = Path("fleet")
     host: str = "127.0.0.1"

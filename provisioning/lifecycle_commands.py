@@ -15,11 +15,11 @@ from provisioning.service_command import (
     Connection,
     Json,
     connected,
-    errors,
     print_json,
     print_table,
     progress,
     read_lines,
+    say,
     shown_time,
 )
 
@@ -101,9 +101,7 @@ def revoke(
             _print_revoked(found)
         kept = [each for each in found if each.reason != reason or (since and each.invalidity_date != since)]
         if kept:
-            errors.print(
-                f"fleet-provisioning: revoked before, with the reason and date shown: {len(kept)} of {len(found)}"
-            )
+            say(f"fleet-provisioning: revoked before, with the reason and date shown: {len(kept)} of {len(found)}")
 
     connection.run(command)
 
@@ -122,7 +120,7 @@ async def _in_steps(
                 advance(len(step))
         finally:
             if 0 < done < len(lines):
-                errors.print(f"fleet-provisioning: the first {done} of {len(lines)} lines are revoked")
+                say(f"fleet-provisioning: the first {done} of {len(lines)} lines are revoked")
     return revoked
 
 
@@ -172,7 +170,7 @@ def resume(
             print_json(found)
             return
         if not found:
-            errors.print("fleet-provisioning: nothing was suspended")
+            say("fleet-provisioning: nothing was suspended")
             return
         print_table(
             ("serial", "device", "released", "sequence"),

@@ -19,10 +19,11 @@ from provisioning.service_command import (
     Connection,
     Json,
     connected,
-    errors,
     print_document,
     print_json,
     print_table,
+    progress_bar,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -51,20 +52,18 @@ def import_devices(
       fleet-provisioning group create west --way listed+token --way listed
       fleet-provisioning listed import west --file meters.csv
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    from rich.progress import Progress  # Late: `provisioning.service_command`, rule 3.
-
     wrong = 0
 
     async def command(client: EnrolmentOperatorClient) -> None:
         nonlocal wrong
         new = replaced = 0
-        with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        with progress_bar() as progress:
             task = progress.add_task("devices", total=None)
             for batch in _batches(file):
                 outcome = await client.list_devices(group, [(name, key) for _, name, key in batch])
                 new, replaced, wrong = new + outcome.new, replaced + outcome.replaced, wrong + len(outcome.errors)
                 for error in outcome.errors:
-                    errors.print(f"{file}:{batch[error.index][0]}: {error.detail}", markup=False)
+                    say(f"{file}:{batch[error.index][0]}: {error.detail}")
                 progress.advance(task, len(batch))
         if as_json:
             print_document({"new": new, "replaced": replaced, "wrong": wrong})

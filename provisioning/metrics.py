@@ -14,9 +14,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
-from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from provisioning.errors import Code, Refused
@@ -121,19 +123,17 @@ class PartsCollector:
         yield from (number, entries, ends)
 
 
-def metrics_routes(page: Callable[[], Awaitable[bytes]], exposure: MetricsExposure) -> APIRouter:
+def metrics_routes(page: Callable[[], Awaitable[bytes]], exposure: MetricsExposure) -> list[Route]:
     """Return the route of the plain port, which answers with *page*; none if metrics are off."""
-    router = APIRouter(include_in_schema=False)
     if exposure is MetricsExposure.OFF:
-        return router
+        return []
 
-    @router.get("/metrics")
     async def read(request: Request) -> Response:
         if exposure is MetricsExposure.LOOPBACK and not _from_this_machine(request):
             raise Refused(Code.NOT_FOUND, "there is nothing here")
         return Response(await page(), media_type=CONTENT_TYPE_LATEST)
 
-    return router
+    return [Route("/metrics", read)]
 
 
 def _from_this_machine(request: Request) -> bool:

@@ -29,13 +29,13 @@ from provisioning.service_command import (
     Connection,
     Json,
     connected,
-    errors,
     print_document,
     print_facts,
     print_json,
     print_table,
     progress,
     read_lines,
+    say,
     shown_time,
 )
 
@@ -110,13 +110,13 @@ def create_token(
         numbered = "" if token.id is None else f" {token.id}"
         said = f"One-time token{numbered} for {whom}, until {shown_time(token.expires_at)}:"
         if output is not None:
-            errors.print(f"{said} {output}", markup=False)
+            say(f"{said} {output}")
             if as_json:  # The token is in the file and nowhere else.
                 print_document(token.model_dump(mode="json", exclude={"token"}) | {"file": str(output)})
         elif as_json:
             print_json(token)
         else:
-            errors.print(said, markup=False)
+            say(said)
             sys.stdout.write(f"{token.token}\n")
 
     connection.run(command)
@@ -168,7 +168,7 @@ def create_batch(
                     advance(len(tokens))
             finally:
                 if 0 < written < (total or 0):
-                    errors.print(f"fleet-provisioning: the first {written} of {total} tokens are in {output}")
+                    say(f"fleet-provisioning: the first {written} of {total} tokens are in {output}")
         if as_json:
             print_document({"tokens": written, "file": str(output)})
         else:

@@ -37,45 +37,22 @@ from typing import Final
 
 import structlog
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
-from provisioning.api.administration import EnrolmentAdministration
-from provisioning.api.application import new_application
-from provisioning.api.approvals import router as approval_router
-from provisioning.api.claims import router as claim_router
-from provisioning.api.device_lists import router as device_list_router
-from provisioning.api.est import EstResponder
-from provisioning.api.feed import feed_routes
-from provisioning.api.groups import router as group_router
+from provisioning.api import est
+from provisioning.api.application import answering, new_application
 from provisioning.api.health import Readiness, health_routes
-from provisioning.api.idempotency import AnswerBook
-from provisioning.api.inventory import router as inventory_router
-from provisioning.api.lifecycle import router as lifecycle_router
-from provisioning.api.manufacturers import router as manufacturer_router
+from provisioning.api.late import LateApplication
 from provisioning.api.ocsp import OcspEndpoint
-from provisioning.api.operator_checks import OperatorChecks
-from provisioning.api.operator_roles import router as operator_role_router
-from provisioning.api.operators import OperatorServices
-from provisioning.api.operators import router as operator_router
 from provisioning.api.relying import relying_party_routes
-from provisioning.api.renewals import public_router as renewal_info_router
-from provisioning.api.renewals import router as renewal_router
-from provisioning.api.tokens import router as token_router
-from provisioning.api.whole_revocations import RevocationResponder
+from provisioning.api.whole_requests import WholeRequests
 from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority
 from provisioning.config import Settings
 from provisioning.connection_protocol import ConnectionProtocol, PeerCertificateProtocol
-from provisioning.enrolment.approvals import ApprovalService
-from provisioning.enrolment.claims import ClaimService
-from provisioning.enrolment.device_list import DeviceListService
-from provisioning.enrolment.groups import GroupService
-from provisioning.enrolment.manufacturers import ManufacturerService
-from provisioning.enrolment.operator_roles import OperatorRoleService
-from provisioning.enrolment.renewal_info import RenewalService
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.token_retention import TokenRetention
-from provisioning.enrolment.tokens import TokenService
 from provisioning.enrolment.webhook import Webhooks
 from provisioning.enrolment_trust import EnrolmentTrust
 from provisioning.errors import ConfigurationError, Refused
@@ -93,6 +70,7 @@ from provisioning.revocation.feed import FeedEvent, RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.service import Changed, RevocationService
 from provisioning.revocation.suspension import SuspensionService
+from provisioning.starting import importing
 from provisioning.store import announcements, schema
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
@@ -102,8 +80,18 @@ from provisioning.worker_place import WorkerPlace
 log = structlog.get_logger(__name__)
 
 _GRACE_SECONDS: Final = 10
+_LATE_SECONDS: Final = 10
 _SWITCH_SECONDS: Final = 0.0005
 """A thread may keep the interpreter so long from the one that writes: other workers wait for what that one holds."""
+_OF_WORKERS: Final = (
+    "psycopg",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "uvloop",
+    "provisioning.store.company",
+    "provisioning.api.operator_application",
+    "provisioning.api.whole_revocations",
+)
+"""What each of several workers needs sooner or later."""
 _FOLLOWERS: Final = "followers"
 _TRUST: Final = "trust"
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -137,8 +125,8 @@ class _Parts:
     feed: RevocationFeed
     background: list[Callable[[], Coroutine[None, None, None]]]
     """What runs beside the listeners, each until it is cancelled."""
-    https: FastAPI
-    http: FastAPI
+    https: Starlette
+    http: Starlette
     credential: HttpsCredential
 
 
@@ -152,7 +140,7 @@ def check_workers(settings: Settings) -> None:
             f"workers: {settings.workers} processes need PostgreSQL, SQLite carries one: "
             "set database_url, or workers = 1"
         )
-    for name in ("psycopg", "sqlalchemy.dialects.postgresql.psycopg", "uvloop", "provisioning.store.company"):
+    for name in _OF_WORKERS:
         with contextlib.suppress(ImportError):  # The store says what is missing, uvloop need not be there.
             importlib.import_module(name)
 
@@ -347,64 +335,54 @@ async def _build(
         ask=webhooks.ask,
         signs_at_once=live.keys_in_memory,
     )
+    audit_key = read_audit_key(authority.files)
     revocation = RevocationService(database, utc_now, told)
     suspension = SuspensionService(database, utc_now, told)
 
+    def operators() -> ASGIApp:
+        with importing():  # Late: `provisioning.api.late`.
+            from provisioning.api.operator_application import new_operator_application
+            from provisioning.api.whole_revocations import RevocationResponder
+        application = new_operator_application(
+            product_version(),
+            answering(metrics),
+            database=database,
+            clock=utc_now,
+            audit_key=audit_key,
+            profiles=profiles,
+            revocation=revocation,
+            suspension=suspension,
+            feed=feed,
+            stall_seconds=settings.feed_stall_seconds,
+            publishers=live.publishers,
+            followers=functools.partial(_followers, feed, fellows),
+            trust_changed=trust_changed,
+        )
+        whole: WholeRequests = https.state.whole
+        whole.revocations = RevocationResponder(application.state.operator_services, settings.maximum_body_bytes)
+        return application
+
+    late = LateApplication(operators, _LATE_SECONDS)
     https = new_application(
-        "Fleetgate provisioning",
-        product_version(),
         settings,
         metrics,
         port="https",
-        openapi_url="/v1/openapi.json",
-        devices=functools.partial(EstResponder, enrolment=enrolment, authorities=live.told, signer=credential.signer),
+        devices=functools.partial(
+            est.EstResponder, enrolment=enrolment, authorities=live.told, signer=credential.signer
+        ),
+        behind=late,
     )
-    operator_services = https.state.operator_services = OperatorServices(
-        database,
-        TokenService(database, utc_now),
-        revocation,
-        suspension,
-        OperatorRoleService(database, utc_now),
-        feed,
-        live.publishers,
-        utc_now,
-        AnswerBook(database, read_audit_key(authority.files), utc_now),
-        OperatorChecks(database, utc_now),
-        functools.partial(_followers, feed, fellows),
-    )
-    https.state.whole.revocations = RevocationResponder(operator_services, settings.maximum_body_bytes)
-    https.state.enrolment_services = EnrolmentAdministration(
-        GroupService(database, profiles, utc_now),
-        ClaimService(database, utc_now, trust_changed),
-        ManufacturerService(database, utc_now, trust_changed),
-        DeviceListService(database, utc_now),
-        ApprovalService(database, utc_now),
-        RenewalService(database, utc_now),
-    )
-    https.include_router(feed_routes(database, feed, utc_now, settings.feed_stall_seconds))
-    https.include_router(operator_router)
-    https.include_router(token_router)
-    https.include_router(operator_role_router)
-    https.include_router(lifecycle_router)
-    https.include_router(inventory_router)
-    for router in (
-        group_router,
-        claim_router,
-        manufacturer_router,
-        device_list_router,
-        approval_router,
-        renewal_router,
-        renewal_info_router,
-    ):
-        https.include_router(router)
-
-    http = new_application(
-        "Fleetgate CRLs and CA certificates", product_version(), settings, metrics, port="http", openapi_url=None
-    )
-    http.include_router(metrics_routes(page_of(metrics.registry, fellows), settings.metrics))
-    http.include_router(relying_party_routes(live.publishers, live.told.certificates))
     readiness = Readiness(database, live.active, live.ocsp_signers, live.publishers, utc_now)
-    http.include_router(health_routes(readiness.checks()))
+    http = new_application(
+        settings,
+        metrics,
+        port="http",
+        routes=[
+            *metrics_routes(page_of(metrics.registry, fellows), settings.metrics),
+            *relying_party_routes(live.publishers, live.told.certificates),
+            *health_routes(readiness.checks()),
+        ],
+    )
     http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)
     retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)
     return _Parts(
@@ -416,6 +394,7 @@ async def _build(
             retention.run,
             trust.run,
             webhooks.run,
+            late.run,
             functools.partial(announcements.listen, database.url, feed.announce),
             *([] if fellows is None else [fellows.run]),
         ],
@@ -425,7 +404,7 @@ async def _build(
     )
 
 
-def _listener(app: FastAPI, protocol: Callable[..., ConnectionProtocol], context: ssl.SSLContext | None) -> _Listener:
+def _listener(app: Starlette, protocol: Callable[..., ConnectionProtocol], context: ssl.SSLContext | None) -> _Listener:
     headers = [("X-Content-Type-Options", "nosniff")]
     if context is not None:
         headers.append(("Strict-Transport-Security", "max-age=31536000"))

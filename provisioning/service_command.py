@@ -25,18 +25,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.console import Console
 
 from provisioning.errors import ConfigurationError
+from provisioning.starting import importing
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from rich.progress import Progress
 
     from provisioning.client.enrolment import EnrolmentOperatorClient
 
 _TELL_SECONDS: Final = 5.0
-
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Directory = Annotated[
     Path | None,
@@ -58,9 +57,15 @@ Key = Annotated[Path | None, typer.Option(help="Its private key (default: DIR/op
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def say(line: str) -> None:
+    """Print a line for people: to stderr, as it is."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
 def fail(message: str) -> typer.Exit:
     """Print the one line that explains a failure, and return the exit to raise."""
-    errors.print(f"fleet-provisioning: {message}", markup=False)
+    say(f"fleet-provisioning: {message}")
     return typer.Exit(1)
 
 
@@ -76,10 +81,11 @@ class Connection:
 
     def run(self, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
         """Run *command* with a client of the service; turn what can go wrong into one line and exit code 1."""
-        from provisioning.client.enrolment import EnrolmentOperatorClient  # Late, as the next ones: rule 3.
-        from provisioning.client.operator import RequestRefused, ServiceUnavailable
-        from provisioning.config import load_settings
-        from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+        with importing():  # Late: rule 3.
+            from provisioning.client.enrolment import EnrolmentOperatorClient
+            from provisioning.client.operator import RequestRefused, ServiceUnavailable
+            from provisioning.config import load_settings
+            from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 
         try:
             settings = load_settings(self.directory)
@@ -100,7 +106,7 @@ class Connection:
         except OSError as error:
             raise fail(f"{error.filename}: {error.strerror}") from error
         except KeyboardInterrupt as error:
-            errors.print("fleet-provisioning: stopped")
+            say("fleet-provisioning: stopped")
             raise typer.Exit(130) from error
 
 
@@ -201,21 +207,28 @@ def read_lines(path: Path, what: str) -> list[str]:
     return lines
 
 
+def progress_bar() -> Progress:
+    """Return a bar that is seen at a terminal only; what is written to stderr meanwhile appears above it."""
+    from rich.console import Console  # For the few commands that show one: rule 3.
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
+
+
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show how much of *total* is done: a bar on a terminal, a line every few seconds elsewhere."""
-    from rich.progress import Progress  # For the few commands that show one.
-
     done, told_at = 0, time.monotonic()
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    with progress_bar() as bar:
         task = bar.add_task(what, total=total)
 
         def advance(number: int) -> None:
             nonlocal done, told_at
             done += number
             bar.advance(task, number)
-            if not errors.is_terminal and time.monotonic() - told_at > _TELL_SECONDS:
+            if bar.disable and time.monotonic() - told_at > _TELL_SECONDS:
                 told_at = time.monotonic()
-                errors.print(f"{done} of {total} {what}")
+                say(f"{done} of {total} {what}")
 
         yield advance

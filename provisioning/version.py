@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 
 def product_version() -> str:
     """Return the installed version; ``0+source`` where the code runs from a source tree that is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # Late: neither help nor completion says it.
+
     try:
         return version("fleetgate")
     except PackageNotFoundError:

@@ -1,20 +1,26 @@
-"""The two ASGI applications: HTTPS for devices and operators, plain HTTP for relying parties.
+"""The two applications: HTTPS for devices and operators, plain HTTP for relying parties; and what stands before both.
 
 One place for each turns an error into its answer: plain text under ``/.well-known/est`` and on the plain port, problem
 documents elsewhere. What is no refusal is a bug: logged whole, answered without detail.
+
+Here are requests counted, limited and bounded; EST, OCSP, lists and health need no more. The operators' API, with a
+framework that takes as long to import as all the rest, stands behind (`provisioning.api.late`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from provisioning.api import est
 from provisioning.api.body import BodyLimit
@@ -31,54 +37,24 @@ log = structlog.get_logger(__name__)
 _HTTP_CODES: Final = {HTTPStatus.NOT_FOUND: Code.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED: Code.METHOD_NOT_ALLOWED}
 
 
-_PROBLEM: Final[dict[str, Any]] = {
-    "description": "Refused: a problem document (RFC 9457) whose `code` is stable.",
-    "content": {
-        "application/problem+json": {
-            "schema": {
-                "type": "object",
-                "required": ["type", "title", "status", "code", "detail"],
-                "properties": {
-                    "type": {"type": "string"},
-                    "title": {"type": "string"},
-                    "status": {"type": "integer"},
-                    "code": {"type": "string", "enum": [code.value for code in Code]},
-                    "detail": {"type": "string", "description": "For people: names the field and the remedy."},
-                },
-            }
-        }
-    },
-}
-
-
 def new_application(
-    title: str,
-    version: str,
     settings: Settings,
     metrics: Metrics,
     *,
     port: str,
-    openapi_url: str | None,
+    routes: Sequence[BaseRoute] = (),
     devices: Callable[[Answer], EstResponder] | None = None,
-) -> FastAPI:
-    """Return an application without routes whose errors are answered as each path needs; *port* names it in metrics.
+    behind: ASGIApp | None = None,
+) -> Starlette:
+    """Return an application whose errors are answered as each path needs; *port* names it in metrics.
 
     *devices* makes what answers EST, given how refusals are answered; it is asked before any route, and by
-    ``state.whole`` for requests that have come whole.
+    ``state.whole`` for requests that have come whole. *behind* is asked where there is no route.
     """
-
-    def answered(path: str, refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:
-        metrics.refused(refusal)
-        return _answer(path, refusal, headers)
-
-    app = FastAPI(
-        title=title,
-        version=version,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=openapi_url,
-        responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
-    )
+    answered = answering(metrics)
+    app = Starlette(routes=routes, exception_handlers=error_handlers(answered))
+    if behind is not None:
+        app.router.default = behind
     responder = None if devices is None else devices(answered)
     if responder is not None:
         app.add_middleware(EstEndpoint, responder=responder)
@@ -86,7 +62,7 @@ def new_application(
         BodyLimit,
         maximum_for=lambda path: est.MAXIMUM_BODY if _is_est(path) else settings.maximum_body_bytes,
         seconds=settings.body_seconds,
-        answer=answered,
+        answer=lambda path, refusal: answered(path, refusal, None),
     )
     rates: RequestRates | None = None
     if port == "https" and settings.requests_per_second:
@@ -97,45 +73,40 @@ def new_application(
     app.add_middleware(CountRequests, metrics=metrics, port=port)
     if responder is not None:
         app.state.whole = WholeRequests(responder, metrics, port, rates, answered)
+    return app
 
-    @app.exception_handler(Refused)
+
+def answering(metrics: Metrics) -> Answer:
+    """Return what answers a refusal as its path needs, and counts it."""
+
+    def answered(path: str, refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:
+        metrics.refused(refusal)
+        write = problem_answer if path.startswith("/v1") else text_answer
+        return write(refusal, headers)
+
+    return answered
+
+
+def error_handlers(answer: Answer) -> dict[Any, Any]:
+    """Return how an application answers each kind of exception, by means of *answer*."""
+
     async def refused(request: Request, refusal: Refused) -> Response:
-        return answered(request.url.path, refusal)
+        return answer(request.url.path, refusal, None)
 
-    @app.exception_handler(Pending)
     async def pending(_request: Request, waiting: Pending) -> Response:
         return pending_answer(waiting)
 
-    @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         code = _HTTP_CODES.get(HTTPStatus(error.status_code), Code.INVALID_REQUEST)
         detail = f"{request.method} {request.url.path[:120]}: {error.detail}"
-        return answered(request.url.path, Refused(code, detail), error.headers)
+        return answer(request.url.path, Refused(code, detail), error.headers)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return answered(request.url.path, Refused(Code.INVALID_REQUEST, _fields(error)))
-
-    @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
         log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
-        return answered(request.url.path, INTERNAL_ERROR)
+        return answer(request.url.path, INTERNAL_ERROR, None)
 
-    return app
+    return {Refused: refused, Pending: pending, HTTPException: http_error, Exception: failed}
 
 
 def _is_est(path: str) -> bool:
     return path.startswith(est.PREFIX)
-
-
-def _answer(path: str, refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:
-    write = problem_answer if path.startswith("/v1") else text_answer
-    return write(refusal, headers)
-
-
-def _fields(error: RequestValidationError) -> str:
-    found = []
-    for each in error.errors()[:10]:
-        where = ".".join(str(part) for part in each["loc"] if part not in ("body", "query", "path"))
-        found.append(f"{where or 'the body'}: {each['msg']}")
-    return "; ".join(found)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs7
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -200,7 +200,7 @@ class _Operations:
 
 def certs_only(certificates: Sequence[x509.Certificate]) -> bytes:
     """Return a degenerate SignedData with *certificates*, in base64 (RFC 7030 §4.1.3)."""
-    return base64.encodebytes(pkcs7.serialize_certificates(list(certificates), Encoding.DER))
+    return base64.encodebytes(certificate_message(*(each.public_bytes(Encoding.DER) for each in certificates)))
 
 
 def check_label(label: str) -> str:

@@ -17,7 +17,9 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from provisioning.api.conditional import is_current
 from provisioning.errors import Code, Refused
@@ -53,9 +55,8 @@ class _Document:
 
 def relying_party_routes(
     publishers: Mapping[str, CrlPublisher], authorities: Mapping[str, x509.Certificate]
-) -> APIRouter:
+) -> list[Route]:
     """Return the routes of the plain HTTP port, for CAs by name."""
-    router = APIRouter(include_in_schema=False)
 
     def crl_of(name: str) -> PublishedCrl:
         whole, _, delta = name.partition(".")
@@ -66,33 +67,31 @@ def relying_party_routes(
             raise Refused(Code.NOT_FOUND, f"there is no CA {name[:64]!r}; there are {', '.join(publishers)}")
         return publisher.current
 
-    @router.get("/crl/{name}.crl")
-    @router.head("/crl/{name}.crl")
-    async def crl_der(request: Request, name: str) -> Response:
-        crl = crl_of(name)
+    async def crl_der(request: Request) -> Response:
+        crl = crl_of(request.path_params["name"])
         return _Document(crl.der, "application/pkix-crl", crl.this_update, crl.next_update).answer(request)
 
-    @router.get("/crl/{name}.pem")
-    @router.head("/crl/{name}.pem")
-    async def crl_pem(request: Request, name: str) -> Response:
-        crl = crl_of(name)
+    async def crl_pem(request: Request) -> Response:
+        crl = crl_of(request.path_params["name"])
         pem = b"-----BEGIN X509 CRL-----\n" + base64.encodebytes(crl.der) + b"-----END X509 CRL-----\n"
         return _Document(pem, "application/x-pem-file", crl.this_update, crl.next_update).answer(request)
 
-    @router.get("/ca/bundle.pem")
-    @router.head("/ca/bundle.pem")
     async def bundle(request: Request) -> Response:
         pem = b"".join(each.public_bytes(Encoding.PEM) for each in authorities.values())
         newest = max(each.not_valid_before_utc for each in authorities.values())
         return _Document(pem, "application/x-pem-file", newest).answer(request)
 
-    @router.get("/ca/{name}.crt")
-    @router.head("/ca/{name}.crt")
-    async def ca_certificate(request: Request, name: str) -> Response:
+    async def ca_certificate(request: Request) -> Response:
+        name = request.path_params["name"]
         certificate = authorities.get(name)
         if certificate is None:
             raise Refused(Code.NOT_FOUND, f"there is no CA {name[:64]!r}; there are {', '.join(authorities)}")
         der = certificate.public_bytes(Encoding.DER)
         return _Document(der, "application/pkix-cert", certificate.not_valid_before_utc).answer(request)
 
-    return router
+    return [
+        Route("/crl/{name}.crl", crl_der),
+        Route("/crl/{name}.pem", crl_pem),
+        Route("/ca/bundle.pem", bundle),
+        Route("/ca/{name}.crt", ca_certificate),
+    ]

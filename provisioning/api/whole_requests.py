@@ -8,7 +8,7 @@ for both, so nobody gains by the way that his request takes.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from starlette.responses import Response
@@ -16,10 +16,12 @@ from starlette.types import Scope
 
 from provisioning.api.est import MAXIMUM_BODY, Answer, EstResponder
 from provisioning.api.rate_limit import RequestRates
-from provisioning.api.whole_revocations import RevocationResponder
 from provisioning.enrolment.problems import INTERNAL_ERROR
 from provisioning.errors import Refused
 from provisioning.metrics import Metrics
+
+if TYPE_CHECKING:  # It knows the framework, which is late: `provisioning.api.late`.
+    from provisioning.api.whole_revocations import RevocationResponder
 
 log = structlog.get_logger(__name__)
 

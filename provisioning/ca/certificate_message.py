@@ -1,7 +1,7 @@
-"""The message that hands out one certificate: a SignedData that signs nothing (RFC 5652 §5.1, RFC 7030 §4.2.3).
+"""The message that hands out certificates: a SignedData that signs nothing (RFC 5652 §5.1, RFC 7030 §4.2.3).
 
-The library makes one, too, for any number of certificates, and takes three times as long as it takes to put a header in
-front of one; a test compares the two.
+The library makes one, too, and takes three times as long as it takes to put a header in front of a certificate; and to
+import what it makes it with takes a fiftieth of a service's start. A test compares the two.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ _BEFORE: Final = der.integer(1) + _NOBODY + der.element(der.SEQUENCE, _DATA)
 """Version, no algorithms, no content."""
 
 
-def certificate_message(certificate: bytes) -> bytes:
-    """Return the message for a *certificate*; both in DER."""
-    content = der.element(der.SEQUENCE, _BEFORE + der.element(_EXPLICIT_0, certificate) + _NOBODY)
+def certificate_message(*certificates: bytes) -> bytes:
+    """Return the message for *certificates*; all in DER."""
+    a_set = b"".join(sorted(certificates))  # X.690 §11.6: in the order of their encodings.
+    content = der.element(der.SEQUENCE, _BEFORE + der.element(_EXPLICIT_0, a_set) + _NOBODY)
     return der.element(der.SEQUENCE, _SIGNED_DATA + der.element(_EXPLICIT_0, content))

@@ -44,7 +44,11 @@ class ServiceUnavailable(Exception):
 class Answer(BaseModel):
     """What the service answers. Fields that a newer service adds are no error."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        defer_build=True,  # A program asks for one or two of the kinds.
+    )
 
 
 AnswerT = TypeVar("AnswerT", bound=Answer)

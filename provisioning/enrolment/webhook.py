@@ -20,15 +20,17 @@ import asyncio
 import ipaddress
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-import httpx
 import structlog
 
 from provisioning.enrolment.attempt import Question, Verdict
 from provisioning.errors import Code, Refused
 from provisioning.pki.tls import client_context
+
+if TYPE_CHECKING:
+    import httpx
 
 MAXIMUM_URL: Final = 500
 _MAXIMUM_ANSWER: Final = 16 * 1024
@@ -66,15 +68,13 @@ class Webhooks:
 
     def __init__(self, anchors: Path) -> None:
         """*anchors* are trusted to say who an https webhook is, and nobody else."""
-        self._pool = httpx.AsyncClient(
-            verify=client_context(anchors, allow_tls12=True),
-            limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
-            trust_env=False,
-            follow_redirects=False,
-        )
+        self._context = client_context(anchors, allow_tls12=True)  # What is wrong with them is known at the start.
+        self._pool: httpx.AsyncClient | None = None
 
     async def ask(self, question: Question) -> Verdict:
         """Return what the webhook has said; raise `Refused` if it has said nothing that counts."""
+        import httpx  # Late, as in `_post`: most services have no webhook, and start without it.
+
         document = {
             "group": question.group,
             "device": question.device,
@@ -102,10 +102,22 @@ class Webhooks:
 
     async def run(self) -> None:
         """Keep the connections until cancelled, then close them."""
-        async with self._pool:
+        try:
             await asyncio.Event().wait()
+        finally:
+            if self._pool is not None:
+                await self._pool.aclose()
 
     async def _post(self, url: str, document: dict[str, Any]) -> Any:
+        import httpx
+
+        if self._pool is None:
+            self._pool = httpx.AsyncClient(
+                verify=self._context,
+                limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
+                trust_env=False,
+                follow_redirects=False,
+            )
         async with self._pool.stream("POST", url, json=document) as response:
             if response.status_code != httpx.codes.OK:
                 return None

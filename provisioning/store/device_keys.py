@@ -9,31 +9,31 @@ Rules
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 from sqlalchemy import bindparam, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from provisioning.store.either import insert_into
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import device_keys
 
 _HOLDER: Final = Prepared(
     select(device_keys.c.device_id).where(device_keys.c.spki_sha256 == bindparam("wanted")), at_once=True
 )
-_CLAIM: Final[dict[str, Prepared]] = {
-    name: Prepared(
-        dialect.insert(device_keys).on_conflict_do_nothing(index_elements=[device_keys.c.spki_sha256]),
-        told_by="spki_sha256",
-    )
-    for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
-}
+
+
+@functools.cache
+def _claim(dialect: str) -> Prepared:
+    insert = insert_into(device_keys, dialect)
+    return Prepared(insert.on_conflict_do_nothing(index_elements=[device_keys.c.spki_sha256]), told_by="spki_sha256")
 
 
 def claim(connection: Connection, spki_sha256: bytes, device_id: int) -> int:
     """Make the key the device's unless it is somebody's already; return whose it is."""
     row = {"spki_sha256": spki_sha256, "device_id": device_id}
-    if _CLAIM[connection.dialect.name].run(connection, row) == 1:
+    if _claim(connection.dialect.name).run(connection, row) == 1:
         return device_id
     holder: int
     (holder,) = _HOLDER.one(connection, {"wanted": spki_sha256})

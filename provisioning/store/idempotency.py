@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from provisioning.store.either import insert_into
 from provisioning.store.tables import idempotency_keys
 
-_BEGIN: Final[dict[str, Any]] = {
-    name: dialect.insert(idempotency_keys)
-    .on_conflict_do_nothing(index_elements=[idempotency_keys.c.digest])
-    .returning(idempotency_keys.c.digest)
-    for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
-}
 _FIND: Final = select(idempotency_keys).where(idempotency_keys.c.digest == bindparam("wanted")).with_for_update()
 _FORGET: Final = delete(idempotency_keys).where(idempotency_keys.c.digest == bindparam("wanted"))
+
+
+@functools.cache
+def _begin(dialect: str) -> Any:
+    insert = insert_into(idempotency_keys, dialect)
+    kept = insert.on_conflict_do_nothing(index_elements=[idempotency_keys.c.digest])
+    return kept.returning(idempotency_keys.c.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class KnownRequest:
 def begin(connection: Connection, digest: bytes, request_digest: bytes, now: datetime) -> KnownRequest | None:
     """Take the key for a request; return the request that has it, None if it is the caller's now."""
     row = {"digest": digest, "request_digest": request_digest, "begun_at": now}
-    if connection.execute(_BEGIN[connection.dialect.name], row).one_or_none() is not None:
+    if connection.execute(_begin(connection.dialect.name), row).one_or_none() is not None:
         return None
     found = connection.execute(_FIND, {"wanted": digest}).one()
     return KnownRequest(found.request_digest, found.begun_at, found.answer)

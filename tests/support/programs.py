@@ -31,7 +31,8 @@ PATIENCE = 60.0
 """Seconds: how long the imports may take on a machine that is busy with other tests."""
 
 _IMPORTED = {
-    # What `run`, `serve`, `init` and the commands import when they are called, and what their libraries do then, too.
+    # What `run`, `serve`, `init` and the commands import when they are called, `serve` when it is asked for an
+    # operator's call, and what their libraries do then, too.
     "broker": (
         "broker.cli",
         "broker.running",
@@ -45,14 +46,18 @@ _IMPORTED = {
     "provisioning": (
         "provisioning.cli",
         "provisioning.server",
+        "provisioning.api.operator_application",
+        "provisioning.api.whole_revocations",
         "provisioning.authority",
         "provisioning.authority_life",
         "provisioning.ceremony_transcript",
-        "provisioning.client.operator",
+        "provisioning.client.enrolment",
         "provisioning.logs",
-        "uvloop",
+        "alembic.command",
         "httpcore",
+        "sqlalchemy.dialects.sqlite",
         "sqlite3",
+        "uvloop",
         "uvicorn.lifespan.off",
         "anyio._backends._asyncio",
         "encodings.ascii",

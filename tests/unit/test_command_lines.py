@@ -23,7 +23,7 @@ from tests.support.provisioning import REPOSITORY
 PROGRAMS = {"fleet-provisioning": provisioning.cli.app, "fleet-broker": broker.cli.app, "fleet-sim": device_sim.cli.app}
 PACKAGES = {"fleet-provisioning": "provisioning", "fleet-broker": "broker", "fleet-sim": "device_sim"}
 HEAVY = {
-    "fleet-provisioning": {"sqlalchemy", "alembic", "fastapi", "uvicorn", "httpx"},
+    "fleet-provisioning": {"sqlalchemy", "alembic", "fastapi", "uvicorn", "httpx", "rich.console"},
     "fleet-broker": {"broker.connection", "broker.server", "structlog", "cryptography", "httpx"},
     "fleet-sim": {"asyncio", "broker", "cryptography", "device_sim.view", "httpx", "paho", "cbor2", "hdrh"},
 }

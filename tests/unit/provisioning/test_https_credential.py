@@ -15,6 +15,7 @@ import pytest
 from cryptography import x509
 
 from provisioning.api.application import new_application
+from provisioning.api.health import health_routes
 from provisioning.ca.issuer import Issuer
 from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
 from provisioning.config import Settings
@@ -51,11 +52,7 @@ async def credential(fleet: Fleet, tmp_path: Path) -> HttpsCredential:
 @contextlib.asynccontextmanager
 async def serving(credential: HttpsCredential) -> AsyncIterator[int]:
     """Serve over TLS as the service does; return the port."""
-    app = new_application("test", "1", Settings(), Metrics(), port="https", openapi_url=None)
-
-    @app.get("/healthz")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
+    app = new_application(Settings(), Metrics(), port="https", routes=health_routes({}))
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listener = _listener(app, PeerCertificateProtocol, credential.context)

@@ -46,7 +46,7 @@ def both(enrolment: Enrolment, **settings: float) -> tuple[WholeRequests, Any, M
         return EstResponder(answer, **parts)
 
     configured = Settings().model_copy(update=settings)
-    app = new_application("t", "1", configured, metrics, port="https", openapi_url=None, devices=devices)
+    app = new_application(configured, metrics, port="https", devices=devices)
     return app.state.whole, app, metrics
 
 

@@ -11,9 +11,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.responses import Response
 from starlette.types import Scope
 
-from provisioning.api.application import new_application
+from provisioning.api.application import answering, new_application
 from provisioning.api.est import Answer, EstResponder
 from provisioning.api.idempotency import AnswerBook
+from provisioning.api.operator_application import new_framework
 from provisioning.api.operator_checks import OperatorChecks
 from provisioning.api.operators import OperatorServices, router
 from provisioning.api.whole_requests import WholeRequests
@@ -73,8 +74,9 @@ async def api_of(fleet: Fleet, role: OperatorRole | None = OperatorRole.ADMIN) -
         return EstResponder(answer, **parts)
 
     metrics, settings = Metrics(), Settings()
-    app = new_application("t", "1", settings, metrics, port="https", openapi_url=None, devices=devices)
-    services = app.state.operator_services = OperatorServices(
+    framework = new_framework("1", answering(metrics))
+    app = new_application(settings, metrics, port="https", devices=devices, behind=framework)
+    services = framework.state.operator_services = OperatorServices(
         fleet.database,
         fleet.token_service,
         fleet.revocation,
@@ -87,7 +89,7 @@ async def api_of(fleet: Fleet, role: OperatorRole | None = OperatorRole.ADMIN) -
         OperatorChecks(fleet.database, fleet.clock),
         nothing,
     )
-    app.include_router(router)
+    framework.include_router(router)
     app.state.whole.revocations = RevocationResponder(services, settings.maximum_body_bytes)
     der = None
     if role is not None:

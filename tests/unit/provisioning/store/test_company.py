@@ -465,7 +465,7 @@ async def test_a_key_that_is_somebodys_is_not_given_to_another_at_once(fleet: Fl
         first, second = (devices.add(connection, name, Role.DEVICE, None, NOW).id for name in "ab")
         device_keys.claim(connection, b"k" * 32, first)
         rows = [{"spki_sha256": key * 32, "device_id": second} for key in (b"k", b"l")]
-        return [answer.count for answer in device_keys._CLAIM["postgresql"].answers(connection, rows)]
+        return [answer.count for answer in device_keys._claim("postgresql").answers(connection, rows)]
 
     assert await fleet.database.write(claims) == [0, 1]
 

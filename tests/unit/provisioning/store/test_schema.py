@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
@@ -41,6 +42,25 @@ async def test_the_migrations_make_exactly_the_tables_that_the_code_uses(url: st
     )
     await database.close()
     assert differences == []
+
+
+def test_the_revision_that_is_called_current_is_that_of_the_newest_migration() -> None:
+    assert ScriptDirectory.from_config(schema._configuration()).get_current_head() == schema.CURRENT
+
+
+async def test_a_database_is_older_without_a_schema_and_at_every_earlier_revision(url: str) -> None:
+    database = Database(url)
+    assert await database.write(schema.state) is schema.SchemaState.OLDER
+    await schema.upgrade(database)
+    assert await database.write(schema.state) is schema.SchemaState.CURRENT
+    for revision in ScriptDirectory.from_config(schema._configuration()).walk_revisions():
+        note = text("UPDATE alembic_version SET version_num = :it").bindparams(it=revision.revision)
+        await database.write(lambda connection, note=note: connection.execute(note))
+        expected = "current" if revision.revision == schema.CURRENT else "older"
+        assert await database.write(schema.state) == expected, revision.revision
+    await database.write(lambda connection: connection.execute(text("DELETE FROM alembic_version")))
+    assert await database.write(schema.state) is schema.SchemaState.OLDER
+    await database.close()
 
 
 async def test_a_database_of_a_newer_program_is_refused(url: str) -> None:

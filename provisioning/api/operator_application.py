@@ -1,0 +1,147 @@
+"""The operators' API, assembled: its services, its routes, and the document that describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+
+from provisioning.api.administration import EnrolmentAdministration
+from provisioning.api.application import error_handlers
+from provisioning.api.approvals import router as approval_router
+from provisioning.api.claims import router as claim_router
+from provisioning.api.device_lists import router as device_list_router
+from provisioning.api.est import Answer
+from provisioning.api.feed import feed_routes
+from provisioning.api.groups import router as group_router
+from provisioning.api.idempotency import AnswerBook
+from provisioning.api.inventory import router as inventory_router
+from provisioning.api.lifecycle import router as lifecycle_router
+from provisioning.api.manufacturers import router as manufacturer_router
+from provisioning.api.operator_checks import OperatorChecks
+from provisioning.api.operator_roles import router as operator_role_router
+from provisioning.api.operators import OperatorServices
+from provisioning.api.operators import router as operator_router
+from provisioning.api.renewals import public_router as renewal_info_router
+from provisioning.api.renewals import router as renewal_router
+from provisioning.api.tokens import router as token_router
+from provisioning.ca.profile import Profile
+from provisioning.enrolment.approvals import ApprovalService
+from provisioning.enrolment.claims import ClaimService
+from provisioning.enrolment.device_list import DeviceListService
+from provisioning.enrolment.groups import GroupService
+from provisioning.enrolment.manufacturers import ManufacturerService
+from provisioning.enrolment.operator_roles import OperatorRoleService
+from provisioning.enrolment.renewal_info import RenewalService
+from provisioning.enrolment.tokens import TokenService
+from provisioning.errors import Code, Refused
+from provisioning.revocation.feed import RevocationFeed
+from provisioning.revocation.publisher import CrlPublisher
+from provisioning.revocation.service import RevocationService
+from provisioning.revocation.suspension import SuspensionService
+from provisioning.store.database import Database
+
+_PROBLEM: Final[dict[str, Any]] = {
+    "description": "Refused: a problem document (RFC 9457) whose `code` is stable.",
+    "content": {
+        "application/problem+json": {
+            "schema": {
+                "type": "object",
+                "required": ["type", "title", "status", "code", "detail"],
+                "properties": {
+                    "type": {"type": "string"},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "code": {"type": "string", "enum": [code.value for code in Code]},
+                    "detail": {"type": "string", "description": "For people: names the field and the remedy."},
+                },
+            }
+        }
+    },
+}
+
+
+def new_framework(version: str, answer: Answer) -> FastAPI:
+    """Return the framework's application, without routes; refusals are answered by *answer*."""
+
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return answer(request.url.path, Refused(Code.INVALID_REQUEST, _fields(error)), None)
+
+    return FastAPI(
+        title="Fleetgate provisioning",
+        version=version,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+        responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
+        exception_handlers=error_handlers(answer) | {RequestValidationError: invalid},
+    )
+
+
+def new_operator_application(
+    version: str,
+    answer: Answer,
+    *,
+    database: Database,
+    clock: Callable[[], datetime],
+    audit_key: bytes,
+    profiles: Mapping[str, Profile],
+    revocation: RevocationService,
+    suspension: SuspensionService,
+    feed: RevocationFeed,
+    stall_seconds: float,
+    publishers: dict[str, CrlPublisher],
+    followers: Callable[[], Awaitable[int]],
+    trust_changed: Callable[[], Awaitable[object]],
+) -> FastAPI:
+    """Return the API. *stall_seconds*: `feed_routes`; *trust_changed* is awaited when TLS is to let others through."""
+    app = new_framework(version, answer)
+    app.state.operator_services = OperatorServices(
+        database,
+        TokenService(database, clock),
+        revocation,
+        suspension,
+        OperatorRoleService(database, clock),
+        feed,
+        publishers,
+        clock,
+        AnswerBook(database, audit_key, clock),
+        OperatorChecks(database, clock),
+        followers,
+    )
+    app.state.enrolment_services = EnrolmentAdministration(
+        GroupService(database, profiles, clock),
+        ClaimService(database, clock, trust_changed),
+        ManufacturerService(database, clock, trust_changed),
+        DeviceListService(database, clock),
+        ApprovalService(database, clock),
+        RenewalService(database, clock),
+    )
+    app.include_router(feed_routes(database, feed, clock, stall_seconds))
+    for router in (
+        operator_router,
+        token_router,
+        operator_role_router,
+        lifecycle_router,
+        inventory_router,
+        group_router,
+        claim_router,
+        manufacturer_router,
+        device_list_router,
+        approval_router,
+        renewal_router,
+        renewal_info_router,
+    ):
+        app.include_router(router)
+    return app
+
+
+def _fields(error: RequestValidationError) -> str:
+    found = []
+    for each in error.errors()[:10]:
+        where = ".".join(str(part) for part in each["loc"] if part not in ("body", "query", "path"))
+        found.append(f"{where or 'the body'}: {each['msg']}")
+    return "; ".join(found)
