@@ -70,6 +70,9 @@ def new_framework(version: str, answer: Answer) -> FastAPI:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         return answer(request.url.path, Refused(Code.INVALID_REQUEST, _fields(error)), None)
 
+    async def passed_on(_request: Request, error: Exception) -> Response:
+        raise error  # Whoever stands before it tells of faults, and would do so again: answered faults go on as well.
+
     return FastAPI(
         title="Fleetgate provisioning",
         version=version,
@@ -77,7 +80,7 @@ def new_framework(version: str, answer: Answer) -> FastAPI:
         redoc_url=None,
         openapi_url="/v1/openapi.json",
         responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
-        exception_handlers=error_handlers(answer) | {RequestValidationError: invalid},
+        exception_handlers=error_handlers(answer) | {RequestValidationError: invalid, Exception: passed_on},
     )
 
 
