@@ -23,16 +23,10 @@ from tests.support.enrolled import enrol
 from tests.support.pki import Pki
 from tests.support.provisioning import ProvisioningService
 
-NEGOTIATED = ("-p", "-S")
-"""Protocols; certificate and handshake."""
+# Protocols, ciphers, forward secrecy, certificate and handshake, and each vulnerability but the one of HTTP.
 EVERYTHING = (
-    *NEGOTIATED, "-s", "-f", "-H", "-I", "-T", "-R", "-C", "-O", "-Z", "-W", "-A", "-L", "-F", "-J", "-D", "-4"
+    "-p", "-s", "-f", "-S", "-H", "-I", "-T", "-R", "-C", "-O", "-Z", "-W", "-A", "-L", "-F", "-J", "-D", "-4"
 )  # fmt: skip
-"""And ciphers, forward secrecy, each vulnerability but the one of HTTP.
-
-Behind both doors is one SSL context: one is asked for everything, the other for what would show if there were two.
-"""
-DOORS = {"mqtts": EVERYTHING, "wss": NEGOTIATED}
 FINDINGS = {"LOW", "MEDIUM", "HIGH", "CRITICAL"}
 TOOL = {"engine_problem"}  # Of testssl's own OpenSSL, not of the server.
 
@@ -67,14 +61,14 @@ def _installed() -> None:
         pytest.skip("testssl.sh is not installed: make setup-tests")
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("door", ["mqtts", "wss"])
 async def test_no_door_has_a_finding(tmp_path: Path, service: ProvisioningService, door: str) -> None:
     (device,) = await asyncio.to_thread(enrol, service, f"meter-testssl-{door}")
     credential = device.write(tmp_path).certificate
     with BrokerProcess.enrolled(tmp_path / f"judged-{door}", service, "--websocket-port", "0") as broker:
         ports = {url.partition(":")[0]: int(url.split(":")[2].partition("/")[0]) for url in broker.urls}
         assert list(ports) == ["mqtts", "wss"]
-        said = await judged(tmp_path, ports[door], *DOORS[door], credential=credential, anchors=service.bundle)
+        said = await judged(tmp_path, ports[door], *EVERYTHING, credential=credential, anchors=service.bundle)
     assert findings(said) == set()
     facts = {each["id"]: each["finding"] for each in said}
     assert facts["TLS1_2"] == "not offered"

@@ -36,7 +36,7 @@ renew = { select = "25%", rate = 20 }
 unanswered_commands = ["== 0"]
 unreached = ["== 0"]
 failed_renewals = ["== 0"]
-revoked_closed = ["p99 < 3000"]
+revoked_closed = ["p99 < 1000"]
 """
 )
 
