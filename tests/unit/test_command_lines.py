@@ -18,6 +18,7 @@ import device_sim.cli
 import provisioning.cli
 from device_sim.driver import Driver
 from provisioning.version import product_version
+from tests.support.imported import imported
 from tests.support.provisioning import REPOSITORY
 
 PROGRAMS = {"fleet-provisioning": provisioning.cli.app, "fleet-broker": broker.cli.app, "fleet-sim": device_sim.cli.app}
@@ -54,8 +55,7 @@ def told(code: str, arguments: Iterable[str] = (), **environment: str) -> tuple[
         check=True,
         timeout=60,
     )
-    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
-    return done.stdout, {line.rpartition("|")[2].strip() for line in lines}
+    return done.stdout, imported(done.stderr)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

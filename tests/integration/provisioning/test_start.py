@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
+from tests.support.imported import imported
 from tests.support.provisioning import ProvisioningService
 
 FRAMEWORK = {"fastapi", "pydantic.v1", "opentelemetry.trace"}
@@ -15,7 +15,6 @@ NEVER = {"alembic", "mako", "pygments.util", "rich.console", "sqlalchemy.dialect
 What was asked for in vain is told, too: so two are named by a part of theirs.
 """
 MIGRATING = {"alembic", "mako", "sqlalchemy.dialects.postgresql"}
-IMPORTED = re.compile(r"^import time: +\d+ \| +\d+ \| +(\S+)$", re.MULTILINE)
 
 
 def telling(directory: Path) -> ProvisioningService:
@@ -25,8 +24,8 @@ def telling(directory: Path) -> ProvisioningService:
     return service
 
 
-def imported(said: str) -> set[str]:
-    found = set(IMPORTED.findall(said))
+def modules_in(said: str) -> set[str]:
+    found = imported(said)
     assert "provisioning.cli" in found, "it says what it imports"
     return found
 
@@ -36,19 +35,19 @@ def test_the_service_listens_before_it_has_the_operators_framework(
 ) -> None:
     shutil.copytree(directory_of_a_new_fleet, tmp_path / "fleet")
     with telling(tmp_path / "fleet") as service:
-        assert imported(service.log) & (NEVER | FRAMEWORK | {"httpx"}) == set()
+        assert modules_in(service.log) & (NEVER | FRAMEWORK | {"httpx"}) == set()
         with service.api() as operator:
             assert operator.get("/v1/status").status_code == 200
-        assert "fastapi" in imported(service.log), "it came with the first call, if not before"
-        assert imported(service.log) & NEVER == set()
+        assert "fastapi" in modules_in(service.log), "it came with the first call, if not before"
+        assert modules_in(service.log) & NEVER == set()
 
 
 def test_commands_import_what_they_do(directory_of_a_new_fleet: Path, tmp_path: Path) -> None:
     founding = telling(tmp_path / "fleet").command("init", "--dir", str(tmp_path / "fleet"), check=True)
     others = {"fastapi", "starlette", "uvicorn", "httpx", "prometheus_client"}
-    assert imported(founding.stderr) & (others | NEVER - MIGRATING) == set()
+    assert modules_in(founding.stderr) & (others | NEVER - MIGRATING) == set()
 
     asking = telling(directory_of_a_new_fleet)
     status = asking.command("status", "--dir", str(directory_of_a_new_fleet), "--url", "https://127.0.0.1:1")
     assert "is the service running" in status.stderr
-    assert imported(status.stderr) & (NEVER | {"fastapi", "starlette", "uvicorn", "sqlalchemy", "structlog"}) == set()
+    assert modules_in(status.stderr) & (NEVER | {"fastapi", "starlette", "uvicorn", "sqlalchemy", "structlog"}) == set()
