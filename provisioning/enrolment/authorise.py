@@ -266,7 +266,8 @@ def _comes_back(
     """
     check_not_withdrawn(connection, device)
     held = certificates.newest_with_key(connection, device.name, attempt.request.key_fingerprint)
-    if held is not None and rules.same_key_window:
+    # A key that was replaced, or whose certificate an operator has suspended, is not the key that it has.
+    if held is not None and not held.withdrawn and rules.same_key_window:
         return (held.der if _answers(held, rules, attempt.now) else None), ()
     lost = [each.lost for each in said if each.lost is not None]
     if lost:
@@ -296,5 +297,6 @@ def _others(connection: Connection, device: Device, attempt: Attempt) -> list[St
     return [
         each
         for each in certificates.of_device(connection, device.id)
-        if attempt.now < each.not_after + MAXIMUM_GRACE and (each.revocation is None or not each.revocation.reason.final)
+        if attempt.now < each.not_after + MAXIMUM_GRACE
+        and (each.revocation is None or not each.revocation.reason.final)
     ]
