@@ -13,8 +13,10 @@ A delta continues the oldest complete list that has not lapsed, so every list th
 
 Rules
 -----
-1. The number is taken from the store, so it rises across restarts; a number may be skipped, never repeated. Complete
-   list and delta share the numbering, and have the same number when they are made together (RFC 5280 §5.2.3).
+1. The number is taken from the store, so it rises across restarts, and is never below the milliseconds since 1970, so
+   it rises across the restoring of an older store too: a relying party takes no list with a number below the one that
+   it has. Numbers are skipped, never repeated. Complete list and delta share the numbering, and have the same number
+   when they are made together (RFC 5280 §5.2.3).
    What is new is read while the number is held: a list with a higher number never tells less, whichever of several
    processes on one store made it. All that is older is read before, beside the store's one writer.
 2. Building and signing run in a thread.
@@ -259,7 +261,7 @@ class CrlPublisher:
         plan, now = self._plan, self._clock()
 
         def read(connection: Connection) -> _News:
-            (number,) = counters.take(connection, plan.counter)
+            number = counters.take_above(connection, plan.counter, int(now.timestamp() * 1000))
             through = revocations.newest(connection)
             base = crls.oldest_in_use(connection, plan.name, now)
             found = revocations.changes(connection, issuer.key_id, plan.shard_id, contents.through, through)
