@@ -442,6 +442,20 @@ async def test_an_operator_may_approve_a_new_key_of_a_device_that_exists(fleet: 
     assert (await is_good(fleet, old), await is_good(fleet, new)) == (False, True)
 
 
+async def test_an_approval_does_not_bring_back_a_key_that_another_approval_has_replaced(fleet: Fleet) -> None:
+    await group(fleet, "approval", new_key=NewKey.APPROVE)
+    service = ApprovalService(fleet.database, fleet.clock)
+    keys = [generate_key(), generate_key()]
+    for key in keys:
+        await service.decide(await pending(fleet, "meter-1", key=key, label="line"), approve=True, by="boss")
+        certificate = await enrol(fleet, "meter-1", key=key, label="line")
+    number = await pending(fleet, "meter-1", key=keys[0], label="line")
+    assert await is_good(fleet, certificate)
+    await service.decide(number, approve=True, by="boss")
+    await enrol(fleet, "meter-1", key=keys[0], label="line")
+    assert not await is_good(fleet, certificate)
+
+
 # The webhook.
 
 
