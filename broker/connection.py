@@ -235,7 +235,7 @@ class ClientConnection:
                             if route.subscribers:
                                 message = Message(topic, data[payload + v5 : end], 1)
                                 for subscriber in route.reliable:
-                                    if subscriber.deliver_reliably(message):
+                                    if subscriber.deliver_reliably(message, now):
                                         slow = subscriber
                                 if route.best_effort_v4:
                                     frame = message.frame(b"", v5=False)
