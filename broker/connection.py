@@ -75,6 +75,7 @@ class ClientConnection:
         "engine",
         "expires_at",
         "explains",
+        "generation",
         "keep_alive",
         "last_received",
         "peer",
@@ -106,6 +107,8 @@ class ClientConnection:
         self.warned = False
         self.explains = True
         """Whether the client wants reasons in words, beside those of CONNACK and DISCONNECT."""
+        self.generation = engine.admission.trust_generation
+        """The generation of trust whose anchors TLS believes here."""
         self.keep_alive = 0.0
         """Seconds of silence after which the connection is closed; 0 for no limit."""
         self.last_received = now
@@ -235,7 +238,7 @@ class ClientConnection:
                             if route.subscribers:
                                 message = Message(topic, data[payload + v5 : end], 1)
                                 for subscriber in route.reliable:
-                                    if subscriber.deliver_reliably(message):
+                                    if subscriber.deliver_reliably(message, now):
                                         slow = subscriber
                                 if route.best_effort_v4:
                                     frame = message.frame(b"", v5=False)
@@ -456,12 +459,12 @@ class ClientConnection:
             code = RefusalCode.CONNECT_TIMEOUT if secured else RefusalCode.HANDSHAKE_TIMEOUT
             self._end(code, "", now, publish_will=False)
             self._transport.close()
-        elif self._holder is not None or self._waiting:
+            return
+        if self._holder is not None or self._waiting:
             if self._holder is not None:
                 self._holder.give_up()
             self.last_received = now  # It may have spoken; nobody listened.
-            self._file_deadline(now)
-        elif (over := lifetime.over(self, self.engine.limits, now)) is not None:
+        if (over := lifetime.over(self, self.engine.limits, now)) is not None:
             self.disconnect(*over, now)
         else:
             self._file_deadline(now)

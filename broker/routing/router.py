@@ -60,7 +60,7 @@ class Subscriber(Protocol):
     def deliver(self, message: Message, subscription: Subscription, now: float) -> bool:
         """Send or queue *message* as *subscription* asks; return whether to hold the publisher."""
 
-    def deliver_reliably(self, message: Message) -> bool:
+    def deliver_reliably(self, message: Message, now: float) -> bool:
         """Send or queue *message* at QoS 1, with no flag of its own; return whether to hold the publisher."""
 
     def hold(self, publisher: Any) -> None:

@@ -264,7 +264,7 @@ class Session:
     def deliver_reliably(self, message: Deliverable, now: float | None = None) -> bool:
         """Send or queue *message* at QoS 1; return whether the publisher should be held. Hot.
 
-        *now* is needed for a message that expires.
+        *now* is needed for a message that expires, and to take what has expired out of a full queue.
         """
         inflight = self.inflight
         if inflight is None:  # Most devices never get a QoS 1 message: it is made for those that do.
@@ -272,7 +272,7 @@ class Session:
         if self.journal is not None:
             return self._deliver_durably(message, inflight, self.journal, now)
         if self._queue is not None or self.connection is None or self.choked or inflight.room <= 0:
-            self._enqueue(message)
+            self._enqueue(message, now)
             return self.congested
         self._transmit(message, inflight, now)
         return False
@@ -284,7 +284,7 @@ class Session:
         self._last_sequence += 1
         stored.sequence = self._last_sequence
         if self._queue is not None or self.connection is None or self.choked or inflight.room <= 0:
-            if self._enqueue(stored):
+            if self._enqueue(stored, now):
                 journal.add(self.row, stored)
             return self.congested
         journal.add(self.row, stored)
@@ -331,14 +331,22 @@ class Session:
             return False
         return True
 
-    def _enqueue(self, message: Deliverable) -> bool:
+    def _enqueue(self, message: Deliverable, now: float | None) -> bool:
         queue = self._queue
         if queue is None:
             if self.connection is None and self.expiry_interval == 0:
                 return False  # The session ends with its connection: nobody will come back for the message.
             queue = self._queue = MessageQueue(self._limits)
-        if queue.append(message, away=self.connection is None or self._given_up):
+        away = self.connection is None or self._given_up
+        if queue.append(message, away=away):
             return True
+        if now is not None and (expired := queue.expired(now)):
+            for each in expired:
+                self._metrics.dropped_expired += 1
+                self._over(each)
+            if queue.append(message, away=away):
+                return True
+        queue.refused += 1
         self._metrics.dropped_queue_full += 1
         if queue.refused == 1:  # Once for each time that it fills up; the metrics count the rest.
             log.warning("queue is full", code="QUEUE_FULL", client=self.client_id, **queue.full)
@@ -428,14 +436,12 @@ class Session:
         if queue is None:
             return
         messages = queue.messages
-        room = 0 if self.choked else inflight.room
-        while messages and room > 0:
+        while messages and not self.choked and inflight.room > 0:  # What does not fit the client takes no room.
             message = queue.popleft()
             if message.expires_at is not None and message.expires_at <= now:
                 self._metrics.dropped_expired += 1
                 self._over(message)
             else:
-                room -= 1
                 self._transmit(message, inflight, now)
         if not messages:
             self._queue = None

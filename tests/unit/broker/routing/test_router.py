@@ -26,7 +26,7 @@ class Subscriber:
         self.given.append((message, subscription))
         return self.slow
 
-    def deliver_reliably(self, _message: Message) -> bool:
+    def deliver_reliably(self, _message: Message, _now: float) -> bool:
         return self.slow
 
     def hold(self, publisher: Any) -> None: ...
