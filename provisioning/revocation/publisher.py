@@ -22,6 +22,8 @@ Rules
 2. Building and signing run in a thread.
 3. A failed attempt is logged and repeated; the last list is served meanwhile.
 4. Complete lists take no more than a twentieth of the time.
+5. No two lists say that they are of the same second, unless the clock was set back: a relying party that goes by
+   thisUpdate, or asks over HTTP what has been modified since, would not take the second one.
 """
 
 from __future__ import annotations
@@ -133,6 +135,7 @@ class CrlPublisher:
                 await asyncio.sleep(self._plan.debounce_seconds)
             elif self._seconds_to_renewal() > 0:
                 continue
+            await asyncio.sleep(self._seconds_to_another())
             self._changed.clear()
             try:
                 await (self.publish_changes() if due else self.publish())
@@ -286,6 +289,12 @@ class CrlPublisher:
         if self._current is None:
             return _BEGINNING
         return self._clock() - self._plan.life if self._set_back() else self._current.this_update
+
+    def _seconds_to_another(self) -> float:
+        """Return how long the second lasts that the newest list is of."""
+        told = [each.this_update for each in (self._current, self._delta) if each is not None]
+        age = (self._clock() - max(told, default=_BEGINNING)).total_seconds()
+        return 1 - age if 0 <= age < 1 else 0.0
 
     def _seconds_to_renewal(self) -> float:
         if self._current is None or self._set_back():

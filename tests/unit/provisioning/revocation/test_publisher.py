@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -65,6 +65,26 @@ async def test_a_number_is_above_those_before_a_restore_and_before_a_clock_that_
     fleet.clock.advance(timedelta(days=2))
     stored = await fleet.database.read(lambda connection: connection.execute(select(tables.crls.c.number)).all())
     assert len(stored) == 4
+
+
+async def test_no_two_lists_are_of_the_same_second(fleet: Fleet) -> None:
+    publisher = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), lambda: datetime.now(UTC))
+    await publisher.start()
+    told = []
+    task = asyncio.create_task(publisher.run())
+    for number in range(3):
+        assert publisher.current is not None
+        assert publisher.delta is not None
+        told += [publisher.current.this_update]
+        assert publisher.delta.this_update == told[-1]
+        certificate = await fleet.enrol(f"meter-{number}")
+        await fleet.revocation.revoke_device(f"meter-{number}", RevocationReason.SUPERSEDED, by="admin")
+        publisher.changed()
+        async with asyncio.timeout(30):
+            while certificate.serial_number not in serials(publisher):  # noqa: ASYNC110 - it has no event to wait for
+                await asyncio.sleep(0.01)
+    task.cancel()
+    assert told == sorted(set(told))
 
 
 async def test_as_many_lists_are_stored_as_tell_what_was_said_lately(fleet: Fleet) -> None:
