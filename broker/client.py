@@ -24,6 +24,8 @@ class Client(Protocol):
     consulted: Inquiry | None
     """What plugins were asked about the CONNECT, once they were."""
     explains: bool
+    last_received: float
+    """When it was read last, in seconds of the monotonic clock."""
     generation: int
     """The generation of trust in which it began."""
     peer: Peer | None
