@@ -96,7 +96,9 @@ class Engine:
         self.routes = Routes(limits.max_cached_routes)
         self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
         self.replays = Replays(self.retained, self.turn, call_soon, now)
-        self.registry = SessionRegistry(QueueLimits(limits.max_queued_messages, limits.max_queued_bytes), self.metrics)
+        self.registry = SessionRegistry(
+            QueueLimits(limits.max_queued_messages, limits.max_queued_bytes, limits.max_inflight_bytes), self.metrics
+        )
         self.stamps = False
         """Whether each message is stamped with its publisher's certificate, see `broker.vouched`."""
         self.presence: Presence | None = None
@@ -126,6 +128,7 @@ class Engine:
         self.retained.bytes_limit = limits.max_retained_bytes
         self.registry.limits.messages = limits.max_queued_messages
         self.registry.limits.bytes = limits.max_queued_bytes
+        self.registry.limits.inflight_bytes = limits.max_inflight_bytes
 
     # Clients coming and going
 
@@ -244,6 +247,9 @@ class Engine:
         """Do what has become due; call it about once a second."""
         self.replays.now = now
         self.deadlines.due(now)
+        for topic_name in self.retained.sweep(now):
+            if self.journal is not None:
+                self.journal.retain(topic_name, None)
         for session in self.registry.due(now):
             if session.connection is None:
                 self._due(session, now)
@@ -273,7 +279,9 @@ class Engine:
         self._forget(session)
         for shared in list(session.shared_messages()):
             group = self.routes.share(shared.share)
-            if group is not None:
+            if shared.expires_at is not None and shared.expires_at <= now:
+                self.metrics.dropped_expired += 1  # [MQTT-3.3.2-5]
+            elif group is not None:
                 group.deliver_again(shared.message, now)
         if session.will is not None:
             self._publish_will(session, session.will, now)
@@ -390,8 +398,9 @@ class Engine:
         """Keep *message* of *sender* for those who subscribe later, on disk too; return False if there is no room."""
         self.metrics.messages_retained += 1
         topic_name, name = message.topic.decode(), sender.name if sender is not None else ""
+        replaces = self.retained.has(topic_name)
         kept = self.retained.retain(topic_name, message, name)
-        if self.journal is not None:
+        if self.journal is not None and (replaces or (kept and message.payload)):  # Else there is nothing to forget.
             number = self.retained.last_number
             self.journal.retain(topic_name, message if kept and message.payload else None, name, number)
             self.turn.request()

@@ -95,6 +95,10 @@ class TopicNames(Generic[V]):
         """
         yield from _found(self._root, topic_filter.split("/"), 0)
 
+    def everywhere(self) -> Iterator[V | None]:
+        """Walk as `walk` does past every name, also those that begin with ``$``."""
+        yield from _below(self._root, at_root=False)
+
     def all(self) -> list[V]:
         """Return the value of every name."""
         return [value for value in _below(self._root, at_root=False) if value is not None]

@@ -2,7 +2,7 @@
 
 Rules
 -----
-1. No I/O, no clock: the time is passed in; an expired message is never given out.
+1. No I/O, no clock: the time is passed in; an expired message is never given out, and `sweep` makes its room free.
 2. Bounded in number and bytes, the broker's own figures apart, which are few: clients that fill their room do not push
    `$SYS` out, nor does it take room of theirs. A message that does not fit is not retained, nor is the one that it
    replaces, and it still goes to the present subscribers.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import structlog
 
@@ -24,6 +25,8 @@ from broker.routing.names import TopicNames
 
 log = structlog.get_logger("broker")
 
+SWEPT_AT_ONCE = 2_000
+"""Places that one `sweep` looks at: a millisecond."""
 _COMPLAINT_PAUSE = 60.0
 _SHOWN = 200
 
@@ -40,12 +43,24 @@ class Retained:
 class RetainedMessages:
     """The retained message of each topic name."""
 
-    __slots__ = ("_bytes", "_complained_at", "_count", "_messages", "bytes_limit", "last_number", "limit")
+    __slots__ = (
+        "_bytes",
+        "_complained_at",
+        "_count",
+        "_expiring",
+        "_messages",
+        "_round",
+        "bytes_limit",
+        "last_number",
+        "limit",
+    )
 
     def __init__(self, limit: int, bytes_limit: int) -> None:
         self._messages: TopicNames[Retained] = TopicNames()
         self._bytes = 0
         self._count = 0
+        self._expiring = 0
+        self._round: Iterator[Retained | None] = iter(())
         self._complained_at = -math.inf
         self.limit = limit
         self.bytes_limit = bytes_limit
@@ -65,6 +80,10 @@ class RetainedMessages:
         """How many messages count: the broker's own figures do not."""
         return self._count
 
+    def has(self, topic_name: str) -> bool:
+        """Whether *topic_name* has a message, expired or not."""
+        return self._messages.get(topic_name) is not None
+
     def retain(self, topic_name: str, message: Message, publisher: str = "", number: int = 0) -> bool:
         """Keep *message*; an empty payload forgets the topic's message [MQTT-3.3.1-6]. Return False if it does not fit.
 
@@ -80,6 +99,7 @@ class RetainedMessages:
                 return False
             self._count += 1
             self._bytes += message.size
+        self._expiring += message.expires_at is not None
         number = number or self.last_number + 1
         self.last_number = max(self.last_number, number)
         self._messages.insert(topic_name, Retained(message, publisher, number))
@@ -108,13 +128,31 @@ class RetainedMessages:
         """Return every message, expired or not, of topics that begin with ``$`` too."""
         return [found.message for found in self._messages.all()]
 
-    def expire(self, message: Message) -> None:
-        """Forget *message*, which has expired."""
-        self._remove(message.topic.decode())
+    def sweep(self, now: float) -> list[str]:
+        """Forget what has expired at *now* among the next few messages, in a round that goes on; return their topics.
+
+        Nothing is looked at while no message expires.
+        """
+        gone: list[str] = []
+        if not self._expiring:
+            return gone
+        looks = 0
+        for found in islice(self._round, SWEPT_AT_ONCE):
+            looks += 1
+            if found is not None and found.message.expires_at is not None and found.message.expires_at <= now:
+                gone.append(found.message.topic.decode())
+        if looks < SWEPT_AT_ONCE:
+            self._round = self._messages.everywhere()
+        for topic_name in gone:
+            self._remove(topic_name)
+        return gone
 
     def _remove(self, topic_name: str) -> None:
         removed = self._messages.remove(topic_name)
-        if removed is not None and _counts(topic_name, removed.publisher):
+        if removed is None:
+            return
+        self._expiring -= removed.message.expires_at is not None
+        if _counts(topic_name, removed.publisher):
             self._count -= 1
             self._bytes -= removed.message.size
 
@@ -170,7 +208,6 @@ class Replay:
             return None
         message = found.message
         if message.expires_at is not None and message.expires_at <= now:
-            self._retained.expire(message)
             return None
         if found.number > self.newest or found.number in self._sent:
             return None

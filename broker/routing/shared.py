@@ -112,9 +112,9 @@ class ShareGroup:
         self.deliver(message, _ANY, now)
         self.flush()
 
-    def deliver_reliably(self, message: Message) -> bool:
+    def deliver_reliably(self, message: Message, now: float) -> bool:
         """Never called: a group has no part in shared frames."""
-        raise AssertionError(message)
+        raise AssertionError(message, now)
 
     def hold(self, publisher: Any) -> None:
         """Hold *publisher* until a member that has fallen behind has caught up."""

@@ -3,16 +3,21 @@
 Rules
 -----
 1. Bounded in bytes always, and in messages for a client that is away. What does not fit is refused, the newest first.
+   What has expired leaves when its turn comes, or when its room is wanted (`expired`): it keeps nothing out.
 2. First in, first out. No I/O, no clock: the time is passed in.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from broker.mqtt.message import Deliverable
+
+_LOOK_AGAIN = 1.0
+"""Seconds in which a queue is searched for expired messages once: a full one is asked for room with each message."""
 
 
 @dataclass(slots=True)
@@ -21,17 +26,22 @@ class QueueLimits:
 
     messages: int
     bytes: int
+    inflight_bytes: int = 16 * 1024 * 1024
+    """How many bytes of large messages may be sent and unacknowledged (`broker.session.inflight`)."""
 
 
 class MessageQueue:
     """The queue of one session."""
 
-    __slots__ = ("_bytes", "_limits", "messages", "refused")
+    __slots__ = ("_bytes", "_expires_at", "_limits", "_look_at", "messages", "refused")
 
     def __init__(self, limits: QueueLimits) -> None:
         self.messages: deque[Deliverable] = deque()
         self._bytes = 0
         self._limits = limits
+        self._expires_at = math.inf
+        """When a message expires first, or before."""
+        self._look_at = -math.inf
         self.refused = 0
         """How many messages did not fit."""
 
@@ -45,11 +55,32 @@ class MessageQueue:
         """Add *message* and return True, or return False if it does not fit."""
         size = message.size
         if (away and len(self.messages) >= self._limits.messages) or self._bytes + size > self._limits.bytes:
-            self.refused += 1
             return False
         self.messages.append(message)
         self._bytes += size
+        if message.expires_at is not None and message.expires_at < self._expires_at:
+            self._expires_at = message.expires_at
         return True
+
+    def expired(self, now: float) -> list[Deliverable]:
+        """Take out what has expired at *now*, for the sake of its room; at most one search a second."""
+        if now < self._expires_at or now < self._look_at:
+            return []
+        self._look_at = now + _LOOK_AGAIN
+        self._expires_at = math.inf
+        kept: list[Deliverable] = []
+        gone: list[Deliverable] = []
+        for message in self.messages:
+            expires_at = math.inf if message.expires_at is None else message.expires_at
+            if expires_at <= now:
+                gone.append(message)
+                self._bytes -= message.size
+            else:
+                kept.append(message)
+                self._expires_at = min(self._expires_at, expires_at)
+        self.messages.clear()
+        self.messages.extend(kept)
+        return gone
 
     @property
     def full(self) -> dict[str, object]:
@@ -61,6 +92,8 @@ class MessageQueue:
         """Add *message*, which the store has kept: it was acknowledged, so no bound refuses it now."""
         self.messages.append(message)
         self._bytes += message.size
+        if message.expires_at is not None and message.expires_at < self._expires_at:
+            self._expires_at = message.expires_at
 
     def popleft(self) -> Deliverable:
         """Take the oldest message out."""

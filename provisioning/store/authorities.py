@@ -140,6 +140,12 @@ def may_sign(connection: Connection, key_id: bytes) -> bool:
     return row is not None and row[0] in _MAY_SIGN
 
 
+def is_revoked(connection: Connection, key_id: bytes) -> bool:
+    """Whether the issuing CA with this key was revoked."""
+    row = _STATE.first(connection, {"wanted": key_id.hex()})
+    return row is not None and row[0] == AuthorityState.REVOKED.value
+
+
 def add(
     connection: Connection,
     name: str,

@@ -234,3 +234,24 @@ def test_a_share_that_has_no_members_left_holds_back_nothing(broker: StoredBroke
     member.unsubscribe("$share/workers/fleet/#")
     after = broker.killed()
     assert after.service(**KEPT).payloads() == [b"1"]
+
+
+def test_a_retained_message_that_has_expired_leaves_the_database_too(broker: StoredBroker) -> None:
+    meter = broker.device("meter-1")
+    meter.publish(f"{TOPIC}/short", b"1", retain=True, message_expiry_interval=10)
+    meter.publish(f"{TOPIC}/long", b"2", retain=True, message_expiry_interval=100)
+    broker.settle()
+    broker.advance(12)
+    assert broker.store.rows("SELECT topic_name FROM retained") == [(f"{TOPIC}/long",)]
+
+
+def test_nothing_is_written_to_forget_what_was_never_retained(broker: StoredBroker) -> None:
+    meter = broker.device("meter-1")
+    broker.settle()
+    broker.held = True
+    for number in range(3):
+        meter.publish(f"{TOPIC}/{number}", b"", retain=True)
+    assert broker.journal.open.retained == {}
+    meter.publish(f"{TOPIC}/0", b"1", retain=True)
+    meter.publish(f"{TOPIC}/0", b"", retain=True)
+    assert broker.journal.open.retained == {f"{TOPIC}/0": None}

@@ -90,6 +90,21 @@ def test_messages_in_flight_of_a_session_that_ends_go_to_another(broker: MemoryB
     assert sorted(got) == [b"%d" % number for number in range(8)]
 
 
+def test_what_has_expired_when_a_session_ends_goes_to_nobody(broker: MemoryBroker, meter: WireClient) -> None:
+    # [MQTT-3.3.2-5]
+    leaving, staying = workers(broker, 2, receive_maximum=1)
+    for number in range(4):
+        meter.publish(TOPIC, b"%d" % number, qos=1, message_expiry_interval=10 if number < 2 else 100)
+    (first,) = staying.messages()
+    staying.acknowledge(first)
+    (second,) = staying.messages()
+    broker.advance(11)
+    leaving.vanish()
+    staying.acknowledge(second)
+    assert {first.payload, second.payload, *staying.payloads()} == {b"1", b"2", b"3"}
+    assert broker.metrics.dropped_expired == 1
+
+
 def test_messages_in_flight_of_a_session_that_stays_are_its_own(broker: MemoryBroker, meter: WireClient) -> None:
     away, staying = workers(broker, 2, session_expiry_interval=60)
     publish(meter, 0, 1)

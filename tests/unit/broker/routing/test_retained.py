@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
-from broker.routing.retained import Replay, RetainedMessages
+from broker.routing.retained import SWEPT_AT_ONCE, Replay, RetainedMessages
 
 
 def message(topic: str, payload: bytes = b"x", expires_at: float | None = None) -> Message:
@@ -20,6 +20,12 @@ def replayed(replay: Replay, now: float = 0.0) -> list[Message]:
             return found
         if message is not None:
             found.append(message)
+
+
+def swept(retained: RetainedMessages, now: float) -> list[str]:
+    """Return what a round, and the rest of the one before, have found."""
+    rounds = 2 * (len(retained) // SWEPT_AT_ONCE + 2)
+    return [topic_name for _ in range(rounds) for topic_name in retained.sweep(now)]
 
 
 def find(retained: RetainedMessages, topic_filter: str, now: float = 0.0) -> list[Message]:
@@ -71,9 +77,37 @@ def test_an_expired_message_is_not_given_out_and_makes_room() -> None:
     retained.retain("a", message("a", expires_at=10.0))
     assert len(find(retained, "#", 9.9)) == 1
     assert find(retained, "a", 10.0) == []
+    assert swept(retained, 9.9) == []
+    assert swept(retained, 10.0) == ["a"]
     assert len(retained) == 0
     assert retained.bytes == 0
     assert retained.retain("b", message("b"))
+
+
+def test_a_sweep_looks_at_a_bounded_number_and_goes_on() -> None:
+    retained = RetainedMessages(10 * SWEPT_AT_ONCE, 10**9)
+    for number in range(3 * SWEPT_AT_ONCE):
+        expires_at = 10.0 if number % 3 == 0 else 1000.0 if number % 3 == 1 else None
+        retained.retain(f"t/{number}", message(f"t/{number}", expires_at=expires_at))
+    retained.retain("$own/t", message("$own/t", expires_at=10.0))
+    retained.sweep(10.0)  # Begins a round.
+    first = retained.sweep(10.0)
+    assert 0 < len(first) < SWEPT_AT_ONCE
+    later = swept(retained, 10.0)
+    assert len(first) + len(later) == SWEPT_AT_ONCE + 1
+    assert "$own/t" in first + later
+    assert len(retained) == 2 * SWEPT_AT_ONCE
+    assert len(swept(retained, 1000.0)) == SWEPT_AT_ONCE
+
+
+def test_what_is_replaced_is_swept_no_more() -> None:
+    retained = RetainedMessages(10, 1000)
+    retained.retain("a", message("a", expires_at=10.0))
+    retained.retain("a", message("a"))
+    retained.retain("b", message("b", expires_at=10.0))
+    retained.retain("b", message("b", b""))
+    assert swept(retained, 10.0) == []
+    assert len(retained) == 1
 
 
 def test_a_replay_gives_what_was_there_when_it_began() -> None:

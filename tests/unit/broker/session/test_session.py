@@ -211,6 +211,56 @@ def test_a_message_too_large_for_the_client_that_came_back_is_let_go(wire: Wire)
     assert wire.payloads() == [2]
 
 
+def test_messages_too_large_for_the_client_keep_nothing_back(wire: Wire) -> None:
+    session = session_with(None)
+    for padding in (50, 50, 0):
+        session.deliver(number(3, padding=padding), RELIABLE, 0.0)
+    session.connect(wire, v5=False, receive_maximum=1, maximum_packet_size=20, topic_alias_maximum=0)
+    session.resume(0.0)
+    session.flush()
+    assert wire.payloads() == [3], "nobody acknowledges what was never sent: nothing else would ask for the next"
+    assert session.queued == 0
+    assert session._metrics.dropped_too_large == 2
+
+
+def test_expired_messages_do_not_keep_newer_ones_out_of_a_full_queue(wire: Wire) -> None:
+    session = session_with(None, messages=3)
+    for value, expires_at in ((1, 5.0), (2, None), (3, 9.0)):
+        session.deliver(number(value, expires_at=expires_at), RELIABLE, 0.0)
+    session.deliver(number(4), RELIABLE, 4.9)
+    session.deliver(number(5), RELIABLE, 5.0)
+    session.deliver(number(6), RELIABLE, 9.0)
+    session.deliver(number(7), RELIABLE, 9.0)
+    assert (session._metrics.dropped_expired, session._metrics.dropped_queue_full) == (2, 2)
+    session.connect(wire, v5=False, receive_maximum=9, maximum_packet_size=0, topic_alias_maximum=0)
+    session.resume(9.0)
+    session.flush()
+    assert wire.payloads() == [2, 5, 6]
+
+
+def test_expired_messages_make_room_in_bytes_too(wire: Wire) -> None:
+    session = session_with(None, size=250)
+    for value in (1, 2):
+        session.deliver(number(value, padding=99, expires_at=5.0), RELIABLE, 0.0)
+    for value in (3, 4, 5):
+        session.deliver(number(value, padding=99), RELIABLE, 5.0)
+    session.connect(wire, v5=False, receive_maximum=9, maximum_packet_size=0, topic_alias_maximum=0)
+    session.resume(5.0)
+    session.flush()
+    assert wire.payloads() == [3, 4]
+
+
+def test_a_full_queue_is_searched_for_expired_messages_once_a_second() -> None:
+    session = session_with(None, messages=2)
+    for value in (1, 2):
+        session.deliver(number(value, expires_at=5.0 + value / 10), RELIABLE, 0.0)
+    for now in (5.1, 5.2, 6.0):  # At 5.2 the second has expired, and is not looked for.
+        session.deliver(number(9), RELIABLE, now)
+    assert (session._metrics.dropped_expired, session._metrics.dropped_queue_full) == (1, 2)
+    session.deliver(number(9), RELIABLE, 6.1)
+    assert (session._metrics.dropped_expired, session._metrics.dropped_queue_full) == (2, 2)
+
+
 def test_expired_messages_are_dropped_from_the_queue(wire: Wire) -> None:
     session = session_with(wire, receive_maximum=1)
     give(session, 1)

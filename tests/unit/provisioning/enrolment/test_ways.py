@@ -161,6 +161,46 @@ async def test_a_device_on_trial_that_is_suspended_or_revoked_is_not_activated(f
     assert await refusal(fleet, "meter-2", certificate=shared) is Code.CERTIFICATE_REVOKED
 
 
+async def test_resuming_does_not_end_a_trial(fleet: Fleet) -> None:
+    await group(fleet, "claim")
+    shared = await claim(fleet, devices=1)
+    trial = await enrol(fleet, "meter-1", certificate=shared)
+    serial = f"{trial.serial_number:x}"
+    await fleet.suspension.suspend_device("meter-1", by="admin")
+    resumed = await fleet.suspension.resume_device("meter-1", by="admin")
+    assert (resumed.changed, resumed.released) == (True, [])
+    for refused in (fleet.suspension.resume_serial(serial, by="a"), fleet.suspension.suspend_serial(serial, by="a")):
+        with pytest.raises(Refused, match=r"ON_TRIAL: .* meter-1 is on trial"):
+            await refused
+    assert not await is_good(fleet, trial)
+    full = await fleet.reenrol(trial, successor_csr(trial))
+    # Nor do suspension and resumption after it: the trial is good for nothing else, and its place is taken.
+    assert len((await fleet.suspension.suspend_device("meter-1", by="admin")).revoked) == 1
+    assert len((await fleet.suspension.resume_device("meter-1", by="admin")).released) == 1
+    assert (await is_good(fleet, full), await is_good(fleet, trial)) == (True, False)
+    fleet.clock.advance(2 * HOUR)
+    assert await refusal(fleet, "meter-2", certificate=shared) is Code.CLAIM_EXHAUSTED
+
+
+async def test_a_key_that_was_replaced_or_suspended_lets_nobody_come_back(fleet: Fleet) -> None:
+    await group(fleet, "claim", "token", new_key=NewKey.REPLACE)
+    shared = await claim(fleet)
+    old_key, key = generate_key(), generate_key()
+
+    async def by_token(key: PrivateKey) -> x509.Certificate:
+        return await enrol(
+            fleet, "meter-1", key=key, token=TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+        )
+
+    await by_token(old_key)
+    certificate = await by_token(key)
+    assert await refusal(fleet, "meter-1", key=old_key, certificate=shared) is Code.NAME_TAKEN
+    successor = await fleet.reenrol(certificate, successor_csr(certificate))
+    await fleet.suspension.suspend_serial(f"{certificate.serial_number:x}", by="admin")
+    assert await refusal(fleet, "meter-1", key=key, certificate=shared) is Code.NAME_TAKEN
+    assert await is_good(fleet, successor)
+
+
 # Manufacturers.
 
 
