@@ -489,6 +489,24 @@ async def test_an_approval_does_not_bring_back_a_key_that_another_approval_has_r
     assert not await is_good(fleet, certificate)
 
 
+async def test_an_approval_of_a_newcomer_is_none_of_another_key_for_who_came_in_since(fleet: Fleet) -> None:
+    await group(fleet, "approval", "token", new_key=NewKey.APPROVE)
+    service = ApprovalService(fleet.database, fleet.clock)
+    key = generate_key()
+    number = await pending(fleet, "meter-1", key=key, label="line")
+    await service.decide(number, approve=True, by="boss")
+    fleet.clock.advance(timedelta(seconds=1))
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    certificate = await enrol(fleet, "meter-1", token=token)
+    number = await pending(fleet, "meter-1", key=key, label="line")
+    assert await is_good(fleet, certificate)
+    (waiting,) = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
+    assert waiting.request.evidence == "nothing; the name is enrolled already"
+    await service.decide(number, approve=True, by="boss")
+    await enrol(fleet, "meter-1", key=key, label="line")
+    assert not await is_good(fleet, certificate)
+
+
 # The webhook.
 
 
