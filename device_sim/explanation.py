@@ -25,6 +25,7 @@ def _expected() -> tuple[type[Exception], ...]:
     from device_sim.processes import ChildFailed
     from device_sim.results.document import UnreadableReport
     from device_sim.run.control import Unreachable
+    from device_sim.run.target import NoReceiver
     from device_sim.tls_dial import NotAdmitted
     from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
     from provisioning.client.operator import RequestRefused, ServiceUnavailable
@@ -34,8 +35,8 @@ def _expected() -> tuple[type[Exception], ...]:
 
     return (
         ChildFailed, EnrolmentRefused, EnrolmentUnavailable, FleetUnusable, InvalidIdentity, KeyFileError, NotAdmitted,
-        NotConnected, RequestRefused, ServerMissing, ServiceUnavailable, SubscriptionRefused, TlsConfigurationError,
-        UnreadableReport, Unreachable, UnusableAuthority,
+        NoReceiver, NotConnected, RequestRefused, ServerMissing, ServiceUnavailable, SubscriptionRefused,
+        TlsConfigurationError, UnreadableReport, Unreachable, UnusableAuthority,
         OSError,
     )  # fmt: skip
 

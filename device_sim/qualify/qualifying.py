@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from device_sim.attack import report
+from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
 from device_sim.interruption import Interrupted, Interruption
 from device_sim.interruption import run as run_story
@@ -130,8 +131,8 @@ def _finished(
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> ExitCode:
-    """Return the worst: data for strangers, then any other failure."""
+    """Return the worst: data for strangers, then any other failure, or that nothing at all could be judged."""
     failed = [outcome.name for outcome in outcomes if outcome.verdict is Verdict.FAIL]
     if any(name.endswith(SENDS_NOTHING) for name in failed):
         return ExitCode.SECURITY
-    return ExitCode.ERROR if failed else ExitCode.OK
+    return ExitCode.ERROR if worst(outcomes) is Verdict.FAIL else ExitCode.OK
