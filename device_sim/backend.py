@@ -11,6 +11,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import ssl
 import time
@@ -23,7 +24,7 @@ from device_sim.commands import Command, UnreadableCommand, decode_answer
 from device_sim.driver import Driver
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
-from device_sim.link import Link
+from device_sim.link import Link, NotConnected
 from device_sim.sequence import SequenceCheck
 from device_sim.telemetry.payload import Telemetry, UnreadableTelemetry, decode
 from device_sim.tls_dial import Endpoint
@@ -92,7 +93,8 @@ class Backend:
     async def connect(
         self, endpoint: Endpoint, context: ssl.SSLContext, keep_alive: KeepAlive, topic_filter: str = EVERYTHING
     ) -> None:
-        """Connect and subscribe. Raises `device_sim.tls_dial.NotAdmitted`."""
+        """Connect and subscribe, also anew. Raises `NotAdmitted`, `SubscriptionRefused` or `NotConnected`."""
+        self._window = asyncio.Semaphore(_MOST_IN_FLIGHT)  # Nobody acknowledges what a former connection has sent.
         self.connection = await self._driver.open(
             endpoint,
             context,
@@ -122,7 +124,8 @@ class Backend:
                 for device in devices:
                     await self._window.acquire()
                     answers.sent[device] = time.monotonic()
-                    self.connection.publish(f"fleet/{group}/{device}/cmd/{action}", payload, _AT_LEAST_ONCE)
+                    with contextlib.suppress(NotConnected):  # Nobody will answer, and that is counted.
+                        self.connection.publish(f"fleet/{group}/{device}/cmd/{action}", payload, _AT_LEAST_ONCE)
                 await self.until(lambda: not answers.missing)
         except TimeoutError:
             pass  # Who has not answered is in `missing`.

@@ -11,6 +11,7 @@ the parts say was sent is held against what the backends received.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections import Counter
@@ -24,11 +25,12 @@ from device_sim.behaviour.presence import OFFLINE, ONLINE
 from device_sim.interruption import Interruption
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
+from device_sim.link import NotConnected, SubscriptionRefused
 from device_sim.run.health import GeneratorWatch, HealthSample, worst
 from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of
 from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop
 from device_sim.run.part import Part, PartOutcome, PartState, Played
-from device_sim.run.recorder import Marker, Recorder, StageSpan
+from device_sim.run.recorder import LOST_RECEIVER, Marker, Recorder, StageSpan
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.run.stages import label_of
 from device_sim.run.target import Impossible, Target
@@ -38,10 +40,12 @@ from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
 from device_sim.tally import account, is_complete, total
 from device_sim.telemetry.payload import Telemetry
+from device_sim.tls_dial import NotAdmitted
 
 _DRAIN_DEADLINE = 10.0
 _SAMPLE_SECONDS = 1.0
 _CONDUCTOR = "conductor"
+_COME_BACK = 0.2
 
 
 @dataclass(slots=True)
@@ -70,6 +74,8 @@ class Run:
         self.number = 0
         self.stopped_by: signal.Signals | None = None
         self._extra = 0
+        self._not_restarting = asyncio.Event()
+        self._not_restarting.set()
         self._watch = GeneratorWatch()
 
     async def play(self, interruption: Interruption) -> RunResult:
@@ -84,14 +90,18 @@ class Run:
             async with asyncio.TaskGroup() as tasks:
                 await asyncio.gather(*(part.begin(self.started) for part in self._parts))
                 sampling = tasks.create_task(self._sample(), name="sample")
+                receivers = [
+                    tasks.create_task(self._look_after(backend, keep_alive), name=backend.name)
+                    for backend in self.backends
+                ]
                 stopping = tasks.create_task(self._until_interrupted(interruption), name="interruption")
                 await self._play_stages(keep_alive)
                 span = self._begin("drain", "drain")
                 outcomes = await asyncio.gather(*(part.finish() for part in self._parts))
                 await self._drain(outcomes)
                 self._end(span)
-                sampling.cancel()
-                stopping.cancel()
+                for task in (sampling, stopping, *receivers):
+                    task.cancel()
             self._take_sample()
             self._absorb(outcomes)
         result = RunResult(
@@ -143,10 +153,27 @@ class Run:
         await self._reconnect(keep_alive)
 
     async def _reconnect(self, keep_alive: KeepAlive) -> None:
-        fleet = self.target.fleet
-        context = fleet.credential(fleet.service).context(fleet.anchors)
         for backend in self.backends:
-            await backend.connect(self.target.broker, context, keep_alive)
+            await self._connect(backend, keep_alive)
+
+    async def _connect(self, backend: Backend, keep_alive: KeepAlive) -> None:
+        fleet = self.target.fleet
+        await backend.connect(self.target.broker, fleet.credential(fleet.service).context(fleet.anchors), keep_alive)
+
+    async def _look_after(self, backend: Backend, keep_alive: KeepAlive) -> None:
+        """Bring *backend* back when its connection ends by itself, and take note: what it misses counts as lost."""
+        while (link := backend.connection) is not None:
+            await asyncio.wait([link.closed])
+            await self._not_restarting.wait()
+            if backend.connection is not link:
+                continue  # The restart has brought it back.
+            self.recorder.counts[Count.LOST_RECEIVERS] += 1
+            what = f"{backend.name}: {link.closed.result()}; what comes until it is back counts as lost"
+            self.recorder.markers.append(Marker(time.monotonic() - self.started, LOST_RECEIVER, what))
+            while backend.connection is link or backend.connection.closed.done():
+                with contextlib.suppress(NotAdmitted, NotConnected, SubscriptionRefused):
+                    await self._connect(backend, keep_alive)
+                await asyncio.sleep(_COME_BACK)
 
     # ---- the stages
 
@@ -158,8 +185,10 @@ class Run:
             span = self._begin(stage.kind, label_of(stage))
             if stage.kind == "restart" and self.target.restart is not None:
                 self.recorder.markers.append(Marker(time.monotonic() - self.started, "restart", "broker restarts"))
+                self._not_restarting.clear()
                 await self.target.restart()
                 await self._reconnect(keep_alive)
+                self._not_restarting.set()
             await self.everywhere(number, stage)
             self._end(span)
 

@@ -293,3 +293,21 @@ async def test_a_refusal_that_nobody_wanted_is_false_and_one_of_the_condemned_is
             await fleet.connect(3)
             assert set(fleet.falsely_refused) == {NAMES[0]}
             assert fleet.falsely_admitted == {NAMES[2]}  # This broker has not heard of any revocation.
+
+
+async def test_a_command_of_a_backend_that_is_cut_off_is_unanswered(
+    mosquitto: RunningBroker, authority: Authority
+) -> None:
+    async with connected_fleet(mosquitto, authority, count=3) as (_, backend):
+        assert backend.connection is not None
+        backend.connection.abort()
+        await backend.connection.closed
+        answers = await backend.command("meters", NAMES[:3], "identify", {}, deadline=0.2)
+        assert answers.missing == set(NAMES[:3])
+        # What the former connection has sent stands in nobody's way.
+        service = authority.issue("backend", role=Role.SERVICE, group=None)
+        async with KeepAlive() as keep_alive:
+            await backend.connect(mosquitto.endpoint, service.context(authority.pem), keep_alive)
+            answers = await backend.command("meters", NAMES[:3], "identify", {}, deadline=15)
+            assert answers.missing == set()
+            await backend.close()
