@@ -27,7 +27,7 @@ _STAGE_CSS = {
 
 MARKERS = {
     "revoke": "cut", "suspend": "cut", "stayed in": "hot", "failed renewal": "cut", "storm": "hot", "restart": "hot",
-    "trouble": "hot", "ctl": "told",
+    "trouble": "hot", "backend lost": "cut", "ctl": "told",
 }  # fmt: skip
 """Kinds of markers, and how each is coloured."""
 

@@ -27,7 +27,7 @@ def summary_of(document: Document) -> RenderableType:
     parts += [
         Text(f"  {marker['kind']}: {marker['what']}", "red")
         for marker in document["markers"]
-        if marker["kind"] == "failed renewal"
+        if marker["kind"] in {"failed renewal", "backend lost"}
     ]
     scenario = document["scenario"]
     verdict = Text("\n")

@@ -11,16 +11,18 @@ the parts say was sent is held against what the backends received.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from device_sim.backend import Backend
 from device_sim.behaviour.presence import OFFLINE, ONLINE
+from device_sim.closure import Closure
 from device_sim.interruption import Interruption
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
@@ -40,6 +42,7 @@ from device_sim.tally import account, is_complete, total
 from device_sim.telemetry.payload import Telemetry
 
 _DRAIN_DEADLINE = 10.0
+_MOST_LOSSES = 20
 _SAMPLE_SECONDS = 1.0
 _CONDUCTOR = "conductor"
 
@@ -85,13 +88,14 @@ class Run:
                 await asyncio.gather(*(part.begin(self.started) for part in self._parts))
                 sampling = tasks.create_task(self._sample(), name="sample")
                 stopping = tasks.create_task(self._until_interrupted(interruption), name="interruption")
-                await self._play_stages(keep_alive)
+                staying = [tasks.create_task(self._stay(backend), name=backend.name) for backend in self.backends]
+                await self._play_stages()
                 span = self._begin("drain", "drain")
                 outcomes = await asyncio.gather(*(part.finish() for part in self._parts))
                 await self._drain(outcomes)
                 self._end(span)
-                sampling.cancel()
-                stopping.cancel()
+                for task in (sampling, stopping, *staying):
+                    task.cancel()
             self._take_sample()
             self._absorb(outcomes)
         result = RunResult(
@@ -129,6 +133,7 @@ class Run:
         count = self.manner.workers
         commanders = [commander_of(service, Share(number, count)) for number in range(count)]
         probes = frozenset(name for name in self.names if self.scenario.group_of(name).probe)
+        restarts = any(stage.kind == "restart" for stage in self.scenario.stages)
 
         def arrived(device: str, telemetry: Telemetry, now: float) -> None:
             metric = Duration.PROBE_END_TO_END if device in probes else Duration.END_TO_END
@@ -137,12 +142,11 @@ class Run:
 
         for name in names:
             siblings = [sibling for sibling in (*names, *commanders) if sibling != name]
-            backend = Backend(name, self.names, siblings=siblings, arrived=arrived, driver=self.manner.driver)
+            backend = Backend(
+                name, self.names, siblings=siblings, arrived=arrived, driver=self.manner.driver, lasting=restarts
+            )
             self.backends.append(backend)
             stack.push_async_callback(backend.close)
-        await self._reconnect(keep_alive)
-
-    async def _reconnect(self, keep_alive: KeepAlive) -> None:
         fleet = self.target.fleet
         context = fleet.credential(fleet.service).context(fleet.anchors)
         for backend in self.backends:
@@ -150,7 +154,7 @@ class Run:
 
     # ---- the stages
 
-    async def _play_stages(self, keep_alive: KeepAlive) -> None:
+    async def _play_stages(self) -> None:
         for number, stage in enumerate(self.scenario.stages, 1):
             if self.stopped_by is not None:
                 return
@@ -158,10 +162,28 @@ class Run:
             span = self._begin(stage.kind, label_of(stage))
             if stage.kind == "restart" and self.target.restart is not None:
                 self.recorder.markers.append(Marker(time.monotonic() - self.started, "restart", "broker restarts"))
-                await self.target.restart()
-                await self._reconnect(keep_alive)
+                await self._restart(self.target.restart)
             await self.everywhere(number, stage)
             self._end(span)
+
+    async def _stay(self, backend: Backend) -> None:
+        told = itertools.count()
+
+        def lost(closure: Closure) -> None:
+            if next(told) < _MOST_LOSSES:
+                at = time.monotonic() - self.started
+                self.recorder.markers.append(Marker(at, "backend lost", f"{backend.name}: {closure}"))
+
+        await backend.stay(lost)
+
+    async def _restart(self, restart: Callable[[], Awaitable[None]]) -> None:
+        # They leave first: whoever is cut off may get once more what it had not acknowledged, rightly, and that would
+        # count as duplicated.
+        for backend in self.backends:
+            await backend.close()
+        await restart()
+        for backend in self.backends:
+            await backend.come_back()
 
     async def everywhere(self, number: int, stage: Stage) -> None:
         """Let all parts play *stage*."""
