@@ -21,9 +21,17 @@ from broker.session.session import Session
 class Client(Protocol):
     """A client's connection, from accept to close."""
 
+    bucket: int
+    """What `broker.deadlines` has it filed under."""
     consulted: Inquiry | None
     """What plugins were asked about the CONNECT, once they were."""
+    expires_at: float
+    """When its certificate ends, in seconds of the monotonic clock."""
     explains: bool
+    last_received: float
+    """When it was read last, in seconds of the monotonic clock."""
+    generation: int
+    """The generation of trust in which it began."""
     peer: Peer | None
     refusal: Refused | None
     session: Session | None
@@ -74,6 +82,9 @@ class Client(Protocol):
 
     def release(self) -> None:
         """Read again from the client, if it was held."""
+
+    def on_deadline(self, now: float) -> None:
+        """Close the connection if a limit has passed, or file the next deadline."""
 
     def complain(self, event: str, **details: object) -> None:
         """Log what the client may not do, the first few times."""

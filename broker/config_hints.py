@@ -23,7 +23,7 @@ MOSQUITTO: Final[Mapping[str, str]] = {
     "log_dest": _ALWAYS + "the log goes to standard error",
     "log_type": "write log_level",
     "max_connections": _LIMIT,
-    "max_inflight_bytes": "write max_inflight below [limits], which counts messages",
+    "max_inflight_bytes": _LIMIT,
     "max_inflight_messages": "write max_inflight below [limits]",
     "memory_limit": "what is held is bounded below [limits]: max_queued_bytes, max_backlog, max_retained_bytes",
     "message_size_limit": "write max_packet_size below [limits]",

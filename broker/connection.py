@@ -43,6 +43,7 @@ from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet, announced_version, decode_packet
 from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, encode_publish
+from broker.portions import PORTION, wait_a_turn, work_of
 from broker.publisher_topics import PublisherTopics
 from broker.routing.router import Subscriber
 from broker.session.session import Session
@@ -75,6 +76,7 @@ class ClientConnection:
         "engine",
         "expires_at",
         "explains",
+        "generation",
         "keep_alive",
         "last_received",
         "peer",
@@ -106,6 +108,8 @@ class ClientConnection:
         self.warned = False
         self.explains = True
         """Whether the client wants reasons in words, beside those of CONNACK and DISCONNECT."""
+        self.generation = engine.admission.trust_generation
+        """The generation of trust whose anchors TLS believes here."""
         self.keep_alive = 0.0
         """Seconds of silence after which the connection is closed; 0 for no limit."""
         self.last_received = now
@@ -159,20 +163,17 @@ class ClientConnection:
             self._tail += data
             if len(self._tail) < self._needed:
                 return
-            data = bytes(self._tail)
-            self._tail = None
+            data, self._tail = bytes(self._tail), None
         self.last_received = now
         engine = self.engine
-        metrics = engine.metrics
-        routes = engine.routes
+        metrics, routes = engine.metrics, engine.routes
         touch = engine.turn.routes.add
         allowed = self.topics.permitted
-        session = self.session
+        session, journal = self.session, engine.journal
         maximum = engine.limits.max_packet_size if session is not None else engine.limits.max_connect_size
         v5 = self.version is ProtocolVersion.V5
-        journal = engine.journal
         storable = journal is None or not journal.failed
-        position = messages = acknowledged = handled = 0
+        position = messages = acknowledged = handled = work = 0
         slow: Subscriber | None = None
         limit = len(data)
         try:
@@ -269,7 +270,11 @@ class ClientConnection:
                     continue
                 position = end
                 handled += 1
-                handle(engine, self, decode_packet(first, data[body:end], self.version), now)
+                packet = decode_packet(first, data[body:end], self.version, engine.limits.max_packet_items)
+                work += work_of(first, length)
+                if work > PORTION and handled > 1:
+                    wait_a_turn(self, packet, engine.turn)
+                handle(engine, self, packet, now)
                 if self.closed:
                     break
                 session = self.session
@@ -419,8 +424,7 @@ class ClientConnection:
             packet = refusal_packet(refusal, self.version, maximum_packet_size)
             if packet:
                 self._transport.write([packet])
-            self._end(refusal.code, refusal.detail, now, publish_will=False)
-            self._transport.close()
+            self._close(refusal.code, refusal.detail, now, publish_will=False)
 
     def disconnect(
         self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
@@ -434,16 +438,14 @@ class ClientConnection:
             if self.version is ProtocolVersion.V5:
                 told_it = told(code, detail, self.engine.connected)
                 self._transport.write([disconnect_packet(reason_code, told_it, session.maximum_packet_size)])
-        self._end(code, detail, now, publish_will=publish_will)
-        self._transport.close()
+        self._close(code, detail, now, publish_will=publish_will)
 
     def left(self, now: float, *, publish_will: bool) -> None:
         """End the connection because the client said DISCONNECT."""
         if not self.closed:
             if self.session is not None:
                 self.session.flush()  # What it sent before DISCONNECT is acknowledged.
-            self._end("CLIENT_DISCONNECTED", "", now, publish_will=publish_will)
-            self._transport.close()
+            self._close("CLIENT_DISCONNECTED", "", now, publish_will=publish_will)
 
     # Deadlines
 
@@ -454,14 +456,13 @@ class ClientConnection:
         if self.session is None:
             secured = self.peer is not None or self.refusal is not None
             code = RefusalCode.CONNECT_TIMEOUT if secured else RefusalCode.HANDSHAKE_TIMEOUT
-            self._end(code, "", now, publish_will=False)
-            self._transport.close()
-        elif self._holder is not None or self._waiting:
+            self._close(code, "", now, publish_will=False)
+            return
+        if self._holder is not None or self._waiting:
             if self._holder is not None:
                 self._holder.give_up()
             self.last_received = now  # It may have spoken; nobody listened.
-            self._file_deadline(now)
-        elif (over := lifetime.over(self, self.engine.limits, now)) is not None:
+        if (over := lifetime.over(self, self.engine.limits, now)) is not None:
             self.disconnect(*over, now)
         else:
             self._file_deadline(now)
@@ -483,8 +484,11 @@ class ClientConnection:
             self.version = error.version
             self.refuse(self.refusal or Refused(RefusalCode.BAD_PACKET, reason_for(error), str(error)), 0, now)
         elif not self.closed:
-            self._end(RefusalCode.BAD_PACKET, str(error), now, publish_will=False)
-            self._transport.close()
+            self._close(RefusalCode.BAD_PACKET, str(error), now, publish_will=False)
+
+    def _close(self, code: str, detail: str, now: float, *, publish_will: bool) -> None:
+        self._end(code, detail, now, publish_will=publish_will)
+        self._transport.close()
 
     def _end(self, code: str, detail: str, now: float, *, publish_will: bool) -> None:
         self.closed = True

@@ -96,7 +96,9 @@ class Engine:
         self.routes = Routes(limits.max_cached_routes)
         self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
         self.replays = Replays(self.retained, self.turn, call_soon, now)
-        self.registry = SessionRegistry(QueueLimits(limits.max_queued_messages, limits.max_queued_bytes), self.metrics)
+        self.registry = SessionRegistry(
+            QueueLimits(limits.max_queued_messages, limits.max_queued_bytes, limits.max_inflight_bytes), self.metrics
+        )
         self.stamps = False
         """Whether each message is stamped with its publisher's certificate, see `broker.vouched`."""
         self.presence: Presence | None = None
@@ -126,6 +128,7 @@ class Engine:
         self.retained.bytes_limit = limits.max_retained_bytes
         self.registry.limits.messages = limits.max_queued_messages
         self.registry.limits.bytes = limits.max_queued_bytes
+        self.registry.limits.inflight_bytes = limits.max_inflight_bytes
 
     # Clients coming and going
 

@@ -94,7 +94,8 @@ def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> 
 
 def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> Refused | None:
     assert connection.peer is not None, "TLS is up, so the certificate was judged"  # noqa: S101
-    admitted = engine.admission.admit(connection.peer, packet, now)
+    before = engine.admission.refuse_before(connection.generation)
+    admitted = before or engine.admission.admit(connection.peer, packet, now)
     if isinstance(admitted, Refused):
         return admitted
     expiry = packet.properties.session_expiry_interval or 0

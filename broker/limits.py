@@ -53,6 +53,8 @@ class Limits:
     """How long a turn may wait for more, while many clients send one by one; 0: never."""
     max_inflight: Annotated[int, Field(ge=1, le=65535)] = 1024
     """Unacknowledged QoS 1 messages to one client, if it does not ask for fewer."""
+    max_inflight_bytes: Count = 16 * 1024 * 1024
+    """Their bytes, of those with 4 KB or more: no other is sent to the client before it has acknowledged some."""
     max_topic_alias: Annotated[int, Field(ge=0, le=65535)] = 32
     """Topic Aliases of one connection, each way."""
     max_queued_messages: Count = 10_000
@@ -61,6 +63,8 @@ class Limits:
     """Sessions of one service, kept ones included. A device has one."""
     max_subscriptions: Count = 100
     """Subscriptions of one session."""
+    max_packet_items: Annotated[int, Field(ge=16)] = 1000
+    """Topic filters and properties of one packet; with more of them it is refused."""
     max_topic_levels: Annotated[int, Field(ge=1, le=256)] = 64
     max_retained: Count = 100_000
     max_retained_bytes: Count = 256 * 1024 * 1024

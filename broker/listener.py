@@ -254,7 +254,7 @@ class Listener:
             self._loop, accepted, tls, address, engine.metrics, self._lobby, engine.turn, engine.limits.max_backlog
         )
         if self._websocket is not None:
-            websocket = self._websocket(transport, engine.metrics)
+            websocket = self._websocket(transport, engine.metrics, engine.turn)
             websocket.serve(self._connection(websocket))
             transport.start(websocket)
             return

@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. Both are bounded, and belong to the Network Connection: they end with it [MQTT-3.3.2-7].
+1. Both are bounded in number, and what is remembered in length too; they belong to the Network Connection, and end with
+   it [MQTT-3.3.2-7].
 2. Whether a topic may be remembered as allowed is the caller's to know (`broker.authorization`); here it is kept, and
    forgotten when the policy is another one.
 3. A client that publishes nothing costs no set: most of ten thousand connections are such clients most of the time.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 
+from broker.routing.router import LONGEST_CACHED
 from broker.session.aliases import IncomingAliases
 
 _NONE: frozenset[bytes] = frozenset()
@@ -29,6 +31,8 @@ class PublisherTopics:
 
     def permit(self, topic: bytes, most: int) -> None:
         """Remember that the client may publish to *topic*; of *most* topics none is forgotten yet."""
+        if len(topic) > LONGEST_CACHED:
+            return
         permitted = self.permitted
         if not isinstance(permitted, set) or len(permitted) >= most:
             permitted = self.permitted = set()

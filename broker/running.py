@@ -28,7 +28,7 @@ from broker.plugins.errors import PluginError
 from broker.preflight import problems
 from broker.server import BrokerServer
 from broker.store.sqlite import StoreError
-from provisioning.logs import LossyStream
+from provisioning.logs import LossyStream, fit_for_terminal
 from provisioning.pki.tls import TlsConfigurationError
 
 _USAGE = 2
@@ -116,7 +116,7 @@ def configure_log(level: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if terminal else [structlog.processors.format_exc_info]),
+            fit_for_terminal if terminal else structlog.processors.format_exc_info,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),

@@ -61,6 +61,7 @@ from broker.sources.staple import Staple
 from broker.sources.trust_files import load_trust, trust_of_cafile
 from broker.store.sqlite import SqliteStore
 from broker.sys_topics import INTERVAL, SysTopics
+from broker.wall_clock import WallClock
 from provisioning.pki.identity import parse_uri
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
@@ -385,9 +386,11 @@ async def _renewals(credential: BrokerCredential, reloader: Reloader) -> None:
 async def _tick(engine: Engine) -> None:
     loop = asyncio.get_running_loop()
     collected = loop.time()
+    clock = WallClock(collected, time.time())
     while True:
         await asyncio.sleep(_TICK)
         now = loop.time()
+        clock.look(engine, now, time.time())
         engine.tick(now)
         # What has survived a second is a connection, a session, a route: not looked at again until the next full
         # collection, which stops everybody for some tens of milliseconds and so is rare.

@@ -64,6 +64,10 @@ class Turn:
             self._requested = True
             self._call_soon(self.end)
 
+    def later(self, call: Callable[[], None]) -> None:
+        """Call *call* when the event loop has gone round: everybody else is served before."""
+        self._call_soon(call)
+
     def end(self) -> None:
         """Flush every session that was touched."""
         self._requested = False

@@ -11,6 +11,8 @@ Rules
 2. MQTT packets travel in binary frames, cut anywhere [MQTT-6.0.0-1], [MQTT-6.0.0-2]; a text frame ends the
    connection.
 3. The upgrade request is bounded by h11's limit; a frame is handed on as its bytes arrive, never gathered.
+4. A read may hold thousands of frames of a few bytes. They are taken in portions, with a turn for everybody else in
+   between (`broker.portions`); of the pings in one only the last is answered, as RFC 6455 §5.5.3 allows.
 
 Does not handle: compression (not offered), several paths (any path will do), the Origin header: who may connect is
 decided by the client certificate, which a browser's page cannot choose.
@@ -21,6 +23,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
+from itertools import islice
 from typing import Protocol
 
 from wsproto import ConnectionType, WSConnection
@@ -38,7 +42,9 @@ from wsproto.events import (
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from broker.metrics import Metrics
+from broker.portions import PORTION
 from broker.transport import without_qos0
+from broker.turn import Turn
 
 SUBPROTOCOL = "mqtt"
 _UNSUPPORTED_DATA = 1003
@@ -109,13 +115,18 @@ class Above(Protocol):
 class WebSocket:
     """One WebSocket, as a server."""
 
-    __slots__ = ("_above", "_metrics", "_transport", "_websocket")
+    __slots__ = ("_above", "_held", "_metrics", "_pauses", "_pinged", "_transport", "_turn", "_websocket")
 
-    def __init__(self, transport: Underlying, metrics: Metrics) -> None:
+    def __init__(self, transport: Underlying, metrics: Metrics, turn: Turn) -> None:
         self._transport = transport
         self._metrics = metrics
+        self._turn = turn
         self._websocket = WSConnection(ConnectionType.SERVER)
         self._above: Above | None = None
+        self._held = False
+        self._pauses = False
+        """Whether frames that were read wait for the next turn."""
+        self._pinged: Ping | None = None
 
     def serve(self, connection: Above) -> None:
         """Hand what arrives to *connection*."""
@@ -134,13 +145,43 @@ class WebSocket:
         """Take frames apart."""
         try:
             self._websocket.receive_data(data)
-            for event in self._websocket.events():
-                self._on_event(event, now)
+            if not self._pauses:
+                self._take(now)
         except (RemoteProtocolError, LocalProtocolError) as error:
-            if isinstance(error, RemoteProtocolError) and error.event_hint is not None:
-                with contextlib.suppress(LocalProtocolError):  # Say it over HTTP where that is still possible.
-                    self._send(error.event_hint)
-            self._fail(f"not a WebSocket: {error}", now)
+            self._not_ours(error, now)
+
+    def _take(self, now: float) -> None:
+        """Act on the next portion of what was read; see to the rest."""
+        taken = 0
+        for event in islice(self._websocket.events(), PORTION):
+            taken += 1
+            self._on_event(event, now)
+        pinged, self._pinged = self._pinged, None
+        if pinged is not None and self._websocket.state is ConnectionState.OPEN:
+            self._send(pinged.response())
+        if taken == PORTION and self._above is not None:
+            if not self._held:
+                self._transport.hold()
+            self._pauses = True
+            self._turn.later(partial(self._go_on, now))
+
+    def _go_on(self, now: float) -> None:
+        self._pauses = False
+        if self._above is None:
+            return
+        if not self._held:
+            self._transport.release()
+        try:
+            self._take(now)
+        except (RemoteProtocolError, LocalProtocolError) as error:
+            self._not_ours(error, now)
+        self._turn.request()
+
+    def _not_ours(self, error: RemoteProtocolError | LocalProtocolError, now: float) -> None:
+        if isinstance(error, RemoteProtocolError) and error.event_hint is not None:
+            with contextlib.suppress(LocalProtocolError):  # Say it over HTTP where that is still possible.
+                self._send(error.event_hint)
+        self._fail(f"not a WebSocket: {error}", now)
 
     def choke(self) -> None:
         """Pass on that too much is unsent."""
@@ -171,7 +212,7 @@ class WebSocket:
         elif isinstance(event, Request):
             self._upgrade(event, now)
         elif isinstance(event, Ping):
-            self._send(event.response())
+            self._pinged = event
         elif isinstance(event, CloseConnection):
             if self._websocket.state is not ConnectionState.CLOSED:
                 self._send(event.response())
@@ -239,11 +280,15 @@ class WebSocket:
 
     def hold(self) -> None:
         """Read nothing more until `release`."""
-        self._transport.hold()
+        if not self._held and not self._pauses:
+            self._transport.hold()
+        self._held = True
 
     def release(self) -> None:
         """Read again."""
-        self._transport.release()
+        self._held = False
+        if not self._pauses:
+            self._transport.release()
 
     def _send(self, event: Event) -> None:
         self._transport.write([self._websocket.send(event)])

@@ -103,7 +103,7 @@ class Backend:
     async def connect(
         self, endpoint: Endpoint, context: ssl.SSLContext, keep_alive: KeepAlive, topic_filter: str = EVERYTHING
     ) -> None:
-        """Connect and subscribe. Raises `device_sim.tls_dial.NotAdmitted`."""
+        """Connect and subscribe. Raises `NotAdmitted`, `SubscriptionRefused` or `NotConnected`."""
 
         async def dial(terms: Terms) -> None:
             link = self.connection = await self._driver.open(

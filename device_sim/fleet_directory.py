@@ -106,15 +106,9 @@ class FleetDirectory:
         (path / _DEVICES).mkdir(mode=0o700)
         write_whole(path / _ANCHORS, anchors.encode())
         write_whole(path / _INDEX, b"")
-        operator = origin.operator
-        header = {
-            "schema": SCHEMA,
-            "provisioning_url": origin.provisioning_url,
-            "operator": None if operator is None else [str(operator.certificate), str(operator.key)],
-            "service": service,
-        }
-        write_whole(path / _HEADER, json.dumps(header, indent=2).encode())  # Last: it makes the directory a fleet.
-        return cls(path, origin, service)
+        fleet = cls(path, origin, service)
+        fleet._write_header()  # Last: it makes the directory a fleet.
+        return fleet
 
     @classmethod
     def exists(cls, path: Path) -> bool:
@@ -150,6 +144,22 @@ class FleetDirectory:
         """The names of the devices that are not revoked, sorted."""
         entries = self.entries.items()
         return sorted(name for name, entry in entries if entry.identity.role is Role.DEVICE and not entry.revoked)
+
+    def move(self, origin: Origin, anchors: str) -> None:
+        """Have its certificates from *origin* from now on, and trust *anchors*: the service or its operator changed."""
+        write_whole(self.anchors, anchors.encode())
+        self.origin = origin
+        self._write_header()
+
+    def _write_header(self) -> None:
+        operator = self.origin.operator
+        header = {
+            "schema": SCHEMA,
+            "provisioning_url": self.origin.provisioning_url,
+            "operator": None if operator is None else [str(operator.certificate), str(operator.key)],
+            "service": self.service,
+        }
+        write_whole(self.path / _HEADER, json.dumps(header, indent=2).encode())
 
     def credential(self, name: str) -> HeldCredential:
         """Return the credential of *name*. Raises `FleetUnusable`."""

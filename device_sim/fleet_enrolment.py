@@ -66,7 +66,7 @@ def enrol_or_end(
             given = Given(ways_of(way.names), _pair(way.claim), manufacturer, way.approve)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
-        fleet = _fleet(directory, authority, provisioning, cafile, _operator(cert, key))
+        fleet = _fleet(view, directory, authority, provisioning, cafile, _operator(cert, key))
         before = sum(name in fleet.entries for name in names)
         if before:
             view.said(f"{before} of {devices} are in {directory} already")
@@ -138,13 +138,16 @@ def _pair(both: Path | None) -> CredentialFiles | None:
 
 
 def _operator(certificate: Path | None, key: Path | None) -> CredentialFiles | None:
-    if certificate is None or key is None:
+    if certificate is None and key is None:
         return None
+    if certificate is None or key is None:
+        raise typer.BadParameter("--cert and --key go together: name both")
     # A later run is started elsewhere, perhaps.
     return CredentialFiles(certificate.absolute(), key.absolute())
 
 
 def _fleet(
+    view: View,
     directory: Path,
     authority: CertificateAuthority | None,
     url: str | None,
@@ -153,8 +156,19 @@ def _fleet(
 ) -> FleetDirectory:
     if FleetDirectory.exists(directory):
         fleet = FleetDirectory.read(directory)
+        before = fleet.anchors.read_text()
         if (authority is None) != (fleet.origin.provisioning_url is not None):
             raise FleetUnusable(f"{directory} was enrolled the other way: continue with the options it was made with")
+        if authority is not None:
+            if authority.pem != before:
+                raise FleetUnusable(f"{directory} was made from another CA: continue with that one, or enrol another")
+            return fleet
+        origin = Origin(url or fleet.origin.provisioning_url, operator or fleet.origin.operator)
+        anchors = before if cafile is None else cafile.read_text()
+        if (origin, anchors) != (fleet.origin, before):
+            with fleet.changing():
+                fleet.move(origin, anchors)
+            view.said(f"{directory} is enrolled as these options say from now on")
         return fleet
     service = f"backend-{secrets.token_hex(3)}"
     if authority is not None:

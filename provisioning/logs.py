@@ -48,6 +48,14 @@ class LossyStream:
             self.lost += 1
 
 
+def fit_for_terminal(_logger: object, _method: str, line: EventDict) -> EventDict:
+    """Escape what a terminal would act on: clients choose topics and names, and may put escape sequences in them."""
+    for name, value in line.items():
+        if isinstance(value, str) and not value.isprintable():
+            line[name] = value.encode("unicode_escape").decode()
+    return line
+
+
 def configure_logging(worker: int | None = None) -> None:
     """Send this process's logs to stderr; *worker* is its number among several, and on each of its lines."""
     watched = sys.stderr.isatty()
@@ -61,7 +69,7 @@ def configure_logging(worker: int | None = None) -> None:
             *([] if worker is None else [say_who]),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if watched else [structlog.processors.format_exc_info]),
+            fit_for_terminal if watched else structlog.processors.format_exc_info,
             structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer(_as_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

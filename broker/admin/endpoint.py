@@ -21,7 +21,7 @@ class AdminEndpoint:
         self._server = HttpServer(handle, _local_user, BODIES)
         operators = Operators(served.engine)
         self._remote = HttpServer(handle, operators.identify, BODIES, operators.settle)
-        self._door = OperatorDoor(self._remote, lambda: served.listeners[0].context)
+        self._door = OperatorDoor(self._remote, operators, lambda: served.listeners[0].context)
 
     @property
     def url(self) -> str:

@@ -4,7 +4,7 @@ Theory
 ------
 The same TLS context as the clients' listener (its present one, for each connection: renewed certificates and changed
 trust count at once), the same `Admission.examine`, at every request and not only at the handshake: an operator who is
-revoked while connected gets no further answer.
+revoked while connected gets no further answer, nor one whose TLS is of an earlier generation of trust.
 
 Rules
 -----
@@ -51,9 +51,10 @@ _STATUS_SECONDS = 5.0
 class OperatorDoor:
     """A listening TLS port in front of one `HttpServer`."""
 
-    def __init__(self, server: HttpServer, context: Callable[[], ssl.SSLContext]) -> None:
-        """Serve with the *context* of the moment."""
+    def __init__(self, server: HttpServer, operators: Operators, context: Callable[[], ssl.SSLContext]) -> None:
+        """Serve *operators* with the *context* of the moment."""
         self._server = server
+        self._operators = operators
         self._context = context
         self._listening: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,9 +92,15 @@ class OperatorDoor:
     async def _shake_hands(self, accepted: socket.socket, host: str, room: asyncio.Semaphore) -> None:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_READ, loop=loop)
+        generation = self._operators.generation  # That of the context.
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._operators.began(writer, generation)
+            await self._server.connected(reader, writer)
+
         try:
             await loop.connect_accepted_socket(
-                lambda: asyncio.StreamReaderProtocol(reader, self._server.connected, loop=loop),
+                lambda: asyncio.StreamReaderProtocol(reader, connected, loop=loop),
                 accepted,
                 ssl=self._context(),
                 ssl_handshake_timeout=_HANDSHAKE_SECONDS,
@@ -117,6 +124,16 @@ class Operators:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._asked: WeakKeyDictionary[asyncio.StreamWriter, Inquiry] = WeakKeyDictionary()
+        self._generations: WeakKeyDictionary[asyncio.StreamWriter, int] = WeakKeyDictionary()
+
+    @property
+    def generation(self) -> int:
+        """The generation of trust that counts."""
+        return self._engine.admission.trust_generation
+
+    def began(self, writer: asyncio.StreamWriter, generation: int) -> None:
+        """Take note that the TLS of *writer* believes the anchors of *generation*."""
+        self._generations[writer] = generation
 
     async def settle(self, writer: asyncio.StreamWriter) -> None:
         """Wait for what has to be asked elsewhere about the certificate: OCSP, a list that is not here yet."""
@@ -166,7 +183,9 @@ class Operators:
                 RefusalCode.WRONG_ROLE, ReasonCode.NOT_AUTHORIZED, "an operator's certificate is needed"
             )
         else:
-            refusal = self._engine.admission.refuse_now(outcome, asyncio.get_running_loop().time())
+            admission = self._engine.admission
+            refusal = admission.refuse_before(self._generations.get(writer, 0))
+            refusal = refusal or admission.refuse_now(outcome, asyncio.get_running_loop().time())
         if refusal is None:
             return outcome.identity.uri
         return replace(refusal, identity=outcome.identity.uri, serial=outcome.serial)

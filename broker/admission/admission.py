@@ -12,6 +12,7 @@ Rules
 1. Order of `examine`: issuer, identity, an end entity, trust domain, role, validity, revocation, how well that is
    known. Of `admit`: revocation once more (time has passed), what was being asked elsewhere, revocation data fresh
    enough, client identifier, will. The first that fails is the answer.
+   Between the two the policy may have become another one, so whether it knows the identity is asked twice.
 2. A client identifier is the device's name, or empty. A service may run several instances: ``<name>-<anything>``.
 3. No I/O; the time is passed in. What has to be fetched is asked of an `Asker`, and the client waits for its answer.
 4. Without a `Trust` every anchor is as good as the other and revocations come from the feed alone: the issuer is then
@@ -261,7 +262,7 @@ class Admission:
         if trust_domain is not None and identity.trust_domain != trust_domain:
             return _refused(RefusalCode.WRONG_TRUST_DOMAIN, f"{identity.trust_domain} is not our trust domain")
         if not self.policy.knows(identity):
-            return _refused(RefusalCode.WRONG_ROLE, f"a certificate of role {identity.role} may not connect")
+            return _unknown_role(identity)
         if peer.seconds_left < 0:
             not_after = now + timedelta(seconds=peer.seconds_left)
             return _refused(RefusalCode.EXPIRED, f"the certificate expired on {not_after:%Y-%m-%d %H:%M:%S} UTC")
@@ -282,6 +283,12 @@ class Admission:
             issuer, revocation = found
             return _refused(RefusalCode.ISSUER_REVOKED, f"the CA {issuer.subject} is revoked ({revocation.reason})")
         return None
+
+    def refuse_before(self, generation: int) -> Refused | None:
+        """Return the refusal if TLS has begun in another *generation* of trust: what it believed may count no more."""
+        if generation == self.trust_generation:
+            return None
+        return _unavailable(RefusalCode.TRUST_CHANGED, "the trust settings have changed since TLS began; connect again")
 
     def refuse_now(self, peer: Peer, now: float) -> Refused | None:
         """Return the refusal if *peer*, which `examine` has found good, is not good, or not known to be, at *now*."""
@@ -312,6 +319,8 @@ class Admission:
         refusal = terms.refuse_username(identity, connect)
         if refusal is not None:
             return refusal
+        if not self.policy.knows(identity):
+            return _unknown_role(identity)
         if not (terms.may_use(identity, connect.client_id) or identity.name in self._any_client_id):
             return Refused(
                 RefusalCode.CLIENT_ID_MISMATCH,
@@ -341,6 +350,10 @@ def revoked(revocation: Revocation) -> Refused:
     if revocation.reason is RevocationReason.CERTIFICATE_HOLD:
         return Refused(RefusalCode.SUSPENDED, ReasonCode.BANNED, "the certificate is suspended (certificateHold)")
     return _refused(RefusalCode.REVOKED, f"certificate revoked ({revocation.reason})")
+
+
+def _unknown_role(identity: Identity) -> Refused:
+    return _refused(RefusalCode.WRONG_ROLE, f"a certificate of role {identity.role} may not connect")
 
 
 def _untrusted(certificate: x509.Certificate) -> Refused:

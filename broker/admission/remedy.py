@@ -35,6 +35,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "EXPIRED": "renew the certificate; the device enrols again if it cannot renew any more",
         "LIFETIME_OVER": "none: the client connects again; see limits.max_connection_lifetime",
         "IDENTITY_CHANGED": "the settings of trust have changed: the client connects again, as whom they say now",
+        "TRUST_CHANGED": "none: the settings of trust have changed while the client was at the door; it connects again",
         "NOT_YET_VALID": "compare the clocks of broker and CA; the certificate becomes good by itself",
         "REVOKED": "revocation is final: if the device is good, enrol it again with a new token",
         "SUSPENDED": "resume it: fleet-provisioning resume",

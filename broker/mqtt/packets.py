@@ -32,7 +32,7 @@ from broker.mqtt.framing import decode_length
 from broker.mqtt.ping import Pingreq, Pingresp
 from broker.mqtt.publication import Publish
 from broker.mqtt.subscribe import Suback, Subscribe, SubscriptionRequest, Unsuback, Unsubscribe
-from broker.mqtt.wire import Reader
+from broker.mqtt.wire import MAXIMUM_VARIABLE_INTEGER, Reader
 
 __all__ = [
     "Auth",
@@ -105,13 +105,16 @@ _LONGEST_VERSION: Final = 9
 """Bytes of the longest protocol name and version, ``MQIsdp`` and 3."""
 
 
-def decode_packet(first_byte: int, body: bytes, version: ProtocolVersion) -> Packet:
+def decode_packet(
+    first_byte: int, body: bytes, version: ProtocolVersion, most_items: int = MAXIMUM_VARIABLE_INTEGER
+) -> Packet:
     """Return the packet with this first byte and body; a CONNECT is read in its own version, whatever *version* says.
 
+    Of topic filters and properties it has *most_items*, or is refused when there are more, before the rest is read.
     Raises `PacketError` with the reason code to answer with, and with the version to answer a CONNECT in.
     """
     try:
-        return _decode(first_byte, body, version)
+        return _decode(first_byte, body, version, most_items)
     except PacketError as error:
         if first_byte >> 4 == PacketType.CONNECT:
             error.version = _version_of(body)
@@ -133,7 +136,7 @@ def _version_of(body: bytes) -> ProtocolVersion | None:
         return None
 
 
-def _decode(first_byte: int, body: bytes, version: ProtocolVersion) -> Packet:
+def _decode(first_byte: int, body: bytes, version: ProtocolVersion, most_items: int) -> Packet:
     packet_type, flags = first_byte >> 4, first_byte & 0x0F
     read = _READERS.get(packet_type)
     if read is None:
@@ -143,7 +146,7 @@ def _decode(first_byte: int, body: bytes, version: ProtocolVersion) -> Packet:
         redelivered = version is ProtocolVersion.V31 and fixed and flags == fixed | _DUP  # MQTT 3.1 §2.1: DUP.
         if not redelivered:
             raise MalformedPacket(f"{PacketType(packet_type).name}: the flags {flags:#06b} should be {fixed:#06b}")
-    reader = Reader(body)
+    reader = Reader(body, most_items)
     packet = read(reader, flags, version)
     if reader.remaining:
         raise MalformedPacket(f"{packet.packet_type.name}: {reader.remaining} bytes behind the last field")

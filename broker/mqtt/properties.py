@@ -225,9 +225,10 @@ def read_properties(reader: Reader, owner: Owner) -> Properties:
     length = reader.variable_integer("property length")
     if length == 0:
         return NO_PROPERTIES
-    section = Reader(reader.take(length, "properties"))
+    section = Reader(reader.take(length, "properties"), reader.items_left)
     found: dict[str, Any] = {}
     while section.remaining:
+        section.count("properties")
         identifier = section.variable_integer("property identifier")
         rule = _RULE_OF.get(identifier)
         if rule is None or owner not in rule.allowed_in:
@@ -240,6 +241,7 @@ def read_properties(reader: Reader, owner: Owner) -> Properties:
             found.setdefault(rule.attribute, []).append(value)
         else:
             found[rule.attribute] = value
+    reader.items_left = section.items_left
     for attribute in _REPEATABLE & found.keys():
         found[attribute] = tuple(found[attribute])
     return Properties(**found)

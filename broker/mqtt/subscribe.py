@@ -204,6 +204,7 @@ def _read_v5_properties(reader: Reader, packet_type: PacketType, version: Protoc
 
 
 def _read_filter(reader: Reader, version: ProtocolVersion) -> str:
+    reader.count("topic filters")
     topic_filter = check_topic_filter(reader.string("topic filter"))  # [MQTT-3.8.3-1], [MQTT-3.10.3-1]
     if version is ProtocolVersion.V5:
         SharedSubscription.parse(topic_filter)  # Refuses what only looks like one [MQTT-4.8.2-1], [MQTT-4.8.2-2].

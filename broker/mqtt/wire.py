@@ -4,7 +4,9 @@ Rules
 -----
 1. A `Reader` takes fields from the front of one packet's body. Whatever is missing, too long or not UTF-8 raises
    `MalformedPacket` naming the field.
-2. An encoder raises `ValueError` for a value that its data type cannot hold; it never writes a wrong length.
+2. What a packet may hold any number of, topic filters and properties, costs a hundred times its bytes: a `Reader` takes
+   so many of it and no more, where its maker says so.
+3. An encoder raises `ValueError` for a value that its data type cannot hold; it never writes a wrong length.
 
 Does not handle: what a field means, or splitting a stream into packets.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from broker.mqtt.codes import ReasonCode
 from broker.mqtt.errors import MalformedPacket, ProtocolError
 
 MAXIMUM_STRING: Final = 0xFFFF
@@ -42,12 +45,14 @@ def decode_utf8(data: bytes, field: str) -> str:
 class Reader:
     """A cursor over the body of one packet."""
 
-    __slots__ = ("_data", "_end", "_position")
+    __slots__ = ("_data", "_end", "_position", "items_left")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, most_items: int = MAXIMUM_VARIABLE_INTEGER) -> None:
+        """Read *data*, and *most_items* topic filters and properties of it."""
         self._data = data
         self._position = 0
         self._end = len(data)
+        self.items_left = most_items
 
     @property
     def remaining(self) -> int:
@@ -62,6 +67,12 @@ class Reader:
             raise MalformedPacket(f"{field}: {size} bytes needed, {self._end - start} left in the packet")
         self._position = end
         return self._data[start:end]
+
+    def count(self, field: str) -> None:
+        """Take note of one more topic filter or property."""
+        self.items_left -= 1
+        if self.items_left < 0:
+            raise ProtocolError(f"{field}: more of them than this server takes in a packet", ReasonCode.QUOTA_EXCEEDED)
 
     def rest(self) -> bytes:
         """Return everything that is left."""

@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. Bounded in number, the oldest goes first, and in time: after `lifetime` seconds an answer is asked for again.
+1. Bounded in number, a long topic counting for several, the oldest goes first; and in time: after `lifetime` seconds an
+   answer is asked for again.
 2. An answer that is old is still better than none for a message that is on its way (`known`); nobody is asked for it
    again unless a packet comes that can wait (`fresh`).
 3. No I/O, no clock.
@@ -14,6 +15,9 @@ from collections.abc import Callable
 
 from broker.admission.refusal import RefusalCode
 from broker.extension import Action
+
+_ONE = 512
+"""Characters of a topic up to which an answer counts as one: a client may choose 65,535 of them."""
 
 Question = tuple[object, Action, str]
 """Whose standing (another one at each connection of a session), what, and which topic."""
@@ -27,6 +31,7 @@ class Verdicts:
         self._most = most
         self._lifetime = lifetime
         self._answers: dict[Question, tuple[RefusalCode | None, float]] = {}
+        self._size = 0
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -44,7 +49,14 @@ class Verdicts:
     def put(self, question: Question, refusal: RefusalCode | None, now: float, lifetime: float | None = None) -> None:
         """Remember an answer that was given at *now*, for *lifetime* seconds if that is not as long as others."""
         answers = self._answers
-        answers.pop(question, None)  # So that the oldest stays the first.
+        if answers.pop(question, None) is None:  # So that the oldest stays the first.
+            self._size += _size(question)
         answers[question] = refusal, now + (self._lifetime if lifetime is None else lifetime)
-        while len(answers) > self._most():
-            del answers[next(iter(answers))]
+        while self._size > self._most() and len(answers) > 1:
+            oldest = next(iter(answers))
+            self._size -= _size(oldest)
+            del answers[oldest]
+
+
+def _size(question: Question) -> int:
+    return 1 + len(question[2]) // _ONE

@@ -12,7 +12,9 @@ Rules
 1. A few connections at a time, with the event loop between: an examination costs as much as at the door.
 2. That a revocation status is not known is no reason to put out somebody who is in; that it is known, is.
 3. A session that is kept for a client that is away is judged when the client comes.
-4. `preview` goes the same way and changes nothing.
+4. Who is at the door, TLS complete or not, has begun in another generation, and is sent to begin again (`TRUST_CHANGED`
+   in `broker.handlers`): what TLS believed then is not believed now.
+5. `preview` goes the same way and changes nothing.
 """
 
 from __future__ import annotations

@@ -23,9 +23,11 @@ _Files = list[set[bytes]]
 class CachedNames:
     """A set of topic names, encoded, searchable by topic filter."""
 
-    __slots__ = ("_depths", "_places")
+    __slots__ = ("_depths", "_places", "words")
 
     def __init__(self) -> None:
+        self.words = 0
+        """How many files there are by word: what the names cost in memory beside themselves."""
         self._places: list[dict[str, set[bytes]]] = []
         """For each place in a name: which names have which word there."""
         self._depths: dict[int, set[bytes]] = {}
@@ -44,6 +46,7 @@ class CachedNames:
             file = places[place].get(word)
             if file is None:
                 places[place][word] = {topic}
+                self.words += 1
             else:
                 file.add(topic)
         self._depths.setdefault(len(words), set()).add(topic)
@@ -58,6 +61,7 @@ class CachedNames:
             file.remove(topic)
             if not file:
                 del self._places[place][word]
+                self.words -= 1
         depth = self._depths[len(words)]
         depth.remove(topic)
         if not depth:
@@ -90,6 +94,7 @@ class CachedNames:
 
     def clear(self) -> None:
         """Forget every name."""
+        self.words = 0
         self._places.clear()
         self._depths.clear()
 

@@ -21,8 +21,8 @@ Invariants
 1. A Route is immutable, its count of topics apart; a change of subscriptions replaces it, never edits it. It says
    nothing about its topic.
 2. ``routes[topic]`` always equals what the tree answers (property-tested, with and without the cache).
-3. Never more than *limit* routes are kept, and a few times as many names at the nodes of wildcards: topics are chosen
-   by clients.
+3. Never more than *limit* routes are kept, a few times as many names at the nodes of wildcards, and words of names: all
+   are chosen by clients. A name longer than `LONGEST_CACHED` bytes is matched each time.
 4. To search for stale routes never costs more than a few times what it would to make all routes anew: then the cache
    starts anew instead. So a publication pays for one match at most, and a subscription for nothing that no publication
    has paid for, whatever filters clients choose (decision 0095).
@@ -80,6 +80,12 @@ _MOST_SHARED = 16
 
 _MOST_REMEMBERED = 4
 """Names that the nodes of wildcards remember, for each route that may be kept."""
+
+_MOST_WORDS = 4
+"""Words by which cached names are filed, for each route that may be kept: where names share none, fewer are kept."""
+
+LONGEST_CACHED = 512
+"""Bytes of a topic name that is remembered: a client may choose 65,535 of them, and another name each time."""
 
 _STEPS_A_ROUTE = 64
 """Steps of a search that cost about half as much as to match one topic name."""
@@ -205,7 +211,13 @@ class Routes(dict[bytes, Route]):
         except UnicodeDecodeError:
             raise MalformedPacket("the topic name is not UTF-8") from None  # [MQTT-3.3.2-1]
         check_topic_name(name)
-        if len(self) >= self.limit or self._remembered >= _MOST_REMEMBERED * self.limit:
+        if len(topic) > LONGEST_CACHED:
+            return Route(self._tree.match(name))
+        if (
+            len(self) >= self.limit
+            or self._remembered >= _MOST_REMEMBERED * self.limit
+            or self._cached.words >= _MOST_WORDS * self.limit
+        ):
             self._start_anew()
         matches: list[tuple[Subscriber, Subscription]] = []
         for node in self._tree.nodes(name):

@@ -6,24 +6,34 @@ Rules
 2. Messages are sent again in the order in which they were sent first [MQTT-4.6.0-1].
 3. Never more than *receive_maximum* messages are sent and unacknowledged [MQTT-3.3.4-9]: a client that comes back with
    a smaller one gets those that it has not acknowledged a few at a time, too.
+4. Nothing new is sent while large messages of more than `QueueLimits.inflight_bytes` are unacknowledged: a client that
+   takes a thousand megabytes and acknowledges none does not have the broker keep them. Small ones are not counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+from broker.session.queue import QueueLimits
 
 M = TypeVar("M")
 
 HIGHEST_PACKET_ID = 65535
+LARGE: Final = 4096
+"""Bytes from which on a message counts as large."""
 
 
 class Inflight(Generic[M]):
     """Unacknowledged messages of one direction."""
 
-    __slots__ = ("_again", "_last_id", "_messages", "_quota", "_receive_maximum")
+    __slots__ = ("_again", "_bytes", "_large", "_last_id", "_limits", "_messages", "_quota", "_receive_maximum")
 
-    def __init__(self, receive_maximum: int) -> None:
+    def __init__(self, receive_maximum: int, limits: QueueLimits) -> None:
+        self._limits = limits
+        self._bytes = 0
+        self._large: dict[int, int] | None = None
+        """The sizes of large messages, by packet identifier."""
         self._messages: dict[int, M] = {}
         self._again: dict[int, None] | None = None
         self._last_id = 0
@@ -36,6 +46,8 @@ class Inflight(Generic[M]):
     @property
     def room(self) -> int:
         """How many new messages may be sent now; zero or less for none."""
+        if self._large and self._bytes >= self._limits.inflight_bytes:
+            return 0
         return self._quota - len(self._messages)
 
     @property
@@ -54,6 +66,14 @@ class Inflight(Generic[M]):
         self._messages[packet_id] = message
         return packet_id
 
+    def weigh(self, packet_id: int, size: int) -> None:
+        """Take note of how many bytes the message has that *packet_id* names, if it is large."""
+        if size >= LARGE:
+            if self._large is None:
+                self._large = {}
+            self._bytes += size - self._large.get(packet_id, 0)
+            self._large[packet_id] = size
+
     def get(self, packet_id: int) -> M | None:
         """Return the message that *packet_id* names, or None."""
         return self._messages.get(packet_id)
@@ -70,6 +90,8 @@ class Inflight(Generic[M]):
         """Let go of the message that *packet_id* names; None if there is no such message."""
         if self._again:
             self._again.pop(packet_id, None)
+        if self._large:
+            self._bytes -= self._large.pop(packet_id, 0)
         return self._messages.pop(packet_id, None)
 
     def restart(self, receive_maximum: int) -> None:

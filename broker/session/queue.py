@@ -26,6 +26,8 @@ class QueueLimits:
 
     messages: int
     bytes: int
+    inflight_bytes: int = 16 * 1024 * 1024
+    """How many bytes of large messages may be sent and unacknowledged (`broker.session.inflight`)."""
 
 
 class MessageQueue:

@@ -40,7 +40,7 @@ from broker.mqtt.message import Alias, Deliverable, Message, PersonalMessage, Re
 from broker.mqtt.subscription import Subscription
 from broker.session.aliases import OutgoingAliases
 from broker.session.connection import Connection
-from broker.session.inflight import Inflight
+from broker.session.inflight import LARGE, Inflight
 from broker.session.queue import MessageQueue, QueueLimits
 from broker.session.will import Will
 from broker.store.journal import Journal
@@ -268,7 +268,7 @@ class Session:
         """
         inflight = self.inflight
         if inflight is None:  # Most devices never get a QoS 1 message: it is made for those that do.
-            inflight = self.inflight = Inflight(self._receive_maximum)
+            inflight = self.inflight = Inflight(self._receive_maximum, self._limits)
         if self.journal is not None:
             return self._deliver_durably(message, inflight, self.journal, now)
         if self._queue is not None or self.connection is None or self.choked or inflight.room <= 0:
@@ -301,10 +301,13 @@ class Session:
             alias = aliases.known(message.topic) if waits else aliases.introduce(message.topic)
         frame = message.frame(packet_id.to_bytes(2, "big"), v5=self.v5, now=now, alias=alias)
         if self._fits(frame):
+            if len(frame) >= LARGE:
+                inflight.weigh(packet_id, len(frame))
             if self.journal is not None and isinstance(message, PersonalMessage) and message.exactly_once:
                 # Sent again after a crash, it must have the packet identifier by which the client knows it.
                 self.journal.advance(self.row, message.sequence, packet_id, released=False)
-                self._send_when_stored(frame, self.journal)
+                if self.connection is not None:
+                    self.journal.send(self.connection, frame)
             else:
                 self.outbox.append(frame)
         else:
@@ -312,10 +315,6 @@ class Session:
             self._over(message)
             if aliases is not None and alias is not None and not alias.known:
                 aliases.forget(message.topic)  # The client has not been told of it.
-
-    def _send_when_stored(self, frame: bytes, journal: Journal) -> None:
-        if self.connection is not None:
-            journal.send(self.connection, frame)
 
     def _known_alias(self, topic: bytes) -> Alias | None:
         # A QoS 0 message may be dropped on its way out, so it never introduces an alias, it only uses one.
@@ -477,9 +476,10 @@ class Session:
         """Put back a delivery that the store has kept; those with a *packet_id* are inflight, at QoS 2."""
         self._last_sequence = max(self._last_sequence, stored.sequence)
         if self.inflight is None:
-            self.inflight = Inflight(self._receive_maximum)
+            self.inflight = Inflight(self._receive_maximum, self._limits)
         if packet_id is not None:
             self.inflight.replace(packet_id, stored)
+            self.inflight.weigh(packet_id, stored.message.size if stored.message is not None else 0)
         else:
             if self._queue is None:
                 self._queue = MessageQueue(self._limits)

@@ -43,7 +43,7 @@ def attack(
     json: JsonOption = None,
     junit: JunitOption = None,
 ) -> None:
-    """Try every way in that a bad device has, and judge how each is refused. Exit code 4: one got in."""
+    """Try every way in that a bad device has, and judge how each is refused. Exit code 4: one failed; 1: none tried."""
     with late_imports():
         from device_sim.attack.attacking import foreign_target, judge
         from device_sim.attack.catalogue import CATALOGUE
@@ -66,7 +66,7 @@ def revocation(
     json: JsonOption = None,
     junit: JunitOption = None,
 ) -> None:
-    """Try every way around a revocation, and judge whether it holds. Exit code 4: one worked."""
+    """Try every way around a revocation, and judge whether it holds. Exit code 4: one failed; 1: none tried."""
     with late_imports():
         from device_sim.attack.attacking import foreign_target, judge
         from device_sim.attack.revocation_list import chapter

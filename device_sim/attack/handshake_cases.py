@@ -180,7 +180,7 @@ async def _dialled(scene: Scene) -> RawClient:
     try:
         return await scene.dial(scene.context(paper.pem))
     except NotAdmitted as error:
-        raise Impossible(f"a good device is refused: {error.closure}") from error
+        raise Impossible(f"a good device is not let in: {error.closure}") from error
 
 
 @case(

@@ -52,7 +52,7 @@ def _first(name: str, description: str, data: bytes, *expected: str, version: Pr
         try:
             client = await scene.dial(scene.context(paper.pem), version=version)
         except NotAdmitted as error:
-            raise Impossible(f"a good device is refused: {error.closure}") from error
+            raise Impossible(f"a good device is not let in: {error.closure}") from error
         try:
             await client.send(data)
             return await client.answer(Connack, deadline=_ANSWER)

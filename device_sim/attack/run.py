@@ -4,7 +4,8 @@ Rules
 -----
 1. A case that raises what a peer can cause is judged; only a bug of ours ends the run.
 2. Idle cases only wait: they are tried together, before the others. The *last* ones come last.
-3. After the last case a good device must still be let in: a broker that a case has killed has refused nobody.
+3. Before the first case a good device must be let in: otherwise no refusal would mean anything, and nothing is judged.
+4. After the last case a good device must still be let in: a broker that a case has killed has refused nobody.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ Told = Callable[[Outcome], None]
 
 
 async def run(target: Target, cases: Sequence[Case], told: Told) -> list[Outcome]:
-    """Try *cases*, tell of each as it ends, and return all outcomes in the order of the catalogue."""
+    """Try *cases*, tell of each as it ends, and return all outcomes in the order of the catalogue.
+
+    Raises `Impossible` if nothing can be judged (rule 3).
+    """
     scene = Scene(target)
     outcomes: dict[str, Outcome] = {}
 
@@ -40,6 +44,10 @@ async def run(target: Target, cases: Sequence[Case], told: Told) -> list[Outcome
         told(outcome)
 
     try:
+        try:
+            (await scene.admitted(await scene.device())).close()
+        except Impossible as why:
+            raise Impossible(f"{why}; so no refusal would mean anything, and nothing was tried") from why
         async with asyncio.TaskGroup() as together:
             for case in cases:
                 if case.idle:

@@ -6,7 +6,8 @@ An open model, as in scenarios: when a client connects and when it publishes is 
 not slow its own load down; latencies count from when a thing was due. What the generator could not send in time is
 counted as skipped, and makes the benchmark INVALID when it is more than a little.
 
-Does not handle: reconnection. A connection that ends is counted with its reason; a benchmark of storms is a scenario.
+Does not handle: reconnection. A connection that ends is counted with its reason, and when all have ended so does the
+benchmark; a benchmark of storms is a scenario.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Figures:
     published: int = 0
     acknowledged: int = 0
     rejected: int = 0
+    unacknowledged: int = 0
+    """QoS 1 and 2 messages that the broker has not answered by the end."""
     held_back: int = 0
     skipped: int = 0
     received: int = 0
@@ -69,6 +72,11 @@ class Figures:
     connecting_seconds: float = 0.0
     seconds: float = 0.0
     invalid: list[str] = field(default_factory=list)
+
+    @property
+    def troubled(self) -> bool:
+        """Whether somebody was refused or lost, or a message was not taken."""
+        return bool(self.refused or self.lost or self.rejected or self.unacknowledged)
 
     @property
     def latencies(self) -> dict[str, Latency]:
@@ -182,6 +190,7 @@ class Bench:
                     task.cancel()
                 figures.seconds = time.monotonic() - self.started
                 await self._drain()
+                figures.unacknowledged = sum(len(client.pending) for client in self._clients)
                 sampling.cancel()
                 figures.leaving = True
             if not figures.health:
@@ -196,12 +205,22 @@ class Bench:
         deadline = self.started + self.plan.seconds if self.plan.seconds else None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline), asyncio.TaskGroup() as tasks:
-                streaming = tasks.create_task(self._publish(), name="publish")
+                working = tasks.create_task(
+                    self._publish() if self.plan.kind is Kind.PUB else self._enough(), name="publish or receive"
+                )
                 await self._connect(keep_alive)
-                if self.plan.kind is Kind.PUB:
-                    await streaming
-                else:
-                    await self.figures.enough.wait()
+                deserted = tasks.create_task(self._deserted(), name="deserted")
+                await asyncio.wait([working, deserted], return_when=asyncio.FIRST_COMPLETED)
+                for task in (working, deserted):
+                    task.cancel()
+
+    async def _enough(self) -> None:
+        await self.figures.enough.wait()
+
+    async def _deserted(self) -> None:
+        """Return when nobody is connected any more; nobody comes back."""
+        if links := [client.link.closed for client in self._clients if client.link is not None]:
+            await asyncio.wait(links)
 
     async def _connect(self, keep_alive: KeepAlive) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -245,8 +264,6 @@ class Bench:
 
     async def _publish(self) -> None:
         plan, figures = self.plan, self.figures
-        if plan.kind is not Kind.PUB:
-            return
         schedule: Schedule[Client] = Schedule()
         for client, offset in zip(
             self._clients, even(len(self._clients), len(self._clients) / plan.interval), strict=True

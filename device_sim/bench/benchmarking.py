@@ -84,6 +84,6 @@ def benchmark(
         view.result(json.dumps(document(plan, figures), indent=1))
     else:
         view.show(summary(plan, figures))
-    if figures.refused or figures.admitted.count < plan.clients:
+    if figures.troubled or figures.admitted.count < plan.clients:
         raise typer.Exit(ExitCode.ERROR)
     raise typer.Exit(ExitCode.INVALID if figures.invalid else ExitCode.OK)

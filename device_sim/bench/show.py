@@ -72,9 +72,8 @@ def summary(plan: Plan, figures: Figures) -> RenderableType:
     for what, count in (("published", figures.published), ("received", figures.received)):
         if count:
             parts.append(Text(f"  {count} messages {what}, {count / max(figures.seconds, 1e-9):.0f}/s"))
-    missing = figures.published - figures.acknowledged - figures.rejected if plan.qos else 0
-    if missing:
-        parts.append(Text(f"  {missing} messages not acknowledged in time", "yellow"))
+    if figures.unacknowledged:
+        parts.append(Text(f"  {figures.unacknowledged} messages not acknowledged in time", "yellow"))
     if figures.rejected or figures.held_back:
         parts.append(Text(f"  {figures.rejected} rejected by the broker, {figures.held_back} held back", "yellow"))
     parts += [Text(f"  refused {count} times: {reason}", "red") for reason, count in figures.refused.items()]
@@ -95,6 +94,7 @@ def document(plan: Plan, figures: Figures) -> dict[str, Any]:
         "published": figures.published,
         "acknowledged": figures.acknowledged,
         "rejected": figures.rejected,
+        "unacknowledged": figures.unacknowledged,
         "held_back": figures.held_back,
         "skipped": figures.skipped,
         "received": figures.received,

@@ -26,8 +26,8 @@ _STAGE_CSS = {
 }
 
 MARKERS = {
-    "revoke": "cut", "suspend": "cut", "stayed in": "hot", "failed renewal": "cut", "storm": "hot", "restart": "hot",
-    "trouble": "hot", "backend lost": "cut", "ctl": "told",
+    "revoke": "cut", "suspend": "cut", "stayed in": "hot", "failed renewal": "cut", "lost receiver": "hot",
+    "storm": "hot", "restart": "hot", "trouble": "hot", "ctl": "told",
 }  # fmt: skip
 """Kinds of markers, and how each is coloured."""
 

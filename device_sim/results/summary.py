@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from device_sim.results.document import Document, figure_of
+from device_sim.run.recorder import FAILED_RENEWAL, LOST_RECEIVER
 
 _PERCENTS = (50.0, 95.0, 99.0)
 _COLOURS = {"PASS": "bold green", "INVALID": "bold yellow", "INTERRUPTED": "bold yellow"}
@@ -27,7 +28,7 @@ def summary_of(document: Document) -> RenderableType:
     parts += [
         Text(f"  {marker['kind']}: {marker['what']}", "red")
         for marker in document["markers"]
-        if marker["kind"] in {"failed renewal", "backend lost"}
+        if marker["kind"] in {FAILED_RENEWAL, LOST_RECEIVER}
     ]
     scenario = document["scenario"]
     verdict = Text("\n")

@@ -32,7 +32,7 @@ from device_sim.keep_alive import KeepAlive
 from device_sim.live_device import Counters, Surroundings
 from device_sim.run.health import GeneratorWatch, HealthSample, resident_memory
 from device_sim.run.manner import Manner, Share
-from device_sim.run.recorder import Marker, Recorder
+from device_sim.run.recorder import FAILED_RENEWAL, Marker, Recorder
 from device_sim.run.stages import Scene, play
 from device_sim.run.target import Target
 from device_sim.scenario.metrics import Count, Duration
@@ -222,7 +222,7 @@ class Part:
             false_refusals=fleet.falsely_refused,
             memory_before_mb=self._memory_before,
             present=self._present(fleet),
-            markers=recorder.markers + scene.marked("failed renewal", fleet.renewal_failures),
+            markers=recorder.markers + scene.marked(FAILED_RENEWAL, fleet.renewal_failures),
         )
 
     def state(self) -> PartState:

@@ -11,7 +11,6 @@ the parts say was sent is held against what the backends received.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import signal
 import time
 from collections import Counter
@@ -30,7 +29,7 @@ from device_sim.run.health import GeneratorWatch, HealthSample, worst
 from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of
 from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop
 from device_sim.run.part import Part, PartOutcome, PartState, Played
-from device_sim.run.recorder import Marker, Recorder, StageSpan
+from device_sim.run.recorder import LOST_RECEIVER, Marker, Recorder, StageSpan
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.run.stages import label_of
 from device_sim.run.target import Impossible, Target
@@ -167,12 +166,12 @@ class Run:
             self._end(span)
 
     async def _stay(self, backend: Backend) -> None:
-        told = itertools.count()
-
         def lost(closure: Closure) -> None:
-            if next(told) < _MOST_LOSSES:
-                at = time.monotonic() - self.started
-                self.recorder.markers.append(Marker(at, "backend lost", f"{backend.name}: {closure}"))
+            self.recorder.counts[Count.LOST_RECEIVERS] += 1
+            if self.recorder.counts[Count.LOST_RECEIVERS] <= _MOST_LOSSES:
+                at, what = time.monotonic() - self.started, f"{backend.name}: {closure}"
+                what += "; what comes until it is back counts as lost"
+                self.recorder.markers.append(Marker(at, LOST_RECEIVER, what))
 
         await backend.stay(lost)
 

@@ -31,8 +31,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.enrolment.attempt import Attempt
-from provisioning.enrolment.authentication import ended
-from provisioning.enrolment.groups import rules_for
+from provisioning.enrolment.authentication import check_not_withdrawn, ended
+from provisioning.enrolment.groups import MAXIMUM_GRACE, rules_for
 from provisioning.enrolment.linking import check_link
 from provisioning.enrolment.successor import authorise_successor
 from provisioning.enrolment.ways.approval import ApprovalWay, Undecided, approved
@@ -44,7 +44,6 @@ from provisioning.enrolment.ways.way import IpAddress, Settle, Vouched, Way
 from provisioning.enrolment.ways.webhook import Unasked, WebhookWay
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
 from provisioning.store import certificates, claims, devices, groups
 from provisioning.store.certificates import HeldCertificate, StoredCertificate
 from provisioning.store.devices import Device, DeviceState
@@ -205,15 +204,16 @@ def _admit(
         device = _add_device(connection, rules, name, role, group, now, origin)
     else:
         go_alone(connection)  # It has certificates, which may have to be revoked.
-        _check_place(device, role, group)
-        if device.state is DeviceState.REVOKED and readmitted and answer is None:
+        device = _in_place(connection, rules, device, role, group, now, origin)
+        comes_back = device.state is DeviceState.REVOKED and readmitted and answer is None
+        if comes_back:
             # A token made after the revocation (older ones are void) is the operator's word that it may come back.
             devices.set_state(connection, [device.id], DeviceState.ACTIVE, now)
         elif device.state is not DeviceState.ACTIVE:
             raise ended(device)
         if not readmitted:
             answer, superseded = _comes_back(connection, attempt, rules, device, said)
-        elif answer is None and rules.new_key is NewKey.REPLACE:
+        elif comes_back or (answer is None and rules.new_key is NewKey.REPLACE):
             superseded = _others(connection, device, attempt)
     lifetimes = [life for life in (rules.lifetime, *(each.lifetime for each in said)) if life is not None]
     return Authorised(
@@ -234,27 +234,53 @@ def _admit(
 def _add_device(
     connection: Connection, rules: Group, name: str, role: Role, group: str | None, now: datetime, origin: str | None
 ) -> Device:
-    if rules.maximum_devices is not None:
-        groups.find(connection, rules.name, for_update=True)  # Two newcomers are counted one after the other.
-        if groups.count_devices(connection, rules.name) >= rules.maximum_devices:
-            raise Refused(
-                Code.GROUP_FULL,
-                f"group {rules.name} has {rules.maximum_devices} devices, as many as it may: an operator raises "
-                "the limit or decommissions devices",
-            )
+    _check_room(connection, rules, now)
     try:
         return devices.add(connection, name, role, group, now, origin)
     except IntegrityError as error:  # PostgreSQL: another transaction added it since we looked.
         raise Refused(Code.NAME_TAKEN, f"{name} has just been enrolled by somebody else") from error
 
 
-def _check_place(device: Device, role: Role, group: str | None) -> None:
-    if (device.role, device.group) != (role, group):
+def _check_room(connection: Connection, rules: Group, now: datetime) -> None:
+    if rules.maximum_devices is None:
+        return
+    groups.find(connection, rules.name, for_update=True)  # Two newcomers are counted one after the other.
+    number = groups.count_devices(connection, rules.name)
+    if number >= rules.maximum_devices:  # Who names new devices with a copied claim would fill it otherwise.
+        number -= claims.count_never_activated(connection, rules.name, now)
+    if number >= rules.maximum_devices:
+        raise Refused(
+            Code.GROUP_FULL,
+            f"group {rules.name} has {rules.maximum_devices} devices, as many as it may: an operator raises "
+            "the limit or decommissions devices",
+        )
+
+
+def _in_place(
+    connection: Connection,
+    rules: Group,
+    device: Device,
+    role: Role,
+    group: str | None,
+    now: datetime,
+    origin: str | None,
+) -> Device:
+    """Return *device* with the role and group that it has for ever; of one that was never activated they are new."""
+    moves = (device.role, device.group) != (role, group)
+    if not moves and rules.maximum_devices is None:
+        return device
+    if device.state is DeviceState.ACTIVE and claims.never_activated(connection, device.id, now):
+        _check_room(connection, rules, now)
+        if moves:
+            check_not_withdrawn(connection, device)
+            return devices.move(connection, device, role, group, origin)
+    elif moves:
         raise Refused(
             Code.NAME_TAKEN,
             f"{device.name} is a {device.role} of group {device.group} and stays one: ask for a token for that role "
             "and group, or choose another name",
         )
+    return device
 
 
 def _comes_back(
@@ -264,9 +290,10 @@ def _comes_back(
 
     An operator's approval that it took is added to *said*.
     """
-    _check_no_withdrawal(connection, device)
+    check_not_withdrawn(connection, device)
     held = certificates.newest_with_key(connection, device.name, attempt.request.key_fingerprint)
-    if held is not None and rules.same_key_window:
+    # A key that was replaced, or whose certificate an operator has suspended, is not the key that it has.
+    if held is not None and not held.withdrawn and rules.same_key_window:
         return (held.der if _answers(held, rules, attempt.now) else None), ()
     lost = [each.lost for each in said if each.lost is not None]
     if lost:
@@ -291,27 +318,11 @@ def _answers(held: HeldCertificate, rules: Group, now: datetime) -> bool:
     return held.good(now) and now < held.issued_at + rules.same_key_window
 
 
-def _check_no_withdrawal(connection: Connection, device: Device) -> None:
-    """Refuse a device whose newest certificate was revoked for cause: that is not undone by asking again.
-
-    What was replaced, and trials that wait for their activation, are passed over.
-    """
-    trials = claims.trials_of(connection, device.id)
-    for each in reversed(certificates.of_device(connection, device.id)):
-        if each.revocation is None:
-            return
-        if each.revocation.reason is RevocationReason.SUPERSEDED or (each.on_hold and each.id in trials):
-            continue
-        raise Refused(
-            Code.CERTIFICATE_REVOKED,
-            f"certificate {each.serial} of {device.name} was revoked ({each.revocation.reason}): ask an operator for a "
-            "new token bound to it",
-        )
-
-
 def _others(connection: Connection, device: Device, attempt: Attempt) -> list[StoredCertificate]:
+    """Return what the device has that is good for anything, though it be for a renewal after its end."""
     return [
         each
         for each in certificates.of_device(connection, device.id)
-        if attempt.now < each.not_after and (each.revocation is None or not each.revocation.reason.final)
+        if attempt.now < each.not_after + MAXIMUM_GRACE
+        and (each.revocation is None or not each.revocation.reason.final)
     ]

@@ -2,7 +2,9 @@
 
 A certificate on trial (`provisioning.store.claims`) is on hold for everything but this: asking for its successor
 activates the device. A certificate that has expired is good for nothing but this, for as long as the group's grace time
-says, and never if it was revoked: the TLS handshake has shown that its key is held, the store says the rest.
+says, and never if it was revoked, or its CA, or what the device had after it: the TLS handshake has shown that its key
+is held, the store says the rest. Nobody revokes each certificate that has ended; so what revokes a device, or replaces
+its key, ends these too when the device comes back (`provisioning.enrolment.authorise`).
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from sqlalchemy.engine import Connection
 
 from provisioning.ca.name_policy import addresses_of
 from provisioning.enrolment.attempt import Attempt
-from provisioning.enrolment.authentication import check_dates, check_not_revoked, ended, known
+from provisioning.enrolment.authentication import check_dates, check_not_revoked, check_not_withdrawn, ended, known
 from provisioning.enrolment.groups import rules_for
 from provisioning.enrolment.ways.way import IpAddress, Settle
 from provisioning.errors import Code, Refused
-from provisioning.store import claims
+from provisioning.store import authorities, claims
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import Group
@@ -45,7 +47,7 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
     if not on_trial:
         check_not_revoked(stored)
     rules = rules_for(connection, stored.device.role, stored.device.group)
-    _check_dates(stored, attempt, timedelta() if on_trial else rules.renewal_grace)
+    _check_dates(connection, stored, attempt, timedelta() if on_trial else rules.renewal_grace)
     if certificate is None:
         raise AssertionError("authenticate refuses a missing certificate")
     if stored.device.state is not DeviceState.ACTIVE:
@@ -73,7 +75,7 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
     )
 
 
-def _check_dates(stored: StoredCertificate, attempt: Attempt, grace: timedelta) -> None:
+def _check_dates(connection: Connection, stored: StoredCertificate, attempt: Attempt, grace: timedelta) -> None:
     """Refuse what is not valid now, or has been over for longer than *grace*."""
     ended = attempt.now > stored.not_after
     if not ended or attempt.now > stored.not_after + grace:
@@ -86,3 +88,11 @@ def _check_dates(stored: StoredCertificate, attempt: Attempt, grace: timedelta) 
             f"certificate {stored.serial} of {stored.device.name} has expired and may be renewed on a new TLS session "
             "only: connect without resuming one",
         )
+    if authorities.is_revoked(connection, bytes.fromhex(stored.issuer_key_id)):
+        raise Refused(
+            Code.CERTIFICATE_REVOKED,
+            f"the CA that has issued certificate {stored.serial} of {stored.device.name} was revoked: ask an operator "
+            "for a new enrolment token",
+        )
+    if stored.device.state is DeviceState.ACTIVE:  # Else its state is what is said.
+        check_not_withdrawn(connection, stored.device)

@@ -9,6 +9,8 @@ Rules
 3. The place in the feed is taken inside the transaction: commit order is feed order, without a gap.
 4. The feed and the CRL are told only after the commit.
 5. A batch is one transaction: all of it or, if anything in it is unknown, nothing.
+6. A key that is compromised is so in every certificate: whichever is named, all for its key are revoked. One key is one
+   device's (`provisioning.store.device_keys`), whose row is locked.
 """
 
 from __future__ import annotations
@@ -135,18 +137,18 @@ class RevocationService:
                 raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}")
             certificate, _ = found
             fresh = [certificate] if _can_be_revoked(certificate) else []
+            fresh += _others_for_their_keys(connection, fresh, grounds)
             now = self._clock()
             revoked = _record(connection, fresh, grounds, now, by)
             check_an_admin_is_left(connection, [each.device for each in fresh], now)
             if fresh:
-                facts = {**grounds.facts, "serials": [serial]}
+                facts = {**grounds.facts, "serials": [each.serial for each in fresh]}
                 audit.append(connection, now, by, Action.REVOKED, certificate.device.name, facts)
             return RevocationOutcome(revoked or facts_of([certificate]), bool(fresh)), fresh
 
         outcome, fresh = await self._database.write(transaction, short=True)
-        if outcome.changed:
-            (revoked,) = outcome.revoked
-            log.info("certificate revoked", device=revoked.device, serial=serial, reason=reason.value, by=by)
+        for each in outcome.revoked if outcome.changed else ():
+            log.info("certificate revoked", device=each.device, serial=each.serial, reason=reason.value, by=by)
         self._tell(fresh)
         return outcome
 
@@ -177,6 +179,8 @@ class RevocationService:
                 for each in issued
                 if _can_be_revoked(each) and (each.revocation or now < each.not_after or each.serial in named)
             ]
+            singly = [each for each in ended if each.serial in named]
+            ended += [each for each in _others_for_their_keys(connection, singly, grounds) if each not in ended]
             for device in whole:
                 check_not_the_service(device)
             fresh = [each for each in whole if each.state not in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}]
@@ -220,6 +224,15 @@ def _check_reason(reason: RevocationReason) -> None:
 
 def _can_be_revoked(certificate: StoredCertificate) -> bool:
     return certificate.revocation is None or not certificate.revocation.reason.final
+
+
+def _others_for_their_keys(connection: Connection, ended: Changed, grounds: Grounds) -> Changed:
+    """Return what else is certified for the keys of *ended*, if they are compromised."""
+    if grounds.reason is not RevocationReason.KEY_COMPROMISE or not ended:
+        return ()
+    known = {each.id for each in ended}
+    found = certificates.with_keys_of(connection, list(known))
+    return [each for each in found if _can_be_revoked(each) and each.id not in known]
 
 
 def _record(connection: Connection, ended: Changed, grounds: Grounds, now: datetime, by: str) -> list[Revoked]:

@@ -8,7 +8,8 @@ in the next complete CRL, removeFromCRL in the next delta, and "good" from the O
 
 Rules
 -----
-1. Suspending and resuming are idempotent, and only what is on hold is released: no other reason ever ends.
+1. Suspending and resuming are idempotent, and only what is on hold is released: no other reason ever ends. Nor does
+   the hold of a certificate on trial, which is nobody's decision (`provisioning.store.claims`): it ends with the trial.
 2. A suspended device gets no certificate, by token or by renewal; its tokens stay, for when it is resumed.
 3. Places in the feed are taken inside the transaction; neighbours are told after the commit, as for a revocation.
 """
@@ -26,7 +27,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
 from provisioning.revocation.service import Changed, RevocationOutcome, Revoked, facts_of
-from provisioning.store import audit, certificates, devices, revocations
+from provisioning.store import audit, certificates, claims, devices, revocations
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
@@ -95,12 +96,13 @@ class SuspensionService:
         return outcome
 
     async def suspend_serial(self, serial: str, *, by: str) -> RevocationOutcome:
-        """Put one certificate on hold; raise `Refused` if it is unknown or revoked for another reason."""
+        """Put one certificate on hold; raise `Refused` if it is unknown, on trial, or revoked for another reason."""
 
         def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
             certificate = _find(connection, serial)
             if certificate.revocation is not None and certificate.revocation.reason.final:
                 raise _final(certificate)
+            _check_not_on_trial(connection, certificate)
             fresh = [certificate] if certificate.revocation is None else []
             now = self._clock()
             held = self._hold(connection, fresh, now, by)
@@ -125,7 +127,9 @@ class SuspensionService:
                 raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
             if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
                 raise Refused(Code.REVOCATION_FINAL, f"{name} is {device.state}, which is final")
-            held = [each for each in certificates.of_device(connection, device.id) if _on_hold(each)]
+            trials = claims.trials_of(connection, device.id)
+            issued = certificates.of_device(connection, device.id)
+            held = [each for each in issued if each.on_hold and each.id not in trials]
             released = self._release(connection, held, now, by)
             changed = device.state is DeviceState.SUSPENDED or bool(held)
             if device.state is DeviceState.SUSPENDED:
@@ -141,7 +145,7 @@ class SuspensionService:
         return outcome
 
     async def resume_serial(self, serial: str, *, by: str) -> ReleaseOutcome:
-        """Release one certificate; raise `Refused` if its revocation is final or its whole device is suspended."""
+        """Release one certificate; raise `Refused` if that is final, a trial's, or its whole device's."""
 
         def transaction(connection: Connection) -> tuple[ReleaseOutcome, Changed]:
             certificate = _find(connection, serial)
@@ -149,6 +153,7 @@ class SuspensionService:
                 return ReleaseOutcome([], changed=False), []
             if certificate.revocation.reason.final:
                 raise _final(certificate)
+            _check_not_on_trial(connection, certificate)
             device = certificate.device
             if device.state is DeviceState.SUSPENDED:
                 raise Refused(Code.DEVICE_SUSPENDED, f"{device.name} is suspended as a whole: resume the device")
@@ -203,8 +208,13 @@ def _find(connection: Connection, serial: str) -> StoredCertificate:
     return found[0]
 
 
-def _on_hold(certificate: StoredCertificate) -> bool:
-    return certificate.revocation is not None and not certificate.revocation.reason.final
+def _check_not_on_trial(connection: Connection, certificate: StoredCertificate) -> None:
+    if certificate.on_hold and claims.on_trial(connection, certificate.id):
+        raise Refused(
+            Code.ON_TRIAL,
+            f"certificate {certificate.serial} of {certificate.device.name} is on trial, on hold until its end: "
+            "suspend or revoke the device, or revoke the certificate, to keep it from being activated",
+        )
 
 
 def _final(certificate: StoredCertificate) -> Refused:

@@ -80,10 +80,15 @@ class HeldCertificate:
     on_trial: bool = False
     """On hold because it waits for its activation, not by an operator's decision."""
 
+    @property
+    def withdrawn(self) -> bool:
+        """Whether it was revoked, or suspended by an operator."""
+        held = self.on_trial and self.revoked_for is RevocationReason.CERTIFICATE_HOLD
+        return not (self.revoked_for is None or held)
+
     def good(self, now: datetime) -> bool:
         """Whether it is neither revoked nor at its end."""
-        held = self.on_trial and self.revoked_for is RevocationReason.CERTIFICATE_HOLD
-        return (self.revoked_for is None or held) and now < self.not_after
+        return not self.withdrawn and now < self.not_after
 
 
 _FACTS: Final = [certificates.c[field.name] for field in fields(StoredCertificate) if field.name in certificates.c]
@@ -277,6 +282,13 @@ def of_devices_or_with_serials(
     """Return every certificate of these devices, and those with these serial numbers, oldest first."""
     rows = connection.execute(_OF_MANY, {"devices": device_ids, "serials": serials})
     return [from_row(row) for row in rows]
+
+
+def with_keys_of(connection: Connection, identifiers: Sequence[int]) -> list[StoredCertificate]:
+    """Return every certificate for the keys of these certificates, these among them, oldest first."""
+    keys = select(certificates.c.spki_sha256).where(certificates.c.id.in_(identifiers))
+    statement = selected().where(certificates.c.spki_sha256.in_(keys)).order_by(certificates.c.id)
+    return [from_row(row) for row in connection.execute(statement)]
 
 
 def good_of_issuer(connection: Connection, issuer_key_id: bytes, now: datetime) -> list[StoredCertificate]:

@@ -35,7 +35,7 @@ class WebSocketClient:
     def __init__(self, broker: MemoryBroker, *subprotocols: str) -> None:
         self._broker = broker
         self.transport = SocketTransport()
-        self._server = WebSocket(self.transport, broker.metrics)
+        self._server = WebSocket(self.transport, broker.metrics, broker.engine.turn)
         self._server.serve(ClientConnection(broker.engine, self._server, broker.now))
         self._server.secured(shared_service("client").der, broker.now, broker.wall)
         self._client = WSConnection(ConnectionType.CLIENT)

@@ -69,7 +69,7 @@ def test_deadlines_are_met_once_in_time_and_never_early(steps: list[tuple[str, i
 @given(st.lists(st.integers(-6, 6), max_size=80), st.integers(1, 6))
 def test_inflight_is_an_ordered_mapping_of_free_identifiers(steps: list[int], receive_maximum: int) -> None:
     """Positive: acknowledge the n-th; zero: connect again; negative: add."""
-    inflight: Inflight[int] = Inflight(receive_maximum)
+    inflight: Inflight[int] = Inflight(receive_maximum, QueueLimits(1, 1))
     model: dict[int, int] = {}
     unsent: list[int] = []
     for count, step in enumerate(steps):

@@ -19,6 +19,7 @@ from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.service import EnrolmentService, MadeKey
 from provisioning.enrolment.tokens import TokenOrder, TokenService
 from provisioning.pki.identity import Role
+from provisioning.pki.keys import PrivateKey
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.suspension import SuspensionService
 from provisioning.store import authorities, schema
@@ -89,11 +90,11 @@ class Fleet:
         return await self.enrolment.reenrol(csr, CertificateCredential(certificate))
 
 
-def successor_csr(certificate: x509.Certificate) -> bytes:
-    """Return a request, for a new key, that may succeed *certificate*."""
+def successor_csr(certificate: x509.Certificate, key: PrivateKey | None = None) -> bytes:
+    """Return a request, for *key* or a new one, that may succeed *certificate*."""
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     *attributes, common_name = certificate.subject
-    return csr_der(names=[str(common_name.value)], extensions=[names], attributes=attributes)
+    return csr_der(key, names=[str(common_name.value)], extensions=[names], attributes=attributes)
 
 
 @contextlib.asynccontextmanager

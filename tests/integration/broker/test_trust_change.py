@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+import ssl
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 from broker.cli import app
 from broker.mqtt.codes import ReasonCode
+from broker.mqtt.connect import Connack
+from broker.mqtt.framing import split_frames
+from broker.mqtt.packets import decode_packet
+from provisioning.pki.identity import Identity, Role
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.crl import crl, pem
-from tests.support.pki import Held, Pki
-from tests.support.tls_client import TlsClient, attempt
+from tests.support.pki import DOMAIN, Held, Pki
+from tests.support.tls_client import PATIENCE, TlsClient, attempt
+from tests.support.wire import V5, connect_packet
 
 TABLE = """
 [[trust]]
@@ -25,6 +33,49 @@ anchors = ["{anchors}"]
 {terms}
 """
 BLIND = "unsafe_no_revocation = true\nroles = ['device', 'service']"
+
+
+class HalfHandshake:
+    """A client that has sent its ClientHello, and finishes later what the broker has begun."""
+
+    def __init__(self, connected: socket.socket, context: ssl.SSLContext) -> None:
+        self.socket = connected
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
+        with pytest.raises(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        self._pass_on()
+        self._incoming.write(self.socket.recv(65536))
+
+    def connect(self, client_id: str) -> Connack | None:
+        """Finish the handshake, send CONNECT, and return the answer; None where TLS itself ends."""
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self._pass_on()
+                self._incoming.write(self.socket.recv(65536))
+        self._tls.write(connect_packet(V5, client_id=client_id).encode(V5))
+        self._pass_on()
+        while True:
+            try:
+                data = self._tls.read(65536)
+            except ssl.SSLWantReadError:
+                received = self.socket.recv(65536)
+                self._incoming.write(received) if received else self._incoming.write_eof()
+            except ssl.SSLError:
+                return None
+            else:
+                if not data:
+                    return None
+                (frame, *_), _ = split_frames(data, 1 << 20)
+                answer = decode_packet(frame[0], data[frame[1] : frame[2]], V5)
+                assert isinstance(answer, Connack)
+                return answer
+
+    def _pass_on(self) -> None:
+        self.socket.sendall(self._outgoing.read())
 
 
 class Scene:
@@ -112,6 +163,49 @@ def test_an_anchor_that_is_taken_out_of_cafile_puts_out_its_clients(tmp_path: Pa
         )
         with TlsClient(scene.broker.port, "", context=context, session=session) as again:
             assert not again.socket.session_reused, "tickets of before are worth nothing"
+
+
+@pytest.mark.parametrize("text", ["", "tables"])
+def test_who_is_at_the_door_when_trust_changes_is_judged_by_the_new(tmp_path: Path, text: str) -> None:
+    # TLS was completed, or begun, while the CA was still believed; the sweep sees only whom it has let in.
+    with ExitStack() as stack:
+        flags = () if text else ("--unsafe-no-revocation",)
+        scene = Scene(tmp_path / "b", stack, both() if text else "", *flags)
+        waiting = {
+            name: stack.enter_context(TlsClient(scene.broker.port, scene.ours.anchors, pki.device(name).credential))
+            for name, pki in (("goes", scene.theirs), ("stays", scene.ours))
+        }
+        half = stack.enter_context(socket.create_connection(("127.0.0.1", scene.broker.port), timeout=PATIENCE))
+        begun = HalfHandshake(half, client_context(scene.ours.anchors, scene.theirs.device("late").credential))
+        if text:
+            scene.write(TABLE.format(name="ours", anchors="{ours}", terms=BLIND))
+        else:
+            scene.files["both"].write_text(scene.ours.anchors)
+        scene.hangup()
+        for name, client in waiting.items():
+            answer = client.connect(client_id=name, expect=ReasonCode.SERVER_UNAVAILABLE)
+            assert str(answer.properties.reason_string).startswith("TRUST_CHANGED: ")
+            assert answer.properties.user_properties == (("retry-after", "0"),)
+        assert scene.connect(scene.ours, "stays").check_alive() is None
+        refused = begun.connect("late")
+        assert refused is None or refused.reason_code is not ReasonCode.SUCCESS
+        assert not scene.broker.events("admitted", client="late")
+
+
+def test_an_operator_of_a_ca_that_is_withdrawn_gets_no_further_answer(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        scene = Scene(tmp_path / "b", stack, "", "--unsafe-no-revocation", "--admin-port", "0")
+        url = next(each for each in scene.broker.urls if each.startswith("https://"))
+        operator = scene.theirs.certify(Identity(DOMAIN, Role.OPERATOR, "olga"))
+        context = client_context(scene.ours.anchors, operator.credential)
+        client = stack.enter_context(httpx.Client(base_url=url, verify=context, trust_env=False, timeout=PATIENCE))
+        assert client.get("/v1/status").status_code == 200
+        scene.files["both"].write_text(scene.ours.anchors)
+        scene.hangup()
+        answer = client.get("/v1/status")  # On the same connection.
+        assert (answer.status_code, answer.json()["code"]) == (503, "TRUST_CHANGED")
+        with pytest.raises(httpx.TransportError):
+            client.get("/v1/status")
 
 
 @pytest.mark.parametrize(

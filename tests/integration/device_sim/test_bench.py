@@ -110,6 +110,50 @@ async def test_one_pair_serves_all_and_a_refusal_is_counted(
     assert "refused 2 times: tls certificate_required" in out
 
 
+async def test_a_broker_that_dies_ends_a_benchmark_and_fails_it(
+    mosquitto: RunningBroker, fleet: FleetDirectory
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "device_sim", "bench", "pub", "-c", "3", "-R", "100", "-I", "20", "-q", "1",
+        "-L", "1000000", "-t", "fleet/%g/%c/telemetry", "--fleet", str(fleet.path), *where(mosquitto),
+        cwd=SOURCE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(60):
+            async for line in process.stderr:
+                if b"connected 3/3" in line:
+                    break
+            mosquitto.process.kill()
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert (process.returncode, b"Traceback" in err) == (1, False)
+    assert "lost 3 times: tcp" in out.decode()
+
+
+async def test_where_nobody_is_admitted_a_benchmark_does_not_wait_for_ctrl_c(
+    mosquitto: RunningBroker, fleet: FleetDirectory
+) -> None:
+    mosquitto.process.kill()
+    await mosquitto.process.wait()
+    for arguments in (("conn",), ("pub", "-t", "a", "-L", "5"), ("sub", "-t", "a")):
+        code, out, _ = await ran("bench", *arguments, "-c", "2", "--fleet", str(fleet.path), *where(mosquitto))
+        assert (code, "refused 2 times: tcp refused" in out) == (1, True)
+
+
+async def test_messages_that_the_broker_rejects_fail_a_benchmark(
+    mosquitto: RunningBroker, fleet: FleetDirectory
+) -> None:
+    code, out, _ = await ran(
+        "bench", "pub", "-c", "1", "-I", "10", "-q", "1", "-L", "3", "-t", "$SYS/mine", "--fleet", str(fleet.path),
+        *where(mosquitto),
+    )  # fmt: skip
+    assert (code, "3 rejected by the broker" in out) == (1, True), out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from device_sim.fleet_directory import FleetDirectory
 from device_sim.stage import Stage, raised
 from provisioning.pki.keys import key_to_pem, write_private
+from tests.support.authority import Authority
 from tests.support.manufacturer import Manufacturer
 
 COUNT = 6
@@ -27,12 +28,18 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         yield stage
 
 
-@asynccontextmanager
-async def enrolling(stage: Stage, fleet: Path, *more: str) -> AsyncIterator[asyncio.subprocess.Process]:
+def enrolling(stage: Stage, fleet: Path, *more: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
     credential = stage.operator_credential
+    return running(
+        fleet, "--provisioning", stage.provisioning_url, "--cafile", str(stage.anchors),
+        "--cert", str(credential.certificate), "--key", str(credential.key), *more,
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def running(fleet: Path, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "device_sim", "enrol", str(fleet), "--provisioning", stage.provisioning_url,
-        "--cafile", str(stage.anchors), "--cert", str(credential.certificate), "--key", str(credential.key), *more,
+        sys.executable, "-m", "device_sim", "enrol", str(fleet), *options,
         env={**os.environ, "TERM": "dumb"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -46,7 +53,15 @@ async def enrolling(stage: Stage, fleet: Path, *more: str) -> AsyncIterator[asyn
 
 
 async def enrolled(stage: Stage, fleet: Path, *more: str, code: int = 0) -> str:
-    async with enrolling(stage, fleet, *more) as process:
+    return await _told(enrolling(stage, fleet, *more), code)
+
+
+async def enrolled_with(fleet: Path, *options: str, code: int = 0) -> str:
+    return await _told(running(fleet, *options), code)
+
+
+async def _told(started: AbstractAsyncContextManager[asyncio.subprocess.Process], code: int) -> str:
+    async with started as process:
         out, err = await asyncio.wait_for(process.communicate(), 240)
         said = out.decode() + err.decode()
         assert process.returncode == code, said
@@ -154,3 +169,36 @@ async def test_requests_wait_for_an_operator_and_survive_an_interruption(tmp_pat
         await stage.operator.decide(request.id, approve=True)
     await enrolled(stage, tmp_path / "fleet", *options)  # With the keys that were approved.
     await usable(stage, tmp_path / "fleet")
+
+
+async def test_what_was_wrong_the_first_time_is_put_right_by_the_second_command(stage: Stage, tmp_path: Path) -> None:
+    fleet, two = tmp_path / "fleet", ("--devices", "2")
+    (tmp_path / "other.pem").write_text(Authority().pem)
+    credential = stage.operator_credential
+    for wrong in (
+        ("--provisioning", "https://localhost:1"),
+        ("--cafile", str(tmp_path / "other.pem")),
+        ("--cert", str(credential.key), "--key", str(credential.certificate)),
+    ):
+        await enrolled(stage, fleet, *two, *wrong, code=1)
+    assert "as these options say from now on" in await enrolled(stage, fleet, *two)
+    await usable(stage, fleet, 2)
+    assert "from now on" not in await enrolled(stage, fleet, "--devices", "3")
+    await usable(stage, fleet, 3)
+    assert "go together" in await enrolled_with(fleet, "--cert", "operator.crt", code=2)
+
+
+async def test_a_fleet_of_a_ca_is_not_continued_with_another(tmp_path: Path) -> None:
+    fleet = tmp_path / "fleet"
+    for name in ("one", "two"):
+        authority = Authority()
+        (tmp_path / f"{name}.pem").write_text(authority.pem)
+        write_private(tmp_path / f"{name}.key", key_to_pem(authority._key))
+
+    def of(name: str) -> tuple[str, ...]:
+        return ("--ca-cert", str(tmp_path / f"{name}.pem"), "--ca-key", str(tmp_path / f"{name}.key"))
+
+    await enrolled_with(fleet, "--devices", "1", *of("one"))
+    assert "was made from another CA" in await enrolled_with(fleet, "--devices", "2", *of("two"), code=1)
+    await enrolled_with(fleet, "--devices", "2", *of("one"))
+    assert len(FleetDirectory.read(fleet).devices) == 2

@@ -320,3 +320,19 @@ async def test_a_backend_that_lost_its_connection_comes_back_and_one_that_left_d
         staying.cancel()
         await asyncio.wait([staying])
         assert staying.cancelled()
+
+
+async def test_a_command_brings_the_backend_back_and_is_unanswered_where_there_is_no_broker(
+    mosquitto: RunningBroker, authority: Authority
+) -> None:
+    async with connected_fleet(mosquitto, authority, count=3) as (_, backend):
+        assert backend.connection is not None
+        backend.connection.abort()
+        await backend.connection.closed
+        answers = await backend.command("meters", NAMES[:3], "identify", {}, deadline=15)
+        assert answers.missing == set()
+
+        mosquitto.process.kill()
+        await backend.connection.closed
+        answers = await backend.command("meters", NAMES[:3], "identify", {}, deadline=15)
+        assert answers.missing == set(NAMES[:3])

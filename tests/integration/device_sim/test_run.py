@@ -21,6 +21,8 @@ from device_sim.enrolling import names_of
 from device_sim.results.document import read
 from device_sim.scenario.model import parse
 from device_sim.stage import Stage, raised
+from device_sim.trouble.proxy import Proxy
+from device_sim.trouble.trouble import NONE, Trouble
 from tests.support.scenarios import ON_ANY_MACHINE
 
 SOURCE = Path(__file__).parents[3]
@@ -424,6 +426,29 @@ async def test_a_broker_that_is_restarted_gets_its_fleet_back_and_loses_nothing(
     assert document["counts"]["lost_connections"] == document["counts"]["reconnections"] == 12
     assert document["durations"]["command"]["response"]["count"] == 12
     assert [mark["kind"] for mark in document["markers"]] == ["restart"]  # Nothing else ended a backend's connection.
+
+
+async def test_a_receiver_that_is_cut_off_comes_back_and_is_told_of(tmp_path: Path, stage: Stage) -> None:
+    fleet, scenario = tmp_path / "fleet", tmp_path / "cut.toml"
+    head, _, tail = TINY.partition("[[stages]]\ncommand")
+    limits = tail.partition("[thresholds]")[2].replace('revoked_closed = ["max < 5000"]', "")
+    scenario.write_text(f'{head}[[stages]]\nhold = "7s"\n[thresholds]{limits}')
+    assert (await ran(tmp_path, *enrol(stage, fleet, "--devices", "12")))[0] == 0
+    async with Proxy("127.0.0.1", stage.broker.port) as way:
+        where = ("--fleet", str(fleet), "--broker", f"localhost:{way.port}", "--output", str(tmp_path / "out"))
+        async with fleet_sim(tmp_path, "run", str(scenario), *where) as process:
+            await until_said(process, "hold 7 s")
+            way.set(Trouble(reset=True))
+            await asyncio.sleep(0.5)
+            way.set(NONE)
+            out, _ = await asyncio.wait_for(process.communicate(), 60)
+    document = read(tmp_path / "out" / "report.json")
+    counts = document["counts"]
+    assert counts["lost_receivers"] == 1
+    assert "lost receiver: backend-" in out.decode()
+    assert "what comes until it is back counts as lost" in out.decode()
+    # Half a second of seven, and the way back.
+    assert 0 < counts["lost"] < counts["published"] / 2, counts
 
 
 async def test_a_broker_that_knows_no_revocation_is_a_security_failure(tmp_path: Path, stage: Stage) -> None:

@@ -7,8 +7,10 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
+from broker.admission.inquiry import Inquiry
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.disconnect import Disconnect
+from broker.mqtt.ping import Pingreq
 from provisioning.pki.identity import Role
 from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import V5, V311, MemoryBroker, WireClient
@@ -271,6 +273,36 @@ def test_a_connection_lasts_as_long_as_the_operator_lets_it() -> None:
     assert isinstance(farewell, Disconnect)
     assert farewell.reason_code is ReasonCode.MAXIMUM_CONNECT_TIME
     assert str(farewell.properties.reason_string).startswith("LIFETIME_OVER: ")
+
+
+class Slow:
+    """A subscriber that never catches up, and takes back whom it has let go at once."""
+
+    def __init__(self, client: WireClient) -> None:
+        self.client = client
+
+    def hold(self, _publisher: object) -> None: ...
+
+    def give_up(self) -> None:
+        broker = self.client.broker
+        self.client.connection.release()
+        broker._soon.append(lambda: self.client.connection.hold(self, broker.now))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("why", ["held", "waiting"])
+def test_who_is_not_read_is_put_out_at_the_end_of_its_certificate_all_the_same(why: str) -> None:
+    broker = MemoryBroker()
+    meter = broker.open(shared_pki().device("short-1", not_after=shared_pki().now + timedelta(seconds=100)))
+    meter.connect(client_id="short-1", keep_alive=10)
+    if why == "held":
+        meter.connection.hold(Slow(meter), broker.now)  # type: ignore[arg-type]
+    else:
+        meter.connection.wait(Inquiry(), Pingreq())
+    broker.advance(99)
+    assert not meter.closed, "it may speak, and nobody listens: that is no silence"
+    broker.advance(3)
+    assert meter.farewell().reason_code is ReasonCode.NOT_AUTHORIZED
+    assert broker.metrics.closed == {"EXPIRED": 1}
 
 
 def test_the_end_of_a_certificate_is_announced_once_and_then_kept() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,25 @@ def test_each_line_is_json_and_a_defect_has_its_traceback() -> None:
     assert failed["code"] == "INTERNAL_ERROR"
     assert failed["exception"].startswith("Traceback (most recent call last):")
     assert failed["exception"].endswith("ZeroDivisionError: division by zero")
+
+
+def test_at_a_terminal_nothing_that_a_client_has_chosen_reaches_it_unescaped() -> None:
+    reads, writes = os.openpty()
+    try:
+        with os.fdopen(writes, "w") as terminal:
+            program = PROGRAM.replace('"ab"', r'"y\x1b[2J\x07"')
+            subprocess.run(
+                [sys.executable, "-c", program], stdout=subprocess.DEVNULL, stderr=terminal, timeout=60, check=True,
+                cwd=REPOSITORY,
+            )  # fmt: skip
+            shown = os.read(reads, 65536).decode()
+    finally:
+        os.close(reads)
+    assert r"y\x1b[2J\x07" in shown
+    assert "\x1b[2J" not in shown
+    assert "\x07" not in shown
+    assert "Z\u00e4hler" in shown
+    assert "ZeroDivisionError" in shown
 
 
 def test_a_log_that_cannot_be_written_is_lost_and_nothing_else() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from broker.mqtt.packets import Publish
+from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
 from tests.support.wire import MemoryBroker
 
 TOPIC = "fleet/meters/meter-1/state"
@@ -84,3 +84,30 @@ def test_what_a_client_cannot_take_is_said_once_a_connection(broker: MemoryBroke
         assert said["size"] > 100
         backend.vanish()
     assert broker.metrics.dropped_too_large == 6
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_who_takes_large_messages_and_acknowledges_none_gets_a_few(qos: int) -> None:
+    broker = MemoryBroker(max_inflight_bytes=30_000)
+    meter = broker.device("meter-1")
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=qos)
+    for number in range(10):
+        meter.publish(TOPIC, b"%d" % number * 10_000, qos=qos)
+    first = backend.messages()
+    assert [each.payload[:1] for each in first] == [b"0", b"1", b"2"]
+    backend.vanish()
+    back = broker.service(**KEPT)
+    again = back.messages()
+    assert [(each.payload[:1], each.dup) for each in again] == [(b"0", True), (b"1", True), (b"2", True)]
+    got: list[bytes] = []
+    while again:
+        got += [each.payload[:1] for each in again]
+        if qos == 1:
+            back.acknowledge(*again)
+        else:
+            back.send(*(Pubrec(each.packet_id or 0) for each in again))
+            assert {type(each) for each in back.received()} == {Pubrel}, "the message is kept until its PUBCOMP"
+            back.send(*(Pubcomp(each.packet_id or 0) for each in again))
+        again = back.messages()
+    assert got == [b"%d" % number for number in range(10)]

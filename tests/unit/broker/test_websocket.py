@@ -12,6 +12,7 @@ from broker.connection import ClientConnection
 from broker.mqtt.disconnect import Disconnect
 from broker.mqtt.packets import Pingreq
 from broker.mqtt.ping import Pingresp
+from broker.portions import PORTION
 from broker.websocket import WebSocket
 from tests.support.pki import shared_device
 from tests.support.wire import V5, FakeTransport, MemoryBroker, connect_packet
@@ -32,7 +33,7 @@ class Browser:
     def __init__(self, broker: MemoryBroker) -> None:
         self.broker = broker
         self.wire = Wire()
-        self.server = WebSocket(self.wire, broker.metrics)
+        self.server = WebSocket(self.wire, broker.metrics, broker.engine.turn)
         self.connection = ClientConnection(broker.engine, self.server, broker.now)
         self.server.serve(self.connection)
         self.server.secured(shared_device("meter-1").der, broker.now, datetime.now(UTC))
@@ -49,6 +50,12 @@ class Browser:
         self.websocket.receive_data(b"".join(self.wire.packets))
         self.wire.packets.clear()
         return list(self.websocket.events())
+
+    def answers(self) -> bytes:
+        """Return what MQTT has answered since the last look."""
+        self.websocket.receive_data(b"".join(self.wire.packets))
+        self.wire.packets.clear()
+        return b"".join(bytes(event.data) for event in self.websocket.events() if isinstance(event, BytesMessage))
 
     def upgrade(self) -> Event:
         (event,) = self.send(Request(host="h", target="/mqtt", subprotocols=["mqtt"]))
@@ -76,6 +83,58 @@ def test_packets_and_frames_need_not_agree(browser: Browser) -> None:
 
 def test_a_ping_is_answered(browser: Browser) -> None:
     assert browser.send(Ping(b"abc")) == [Pong(b"abc")]
+
+
+def test_many_frames_of_one_read_are_taken_in_portions(browser: Browser) -> None:
+    browser.send(BytesMessage(CONNECT))
+    ping = Pingreq().encode(V5)
+    data = b"".join(browser.websocket.send(BytesMessage(ping)) for _ in range(3 * PORTION))
+    for part in (data[: len(data) // 2], data[len(data) // 2 :]):
+        browser.server.receive(part, browser.broker.now)
+    browser.broker.engine.turn.end()
+    assert browser.wire.held, "nothing is read while frames wait"
+    first = browser.answers()
+    browser.broker.settle()
+    assert len(first) == PORTION * 2
+    assert first + browser.answers() == Pingresp().encode(V5) * 3 * PORTION
+    assert not browser.wire.held
+
+
+def test_of_many_pings_the_last_is_answered(browser: Browser) -> None:
+    pings = [Ping(b"%d" % number) for number in range(PORTION + 5)]
+    assert browser.send(*pings) == [Pong(b"%d" % (PORTION - 1)), Pong(b"%d" % (PORTION + 4))]
+    assert browser.send(Ping(b"x"), CloseConnection(code=1000)) == [CloseConnection(code=1000, reason="")]
+
+
+def test_frames_that_wait_go_with_the_connection(browser: Browser) -> None:
+    browser.send(BytesMessage(CONNECT))
+    frames = [BytesMessage(Pingreq().encode(V5))] * 2 * PORTION
+    browser.server.receive(b"".join(map(browser.websocket.send, frames)), browser.broker.now)
+    browser.server.lost("CONNECTION_LOST", browser.broker.now)
+    browser.wire.close()
+    browser.broker.settle()
+    assert browser.broker.metrics.closed == {"CONNECTION_LOST": 1}
+
+
+def test_a_bad_frame_behind_many_ends_it(browser: Browser) -> None:
+    browser.send(BytesMessage(CONNECT))
+    frames = b"".join(map(browser.websocket.send, [BytesMessage(Pingreq().encode(V5))] * PORTION))
+    browser.server.receive(frames + b"\xff" * 20, browser.broker.now)
+    assert not browser.wire.closed
+    browser.broker.settle()
+    assert browser.wire.closed
+    assert browser.broker.engine.connected == 0
+
+
+def test_who_is_held_stays_held_when_his_frames_are_taken(browser: Browser) -> None:
+    browser.send(BytesMessage(CONNECT))
+    frames = b"".join(map(browser.websocket.send, [BytesMessage(Pingreq().encode(V5))] * 2 * PORTION))
+    browser.server.receive(frames, browser.broker.now)
+    browser.server.hold()
+    browser.broker.settle()
+    assert browser.wire.held
+    browser.server.release()
+    assert not browser.wire.held
 
 
 def test_nothing_behind_the_end_is_read(browser: Browser) -> None:

@@ -37,6 +37,18 @@ def test_answers_are_bounded_and_the_oldest_go_first() -> None:
     assert verdicts.known((who, Action.RECEIVE, "t/2")) is FAILED
 
 
+def test_answers_about_long_topics_count_for_several() -> None:
+    verdicts = Verdicts(lambda: 300, lifetime=10.0)
+    who = object()
+    for number in range(10):
+        verdicts.put((who, Action.PUBLISH, f"{number}{'x' * 65_000}"), NO, now=0.0)
+        verdicts.put((who, Action.PUBLISH, f"{number}{'x' * 65_000}"), NO, now=0.0)
+    assert len(verdicts) == 2
+    for number in range(400):
+        verdicts.put((who, Action.PUBLISH, f"t/{number}"), NO, now=0.0)
+    assert len(verdicts) == 300
+
+
 def test_answers_grow_old_and_failures_sooner() -> None:
     verdicts = Verdicts(lambda: 10, lifetime=10.0)
     good, bad = (object(), Action.PUBLISH, "t"), (object(), Action.PUBLISH, "t")

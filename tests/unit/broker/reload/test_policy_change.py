@@ -9,6 +9,7 @@ from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.reload.policy_change import change, enforce_at_start, preview
 from broker.reload.report import Affected, Effects
 from provisioning.pki.identity import Role
+from tests.support.pki import shared_device
 from tests.support.wire import V5, MemoryBroker, WireClient, will
 
 OWN = "fleet/meters/meter-1"
@@ -132,6 +133,13 @@ async def test_a_role_that_is_not_admitted_any_more_is_put_out(broker: MemoryBro
     assert str(meter.farewell().properties.reason_string).startswith("WRONG_ROLE: the topic policy has changed: no ")
     assert not service.closed
     assert broker.metrics.closed == {"WRONG_ROLE": 1}
+
+
+async def test_who_is_at_the_door_when_the_policy_changes_is_judged_by_the_new(broker: MemoryBroker) -> None:
+    waiting = broker.open(shared_device("meter-1"))
+    await apply(broker, NO_DEVICES)
+    waiting.connect(client_id="meter-1", expect=ReasonCode.NOT_AUTHORIZED)
+    assert broker.metrics.refused == {"WRONG_ROLE": 1}
 
 
 async def test_nobody_who_loses_nothing_is_disturbed(broker: MemoryBroker) -> None:

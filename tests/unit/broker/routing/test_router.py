@@ -9,7 +9,7 @@ import pytest
 from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription, encode_identifier
-from broker.routing.router import Routes
+from broker.routing.router import LONGEST_CACHED, Routes
 
 
 class Subscriber:
@@ -77,6 +77,28 @@ def test_a_change_forgets_the_routes_that_it_matches_and_no_other() -> None:
     assert routes[b"b/x"] is again
     assert routes.unsubscribe(subscriber, "b/#")
     assert routes[b"b/x"].subscribers == ()
+
+
+def test_a_long_name_has_its_route_and_is_not_kept() -> None:
+    routes = Routes(10)
+    subscriber = Subscriber()
+    routes.subscribe(subscriber, Subscription("a/#", 0))
+    longest, longer = b"a/" + b"x" * (LONGEST_CACHED - 2), b"a/" + b"x" * (LONGEST_CACHED - 1)
+    assert routes[longest].subscribers == routes[longer].subscribers == (subscriber,)
+    assert set(routes) == {longest}
+    routes.unsubscribe(subscriber, "a/#")
+    assert routes[longest].subscribers == routes[longer].subscribers == ()
+
+
+def test_the_words_of_cached_names_are_bounded_too() -> None:
+    # A client chooses how many levels a name has, and another word for each of them.
+    routes = Routes(100)
+    most = 0
+    for number in range(50):
+        assert routes["/".join(f"{number}-{level}" for level in range(60)).encode()].subscribers == ()
+        most = max(most, routes._cached.words)
+    assert most <= 4 * 100 + 60
+    assert len(routes) < 10
 
 
 def test_the_cache_is_bounded_and_stays_right() -> None:

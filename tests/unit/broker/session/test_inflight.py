@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from broker.session.inflight import HIGHEST_PACKET_ID, Inflight
+from broker.session.inflight import HIGHEST_PACKET_ID, LARGE, Inflight
+from broker.session.queue import QueueLimits
+
+LIMITS = QueueLimits(1, 1, inflight_bytes=3 * LARGE)
 
 
 def test_identifiers_begin_at_one_and_come_round_past_those_in_use() -> None:
-    inflight: Inflight[int] = Inflight(HIGHEST_PACKET_ID)
+    inflight: Inflight[int] = Inflight(HIGHEST_PACKET_ID, LIMITS)
     assert inflight.add(0) == 1
     for value in range(2, HIGHEST_PACKET_ID + 1):
         assert inflight.acknowledge(inflight.add(value)) == value
@@ -17,7 +20,7 @@ def test_identifiers_begin_at_one_and_come_round_past_those_in_use() -> None:
 
 
 def test_all_identifiers_can_be_in_use() -> None:
-    inflight: Inflight[int] = Inflight(HIGHEST_PACKET_ID)
+    inflight: Inflight[int] = Inflight(HIGHEST_PACKET_ID, LIMITS)
     assert sorted(inflight.add(value) for value in range(HIGHEST_PACKET_ID)) == list(range(1, HIGHEST_PACKET_ID + 1))
     assert inflight.room == 0
     assert inflight.acknowledge(300) == 299
@@ -26,10 +29,39 @@ def test_all_identifiers_can_be_in_use() -> None:
 
 
 def test_acknowledging_twice_finds_nothing() -> None:
-    inflight: Inflight[str] = Inflight(1)
+    inflight: Inflight[str] = Inflight(1, LIMITS)
     packet_id = inflight.add("message")
     assert inflight.room == 0
     assert inflight.acknowledge(packet_id) == "message"
     assert inflight.acknowledge(packet_id) is None
     assert inflight.acknowledge(0) is None
     assert len(inflight) == 0
+
+
+def test_large_messages_are_bounded_in_bytes_and_small_ones_are_not_counted() -> None:
+    inflight: Inflight[str] = Inflight(100, LIMITS)
+    small = [inflight.add("small") for _ in range(10)]
+    for packet_id in small:
+        inflight.weigh(packet_id, LARGE - 1)
+    assert inflight.room == 90
+    large = [inflight.add("large") for _ in range(3)]
+    for packet_id in large:
+        assert inflight.room > 0
+        inflight.weigh(packet_id, LARGE)
+        inflight.weigh(packet_id, LARGE)  # Sent again: it weighs what it did.
+    assert inflight.room == 0
+    inflight.acknowledge(small[0])
+    assert inflight.room == 0
+    inflight.replace(large[0], "released")
+    assert inflight.room == 0, "what waits for its PUBCOMP is there still"
+    inflight.acknowledge(large[0])
+    assert inflight.room == 89
+
+
+def test_one_message_may_be_larger_than_all_may_be_together() -> None:
+    inflight: Inflight[str] = Inflight(100, LIMITS)
+    assert inflight.room == 100
+    inflight.weigh(inflight.add("huge"), 100 * LARGE)
+    assert inflight.room == 0
+    inflight.acknowledge(1)
+    assert inflight.room == 100

@@ -15,8 +15,10 @@ from provisioning.enrolment.attempt import CertificateCredential, TlsConnection,
 from provisioning.enrolment.renewal_info import RenewalService, parse_identifier, window
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.of_authority import revoke_authority
 from provisioning.store import audit
-from provisioning.store.groups import Group
+from provisioning.store.groups import Group, NewKey
 from provisioning.store.renewals import Hastened
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import NOON, csr_der
@@ -154,6 +156,42 @@ async def test_grace_is_never_for_what_was_revoked_before_or_after_its_end(fleet
 async def test_grace_is_never_for_a_certificate_revoked_by_its_serial_number(fleet: Fleet) -> None:
     certificate = await graced(fleet)
     await fleet.revocation.revoke_serial(f"{certificate.serial_number:x}", RevocationReason.UNSPECIFIED, by="admin")
+    assert await code_of_renewal(fleet, certificate) is Code.CERTIFICATE_REVOKED
+
+
+async def test_grace_is_never_for_what_ended_before_its_device_was_revoked_and_came_back(fleet: Fleet) -> None:
+    stolen = await graced(fleet)
+    await fleet.revocation.revoke_device("meter-17", RevocationReason.KEY_COMPROMISE, by="admin")
+    fleet.clock.advance(SECOND)
+    current = await fleet.enrol()
+    assert await code_of_renewal(fleet, stolen) is Code.CERTIFICATE_REVOKED, "who holds its key is not the device"
+    fleet.clock.advance(31 * DAY)
+    await fleet.reenrol(current, successor_csr(current))
+
+
+async def test_grace_is_never_for_a_certificate_before_one_that_was_revoked(fleet: Fleet) -> None:
+    await fleet.groups.create(Group("north", renewal_grace=7 * DAY), by="admin")
+    first = await fleet.enrol()
+    fleet.clock.advance(20 * DAY)
+    second = await fleet.reenrol(first, successor_csr(first))
+    fleet.clock.advance(11 * DAY)
+    await fleet.revocation.revoke_serial(f"{second.serial_number:x}", RevocationReason.KEY_COMPROMISE, by="admin")
+    assert await code_of_renewal(fleet, first) is Code.CERTIFICATE_REVOKED
+
+
+async def test_grace_is_never_for_what_was_replaced(fleet: Fleet) -> None:
+    stolen = await graced(fleet, new_key=NewKey.REPLACE)
+    await fleet.enrol()
+    assert await code_of_renewal(fleet, stolen) is Code.CERTIFICATE_REVOKED
+
+
+async def test_grace_is_never_for_what_a_revoked_ca_has_issued(fleet: Fleet) -> None:
+    certificate = await graced(fleet)
+    await fleet.database.write(
+        lambda connection: revoke_authority(
+            connection, "issuing-ca", Grounds(RevocationReason.CA_COMPROMISE), by="admin", now=fleet.clock()
+        )
+    )
     assert await code_of_renewal(fleet, certificate) is Code.CERTIFICATE_REVOKED
 
 

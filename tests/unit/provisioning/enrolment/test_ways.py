@@ -18,6 +18,7 @@ from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Pending, Refused
+from provisioning.pki.identity import Role, identity_of
 from provisioning.pki.keys import PrivateKey, generate_key, spki_fingerprint
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import audit
@@ -116,6 +117,38 @@ async def test_a_claim_counts_devices_and_a_trial_that_ends_unused_gives_its_pla
     assert await refusal(fleet, first, certificate=shared) is Code.NAME_TAKEN
 
 
+async def test_a_trial_that_ends_unused_gives_its_name_back_to_everybody_and_its_place_in_the_group(
+    fleet: Fleet,
+) -> None:
+    await group(fleet, "claim", "token", maximum_devices=2)
+    await group(fleet, "token", name="north")
+    shared = await claim(fleet, devices=5)
+
+    async def by_token(name: str, group_name: str | None, role: Role = Role.DEVICE) -> x509.Certificate:
+        token = await fleet.token(name, group_name, role)
+        return await enrol(fleet, name, token=TokenCredential(name, token))
+
+    for name in ("anna", "meter-1"):
+        await enrol(fleet, name, certificate=shared)
+    assert await refusal(fleet, "meter-2", certificate=shared) is Code.GROUP_FULL
+    with pytest.raises(Refused, match="NAME_TAKEN"):
+        await by_token("anna", None, Role.OPERATOR)
+    fleet.clock.advance(HOUR)
+    # Neither was activated: whoever knew the names, or the claim, keeps nobody out.
+    assert identity_of(await by_token("anna", None, Role.OPERATOR)).role is Role.OPERATOR
+    assert identity_of(await by_token("meter-1", "north")).group == "north"
+    assert await is_good(fleet, await by_token("meter-2", "line"))
+    trial = await enrol(fleet, "meter-3", certificate=shared)
+    assert await refusal(fleet, "meter-4", certificate=shared) is Code.GROUP_FULL
+    fleet.clock.advance(HOUR)
+    await by_token("meter-4", "line")
+    assert await refusal(fleet, "meter-3", certificate=shared) is Code.GROUP_FULL, "its place was given away"
+    # What an operator has revoked stays his decision.
+    await fleet.revocation.revoke_serial(f"{trial.serial_number:x}", RevocationReason.UNSPECIFIED, by="admin")
+    with pytest.raises(Refused, match="CERTIFICATE_REVOKED"):
+        await by_token("meter-3", "north")
+
+
 async def test_a_claim_never_becomes_a_device_that_exists_whatever_the_group_says(fleet: Fleet) -> None:
     await group(fleet, "claim", "token", new_key=NewKey.REPLACE)
     shared = await claim(fleet)
@@ -159,6 +192,46 @@ async def test_a_device_on_trial_that_is_suspended_or_revoked_is_not_activated(f
     with pytest.raises(Refused, match="CERTIFICATE_REVOKED"):
         await fleet.reenrol(other, successor_csr(other))
     assert await refusal(fleet, "meter-2", certificate=shared) is Code.CERTIFICATE_REVOKED
+
+
+async def test_resuming_does_not_end_a_trial(fleet: Fleet) -> None:
+    await group(fleet, "claim")
+    shared = await claim(fleet, devices=1)
+    trial = await enrol(fleet, "meter-1", certificate=shared)
+    serial = f"{trial.serial_number:x}"
+    await fleet.suspension.suspend_device("meter-1", by="admin")
+    resumed = await fleet.suspension.resume_device("meter-1", by="admin")
+    assert (resumed.changed, resumed.released) == (True, [])
+    for refused in (fleet.suspension.resume_serial(serial, by="a"), fleet.suspension.suspend_serial(serial, by="a")):
+        with pytest.raises(Refused, match=r"ON_TRIAL: .* meter-1 is on trial"):
+            await refused
+    assert not await is_good(fleet, trial)
+    full = await fleet.reenrol(trial, successor_csr(trial))
+    # Nor do suspension and resumption after it: the trial is good for nothing else, and its place is taken.
+    assert len((await fleet.suspension.suspend_device("meter-1", by="admin")).revoked) == 1
+    assert len((await fleet.suspension.resume_device("meter-1", by="admin")).released) == 1
+    assert (await is_good(fleet, full), await is_good(fleet, trial)) == (True, False)
+    fleet.clock.advance(2 * HOUR)
+    assert await refusal(fleet, "meter-2", certificate=shared) is Code.CLAIM_EXHAUSTED
+
+
+async def test_a_key_that_was_replaced_or_suspended_lets_nobody_come_back(fleet: Fleet) -> None:
+    await group(fleet, "claim", "token", new_key=NewKey.REPLACE)
+    shared = await claim(fleet)
+    old_key, key = generate_key(), generate_key()
+
+    async def by_token(key: PrivateKey) -> x509.Certificate:
+        return await enrol(
+            fleet, "meter-1", key=key, token=TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+        )
+
+    await by_token(old_key)
+    certificate = await by_token(key)
+    assert await refusal(fleet, "meter-1", key=old_key, certificate=shared) is Code.NAME_TAKEN
+    successor = await fleet.reenrol(certificate, successor_csr(certificate))
+    await fleet.suspension.suspend_serial(f"{certificate.serial_number:x}", by="admin")
+    assert await refusal(fleet, "meter-1", key=key, certificate=shared) is Code.NAME_TAKEN
+    assert await is_good(fleet, successor)
 
 
 # Manufacturers.
@@ -400,6 +473,20 @@ async def test_an_operator_may_approve_a_new_key_of_a_device_that_exists(fleet: 
     trial = await enrol(fleet, "meter-1", key=key, certificate=shared)
     new = await fleet.reenrol(trial, successor_csr(trial))
     assert (await is_good(fleet, old), await is_good(fleet, new)) == (False, True)
+
+
+async def test_an_approval_does_not_bring_back_a_key_that_another_approval_has_replaced(fleet: Fleet) -> None:
+    await group(fleet, "approval", new_key=NewKey.APPROVE)
+    service = ApprovalService(fleet.database, fleet.clock)
+    keys = [generate_key(), generate_key()]
+    for key in keys:
+        await service.decide(await pending(fleet, "meter-1", key=key, label="line"), approve=True, by="boss")
+        certificate = await enrol(fleet, "meter-1", key=key, label="line")
+    number = await pending(fleet, "meter-1", key=keys[0], label="line")
+    assert await is_good(fleet, certificate)
+    await service.decide(number, approve=True, by="boss")
+    await enrol(fleet, "meter-1", key=keys[0], label="line")
+    assert not await is_good(fleet, certificate)
 
 
 # The webhook.

@@ -3,9 +3,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from cryptography import x509
 
 from provisioning.enrolment.service import TokenCredential
 from provisioning.errors import Refused
+from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.service import OPERATOR_REASONS
 from provisioning.store import audit, devices, revocations
@@ -28,6 +30,28 @@ async def test_a_device_is_revoked_with_all_its_certificates_once(fleet: Fleet) 
     again = await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="other")
     assert (again.changed, again.revoked) == (False, outcome.revoked)
     assert fleet.told == ["feed", "crl"]
+
+
+@pytest.mark.parametrize("batch", [False, True])
+async def test_a_compromised_key_ends_every_certificate_for_it(fleet: Fleet, batch: bool) -> None:
+    key = generate_key()
+    first = await fleet.enrol(csr=csr_der(key, names=["meter-17"]))
+    second = await fleet.reenrol(first, successor_csr(first, key))
+    other = await fleet.reenrol(second, successor_csr(second))
+
+    async def revoke(certificate: x509.Certificate, reason: RevocationReason) -> list[str]:
+        serial = f"{certificate.serial_number:x}"
+        if batch:
+            outcome = await fleet.revocation.revoke_batch([], [serial], reason, by="admin")
+        else:
+            outcome = await fleet.revocation.revoke_serial(serial, reason, by="admin")
+        return [each.serial for each in outcome.revoked]
+
+    serials = [f"{each.serial_number:x}" for each in (first, second, other)]
+    assert await revoke(other, RevocationReason.SUPERSEDED) == serials[2:]
+    assert sorted(await revoke(second, RevocationReason.KEY_COMPROMISE)) == sorted(serials[:2])
+    assert await sequences(fleet) == [(number, "meter-17") for number in (1, 2, 3)]
+    assert await fleet.database.read(lambda connection: list(audit.findings(connection))) == []
 
 
 async def test_concurrent_revocations_have_consecutive_numbers(fleet: Fleet) -> None:

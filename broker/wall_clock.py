@@ -1,0 +1,47 @@
+"""What follows when the machine's wall clock is set, or the machine has slept: deadlines of certificates move with it.
+
+Theory
+------
+Everything here runs by the monotonic clock, which nobody sets and which stands still while a machine sleeps. What is
+written in certificates is by the wall clock: how long one is still valid was worked out when its client came. So the
+distance of the two clocks is looked at, and where it has changed, every connection's end is moved by as much. A clock
+that was set ahead would otherwise give each client that much beyond its certificate.
+
+Rules
+-----
+1. No I/O and no clock here: both times are passed in, once a second.
+2. A change below `_LEAST` is not acted on, and not forgotten: a clock that is steered gets there too.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from broker.engine import Engine
+
+log = structlog.get_logger("broker")
+
+_LEAST: Final = 2.0
+
+
+class WallClock:
+    """How far the wall clock is from the monotonic one."""
+
+    def __init__(self, now: float, wall_now: float) -> None:
+        self._offset = wall_now - now
+
+    def look(self, engine: Engine, now: float, wall_now: float) -> None:
+        """Let *engine* take note if the wall clock was set; *now* is monotonic, *wall_now* seconds since 1970."""
+        ahead = wall_now - now - self._offset
+        if abs(ahead) < _LEAST:
+            return
+        self._offset += ahead
+        connections = engine.connections()
+        log.warning("the clock was set", code="CLOCK_SET", seconds=round(ahead), connections=len(connections))
+        for connection in connections:
+            connection.expires_at -= ahead
+            engine.deadlines.file(connection, now)  # Which looks at all of its deadlines, and files the next.
+        if engine.journal is not None:
+            engine.journal.wall_offset += ahead

@@ -1,0 +1,91 @@
+"""The wall clock is set, or the machine sleeps: certificates end by it all the same."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from broker.mqtt.codes import ReasonCode
+from broker.wall_clock import WallClock
+from tests.support.pki import shared_pki
+from tests.support.stored import WALL_OFFSET, StoredBroker
+from tests.support.wire import MemoryBroker, WireClient
+
+EPOCH = 1_700_000_000.0
+
+
+class Clocks:
+    """A broker whose wall clock can be set apart from its monotonic one."""
+
+    def __init__(self) -> None:
+        self.broker = MemoryBroker(expiry_notice=0)
+        self.ahead = 0.0
+        self.clock = WallClock(self.broker.now, EPOCH + self.broker.now)
+
+    def short(self, seconds: float) -> WireClient:
+        """Return a client whose certificate is valid for *seconds* from now."""
+        held = shared_pki().device(f"short-{seconds:.0f}", not_after=self.broker.wall + timedelta(seconds=seconds))
+        client = self.broker.open(held)
+        client.connect(client_id=f"short-{seconds:.0f}", keep_alive=0)
+        return client
+
+    def advance(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.broker.now += 1.0
+            self.clock.look(self.broker.engine, self.broker.now, EPOCH + self.broker.now + self.ahead)
+            self.broker.engine.tick(self.broker.now)
+            self.broker.settle()
+
+
+def test_a_clock_that_is_set_ahead_gives_nobody_more_than_his_certificate() -> None:
+    clocks = Clocks()
+    first, second = clocks.short(100), clocks.short(200)
+    clocks.ahead = 150.0
+    with capture_logs() as logs:
+        clocks.advance(3)
+    assert first.farewell().reason_code is ReasonCode.NOT_AUTHORIZED
+    assert not second.closed
+    assert [(each["seconds"], each["connections"]) for each in logs if each.get("code") == "CLOCK_SET"] == [(150, 2)]
+    clocks.advance(40)
+    assert not second.closed
+    clocks.advance(10)
+    assert second.farewell().reason_code is ReasonCode.NOT_AUTHORIZED
+    assert clocks.broker.metrics.closed == {"EXPIRED": 2}
+
+
+def test_a_clock_that_is_set_back_puts_nobody_out_before_his_time() -> None:
+    clocks = Clocks()
+    client = clocks.short(100)
+    clocks.ahead = -50.0
+    clocks.advance(140)
+    assert not client.closed
+    clocks.advance(13)
+    assert client.closed
+
+
+def test_a_clock_that_is_steered_is_followed_in_steps() -> None:
+    clocks = Clocks()
+    client = clocks.short(100)
+    with capture_logs() as logs:
+        for _ in range(60):
+            clocks.ahead += 0.5
+            clocks.advance(1)
+    assert len([each for each in logs if each.get("code") == "CLOCK_SET"]) == 15
+    assert not client.closed
+    clocks.advance(14)
+    assert client.closed
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+def test_what_is_stored_from_then_on_is_by_the_clock_as_it_was_set(tmp_path: Path, ahead: float) -> None:
+    broker = StoredBroker(tmp_path)
+    clock = WallClock(broker.now, broker.now + WALL_OFFSET)
+    clock.look(broker.engine, broker.now, broker.now + WALL_OFFSET + ahead)
+    topic = "fleet/meters/meter-1/state"
+    broker.device("meter-1").publish(topic, b"x", retain=True, message_expiry_interval=60)
+    broker.settle()
+    assert broker.store.rows("SELECT expires_at FROM retained") == [(broker.now + 60 + WALL_OFFSET + ahead,)]
+    broker.close()
