@@ -32,13 +32,14 @@ from device_sim.run.part import Part, PartOutcome, PartState, Played
 from device_sim.run.recorder import LOST_RECEIVER, Marker, Recorder, StageSpan
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.run.stages import label_of
-from device_sim.run.target import Impossible, Target
+from device_sim.run.target import Impossible, NoReceiver, Target
 from device_sim.run.workers import workers
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
 from device_sim.tally import account, is_complete, total
 from device_sim.telemetry.payload import Telemetry
+from device_sim.tls_dial import NotAdmitted
 
 _DRAIN_DEADLINE = 10.0
 _MOST_LOSSES = 20
@@ -148,8 +149,12 @@ class Run:
             stack.push_async_callback(backend.close)
         fleet = self.target.fleet
         context = fleet.credential(fleet.service).context(fleet.anchors)
-        for backend in self.backends:
-            await backend.connect(self.target.broker, context, keep_alive)
+        broker = self.target.broker
+        try:
+            for backend in self.backends:
+                await backend.connect(broker, context, keep_alive)
+        except NotAdmitted as error:
+            raise NoReceiver(f"{service} is not let in at {broker.host}:{broker.port}: {error}") from error
 
     # ---- the stages
 
