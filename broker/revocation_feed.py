@@ -6,7 +6,8 @@ Rules
 2. A lost feed is connected again from the last number, after a pause that grows, with full jitter. How long newcomers
    are still admitted meanwhile is `Freshness`'s to say; connected devices stay.
 3. Many at once take turns with everybody else: after `_SECONDS_A_TURN` of closing sessions, the event loop goes round.
-4. A service that knows less than we do (a restored database) is read again from 0; what was revoked stays revoked.
+4. A service that knows less than we do, or has something else at our number (a restored database), is read again from
+   0; what was revoked stays revoked.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class RevocationFeed:
         self._credential = credential
         self._clock = clock
         self._after = 0
+        self._mark: str | None = None
+        """Of the event *_after*."""
         self.current = asyncio.Event()
         """Set once the feed has been read to its end for the first time."""
         self._was_current = False
@@ -67,7 +70,7 @@ class RevocationFeed:
                 log.warning("revocation feed starts again", code="FEED_AHEAD", detail=str(error))
                 self._engine.admission.freshness.lost()
                 self._engine.history.told("feed starts again", code="FEED_AHEAD", detail=str(error))
-                self._after = 0
+                self._after, self._mark = 0, None
                 self._history_read = False
             except (FeedLost, TlsConfigurationError) as error:
                 if self._after > before or self._was_current:
@@ -86,7 +89,7 @@ class RevocationFeed:
         self._was_current = False
         self._taken = 0
         history, after = self._engine.history, self._after
-        events = follow(self._url, self._anchors, self._credential, self._after)
+        events = follow(self._url, self._anchors, self._credential, self._after, mark=self._mark)
         turn_ends = 0.0
         async with contextlib.aclosing(events):
             async for event in events:
@@ -106,12 +109,12 @@ class RevocationFeed:
                     self._engine.admission.freshness.current(now)
                     self.current.set()
                 elif isinstance(event, ReleaseEvent):
-                    self._after = event.sequence
+                    self._after, self._mark = event.sequence, event.mark
                     if self._engine.admission.index.release(event.key):
                         log.info("released", code="RELEASED", device=event.device, serial=f"{event.key[1]:x}")
                         history.told("released", code="RELEASED", **_named(event.key, event.device, event.sequence))
                 else:
-                    self._after = event.sequence
+                    self._after, self._mark = event.sequence, event.mark
                     closed = self._engine.revoke(event.revocation, now)
                     if closed:
                         took = (datetime.now(UTC) - event.recorded_at).total_seconds()

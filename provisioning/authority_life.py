@@ -57,10 +57,11 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import grounds_of
 from provisioning.revocation.of_authority import RevokedAuthority, revoke_authority
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, authorities, groups, serials
+from provisioning.store import audit, authorities, groups, operators, serials
 from provisioning.store.audit import Action
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority, described
 from provisioning.store.database import Database
+from provisioning.store.devices import DeviceState
 from provisioning.store.serials import SerialNumbers
 
 WAITING: Final = timedelta(days=1)
@@ -170,11 +171,16 @@ class AuthorityLife:
 
         def transaction(connection: Connection) -> str:
             chosen = _chosen(authorities.every(connection, for_update=True), name, AuthorityState.RETIRING, "retiring")
-            last = authorities.last_expiry(connection, chosen.key_id, SERVER_NAME)
+            last, renewable = _last_use(connection, chosen)
             if last is not None and now < last:
                 raise ConfigurationError(
                     f"certificates of {chosen.name} are good until {last:%Y-%m-%d %H:%M} UTC: retire it then, or "
                     "revoke it to end them now"
+                )
+            if renewable is not None and now < renewable:
+                raise ConfigurationError(
+                    f"certificates of {chosen.name} have ended and buy their successors until "
+                    f"{renewable:%Y-%m-%d %H:%M} UTC by their groups' renewal_grace: retire it then, or shorten that"
                 )
             authorities.set_state(connection, chosen.name, AuthorityState.RETIRED, now)
             self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.RETIRED})
@@ -241,8 +247,16 @@ class AuthorityLife:
         return outcome
 
     async def renew_operator(self, revoked: RevokedAuthority) -> bool:
-        """Issue the first operator's certificate again, if it was among what was revoked; return whether it was."""
-        if not any(each.device.name == OPERATOR_NAME for each in revoked.affected):
+        """Issue the first operator's certificate again, if it was among what was revoked; return whether it was.
+
+        While another admin can get in, one who is suspended stays so, and the role stays what it is; else there has to
+        be one who can.
+        """
+        first = next((each.device for each in revoked.affected if each.device.name == OPERATOR_NAME), None)
+        if first is None:
+            return False
+        others = await self.database.write(lambda connection: operators.usable_admins(connection, self.clock()))
+        if others and first.state is not DeviceState.ACTIVE:
             return False
         of_line = [each for each in await self.every() if each.line == DEFAULT_LINE]
         active = _chosen(of_line, None, AuthorityState.ACTIVE, "active")
@@ -258,7 +272,7 @@ class AuthorityLife:
             profiles_of(self.settings),
             self.settings.trust_domain,
             self.clock,
-        ).issue_operator()
+        ).issue_operator(as_admin=not others)
         await numbers.release()
         return True
 
@@ -350,6 +364,16 @@ class AuthorityLife:
     def note(self, connection: Connection, action: Action, name: str, facts: dict[str, object]) -> None:
         """Put an entry into the audit log, in the transaction of what it tells."""
         audit.append(connection, self.clock(), operator_name(), action, name, facts)
+
+
+def _last_use(connection: Connection, ca: StoredAuthority) -> tuple[datetime | None, datetime | None]:
+    """Return when the last certificate of *ca* ends, the service's own not counted, and when it is good for nothing."""
+    ends = authorities.last_expiries(connection, ca.key_id, SERVER_NAME)
+    uses = [
+        end + (groups.rules_of(connection, group).renewal_grace if group is not None else timedelta())
+        for group, end in ends.items()
+    ]
+    return max(ends.values(), default=None), max(uses, default=None)
 
 
 def _chosen(found: list[StoredAuthority], name: str | None, state: AuthorityState, word: str) -> StoredAuthority:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shlex
 import sys
@@ -106,6 +107,12 @@ def main() -> NoReturn:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # Who read the output has had enough, as head does: nothing to say, to nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        say(f"fleet-provisioning: the output cannot be written: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     raise AssertionError("typer exits")

@@ -128,14 +128,14 @@ def _batches(path: Path) -> Iterator[list[tuple[int, str, str | None]]]:
     """Yield batches of (line, name, key); a name is what the service judges, not this reader."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or ())
-        if "name" not in columns or columns - _COLUMNS:
-            raise ConfigurationError(
-                f"{path} must have the columns name and, if keys are known, key_sha256; its first line has "
-                f"{', '.join(map(str, sorted(columns))) or 'none'}"
-            )
         batch: list[tuple[int, str, str | None]] = []
         try:
+            columns = set(reader.fieldnames or ())
+            if "name" not in columns or columns - _COLUMNS:
+                raise ConfigurationError(
+                    f"{path} must have the columns name and, if keys are known, key_sha256; its first line has "
+                    f"{', '.join(map(str, sorted(columns))) or 'none'}"
+                )
             for row in reader:
                 name, key = (row.get("name") or "").strip(), (row.get("key_sha256") or "").strip()
                 batch.append((reader.line_num, name[:200], key[:200] or None))

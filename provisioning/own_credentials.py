@@ -68,10 +68,12 @@ class OwnCredentials:
         await self._issue_server(*_split_names(server_names))
         await self.issue_operator()
 
-    async def issue_operator(self) -> None:
-        """Issue the first operator's."""
+    async def issue_operator(self, *, as_admin: bool = True) -> None:
+        """Issue the first operator's; *as_admin* or with the role that he has."""
         operator = Identity(self.trust_domain, Role.OPERATOR, OPERATOR_NAME)
         await self._issue(OPERATOR, ProfileName.OPERATOR, operator)
+        if not as_admin:
+            return
         now = self.clock()
 
         def grant(connection: Connection) -> None:

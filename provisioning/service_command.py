@@ -104,7 +104,7 @@ class Connection:
         except BrokenPipeError:
             raise  # Who read the output has had enough, as head does: see `provisioning.cli.main`.
         except OSError as error:
-            raise fail(f"{error.filename}: {error.strerror}") from error
+            raise fail(f"{error.filename or 'the output cannot be written'}: {error.strerror}") from error
         except KeyboardInterrupt as error:
             say("fleet-provisioning: stopped")
             raise typer.Exit(130) from error
@@ -200,7 +200,11 @@ def _print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
 
 def read_lines(path: Path, what: str) -> list[str]:
     """Return the lines of a file that names a *what* on each; raise `ConfigurationError` if there is none."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # What spreadsheets and Windows write begins with a mark.
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not UTF-8 text ({error}): save it as that") from error
+    lines = [line.strip() for line in text.splitlines()]
     lines = list(dict.fromkeys(line for line in lines if line))
     if not lines:
         raise ConfigurationError(f"{path} names no {what}: put one on each line")

@@ -39,13 +39,20 @@ def feed_routes(
     router = APIRouter(prefix="/v1")
 
     @router.get("/revocations/feed", response_class=Response)
-    async def follow(request: Request, after: Annotated[int | None, Query(ge=0, le=2**62)] = None) -> Response:
-        """Every revocation after ``after`` (or the Last-Event-ID header) in order, then each new one as it commits."""
+    async def follow(
+        request: Request,
+        after: Annotated[int | None, Query(ge=0, le=2**62)] = None,
+        mark: Annotated[str | None, Query(max_length=64)] = None,
+    ) -> Response:
+        """Every revocation after ``after`` (or the Last-Event-ID header) in order, then each new one as it commits.
+
+        ``mark`` is what the event ``after`` said of itself: 409 if there is another one now, as a store was restored.
+        """
         certificate = peer_certificate(request.scope)
         follower = await database.read(lambda connection: authenticate(connection, certificate, clock()))
         check_role(follower, SUBSCRIBER_ROLES)
         start = _last_event_id(request) if after is None else after
-        subscription = await feed.subscribe(start)
+        subscription = await feed.subscribe(start, mark)
         log.info("feed subscribed", subscriber=follower.device.name, after=start, subscribers=feed.subscribers)
         return _FeedStream(subscription, follower, clock, stall_seconds)
 

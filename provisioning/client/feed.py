@@ -38,7 +38,10 @@ class FeedLost(Exception):
 
 
 class FeedAhead(Exception):
-    """The service knows fewer revocations than the follower: an older database was restored. Start again from 0."""
+    """The service knows fewer revocations than the follower, or others: an older database was restored.
+
+    Start again from 0.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ class RevocationEvent:
     device: str
     recorded_at: datetime
     """When the service recorded it: *revoked_at*, and not only to the second."""
+    mark: str | None = None
+    """For `follow`: what tells it from another event at its place, if the service says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class ReleaseEvent:
     sequence: int
     key: CertificateKey
     device: str
+    mark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +78,28 @@ FeedEvent = RevocationEvent | ReleaseEvent | Current
 
 
 async def follow(
-    base_url: str, anchors: Path | str, credential: Credential, after: int, *, heartbeat: float = HEARTBEAT
+    base_url: str,
+    anchors: Path | str,
+    credential: Credential,
+    after: int,
+    *,
+    mark: str | None = None,
+    heartbeat: float = HEARTBEAT,
 ) -> AsyncGenerator[FeedEvent, None]:
     """Yield what happened after the sequence number *after*, for ever.
 
+    *mark* is that of the event *after*: where a restored store has another one there, this is `FeedAhead`.
     *heartbeat* is the service's interval in seconds. Raises `FeedLost` or `FeedAhead`. Close the iterator
     (`contextlib.aclosing`) when you stop before that.
     """
     silence = heartbeat * SILENT_HEARTBEATS
     pool = open_pool(base_url, anchors, credential, timeout=silence, connections=1)
+    place = {"after": str(after)} | ({} if mark is None else {"mark": mark})
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
     try:
         async with (
             pool,
-            pool.stream("GET", "/v1/revocations/feed", params={"after": str(after)}, headers=headers) as response,
+            pool.stream("GET", "/v1/revocations/feed", params=place, headers=headers) as response,
         ):
             await _check(base_url, response, after)
             reader = EventReader(after)
@@ -105,7 +119,7 @@ async def _check(base_url: str, response: httpx.Response, after: int) -> None:
         return
     await response.aread()
     if response.status_code == httpx.codes.CONFLICT:
-        raise FeedAhead(f"the revocation feed of {base_url} has not yet reached {after}; start again from 0")
+        raise FeedAhead(f"the revocation feed of {base_url} has not what was read up to {after}; start again from 0")
     raise FeedLost(f"{base_url} refused the revocation feed: {response.status_code} {response.text[:300]}")
 
 
@@ -161,13 +175,12 @@ class EventReader:
         )
         recorded_at = facts.get("recorded_at")
         moment = revocation.revoked_at if recorded_at is None else datetime.fromisoformat(recorded_at)
-        return RevocationEvent(sequence, revocation, facts["device"], moment)
+        return RevocationEvent(sequence, revocation, facts["device"], moment, facts.get("mark"))
 
     def _released(self, facts: dict[str, str]) -> ReleaseEvent:
         sequence = self._next(facts)
-        return ReleaseEvent(
-            sequence, (bytes.fromhex(facts["issuer_key_id"]), int(facts["serial"], 16)), facts["device"]
-        )
+        key = (bytes.fromhex(facts["issuer_key_id"]), int(facts["serial"], 16))
+        return ReleaseEvent(sequence, key, facts["device"], facts.get("mark"))
 
     def _next(self, facts: dict[str, str]) -> int:
         sequence = int(facts["sequence"])

@@ -204,7 +204,7 @@ def _admit(
         device = _add_device(connection, rules, name, role, group, now, origin)
     else:
         go_alone(connection)  # It has certificates, which may have to be revoked.
-        _check_place(device, role, group)
+        device = _in_place(connection, rules, device, role, group, now, origin)
         comes_back = device.state is DeviceState.REVOKED and readmitted and answer is None
         if comes_back:
             # A token made after the revocation (older ones are void) is the operator's word that it may come back.
@@ -234,27 +234,53 @@ def _admit(
 def _add_device(
     connection: Connection, rules: Group, name: str, role: Role, group: str | None, now: datetime, origin: str | None
 ) -> Device:
-    if rules.maximum_devices is not None:
-        groups.find(connection, rules.name, for_update=True)  # Two newcomers are counted one after the other.
-        if groups.count_devices(connection, rules.name) >= rules.maximum_devices:
-            raise Refused(
-                Code.GROUP_FULL,
-                f"group {rules.name} has {rules.maximum_devices} devices, as many as it may: an operator raises "
-                "the limit or decommissions devices",
-            )
+    _check_room(connection, rules, now)
     try:
         return devices.add(connection, name, role, group, now, origin)
     except IntegrityError as error:  # PostgreSQL: another transaction added it since we looked.
         raise Refused(Code.NAME_TAKEN, f"{name} has just been enrolled by somebody else") from error
 
 
-def _check_place(device: Device, role: Role, group: str | None) -> None:
-    if (device.role, device.group) != (role, group):
+def _check_room(connection: Connection, rules: Group, now: datetime) -> None:
+    if rules.maximum_devices is None:
+        return
+    groups.find(connection, rules.name, for_update=True)  # Two newcomers are counted one after the other.
+    number = groups.count_devices(connection, rules.name)
+    if number >= rules.maximum_devices:  # Who names new devices with a copied claim would fill it otherwise.
+        number -= claims.count_never_activated(connection, rules.name, now)
+    if number >= rules.maximum_devices:
+        raise Refused(
+            Code.GROUP_FULL,
+            f"group {rules.name} has {rules.maximum_devices} devices, as many as it may: an operator raises "
+            "the limit or decommissions devices",
+        )
+
+
+def _in_place(
+    connection: Connection,
+    rules: Group,
+    device: Device,
+    role: Role,
+    group: str | None,
+    now: datetime,
+    origin: str | None,
+) -> Device:
+    """Return *device* with the role and group that it has for ever; of one that was never activated they are new."""
+    moves = (device.role, device.group) != (role, group)
+    if not moves and rules.maximum_devices is None:
+        return device
+    if device.state is DeviceState.ACTIVE and claims.never_activated(connection, device.id, now):
+        _check_room(connection, rules, now)
+        if moves:
+            check_not_withdrawn(connection, device)
+            return devices.move(connection, device, role, group, origin)
+    elif moves:
         raise Refused(
             Code.NAME_TAKEN,
             f"{device.name} is a {device.role} of group {device.group} and stays one: ask for a token for that role "
             "and group, or choose another name",
         )
+    return device
 
 
 def _comes_back(

@@ -17,7 +17,10 @@ Rules
 1. A subscriber sees each sequence number after his own exactly once, in order, without a gap.
 2. He is told when he has caught up, and the newest number at every heartbeat.
 3. Memory does not depend on how slow a subscriber is.
-4. Another process on the same database is noticed when it commits (`provisioning.store.announcements`), at the latest
+4. A follower who says which event he has at his place is answered only if the store has the same one there. After an
+   older store was restored, its numbers are given again to other revocations: whoever went on from his number would
+   miss them.
+5. Another process on the same database is noticed when it commits (`provisioning.store.announcements`), at the latest
    at the next heartbeat.
 """
 
@@ -25,6 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import json
 from collections import deque
@@ -46,6 +50,7 @@ BATCH: Final = 1000
 """Events in one write, about 200 KB."""
 
 _TAIL: Final = 8192
+_MARK_DIGITS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,8 @@ class FeedEvent:
     issuer_key_id: str
     serial: str
     frame: bytes
+    mark: str
+    """What tells it from another event at the same place: another history's, after a restore."""
 
 
 def event_of(record: RevocationRecord) -> FeedEvent:
@@ -72,8 +79,10 @@ def event_of(record: RevocationRecord) -> FeedEvent:
         case EventKind.RELEASED:
             data |= {"released_at": at}
     data["device"] = record.device
+    facts = (record.kind, record.issuer_key_id, record.serial, record.reason, moment.isoformat())
+    data["mark"] = mark = hashlib.sha256(" ".join(facts).encode()).hexdigest()[:_MARK_DIGITS]
     frame = f"id: {record.sequence}\nevent: {record.kind}\ndata: {json.dumps(data)}\n\n".encode()
-    return FeedEvent(record.sequence, record.issuer_key_id, record.serial, frame)
+    return FeedEvent(record.sequence, record.issuer_key_id, record.serial, frame, mark)
 
 
 def current_frame(sequence: int) -> bytes:
@@ -120,8 +129,11 @@ class RevocationFeed:
             except Refused as refusal:
                 log.warning("feed cannot read the store", detail=refusal.detail)
 
-    async def subscribe(self, after: int) -> Subscription:
-        """Return a subscription to everything after *after*; raise `Refused` if that is in the future."""
+    async def subscribe(self, after: int, mark: str | None = None) -> Subscription:
+        """Return a subscription to everything after *after*; raise `Refused` if that is in the future.
+
+        *mark* is that of the event *after*: `Refused` too if the store has another one there.
+        """
         if after > self.newest:
             # The number may come from a commit that run() has not read yet.
             newest = await self._database.read(revocations.newest)
@@ -132,6 +144,12 @@ class RevocationFeed:
                     "forget what was read and start again from 0",
                 )
             self.announce()
+        if mark is not None and after > 0 and mark != await self._mark_of(after):
+            raise Refused(
+                Code.FEED_AHEAD,
+                f"after={after} was another revocation when it was read: this is an older database that went on "
+                "otherwise; forget what was read and start again from 0",
+            )
         subscription = Subscription(self, after, self._heartbeat_seconds)
         self._subscriptions.add(subscription)
         if self._closed:
@@ -161,6 +179,10 @@ class RevocationFeed:
             start = sequence + 1 - self._tail[0].sequence
             return list(itertools.islice(self._tail, start, start + BATCH))
         return await self._page(sequence)
+
+    async def _mark_of(self, sequence: int) -> str | None:
+        records = await self._database.read(lambda connection: revocations.after(connection, sequence - 1, 1))
+        return next((event_of(each).mark for each in records if each.sequence == sequence), None)
 
     async def _page(self, sequence: int) -> list[FeedEvent]:
         records = await self._database.look(lambda connection: revocations.after(connection, sequence, BATCH))

@@ -13,13 +13,17 @@ A delta continues the oldest complete list that has not lapsed, so every list th
 
 Rules
 -----
-1. The number is taken from the store, so it rises across restarts; a number may be skipped, never repeated. Complete
-   list and delta share the numbering, and have the same number when they are made together (RFC 5280 §5.2.3).
+1. The number is taken from the store, so it rises across restarts, and is never below the milliseconds since 1970, so
+   it rises across the restoring of an older store too: a relying party takes no list with a number below the one that
+   it has. Numbers are skipped, never repeated. Complete list and delta share the numbering, and have the same number
+   when they are made together (RFC 5280 §5.2.3).
    What is new is read while the number is held: a list with a higher number never tells less, whichever of several
    processes on one store made it. All that is older is read before, beside the store's one writer.
 2. Building and signing run in a thread.
 3. A failed attempt is logged and repeated; the last list is served meanwhile.
 4. Complete lists take no more than a twentieth of the time.
+5. No two lists say that they are of the same second, unless the clock was set back: a relying party that goes by
+   thisUpdate, or asks over HTTP what has been modified since, would not take the second one.
 """
 
 from __future__ import annotations
@@ -131,6 +135,7 @@ class CrlPublisher:
                 await asyncio.sleep(self._plan.debounce_seconds)
             elif self._seconds_to_renewal() > 0:
                 continue
+            await asyncio.sleep(self._seconds_to_another())
             self._changed.clear()
             try:
                 await (self.publish_changes() if due else self.publish())
@@ -259,7 +264,7 @@ class CrlPublisher:
         plan, now = self._plan, self._clock()
 
         def read(connection: Connection) -> _News:
-            (number,) = counters.take(connection, plan.counter)
+            number = counters.take_above(connection, plan.counter, int(now.timestamp() * 1000))
             through = revocations.newest(connection)
             base = crls.oldest_in_use(connection, plan.name, now)
             found = revocations.changes(connection, issuer.key_id, plan.shard_id, contents.through, through)
@@ -284,6 +289,12 @@ class CrlPublisher:
         if self._current is None:
             return _BEGINNING
         return self._clock() - self._plan.life if self._set_back() else self._current.this_update
+
+    def _seconds_to_another(self) -> float:
+        """Return how long the second lasts that the newest list is of."""
+        told = [each.this_update for each in (self._current, self._delta) if each is not None]
+        age = (self._clock() - max(told, default=_BEGINNING)).total_seconds()
+        return 1 - age if 0 <= age < 1 else 0.0
 
     def _seconds_to_renewal(self) -> float:
         if self._current is None or self._set_back():

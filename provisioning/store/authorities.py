@@ -186,12 +186,15 @@ def adopt(connection: Connection, root: x509.Certificate, issuing: x509.Certific
     return True
 
 
-def last_expiry(connection: Connection, key_id: bytes, but_of: str) -> datetime | None:
-    """Return when the last certificate that this CA has issued ends, those of the device *but_of* not counted."""
+def last_expiries(connection: Connection, key_id: bytes, but_of: str) -> dict[str | None, datetime]:
+    """Return when the last certificate that this CA has issued ends, for each group or none.
+
+    Those of the device *but_of* are not counted.
+    """
     statement = (
-        select(func.max(certificates.c.not_after))
+        select(devices.c.group_name, func.max(certificates.c.not_after))
         .select_from(certificates.join(devices))
         .where(certificates.c.issuer_key_id == key_id.hex(), devices.c.name != but_of)
+        .group_by(devices.c.group_name)
     )
-    found: datetime | None = connection.execute(statement).scalar_one()
-    return found
+    return dict(connection.execute(statement).all())

@@ -150,16 +150,40 @@ def activate(connection: Connection, certificate_id: int, now: datetime) -> bool
     return connection.execute(statement.values(activated_at=now)).rowcount == 1
 
 
-def never_activated(connection: Connection, device_id: int, now: datetime) -> bool:
-    """Whether all that the device ever had are trials that ended without an activation: its name is free again."""
-    lost = (activations.c.activated_at.is_(None), activations.c.expires_at <= now)
-    statement = (
+def _lost(now: datetime) -> ColumnElement[bool]:
+    return activations.c.activated_at.is_(None) & (activations.c.expires_at <= now)
+
+
+def _anything_else(now: datetime) -> Select[Any]:
+    """Return the statement for certificates that are no trial, or one that is not lost."""
+    return (
         select(certificates.c.id)
         .select_from(certificates.outerjoin(activations, activations.c.certificate_id == certificates.c.id))
-        .where(certificates.c.device_id == device_id, or_(activations.c.certificate_id.is_(None), ~(lost[0] & lost[1])))
-        .limit(1)
+        .where(or_(activations.c.certificate_id.is_(None), ~_lost(now)))
     )
+
+
+def never_activated(connection: Connection, device_id: int, now: datetime) -> bool:
+    """Whether all that the device ever had are trials that ended without an activation: its name is free again."""
+    statement = _anything_else(now).where(certificates.c.device_id == device_id).limit(1)
     return connection.execute(statement).one_or_none() is None
+
+
+def count_never_activated(connection: Connection, group: str, now: datetime) -> int:
+    """Return how many devices of the group, those that were decommissioned not counted, were never activated."""
+    anything_else = _anything_else(now).where(certificates.c.device_id == devices.c.id).correlate(devices).exists()
+    statement = (
+        select(func.count(func.distinct(devices.c.id)))
+        .select_from(devices.join(activations, activations.c.device_id == devices.c.id))
+        .where(
+            devices.c.group_name == group,
+            devices.c.decommissioned_at.is_(None),
+            _lost(now),
+            ~anything_else,
+        )
+    )
+    number: int = connection.execute(statement).scalar_one()
+    return number
 
 
 def trials_of(connection: Connection, device_id: int) -> frozenset[int]:

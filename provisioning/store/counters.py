@@ -24,6 +24,13 @@ _TAKE: Final = Prepared(
 )
 
 
+_RAISE: Final = (
+    update(counters)
+    .where(counters.c.name == bindparam("wanted"), counters.c.value < bindparam("least", type_=BigInteger))
+    .values(value=bindparam("least", type_=BigInteger))
+)
+
+
 class Counter(StrEnum):
     """The counters that every store has; the first migration creates them."""
 
@@ -47,6 +54,13 @@ def take(connection: Connection, counter: str, count: int = 1) -> range:
     """Return the next *count* numbers of *counter*, which are the caller's if his transaction commits."""
     (last,) = _TAKE.one(connection, {"wanted": str(counter), "taken": count})
     return range(last - count + 1, last + 1)
+
+
+def take_above(connection: Connection, counter: str, least: int) -> int:
+    """Return the next number of *counter* that is above *least*; it is the caller's if his transaction commits."""
+    connection.execute(_RAISE, {"wanted": str(counter), "least": least})
+    (number,) = take(connection, counter)
+    return number
 
 
 def newest(connection: Connection, counter: str) -> int:

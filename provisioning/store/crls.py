@@ -76,4 +76,5 @@ def add(connection: Connection, crl: PublishedCrl) -> None:
             der=crl.der,
         )
     )
-    connection.execute(delete(crls).where(crls.c.issuer == crl.issuer, crls.c.number <= crl.number - _KEPT))
+    kept = select(crls.c.number).where(crls.c.issuer == crl.issuer).order_by(crls.c.number.desc()).limit(_KEPT)
+    connection.execute(delete(crls).where(crls.c.issuer == crl.issuer, crls.c.number.not_in(kept)))

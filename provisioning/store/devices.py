@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -106,6 +106,13 @@ def add(
     values = {"name": name, "role": role.value, "group_name": group, "created_at": now, "origin": origin}
     (identifier,) = _ADD.one(connection, values)
     return Device(identifier, name, role, group, now, None, origin=origin)
+
+
+def move(connection: Connection, device: Device, role: Role, group: str | None, origin: str | None) -> Device:
+    """Give a device that never was one another role and group; return it."""
+    changed = {"role": role.value, "group_name": group, "origin": origin}
+    connection.execute(update(devices).where(devices.c.id == device.id).values(changed))
+    return replace(device, role=role, group=group, origin=origin)
 
 
 def set_state(connection: Connection, device_ids: Sequence[int], state: DeviceState, since: datetime) -> None:

@@ -120,11 +120,11 @@ def _lost(connection: Connection, found: StoredApproval, attempt: Attempt, group
 
 
 def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group: Group) -> bool:
-    """Whether the approval has bought its certificate, longer ago than the same request is answered again."""
+    """Whether the approval has bought its certificate, and the same request is not answered with that again."""
     if found.state is not ApprovalState.USED:
         return False
     held = certificates.newest_with_key(connection, found.request.name, found.request.spki_sha256)
-    return held is None or attempt.now >= held.issued_at + group.same_key_window
+    return held is None or held.withdrawn or attempt.now >= held.issued_at + group.same_key_window
 
 
 def record(connection: Connection, request: ApprovalRequest, now: datetime) -> int:

@@ -39,6 +39,46 @@ def test_who_stops_reading_ends_the_command_without_a_word(
     assert process.wait(60) == 1
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # The disk is found full when all is written, or at the first line.
+@pytest.mark.parametrize("arguments", [("version",), ("device", "list"), ("status", "--json")])
+def test_output_that_cannot_be_written_is_said_in_one_line(
+    service: ProvisioningService, arguments: tuple[str, ...], unbuffered: str
+) -> None:
+    where = ["--dir", str(service.dir), "--url", service.https] if arguments != ("version",) else []
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "provisioning", *arguments, *where],
+            cwd=REPOSITORY,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    said = "fleet-provisioning: the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize(
+    ("command", "content", "said"),
+    [
+        (("revoke", "--devices-file"), b"meter-1\nm\xe4her\n", "is not UTF-8 text ('utf-8' codec can't decode"),
+        (("revoke", "--devices-file"), "nobody\r\n".encode("utf-16"), "is not UTF-8 text ("),
+        (("revoke", "--devices-file"), b"\xef\xbb\xbfnobody\r\n", "no device is called 'nobody'; nothing was revoked"),
+        (("listed", "import", "west", "--file"), b"name\nm\xe4her\n", "after line 0: 'utf-8' codec can't decode"),
+    ],
+)
+def test_a_file_in_another_encoding_is_named_in_one_line(
+    service: ProvisioningService, tmp_path: Path, command: tuple[str, ...], content: bytes, said: str
+) -> None:
+    names = tmp_path / "names"
+    names.write_bytes(content)
+    done = run(service, *command, str(names))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert said in done.stderr
+
+
 def test_a_server_of_another_fleet_is_told_apart_from_none(service: ProvisioningService, tmp_path: Path) -> None:
     openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=Other root",
             "-keyout", tmp_path / "other.key", "-out", tmp_path / "other.crt")  # fmt: skip

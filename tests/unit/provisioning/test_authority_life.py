@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import SecretStr
+from sqlalchemy.engine import Connection
 
 from provisioning.audit_key import read_audit_key
 from provisioning.authority import found
@@ -21,15 +22,21 @@ from provisioning.ca.issuer import Issuer
 from provisioning.ceremony_transcript import Transcript, digest_of
 from provisioning.config import Settings
 from provisioning.enrolment.issuing import Issuing
+from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.files import AuthorityFiles
+from provisioning.operator_role import OperatorRole
+from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.suspension import SuspensionService
 from provisioning.root_life import RootLife
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, authorities, revocations
+from provisioning.store import audit, authorities, certificates, devices, groups, operators, revocations
 from provisioning.store.authorities import AuthorityState
+from provisioning.store.certificates import IssuedCertificate
 from provisioning.store.database import Database
+from provisioning.store.groups import Group
 from tests.support.fleet import Clock
 
 
@@ -90,6 +97,25 @@ async def test_a_ca_retires_when_the_last_certificate_of_its_has_ended(fleet_cas
     assert names == ["CN=Fleetgate root CA", "CN=Fleetgate issuing CA 2"]
 
 
+async def test_a_ca_whose_certificates_may_be_renewed_after_their_end_is_not_retired(fleet_cas: Ceremonies) -> None:
+    life, now = fleet_cas.life, fleet_cas.clock()
+    await fleet_cas.successor()
+    ca, *_ = [each for each in await life.every() if each.name == "issuing-ca"]
+
+    def enrolled(connection: Connection) -> None:
+        groups.add(connection, Group("drawer", renewal_grace=timedelta(days=90)), by="admin", now=now)
+        meter = devices.add(connection, "meter-1", Role.DEVICE, "drawer", now)
+        ends = now + timedelta(days=365)
+        certificates.add(connection, IssuedCertificate(b"", ca.key_id, 7, now, ends, b""), meter.id, now)
+
+    await fleet_cas.database.write(enrolled)
+    fleet_cas.clock.advance(fleet_cas.settings.operator_life)
+    with pytest.raises(ConfigurationError, match=r"have ended and buy their successors until 2028-05-29 12:00 UTC"):
+        await life.retire()
+    fleet_cas.clock.advance(timedelta(days=90))
+    assert await life.retire() == "issuing-ca"
+
+
 async def test_who_is_meant_is_asked_where_it_is_not_clear(fleet_cas: Ceremonies) -> None:
     with pytest.raises(ConfigurationError, match=r"no issuing CA is announced; there are .*issuing-ca \(active\)"):
         await fleet_cas.life.activate()
@@ -124,6 +150,31 @@ async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fle
     assert await fleet_cas.life.renew_operator(outcome)
     operator = AuthorityFiles(fleet_cas.settings.directory).certificate("operator")
     assert "issuing CA 2" in x509.load_pem_x509_certificate(operator.read_bytes()).issuer.rfc4514_string()
+
+
+@pytest.mark.parametrize("suspended", [False, True])
+async def test_the_first_operator_gets_back_what_he_had_while_another_admin_can_get_in(
+    fleet_cas: Ceremonies, suspended: bool
+) -> None:
+    await fleet_cas.successor()
+    now = fleet_cas.clock()
+    newest = (await fleet_cas.life.every())[-1]
+
+    def another(connection: Connection) -> None:
+        boss = devices.add(connection, "boss", Role.OPERATOR, None, now)
+        held = IssuedCertificate(b"", newest.key_id, 7, now, now + timedelta(days=30), b"")
+        certificates.add(connection, held, boss.id, now)
+        change_operator_role(connection, "boss", OperatorRole.ADMIN, by="admin", now=now)
+        change_operator_role(connection, "admin", OperatorRole.AUDITOR, by="boss", now=now)
+
+    await fleet_cas.database.write(another)
+    if suspended:
+        await SuspensionService(fleet_cas.database, fleet_cas.clock, ()).suspend_device("admin", by="boss")
+    outcome = await fleet_cas.life.revoke("issuing-ca", RevocationReason.CA_COMPROMISE)
+    assert await fleet_cas.life.renew_operator(outcome) is not suspended
+    assert await fleet_cas.database.read(lambda connection: operators.role_of(connection, "admin")) == "auditor"
+    stored = await fleet_cas.database.read(lambda connection: devices.page(connection, limit=1, after=None))
+    assert [(device.name, number) for device, number in stored] == [("admin", 1 if suspended else 2)]
 
 
 async def test_a_root_is_retired_when_nothing_lives_under_it(fleet_cas: Ceremonies) -> None:

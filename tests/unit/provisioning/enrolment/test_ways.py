@@ -18,6 +18,7 @@ from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Pending, Refused
+from provisioning.pki.identity import Role, identity_of
 from provisioning.pki.keys import PrivateKey, generate_key, spki_fingerprint
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import audit
@@ -114,6 +115,38 @@ async def test_a_claim_counts_devices_and_a_trial_that_ends_unused_gives_its_pla
     await enrol(fleet, second, certificate=shared)
     assert await refusal(fleet, "meter-9", certificate=shared) is Code.CLAIM_EXHAUSTED
     assert await refusal(fleet, first, certificate=shared) is Code.NAME_TAKEN
+
+
+async def test_a_trial_that_ends_unused_gives_its_name_back_to_everybody_and_its_place_in_the_group(
+    fleet: Fleet,
+) -> None:
+    await group(fleet, "claim", "token", maximum_devices=2)
+    await group(fleet, "token", name="north")
+    shared = await claim(fleet, devices=5)
+
+    async def by_token(name: str, group_name: str | None, role: Role = Role.DEVICE) -> x509.Certificate:
+        token = await fleet.token(name, group_name, role)
+        return await enrol(fleet, name, token=TokenCredential(name, token))
+
+    for name in ("anna", "meter-1"):
+        await enrol(fleet, name, certificate=shared)
+    assert await refusal(fleet, "meter-2", certificate=shared) is Code.GROUP_FULL
+    with pytest.raises(Refused, match="NAME_TAKEN"):
+        await by_token("anna", None, Role.OPERATOR)
+    fleet.clock.advance(HOUR)
+    # Neither was activated: whoever knew the names, or the claim, keeps nobody out.
+    assert identity_of(await by_token("anna", None, Role.OPERATOR)).role is Role.OPERATOR
+    assert identity_of(await by_token("meter-1", "north")).group == "north"
+    assert await is_good(fleet, await by_token("meter-2", "line"))
+    trial = await enrol(fleet, "meter-3", certificate=shared)
+    assert await refusal(fleet, "meter-4", certificate=shared) is Code.GROUP_FULL
+    fleet.clock.advance(HOUR)
+    await by_token("meter-4", "line")
+    assert await refusal(fleet, "meter-3", certificate=shared) is Code.GROUP_FULL, "its place was given away"
+    # What an operator has revoked stays his decision.
+    await fleet.revocation.revoke_serial(f"{trial.serial_number:x}", RevocationReason.UNSPECIFIED, by="admin")
+    with pytest.raises(Refused, match="CERTIFICATE_REVOKED"):
+        await by_token("meter-3", "north")
 
 
 async def test_a_claim_never_becomes_a_device_that_exists_whatever_the_group_says(fleet: Fleet) -> None:
@@ -440,6 +473,20 @@ async def test_an_operator_may_approve_a_new_key_of_a_device_that_exists(fleet: 
     trial = await enrol(fleet, "meter-1", key=key, certificate=shared)
     new = await fleet.reenrol(trial, successor_csr(trial))
     assert (await is_good(fleet, old), await is_good(fleet, new)) == (False, True)
+
+
+async def test_an_approval_does_not_bring_back_a_key_that_another_approval_has_replaced(fleet: Fleet) -> None:
+    await group(fleet, "approval", new_key=NewKey.APPROVE)
+    service = ApprovalService(fleet.database, fleet.clock)
+    keys = [generate_key(), generate_key()]
+    for key in keys:
+        await service.decide(await pending(fleet, "meter-1", key=key, label="line"), approve=True, by="boss")
+        certificate = await enrol(fleet, "meter-1", key=key, label="line")
+    number = await pending(fleet, "meter-1", key=keys[0], label="line")
+    assert await is_good(fleet, certificate)
+    await service.decide(number, approve=True, by="boss")
+    await enrol(fleet, "meter-1", key=keys[0], label="line")
+    assert not await is_good(fleet, certificate)
 
 
 # The webhook.

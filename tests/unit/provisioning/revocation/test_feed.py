@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -98,6 +99,19 @@ async def test_the_future_is_refused_but_not_what_is_only_not_read_yet(fleet: Fl
         subscription.close()
         with pytest.raises(Refused, match="FEED_AHEAD: after=2, but the newest revocation is 1"):
             await feed.subscribe(2)
+
+
+async def test_a_number_of_another_history_is_refused(fleet: Fleet) -> None:
+    async with running(fleet, heartbeat=60) as feed:
+        await revoke(fleet, feed, "a", "b")
+        first, second = await asyncio.wait_for(feed._page(0), 10)
+        assert first.mark != second.mark
+        assert json.loads(second.frame.partition(b"data: ")[2])["mark"] == second.mark
+        for after, mark in ((0, None), (0, "anything"), (1, first.mark), (2, second.mark), (2, None)):
+            (await feed.subscribe(after, mark)).close()
+        for mark in (first.mark, "", "\u00e9"):
+            with pytest.raises(Refused, match="FEED_AHEAD: after=2 was another revocation when it was read"):
+                await feed.subscribe(2, mark)
 
 
 async def test_closing_ends_followers_now_and_later(fleet: Fleet) -> None:

@@ -1,21 +1,26 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from cryptography import x509
+from sqlalchemy import select, text
 
 from provisioning.ca.crl import CrlIssuer
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import publisher as publisher_module
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import crls, revocations
+from provisioning.store import crls, revocations, tables
 from provisioning.store.counters import Counter
 from provisioning.store.revocations import ListedChange
 from tests.support.fleet import Fleet
+from tests.support.requests import NOON
+
+FIRST = int(NOON.timestamp() * 1000) + 1
+"""Of a store's first list."""
 
 
 def plan(fleet: Fleet, **changes: object) -> CrlPlan:
@@ -42,7 +47,54 @@ async def test_a_list_is_taken_up_again_after_a_restart_and_its_number_only_rise
     second = CrlPublisher(fleet.database, plan(fleet), fleet.clock)
     await second.start()
     assert second.current == first.current
-    assert (await second.publish()).number == 3
+    assert (await second.publish()).number == FIRST + 2
+
+
+async def test_a_number_is_above_those_before_a_restore_and_before_a_clock_that_was_set_back(fleet: Fleet) -> None:
+    publisher = CrlPublisher(fleet.database, plan(fleet), fleet.clock)
+    await publisher.start()
+    fleet.clock.advance(timedelta(seconds=3))
+    assert (await publisher.publish()).number == FIRST + 3000
+    await fleet.database.write(
+        lambda connection: connection.execute(text("UPDATE counters SET value = 57 WHERE name = 'crl/issuing-ca'"))
+    )
+    fleet.clock.advance(timedelta(seconds=1))
+    assert (await publisher.publish()).number == FIRST + 4000, "as if the store of yesterday were back"
+    fleet.clock.advance(timedelta(days=-1))
+    assert (await publisher.publish()).number == FIRST + 4001
+    fleet.clock.advance(timedelta(days=2))
+    stored = await fleet.database.read(lambda connection: connection.execute(select(tables.crls.c.number)).all())
+    assert len(stored) == 4
+
+
+async def test_no_two_lists_are_of_the_same_second(fleet: Fleet) -> None:
+    publisher = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), lambda: datetime.now(UTC))
+    await publisher.start()
+    told = []
+    task = asyncio.create_task(publisher.run())
+    for number in range(3):
+        assert publisher.current is not None
+        assert publisher.delta is not None
+        told += [publisher.current.this_update]
+        assert publisher.delta.this_update == told[-1]
+        certificate = await fleet.enrol(f"meter-{number}")
+        await fleet.revocation.revoke_device(f"meter-{number}", RevocationReason.SUPERSEDED, by="admin")
+        publisher.changed()
+        async with asyncio.timeout(30):
+            while certificate.serial_number not in serials(publisher):  # noqa: ASYNC110 - it has no event to wait for
+                await asyncio.sleep(0.01)
+    task.cancel()
+    assert told == sorted(set(told))
+
+
+async def test_as_many_lists_are_stored_as_tell_what_was_said_lately(fleet: Fleet) -> None:
+    publisher = CrlPublisher(fleet.database, plan(fleet), fleet.clock)
+    await publisher.start()
+    for _ in range(12):
+        fleet.clock.advance(timedelta(minutes=10))
+        await publisher.publish()
+    stored = await fleet.database.read(lambda connection: connection.execute(select(tables.crls.c.number)).all())
+    assert sorted(number for (number,) in stored) == [FIRST + 600_000 * each for each in range(3, 13)]
 
 
 async def test_a_certificate_leaves_the_list_after_one_list_past_its_end(fleet: Fleet) -> None:
@@ -82,12 +134,12 @@ async def test_a_burst_makes_one_list_and_a_failure_is_repeated(fleet: Fleet, mo
         publisher.changed()
         await asyncio.sleep(0)
     await opened.wait()
-    while publisher.current is None or publisher.current.number == 1:  # noqa: ASYNC110 - it has no event to wait for
+    while publisher.current is None or publisher.current.number == FIRST:  # noqa: ASYNC110 - it has no event to wait for
         await asyncio.sleep(0.001)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert failures == []
-    assert publisher.current.number == 2, "1 at the start, none for the failure, one for the whole burst"
+    assert publisher.current.number == FIRST + 1, "one at the start, none for the failure, one for the whole burst"
     assert len(serials(publisher)) == 1
 
 
@@ -109,24 +161,25 @@ def delta_of(publisher: CrlPublisher) -> tuple[int, int, dict[int, x509.ReasonFl
 async def test_a_delta_continues_the_oldest_list_that_has_not_lapsed(fleet: Fleet) -> None:
     publisher = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock)
     await publisher.start()
-    assert delta_of(publisher) == (1, 1, {})
+    assert delta_of(publisher) == (FIRST, FIRST, {})
     certificate = await fleet.enrol()
     await fleet.suspension.suspend_device("meter-17", by="admin")
     await publisher.publish()
     hold, removed = x509.ReasonFlags.certificate_hold, x509.ReasonFlags.remove_from_crl
-    assert delta_of(publisher) == (2, 1, {certificate.serial_number: hold})
+    assert delta_of(publisher) == (FIRST + 1, FIRST, {certificate.serial_number: hold})
     await fleet.suspension.resume_device("meter-17", by="admin")
     await publisher.publish()
-    assert delta_of(publisher) == (3, 1, {certificate.serial_number: removed}), "list 2 has the hold"
+    assert delta_of(publisher) == (FIRST + 2, FIRST, {certificate.serial_number: removed}), "list 2 has the hold"
     assert serials(publisher) == set()
     fleet.clock.advance(timedelta(hours=1))
     await publisher.publish()
-    assert delta_of(publisher) == (4, 4, {}), "the others have lapsed"
+    later = FIRST + 3_600_000
+    assert delta_of(publisher) == (later, later, {}), "the others have lapsed"
     # After a restart the delta still serves the lists from before it.
     await fleet.suspension.suspend_device("meter-17", by="admin")
     second = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock)
     await second.start()
-    assert delta_of(second) == (5, 4, {certificate.serial_number: hold})
+    assert delta_of(second) == (later + 1, later, {certificate.serial_number: hold})
 
 
 async def test_a_list_that_is_not_affordable_yet_is_preceded_by_a_delta(
@@ -136,16 +189,16 @@ async def test_a_list_that_is_not_affordable_yet_is_preceded_by_a_delta(
     publisher = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock)
     await publisher.start()
     await publisher.publish_changes()
-    assert delta_of(publisher)[0] == 1, "nothing has changed"
+    assert delta_of(publisher)[0] == FIRST, "nothing has changed"
     certificate = await fleet.enrol()
     await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")
     await publisher.publish_changes()
-    assert delta_of(publisher) == (2, 1, {certificate.serial_number: x509.ReasonFlags.superseded})
+    assert delta_of(publisher) == (FIRST + 1, FIRST, {certificate.serial_number: x509.ReasonFlags.superseded})
     assert publisher.current is not None
-    assert publisher.current.number == 1
+    assert publisher.current.number == FIRST
     publisher._complete_after = 0
     await publisher.publish_changes()
-    assert publisher.current.number == 3
+    assert publisher.current.number == FIRST + 2
     assert serials(publisher) == {certificate.serial_number}
 
 
