@@ -25,6 +25,7 @@ def _expected() -> tuple[type[Exception], ...]:
     from device_sim.processes import ChildFailed
     from device_sim.results.document import UnreadableReport
     from device_sim.run.control import Unreachable
+    from device_sim.run.target import NoReceiver
     from device_sim.tls_dial import NotAdmitted
     from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
     from provisioning.client.operator import RequestRefused, ServiceUnavailable
@@ -33,16 +34,16 @@ def _expected() -> tuple[type[Exception], ...]:
     from provisioning.pki.tls import TlsConfigurationError
 
     return (
-        ChildFailed, EnrolmentRefused, EnrolmentUnavailable, FleetUnusable, InvalidIdentity, KeyFileError, NotAdmitted,
-        NotConnected, RequestRefused, ServerMissing, ServiceUnavailable, SubscriptionRefused, TlsConfigurationError,
-        UnreadableReport, Unreachable, UnusableAuthority,
+        ChildFailed, EnrolmentRefused, EnrolmentUnavailable, FleetUnusable, InvalidIdentity, KeyFileError, NoReceiver,
+        NotAdmitted, NotConnected, RequestRefused, ServerMissing, ServiceUnavailable, SubscriptionRefused,
+        TlsConfigurationError, Unreachable, UnreadableReport, UnusableAuthority,
         OSError,
     )  # fmt: skip
 
 
 @contextmanager
-def explained(view: View, hint: str = "") -> Iterator[None]:
-    """Turn expected errors into words and `typer.Exit`; *hint* is told after an interruption."""
+def explained(view: View, hint: str = "", also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn expected errors, and those of *also*, into words and `typer.Exit`; *hint* is told after an interruption."""
     try:
         yield
     except Interrupted as error:
@@ -50,11 +51,11 @@ def explained(view: View, hint: str = "") -> Iterator[None]:
         if hint:
             view.said(hint)
         raise typer.Exit(error.exit_code) from None
-    except _expected() as error:
+    except (*_expected(), *also) as error:
         view.failed(error)
         raise typer.Exit(ExitCode.ERROR) from None
     except BaseExceptionGroup as group:
-        expected, unexpected = group.split(_expected())
+        expected, unexpected = group.split((*_expected(), *also))
         if unexpected is not None or expected is None:
             raise
         for leaf in _leaves(expected):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import typer
-from rich.console import Console
 
 from device_sim.attack import capabilities as claims
 from device_sim.attack import report, revocation_list
@@ -23,20 +21,12 @@ from device_sim.attack.issuer import Issuer
 from device_sim.attack.run import run, worst
 from device_sim.attack.target import Impossible, SigningRegistrar, Target
 from device_sim.attack.verdict import Outcome, Verdict
-from device_sim.foreign_process import ServerMissing
-from device_sim.interruption import Interrupted, Interruption
+from device_sim.explanation import explained
+from device_sim.interruption import Interruption
 from device_sim.interruption import run as run_story
-from device_sim.processes import ChildFailed
 from device_sim.report import ExitCode
 from device_sim.tls_dial import Endpoint
-from provisioning.client.operator import RequestRefused, ServiceUnavailable
-from provisioning.pki.keys import KeyFileError
-from provisioning.pki.tls import TlsConfigurationError
-
-_EXPECTED = (
-    CapabilityError, ChildFailed, Impossible, KeyFileError, RequestRefused, ServerMissing, ServiceUnavailable,
-    TlsConfigurationError, OSError,
-)  # fmt: skip
+from device_sim.view import View
 
 
 def foreign_target(
@@ -105,17 +95,6 @@ def judge(
             await asyncio.to_thread(report.write_junit, junit, kind, name, outcomes)
         return worst(outcomes)
 
-    raise typer.Exit(_told_to_the_end(story, err))
-
-
-def _told_to_the_end(story: Callable[[Interruption], Coroutine[Any, Any, Verdict]], err: Console) -> int:
-    """Run *story* and return the exit code; say in a sentence what a user can do something about."""
-    try:
+    with explained(View(), also=(CapabilityError, Impossible)):
         verdict = run_story(story)
-    except Interrupted as error:
-        err.print(f"fleet-sim: {error}", style="red", markup=False)
-        return error.exit_code
-    except _EXPECTED as error:
-        err.print(f"fleet-sim: {error}", style="red", markup=False, soft_wrap=True)
-        return ExitCode.ERROR
-    return ExitCode.SECURITY if verdict is Verdict.FAIL else ExitCode.OK
+    raise typer.Exit(ExitCode.SECURITY if verdict is Verdict.FAIL else ExitCode.OK)

@@ -102,8 +102,8 @@ def _right(case: Case, capabilities: Capabilities) -> tuple[str, ...]:
 
 
 def worst(outcomes: Iterable[Outcome]) -> Verdict:
-    """Return the worst verdict; a run without any passed case is a failure."""
-    verdicts = {outcome.verdict for outcome in outcomes}
-    if Verdict.FAIL in verdicts or Verdict.PASS not in verdicts:
+    """Return the worst verdict; a run in which nothing could be judged is a failure."""
+    verdicts = {outcome.verdict for outcome in outcomes} - {Verdict.SKIP}
+    if Verdict.FAIL in verdicts or not verdicts:
         return Verdict.FAIL
     return Verdict.WARN if Verdict.WARN in verdicts else Verdict.PASS

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import typer
 from rich.console import Console
 
 from device_sim.attack import report
+from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
-from device_sim.interruption import Interrupted, Interruption
+from device_sim.explanation import explained
+from device_sim.interruption import Interruption
 from device_sim.interruption import run as run_story
 from device_sim.qualify.device import BadCommand, Device, Hardware, Program
 from device_sim.qualify.judging import SENDS_NOTHING
@@ -22,8 +23,8 @@ from device_sim.qualify.papers import Papers
 from device_sim.qualify.run import Bench, qualify
 from device_sim.qualify.stages import NoSuchStage, Stage, pick
 from device_sim.report import ExitCode
+from device_sim.view import View
 from provisioning.pki.identity import InvalidIdentity
-from provisioning.pki.keys import KeyFileError
 
 _KIND = "qualify"
 
@@ -71,7 +72,14 @@ def judge_device(
             live = _Live(err, len(stages))
             return await qualify(bench, stages, parallel, live.begins, live.told)
 
-    raise typer.Exit(_finished(story, out, err, client_id, json, junit))
+    with explained(View(), also=(BadCommand,)):
+        outcomes = run_story(story)
+        report.show(out, f"{_KIND} {client_id}", outcomes, headings=("a device should …", "it did"))
+        if json is not None:
+            report.write_json(json, report.as_dict(_KIND, client_id, outcomes, report.environment()))
+        if junit is not None:
+            report.write_junit(junit, _KIND, client_id, outcomes)
+    raise typer.Exit(exit_code(outcomes))
 
 
 class _Live:
@@ -104,34 +112,9 @@ def _instruct(err: Console, bench: Bench) -> None:
     )  # fmt: skip
 
 
-def _finished(
-    story: Callable[[Interruption], Coroutine[Any, Any, list[Outcome]]],
-    out: Console,
-    err: Console,
-    name: str,
-    json: Path | None,
-    junit: Path | None,
-) -> int:
-    """Run *story*, write what was asked for, and return the exit code."""
-    try:
-        outcomes = run_story(story)
-        report.show(out, f"{_KIND} {name}", outcomes, headings=("a device should …", "it did"))
-        if json is not None:
-            report.write_json(json, report.as_dict(_KIND, name, outcomes, report.environment()))
-        if junit is not None:
-            report.write_junit(junit, _KIND, name, outcomes)
-    except Interrupted as error:
-        err.print(f"fleet-sim: {error}", style="red", markup=False)
-        return error.exit_code
-    except (BadCommand, KeyFileError, OSError) as error:
-        err.print(f"fleet-sim: {error}", style="red", markup=False, soft_wrap=True)
-        return ExitCode.ERROR
-    return exit_code(outcomes)
-
-
 def exit_code(outcomes: Sequence[Outcome]) -> ExitCode:
-    """Return the worst: data for strangers, then any other failure."""
+    """Return the worst: data for strangers, then any other failure, or that nothing at all could be judged."""
     failed = [outcome.name for outcome in outcomes if outcome.verdict is Verdict.FAIL]
     if any(name.endswith(SENDS_NOTHING) for name in failed):
         return ExitCode.SECURITY
-    return ExitCode.ERROR if failed else ExitCode.OK
+    return ExitCode.ERROR if worst(outcomes) is Verdict.FAIL else ExitCode.OK

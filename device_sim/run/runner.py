@@ -33,7 +33,7 @@ from device_sim.run.part import Part, PartOutcome, PartState, Played
 from device_sim.run.recorder import LOST_RECEIVER, Marker, Recorder, StageSpan
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.run.stages import label_of
-from device_sim.run.target import Impossible, Target
+from device_sim.run.target import Impossible, NoReceiver, Target
 from device_sim.run.workers import workers
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import Scenario
@@ -150,7 +150,11 @@ class Run:
             backend = Backend(name, self.names, siblings=siblings, arrived=arrived, driver=self.manner.driver)
             self.backends.append(backend)
             stack.push_async_callback(backend.close)
-        await self._reconnect(keep_alive)
+        try:
+            await self._reconnect(keep_alive)
+        except NotAdmitted as error:
+            broker = self.target.broker
+            raise NoReceiver(f"{service} is not let in at {broker.host}:{broker.port}: {error}") from error
 
     async def _reconnect(self, keep_alive: KeepAlive) -> None:
         for backend in self.backends:

@@ -17,6 +17,10 @@ class Impossible(Exception):
     """The scenario asks for what this target cannot do; the text says which stage, and how it could."""
 
 
+class NoReceiver(Exception):
+    """The run's own backend is not let in, so that nothing can be counted; the text says where and why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A broker and a fleet for it.

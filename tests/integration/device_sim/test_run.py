@@ -18,11 +18,14 @@ from typing import Any
 import pytest
 
 from device_sim.enrolling import names_of
+from device_sim.fleet_directory import FleetDirectory, Origin
 from device_sim.results.document import read
 from device_sim.scenario.model import parse
 from device_sim.stage import Stage, raised
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE, Trouble
+from provisioning.pki.identity import Role
+from tests.support.authority import Authority
 from tests.support.scenarios import ON_ANY_MACHINE
 
 SOURCE = Path(__file__).parents[3]
@@ -399,6 +402,23 @@ async def test_wrong_usage_is_told_apart(tmp_path: Path, arguments: tuple[str, .
     code, _, err = await ran(tmp_path, *arguments)
     assert code == 2
     assert words in err
+
+
+async def test_a_broker_that_is_not_there_is_named(tmp_path: Path) -> None:
+    authority = Authority()
+    fleet = FleetDirectory.create(tmp_path / "fleet", Origin(), authority.pem, "backend")
+    with fleet.changing():
+        fleet.keep(authority.issue("backend", role=Role.SERVICE, group=None))
+        fleet.keep(authority.issue("meter-1"))
+    (tmp_path / "ramp.toml").write_text('name = "ramp"\ndevices = 1\n[[stages]]\nramp = { rate = 10 }\n')
+    for broker, words in (
+        ("localhost:1", "backend is not let in at 127.0.0.1:1: tcp refused (nobody listens there)"),
+        ("nobody.invalid", "nobody.invalid is not found"),
+    ):
+        code, _, err = await ran(
+            tmp_path, "run", str(tmp_path / "ramp.toml"), "--fleet", str(fleet.path), "--broker", broker
+        )
+        assert (code, words in " ".join(err.split())) == (1, True), err
 
 
 async def test_the_scenarios_are_listed(tmp_path: Path) -> None:

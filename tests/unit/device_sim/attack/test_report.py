@@ -24,12 +24,13 @@ ALL = [RIGHT, ODD, WRONG, LEFT]
         ([RIGHT], Verdict.PASS),
         ([RIGHT, LEFT], Verdict.PASS),
         ([RIGHT, ODD], Verdict.WARN),
+        ([ODD, LEFT], Verdict.WARN),
         (ALL, Verdict.FAIL),
         ([LEFT], Verdict.FAIL),
         ([], Verdict.FAIL),
     ],
 )
-def test_the_worst_counts_and_nothing_passed_is_a_failure(outcomes: list[Outcome], verdict: Verdict) -> None:
+def test_the_worst_counts_and_nothing_judged_is_a_failure(outcomes: list[Outcome], verdict: Verdict) -> None:
     assert worst(outcomes) is verdict
 
 

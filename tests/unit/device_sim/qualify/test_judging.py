@@ -199,6 +199,8 @@ def test_habits() -> None:
         ([("server-expired", "sends-nothing", FAIL), ("drop-tcp", "comes-back", FAIL)], ExitCode.SECURITY),
         ([("drop-tcp", "comes-back", FAIL)], ExitCode.ERROR),
         ([("server-revoked-ca", "sends-nothing", WARN)], ExitCode.OK),
+        ([("drop-tcp", "comes-back", PASS), ("renew", "renews", SKIP)], ExitCode.OK),
+        ([("server-expired", "sends-nothing", SKIP), ("reconnect", "waits-grow", SKIP)], ExitCode.ERROR),
     ],
 )
 def test_data_for_strangers_is_the_worst(lines: list[tuple[str, str, Verdict]], code: ExitCode) -> None:
