@@ -106,7 +106,7 @@ class LiveDevice:
 
     __slots__ = (
         "_closing", "_commands", "_ended", "_readings", "_surroundings", "away", "behaviours", "connection",
-        "credential", "group", "interval", "machine", "unacknowledged", "urgent",
+        "credential", "group", "interval", "machine", "repeated", "unacknowledged", "urgent",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +127,7 @@ class LiveDevice:
         self.credential: HeldCredential | None = None
         self.connection: Link | None = None
         self.unacknowledged: dict[int, Unacknowledged] = {}
+        self.repeated: tuple[int, ...] = ()
         self._surroundings = surroundings
         self._ended = ended
         model = group.telemetry.model if group.telemetry is not None else Model.SMART_METER
@@ -194,8 +195,9 @@ class LiveDevice:
         return connection
 
     def sent(self) -> Sent:
-        """Return what was published so far, and which of it is unacknowledged."""
-        return Sent(self.machine.sequence, frozenset(message.sequence for message in self.unacknowledged.values()))
+        """Return what was published so far, which of it is unacknowledged, and which was sent again."""
+        unacknowledged = frozenset(message.sequence for message in self.unacknowledged.values())
+        return Sent(self.machine.sequence, unacknowledged, self.repeated)
 
     @property
     def is_connected(self) -> bool:
@@ -273,6 +275,7 @@ class LiveDevice:
         for index, message in enumerate(waiting, 1):
             packet_id = connection.publish(f"{self.machine.topic_prefix}/telemetry", message.payload, _AT_LEAST_ONCE)
             self.unacknowledged[packet_id] = self.unacknowledged.pop(-index)
+            self.repeated += (message.sequence,)
             self._surroundings.counters.repeated += 1
 
     def _acknowledged(self, packet_id: int, number: int, _reason: str) -> None:
