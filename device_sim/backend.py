@@ -6,33 +6,38 @@ Rules
    anything else as unexpected.
 2. Latency is measured from when the device was due to send, not from when it got round to it.
 3. What an unknown party can make us keep is bounded.
+4. Who has lost its connection comes back. With *lasting* it comes back to its session, as the backend of a real fleet
+   does: devices are often there before it, and what they publish until then is kept for it and not lost.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from device_sim.backoff import Backoff
 from device_sim.behaviour.presence import OFFLINE, ONLINE
+from device_sim.closure import Closure
 from device_sim.commands import Command, UnreadableCommand, decode_answer
 from device_sim.driver import Driver
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
-from device_sim.link import Link, NotConnected
+from device_sim.link import Link, NotConnected, SubscriptionRefused, Terms
 from device_sim.sequence import SequenceCheck
 from device_sim.telemetry.payload import Telemetry, UnreadableTelemetry, decode
-from device_sim.tls_dial import Endpoint
+from device_sim.tls_dial import Endpoint, NotAdmitted
 
 EVERYTHING = "fleet/#"
 _AT_LEAST_ONCE = 1
 _MOST_KEPT = 20
 _MOST_IN_FLIGHT = 50
+_SESSION_SECONDS = 300
+_BACKOFF = Backoff(base=0.1, cap=2.0)
 
 
 @dataclass(slots=True)
@@ -58,7 +63,7 @@ class Backend:
     """A service client. *devices* are those whose messages it expects.
 
     *siblings* are other instances that send commands, with *others* there are some whom it does not know; *arrived* is
-    told each message of telemetry.
+    told each message of telemetry. With *lasting* its session outlives its connection, for `come_back`.
     """
 
     def __init__(
@@ -70,8 +75,10 @@ class Backend:
         arrived: Arrived | None = None,
         driver: Driver = Driver.PAHO,
         others: bool = False,
+        lasting: bool = False,
     ) -> None:
         self.name = name
+        self._seconds = _SESSION_SECONDS if lasting else 0
         self._siblings = frozenset(siblings)
         self._others = others
         self._told = arrived
@@ -89,31 +96,82 @@ class Backend:
         self._window = asyncio.Semaphore(_MOST_IN_FLIGHT)
         self._commands: dict[str, Answers] = {}
         self._identifiers = itertools.count(1)
+        self._dial: Callable[[Terms], Awaitable[None]] | None = None
+        self._returning = asyncio.Lock()
+        self._wanted = asyncio.Event()
 
     async def connect(
         self, endpoint: Endpoint, context: ssl.SSLContext, keep_alive: KeepAlive, topic_filter: str = EVERYTHING
     ) -> None:
-        """Connect and subscribe, also anew. Raises `NotAdmitted`, `SubscriptionRefused` or `NotConnected`."""
-        self._window = asyncio.Semaphore(_MOST_IN_FLIGHT)  # Nobody acknowledges what a former connection has sent.
-        self.connection = await self._driver.open(
-            endpoint,
-            context,
-            self.name,
-            keep_alive=keep_alive,
-            received=self._received,
-            acknowledged=self._acknowledged,
-        )
-        await self.connection.subscribe(topic_filter, _AT_LEAST_ONCE)
+        """Connect and subscribe. Raises `NotAdmitted`, `SubscriptionRefused` or `NotConnected`."""
+
+        async def dial(terms: Terms) -> None:
+            link = self.connection = await self._driver.open(
+                endpoint,
+                context,
+                self.name,
+                keep_alive=keep_alive,
+                terms=terms,
+                received=self._received,
+                acknowledged=self._acknowledged,
+            )
+            # Also in a session that is kept: a broker that has forgotten it hears the subscription again.
+            await link.subscribe(topic_filter, _AT_LEAST_ONCE)
+            self._wanted.set()
+
+        self._dial = dial
+        await dial(Terms(session_seconds=self._seconds))
+
+    async def come_back(self) -> None:
+        """Connect again as `connect` did, to the session that is kept, unless we are connected. Raises the same."""
+        if self._dial is None:
+            raise RuntimeError("the backend has never been connected: call connect() first")
+        async with self._returning:
+            if self._is_connected:
+                return
+            self._window = asyncio.Semaphore(_MOST_IN_FLIGHT)  # What was under way will be acknowledged to nobody.
+            await self._dial(Terms(clean_start=not self._seconds, session_seconds=self._seconds))
+
+    async def stay(self, lost: Callable[[Closure], None]) -> None:
+        """Never return; come back whenever a connection has ended that nobody closed, which *lost* is told of."""
+        attempt = 0
+        while True:
+            if self.connection is None:
+                raise RuntimeError("the backend has never been connected: call connect() first")
+            since = time.monotonic()
+            closure = await asyncio.shield(self.connection.closed)
+            await self._wanted.wait()  # Closed: whoever did that says when it is to come back.
+            if self._is_connected:
+                continue
+            lost(closure)
+            # Two of one name take the session over from each other: who has just come back waits longer each time.
+            attempt = attempt + 1 if time.monotonic() - since < _BACKOFF.cap else 0
+            while True:
+                await asyncio.sleep(_BACKOFF.bound(attempt))
+                attempt += 1
+                try:
+                    await self.come_back()
+                    break
+                except (NotAdmitted, NotConnected, SubscriptionRefused):
+                    pass  # The next attempt is due later.
+
+    @property
+    def _is_connected(self) -> bool:
+        return self.connection is not None and not self.connection.closed.done()
 
     async def close(self) -> None:
         """Leave the broker politely."""
+        self._wanted.clear()
         if self.connection is not None:
             await self.connection.close()
 
     async def command(
         self, group: str, devices: Iterable[str], action: str, arguments: Mapping[str, Any], deadline: float
     ) -> Answers:
-        """Send a command to each of *devices*; return the answers when all are in, or at the *deadline* (seconds)."""
+        """Send a command to each of *devices*; return the answers when all are in, or at the *deadline* (seconds).
+
+        Who could not be sent it, because the broker is away, has not answered.
+        """
         if self.connection is None:
             raise RuntimeError("the backend is not connected: call connect() first")
         answers = Answers(f"{self.name}-{next(self._identifiers)}")
@@ -121,13 +179,14 @@ class Backend:
         payload = Command(answers.identifier, action, arguments).encode()
         try:
             async with asyncio.timeout(deadline):
-                for device in devices:
+                answers.sent = dict.fromkeys(devices, time.monotonic())
+                await self.come_back()
+                for device in answers.sent:
                     await self._window.acquire()
                     answers.sent[device] = time.monotonic()
-                    with contextlib.suppress(NotConnected):  # Nobody will answer, and that is counted.
-                        self.connection.publish(f"fleet/{group}/{device}/cmd/{action}", payload, _AT_LEAST_ONCE)
+                    self.connection.publish(f"fleet/{group}/{device}/cmd/{action}", payload, _AT_LEAST_ONCE)
                 await self.until(lambda: not answers.missing)
-        except TimeoutError:
+        except (TimeoutError, NotAdmitted, NotConnected, SubscriptionRefused):
             pass  # Who has not answered is in `missing`.
         finally:
             del self._commands[answers.identifier]

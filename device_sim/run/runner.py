@@ -11,21 +11,20 @@ the parts say was sent is held against what the backends received.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from device_sim.backend import Backend
 from device_sim.behaviour.presence import OFFLINE, ONLINE
+from device_sim.closure import Closure
 from device_sim.interruption import Interruption
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
-from device_sim.link import NotConnected, SubscriptionRefused
 from device_sim.run.health import GeneratorWatch, HealthSample, worst
 from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of
 from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop
@@ -43,9 +42,9 @@ from device_sim.telemetry.payload import Telemetry
 from device_sim.tls_dial import NotAdmitted
 
 _DRAIN_DEADLINE = 10.0
+_MOST_LOSSES = 20
 _SAMPLE_SECONDS = 1.0
 _CONDUCTOR = "conductor"
-_COME_BACK = 0.2
 
 
 @dataclass(slots=True)
@@ -74,8 +73,6 @@ class Run:
         self.number = 0
         self.stopped_by: signal.Signals | None = None
         self._extra = 0
-        self._not_restarting = asyncio.Event()
-        self._not_restarting.set()
         self._watch = GeneratorWatch()
 
     async def play(self, interruption: Interruption) -> RunResult:
@@ -90,17 +87,14 @@ class Run:
             async with asyncio.TaskGroup() as tasks:
                 await asyncio.gather(*(part.begin(self.started) for part in self._parts))
                 sampling = tasks.create_task(self._sample(), name="sample")
-                receivers = [
-                    tasks.create_task(self._look_after(backend, keep_alive), name=backend.name)
-                    for backend in self.backends
-                ]
                 stopping = tasks.create_task(self._until_interrupted(interruption), name="interruption")
-                await self._play_stages(keep_alive)
+                staying = [tasks.create_task(self._stay(backend), name=backend.name) for backend in self.backends]
+                await self._play_stages()
                 span = self._begin("drain", "drain")
                 outcomes = await asyncio.gather(*(part.finish() for part in self._parts))
                 await self._drain(outcomes)
                 self._end(span)
-                for task in (sampling, stopping, *receivers):
+                for task in (sampling, stopping, *staying):
                     task.cancel()
             self._take_sample()
             self._absorb(outcomes)
@@ -139,6 +133,7 @@ class Run:
         count = self.manner.workers
         commanders = [commander_of(service, Share(number, count)) for number in range(count)]
         probes = frozenset(name for name in self.names if self.scenario.group_of(name).probe)
+        restarts = any(stage.kind == "restart" for stage in self.scenario.stages)
 
         def arrived(device: str, telemetry: Telemetry, now: float) -> None:
             metric = Duration.PROBE_END_TO_END if device in probes else Duration.END_TO_END
@@ -147,41 +142,23 @@ class Run:
 
         for name in names:
             siblings = [sibling for sibling in (*names, *commanders) if sibling != name]
-            backend = Backend(name, self.names, siblings=siblings, arrived=arrived, driver=self.manner.driver)
+            backend = Backend(
+                name, self.names, siblings=siblings, arrived=arrived, driver=self.manner.driver, lasting=restarts
+            )
             self.backends.append(backend)
             stack.push_async_callback(backend.close)
-        try:
-            await self._reconnect(keep_alive)
-        except NotAdmitted as error:
-            broker = self.target.broker
-            raise NoReceiver(f"{service} is not let in at {broker.host}:{broker.port}: {error}") from error
-
-    async def _reconnect(self, keep_alive: KeepAlive) -> None:
-        for backend in self.backends:
-            await self._connect(backend, keep_alive)
-
-    async def _connect(self, backend: Backend, keep_alive: KeepAlive) -> None:
         fleet = self.target.fleet
-        await backend.connect(self.target.broker, fleet.credential(fleet.service).context(fleet.anchors), keep_alive)
-
-    async def _look_after(self, backend: Backend, keep_alive: KeepAlive) -> None:
-        """Bring *backend* back when its connection ends by itself, and take note: what it misses counts as lost."""
-        while (link := backend.connection) is not None:
-            await asyncio.wait([link.closed])
-            await self._not_restarting.wait()
-            if backend.connection is not link:
-                continue  # The restart has brought it back.
-            self.recorder.counts[Count.LOST_RECEIVERS] += 1
-            what = f"{backend.name}: {link.closed.result()}; what comes until it is back counts as lost"
-            self.recorder.markers.append(Marker(time.monotonic() - self.started, LOST_RECEIVER, what))
-            while backend.connection is link or backend.connection.closed.done():
-                with contextlib.suppress(NotAdmitted, NotConnected, SubscriptionRefused):
-                    await self._connect(backend, keep_alive)
-                await asyncio.sleep(_COME_BACK)
+        context = fleet.credential(fleet.service).context(fleet.anchors)
+        broker = self.target.broker
+        try:
+            for backend in self.backends:
+                await backend.connect(broker, context, keep_alive)
+        except NotAdmitted as error:
+            raise NoReceiver(f"{service} is not let in at {broker.host}:{broker.port}: {error}") from error
 
     # ---- the stages
 
-    async def _play_stages(self, keep_alive: KeepAlive) -> None:
+    async def _play_stages(self) -> None:
         for number, stage in enumerate(self.scenario.stages, 1):
             if self.stopped_by is not None:
                 return
@@ -189,12 +166,28 @@ class Run:
             span = self._begin(stage.kind, label_of(stage))
             if stage.kind == "restart" and self.target.restart is not None:
                 self.recorder.markers.append(Marker(time.monotonic() - self.started, "restart", "broker restarts"))
-                self._not_restarting.clear()
-                await self.target.restart()
-                await self._reconnect(keep_alive)
-                self._not_restarting.set()
+                await self._restart(self.target.restart)
             await self.everywhere(number, stage)
             self._end(span)
+
+    async def _stay(self, backend: Backend) -> None:
+        def lost(closure: Closure) -> None:
+            self.recorder.counts[Count.LOST_RECEIVERS] += 1
+            if self.recorder.counts[Count.LOST_RECEIVERS] <= _MOST_LOSSES:
+                at, what = time.monotonic() - self.started, f"{backend.name}: {closure}"
+                what += "; what comes until it is back counts as lost"
+                self.recorder.markers.append(Marker(at, LOST_RECEIVER, what))
+
+        await backend.stay(lost)
+
+    async def _restart(self, restart: Callable[[], Awaitable[None]]) -> None:
+        # They leave first: whoever is cut off may get once more what it had not acknowledged, rightly, and that would
+        # count as duplicated.
+        for backend in self.backends:
+            await backend.close()
+        await restart()
+        for backend in self.backends:
+            await backend.come_back()
 
     async def everywhere(self, number: int, stage: Stage) -> None:
         """Let all parts play *stage*."""

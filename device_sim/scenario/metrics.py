@@ -9,8 +9,8 @@ Durations are milliseconds.
 QoS 1 means at least once: what a device had sent when its connection broke, and nobody had acknowledged, it sends again
 (`repeated`). Only what arrives twice without that is `duplicated`.
 
-A receiver (the run's own backend) whose connection ends by itself is a `lost_receiver`, and comes back. It keeps no
-session: what was published meanwhile is `lost`, whosever fault it is.
+A receiver (the run's own backend) whose connection ends by itself is one of `lost_receivers`, and comes back. It keeps
+no session, but where the scenario restarts the broker: what was published meanwhile is `lost`, whosever fault it is.
 
 A device that is revoked or suspended and whose connection is open still at the stage's deadline has `stayed_in`; it has
 no time of closing. An attempt of it that is let in is `readmitted`. Either is a false admission.

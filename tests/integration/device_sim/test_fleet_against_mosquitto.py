@@ -14,7 +14,9 @@ from device_sim.backend import Backend
 from device_sim.behaviour.behaviour import Outcome
 from device_sim.behaviour.presence import OFFLINE, ONLINE
 from device_sim.behaviour.responding import Responding
+from device_sim.closure import Closure
 from device_sim.device import State
+from device_sim.driver import Driver
 from device_sim.fleet import Fleet, Member
 from device_sim.keep_alive import KeepAlive
 from device_sim.live_device import Counters, Surroundings
@@ -38,6 +40,7 @@ from tests.support.authority import Authority
 if TYPE_CHECKING:
     from conftest import RunningBroker
 
+SESSION_TAKEN_OVER = 0x8E
 MOODY = Commands.model_validate({"refuse": "30%", "ignore": "30%"})
 CONDUCT = Group(name="meters", telemetry=Telemetry(every=0.05), backoff=BackoffPolicy(base=0.05, cap=0.2))
 NAMES = [f"meter-{number}" for number in range(25)]
@@ -295,19 +298,41 @@ async def test_a_refusal_that_nobody_wanted_is_false_and_one_of_the_condemned_is
             assert fleet.falsely_admitted == {NAMES[2]}  # This broker has not heard of any revocation.
 
 
-async def test_a_command_of_a_backend_that_is_cut_off_is_unanswered(
+async def test_a_backend_that_lost_its_connection_comes_back_and_one_that_left_does_not(
+    mosquitto: RunningBroker, authority: Authority
+) -> None:
+    service = authority.issue("backend", role=Role.SERVICE, group=None).context(authority.pem)
+    async with connected_fleet(mosquitto, authority, count=3) as (fleet, backend), KeepAlive() as keep_alive:
+        losses: asyncio.Queue[Closure] = asyncio.Queue()
+        staying = asyncio.create_task(backend.stay(losses.put_nowait))
+        other = await Driver.PAHO.open(mosquitto.endpoint, service, "backend", keep_alive=keep_alive)
+        lost = await asyncio.wait_for(losses.get(), 10)
+        assert lost.number == SESSION_TAKEN_OVER
+        await asyncio.wait_for(other.closed, 10)  # It took over in its turn.
+        async with streaming(fleet):
+            async with asyncio.timeout(20):
+                await backend.until(lambda: backend.received > 10)
+        await backend.close()
+        await backend.come_back()  # Who leaves and returns has lost nothing.
+        await backend.close()
+        assert losses.empty()
+        assert not staying.done()
+        staying.cancel()
+        await asyncio.wait([staying])
+        assert staying.cancelled()
+
+
+async def test_a_command_brings_the_backend_back_and_is_unanswered_where_there_is_no_broker(
     mosquitto: RunningBroker, authority: Authority
 ) -> None:
     async with connected_fleet(mosquitto, authority, count=3) as (_, backend):
         assert backend.connection is not None
         backend.connection.abort()
         await backend.connection.closed
-        answers = await backend.command("meters", NAMES[:3], "identify", {}, deadline=0.2)
+        answers = await backend.command("meters", NAMES[:3], "identify", {}, deadline=15)
+        assert answers.missing == set()
+
+        mosquitto.process.kill()
+        await backend.connection.closed
+        answers = await backend.command("meters", NAMES[:3], "identify", {}, deadline=15)
         assert answers.missing == set(NAMES[:3])
-        # What the former connection has sent stands in nobody's way.
-        service = authority.issue("backend", role=Role.SERVICE, group=None)
-        async with KeepAlive() as keep_alive:
-            await backend.connect(mosquitto.endpoint, service.context(authority.pem), keep_alive)
-            answers = await backend.command("meters", NAMES[:3], "identify", {}, deadline=15)
-            assert answers.missing == set()
-            await backend.close()

@@ -211,7 +211,9 @@ async def test_workers_with_the_light_driver_observe_the_same(tmp_path: Path, ti
     assert not left_in(tmp_path)
 
 
-BEHAVING = """
+BEHAVING = (
+    ON_ANY_MACHINE
+    + """
 name = "behaving"
 devices = 40
 certificate_life = "25s"
@@ -251,6 +253,7 @@ renewed = ["> 10"]
 sleeps = ["> 5"]
 takeovers = ["> 2"]
 """
+)
 
 
 async def test_devices_live_as_their_groups_say(tmp_path: Path) -> None:
@@ -427,14 +430,22 @@ async def test_the_scenarios_are_listed(tmp_path: Path) -> None:
     assert {"smoke", "revoke-storm", "soak"} <= {line.split()[0] for line in out.splitlines()}
 
 
-async def test_a_broker_that_is_restarted_gets_its_fleet_back(tmp_path: Path) -> None:
-    text = TINY.partition("[[stages]]")[0] + "[[stages]]\nramp = { rate = 50 }\n[[stages]]\nrestart = {}\n"
-    text += '[[stages]]\nhold = "1s"\n[thresholds]\nunreached = ["== 0"]\n'
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_broker_that_is_restarted_gets_its_fleet_back_and_loses_nothing(tmp_path: Path, workers: str) -> None:
+    """The devices are back before the backend is: what the broker acknowledges to them meanwhile is kept for it."""
+    text = TINY.partition("[[stages]]")[0].replace("100ms", "10ms").replace("500ms", "50ms")
+    text += "[[stages]]\nramp = { rate = 50 }\n[[stages]]\nrestart = {}\n[[stages]]\ncommand = { rate = 50 }\n"
+    text += "[thresholds]\n" + "".join(
+        f'{count} = ["== 0"]\n' for count in ("unreached", "lost", "duplicated", "unanswered_commands")
+    )
     (tmp_path / "restart.toml").write_text(text)
-    code, out, err = await ran(tmp_path, "run", str(tmp_path / "restart.toml"), "--self-hosted", "--json")
+    arguments = ("run", str(tmp_path / "restart.toml"), "--self-hosted", "--workers", workers, "--json")
+    code, out, err = await ran(tmp_path, *arguments)
     assert code == 0, err
-    counts = json.loads(out)["counts"]
-    assert counts["lost_connections"] == counts["reconnections"] == 12
+    document = json.loads(out)
+    assert document["counts"]["lost_connections"] == document["counts"]["reconnections"] == 12
+    assert document["durations"]["command"]["response"]["count"] == 12
+    assert [mark["kind"] for mark in document["markers"]] == ["restart"]  # Nothing else ended a backend's connection.
 
 
 async def test_a_receiver_that_is_cut_off_comes_back_and_is_told_of(tmp_path: Path, stage: Stage) -> None:
