@@ -47,7 +47,7 @@ check: $(VENV)/.installed-dev                               ## ruff, mypy strict
 test: setup-tests                                           ## everything the tests need, then all tests
 	$(BIN)/$(PYTEST) $(PYTEST_ARGS)
 
-demo: setup                                                 ## the whole product in 90 seconds, on loopback
+demo: setup                                                 ## the whole product in one story of 20 seconds, on loopback
 	@$(BIN)/fleet-sim demo $(DEMO_ARGS)
 
 compiled: $(COMPILED)                                       ## the hot path compiled: .build/compiled, and a wheel in .build/dist

@@ -1,0 +1,76 @@
+"""What docs/installation.md and the systemd units tell a host to run is what the programs take."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from broker.config import BrokerConfig
+from tests.support.provisioning import REPOSITORY
+
+PAGE = (REPOSITORY / "docs" / "installation.md").read_text(encoding="utf-8")
+UNITS = sorted((REPOSITORY / "deploy" / "systemd").glob("*.service"))
+BIN = "/opt/fleetgate/.venv/bin/"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def started(unit: Path) -> list[str]:
+    """Return the arguments of its ExecStart."""
+    (line,) = re.findall(r"^ExecStart=(.*)$", unit.read_text(encoding="utf-8"), re.MULTILINE)
+    return shlex.split(line)
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_systemd_understands_the_units(unit: Path, tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd is not installed")
+    copy = tmp_path / unit.name
+    text = unit.read_text(encoding="utf-8").replace(BIN, f"{Path(sys.executable).parent}/")
+    # Users of the host to be.
+    copy.write_text(re.sub(r"^User=.*$", "User=root", text, flags=re.MULTILINE), encoding="utf-8")
+    done = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_the_programs_take_what_the_units_give_them(unit: Path) -> None:
+    program, *arguments = started(unit)
+    told = subprocess.run(
+        [Path(sys.executable).parent / Path(program).name, arguments[0], "--help"],
+        capture_output=True, text=True, check=True, timeout=60, env={"COLUMNS": "200", "TERM": "dumb"},
+    ).stdout  # fmt: skip
+    assert program.startswith(BIN)
+    assert [option for option in arguments if option.startswith("--") and option not in told] == []
+
+
+def test_the_settings_are_the_brokers() -> None:
+    _, broker = blocks("toml")
+    assert tomllib.loads(broker).keys() <= BrokerConfig.model_fields.keys()
+    # What is left out is said to be left out.
+    assert "allow_tls12" in BrokerConfig.model_fields
+
+
+def test_the_units_and_the_page_speak_of_the_same_places() -> None:
+    _, broker = map(tomllib.loads, blocks("toml"))
+    texts = {unit.stem: unit.read_text(encoding="utf-8") for unit in UNITS}
+    assert f"StateDirectory={Path(broker['state_dir']).name}\n" in texts["fleet-broker"]
+    assert "--passphrase-file /etc/fleetgate/passphrase" in texts["fleet-provisioning"]
+    assert "--passphrase-file /etc/fleetgate/passphrase" in PAGE
+    limit = re.search(r"^LimitNOFILE=(\d+)$", texts["fleet-broker"], re.MULTILINE)
+    assert limit is not None
+    assert int(limit[1]) > 100_000  # `max_connections`
+
+
+def test_the_python_is_python() -> None:
+    (example,) = blocks("python")
+    compile(example, "installation.md", "exec")
