@@ -40,7 +40,7 @@ from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription
 from broker.presence import Presence
 from broker.replay import Replays
-from broker.routing.retained import RetainedMessages
+from broker.routing.retained import RetainedMessages, Room
 from broker.routing.router import Routes, Subscriber
 from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
@@ -95,6 +95,7 @@ class Engine:
         self.history = History(limits.max_history)
         self.routes = Routes(limits.max_cached_routes)
         self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
+        self.retained.device_limit = Room(limits.max_retained_of_device, limits.max_retained_bytes_of_device)
         self.replays = Replays(self.retained, self.turn, call_soon, now)
         self.registry = SessionRegistry(
             QueueLimits(limits.max_queued_messages, limits.max_queued_bytes, limits.max_inflight_bytes), self.metrics
@@ -126,6 +127,7 @@ class Engine:
         self.routes.limit = limits.max_cached_routes
         self.retained.limit = limits.max_retained
         self.retained.bytes_limit = limits.max_retained_bytes
+        self.retained.device_limit = Room(limits.max_retained_of_device, limits.max_retained_bytes_of_device)
         self.registry.limits.messages = limits.max_queued_messages
         self.registry.limits.bytes = limits.max_queued_bytes
         self.registry.limits.inflight_bytes = limits.max_inflight_bytes

@@ -68,6 +68,9 @@ class Limits:
     max_topic_levels: Annotated[int, Field(ge=1, le=256)] = 64
     max_retained: Count = 100_000
     max_retained_bytes: Count = 256 * 1024 * 1024
+    max_retained_of_device: Count = 10_000
+    """What one device may have of these: not the room of all."""
+    max_retained_bytes_of_device: Count = 32 * 1024 * 1024
     max_session_expiry: Annotated[int, Field(ge=0, le=0xFFFFFFFF)] = 7 * 24 * 3600
     """Longest that a session is kept for a client that is away; 0xFFFFFFFF: for ever, where the client asks for it."""
     max_keepalive: Annotated[int, Field(ge=10, le=65535)] = 3600

@@ -14,8 +14,9 @@ import asyncio
 import ssl
 import time
 import zlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from device_sim.behaviour.behaviour import Answering, Behaviour, Outcome
@@ -46,7 +47,8 @@ class Counters:
 
     published: int = 0
     acknowledged: int = 0
-    refused: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    """Messages that the broker refused, by the reason code of its PUBACK."""
     held_back: int = 0
     repeated: int = 0
     commands: int = 0
@@ -284,7 +286,7 @@ class LiveDevice:
             return  # An answer to a command.
         self._surroundings.record(Duration.PUBACK, time.monotonic() - message.sent, message.sent - message.due)
         if number >= FAILURE:
-            self._surroundings.counters.refused += 1
+            self._surroundings.counters.refused[f"PUBACK 0x{number:02x}"] += 1
         else:
             self._surroundings.counters.acknowledged += 1
 

@@ -142,7 +142,8 @@ class Admission:
     ) -> None:
         """Let in only identities of *trust_domain*; None accepts whatever domain the trust anchors vouch for.
 
-        Identities with a name in *any_client_id* may use any client identifier that is not another's session.
+        Identities of *trust_domain* with a name in *any_client_id* may use any client identifier that is not another's
+        session; whom another domain calls so may not.
         """
         self.trust = trust
         self.trust_generation = 1
@@ -321,7 +322,7 @@ class Admission:
             return refusal
         if not self.policy.knows(identity):
             return _unknown_role(identity)
-        if not (terms.may_use(identity, connect.client_id) or identity.name in self._any_client_id):
+        if not (terms.may_use(identity, connect.client_id) or self._may_use_any(identity)):
             return Refused(
                 RefusalCode.CLIENT_ID_MISMATCH,
                 ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
@@ -333,6 +334,9 @@ class Admission:
         if will is not None and not self.permissions(identity, admitted.client_id).may_publish(will.topic):
             return _refused(RefusalCode.WILL_NOT_PERMITTED, f"the will topic {will.topic[:80]!r} is not permitted")
         return admitted
+
+    def _may_use_any(self, identity: Identity) -> bool:
+        return identity.name in self._any_client_id and self.trust_domain in (None, identity.trust_domain)
 
     def permissions(self, identity: Identity, client_id: str) -> Permissions:
         """Return what *identity* may do under *client_id*."""

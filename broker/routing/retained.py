@@ -4,8 +4,9 @@ Rules
 -----
 1. No I/O, no clock: the time is passed in; an expired message is never given out, and `sweep` makes its room free.
 2. Bounded in number and bytes, the broker's own figures apart, which are few: clients that fill their room do not push
-   `$SYS` out, nor does it take room of theirs. A message that does not fit is not retained, nor is the one that it
-   replaces, and it still goes to the present subscribers.
+   `$SYS` out, nor does it take room of theirs. So is what one device has retained: it does not take the room of all. A
+   message that does not fit is not retained, nor is the one that it replaces, and it still goes to the present
+   subscribers.
 3. A message remembers its publisher, for subscriptions with No Local [MQTT-3.8.3-3], and its place in the order in
    which messages were retained, so that a `Replay` gives out what was there when it began, and nothing else.
 """
@@ -22,13 +23,23 @@ import structlog
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
 from broker.routing.names import TopicNames
+from provisioning.pki.identity import Role
 
 log = structlog.get_logger("broker")
 
 SWEPT_AT_ONCE = 2_000
 """Places that one `sweep` looks at: a millisecond."""
+_A_DEVICE = f"{Role.DEVICE}/"
 _COMPLAINT_PAUSE = 60.0
 _SHOWN = 200
+
+
+@dataclass(slots=True)
+class Room:
+    """What one device has retained, or may."""
+
+    messages: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +59,12 @@ class RetainedMessages:
         "_complained_at",
         "_count",
         "_expiring",
+        "_full",
         "_messages",
+        "_of_devices",
         "_round",
         "bytes_limit",
+        "device_limit",
         "last_number",
         "limit",
     )
@@ -62,8 +76,12 @@ class RetainedMessages:
         self._expiring = 0
         self._round: Iterator[Retained | None] = iter(())
         self._complained_at = -math.inf
+        self._full = ""
+        """The limit that the last message exceeded which did not fit."""
+        self._of_devices: dict[str, Room] = {}
         self.limit = limit
         self.bytes_limit = bytes_limit
+        self.device_limit = Room(limit, bytes_limit)
         self.last_number = 0
         """That of the message that was retained last."""
 
@@ -95,22 +113,39 @@ class RetainedMessages:
         if not message.payload:
             return True
         if _counts(topic_name, publisher):
-            if self._count >= self.limit or self._bytes + message.size > self.bytes_limit:
+            self._full = self._exceeded(publisher, message.size)
+            if self._full:
                 return False
             self._count += 1
             self._bytes += message.size
+            if publisher.startswith(_A_DEVICE):
+                room = self._of_devices.setdefault(publisher, Room(0, 0))
+                room.messages += 1
+                room.bytes += message.size
         self._expiring += message.expires_at is not None
         number = number or self.last_number + 1
         self.last_number = max(self.last_number, number)
         self._messages.insert(topic_name, Retained(message, publisher, number))
         return True
 
+    def _exceeded(self, publisher: str, size: int) -> str:
+        """Return which limit a message of *size* bytes would exceed, empty for none."""
+        if self._count >= self.limit:
+            return "max_retained"
+        if self._bytes + size > self.bytes_limit:
+            return "max_retained_bytes"
+        room = self._of_devices.get(publisher)
+        if room is not None and room.messages >= self.device_limit.messages:
+            return "max_retained_of_device"
+        if publisher.startswith(_A_DEVICE) and size + (room.bytes if room else 0) > self.device_limit.bytes:
+            return "max_retained_bytes_of_device"
+        return ""
+
     def complain(self, topic_name: str, client: str, now: float) -> None:
         """Log, once a minute at most, that what *client* has published to *topic_name* did not fit, and why."""
         if now - self._complained_at > _COMPLAINT_PAUSE:
             self._complained_at = now
-            limit = "max_retained" if self._count >= self.limit else "max_retained_bytes"
-            facts = {"client": client, "topic": topic_name[:_SHOWN], "limit": limit}
+            facts = {"client": client, "topic": topic_name[:_SHOWN], "limit": self._full}
             log.warning("not retained", code="RETAINED_FULL", **facts, retained=self._count, bytes=self._bytes)
 
     def walk(self, topic_filter: str) -> Iterator[Retained | None]:
@@ -155,6 +190,12 @@ class RetainedMessages:
         if _counts(topic_name, removed.publisher):
             self._count -= 1
             self._bytes -= removed.message.size
+            room = self._of_devices.get(removed.publisher)
+            if room is not None:
+                room.messages -= 1
+                room.bytes -= removed.message.size
+                if not room.messages:
+                    del self._of_devices[removed.publisher]
 
 
 def _counts(topic_name: str, publisher: str) -> bool:

@@ -145,6 +145,8 @@ class SqliteStore:
 
     def _done(self, future: Future[float]) -> None:
         error = future.exception()
+        if self._journal is None:
+            return  # Closed meanwhile, which has written what was left.
         if error is None:
             self.commit_seconds.observe(future.result())
             self._on_written()
@@ -169,12 +171,12 @@ class SqliteStore:
             self._write(batch)
 
     def close(self) -> None:
-        """Write what is left, and close the file. Blocks."""
+        """Write what is left, and close the file. Blocks. Turns that end later find nothing to do."""
         for timer in (self._retry, self._gathering):
             if timer is not None:
                 timer.cancel()
         self._thread.shutdown(wait=True)
-        journal = self._journal
+        journal, self._journal = self._journal, None
         if journal is not None:
             try:
                 for batch in (journal.writing, journal.open):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class RevocationEvent:
     device: str
     recorded_at: datetime
     """When the service recorded it: *revoked_at*, and not only to the second."""
-    mark: str | None = None
+    mark: str | None = field(default=None, compare=False)
     """For `follow`: what tells it from another event at its place, if the service says so."""
 
 
@@ -64,7 +64,7 @@ class ReleaseEvent:
     sequence: int
     key: CertificateKey
     device: str
-    mark: str | None = None
+    mark: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +148,10 @@ class EventReader:
         kind, data = "message", ""
         try:
             for line in block.decode().split("\n"):
-                field, _, value = line.partition(":")
-                if field == "event":
+                name, _, value = line.partition(":")
+                if name == "event":
                     kind = value.removeprefix(" ")
-                elif field == "data":
+                elif name == "data":
                     data += value
             match kind:
                 case "revoked":

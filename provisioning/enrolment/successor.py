@@ -20,6 +20,7 @@ from provisioning.ca.name_policy import addresses_of
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.authentication import check_dates, check_not_revoked, check_not_withdrawn, ended, known
 from provisioning.enrolment.groups import rules_for
+from provisioning.enrolment.ways.claim import check_own_key
 from provisioning.enrolment.ways.way import IpAddress, Settle
 from provisioning.errors import Code, Refused
 from provisioning.store import authorities, claims
@@ -43,9 +44,12 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
     """Return whose certificate is to be succeeded; raise `Refused` unless it is good now and the names are its own."""
     certificate, request = attempt.certificate, attempt.request
     stored = known(connection, certificate, for_update=True)
-    on_trial = stored.on_hold and claims.on_trial(connection, stored.id)
-    if not on_trial:
+    trial_of = claims.of_trial(connection, stored.id) if stored.on_hold else None
+    on_trial = trial_of is not None
+    if trial_of is None:
         check_not_revoked(stored)
+    else:
+        check_own_key(attempt, *trial_of)
     rules = rules_for(connection, stored.device.role, stored.device.group)
     _check_dates(connection, stored, attempt, timedelta() if on_trial else rules.renewal_grace)
     if certificate is None:

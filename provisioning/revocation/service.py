@@ -11,6 +11,7 @@ Rules
 5. A batch is one transaction: all of it or, if anything in it is unknown, nothing.
 6. A key that is compromised is so in every certificate: whichever is named, all for its key are revoked. One key is one
    device's (`provisioning.store.device_keys`), whose row is locked.
+7. Who has an operator's key has made tokens with it, perhaps: those that he made and nobody has used are void.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from provisioning.store import audit, certificates, devices, revocations, tokens
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
-from provisioning.store.devices import DeviceState
+from provisioning.store.devices import Device, DeviceState
 from provisioning.store.side_by_side import go_alone
 
 log = structlog.get_logger(__name__)
@@ -98,6 +99,7 @@ class RevocationService:
             if device.role is not Role.DEVICE:
                 go_alone(connection)  # Whether an admin is left depends on all of them.
             check_not_the_service(device)
+            voided += _void_made_with(connection, [device], grounds, now)
             issued = certificates.of_device(connection, device.id)
             ended = [each for each in issued if _can_be_revoked(each) and (each.revocation or now < each.not_after)]
             revoked = _record(connection, ended, grounds, now, by)
@@ -139,10 +141,12 @@ class RevocationService:
             fresh = [certificate] if _can_be_revoked(certificate) else []
             fresh += _others_for_their_keys(connection, fresh, grounds)
             now = self._clock()
+            voided = _void_made_with(connection, [each.device for each in fresh], grounds, now)
             revoked = _record(connection, fresh, grounds, now, by)
             check_an_admin_is_left(connection, [each.device for each in fresh], now)
             if fresh:
                 facts = {**grounds.facts, "serials": [each.serial for each in fresh]}
+                facts |= {"tokens_voided": voided} if voided else {}
                 audit.append(connection, now, by, Action.REVOKED, certificate.device.name, facts)
             return RevocationOutcome(revoked or facts_of([certificate]), bool(fresh)), fresh
 
@@ -183,6 +187,7 @@ class RevocationService:
             ended += [each for each in _others_for_their_keys(connection, singly, grounds) if each not in ended]
             for device in whole:
                 check_not_the_service(device)
+            voided += _void_made_with(connection, locked, grounds, now)
             fresh = [each for each in whole if each.state not in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}]
             revoked = _record(connection, ended, grounds, now, by)
             devices.set_state(connection, [each.id for each in fresh], DeviceState.REVOKED, now)
@@ -233,6 +238,14 @@ def _others_for_their_keys(connection: Connection, ended: Changed, grounds: Grou
     known = {each.id for each in ended}
     found = certificates.with_keys_of(connection, list(known))
     return [each for each in found if _can_be_revoked(each) and each.id not in known]
+
+
+def _void_made_with(connection: Connection, ended: Sequence[Device], grounds: Grounds, now: datetime) -> int:
+    """Make worthless what operators among *ended* have made, if their keys are compromised; return how many tokens."""
+    names = [device.name for device in ended if device.role is Role.OPERATOR]
+    if grounds.reason is not RevocationReason.KEY_COMPROMISE or not names:
+        return 0
+    return tokens.void_made_by(connection, names, now)
 
 
 def _record(connection: Connection, ended: Changed, grounds: Grounds, now: datetime, by: str) -> list[Revoked]:

@@ -142,6 +142,17 @@ def on_trial(connection: Connection, certificate_id: int) -> bool:
     return connection.execute(_PENDING, {"wanted": certificate_id}).one_or_none() is not None
 
 
+def of_trial(connection: Connection, certificate_id: int) -> tuple[str, bytes] | None:
+    """Return the claim's name and certificate (DER) of a certificate that was issued on trial, None of another."""
+    statement = (
+        select(claims.c.name, claims.c.der)
+        .select_from(activations.join(claims, claims.c.id == activations.c.claim_id))
+        .where(activations.c.certificate_id == certificate_id)
+    )
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else (row[0], row[1])
+
+
 def activate(connection: Connection, certificate_id: int, now: datetime) -> bool:
     """Record the activation; return False if there was one before."""
     statement = update(activations).where(

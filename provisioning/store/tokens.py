@@ -143,6 +143,13 @@ def void(connection: Connection, devices: Sequence[str], now: datetime) -> int:
     return connection.execute(_VOID, {"wanted": devices, "now": now}).rowcount
 
 
+def void_made_by(connection: Connection, operators: Sequence[str], now: datetime) -> int:
+    """Make every unused token that one of *operators* has made worthless; return how many there were."""
+    unused = (tokens.c.created_by.in_(operators), tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
+    connection.execute(select(tokens.c.id).where(*unused).order_by(tokens.c.id).with_for_update()).all()
+    return connection.execute(update(tokens).where(*unused).values(voided_at=now)).rowcount
+
+
 def remove_ended(connection: Connection, before: datetime) -> int:
     """Remove tokens that were spent, voided or expired *before* that time; return how many there were."""
     ended = func.coalesce(tokens.c.used_at, tokens.c.voided_at, tokens.c.expires_at)

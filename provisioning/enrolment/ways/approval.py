@@ -120,7 +120,15 @@ def _lost(connection: Connection, found: StoredApproval, attempt: Attempt, group
 
 
 def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group: Group) -> bool:
-    """Whether the approval has bought its certificate, and the same request is not answered with that again."""
+    """Whether the approval speaks no more.
+
+    It has bought its certificate, and the same request is not answered with that again; or it was given when the name
+    had not what it has now, so that nobody has decided about replacing that.
+    """
+    if found.state is ApprovalState.APPROVED and found.decided_at is not None:
+        device = devices.find(connection, found.request.name)
+        newest = () if device is None else certificates.of_device(connection, device.id)[-1:]
+        return any(each.issued_at > found.decided_at for each in newest)
     if found.state is not ApprovalState.USED:
         return False
     held = certificates.newest_with_key(connection, found.request.name, found.request.spki_sha256)

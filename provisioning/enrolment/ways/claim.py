@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import ClassVar, Self
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
+from provisioning.pki.keys import spki_fingerprint
 from provisioning.store import claims, devices
 from provisioning.store.claims import StoredClaim
 from provisioning.store.groups import Group, WayName
@@ -42,8 +44,9 @@ class ClaimWay(Way):
         return None if claim is None else cls(claim)
 
     def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
-        """Refuse a claim that has ended or whose places are taken."""
+        """Refuse a claim that has ended or whose places are taken, and its own key."""
         claim, name = self._claim, attempt.request.common_name
+        check_own_key(attempt, claim.name, claim.der)
         if claim.ended_at is not None or attempt.now >= claim.expires_at:
             since = claim.ended_at or claim.expires_at
             raise Refused(
@@ -70,3 +73,13 @@ class ClaimWay(Way):
         if device is None:
             raise AssertionError("the certificate's device is recorded before")
         claims.begin_trial(connection, self._claim.id, device.id, certificate_id, ends)
+
+
+def check_own_key(attempt: Attempt, claim: str, der: bytes) -> None:
+    """Refuse a request for the key of the claim with the certificate *der*: everybody in the batch has that."""
+    shared = x509.load_der_x509_certificate(der).public_key()
+    if attempt.request.key_fingerprint == spki_fingerprint(shared):
+        raise Refused(
+            Code.KEY_REUSED,
+            f"the request has the key of claim {claim}, which the whole batch holds: make a new key on each device",
+        )

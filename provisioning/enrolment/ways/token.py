@@ -91,7 +91,8 @@ def _check_usable(token: StoredToken, now: datetime) -> None:
         raise Refused(Code.TOKEN_USED, "this enrolment token was used already: ask for a new one")
     if token.voided_at is not None:
         raise Refused(
-            Code.TOKEN_VOID, "this token was voided, or its device revoked after it was made: ask for a new one"
+            Code.TOKEN_VOID,
+            "this token was voided, or its device or its maker revoked after it was made: ask for a new one",
         )
     if now >= token.expires_at:
         raise Refused(

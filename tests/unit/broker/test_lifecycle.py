@@ -250,7 +250,13 @@ def test_a_retained_message_that_does_not_fit_still_reaches_who_is_there() -> No
 
 
 @pytest.mark.parametrize(
-    ("limits", "limit"), [({"max_retained": 1}, "max_retained"), ({"max_retained_bytes": 100}, "max_retained_bytes")]
+    ("limits", "limit"),
+    [
+        ({"max_retained": 1}, "max_retained"),
+        ({"max_retained_bytes": 100}, "max_retained_bytes"),
+        ({"max_retained_of_device": 1}, "max_retained_of_device"),
+        ({"max_retained_bytes_of_device": 100}, "max_retained_bytes_of_device"),
+    ],
 )
 def test_what_is_not_retained_is_said_with_the_limit_that_forbids_it(limits: dict[str, int], limit: str) -> None:
     broker = MemoryBroker(**limits)

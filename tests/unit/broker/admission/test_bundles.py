@@ -50,8 +50,10 @@ def bundle(*anchors: Held, **different: Any) -> TrustBundle:
     return TrustBundle(made.name, [each.certificate for each in anchors], terms=BundleTerms.of(made), feed=made.feed)
 
 
-def admission(*bundles: TrustBundle) -> Admission:
-    return Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, (), Trust(bundles))
+def admission(*bundles: TrustBundle, any_client_id: Sequence[str] = ()) -> Admission:
+    judge = Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, any_client_id, Trust(bundles))
+    judge.freshness.current(0.0)
+    return judge
 
 
 def path(held: Held, *above: Held) -> Sequence[bytes]:
@@ -266,6 +268,18 @@ def test_a_client_identifier_follows_the_bundles_rule(rule: str, accepted: list[
         for client_id in client_ids:
             outcome = judge.admit(peer, Connect(client_id=client_id), 0.0)
             assert isinstance(outcome, Admitted) is admitted, client_id
+
+
+def test_whom_a_foreign_ca_calls_bridge_is_not_our_bridge() -> None:
+    judge = admission(bundle(PLANT, identity=[CN]), bundle(PKI.issuing, name="ours"), any_client_id=["bridge"])
+    theirs, ours = examine(judge, foreign("bridge"), PLANT), examine(judge, PKI.device("bridge"), PKI.issuing)
+    assert isinstance(theirs, Peer)
+    assert isinstance(ours, Peer)
+    assert isinstance(judge.admit(ours, Connect(client_id="meter-7"), 0.0), Admitted)
+    outcome = judge.admit(theirs, Connect(client_id="meter-7"), 0.0)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.CLIENT_ID_MISMATCH
+    assert isinstance(judge.admit(theirs, Connect(client_id="bridge"), 0.0), Admitted)
 
 
 @pytest.mark.parametrize(("rule", "new"), [("equal", False), ("prefix", True), ("assigned", False)])

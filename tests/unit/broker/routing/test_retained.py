@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
-from broker.routing.retained import SWEPT_AT_ONCE, Replay, RetainedMessages
+from broker.routing.retained import SWEPT_AT_ONCE, Replay, RetainedMessages, Room
 
 
 def message(topic: str, payload: bytes = b"x", expires_at: float | None = None) -> Message:
@@ -70,6 +70,32 @@ def test_the_bytes_are_bounded_and_a_message_that_does_not_fit_leaves_nothing() 
     assert not retained.retain("a", message("a", b"x" * 10))
     assert find(retained, "a", 0.0) == []  # What it replaces is out of date.
     assert retained.bytes == 10
+
+
+def test_one_device_does_not_take_the_room_of_all() -> None:
+    retained = RetainedMessages(10, 1000)
+    retained.device_limit = Room(2, 20)
+    for name in ("a", "b"):
+        assert retained.retain(name, message(name), "device/greedy")
+    assert not retained.retain("c", message("c"), "device/greedy")
+    assert retained.retain("a", message("a", b"newer"), "device/greedy"), "what it has it may change"
+    assert retained.retain("c", message("c"), "device/modest")
+    assert retained.retain("d", message("d"), "service/greedy")
+    assert retained.retain("e", message("e"), "")
+    retained.retain("b", message("b", b""), "service/backend")
+    assert retained.retain("f", message("f"), "device/greedy"), "what is forgotten makes room, whoever has said so"
+
+
+def test_the_bytes_of_one_device_are_bounded_too() -> None:
+    retained = RetainedMessages(10, 1000)
+    retained.device_limit = Room(10, 20)
+    assert not retained.retain("a", message("a", bytes(20)), "device/greedy")
+    assert retained.retain("a", message("a", bytes(10)), "device/greedy")
+    assert not retained.retain("b", message("b", bytes(9)), "device/greedy")
+    assert retained.retain("b", message("b", bytes(8)), "device/greedy")
+    retained.retain("a", message("a", b""), "device/greedy")
+    retained.retain("b", message("b", b""), "device/greedy")
+    assert retained._of_devices == {}
 
 
 def test_an_expired_message_is_not_given_out_and_makes_room() -> None:

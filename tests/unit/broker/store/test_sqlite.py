@@ -13,7 +13,7 @@ import pytest
 from broker.mqtt.message import Message, PersonalMessage
 from broker.store.journal import Batch, Journal
 from broker.store.schema import MIGRATIONS
-from broker.store.sqlite import SqliteStore, StoreError
+from broker.store.sqlite import _GATHER_SECONDS, SqliteStore, StoreError
 
 SESSION = ("backend", "spiffe://d/service/backend", True, 60, None, *(None,) * 7)
 TABLES = ("sessions", "subscriptions", "messages", "deliveries", "incoming", "retained", "replayed")
@@ -244,4 +244,27 @@ async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
     store.close()
     again = SqliteStore(tmp_path / "broker.db")
     assert len(again.rows("SELECT * FROM subscriptions")) == 1
+    again.close()
+
+
+async def test_a_turn_that_ends_after_closing_finds_nothing_to_do(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    defects: list[object] = []
+    loop.set_exception_handler(lambda _loop, context: defects.append(context))
+    store = SqliteStore(tmp_path / "broker.db")
+    journal = Journal(0.0)
+    reports = Reports(journal)
+    store.attach(journal, loop, reports.written, reports.failed)
+    journal.save_session(1, SESSION)
+    store.begin()
+    store._write_gathered()  # The batch is with the thread when the store closes.
+    store.close()
+    journal.save_session(2, ("other", *SESSION[1:]))
+    store.begin()
+    passed = asyncio.Event()
+    loop.call_later(10 * _GATHER_SECONDS, passed.set)
+    await passed.wait()
+    assert (reports.said, defects) == ([], [])
+    again = SqliteStore(tmp_path / "broker.db")
+    assert len(again.rows("SELECT * FROM sessions")) == 1
     again.close()

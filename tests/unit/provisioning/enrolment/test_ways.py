@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from provisioning.enrolment.approvals import ApprovalService
@@ -155,6 +156,19 @@ async def test_a_claim_never_becomes_a_device_that_exists_whatever_the_group_say
     victim = await enrol(fleet, "meter-1", token=TokenCredential("meter-1", await fleet.token("meter-1", "line")))
     assert await refusal(fleet, "meter-1", certificate=shared) is Code.NAME_TAKEN
     assert await is_good(fleet, victim)
+
+
+async def test_a_device_of_a_batch_has_a_key_of_its_own_and_not_the_claim_s(fleet: Fleet) -> None:
+    await group(fleet, "claim")
+    issued = await ClaimService(fleet.database, fleet.clock, nothing).create(
+        ClaimOrder("batch", "line", 2, timedelta(days=30)), by="admin"
+    )
+    shared, key = x509.load_der_x509_certificate(issued.claim.der), load_pem_private_key(issued.key_pem, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    assert await refusal(fleet, "meter-1", key=key, certificate=shared) is Code.KEY_REUSED
+    trial = await enrol(fleet, "meter-1", certificate=shared)
+    with pytest.raises(Refused, match="KEY_REUSED: the request has the key of claim batch"):
+        await fleet.reenrol(trial, successor_csr(trial, key))
 
 
 async def test_a_claim_that_ended_or_expired_lets_nobody_in(fleet: Fleet) -> None:
@@ -486,6 +500,24 @@ async def test_an_approval_does_not_bring_back_a_key_that_another_approval_has_r
     assert await is_good(fleet, certificate)
     await service.decide(number, approve=True, by="boss")
     await enrol(fleet, "meter-1", key=keys[0], label="line")
+    assert not await is_good(fleet, certificate)
+
+
+async def test_an_approval_of_a_newcomer_is_none_of_another_key_for_who_came_in_since(fleet: Fleet) -> None:
+    await group(fleet, "approval", "token", new_key=NewKey.APPROVE)
+    service = ApprovalService(fleet.database, fleet.clock)
+    key = generate_key()
+    number = await pending(fleet, "meter-1", key=key, label="line")
+    await service.decide(number, approve=True, by="boss")
+    fleet.clock.advance(timedelta(seconds=1))
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    certificate = await enrol(fleet, "meter-1", token=token)
+    number = await pending(fleet, "meter-1", key=key, label="line")
+    assert await is_good(fleet, certificate)
+    (waiting,) = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
+    assert waiting.request.evidence == "nothing; the name is enrolled already"
+    await service.decide(number, approve=True, by="boss")
+    await enrol(fleet, "meter-1", key=key, label="line")
     assert not await is_good(fleet, certificate)
 
 

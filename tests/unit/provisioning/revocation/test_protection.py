@@ -61,3 +61,28 @@ async def test_the_service_itself_is_not_ended_as_a_whole(fleet: Fleet, ending: 
     with pytest.raises(Refused) as caught:
         await ENDINGS[ending](fleet, "provisioning", "")
     assert caught.value.code is Code.PROTECTED
+
+
+@pytest.mark.parametrize("ending", ["revoke", "revoke by serial", "revoke in a batch", "a serial in a batch"])
+async def test_what_was_made_with_an_operator_s_compromised_key_is_worth_nothing(fleet: Fleet, ending: str) -> None:
+    await fleet.enrol("meter-1")
+    serial = await enrol_admin(fleet, "anna")
+    await enrol_admin(fleet, "bert")
+
+    async def token_of(operator: str, device: str) -> TokenCredential:
+        (made,) = await fleet.token_service.create(TokenOrder([device], "north"), by=operator)
+        return TokenCredential(device, made.token)
+
+    by_anna, by_bert = await token_of("anna", "meter-2"), await token_of("bert", "meter-3")
+    await ENDINGS[ending](fleet, "anna", serial)
+    with pytest.raises(Refused, match="TOKEN_VOID"):
+        await fleet.enrolment.enrol(csr_der(names=["meter-2"]), by_anna)
+    await fleet.enrolment.enrol(csr_der(names=["meter-3"]), by_bert)
+
+
+async def test_an_operator_who_leaves_leaves_his_tokens(fleet: Fleet) -> None:
+    for name in ("anna", "bert"):
+        await enrol_admin(fleet, name)
+    (made,) = await fleet.token_service.create(TokenOrder(["meter-2"], "north"), by="anna")
+    await fleet.revocation.decommission("anna", by="bert")
+    await fleet.enrolment.enrol(csr_der(names=["meter-2"]), TokenCredential("meter-2", made.token))
