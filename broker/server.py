@@ -121,7 +121,7 @@ class BrokerServer:
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn, Coalescing(lambda: engine.limits.coalesce_microseconds / 1e6))
         doors = Doors(poller)
-        context = self._context(files, anchors_of(self._config, engine.admission.trust))
+        context = self._first_context(files, anchors_of(self._config, engine.admission.trust))
         listeners = self._listen(loop, engine, doors, context)
         lists = RevocationLists(engine, self._config, loop.time)
         staple = self._staple(engine, files, context)
@@ -252,6 +252,15 @@ class BrokerServer:
             allow_tls12=self._config.allow_tls12,
             remembered_sessions=self._config.limits.max_connections,
         )
+
+    def _first_context(self, files: CredentialFiles, anchors: Path | str) -> ssl.SSLContext:
+        """Return a context, and say if no client will believe it today: the clock may be wrong, and will be set."""
+        context = self._context(files, anchors)
+        try:
+            describe_certificate(files)
+        except TlsConfigurationError as error:
+            log.error("no client will believe the broker", code="OWN_CERTIFICATE_DATES", detail=str(error))  # noqa: TRY400
+        return context
 
     def _staple(self, engine: Engine, files: CredentialFiles, context: ssl.SSLContext) -> Staple:
         staple = Staple(self._config, files.certificate, engine, asyncio.get_running_loop().time)

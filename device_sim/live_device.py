@@ -14,8 +14,9 @@ import asyncio
 import ssl
 import time
 import zlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from device_sim.behaviour.behaviour import Answering, Behaviour, Outcome
@@ -46,7 +47,8 @@ class Counters:
 
     published: int = 0
     acknowledged: int = 0
-    refused: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    """Messages that the broker refused, by the reason code of its PUBACK."""
     held_back: int = 0
     repeated: int = 0
     commands: int = 0
@@ -106,7 +108,7 @@ class LiveDevice:
 
     __slots__ = (
         "_closing", "_commands", "_ended", "_readings", "_surroundings", "away", "behaviours", "connection",
-        "credential", "group", "interval", "machine", "unacknowledged", "urgent",
+        "credential", "group", "interval", "machine", "repeated", "unacknowledged", "urgent",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +129,7 @@ class LiveDevice:
         self.credential: HeldCredential | None = None
         self.connection: Link | None = None
         self.unacknowledged: dict[int, Unacknowledged] = {}
+        self.repeated: tuple[int, ...] = ()
         self._surroundings = surroundings
         self._ended = ended
         model = group.telemetry.model if group.telemetry is not None else Model.SMART_METER
@@ -194,8 +197,9 @@ class LiveDevice:
         return connection
 
     def sent(self) -> Sent:
-        """Return what was published so far, and which of it is unacknowledged."""
-        return Sent(self.machine.sequence, frozenset(message.sequence for message in self.unacknowledged.values()))
+        """Return what was published so far, which of it is unacknowledged, and which was sent again."""
+        unacknowledged = frozenset(message.sequence for message in self.unacknowledged.values())
+        return Sent(self.machine.sequence, unacknowledged, self.repeated)
 
     @property
     def is_connected(self) -> bool:
@@ -273,6 +277,7 @@ class LiveDevice:
         for index, message in enumerate(waiting, 1):
             packet_id = connection.publish(f"{self.machine.topic_prefix}/telemetry", message.payload, _AT_LEAST_ONCE)
             self.unacknowledged[packet_id] = self.unacknowledged.pop(-index)
+            self.repeated += (message.sequence,)
             self._surroundings.counters.repeated += 1
 
     def _acknowledged(self, packet_id: int, number: int, _reason: str) -> None:
@@ -281,7 +286,7 @@ class LiveDevice:
             return  # An answer to a command.
         self._surroundings.record(Duration.PUBACK, time.monotonic() - message.sent, message.sent - message.due)
         if number >= FAILURE:
-            self._surroundings.counters.refused += 1
+            self._surroundings.counters.refused[f"PUBACK 0x{number:02x}"] += 1
         else:
             self._surroundings.counters.acknowledged += 1
 

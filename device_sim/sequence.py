@@ -33,8 +33,14 @@ class SequenceCheck:
     highest: int = 0
     received: int = 0
     late: int = 0
-    duplicates: int = 0
+    again: dict[int, int] = field(default_factory=dict)
+    """Numbers that came more than once, and how many times more."""
     _gaps: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def duplicates(self) -> int:
+        """How many messages came that had come before."""
+        return sum(self.again.values())
 
     @property
     def missing(self) -> int:
@@ -68,5 +74,5 @@ class SequenceCheck:
                 self.received += 1
                 self.late += 1
                 return Arrival.LATE
-        self.duplicates += 1
+        self.again[number] = self.again.get(number, 0) + 1
         return Arrival.DUPLICATE

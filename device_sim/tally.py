@@ -4,7 +4,8 @@ Theory
 ------
 A device knows which numbers it has published and which of them the broker has not acknowledged; the backend knows which
 it has received. A message is *lost* if it was acknowledged and never received. One that was neither acknowledged nor
-received was in flight when its device was cut off: nobody promised anything.
+received was in flight when its device was cut off: nobody promised anything. One that came twice is *duplicated*,
+unless its device had sent it again: QoS 1 is at least once.
 
 Rules
 -----
@@ -13,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -21,10 +23,12 @@ from device_sim.sequence import SequenceCheck
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What one device says: how many messages it has published, and which of them are unacknowledged."""
+    """What one device says: how many messages it has published, which are unacknowledged, which it sent again."""
 
     published: int
     unacknowledged: frozenset[int]
+    repeated: tuple[int, ...] = ()
+    """A number for each time that it was sent again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +66,13 @@ def account(sent: Sent, check: SequenceCheck) -> Tally:
     """Return the tally of one device."""
     missing = {number for first, last in check.gaps for number in range(first, last + 1)}
     missing.update(range(check.highest + 1, sent.published + 1))
+    expected = Counter(sent.repeated)
     return Tally(
         published=sent.published,
         received=check.received,
         lost=len(missing - sent.unacknowledged),
         in_flight=len(missing & sent.unacknowledged),
-        duplicated=check.duplicates,
+        duplicated=sum(max(0, times - expected[number]) for number, times in check.again.items()),
         out_of_order=check.late,
     )
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from broker.mqtt.message import Deliverable
 
 _LOOK_AGAIN = 1.0
-"""Seconds in which a queue is searched for expired messages once: a full one is asked for room with each message."""
+_LOOKS_A_SECOND = 1_000
+"""A full queue is asked for room with each message, and searched at most once a second; a long one less often."""
 
 
 @dataclass(slots=True)
@@ -63,10 +64,10 @@ class MessageQueue:
         return True
 
     def expired(self, now: float) -> list[Deliverable]:
-        """Take out what has expired at *now*, for the sake of its room; at most one search a second."""
+        """Take out what has expired at *now*, for the sake of its room; see `_LOOKS_A_SECOND`."""
         if now < self._expires_at or now < self._look_at:
             return []
-        self._look_at = now + _LOOK_AGAIN
+        self._look_at = now + max(_LOOK_AGAIN, len(self.messages) / _LOOKS_A_SECOND)
         self._expires_at = math.inf
         kept: list[Deliverable] = []
         gone: list[Deliverable] = []

@@ -23,7 +23,7 @@ from broker.admission.issuers import Issuer
 from broker.metrics import Metrics
 from broker.sources.ocsp_http import OcspHttp, OcspUnreachable
 from provisioning.pki.ocsp import Answer, OcspRefused, responders
-from provisioning.pki.revocation import OCSP, CertificateKey, RevocationIndex, RevocationReason, pack
+from provisioning.pki.revocation import OCSP, CertificateKey, RevocationIndex, RevocationReason, pack, unpack
 
 log = structlog.get_logger("broker")
 
@@ -173,7 +173,7 @@ class OcspClient:
             if answer.known and entries.pop(serial, None) is not None:
                 log.info("released", code="RELEASED", serial=f"{serial:x}", source=LIST)
                 self._tell("released", code="RELEASED", source=LIST, issuer=issuer_key_id.hex(), serial=f"{serial:x}")
-        elif serial not in entries:
+        elif serial not in entries or unpack(key, entries[serial]).reason is not answer.reason:  # A hold may be final.
             entries[serial] = pack(answer.reason, answer.revoked_at or answer.this_update)
             self._index.publish(issuer_key_id, LIST, entries)
             facts = {"code": "REVOKED", "serial": f"{serial:x}", "reason": str(answer.reason), "source": LIST}

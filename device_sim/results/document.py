@@ -20,7 +20,7 @@ from typing import Any
 
 from device_sim.latency import Latency
 from device_sim.run.health import waiting_of
-from device_sim.run.recorder import Sample
+from device_sim.run.recorder import FAILED_RENEWAL, LOST_RECEIVER, Sample
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import DESCRIPTIONS, Count
 from provisioning.version import product_version
@@ -102,6 +102,17 @@ def read(path: Path) -> Document:
     if schema != SCHEMA:
         raise UnreadableReport(f"{path} has schema {schema!r}; this program reads {SCHEMA!r}, made by `fleet-sim run`")
     return dict(document)
+
+
+def remarks(document: Document) -> list[str]:
+    """Return what a reader of the verdict has to know beside it."""
+    unjudged = all(threshold["security"] for threshold in document["thresholds"])
+    told = ["the scenario sets no thresholds: only who gets in was judged"] if unjudged else []
+    return told + [
+        f"{marker['kind']}: {marker['what']}"
+        for marker in document["markers"]
+        if marker["kind"] in {FAILED_RENEWAL, LOST_RECEIVER}
+    ]
 
 
 def figure_of(threshold: Document) -> str:

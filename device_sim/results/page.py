@@ -11,7 +11,7 @@ from html import escape
 from importlib.resources import files
 
 from device_sim.results import charts
-from device_sim.results.document import Document, figure_of
+from device_sim.results.document import Document, figure_of, remarks
 from device_sim.results.plot import colour
 
 _KEPT_OUT = ("thresholds", "name", "summary", "fingerprint")
@@ -83,6 +83,7 @@ def _notices(document: Document) -> str:
     if document["interrupted"]:
         texts.append(f"The run was ended early by {document['interrupted']}.")
     texts += [f"False refusal of {name}: {why}" for name, why in document["false_refusals"].items()]
+    texts += [remark[:1].upper() + remark[1:] for remark in remarks(document)]
     return "".join(f'<p class="notice">{escape(text)}</p>' for text in texts)
 
 

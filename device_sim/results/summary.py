@@ -6,8 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from device_sim.results.document import Document, figure_of
-from device_sim.run.recorder import FAILED_RENEWAL, LOST_RECEIVER
+from device_sim.results.document import Document, figure_of, remarks
 
 _PERCENTS = (50.0, 95.0, 99.0)
 _COLOURS = {"PASS": "bold green", "INVALID": "bold yellow", "INTERRUPTED": "bold yellow"}
@@ -25,11 +24,7 @@ def summary_of(document: Document) -> RenderableType:
     parts += _generator(document)
     parts += [Text(f"  false refusal of {name}: {why}", "red") for name, why in document["false_refusals"].items()]
     parts += [Text(f"  INVALID: {why}", "yellow") for why in document["invalid"]]
-    parts += [
-        Text(f"  {marker['kind']}: {marker['what']}", "red")
-        for marker in document["markers"]
-        if marker["kind"] in {FAILED_RENEWAL, LOST_RECEIVER}
-    ]
+    parts += [Text(f"  {remark}", "yellow") for remark in remarks(document)]
     scenario = document["scenario"]
     verdict = Text("\n")
     verdict.append(document["verdict"], _COLOURS.get(document["verdict"], "bold red"))
@@ -65,7 +60,7 @@ def _thresholds(document: Document) -> RenderableType:
 
 def _durations(document: Document) -> RenderableType:
     table = Table(title="Milliseconds, from when each was due", title_justify="left", box=None, padding=(0, 2))
-    table.add_column("metric")
+    table.add_column("metric", overflow="fold")
     for heading in ("count", *(f"p{percent:g}" for percent in _PERCENTS), "max"):
         table.add_column(heading, justify="right")
     for name, duration in document["durations"].items():

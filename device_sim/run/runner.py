@@ -325,7 +325,7 @@ class Run:
             {
                 Count.RECEIVED: sums.received,
                 Count.LOST: sums.lost,
-                Count.DUPLICATED: max(0, sums.duplicated - counts[Count.REPEATED] * len(self.backends)),
+                Count.DUPLICATED: sums.duplicated,
                 Count.OUT_OF_ORDER: sums.out_of_order,
                 Count.IN_FLIGHT: sums.in_flight,
                 Count.PRESENCE_CHANGES: self.backends[0].presence_changes,

@@ -9,6 +9,9 @@ Durations are milliseconds.
 QoS 1 means at least once: what a device had sent when its connection broke, and nobody had acknowledged, it sends again
 (`repeated`). Only what arrives twice without that is `duplicated`.
 
+What the broker refuses (a reason code of 0x80 or more in PUBACK) is one of `refused_messages`, and `lost` like anything
+else that never comes: the report names the code.
+
 A receiver (the run's own backend) whose connection ends by itself is one of `lost_receivers`, and comes back. It keeps
 no session, but where the scenario restarts the broker: what was published meanwhile is `lost`, whosever fault it is.
 
@@ -52,6 +55,7 @@ class Count(StrEnum):
     PUBLISHED = "published"
     RECEIVED = "received"
     LOST = "lost"
+    REFUSED_MESSAGES = "refused_messages"
     REPEATED = "repeated"
     DUPLICATED = "duplicated"
     OUT_OF_ORDER = "out_of_order"

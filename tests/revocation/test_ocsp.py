@@ -132,6 +132,15 @@ def test_rev_36_a_responder_is_asked_when_a_client_connects_and_again_while_it_s
     wait_until(lambda: scene.answer(other) == IN, "who is good again is admitted again")
 
 
+def test_a_suspension_that_becomes_final_is_final(scene: Asking, name: str) -> None:
+    device = scene.device(name)
+    scene.responder.revoked[device.certificate.serial_number] = x509.ReasonFlags.certificate_hold
+    wait_until(lambda: scene.answer(device) == SUSPENDED, "a suspension is found out")
+    scene.responder.revoked[device.certificate.serial_number] = x509.ReasonFlags.key_compromise
+    wait_until(lambda: scene.answer(device) == REVOKED, "and that it has become final", 20)
+    assert scene.broker.events("REVOKED", reason="keyCompromise", serial=f"{device.certificate.serial_number:x}")
+
+
 def test_rev_37_an_answer_is_remembered(tmp_path: Path, pki: Pki, name: str, web: WebServer) -> None:
     made = asking(tmp_path, pki, web, ocsp_refresh_seconds=600)
     device = made.device(name)

@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,18 @@ def test_a_signal_stops_it_in_order(pki: Pki, tmp_path: Path, number: signal.Sig
         with contextlib.suppress(Ended):
             silent.next_packet()
     assert "Traceback" not in broker.log
+
+
+def test_a_certificate_of_its_own_that_has_ended_is_said_at_the_start(pki: Pki, tmp_path: Path) -> None:
+    broker = BrokerProcess.with_files(tmp_path / "b", pki)
+    with broker:
+        assert not broker.events("OWN_CERTIFICATE_DATES")
+    ended = {"not_before": pki.now - timedelta(days=2), "not_after": pki.now - timedelta(days=1)}
+    pki.broker(**ended).write(tmp_path / "b")
+    with broker:
+        (said,) = broker.events("OWN_CERTIFICATE_DATES")
+        assert said["level"] == "error"
+        assert f"{ended['not_after']:%Y-%m-%d %H:%M:%S} UTC" in said["detail"]
 
 
 def test_it_starts_again_after_kill_9_and_on_the_same_port(pki: Pki, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -336,3 +338,18 @@ async def test_a_command_brings_the_backend_back_and_is_unanswered_where_there_i
         await backend.connection.closed
         answers = await backend.command("meters", NAMES[:3], "identify", {}, deadline=15)
         assert answers.missing == set(NAMES[:3])
+
+
+async def test_messages_that_the_broker_refuses_are_counted_by_reason(
+    mosquitto: RunningBroker, authority: Authority, tmp_path: Path
+) -> None:
+    (tmp_path / "acl").write_text("topic read fleet/#\n")
+    (tmp_path / "acl").chmod(0o600)
+    with (tmp_path / "mosquitto.conf").open("a") as config:
+        config.write(f"\nacl_file {tmp_path}/acl\n")
+    mosquitto.process.send_signal(signal.SIGHUP)
+    async with connected_fleet(mosquitto, authority, count=3) as (fleet, _), streaming(fleet):
+        async with asyncio.timeout(20):
+            while not fleet.counters.refused:  # noqa: ASYNC110 - an acknowledgement wakes nobody
+                await asyncio.sleep(0.01)
+        assert set(fleet.counters.refused) == {"PUBACK 0x87"}  # Not authorized.

@@ -4,17 +4,20 @@ import csv
 import io
 import json
 import xml.etree.ElementTree as ET
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from device_sim.latency import Latency
 from device_sim.results.comparison import comparison_page, conditions, differences
-from device_sim.results.document import UnreadableReport, read
+from device_sim.results.document import UnreadableReport, read, remarks
 from device_sim.results.files import write_all
 from device_sim.results.page import page_of
 from device_sim.results.plot import Plot, log_ticks, nice_ticks, short
+from device_sim.results.summary import summary_of
 from device_sim.results.tables import junit, stage_at, timeline_csv
 from tests.support.documents import imagined
 
@@ -171,3 +174,29 @@ def test_what_is_outside_its_range_is_drawn_at_the_edge() -> None:
     plot = Plot(100, 100, (0, 10), (0, 10), name="test")
     plot.line([(-5, 5), (50, 500)], "c0")
     assert 'points="52.0,48.0 90.0,22.0"' in plot.svg()
+
+
+def test_a_run_without_thresholds_and_one_whose_receiver_was_away_say_so() -> None:
+    document = imagined()
+    own = [item for item in document["thresholds"] if not item["security"]]
+    assert own
+    assert remarks(document) == []
+    document["thresholds"] = [item for item in document["thresholds"] if item["security"]]
+    document["markers"] = [{"at": 1.0, "kind": "lost receiver", "what": "backend: tcp <closed>"}]
+    without, away = remarks(document)
+    assert without == "the scenario sets no thresholds: only who gets in was judged"
+    assert away == "lost receiver: backend: tcp <closed>"
+    page, console = page_of(document), Console(file=io.StringIO(), width=60)
+    console.print(summary_of(document))
+    for remark in (without, away):
+        assert escape(remark[:1].upper() + remark[1:]) in page
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert without in " ".join(told.split())
+
+
+def test_a_metric_is_named_whole_on_a_narrow_terminal() -> None:
+    document = imagined()
+    document["durations"]["revoked_refused"] = next(iter(document["durations"].values()))
+    console = Console(file=io.StringIO(), width=60)
+    console.print(summary_of(document))
+    assert "…" not in console.file.getvalue()  # type: ignore[attr-defined]

@@ -24,6 +24,10 @@ def received(*numbers: int) -> SequenceCheck:
         # Delivered, and its acknowledgement cut off: neither lost nor in flight.
         (Sent(3, frozenset({3})), received(1, 2, 3), Tally(published=3, received=3)),
         (Sent(2, frozenset()), received(1, 2, 2), Tally(published=2, received=2, duplicated=1)),
+        # What a device sent again may come again, so many times, and nothing else may.
+        (Sent(2, frozenset(), (2,)), received(1, 2, 2), Tally(published=2, received=2)),
+        (Sent(2, frozenset(), (1, 1)), received(1, 2, 2), Tally(published=2, received=2, duplicated=1)),
+        (Sent(2, frozenset(), (2,)), received(1, 2, 2, 2), Tally(published=2, received=2, duplicated=1)),
         (Sent(2, frozenset()), received(2, 1), Tally(published=2, received=2, out_of_order=1)),
     ],
 )

@@ -261,6 +261,15 @@ def test_a_full_queue_is_searched_for_expired_messages_once_a_second() -> None:
     assert (session._metrics.dropped_expired, session._metrics.dropped_queue_full) == (2, 2)
 
 
+def test_a_long_queue_is_searched_less_often() -> None:
+    session = session_with(None, messages=3000, size=1 << 20)
+    for value in range(3000):
+        session.deliver(number(value, expires_at=5.0 if value == 0 else 6.0 if value == 1 else None), RELIABLE, 0.0)
+    for now in (5.0, 6.0, 7.9, 8.0):
+        session.deliver(number(9), RELIABLE, now)
+    assert (session._metrics.dropped_expired, session._metrics.dropped_queue_full) == (2, 2)
+
+
 def test_expired_messages_are_dropped_from_the_queue(wire: Wire) -> None:
     session = session_with(wire, receive_maximum=1)
     give(session, 1)
