@@ -33,7 +33,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from device_sim.buffered_socket import BufferedSocket
-from device_sim.closure import Closure, Layer, connack_311, from_error, hint_in
+from device_sim.closure import BrokenByUs, Closure, Layer, connack_311, from_error, hint_in
 from device_sim.keep_alive import KeepAlive
 from device_sim.link import (
     DEADLINE,
@@ -266,7 +266,7 @@ class Connection:
     def abort(self) -> None:
         """Break the connection without a word, as a network does."""
         if not self.closed.done():
-            self._paho.abort(ConnectionResetError("broken by the scenario"))
+            self._paho.abort(BrokenByUs())
 
     # ---- what the loop and paho call
 

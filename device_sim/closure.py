@@ -28,6 +28,9 @@ REVOKED = "REVOKED"
 SERVER_CERTIFICATE = "server_certificate"
 """The code of a connection that we ourselves refuse: the server's certificate is not good enough."""
 
+BROKEN = "broken"
+"""The code of a connection that the scenario has broken, as a network does: nothing that the broker did."""
+
 RETRY_AFTER = "retry-after"
 """The user property in which a broker tells for how many seconds to stay away, as HTTP's header does."""
 _LONGEST_HINT = 3600.0
@@ -58,6 +61,10 @@ _CERTIFICATE_ALERTS = frozenset({
     "bad_certificate", "unsupported_certificate", "certificate_revoked", "certificate_expired", "certificate_unknown",
     "certificate_required", "unknown_ca", "access_denied", "decrypt_error", "protocol_version",
 })  # fmt: skip
+
+
+class BrokenByUs(ConnectionError):
+    """The scenario breaks this connection."""
 
 
 class Layer(StrEnum):
@@ -119,6 +126,8 @@ def from_error(error: BaseException, at: float) -> Closure:
         case ssl.SSLError(reason=str(openssl)):
             alert = _ALERT.fullmatch(openssl)
             code = alert.group(1).lower() if alert else openssl.lower()
+        case BrokenByUs():
+            layer, code, reason = Layer.TCP, BROKEN, "broken by the scenario"
         # OpenSSL 3 hides the errno of a failed write: "[SYS] unknown error" is a connection that is gone.
         case ConnectionResetError() | BrokenPipeError() | ssl.SSLSyscallError() | ssl.SSLError(library="SYS"):
             layer, code, reason = Layer.TCP, "reset", "the peer reset the connection"

@@ -46,7 +46,7 @@ from broker.mqtt.packets import (
 )
 from broker.mqtt.properties import NO_PROPERTIES, Properties
 from device_sim.buffered_socket import RECORD, BufferedSocket
-from device_sim.closure import Closure, Layer, connack_311, from_error, hint_in
+from device_sim.closure import BrokenByUs, Closure, Layer, connack_311, from_error, hint_in
 from device_sim.keep_alive import KeepAlive
 from device_sim.link import (
     DEADLINE,
@@ -267,7 +267,7 @@ class LightConnection:
 
     def abort(self) -> None:
         """Break the connection without a word, as a network does."""
-        self._end(from_error(ConnectionResetError("broken by the scenario"), time.monotonic()))
+        self._end(from_error(BrokenByUs(), time.monotonic()))
 
     def loop_misc(self) -> None:
         """Send a ping when one is due; end the connection when its answer is overdue (`keep_alive.Pinged`)."""

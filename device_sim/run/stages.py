@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from device_sim.backend import Backend
+from device_sim.closure import BROKEN
 from device_sim.fleet import Fleet
 from device_sim.live_device import LiveDevice
 from device_sim.randomness import randomness_of
@@ -248,7 +249,8 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
         if cut.closure is None:
             await _stayed_in(scene, device)
         else:
-            recorder.record(Duration.REVOKED_CLOSED, cut.since_sent, late)
+            if cut.closure.code != BROKEN:  # Its own network was quicker: that is no merit of the broker.
+                recorder.record(Duration.REVOKED_CLOSED, cut.since_sent, late)
             if not cut.told_why:
                 return  # It broke for another reason, and comes back by itself to be refused.
         await _tries_again(scene, device, Duration.REVOKED_REFUSED)
@@ -297,7 +299,9 @@ async def _suspend(scene: Scene, stage: Suspend) -> None:
         recorder.counts[Count.SUSPENDED] += 1
         done, _ = await asyncio.wait([link.closed], timeout=stage.deadline)
         if done:
-            recorder.record(Duration.SUSPENDED_CLOSED, link.closed.result().at - sent, late)
+            closure = link.closed.result()
+            if closure.code != BROKEN:
+                recorder.record(Duration.SUSPENDED_CLOSED, closure.at - sent, late)
         else:
             await _stayed_in(scene, device)
         await _tries_again(scene, device, None)

@@ -86,3 +86,26 @@ async def test_who_closes_revoked_sessions_and_who_does_not(tmp_path: Path) -> N
     for document in (ours, theirs):
         assert (document["counts"]["unreached"], document["counts"]["renewed"]) == (0, 2)
     assert ours["counts"]["lost"] == 0  # What the other one loses when it restarts is its own.
+
+
+async def test_a_network_that_breaks_by_itself_is_no_merit_of_the_broker(tmp_path: Path) -> None:
+    if shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None:
+        pytest.skip("mosquitto is not installed: make setup-tests")
+    scenario = tmp_path / "flapping.toml"
+    scenario.write_text(
+        ON_ANY_MACHINE
+        + """
+name = "flapping"
+devices = 8
+[[groups]]
+name = "meters"
+flap = { up = "500ms", down = "100ms" }
+[[stages]]
+ramp = { rate = 50 }
+[[stages]]
+revoke = { select = "100%", rate = 20, deadline = "10s" }
+"""
+    )
+    _, document = await ran(tmp_path, "run", str(scenario), "--self-hosted", "--against", "mosquitto")
+    assert document["counts"]["revoked"] > document["counts"]["stayed_in"]
+    assert "revoked_closed" not in document["durations"]

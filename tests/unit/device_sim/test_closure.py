@@ -5,7 +5,7 @@ import ssl
 import pytest
 
 from device_sim.backoff import Jitter
-from device_sim.closure import Closure, Layer, Verdict, connack_311, from_error, hint_in
+from device_sim.closure import BrokenByUs, Closure, Layer, Verdict, connack_311, from_error, hint_in
 from device_sim.randomness import randomness_of
 from device_sim.scenario.groups import BackoffPolicy
 
@@ -25,6 +25,7 @@ def alert(reason: str) -> ssl.SSLError:
         (alert("WRONG_VERSION_NUMBER"), Layer.TLS, "wrong_version_number"),
         (ssl.SSLEOFError(8, "eof"), Layer.TLS, "closed"),
         (ConnectionResetError(104, "reset"), Layer.TCP, "reset"),
+        (BrokenByUs(), Layer.TCP, "broken"),
         (BrokenPipeError(32, "pipe"), Layer.TCP, "reset"),
         (TimeoutError(), Layer.TCP, "timeout"),
         (ConnectionRefusedError(111, "refused"), Layer.TCP, "refused"),
@@ -44,6 +45,7 @@ def test_an_error_is_the_closure_it_tells_of(error: Exception, layer: Layer, cod
         (Closure(Layer.TLS, "closed", "", 0), Verdict.AGAIN),
         (Closure(Layer.TLS, "server_certificate", "", 0), Verdict.AGAIN),
         (Closure(Layer.TCP, "reset", "", 0), Verdict.AGAIN),
+        (Closure(Layer.TCP, "broken", "", 0), Verdict.AGAIN),
         (Closure(Layer.MQTT, "timeout", "", 0), Verdict.AGAIN),
         (Closure(Layer.MQTT, "0x98", "REVOKED: certificate revoked (keyCompromise)", 0, 0x98), Verdict.REVOKED),
         (Closure(Layer.MQTT, "0x98", "maintenance", 0, 0x98), Verdict.FINAL),
