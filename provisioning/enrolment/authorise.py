@@ -273,7 +273,7 @@ def _in_place(
     now: datetime,
     origin: str | None,
 ) -> Device:
-    """Return *device* with role, group and origin, which it has for ever; of one that was never activated they are new."""
+    """Return *device* with its role, group and origin: its own for ever, or new ones if it was never activated."""
     moves = (device.role, device.group) != (role, group)
     if not moves and rules.maximum_devices is None and device.origin == origin:
         return device
