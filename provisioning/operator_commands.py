@@ -50,7 +50,10 @@ device_app = typer.Typer(help="See which devices have certificates.", no_args_is
 Ttl = Annotated[int | None, typer.Option(help="Seconds until the token expires (default: 3600).", show_default=False)]
 Lifetime = Annotated[
     int | None,
-    typer.Option(help="Seconds that the certificate lives, if shorter than the service's setting.", show_default=False),
+    typer.Option(
+        help="Seconds that the certificate and each renewal of it live, if shorter than the service's setting.",
+        show_default=False,
+    ),
 ]
 Group = Annotated[str | None, typer.Option(help="Group.", show_default=False)]
 

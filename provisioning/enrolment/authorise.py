@@ -18,6 +18,7 @@ Rules
    word that is newer: a token bound to it.
 4. A name keeps its role and group for ever.
 5. Knowing a name is no evidence: an alternative that proves nothing lets nobody in.
+6. A successor lives no longer than the evidence of the enrolment granted, however often it is renewed.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class Authorised:
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[IpAddress, ...] = ()
     lifetime: timedelta | None = None
+    granted: timedelta | None = None
+    """What the certificate's successors are granted at most: what the evidence said, whatever the group says now."""
     answer: bytes | None = None
     """The same request was answered with this certificate, and is again."""
     superseded: Sequence[StoredCertificate] = ()
@@ -91,7 +94,8 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
             "certificate",
             successor.dns_names,
             successor.ip_addresses,
-            rules.lifetime,
+            _shortest(rules.lifetime, successor.granted),
+            successor.granted,
             settlements=successor.settlements,
         )
     evidence = [way for kind in _EVIDENCE if (way := kind.presented(connection, attempt)) is not None]
@@ -215,7 +219,6 @@ def _admit(
             answer, superseded = _comes_back(connection, attempt, rules, device, said)
         elif comes_back or (answer is None and rules.new_key is NewKey.REPLACE):
             superseded = _others(connection, device, attempt)
-    lifetimes = [life for life in (rules.lifetime, *(each.lifetime for each in said)) if life is not None]
     return Authorised(
         device,
         rules,
@@ -223,12 +226,17 @@ def _admit(
         "+".join(each.credential for each in said),
         tuple(name for each in said for name in each.dns_names),
         tuple(address for each in said for address in each.ip_addresses),
-        min(lifetimes, default=None),
+        _shortest(rules.lifetime, *(each.lifetime for each in said)),
+        _shortest(*(each.lifetime for each in said if not each.on_trial)),  # A trial's life ends with the trial.
         answer,
         superseded,
         any(each.on_trial for each in said),
         [each.settle for each in said if each.settle is not None],
     )
+
+
+def _shortest(*lives: timedelta | None) -> timedelta | None:
+    return min((life for life in lives if life is not None), default=None)
 
 
 def _add_device(

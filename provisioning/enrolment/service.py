@@ -336,7 +336,7 @@ class EnrolmentService:
         certificate = IssuedCertificate(
             der, issuing.issuer.key_id, made.serial, made.not_before, made.not_after, attempt.request.key_fingerprint
         )
-        certificate_id = certificates.add(connection, certificate, device.id, now, shard_id)
+        certificate_id = certificates.add(connection, certificate, device.id, now, shard_id, authorised.granted)
         signed = {"serial": serial, "not_after": made.not_after}
         audit.append(connection, now, authorised.by, Action.CERTIFICATE_SIGNED, device.name, signed)
         return certificate, certificate_id

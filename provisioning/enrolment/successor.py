@@ -37,6 +37,8 @@ class Successor:
     rules: Group
     dns_names: tuple[str, ...]
     ip_addresses: tuple[IpAddress, ...]
+    granted: timedelta | None = None
+    """How long it may live by what was shown at the enrolment."""
     settlements: Sequence[Settle] = ()
 
 
@@ -75,6 +77,7 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
         rules,
         tuple(names.get_values_for_type(x509.DNSName)),
         addresses_of(names),
+        None if stored.granted_seconds is None else timedelta(seconds=stored.granted_seconds),
         [activate] if on_trial else (),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -53,6 +53,8 @@ class StoredCertificate:
     not_before: datetime
     not_after: datetime
     issued_at: datetime
+    granted_seconds: int | None
+    """How long it and its successors may each live by what was shown at the enrolment; None: nothing shortens that."""
     device: Device
     revocation: StoredRevocation | None
 
@@ -222,8 +224,9 @@ def add(
     device_id: int,
     now: datetime,
     crl_shard_id: int | None = None,
+    granted: timedelta | None = None,
 ) -> int:
-    """Record an issued certificate and return its row's id."""
+    """Record an issued certificate and return its row's id; *granted* shortens the life of its successors."""
     values = {
         "issuer_key_id": certificate.issuer_key_id.hex(),
         "serial": serial_text(certificate.serial),
@@ -235,6 +238,7 @@ def add(
         "issued_at": now,
         "der": certificate.der,
         "crl_shard_id": crl_shard_id,
+        "granted_seconds": None if granted is None else int(granted.total_seconds()),
     }
     identifier: int
     (identifier,) = _ADD.one(connection, values)

@@ -140,6 +140,7 @@ certificates = Table(
     Column("issued_at", UtcDateTime, nullable=False),
     Column("der", LargeBinary, nullable=False),
     Column("crl_shard_id", BIG_ID, ForeignKey("crl_shards.id")),
+    Column("granted_seconds", Integer),
     UniqueConstraint("issuer_key_id", "serial"),
     Index("ix_certificates_serial", "serial"),
     Index("ix_certificates_device_id", "device_id"),

@@ -58,7 +58,7 @@ _SPEND: Final = Prepared(
 class TokenGrant:
     """What a token allows: one certificate for *device*, or, if that is None, for any new device of *group*.
 
-    *lifetime* shortens the life of that certificate below the profile's.
+    *lifetime* shortens the life of that certificate, and of each renewal of it, below the profile's.
     """
 
     device: str | None

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from provisioning.client.est import renewal_identifier
 from provisioning.enrolment.attempt import CertificateCredential, TlsConnection, TokenCredential
 from provisioning.enrolment.renewal_info import RenewalService, parse_identifier, window
+from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
+from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason, certificate_key
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_authority
@@ -35,6 +37,45 @@ def service(fleet: Fleet) -> RenewalService:
 async def window_of(fleet: Fleet, certificate: x509.Certificate) -> tuple[datetime, datetime]:
     info = await service(fleet).info(renewal_identifier(certificate))
     return info.start, info.end
+
+
+# How long.
+
+
+async def short_lived(fleet: Fleet, name: str = "meter-17", role: Role = Role.DEVICE) -> x509.Certificate:
+    """Return a first certificate for eight hours, of a profile that grants thirty days."""
+    order = TokenOrder([name], role=role, lifetime=8 * HOUR)
+    (issued,) = await fleet.token_service.create(order, by="admin")
+    return await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, issued.token))
+
+
+@pytest.mark.parametrize("role", [Role.DEVICE, Role.OPERATOR, Role.SERVICE])
+async def test_no_renewal_lives_longer_than_the_token_granted(fleet: Fleet, role: Role) -> None:
+    certificate = await short_lived(fleet, "contractor", role)
+    for _ in range(3):
+        assert certificate.not_valid_after_utc == fleet.clock() + 8 * HOUR
+        fleet.clock.advance(5 * HOUR)
+        certificate = await fleet.reenrol(certificate, successor_csr(certificate))
+
+
+async def test_a_group_may_shorten_a_renewal_and_not_lengthen_it(fleet: Fleet) -> None:
+    await fleet.groups.create(Group("default", lifetime=HOUR), by="admin")
+    certificate = await short_lived(fleet)
+    assert certificate.not_valid_after_utc == fleet.clock() + HOUR
+    certificate = await fleet.reenrol(certificate, successor_csr(certificate))
+    assert certificate.not_valid_after_utc == fleet.clock() + HOUR
+    await fleet.groups.change("default", {"lifetime": None}, by="admin")
+    for _ in range(2):
+        certificate = await fleet.reenrol(certificate, successor_csr(certificate))
+        assert certificate.not_valid_after_utc == fleet.clock() + 8 * HOUR, "what the token said, without the group"
+
+
+async def test_a_new_token_is_a_new_grant_and_the_old_certificate_keeps_its_own(fleet: Fleet) -> None:
+    short = await short_lived(fleet)
+    token = await fleet.token(group="default")
+    long = await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
+    assert (await fleet.reenrol(long, successor_csr(long))).not_valid_after_utc == fleet.clock() + 30 * DAY
+    assert (await fleet.reenrol(short, successor_csr(short))).not_valid_after_utc == fleet.clock() + 8 * HOUR
 
 
 # Windows.

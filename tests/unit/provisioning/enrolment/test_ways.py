@@ -83,6 +83,7 @@ async def test_a_claim_buys_a_certificate_on_trial_and_its_successor_is_the_acti
     # The answer was lost: the same key gets the same certificate.
     assert await enrol(fleet, "meter-1", key=key, certificate=shared) == trial
     full = await fleet.reenrol(trial, successor_csr(trial))
+    assert full.not_valid_after_utc == fleet.clock() + timedelta(days=30), "a trial is short, what it leads to is not"
     assert full.not_valid_after_utc == fleet.clock() + timedelta(days=30)
     assert await is_good(fleet, full)
     # That answer may be lost as well; and the trial is never good for anything else.

@@ -42,6 +42,51 @@ def as_of(connection: Connection, revision: str) -> None:
     command.upgrade(config, revision)
 
 
+TOKENS = """
+INSERT INTO devices (id, name, role, created_at) VALUES
+    (1, 'contractor', 'operator', '2026-01-01 00:00:00'),
+    (2, 'meter-2', 'device', '2026-01-01 00:00:00');
+INSERT INTO certificates
+    (id, issuer_key_id, serial, device_id, spki_sha256, fingerprint_sha256, not_before, not_after, issued_at, der)
+    SELECT number, 'aa', 's' || number, CASE number WHEN 2 THEN 2 ELSE 1 END, CAST('k' AS {blob}), 'f' || number,
+           '2026-01-01 00:00:00', '2027-01-01 00:00:00', '2026-01-01 00:00:00', CAST('0' AS {blob})
+    FROM (SELECT 1 AS number UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5 UNION SELECT 6) AS numbers;
+INSERT INTO tokens
+    (id, digest, role, dns_names, ip_addresses, lifetime_seconds, created_at, created_by, expires_at, used_at,
+     certificate_id)
+VALUES
+    (1, CAST('1' AS {blob}), 'operator', '[]', '[]', 28800, '2026-01-01 00:00:00', 'admin', '2026-01-02 00:00:00',
+     '2026-01-01 00:00:00', 3),
+    (2, CAST('2' AS {blob}), 'operator', '[]', '[]', NULL, '2026-01-01 00:00:00', 'admin', '2026-01-02 00:00:00',
+     '2026-01-01 00:00:00', 5),
+    (3, CAST('3' AS {blob}), 'device', '[]', '[]', 60, '2026-01-01 00:00:00', 'admin', '2026-01-02 00:00:00',
+     '2026-01-01 00:00:00', 2),
+    (4, CAST('4' AS {blob}), 'device', '[]', '[]', 90, '2026-01-01 00:00:00', 'admin', '2026-01-02 00:00:00',
+     NULL, NULL);
+"""
+"""The operator has had 1 by nobody knows what, 3 for eight hours, renewed as 4; 5 for the profile's life, then 6."""
+
+
+async def test_what_a_token_granted_before_holds_for_the_renewals_after_the_upgrade(store_url: str) -> None:
+    database = Database(store_url)
+
+    def back_and_forth(connection: Connection) -> dict[int, int | None]:
+        config = schema._configuration()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0017")
+        blob = "BLOB" if connection.dialect.name == "sqlite" else "BYTEA"
+        for statement in TOKENS.format(blob=blob).split(";"):
+            if statement.strip():
+                connection.execute(text(statement))
+        command.upgrade(config, "0018")
+        rows = connection.execute(text("SELECT id, granted_seconds FROM certificates"))
+        return {row.id: row.granted_seconds for row in rows}
+
+    granted = await database.write(back_and_forth)
+    await database.close()
+    assert granted == {1: None, 2: 60, 3: 28800, 4: 28800, 5: None, 6: None}
+
+
 async def test_a_store_of_the_first_release_is_upgraded_without_loss(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
     await database.write(lambda connection: as_of(connection, "0001"))
