@@ -195,7 +195,7 @@ async def create_tokens(body: TokensRequest, operator: Operator, services: Servi
     """
     if body.role is not Role.DEVICE:
         operator.check(OperatorRole.ADMIN, f"a token with role {body.role}")
-    issued = await services.token_service.create(body.order(), by=operator.device.name)
+    issued = await services.token_service.create(body.order(), by=operator.device.name, shown=operator.certificate)
     return {"tokens": [_token_item(each) for each in issued]}
 
 

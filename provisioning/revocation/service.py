@@ -11,7 +11,8 @@ Rules
 5. A batch is one transaction: all of it or, if anything in it is unknown, nothing.
 6. A key that is compromised is so in every certificate: whichever is named, all for its key are revoked. One key is one
    device's (`provisioning.store.device_keys`), whose row is locked.
-7. Who has an operator's key has made tokens with it, perhaps: those that he made and nobody has used are void.
+7. Who has an operator's key has made tokens with it, perhaps: those that he made and nobody has used are void, and
+   those that he has asked for are not made any more (`provisioning.enrolment.tokens`).
 """
 
 from __future__ import annotations
