@@ -16,6 +16,7 @@ from broker.mqtt.packets import Packet
 from broker.publisher_topics import PublisherTopics
 from broker.routing.router import Subscriber
 from broker.session.session import Session
+from broker.terms import Terms
 
 
 class Client(Protocol):
@@ -30,11 +31,11 @@ class Client(Protocol):
     explains: bool
     last_received: float
     """When it was read last, in seconds of the monotonic clock."""
-    generation: int
-    """The generation of trust in which it began."""
     peer: Peer | None
     refusal: Refused | None
     session: Session | None
+    terms: Terms
+    """What counted when it began, and what it is told in CONNACK."""
     topics: PublisherTopics
     version: ProtocolVersion
     waits: int

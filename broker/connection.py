@@ -76,13 +76,13 @@ class ClientConnection:
         "engine",
         "expires_at",
         "explains",
-        "generation",
         "keep_alive",
         "last_received",
         "peer",
         "refusal",
         "session",
         "since",
+        "terms",
         "topics",
         "version",
         "waits",
@@ -108,8 +108,6 @@ class ClientConnection:
         self.warned = False
         self.explains = True
         """Whether the client wants reasons in words, beside those of CONNACK and DISCONNECT."""
-        self.generation = engine.admission.trust_generation
-        """The generation of trust whose anchors TLS believes here."""
         self.keep_alive = 0.0
         """Seconds of silence after which the connection is closed; 0 for no limit."""
         self.last_received = now
@@ -118,6 +116,8 @@ class ClientConnection:
         self.session: Session | None = None
         self.since = now
         """When the client was admitted; until then, when it came."""
+        self.terms = engine.terms.at(engine.admission.trust_generation, engine.limits)
+        """What CONNACK says, and what TLS believes, of the limits and the anchors of this moment."""
         self.topics = PublisherTopics()
         """What is remembered of the topics that the client publishes to."""
         self.version = ProtocolVersion.V311
@@ -170,7 +170,7 @@ class ClientConnection:
         touch = engine.turn.routes.add
         allowed = self.topics.permitted
         session, journal = self.session, engine.journal
-        maximum = engine.limits.max_packet_size if session is not None else engine.limits.max_connect_size
+        maximum = self.terms.limits.max_packet_size if session is not None else engine.limits.max_connect_size
         v5 = self.version is ProtocolVersion.V5
         storable = journal is None or not journal.failed
         position = messages = acknowledged = handled = work = 0
@@ -273,12 +273,12 @@ class ClientConnection:
                 packet = decode_packet(first, data[body:end], self.version, engine.limits.max_packet_items)
                 work += work_of(first, length)
                 if work > PORTION and handled > 1:
-                    wait_a_turn(self, packet, engine.turn)
+                    wait_a_turn(self, packet, engine.turn, now)
                 handle(engine, self, packet, now)
                 if self.closed:
                     break
                 session = self.session
-                maximum = engine.limits.max_packet_size
+                maximum = self.terms.limits.max_packet_size
                 allowed = self.topics.permitted
                 v5 = self.version is ProtocolVersion.V5
         except PacketError as error:

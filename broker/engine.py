@@ -48,6 +48,7 @@ from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.session_rows import session_row, subscription_row
 from broker.store.journal import Journal, Otherwise
+from broker.terms import CurrentTerms
 from broker.turn import Turn
 from provisioning.pki.revocation import Revocation, RevocationReason
 
@@ -76,6 +77,7 @@ class Engine:
         "retained",
         "routes",
         "stamps",
+        "terms",
         "turn",
     )
 
@@ -88,6 +90,7 @@ class Engine:
     ) -> None:
         self.admission = admission
         self.limits = limits
+        self.terms = CurrentTerms(admission.trust_generation, limits)
         self.metrics = Metrics()
         self.guard = Guard(limits, self.metrics)
         self.turn = Turn(call_soon)

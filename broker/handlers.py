@@ -94,20 +94,21 @@ def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> 
 
 def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> Refused | None:
     assert connection.peer is not None, "TLS is up, so the certificate was judged"  # noqa: S101
-    before = engine.admission.refuse_before(connection.generation)
+    before = engine.admission.refuse_before(connection.terms.generation)
     admitted = before or engine.admission.admit(connection.peer, packet, now)
     if isinstance(admitted, Refused):
         return admitted
+    limits = connection.terms.limits
     expiry = packet.properties.session_expiry_interval or 0
-    keep_alive = min(packet.keep_alive or engine.limits.max_keepalive, engine.limits.max_keepalive)
+    keep_alive = min(packet.keep_alive or limits.max_keepalive, limits.max_keepalive)
     if packet.protocol_version is not ProtocolVersion.V5:
         keep_alive = packet.keep_alive  # There is no way to tell an older client another one.
         if not packet.clean_start:
             expiry = NEVER  # MQTT 3.1.1 §3.1.2.4 has no other end; the limit below gives it one.
-    granted_expiry = min(expiry, engine.limits.max_session_expiry)
+    granted_expiry = min(expiry, limits.max_session_expiry)
     told_expiry = None if granted_expiry == expiry else granted_expiry
     taken = packet.properties.maximum_packet_size
-    if taken is not None and len(welcome(packet, engine.limits, admitted, keep_alive, told_expiry)) > taken:
+    if taken is not None and len(welcome(packet, limits, admitted, keep_alive, told_expiry)) > taken:
         # [MQTT-3.1.2-24]
         return Refused(
             RefusalCode.UNSUPPORTED,
@@ -129,7 +130,7 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
         return opened
     session, present = opened
     _attach(engine, connection, session, packet, keep_alive, now)
-    connection.reply(welcome(packet, engine.limits, admitted, keep_alive, told_expiry, present=present))
+    connection.reply(welcome(packet, limits, admitted, keep_alive, told_expiry, present=present))
     if engine.logs_clients:
         log.info(
             "admitted",
@@ -174,14 +175,14 @@ def _attach(
     keep_alive: int,
     now: float,
 ) -> None:
-    asked = packet.properties
+    asked, limits = packet.properties, connection.terms.limits
     before = session.v5, session.takes_shared_frames
     session.connect(
         connection,
         v5=packet.protocol_version is ProtocolVersion.V5,
-        receive_maximum=min(asked.receive_maximum or RECEIVE_MAXIMUM_DEFAULT, engine.limits.max_inflight),
+        receive_maximum=min(asked.receive_maximum or RECEIVE_MAXIMUM_DEFAULT, limits.max_inflight),
         maximum_packet_size=asked.maximum_packet_size or 0,
-        topic_alias_maximum=min(asked.topic_alias_maximum or 0, engine.limits.max_topic_alias),
+        topic_alias_maximum=min(asked.topic_alias_maximum or 0, limits.max_topic_alias),
     )
     if before != (session.v5, session.takes_shared_frames):
         for topic_filter in session.subscriptions:  # Its routes hold it among clients of the other kind.
@@ -228,11 +229,13 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
         raise ProtocolError("a client does not send a subscription identifier")
     topic = packet.topic.encode()
     if packet.properties.topic_alias is not None:
-        topic = connection.topics.of_alias(packet.properties.topic_alias, topic, engine.limits.max_topic_alias)
+        topic = connection.topics.of_alias(
+            packet.properties.topic_alias, topic, connection.terms.limits.max_topic_alias
+        )
     topic_name = check_topic_name(topic.decode())
     ask_about_publish(engine, connection, session, packet, topic_name)
     engine.metrics.messages_received += 1
-    if packet.qos is QoS.EXACTLY_ONCE and packet.packet_id is not None and _seen(engine, session, packet.packet_id):
+    if packet.qos is QoS.EXACTLY_ONCE and packet.packet_id is not None and _seen(connection, session, packet.packet_id):
         # Sent again: it was routed already.
         engine.answer(connection, Pubrec(packet.packet_id).encode(connection.version))
         return
@@ -267,14 +270,14 @@ def _permitted(engine: Engine, connection: Client, session: Session, packet: Pub
         engine.extension.received(session, topic.decode(), packet)
 
 
-def _seen(engine: Engine, session: Session, packet_id: int) -> bool:
+def _seen(connection: Client, session: Session, packet_id: int) -> bool:
     """Say whether a QoS 2 message was routed before; raise `ProtocolError` if there are too many open exchanges."""
     incoming = session.incoming
     if incoming is None:
         return False
     if packet_id in incoming:
         return True
-    if len(incoming) >= engine.limits.max_inflight:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
+    if len(incoming) >= connection.terms.limits.max_inflight:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
         raise ProtocolError("more QoS 2 messages than the receive maximum", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
     return False
 
@@ -402,7 +405,7 @@ def pingreq(_engine: Engine, connection: Client, _session: Session, _packet: Pin
     connection.reply(PINGRESP)
 
 
-def disconnect(engine: Engine, connection: Client, session: Session, packet: Disconnect, now: float) -> None:
+def disconnect(_engine: Engine, connection: Client, session: Session, packet: Disconnect, now: float) -> None:
     """End the connection; a normal one forgets the will, any other reason sends it [MQTT-3.14.4-3]."""
     if packet.reason_code not in CLIENT_REASONS:
         raise ProtocolError(f"reason code: {packet.reason_code:#04x} is a server's")
@@ -410,7 +413,7 @@ def disconnect(engine: Engine, connection: Client, session: Session, packet: Dis
     if expiry is not None:
         if session.expiry_interval == 0 and expiry != 0:  # MQTT 5 §3.14.2.2.2
             raise ProtocolError("the session expiry interval was 0 and cannot become another")
-        session.expiry_interval = min(expiry, engine.limits.max_session_expiry)
+        session.expiry_interval = min(expiry, connection.terms.limits.max_session_expiry)
     connection.left(now, publish_will=packet.reason_code is not ReasonCode.NORMAL_DISCONNECTION)
 
 

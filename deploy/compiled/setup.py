@@ -45,6 +45,7 @@ HOT = [
     "broker/poller.py",
     "broker/replay.py",
     "broker/publisher_topics.py",
+    "broker/terms.py",
     "broker/routing/cached.py",
     "broker/routing/names.py",
     "broker/routing/router.py",

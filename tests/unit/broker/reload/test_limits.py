@@ -1,16 +1,21 @@
-"""Limits that are replaced count at once, and settings that only a restart changes are named."""
+"""Limits that are replaced count at once, but for what a CONNACK has said; what needs a restart is named."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from broker.config import BrokerConfig
 from broker.limits import Limits
 from broker.mqtt.codes import ReasonCode
+from broker.mqtt.connect import Connack
+from broker.mqtt.packets import Pingresp, Publish, Pubrec
 from broker.reload.parts import ReloadedLimits, Unchanged
 from broker.reload.report import Outcome, Part, PartReport, ReloadReport
-from tests.support.wire import MemoryBroker
+from tests.support.pki import shared_device
+from tests.support.wire import V5, MemoryBroker, publication
 
 FILES: dict[str, Any] = {"cafile": Path("a"), "certfile": Path("b"), "keyfile": Path("c")}
 
@@ -41,6 +46,105 @@ async def test_new_limits_count_for_what_is_asked_from_now_on() -> None:
     other.publish("fleet/meters/meter-2/a", b"x" * 300)
     assert other.closed
     assert part.load(settings(limits=new), None) == Unchanged()
+
+
+TOPIC = "fleet/meters/meter-{}/a"
+TOLD = {"max_packet_size": 600, "max_inflight": 3, "max_topic_alias": 2}
+LOWERED = {"max_packet_size": 300, "max_inflight": 1, "max_topic_alias": 1}
+
+
+def terms_said(connack: Connack) -> dict[str, int | None]:
+    said = connack.properties
+    names = ("max_packet_size", "max_inflight", "max_topic_alias")
+    return dict(zip(names, (said.maximum_packet_size, said.receive_maximum, said.topic_alias_maximum), strict=True))
+
+
+def test_what_connack_has_said_holds_as_long_as_the_connection() -> None:
+    broker = MemoryBroker(**TOLD)
+    backend = broker.service()
+    backend.subscribe("fleet/#")
+    meter = broker.open(shared_device("meter-1"))
+    assert terms_said(meter.connect(client_id="meter-1")) == TOLD
+    large = broker.device("meter-2")
+    broker.engine.limit(Limits(**LOWERED))
+    for packet_id in (1, 2, 3):  # MQTT 5 §3.2.2.3.3
+        meter.send(publication(TOPIC.format(1), b"", 2, packet_id=packet_id))
+        assert meter.received() == [Pubrec(packet_id)]
+    meter.publish(TOPIC.format(1), b"aliased", topic_alias=2)  # §3.2.2.3.8
+    meter.send_bytes(bytes([0xC0, 0]) + publication(TOPIC.format(1), b"l" * 500).encode(V5))  # §3.2.2.3.6
+    assert meter.received() == [Pingresp()]
+    large.publish(TOPIC.format(2), b"m" * 500)
+    assert backend.payloads()[3:] == [b"aliased", b"l" * 500, b"m" * 500]
+
+
+@pytest.mark.parametrize(
+    ("too_much", "reason"),
+    [
+        (publication(TOPIC.format(1), b"l" * 700), ReasonCode.PACKET_TOO_LARGE),
+        (publication(TOPIC.format(1), b"", topic_alias=3), ReasonCode.TOPIC_ALIAS_INVALID),
+        (publication(TOPIC.format(1), b"", 2, packet_id=4), ReasonCode.RECEIVE_MAXIMUM_EXCEEDED),
+    ],
+)
+def test_what_connack_has_said_is_no_more_after_the_limits_were_raised(too_much: Publish, reason: ReasonCode) -> None:
+    broker = MemoryBroker(**TOLD)
+    meter = broker.device("meter-1")
+    broker.engine.limit(Limits())
+    for packet_id in (1, 2, 3):
+        meter.send(publication(TOPIC.format(1), b"", 2, packet_id=packet_id))
+    meter.send(too_much)
+    assert meter.farewell().reason_code is reason
+
+
+@pytest.mark.parametrize(
+    ("too_much", "reason"),
+    [
+        (publication(TOPIC.format(1), b"l" * 500), ReasonCode.PACKET_TOO_LARGE),
+        (publication(TOPIC.format(1), b"", topic_alias=2), ReasonCode.TOPIC_ALIAS_INVALID),
+        (publication(TOPIC.format(1), b"", 2, packet_id=2), ReasonCode.RECEIVE_MAXIMUM_EXCEEDED),
+    ],
+)
+def test_who_connects_after_limits_were_lowered_is_told_these(too_much: Publish, reason: ReasonCode) -> None:
+    broker = MemoryBroker(**TOLD)
+    broker.engine.limit(Limits(**LOWERED))
+    meter = broker.open(shared_device("meter-1"))
+    assert terms_said(meter.connect(client_id="meter-1")) == LOWERED
+    meter.send(publication(TOPIC.format(1), b"", 2, packet_id=1))
+    meter.send(too_much)
+    assert meter.farewell().reason_code is reason
+
+
+def test_who_was_on_the_way_during_a_reload_is_judged_by_what_it_is_told() -> None:
+    broker = MemoryBroker(**TOLD)
+    meter = broker.open(shared_device("meter-1"))
+    broker.engine.limit(Limits(**LOWERED))
+    told = terms_said(meter.connect(client_id="meter-1"))["max_packet_size"]
+    assert told is not None
+    frame = publication(TOPIC.format(1), b"").encode(V5)
+    meter.publish(TOPIC.format(1), b"x" * (told - len(frame) - 1))
+    assert not meter.closed
+
+
+def test_how_long_a_session_may_be_kept_is_what_its_client_was_told() -> None:
+    broker = MemoryBroker(max_session_expiry=600)
+    meter = broker.device("meter-1", session_expiry_interval=600)
+    session = meter.session
+    broker.engine.limit(Limits(max_session_expiry=60))
+    meter.leave(session_expiry_interval=500)
+    assert session.expiry_interval == 500
+
+
+def test_connections_share_their_terms() -> None:
+    broker = MemoryBroker()
+    first, second = broker.device("meter-1"), broker.device("meter-2")
+    assert first.connection.terms is second.connection.terms
+    broker.engine.limit(Limits(max_inflight=1))
+    third = broker.device("meter-3")
+    broker.engine.admission.trust_generation += 1
+    fourth = broker.device("meter-4")
+    terms = [each.connection.terms for each in (first, third, fourth)]
+    assert len({id(each) for each in terms}) == 3
+    assert [each.generation for each in terms] == [1, 1, 2]
+    assert [each.limits.max_inflight for each in terms] == [1024, 1, 1]
 
 
 def test_settings_that_wait_for_a_restart_are_named() -> None:
