@@ -1,7 +1,7 @@
 """A device that looks after its certificate: it renews when two thirds of its life have passed, by its own clock.
 
-Its life begins when the device gets it. notBefore lies minutes earlier, which of a certificate that lives for minutes would
-be most of its life: its holder would renew without end.
+Its life begins when the device gets it. notBefore lies minutes earlier, which of a certificate that lives for minutes
+would be most of its life: its holder would renew without end.
 
 The time is drawn once for each certificate, so that a fleet enrolled in one night does not renew in one night. A clock
 that is wrong makes it too early or too late: too late is an expired certificate, and a refusal that is right.
