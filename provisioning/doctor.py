@@ -151,10 +151,10 @@ def _address(settings: Settings) -> Iterator[Finding]:
         # RFC 5280 §8: to trust the connection, a client would have to know first what it fetches.
         yield warning(
             "address",
-            f"certificates and CRLs say that CRL and OCSP are at {settings.public_http_url}: many clients fetch no list "
+            f"certificates and CRLs say that CRL and OCSP are at {settings.public_http_url}: many clients fetch none "
             "over TLS, whose certificate would need the same check, and refuse everybody or check nothing",
-            "give public_http_url as http://, since what is fetched there is signed; certificates that exist keep their "
-            "address",
+            "give public_http_url as http://, since what is fetched there is signed; certificates that exist keep "
+            "their address",
         )
 
 

@@ -121,7 +121,7 @@ class IdempotentRoute(APIRoute):
 
 async def _once(request: Request, key: str, handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> Response:
     services = request.app.state.operator_services
-    operator = await services.authorise_again(request)
+    operator = await services.authorise_whole(request)
     book: AnswerBook = services.answers
     digest = book.digest_of(operator.device.name, request.url.path, key)
     request_digest = hashlib.sha256(await request.body()).digest()

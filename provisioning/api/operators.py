@@ -144,10 +144,10 @@ class OperatorServices:
         """Return who calls; raise `Refused` unless it is an operator whose role suffices for the route."""
         return await self.check(request.scope, request.scope["endpoint"])
 
-    async def authorise_again(self, request: Request) -> AuthenticatedOperator:
-        """Do the same for one who may hear what was answered before: what is asked for counts too, as for the route.
+    async def authorise_whole(self, request: Request) -> AuthenticatedOperator:
+        """Do the same, and ask the request's body as well where the route's role depends on that.
 
-        What cannot be read was never answered; the route says what is wrong with it.
+        A body that cannot be read is left to the route, which says what is wrong with it.
         """
         operator = await self.authorise(request)
         asked = asked_of(request.scope["endpoint"])
