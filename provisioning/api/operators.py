@@ -191,7 +191,7 @@ async def create_tokens(body: TokensRequest, operator: Operator, services: Servi
     An enroller makes them for devices; for brokers, services and operators it takes an admin.
     """
     body.check(operator)
-    issued = await services.token_service.create(body.order(), by=operator.device.name)
+    issued = await services.token_service.create(body.order(), by=operator.device.name, shown=operator.certificate)
     return {"tokens": [_token_item(each) for each in issued]}
 
 

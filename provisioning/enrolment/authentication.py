@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -82,6 +82,12 @@ def check_not_revoked(stored: StoredCertificate) -> None:
             f"certificate {stored.serial} of {stored.device.name} was revoked ({stored.revocation.reason}): "
             "ask an operator for a new enrolment token",
         )
+
+
+def check_still_not_revoked(connection: Connection, certificate: StoredCertificate) -> None:
+    """Raise `Refused` if a certificate that was read before is revoked or on hold by now."""
+    _, revocation = certificates.revocation_of(connection, certificate.issuer_key_id, certificate.serial)
+    check_not_revoked(replace(certificate, revocation=revocation))
 
 
 def check_not_withdrawn(connection: Connection, device: Device) -> None:

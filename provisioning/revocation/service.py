@@ -5,13 +5,14 @@ Rules
 1. Revoking is final and idempotent: a second time answers with the facts of the first. A hold is not final: revoking
    makes it so, and the date of the hold stays, because the certificate has been distrusted since.
 2. A device's revocation, or its decommissioning, takes all its unexpired certificates and every unused token that is
-   bound to it.
+   bound to it; for a compromised key those that have ended, too, so that their keys are certified to nobody again.
 3. The place in the feed is taken inside the transaction: commit order is feed order, without a gap.
 4. The feed and the CRL are told only after the commit.
 5. A batch is one transaction: all of it or, if anything in it is unknown, nothing.
 6. A key that is compromised is so in every certificate: whichever is named, all for its key are revoked. One key is one
    device's (`provisioning.store.device_keys`), whose row is locked.
-7. Who has an operator's key has made tokens with it, perhaps: those that he made and nobody has used are void.
+7. Who has an operator's key has made tokens with it, perhaps: those that he made and nobody has used are void, and
+   those that he has asked for are not made any more (`provisioning.enrolment.tokens`).
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class RevocationService:
             check_not_the_service(device)
             voided += _void_made_with(connection, [device], grounds, now)
             issued = certificates.of_device(connection, device.id)
-            ended = [each for each in issued if _can_be_revoked(each) and (each.revocation or now < each.not_after)]
+            ended = [each for each in issued if _is_to_end(each, grounds, now)]
             revoked = _record(connection, ended, grounds, now, by)
             check_an_admin_is_left(connection, [device], now)
             changed = device.state not in {state, DeviceState.DECOMMISSIONED} or bool(ended)
@@ -181,7 +182,7 @@ class RevocationService:
             ended = [
                 each
                 for each in issued
-                if _can_be_revoked(each) and (each.revocation or now < each.not_after or each.serial in named)
+                if _is_to_end(each, grounds, now) or (each.serial in named and _can_be_revoked(each))
             ]
             singly = [each for each in ended if each.serial in named]
             known = {each.id for each in ended}
@@ -230,6 +231,12 @@ def _check_reason(reason: RevocationReason) -> None:
 
 def _can_be_revoked(certificate: StoredCertificate) -> bool:
     return certificate.revocation is None or not certificate.revocation.reason.final
+
+
+def _is_to_end(certificate: StoredCertificate, grounds: Grounds, now: datetime) -> bool:
+    """Whether the revocation of its device takes *certificate*."""
+    counts = now < certificate.not_after or certificate.revocation is not None
+    return _can_be_revoked(certificate) and (counts or grounds.reason is RevocationReason.KEY_COMPROMISE)
 
 
 def _others_for_their_keys(connection: Connection, ended: Changed, grounds: Grounds) -> Changed:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from cryptography import x509
@@ -52,6 +53,24 @@ async def test_a_compromised_key_ends_every_certificate_for_it(fleet: Fleet, bat
     assert sorted(await revoke(second, RevocationReason.KEY_COMPROMISE)) == sorted(serials[:2])
     assert await sequences(fleet) == [(number, "meter-17") for number in (1, 2, 3)]
     assert await fleet.database.read(lambda connection: list(audit.findings(connection))) == []
+
+
+@pytest.mark.parametrize("batch", [False, True])
+async def test_a_compromised_key_is_certified_to_nobody_again_though_its_certificate_had_ended(
+    fleet: Fleet, batch: bool
+) -> None:
+    key = generate_key()
+    first = await fleet.enrol(csr=csr_der(key, names=["meter-17"]))
+    fleet.clock.advance(timedelta(days=31))
+    if batch:
+        outcome = await fleet.revocation.revoke_batch(["meter-17"], [], RevocationReason.KEY_COMPROMISE, by="admin")
+    else:
+        outcome = await fleet.revocation.revoke_device("meter-17", RevocationReason.KEY_COMPROMISE, by="admin")
+    assert [each.serial for each in outcome.revoked] == [f"{first.serial_number:x}"]
+    fleet.clock.advance(timedelta(seconds=1))
+    with pytest.raises(Refused, match="KEY_REUSED"):
+        await fleet.enrol(csr=csr_der(key, names=["meter-17"]))
+    await fleet.enrol()
 
 
 async def test_concurrent_revocations_have_consecutive_numbers(fleet: Fleet) -> None:
