@@ -273,7 +273,7 @@ class ClientConnection:
                 packet = decode_packet(first, data[body:end], self.version, engine.limits.max_packet_items)
                 work += work_of(first, length)
                 if work > PORTION and handled > 1:
-                    wait_a_turn(self, packet, engine.turn)
+                    wait_a_turn(self, packet, engine.turn, now)
                 handle(engine, self, packet, now)
                 if self.closed:
                     break

@@ -35,9 +35,13 @@ def work_of(first: int, length: int) -> int:
     return 1 if first < _PUBLISH_AND_ITS_ANSWERS else 1 + (length >> 4)
 
 
-def wait_a_turn(connection: Client, packet: Packet, turn: Turn) -> NoReturn:
-    """Let *packet*, and what is behind it, wait until everybody has had a turn. Raises `Waits`."""
+def wait_a_turn(connection: Client, packet: Packet, turn: Turn, now: float) -> NoReturn:
+    """Let *packet*, and what is behind it, wait until everybody has had a turn. Raises `Waits`.
+
+    It is acted on as of *now*, the time of the read: a client that has to rest (`broker.meter`) is not taken to have
+    done so in between.
+    """
     inquiry = Inquiry()
     connection.wait(inquiry, packet)
-    turn.later(lambda: inquiry.answer(None, connection.last_received))
+    turn.later(lambda: inquiry.answer(None, now))
     raise Waits

@@ -199,9 +199,10 @@ class WebSocket:
             self._above.drained(now)
 
     def lost(self, code: str, now: float, detail: str = "") -> None:
-        """Pass on that the peer is gone."""
-        if self._above is not None:
-            self._above.lost(code, now, detail)
+        """Pass on that the peer is gone; frames that wait go nowhere."""
+        above, self._above = self._above, None
+        if above is not None:
+            above.lost(code, now, detail)
 
     def _on_event(self, event: Event, now: float) -> None:
         above = self._above
@@ -235,9 +236,7 @@ class WebSocket:
         self._end("BAD_PACKET", now, detail)
 
     def _end(self, code: str, now: float, detail: str = "") -> None:
-        above, self._above = self._above, None
-        if above is not None:
-            above.lost(code, now, detail)
+        self.lost(code, now, detail)
         self._transport.close()
 
     # From the connection

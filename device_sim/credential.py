@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -39,6 +39,8 @@ class HeldCredential:
     not_after: datetime
     certificate_pem: bytes
     key_pem: bytes
+    obtained: datetime | None = field(default=None, compare=False)
+    """When this process got it; None: it was read from a directory."""
 
     @classmethod
     def of(
@@ -57,12 +59,14 @@ class HeldCredential:
             certificate.not_valid_after_utc,
             b"".join(part.public_bytes(Encoding.PEM) for part in (certificate, *chain)),
             key_to_pem(key),
+            datetime.now(UTC),
         )
 
     @property
-    def not_before(self) -> datetime:
-        """When its life began."""
-        return x509.load_pem_x509_certificate(self.certificate_pem).not_valid_before_utc
+    def held_since(self) -> datetime:
+        """When its life began for its holder: notBefore, or when it came, for a CA dates certificates back."""
+        begun = x509.load_pem_x509_certificate(self.certificate_pem).not_valid_before_utc
+        return begun if self.obtained is None else max(begun, self.obtained)
 
     @property
     def pem(self) -> CredentialPem:

@@ -159,6 +159,7 @@ class Fleet:
                     break
             await asyncio.sleep(_LOOK_AGAIN)
         del self.condemned[device.name]
+        device.out_since = None  # It was kept out, and rightly.
         if device.is_connected:
             return time.monotonic()
         if device.machine.closure is not None:
@@ -294,17 +295,22 @@ class Fleet:
     async def _attempt(self, device: LiveDevice, due: float) -> Link | None:
         """Let *device* connect once; return its connection, or None when it was not admitted."""
         started = time.monotonic()
+        if device.out_since is None:
+            device.out_since = due
         try:
             connection = await device.connect()
         except NotAdmitted as error:
             self._not_admitted(device, error.closure)
             return None
         late = started - due
+        out_since, device.out_since = device.out_since, None
         stages, record = connection.stage_times, self._surroundings.record
         record(Duration.TCP, stages.tcp, late)
         record(Duration.TLS, stages.tls, late)
         record(Duration.CONNACK, stages.connack, late)
         record(Duration.ADMITTED, stages.tcp + stages.tls + stages.connack, late)
+        if device.name not in self.condemned:
+            record(Duration.OUTAGE, time.monotonic() - out_since, 0.0)
         self._admitted(device, started)
         return connection
 
@@ -323,6 +329,7 @@ class Fleet:
         if device.machine.state is State.WAITING:
             self._come_back(device)
             return
+        device.out_since = None
         self.refusals.append((device.name, closure))
         self._judge_refusal(device, closure)
 
@@ -341,6 +348,8 @@ class Fleet:
             if device.machine.state in {State.REFUSED, State.REVOKED}:
                 self._judge_refusal(device, closure)
         if device.machine.state is State.WAITING:
+            if device.away is None:  # Else it is away because it wants to be.
+                device.out_since = time.monotonic()
             self._come_back(device)
 
     def _judge_refusal(self, device: LiveDevice, closure: Closure) -> None:

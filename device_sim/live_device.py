@@ -108,7 +108,7 @@ class LiveDevice:
 
     __slots__ = (
         "_closing", "_commands", "_ended", "_readings", "_surroundings", "away", "behaviours", "connection",
-        "credential", "group", "interval", "machine", "repeated", "unacknowledged", "urgent",
+        "credential", "group", "interval", "machine", "out_since", "repeated", "unacknowledged", "urgent",
     )  # fmt: skip
 
     def __init__(
@@ -123,6 +123,7 @@ class LiveDevice:
         self.group = group
         self.behaviours = behaviours
         self.away: float | None = None
+        self.out_since: float | None = None
         self.urgent = False
         self._commands = 0
         self.interval = group.telemetry.every if group.telemetry is not None else 0.0

@@ -147,6 +147,15 @@ def _address(settings: Settings) -> Iterator[Finding]:
             f"certificates will say that CRL and OCSP are at {settings.host}:{settings.http_port}",
             "set public_http_url to the name that relying parties reach, before the next device enrols",
         )
+    if settings.public_http_url is not None and settings.public_http_url.scheme == "https":
+        # RFC 5280 §8: to trust the connection, a client would have to know first what it fetches.
+        yield warning(
+            "address",
+            f"certificates and CRLs say that CRL and OCSP are at {settings.public_http_url}: many clients fetch none "
+            "over TLS, whose certificate would need the same check, and refuse everybody or check nothing",
+            "give public_http_url as http://, since what is fetched there is signed; certificates that exist keep "
+            "their address",
+        )
 
 
 async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> AsyncIterator[Finding]:

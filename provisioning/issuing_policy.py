@@ -6,7 +6,9 @@ import mmap
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from itertools import combinations
 
+from provisioning.ca.host_patterns import may_clash
 from provisioning.ca.key_blocklist import InvalidBlocklist, KeyBlocklist
 from provisioning.ca.key_policy import KeyPolicy
 from provisioning.ca.profile import InvalidProfile, Profile, ProfileConfig, ProfileName, profile_of
@@ -30,9 +32,29 @@ def profiles_of(settings: Settings) -> dict[str, Profile]:
             for name, table in settings.profiles.items()
             if name not in built_in
         }
+        _check_host_names(profiles := built_in | added)
     except InvalidProfile as error:
         raise ConfigurationError(f"configuration: {error}") from error
-    return built_in | added
+    return profiles
+
+
+def _check_host_names(profiles: Mapping[str, Profile]) -> None:
+    """Raise `InvalidProfile` if two profiles, or two patterns of one, could give different devices one host name."""
+    patterns = [(name, pattern) for name, profile in profiles.items() for pattern in profile.names.dns_patterns]
+    for (name, pattern), (other, beside) in combinations(patterns, 2):
+        if may_clash(pattern, beside):
+            raise InvalidProfile(
+                f"profiles.{name}.dns_patterns has {pattern!r} and profiles.{other}.dns_patterns {beside!r}: two "
+                "devices could have one host name, give each pattern a domain of its own"
+            )
+    for name, profile in profiles.items():
+        for domain in profile.names.honoured_domains:
+            for other, pattern in patterns:
+                if pattern.endswith(f".{domain}"):
+                    raise InvalidProfile(
+                        f"profiles.{name}.honoured_domains has {domain!r}, where profiles.{other}.dns_patterns put "
+                        "other devices' names"
+                    )
 
 
 def _life_of_role(lives: Mapping[ProfileName, timedelta], role: str | None) -> timedelta:

@@ -105,7 +105,7 @@ class RetainedMessages:
     def retain(self, topic_name: str, message: Message, publisher: str = "", number: int = 0) -> bool:
         """Keep *message*; an empty payload forgets the topic's message [MQTT-3.3.1-6]. Return False if it does not fit.
 
-        It has the next number, unless it comes from the store with its own.
+        It has the next number, unless it comes from the store with its own: it was kept, so no bound refuses it now.
 
         What the topic had retained is gone in any case: it is out of date [MQTT-3.3.1-5], 3.1.1 [MQTT-3.3.1-7].
         """
@@ -113,7 +113,7 @@ class RetainedMessages:
         if not message.payload:
             return True
         if _counts(topic_name, publisher):
-            self._full = self._exceeded(publisher, message.size)
+            self._full = "" if number else self._exceeded(publisher, message.size)
             if self._full:
                 return False
             self._count += 1

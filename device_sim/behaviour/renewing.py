@@ -1,5 +1,8 @@
 """A device that looks after its certificate: it renews when two thirds of its life have passed, by its own clock.
 
+Its life begins when the device gets it. notBefore lies minutes earlier, which of a certificate that lives for minutes
+would be most of its life: its holder would renew without end.
+
 The time is drawn once for each certificate, so that a fleet enrolled in one night does not renew in one night. A clock
 that is wrong makes it too early or too late: too late is an expired certificate, and a refusal that is right.
 """
@@ -32,7 +35,7 @@ class Renewing(Behaviour):
             raise RuntimeError(f"{device.name} is connected without a certificate")
         source = randomness_of(host.seed, device.name, f"renewal {held.serial}")
         share = self.renewal.after + source.uniform(-self.renewal.jitter, self.renewal.jitter)
-        due = held.not_before + share * (held.not_after - held.not_before)
+        due = held.held_since + share * (held.not_after - held.held_since)
         offset = timedelta(seconds=self.clock.offset) if self.clock is not None else timedelta()
         seconds = max(0.0, (due - (host.now() + offset)).total_seconds())
         due_at = time.monotonic() + seconds

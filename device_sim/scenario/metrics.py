@@ -31,6 +31,7 @@ class Duration(StrEnum):
     TLS = "tls"
     CONNACK = "connack"
     ADMITTED = "admitted"
+    OUTAGE = "outage"
     SUBACK = "suback"
     PUBACK = "puback"
     END_TO_END = "end_to_end"
@@ -89,6 +90,7 @@ DESCRIPTIONS: dict[Duration, str] = {
     Duration.TLS: "TLS handshake, the client's half",
     Duration.CONNACK: "CONNECT to CONNACK",
     Duration.ADMITTED: "due to connect, to admitted",
+    Duration.OUTAGE: "wanted in, or cut off, to admitted",
     Duration.SUBACK: "SUBSCRIBE to SUBACK",
     Duration.PUBACK: "PUBLISH to PUBACK",
     Duration.END_TO_END: "device to backend",

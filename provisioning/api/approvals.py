@@ -17,9 +17,9 @@ from provisioning.api.operators import (
     Name,
     Operator,
     authorise_operator,
-    for_role,
     rfc3339,
 )
+from provisioning.api.route_roles import for_role
 from provisioning.operator_role import OperatorRole
 from provisioning.store.approvals import ApprovalState, StoredApproval
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from provisioning.api.administration import Administration
 from provisioning.api.idempotency import IdempotentRoute
-from provisioning.api.operators import DEFAULT_PAGE, PREFIX, Limit, Name, Operator, authorise_operator, for_role
+from provisioning.api.operators import DEFAULT_PAGE, PREFIX, Limit, Name, Operator, authorise_operator
+from provisioning.api.route_roles import for_role
 from provisioning.enrolment.device_list import MAXIMUM_BATCH
 from provisioning.operator_role import OperatorRole
 

@@ -5,7 +5,8 @@ Rules
 1. What is ready at once leaves in one write.
 2. A subscriber that takes no byte for `stall_seconds` is cut off: his connection is aborted, and he resumes from the
    last number that he has.
-3. The stream ends when the subscriber's own certificate is revoked or expires, and when the service stops.
+3. The stream ends when the subscriber's own certificate is revoked or expires, and when the service stops. What
+   happened to it before he was found good is history, a suspension that is over, and ends nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Annotated, Final
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.engine import Connection
 from starlette.types import Receive, Scope, Send
 
 from provisioning.api.peer import peer_certificate
@@ -24,6 +26,7 @@ from provisioning.enrolment.authentication import authenticate, check_role
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.revocation.feed import RevocationFeed, Subscription
+from provisioning.store import revocations
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 
@@ -49,12 +52,17 @@ def feed_routes(
         ``mark`` is what the event ``after`` said of itself: 409 if there is another one now, as a store was restored.
         """
         certificate = peer_certificate(request.scope)
-        follower = await database.read(lambda connection: authenticate(connection, certificate, clock()))
+
+        def look(connection: Connection) -> tuple[int, StoredCertificate]:
+            known = revocations.newest(connection)  # First: what commits between the two is taken for news.
+            return known, authenticate(connection, certificate, clock())
+
+        known, follower = await database.read(look)
         check_role(follower, SUBSCRIBER_ROLES)
         start = _last_event_id(request) if after is None else after
         subscription = await feed.subscribe(start, mark)
         log.info("feed subscribed", subscriber=follower.device.name, after=start, subscribers=feed.subscribers)
-        return _FeedStream(subscription, follower, clock, stall_seconds)
+        return _FeedStream(subscription, follower, known, clock, stall_seconds)
 
     return router
 
@@ -75,13 +83,16 @@ class _FeedStream(Response):
         self,
         subscription: Subscription,
         follower: StoredCertificate,
+        known: int,
         clock: Callable[[], datetime],
         stall_seconds: float,
     ) -> None:
+        """*follower* was found good after every event up to the number *known*."""
         self.status_code = 200
         self.background = None
         self._subscription = subscription
         self._follower = follower
+        self._known = known
         self._clock = clock
         self._stall_seconds = stall_seconds
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
@@ -114,7 +125,7 @@ class _FeedStream(Response):
         async for events, frame in self._subscription.batches():
             async with asyncio.timeout(self._stall_seconds):
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
-            if any((event.issuer_key_id, event.serial) == own for event in events):
+            if any(event.sequence > self._known and (event.issuer_key_id, event.serial) == own for event in events):
                 break
             if self._clock() > self._follower.not_after:
                 break

@@ -13,7 +13,7 @@ audit log's, in a file beside the CA keys: the database alone does not give a to
 
 Rules
 -----
-1. Only an operator who may make the request hears an answer, and only to his own.
+1. Only an operator who may make the request, now, hears an answer, and only to his own.
 2. Only what succeeded is kept: whoever was refused may correct himself under the same key.
 3. A request whose process died is done again by the next one, `_ABANDONED` after it began. Everything that takes a
    key here bears that: a revocation is one whatever its number, an unused token expires.
@@ -121,7 +121,7 @@ class IdempotentRoute(APIRoute):
 
 async def _once(request: Request, key: str, handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> Response:
     services = request.app.state.operator_services
-    operator = await services.authorise(request)
+    operator = await services.authorise_whole(request)
     book: AnswerBook = services.answers
     digest = book.digest_of(operator.device.name, request.url.path, key)
     request_digest = hashlib.sha256(await request.body()).digest()

@@ -6,11 +6,13 @@ closes what nobody has opened: without a mark (`for_role`) auditors may read and
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -19,6 +21,7 @@ from starlette.types import Scope
 from provisioning.api.idempotency import AnswerBook, IdempotentRoute
 from provisioning.api.operator_checks import OperatorChecks
 from provisioning.api.peer import peer_certificate, peer_certificate_der
+from provisioning.api.route_roles import asked_of, for_role, needed_role
 from provisioning.enrolment.authentication import AuthenticatedOperator
 from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.enrolment.tokens import DEFAULT_TTL, MAXIMUM_BATCH, IssuedToken, TokenOrder, TokenService
@@ -39,8 +42,6 @@ MAXIMUM_PAGE: Final = 1000
 MAXIMUM_REVOCATIONS: Final = 1000
 """In one batch: one transaction, which nobody else should have to wait for."""
 DEFAULT_PAGE: Final = 100
-
-EndpointT = TypeVar("EndpointT", bound=Callable[..., object])
 
 Limit = Annotated[int, Query(ge=1, le=MAXIMUM_PAGE)]
 Name = Annotated[str, Field(max_length=64)]
@@ -73,6 +74,11 @@ class TokensRequest(BaseModel):
         if self.device is not None and self.devices is not None:
             raise ValueError("give device or devices, not both")
         return self
+
+    def check(self, operator: AuthenticatedOperator) -> None:
+        """Raise `Refused` unless *operator* may make them: an enroller for devices, an admin for everybody."""
+        if self.role is not Role.DEVICE:
+            operator.check(OperatorRole.ADMIN, f"a token with role {self.role}")
 
     def order(self) -> TokenOrder:
         """Return what the token service makes of it."""
@@ -138,6 +144,18 @@ class OperatorServices:
         """Return who calls; raise `Refused` unless it is an operator whose role suffices for the route."""
         return await self.check(request.scope, request.scope["endpoint"])
 
+    async def authorise_whole(self, request: Request) -> AuthenticatedOperator:
+        """Do the same, and ask the request's body as well where the route's role depends on that.
+
+        A body that cannot be read is left to the route, which says what is wrong with it.
+        """
+        operator = await self.authorise(request)
+        asked = asked_of(request.scope["endpoint"])
+        if asked is not None:
+            with contextlib.suppress(ValueError, RecursionError):  # As the framework reads it; a refusal is neither.
+                asked.model_validate(json.loads(await request.body())).check(operator)
+        return operator
+
     async def check(self, scope: Scope, endpoint: object) -> AuthenticatedOperator:
         """Do the same for the route that ends at *endpoint*."""
         operator = await self.checks.operator(peer_certificate(scope), peer_certificate_der(scope) or b"")
@@ -154,27 +172,6 @@ async def _services_of(request: Request) -> OperatorServices:
 Services = Annotated[OperatorServices, Depends(_services_of)]
 
 
-_READING: Final = frozenset({"GET", "HEAD"})
-_NEEDED = "needed_operator_role"
-
-
-def for_role(role: OperatorRole) -> Callable[[EndpointT], EndpointT]:
-    """Mark a route as open to operators of *role*. Without a mark: auditors may read, and only admins change."""
-
-    def mark(endpoint: EndpointT) -> EndpointT:
-        setattr(endpoint, _NEEDED, role)
-        return endpoint
-
-    return mark
-
-
-def needed_role(method: str, endpoint: object) -> OperatorRole:
-    """Return which role a route needs."""
-    default = OperatorRole.AUDITOR if method in _READING else OperatorRole.ADMIN
-    role: OperatorRole = getattr(endpoint, _NEEDED, default)
-    return role
-
-
 async def authorise_operator(request: Request, services: Services) -> AuthenticatedOperator:
     """Return who calls; raise `Refused` unless it is an operator whose role suffices for the route."""
     return await services.authorise(request)
@@ -187,14 +184,13 @@ router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operato
 
 
 @router.post("/tokens", status_code=HTTPStatus.CREATED)
-@for_role(OperatorRole.ENROLLER)
+@for_role(OperatorRole.ENROLLER, TokensRequest)
 async def create_tokens(body: TokensRequest, operator: Operator, services: Services) -> dict[str, Any]:
     """Make one-time enrolment tokens. They are shown here and never again.
 
     An enroller makes them for devices; for brokers, services and operators it takes an admin.
     """
-    if body.role is not Role.DEVICE:
-        operator.check(OperatorRole.ADMIN, f"a token with role {body.role}")
+    body.check(operator)
     issued = await services.token_service.create(body.order(), by=operator.device.name)
     return {"tokens": [_token_item(each) for each in issued]}
 

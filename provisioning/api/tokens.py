@@ -18,9 +18,9 @@ from provisioning.api.operators import (
     Operator,
     Services,
     authorise_operator,
-    for_role,
     rfc3339,
 )
+from provisioning.api.route_roles import for_role
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role

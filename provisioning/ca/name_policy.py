@@ -29,6 +29,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from provisioning.ca.host_patterns import AmbiguousHostName, filled
 from provisioning.ca.server_names import InvalidServerName, check_host_name
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Identity
@@ -144,10 +145,10 @@ class NamePolicy:
 
 def host_name_of(pattern: str, identity: Identity) -> str:
     """Return the host name that *pattern* gives *identity*; raise `NameRefused` if it is none."""
-    # Not turned into lower case: names that differ in case only would share a host name.
-    name = pattern.replace("{name}", identity.name).replace("{group}", identity.group or "")
     try:
-        return check_host_name(name)
+        return check_host_name(filled(pattern, identity))
+    except AmbiguousHostName as error:
+        raise NameRefused(Code.CSR_NAME, str(error)) from error
     except InvalidServerName as error:
         raise NameRefused(
             Code.CSR_NAME,

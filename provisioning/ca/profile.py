@@ -29,6 +29,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from provisioning.ca.host_patterns import PLACEHOLDER, AmbiguousHostName, check_unambiguous
 from provisioning.ca.name_policy import SUBJECT_ATTRIBUTES, IpNetwork, NamePolicy
 from provisioning.ca.server_names import InvalidServerName, check_host_name
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
@@ -166,7 +167,6 @@ _USAGES: Final = {
     "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH,
 }
 _PRIVATE_USAGE: Final = re.compile(r"1\.3\.6\.1\.4\.1(\.(0|[1-9][0-9]{0,9})){2,10}", re.ASCII)
-_PATTERN: Final = re.compile(r"\{(name|group)\}")
 _LONGEST_ORGANIZATION: Final = 64  # RFC 5280 appendix A.1
 
 
@@ -273,9 +273,13 @@ def _name_policy(config: ProfileConfig, built_in: _BuiltIn) -> NamePolicy:
     for pattern in config.dns_patterns:
         if "{name}" not in pattern:
             raise _invalid(config, "dns_patterns", f"has {pattern!r}: a name for each device needs {{name}} in it")
-        _check_host(config, "dns_patterns", _PATTERN.sub("x", pattern))
+        _check_host(config, "dns_patterns", PLACEHOLDER.sub("x", pattern))
         if "{group}" in pattern and built_in.role is not Role.DEVICE:
             raise _invalid(config, "dns_patterns", f"has {pattern!r}: only a device always has a group")
+        try:
+            check_unambiguous(pattern)
+        except AmbiguousHostName as error:
+            raise _invalid(config, "dns_patterns", f"has one that is ambiguous: {error}") from error
     for domain in config.honoured_domains:
         _check_host(config, "honoured_domains", domain)
         if any(pattern.endswith(f".{domain}") for pattern in config.dns_patterns):

@@ -273,16 +273,16 @@ def _in_place(
     now: datetime,
     origin: str | None,
 ) -> Device:
-    """Return *device* with the role and group that it has for ever; of one that was never activated they are new."""
+    """Return *device* with its role, group and origin: its own for ever, or new ones if it was never activated."""
     moves = (device.role, device.group) != (role, group)
-    if not moves and rules.maximum_devices is None:
+    if not moves and rules.maximum_devices is None and device.origin == origin:
         return device
     if device.state is DeviceState.ACTIVE and claims.never_activated(connection, device.id, now):
         _check_room(connection, rules, now)
         if moves:
             check_not_withdrawn(connection, device)
-            return devices.move(connection, device, role, group, origin)
-    elif moves:
+        return devices.move(connection, device, role, group, origin)
+    if moves:
         raise Refused(
             Code.NAME_TAKEN,
             f"{device.name} is a {device.role} of group {device.group} and stays one: ask for a token for that role "

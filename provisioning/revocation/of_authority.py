@@ -9,7 +9,9 @@ helps only that relying parties ask about the CA. Those who do not hear of each 
 Rules
 -----
 1. One transaction: the CA first, then its certificates, devices before brokers and operators, in the feed's order.
-2. The CA stands among the devices under a name that no device can have, from then on only.
+2. A reason that is said of CAs only is not said of what one has issued (RFC 5280 §5.3.1): nothing is known against
+   those keys. It is not "superseded" either, which lets who has it come back (`provisioning.enrolment.authentication`).
+3. The CA stands among the devices under a name that no device can have, from then on only.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from provisioning.errors import ConfigurationError
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.reasons import REASON_USES, ReasonUse
 from provisioning.store import audit, authorities, certificates, devices, revocations
 from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState
@@ -76,6 +79,7 @@ def revoke_authority(
     affected = sorted(
         certificates.good_of_issuer(connection, ca.key_id, now), key=lambda each: each.device.role is not Role.DEVICE
     )
+    why["reason"] = _below(grounds.reason)
     if held := {each.id: each.revocation.revoked_at for each in affected if each.revocation is not None}:
         revocations.finalise(connection, held, **why)
     if fresh := [each.id for each in affected if each.revocation is None]:
@@ -84,3 +88,8 @@ def revoke_authority(
     facts = {**grounds.facts, "certificates": len(affected)}
     audit.append(connection, now, by, Action.CA_CHANGED, name, facts | {"state": AuthorityState.REVOKED})
     return RevokedAuthority(name, affected)
+
+
+def _below(reason: RevocationReason) -> RevocationReason:
+    """Return why what a CA has issued is revoked, if the CA is for *reason*."""
+    return RevocationReason.UNSPECIFIED if REASON_USES[reason] is ReasonUse.CA else reason

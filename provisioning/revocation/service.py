@@ -184,7 +184,8 @@ class RevocationService:
                 if _can_be_revoked(each) and (each.revocation or now < each.not_after or each.serial in named)
             ]
             singly = [each for each in ended if each.serial in named]
-            ended += [each for each in _others_for_their_keys(connection, singly, grounds) if each not in ended]
+            known = {each.id for each in ended}
+            ended += [each for each in _others_for_their_keys(connection, singly, grounds) if each.id not in known]
             for device in whole:
                 check_not_the_service(device)
             voided += _void_made_with(connection, locked, grounds, now)

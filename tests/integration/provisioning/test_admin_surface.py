@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.curl import Curl
+from tests.support.curl import Curl, CurlAnswer
 from tests.support.enrolled import enrol
 from tests.support.provisioning import ProvisioningService
 
@@ -71,6 +72,31 @@ def test_an_answer_is_for_the_operator_who_asked(own_service: ProvisioningServic
     )  # fmt: skip
     assert answer.status == 403
     assert token not in answer.text
+
+
+def test_an_answer_is_for_a_role_that_still_gets_it(own_service: ProvisioningService) -> None:
+    service = own_service
+    (anna,) = enrol(service, "anna", role="operator", operator_role="admin")
+    (credential := service.dir.parent / "anna.pem").write_bytes(anna.pem)
+    credential.chmod(0o600)
+
+    def ask(key: str, body: str) -> CurlAnswer:
+        return Curl(service.https, service.bundle).run(
+            "/v1/tokens", "--cert", str(credential), "--header", f"Idempotency-Key: {key}",
+            "--header", "Content-Type: application/json", data=body.encode(),
+        )  # fmt: skip
+
+    for_operator, for_device = '{"device":"boss","role":"operator","operator_role":"admin"}', '{"device":"meter-1"}'
+    first, second = ask("o", for_operator), ask("d", for_device)
+    assert (first.status, second.status) == (201, 201)
+    assert ask("o", for_operator).body == first.body
+    with service.api() as api:
+        assert api.put("/v1/operators/anna", json={"role": "enroller"}).status_code == 200
+    refused = ask("o", for_operator)
+    assert (refused.status, json.loads(refused.body)["code"]) == (403, "OPERATOR_ROLE")
+    assert ask("o", for_operator).text == refused.text
+    assert ask("d", for_device).body == second.body, "an enroller makes tokens for devices, so he hears of them"
+    assert ask("o", '{"device":').status == 422, "what cannot be read is the framework's to word"
 
 
 @pytest.fixture(scope="module")

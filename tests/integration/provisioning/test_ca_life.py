@@ -230,6 +230,7 @@ def test_a_revoked_ca_takes_everything_with_it(service: ProvisioningService, tmp
     assert (first["reason"], first["device"]) == ("cACompromise", "ca:issuing-ca")
     assert {"meter-1", "admin"} <= {each.get("device") for each in events}
     assert "meter-2" not in {each.get("device") for each in events}
+    assert {each["reason"] for each in events[1:] if "reason" in each} == {"unspecified"}
 
     assert ocsp_status(service, victim, "issuing-ca") == "revoked"
     # Nobody is let in by the revoked CA's word: TLS refuses already.

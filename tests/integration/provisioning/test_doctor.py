@@ -134,3 +134,14 @@ def test_each_line_s_ca_is_looked_at_and_a_retired_one_never_again(tmp_path: Pat
     ca("rollover", "end-line", "meters")
     ca("rollover", "retire", "issuing-meters-1")
     assert findings(service)[0] == 0
+
+
+@pytest.mark.parametrize(("url", "circular"), [("https://ca.example.org", True), ("http://ca.example.org", False)])
+def test_a_list_that_is_fetched_over_what_it_is_needed_for_is_warned_of(
+    pristine: ProvisioningService, url: str, circular: bool
+) -> None:
+    service = ProvisioningService(pristine.dir, {"port": 0, "http_port": 0, "public_http_url": url})
+    code, found = findings(service)
+    assert code == 0, "a service with such certificates goes on"
+    assert [each["verdict"] for each in found.get("address", [])] == ["warning"] * circular
+    assert not circular or "give public_http_url as http://" in found["address"][0]["remedy"]

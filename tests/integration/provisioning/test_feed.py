@@ -183,3 +183,26 @@ def test_the_feed_ends_with_the_follower_s_own_revocation(
     refused = broker.run(FEED)
     assert refused.status == 403
     assert '"code":"CERTIFICATE_REVOKED"' in refused.text
+
+
+def test_a_follower_who_was_suspended_and_resumed_reads_its_history_in_one_go(
+    service: ProvisioningService, stranger: Curl, device: OpensslDevice
+) -> None:
+    token = service.token(device=device.name, role="broker")
+    answer = stranger.est("simpleenroll", device.request(), "--user", f"{device.name}:{token}")
+    device.take(answer.body)
+    broker = Curl(service.https, service.bundle, device.credential)
+    with service.api() as api:
+        for path in ("/v1/suspensions", "/v1/resumptions"):
+            assert api.post(path, json={"device": device.name}).status_code == 201
+    with following(broker) as live:
+        read = []
+        while not read or read[-1][0] != "current":
+            read.append(live.next_event())
+        own = [event for event, facts in read if facts.get("device") == device.name]
+        assert own == ["revoked", "released"], "what is over ends nothing"
+        service.revoke(device=device.name)
+        (event,) = live.revoked(1)
+        assert event["device"] == device.name
+        live.read_to_end()
+        assert live.process.wait(timeout=20) == 0, "what is new ends it"

@@ -112,3 +112,12 @@ def test_what_waits_for_its_turn_goes_with_the_connection() -> None:
     in_one_read(greedy, *(publication("not/mine", b"", 1, packet_id=number) for number in range(1, 1001)))
     greedy.vanish()
     assert broker.metrics.publishes_denied == PORTION
+
+
+def test_portions_of_one_read_are_all_paid_for_by_the_rate() -> None:
+    broker = MemoryBroker(max_packet_rate=100)
+    greedy = broker.device("meter-1")
+    in_one_read(greedy, *(publication("not/mine", b"", 1, packet_id=number) for number in range(1, 1001)))
+    broker.settle()
+    assert len(greedy.received()) == 1000
+    assert greedy.transport.rests[-1] == pytest.approx(9.0, abs=0.1)

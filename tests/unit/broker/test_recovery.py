@@ -85,6 +85,22 @@ def test_a_retained_message_that_was_cleared_stays_cleared(broker: StoredBroker)
     assert len(after.engine.retained) == 0
 
 
+@pytest.mark.parametrize("limit", ["max_retained", "max_retained_of_device"])
+def test_more_retained_messages_than_there_is_room_for_come_back_all(broker: StoredBroker, limit: str) -> None:
+    meter = broker.device("meter-1")
+    topics = [f"fleet/meters/meter-1/{number}" for number in range(3)]
+    for topic in topics:
+        meter.publish(topic, b"old", qos=1, retain=True)
+    broker.limits |= {limit: 1}
+    after = broker.killed()
+    assert len(after.engine.retained) == 3
+    meter = after.device("meter-1")
+    meter.publish(topics[0], b"", qos=1, retain=True)
+    meter.publish(topics[1], b"new", qos=1, retain=True)  # Which does not fit, and what it replaces is out of date.
+    again = after.killed()
+    assert [each.topic.decode() for each in again.engine.retained.all()] == topics[2:]
+
+
 @pytest.mark.parametrize(("away", "present"), [(30, True), (90, False)])
 def test_a_session_whose_time_has_passed_does_not_come_back(broker: StoredBroker, away: float, present: bool) -> None:
     client = broker.service(clean_start=False, session_expiry_interval=60)

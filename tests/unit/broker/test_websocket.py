@@ -116,6 +116,16 @@ def test_frames_that_wait_go_with_the_connection(browser: Browser) -> None:
     assert browser.broker.metrics.closed == {"CONNECTION_LOST": 1}
 
 
+def test_nobody_is_admitted_who_has_gone_while_his_frames_waited(browser: Browser) -> None:
+    frames = [BytesMessage(b"")] * PORTION + [BytesMessage(CONNECT)]
+    browser.server.receive(b"".join(map(browser.websocket.send, frames)), browser.broker.now)
+    browser.server.lost("CONNECTION_LOST", browser.broker.now)
+    browser.wire.close()
+    browser.broker.settle()
+    assert browser.broker.engine.connected == 0
+    assert browser.broker.metrics.admitted == 0
+
+
 def test_a_bad_frame_behind_many_ends_it(browser: Browser) -> None:
     browser.send(BytesMessage(CONNECT))
     frames = b"".join(map(browser.websocket.send, [BytesMessage(Pingreq().encode(V5))] * PORTION))

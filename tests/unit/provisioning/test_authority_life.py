@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.of_authority import AUTHORITY_REASONS
 from provisioning.revocation.suspension import SuspensionService
 from provisioning.root_life import RootLife
 from provisioning.signers.places import SignerPlaces
@@ -150,6 +151,45 @@ async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fle
     assert await fleet_cas.life.renew_operator(outcome)
     operator = AuthorityFiles(fleet_cas.settings.directory).certificate("operator")
     assert "issuing CA 2" in x509.load_pem_x509_certificate(operator.read_bytes()).issuer.rfc4514_string()
+
+
+@pytest.mark.parametrize(
+    ("reason", "below"),
+    [
+        (RevocationReason.CA_COMPROMISE, RevocationReason.UNSPECIFIED),
+        *((each, each) for each in AUTHORITY_REASONS if each is not RevocationReason.CA_COMPROMISE),
+    ],
+    ids=str,
+)
+async def test_what_is_said_of_a_ca_only_is_not_said_of_what_it_has_issued(
+    fleet_cas: Ceremonies, reason: RevocationReason, below: RevocationReason
+) -> None:
+    await fleet_cas.successor()
+    now, ends = fleet_cas.clock(), fleet_cas.clock() + timedelta(days=1)
+    ca = next(each for each in await fleet_cas.life.every() if each.name == "issuing-ca")
+
+    def held(connection: Connection) -> None:
+        meter = devices.add(connection, "meter-1", Role.DEVICE, "drawer", now)
+        on_hold = certificates.add(connection, IssuedCertificate(b"", ca.key_id, 7, now, ends, b""), meter.id, now)
+        hold = RevocationReason.CERTIFICATE_HOLD
+        revocations.add(connection, [on_hold], reason=hold, revoked_at=now, revoked_by="admin")
+
+    await fleet_cas.database.write(held)
+    outcome = await fleet_cas.life.revoke(ca.name, reason)
+    assert len(outcome.affected) == 3, "one on hold, and two fresh"
+    _, *events = await fleet_cas.database.read(lambda connection: revocations.after(connection, 0, 100))
+    assert (events[0].device, events[0].reason) == (f"ca:{ca.name}", reason)
+    assert [each.reason for each in events[1:]] == [below] * 3, "the feed"
+    since = datetime(2020, 1, 1, tzinfo=UTC)
+    entries = await fleet_cas.database.read(lambda connection: revocations.listed(connection, ca.key_id, None, since))
+    assert [each.reason for each in entries] == [below] * 3, "the CRL"
+    for each in outcome.affected:
+        key, serial = each.issuer_key_id, each.serial
+        _, said = await fleet_cas.database.read(
+            lambda connection, key=key, serial=serial: certificates.revocation_of(connection, key, serial)
+        )
+        assert said is not None
+        assert said.reason is below, "OCSP"
 
 
 @pytest.mark.parametrize("suspended", [False, True])

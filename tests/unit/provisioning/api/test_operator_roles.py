@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
 from provisioning import api
-from provisioning.api.operators import authorise_operator, for_role, needed_role
+from provisioning.api.operators import TokensRequest, authorise_operator
+from provisioning.api.route_roles import asked_of, for_role, needed_role
 from provisioning.operator_role import OperatorRole
 
 OPEN_TO_ENROLLERS = {
@@ -43,6 +45,17 @@ def test_only_what_is_marked_is_open_to_enrollers() -> None:
         if role is OperatorRole.AUDITOR:
             assert method == "GET", path
     assert found["PUT", "/v1/operators/{name}"] is OperatorRole.ADMIN
+
+
+def test_what_depends_on_a_body_is_said_by_the_body_so_that_an_answer_is_not_given_again_without_it() -> None:
+    sources = {
+        route.path: (inspect.getsource(route.endpoint), asked_of(route.endpoint))
+        for route in operator_routes()
+        if "POST" in route.methods
+    }
+    assert [path for path, (source, _) in sources.items() if "operator.check(" in source] == []
+    asking = {path: asked for path, (source, asked) in sources.items() if ".check(operator)" in source}
+    assert asking == {"/v1/tokens": TokensRequest}
 
 
 def test_each_role_may_do_what_those_before_it_may() -> None:

@@ -58,6 +58,8 @@ def names(profile: Profile, *, held: SubjectNames = NOTHING, asked: SubjectNames
         ({"dns_patterns": ("{name}.{site}.example",)}, "dns_patterns has one that is wrong: 'x.{site}.example' is not"),
         ({"dns_patterns": ("{name}.*.example",)}, "dns_patterns has one that is wrong"),
         ({"name": "service", "dns_patterns": ("{name}.{group}.x",)}, "only a device always has a group"),
+        ({"dns_patterns": ("{name}-{group}.x",)}, r"ambiguous: .* does not show where \{name\} ends"),
+        ({"dns_patterns": ("a.{group}{name}.x",)}, r"put a '\.' between \{group\} and \{name\}, or"),
         ({"honoured_domains": ("*.example",)}, r"honoured_domains has one that is wrong: '\*.example' is not"),
         (
             {"dns_patterns": ("{name}.devices.example",), "honoured_domains": ("example",)},
@@ -114,8 +116,8 @@ def test_by_default_nothing_that_a_request_asks_for_is_honoured() -> None:
 
 
 def test_host_names_are_built_by_pattern() -> None:
-    profile = configured(dns_patterns=("{name}.{group}.devices.example", "{name}-{group}.example"))
-    assert names(profile).dns_names == ("meter-17.north.devices.example", "meter-17-north.example")
+    profile = configured(dns_patterns=("{name}.{group}.devices.example", "dev-{name}.example"))
+    assert names(profile).dns_names == ("meter-17.north.devices.example", "dev-meter-17.example")
 
 
 @pytest.mark.parametrize("name", ["Meter-17", "meter_17", "meter-17."], ids=repr)

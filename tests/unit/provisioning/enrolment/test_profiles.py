@@ -12,6 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from provisioning.ca.profile import ProfileConfig
 from provisioning.config import load_settings
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.issuing_policy import profiles_of
 from tests.support.fleet import open_fleet, successor_csr
@@ -116,3 +117,55 @@ async def test_an_attribute_of_the_subject_is_kept_by_the_successor(store_url: s
         assert certificate.subject.rfc4514_string() == "CN=meter-17,2.5.4.5=SN-4711,O=Example Works"
         renewed = await fleet.reenrol(certificate, successor_csr(certificate))
         assert renewed.subject == certificate.subject
+
+
+async def test_a_name_that_could_give_another_device_its_host_name_is_refused(store_url: str) -> None:
+    profile = ProfileConfig("device", LIFE, dns_patterns=("{name}.{group}.dev.example",))
+    async with open_fleet(store_url, configured=[profile]) as fleet:
+        token = await fleet.token("a", "b.c")
+        assert hosts(await fleet.enrolment.enrol(csr_der(names=["a"]), TokenCredential("a", token))) == [
+            "a.b.c.dev.example"
+        ]
+        token = await fleet.token("a.b", "c")
+        with pytest.raises(
+            Refused, match=r"the name 'a\.b' could give two devices one host name: use a name"
+        ) as caught:
+            await fleet.enrolment.enrol(csr_der(names=["a.b"]), TokenCredential("a.b", token))
+        assert caught.value.code is Code.CSR_NAME
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            'device]\ndns_patterns = ["{name}.x", "{name}.{group}.x"]',
+            r"device.dns_patterns has '{name}.x' and profiles.device.dns_patterns '{name}.{group}.x': two devices",
+        ),
+        (
+            'device]\ndns_patterns = ["{name}.x"]\n[profiles.cell]\nrole = "device"\ndns_patterns = ["dev-{name}.x"]',
+            r"give each pattern a domain of its own",
+        ),
+        (
+            'device]\ndns_patterns = ["{name}.a.x"]\n[profiles.cell]\nrole = "device"\nhonoured_domains = ["a.x"]',
+            r"profiles.cell.honoured_domains has 'a.x', where profiles.device.dns_patterns put other devices' names",
+        ),
+    ],
+    ids=["of one profile", "of two", "honoured by another"],
+)
+def test_profiles_that_could_give_two_devices_one_host_name_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "provisioning.toml").write_text(f"[profiles.{text}\n")
+    with pytest.raises(ConfigurationError, match=words):
+        profiles_of(load_settings(tmp_path))
+
+
+def test_profiles_may_have_the_same_pattern_or_patterns_that_differ_at_an_end(tmp_path: Path) -> None:
+    (tmp_path / "provisioning.toml").write_text(
+        """
+        [profiles.device]
+        dns_patterns = ["{name}.a.x", "d-{name}.b.x"]
+        [profiles.cell]
+        role = "device"
+        dns_patterns = ["{name}.a.x", "c-{name}.b.x"]
+        """
+    )
+    assert len(profiles_of(load_settings(tmp_path))["cell"].names.dns_patterns) == 2

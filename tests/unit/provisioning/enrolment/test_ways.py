@@ -314,6 +314,18 @@ async def test_a_device_with_a_new_key_is_recognised_by_its_own_manufacturer_s_c
     assert await refusal(fleet, "SN18", certificate=for_18) is Code.NAME_TAKEN
 
 
+async def test_who_knew_the_name_of_a_manufacturer_s_device_does_not_make_it_somebody_else_s(fleet: Fleet) -> None:
+    await group(fleet, "manufacturer", "claim", new_key=NewKey.REPLACE)
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    await enrol(fleet, "SN17", certificate=await claim(fleet))  # A trial, never activated.
+    fleet.clock.advance(HOUR)
+    first = await enrol(fleet, "SN17", certificate=idevid)
+    second = await enrol(fleet, "SN17", certificate=idevid)
+    assert (await is_good(fleet, first), await is_good(fleet, second)) == (False, True)
+
+
 async def test_a_revoked_device_does_not_come_back_by_its_manufacturer(fleet: Fleet) -> None:
     await group(fleet, "manufacturer", new_key=NewKey.REPLACE)
     acme = Manufacturer(begin=NOON)

@@ -144,7 +144,7 @@ async def test_a_follower_who_takes_nothing_is_cut_off(fleet: Fleet) -> None:
 
     async with running(fleet) as feed:
         subscription = await feed.subscribe(0)
-        stream = _FeedStream(subscription, found[0], fleet.clock, stall_seconds=0.02)
+        stream = _FeedStream(subscription, found[0], 0, fleet.clock, stall_seconds=0.02)
         scope = {"type": "http", "extensions": {"connection": {"abort": aborted.set}}}
         await stream(scope, receive, send)  # type: ignore[arg-type]
         assert (aborted.is_set(), bodies, feed.subscribers) == (True, 1, 0)
