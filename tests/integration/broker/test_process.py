@@ -14,7 +14,8 @@ import pytest
 
 from broker.mqtt.codes import ReasonCode
 from broker.own_certificate import read_certificate
-from tests.support.broker_process import BrokerProcess, wait_until
+from provisioning.client.connection import DEFAULT_TIMEOUT
+from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
 from tests.support.enrolled import enrol
 from tests.support.pki import Pki
 from tests.support.provisioning import ProvisioningService
@@ -122,6 +123,25 @@ def test_a_service_that_is_not_there_is_said(tmp_path: Path, anchors: Path) -> N
     assert code == 1
     assert f"could not enrol at https://127.0.0.1:{free}" in said
     assert "Traceback" not in said
+    assert not list((tmp_path / "b").glob("state/*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_wait_for_a_service_that_does_not_answer(
+    tmp_path: Path, anchors: Path, number: signal.Signals
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}"
+        broker = BrokerProcess(tmp_path / "b", ["--provisioning", url, "--cafile", str(anchors), "--token", "abc"])
+        broker.launch()
+        silent.settimeout(PATIENCE)
+        with silent.accept()[0] as asked:
+            asked.settimeout(PATIENCE)
+            assert asked.recv(1), "it asks"
+            started = time.monotonic()
+            assert broker.stop(number) == 0
+            assert time.monotonic() - started < DEFAULT_TIMEOUT / 2
+    assert broker.log == ""
     assert not list((tmp_path / "b").glob("state/*"))
 
 

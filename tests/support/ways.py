@@ -1,0 +1,57 @@
+"""Groups with ways to be let in, and who tries them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from provisioning.enrolment.authentication import authenticate
+from provisioning.enrolment.claims import ClaimOrder, ClaimService
+from provisioning.enrolment.groups import parse_ways
+from provisioning.errors import Code, Refused
+from provisioning.pki.keys import PrivateKey
+from provisioning.store.groups import Group
+from tests.support.fleet import Fleet
+from tests.support.requests import csr_der
+
+HOUR = timedelta(hours=1)
+
+
+async def nothing() -> None:
+    """Nobody to tell."""
+
+
+async def group(fleet: Fleet, *ways: str, name: str = "line", **rules: Any) -> None:
+    rules = {"same_key_window": HOUR} | rules
+    await fleet.groups.create(Group(name, ways=parse_ways(ways), **rules), by="admin")
+
+
+async def claim(fleet: Fleet, devices: int = 2, name: str = "batch", group_name: str = "line") -> x509.Certificate:
+    service = ClaimService(fleet.database, fleet.clock, nothing)
+    issued = await service.create(ClaimOrder(name, group_name, devices, timedelta(days=30)), by="admin")
+    certificate = x509.load_der_x509_certificate(issued.claim.der)
+    assert load_pem_private_key(issued.key_pem, None).public_key() == certificate.public_key()
+    assert "PRIVATE" not in repr(issued)
+    return certificate
+
+
+async def enrol(fleet: Fleet, name: str, *, key: PrivateKey | None = None, **presented: Any) -> x509.Certificate:
+    return await fleet.enrolment.enrol(csr_der(key, names=[name]), presented.pop("token", None), **presented)
+
+
+async def refusal(fleet: Fleet, name: str, **presented: Any) -> Code:
+    with pytest.raises(Refused) as caught:
+        await enrol(fleet, name, **presented)
+    return caught.value.code
+
+
+async def is_good(fleet: Fleet, certificate: x509.Certificate) -> bool:
+    try:
+        await fleet.database.read(lambda connection: authenticate(connection, certificate, fleet.clock()))
+    except Refused:
+        return False
+    return True

@@ -1,0 +1,201 @@
+"""Claims: what a batch's certificate buys, on trial, and what it never does."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.authentication import authenticate
+from provisioning.enrolment.claims import ClaimOrder, ClaimService
+from provisioning.errors import Code, Refused
+from provisioning.pki.identity import Role, identity_of
+from provisioning.pki.keys import PrivateKey, generate_key
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import audit
+from provisioning.store.groups import NewKey
+from tests.support.fleet import Fleet, successor_csr
+from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, refusal
+
+
+async def test_a_claim_buys_a_certificate_on_trial_and_its_successor_is_the_activation(fleet: Fleet) -> None:
+    await group(fleet, "claim")
+    shared = await claim(fleet)
+    key = generate_key()
+    trial = await enrol(fleet, "meter-1", key=key, certificate=shared)
+    assert fleet.told == ["feed", "crl"], "whoever follows the feed knows that it is on hold"
+    assert trial.not_valid_after_utc == fleet.clock() + HOUR
+    with pytest.raises(Refused, match=r"CERTIFICATE_SUSPENDED: .* is on trial: ask for its successor"):
+        await fleet.database.read(lambda connection: authenticate(connection, trial, fleet.clock()))
+    # The answer was lost: the same key gets the same certificate.
+    assert await enrol(fleet, "meter-1", key=key, certificate=shared) == trial
+    full = await fleet.reenrol(trial, successor_csr(trial))
+    assert full.not_valid_after_utc == fleet.clock() + timedelta(days=30), "a trial is short, what it leads to is not"
+    assert full.not_valid_after_utc == fleet.clock() + timedelta(days=30)
+    assert await is_good(fleet, full)
+    # That answer may be lost as well; and the trial is never good for anything else.
+    assert await is_good(fleet, await fleet.reenrol(trial, successor_csr(trial)))
+    assert not await is_good(fleet, trial)
+    fleet.clock.advance(HOUR + timedelta(seconds=1))
+    with pytest.raises(Refused, match="CERTIFICATE_EXPIRED"):
+        await fleet.reenrol(trial, successor_csr(trial))
+    assert await fleet.database.read(lambda connection: list(audit.findings(connection))) == []
+
+
+async def test_a_claim_counts_devices_and_a_trial_that_ends_unused_gives_its_place_back(fleet: Fleet) -> None:
+    await group(fleet, "claim")
+    shared = await claim(fleet, devices=2)
+    names = [f"meter-{number}" for number in range(6)]
+
+    async def attempt(name: str) -> x509.Certificate | Code:
+        try:
+            return await enrol(fleet, name, certificate=shared)
+        except Refused as refused:
+            return refused.code
+
+    outcomes = dict(zip(names, await asyncio.gather(*map(attempt, names)), strict=True))
+    assert list(outcomes.values()).count(Code.CLAIM_EXHAUSTED) == 4
+    (first, trial), (second, _) = ((name, each) for name, each in outcomes.items() if not isinstance(each, Code))
+    assert isinstance(trial, x509.Certificate)
+    await fleet.reenrol(trial, successor_csr(trial))
+    assert await refusal(fleet, second, certificate=shared) is Code.NAME_TAKEN, "another key, while the trial lasts"
+    fleet.clock.advance(HOUR)
+    # The second device never came back: its place and its name are free.
+    await enrol(fleet, second, certificate=shared)
+    assert await refusal(fleet, "meter-9", certificate=shared) is Code.CLAIM_EXHAUSTED
+    assert await refusal(fleet, first, certificate=shared) is Code.NAME_TAKEN
+
+
+async def test_a_trial_that_ends_unused_gives_its_name_back_to_everybody_and_its_place_in_the_group(
+    fleet: Fleet,
+) -> None:
+    await group(fleet, "claim", "token", maximum_devices=2)
+    await group(fleet, "token", name="north")
+    shared = await claim(fleet, devices=5)
+
+    async def by_token(name: str, group_name: str | None, role: Role = Role.DEVICE) -> x509.Certificate:
+        token = await fleet.token(name, group_name, role)
+        return await enrol(fleet, name, token=TokenCredential(name, token))
+
+    for name in ("anna", "meter-1"):
+        await enrol(fleet, name, certificate=shared)
+    assert await refusal(fleet, "meter-2", certificate=shared) is Code.GROUP_FULL
+    with pytest.raises(Refused, match="NAME_TAKEN"):
+        await by_token("anna", None, Role.OPERATOR)
+    fleet.clock.advance(HOUR)
+    # Neither was activated: whoever knew the names, or the claim, keeps nobody out.
+    assert identity_of(await by_token("anna", None, Role.OPERATOR)).role is Role.OPERATOR
+    assert identity_of(await by_token("meter-1", "north")).group == "north"
+    assert await is_good(fleet, await by_token("meter-2", "line"))
+    trial = await enrol(fleet, "meter-3", certificate=shared)
+    assert await refusal(fleet, "meter-4", certificate=shared) is Code.GROUP_FULL
+    fleet.clock.advance(HOUR)
+    await by_token("meter-4", "line")
+    assert await refusal(fleet, "meter-3", certificate=shared) is Code.GROUP_FULL, "its place was given away"
+    # What an operator has revoked stays his decision.
+    await fleet.revocation.revoke_serial(f"{trial.serial_number:x}", RevocationReason.UNSPECIFIED, by="admin")
+    with pytest.raises(Refused, match="CERTIFICATE_REVOKED"):
+        await by_token("meter-3", "north")
+
+
+async def test_a_claim_never_becomes_a_device_that_exists_whatever_the_group_says(fleet: Fleet) -> None:
+    await group(fleet, "claim", "token", new_key=NewKey.REPLACE)
+    shared = await claim(fleet)
+    victim = await enrol(fleet, "meter-1", token=TokenCredential("meter-1", await fleet.token("meter-1", "line")))
+    assert await refusal(fleet, "meter-1", certificate=shared) is Code.NAME_TAKEN
+    assert await is_good(fleet, victim)
+
+
+async def test_a_device_of_a_batch_has_a_key_of_its_own_and_not_the_claim_s(fleet: Fleet) -> None:
+    await group(fleet, "claim")
+    issued = await ClaimService(fleet.database, fleet.clock, nothing).create(
+        ClaimOrder("batch", "line", 2, timedelta(days=30)), by="admin"
+    )
+    shared, key = x509.load_der_x509_certificate(issued.claim.der), load_pem_private_key(issued.key_pem, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    assert await refusal(fleet, "meter-1", key=key, certificate=shared) is Code.KEY_REUSED
+    trial = await enrol(fleet, "meter-1", certificate=shared)
+    with pytest.raises(Refused, match="KEY_REUSED: the request has the key of claim batch"):
+        await fleet.reenrol(trial, successor_csr(trial, key))
+
+
+async def test_a_claim_that_ended_or_expired_lets_nobody_in(fleet: Fleet) -> None:
+    await group(fleet, "claim")
+    shared = await claim(fleet)
+    trial = await enrol(fleet, "meter-1", certificate=shared)
+    await ClaimService(fleet.database, fleet.clock, nothing).end("batch", by="admin")
+    assert await refusal(fleet, "meter-2", certificate=shared) is Code.CLAIM_ENDED
+    await fleet.reenrol(trial, successor_csr(trial))  # Who was let in before is activated.
+    other = await claim(fleet, name="other")
+    fleet.clock.advance(timedelta(days=30))
+    assert await refusal(fleet, "meter-3", certificate=other) is Code.CLAIM_ENDED
+
+
+async def test_a_claim_opens_its_own_group_and_no_other(fleet: Fleet) -> None:
+    await group(fleet, "claim")
+    await group(fleet, "token", name="north")
+    shared = await claim(fleet)
+    assert await refusal(fleet, "meter-1", certificate=shared, label="north") is Code.TOKEN_GROUP
+    other = await claim(fleet, name="other", group_name="north")
+    assert await refusal(fleet, "meter-1", certificate=other) is Code.WAY_REFUSED
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "north"))
+    assert await refusal(fleet, "meter-1", certificate=shared, token=token) is Code.TOKEN_GROUP
+
+
+async def test_a_device_on_trial_that_is_suspended_or_revoked_is_not_activated(fleet: Fleet) -> None:
+    await group(fleet, "claim")
+    shared = await claim(fleet, devices=5)
+    trial = await enrol(fleet, "meter-1", certificate=shared)
+    await fleet.suspension.suspend_device("meter-1", by="admin")
+    with pytest.raises(Refused, match="SUSPENDED"):
+        await fleet.reenrol(trial, successor_csr(trial))
+    other = await enrol(fleet, "meter-2", certificate=shared)
+    await fleet.revocation.revoke_serial(f"{other.serial_number:x}", RevocationReason.UNSPECIFIED, by="admin")
+    with pytest.raises(Refused, match="CERTIFICATE_REVOKED"):
+        await fleet.reenrol(other, successor_csr(other))
+    assert await refusal(fleet, "meter-2", certificate=shared) is Code.CERTIFICATE_REVOKED
+
+
+async def test_resuming_does_not_end_a_trial(fleet: Fleet) -> None:
+    await group(fleet, "claim")
+    shared = await claim(fleet, devices=1)
+    trial = await enrol(fleet, "meter-1", certificate=shared)
+    serial = f"{trial.serial_number:x}"
+    await fleet.suspension.suspend_device("meter-1", by="admin")
+    resumed = await fleet.suspension.resume_device("meter-1", by="admin")
+    assert (resumed.changed, resumed.released) == (True, [])
+    for refused in (fleet.suspension.resume_serial(serial, by="a"), fleet.suspension.suspend_serial(serial, by="a")):
+        with pytest.raises(Refused, match=r"ON_TRIAL: .* meter-1 is on trial"):
+            await refused
+    assert not await is_good(fleet, trial)
+    full = await fleet.reenrol(trial, successor_csr(trial))
+    # Nor do suspension and resumption after it: the trial is good for nothing else, and its place is taken.
+    assert len((await fleet.suspension.suspend_device("meter-1", by="admin")).revoked) == 1
+    assert len((await fleet.suspension.resume_device("meter-1", by="admin")).released) == 1
+    assert (await is_good(fleet, full), await is_good(fleet, trial)) == (True, False)
+    fleet.clock.advance(2 * HOUR)
+    assert await refusal(fleet, "meter-2", certificate=shared) is Code.CLAIM_EXHAUSTED
+
+
+async def test_a_key_that_was_replaced_or_suspended_lets_nobody_come_back(fleet: Fleet) -> None:
+    await group(fleet, "claim", "token", new_key=NewKey.REPLACE)
+    shared = await claim(fleet)
+    old_key, key = generate_key(), generate_key()
+
+    async def by_token(key: PrivateKey) -> x509.Certificate:
+        return await enrol(
+            fleet, "meter-1", key=key, token=TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+        )
+
+    await by_token(old_key)
+    certificate = await by_token(key)
+    assert await refusal(fleet, "meter-1", key=old_key, certificate=shared) is Code.NAME_TAKEN
+    successor = await fleet.reenrol(certificate, successor_csr(certificate))
+    await fleet.suspension.suspend_serial(f"{certificate.serial_number:x}", by="admin")
+    assert await refusal(fleet, "meter-1", key=key, certificate=shared) is Code.NAME_TAKEN
+    assert await is_good(fleet, successor)
