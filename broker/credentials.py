@@ -9,7 +9,9 @@ that is replaced by a rename, so that a crash leaves either the old credential o
 Rules
 -----
 1. The private key never leaves this file; mode 0600.
-2. Renewal begins at two thirds of the certificate's life, and is tried again with growing pauses until it succeeds.
+2. Renewal begins at two thirds of the certificate's life, and is tried again with growing pauses until it succeeds. A
+   certificate that is so short, and dated back so far, that this was before it came is renewed at two thirds of what is
+   left of it: a successor is as short, and would be renewed at once, without end.
 3. What exists and is valid is used: a token is spent only where there is no usable certificate.
 """
 
@@ -53,12 +55,21 @@ class Enrolment:
     token: str | None
 
 
+def renewal_due(certificate: x509.Certificate, obtained: datetime | None) -> datetime:
+    """Return when *certificate* is to be renewed, if it came at *obtained* (None: long ago), by rule 2."""
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    due = begin + (end - begin) * _RENEW_AT
+    return due if obtained is None or obtained < due else obtained + (end - obtained) * _RENEW_AT
+
+
 class BrokerCredential:
     """The credential file in the state directory, kept valid."""
 
     def __init__(self, state_dir: Path, enrolment: Enrolment) -> None:
         self._enrolment = enrolment
         self._path = state_dir / "broker.pem"
+        self._obtained: datetime | None = None
+        """When the present certificate came; None: before this process began."""
 
     @property
     def files(self) -> CredentialFiles:
@@ -136,8 +147,7 @@ class BrokerCredential:
         certificate = self.certificate()
         if certificate is None:
             return datetime.now(UTC)
-        life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-        return certificate.not_valid_before_utc + life * _RENEW_AT
+        return renewal_due(certificate, self._obtained)
 
     def _store(self, key_pem: bytes, certificate: x509.Certificate, chain: list[x509.Certificate]) -> None:
         path = [certificate, *_path_below_anchor(certificate, chain)]
@@ -151,6 +161,7 @@ class BrokerCredential:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self._path)
+            self._obtained = datetime.now(UTC)
         except OSError as error:
             raise CredentialError(
                 f"{self._path} cannot be written: {error.strerror}; the new certificate is lost"

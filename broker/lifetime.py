@@ -58,7 +58,7 @@ def next_deadline(connection: Lasting, limits: Limits, now: float) -> float:
 def over(connection: Lasting, limits: Limits, now: float) -> tuple[str, ReasonCode, str] | None:
     """Return why *connection* is to be closed, if it is."""
     if now >= connection.expires_at:
-        return RefusalCode.EXPIRED, ReasonCode.NOT_AUTHORIZED, "the certificate has expired"
+        return RefusalCode.EXPIRED, ReasonCode.NOT_AUTHORIZED, "the certificate, or a CA's above it, has expired"
     if now >= connection.since + (limits.max_connection_lifetime or math.inf):
         detail = f"a connection lasts {limits.max_connection_lifetime} s at most; connect again"
         return RefusalCode.LIFETIME_OVER, ReasonCode.MAXIMUM_CONNECT_TIME, detail

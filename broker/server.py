@@ -59,6 +59,7 @@ from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.sources.trust_files import load_trust, trust_of_cafile
+from broker.stopping import Stopped, unless_stopped
 from broker.store.sqlite import SqliteStore
 from broker.sys_topics import INTERVAL, SysTopics
 from broker.wall_clock import WallClock
@@ -80,6 +81,8 @@ _YOUNG_OBJECTS = 2_000
 """Objects after which the young ones are looked at: about 0.1 ms, where the 50,000 that were tried cost 10 ms."""
 _FEED_PATIENCE = 10.0
 _STOP_PATIENCE = 3.0
+_ANSWER_PATIENCE = 0.5
+"""Of an enrolment while the broker is to stop: its token is spent when the service has answered."""
 
 
 class BrokerServer:
@@ -110,10 +113,11 @@ class BrokerServer:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         policy_text, policy = self._policy()
-        files = await self._own_credential()
-        self._check_crl_files()
         anchor_urls = AnchorUrls(self._config)
-        await anchor_urls.fetch_all()
+        try:
+            files = await self._ask_elsewhere(anchor_urls)
+        except Stopped:
+            return
         engine = self._engine(self._admission(files.certificate, policy), loop, anchor_urls)
         audit = self._begin_audit(engine, loop)
         plugins = await self._start_plugins(engine)
@@ -209,6 +213,16 @@ class BrokerServer:
         from broker.plugins.program import Plugins  # And with it amqtt: who has no plugin has none of it.
 
         return await Plugins.start(self._config, engine)
+
+    async def _ask_elsewhere(self, anchor_urls: AnchorUrls) -> CredentialFiles:
+        """Return the broker's own credential once it and the anchors at *anchor_urls* were asked for.
+
+        Raises `Stopped`, and what `run` says of both.
+        """
+        files = await unless_stopped(self._stop, self._own_credential(), _ANSWER_PATIENCE)
+        self._check_crl_files()
+        await unless_stopped(self._stop, anchor_urls.fetch_all())
+        return files
 
     async def _own_credential(self) -> CredentialFiles:
         config = self._config

@@ -15,8 +15,8 @@ Rules
    Between the two the policy may have become another one, so whether it knows the identity is asked twice.
 2. A client identifier is the device's name, or empty. A service may run several instances: ``<name>-<anything>``.
 3. No I/O; the time is passed in. What has to be fetched is asked of an `Asker`, and the client waits for its answer.
-4. Without a `Trust` every anchor is as good as the other and revocations come from the feed alone: the issuer is then
-   not looked at, and costs nothing.
+4. Without a `Trust` every anchor is as good as the other and revocations come from the feed alone: of the issuer only
+   its end counts then, and is remembered (`broker.admission.path_ends`).
 
 Does not handle: who owns an existing session (`session.registry`), rate limits.
 """
@@ -37,12 +37,13 @@ from broker.admission.crl_shelf import CrlShelf
 from broker.admission.freshness import Freshness
 from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
+from broker.admission.path_ends import PathEnds
 from broker.admission.policy import Permissions, TopicPolicy
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
-from provisioning.pki.certificate_reader import CertificateReader, facts_of
+from provisioning.pki.certificate_reader import CertificateFacts, CertificateReader, facts_of
 from provisioning.pki.crl import distribution_points
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity
@@ -161,6 +162,7 @@ class Admission:
         """Which topics; may be replaced by another one, see `broker.policy_change`."""
         self.trust_domain = trust_domain
         self._issuers: dict[bytes, bytes] = {}
+        self._ends = PathEnds()
         self._reader = CertificateReader()
 
     def judging_by(self, trust: Trust | None) -> Admission:
@@ -202,6 +204,7 @@ class Admission:
         identity, not_after = facts.identity, facts.not_after
         if issuer is None:
             issuer_key_id = self._shared(issuer_key_id)
+            not_after = min(not_after, self._path_ends(issuer_key_id, certificate, path()) or not_after)
         else:  # Not what the certificate says of its issuer: its issuer's own key.
             issuer_key_id = issuer.key_id
             not_after = min(not_after, issuer.not_after)
@@ -211,7 +214,7 @@ class Admission:
         if facts.may_certify:
             refusal: Refused | None = _refused(RefusalCode.CA_CERTIFICATE, "a CA's certificate is not a device's")
         else:
-            refusal = self._judge(peer, facts.not_before, now)
+            refusal = self._judge(peer, facts, now)
             if issuer is not None and parsed is not None and refusal is None:
                 refusal = issuer.fault or issuer.bundle.terms.refuse_client(parsed, identity)
                 if refusal is None and status:
@@ -257,7 +260,7 @@ class Admission:
             return None
         return _unavailable(RefusalCode.OCSP_UNAVAILABLE, "no OCSP responder has answered; try again later")
 
-    def _judge(self, peer: Peer, not_before: datetime, now: datetime) -> Refused | None:
+    def _judge(self, peer: Peer, facts: CertificateFacts, now: datetime) -> Refused | None:
         identity = peer.identity
         trust_domain = (peer.issuer.bundle.terms.trust_domain if peer.issuer else None) or self.trust_domain
         if trust_domain is not None and identity.trust_domain != trust_domain:
@@ -266,11 +269,12 @@ class Admission:
             return _unknown_role(identity)
         if peer.seconds_left < 0:
             not_after = now + timedelta(seconds=peer.seconds_left)
-            return _refused(RefusalCode.EXPIRED, f"the certificate expired on {not_after:%Y-%m-%d %H:%M:%S} UTC")
-        if now < not_before:
+            whose = "the certificate" if facts.not_after < now else "a CA's certificate above it"
+            return _refused(RefusalCode.EXPIRED, f"{whose} expired on {not_after:%Y-%m-%d %H:%M:%S} UTC")
+        if now < facts.not_before:
             return _refused(
                 RefusalCode.NOT_YET_VALID,
-                f"the certificate is valid from {not_before:%Y-%m-%d %H:%M:%S} UTC; the broker's clock says "
+                f"the certificate is valid from {facts.not_before:%Y-%m-%d %H:%M:%S} UTC; the broker's clock says "
                 f"{now:%Y-%m-%d %H:%M:%S}",
             )
         return self.refuse_revoked(peer)
@@ -341,6 +345,16 @@ class Admission:
     def permissions(self, identity: Identity, client_id: str) -> Permissions:
         """Return what *identity* may do under *client_id*."""
         return self.policy.permissions(identity, client_id)
+
+    def _path_ends(self, issuer_key_id: bytes, certificate: bytes, path: Sequence[bytes]) -> datetime | None:
+        """Return when the first CA's certificate above *certificate* ends, if that is known."""
+        return self._ends.verified(issuer_key_id, path) if path else self._ends.known(issuer_key_id, certificate)
+
+    def believe(self, trust: Trust | None) -> None:
+        """Let *trust*, or other anchors in `cafile`, count from now on: another generation."""
+        self.trust = trust
+        self.trust_generation += 1
+        self._ends = PathEnds()
 
     def _shared(self, issuer_key_id: bytes) -> bytes:
         """Return the one copy of *issuer_key_id* that all connections share."""

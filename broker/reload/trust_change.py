@@ -23,7 +23,7 @@ import asyncio
 import ssl
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -127,8 +127,7 @@ class ReloadedTrust:
         """Let the new generation count."""
         admission = self._engine.admission
         self._mark, self.anchors = loaded.mark, loaded.anchors
-        admission.trust = loaded.trust
-        admission.trust_generation += 1
+        admission.believe(loaded.trust)
         self._staple.adopt(loaded.context)
         for listener in self._listeners:
             listener.context = loaded.context
@@ -165,7 +164,9 @@ class ReloadedTrust:
                     if change:
                         detail = f"the trust settings have changed: {outcome.detail}"
                         connection.disconnect(outcome.code, ReasonCode.NOT_AUTHORIZED, detail, now)
-                elif isinstance(outcome, Peer) and change and loaded.trust is not None:
+                elif isinstance(outcome, Peer) and change and connection.peer is not None:
+                    if loaded.trust is None:  # Only when it ends counts; CAs may have been renewed.
+                        outcome = replace(connection.peer, seconds_left=outcome.seconds_left)
                     engine.renew(connection, outcome, now)
             if change:
                 engine.turn.request()

@@ -87,7 +87,8 @@ class RenewalService:
             if stored.revocation is not None and stored.revocation.reason.final:
                 return _over(stored.revocation.revoked_at)
             order = renewals.concerning(connection, stored.device.group, stored.issued_at)
-            return window(stored.not_before, stored.not_after, share, order)
+            # Not from notBefore: what is dated back by more than it lives would be renewed at once, without end.
+            return window(stored.issued_at, stored.not_after, share, order)
 
         return await self._database.read(look)
 
@@ -113,10 +114,10 @@ class RenewalService:
         return outcome
 
 
-def window(not_before: datetime, not_after: datetime, share: float, order: Hastened | None = None) -> RenewalInfo:
+def window(issued_at: datetime, not_after: datetime, share: float, order: Hastened | None = None) -> RenewalInfo:
     """Return when to renew a certificate whose own place among all is *share*, from 0 to 1."""
-    life = not_after - not_before
-    middle = not_before + life * (1 / 2 if life < _SHORT_LIFE else 2 / 3) + life * _JITTER * (2 * share - 1)
+    life = not_after - issued_at
+    middle = issued_at + life * (1 / 2 if life < _SHORT_LIFE else 2 / 3) + life * _JITTER * (2 * share - 1)
     half = life * _WIDTH / 2
     start, end = middle - half, middle + half
     if order is not None and order.at + order.spread * share < start:

@@ -161,13 +161,17 @@ class BrokerProcess:
 
     def start(self) -> Self:
         """Start the process and wait until it is ready."""
-        with self._log_path.open("ab") as log:
-            self._process = programs.start("broker", self.arguments, self.environment, log, afresh=self._afresh)
+        self.launch()
         line = self._ready_line()
         assert line.startswith("fleet-broker ready mqtts://127.0.0.1:"), f"{line!r}\n{self.log}"
         self.urls = line.removeprefix("fleet-broker ready ").split()
         self.port = int(self.urls[0].rpartition(":")[2])
         return self
+
+    def launch(self) -> None:
+        """Start the process."""
+        with self._log_path.open("ab") as log:
+            self._process = programs.start("broker", self.arguments, self.environment, log, afresh=self._afresh)
 
     def fail(self) -> tuple[int, str]:
         """Start a broker that is not going to run; return its exit code and what it says."""

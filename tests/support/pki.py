@@ -99,9 +99,9 @@ class Pki:
         """What relying parties trust, as PEM text."""
         return pem_of(self.root.certificate, self.issuing.certificate).decode()
 
-    def authority(self, common_name: str, issuer: Held | None = None) -> Held:
-        """Return another CA: below *issuer*, or a root of its own."""
-        return self._ca(common_name, issuer, 0 if issuer else 1)
+    def authority(self, common_name: str, issuer: Held | None = None, **different: object) -> Held:
+        """Return another CA: below *issuer*, or a root of its own; with a *key* or *not_after* that is given."""
+        return self._ca(common_name, issuer, 0 if issuer else 1, **different)  # type: ignore[arg-type]
 
     def write_anchors(self, directory: Path) -> Path:
         path = directory / "anchors.pem"
@@ -172,13 +172,21 @@ class Pki:
         )
         return Held(certificate, key)
 
-    def _ca(self, common_name: str, issuer: Held | None, path_length: int) -> Held:
-        key = generate_key()
+    def _ca(
+        self,
+        common_name: str,
+        issuer: Held | None,
+        path_length: int,
+        *,
+        key: ec.EllipticCurvePrivateKey | None = None,
+        not_after: datetime | None = None,
+    ) -> Held:
+        key = key or generate_key()
         name = _name(common_name)
         builder = (
             self._builder(name, issuer.certificate.subject if issuer else name, key, issuer)
             .not_valid_before(self.now - timedelta(days=2))
-            .not_valid_after(self.now + timedelta(days=2))
+            .not_valid_after(not_after or self.now + timedelta(days=2))
             .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
             .add_extension(_SIGNS_CERTIFICATES, critical=True)  # RFC 5280 §4.2.1.9; OpenSSL's strict mode asks for it.
         )

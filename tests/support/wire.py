@@ -15,7 +15,7 @@ Maximum Packet Size allows, and nothing behind the end.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -140,9 +140,9 @@ class MemoryBroker:
         """Let the revocation feed say that nothing has happened."""
         self.freshness.current(self.now)
 
-    def open(self, holder: Held | None, *, version: ProtocolVersion = V5) -> WireClient:
-        """Return a client whose TLS is up and who has not sent anything yet."""
-        return WireClient(self, holder, version)
+    def open(self, holder: Held | None, *, version: ProtocolVersion = V5, path: Sequence[bytes] = ()) -> WireClient:
+        """Return a client whose TLS is up, with the verified *path* if any, and who has not sent anything yet."""
+        return WireClient(self, holder, version, path)
 
     def device(self, name: str, *, version: ProtocolVersion = V5, **connect: Any) -> WireClient:
         """Return a connected device of group ``meters``."""
@@ -160,13 +160,15 @@ class MemoryBroker:
 class WireClient:
     """An MQTT client whose socket is a `FakeTransport`."""
 
-    def __init__(self, broker: MemoryBroker, holder: Held | None, version: ProtocolVersion) -> None:
+    def __init__(
+        self, broker: MemoryBroker, holder: Held | None, version: ProtocolVersion, path: Sequence[bytes] = ()
+    ) -> None:
         self.broker = broker
         self.version = version
         self.transport = FakeTransport()
         self.maximum_packet_size = _ANY_SIZE
         self.connection = broker.connection_type(broker.engine, self.transport, broker.now)
-        self.connection.secured(holder.der if holder is not None else None, broker.now, broker.wall)
+        self.connection.secured(holder.der if holder is not None else None, broker.now, broker.wall, lambda: path)
         self._next_id = 0
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import stat
 from base64 import b64encode
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from broker.cli import app
 from broker.mqtt.codes import ReasonCode
-from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
 from tests.support.listed import answer
 from tests.support.pki import Held, Pki, pem_of
 from tests.support.provisioning import ProvisioningService
@@ -112,6 +113,18 @@ def test_a_broker_starts_with_the_last_good_copy_while_the_url_is_down(scene: Sc
     assert scene.shown()["problem"] == "HTTP status 404"
     scene.web.pages[PAGE] = scene.ours.anchors.encode()
     wait_until(lambda: scene.broker.events("ANCHORS_CURRENT"), "that it answers again is said")
+
+
+def test_a_signal_ends_the_wait_for_a_server_that_does_not_answer(scene: Scene) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        scene.write(f'anchors_url_cafile = "{scene.web_ca}"', url=f"https://127.0.0.1:{silent.getsockname()[1]}")
+        scene.broker.launch()
+        silent.settimeout(PATIENCE)
+        with silent.accept()[0] as asked:
+            asked.settimeout(PATIENCE)
+            assert asked.recv(1), "it asks"
+            assert scene.broker.stop() == 0
+    assert not scene.broker.log
 
 
 def test_a_broker_without_copy_and_without_answer_does_not_start(scene: Scene) -> None:

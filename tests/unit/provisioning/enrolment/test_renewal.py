@@ -92,6 +92,18 @@ def test_a_window_is_inside_the_life_and_around_its_place(share: float, seconds:
     assert timedelta(minutes=1) <= info.retry_after <= 6 * HOUR
 
 
+async def test_what_lives_shorter_than_it_is_dated_back_is_not_due_when_it_comes(fleet: Fleet) -> None:
+    order = TokenOrder(["meter-17"], lifetime=timedelta(seconds=30))
+    (issued,) = await fleet.token_service.create(order, by="admin")
+    certificate = await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", issued.token))
+    for _ in range(2):  # Its successor is as short: it would be renewed without end.
+        assert certificate.not_valid_before_utc < fleet.clock() - timedelta(seconds=30)
+        start, end = await window_of(fleet, certificate)
+        assert fleet.clock() < start <= end < certificate.not_valid_after_utc
+        fleet.clock.advance(start - fleet.clock())
+        certificate = await fleet.reenrol(certificate, successor_csr(certificate))
+
+
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 30 * 86400))
 def test_an_order_moves_the_window_forward_never_back(share: float, spread: int) -> None:
     order = Hastened(NOON + DAY, timedelta(seconds=spread))

@@ -1,0 +1,171 @@
+"""With `cafile` alone, nobody lasts longer than the CAs above: in the handshake that shows them, and coming back."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.admission import path_ends
+from broker.admission.admission import Admission, Peer
+from broker.admission.freshness import Freshness
+from broker.admission.path_ends import PathEnds
+from broker.admission.policy_file import DEFAULT_POLICY
+from broker.admission.refusal import RefusalCode, Refused
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.revocation import RevocationIndex
+from tests.support.pki import DOMAIN, Held, shared_pki
+from tests.support.wire import MemoryBroker
+
+PKI = shared_pki()
+NOW = PKI.now
+METER = Identity(DOMAIN, Role.DEVICE, "meter-1", "meters")
+
+
+def soon(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def der(held: Held) -> bytes:
+    return held.certificate.public_bytes(Encoding.DER)
+
+
+def issuing(seconds: float, *, like: Held | None = None, root: Held = PKI.root) -> Held:
+    """Return an issuing CA that ends in so many *seconds*, with the key of another one if it is its renewal."""
+    key = None if like is None else like.key
+    return PKI.authority("Ending CA", root, key=key, not_after=soon(seconds))
+
+
+FIRST = issuing(60)
+RENEWED = issuing(600, like=FIRST)
+ANOTHER = issuing(300)
+HELD = PKI.certify(METER, issuer=FIRST)
+OF_ANOTHER = PKI.certify(METER, issuer=ANOTHER)
+LONG = (HELD.certificate.not_valid_after_utc - NOW).total_seconds()
+
+
+def admission() -> Admission:
+    freshness = Freshness(300.0)
+    freshness.current(0.0)
+    return Admission(RevocationIndex(), freshness, DEFAULT_POLICY, DOMAIN)
+
+
+def left(judge: Admission, held: Held, path: list[Held] | None = None, at: float = 0) -> float:
+    """Return how long *held* lasts; without *path* it comes back to its TLS session."""
+    ders = [] if path is None else [held.der, *map(der, path)]
+    peer = judge.examine(held.der, soon(at), lambda: ders)
+    assert isinstance(peer, Peer), peer
+    return peer.seconds_left
+
+
+@pytest.mark.parametrize("path", [[FIRST], [FIRST, PKI.root]])
+def test_the_certificate_that_ends_first_ends_the_path(path: list[Held]) -> None:
+    judge = admission()
+    assert left(judge, HELD, path) == 60
+    assert left(judge, HELD) == 60
+    assert left(judge, HELD, at=59) == 1
+    refused = judge.examine(HELD.der, soon(61))
+    assert isinstance(refused, Refused)
+    assert refused.code is RefusalCode.EXPIRED
+    assert refused.detail == f"a CA's certificate above it expired on {soon(60):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def test_a_ca_higher_up_ends_it_too() -> None:
+    root = PKI.authority("Ending Root", not_after=soon(30))
+    between = issuing(60, root=root)
+    held = PKI.certify(METER, issuer=between)
+    judge = admission()
+    assert left(judge, held, [between, root]) == 30
+    assert left(judge, held) == 30
+
+
+def test_the_clients_own_certificate_ends_it_where_that_is_first() -> None:
+    held = PKI.certify(METER, issuer=FIRST, not_after=soon(20))
+    judge = admission()
+    assert (left(judge, held, [FIRST]), left(judge, held)) == (20, 20)
+    refused = judge.examine(held.der, soon(21))
+    assert isinstance(refused, Refused)
+    assert refused.detail.startswith("the certificate expired on")
+
+
+def test_another_device_of_the_same_ca_has_told_of_it() -> None:
+    judge = admission()
+    left(judge, PKI.certify(Identity(DOMAIN, Role.DEVICE, "meter-2", "meters"), issuer=FIRST), [FIRST])
+    assert left(judge, HELD) == 60
+
+
+def test_of_a_ca_that_is_not_known_nothing_is_said() -> None:
+    judge = admission()
+    assert left(judge, HELD) == LONG
+    assert left(judge, HELD, []) == LONG, "the client's own certificate is an anchor"
+    left(judge, OF_ANOTHER, [ANOTHER])
+    assert left(judge, HELD) == LONG
+
+
+def test_a_renewed_certificate_of_the_ca_counts_for_who_comes_back() -> None:
+    judge = admission()
+    assert left(judge, HELD, [RENEWED]) == 600
+    assert left(judge, HELD, [FIRST]) == 60
+    assert left(judge, HELD) == 600
+
+
+def test_other_anchors_are_another_generation() -> None:
+    judge = admission()
+    left(judge, HELD, [RENEWED])
+    judge.believe(None)
+    assert judge.trust_generation == 2
+    assert left(judge, HELD, [FIRST]) == 60
+    assert left(judge, HELD) == 60
+
+
+@given(
+    seen=st.lists(st.tuples(st.sampled_from([b"a", b"b"]), st.sampled_from([FIRST, RENEWED, ANOTHER]), st.booleans())),
+    asked=st.tuples(st.sampled_from([b"a", b"b"]), st.sampled_from([HELD, OF_ANOTHER])),
+)
+def test_what_is_remembered_is_what_the_signatures_say(
+    seen: list[tuple[bytes, Held, bool]], asked: tuple[bytes, Held]
+) -> None:
+    ends = PathEnds()
+    for key_id, ca, with_root in seen:
+        path = [b"client", der(ca), *([der(PKI.root)] if with_root else [])]
+        assert ends.verified(key_id, path) == ca.certificate.not_valid_after_utc
+    key_id, held = asked
+    of_that_name = [ca for each, ca, _ in seen if each == key_id]
+    signer = FIRST if held is HELD else ANOTHER
+    issuers = [ca for ca in of_that_name if ca.key is signer.key]
+    expected = max((ca.certificate.not_valid_after_utc for ca in issuers), default=None)
+    if len({id(ca.key) for ca in of_that_name}) == 1:  # The identifier names one CA: it need not be asked who signed.
+        expected = max(ca.certificate.not_valid_after_utc for ca in of_that_name)
+    assert ends.known(key_id, held.der) == expected
+
+
+def test_it_is_bounded_and_forgets_what_was_learned_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(path_ends, "_MOST_PATHS", 2)
+    ends = PathEnds()
+    for ca in (RENEWED, FIRST, ANOTHER):
+        ends.verified(b"a", [b"client", der(ca)])
+    assert len(ends) == 2
+    assert ends.known(b"a", HELD.der) == FIRST.certificate.not_valid_after_utc
+    ends.verified(b"b", [b"client", der(RENEWED)])
+    ends.verified(b"b", [b"client", der(FIRST)])
+    assert len(ends) == 2
+    assert ends.known(b"a", HELD.der) is None
+    assert ends.known(b"b", HELD.der) == RENEWED.certificate.not_valid_after_utc
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_live_session_ends_with_the_ca(resumed: bool) -> None:
+    broker = MemoryBroker()
+    verified = [HELD.der, der(FIRST)]
+    broker.engine.admission.examine(HELD.der, broker.wall, lambda: verified)
+    meter = broker.open(HELD, path=() if resumed else verified)
+    meter.connect(client_id="meter-1")
+    broker.advance(59)
+    assert not meter.closed
+    broker.advance(2)
+    assert str(meter.farewell().properties.reason_string).startswith(
+        "EXPIRED: the certificate, or a CA's above it, has expired"
+    )
