@@ -112,6 +112,7 @@ def selected(*, with_der: bool = False) -> Select[Any]:
     )
 
 
+_THE_ONE: Final = certificates.alias("the_one")
 _ADD: Final = Prepared(insert(certificates).returning(certificates.c.id), told_by="serial")
 _FIND: Final = Prepared(
     selected().where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
@@ -138,14 +139,22 @@ _OF_DEVICE: Final = Prepared(
     .order_by(certificates.c.id),
     at_once=True,
 )
-_OF_MANY: Final = (
-    selected()
-    .where(
-        certificates.c.device_id.in_(bindparam("devices", expanding=True))
-        | certificates.c.serial.in_(bindparam("serials", expanding=True))
-    )
-    .order_by(certificates.c.id)
+# Many are found in two steps, and each step looks one thing up by one index, however many are asked for: without
+# statistics PostgreSQL would read all certificates, devices and revocations for a list (docs/decisions/0085).
+_IDS_OF_DEVICE: Final = Prepared(
+    select(certificates.c.id).where(certificates.c.device_id == bindparam("wanted")), at_once=True
 )
+_IDS_WITH_SERIAL: Final = Prepared(
+    select(certificates.c.id).where(certificates.c.serial == bindparam("wanted")), at_once=True
+)
+_IDS_WITH_KEY_OF: Final = Prepared(
+    select(certificates.c.id).where(
+        certificates.c.spki_sha256
+        == select(_THE_ONE.c.spki_sha256).where(_THE_ONE.c.id == bindparam("wanted")).scalar_subquery()
+    ),
+    at_once=True,
+)
+_WITH_ID: Final = Prepared(selected().where(certificates.c.id == bindparam("wanted")), at_once=True)
 _FIND_SERIAL: Final = Prepared(selected(with_der=True).where(certificates.c.serial == bindparam("wanted")).limit(1))
 _REVOCATION: Final = Prepared(
     select(revocations.c.sequence, revocations.c.reason, revocations.c.revoked_at)
@@ -284,15 +293,24 @@ def of_devices_or_with_serials(
     connection: Connection, device_ids: Sequence[int], serials: Sequence[str]
 ) -> list[StoredCertificate]:
     """Return every certificate of these devices, and those with these serial numbers, oldest first."""
-    rows = connection.execute(_OF_MANY, {"devices": device_ids, "serials": serials})
-    return [from_row(row) for row in rows]
+    return _with_ids(connection, _ids(connection, _IDS_OF_DEVICE, device_ids), _ids(connection, _IDS_WITH_SERIAL, serials))
 
 
 def with_keys_of(connection: Connection, identifiers: Sequence[int]) -> list[StoredCertificate]:
     """Return every certificate for the keys of these certificates, these among them, oldest first."""
-    keys = select(certificates.c.spki_sha256).where(certificates.c.id.in_(identifiers))
-    statement = selected().where(certificates.c.spki_sha256.in_(keys)).order_by(certificates.c.id)
-    return [from_row(row) for row in connection.execute(statement)]
+    return _with_ids(connection, _ids(connection, _IDS_WITH_KEY_OF, identifiers))
+
+
+def _ids(connection: Connection, of: Prepared, wanted: Sequence[object]) -> set[int]:
+    """Return the ids that *of* finds for each that is *wanted*."""
+    answers = of.answers(connection, [{"wanted": each} for each in wanted]) if wanted else ()
+    return {row[0] for answer in answers for row in answer.rows}
+
+
+def _with_ids(connection: Connection, *identifiers: set[int]) -> list[StoredCertificate]:
+    wanted = sorted(set().union(*identifiers))
+    answers = _WITH_ID.answers(connection, [{"wanted": each} for each in wanted]) if wanted else ()
+    return [from_row(row) for answer in answers for row in answer.rows]
 
 
 def good_of_issuer(connection: Connection, issuer_key_id: bytes, now: datetime) -> list[StoredCertificate]:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Engine
 from provisioning.ca.crl import CrlIssuer
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import revocations
+from provisioning.store import certificates, devices, revocations
 from provisioning.store.counters import Counter
 from tests.support.fleet import Fleet
 from tests.support.many import fill
@@ -115,6 +115,39 @@ async def test_what_is_new_for_a_list_is_looked_up_by_its_place_and_not_searched
 
     asked, found = await noted(fleet.database.write(look))
     assert found == ([29_999, 30_000, 30_001], 0)
+    assert await fleet.database.read(lambda connection: scanned(connection, asked)) == set()
+
+
+@pytest.mark.timeout(300)
+async def test_a_batch_is_looked_up_and_not_searched_for(fleet: Fleet) -> None:
+    """Also while PostgreSQL has no statistics; by names and by serial numbers, and for the keys of what is found."""
+    each = 500
+    await fleet.database.write(lambda connection: fill(connection, fleet.issuer.key_id, MANY, fleet.clock()))
+
+    def own_keys(connection: Connection) -> list[str]:
+        rows = connection.execute(text("SELECT id, serial FROM certificates ORDER BY id DESC LIMIT 500")).all()
+        change = text("UPDATE certificates SET spki_sha256 = :key WHERE id = :id")
+        connection.execute(change, [{"key": b"%032d" % row.id, "id": row.id} for row in rows])
+        return [row.serial for row in rows]
+
+    serials = await fleet.database.write(own_keys)
+    names = [f"gone-{number}" for number in range(1, each + 1)]
+
+    def look(connection: Connection) -> tuple[set[str], int, int, int]:
+        before = _rows_read(connection)
+        locked = devices.lock_all(connection, names, serials)
+        whole = [device.id for device in locked if device.name in set(names)]
+        found = certificates.of_devices_or_with_serials(connection, whole, serials)
+        keys = certificates.with_keys_of(connection, [row.id for row in found if row.serial in set(serials)])
+        assert {row.device.id for row in found} == {device.id for device in locked}
+        assert [row.id for row in found] == sorted(row.id for row in found)
+        assert [row.id for row in keys] == [row.id for row in found[each:]]
+        assert [device.name for device in locked] == sorted(device.name for device in locked)
+        assert all(row.revocation is not None for row in found)
+        return {row.serial for row in found[each:]}, len(locked), len(found), _rows_read(connection) - before
+
+    asked, found = await noted(fleet.database.write(look))
+    assert found == (set(serials), 2 * each, 2 * each, 0)
     assert await fleet.database.read(lambda connection: scanned(connection, asked)) == set()
 
 
