@@ -17,7 +17,7 @@ Rules
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 
@@ -33,16 +33,19 @@ class Owner(Protocol):
         """Do what is due, or file the next deadline."""
 
 
-class Deadlines:
+OwnerT = TypeVar("OwnerT", bound=Owner)
+
+
+class Deadlines(Generic[OwnerT]):
     """Owners by the second in which they are due."""
 
     __slots__ = ("_buckets", "_reached")
 
     def __init__(self, now: float) -> None:
-        self._buckets: dict[int, set[Owner]] = {}
+        self._buckets: dict[int, set[OwnerT]] = {}
         self._reached = int(now)
 
-    def file(self, owner: Owner, when: float) -> None:
+    def file(self, owner: OwnerT, when: float) -> None:
         """Call *owner* when the time is *when* or up to a second later."""
         bucket = max(math.ceil(when), self._reached + 1)
         if bucket != owner.bucket:
@@ -50,7 +53,7 @@ class Deadlines:
             owner.bucket = bucket
             self._buckets.setdefault(bucket, set()).add(owner)
 
-    def cancel(self, owner: Owner) -> None:
+    def cancel(self, owner: OwnerT) -> None:
         """Forget the deadline of *owner*, if it has one."""
         if owner.bucket:
             owners = self._buckets.get(owner.bucket)
@@ -59,6 +62,10 @@ class Deadlines:
                 if not owners:
                     del self._buckets[owner.bucket]
             owner.bucket = 0
+
+    def owners(self) -> list[OwnerT]:
+        """Return everyone who has a deadline filed."""
+        return [owner for owners in self._buckets.values() for owner in owners]
 
     def due(self, now: float) -> None:
         """Call every owner whose second has come, the earliest first."""

@@ -94,7 +94,7 @@ class Engine:
         self.metrics = Metrics()
         self.guard = Guard(limits, self.metrics)
         self.turn = Turn(call_soon)
-        self.deadlines = Deadlines(now)
+        self.deadlines: Deadlines[Client] = Deadlines(now)
         self.history = History(limits.max_history)
         self.routes = Routes(limits.max_cached_routes)
         self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)

@@ -24,6 +24,7 @@ Does not handle: who owns an existing session (`session.registry`), rate limits.
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -76,6 +77,8 @@ class Peer:
     """What is still being asked about it."""
     fingerprint: bytes
     """SHA-256 of the certificate, where `Admission.fingerprints` asks for it."""
+    ends_at: float
+    """When the first of those certificates ends, in seconds since 1970; infinity where there is none."""
 
     def __init__(  # Written out for mypyc to compile.
         self,
@@ -85,6 +88,7 @@ class Peer:
         issuer: Issuer | None = None,
         inquiry: Inquiry | None = None,
         fingerprint: bytes = b"",
+        ends_at: float = math.inf,
     ) -> None:
         self.identity = identity
         self.certificate = certificate
@@ -92,6 +96,7 @@ class Peer:
         self.issuer = issuer
         self.inquiry = inquiry
         self.fingerprint = fingerprint
+        self.ends_at = ends_at
 
     @property
     def bundle(self) -> str:
@@ -210,7 +215,8 @@ class Admission:
             not_after = min(not_after, issuer.not_after)
         fingerprint = hashlib.sha256(certificate).digest() if self.fingerprints else b""
         left = (not_after - now).total_seconds()
-        peer = Peer(identity, (issuer_key_id, serial), left, issuer, fingerprint=fingerprint)
+        ends_at = not_after.timestamp()
+        peer = Peer(identity, (issuer_key_id, serial), left, issuer, fingerprint=fingerprint, ends_at=ends_at)
         if facts.may_certify:
             refusal: Refused | None = _refused(RefusalCode.CA_CERTIFICATE, "a CA's certificate is not a device's")
         else:

@@ -166,7 +166,8 @@ class ReloadedTrust:
                         connection.disconnect(outcome.code, ReasonCode.NOT_AUTHORIZED, detail, now)
                 elif isinstance(outcome, Peer) and change and connection.peer is not None:
                     if loaded.trust is None:  # Only when it ends counts; CAs may have been renewed.
-                        outcome = replace(connection.peer, seconds_left=outcome.seconds_left)
+                        left, ends_at = outcome.seconds_left, outcome.ends_at
+                        outcome = replace(connection.peer, seconds_left=left, ends_at=ends_at)
                     engine.renew(connection, outcome, now)
             if change:
                 engine.turn.request()

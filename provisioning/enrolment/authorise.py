@@ -253,10 +253,7 @@ def _check_room(connection: Connection, rules: Group, now: datetime) -> None:
     if rules.maximum_devices is None:
         return
     groups.find(connection, rules.name, for_update=True)  # Two newcomers are counted one after the other.
-    number = groups.count_devices(connection, rules.name)
-    if number >= rules.maximum_devices:  # Who names new devices with a copied claim would fill it otherwise.
-        number -= claims.count_never_activated(connection, rules.name, now)
-    if number >= rules.maximum_devices:
+    if groups.count_devices(connection, rules.name, now, rules.maximum_devices) >= rules.maximum_devices:
         raise Refused(
             Code.GROUP_FULL,
             f"group {rules.name} has {rules.maximum_devices} devices, as many as it may: an operator raises "

@@ -67,7 +67,7 @@ from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import PrivateKey, spki_fingerprint
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, certificates, device_keys, groups, revocations, serials
+from provisioning.store import audit, certificates, device_keys, devices, groups, revocations, serials
 from provisioning.store.audit import Action
 from provisioning.store.certificates import IssuedCertificate, StoredCertificate
 from provisioning.store.database import Database
@@ -294,6 +294,8 @@ class EnrolmentService:
         changed = list(authorised.superseded)
         if authorised.on_trial:
             changed.append(_hold(connection, certificate, certificate_id, authorised, attempt.now))
+        else:
+            devices.stay(connection, authorised.device)
         return _Outcome(certificate.der, certificate.serial, certificate.not_after, changed=changed)
 
     def _sign(

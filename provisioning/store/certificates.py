@@ -293,7 +293,9 @@ def of_devices_or_with_serials(
     connection: Connection, device_ids: Sequence[int], serials: Sequence[str]
 ) -> list[StoredCertificate]:
     """Return every certificate of these devices, and those with these serial numbers, oldest first."""
-    return _with_ids(connection, _ids(connection, _IDS_OF_DEVICE, device_ids), _ids(connection, _IDS_WITH_SERIAL, serials))
+    return _with_ids(
+        connection, _ids(connection, _IDS_OF_DEVICE, device_ids), _ids(connection, _IDS_WITH_SERIAL, serials)
+    )
 
 
 def with_keys_of(connection: Connection, identifiers: Sequence[int]) -> list[StoredCertificate]:

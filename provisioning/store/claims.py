@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, exists, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.store.tables import activations, certificates, claims, devices
@@ -132,9 +132,13 @@ def holds_place(connection: Connection, claim_id: int, device_name: str, now: da
 def begin_trial(
     connection: Connection, claim_id: int, device_id: int, certificate_id: int, expires_at: datetime
 ) -> None:
-    """Record that a certificate is on trial."""
+    """Record that a certificate is on trial, and how long its device counts in its group if that is all it ever has."""
     row = {"certificate_id": certificate_id, "claim_id": claim_id, "device_id": device_id, "expires_at": expires_at}
     connection.execute(_ADD_TRIAL, row)
+    another = exists().where(certificates.c.device_id == device_id, certificates.c.id != certificate_id)
+    first = devices.c.trial_ends_at.is_(None) & ~another
+    statement = update(devices).where(devices.c.id == device_id, or_(first, devices.c.trial_ends_at < expires_at))
+    connection.execute(statement.values(trial_ends_at=expires_at))
 
 
 def on_trial(connection: Connection, certificate_id: int) -> bool:
@@ -178,23 +182,6 @@ def never_activated(connection: Connection, device_id: int, now: datetime) -> bo
     """Whether all that the device ever had are trials that ended without an activation: its name is free again."""
     statement = _anything_else(now).where(certificates.c.device_id == device_id).limit(1)
     return connection.execute(statement).one_or_none() is None
-
-
-def count_never_activated(connection: Connection, group: str, now: datetime) -> int:
-    """Return how many devices of the group, those that were decommissioned not counted, were never activated."""
-    anything_else = _anything_else(now).where(certificates.c.device_id == devices.c.id).correlate(devices).exists()
-    statement = (
-        select(func.count(func.distinct(devices.c.id)))
-        .select_from(devices.join(activations, activations.c.device_id == devices.c.id))
-        .where(
-            devices.c.group_name == group,
-            devices.c.decommissioned_at.is_(None),
-            _lost(now),
-            ~anything_else,
-        )
-    )
-    number: int = connection.execute(statement).scalar_one()
-    return number
 
 
 def trials_of(connection: Connection, device_id: int) -> frozenset[int]:

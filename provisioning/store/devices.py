@@ -60,6 +60,8 @@ class Device:
     decommissioned_at: datetime | None = None
     origin: str | None = None
     """What identified it when it was enrolled first, where that can identify it again: its manufacturer's serial."""
+    trial_ends_at: datetime | None = None
+    """When the last of its trials ends, while it never had anything else; None: it is here for good."""
 
     @property
     def state(self) -> DeviceState:
@@ -101,7 +103,9 @@ def _each(connection: Connection, prepared: Prepared, wanted: Sequence[object]) 
     """Return the rows that are found for each that is *wanted*, in that order."""
     if not wanted:
         return []
-    return [row for answer in prepared.answers(connection, [{"wanted": each} for each in wanted]) for row in answer.rows]
+    return [
+        row for answer in prepared.answers(connection, [{"wanted": each} for each in wanted]) for row in answer.rows
+    ]
 
 
 def add(
@@ -118,6 +122,12 @@ def move(connection: Connection, device: Device, role: Role, group: str | None, 
     changed = {"role": role.value, "group_name": group, "origin": origin}
     connection.execute(update(devices).where(devices.c.id == device.id).values(changed))
     return replace(device, role=role, group=group, origin=origin)
+
+
+def stay(connection: Connection, device: Device) -> None:
+    """Note that the device has a certificate that is no trial, or has activated one: it is here for good."""
+    if device.trial_ends_at is not None:
+        connection.execute(update(devices).where(devices.c.id == device.id).values(trial_ends_at=None))
 
 
 def set_state(connection: Connection, device_ids: Sequence[int], state: DeviceState, since: datetime) -> None:

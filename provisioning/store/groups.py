@@ -137,14 +137,19 @@ def bound_to(connection: Connection, line: str) -> list[str]:
     return [each.group.name for each in map(_from_row, found) if each.group.issuing_line == line]
 
 
-def count_devices(connection: Connection, name: str) -> int:
-    """Return how many devices the group has, those that were decommissioned not counted."""
-    statement = (
-        select(func.count())
-        .select_from(devices)
-        .where(devices.c.group_name == name, devices.c.decommissioned_at.is_(None))
-    )
-    number: int = connection.execute(statement).scalar_one()
+def count_devices(connection: Connection, name: str, now: datetime, most: int) -> int:
+    """Return how many devices count in the group, *most* if there are more.
+
+    Those that were decommissioned do not, nor those that only ever had trials, all of which have ended: who names new
+    devices with a copied claim would fill the group otherwise. What is looked at is what counts, however many trials
+    were lost.
+    """
+    number = 0
+    for counts in (devices.c.trial_ends_at.is_(None), devices.c.trial_ends_at > now):
+        found = select(devices.c.id).where(devices.c.group_name == name, devices.c.decommissioned_at.is_(None), counts)
+        number += connection.execute(
+            select(func.count()).select_from(found.limit(most - number).subquery())
+        ).scalar_one()
     return number
 
 

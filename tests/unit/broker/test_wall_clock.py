@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from tests.support.pki import shared_pki
 from tests.support.stored import WALL_OFFSET, StoredBroker
 from tests.support.wire import MemoryBroker, WireClient
 
-EPOCH = 1_700_000_000.0
+EPOCH = shared_pki().now.timestamp() - 1000.0
 
 
 class Clocks:
@@ -31,6 +31,14 @@ class Clocks:
         client = self.broker.open(held)
         client.connect(client_id=f"short-{seconds:.0f}", keep_alive=0)
         return client
+
+    def waiting(self, seconds: float) -> WireClient:
+        """Return a client with such a certificate, by the clock as it is set, that has not said CONNECT."""
+        wall = self.broker.wall = self._wall()
+        return self.broker.open(shared_pki().device("slow", not_after=wall + timedelta(seconds=seconds)))
+
+    def _wall(self) -> datetime:
+        return datetime.fromtimestamp(EPOCH + self.broker.now + self.ahead, UTC)
 
     def advance(self, seconds: int) -> None:
         for _ in range(seconds):
@@ -64,6 +72,62 @@ def test_a_clock_that_is_set_back_puts_nobody_out_before_his_time() -> None:
     assert not client.closed
     clocks.advance(13)
     assert client.closed
+
+
+@pytest.mark.parametrize("ahead", [150.0, -150.0])
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_who_has_not_said_connect_when_the_clock_is_set_ends_with_his_certificate(
+    *, ahead: float, before: bool
+) -> None:
+    """Also if he came after it was set, and before that was seen: then nothing is to be moved."""
+    clocks = Clocks()
+    if before:
+        client = clocks.waiting(200)
+        clocks.ahead = ahead
+        left = 200 - ahead
+    else:
+        clocks.ahead = ahead
+        client, left = clocks.waiting(200), 200.0
+    clocks.advance(3)
+    client.connect(client_id="slow", keep_alive=0)
+    clocks.advance(int(left) - 4)
+    assert not client.closed
+    clocks.advance(4)
+    assert client.farewell().reason_code is ReasonCode.NOT_AUTHORIZED
+    assert clocks.broker.metrics.closed == {"EXPIRED": 1}
+
+
+def test_who_is_admitted_between_the_clock_s_change_and_the_look_ends_with_his_certificate() -> None:
+    clocks = Clocks()
+    client = clocks.waiting(200)
+    clocks.ahead = 150.0
+    client.connect(client_id="slow", keep_alive=0)
+    clocks.advance(46)
+    assert not client.closed
+    clocks.advance(6)
+    assert client.farewell().reason_code is ReasonCode.NOT_AUTHORIZED
+
+
+@pytest.mark.parametrize("ahead", [150.0, -150.0])
+def test_who_comes_and_is_admitted_between_the_clock_s_change_and_the_look_is_not_moved(ahead: float) -> None:
+    clocks = Clocks()
+    clocks.ahead = ahead
+    client = clocks.waiting(200)
+    client.connect(client_id="slow", keep_alive=0)
+    clocks.advance(198)
+    assert not client.closed
+    clocks.advance(4)
+    assert client.farewell().reason_code is ReasonCode.NOT_AUTHORIZED
+
+
+def test_who_waits_is_not_put_out_because_the_clock_was_set() -> None:
+    clocks = Clocks()
+    client = clocks.waiting(10_000)
+    clocks.ahead = 5000.0
+    clocks.advance(1)
+    assert not client.closed
+    clocks.advance(60)
+    assert clocks.broker.metrics.refused == {"CONNECT_TIMEOUT": 1}
 
 
 def test_a_clock_that_is_steered_is_followed_in_steps() -> None:

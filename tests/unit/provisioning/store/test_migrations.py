@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from alembic import command
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, device_keys, devices, inventory, revocations, schema
+from provisioning.store import audit, device_keys, devices, inventory, revocations, schema, tables
 from provisioning.store.certificates import CertificateState
 from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
@@ -116,3 +116,44 @@ async def test_a_store_of_the_first_release_is_upgraded_without_loss(tmp_path: P
 
     await database.write(look)
     await database.close()
+
+
+TRIALS = """
+INSERT INTO claims (id, name, group_name, fingerprint_sha256, der, maximum_devices, trial_seconds, created_at,
+                    created_by, expires_at)
+    VALUES (1, 'batch', 'line', 'c', CAST('c' AS {blob}), 9, 3600, '2026-01-01 00:00:00', 'admin',
+            '2027-01-01 00:00:00');
+INSERT INTO devices (id, name, role, created_at)
+    SELECT number, 'meter-' || number, 'device', '2026-01-01 00:00:00'
+    FROM (SELECT 1 AS number UNION SELECT 2 UNION SELECT 3 UNION SELECT 4) AS numbers;
+INSERT INTO certificates
+    (id, issuer_key_id, serial, device_id, spki_sha256, fingerprint_sha256, not_before, not_after, issued_at, der)
+    SELECT number, 'aa', 's' || number, CASE WHEN number > 4 THEN number - 4 ELSE number END, CAST('k' AS {blob}),
+           'f' || number, '2026-01-01 00:00:00', '2027-01-01 00:00:00', '2026-01-01 00:00:00', CAST('0' AS {blob})
+    FROM (SELECT 1 AS number UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5 UNION SELECT 6) AS numbers;
+INSERT INTO activations (certificate_id, claim_id, device_id, expires_at, activated_at) VALUES
+    (1, 1, 1, '2026-01-01 01:00:00', NULL),
+    (5, 1, 1, '2026-01-01 03:00:00', NULL),
+    (2, 1, 2, '2026-01-01 01:00:00', NULL),
+    (3, 1, 3, '2026-01-01 01:00:00', '2026-01-01 00:30:00');
+"""
+"""The first device has two trials; the second one and a certificate; the third has activated; the fourth had none."""
+
+
+async def test_who_only_ever_had_trials_counts_until_the_last_ends_after_the_upgrade(store_url: str) -> None:
+    database = Database(store_url)
+
+    def back_and_forth(connection: Connection) -> dict[int, datetime | None]:
+        config = schema._configuration()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0018")
+        blob = "BLOB" if connection.dialect.name == "sqlite" else "BYTEA"
+        for statement in TRIALS.format(blob=blob).split(";"):
+            if statement.strip():
+                connection.execute(text(statement))
+        command.upgrade(config, "0019")
+        return {row.id: row.trial_ends_at for row in connection.execute(select(tables.devices))}
+
+    ends = await database.write(back_and_forth)
+    await database.close()
+    assert ends == {1: datetime(2026, 1, 1, 3, tzinfo=UTC), 2: None, 3: None, 4: None}
