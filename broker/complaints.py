@@ -3,7 +3,8 @@
 Rules
 -----
 1. The first few times each is a line of its own; after that, denials are counted and told by number (`broker.denials`):
-   a client can try for ever, and the log is not its to fill.
+   a client can try for ever, and the log is not its to fill. Few are those of a connection, and those of an identity
+   in a minute, however often it connects.
 2. Most clients give no cause: their connections have no `Complaints`.
 3. No I/O, no clock: the time is passed in.
 """
@@ -15,12 +16,10 @@ from collections.abc import Mapping
 import structlog
 
 from broker.denials import Denials
-from broker.history import History, Party
+from broker.history import MOST_DENIED, History, Party
 from broker.limits import Limits
 
 log = structlog.get_logger("broker")
-
-_MOST = 10
 
 
 class Complaints:
@@ -37,7 +36,7 @@ class Complaints:
         self, history: History, party: Party, client_id: str, event: str, details: Mapping[str, object], now: float
     ) -> None:
         """Log and record that the client may not do what it wanted to."""
-        if self._told < _MOST:
+        if self._told < MOST_DENIED and history.tells_of_denials(party, now):
             self._told += 1
             history.denied(party, event, details, client_id, now)
             return
@@ -48,7 +47,7 @@ class Complaints:
 
     def slow(self, client_id: str, address: str) -> None:
         """Log that the client does not keep up."""
-        if self._told < _MOST:
+        if self._told < MOST_DENIED:
             self._told += 1
             log.warning("client does not keep up", code="SLOW_CONSUMER", client=client_id, address=address)
 

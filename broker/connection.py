@@ -270,7 +270,7 @@ class ClientConnection:
                     continue
                 position = end
                 handled += 1
-                packet = decode_packet(first, data[body:end], self.version, engine.limits.max_packet_items)
+                packet = decode_packet(first, data[body:end], self.version, engine.limits.packet_items)
                 work += work_of(first, length)
                 if work > PORTION and handled > 1:
                     wait_a_turn(self, packet, engine.turn, now)

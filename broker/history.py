@@ -27,6 +27,7 @@ from typing import Protocol
 import structlog
 
 from broker.admission.admission import Peer
+from broker.admission.guard import WindowCount
 from broker.admission.refusal import Refused
 from broker.denials import Denials
 from provisioning.pki.identity import Identity
@@ -35,6 +36,9 @@ log = structlog.get_logger("broker")
 
 MOST_OF_ONE = 16
 """Events of one identity or address."""
+MOST_DENIED = 10
+"""Denials that are told one by one: of one connection, and of one identity in `_DENIED_SECONDS`."""
+_DENIED_SECONDS = 60.0
 _STRANGERS_PART = 4
 _LONGEST_DETAIL = 300
 
@@ -143,10 +147,11 @@ class Witness(Protocol):
 class History:
     """The events of one broker."""
 
-    __slots__ = ("_known", "_strangers", "witness")
+    __slots__ = ("_denied", "_known", "_strangers", "witness")
 
     def __init__(self, most: int) -> None:
         self.witness: Witness | None = None
+        self._denied = WindowCount(_DENIED_SECONDS)
         self._known = _Shelf(most)
         self._strangers = _Shelf(most // _STRANGERS_PART)
 
@@ -172,6 +177,19 @@ class History:
             self._known.add(str(identity), event)
         else:
             self._strangers.add(event.host, event)
+
+    def tells_of_denials(self, party: Party, now: float) -> bool:
+        """Whether another denial of *party* is told by itself; if so, count that it is: some a minute of an identity.
+
+        Who connects again for every few of them would otherwise fill the log as fast as it can connect.
+        """
+        if party.peer is None:
+            return True
+        identity = party.peer.identity
+        if self._denied.of(identity, now) > MOST_DENIED - 1:
+            return False
+        self._denied.add(identity, now)
+        return True
 
     def denied(self, party: Party, event: str, details: Mapping[str, object], client_id: str, now: float) -> None:
         """Log and record that the client may not do what it wanted to."""

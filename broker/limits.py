@@ -64,7 +64,7 @@ class Limits:
     max_subscriptions: Count = 100
     """Subscriptions of one session."""
     max_packet_items: Annotated[int, Field(ge=16)] = 1000
-    """Topic filters and properties of one packet; with more of them it is refused."""
+    """Topic filters and properties of one packet, or max_subscriptions if that is more; beyond it it is refused."""
     max_topic_levels: Annotated[int, Field(ge=1, le=256)] = 64
     max_retained: Count = 100_000
     max_retained_bytes: Count = 256 * 1024 * 1024
@@ -88,3 +88,8 @@ class Limits:
     """Answers of topic plugins that are remembered, for plugin_verdict_seconds."""
     max_allowed_topics: Count = 256
     """Topics of which one connection remembers that it may publish to them."""
+
+    @property
+    def packet_items(self) -> int:
+        """`max_packet_items`, or more where one SUBSCRIBE may name all of a session's subscriptions."""
+        return max(self.max_packet_items, self.max_subscriptions)

@@ -1,4 +1,4 @@
-"""Debian's mosquitto with mutual TLS: a broker that nobody here wrote."""
+"""Debian's mosquitto with mutual TLS, a broker that nobody here wrote; and a service and a broker of ours."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from device_sim.stage import Stage, raised
 from device_sim.tls_dial import Endpoint
 from provisioning.pki.identity import Role
 from tests.support.authority import Authority
@@ -73,3 +74,10 @@ async def mosquitto(authority: Authority, tmp_path: Path) -> AsyncIterator[Runni
 async def _drain(stream: asyncio.StreamReader) -> None:
     async for _ in stream:
         pass
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    (tmp_path / "stage").mkdir()
+    async with raised(tmp_path / "stage", lambda _: None) as stage:
+        yield stage

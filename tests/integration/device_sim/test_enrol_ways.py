@@ -10,22 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
-import pytest
-
 from device_sim.fleet_directory import FleetDirectory
-from device_sim.stage import Stage, raised
+from device_sim.stage import Stage
 from provisioning.pki.keys import key_to_pem, write_private
 from tests.support.authority import Authority
 from tests.support.manufacturer import Manufacturer
 
 COUNT = 6
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    (tmp_path / "stage").mkdir()
-    async with raised(tmp_path / "stage", lambda _: None) as stage:
-        yield stage
 
 
 def enrolling(stage: Stage, fleet: Path, *more: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:

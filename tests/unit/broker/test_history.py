@@ -106,6 +106,30 @@ def test_who_goes_on_and_on_is_told_of_once_a_minute() -> None:
     assert notes.seen[11:] == [("NOT_AUTHORIZED", "publish denied: and more", 4)]
 
 
+def test_who_connects_again_for_every_few_denials_fills_no_log() -> None:
+    broker, notes = MemoryBroker(), Notes()
+    broker.engine.history.witness = notes
+
+    def visit(name: str, denied: int) -> list[tuple[str, int]]:
+        """Return what is told of a connection of *name* that is denied so often."""
+        before = len(notes.seen)
+        meter = broker.device(name)
+        for _ in range(denied):
+            meter.publish("fleet/elsewhere", b"", qos=1)
+        meter.leave()
+        return [(detail, times) for _, detail, times in notes.seen[before:]]
+
+    one_by_one = ("publish denied: fleet/elsewhere", 1)
+    assert visit("meter-1", 6) == [one_by_one] * 6
+    assert visit("meter-1", 6) == [*[one_by_one] * 4, ("publish denied: and more", 2)]
+    for _ in range(20):
+        assert visit("meter-1", 10) == [("publish denied: and more", 10)]
+    assert visit("meter-2", 10) == [one_by_one] * 10, "another device"
+    broker.advance(121.0)
+    assert visit("meter-1", 11) == [*[one_by_one] * 10, ("publish denied: and more", 1)]
+    assert sum(times for _, _, times in notes.seen) == broker.engine.metrics.publishes_denied
+
+
 def test_the_same_again_is_counted() -> None:
     broker = MemoryBroker()
     for _ in range(5):

@@ -32,7 +32,7 @@ def subscription(filters: int, **properties: Any) -> Subscribe:
 def test_a_packet_with_more_filters_than_it_may_have_ends_the_connection(
     version: ProtocolVersion, most: Packet, too_many: Packet
 ) -> None:
-    client = MemoryBroker(max_packet_items=20).device("meter-1", version=version)
+    client = MemoryBroker(max_packet_items=20, max_subscriptions=20).device("meter-1", version=version)
     client.send(most)
     assert not client.closed
     assert len(client.received()) == 1
@@ -54,15 +54,23 @@ def test_a_packet_with_more_filters_than_it_may_have_ends_the_connection(
     ],
 )
 def test_properties_are_counted_with_the_filters(most: Packet, too_many: Packet) -> None:
-    client = MemoryBroker(max_packet_items=20).device("meter-1")
+    client = MemoryBroker(max_packet_items=20, max_subscriptions=20).device("meter-1")
     client.send(most)
     assert not client.closed
     client.send(too_many)
     assert client.farewell().reason_code is ReasonCode.QUOTA_EXCEEDED
 
 
+def test_all_subscriptions_that_a_session_may_have_may_be_asked_for_in_one_packet() -> None:
+    client = MemoryBroker(max_packet_items=20, max_subscriptions=30).device("meter-1")
+    client.send(subscription(30))
+    assert not client.closed
+    client.send(subscription(31))
+    assert client.farewell().reason_code is ReasonCode.QUOTA_EXCEEDED
+
+
 def test_the_properties_of_a_connect_and_its_will_are_bounded_before_anybody_is_admitted() -> None:
-    broker = MemoryBroker(max_packet_items=20)
+    broker = MemoryBroker(max_packet_items=20, max_subscriptions=20)
     client = broker.open(shared_device("meter-1"))
     client.connect(client_id="meter-1", user_properties=PAIRS * 21, expect=ReasonCode.QUOTA_EXCEEDED)
     assert client.closed

@@ -1,0 +1,94 @@
+"""`fleet-sim` as a user starts it, and a small scenario for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from device_sim.stage import Stage
+from tests.support.scenarios import ON_ANY_MACHINE
+
+SOURCE = Path(__file__).parents[2]
+TINY = (
+    ON_ANY_MACHINE
+    + """
+name = "tiny"
+devices = 12
+seed = 7
+[[groups]]
+name = "meters"
+telemetry = { every = "200ms", jitter = "20%" }
+backoff = { base = "100ms", cap = "500ms" }
+[[stages]]
+ramp = { rate = 50 }
+[[stages]]
+command = { rate = 50 }
+[[stages]]
+storm = { drop = "50%" }
+[[stages]]
+renew = { select = "20%", rate = 20 }
+[[stages]]
+revoke = { select = "20%", rate = 20 }
+[[stages]]
+hold = "1s"
+[thresholds]
+lost = ["== 0"]
+duplicated = ["== 0"]
+unanswered_commands = ["== 0"]
+failed_renewals = ["== 0"]
+unreached = ["== 0"]
+revoked_closed = ["max < 5000"]
+"""
+)
+
+
+@asynccontextmanager
+async def fleet_sim(tmp_path: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "device_sim", *arguments,
+        cwd=SOURCE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def ran(tmp_path: Path, *arguments: str) -> tuple[int, str, str]:
+    async with fleet_sim(tmp_path, *arguments) as process:
+        out, err = await asyncio.wait_for(process.communicate(), 240)
+        assert process.returncode is not None
+        assert b"Traceback" not in err, err.decode()
+        return process.returncode, out.decode(), err.decode()
+
+
+async def until_said(process: asyncio.subprocess.Process, words: str) -> None:
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        async for line in process.stderr:
+            if words in line.decode():
+                return
+    pytest.fail(f"it ended before it said {words!r}")
+
+
+def enrol(stage: Stage, fleet: Path, *more: str) -> list[str]:
+    provisioning = stage.directory / "provisioning"
+    return [
+        "enrol", str(fleet), "--provisioning", stage.provisioning_url, "--cafile", str(stage.anchors),
+        "--cert", str(provisioning / "operator.crt"), "--key", str(provisioning / "operator.key"), *more,
+    ]  # fmt: skip
+
+
+def left_in(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir() if path.name.startswith("fleetgate-")]
