@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
-from provisioning.store import groups
+from provisioning.store import certificates, claims, devices, groups
 from provisioning.store.tables import UtcDateTime
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many import fill
@@ -113,3 +113,26 @@ def plan_of(connection: Connection, statement: str, parameters: object) -> str:
     explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
     rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()  # type: ignore[arg-type]
     return "\n".join(str(row[-1]) for row in rows)
+
+
+async def test_a_trial_of_a_device_that_is_here_for_good_does_not_end_its_place(fleet: Fleet) -> None:
+    """As `token+claim` can give it one."""
+    await group(fleet, "claim")
+    await claim(fleet)
+    certificate = await fleet.enrol("meter-1")
+    await fleet.reenrol(certificate, successor_csr(certificate))
+    await fleet.enrol("meter-2")
+
+    def ends(connection: Connection) -> list[datetime | None]:
+        found = []
+        for name in ("meter-1", "meter-2"):
+            device = devices.find(connection, name)
+            assert device is not None
+            newest = certificates.of_device(connection, device.id)[-1]
+            claims.begin_trial(connection, 1, device.id, newest.id, fleet.clock() + HOUR)
+            device = devices.find(connection, name)
+            assert device is not None
+            found.append(device.trial_ends_at)
+        return found
+
+    assert await fleet.database.write(ends) == [None, fleet.clock() + HOUR]
