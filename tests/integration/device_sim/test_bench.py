@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,7 +132,8 @@ async def test_a_broker_that_dies_ends_a_benchmark_and_fails_it(
             process.kill()
             await process.wait()
     assert (process.returncode, b"Traceback" in err) == (1, False)
-    assert "lost 3 times: tcp" in out.decode()
+    # Whether a kernel resets a connection or ends it depends on what was unread.
+    assert sum(int(times) for times in re.findall(r"lost (\d+) times: tcp", out.decode())) == 3
 
 
 async def test_where_nobody_is_admitted_a_benchmark_does_not_wait_for_ctrl_c(

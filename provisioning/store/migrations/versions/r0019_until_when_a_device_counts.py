@@ -16,20 +16,13 @@ _OF_TRIALS_ONLY = """
           AND (activations.certificate_id IS NULL OR activations.activated_at IS NOT NULL)
     )
 """
-_COUNTED = sa.text("decommissioned_at IS NULL")
 
 
 def upgrade() -> None:
     """Add the column and its index; a device has it that has had nothing but trials, none of them activated."""
     op.add_column("devices", sa.Column("trial_ends_at", sa.DateTime(timezone=True)))
     op.execute(_OF_TRIALS_ONLY)
-    op.create_index(
-        "ix_devices_counted",
-        "devices",
-        ["group_name", "trial_ends_at"],
-        sqlite_where=_COUNTED,
-        postgresql_where=_COUNTED,
-    )
+    op.create_index("ix_devices_counted", "devices", ["group_name", "decommissioned_at", "trial_ends_at"])
 
 
 def downgrade() -> None:

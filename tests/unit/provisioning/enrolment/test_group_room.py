@@ -101,7 +101,7 @@ async def test_lost_trials_are_not_looked_at(fleet: Fleet) -> None:
     plans = await fleet.database.read(lambda connection: [plan_of(connection, *each) for each in counting])
     assert plans
     by_both = {
-        "sqlite": r"ix_devices_counted \(group_name=\? AND trial_ends_at[=>]\?\)",
+        "sqlite": r"ix_devices_counted \(group_name=\? AND decommissioned_at=\? AND trial_ends_at[=>]\?\)",
         "postgresql": r"ix_devices_counted.*\n\s+Index Cond: .*group_name.*trial_ends_at",
     }[fleet.database.url.get_backend_name()]
     assert all(re.search(by_both, plan) for plan in plans), plans
