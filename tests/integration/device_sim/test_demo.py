@@ -6,37 +6,24 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[3]
+from tests.support.fleet_sim import fleet_sim, until_said
+
 FEW = ("--devices", "8", "--seconds", "1")
 
 
 @asynccontextmanager
 async def demo(tmp_path: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run the demo with its temporary files under *tmp_path*; kill what is left of it afterwards."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "device_sim",
-        "demo",
-        *arguments,
-        cwd=SOURCE,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
     try:
-        yield process
+        async with fleet_sim(tmp_path, "demo", *arguments) as process:
+            yield process
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
         for pid in left_running(tmp_path):
             os.kill(pid, signal.SIGKILL)
 
@@ -57,15 +44,6 @@ def left_running(tmp_path: Path, *words: str) -> list[int]:
 
 def names_in(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
-
-
-async def until_said(process: asyncio.subprocess.Process, words: str) -> None:
-    assert process.stderr is not None
-    async with asyncio.timeout(60):
-        async for line in process.stderr:
-            if words in line.decode():
-                return
-    pytest.fail(f"the demo ended before it said {words!r}")
 
 
 async def test_the_whole_story_passes(tmp_path: Path) -> None:

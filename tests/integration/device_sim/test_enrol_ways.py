@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from device_sim.fleet_directory import FleetDirectory
 from device_sim.stage import Stage
 from provisioning.pki.keys import key_to_pem, write_private
 from tests.support.authority import Authority
+from tests.support.fleet_sim import fleet_sim
 from tests.support.manufacturer import Manufacturer
 
 COUNT = 6
@@ -27,20 +25,8 @@ def enrolling(stage: Stage, fleet: Path, *more: str) -> AbstractAsyncContextMana
     )  # fmt: skip
 
 
-@asynccontextmanager
-async def running(fleet: Path, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "device_sim", "enrol", str(fleet), *options,
-        env={**os.environ, "TERM": "dumb"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+def running(fleet: Path, *options: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    return fleet_sim(fleet.parent, "enrol", str(fleet), *options)
 
 
 async def enrolled(stage: Stage, fleet: Path, *more: str, code: int = 0) -> str:

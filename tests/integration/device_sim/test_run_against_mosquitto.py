@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.fleet_sim import left_in, ran
 from tests.support.scenarios import ON_ANY_MACHINE
 
 SCENARIO = (
@@ -41,23 +39,10 @@ revoked_closed = ["p99 < 1000"]
 )
 
 
-async def ran(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "device_sim", *arguments, "--json",
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), 240)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert b"Traceback" not in err, err.decode()
-    assert process.returncode is not None
-    assert not [name for name in os.listdir(tmp_path) if name.startswith("fleetgate-")]  # noqa: PTH208
-    return process.returncode, json.loads(out)
+async def reported(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    code, out, _ = await ran(tmp_path, *arguments, "--json")
+    assert not left_in(tmp_path)
+    return code, json.loads(out)
 
 
 async def test_who_closes_revoked_sessions_and_who_does_not(tmp_path: Path) -> None:
@@ -65,13 +50,13 @@ async def test_who_closes_revoked_sessions_and_who_does_not(tmp_path: Path) -> N
         pytest.skip("mosquitto is not installed: make setup-tests")
     scenario = tmp_path / "compared.toml"
     scenario.write_text(SCENARIO)
-    code, ours = await ran(tmp_path, "run", str(scenario), "--self-hosted")
+    code, ours = await reported(tmp_path, "run", str(scenario), "--self-hosted")
     assert (code, ours["verdict"]) == (0, "PASS")
     counts = ours["counts"]
     assert (counts["revoked"], counts["stayed_in"], counts["readmitted"], counts["false_admissions"]) == (2, 0, 0, 0)
     assert ours["environment"]["broker"].startswith("fleetgate ")
 
-    code, theirs = await ran(tmp_path, "run", str(scenario), "--self-hosted", "--against", "mosquitto")
+    code, theirs = await reported(tmp_path, "run", str(scenario), "--self-hosted", "--against", "mosquitto")
     assert (code, theirs["verdict"]) == (4, "SECURITY FAILURE")
     counts = theirs["counts"]
     # The CRL keeps them out when they come again; their sessions it left alone.
@@ -106,6 +91,6 @@ ramp = { rate = 50 }
 revoke = { select = "100%", rate = 20, deadline = "10s" }
 """
     )
-    _, document = await ran(tmp_path, "run", str(scenario), "--self-hosted", "--against", "mosquitto")
+    _, document = await reported(tmp_path, "run", str(scenario), "--self-hosted", "--against", "mosquitto")
     assert document["counts"]["revoked"] > document["counts"]["stayed_in"]
     assert "revoked_closed" not in document["durations"]

@@ -165,13 +165,17 @@ async def test_our_own_client_follows_a_burst(service: ProvisioningService, oper
         await revocations
 
 
-def test_the_feed_ends_with_the_follower_s_own_revocation(
-    service: ProvisioningService, stranger: Curl, device: OpensslDevice
-) -> None:
+def enrolled_broker(service: ProvisioningService, stranger: Curl, device: OpensslDevice) -> Curl:
     token = service.token(device=device.name, role="broker")
     answer = stranger.est("simpleenroll", device.request(), "--user", f"{device.name}:{token}")
     device.take(answer.body)
-    broker = Curl(service.https, service.bundle, device.credential)
+    return Curl(service.https, service.bundle, device.credential)
+
+
+def test_the_feed_ends_with_the_follower_s_own_revocation(
+    service: ProvisioningService, stranger: Curl, device: OpensslDevice
+) -> None:
+    broker = enrolled_broker(service, stranger, device)
     with following(broker) as live:
         while live.next_event()[0] != "current":
             pass
@@ -188,10 +192,7 @@ def test_the_feed_ends_with_the_follower_s_own_revocation(
 def test_a_follower_who_was_suspended_and_resumed_reads_its_history_in_one_go(
     service: ProvisioningService, stranger: Curl, device: OpensslDevice
 ) -> None:
-    token = service.token(device=device.name, role="broker")
-    answer = stranger.est("simpleenroll", device.request(), "--user", f"{device.name}:{token}")
-    device.take(answer.body)
-    broker = Curl(service.https, service.bundle, device.credential)
+    broker = enrolled_broker(service, stranger, device)
     with service.api() as api:
         for path in ("/v1/suspensions", "/v1/resumptions"):
             assert api.post(path, json={"device": device.name}).status_code == 201
