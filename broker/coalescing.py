@@ -25,17 +25,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
-_MANY = 8
+_MANY: Final = 8
 """Ready clients that are enough for one turn."""
-_RAREST = 63
+_RAREST: Final = 63
 """Turns without a wait after many that brought nobody."""
-_WORTH = 2
+_WORTH: Final = 2
 """Clients that a wait has to bring so that the next turn waits, too: with one it costs as much as it saves."""
 
-_AT_ONCE = 30e-6
+_AT_ONCE: Final = 30e-6
 """Seconds between two turns in which nobody can have slept: the event loop's own way round."""
-_PRESSED = 8
+_PRESSED: Final = 8
 """Turns in a row of a broker that is behind."""
 
 

@@ -24,12 +24,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import partial
+from typing import Final
 
 from broker import lifetime
 from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.refusal import RefusalCode, Refused, told
+from broker.answers import pinged
 from broker.authorization import introduce
 from broker.byte_stream import ByteStream
 from broker.complaints import Complaints
@@ -49,14 +50,13 @@ from broker.routing.router import Subscriber
 from broker.session.session import Session
 from broker.store.journal import Otherwise
 
-_PUBLISH_QOS0 = 0x30
-_PUBLISH_QOS1 = 0x32
-_PUBACK = 0x40
-_PINGREQ = 0xC0
-_NO_PACKET_ID = b"\0\0"
-_HOLD_SECONDS = 1.0
-_NEVER = 1 << 60  # More bytes than are ever read: what is behind a packet that waits is not looked at.
-KEEP_ALIVE_FACTOR = 1.5  # [MQTT-3.1.2-22]
+_PUBLISH_QOS0: Final = 0x30
+_PUBLISH_QOS1: Final = 0x32
+_PUBACK: Final = 0x40
+_PINGREQ: Final = 0xC0
+_V5: Final = ProtocolVersion.V5
+_HOLD_SECONDS: Final = 1.0
+_NEVER: Final = 1 << 60  # More bytes than are ever read: what is behind a packet that waits is not looked at.
 
 
 class ClientConnection:
@@ -166,12 +166,14 @@ class ClientConnection:
             data, self._tail = bytes(self._tail), None
         self.last_received = now
         engine = self.engine
+        if len(data) == 2 and data[0] == _PINGREQ and self._meter is None and pinged(engine, self.session, data):
+            return
         metrics, routes = engine.metrics, engine.routes
         touch = engine.turn.routes.add
         allowed = self.topics.permitted
         session, journal = self.session, engine.journal
         maximum = self.terms.limits.max_packet_size if session is not None else engine.limits.max_connect_size
-        v5 = self.version is ProtocolVersion.V5
+        v5 = self.version is _V5
         storable = journal is None or not journal.failed
         position = messages = acknowledged = handled = work = 0
         slow: Subscriber | None = None
@@ -230,7 +232,7 @@ class ClientConnection:
                         topic in allowed or introduce(engine, self, topic)
                     ):
                         packet_id = data[topic_end:payload]
-                        if packet_id != _NO_PACKET_ID:
+                        if packet_id != b"\0\0":
                             messages += 1
                             route = routes[topic]
                             if route.subscribers:
@@ -280,7 +282,7 @@ class ClientConnection:
                 session = self.session
                 maximum = self.terms.limits.max_packet_size
                 allowed = self.topics.permitted
-                v5 = self.version is ProtocolVersion.V5
+                v5 = self.version is _V5
         except PacketError as error:
             if session is None and error.reason_code is ReasonCode.PACKET_TOO_LARGE:  # Not decoded, not to come whole.
                 error.version = announced_version(data, position)
@@ -347,8 +349,7 @@ class ClientConnection:
         self._complain().denied(self.engine.history, self, self._client_id, event, details, now)
 
     def _complain(self) -> Complaints:
-        if self._complaints is None:
-            self._complaints = Complaints()
+        self._complaints = self._complaints or Complaints()
         return self._complaints
 
     @property
@@ -360,7 +361,7 @@ class ClientConnection:
         self._waiting = True
         if self._holder is None:
             self._transport.hold()
-        inquiry.when_done(partial(self._go_on, packet))
+        inquiry.when_done(lambda now: self._go_on(packet, now))
 
     def _go_on(self, packet: Packet, now: float) -> None:
         self._waiting = False
@@ -411,7 +412,7 @@ class ClientConnection:
         """Become the connection of *session*; *keep_alive* in seconds, 0 for none."""
         self.session = session
         self.since = now
-        self.keep_alive = keep_alive * KEEP_ALIVE_FACTOR
+        self.keep_alive = keep_alive * lifetime.KEEP_ALIVE_FACTOR
         self._transport.settle()
         limits = self.engine.limits
         if limits.max_packet_rate or limits.max_byte_rate:
@@ -446,8 +447,6 @@ class ClientConnection:
             if self.session is not None:
                 self.session.flush()  # What it sent before DISCONNECT is acknowledged.
             self._close("CLIENT_DISCONNECTED", "", now, publish_will=publish_will)
-
-    # Deadlines
 
     def on_deadline(self, now: float) -> None:
         """Close the connection if a limit has passed, or file the next deadline."""

@@ -11,7 +11,7 @@ Rules
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -23,6 +23,8 @@ from broker.mqtt.codes import ReasonCode
 from broker.session.session import Session
 
 log = structlog.get_logger("broker")
+
+KEEP_ALIVE_FACTOR: Final = 1.5  # [MQTT-3.1.2-22]
 
 
 class Lasting(Protocol):

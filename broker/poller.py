@@ -26,7 +26,7 @@ import contextlib
 import select
 from asyncio import AbstractEventLoop
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -35,9 +35,9 @@ from broker.turn import Turn
 
 log = structlog.get_logger("broker")
 
-READABLE = select.EPOLLIN
-WRITABLE = select.EPOLLOUT
-_BATCH = 256
+READABLE: Final = select.EPOLLIN
+WRITABLE: Final = select.EPOLLOUT
+_BATCH: Final = 256
 
 
 class Watched(Protocol):

@@ -254,7 +254,7 @@ class BrokerServer:
             on_written=lambda: engine.stored(loop.time()),
             on_failure=lambda: engine.not_stored(loop.time()),
         )
-        engine.turn.after = store.begin
+        journal.begin, engine.turn.after = store.begin, journal.turn_ended
         store.commit_seconds = engine.metrics.store_commit_seconds
         return store
 

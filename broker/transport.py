@@ -38,42 +38,37 @@ import ssl
 import sys
 from asyncio import AbstractEventLoop, TimerHandle
 from datetime import UTC, datetime
-from enum import Enum, auto
+from typing import Final
 
 from broker.byte_stream import Receiver
 from broker.metrics import Metrics
 from broker.poller import READABLE, WRITABLE, Poller
+from broker.slow_consumer import without_qos0
 from broker.tls_refusal import code_of, words_of
 from broker.tls_session import TlsSession, say_goodbye, shake_hands
+from broker.transport_state import CLOSED, CLOSING, HANDSHAKE, LINGERING, OPEN
 from broker.turn import Turn
 from provisioning.pki import openssl
-from provisioning.pki.openssl import has_pending, read_ahead
+from provisioning.pki.openssl import has_pending, read_ahead, read_on
 from provisioning.pki.tls import verified_path
 
-RECORD = 16384
+RECORD: Final = 16384
 """Largest plaintext of one TLS record (RFC 8446 §5.1)."""
 
-_BURST_SECONDS = 0.003
-_READS_A_TURN = 64
-_LINGER_SECONDS = 1.0
-_DRAIN_SECONDS = 5.0
-_DISCARD = 65536
-_QOS0_PUBLISH = 0x30
-_RETAIN_BIT = 0xFE
-
-
-class _State(Enum):
-    HANDSHAKE = auto()
-    OPEN = auto()
-    CLOSING = auto()  # Nothing more is read; the backlog is still being written.
-    LINGERING = auto()  # Everything is written; the peer's last bytes are thrown away.
-    CLOSED = auto()
+_BURST_SECONDS: Final = 0.003
+_QUIET_SECONDS: Final = 1.0
+"""After so long a silence a record comes alone, and is read without reading ahead."""
+_READS_A_TURN: Final = 64
+_LINGER_SECONDS: Final = 1.0
+_DRAIN_SECONDS: Final = 5.0
+_DISCARD: Final = 65536
 
 
 class TlsTransport:
     """A server-side TLS connection."""
 
     __slots__ = (
+        "_ahead",
         "_backlog",
         "_events",
         "_fd",
@@ -115,6 +110,7 @@ class TlsTransport:
         self._socket = connected
         self._tls: TlsSession | None = tls
         self._inside = read_ahead(tls)
+        self._ahead = self._inside != 0
         self._owes_ticket = False
         self._fd = connected.fileno()
         self._metrics = metrics
@@ -126,7 +122,7 @@ class TlsTransport:
         self._backlog: bytearray | None = None
         self.choked = False
         """Whether the backlog is over its bound: the peer is not read, and QoS 0 messages to it are dropped."""
-        self._state = _State.HANDSHAKE
+        self._state = HANDSHAKE
         self._timer: TimerHandle | None = None
         self._events = 0
         self._held = False
@@ -157,11 +153,11 @@ class TlsTransport:
 
     def on_readable(self) -> None:
         """Read, or go on with the handshake, or throw away what comes after the end."""
-        if self._state is _State.OPEN:
+        if self._state is OPEN:
             self._read()
-        elif self._state is _State.HANDSHAKE:
+        elif self._state is HANDSHAKE:
             self._handshake()
-        elif self._state is _State.LINGERING:
+        elif self._state is LINGERING:
             self._discard()
         else:  # An error while the last bytes are being written: epoll tells of it unasked.
             self._close()
@@ -185,7 +181,7 @@ class TlsTransport:
             self._secured(receiver, tls)
 
     def _secured(self, receiver: Receiver, tls: TlsSession) -> None:
-        self._state = _State.OPEN
+        self._state = OPEN
         self._metrics.handshakes_completed += 1
         resumed = bool(tls.session_reused)
         self._metrics.handshakes_resumed += resumed
@@ -194,7 +190,8 @@ class TlsTransport:
         if self._inside:
             openssl.forget_handshake(self._inside, resumed=resumed)
             self._owes_ticket = openssl.CAN_REMEMBER
-        receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
+        self._last_read = now = self._loop.time()
+        receiver.secured(certificate, now, datetime.now(UTC), self.verified_path)
         if self._waits_inside():  # The CONNECT came with the last bytes of the handshake.
             self._read()
 
@@ -212,23 +209,27 @@ class TlsTransport:
         if receiver is None or tls is None:
             return
         now = self._loop.time()
-        turn = self._turn
-        inside = self._inside
-        burst = not inside and now - self._last_read < _BURST_SECONDS
+        silent = now - self._last_read
         self._last_read = now
+        turn, inside, ahead = self._turn, self._inside, self._ahead
+        if inside and not ahead and silent < _QUIET_SECONDS:
+            ahead = self._ahead = read_on(inside, ahead=True)
+        burst = not inside and silent < _BURST_SECONDS
         for _ in range(_READS_A_TURN):
             data = self._take(tls, receiver, now)
             if not data:
                 return
             receiver.receive(data, now)
             turn.allowance -= 1
-            if self._state is not _State.OPEN or not self._events & READABLE:
+            if self._state is not OPEN or not self._events & READABLE:
                 return  # Whoever lets it read again looks inside.
-            if not (has_pending(inside) if inside else burst):
+            if not (has_pending(inside) if ahead else burst):
+                if ahead and silent > _QUIET_SECONDS:
+                    self._ahead = read_on(inside, ahead=False)
                 return
             if turn.allowance <= 0:
                 break
-        if inside:
+        if ahead:
             self._poller.again(self._fd)
 
     def _take(self, tls: TlsSession, receiver: Receiver, now: float) -> bytes:
@@ -252,7 +253,7 @@ class TlsTransport:
         """Whether there are bytes to read that the kernel does not know of."""
         return (
             self._inside != 0
-            and self._state is _State.OPEN
+            and self._state is OPEN
             and self._events & READABLE != 0
             and has_pending(self._inside) != 0
         )
@@ -271,7 +272,7 @@ class TlsTransport:
     def write(self, packets: list[bytes]) -> None:
         """Write *packets*, each a whole one; keep what the socket does not take."""
         tls = self._tls
-        if self._state is not _State.OPEN or tls is None:
+        if self._state is not OPEN or tls is None:
             return
         backlog = self._backlog
         if backlog is not None:
@@ -297,7 +298,7 @@ class TlsTransport:
             metrics.bytes_sent += sent
         else:
             sent = self._send(tls, data)
-        if sent < size and self._state is _State.OPEN:
+        if sent < size and self._state is OPEN:
             backlog = self._backlog = bytearray(data[sent:] if sent else data)
             self._start_writing()
             self._choke_if_long(backlog)
@@ -309,7 +310,7 @@ class TlsTransport:
         cork(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         openssl.offer_ticket(self._inside, resumed=bool(tls.session_reused))
         sent = self._send(tls, data)
-        if self._state is not _State.CLOSED:
+        if self._state is not CLOSED:
             cork(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
         return sent
 
@@ -346,7 +347,7 @@ class TlsTransport:
 
     def _fail(self, error: OSError) -> None:
         # Not now: whoever writes is in the middle of a flush. The loop will tell the receiver.
-        self._state = _State.CLOSING
+        self._state = CLOSING
         self._loop.call_soon(self._broken, words_of(error))
 
     def _broken(self, detail: str) -> None:
@@ -356,7 +357,7 @@ class TlsTransport:
 
     def on_writable(self) -> None:
         """Write on."""
-        if self._state is _State.HANDSHAKE:
+        if self._state is HANDSHAKE:
             self._handshake()
             return
         backlog, tls = self._backlog, self._tls
@@ -366,12 +367,12 @@ class TlsTransport:
                 return
             del backlog[:sent]
             if backlog:
-                if self.choked and len(backlog) <= self._max_backlog // 2 and self._state is _State.OPEN:
+                if self.choked and len(backlog) <= self._max_backlog // 2 and self._state is OPEN:
                     self._unchoke()
                 return
             self._backlog = None
         self._stop_writing()
-        if self._state is _State.CLOSING:
+        if self._state is CLOSING:
             self._finish()
             return
         if self.choked:
@@ -383,13 +384,13 @@ class TlsTransport:
 
     def close(self) -> None:
         """Write what is left, close TLS and the socket; what has not gone after a few seconds is given up."""
-        if self._state is _State.HANDSHAKE:
+        if self._state is HANDSHAKE:
             self._close()
-        elif self._state is _State.OPEN:
+        elif self._state is OPEN:
             if self._backlog is None:
                 self._finish()
             else:
-                self._state = _State.CLOSING
+                self._state = CLOSING
                 self._pause_reading()
                 self._timer = self._loop.call_later(_DRAIN_SECONDS, self._close)
 
@@ -408,9 +409,9 @@ class TlsTransport:
         self._linger()
 
     def _linger(self) -> None:
-        if self._state is _State.CLOSED:
+        if self._state is CLOSED:
             return
-        self._state = _State.LINGERING
+        self._state = LINGERING
         self._let_go()  # What comes now is thrown away unread.
         self._stop_writing()
         try:
@@ -424,11 +425,11 @@ class TlsTransport:
         self._timer = self._loop.call_later(_LINGER_SECONDS, self._close)
 
     def _close(self) -> None:
-        if self._state is _State.CLOSED:
+        if self._state is CLOSED:
             return
-        if self._inside and self._state in (_State.OPEN, _State.CLOSING):  # Whose handshake was completed.
+        if self._inside and self._state in (OPEN, CLOSING):  # Whose handshake was completed.
             openssl.stay_resumable(self._inside)
-        self._state = _State.CLOSED
+        self._state = CLOSED
         self._let_go()
         if self._timer is not None:
             self._timer.cancel()
@@ -450,26 +451,26 @@ class TlsTransport:
 
     def hold(self) -> None:
         """Read nothing more from the peer until `release`."""
-        if self._state is _State.OPEN:
+        if self._state is OPEN:
             self._held = True
             self._pause_reading()
 
     def release(self) -> None:
         """Read again."""
         self._held = False
-        if self._state is _State.OPEN and not self.choked and not self._resting:
+        if self._state is OPEN and not self.choked and not self._resting:
             self._resume_reading()
 
     def rest(self, seconds: float) -> None:
         """Read nothing more from the peer for so long: it sends faster than it may."""
-        if self._state is _State.OPEN and not self._resting:
+        if self._state is OPEN and not self._resting:
             self._resting = True
             self._pause_reading()
             self._loop.call_later(seconds, self._rested)
 
     def _rested(self) -> None:
         self._resting = False
-        if self._state is _State.OPEN and not self._held and not self.choked:
+        if self._state is OPEN and not self._held and not self.choked:
             self._resume_reading()
 
     def _resume_reading(self) -> None:
@@ -491,10 +492,3 @@ class TlsTransport:
         if events != self._events:
             self._events = events
             self._poller.change(self._fd, events)
-
-
-def without_qos0(packets: list[bytes], metrics: Metrics) -> list[bytes]:
-    """Return *packets* without the QoS 0 messages, which are counted as dropped."""
-    kept = [packet for packet in packets if packet[0] & _RETAIN_BIT != _QOS0_PUBLISH]
-    metrics.dropped_slow_consumer += len(packets) - len(kept)
-    return kept

@@ -18,9 +18,9 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-ALLOWANCE = 512
+ALLOWANCE: Final = 512
 """Reads of one turn, beyond one each, that all connections share: about 2 ms of work."""
 
 
@@ -78,8 +78,11 @@ class Turn:
                 for subscriber in route.subscribers:
                     subscriber.flush()
         if self.sessions:
-            sessions, self.sessions = self.sessions, set()
-            for session in sessions:
-                session.flush()
+            if len(self.sessions) == 1:  # Somebody alone: no set is made for the next turn.
+                self.sessions.pop().flush()
+            else:
+                sessions, self.sessions = self.sessions, set()
+                for session in sessions:
+                    session.flush()
         if self.after is not None:
             self.after()

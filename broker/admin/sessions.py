@@ -25,8 +25,9 @@ from typing import Any
 
 import structlog
 
-from broker.connection import KEEP_ALIVE_FACTOR, ClientConnection
+from broker.connection import ClientConnection
 from broker.engine import Engine
+from broker.lifetime import KEEP_ALIVE_FACTOR
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.session.session import NEVER, Session
 from provisioning.pki.identity import Role

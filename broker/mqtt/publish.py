@@ -11,15 +11,18 @@ Rules
 
 from __future__ import annotations
 
+from typing import Final
+
 from broker.mqtt.wire import encode_remaining_length
 
-PUBACK_HEAD = b"\x40\x02"
+PUBACK_HEAD: Final = b"\x40\x02"
 """PUBACK of any version when the reason is Success: type, length; the packet identifier follows (MQTT 5 §3.4.2.1)."""
 
-PUBREL_HEAD = b"\x62\x02"
+PUBREL_HEAD: Final = b"\x62\x02"
 """PUBREL likewise."""
 
-PINGRESP = b"\xd0\x00"
+PINGREQ: Final = b"\xc0\x00"
+PINGRESP: Final = b"\xd0\x00"
 
 
 def encode_publish(first: int, topic: bytes, packet_id: bytes, properties: bytes | None, payload: bytes) -> bytes:

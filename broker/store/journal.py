@@ -25,6 +25,7 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -157,12 +158,14 @@ class Batch:
 class Journal:
     """The open batch and the one that is being written."""
 
-    __slots__ = ("_last_message", "_last_session", "dirty", "failed", "open", "owed", "wall_offset", "writing")
+    __slots__ = ("_last_message", "_last_session", "begin", "dirty", "failed", "open", "owed", "wall_offset", "writing")
 
     def __init__(self, wall_offset: float, *, last_session: int = 0, last_message: int = 0) -> None:
         """Start with the highest row numbers in use; *wall_offset* plus monotonic time is the wall clock."""
         self.open = Batch()
         self.writing: Batch | None = None
+        self.begin: Callable[[], None] | None = None
+        """Begins to write the open batch; None: whoever has the journal asks for it himself."""
         self.failed = False
         """Whether the last write failed: nothing durable is accepted until one succeeds."""
         self.dirty = False
@@ -172,6 +175,11 @@ class Journal:
         self.wall_offset = wall_offset
         self._last_session = last_session
         self._last_message = last_message
+
+    def turn_ended(self) -> None:
+        """Have what the turn has changed written. Hot: a turn that changed nothing costs the store nothing."""
+        if self.dirty and self.begin is not None:
+            self.begin()
 
     # Answers and packets
 

@@ -59,6 +59,7 @@ HOT = [
     "broker/store/journal.py",
     "broker/strangers.py",
     "broker/transport.py",
+    "broker/transport_state.py",
     "broker/turn.py",
     "broker/welcome.py",
 ]

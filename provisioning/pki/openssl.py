@@ -84,6 +84,15 @@ def read_ahead(session: Any) -> int:
     return address
 
 
+def read_on(address: int, *, ahead: bool) -> bool:
+    """Let the session at *address* read *ahead* from now on, or not; return *ahead*.
+
+    Not while bytes wait inside: without reading ahead nobody asks for them.
+    """
+    _library.SSL_set_read_ahead(address, ahead)
+    return ahead
+
+
 def shake_hands(address: int) -> int:
     """Go on with the handshake of the session at *address* as `ssl` would, and keep the interpreter's lock meanwhile.
 

@@ -196,6 +196,33 @@ async def test_what_waits_while_the_transport_is_held_is_read_when_it_is_release
     assert await sending == b"".join(RECORDS)
 
 
+@pytest.mark.parametrize("size", [4, 447, 448, 449, 16384])
+@pytest.mark.parametrize("holds", [False, True])
+async def test_all_is_read_of_a_peer_that_was_silent(server: Server, pki: Pki, size: int, *, holds: bool) -> None:
+    loop = asyncio.get_running_loop()
+    connecting = loop.run_in_executor(
+        None, OneSegmentClient, server.port, client_context(pki.anchors, pki.device("meter-1").credential)
+    )
+    told = await server.accept()
+    with await connecting as client:
+
+        async def answers(*records: bytes) -> bytes:
+            assert told.transport is not None
+            told.transport._last_read = 0.0  # As if it had said nothing since the machine started.
+            await loop.run_in_executor(None, client.send, records)
+            if told.holds_at:
+                await told.held.wait()
+                told.transport.release()
+            return await loop.run_in_executor(None, client.receive, sum(map(len, records)))
+
+        assert await answers(b"ping") == b"PING"  # After this one the transport reads ahead no more.
+        assert await answers(b"ping") == b"PING"
+        told.holds_at = holds and len(told.received) + 1
+        record = b"r" * size
+        assert await answers(record, *RECORDS) == b"".join([record, *RECORDS]).upper()
+        assert await answers(record) == record.upper()
+
+
 def test_this_python_has_the_inner_object() -> None:
     assert tls_session._WRAP is not None, "without it every connection costs more: see docs/decisions/0016"
 

@@ -84,6 +84,23 @@ def test_what_is_touched_while_flushing_belongs_to_the_next_turn(turn: Turn, cal
     assert not turn.sessions
 
 
+def test_who_is_touched_while_being_flushed_alone_is_flushed_again(turn: Turn, calls: list[Callable[[], None]]) -> None:
+    session = Session()
+
+    def touch() -> None:
+        if session.flushed == 1:
+            turn.sessions.add(session)
+            turn.request()
+
+    session.then = touch
+    turn.begin()
+    turn.sessions.add(session)
+    turn.end()
+    assert (session.flushed, turn.sessions, len(calls)) == (1, {session}, 1)
+    calls.pop()()
+    assert (session.flushed, turn.sessions) == (2, set())
+
+
 def test_the_allowance_is_that_of_one_turn(turn: Turn) -> None:
     turn.begin()
     turn.allowance = 0

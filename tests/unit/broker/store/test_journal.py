@@ -49,6 +49,22 @@ def test_an_answer_leaves_at_once_when_nothing_is_unwritten(journal: Journal, ea
     assert journal.take() is None
 
 
+def test_a_turn_that_changed_nothing_asks_nothing_of_the_store(journal: Journal) -> None:
+    asked: list[bool] = []
+    journal.turn_ended()  # Before there is a store.
+    journal.begin = lambda: asked.append(journal.dirty)
+    journal.turn_ended()
+    assert asked == []
+    journal.incoming(1, 5, known=True)
+    journal.turn_ended()
+    journal.turn_ended()
+    assert asked == [True, True]
+    journal.take()
+    journal.written(0.0)
+    journal.turn_ended()
+    assert asked == [True, True]
+
+
 def test_answers_wait_and_leave_in_their_order(journal: Journal, ear: Ear) -> None:
     journal.add(1, stored(1))
     journal.answer(ear, b"1")
