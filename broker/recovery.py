@@ -6,7 +6,8 @@ Rules
    QoS 2 message is sent again with the packet identifier by which the client knows it: exactly once.
 2. A session whose time has passed is not brought back. The time of a session that was connected when the broker was
    killed begins at the restart; so does the delay of its will, with a few seconds of grace, since all of its clients
-   lost their connection through no fault of theirs.
+   lost their connection through no fault of theirs. Of a session that ended with its connection nothing is there but
+   its will: whoever comes back finds no session.
 3. Messages that have expired are forgotten.
 """
 
@@ -83,7 +84,7 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float)
     if will[0] is not None:
         *columns, will_expiry_interval = will
         session.will = Will(_message((*columns, None), offset), will_delay, will_expiry_interval)
-        session.will_due_at = max(ended + will_delay, now + _WILL_GRACE)
+        session.will_due_at = max(ended + min(will_delay, expiry_interval), now + _WILL_GRACE)
         engine.registry.schedule(session, session.will_due_at)
     if expiry_interval != NEVER:
         # A session that has only a will ends when that is sent.
