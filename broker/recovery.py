@@ -20,6 +20,7 @@ import structlog
 from broker.engine import Engine
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
+from broker.session.framing import framing
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.store.journal import Journal
@@ -79,7 +80,7 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float)
     ended = now if ended_at is None else ended_at - offset
     session = engine.registry.create(client_id, parse_uri(owner))
     session.row = number
-    session.v5 = bool(v5)
+    session.framing = framing(v5=bool(v5))
     session.expiry_interval = expiry_interval
     if will[0] is not None:
         *columns, will_expiry_interval = will
