@@ -11,8 +11,8 @@ from broker.deadlines import Deadlines
 from broker.metrics import Metrics
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
-from broker.session.inflight import Inflight
 from broker.session.framing import PLAIN_V4
+from broker.session.inflight import Inflight
 from broker.session.session import QueueLimits, Session
 from provisioning.pki.identity import Identity, Role
 
