@@ -153,11 +153,14 @@ async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fle
     assert "issuing CA 2" in x509.load_pem_x509_certificate(operator.read_bytes()).issuer.rfc4514_string()
 
 
+_OF_CAS_ALONE = (RevocationReason.CA_COMPROMISE, RevocationReason.SUPERSEDED)
+
+
 @pytest.mark.parametrize(
     ("reason", "below"),
     [
-        (RevocationReason.CA_COMPROMISE, RevocationReason.UNSPECIFIED),
-        *((each, each) for each in AUTHORITY_REASONS if each is not RevocationReason.CA_COMPROMISE),
+        *((each, RevocationReason.UNSPECIFIED) for each in _OF_CAS_ALONE),
+        *((each, each) for each in AUTHORITY_REASONS if each not in _OF_CAS_ALONE),
     ],
     ids=str,
 )

@@ -21,7 +21,14 @@ from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import announcements, audit, certificates, devices, inventory, revocations
+from provisioning.store import (
+    announcements,
+    audit,
+    certificates_of_device,
+    devices,
+    inventory,
+    revocations,
+)
 from provisioning.store.counters import Counter
 from tests.support.fleet import Fleet, open_fleet, successor_csr
 from tests.support.postgresql import PostgresqlServer
@@ -104,7 +111,7 @@ async def while_being_revoked(fleet: Fleet, name: str) -> AsyncIterator[None]:
         assert device is not None
         inside.set()
         assert go_on.wait(PATIENCE)
-        (certificate,) = certificates.of_device(connection, device.id)
+        (certificate,) = certificates_of_device.every(connection, device.id)
         facts = {"reason": RevocationReason.SUPERSEDED, "revoked_at": fleet.clock(), "revoked_by": "admin"}
         revocations.add(connection, [certificate.id], **facts)  # type: ignore[arg-type]
 
