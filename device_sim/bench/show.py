@@ -18,7 +18,7 @@ _PERCENTS = (50.0, 95.0, 99.0)
 
 @dataclass(slots=True)
 class Meter:
-    """The state of a benchmark, with rates since it was last looked at, first since it began. It is one `view.Shown`."""
+    """The state of a benchmark, with rates since it was last looked at, or since it began. It is one `view.Shown`."""
 
     bench: Bench
     _at: float | None = None
