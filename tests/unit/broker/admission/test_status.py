@@ -112,6 +112,7 @@ def test_every_ca_of_the_path_needs_its_list() -> None:
         assert issuer.certificate.subject.rfc4514_string() in outcome.detail
         put(judge, issuer)
     assert isinstance(examine(judge), Peer)
+    assert isinstance(examine(judge.judging_by(judge.trust)), Peer), "who judges for a trial knows the same lists"
     assert isinstance(examine(admission(ListTerms(ADVISORY))), Peer)
 
 
