@@ -28,8 +28,8 @@ from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason, certificate_key
-from provisioning.store import certificates, claims, operators
+from provisioning.pki.revocation import certificate_key
+from provisioning.store import certificates, certificates_of_device, claims, operators
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 
@@ -91,20 +91,16 @@ def check_still_not_revoked(connection: Connection, certificate: StoredCertifica
 
 
 def check_not_withdrawn(connection: Connection, device: Device) -> None:
-    """Refuse a device whose newest certificate was revoked for cause: that is not undone by asking again.
+    """Refuse a device from which what it had last was taken: that is not undone by asking again.
 
     What was replaced, and trials that wait for their activation, are passed over.
     """
-    trials = claims.trials_of(connection, device.id)
-    for each in reversed(certificates.of_device(connection, device.id)):
-        if each.revocation is None:
-            return
-        if each.revocation.reason is RevocationReason.SUPERSEDED or (each.on_hold and each.id in trials):
-            continue
+    last = certificates_of_device.withdrawn(connection, device.id)
+    if last is not None:
         raise Refused(
             Code.CERTIFICATE_REVOKED,
-            f"certificate {each.serial} of {device.name} was revoked ({each.revocation.reason}): ask an operator for a "
-            "new token bound to it",
+            f"certificate {last.serial} of {device.name} was revoked ({last.reason}): ask an operator for a new token "
+            "bound to it",
         )
 
 

@@ -260,8 +260,20 @@ claims = Table(
     Column("created_by", NAME, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
+    Column("taken", Integer, nullable=False, server_default="0"),
 )
 """Claim certificates, each shared by a production batch. Their keys are not here."""
+
+claim_places = Table(
+    "claim_places",
+    metadata,
+    # In this order: only the other index begins with the claim, and PostgreSQL takes that without statistics.
+    Column("device_id", BIG_ID, ForeignKey("devices.id"), primary_key=True, autoincrement=False),
+    Column("claim_id", BIG_ID, ForeignKey("claims.id"), primary_key=True, autoincrement=False),
+    Column("ends_at", UtcDateTime),
+    Index("ix_claim_places_ends_at", "claim_id", "ends_at"),
+)
+"""Who has a place of a claim, as many as its row says are taken: see `provisioning.store.claim_places`."""
 
 activations = Table(
     "activations",

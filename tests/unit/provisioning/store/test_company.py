@@ -23,7 +23,9 @@ from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import (
     audit,
+    audit_findings,
     certificates,
+    certificates_of_device,
     counters,
     device_keys,
     devices,
@@ -140,7 +142,7 @@ async def reserve(fleet: Fleet) -> None:
 async def log_of(fleet: Fleet) -> list[tuple[str, str]]:
     """Return what the audit log says, once it has been found sound."""
     findings, entries = await fleet.database.read(
-        lambda connection: (list(audit.findings(connection)), audit.entries(connection, 0, 1000))
+        lambda connection: (list(audit_findings.findings(connection)), audit.entries(connection, 0, 1000))
     )
     assert findings == []
     return [(entry.action, entry.subject) for entry in entries]
@@ -493,11 +495,11 @@ async def test_what_a_key_or_a_device_has_had_is_looked_up_and_not_searched_for_
     )
 
     def look_up(connection: Connection) -> tuple[list[int], int]:
-        of_device = certificates._OF_DEVICE.answers(connection, [{"wanted": number} for number in (7, 8, 9)])
+        of_device = certificates_of_device._OF_DEVICE.answers(connection, [{"wanted": number} for number in (7, 8, 9)])
         compromised = [{"wanted": bytes(16)}, {"wanted": bytes(15)}]
         assert [answer.count for answer in certificates._COMPROMISED.answers(connection, compromised)] == [0, 0]
         certificates.key_compromised(connection, bytes(16))
-        certificates.of_device(connection, 7)
+        certificates_of_device.every(connection, 7)
         read = "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'revocations'"
         return [answer.count for answer in of_device], connection.exec_driver_sql(read).scalar_one()
 
