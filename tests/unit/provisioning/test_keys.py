@@ -15,7 +15,9 @@ SECRET = b"a secret of the test"
 
 
 @pytest.mark.parametrize(
-    "key", [generate_key(), ed25519.Ed25519PrivateKey.generate(), rsa.generate_private_key(65537, 2048)], ids=str
+    "key",
+    [generate_key(), ed25519.Ed25519PrivateKey.generate(), rsa.generate_private_key(65537, 2048)],
+    ids=["EC", "Ed25519", "RSA"],
 )
 @pytest.mark.parametrize("passphrase", [None, SECRET])
 def test_a_key_is_written_for_its_owner_alone_and_read_again(
