@@ -437,7 +437,7 @@ class ClientConnection:
             session.flush()
             if self.version is ProtocolVersion.V5:
                 told_it = told(code, detail, self.engine.connected)
-                self._transport.write([disconnect_packet(reason_code, told_it, session.maximum_packet_size)])
+                self._transport.write([disconnect_packet(reason_code, told_it, session.framing.maximum_packet_size)])
         self._close(code, detail, now, publish_will=publish_will)
 
     def left(self, now: float, *, publish_will: bool) -> None:

@@ -6,7 +6,8 @@ Rules
    QoS 2 message is sent again with the packet identifier by which the client knows it: exactly once.
 2. A session whose time has passed is not brought back. The time of a session that was connected when the broker was
    killed begins at the restart; so does the delay of its will, with a few seconds of grace, since all of its clients
-   lost their connection through no fault of theirs.
+   lost their connection through no fault of theirs. Of a session that ended with its connection nothing is there but
+   its will: whoever comes back finds no session.
 3. Messages that have expired are forgotten.
 """
 
@@ -19,6 +20,7 @@ import structlog
 from broker.engine import Engine
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
+from broker.session.framing import framing
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.store.journal import Journal
@@ -78,12 +80,12 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float)
     ended = now if ended_at is None else ended_at - offset
     session = engine.registry.create(client_id, parse_uri(owner))
     session.row = number
-    session.v5 = bool(v5)
+    session.framing = framing(v5=bool(v5))
     session.expiry_interval = expiry_interval
     if will[0] is not None:
         *columns, will_expiry_interval = will
         session.will = Will(_message((*columns, None), offset), will_delay, will_expiry_interval)
-        session.will_due_at = max(ended + will_delay, now + _WILL_GRACE)
+        session.will_due_at = max(ended + min(will_delay, expiry_interval), now + _WILL_GRACE)
         engine.registry.schedule(session, session.will_due_at)
     if expiry_interval != NEVER:
         # A session that has only a will ends when that is sent.

@@ -52,6 +52,7 @@ HOT = [
     "broker/routing/shared.py",
     "broker/routing/tree.py",
     "broker/session/aliases.py",
+    "broker/session/framing.py",
     "broker/session/inflight.py",
     "broker/session/queue.py",
     "broker/session/registry.py",
