@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -289,6 +290,39 @@ def test_what_is_no_safe_name_is_refused(held: Held, words: str) -> None:
     assert isinstance(outcome, Refused)
     assert outcome.code is RefusalCode.INVALID_IDENTITY
     assert words in outcome.detail
+
+
+def test_sources_are_tried_in_their_order() -> None:
+    spiffe = {"source": "spiffe"}
+    address = {"source": "san-ip", "pattern": r"10\.0\.0\.(?P<name>[0-9]+)", "group": "hosts"}
+    judge = admission(bundle(PKI.root, identity=[spiffe, address], trust_domain=DOMAIN))
+    ours = examine(judge, PKI.device("meter-1"), PKI.issuing, PKI.root)
+    assert isinstance(ours, Peer)
+    assert ours.identity == Identity(DOMAIN, Role.DEVICE, "meter-1", "meters")
+    host = examine(judge, foreign("x", [x509.IPAddress(ip_address("10.0.0.7"))]), PLANT, PKI.root)
+    assert isinstance(host, Peer)
+    assert host.identity == Identity(DOMAIN, Role.DEVICE, "7", "hosts")
+    for held, words in (
+        (
+            foreign("x", [x509.IPAddress(ip_address("10.0.1.7"))]),
+            "0 identity URIs where one is needed; san-ip: nothing",
+        ),
+        (foreign("x"), "no Subject Alternative Name; san-ip: there is none"),
+    ):
+        outcome = examine(judge, held, PLANT, PKI.root)
+        assert isinstance(outcome, Refused)
+        assert (outcome.code, words in outcome.detail) == (RefusalCode.INVALID_IDENTITY, True), outcome.detail
+
+
+def test_a_value_is_bounded_and_a_name_that_is_not_captured_is_none() -> None:
+    source = {"source": "san-uri", "pattern": "urn:x*(?P<name>[0-9]+)?", "group": "plant"}
+    judge = admission(bundle(PLANT, identity=[source]))
+    for uri, answer in (
+        ("urn:" + "x" * 1019 + "7", "plant"),
+        ("urn:" + "x" * 1020 + "7", RefusalCode.INVALID_IDENTITY),
+        ("urn:x", RefusalCode.INVALID_IDENTITY),
+    ):
+        assert code(judge, foreign("-", [x509.UniformResourceIdentifier(uri)]), PLANT) == answer
 
 
 def test_a_captured_role_must_be_one_that_the_bundle_vouches_for() -> None:

@@ -42,6 +42,8 @@ def test_a_ca_is_learned_from_a_path_and_known_without_one() -> None:
     stranger = Pki()
     assert seen(judge, stranger.device("meter-1"), stranger.issuing, stranger.root) is None
     assert judge.learned == 2
+    namesake = Trust([TrustBundle("theirs", [OTHER.issuing.certificate])])
+    assert seen(namesake, PKI.device("meter-1")) is None, "of that name, and of another key"
 
 
 def test_so_many_cas_are_learned_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
