@@ -10,8 +10,9 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
 from provisioning import api
-from provisioning.api.operators import TokensRequest, authorise_operator
+from provisioning.api.operators import authorise_operator
 from provisioning.api.route_roles import asked_of, for_role, needed_role
+from provisioning.api.tokens import TokensRequest
 from provisioning.operator_role import OperatorRole
 
 OPEN_TO_ENROLLERS = {
