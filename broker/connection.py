@@ -309,11 +309,11 @@ class ClientConnection:
         if not self.closed:
             self._end(code, detail, now, publish_will=True)
 
-    def choke(self) -> None:
+    def choke(self, now: float) -> None:
         """Take note that too much is unsent: the session keeps what is not sent yet in its bounded queue."""
         if self.session is not None:
             self.session.choked = True
-            self._complain().slow(self.session.client_id, self.address)
+            self._complain().slow(self.engine.history, self, self.session.client_id, now)
 
     def unchoke(self, now: float) -> None:
         """Take note that the client reads again."""
@@ -399,7 +399,7 @@ class ClientConnection:
         seconds = meter.spend(packets, size, self.engine.limits, now)
         if seconds > 0 and not self.closed:
             self.engine.metrics.rests += 1
-            self._complain().fast(self._client_id, self.address, self.engine.limits)
+            self._complain().fast(self.engine.history, self, self._client_id, self.engine.limits, now)
             self.last_received = now + seconds  # It may speak meanwhile; nobody listens.
             self._transport.rest(seconds)
 

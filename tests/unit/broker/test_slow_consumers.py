@@ -53,11 +53,26 @@ def test_who_is_choked_is_said_a_few_times(broker: MemoryBroker) -> None:
     backend = broker.service()
     with capture_logs() as logs:
         for _ in range(50):  # It takes a little, and falls behind again.
-            backend.connection.choke()
+            backend.connection.choke(broker.now)
             backend.connection.unchoke(broker.now)
     said = [each for each in logs if each.get("code") == "SLOW_CONSUMER"]
     assert 1 <= len(said) <= 10
     assert said[0]["client"] == "backend"
+
+
+def test_who_comes_again_and_does_not_keep_up_does_not_fill_the_log(broker: MemoryBroker) -> None:
+    with capture_logs() as logs:
+        for _ in range(30):
+            meter = broker.device("meter-1")
+            meter.connection.choke(broker.now)
+            meter.vanish()
+        assert len([each for each in logs if each.get("code") == "SLOW_CONSUMER"]) == 10
+        broker.service().connection.choke(broker.now)
+        broker.advance(121)
+        broker.keep_fresh()
+        broker.device("meter-1").connection.choke(broker.now)
+    said = [each["client"] for each in logs if each.get("code") == "SLOW_CONSUMER"]
+    assert said[10:] == ["backend", "meter-1"], "another's are said, and its own later on"
 
 
 def test_what_is_full_is_said_by_the_name_of_the_setting(broker: MemoryBroker) -> None:
