@@ -33,7 +33,7 @@ from provisioning.revocation.of_authority import AUTHORITY_REASONS
 from provisioning.revocation.suspension import SuspensionService
 from provisioning.root_life import RootLife
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, authorities, certificates, devices, groups, operators, revocations
+from provisioning.store import audit, audit_findings, authorities, certificates, devices, groups, operators, revocations
 from provisioning.store.authorities import AuthorityState
 from provisioning.store.certificates import IssuedCertificate
 from provisioning.store.database import Database
@@ -260,7 +260,7 @@ async def test_every_step_is_in_the_audit_log_before_and_after(fleet_cas: Ceremo
     entries = await fleet_cas.database.read(lambda connection: audit.entries(connection, 0, 100))
     steps = [each.action for each in entries if each.subject == "issuing-2"]
     assert steps == ["CA key made", "signing CA certificate", "CA certificate signed", "CA changed"]
-    assert await fleet_cas.database.read(lambda connection: list(audit.findings(connection))) == []
+    assert await fleet_cas.database.read(lambda connection: list(audit_findings.findings(connection))) == []
 
 
 async def test_a_transcript_has_what_was_shown(fleet_cas: Ceremonies) -> None:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from broker.admission.admission import Admission, Admitted, Peer
 from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
-from broker.admission.freshness import Freshness
+from broker.admission.freshness import FeedTerms, Freshness
 from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
@@ -310,7 +310,7 @@ def test_a_user_name_follows_the_bundles_rule(rule: str, username: str | None, a
     peer = examine(judge, PKI.device("meter-1"), PKI.issuing, PKI.root)
     assert isinstance(peer, Peer)
     outcome = judge.admit(peer, Connect(username=username), 0.0)
-    assert isinstance(outcome, Admitted) is admitted
+    assert isinstance(outcome, Admitted if admitted else Refused)
     if isinstance(outcome, Refused):
         assert (outcome.code, outcome.reason_code) == (
             RefusalCode.USERNAME_MISMATCH,
@@ -329,6 +329,16 @@ def test_a_lost_feed_shuts_out_only_those_whom_it_speaks_of() -> None:
     outcome = fed.admit(peers[1], Connect(), 0.0)
     assert isinstance(outcome, Refused)
     assert outcome.code is RefusalCode.REVOCATION_STATUS_UNKNOWN
+
+
+@pytest.mark.parametrize(("terms", "admitted"), [(FeedTerms(10.0), True), (FeedTerms(9.9), False), (None, False)])
+def test_how_old_the_feed_may_be_is_the_bundles_to_say(terms: FeedTerms | None, admitted: bool) -> None:
+    ours = TrustBundle("ours", [PKI.root.certificate], feed=True, feed_terms=terms)
+    judge = Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, (), Trust([ours]))
+    judge.freshness.current(0.0)
+    peer = examine(judge, PKI.device("meter-1"), PKI.issuing, PKI.root)
+    assert isinstance(peer, Peer)
+    assert isinstance(judge.admit(peer, Connect(), 10.0), Admitted if admitted else Refused)
 
 
 @pytest.mark.parametrize(

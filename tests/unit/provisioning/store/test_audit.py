@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -14,7 +15,7 @@ from provisioning.audit_chain import AuditHead
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Refused
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, inventory, schema
+from provisioning.store import audit, audit_findings, inventory, schema
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from tests.support.fleet import Fleet
@@ -46,7 +47,7 @@ def sealed_anew(connection: Connection) -> None:
 
 
 async def findings(database: Database, noted: AuditHead | None = None) -> list[str]:
-    return await database.read(lambda connection: list(audit.findings(connection, noted)))
+    return await database.read(lambda connection: list(audit_findings.findings(connection, noted)))
 
 
 def tamper(connection: Connection, *statements: str) -> None:
@@ -106,6 +107,37 @@ async def test_every_edit_removal_and_cut_is_found(
     assert len(found) == len(expected)
     for finding, words in zip(found, expected, strict=True):
         assert words in finding
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("UPDATE audit_entries SET at = 'yesterday' WHERE number = 3", ["entry 3 was changed"]),
+        ("UPDATE audit_entries SET actor = x'ff' WHERE number = 3", ["entry 3 was changed"]),
+        ("UPDATE audit_entries SET mac = 'text' WHERE number = 3", ["entry 3 was changed", "entry 4 was changed"]),
+        ("UPDATE audit_head SET number = 'none'", ["the head was changed"]),
+        ("UPDATE audit_head SET mac = 'text'", ["the head was changed"]),
+        ("UPDATE audit_head SET seal = 'text'", ["the head was changed"]),
+        ("DELETE FROM audit_head", ["the head is missing"]),
+    ],
+)
+async def test_what_cannot_even_be_read_is_a_finding(tmp_path: Path, statement: str, expected: list[str]) -> None:
+    """SQLite keeps anything in any column; PostgreSQL would not take it."""
+    database = Database(f"sqlite:///{tmp_path / 'fleet.db'}", KEY)
+    await schema.upgrade(database)
+    for number in range(1, 6):
+        await database.write(
+            lambda connection, number=number: audit.append(  # type: ignore[misc]
+                connection, NOW, "admin", Action.REVOKED, f"meter-{number}", {}
+            )
+        )
+    assert await database.read(audit_findings.readable_head) == await database.read(audit.head)
+    await database.write(lambda connection: tamper(connection, statement))
+    found = await findings(database)
+    assert [each.split(",")[0] for each in found] == expected
+    if "seal" not in statement and "head" in statement:
+        assert await database.read(audit_findings.readable_head) is None
+    await database.close()
 
 
 async def test_a_restored_copy_is_found_by_a_head_that_was_noted(database: Database) -> None:

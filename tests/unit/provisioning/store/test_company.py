@@ -23,6 +23,7 @@ from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import (
     audit,
+    audit_findings,
     certificates,
     certificates_of_device,
     counters,
@@ -141,7 +142,7 @@ async def reserve(fleet: Fleet) -> None:
 async def log_of(fleet: Fleet) -> list[tuple[str, str]]:
     """Return what the audit log says, once it has been found sound."""
     findings, entries = await fleet.database.read(
-        lambda connection: (list(audit.findings(connection)), audit.entries(connection, 0, 1000))
+        lambda connection: (list(audit_findings.findings(connection)), audit.entries(connection, 0, 1000))
     )
     assert findings == []
     return [(entry.action, entry.subject) for entry in entries]

@@ -10,7 +10,7 @@ from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, device_keys, devices, inventory, revocations, schema, tables
+from provisioning.store import audit, audit_findings, device_keys, devices, inventory, revocations, schema, tables
 from provisioning.store.certificates import CertificateState
 from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
@@ -106,7 +106,7 @@ async def test_a_store_of_the_first_release_is_upgraded_without_loss(tmp_path: P
         assert event.occurred_at == datetime(2026, 2, 1, tzinfo=UTC)
         assert revocations.newest(connection) == 1
         assert audit.head(connection).number == 0
-        assert list(audit.findings(connection)) == []
+        assert list(audit_findings.findings(connection)) == []
         counted = devices.count(connection)
         assert (counted[DeviceState.ACTIVE], counted[DeviceState.REVOKED]) == (1, 1)
         found = inventory.page(connection, CertificateSearch(), limit=9, after=None, now=NOW)

@@ -23,7 +23,7 @@ from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.store import (
     announcements,
-    audit,
+    audit_findings,
     certificates_of_device,
     devices,
     inventory,
@@ -164,7 +164,7 @@ async def test_whatever_happens_at_once_nobody_waits_for_ever_and_the_numbers_ha
     assert Code.UNAVAILABLE not in found, "a deadlock, most likely: the locks are not taken in one order"
     events = await first.database.read(lambda connection: revocations.after(connection, 0, 1000))
     assert [each.sequence for each in events] == list(range(1, len(events) + 1))
-    assert await first.database.read(lambda connection: list(audit.findings(connection))) == []
+    assert await first.database.read(lambda connection: list(audit_findings.findings(connection))) == []
 
 
 async def hears(announcement: asyncio.Event) -> bool:
@@ -272,5 +272,5 @@ async def test_a_database_that_is_gone_refuses_cleanly_and_everything_is_there_w
         await until(is_back)
         await fleet.enrolment.enrol(csr, token)
         assert sum((await fleet.database.read(devices.count)).values()) == 2
-        assert await fleet.database.read(lambda connection: list(audit.findings(connection))) == []
+        assert await fleet.database.read(lambda connection: list(audit_findings.findings(connection))) == []
         assert await hears(heard), "listens again, and was told once more"
