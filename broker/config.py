@@ -138,7 +138,7 @@ class BrokerConfig(BaseSettings):
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
     audit_log: Path | None = None
-    """Where each decision is written, as JSON lines in a chain (docs/operations.md); None: nowhere."""
+    """Where each decision is written, as JSON lines in a chain (docs/audit-log.md); None: nowhere."""
     audit_keyfile: Path | None = None
     """What authenticates it, made if it is not there; None: state_dir/audit.key."""
     audit_policy: Literal["count", "require"] = "count"

@@ -43,7 +43,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from broker.metrics import Metrics
 from broker.portions import PORTION
-from broker.transport import without_qos0
+from broker.slow_reader import without_qos0
 from broker.turn import Turn
 
 SUBPROTOCOL = "mqtt"

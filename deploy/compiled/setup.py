@@ -58,6 +58,7 @@ HOT = [
     "broker/session/registry.py",
     "broker/session/session.py",
     "broker/store/journal.py",
+    "broker/slow_reader.py",
     "broker/strangers.py",
     "broker/transport.py",
     "broker/turn.py",

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -82,12 +82,6 @@ def check_not_revoked(stored: StoredCertificate) -> None:
             f"certificate {stored.serial} of {stored.device.name} was revoked ({stored.revocation.reason}): "
             "ask an operator for a new enrolment token",
         )
-
-
-def check_still_not_revoked(connection: Connection, certificate: StoredCertificate) -> None:
-    """Raise `Refused` if a certificate that was read before is revoked or on hold by now."""
-    _, revocation = certificates.revocation_of(connection, certificate.issuer_key_id, certificate.serial)
-    check_not_revoked(replace(certificate, revocation=revocation))
 
 
 def check_not_withdrawn(connection: Connection, device: Device) -> None:
@@ -167,3 +161,16 @@ def authenticate_operator(
     stored = authenticate(connection, certificate, now)
     check_role(stored, {Role.OPERATOR})
     return AuthenticatedOperator(stored, operators.role_of(connection, stored.device.name))
+
+
+def check_still(
+    connection: Connection, certificate: x509.Certificate | None, before: AuthenticatedOperator, now: datetime
+) -> None:
+    """Raise `Refused` unless who presented *certificate* is let in now, for all that he was let in for *before*."""
+    operator = authenticate_operator(connection, certificate, now)
+    if not operator.role.permits(before.role):
+        raise Refused(
+            Code.OPERATOR_ROLE,
+            f"the role of {operator.device.name} was changed from {before.role} to {operator.role} while this was "
+            "asked for: ask again for what that permits",
+        )

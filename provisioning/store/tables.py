@@ -71,6 +71,10 @@ class UtcDateTime(TypeDecorator[datetime]):
         """Return what writes a value; for SQLite the text that the library's own type would make of it."""
         return _sqlite_text if dialect.name == "sqlite" else super().bind_processor(dialect)
 
+    def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], Any] | None:
+        """Return what reads a value; for SQLite from the text, in one step: a batch reads fifteen thousand."""
+        return _from_sqlite_text if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
+
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """Say that what SQLite holds is UTC."""
         if not isinstance(value, datetime):
@@ -87,6 +91,10 @@ def _sqlite_text(value: datetime | None) -> str | None:
     if value.tzinfo is not UTC:
         value = value.astimezone(UTC)
     return value.isoformat(" ", "microseconds")[:_WITHOUT_ZONE]
+
+
+def _from_sqlite_text(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(f"{text}+00:00")  # As UTC, the object that is called so.
 
 
 BIG_ID = BigInteger().with_variant(Integer, "sqlite")  # Only INTEGER is SQLite's row id, and it has 64 bits.

@@ -224,7 +224,7 @@ def test_an_error_in_a_listener_is_named(tmp_path: Path, content: str, text: str
         ("[limits]\nmax_inflight_messages = 5", "limits.max_inflight_messages: no such setting; write max_inflight"),
         ("cafiles = 'x'", "cafiles: no such setting; is cafile meant?"),
         ("[limits]\nmax_packt_size = 5", "limits.max_packt_size: no such setting; is max_packet_size meant?"),
-        ("quux = 1", "quux: no such setting; see docs/operations.md"),
+        ("quux = 1", "quux: no such setting; see docs/reference/settings-of-the-broker.md"),
         ("listener = 8883", "listener: write a [[listener]] table with port = 8883, or port = 8883 alone"),
         ("[[listener]]\nprot = 8883", "listener[1].port: field required"),
         ("[[listener]]\nport = 1\nprotocl = 'wss'", "listener[1].protocl: no such setting; is protocol meant?"),

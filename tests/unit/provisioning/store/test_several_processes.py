@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -30,7 +30,7 @@ from provisioning.store import (
     revocations,
 )
 from provisioning.store.counters import Counter
-from tests.support.fleet import Fleet, open_fleet, successor_csr
+from tests.support.fleet import Clock, Fleet, open_fleet, successor_csr
 from tests.support.postgresql import PostgresqlServer
 from tests.support.requests import csr_der
 
@@ -227,14 +227,20 @@ def plan(fleet: Fleet) -> CrlPlan:
 async def test_lists_of_several_processes_have_one_numbering_and_a_higher_number_never_tells_less(
     two: tuple[Fleet, Fleet],
 ) -> None:
-    publishers = [CrlPublisher(fleet.database, plan(fleet), fleet.clock) for fleet in two]
+    clock = Clock()
+
+    async def sleep(seconds: float) -> None:
+        clock.advance(timedelta(seconds=seconds))
+        await asyncio.sleep(0)
+
+    publishers = [CrlPublisher(fleet.database, plan(fleet), clock, sleep) for fleet in two]
     await asyncio.gather(*(publisher.start() for publisher in publishers))
-    published: list[tuple[int, int]] = []
+    published: list[tuple[int, int, datetime]] = []
 
     async def publish_often(publisher: CrlPublisher) -> None:
         for _ in range(8):
             crl = await publisher.publish()
-            published.append((crl.number, crl.entries))
+            published.append((crl.number, crl.entries, crl.this_update))
 
     async def revoke_often() -> None:
         for number in range(8):
@@ -242,9 +248,10 @@ async def test_lists_of_several_processes_have_one_numbering_and_a_higher_number
             await two[1].revocation.revoke_device(f"meter-{number}", RevocationReason.SUPERSEDED, by="admin")
 
     await asyncio.gather(revoke_often(), *map(publish_often, publishers))
-    numbers, entries = zip(*sorted(published), strict=True)
+    numbers, entries, updates = zip(*sorted(published), strict=True)
     assert len(set(numbers)) == 16
     assert list(entries) == sorted(entries)
+    assert list(updates) == sorted(set(updates)), "thisUpdate rises with the number"
 
 
 @pytest.fixture
