@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
 from provisioning.enrolment.claims import MAXIMUM_DEVICES, ClaimOrder, ClaimService
 from provisioning.enrolment.claims import MAXIMUM_LIFE as LONGEST_CLAIM
 from provisioning.enrolment.tokens import MAXIMUM_BATCH, MAXIMUM_LIFE, MAXIMUM_SERVER_NAMES, MAXIMUM_TTL, TokenOrder
@@ -63,6 +66,18 @@ async def test_an_order_for_tokens_is_judged_whole(fleet: Fleet) -> None:
         assert answer is None if words is None else words in str(answer), (order, answer)
 
 
+async def test_a_device_is_always_of_a_group_and_others_of_the_one_that_is_named(fleet: Fleet) -> None:
+    for role, group, expected in (
+        (Role.DEVICE, None, "default"),
+        (Role.DEVICE, "north", "north"),
+        (Role.OPERATOR, None, None),
+        (Role.SERVICE, "north", "north"),
+    ):
+        (issued,) = await fleet.token_service.create(TokenOrder(["one"], group, role), by="anna")
+        assert (issued.grant.role, issued.grant.group) == (role, expected)
+        assert issued.expires_at == fleet.clock() + timedelta(hours=1)
+
+
 async def test_an_order_for_a_claim_is_judged_whole(fleet: Fleet) -> None:
     told: list[str] = []
 
@@ -89,5 +104,10 @@ async def test_an_order_for_a_claim_is_judged_whole(fleet: Fleet) -> None:
         answer = await refused(service.create(ClaimOrder(**(values | order)), by="anna"))
         assert answer == words if words is None else words in str(answer), (order, answer)
     assert told == ["trust"] * 3, "TLS hears of every new one, and of nothing else"
+    made = x509.load_der_x509_certificate((await service.find("batch-0")).der)
+    extensions = {each.oid: (each.value, each.critical) for each in made.extensions}
+    assert extensions[x509.BasicConstraints.oid] == (x509.BasicConstraints(ca=False, path_length=None), True)
+    assert extensions[x509.ExtendedKeyUsage.oid][0] == x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    assert (made.not_valid_before_utc, made.not_valid_after_utc) == (fleet.clock() - MINUTE, fleet.clock() + MINUTE)
     await service.end("batch-0", by="anna")
     assert len(told) == 4
