@@ -19,6 +19,7 @@ from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.pki.keys import generate_key
 from tests.support.curl import Curl
+from tests.support.descriptors import allowed
 from tests.support.enrolled import spent
 from tests.support.openssl import openssl
 from tests.support.provisioning import ProvisioningService
@@ -87,6 +88,11 @@ def test_a_signal_ends_open_feeds_and_the_service_cleanly(
     assert "ERROR" not in own_service.log
     # Serial numbers that were reserved and not used have been given back.
     assert own_service.stored("SELECT count(*) FROM serial_reservations") == [(0,)]
+
+
+def test_it_takes_as_many_descriptors_as_its_user_may_have(service: ProvisioningService) -> None:
+    soft, hard = allowed(service.pid)
+    assert soft == hard
 
 
 async def test_one_token_and_fifty_concurrent_requests_give_one_certificate(
