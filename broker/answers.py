@@ -32,7 +32,8 @@ def pinged(engine: Engine, session: Session | None, data: bytes) -> bool:
     Hot: what an idle fleet sends, each time to a processor that has forgotten everything. It does what
     `broker.connection` does with a PINGREQ among other packets, without preparing for others.
     """
-    if data != PINGREQ or session is None or engine.replays.waiting:
+    journal = engine.journal
+    if data != PINGREQ or session is None or engine.replays.waiting or (journal is not None and journal.dirty):
         return False
     engine.metrics.bytes_received += len(data)
     session.outbox.append(PINGRESP)
@@ -74,7 +75,9 @@ def explained_packet(
         packet = replace(packet, reason_code=reason)
     if connection.explains:
         explained = replace(packet, properties=Properties(reason_string=f"{reason.name}: {text}")).encode(version)
-        if not 0 < session.maximum_packet_size < len(explained):  # [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.9.2-1]
+        if (
+            not 0 < session.framing.maximum_packet_size < len(explained)
+        ):  # [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.9.2-1]
             return explained
     return packet.encode(version)
 

@@ -15,6 +15,7 @@ class State(Enum):
 
     HANDSHAKE = auto()
     OPEN = auto()
+    MUTE = auto()  # A write has failed: nothing more is written, and what the peer had sent before is read.
     CLOSING = auto()  # Nothing more is read; the backlog is still being written.
     LINGERING = auto()  # Everything is written; the peer's last bytes are thrown away.
     CLOSED = auto()
@@ -22,6 +23,7 @@ class State(Enum):
 
 HANDSHAKE: Final = State.HANDSHAKE
 OPEN: Final = State.OPEN
+MUTE: Final = State.MUTE
 CLOSING: Final = State.CLOSING
 LINGERING: Final = State.LINGERING
 CLOSED: Final = State.CLOSED

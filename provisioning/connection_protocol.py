@@ -19,11 +19,16 @@ from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
+import httptools
+import structlog
 from starlette.responses import Response
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from provisioning.declined_upgrade import head_without_upgrade
 from provisioning.gathering_transport import GatheringTransport
+
+log = structlog.get_logger(__name__)
 
 _MAXIMUM_HEADER_BYTES: Final = 32 * 1024
 _REQUEST_SECONDS: Final = 60.0
@@ -75,7 +80,10 @@ class ConnectionProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Wait no longer: the body has a limit of its own, `provisioning.api.body`."""
         self._overdue.cancel()
-        if self._may_come_whole():
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("this is no proxy")
+        elif self._may_come_whole():
             self._held = []
         else:
             super().on_headers_complete()
@@ -88,7 +96,6 @@ class ConnectionProtocol(HttpToolsProtocol):
             and self._whole.takes(self.url, 0)
             and not self._is_answering()
             and not self.expect_100_continue
-            and not parser.should_upgrade()
             and parser.get_http_version() == "1.1"
         )
 
@@ -105,6 +112,8 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Answer what has come whole."""
+        if self.parser.should_upgrade():
+            return  # It is read anew: `_feed`.
         if self._held is not None:
             body = b"".join(self._held)
             answering = self._answering(body)
@@ -124,9 +133,27 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Give what has not come whole with *data* to the application."""
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:  # Anybody can send it: not worth a line each.
+            log.debug("not HTTP", reason=str(error))
+            self.send_400_response("Invalid HTTP request received.")
         if self._held is not None:
             self._take_usual_way()
+
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                parser = self.parser
+                head = head_without_upgrade(parser.get_method(), self.url, parser.get_http_version(), self.headers)
+                data = head + data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # As the library's own.
+            else:
+                return
 
     def _take_usual_way(self) -> None:
         held, self._held = self._held or [], None

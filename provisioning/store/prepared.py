@@ -10,7 +10,7 @@ the text, and the types for how values are written and read, and what is left fo
 
 It is the same statement, text and conversion as `Connection.execute` would use, on the same connection and in the same
 transaction, and its errors are SQLAlchemy's. Works that are led side by side (`provisioning.store.company`) have theirs
-put into one by `provisioning.store.at_once`.
+put into one by `provisioning.store.at_once`, and many look-ups of one work on SQLite by `provisioning.store.of_many`.
 
 Rules
 -----
@@ -34,6 +34,7 @@ from sqlalchemy import JSON, Delete, Dialect, Insert, Select, Update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, NoResultFound
 
+from provisioning.store import of_many
 from provisioning.store.at_once import array_of, text_at_once
 from provisioning.store.side_by_side import COMPANY
 
@@ -91,7 +92,10 @@ class _Compiled:
         return {name: values[name] if bind is None else bind(values[name]) for name, bind in self.binders}
 
     def bound_at_once(self, rows: Sequence[Values]) -> Any:
-        """Return the values of *rows* as arrays."""
+        """Return the values of *rows* as arrays, None if they cannot be given as such."""
+        if self.positional:  # SQLite, with one parameter.
+            array = of_many.array_of([value for values in rows for value in self.in_order(values)])
+            return None if array is None else (array,)
         bound: dict[str, Any] = dict(self.fixed)
         for name, bind in self.binders:
             if name not in bound:
@@ -190,9 +194,9 @@ class Prepared:
             return self._read(connection, compiled, rows)
         if self._sums:
             return self._taken(connection, compiled, rows)
-        if len(rows) == 1 or not compiled.at_once:
+        cursor = None if len(rows) == 1 else _execute_many(connection, compiled, rows)
+        if cursor is None:
             return [_answer(_execute(connection, compiled, values), compiled) for values in rows]
-        cursor = _execute_at_once(connection, compiled, rows)
         found = cursor.fetchall()
         if not self._told_by:
             changed = Counter(row[-1] for row in found)
@@ -202,11 +206,12 @@ class Prepared:
 
     def _read(self, connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> list[Answer]:
         asked = {tuple(values.values()): values for values in rows}  # Who asks the same has the same answer.
-        if len(asked) == 1 or not compiled.at_once:
+        many = None if len(asked) == 1 else _execute_many(connection, compiled, list(asked.values()))
+        if many is None:
             found = {place: _answer(_execute(connection, compiled, each), compiled) for place, each in asked.items()}
             return [found[tuple(values.values())] for values in rows]
         of_place: dict[int, list[tuple[Any, ...]]] = {}
-        for row in _execute_at_once(connection, compiled, list(asked.values())).fetchall():
+        for row in many.fetchall():
             of_place.setdefault(row[-1], []).append(compiled.read(row[:-1]))
         found = {}
         for place, each in enumerate(asked, 1):
@@ -275,10 +280,15 @@ def driver_of(connection: Connection) -> Any:
     return found
 
 
-def _execute_at_once(connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> Any:
-    driver: Any = connection.connection.driver_connection
+def _execute_many(connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> Any:
+    """Return a cursor as `_execute` does, None if there is no statement for so many, or none for these values."""
+    bound = compiled.bound_at_once(rows) if compiled.at_once else None
+    return None if bound is None else _execute_at_once(connection, compiled, bound)
+
+
+def _execute_at_once(connection: Connection, compiled: _Compiled, bound: Any) -> Any:
     try:
-        return driver.execute(compiled.at_once, compiled.bound_at_once(rows))
+        return driver_of(connection).execute(compiled.at_once, bound)
     except connection.dialect.loaded_dbapi.Error as error:
         raise told(connection, compiled.at_once, error) from error
 
@@ -310,6 +320,8 @@ def _compile(
         asked = [name for name in names if name not in fixed]
         types = {name: _without_length(compiled.binds[name].type.compile(dialect)) for name in asked}
         together = text_at_once(statement, text, types, told_by)
+    elif at_once and positional and isinstance(statement, Select) and len(binders) == 1 and binders[0][1] is None:
+        together = of_many.text_of_many(text)
     converted = [(place, bind) for place, (_, bind) in enumerate(binders) if bind is not None]
     return _Compiled(text, binders, _picker(names), converted, fixed, readers, positional, together)
 

@@ -141,6 +141,34 @@ async def test_what_nobody_takes_is_the_application_s(request_: bytes) -> None:
         assert (await answered(reader))[1].startswith(b"ok")
 
 
+OFFER = ("Connection: Upgrade, HTTP2-Settings, close", "Upgrade: h2c", "HTTP2-Settings: AAEA")
+
+
+@pytest.mark.parametrize("target", ["/whole", "/other"])
+@pytest.mark.parametrize("cut", [0, 20, -2], ids=["whole", "in the head", "in the body"])
+async def test_who_offers_another_protocol_is_answered_in_this_one(target: str, cut: int) -> None:
+    kept = [line.replace(", close", "") for line in OFFER]
+    first, last = post(b"body", target, *kept), post(b"bye", target, *OFFER)
+    async with connected(Whole()) as (reader, writer):
+        for part in filter(None, (first[:cut], first[cut:])):
+            writer.write(part)
+            await asyncio.sleep(0.01)
+        assert (await answered(reader))[1].endswith(b"body")
+        writer.write(first + first + last)
+        assert [(await answered(reader))[1][-4:] for _ in range(2)] == [b"body", b"body"]
+        head, answer = await answered(reader)
+        assert answer.endswith(b"bye")
+        assert b"connection: close" in head
+        assert await reader.read() == b""
+
+
+async def test_who_wants_a_proxy_or_speaks_something_else_is_told_so() -> None:
+    for said in (b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", b"\x16\x03\x01\x00\x05hello\r\n\r\n"):
+        async with connected(Whole()) as (reader, writer):
+            writer.write(said)
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+
+
 async def test_what_comes_in_pieces_is_the_application_s_wherever_it_is_cut() -> None:
     request = post(b"wait a moment", "/whole", "X-Other: 1")
     head = len(request) - len(b"wait a moment")

@@ -11,7 +11,7 @@ from provisioning.errors import Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.service import OPERATOR_REASONS
-from provisioning.store import audit, devices, revocations
+from provisioning.store import audit, audit_findings, devices, revocations
 from provisioning.store.devices import DeviceState
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der
@@ -52,7 +52,7 @@ async def test_a_compromised_key_ends_every_certificate_for_it(fleet: Fleet, bat
     assert await revoke(other, RevocationReason.SUPERSEDED) == serials[2:]
     assert sorted(await revoke(second, RevocationReason.KEY_COMPROMISE)) == sorted(serials[:2])
     assert await sequences(fleet) == [(number, "meter-17") for number in (1, 2, 3)]
-    assert await fleet.database.read(lambda connection: list(audit.findings(connection))) == []
+    assert await fleet.database.read(lambda connection: list(audit_findings.findings(connection))) == []
 
 
 @pytest.mark.parametrize("batch", [False, True])

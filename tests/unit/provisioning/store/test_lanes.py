@@ -45,7 +45,7 @@ def note(connection: Connection, word: str) -> str:
 
 
 async def noted(database: Database) -> set[str]:
-    return await database.read(lambda connection: set(connection.execute(text("SELECT word FROM notes")).scalars()))
+    return await database.read(noted_words)
 
 
 @pytest.fixture(params=[False, True], ids=["in a thread", "on the event loop"])
@@ -133,6 +133,19 @@ async def test_a_disk_that_is_full_refuses_the_group_and_keeps_what_was_answered
     assert await noted(database) == {"before"}
     await database.write(lambda connection: limit_pages(connection, 10_000))
     assert await together(database, *big, short=short) == big
+
+
+async def test_a_file_that_is_damaged_or_no_database_cannot_be_used(tmp_path: Path, short: bool) -> None:
+    (tmp_path / "fleet.db").write_bytes(b"no database at all " * 1000)
+    database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
+    for refused in (database.read(noted_words), database.write(noted_words, short=short)):
+        with pytest.raises(Refused, match="UNAVAILABLE"):
+            await refused
+    await database.close()
+
+
+def noted_words(connection: Connection) -> set[str]:
+    return set(connection.execute(text("SELECT word FROM notes")).scalars())
 
 
 def thread_of(_connection: Connection) -> str:

@@ -1,13 +1,14 @@
-"""What a client that does not keep up is not sent: QoS 0 messages, which nobody was promised."""
+"""What a client that does not keep up is not sent.
+
+Hot where somebody is slow: once a write to such a client.
+"""
 
 from __future__ import annotations
 
-from typing import Final
-
 from broker.metrics import Metrics
 
-_QOS0_PUBLISH: Final = 0x30
-_RETAIN_BIT: Final = 0xFE
+_QOS0_PUBLISH = 0x30
+_RETAIN_BIT = 0xFE
 
 
 def without_qos0(packets: list[bytes], metrics: Metrics) -> list[bytes]:
