@@ -278,7 +278,8 @@ def _seen(connection: Client, session: Session, packet_id: int) -> bool:
         return False
     if packet_id in incoming:
         return True
-    if len(incoming) >= connection.terms.limits.max_inflight:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
+    opened = len(incoming) - len(session.carried or ())  # MQTT 5 §4.9: another connection, a new quota.
+    if opened >= connection.terms.limits.max_inflight:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
         raise ProtocolError("more QoS 2 messages than the receive maximum", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
     return False
 

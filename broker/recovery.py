@@ -18,13 +18,14 @@ from typing import Any
 import structlog
 
 from broker.engine import Engine
+from broker.mqtt.errors import PacketError
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.session.framing import framing
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.store.journal import Journal
-from broker.store.sqlite import SqliteStore
+from broker.store.sqlite import SqliteStore, unusable
 from provisioning.pki.identity import parse_uri
 
 log = structlog.get_logger("broker")
@@ -33,7 +34,19 @@ _WILL_GRACE = 10.0
 
 
 def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> Journal:
-    """Fill *engine*, which is new, from *store*; return the journal that goes on from there."""
+    """Fill *engine*, which is new, from *store*; return the journal that goes on from there.
+
+    Raises `StoreError` for a database that is damaged.
+    """
+    try:
+        journal = _recover(engine, store, now, wall_now)
+    except (KeyError, ValueError, PacketError) as error:  # A row that no other belongs to, a text that is no identity.
+        raise unusable(store.path, f"it is damaged ({type(error).__name__}: {error})") from error
+    engine.tick(now)  # What has become due while there was no broker.
+    return journal
+
+
+def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> Journal:
     offset = wall_now - now
     last_session = _highest(store, "sessions")
     last_message = _highest(store, "messages")
@@ -61,7 +74,6 @@ def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> 
     for session in sessions.values():  # Only now: what a session loses here was written before.
         session.journal = journal if session.expiry_interval > 0 else None
     engine.journal = journal
-    engine.tick(now)  # What has become due while there was no broker.
     if sessions or len(engine.retained):
         log.info(
             "recovered", code="RECOVERED", sessions=len(sessions), messages=len(messages), retained=len(engine.retained)

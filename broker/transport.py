@@ -332,7 +332,7 @@ class TlsTransport:
             self.choked = True
             self._pause_reading()
             if self._receiver is not None:
-                self._receiver.choke()
+                self._receiver.choke(self._loop.time())
 
     def _unchoke(self) -> None:
         self.choked = False

@@ -66,6 +66,7 @@ class Session:
         "_metrics",
         "_queue",
         "_receive_maximum",
+        "carried",
         "choked",
         "client_id",
         "connection",
@@ -104,6 +105,8 @@ class Session:
         self.will_due_at = 0.0
         self.incoming: set[int] | None = None
         """Packet identifiers of QoS 2 messages from the client, between PUBLISH and PUBREL."""
+        self.carried: set[int] | None = None
+        """Those of them that came through an earlier connection: they are not of this one's Receive Maximum."""
         self.journal: Journal | None = None
         """Where its state is noted, while it is persistent; None for a session that ends with its connection."""
         self.row = 0
@@ -164,6 +167,7 @@ class Session:
     def connect(self, connection: Connection, written: Framing, *, receive_maximum: int) -> None:
         """Attach *connection*, for which packets are *written* so."""
         self.outbox.clear()  # QoS 0 messages of this very turn: CONNACK comes first.
+        self.carried = set(self.incoming) if self.incoming else None
         self.connection = connection
         self.framing = written
         self.choked = False
@@ -431,6 +435,8 @@ class Session:
             self.incoming.add(packet_id)
         else:
             self.incoming.discard(packet_id)
+            if self.carried:
+                self.carried.discard(packet_id)
         if self.journal is not None:
             self.journal.incoming(self.row, packet_id, known=known)
 

@@ -176,6 +176,14 @@ authorities = Table(
 )
 """The fleet's own CAs and what each may do now: see `provisioning.store.authorities`."""
 
+host_names = Table(
+    "host_names",
+    metadata,
+    Column("name", String(253), primary_key=True),
+    Column("device_id", BIG_ID, ForeignKey("devices.id"), nullable=False),
+)
+"""Host names that devices have asked for, each the one device's: see `provisioning.store.host_names`."""
+
 device_keys = Table(
     "device_keys",
     metadata,

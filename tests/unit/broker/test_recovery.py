@@ -10,9 +10,11 @@ import pytest
 
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
+from broker.recovery import recover
+from broker.store.sqlite import SqliteStore, StoreError
 from tests.support.pki import shared_device
 from tests.support.stored import StoredBroker
-from tests.support.wire import V5, V311, publication, request, will
+from tests.support.wire import V5, V311, MemoryBroker, publication, request, will
 
 TOPIC = "fleet/meters/meter-1/telemetry"
 KEPT = {"clean_start": False, "session_expiry_interval": 600}
@@ -337,3 +339,41 @@ def test_the_will_of_a_client_that_a_stopping_broker_sends_away_waits_for_the_ne
     assert watcher.received() == []
     after.advance(3)
     assert watcher.payloads() == ([] if returns else [b"gone"])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE sessions SET owner = 'nobody'",
+        "DELETE FROM messages",
+        "UPDATE subscriptions SET topic_filter = '$share/+/t'",
+        "PRAGMA foreign_keys=OFF; DELETE FROM sessions",
+        "DROP TABLE retained",
+    ],
+)
+def test_a_database_that_is_damaged_is_named_with_the_remedy(tmp_path: Path, damage: str) -> None:
+    broker = StoredBroker(tmp_path)
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    broker.device("meter-1").publish(TOPIC, b"x", qos=1)
+    broker.store._database.executescript(damage)
+    broker.store.close()
+    store = SqliteStore(broker.directory / "broker.db")
+    with pytest.raises(StoreError, match=r"broker\.db cannot be used as the broker's database: .*; move it away, or"):
+        recover(MemoryBroker().engine, store, 0.0, 0.0)
+    store.close()
+
+
+def test_pages_that_cannot_be_read_are_said_too(tmp_path: Path) -> None:
+    broker = StoredBroker(tmp_path)
+    meter = broker.device("meter-1")
+    for number in range(100):
+        meter.publish(f"fleet/meters/meter-1/{number}", bytes(500), qos=1, retain=True)
+    broker.store.close()
+    path = broker.directory / "broker.db"
+    content = path.read_bytes()
+    path.write_bytes(content[: 12 * 4096] + b"A" * (len(content) - 12 * 4096))
+    store = SqliteStore(path)
+    with pytest.raises(StoreError, match="database disk image is malformed; move it away, or put back a backup"):
+        recover(MemoryBroker().engine, store, 0.0, 0.0)
+    store.close()

@@ -12,15 +12,24 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.audit_chain import AuditHead
+from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TokenCredential
-from provisioning.errors import Refused
+from provisioning.enrolment.claims import ClaimOrder, ClaimService
+from provisioning.enrolment.device_list import DeviceListService
+from provisioning.enrolment.manufacturers import ManufacturerService
+from provisioning.enrolment.renewal_info import RenewalService
+from provisioning.enrolment.tokens import TokenOrder
+from provisioning.errors import Pending, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import audit, audit_findings, inventory, schema
+from provisioning.store.approvals import ApprovalState
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from tests.support.fleet import Fleet
+from tests.support.manufacturer import Manufacturer
 from tests.support.postgresql import PostgresqlServer
 from tests.support.requests import csr_der
+from tests.support.ways import enrol, group, nothing
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 KEY = b"k" * 32
@@ -192,6 +201,49 @@ async def test_every_signature_and_every_operator_s_action_is_in_the_log(fleet: 
         ("bert", "decommissioned", "meter-17"),
     ]
     assert await findings(fleet.database) == []
+
+
+async def test_whatever_decides_who_gets_in_is_in_the_log_once_with_who_decided_it(fleet: Fleet) -> None:
+    database, clock = fleet.database, fleet.clock
+    claims, manufacturers = ClaimService(database, clock, nothing), ManufacturerService(database, clock, nothing)
+    lists, approvals = DeviceListService(database, clock), ApprovalService(database, clock)
+    await group(fleet, "approval", "claim", "manufacturer", "listed+token")
+    await fleet.groups.change("line", {"maximum_devices": 10}, by="bert")
+    await claims.create(ClaimOrder("batch", "line", 5, timedelta(days=1)), by="anna")
+    acme = Manufacturer(begin=clock())
+    await manufacturers.add(name="acme", group="line", name_prefix="", pem=acme.pem, by="anna")
+    await lists.add("line", [("meter-1", None), ("meter-2", None)], by="carl")
+    await lists.remove("line", "meter-2", by="anna")
+    for name, approve in (("meter-3", True), ("meter-4", False)):
+        with pytest.raises(Pending):
+            await enrol(fleet, name, label="line")
+        newest = (await approvals.page(limit=9, after=0, group="line", state=None))[-1]
+        decided = await approvals.decide(newest.id, approve=approve, by="bert")
+        assert (decided.id, decided.decided_by, decided.decided_at) == (newest.id, "bert", clock())
+        assert decided.state is (ApprovalState.APPROVED if approve else ApprovalState.DENIED)
+    (token,) = await fleet.token_service.create(TokenOrder(["meter-5"], "line"), by="anna")
+    await RenewalService(database, clock).hasten(group=None, spread=timedelta(hours=1), by="bert")
+    for _ in range(2):  # Once more, nothing happens and nothing is logged.
+        await claims.end("batch", by="carl")
+        await manufacturers.end("acme", by="carl")
+        assert token.number is not None
+        await fleet.token_service.void(token.number, lambda _: None, by="carl")
+    assert await log_of(fleet) == [
+        ("admin", "group created", "line"),
+        ("bert", "group changed", "line"),
+        ("anna", "claim created", "batch"),
+        ("anna", "manufacturer added", "acme"),
+        ("carl", "devices listed", "line"),
+        ("anna", "devices unlisted", "line"),
+        ("bert", "approved", "meter-3"),
+        ("bert", "denied", "meter-4"),
+        ("anna", "tokens created", "meter-5"),
+        ("bert", "renewal hastened", "every group"),
+        ("carl", "claim ended", "batch"),
+        ("carl", "manufacturer ended", "acme"),
+        ("carl", "token voided", "meter-5"),
+    ]
+    assert await findings(database) == []
 
 
 def fill_disk(connection: Connection) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from alembic import command
-from sqlalchemy import select, text
+from cryptography import x509
+from sqlalchemy import delete, select, text
 from sqlalchemy.engine import Connection
 
+from provisioning.ca.profile import ProfileConfig
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import audit, audit_findings, device_keys, devices, inventory, revocations, schema, tables
 from provisioning.store.certificates import CertificateState
 from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
 from provisioning.store.inventory import CertificateSearch
+from tests.support.fleet import open_fleet
+from tests.support.requests import csr_der
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -188,3 +193,27 @@ async def test_who_has_activated_or_is_on_trial_has_a_place_of_the_claim_after_t
     await database.close()
     assert places == {1: datetime(2999, 1, 1, tzinfo=UTC), 3: None}
     assert taken == 2
+
+
+async def test_a_host_name_is_of_the_device_that_had_it_first_after_the_upgrade(store_url: str) -> None:
+    profile = ProfileConfig("device", timedelta(days=7), honoured_domains=("x.example",))
+    async with open_fleet(store_url, configured=[profile]) as fleet:
+        for device, host in (("meter-1", "a.x.example"), ("meter-2", "b.x.example"), ("meter-3", "a.x.example")):
+            extension = x509.SubjectAlternativeName([x509.DNSName(host)])
+            token = TokenCredential(device, await fleet.token(device))
+            await fleet.enrolment.enrol(csr_der(names=[device], extensions=[extension]), token)
+            forget = delete(tables.host_names)
+            await fleet.database.write(lambda connection: connection.execute(forget))  # noqa: B023
+
+        def back_and_forth(connection: Connection) -> dict[str, str]:
+            config = schema._configuration()
+            config.attributes["connection"] = connection
+            connection.execute(text("UPDATE certificates SET not_after = '2999-01-01 00:00:00'"))
+            command.downgrade(config, "0020")
+            command.upgrade(config, "0021")
+            rows = connection.execute(
+                select(tables.host_names.c.name, tables.devices.c.name).join_from(tables.host_names, tables.devices)
+            )
+            return {row[0]: row[1] for row in rows}
+
+        assert await fleet.database.write(back_and_forth) == {"a.x.example": "meter-1", "b.x.example": "meter-2"}
