@@ -194,7 +194,7 @@ class Prepared:
             return self._read(connection, compiled, rows)
         if self._sums:
             return self._taken(connection, compiled, rows)
-        cursor = None if len(rows) == 1 else _execute_at_once(connection, compiled, rows)
+        cursor = None if len(rows) == 1 else _execute_many(connection, compiled, rows)
         if cursor is None:
             return [_answer(_execute(connection, compiled, values), compiled) for values in rows]
         found = cursor.fetchall()
@@ -206,7 +206,7 @@ class Prepared:
 
     def _read(self, connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> list[Answer]:
         asked = {tuple(values.values()): values for values in rows}  # Who asks the same has the same answer.
-        many = None if len(asked) == 1 else _execute_at_once(connection, compiled, list(asked.values()))
+        many = None if len(asked) == 1 else _execute_many(connection, compiled, list(asked.values()))
         if many is None:
             found = {place: _answer(_execute(connection, compiled, each), compiled) for place, each in asked.items()}
             return [found[tuple(values.values())] for values in rows]
@@ -280,11 +280,13 @@ def driver_of(connection: Connection) -> Any:
     return found
 
 
-def _execute_at_once(connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> Any:
+def _execute_many(connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> Any:
     """Return a cursor as `_execute` does, None if there is no statement for so many, or none for these values."""
     bound = compiled.bound_at_once(rows) if compiled.at_once else None
-    if bound is None:
-        return None
+    return None if bound is None else _execute_at_once(connection, compiled, bound)
+
+
+def _execute_at_once(connection: Connection, compiled: _Compiled, bound: Any) -> Any:
     try:
         return driver_of(connection).execute(compiled.at_once, bound)
     except connection.dialect.loaded_dbapi.Error as error:
