@@ -6,11 +6,12 @@ The TLS transports of asyncio and uvloop lose the alert that tells a refused dev
 connection (docs/decisions/0002). OpenSSL on the socket itself does neither.
 
 Where OpenSSL can be told to (`provisioning.pki.openssl`), one system call reads as many records as are there, and they
-are taken one by one; what a turn leaves inside is taken in the next (`Poller.again`). Who was silent for a second is read
-record by record: nothing is inside then (docs/decisions/0127). Elsewhere, the slow twin, each readiness reads one record,
-in two system calls, and another only of a peer that was readable a moment ago too: it is sending a burst. Two bounds keep a greedy publisher from starving the others: so many records a connection, and so many
-beyond the first of all connections together (`Turn.allowance`). Writing happens once a turn (`broker.turn`); what the
-socket does not take is the backlog.
+are taken one by one; what a turn leaves inside is taken in the next (`Poller.again`). Of a peer that was silent for a
+second one record is read, and nothing ahead (docs/decisions/0127). Elsewhere, the slow twin, each readiness reads one
+record, in two system calls, and another only of a peer that was readable a moment ago too: it is sending a burst. Two
+bounds keep a greedy publisher from starving the others: so many records a connection, and so many beyond the first of
+all connections together (`Turn.allowance`). Writing happens once a turn (`broker.turn`); what the socket does not take
+is the backlog.
 
 Hot: `on_readable`, `_read`, `write`.
 
