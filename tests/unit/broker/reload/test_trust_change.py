@@ -79,6 +79,17 @@ def test_who_came_back_to_his_tls_session_is_judged_by_the_path_of_before(broker
         assert outcome.code is RefusalCode.UNTRUSTED_ISSUER
 
 
+def test_the_path_that_his_own_handshake_has_verified_comes_first(broker: MemoryBroker) -> None:
+    crossed = PKI.authority("Other Issuing CA", PKI.root, key=BELOW.key)
+    held = PKI.device("meter-1", issuer=BELOW)
+    broker.engine.admission.believe(Trust([TrustBundle("other", [OTHER.certificate])]))
+    client = connected(broker, held, path(held, BELOW, OTHER))
+    client.transport.path = path(held, crossed, PKI.root)
+    outcome = judged(broker, client, ROOT)
+    assert isinstance(outcome, Peer)
+    assert outcome.bundle == "root"
+
+
 def test_of_whose_issuer_nothing_is_known_an_anchor_must_have_signed_the_certificate(broker: MemoryBroker) -> None:
     client = connected(broker, shared_device("meter-1"))
     assert isinstance(judged(broker, client, TrustBundle("issuing", [PKI.issuing.certificate])), Peer)
