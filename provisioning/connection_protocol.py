@@ -27,11 +27,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from provisioning.declined_upgrade import head_without_upgrade
 from provisioning.gathering_transport import GatheringTransport
+from provisioning.taken_answers import TakenAnswers
 
 log = structlog.get_logger(__name__)
 
 _MAXIMUM_HEADER_BYTES: Final = 32 * 1024
 _REQUEST_SECONDS: Final = 60.0
+_STALL_SECONDS: Final = 60.0
 
 
 class WholeRequests(Protocol):
@@ -57,25 +59,48 @@ class _WholeCycle:
 
 
 class ConnectionProtocol(HttpToolsProtocol):
-    """HTTP with two limits: the size of a request's headers, and the time until they are complete."""
+    """HTTP with three limits: how large a request's headers are, how long they take, and how long an answer is left."""
 
-    def __init__(self, *arguments: Any, whole: WholeRequests | None = None, **options: Any) -> None:
-        """*whole* answers what it takes; None: everything is the application's."""
+    def __init__(
+        self,
+        *arguments: Any,
+        whole: WholeRequests | None = None,
+        stall_seconds: float = _STALL_SECONDS,
+        **options: Any,
+    ) -> None:
+        """*whole* answers what it takes; None: everything is the application's.
+
+        Who takes nothing of an answer for *stall_seconds* is cut off.
+        """
         super().__init__(*arguments, **options)
         self._whole = whole
+        self._stall_seconds = stall_seconds
         self._held: list[bytes] | None = None
         """The parts of a body whose request has not been given to anybody yet."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(GatheringTransport(transport, self.loop))
+        self._taken = TakenAnswers(self.transport, self.loop, self._stall_seconds)
         self._header_bytes = 0
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
         self._overdue.cancel()
+        self._taken.end()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Watch whether the client takes what waits for it."""
+        super().pause_writing()
+        self._taken.begin()
+
+    def resume_writing(self) -> None:
+        """Watch no longer, unless the connection ends when the rest was taken."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._taken.end()
 
     def on_headers_complete(self) -> None:
         """Wait no longer: the body has a limit of its own, `provisioning.api.body`."""
@@ -189,7 +214,11 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def _await_request(self) -> None:
         # One timer until the headers are complete: a byte now and then does not put it off.
-        self._overdue = self.loop.call_later(_REQUEST_SECONDS, self.transport.close)
+        self._overdue = self.loop.call_later(_REQUEST_SECONDS, self._close)
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._taken.begin()
 
     def on_message_begin(self) -> None:
         """Start counting, and describe the connection in the scope."""

@@ -216,9 +216,12 @@ async def _running(settings: Settings, listening: Listening, place: WorkerPlace 
     authority = open_authority(settings)
     async with _open_store(settings, authority.files) as (database, serial_numbers):
         parts = await _build(settings, authority, listening, place, database, serial_numbers)
-        protocol = functools.partial(PeerCertificateProtocol, whole=parts.https.state.whole)
+        stall_seconds = 2 * settings.feed_stall_seconds  # The feed says so itself before.
+        protocol = functools.partial(
+            PeerCertificateProtocol, whole=parts.https.state.whole, stall_seconds=stall_seconds
+        )
         https = _listener(parts.https, protocol, parts.credential.context)
-        http = _listener(parts.http, ConnectionProtocol, None)
+        http = _listener(parts.http, functools.partial(ConnectionProtocol, stall_seconds=stall_seconds), None)
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(run()) for run in parts.background]
             listeners = [

@@ -59,6 +59,7 @@ class Scene:
 
     def end(self) -> list[Mapping[str, Any]]:
         self.log.close()
+        assert not self.log._thread.is_alive(), "nobody has to wait for its end"
         assert verify(self.path, KEY).findings == []
         return self.files.entries
 
