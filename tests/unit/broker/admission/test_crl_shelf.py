@@ -132,8 +132,8 @@ def test_a_shard_says_nothing_of_other_certificates(shelf: Shelf) -> None:
 
 
 def test_of_several_lists_the_one_that_is_least_late_counts(shelf: Shelf) -> None:
-    shelf.put(crl(CA, life=HOUR, age=timedelta(0), point=scope(SHARD, users_only=True)))
     shelf.put(crl(CA, life=2 * HOUR, age=timedelta(0)))
+    shelf.put(crl(CA, life=HOUR, age=timedelta(0), point=scope(SHARD, users_only=True)))
     shelf.put(crl(CA, life=HOUR, age=timedelta(0), point=scope(authorities_only=True)))
     assert shelf.overdue(SHARD, later=3 * HOUR) == pytest.approx(3600, abs=5)
     late = shelf.shelf.overdue_by_list(KEY, shelf.now + timedelta(minutes=90))
@@ -144,6 +144,8 @@ def test_of_several_lists_the_one_that_is_least_late_counts(shelf: Shelf) -> Non
 def test_a_trial_puts_lists_aside_and_tells_nobody(shelf: Shelf) -> None:
     shelf.put(crl(CA, {1: None}, number=1))
     trial = shelf.shelf.trial()
+    with pytest.raises(CrlRefused):
+        trial.prepare(parse(crl(CA, number=0)), (KEY, "CA"), "trial", shelf.now, lambda: None)
     held = trial.prepare(parse(crl(CA, {2: None}, number=2)), (KEY, "CA"), "trial", shelf.now, lambda: None)
     assert held is not None
     trial.set_aside(held)

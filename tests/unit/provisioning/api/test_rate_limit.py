@@ -13,9 +13,9 @@ from provisioning.api.peer import peer_certificate, peer_certificate_der, tls_co
 from provisioning.api.rate_limit import RateLimit, RequestRates
 from provisioning.enrolment.attempt import TlsConnection
 from provisioning.errors import Code, Refused
-from tests.support.pki import shared_device
+from tests.support.pki import shared_device, shared_pki
 
-METER = shared_device("meter-1")
+METER, OTHER = shared_device("meter-1"), shared_device("meter-2")
 
 
 class Asked:
@@ -69,9 +69,22 @@ async def test_who_asks_too_often_waits_and_is_told_how_long() -> None:
 
 async def test_each_host_and_each_certificate_has_its_own_count() -> None:
     asked = Asked()
-    for host, der in (("192.0.2.1", None), ("192.0.2.2", None), (None, None), ("192.0.2.1", METER.der)):
+    for host, der in (
+        ("192.0.2.1", None),
+        ("192.0.2.2", None),
+        (None, None),
+        ("192.0.2.1", METER.der),
+        ("192.0.2.1", OTHER.der),
+    ):
         assert [await asked.status(host, der) for _ in range(3)] == [204, 204, 429]
     assert await asked.status("192.0.2.9", METER.der) == 429, "from wherever it is shown"
+    pki = shared_pki()
+    assert await asked.status("192.0.2.9", pki.device("meter-1").der) == 429, "a successor is nobody else"
+    elsewhere = pki.device("meter-1", issuer=pki.authority("Another CA", pki.root))
+    assert await asked.status("192.0.2.9", elsewhere.der) == 204
+    for _ in range(3):
+        unreadable = await asked.status("192.0.2.9", METER.der[:-1])
+    assert unreadable == 429
 
 
 async def test_what_is_no_request_is_not_counted() -> None:
