@@ -39,6 +39,8 @@ from provisioning.store.side_by_side import COMPANY
 
 _Convert = Callable[[Any], Any]
 Values = Mapping[str, Any]
+_Binders = Sequence[tuple[str, _Convert | None]]
+_Bound = Callable[[Values], Any]
 
 _DRIVER: Final = "driver"
 """Of a connection's notes: see `driver_of`."""
@@ -64,31 +66,15 @@ class _Compiled:
     """A statement for one kind of database."""
 
     text: str
-    binders: Sequence[tuple[str, _Convert | None]]
-    in_order: Callable[[Values], tuple[Any, ...]]
-    """Picks the parameters out of the values, in the order of the text."""
-    converted: Sequence[tuple[int, _Convert]]
-    """Places of those that the driver does not take as they are."""
+    bound: _Bound
+    """Makes of values what the driver takes."""
+    binders: _Binders
     fixed: Values
     readers: Sequence[tuple[int, _Convert]]
     """For the columns whose values the driver does not return as they are to be."""
     positional: bool
     at_once: str
     """The text that does it for arrays of values, where there is one."""
-
-    def bound(self, values: Values) -> Any:
-        """Return *values* as the driver takes them."""
-        if self.fixed:
-            values = {**self.fixed, **values}
-        if self.positional:
-            picked = self.in_order(values)
-            if not self.converted:
-                return picked
-            row = list(picked)
-            for place, convert in self.converted:
-                row[place] = convert(row[place])
-            return row
-        return {name: values[name] if bind is None else bind(values[name]) for name, bind in self.binders}
 
     def bound_at_once(self, rows: Sequence[Values]) -> Any:
         """Return the values of *rows* as arrays."""
@@ -310,8 +296,33 @@ def _compile(
         asked = [name for name in names if name not in fixed]
         types = {name: _without_length(compiled.binds[name].type.compile(dialect)) for name in asked}
         together = text_at_once(statement, text, types, told_by)
+    bound = _in_order(binders) if positional else _by_name(binders)
+    if fixed:
+        bound = _with(fixed, bound)
+    return _Compiled(text, bound, binders, fixed, readers, positional, together)
+
+
+def _by_name(binders: _Binders) -> _Bound:
+    return lambda values: {name: values[name] if bind is None else bind(values[name]) for name, bind in binders}
+
+
+def _in_order(binders: _Binders) -> _Bound:
+    picked = _picker([name for name, _ in binders])
     converted = [(place, bind) for place, (_, bind) in enumerate(binders) if bind is not None]
-    return _Compiled(text, binders, _picker(names), converted, fixed, readers, positional, together)
+    if not converted:
+        return picked
+
+    def bound(values: Values) -> list[Any]:
+        row = list(picked(values))
+        for place, convert in converted:
+            row[place] = convert(row[place])
+        return row
+
+    return bound
+
+
+def _with(fixed: Values, bound: _Bound) -> _Bound:
+    return lambda values: bound({**fixed, **values})
 
 
 def _json_reader(convert: _Convert) -> _Convert:
@@ -322,7 +333,7 @@ def _json_reader(convert: _Convert) -> _Convert:
 def _picker(names: Sequence[str]) -> Callable[[Values], tuple[Any, ...]]:
     if len(names) > 1:
         return itemgetter(*names)  # Gives a tuple, and is one call.
-    return lambda values: tuple(values[name] for name in names)
+    return lambda values: tuple([values[name] for name in names])
 
 
 def _without_length(kind: str) -> str:
