@@ -30,6 +30,8 @@ from provisioning.version_option import version_option
 if TYPE_CHECKING:
     from broker.admin.client import AdminClient
 
+_SHOWN = 200
+
 Socket = Annotated[
     Path | None,
     typer.Option(
@@ -93,6 +95,10 @@ def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -
         return AdminClient.at_socket(_socket(socket, state_dir, config))
     if _remote.cafile is None or _remote.cert is None or _remote.key is None:
         raise ConfigError("--url needs --cafile, --cert and --key")
+    if not _remote.url.startswith("https://"):  # Over plain HTTP anybody could answer, and hear what is asked.
+        raise ConfigError(
+            f"--url: {_remote.url[:_SHOWN]!r} is no https:// address; give that of the broker's admin_port"
+        )
     return AdminClient.at_url(_remote.url, _remote.cafile, CredentialFiles(_remote.cert, _remote.key))
 
 
@@ -113,9 +119,9 @@ def admin_client(socket: Path | None, state_dir: Path | None, config: Path | Non
 
 
 def _socket(socket: Path | None, state_dir: Path | None, config: Path | None) -> Path:
-    from broker.config import ConfigError, read_file
+    from broker.config import ConfigError, read_texts
 
-    values = read_file(config) if config is not None else {}
+    values = read_texts(config, "admin_socket", "state_dir")
     setting = str(socket) if socket is not None else values.get("admin_socket")
     path = socket_path(setting, state_dir or Path(values.get("state_dir", "broker-state")))
     if path is None:

@@ -144,10 +144,10 @@ def _key(config: Path | None, state_dir: Path | None) -> Path:
 
 
 def _settings(config: Path | None) -> dict[str, str]:
-    from broker.config import ConfigError, read_file
+    from broker.config import ConfigError, read_texts
 
     try:
-        return {} if config is None else read_file(config)
+        return read_texts(config, "audit_log", "audit_keyfile", "state_dir")
     except ConfigError as error:
         raise _failed(str(error)) from None
 

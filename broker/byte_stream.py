@@ -54,7 +54,7 @@ class Receiver(Protocol):
     def lost(self, code: str, now: float, detail: str = "") -> None:
         """Take note that the peer is gone."""
 
-    def choke(self) -> None:
+    def choke(self, now: float) -> None:
         """Take note that too much is unsent."""
 
     def unchoke(self, now: float) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry
@@ -14,9 +14,18 @@ from broker.admission.refusal import Refused
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Packet
 from broker.publisher_topics import PublisherTopics
-from broker.routing.router import Subscriber
 from broker.session.session import Session
 from broker.terms import Terms
+
+
+class Holder(Protocol):
+    """Something that takes what publishers bring slower than they bring it: a session, a share, the store."""
+
+    def hold(self, publisher: Any) -> None:
+        """Remember that *publisher* is not read; release it when it may go on."""
+
+    def give_up(self) -> None:
+        """Take note that a second has passed: hold nobody for what may never catch up."""
 
 
 class Client(Protocol):
@@ -78,7 +87,7 @@ class Client(Protocol):
     def wait(self, inquiry: Inquiry, packet: Packet) -> None:
         """Read no more from the client until *inquiry* is answered; then act on *packet* again."""
 
-    def hold(self, slow: Subscriber, now: float) -> None:
+    def hold(self, slow: Holder, now: float) -> None:
         """Read no more from the client until *slow* has caught up, or a second has passed."""
 
     def release(self) -> None:

@@ -4,7 +4,7 @@ Rules
 -----
 1. The first few times each is a line of its own; after that, denials are counted and told by number (`broker.denials`):
    a client can try for ever, and the log is not its to fill. Few are those of a connection, and those of an identity
-   in a minute, however often it connects.
+   in a minute, however often it connects. So it is with clients that are too slow or too fast, which metrics count.
 2. Most clients give no cause: their connections have no `Complaints`.
 3. No I/O, no clock: the time is passed in.
 """
@@ -45,18 +45,18 @@ class Complaints:
         if self._denials.add((event, str(details.get("code", ""))), now):
             history.denied_more(party, self._denials, client_id, now)
 
-    def slow(self, client_id: str, address: str) -> None:
+    def slow(self, history: History, party: Party, client_id: str, now: float) -> None:
         """Log that the client does not keep up."""
-        if self._told < MOST_DENIED:
+        if self._told < MOST_DENIED and history.tells_of_pace(party, now):
             self._told += 1
-            log.warning("client does not keep up", code="SLOW_CONSUMER", client=client_id, address=address)
+            log.warning("client does not keep up", code="SLOW_CONSUMER", client=client_id, address=party.address)
 
-    def fast(self, client_id: str, address: str, limits: Limits) -> None:
+    def fast(self, history: History, party: Party, client_id: str, limits: Limits, now: float) -> None:
         """Log, once, that the client sends faster than it may."""
-        if not self._told_fast:
+        if not self._told_fast and history.tells_of_pace(party, now):
             self._told_fast = True
             rates = {"max_packet_rate": limits.max_packet_rate, "max_byte_rate": limits.max_byte_rate}
-            log.warning("client sends too fast", code="TOO_FAST", client=client_id, address=address, **rates)
+            log.warning("client sends too fast", code="TOO_FAST", client=client_id, address=party.address, **rates)
 
     def end(self, history: History, party: Party, client_id: str, now: float) -> None:
         """Tell what has been counted only: the connection has ended."""

@@ -7,6 +7,7 @@ Names are those that a mosquitto user knows where there is one (``cafile``, ``ce
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import tomllib
 from dataclasses import fields
@@ -20,10 +21,18 @@ from broker.config_hints import MOSQUITTO, hint
 from broker.limits import Limits
 from broker.listener_settings import ListenerSettings
 from broker.trust_settings import REQUIRE, HttpUrl, Interval, Paths, Policy, StatusPolicy, TrustSettings, Urls
-from provisioning.pki.identity import InvalidIdentity, parse_uri
+from provisioning.client.address import misnamed
+from provisioning.pki.identity import InvalidIdentity, check_trust_domain, parse_uri
 
 _PREFIX = "FLEET_BROKER_"
 _TABLES = frozenset({"trust", "listener", "plugins"})
+_JSON_TABLES = {
+    "limits": "",
+    "plugins": "use [plugins] in the file",
+    "trust": "use [[trust]] tables in the file",
+    "listener": "use [[listener]] tables in the file",
+}
+"""What the environment can hold as JSON only, and what is easier."""
 
 
 class ConfigError(Exception):
@@ -129,7 +138,7 @@ class BrokerConfig(BaseSettings):
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
     audit_log: Path | None = None
-    """Where each decision is written, as JSON lines in a chain (docs/operations.md); None: nowhere."""
+    """Where each decision is written, as JSON lines in a chain (docs/audit-log.md); None: nowhere."""
     audit_keyfile: Path | None = None
     """What authenticates it, made if it is not there; None: state_dir/audit.key."""
     audit_policy: Literal["count", "require"] = "count"
@@ -199,6 +208,23 @@ class BrokerConfig(BaseSettings):
     def _names(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
+    @field_validator("provisioning")
+    @classmethod
+    def _reachable_safely(cls, value: str | None) -> str | None:
+        if value is not None and (wrong := misnamed(value)) is not None:
+            raise ValueError(wrong)
+        return value
+
+    @field_validator("trust_domain")
+    @classmethod
+    def _trust_domain(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                check_trust_domain(value)
+            except InvalidIdentity as error:
+                raise ValueError(str(error)) from error
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.certfile is None) != (self.keyfile is None):
@@ -252,6 +278,15 @@ class BrokerConfig(BaseSettings):
         for host, port in places:
             if places.count((host, port)) > 1:
                 raise ValueError(f"listener: two of them have {host} port {port}; give each a port of its own")
+        for key, host in (
+            ("unsafe_plain_port", "127.0.0.1"),
+            ("admin_port", self.admin_host),
+            ("metrics_port", self.metrics_host),
+        ):
+            port = getattr(self, key)
+            if port and (host, port) in places:
+                raise ValueError(f"{key}: {host} port {port} is taken by another setting; give each a port of its own")
+            places.append((host, port))
 
     def _check_bundles(self) -> None:
         if self.trust and (self.has_crls or self.has_ocsp):
@@ -288,21 +323,17 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
         return BrokerConfig(**{key: value for key, value in flags.items() if value is not None})
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(each, path, flags) for each in error.errors())) from None
-    except SettingsError as error:  # Limits and trust are the only settings that are read as JSON.
-        if '"plugins"' in str(error):
-            raise ConfigError(
-                f"plugins: the environment variable {_variable('plugins')} is not JSON; use [plugins] in the file"
-            ) from None
-        if '"trust"' in str(error):
-            raise ConfigError(
-                f"trust: the environment variable {_variable('trust')} is not JSON; use [[trust]] tables in the file"
-            ) from None
-        raise ConfigError(
-            f"limits: the environment variable {_variable('limits')} is not JSON; "
-            f"set {_variable('limits', 'max_inflight')} and its like one by one"
-        ) from None
+    except SettingsError as error:
+        raise ConfigError(_not_json(str(error))) from None
     finally:
         _FileValues.values = {}
+
+
+def _not_json(said: str) -> str:
+    """Return what to say of a table that the environment holds as JSON, and which is none."""
+    table = next((each for each in _JSON_TABLES if f'"{each}"' in said), "limits")
+    remedy = _JSON_TABLES[table] or f"set {_variable('limits', 'max_inflight')} and its like one by one"
+    return f"{table}: the environment variable {_variable(table)} is not JSON; {remedy}"
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -313,6 +344,19 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
+    """Return those of *keys* that the TOML file *path* has, if there is one: what a command needs to find a broker.
+
+    Raises `ConfigError`, also for a value that is no text.
+    """
+    values = {} if path is None else read_file(path)
+    found = {key: values[key] for key in keys if key in values}
+    for key, value in found.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"{path}: {key}: input should be a valid string")
+    return found
 
 
 def _refuse_unknown_variables() -> None:
@@ -342,13 +386,25 @@ def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
         message = f"no such setting{_instead(keys)}"
     elif keys == ["listener"]:
         message = MOSQUITTO["listener"]
-    if in_table:
-        return f"{path or variable}: {_in_table(keys)}: {message}"
     if flags.get(keys[0]) is not None:
         return f"{flag}: {message}"
-    if variable in os.environ:
-        return f"{variable}: {message}"
+    where = _of_environment(keys)
+    if in_table:
+        return f"{where or path or variable}: {_in_table(keys)}: {message}"
+    if where is not None:
+        return f"{where}: {message}" if where == variable else f"{where}: {key}: {message}"
     return f"{path}: {key}: {message}" if path is not None else f"{key}: {message}"
+
+
+def _of_environment(keys: list[str]) -> str | None:
+    """Return the variable that sets *keys*, or None; where the file does too, the variable counts."""
+    variable, whole = _variable(*keys), _variable(keys[0])
+    if variable in os.environ:
+        return variable
+    if whole not in os.environ:
+        return None
+    named = keys[0] not in {"limits", "plugins"} or keys[1] in json.loads(os.environ[whole])
+    return whole if named else None  # Of these two, each entry may come from elsewhere.
 
 
 def _in_file(message: str) -> bool:

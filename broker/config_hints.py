@@ -63,4 +63,4 @@ def hint(key: str, known: Collection[str], limits: Collection[str]) -> str:
     if near:
         place = " below [limits]" if near[0] not in known else ""
         return f"; is {near[0]}{place} meant?"
-    return "; see docs/operations.md"
+    return "; see docs/reference/settings-of-the-broker.md"

@@ -32,9 +32,10 @@ from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.refusal import RefusalCode, Refused, told
 from broker.authorization import introduce
 from broker.byte_stream import ByteStream
+from broker.client import Holder
 from broker.complaints import Complaints
 from broker.engine import Engine
-from broker.farewell import disconnect_packet, reason_for, refusal_packet
+from broker.farewell import disconnect_packet, reason_for, refusal_for, refusal_packet
 from broker.handlers import handle
 from broker.meter import Meter
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
@@ -45,7 +46,6 @@ from broker.mqtt.packets import Packet, announced_version, decode_packet
 from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, encode_publish
 from broker.portions import PORTION, wait_a_turn, work_of
 from broker.publisher_topics import PublisherTopics
-from broker.routing.router import Subscriber
 from broker.session.session import Session
 from broker.store.journal import Otherwise
 
@@ -95,7 +95,7 @@ class ClientConnection:
         self._tail: bytearray | None = None
         self._needed = 0
         self._complaints: Complaints | None = None
-        self._holder: Subscriber | None = None
+        self._holder: Holder | None = None
         self._meter: Meter | None = None
         self._waiting = False
         self.bucket = 0
@@ -174,7 +174,7 @@ class ClientConnection:
         v5 = self.version is ProtocolVersion.V5
         storable = journal is None or not journal.failed
         position = messages = acknowledged = handled = work = 0
-        slow: Subscriber | None = None
+        slow: Holder | None = None
         limit = len(data)
         try:
             while limit - position > 1:
@@ -294,6 +294,8 @@ class ClientConnection:
             engine.turn.sessions.add(session)
             if engine.replays.waiting:  # Rare: somebody is still being sent retained messages.
                 engine.replays.wake(session, now)
+        if journal is not None and (handled or (messages and acknowledged)) and journal.crowded:
+            slow = journal
         if slow is not None:
             self.hold(slow, now)
         if self._meter is not None:
@@ -307,11 +309,11 @@ class ClientConnection:
         if not self.closed:
             self._end(code, detail, now, publish_will=True)
 
-    def choke(self) -> None:
+    def choke(self, now: float) -> None:
         """Take note that too much is unsent: the session keeps what is not sent yet in its bounded queue."""
         if self.session is not None:
             self.session.choked = True
-            self._complain().slow(self.session.client_id, self.address)
+            self._complain().slow(self.engine.history, self, self.session.client_id, now)
 
     def unchoke(self, now: float) -> None:
         """Take note that the client reads again."""
@@ -381,7 +383,7 @@ class ClientConnection:
             self.receive(behind, now)
         self.engine.turn.request()
 
-    def hold(self, slow: Subscriber, now: float) -> None:
+    def hold(self, slow: Holder, now: float) -> None:
         """Read no more until *slow* has caught up, or a second has passed."""
         # Not for its own session: the acknowledgements that it waits for are among what would not be read.
         if self._holder is None and not self.closed and slow is not self.session:
@@ -397,7 +399,7 @@ class ClientConnection:
         seconds = meter.spend(packets, size, self.engine.limits, now)
         if seconds > 0 and not self.closed:
             self.engine.metrics.rests += 1
-            self._complain().fast(self._client_id, self.address, self.engine.limits)
+            self._complain().fast(self.engine.history, self, self._client_id, self.engine.limits, now)
             self.last_received = now + seconds  # It may speak meanwhile; nobody listens.
             self._transport.rest(seconds)
 
@@ -437,7 +439,7 @@ class ClientConnection:
             session.flush()
             if self.version is ProtocolVersion.V5:
                 told_it = told(code, detail, self.engine.connected)
-                self._transport.write([disconnect_packet(reason_code, told_it, session.maximum_packet_size)])
+                self._transport.write([disconnect_packet(reason_code, told_it, session.framing.maximum_packet_size)])
         self._close(code, detail, now, publish_will=publish_will)
 
     def left(self, now: float, *, publish_will: bool) -> None:
@@ -478,11 +480,9 @@ class ClientConnection:
         """End the connection for a packet that the standard forbids."""
         if self.session is not None:
             self.disconnect(RefusalCode.BAD_PACKET, reason_for(error), str(error), now)
-        elif error.reason_code is ReasonCode.UNSUPPORTED_PROTOCOL_VERSION:
-            self.refuse(Refused(RefusalCode.UNSUPPORTED, error.reason_code, str(error)), 0, now)  # [MQTT-3.1.2-2]
-        elif error.version is ProtocolVersion.V5:  # Before, a bad CONNECT is not answered, 3.1.1 [MQTT-3.1.4-1].
-            self.version = error.version
-            self.refuse(self.refusal or Refused(RefusalCode.BAD_PACKET, reason_for(error), str(error)), 0, now)
+        elif (refusal := refusal_for(error, self.refusal)) is not None:
+            self.version = error.version or self.version
+            self.refuse(refusal, 0, now)
         elif not self.closed:
             self._close(RefusalCode.BAD_PACKET, str(error), now, publish_will=False)
 

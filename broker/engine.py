@@ -18,12 +18,12 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
 
-from broker.admission.admission import Admission, Admitted, Peer, revoked
+from broker.admission.admission import Admission, Admitted, Peer
 from broker.admission.guard import Guard
 from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused
@@ -50,7 +50,6 @@ from broker.session_rows import session_row, subscription_row
 from broker.store.journal import Journal, Otherwise
 from broker.terms import CurrentTerms
 from broker.turn import Turn
-from provisioning.pki.revocation import Revocation, RevocationReason
 
 log = structlog.get_logger("broker")
 
@@ -59,7 +58,6 @@ class Engine:
     """State shared by all connections of one broker process."""
 
     __slots__ = (
-        "_live",
         "admission",
         "connected",
         "deadlines",
@@ -69,6 +67,7 @@ class Engine:
         "journal",
         "keeps_revoked",
         "limits",
+        "live",
         "logs_clients",
         "metrics",
         "presence",
@@ -77,6 +76,7 @@ class Engine:
         "retained",
         "routes",
         "stamps",
+        "stopping",
         "terms",
         "turn",
     )
@@ -111,7 +111,10 @@ class Engine:
         """Who else is asked and told (plugins); None: nobody, and nothing of it is done."""
         self.journal: Journal | None = None
         """Where persistent state is noted for the store; None: nothing outlives the process."""
-        self._live = LiveConnections()
+        self.live = LiveConnections()
+        """Who is connected with which certificate."""
+        self.stopping = False
+        """Whether the broker is about to end: wills wait for the next start."""
         self.keeps_revoked = False
         """Whether a revoked client's will is sent, and its session kept, as if the connection had just broken."""
         self.logs_clients = True
@@ -177,7 +180,10 @@ class Engine:
                 older.disconnect(
                     "SESSION_TAKEN_OVER", ReasonCode.SESSION_TAKEN_OVER, "another connection has taken over", now
                 )
-            if clean_start or self.registry.find(role, admitted.client_id) is not session:
+            only_a_will = older is None and session.expiry_interval == 0  # It ended with another broker process.
+            if only_a_will:
+                session.will = None
+            if clean_start or only_a_will or self.registry.find(role, admitted.client_id) is not session:
                 self._discard(session, now)
                 session = None
         present = session is not None
@@ -185,14 +191,14 @@ class Engine:
             session = self.registry.create(admitted.client_id, peer.identity)
         session.expiry_interval = expiry_interval
         session.will = will  # A delayed will is not sent when its client is back in time [MQTT-3.1.3-9].
-        self._live.add(peer.certificate, connection)
+        self.live.add(peer.certificate, connection)
         self.connected += 1
         self.metrics.admitted += 1
         return session, present
 
     def _taken_over(self, peer: Peer, session: Session, connection: Client, now: float) -> Refused | None:
         """Refuse a client that takes over *session* with its own certificate, where that looks like a copied key."""
-        for older in self._live.of(peer.certificate):
+        for older in self.live.of(peer.certificate):
             if older.session is session:
                 return self.guard.taken_over(peer, _host(older), _host(connection), now)
         return None
@@ -223,25 +229,39 @@ class Engine:
             return
         connection.session = None
         self.connected -= 1
-        self._live.remove(peer.certificate, connection)
+        self.live.remove(peer.certificate, connection)
         session.disconnect()
         self.replays.parted(session)
+        if not publish_will:
+            session.will = None
         will = session.will
-        if will is not None:
-            if not publish_will:
-                session.will = None
-            elif min(will.delay, session.expiry_interval) == 0:
+        if will is not None and not self.stopping:
+            if min(will.delay, session.expiry_interval) == 0:
                 self._publish_will(session, will, now)
             else:
                 session.will_due_at = now + will.delay
                 self.registry.schedule(session, session.will_due_at)
         if session.expiry_interval == 0:
+            session.will = None
             self._discard(session, now)
+            if will is not None and self.stopping:
+                session.will = will
+                self.note(session, now)
             return
         if session.expiry_interval != NEVER:
             session.expires_at = now + session.expiry_interval
             self.registry.schedule(session, session.expires_at)
         self.note(session, now)
+
+    def stop(self, now: float) -> None:
+        """Send everybody away. Wills are sent when their clients are not back soon after the next start.
+
+        MQTT 5 §3.1.2.5 lets a server that stops defer them. Without a store they are gone with all else.
+        """
+        self.stopping = True
+        reason = ReasonCode.SERVER_SHUTTING_DOWN
+        for connection in self.connections():
+            connection.disconnect(RefusalCode.SHUTTING_DOWN, reason, "the broker is stopping", now)
 
     def forget(self, session: Session, now: float) -> None:
         """End *session*, which has no connection, before its time."""
@@ -431,57 +451,11 @@ class Engine:
         self.turn.routes.add(route)
         self.turn.request()
 
-    # Revocation
-
-    def revoke(self, revocation: Revocation, now: float) -> int:
-        """Record *revocation* and close the live sessions of its certificate; return how many."""
-        if self.admission.index.add(revocation):
-            self.metrics.revocations += 1
-        return self._close_revoked(revocation, now)
-
-    def _close_revoked(self, revocation: Revocation, now: float) -> int:
-        connections = self._live.of(revocation.key)
-        refusal = revoked(revocation)
-        for connection in connections:
-            self._put_out(connection, refusal, now)
-        return len(connections)
-
-    def _put_out(self, connection: Client, refusal: Refused, now: float) -> None:
-        """Close *connection*, whose certificate counts no more; its will and session go too, or `keeps_revoked`."""
-        peer, session, keeps = connection.peer, connection.session, self.keeps_revoked
-        reason = ReasonCode.ADMINISTRATIVE_ACTION
-        connection.disconnect(refusal.code, reason, refusal.detail, now, publish_will=keeps)
-        if keeps or refusal.code is not RefusalCode.REVOKED or peer is None or session is None:
-            return  # Who is suspended, or whose CA is revoked, may come back, with what was queued meanwhile.
-        revocation = self.admission.index.find(peer.certificate)
-        superseded = revocation is not None and revocation.reason is RevocationReason.SUPERSEDED
-        if not superseded and self.registry.has(session):
-            self._discard(session, now)
-
-    def renew(self, connection: Client, peer: Peer, now: float) -> None:
-        """Let *peer* be who is connected: the same, examined again."""
-        before = connection.peer
-        if before is None or connection.session is None:
-            return
-        if before.certificate != peer.certificate:  # Its issuer is known by its own key now.
-            self._live.remove(before.certificate, connection)
-            self._live.add(peer.certificate, connection)
-        connection.examined(peer, now)
-
-    def enforce(self, connections: Iterable[Client], now: float) -> int:
-        """Close those of *connections* whose certificate, or a CA's above it, is revoked by now; return how many."""
-        closed = 0
-        for connection in connections:
-            peer = connection.peer
-            refusal = self.admission.refuse_revoked(peer) if peer is not None else None
-            if refusal is not None and connection.session is not None:
-                self._put_out(connection, refusal, now)
-                closed += 1
-        return closed
+    # Who is here
 
     def connections(self) -> list[Client]:
         """Return every admitted connection."""
-        return self._live.all()
+        return self.live.all()
 
 
 def _host(connection: Client) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from broker.admission.refusal import Refused
+from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
@@ -44,3 +44,12 @@ def _disconnect(reason_code: ReasonCode, reason: str | None, hints: tuple[tuple[
 def reason_for(error: PacketError) -> ReasonCode:
     """Return what a DISCONNECT can say of *error*: a second CONNECT in an unknown version, for one, has no reason."""
     return error.reason_code if error.reason_code in SERVER_REASONS else ReasonCode.PROTOCOL_ERROR
+
+
+def refusal_for(error: PacketError, before: Refused | None) -> Refused | None:
+    """Return how to refuse a CONNECT with *error*, of a client that TLS has refused *before* or not; None: silently."""
+    if error.reason_code is ReasonCode.UNSUPPORTED_PROTOCOL_VERSION:
+        return Refused(RefusalCode.UNSUPPORTED, error.reason_code, str(error))  # [MQTT-3.1.2-2]
+    if error.version is ProtocolVersion.V5:  # Before, a bad CONNECT is not answered, 3.1.1 [MQTT-3.1.4-1].
+        return before or Refused(RefusalCode.BAD_PACKET, reason_for(error), str(error))
+    return None

@@ -54,6 +54,7 @@ from broker.mqtt.publish import PINGRESP
 from broker.mqtt.subscribe import Suback, Subscribe, Unsuback, Unsubscribe
 from broker.mqtt.subscription import Subscription, encode_identifier
 from broker.mqtt.topics import SharedSubscription, check_topic_name
+from broker.session.framing import framing
 from broker.session.session import NEVER, Session
 from broker.session.will import Will as KeptWill
 from broker.vouched import forwarded
@@ -177,13 +178,13 @@ def _attach(
 ) -> None:
     asked, limits = packet.properties, connection.terms.limits
     before = session.v5, session.takes_shared_frames
-    session.connect(
-        connection,
+    written = framing(
         v5=packet.protocol_version is ProtocolVersion.V5,
-        receive_maximum=min(asked.receive_maximum or RECEIVE_MAXIMUM_DEFAULT, limits.max_inflight),
         maximum_packet_size=asked.maximum_packet_size or 0,
         topic_alias_maximum=min(asked.topic_alias_maximum or 0, limits.max_topic_alias),
     )
+    receive_maximum = min(asked.receive_maximum or RECEIVE_MAXIMUM_DEFAULT, limits.max_inflight)
+    session.connect(connection, written, receive_maximum=receive_maximum)
     if before != (session.v5, session.takes_shared_frames):
         for topic_filter in session.subscriptions:  # Its routes hold it among clients of the other kind.
             engine.routes.invalidate(topic_filter)
@@ -277,7 +278,8 @@ def _seen(connection: Client, session: Session, packet_id: int) -> bool:
         return False
     if packet_id in incoming:
         return True
-    if len(incoming) >= connection.terms.limits.max_inflight:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
+    opened = len(incoming) - len(session.carried or ())  # MQTT 5 §4.9: another connection, a new quota.
+    if opened >= connection.terms.limits.max_inflight:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
         raise ProtocolError("more QoS 2 messages than the receive maximum", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
     return False
 
@@ -367,7 +369,7 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
 
 def _check_answer_fits(session: Session, answer: Suback | Unsuback) -> None:
     """Raise `ProtocolError` where the client asks for more than it takes in an answer, which grows with the filters."""
-    size = session.maximum_packet_size
+    size = session.framing.maximum_packet_size
     if size and len(answer.encode(ProtocolVersion.V5)) > size:  # [MQTT-3.1.2-24]
         raise ProtocolError(
             f"the answer to so many topic filters exceeds your maximum packet size of {size} bytes",

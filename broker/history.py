@@ -147,11 +147,12 @@ class Witness(Protocol):
 class History:
     """The events of one broker."""
 
-    __slots__ = ("_denied", "_known", "_strangers", "witness")
+    __slots__ = ("_denied", "_known", "_pace", "_strangers", "witness")
 
     def __init__(self, most: int) -> None:
         self.witness: Witness | None = None
         self._denied = WindowCount(_DENIED_SECONDS)
+        self._pace = WindowCount(_DENIED_SECONDS)
         self._known = _Shelf(most)
         self._strangers = _Shelf(most // _STRANGERS_PART)
 
@@ -183,13 +184,11 @@ class History:
 
         Who connects again for every few of them would otherwise fill the log as fast as it can connect.
         """
-        if party.peer is None:
-            return True
-        identity = party.peer.identity
-        if self._denied.of(identity, now) > MOST_DENIED - 1:
-            return False
-        self._denied.add(identity, now)
-        return True
+        return _tells(self._denied, party, now)
+
+    def tells_of_pace(self, party: Party, now: float) -> bool:
+        """Whether it is told that *party* is too slow, or too fast; likewise."""
+        return _tells(self._pace, party, now)
 
     def denied(self, party: Party, event: str, details: Mapping[str, object], client_id: str, now: float) -> None:
         """Log and record that the client may not do what it wanted to."""
@@ -222,6 +221,16 @@ class History:
     def strangers(self, host: str) -> list[Event]:
         """Return the events of those at *host* who have not proved to be anybody."""
         return self._strangers.find(host)
+
+
+def _tells(told: WindowCount, party: Party, now: float) -> bool:
+    if party.peer is None:
+        return True
+    identity = party.peer.identity
+    if told.of(identity, now) > MOST_DENIED - 1:
+        return False
+    told.add(identity, now)
+    return True
 
 
 class _Shelf:

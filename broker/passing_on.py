@@ -17,9 +17,9 @@ class PassesOn:
         """Pass on bytes."""
         self._connection.receive(data, now)
 
-    def choke(self) -> None:
+    def choke(self, now: float) -> None:
         """Pass on that too much is unsent."""
-        self._connection.choke()
+        self._connection.choke(now)
 
     def unchoke(self, now: float) -> None:
         """Pass on that the peer takes what is sent again."""

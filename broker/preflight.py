@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 
+from broker.admin.unix_socket import socket_path
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.config import BrokerConfig
 from broker.own_certificate import read_certificate
@@ -100,3 +101,8 @@ def _state(config: BrokerConfig) -> Iterator[str]:
         yield f"state_dir: {place} is no directory; name another"
     elif not os.access(place, os.W_OK | os.X_OK):
         yield f"state_dir: {place} cannot be written by this user; make it theirs, or name another"
+    if config.audit_log is not None and config.audit_log.is_dir():
+        yield f"audit_log: {config.audit_log} is a directory; name a file"
+    socket = socket_path(config.admin_socket, config.state_dir)
+    if socket is not None and socket.exists() and not socket.is_socket():
+        yield f"admin_socket: {socket} is no socket; move it away, or name another"

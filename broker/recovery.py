@@ -6,7 +6,8 @@ Rules
    QoS 2 message is sent again with the packet identifier by which the client knows it: exactly once.
 2. A session whose time has passed is not brought back. The time of a session that was connected when the broker was
    killed begins at the restart; so does the delay of its will, with a few seconds of grace, since all of its clients
-   lost their connection through no fault of theirs.
+   lost their connection through no fault of theirs. Of a session that ended with its connection nothing is there but
+   its will: whoever comes back finds no session.
 3. Messages that have expired are forgotten.
 """
 
@@ -17,12 +18,14 @@ from typing import Any
 import structlog
 
 from broker.engine import Engine
+from broker.mqtt.errors import PacketError
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
+from broker.session.framing import framing
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.store.journal import Journal
-from broker.store.sqlite import SqliteStore
+from broker.store.sqlite import SqliteStore, unusable
 from provisioning.pki.identity import parse_uri
 
 log = structlog.get_logger("broker")
@@ -31,7 +34,19 @@ _WILL_GRACE = 10.0
 
 
 def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> Journal:
-    """Fill *engine*, which is new, from *store*; return the journal that goes on from there."""
+    """Fill *engine*, which is new, from *store*; return the journal that goes on from there.
+
+    Raises `StoreError` for a database that is damaged.
+    """
+    try:
+        journal = _recover(engine, store, now, wall_now)
+    except (KeyError, ValueError, PacketError) as error:  # A row that no other belongs to, a text that is no identity.
+        raise unusable(store.path, f"it is damaged ({type(error).__name__}: {error})") from error
+    engine.tick(now)  # What has become due while there was no broker.
+    return journal
+
+
+def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> Journal:
     offset = wall_now - now
     last_session = _highest(store, "sessions")
     last_message = _highest(store, "messages")
@@ -59,7 +74,6 @@ def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> 
     for session in sessions.values():  # Only now: what a session loses here was written before.
         session.journal = journal if session.expiry_interval > 0 else None
     engine.journal = journal
-    engine.tick(now)  # What has become due while there was no broker.
     if sessions or len(engine.retained):
         log.info(
             "recovered", code="RECOVERED", sessions=len(sessions), messages=len(messages), retained=len(engine.retained)
@@ -78,12 +92,12 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float)
     ended = now if ended_at is None else ended_at - offset
     session = engine.registry.create(client_id, parse_uri(owner))
     session.row = number
-    session.v5 = bool(v5)
+    session.framing = framing(v5=bool(v5))
     session.expiry_interval = expiry_interval
     if will[0] is not None:
         *columns, will_expiry_interval = will
         session.will = Will(_message((*columns, None), offset), will_delay, will_expiry_interval)
-        session.will_due_at = max(ended + will_delay, now + _WILL_GRACE)
+        session.will_due_at = max(ended + min(will_delay, expiry_interval), now + _WILL_GRACE)
         engine.registry.schedule(session, session.will_due_at)
     if expiry_interval != NEVER:
         # A session that has only a will ends when that is sent.

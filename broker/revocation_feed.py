@@ -21,6 +21,7 @@ from pathlib import Path
 
 import structlog
 
+from broker.enforcement import revoke
 from broker.engine import Engine
 from provisioning.client.feed import Current, FeedAhead, FeedLost, ReleaseEvent, follow
 from provisioning.pki.revocation import CertificateKey
@@ -115,7 +116,7 @@ class RevocationFeed:
                         history.told("released", code="RELEASED", **_named(event.key, event.device, event.sequence))
                 else:
                     self._after, self._mark = event.sequence, event.mark
-                    closed = self._engine.revoke(event.revocation, now)
+                    closed = revoke(self._engine, event.revocation, now)
                     if closed:
                         took = (datetime.now(UTC) - event.recorded_at).total_seconds()
                         self._engine.metrics.revocation_to_close_seconds.observe(max(0.0, took), closed)

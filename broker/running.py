@@ -28,6 +28,7 @@ from broker.plugins.errors import PluginError
 from broker.preflight import problems
 from broker.server import BrokerServer
 from broker.store.sqlite import StoreError
+from provisioning.descriptors import take_all
 from provisioning.logs import LossyStream, fit_for_terminal
 from provisioning.pki.tls import TlsConfigurationError
 
@@ -58,6 +59,7 @@ def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool
         _test(settings)
         return
     configure_log(settings.log_level)
+    take_all()
     try:
         _run(BrokerServer(settings, partial(load, config, flags), config))
     except _NOT_STARTED as error:

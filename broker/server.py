@@ -29,7 +29,6 @@ from broker.admin.metrics_endpoint import ListenError, open_metrics
 from broker.admission.admission import Admission
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import parse_policy, read_policy
-from broker.admission.refusal import RefusalCode
 from broker.audit.log import AuditLog
 from broker.audit.opening import NoAudit, open_audit
 from broker.coalescing import Coalescing
@@ -37,7 +36,6 @@ from broker.config import BrokerConfig
 from broker.engine import Engine
 from broker.listener import Doors, Listener, Speaks
 from broker.loop_lag import measure_lag
-from broker.mqtt.codes import ReasonCode
 from broker.own_certificate import CredentialError, own_trust_domain
 from broker.plugins.none import NoPlugins
 from broker.poller import Poller
@@ -381,15 +379,7 @@ class BrokerServer:
     async def _shut_down(self, engine: Engine, doors: Doors, listeners: list[Listener]) -> None:
         for listener in listeners:
             listener.stop_accepting()
-        now = asyncio.get_running_loop().time()
-        for connection in engine.connections():
-            connection.disconnect(
-                RefusalCode.SHUTTING_DOWN,
-                ReasonCode.SERVER_SHUTTING_DOWN,
-                "the broker is stopping",
-                now,
-                publish_will=False,
-            )
+        engine.stop(asyncio.get_running_loop().time())
         await doors.drained(_STOP_PATIENCE)
 
 

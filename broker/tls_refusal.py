@@ -59,5 +59,7 @@ def words_of(error: OSError) -> str:
     if isinstance(error, (ssl.SSLZeroReturnError, ssl.SSLEOFError)):
         return "the peer has closed the connection"
     if isinstance(error, ssl.SSLError):
+        if not error.reason and getattr(error, "library", "") == "SYS":
+            return "the connection was reset"  # While writing: `ssl` does not pass on what the system said.
         return (error.reason or str(error)).lower().replace("_", " ")
     return error.strerror or type(error).__name__

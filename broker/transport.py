@@ -2,29 +2,27 @@
 
 Theory
 ------
-Why not asyncio's or uvloop's TLS transport: both lose the alert that tells a refused device why, and both keep large
-buffers a connection (docs/decisions/0002). OpenSSL on the socket itself writes the alert, and releases its buffers when
-a connection is idle.
+The TLS transports of asyncio and uvloop lose the alert that tells a refused device why, and keep large buffers a
+connection (docs/decisions/0002). OpenSSL on the socket itself does neither.
 
 Where OpenSSL can be told to (`provisioning.pki.openssl`), one system call reads as many records as are there, and they
 are taken one by one; what a turn leaves inside is taken in the next (`Poller.again`). Elsewhere, the slow twin, each
-readiness reads one record, in two system calls, and a handshake that has to wait is an exception. A second try costs a
-system call and an exception when nothing is there, so it is made only for a peer that was readable a moment ago too: it
-is sending a burst, and reading on lets the turn carry many messages in one write to each subscriber. Two bounds keep a
-greedy publisher from starving the others: so many records a connection, and so many beyond the first of all connections
-together (`Turn.allowance`). Writing happens once a turn (`broker.turn`); what the socket does not take is the backlog.
+readiness reads one record, in two system calls, and another only of a peer that was readable a moment ago too: it is
+sending a burst. Two bounds keep a greedy publisher from starving the others: so many records a connection, and so many
+beyond the first of all connections together (`Turn.allowance`). Writing happens once a turn (`broker.turn`); what the
+socket does not take is the backlog.
 
 Hot: `on_readable`, `_read`, `write`.
 
 Rules
 -----
 1. A refusal is polite: what was written (the alert, the CONNACK, the DISCONNECT) is followed by a shut-down of the
-   write side, and what the peer still sends is read and thrown away for a moment. Closing with unread bytes would make
-   the kernel reset the connection, and the reason with it.
-2. The backlog is bounded. Beyond the bound the transport is *choked*: QoS 0 messages are dropped and counted, the
-   session keeps the others in its own bounded queue, and the peer is not read: it must take its answers before it may
-   ask more.
-3. Whatever happens to the socket ends in `_close`, once.
+   write side, and what the peer still sends is thrown away for a moment. Closing with unread bytes resets a connection.
+2. A peer that leaves so has its say: what it had sent before a write failed is read, its DISCONNECT and what it
+   acknowledged among it.
+3. The backlog is bounded. Beyond the bound the transport is *choked*: QoS 0 messages are dropped and counted, the
+   session keeps the others in its own bounded queue, and the peer is not read: it must take its answers first.
+4. Whatever happens to the socket ends in `_close`, once, and the receiver has been told.
 
 Does not handle: what the bytes mean, deadlines (`broker.connection` files them), who may connect.
 """
@@ -43,6 +41,7 @@ from enum import Enum, auto
 from broker.byte_stream import Receiver
 from broker.metrics import Metrics
 from broker.poller import READABLE, WRITABLE, Poller
+from broker.slow_reader import without_qos0
 from broker.tls_refusal import code_of, words_of
 from broker.tls_session import TlsSession, say_goodbye, shake_hands
 from broker.turn import Turn
@@ -58,13 +57,12 @@ _READS_A_TURN = 64
 _LINGER_SECONDS = 1.0
 _DRAIN_SECONDS = 5.0
 _DISCARD = 65536
-_QOS0_PUBLISH = 0x30
-_RETAIN_BIT = 0xFE
 
 
 class _State(Enum):
     HANDSHAKE = auto()
     OPEN = auto()
+    MUTE = auto()  # A write has failed: nothing more is written, and what the peer had sent before is read.
     CLOSING = auto()  # Nothing more is read; the backlog is still being written.
     LINGERING = auto()  # Everything is written; the peer's last bytes are thrown away.
     CLOSED = auto()
@@ -76,6 +74,7 @@ class TlsTransport:
     __slots__ = (
         "_backlog",
         "_events",
+        "_failure",
         "_fd",
         "_held",
         "_host",
@@ -124,6 +123,7 @@ class TlsTransport:
         self._max_backlog = max_backlog
         self._receiver: Receiver | None = None
         self._backlog: bytearray | None = None
+        self._failure = ""
         self.choked = False
         """Whether the backlog is over its bound: the peer is not read, and QoS 0 messages to it are dropped."""
         self._state = _State.HANDSHAKE
@@ -163,6 +163,8 @@ class TlsTransport:
             self._handshake()
         elif self._state is _State.LINGERING:
             self._discard()
+        elif self._state is _State.MUTE:
+            self._hear_out()
         else:  # An error while the last bytes are being written: epoll tells of it unasked.
             self._close()
 
@@ -178,9 +180,9 @@ class TlsTransport:
             self._linger()  # OpenSSL has written the alert.
             return
         if wants == openssl.WANTS_WRITE:
-            self._start_writing()
+            self._watch(self._events | WRITABLE)
             return
-        self._stop_writing()
+        self._watch(self._events & ~WRITABLE)
         if wants == openssl.COMPLETE:
             self._secured(receiver, tls)
 
@@ -248,6 +250,18 @@ class TlsTransport:
             self._finish()
         return data
 
+    def _hear_out(self) -> None:
+        """Read one record more of a peer that is lost. Who may not be read now (held, resting) has had its say."""
+        data = b""
+        if self._tls is not None and self._events & READABLE:
+            with contextlib.suppress(ssl.SSLError, OSError):
+                data = self._tls.read(RECORD)
+        if not data or self._receiver is None:
+            self.abort("CONNECTION_LOST", self._failure)
+            return
+        self._poller.again(self._fd)
+        self._receiver.receive(data, self._loop.time())
+
     def _waits_inside(self) -> bool:
         """Whether there are bytes to read that the kernel does not know of."""
         return (
@@ -299,7 +313,7 @@ class TlsTransport:
             sent = self._send(tls, data)
         if sent < size and self._state is _State.OPEN:
             backlog = self._backlog = bytearray(data[sent:] if sent else data)
-            self._start_writing()
+            self._watch(self._events | WRITABLE)
             self._choke_if_long(backlog)
 
     def _send_first(self, tls: TlsSession, data: bytes) -> int:
@@ -318,12 +332,11 @@ class TlsTransport:
             self.choked = True
             self._pause_reading()
             if self._receiver is not None:
-                self._receiver.choke()
+                self._receiver.choke(self._loop.time())
 
     def _unchoke(self) -> None:
         self.choked = False
-        if not self._held and not self._resting:
-            self._resume_reading()
+        self._read_on()
         if self._receiver is not None:
             self._receiver.unchoke(self._loop.time())
 
@@ -345,14 +358,16 @@ class TlsTransport:
         return sent
 
     def _fail(self, error: OSError) -> None:
-        # Not now: whoever writes is in the middle of a flush. The loop will tell the receiver.
-        self._state = _State.CLOSING
-        self._loop.call_soon(self._broken, words_of(error))
-
-    def _broken(self, detail: str) -> None:
-        if self._receiver is not None:
-            self._receiver.lost("CONNECTION_LOST", self._loop.time(), detail)
-        self._close()
+        # Who is told of it is told later, whoever writes is in the middle of a flush; and not for ever heard out.
+        self._backlog = None
+        if self._state is not _State.OPEN:
+            self._loop.call_soon(self._close)
+            return
+        self._state, self._failure = _State.MUTE, words_of(error)
+        self.choked = False
+        self._watch(0 if self._held or self._resting else READABLE)
+        self._poller.again(self._fd)
+        self._timer = self._loop.call_later(_LINGER_SECONDS, self.abort, "CONNECTION_LOST", self._failure)
 
     def on_writable(self) -> None:
         """Write on."""
@@ -370,7 +385,7 @@ class TlsTransport:
                     self._unchoke()
                 return
             self._backlog = None
-        self._stop_writing()
+        self._watch(self._events & ~WRITABLE)
         if self._state is _State.CLOSING:
             self._finish()
             return
@@ -383,7 +398,7 @@ class TlsTransport:
 
     def close(self) -> None:
         """Write what is left, close TLS and the socket; what has not gone after a few seconds is given up."""
-        if self._state is _State.HANDSHAKE:
+        if self._state in (_State.HANDSHAKE, _State.MUTE):
             self._close()
         elif self._state is _State.OPEN:
             if self._backlog is None:
@@ -393,10 +408,10 @@ class TlsTransport:
                 self._pause_reading()
                 self._timer = self._loop.call_later(_DRAIN_SECONDS, self._close)
 
-    def abort(self) -> None:
-        """Close the socket at once."""
+    def abort(self, code: str = "ABORTED", detail: str = "") -> None:
+        """Close the socket at once, and tell why."""
         if self._receiver is not None:
-            self._receiver.lost("ABORTED", self._loop.time())
+            self._receiver.lost(code, self._loop.time(), detail)
         self._close()
 
     def _finish(self) -> None:
@@ -412,13 +427,12 @@ class TlsTransport:
             return
         self._state = _State.LINGERING
         self._let_go()  # What comes now is thrown away unread.
-        self._stop_writing()
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             self._close()
             return
-        self._resume_reading()
+        self._watch(READABLE)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(_LINGER_SECONDS, self._close)
@@ -426,7 +440,7 @@ class TlsTransport:
     def _close(self) -> None:
         if self._state is _State.CLOSED:
             return
-        if self._inside and self._state in (_State.OPEN, _State.CLOSING):  # Whose handshake was completed.
+        if self._inside and self._state in (_State.OPEN, _State.MUTE, _State.CLOSING):  # Whose handshake was completed.
             openssl.stay_resumable(self._inside)
         self._state = _State.CLOSED
         self._let_go()
@@ -457,8 +471,7 @@ class TlsTransport:
     def release(self) -> None:
         """Read again."""
         self._held = False
-        if self._state is _State.OPEN and not self.choked and not self._resting:
-            self._resume_reading()
+        self._read_on()
 
     def rest(self, seconds: float) -> None:
         """Read nothing more from the peer for so long: it sends faster than it may."""
@@ -469,32 +482,19 @@ class TlsTransport:
 
     def _rested(self) -> None:
         self._resting = False
-        if self._state is _State.OPEN and not self._held and not self.choked:
-            self._resume_reading()
+        self._read_on()
 
-    def _resume_reading(self) -> None:
-        self._watch(self._events | READABLE)
-        if self._waits_inside():
-            self._poller.again(self._fd)
+    def _read_on(self) -> None:
+        if self._state is _State.OPEN and not (self.choked or self._held or self._resting):
+            self._watch(self._events | READABLE)
+            if self._waits_inside():
+                self._poller.again(self._fd)
 
     def _pause_reading(self) -> None:
         self._watch(self._events & ~READABLE)
         self._poller.enough(self._fd)
 
-    def _start_writing(self) -> None:
-        self._watch(self._events | WRITABLE)
-
-    def _stop_writing(self) -> None:
-        self._watch(self._events & ~WRITABLE)
-
     def _watch(self, events: int) -> None:
         if events != self._events:
             self._events = events
             self._poller.change(self._fd, events)
-
-
-def without_qos0(packets: list[bytes], metrics: Metrics) -> list[bytes]:
-    """Return *packets* without the QoS 0 messages, which are counted as dropped."""
-    kept = [packet for packet in packets if packet[0] & _RETAIN_BIT != _QOS0_PUBLISH]
-    metrics.dropped_slow_consumer += len(packets) - len(kept)
-    return kept

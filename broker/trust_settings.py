@@ -122,7 +122,8 @@ class IdentitySource(BaseModel):
 
     @model_validator(mode="after")
     def _a_device_has_a_group(self) -> Self:
-        if self.group is None and self.role is Role.DEVICE and "(?P<group>" not in self.pattern:
+        in_uri = self.source == "spiffe"
+        if not in_uri and self.group is None and self.role is Role.DEVICE and "(?P<group>" not in self.pattern:
             raise ValueError("group: a device belongs to one; give group, or capture it: (?P<group>…)")
         return self
 

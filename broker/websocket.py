@@ -43,7 +43,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from broker.metrics import Metrics
 from broker.portions import PORTION
-from broker.transport import without_qos0
+from broker.slow_reader import without_qos0
 from broker.turn import Turn
 
 SUBPROTOCOL = "mqtt"
@@ -102,7 +102,7 @@ class Above(Protocol):
     def lost(self, code: str, now: float, detail: str = "") -> None:
         """Take note that the peer is gone."""
 
-    def choke(self) -> None:
+    def choke(self, now: float) -> None:
         """Take note that too much is unsent."""
 
     def unchoke(self, now: float) -> None:
@@ -183,10 +183,10 @@ class WebSocket:
                 self._send(error.event_hint)
         self._fail(f"not a WebSocket: {error}", now)
 
-    def choke(self) -> None:
+    def choke(self, now: float) -> None:
         """Pass on that too much is unsent."""
         if self._above is not None:
-            self._above.choke()
+            self._above.choke(now)
 
     def unchoke(self, now: float) -> None:
         """Pass on that the peer takes what is sent again."""

@@ -4,7 +4,8 @@ Rules
 -----
 1. The state machine (`device`) decides; this file only dials, sends, and reports what happened to it.
 2. Telemetry is QoS 1 and kept until it is acknowledged: after a reconnection it is sent again, so a message is lost
-   only if the broker lies. What is unacknowledged is bounded; above the bound the device holds its readings back.
+   only if the broker lies. It goes before what is new: nothing is out of order by the device's own doing. What is
+   unacknowledged is bounded; above the bound the device holds its readings back.
 3. The TLS context is the fleet's, the key and certificate in each handshake are the device's own (`tls_dial` rule 3).
 """
 
@@ -153,7 +154,7 @@ class LiveDevice:
         return self.is_connected
 
     async def connect(self, session: ssl.SSLSession | None = None) -> Link:
-        """Connect, subscribe to the device's commands, and send again what was not acknowledged.
+        """Connect, send again what was not acknowledged, and subscribe to the device's commands.
 
         Raises `NotAdmitted`; the state machine knows already.
         """
@@ -186,13 +187,13 @@ class LiveDevice:
         self.machine.happened(Event.ADMITTED)
         connection.closed.add_done_callback(self._connection_ended)
         try:
+            self._send_again(connection)  # In the turn that lets it publish: what is older goes first.
             if not self._resumed(connection, terms):
                 asked = time.monotonic()
                 await connection.subscribe(f"{self.machine.topic_prefix}/cmd/#", _AT_LEAST_ONCE)
                 self._surroundings.record(Duration.SUBACK, time.monotonic() - asked, 0.0)
             for behaviour in self.behaviours:
                 behaviour.admitted(self, connection)
-            self._send_again(connection)
         except NotConnected:
             pass  # Admitted and lost at once: `ended` is called as for any lost connection.
         return connection

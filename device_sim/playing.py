@@ -68,7 +68,9 @@ def play(
     except (InvalidScenario, TooFewDescriptors) as error:
         view.failed(error)
         raise typer.Exit(ExitCode.USAGE) from None
-    if self_hosted == (fleet is not None):
+    if self_hosted and fleet is not None:
+        raise typer.BadParameter("--self-hosted makes a fleet and a broker of its own: leave out --fleet, or itself")
+    if not self_hosted and fleet is None:
         raise typer.BadParameter("say where to run: --self-hosted, or --fleet DIR with --broker HOST:PORT")
     if fleet is not None and against is not Contestant.FLEETGATE:
         raise typer.BadParameter("--against is for --self-hosted; a broker of yours is named by --broker")

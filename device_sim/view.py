@@ -12,14 +12,16 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.markup import escape
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 _PICTURE_SECONDS = 0.25
 _LINE_SECONDS = 3.0
-_LOG_WIDTH = 160
+_LOG_WIDTH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,27 +93,57 @@ class Traffic:
 
     def picture(self) -> RenderableType:
         """Return the state as a table."""
-        table = Table(box=None, padding=(0, 1), pad_edge=True)
-        for heading in ("connected", "messages/s", "received", "in flight", "p50 ms", "p95 ms", "p99 ms", "max ms"):
-            table.add_column(heading, justify="right", header_style="dim", no_wrap=True)
-        table.add_row(
-            f"{self.connected}/{self.devices}",
-            f"{self.rate:.0f}",
-            str(self.received),
-            str(self.unacknowledged),
-            f"{self.latency.p50:.2f}",
-            f"{self.latency.p95:.2f}",
-            f"{self.latency.p99:.2f}",
-            f"{self.latency.highest:.1f}",
+        figures = {
+            "connected": f"{self.connected}/{self.devices}",
+            "messages/s": f"{self.rate:.0f}",
+            "received": str(self.received),
+            "in flight": str(self.unacknowledged),
+            "p50 ms": f"{self.latency.p50:.2f}",
+            "p95 ms": f"{self.latency.p95:.2f}",
+            "p99 ms": f"{self.latency.p99:.2f}",
+            "max ms": f"{self.latency.highest:.1f}",
+        }
+        some = {name: figures[name] for name in ("connected", "messages/s", "received", "p50 ms", "p99 ms")}
+        few = {name: figures[name] for name in ("connected", "messages/s", "p99 ms")}
+        late = Text(f"generator late p99 {self.lateness.p99:.1f} ms", style="dim")
+        return Group(
+            Fitting(self._bar(40, late), self._bar(24, late), self._bar(10, late), self._bar(10)),
+            Fitting(_row(figures), _row(some), _row(few)),
         )
+
+    def _bar(self, width: int, *beside: Text) -> Table:
         bar = Table.grid(padding=(0, 1))
+        elapsed = min(self.elapsed, self.total)
         bar.add_row(
             "  streaming",
-            ProgressBar(total=self.total, completed=min(self.elapsed, self.total), width=40),
-            f"{min(self.elapsed, self.total):.0f}/{self.total:.0f} s",
-            Text(f"generator late p99 {self.lateness.p99:.1f} ms", style="dim"),
+            ProgressBar(total=self.total, completed=elapsed, width=width),
+            f"{elapsed:.0f}/{self.total:.0f} s",
+            *beside,
         )
-        return Group(bar, table)
+        return bar
+
+
+def _row(figures: Mapping[str, str]) -> Table:
+    table = Table(box=None, padding=(0, 1), pad_edge=True)
+    for heading in figures:
+        table.add_column(heading, justify="right", header_style="dim", no_wrap=True)
+    table.add_row(*figures.values())
+    return table
+
+
+class Fitting:
+    """The first of *pictures*, widest first, that the terminal has room for; else the last."""
+
+    def __init__(self, *pictures: RenderableType) -> None:
+        self._pictures = pictures
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the picture that fits."""
+        for picture in self._pictures:
+            if Measurement.get(console, options.update(width=_LOG_WIDTH), picture).maximum <= options.max_width:
+                yield picture
+                return
+        yield self._pictures[-1]
 
 
 class Shown(Protocol):
@@ -140,7 +172,10 @@ class View:
 
     def said(self, text: str) -> None:
         """Tell one thing that has been done."""
-        self._err.print(f"  {text}", highlight=False, markup=False)
+        if self._err.is_terminal:
+            self._err.print(Padding(Text(text), (0, 0, 0, 2), expand=False), highlight=False)
+        else:
+            self._err.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
 
     @asynccontextmanager
     async def watching(self, state: Callable[[], Shown]) -> AsyncIterator[None]:
@@ -206,7 +241,10 @@ class View:
 
     def failed(self, error: BaseException) -> None:
         """Tell why there is no result."""
-        self._err.print(f"fleet-sim: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror and error.filename is not None:
+            text = f"{error.filename}: {error.strerror}"  # Not "[Errno 2]": who reads it is no program.
+        self._err.print(f"fleet-sim: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
 
     def summary(self, report: Report) -> None:
         """Show the verdict."""

@@ -44,22 +44,23 @@ def verify(
     Example:
       fleet-provisioning audit verify --dir /var/lib/fleet
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    from provisioning.store import audit
+    from provisioning.store import audit_findings
 
     noted = None if head is None else _parse_head(head)
 
-    def read(connection: Connection) -> tuple[list[str], AuditHead]:
-        return list(audit.findings(connection, noted)), audit.head(connection)
+    def read(connection: Connection) -> tuple[list[str], AuditHead | None]:
+        return list(audit_findings.findings(connection, noted)), audit_findings.readable_head(connection)
 
     findings, end = _read(directory, read)
     if as_json:
-        print_document({"entries": end.number, "head": str(end), "findings": findings})
+        facts = (None, None) if end is None else (end.number, str(end))
+        print_document({"entries": facts[0], "head": facts[1], "findings": findings})
     else:
         for finding in findings:
             sys.stdout.write(f"{finding}\n")
     if findings:
         raise fail(f"the audit log has {len(findings)} finding{'' if len(findings) == 1 else 's'}")
-    if not as_json:
+    if end is not None and not as_json:
         sys.stdout.write(f"{end.number} entries, all as they were written\nhead {end}\n")
 
 
@@ -78,9 +79,13 @@ def show(
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     from provisioning.store import audit
 
-    found = _read(directory, lambda connection: audit.entries(connection, after, limit))
+    try:
+        found = _read(directory, lambda connection: audit.entries(connection, after, limit))
+        items = [_item(entry) for entry in found]
+    except (ValueError, TypeError) as error:
+        raise fail(f"the audit log holds what no service writes ({error}): audit verify says in which entry") from error
     if as_json:
-        print_document([_item(entry) for entry in found])
+        print_document(items)
         return
     print_table(
         ("number", "time", "actor", "action", "subject", "details"),
@@ -94,7 +99,10 @@ def show(
 def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> ResultT:
     from provisioning.audit_key import read_audit_key
     from provisioning.config import load_settings
+    from provisioning.logs import configure_logging
     from provisioning.store.database import Database
+
+    configure_logging()  # Not to stdout, where the result goes.
 
     async def run() -> ResultT:
         settings = load_settings(directory)

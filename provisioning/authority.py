@@ -205,7 +205,7 @@ def root_crl_plan(settings: Settings, authority: OpenAuthority, name: str, certi
 
     def open_root() -> CrlIssuer:
         try:
-            key = authority.signers.open(name)
+            key = authority.signers.open_for(name, certificate)
         except ConfigurationError as error:
             raise ConfigurationError(f"the root CA's CRL is due and its key is needed: {error}") from error
         return CrlIssuer(certificate, key)

@@ -129,7 +129,7 @@ class AuthorityLife:
         await self.log_step(Action.SIGNING_CA, name, {"root": root.name, "serial": serials.serial_text(serial)})
         try:
             certificate = sign_issuing_ca(
-                CertificateAuthority(root.certificate, self.places.open(root.name)),
+                CertificateAuthority(root.certificate, self.places.open_for(root.name, root.certificate)),
                 IssuingCaRequest(subject, key.public_key()),
                 serial,
                 now,
@@ -262,7 +262,7 @@ class AuthorityLife:
         active = _chosen(of_line, None, AuthorityState.ACTIVE, "active")
         url = self.settings.public_http_url
         urls = None if url is None else urls_of(str(url), active.name)
-        issuer = Issuer(active.certificate, self.places.open(active.name), urls)
+        issuer = Issuer(active.certificate, self.places.open_for(active.name, active.certificate), urls)
         numbers = SerialNumbers(self.database)
         await OwnCredentials(
             self.files,

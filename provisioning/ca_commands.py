@@ -7,7 +7,7 @@ is imported by the command: `--help` starts without it.
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +27,7 @@ from provisioning.ceremony_command import (
 )
 from provisioning.files import AuthorityFiles
 from provisioning.pki.revocation import RevocationReason
-from provisioning.service_command import Directory, Json, fail, print_document, print_table, shown_time
+from provisioning.service_command import Directory, Json, fail, in_utc, print_document, print_table, shown_time
 
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
@@ -253,7 +253,7 @@ def revoke(
 
     if reason not in AUTHORITY_REASONS:
         raise typer.BadParameter(f"of a CA it can be: {', '.join(AUTHORITY_REASONS)}", param_hint="--reason")
-    since = None if invalidity_date is None else invalidity_date.replace(tzinfo=UTC)
+    since = None if invalidity_date is None else in_utc(invalidity_date)
     if not yes:
         typer.confirm(f"Revoke {name} and everything that it has issued, for ever?", abort=True, err=as_json)
 

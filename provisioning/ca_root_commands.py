@@ -111,9 +111,8 @@ def sign(
         settings = load_settings(directory, passphrase_file=passphrase_file, pkcs11_pin_file=pin_file)
         files = AuthorityFiles(settings.directory)
         transcript = Transcript("ca root sign", now, show_aside if as_json else show, witness or ())
-        authority = CertificateAuthority(
-            read_certificate(files.certificate(root)), SignerPlaces(files, settings).open(root)
-        )
+        certificate = read_certificate(files.certificate(root))
+        authority = CertificateAuthority(certificate, SignerPlaces(files, settings).open_for(root, certificate))
         wanted = read_issuing_ca_csr(read_file(request))
         transcript.certificate(f"Root {root}", authority.certificate)
         url = settings.public_http_url

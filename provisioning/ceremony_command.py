@@ -109,14 +109,17 @@ def with_store(
 
 async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT]]) -> ResultT:
     from provisioning.audit_key import read_audit_key
+    from provisioning.logs import configure_logging
+    from provisioning.own_credentials import SERVER_NAME
     from provisioning.store import authorities, schema
     from provisioning.store.database import Database
 
+    configure_logging()  # Not to stdout, where the result goes.
     files = AuthorityFiles(settings.directory)
     database = Database(settings.resolved_database_url, read_audit_key(files))
     root, issuing = read_certificate(files.certificate(ROOT_CA)), read_certificate(files.certificate(ISSUING_CA))
     try:
-        await schema.upgrade(database)
+        await schema.upgrade_founded(database, SERVER_NAME)
         await database.write(lambda connection: authorities.adopt(connection, root, issuing, now()))
         return await work(database)
     finally:

@@ -42,6 +42,7 @@ class ProfileSettings(BaseModel):
     honoured_attributes: tuple[str, ...] | None = None
     honoured_domains: tuple[str, ...] | None = None
     honoured_networks: tuple[str, ...] | None = None
+    shared_host_names: bool | None = None
     crl_url: bool | None = None
     ocsp_url: bool | None = None
     issuer_url: bool | None = None

@@ -19,14 +19,21 @@ from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
+import httptools
+import structlog
 from starlette.responses import Response
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from provisioning.declined_upgrade import head_without_upgrade
 from provisioning.gathering_transport import GatheringTransport
+from provisioning.taken_answers import TakenAnswers
+
+log = structlog.get_logger(__name__)
 
 _MAXIMUM_HEADER_BYTES: Final = 32 * 1024
 _REQUEST_SECONDS: Final = 60.0
+_STALL_SECONDS: Final = 60.0
 
 
 class WholeRequests(Protocol):
@@ -52,30 +59,56 @@ class _WholeCycle:
 
 
 class ConnectionProtocol(HttpToolsProtocol):
-    """HTTP with two limits: the size of a request's headers, and the time until they are complete."""
+    """HTTP with three limits: how large a request's headers are, how long they take, and how long an answer is left."""
 
-    def __init__(self, *arguments: Any, whole: WholeRequests | None = None, **options: Any) -> None:
-        """*whole* answers what it takes; None: everything is the application's."""
+    def __init__(
+        self,
+        *arguments: Any,
+        whole: WholeRequests | None = None,
+        stall_seconds: float = _STALL_SECONDS,
+        **options: Any,
+    ) -> None:
+        """*whole* answers what it takes; None: everything is the application's.
+
+        Who takes nothing of an answer for *stall_seconds* is cut off.
+        """
         super().__init__(*arguments, **options)
         self._whole = whole
+        self._stall_seconds = stall_seconds
         self._held: list[bytes] | None = None
         """The parts of a body whose request has not been given to anybody yet."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(GatheringTransport(transport, self.loop))
+        self._taken = TakenAnswers(self.transport, self.loop, self._stall_seconds)
         self._header_bytes = 0
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
         self._overdue.cancel()
+        self._taken.end()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Watch whether the client takes what waits for it."""
+        super().pause_writing()
+        self._taken.begin()
+
+    def resume_writing(self) -> None:
+        """Watch no longer, unless the connection ends when the rest was taken."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._taken.end()
 
     def on_headers_complete(self) -> None:
         """Wait no longer: the body has a limit of its own, `provisioning.api.body`."""
         self._overdue.cancel()
-        if self._may_come_whole():
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("this is no proxy")
+        elif self._may_come_whole():
             self._held = []
         else:
             super().on_headers_complete()
@@ -88,7 +121,6 @@ class ConnectionProtocol(HttpToolsProtocol):
             and self._whole.takes(self.url, 0)
             and not self._is_answering()
             and not self.expect_100_continue
-            and not parser.should_upgrade()
             and parser.get_http_version() == "1.1"
         )
 
@@ -105,6 +137,8 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Answer what has come whole."""
+        if self.parser.should_upgrade():
+            return  # It is read anew: `_feed`.
         if self._held is not None:
             body = b"".join(self._held)
             answering = self._answering(body)
@@ -124,9 +158,27 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Give what has not come whole with *data* to the application."""
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:  # Anybody can send it: not worth a line each.
+            log.debug("not HTTP", reason=str(error))
+            self.send_400_response("Invalid HTTP request received.")
         if self._held is not None:
             self._take_usual_way()
+
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                parser = self.parser
+                head = head_without_upgrade(parser.get_method(), self.url, parser.get_http_version(), self.headers)
+                data = head + data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # As the library's own.
+            else:
+                return
 
     def _take_usual_way(self) -> None:
         held, self._held = self._held or [], None
@@ -162,7 +214,11 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def _await_request(self) -> None:
         # One timer until the headers are complete: a byte now and then does not put it off.
-        self._overdue = self.loop.call_later(_REQUEST_SECONDS, self.transport.close)
+        self._overdue = self.loop.call_later(_REQUEST_SECONDS, self._close)
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._taken.begin()
 
     def on_message_begin(self) -> None:
         """Start counting, and describe the connection in the scope."""

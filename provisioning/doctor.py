@@ -27,7 +27,7 @@ from provisioning.doctor_authorities import authority_findings
 from provisioning.doctor_finding import Finding, failed, ok, warning
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
-from provisioning.store import audit, schema
+from provisioning.store import audit_findings, schema
 from provisioning.store.database import Database
 
 _PRIVATE_DIRECTORY: Final = 0o700
@@ -90,7 +90,7 @@ def _keys(settings: Settings) -> Iterator[Finding]:
         names = sorted(path.stem for path in files.directory.glob("*.crt") if path.stem not in {SERVER, OPERATOR})
         held = [name for name in names if signers.holds(name)]
         for name in held:
-            signers.open(name)
+            signers.open_for(name, read_certificate(files.certificate(name)))
         read_audit_key(files)
     except ConfigurationError as error:
         yield failed(
@@ -174,6 +174,8 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
             yield ok("database", f"{where} answers, its schema is current")
             async for finding in _records(settings, database, now):
                 yield finding
+        elif state is schema.SchemaState.NONE:
+            yield failed("database", f"{where} is empty", "restore it from the backup, or name the right one")
         elif state is schema.SchemaState.OLDER:
             yield warning("database", f"{where} has an older schema", "the next start of the service upgrades it")
         else:
@@ -195,9 +197,12 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
 
 async def _records(settings: Settings, database: Database, now: datetime) -> AsyncIterator[Finding]:
     def read(connection: Connection) -> tuple[datetime | None, list[Finding]]:
-        head = audit.head(connection)
-        last = audit.entries(connection, head.number - 1, 1)
-        return last[0].at if last else None, list(authority_findings(connection, settings, now))
+        findings = list(authority_findings(connection, settings, now))
+        try:
+            return audit_findings.last_time(connection), findings
+        except audit_findings.UNREADABLE as error:
+            remedy = "fleet-provisioning audit verify; find out who could write to the database, and restore a backup"
+            return None, [failed("audit log", f"its end cannot be read: {error}", remedy), *findings]
 
     latest, about_authorities = await database.read(read)
     if latest is not None and now < latest - _CLOCK_TOLERANCE:

@@ -42,7 +42,7 @@ class GatheringTransport(asyncio.Transport):
 
     def abort(self) -> None:
         """Close without sending."""
-        self._parts = []
+        self._parts, self._size = [], 0
         self._transport.abort()
 
     def pause_reading(self) -> None:
@@ -57,9 +57,15 @@ class GatheringTransport(asyncio.Transport):
         """Hand the connection on."""
         self._transport.set_protocol(protocol)
 
+    def get_write_buffer_size(self) -> int:
+        """Return how many octets wait to be sent."""
+        return self._size + self._transport.get_write_buffer_size()
+
     def _send(self) -> None:
-        if self._parts:
-            whole = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            self._parts = []
-            self._size = 0
-            self._transport.write(whole)
+        parts, size = self._parts, self._size
+        self._parts, self._size = [], 0
+        if size > _MUCH:  # A list of megabytes is not copied for each who fetches it.
+            for part in parts:
+                self._transport.write(part)
+        elif parts:
+            self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))

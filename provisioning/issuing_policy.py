@@ -47,6 +47,7 @@ def _check_host_names(profiles: Mapping[str, Profile]) -> None:
                 f"profiles.{name}.dns_patterns has {pattern!r} and profiles.{other}.dns_patterns {beside!r}: two "
                 "devices could have one host name, give each pattern a domain of its own"
             )
+    _check_shared_domains(profiles)
     for name, profile in profiles.items():
         for domain in profile.names.honoured_domains:
             for other, pattern in patterns:
@@ -55,6 +56,21 @@ def _check_host_names(profiles: Mapping[str, Profile]) -> None:
                         f"profiles.{name}.honoured_domains has {domain!r}, where profiles.{other}.dns_patterns put "
                         "other devices' names"
                     )
+
+
+def _check_shared_domains(profiles: Mapping[str, Profile]) -> None:
+    """Raise `InvalidProfile` if devices may share host names of a domain where another profile's may not."""
+    honoured = [
+        (name, domain, profile.names.shared_host_names)
+        for name, profile in profiles.items()
+        for domain in profile.names.honoured_domains
+    ]
+    for (name, domain, shared), (other, beside, also) in combinations(honoured, 2):
+        if shared is not also and (f".{domain}".endswith(f".{beside}") or f".{beside}".endswith(f".{domain}")):
+            raise InvalidProfile(
+                f"profiles.{name}.honoured_domains has {domain!r} and profiles.{other}.honoured_domains {beside!r}, "
+                "and only one of them has shared_host_names: give each a domain of its own"
+            )
 
 
 def _life_of_role(lives: Mapping[ProfileName, timedelta], role: str | None) -> timedelta:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -15,6 +15,7 @@ from provisioning.service_command import (
     Connection,
     Json,
     connected,
+    in_utc,
     print_json,
     print_table,
     progress,
@@ -79,7 +80,7 @@ def revoke(
     if sum(each is not None for each in (device, serial, devices_file, serials_file)) != 1:
         raise typer.BadParameter("give exactly one of --device, --serial, --devices-file and --serials-file")
 
-    since = None if invalidity_date is None else invalidity_date.replace(tzinfo=UTC)
+    since = None if invalidity_date is None else in_utc(invalidity_date)
 
     async def revoke_some(client: OperatorClient, **what: Any) -> list[RevokedCertificate]:
         return await client.revoke(**what, reason=reason, invalidity_date=since)

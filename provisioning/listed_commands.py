@@ -127,14 +127,15 @@ def remove_listed(
 def _batches(path: Path) -> Iterator[list[tuple[int, str, str | None]]]:
     """Yield batches of (line, name, key); a name is what the service judges, not this reader."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, strict=True)  # A quote without its end would swallow the rest.
         batch: list[tuple[int, str, str | None]] = []
         try:
-            columns = set(reader.fieldnames or ())
-            if "name" not in columns or columns - _COLUMNS:
+            header = reader.fieldnames or ()
+            columns = set(header)
+            if "name" not in columns or columns - _COLUMNS or len(header) > len(columns):
                 raise ConfigurationError(
                     f"{path} must have the columns name and, if keys are known, key_sha256; its first line has "
-                    f"{', '.join(map(str, sorted(columns))) or 'none'}"
+                    f"{', '.join(map(str, sorted(header))) or 'none'}"
                 )
             for row in reader:
                 name, key = (row.get("name") or "").strip(), (row.get("key_sha256") or "").strip()

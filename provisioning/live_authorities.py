@@ -219,7 +219,7 @@ class LiveAuthorities:
         if ca.name in self._working:
             return
         try:
-            key = await asyncio.to_thread(self._authority.signers.open, ca.name)
+            key = await asyncio.to_thread(self._authority.signers.open_for, ca.name, ca.certificate)
         except ConfigurationError as error:
             if ca.state is AuthorityState.ACTIVE and not self._working:
                 raise

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from datetime import UTC, datetime
 from typing import Final, TextIO, cast
 
 import structlog
@@ -57,6 +58,24 @@ def fit_for_terminal(_logger: object, _method: str, line: EventDict) -> EventDic
     return line
 
 
+class _Lines(logging.Formatter):
+    """What libraries say, as the lines that the service writes itself: whoever reads them reads JSON."""
+
+    def __init__(self, also: EventDict) -> None:
+        """*also* is on every line."""
+        super().__init__()
+        self._also = also
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a line."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
+        line = {"event": record.getMessage(), "logger": record.name, **self._also}
+        line |= {"level": record.levelname.lower(), "timestamp": at}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return _as_json(line)
+
+
 def configure_logging(worker: int | None = None) -> None:
     """Send this process's logs to stderr; *worker* is its number among several, and on each of its lines."""
     watched = sys.stderr.isatty()
@@ -78,4 +97,9 @@ def configure_logging(worker: int | None = None) -> None:
         cache_logger_on_first_use=True,
     )
     # What libraries say; the web server's own chatter about each start and stop is ours to report.
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    said = logging.StreamHandler(cast("TextIO", LossyStream(sys.stderr)))
+    if watched:
+        said.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    else:
+        said.setFormatter(_Lines({} if worker is None else {"worker": worker}))
+    logging.basicConfig(handlers=[said], level=logging.WARNING, force=worker is not None)

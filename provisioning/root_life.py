@@ -39,7 +39,7 @@ class RootLife:
         old = await self.life.newest_root()
         found = await self.life.every()
         name = f"root-{sum(each.kind is AuthorityKind.ROOT for each in found) + 1}"
-        old_key = self.life.places.open(old.name)
+        old_key = self.life.places.open_for(old.name, old.certificate)
         key, signer = self.life.places.create(name)
         numbers = (serials.new_serial(), serials.new_serial(), serials.new_serial())
         try:

@@ -71,7 +71,7 @@ from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.service import Changed, RevocationService
 from provisioning.revocation.suspension import SuspensionService
 from provisioning.starting import importing
-from provisioning.store import announcements, schema
+from provisioning.store import announcements, audit, schema
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
 from provisioning.version import product_version
@@ -216,9 +216,12 @@ async def _running(settings: Settings, listening: Listening, place: WorkerPlace 
     authority = open_authority(settings)
     async with _open_store(settings, authority.files) as (database, serial_numbers):
         parts = await _build(settings, authority, listening, place, database, serial_numbers)
-        protocol = functools.partial(PeerCertificateProtocol, whole=parts.https.state.whole)
+        stall_seconds = 2 * settings.feed_stall_seconds  # The feed says so itself before.
+        protocol = functools.partial(
+            PeerCertificateProtocol, whole=parts.https.state.whole, stall_seconds=stall_seconds
+        )
         https = _listener(parts.https, protocol, parts.credential.context)
-        http = _listener(parts.http, ConnectionProtocol, None)
+        http = _listener(parts.http, functools.partial(ConnectionProtocol, stall_seconds=stall_seconds), None)
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(run()) for run in parts.background]
             listeners = [
@@ -240,17 +243,16 @@ async def _running(settings: Settings, listening: Listening, place: WorkerPlace 
 
 @contextlib.asynccontextmanager
 async def _open_store(settings: Settings, files: AuthorityFiles) -> AsyncIterator[tuple[Database, SerialNumbers]]:
-    make_audit_key(files)  # A directory of an earlier version has none.
+    if not files.audit_key.exists():  # A directory of an earlier version has none.
+        await _check_no_audit_log(settings, files)
+        make_audit_key(files)
     database = Database(settings.resolved_database_url, read_audit_key(files))
     try:
         try:
-            if await schema.upgrade(database):
+            if await schema.upgrade_founded(database, SERVER_NAME):
                 log.info("database schema upgraded")
         except Refused as refusal:
-            raise ConfigurationError(
-                f"database_url: the database {database.url.render_as_string()} cannot be used, the log says why; "
-                "is it running, and may the service connect to it?"
-            ) from refusal
+            raise _unusable(database) from refusal
         serial_numbers = SerialNumbers(database)
         yield database, serial_numbers
         try:
@@ -259,6 +261,29 @@ async def _open_store(settings: Settings, files: AuthorityFiles) -> AsyncIterato
             log.warning("unused serial numbers not given back", detail=refusal.detail)
     finally:
         await database.close()
+
+
+async def _check_no_audit_log(settings: Settings, files: AuthorityFiles) -> None:
+    """Raise `ConfigurationError` if there is a log whose key is lost: under a new one it would look forged for ever."""
+    database = Database(settings.resolved_database_url)
+    try:
+        schema.check_there(database)
+        if await database.read(audit.has_entries):
+            raise ConfigurationError(
+                f"{files.audit_key} is missing, and the audit log has entries that it alone vouches for: restore it "
+                "from the backup"
+            )
+    except Refused as refusal:
+        raise _unusable(database) from refusal
+    finally:
+        await database.close()
+
+
+def _unusable(database: Database) -> ConfigurationError:
+    return ConfigurationError(
+        f"database_url: the database {database.url.render_as_string()} cannot be used, the log says why; "
+        "is it running, and may the service connect to it?"
+    )
 
 
 async def _build(

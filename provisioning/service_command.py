@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -142,6 +142,16 @@ async def _run(client: EnrolmentOperatorClient, command: Callable[[EnrolmentOper
 def shown_time(moment: datetime) -> str:
     """Return *moment* for people."""
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Return a time that was given on the command line: in UTC unless it says otherwise."""
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise typer.BadParameter(f"{moment.isoformat()} is no time that UTC has a year for") from error
 
 
 def print_json(answer: BaseModel | Sequence[BaseModel]) -> None:

@@ -2,8 +2,8 @@
 
 Rules
 -----
-1. What goes wrong is one of two errors: nobody answers there (`BrokerUnreachable`), or the broker says no
-   (`RequestRefused`). Each text says what to do.
+1. What goes wrong is one of two errors: no broker answers there (`BrokerUnreachable`), nobody at all or something else,
+   or the broker says no (`RequestRefused`). Each text says what to do.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import httpx
 from broker.admin.unix_socket import address_of
 from provisioning.pki.tls import Credential, client_context
 
+_JSON = "application/json"
+_SOMETHING_ELSE = "what answers there is something else"
 _PATIENCE = httpx.Timeout(30.0, connect=5.0)
 
 
@@ -61,11 +63,17 @@ class AdminClient:
 
     @classmethod
     def at_url(cls, url: str, anchors: Path, credential: Credential) -> Self:
-        """Return a client of the broker whose admin port is *url*. Raises `TlsConfigurationError`."""
+        """Return a client of the broker whose admin port is *url*.
+
+        Raises `BrokerUnreachable`, `TlsConfigurationError`.
+        """
         context = client_context(anchors, credential)
         with contextlib.ExitStack() as stack:
-            client = stack.enter_context(httpx.Client(base_url=url, verify=context, timeout=_PATIENCE, trust_env=False))
-            return cls(url, client, stack.pop_all())
+            try:
+                client = httpx.Client(base_url=url, verify=context, timeout=_PATIENCE, trust_env=False)
+            except httpx.InvalidURL as error:
+                raise BrokerUnreachable(_nobody(url, str(error))) from error
+            return cls(url, stack.enter_context(client), stack.pop_all())
         raise AssertionError("the stack swallows nothing")
 
     def __enter__(self) -> Self:
@@ -97,6 +105,8 @@ class AdminClient:
             if response.is_error:
                 response.read()
                 raise _refused(response)
+            if not response.headers.get("Content-Type", "").startswith(_JSON):
+                raise BrokerUnreachable(_nobody(self._where, _SOMETHING_ELSE))
             yield from response.iter_bytes()
 
     def _document(self, method: str, path: str, **arguments: Any) -> Any:
@@ -104,7 +114,11 @@ class AdminClient:
             response = self._client.request(method, path, **arguments)
             if response.is_error:
                 raise _refused(response)
-            return response.json()
+            with contextlib.suppress(ValueError):
+                document = response.json()
+                if isinstance(document, dict):
+                    return document
+            raise BrokerUnreachable(_nobody(self._where, _SOMETHING_ELSE))
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

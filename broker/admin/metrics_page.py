@@ -71,7 +71,7 @@ _HELP = {
     "packets_sent": "packets to clients",
     "publishes_denied": "PUBLISH packets without permission",
     "subscriptions_denied": "topic filters without permission",
-    "publishers_held": "times that a publisher was not read because a subscriber was slow",
+    "publishers_held": "times that a publisher was not read because a subscriber, or the disk, was slow",
     "sessions_expired": "sessions whose clients did not come back in time",
     "revocations": "certificates that the feed said were revoked",
     "revocation_to_close_seconds": "from a revocation's record at provisioning to the end of a live session",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Issuer:
     """A CA that certifies clients here, or certifies one that does."""
 
-    __slots__ = ("above", "bundle", "certificate", "fault", "is_anchor", "key_id", "names", "not_after", "not_before")
+    __slots__ = ("above", "bundle", "certificate", "fault", "is_anchor", "key_id", "names", "not_after")
 
     def __init__(
         self, certificate: x509.Certificate, bundle: TrustBundle, above: Issuer | None, *, is_anchor: bool
@@ -48,10 +48,9 @@ class Issuer:
         self.fault: Refused | None = None
         """Why nobody whom it has certified is let in: what the bundle's terms say of the path."""
         self.names = frozenset(distribution_points(certificate))
-        self.not_before: datetime = certificate.not_valid_before_utc
         self.not_after: datetime = certificate.not_valid_after_utc
+        """When it ends, or before it a CA above it that no anchor stands for."""
         if above is not None and not is_anchor:
-            self.not_before = max(self.not_before, above.not_before)
             self.not_after = min(self.not_after, above.not_after)
 
     @property

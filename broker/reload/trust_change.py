@@ -34,6 +34,7 @@ from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
 from broker.client import Client
 from broker.config import BrokerConfig
+from broker.enforcement import renew
 from broker.engine import Engine
 from broker.listener import Listener
 from broker.mqtt.codes import ReasonCode
@@ -168,7 +169,7 @@ class ReloadedTrust:
                     if loaded.trust is None:  # Only when it ends counts; CAs may have been renewed.
                         left, ends_at = outcome.seconds_left, outcome.ends_at
                         outcome = replace(connection.peer, seconds_left=left, ends_at=ends_at)
-                    engine.renew(connection, outcome, now)
+                    renew(engine, connection, outcome, now)
             if change:
                 engine.turn.request()
             await asyncio.sleep(0)

@@ -22,9 +22,9 @@ Rules
 3. Messages leave in the order in which they came; retransmission happens on reconnection only [MQTT-4.4.0-1].
 4. Every element of the outbox is one whole packet.
 
-Handles: QoS 0, 1 and 2 deliveries, receive maximum, topic aliases, queue, expiry of queued messages, retransmission.
-Does not handle: who may subscribe (admission), which messages reach it (routing), writing to disk (it tells the journal
-what must be there).
+Handles: QoS 0, 1 and 2 deliveries, receive maximum, queue, expiry of queued messages, retransmission.
+Does not handle: how a packet is written (`broker.session.framing`), who may subscribe (admission), which messages reach
+it (routing), writing to disk (it tells the journal what must be there).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ import structlog
 
 from broker.metrics import Metrics
 from broker.mqtt.codes import QoS, ReasonCode
-from broker.mqtt.message import Alias, Deliverable, Message, PersonalMessage, Released
+from broker.mqtt.message import Deliverable, Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
-from broker.session.aliases import OutgoingAliases
 from broker.session.connection import Connection
+from broker.session.framing import PLAIN_V4, Framing
 from broker.session.inflight import LARGE, Inflight
 from broker.session.queue import MessageQueue, QueueLimits
 from broker.session.will import Will
@@ -59,7 +59,6 @@ class Session:
     """State of one client identifier."""
 
     __slots__ = (
-        "_aliases",
         "_given_up",
         "_held",
         "_last_sequence",
@@ -67,24 +66,22 @@ class Session:
         "_metrics",
         "_queue",
         "_receive_maximum",
-        "_told_too_large",
+        "carried",
         "choked",
         "client_id",
         "connection",
         "expires_at",
         "expiry_interval",
+        "framing",
         "incoming",
         "inflight",
         "journal",
-        "maximum_packet_size",
         "outbox",
         "owner",
         "permits",
         "row",
         "scheduled_at",
         "subscriptions",
-        "topic_alias_maximum",
-        "v5",
         "will",
         "will_due_at",
     )
@@ -93,13 +90,8 @@ class Session:
         self.client_id = client_id
         self.owner = owner
         self.connection: Connection | None = None
-        self.v5 = False
-        self.maximum_packet_size = 0
-        """The client's Maximum Packet Size in bytes, 0 for none."""
-        self._told_too_large = False
-        self.topic_alias_maximum = 0
-        """How many Topic Aliases the client takes."""
-        self._aliases: OutgoingAliases | None = None
+        self.framing = PLAIN_V4
+        """How packets are written for its client, or were for the last one."""
         self.expiry_interval = 0
         self.expires_at = 0.0
         self.scheduled_at: float | None = None
@@ -113,6 +105,8 @@ class Session:
         self.will_due_at = 0.0
         self.incoming: set[int] | None = None
         """Packet identifiers of QoS 2 messages from the client, between PUBLISH and PUBREL."""
+        self.carried: set[int] | None = None
+        """Those of them that came through an earlier connection: they are not of this one's Receive Maximum."""
         self.journal: Journal | None = None
         """Where its state is noted, while it is persistent; None for a session that ends with its connection."""
         self.row = 0
@@ -134,9 +128,14 @@ class Session:
         return f"{self.owner.role}/{self.client_id}"
 
     @property
+    def v5(self) -> bool:
+        """Whether its client speaks MQTT 5, or did."""
+        return self.framing.v5
+
+    @property
     def takes_shared_frames(self) -> bool:
         """Whether it gets the very bytes that others get: no Maximum Packet Size, no Topic Aliases, nobody to ask."""
-        return self.maximum_packet_size == 0 and self.topic_alias_maximum == 0 and self.permits is None
+        return self.framing.takes_shared_frames and self.permits is None
 
     @property
     def connected(self) -> bool:
@@ -165,25 +164,13 @@ class Session:
         """How many messages wait in the queue."""
         return len(self._queue) if self._queue is not None else 0
 
-    def connect(
-        self,
-        connection: Connection,
-        *,
-        v5: bool,
-        receive_maximum: int,
-        maximum_packet_size: int,
-        topic_alias_maximum: int,
-    ) -> None:
-        """Attach *connection*, which speaks MQTT 5 or not and has these limits."""
+    def connect(self, connection: Connection, written: Framing, *, receive_maximum: int) -> None:
+        """Attach *connection*, for which packets are *written* so."""
         self.outbox.clear()  # QoS 0 messages of this very turn: CONNACK comes first.
+        self.carried = set(self.incoming) if self.incoming else None
         self.connection = connection
-        self.v5 = v5
-        self.maximum_packet_size = maximum_packet_size
-        self._told_too_large = False
-        self.topic_alias_maximum = topic_alias_maximum
+        self.framing = written
         self.choked = False
-        # They belong to the Network Connection [MQTT-3.3.2-7].
-        self._aliases = OutgoingAliases(topic_alias_maximum) if topic_alias_maximum else None
         self._receive_maximum = receive_maximum
         if self.inflight is not None:
             self.inflight.restart(receive_maximum)
@@ -256,7 +243,8 @@ class Session:
         if qos > 0:
             return self.deliver_reliably(deliverable, now)
         if self.connection is not None:
-            frame = deliverable.frame(b"", v5=self.v5, now=now, alias=self._known_alias(message.topic))
+            # A QoS 0 message may be dropped on its way out, so it never introduces an alias, it only uses one.
+            frame = self.framing.encode(deliverable, b"", now)
             if self._fits(frame):
                 self.outbox.append(frame)
         return False
@@ -293,13 +281,9 @@ class Session:
 
     def _transmit(self, message: Deliverable, inflight: Inflight[Deliverable], now: float | None) -> None:
         packet_id = inflight.add(message)
-        alias = None
-        aliases = self._aliases
-        if aliases is not None:
-            # A packet that waits for the store introduces no alias: another that uses it would overtake it.
-            waits = self.journal is not None and message.exactly_once
-            alias = aliases.known(message.topic) if waits else aliases.introduce(message.topic)
-        frame = message.frame(packet_id.to_bytes(2, "big"), v5=self.v5, now=now, alias=alias)
+        # A packet that waits for the store introduces no alias: another that uses it would overtake it.
+        introduces = self.journal is None or not message.exactly_once
+        frame = self.framing.encode(message, packet_id.to_bytes(2, "big"), now, introduces=introduces)
         if self._fits(frame):
             if len(frame) >= LARGE:
                 inflight.weigh(packet_id, len(frame))
@@ -313,22 +297,17 @@ class Session:
         else:
             inflight.acknowledge(packet_id)  # [MQTT-3.1.2-25]: as if it had been delivered.
             self._over(message)
-            if aliases is not None and alias is not None and not alias.known:
-                aliases.forget(message.topic)  # The client has not been told of it.
-
-    def _known_alias(self, topic: bytes) -> Alias | None:
-        # A QoS 0 message may be dropped on its way out, so it never introduces an alias, it only uses one.
-        return self._aliases.known(topic) if self._aliases is not None else None
 
     def _fits(self, frame: bytes) -> bool:
-        if self.maximum_packet_size and len(frame) > self.maximum_packet_size:
-            self._metrics.dropped_too_large += 1
-            if not self._told_too_large:  # Once a connection; the metrics count the rest.
-                self._told_too_large = True
-                sizes = {"size": len(frame), "maximum": self.maximum_packet_size}
-                log.warning("client takes no such packet", code="MESSAGE_TOO_LARGE", client=self.client_id, **sizes)
-            return False
-        return True
+        framing = self.framing
+        if framing.takes(frame):
+            return True
+        self._metrics.dropped_too_large += 1
+        if not framing.told_too_large:  # Once a connection; the metrics count the rest.
+            framing.told_too_large = True
+            sizes = {"size": len(frame), "maximum": framing.maximum_packet_size}
+            log.warning("client takes no such packet", code="MESSAGE_TOO_LARGE", client=self.client_id, **sizes)
+        return False
 
     def _enqueue(self, message: Deliverable, now: float | None) -> bool:
         queue = self._queue
@@ -456,6 +435,8 @@ class Session:
             self.incoming.add(packet_id)
         else:
             self.incoming.discard(packet_id)
+            if self.carried:
+                self.carried.discard(packet_id)
         if self.journal is not None:
             self.journal.incoming(self.row, packet_id, known=known)
 

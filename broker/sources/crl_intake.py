@@ -26,6 +26,7 @@ import structlog
 from broker.admission.crl_shelf import HeldList
 from broker.admission.trust import Trust
 from broker.client import Client
+from broker.enforcement import enforce
 from broker.engine import Engine
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, split, verify
 from provisioning.pki.revocation import unpack
@@ -138,7 +139,7 @@ class CrlIntake:
         closed = 0
         connections = iter(self._engine.connections())
         while some := list(_some(connections)):
-            closed += self._engine.enforce(some, self._clock())
+            closed += enforce(self._engine, some, self._clock())
             await asyncio.sleep(0)
         self._engine.turn.request()
         return closed

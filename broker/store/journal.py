@@ -20,7 +20,9 @@ Rules
    while the store fails is refused before it is routed, so that no refused message is ever delivered (decision 0094).
 3. What waits belongs to one *connection*: it is forgotten with it, and never comes out of the next one of the same
    session, whose client uses the packet identifiers anew.
-4. No I/O, no clock: `sqlite` writes, the time of expiry is converted by a fixed offset to the wall clock.
+4. What waits is bounded, however long a write takes: beyond `MOST_WAITING` answers and retained topics publishers are
+   *held*, their packets are not read until the batch is written, or is known to have failed.
+5. No I/O, no clock: `sqlite` writes, the time of expiry is converted by a fixed offset to the wall clock.
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ from typing import Any, Protocol
 from broker.mqtt.message import Message
 
 Row = tuple[Any, ...]
+
+MOST_WAITING = 65_536
+"""Answers and retained topics of one batch from which on publishers are held: some megabytes."""
 
 
 class Otherwise(Enum):
@@ -62,6 +67,13 @@ class Answerable(Protocol):
     @property
     def session(self) -> Outbox | None:
         """Its session; None when it has ended."""
+
+
+class Publisher(Protocol):
+    """A connection that is held."""
+
+    def release(self) -> None:
+        """Read again from the client."""
 
 
 class Stored(Protocol):
@@ -157,7 +169,7 @@ class Batch:
 class Journal:
     """The open batch and the one that is being written."""
 
-    __slots__ = ("_last_message", "_last_session", "dirty", "failed", "open", "owed", "wall_offset", "writing")
+    __slots__ = ("_held", "_last_message", "_last_session", "dirty", "failed", "open", "owed", "wall_offset", "writing")
 
     def __init__(self, wall_offset: float, *, last_session: int = 0, last_message: int = 0) -> None:
         """Start with the highest row numbers in use; *wall_offset* plus monotonic time is the wall clock."""
@@ -170,6 +182,7 @@ class Journal:
         self.owed: dict[Outbox, set[int]] = {}
         """What came again at QoS 1 while the store fails, and is answered when all else is: not to be routed twice."""
         self.wall_offset = wall_offset
+        self._held: list[Publisher] = []
         self._last_session = last_session
         self._last_message = last_message
 
@@ -191,6 +204,25 @@ class Journal:
     def resume(self, connection: Answerable) -> None:
         """Let the session send again what was not acknowledged when all that was noted so far is written."""
         self.open.resumed.append(connection)
+
+    # Publishers that bring more than is written
+
+    @property
+    def crowded(self) -> bool:
+        """Whether publishers should be held; not while writing fails: then what they bring is refused."""
+        return not self.failed and len(self.open.answers) + len(self.open.retained) >= MOST_WAITING
+
+    def hold(self, publisher: Publisher) -> None:
+        """Remember that *publisher* is not read until the batch that is being written is out of the way."""
+        self._held.append(publisher)
+
+    def give_up(self) -> None:
+        """Take note that a second has passed. Nothing can be taken meanwhile, however long the disk needs."""
+
+    def _release_held(self) -> None:
+        held, self._held = self._held, []
+        for publisher in held:
+            publisher.release()
 
     # Sessions
 
@@ -319,6 +351,7 @@ class Journal:
     def written(self, now: float) -> set[Outbox]:
         """Release what waited for the batch, or for nothing any more; return whose outbox to flush."""
         batch, self.writing = self.writing, None
+        self._release_held()
         self.owed.clear()
         touched: set[Outbox] = set()
         if batch is not None:
@@ -345,6 +378,7 @@ class Journal:
     def not_written(self, now: float) -> set[Outbox]:
         """Let the batch be open again, to be tried again; return whose outbox to flush."""
         self.failed = True
+        self._release_held()
         batch = self.writing
         if batch is not None:
             batch.take_in(self.open)

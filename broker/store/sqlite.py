@@ -33,10 +33,21 @@ log = structlog.get_logger("broker")
 
 _RETRY_SECONDS = 1.0
 _GATHER_SECONDS = 0.002
+_PLACE_IS_UNFIT = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_BUSY")
+"""What the names of those errors begin with that say nothing against the file itself."""
 
 
 class StoreError(Exception):
     """The database cannot be opened; the text names the file and says what to do."""
+
+
+def unusable(path: Path, error: Exception | str) -> StoreError:
+    """Return the error to raise for *error*, met at *path*, with the remedy."""
+    remedy = "move it away, or put back a backup: what is in it is lost then, sessions and retained messages"
+    name = getattr(error, "sqlite_errorname", "")
+    if isinstance(error, OSError) or name.startswith(_PLACE_IS_UNFIT):
+        remedy = "see that this user can write it, and that the disk is not full, or give another state_dir"
+    return StoreError(f"{path} cannot be used as the broker's database: {error}; {remedy}")
 
 
 class SqliteStore:
@@ -44,7 +55,7 @@ class SqliteStore:
 
     def __init__(self, path: Path) -> None:
         """Open or create *path*; raise `StoreError` if that cannot be done."""
-        self._path = path
+        self.path = path
         self.commit_seconds = Histogram()
         """How long batches have taken."""
         self._journal: Journal | None = None
@@ -58,7 +69,7 @@ class SqliteStore:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StoreError(f"{path} cannot be used as the broker's database: {error}") from error
+            raise unusable(path, error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.touch(mode=0o600)
@@ -68,7 +79,7 @@ class SqliteStore:
             raise StoreError(f"{path} is in use by another broker: give each its own state_dir") from None
         except (sqlite3.Error, OSError) as error:
             os.close(self._lock)
-            raise StoreError(f"{path} cannot be used as the broker's database: {error}") from error
+            raise unusable(path, error) from error
         try:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
@@ -76,10 +87,14 @@ class SqliteStore:
             self._migrate()
         except sqlite3.Error as error:
             self.close()
-            raise StoreError(f"{path} cannot be used as the broker's database: {error}") from error
+            raise unusable(path, error) from error
 
     def _migrate(self) -> None:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        (ours,) = self._database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'deliveries'").fetchone()
+        if tables and not ours:
+            raise sqlite3.DatabaseError("it is another program's")
         if version == 0:
             self._database.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
         while version in MIGRATIONS:
@@ -88,12 +103,15 @@ class SqliteStore:
         if version not in {0, VERSION}:
             self.close()
             raise StoreError(
-                f"{self._path} has schema {version}, this broker knows {VERSION}: use the broker that made it"
+                f"{self.path} has schema {version}, this broker knows {VERSION}: use the broker that made it"
             )
 
     def rows(self, query: str) -> list[Row]:
-        """Return the rows of a SELECT; for start-up only."""
-        return self._database.execute(query).fetchall()
+        """Return the rows of a SELECT; for start-up only. Raises `StoreError`."""
+        try:
+            return self._database.execute(query).fetchall()
+        except sqlite3.Error as error:
+            raise unusable(self.path, error) from error
 
     def attach(
         self,
@@ -158,7 +176,7 @@ class SqliteStore:
                 "the store cannot be written",
                 code="STORE_FAILED",
                 detail=str(error),
-                path=str(self._path),
+                path=str(self.path),
                 exc_info=defect,
             )
             self._on_failure()
@@ -183,7 +201,7 @@ class SqliteStore:
                     if batch is not None and batch.changes:
                         self._apply(batch)
             except sqlite3.Error as error:
-                log.error("the store cannot be written", code="STORE_FAILED", detail=str(error), path=str(self._path))  # noqa: TRY400
+                log.error("the store cannot be written", code="STORE_FAILED", detail=str(error), path=str(self.path))  # noqa: TRY400
         self._database.close()
         os.close(self._lock)
 

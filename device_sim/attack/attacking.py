@@ -75,7 +75,7 @@ def judge(
         raise typer.BadParameter(str(error)) from None
     if show_list:
         for case in cases:
-            out.print(f"{case.name:28}{case.description}  [{' or '.join(case.expected)}]", soft_wrap=True, markup=False)
+            out.print(f"{case.name:32}{case.description}  [{' or '.join(case.expected)}]", soft_wrap=True, markup=False)
         return
 
     def told(outcome: Outcome) -> None:

@@ -86,6 +86,8 @@ def attack_table(
     for path in files:
         try:
             documents.append(report.read_json(path))
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise typer.BadParameter(f"{path} cannot be read: {error.strerror}") from None
+        except ValueError as error:
             raise typer.BadParameter(f"{path} is no outcome of attack or revocation: {error}") from None
     typer.echo(report.markdown(documents), nl=False)

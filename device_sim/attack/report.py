@@ -20,6 +20,7 @@ from device_sim.attack.verdict import Outcome, Verdict
 
 SCHEMA = 1
 _WIDTH = 200
+_NAME_WIDTH = 32  # The longest is server-wrong-name.sends-nothing, of `qualify`.
 _STYLE = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red", Verdict.SKIP: "dim"}
 
 
@@ -45,7 +46,7 @@ def line(outcome: Outcome) -> str:
     if seen is not None and outcome.seconds:
         answer += f"  {outcome.seconds * 1000:.0f} ms"
     why = f"  ({outcome.judgement.why})" if outcome.judgement.why else ""
-    return f"{outcome.verdict.value.upper():4}  {outcome.name:26}  {answer}{why}"
+    return f"{outcome.verdict.value.upper():4}  {outcome.name:{_NAME_WIDTH}}  {answer}{why}"
 
 
 def totals(outcomes: Sequence[Outcome]) -> str:

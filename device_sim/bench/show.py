@@ -18,10 +18,10 @@ _PERCENTS = (50.0, 95.0, 99.0)
 
 @dataclass(slots=True)
 class Meter:
-    """The state of a benchmark, with rates since it was last looked at. It is one `view.Shown`."""
+    """The state of a benchmark, with rates since it was last looked at, or since it began. It is one `view.Shown`."""
 
     bench: Bench
-    _at: float = 0.0
+    _at: float | None = None
     _before: tuple[int, int] = (0, 0)
     _rates: tuple[float, float] = (0.0, 0.0)
 
@@ -45,13 +45,11 @@ class Meter:
 
     def _measure(self) -> tuple[float, float]:
         now, figures = time.monotonic(), self.bench.figures
-        if now - self._at >= 1.0:
+        since = self.bench.started if self._at is None else self._at
+        if now - since >= 1.0:
             counts = (figures.published, figures.received)
-            if self._at:
-                published, received = (
-                    (new - old) / (now - self._at) for new, old in zip(counts, self._before, strict=True)
-                )
-                self._rates = published, received
+            published, received = ((new - old) / (now - since) for new, old in zip(counts, self._before, strict=True))
+            self._rates = published, received
             self._at, self._before = now, counts
         return self._rates
 

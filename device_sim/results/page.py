@@ -18,6 +18,7 @@ _KEPT_OUT = ("thresholds", "name", "summary", "fingerprint")
 _CURVES = ("admitted", "puback", "end_to_end", "probe_end_to_end", "command", "renewal")
 _MARKER_COLOURS = {"cut": "bad", "hot": "c3", "told": "c4"}
 _PERCENTS = (50.0, 95.0, 99.0, 99.9)
+_ENDED_BY = {"SIGINT": "Ctrl-C or `fleet-sim ctl stop`"}
 
 
 def page_of(document: Document) -> str:
@@ -81,7 +82,7 @@ def _head(document: Document) -> str:
 def _notices(document: Document) -> str:
     texts = [f"INVALID: {why}" for why in document["invalid"]]
     if document["interrupted"]:
-        texts.append(f"The run was ended early by {document['interrupted']}.")
+        texts.append(f"The run was ended early by {_ENDED_BY.get(document['interrupted'], document['interrupted'])}.")
     texts += [f"False refusal of {name}: {why}" for name, why in document["false_refusals"].items()]
     texts += [remark[:1].upper() + remark[1:] for remark in remarks(document)]
     return "".join(f'<p class="notice">{escape(text)}</p>' for text in texts)

@@ -210,7 +210,8 @@ class Run:
                 return await self._play_extra(stage)
             case Rate(factor):
                 self._change(factor, None)
-                return f"publishing {factor:g} times as often as the scenario says"
+                often = "as often" if factor == 1 else f"{factor:g} times as often"
+                return f"publishing {often} as the scenario says"
             case Pause(paused):
                 self._change(None, paused)
                 return "paused: connected, and publishing nothing" if paused else "publishing again"

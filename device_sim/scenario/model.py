@@ -108,7 +108,9 @@ def load(path: Path) -> Scenario:
     """Return the scenario in a TOML file. Raises `InvalidScenario`."""
     try:
         text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InvalidScenario(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise InvalidScenario(f"{path} cannot be read: {error}") from error
     return parse(text, str(path))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -36,6 +36,18 @@ def _share(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+def _of_a_whole(share: float) -> float:
+    if not 0 <= share <= 1:
+        raise ValueError(f"{share * 100:.4g}% is no share: 0% to 100%")
+    return share
+
+
+def _not_nothing(share: float) -> float:
+    if not 0 < share <= 1:
+        raise ValueError(f"{share * 100:.4g}% is no share: more than 0% and at most 100%")
+    return share
+
+
 def _offset(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in {"-", "+"}:
         seconds = _seconds(value[1:])
@@ -45,8 +57,8 @@ def _offset(value: Any) -> Any:
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=7 * 86400)]
 Pause = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=86400)]
-Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)]
-Fraction = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
+Share = Annotated[float, BeforeValidator(_share), AfterValidator(_not_nothing)]
+Fraction = Annotated[float, BeforeValidator(_share), AfterValidator(_of_a_whole)]
 Rate = Annotated[float, Field(gt=0, le=100_000)]
 Offset = Annotated[float, BeforeValidator(_offset), Field(ge=-10 * 366 * 86400, le=10 * 366 * 86400)]
 

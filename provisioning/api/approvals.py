@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Depends, Query
 from fastapi import Path as PathParameter
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict
 
 from provisioning.api.administration import Administration
-from provisioning.api.idempotency import IdempotentRoute
 from provisioning.api.operators import (
     DEFAULT_PAGE,
-    PREFIX,
     Limit,
     Name,
     Operator,
-    authorise_operator,
+    new_router,
     rfc3339,
 )
 from provisioning.api.route_roles import for_role
 from provisioning.operator_role import OperatorRole
 from provisioning.store.approvals import ApprovalState, StoredApproval
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
-"""Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
+router: Final = new_router()
 
 Number = Annotated[int, PathParameter(ge=1, le=2**63 - 1)]
 After = Annotated[int, Query(ge=0, le=2**63 - 1)]

@@ -7,17 +7,21 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from provisioning.api.administration import Administration
-from provisioning.api.idempotency import IdempotentRoute
-from provisioning.api.operators import DEFAULT_PAGE, PREFIX, Limit, Name, Operator, authorise_operator, rfc3339
+from provisioning.api.operators import (
+    DEFAULT_PAGE,
+    Limit,
+    Name,
+    Operator,
+    new_router,
+    rfc3339,
+)
 from provisioning.enrolment.claims import DEFAULT_TRIAL, ClaimOrder
 from provisioning.store.claims import StoredClaim
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
-"""Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
+router: Final = new_router()
 
 Seconds = Annotated[int, Field(ge=0, le=10**9)]
 

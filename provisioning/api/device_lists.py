@@ -5,18 +5,16 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from provisioning.api.administration import Administration
-from provisioning.api.idempotency import IdempotentRoute
-from provisioning.api.operators import DEFAULT_PAGE, PREFIX, Limit, Name, Operator, authorise_operator
+from provisioning.api.operators import DEFAULT_PAGE, Limit, Name, Operator, new_router
 from provisioning.api.route_roles import for_role
 from provisioning.enrolment.device_list import MAXIMUM_BATCH
 from provisioning.operator_role import OperatorRole
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
-"""Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
+router: Final = new_router()
 
 
 class Expected(BaseModel):

@@ -56,7 +56,7 @@ Answer = Callable[[str, Refused, Mapping[str, str] | None], Response]
 class _Operation:
     """One operation; *path* is how it is counted (`provisioning.metrics`)."""
 
-    method: str
+    methods: Sequence[str]
     path: str
     answer: Callable[[EstRequest, str | None], Awaitable[Response]]
 
@@ -111,16 +111,17 @@ class EstResponder:
         operations = _Operations(enrolment, authorities, signer)
         self._unlabelled: dict[str, _Operation] = {}
         self._labelled: dict[str, _Operation] = {}
-        for method, operation in (
-            ("GET", operations.cacerts),
-            ("GET", operations.csrattrs),
-            ("POST", operations.simpleenroll),
-            ("POST", operations.simplereenroll),
-            ("POST", operations.serverkeygen),
+        reading, asking = ("GET", "HEAD"), ("POST",)  # Who answers GET answers HEAD (RFC 9110 §9.1).
+        for methods, operation in (
+            (reading, operations.cacerts),
+            (reading, operations.csrattrs),
+            (asking, operations.simpleenroll),
+            (asking, operations.simplereenroll),
+            (asking, operations.serverkeygen),
         ):
             name = operation.__name__
-            self._unlabelled[name] = _Operation(method, f"{PREFIX}/{name}", operation)
-            self._labelled[name] = _Operation(method, f"{PREFIX}/{{label}}/{name}", operation)
+            self._unlabelled[name] = _Operation(methods, f"{PREFIX}/{name}", operation)
+            self._labelled[name] = _Operation(methods, f"{PREFIX}/{{label}}/{name}", operation)
 
     def knows(self, path: str) -> bool:
         """Whether *path* names an operation."""
@@ -133,9 +134,10 @@ class EstResponder:
         if operation is None:
             raise AssertionError("it is asked for what it knows")
         scope["route"] = operation
-        if method != operation.method:
+        if method not in operation.methods:
             detail = f"{method} {path[:120]}: Method Not Allowed"
-            return self._answer(path, Refused(Code.METHOD_NOT_ALLOWED, detail), {"Allow": operation.method})
+            allowed = ", ".join(operation.methods)
+            return self._answer(path, Refused(Code.METHOD_NOT_ALLOWED, detail), {"Allow": allowed})
         try:
             return await operation.answer(EstRequest(scope, body), None if label is None else check_label(label))
         except Refused as refusal:

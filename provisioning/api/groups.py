@@ -7,18 +7,15 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from provisioning.api.administration import Administration
-from provisioning.api.idempotency import IdempotentRoute
 from provisioning.api.operators import (
     DEFAULT_PAGE,
-    PREFIX,
     Limit,
     Name,
     Operator,
-    authorise_operator,
+    new_router,
     rfc3339,
 )
 from provisioning.enrolment.groups import parse_ways
@@ -27,8 +24,7 @@ from provisioning.store.groups import DEFAULT_PROFILE, Group, NewKey, StoredGrou
 
 DEFAULT_SAME_KEY_SECONDS: Final = 3600
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
-"""Every route here needs an operator certificate; `app.state.enrolment_services` says what they call."""
+router: Final = new_router()
 
 WayTexts = Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=32)]
 Seconds = Annotated[int, Field(ge=0, le=10**9)]

@@ -36,7 +36,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
-from provisioning.store import idempotency
+from provisioning.store import conditions, idempotency
 from provisioning.store.database import Database
 from provisioning.store.idempotency import KnownRequest
 
@@ -104,17 +104,18 @@ class AnswerBook:
 
 
 class IdempotentRoute(APIRoute):
-    """A route of the operators' API whose POST requests may carry the header."""
+    """A route of the operators' API, whose POST requests may carry the header."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap the route's own handler."""
+        """Wrap the route's own handler; what is required of who calls is of this request."""
         handle = super().get_route_handler()
 
         async def once(request: Request) -> Response:
             key = request.headers.get(HEADER)
-            if key is None or request.method != "POST":
-                return await handle(request)
-            return await _once(request, _checked(key), handle)
+            with conditions.of_one_request():
+                if key is None or request.method != "POST":
+                    return await handle(request)
+                return await _once(request, _checked(key), handle)
 
         return once
 
@@ -131,8 +132,10 @@ async def _once(request: Request, key: str, handle: Callable[[Request], Coroutin
     try:
         response = await handle(request)
     except Exception:
+        conditions.require(None)
         await book.forget(digest)
         raise
+    conditions.require(None)  # It is done, and he shall know: only he hears it, and only while he may.
     await book.finish(digest, response)
     return response
 

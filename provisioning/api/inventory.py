@@ -16,29 +16,27 @@ from typing import Annotated, Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from starlette.responses import StreamingResponse
 
 from provisioning.api.moment import utc_of
 from provisioning.api.operators import (
     DEFAULT_PAGE,
     MAXIMUM_PAGE,
-    PREFIX,
     Limit,
     Name,
     OperatorServices,
     Services,
-    authorise_operator,
-    normal_serial,
+    new_router,
     rfc3339,
 )
+from provisioning.api.revocations import normal_serial
 from provisioning.errors import Code, Refused
 from provisioning.store import certificates, inventory
 from provisioning.store.certificates import CertificateState, StoredCertificate
 from provisioning.store.inventory import CertificateSearch
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
-"""Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
+router: Final = new_router()
 
 COLUMNS: Final = (
     "serial",

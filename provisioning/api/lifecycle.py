@@ -5,25 +5,21 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from provisioning.api.idempotency import IdempotentRoute
 from provisioning.api.operators import (
     DONE_BEFORE,
-    PREFIX,
     Name,
     Operator,
     Services,
-    authorise_operator,
-    normal_serial,
-    revoked_item,
+    new_router,
     rfc3339,
 )
+from provisioning.api.revocations import normal_serial, revoked_item
 from provisioning.revocation.suspension import Released
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
-"""Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
+router: Final = new_router()
 
 
 class Target(BaseModel):

@@ -6,16 +6,20 @@ import ssl
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from provisioning.api.administration import Administration
-from provisioning.api.idempotency import IdempotentRoute
-from provisioning.api.operators import DEFAULT_PAGE, PREFIX, Limit, Name, Operator, authorise_operator, rfc3339
+from provisioning.api.operators import (
+    DEFAULT_PAGE,
+    Limit,
+    Name,
+    Operator,
+    new_router,
+    rfc3339,
+)
 from provisioning.store.manufacturers import StoredManufacturer
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
-"""Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
+router: Final = new_router()
 
 
 class NewManufacturer(BaseModel):

@@ -14,6 +14,7 @@ from provisioning.api.application import error_handlers
 from provisioning.api.approvals import router as approval_router
 from provisioning.api.claims import router as claim_router
 from provisioning.api.device_lists import router as device_list_router
+from provisioning.api.devices import router as device_router
 from provisioning.api.est import Answer
 from provisioning.api.feed import feed_routes
 from provisioning.api.groups import router as group_router
@@ -24,9 +25,9 @@ from provisioning.api.manufacturers import router as manufacturer_router
 from provisioning.api.operator_checks import OperatorChecks
 from provisioning.api.operator_roles import router as operator_role_router
 from provisioning.api.operators import OperatorServices
-from provisioning.api.operators import router as operator_router
 from provisioning.api.renewals import public_router as renewal_info_router
 from provisioning.api.renewals import router as renewal_router
+from provisioning.api.revocations import router as revocation_router
 from provisioning.api.tokens import router as token_router
 from provisioning.ca.profile import Profile
 from provisioning.enrolment.approvals import ApprovalService
@@ -125,8 +126,9 @@ def new_operator_application(
     )
     app.include_router(feed_routes(database, feed, clock, stall_seconds))
     for router in (
-        operator_router,
         token_router,
+        device_router,
+        revocation_router,
         operator_role_router,
         lifecycle_router,
         inventory_router,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict
 
-from provisioning.api.operators import PREFIX, Operator, Services, authorise_operator, rfc3339
+from provisioning.api.operators import Operator, Services, new_router, rfc3339
 from provisioning.operator_role import OperatorRole
 from provisioning.store.operators import OperatorGrant
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)])
-"""Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
+router: Final = new_router()
 
 
 class RoleChange(BaseModel):

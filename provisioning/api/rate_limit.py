@@ -2,7 +2,8 @@
 
 Theory
 ------
-A caller is his client certificate, or, without one, his address. The buckets are those of
+A caller is whom his client certificate names, or, without one, his address. A device gets a new certificate with each
+renewal, so not the certificate itself: it would have a full bucket with each. The buckets are those of
 `provisioning.enrolment.pace`, where a whole group's are too: its name is known only when a request has been read and
 believed.
 
@@ -13,14 +14,21 @@ Rules
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Hashable, Mapping
+from typing import Final
 
+from cryptography import x509
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from provisioning.enrolment.pace import Buckets
 from provisioning.errors import Code, Refused
+from provisioning.pki.extension import UNREADABLE
+
+_REMEMBERED: Final = 4096
+"""Certificates whose names are remembered, about 1 KB each."""
 
 
 class RateLimit:
@@ -71,6 +79,16 @@ class RequestRates:
 def _caller(scope: Scope) -> Hashable:
     certificate: bytes | None = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
     if certificate is not None:
-        return certificate
+        return _named(certificate)
     client = scope.get("client")
     return client[0] if client else ""
+
+
+@functools.lru_cache(_REMEMBERED)
+def _named(der: bytes) -> bytes:
+    """Return whom a certificate names, and in whose words: the same for its successors."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        return certificate.issuer.public_bytes() + certificate.subject.public_bytes()
+    except UNREADABLE:
+        return der

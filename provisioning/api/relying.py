@@ -34,7 +34,8 @@ _CACHE_SECONDS: Final = 60
 class _Document:
     content: bytes
     media_type: str
-    last_modified: datetime
+    last_modified: datetime | None
+    """None where nobody has noted when it became what it is: then only its tag tells whether a client has it."""
     expires: datetime | None = None
 
     def answer(self, request: Request) -> Response:
@@ -42,9 +43,10 @@ class _Document:
         etag = f'"{hashlib.sha256(self.content).hexdigest()}"'
         headers = {
             "ETag": etag,
-            "Last-Modified": format_datetime(self.last_modified, usegmt=True),
             "Cache-Control": f"public, max-age={_CACHE_SECONDS}, no-transform, must-revalidate",
         }
+        if self.last_modified is not None:
+            headers["Last-Modified"] = format_datetime(self.last_modified, usegmt=True)
         if self.expires is not None:
             headers["Expires"] = format_datetime(self.expires, usegmt=True)
         known, since = request.headers.get("if-none-match"), request.headers.get("if-modified-since")
@@ -78,8 +80,8 @@ def relying_party_routes(
 
     async def bundle(request: Request) -> Response:
         pem = b"".join(each.public_bytes(Encoding.PEM) for each in authorities.values())
-        newest = max(each.not_valid_before_utc for each in authorities.values())
-        return _Document(pem, "application/x-pem-file", newest).answer(request)
+        # No date: it changes when a CA goes, too, and a client that asked by date would go on trusting it.
+        return _Document(pem, "application/x-pem-file", None).answer(request)
 
     async def ca_certificate(request: Request) -> Response:
         name = request.path_params["name"]

@@ -6,19 +6,17 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from provisioning.api.administration import Administration
-from provisioning.api.idempotency import IdempotentRoute
-from provisioning.api.operators import PREFIX, Name, Operator, authorise_operator, rfc3339
+from provisioning.api.operators import PREFIX, Name, Operator, new_router, rfc3339
 
 public_router: Final = APIRouter(prefix=PREFIX)
 """For everybody: whoever has a certificate may know when to renew it."""
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
-"""Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
+router: Final = new_router()
 
 
 class HastenRequest(BaseModel):

@@ -41,9 +41,14 @@ def for_role(role: OperatorRole, asked: type[Asked] | None = None) -> Callable[[
     return mark
 
 
+def changes(method: str) -> bool:
+    """Whether a request may change something."""
+    return method not in _READING
+
+
 def needed_role(method: str, endpoint: object) -> OperatorRole:
     """Return which role a route needs."""
-    default = OperatorRole.AUDITOR if method in _READING else OperatorRole.ADMIN
+    default = OperatorRole.ADMIN if changes(method) else OperatorRole.AUDITOR
     role: OperatorRole = getattr(endpoint, _NEEDED, default)
     return role
 

@@ -1,37 +1,96 @@
-"""The operators' REST API for tokens that exist: list, show, void. A token itself is shown nowhere here."""
+"""The operators' REST API for enrolment tokens: make, list, show, void. A token is shown once, to who made it."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Query
 from fastapi import Path as PathParameter
+from fastapi import Query
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from provisioning.api.idempotency import IdempotentRoute
 from provisioning.api.moment import utc_of
 from provisioning.api.operators import (
     DEFAULT_PAGE,
-    PREFIX,
     Limit,
     Name,
     Operator,
     Services,
-    authorise_operator,
+    new_router,
     rfc3339,
 )
 from provisioning.api.route_roles import for_role
+from provisioning.enrolment.authentication import AuthenticatedOperator
+from provisioning.enrolment.tokens import DEFAULT_TTL, MAXIMUM_BATCH, IssuedToken, TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.store import token_inventory
 from provisioning.store.token_inventory import KnownToken, TokenFilter, TokenState
 
-router: Final = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
-"""Every route here needs an operator certificate, as those of `provisioning.api.operators`."""
+router: Final = new_router()
 
 Number = Annotated[int, PathParameter(ge=1, le=2**63 - 1)]
 After = Annotated[int, Query(ge=0, le=2**63 - 1)]
+
+
+class TokensRequest(BaseModel):
+    """Which enrolment tokens to make: for ``device``, for each of ``devices``, or for new devices of ``group``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    device: Name | None = None
+    devices: Annotated[list[Name], Field(min_length=1, max_length=MAXIMUM_BATCH)] | None = None
+    group: Name | None = None
+    role: Role = Role.DEVICE
+    operator_role: OperatorRole | None = None
+    ttl_seconds: int = int(DEFAULT_TTL.total_seconds())
+    lifetime_seconds: int | None = None
+    count: int = 1
+    dns_names: Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=32)] = []
+    ip_addresses: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=32)] = []
+
+    @model_validator(mode="after")
+    def _one_of_device_and_devices(self) -> TokensRequest:
+        if self.device is not None and self.devices is not None:
+            raise ValueError("give device or devices, not both")
+        return self
+
+    def check(self, operator: AuthenticatedOperator) -> None:
+        """Raise `Refused` unless *operator* may make them: an enroller for devices, an admin for everybody."""
+        if self.role is not Role.DEVICE:
+            operator.check(OperatorRole.ADMIN, f"a token with role {self.role}")
+
+    def order(self) -> TokenOrder:
+        """Return what the token service makes of it."""
+        named = self.devices or ([self.device] if self.device is not None else [])
+        ttl, lifetime = _seconds(self.ttl_seconds), None
+        if self.lifetime_seconds is not None:
+            lifetime = _seconds(self.lifetime_seconds)
+        return TokenOrder(
+            named,
+            self.group,
+            self.role,
+            ttl,
+            self.count,
+            self.dns_names,
+            self.ip_addresses,
+            lifetime,
+            self.operator_role,
+        )
+
+
+@router.post("/tokens", status_code=HTTPStatus.CREATED)
+@for_role(OperatorRole.ENROLLER, TokensRequest)
+async def create_tokens(body: TokensRequest, operator: Operator, services: Services) -> dict[str, Any]:
+    """Make one-time enrolment tokens. They are shown here and never again.
+
+    An enroller makes them for devices; for brokers, services and operators it takes an admin.
+    """
+    body.check(operator)
+    issued = await services.token_service.create(body.order(), by=operator.device.name)
+    return {"tokens": [_token_item(each) for each in issued]}
 
 
 @router.get("/tokens")
@@ -75,6 +134,22 @@ async def void_token(number: Number, operator: Operator, services: Services) -> 
             operator.check(OperatorRole.ADMIN, f"voiding a token with role {token.role}")
 
     return _item(await services.token_service.void(number, check, by=operator.device.name))
+
+
+def _seconds(number: int) -> timedelta:
+    # A number of seconds that no timedelta holds is refused like any other that is too large.
+    return timedelta(seconds=max(-1, min(number, 10**9)))
+
+
+def _token_item(issued: IssuedToken) -> dict[str, Any]:
+    return {
+        "device": issued.grant.device,
+        "group": issued.grant.group,
+        "role": issued.grant.role,
+        "token": issued.token,
+        "id": issued.number,
+        "expires_at": rfc3339(issued.expires_at),
+    }
 
 
 def _item(token: KnownToken) -> dict[str, Any]:

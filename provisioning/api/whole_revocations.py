@@ -26,7 +26,9 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from provisioning.api.idempotency import HEADER
-from provisioning.api.operators import PREFIX, OperatorServices, RevocationRequest, revoke
+from provisioning.api.operators import PREFIX, OperatorServices
+from provisioning.api.revocations import RevocationRequest, revoke
+from provisioning.store import conditions
 
 PATH: Final = f"{PREFIX}/revocations"
 _JSON: Final = "application/json"
@@ -69,7 +71,8 @@ class RevocationResponder:
     async def respond(self, scope: Scope, asked: RevocationRequest) -> Response:
         """Return the answer; raise `Refused` where the framework's way does."""
         scope["route"] = _ROUTE
-        operator = await self._services.check(scope, revoke)
         response = Response(status_code=HTTPStatus.CREATED, media_type=_JSON)
-        told = await revoke(asked, operator, self._services, response)
+        with conditions.of_one_request():
+            operator = await self._services.check(scope, revoke)
+            told = await revoke(asked, operator, self._services, response)
         return Response(_ANSWER.dump_json(told), response.status_code, media_type=_JSON)

@@ -73,6 +73,8 @@ class NamePolicy:
     honoured_attributes: frozenset[str] = frozenset()
     honoured_domains: tuple[str, ...] = ()
     honoured_networks: tuple[IpNetwork, ...] = ()
+    shared_host_names: bool = False
+    """Whether several devices may have one host name below the honoured domains."""
 
     def names_for(self, identity: Identity, held: SubjectNames, asked: SubjectNames) -> SubjectNames:
         """Return the names of a certificate for *identity*; raise `NameRefused`.
@@ -82,6 +84,16 @@ class NamePolicy:
         return SubjectNames(
             self._dns_names(identity, held, asked), self._ip_addresses(held, asked), self._attributes(asked)
         )
+
+    def own_host_names(self, identity: Identity, held: SubjectNames, names: SubjectNames) -> tuple[str, ...]:
+        """Return those of *names* that only one device may have and that its own name does not make so.
+
+        That is what is honoured; who was granted a name, such as brokers behind one address, shares it on purpose.
+        """
+        if self.shared_host_names or not names.dns_names:
+            return ()
+        others = {*(held.dns_names if self.granted else ()), *self._built(identity)}
+        return tuple(name for name in names.dns_names if name not in others)
 
     def allows(self, identity: Identity, names: SubjectNames) -> bool:
         """Whether a certificate for *identity* may have *names*: the same rules, asked of the result."""

@@ -89,6 +89,8 @@ def read_request(der: bytes) -> OcspRequest:
     """Return what is asked; raise `OcspRefused`."""
     try:
         request = ocsp.load_der_ocsp_request(der)
+        if request.serial_number < 0:  # RFC 5280 §4.1.2.2: none is negative. Zero is odd, and was never issued here.
+            raise OcspRefused(Failure.MALFORMED_REQUEST, "a negative serial number")
         nonce = _nonce(request.extensions)
         return OcspRequest(
             request.hash_algorithm, request.issuer_name_hash, request.issuer_key_hash, request.serial_number, nonce

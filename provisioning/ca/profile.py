@@ -97,6 +97,8 @@ class ProfileConfig:
     honoured_attributes: tuple[str, ...] = ()
     honoured_domains: tuple[str, ...] = ()
     honoured_networks: tuple[str, ...] = ()
+    shared_host_names: bool = False
+    """Whether several devices may have one name below `honoured_domains`."""
     crl_url: bool = True
     ocsp_url: bool = True
     issuer_url: bool = True
@@ -291,6 +293,7 @@ def _name_policy(config: ProfileConfig, built_in: _BuiltIn) -> NamePolicy:
         frozenset(config.honoured_attributes),
         config.honoured_domains,
         tuple(_network(config, network) for network in config.honoured_networks),
+        config.shared_host_names,
     )
 
 

@@ -3,7 +3,8 @@
 Rules
 -----
 1. Only the named trust anchors count: no system store, no proxy or other setting from the environment.
-2. Redirects are not followed: a token or a certificate goes to the host that was named and nowhere else
+2. Only ``https://`` is spoken: over plain HTTP a token would be anybody's, and so would be the revocation feed.
+3. Redirects are not followed: a token or a certificate goes to the host that was named and nowhere else
    (RFC 7030 §3.2.1 asks for the user's consent to anything else).
 """
 
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import httpx
 
-from provisioning.pki.tls import Credential, client_context
+from provisioning.client.address import misnamed
+from provisioning.pki.tls import Credential, TlsConfigurationError, client_context
 
 CONNECT_TIMEOUT = 10.0
 DEFAULT_TIMEOUT = 30.0
@@ -31,8 +33,10 @@ def open_pool(
 ) -> httpx.AsyncClient:
     """Return a client of the service at *base_url*; *timeout* bounds each wait for the network, in seconds.
 
-    Raises `provisioning.pki.tls.TlsConfigurationError` when a file cannot be used.
+    Raises `provisioning.pki.tls.TlsConfigurationError` when a file, or the address, cannot be used.
     """
+    if (wrong := misnamed(base_url)) is not None:
+        raise TlsConfigurationError(wrong)
     return httpx.AsyncClient(
         base_url=base_url,
         verify=client_context(anchors, credential, allow_tls12=True),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -28,8 +28,8 @@ from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason, certificate_key
-from provisioning.store import certificates, claims, operators
+from provisioning.pki.revocation import certificate_key
+from provisioning.store import certificates, certificates_of_device, claims, operators
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 
@@ -84,27 +84,17 @@ def check_not_revoked(stored: StoredCertificate) -> None:
         )
 
 
-def check_still_not_revoked(connection: Connection, certificate: StoredCertificate) -> None:
-    """Raise `Refused` if a certificate that was read before is revoked or on hold by now."""
-    _, revocation = certificates.revocation_of(connection, certificate.issuer_key_id, certificate.serial)
-    check_not_revoked(replace(certificate, revocation=revocation))
-
-
 def check_not_withdrawn(connection: Connection, device: Device) -> None:
-    """Refuse a device whose newest certificate was revoked for cause: that is not undone by asking again.
+    """Refuse a device from which what it had last was taken: that is not undone by asking again.
 
     What was replaced, and trials that wait for their activation, are passed over.
     """
-    trials = claims.trials_of(connection, device.id)
-    for each in reversed(certificates.of_device(connection, device.id)):
-        if each.revocation is None:
-            return
-        if each.revocation.reason is RevocationReason.SUPERSEDED or (each.on_hold and each.id in trials):
-            continue
+    last = certificates_of_device.withdrawn(connection, device.id)
+    if last is not None:
         raise Refused(
             Code.CERTIFICATE_REVOKED,
-            f"certificate {each.serial} of {device.name} was revoked ({each.revocation.reason}): ask an operator for a "
-            "new token bound to it",
+            f"certificate {last.serial} of {device.name} was revoked ({last.reason}): ask an operator for a new token "
+            "bound to it",
         )
 
 
@@ -171,3 +161,16 @@ def authenticate_operator(
     stored = authenticate(connection, certificate, now)
     check_role(stored, {Role.OPERATOR})
     return AuthenticatedOperator(stored, operators.role_of(connection, stored.device.name))
+
+
+def check_still(
+    connection: Connection, certificate: x509.Certificate | None, before: AuthenticatedOperator, now: datetime
+) -> None:
+    """Raise `Refused` unless who presented *certificate* is let in now, for all that he was let in for *before*."""
+    operator = authenticate_operator(connection, certificate, now)
+    if not operator.role.permits(before.role):
+        raise Refused(
+            Code.OPERATOR_ROLE,
+            f"the role of {operator.device.name} was changed from {before.role} to {operator.role} while this was "
+            "asked for: ask again for what that permits",
+        )

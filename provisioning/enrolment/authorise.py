@@ -45,7 +45,7 @@ from provisioning.enrolment.ways.way import IpAddress, Settle, Vouched, Way
 from provisioning.enrolment.ways.webhook import Unasked, WebhookWay
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
-from provisioning.store import certificates, claims, devices, groups
+from provisioning.store import certificates, certificates_of_device, claims, devices, groups
 from provisioning.store.certificates import HeldCertificate, StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import Alternative, Group, NewKey, WayName, alternative_text
@@ -274,7 +274,7 @@ def _in_place(
     moves = (device.role, device.group) != (role, group)
     if not moves and rules.maximum_devices is None and device.origin == origin:
         return device
-    if device.state is DeviceState.ACTIVE and claims.never_activated(connection, device.id, now):
+    if device.state is DeviceState.ACTIVE and claims.never_activated(device, now):
         _check_room(connection, rules, now)
         if moves:
             check_not_withdrawn(connection, device)
@@ -303,7 +303,7 @@ def _comes_back(
     lost = [each.lost for each in said if each.lost is not None]
     if lost:
         return None, lost
-    if claims.never_activated(connection, device.id, attempt.now):
+    if claims.never_activated(device, attempt.now):
         return None, ()  # Trials only, and all of them over: the name is as free as before.
     identified = any(each.identifies and (each.origin is None or each.origin == device.origin) for each in said)
     if identified and rules.new_key is NewKey.REPLACE:
@@ -325,9 +325,4 @@ def _answers(held: HeldCertificate, rules: Group, now: datetime) -> bool:
 
 def _others(connection: Connection, device: Device, attempt: Attempt) -> list[StoredCertificate]:
     """Return what the device has that is good for anything, though it be for a renewal after its end."""
-    return [
-        each
-        for each in certificates.of_device(connection, device.id)
-        if attempt.now < each.not_after + MAXIMUM_GRACE
-        and (each.revocation is None or not each.revocation.reason.final)
-    ]
+    return certificates_of_device.in_use(connection, device.id, attempt.now, MAXIMUM_GRACE)

@@ -25,7 +25,8 @@ from sqlalchemy.exc import IntegrityError
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
-from provisioning.store import audit, manufacturers
+from provisioning.pki.keys import key_identifier
+from provisioning.store import audit, authorities, manufacturers
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.manufacturers import StoredManufacturer
@@ -65,6 +66,8 @@ class ManufacturerService:
         fingerprint = hashlib.sha256(der).hexdigest()
 
         def record(connection: Connection) -> StoredManufacturer:
+            if authorities.knows(connection, key_identifier(certificate.public_key())):
+                raise _invalid("certificate is a CA of this fleet: whom it certifies would come in again as a newcomer")
             try:
                 manufacturers.add(
                     connection,

@@ -57,6 +57,7 @@ from provisioning.enrolment.attempt import (
     Verdict,
 )
 from provisioning.enrolment.authorise import Authorised, authorise
+from provisioning.enrolment.host_names import own_names
 from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.server_keys import make_key
 from provisioning.enrolment.tokens import digest_of
@@ -310,6 +311,7 @@ class EnrolmentService:
         identity = Identity(self._trust_domain, device.role, device.name, device.group)
         held = SubjectNames(authorised.dns_names, authorised.ip_addresses)
         names = apply_profile(attempt.request, profile, identity, held)
+        names = own_names(connection, names, profile.names.own_host_names(identity, held, names), device, attempt)
         prepared = issuing.issuer.prepare(
             profile,
             IssuanceRequest(
@@ -359,7 +361,8 @@ def _apart(attempt: Attempt) -> Collection[Hashable] | None:
     if attempt.renewal or attempt.token is None or attempt.certificate is not None:
         return None
     key = attempt.request.key_fingerprint
-    return ("token", digest_of(attempt.token.token)), ("device", attempt.request.common_name), ("key", key)
+    hosts = (("host", name) for name in attempt.request.asked.dns_names)
+    return ("token", digest_of(attempt.token.token)), ("device", attempt.request.common_name), ("key", key), *hosts
 
 
 def _given_again(der: bytes) -> _Outcome:

@@ -29,14 +29,12 @@ from sqlalchemy.engine import Connection
 
 from provisioning.ca.profile import MAXIMUM_LIFE
 from provisioning.ca.server_names import InvalidServerName, check_host_name
-from provisioning.enrolment.authentication import check_still_not_revoked
 from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
 from provisioning.store import audit, groups, token_inventory, tokens
 from provisioning.store.audit import Action
-from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.groups import WayName, alternative_text
 from provisioning.store.token_inventory import KnownToken, TokenState
@@ -107,12 +105,8 @@ class TokenService:
         self._database = database
         self._clock = clock
 
-    async def create(self, order: TokenOrder, *, by: str, shown: StoredCertificate | None = None) -> list[IssuedToken]:
-        """Make the tokens of *order*, all or none; raise `Refused` naming the field that is wrong.
-
-        *shown* is the certificate by which the operator was let in: whoever was revoked since makes none, as a
-        revocation makes void only what there is already.
-        """
+    async def create(self, order: TokenOrder, *, by: str) -> list[IssuedToken]:
+        """Make the tokens of *order*, all or none; raise `Refused` naming the field that is wrong."""
         grants = _grants(order)
         now = self._clock()
         expires_at = (now + order.ttl).replace(microsecond=0)
@@ -120,8 +114,6 @@ class TokenService:
         digests = [(digest_of(each.token), each.grant) for each in issued]
 
         def record(connection: Connection) -> list[int]:
-            if shown is not None:
-                check_still_not_revoked(connection, shown)
             for group in {grant.group for grant in grants if grant.role is Role.DEVICE and grant.group is not None}:
                 _check_way(connection, group)
             numbers = tokens.add(connection, digests, created_by=by, now=now, expires_at=expires_at)

@@ -87,7 +87,7 @@ class Webhooks:
                 answer = await self._post(question.url, document)
         except TimeoutError as error:
             raise _failed(question, f"did not answer within {question.timeout.total_seconds():g} s") from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that is no name.
             log.warning("webhook failed", group=question.group, reason=str(error) or type(error).__name__)
             raise _failed(question, "cannot be reached") from error
         match answer:
@@ -95,7 +95,7 @@ class Webhooks:
                 return Verdict(question, allowed=True)
             case {"allow": False, **rest}:
                 reason = rest.get("reason", "")
-                shown = " ".join(str(reason).split())[:_LONGEST_REASON] if isinstance(reason, str) else ""
+                shown = _shown(reason) if isinstance(reason, str) else ""
                 return Verdict(question, allowed=False, reason=shown)
             case _:
                 raise _failed(question, 'did not answer 200 with {"allow": true} or {"allow": false}')
@@ -118,18 +118,33 @@ class Webhooks:
                 trust_env=False,
                 follow_redirects=False,
             )
-        async with self._pool.stream("POST", url, json=document) as response:
+        # As it is: a compressed answer of 16 KB could be one of 16 MB.
+        async with self._pool.stream("POST", url, json=document, headers={"Accept-Encoding": "identity"}) as response:
             if response.status_code != httpx.codes.OK:
                 return None
             content = bytearray()
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.aiter_raw():
                 content += chunk
                 if len(content) > _MAXIMUM_ANSWER:
                     return None
         try:
-            return json.loads(content)
-        except ValueError:
+            return json.loads(content, object_pairs_hook=_unambiguous)
+        except (ValueError, RecursionError):
             return None
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; raise ValueError where it says two things under one name."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _shown(reason: str) -> str:
+    """Return a webhook's *reason* for one line of text; what JSON can say and UTF-8 cannot is left out."""
+    text = reason.encode("utf-8", "ignore").decode("utf-8")
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())[:_LONGEST_REASON]
 
 
 def _failed(question: Question, what: str) -> Refused:

@@ -67,8 +67,7 @@ class Identity:
 
     def __init__(self, trust_domain: str, role: Role, name: str, group: str | None = None) -> None:
         """Refuse what the renderer could not write safely."""
-        if not _TRUST_DOMAIN.fullmatch(trust_domain):
-            raise InvalidIdentity(f"trust domain {trust_domain!r}: use lower-case letters, digits, '.', '-' or '_'")
+        check_trust_domain(trust_domain)
         check_name("name", name)
         if group is not None:
             check_name("group", group)
@@ -101,6 +100,13 @@ class Identity:
 
     def __str__(self) -> str:
         return self.uri
+
+
+def check_trust_domain(value: str) -> str:
+    """Return *value* if it may be a trust domain; raise `InvalidIdentity` otherwise."""
+    if not _TRUST_DOMAIN.fullmatch(value):
+        raise InvalidIdentity(f"trust domain {value[:80]!r}: use lower-case letters, digits, '.', '-' or '_'")
+    return value
 
 
 def check_name(field: str, value: str) -> str:

@@ -10,7 +10,8 @@ Rules
 -----
 1. One transaction: the CA first, then its certificates, devices before brokers and operators, in the feed's order.
 2. A reason that is said of CAs only is not said of what one has issued (RFC 5280 §5.3.1): nothing is known against
-   those keys. It is not "superseded" either, which lets who has it come back (`provisioning.enrolment.authentication`).
+   those keys. Nor is "superseded": no certificate has come in the place of any of them, as relying parties would take
+   it to mean, which keep the session of a device for its newer certificate.
 3. The CA stands among the devices under a name that no device can have, from then on only.
 """
 
@@ -92,4 +93,5 @@ def revoke_authority(
 
 def _below(reason: RevocationReason) -> RevocationReason:
     """Return why what a CA has issued is revoked, if the CA is for *reason*."""
-    return RevocationReason.UNSPECIFIED if REASON_USES[reason] is ReasonUse.CA else reason
+    of_the_ca_alone = REASON_USES[reason] is ReasonUse.CA or reason is RevocationReason.SUPERSEDED
+    return RevocationReason.UNSPECIFIED if of_the_ca_alone else reason

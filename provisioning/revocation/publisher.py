@@ -22,8 +22,9 @@ Rules
 2. Building and signing run in a thread.
 3. A failed attempt is logged and repeated; the last list is served meanwhile.
 4. Complete lists take no more than a twentieth of the time.
-5. No two lists say that they are of the same second, unless the clock was set back: a relying party that goes by
-   thisUpdate, or asks over HTTP what has been modified since, would not take the second one.
+5. No two lists of one name say that they are of the same second, whichever of several processes made them and whenever
+   it was started, unless the clock was set back: a relying party that goes by thisUpdate, or asks over HTTP what has
+   been modified since, would not take the second one. Whoever is given a second that is to come waits for it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -85,6 +86,8 @@ class _News:
     """What a publication starts from, read in one transaction."""
 
     number: int
+    at: datetime
+    """The second that the lists are of."""
     changes: list[ListedChange]
     through: int
     base: CompleteCrl | None
@@ -93,10 +96,18 @@ class _News:
 class CrlPublisher:
     """Publishes one list, complete and delta, and holds the newest."""
 
-    def __init__(self, database: Database, plan: CrlPlan, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        plan: CrlPlan,
+        clock: Callable[[], datetime],
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        """*sleep* waits for so many seconds of *clock*."""
         self._database = database
         self._plan = plan
         self._clock = clock
+        self._sleep = sleep
         self._changed = asyncio.Event()
         self._contents: CrlContents | None = None
         self._current: PublishedCrl | None = None
@@ -166,7 +177,7 @@ class CrlPublisher:
         contents = self._contents or await self._everything(issuer)
         news = await self._read(issuer, contents)
         previous_update = self._previous_update()
-        now = self._clock().replace(microsecond=0)
+        now = news.at
         begun = time.monotonic()
 
         def build() -> tuple[PublishedCrl, PublishedCrl | None]:
@@ -205,7 +216,7 @@ class CrlPublisher:
             raise AssertionError("a delta continues a complete list")
         issuer = await asyncio.to_thread(self._plan.open_issuer)
         news = await self._read(issuer, contents)
-        now = self._clock().replace(microsecond=0)
+        now = news.at
 
         def build() -> PublishedCrl | None:
             contents.apply(news.changes, news.through)
@@ -260,7 +271,7 @@ class CrlPublisher:
         return contents
 
     async def _read(self, issuer: CrlIssuer, contents: CrlContents) -> _News:
-        """Take a number and read what is new since *contents*."""
+        """Take a number and a second, and read what is new since *contents*; return in that second."""
         plan, now = self._plan, self._clock()
 
         def read(connection: Connection) -> _News:
@@ -269,9 +280,11 @@ class CrlPublisher:
             base = crls.oldest_in_use(connection, plan.name, now)
             found = revocations.changes(connection, issuer.key_id, plan.shard_id, contents.through, through)
             audit.append(connection, now, _ACTOR, Action.SIGNING_CRL, plan.name, {"number": number})
-            return _News(number, found, through, base)
+            return _News(number, crls.take_second(connection, plan.name, now), found, through, base)
 
-        return await self._database.write(read)
+        news = await self._database.write(read)
+        await self._sleep(max(0.0, (news.at - self._clock()).total_seconds()))
+        return news
 
     def _record(self, connection: Connection, crl: PublishedCrl, news: _News, *, stored: bool) -> None:
         if self._plan.delta_url is not None:

@@ -30,7 +30,7 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import Grounds, grounds_of
 from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
-from provisioning.store import audit, certificates, devices, revocations, tokens
+from provisioning.store import audit, certificates, certificates_of_device, devices, revocations, tokens
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
@@ -101,7 +101,7 @@ class RevocationService:
                 go_alone(connection)  # Whether an admin is left depends on all of them.
             check_not_the_service(device)
             voided += _void_made_with(connection, [device], grounds, now)
-            issued = certificates.of_device(connection, device.id)
+            issued = certificates_of_device.every(connection, device.id)
             ended = [each for each in issued if _is_to_end(each, grounds, now)]
             revoked = _record(connection, ended, grounds, now, by)
             check_an_admin_is_left(connection, [device], now)

@@ -27,7 +27,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
 from provisioning.revocation.service import Changed, RevocationOutcome, Revoked, facts_of
-from provisioning.store import audit, certificates, claims, devices, revocations
+from provisioning.store import audit, certificates, certificates_of_device, claims, devices, revocations
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
@@ -78,7 +78,7 @@ class SuspensionService:
             if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
                 raise Refused(Code.REVOCATION_FINAL, f"{name} is {device.state}: there is nothing left to suspend")
             check_not_the_service(device)
-            issued = certificates.of_device(connection, device.id)
+            issued = certificates_of_device.every(connection, device.id)
             fresh = [each for each in issued if each.revocation is None and now < each.not_after]
             held = self._hold(connection, fresh, now, by)
             check_an_admin_is_left(connection, [device], now)
@@ -128,7 +128,7 @@ class SuspensionService:
             if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
                 raise Refused(Code.REVOCATION_FINAL, f"{name} is {device.state}, which is final")
             trials = claims.trials_of(connection, device.id)
-            issued = certificates.of_device(connection, device.id)
+            issued = certificates_of_device.every(connection, device.id)
             held = [each for each in issued if each.on_hold and each.id not in trials]
             released = self._release(connection, held, now, by)
             changed = device.state is DeviceState.SUSPENDED or bool(held)

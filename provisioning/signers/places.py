@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cryptography import x509
+
 from provisioning.config import Settings
 from provisioning.errors import ConfigurationError
 from provisioning.files import AuthorityFiles
@@ -29,6 +31,17 @@ class SignerPlaces:
             return self._held(ca).open()
         except SignerError as error:
             raise ConfigurationError(f"the key of {ca}: {error}") from error
+
+    def open_for(self, ca: str, certificate: x509.Certificate) -> PrivateKey:
+        """Do the same; raise `ConfigurationError` too if it is not the key of *certificate*."""
+        key = self.open(ca)
+        if key.public_key() != certificate.public_key():
+            raise ConfigurationError(
+                f"the key of {ca} ({self.place(ca)}) does not belong to its certificate "
+                f"({certificate.subject.rfc4514_string()}, serial {certificate.serial_number:x}): restore both from "
+                "one backup, and see that database_url is this fleet's"
+            )
+        return key
 
     def holds(self, ca: str) -> bool:
         """Whether the directory has the key of *ca*, or says in which token it is."""

@@ -36,7 +36,7 @@ from enum import StrEnum
 from json.encoder import encode_basestring_ascii
 from typing import Final
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, insert, inspect, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.audit_chain import BEGINNING, AuditHead, link, seal
@@ -48,7 +48,6 @@ KEY_OPTION: Final = "audit_key"
 """The execution option of the store's connections that holds the key, see `provisioning.store.database`."""
 
 _DETAILS: Final = FlatJson(ascii_only=True, sort_keys=True)
-_PAGE: Final = 1000
 
 
 class Action(StrEnum):
@@ -96,14 +95,24 @@ class AuditEntry:
     details: str
     mac: bytes
 
+    def checked(self) -> AuditEntry:
+        """Return it; raise TypeError if it holds what no service writes: SQLite keeps anything in any column."""
+        if not isinstance(self.mac, bytes):
+            raise TypeError("the code of an entry is no bytes")
+        for fact in (self.actor, self.action, self.subject, self.details):
+            if not isinstance(fact, str):
+                raise TypeError("a fact of an entry is no text")
+        return self
+
     def authenticated_by(self, key: bytes, previous: bytes) -> bool:
         """Whether it follows the entry whose code is *previous* and nobody has changed it."""
         facts = (self.number, self.at, self.actor, self.action, self.subject, self.details)
         return hmac.compare_digest(self.mac, _mac(key, previous, *facts))
 
 
-_READ_HEAD: Final = select(audit_head.c.number, audit_head.c.mac, audit_head.c.seal)
-_LOCK_HEAD: Final = Prepared(_READ_HEAD.with_for_update())
+READ_HEAD: Final = select(audit_head.c.number, audit_head.c.mac, audit_head.c.seal)
+"""Number, code and seal."""
+_LOCK_HEAD: Final = Prepared(READ_HEAD.with_for_update())
 _APPEND: Final = Prepared(insert(audit_entries), told_by="number", comes_last=True)
 _MOVE: Final = Prepared(
     update(audit_head).values(number=bindparam("last"), mac=bindparam("last_mac"), seal=bindparam("new_seal"))
@@ -195,43 +204,15 @@ def entries(connection: Connection, after: int, limit: int) -> list[AuditEntry]:
 
 def head(connection: Connection) -> AuditHead:
     """Return where the log says that it ends; in a transaction that has appended: before it did."""
-    number, mac, _ = connection.execute(_READ_HEAD).one()
+    number, mac, _ = connection.execute(READ_HEAD).one()
     return AuditHead(number, mac)
 
 
-def findings(connection: Connection, noted: AuditHead | None = None) -> Iterator[str]:
-    """Yield what is wrong with the log, a sentence each; *noted* is a head that it had before."""
-    key: bytes = connection.get_execution_options()[KEY_OPTION]
-    expected, previous = 1, BEGINNING
-    noted_found = noted is None or noted.number == 0
-    for entry in _all(connection):
-        if entry.number != expected:
-            yield f"entries {expected} to {entry.number - 1} are missing"
-        elif not entry.authenticated_by(key, previous):
-            yield f"entry {entry.number} was changed, or was not written by this service"
-        if noted is not None and entry.number == noted.number:
-            noted_found = hmac.compare_digest(entry.mac, noted.mac)
-        expected, previous = entry.number + 1, entry.mac
-    row = connection.execute(_READ_HEAD).one_or_none()
-    if row is None:
-        yield "the head is missing"
-        return
-    number, mac, sealed = row
-    if not hmac.compare_digest(sealed, seal(key, AuditHead(number, mac))):
-        yield "the head was changed, or was not written by this service"
-    if number >= expected:
-        yield f"entries {expected} to {number} are missing at the end"
-    elif number != expected - 1 or mac != previous:
-        yield f"the head names entry {number}, but the log goes to {expected - 1}"
-    if not noted_found:
-        yield f"the log does not contain the head {noted}: an older copy was restored, or another log put in its place"
-
-
-def _all(connection: Connection) -> Iterator[AuditEntry]:
-    after = 0
-    while page := entries(connection, after, _PAGE):
-        yield from page
-        after = page[-1].number
+def has_entries(connection: Connection) -> bool:
+    """Whether anything was ever logged; of a database of any schema."""
+    if not inspect(connection).has_table(audit_head.name):
+        return False
+    return connection.execute(select(audit_entries.c.number).limit(1)).first() is not None
 
 
 def _mac(

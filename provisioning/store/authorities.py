@@ -146,6 +146,11 @@ def is_revoked(connection: Connection, key_id: bytes) -> bool:
     return row is not None and row[0] == AuthorityState.REVOKED.value
 
 
+def knows(connection: Connection, key_id: bytes) -> bool:
+    """Whether any of this fleet's CAs, past or present, has this key."""
+    return connection.execute(select(authorities.c.id).where(authorities.c.key_id == key_id.hex())).first() is not None
+
+
 def add(
     connection: Connection,
     name: str,

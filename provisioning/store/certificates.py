@@ -93,11 +93,11 @@ class HeldCertificate:
         return not self.withdrawn and now < self.not_after
 
 
-_FACTS: Final = [certificates.c[field.name] for field in fields(StoredCertificate) if field.name in certificates.c]
+FACTS: Final = [certificates.c[field.name] for field in fields(StoredCertificate) if field.name in certificates.c]
 """The columns that are fields of `StoredCertificate`, in their order."""
 
 
-_REVOCATION_FACTS: Final = [
+REVOCATION_FACTS: Final = [
     revocations.c.sequence,
     revocations.c.reason,
     revocations.c.revoked_at,
@@ -107,7 +107,7 @@ _REVOCATION_FACTS: Final = [
 
 def selected(*, with_der: bool = False) -> Select[Any]:
     """Return the statement whose rows `from_row` reads; the DER, if it is asked for, comes last."""
-    return select(*_FACTS, *devices.c, *_REVOCATION_FACTS, *([certificates.c.der] if with_der else [])).select_from(
+    return select(*FACTS, *devices.c, *REVOCATION_FACTS, *([certificates.c.der] if with_der else [])).select_from(
         certificates.join(devices).outerjoin(revocations)
     )
 
@@ -123,21 +123,6 @@ _LOCK: Final = Prepared(
     .select_from(certificates.join(devices))
     .where(certificates.c.serial == bindparam("wanted"))
     .with_for_update(of=devices)
-)
-_OF_DEVICE: Final = Prepared(
-    select(
-        *_FACTS,
-        *devices.c,
-        # Subqueries and not a join: PostgreSQL, when it has no statistics yet, reads every revocation for a join.
-        *(
-            select(fact).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery().label(fact.name)
-            for fact in _REVOCATION_FACTS
-        ),
-    )
-    .select_from(certificates.join(devices))
-    .where(certificates.c.device_id == bindparam("wanted"))
-    .order_by(certificates.c.id),
-    at_once=True,
 )
 # Many are found in two steps, and each step looks one thing up by one index, however many are asked for: without
 # statistics PostgreSQL would read all certificates, devices and revocations for a list (docs/decisions/0085).
@@ -195,7 +180,7 @@ _NEWEST_WITH_KEY: Final = Prepared(
 
 def from_row(row: Sequence[Any]) -> StoredCertificate:
     """Return the certificate in a row of `selected`."""
-    width = len(_FACTS)
+    width = len(FACTS)
     sequence, reason, *dates = row[width + DEVICE_WIDTH : width + DEVICE_WIDTH + 4]
     revocation = None if sequence is None else StoredRevocation(sequence, RevocationReason(reason), *dates)
     facts: list[Any] = [*row[:width], device_from(row[width:]), revocation]
@@ -282,11 +267,6 @@ def find_serial(
         _lock_device(connection, serial)
     row = _FIND_SERIAL.first(connection, {"wanted": serial})
     return None if row is None else (from_row(row), row[-1])
-
-
-def of_device(connection: Connection, device_id: int) -> list[StoredCertificate]:
-    """Return every certificate of a device, oldest first."""
-    return [from_row(row) for row in _OF_DEVICE.rows(connection, {"wanted": device_id})]
 
 
 def of_devices_or_with_serials(

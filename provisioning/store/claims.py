@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import bindparam, exists, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
+from provisioning.store import claim_places
+from provisioning.store.devices import Device
 from provisioning.store.tables import activations, certificates, claims, devices
 
 
@@ -33,7 +35,7 @@ class NewClaim:
 
 @dataclass(frozen=True, slots=True)
 class StoredClaim:
-    """A claim as the store knows it; *used* is how many of its places are taken."""
+    """A claim as the store knows it; *used* is how many of its places are taken, lost trials among them by `find`."""
 
     id: int
     name: str
@@ -47,20 +49,6 @@ class StoredClaim:
     expires_at: datetime
     ended_at: datetime | None
     used: int
-
-
-def _taken(now: datetime) -> ColumnElement[bool]:
-    return or_(activations.c.activated_at.is_not(None), activations.c.expires_at > now)
-
-
-def _selected(now: datetime) -> Select[Any]:
-    used = (
-        select(func.count(func.distinct(activations.c.device_id)))
-        .where(activations.c.claim_id == claims.c.id, _taken(now))
-        .scalar_subquery()
-        .label("used")
-    )
-    return select(claims, used)
 
 
 _ADD_TRIAL: Final = insert(activations)
@@ -83,24 +71,26 @@ def add(connection: Connection, claim: NewClaim, *, by: str, now: datetime) -> N
     connection.execute(insert(claims), row)
 
 
-def find(connection: Connection, fingerprint_sha256: str, now: datetime) -> StoredClaim | None:
-    """Return the claim with this certificate, locked until the transaction ends: its places are counted one by one."""
-    lock = select(claims.c.id).where(claims.c.fingerprint_sha256 == fingerprint_sha256).with_for_update()
-    if connection.execute(lock).one_or_none() is None:
-        return None
-    row = connection.execute(_selected(now).where(claims.c.fingerprint_sha256 == fingerprint_sha256)).one()
-    return _from_row(row)
+def find(connection: Connection, fingerprint_sha256: str) -> StoredClaim | None:
+    """Return the claim with this certificate, locked until the transaction ends: its places are taken one by one.
+
+    Its *used* may have places of trials that have ended: `is_full` frees some where that matters.
+    """
+    locked = select(claims, claims.c.taken.label("used")).with_for_update()
+    row = connection.execute(locked.where(claims.c.fingerprint_sha256 == fingerprint_sha256)).one_or_none()
+    return None if row is None else _from_row(row)
 
 
 def find_named(connection: Connection, name: str, now: datetime) -> StoredClaim | None:
     """Return the claim called *name*."""
-    row = connection.execute(_selected(now).where(claims.c.name == name)).one_or_none()
+    statement = select(claims, claim_places.used(now)).where(claims.c.name == name)
+    row = connection.execute(statement).one_or_none()
     return None if row is None else _from_row(row)
 
 
 def page(connection: Connection, *, limit: int, after: str | None, now: datetime) -> Sequence[StoredClaim]:
     """Return claims in order of name, after the name *after*."""
-    statement = _selected(now).order_by(claims.c.name).limit(limit)
+    statement = select(claims, claim_places.used(now)).order_by(claims.c.name).limit(limit)
     if after is not None:
         statement = statement.where(claims.c.name > after)
     return [_from_row(row) for row in connection.execute(statement)]
@@ -118,15 +108,12 @@ def anchors(connection: Connection, now: datetime) -> list[bytes]:
     return list(connection.execute(statement).scalars())
 
 
-def holds_place(connection: Connection, claim_id: int, device_name: str, now: datetime) -> bool:
-    """Whether the device called *device_name* has a place of the claim already."""
-    statement = (
-        select(activations.c.certificate_id)
-        .select_from(activations.join(devices, devices.c.id == activations.c.device_id))
-        .where(activations.c.claim_id == claim_id, devices.c.name == device_name, _taken(now))
-        .limit(1)
-    )
-    return connection.execute(statement).one_or_none() is not None
+def is_full(connection: Connection, claim: StoredClaim, device_name: str, now: datetime) -> bool:
+    """Whether a claim that `find` returned has no place for the device called *device_name*, nor that one already."""
+    if claim.used < claim.maximum_devices:
+        return False
+    left = claim.used - claim_places.free_lost(connection, claim.id, now)
+    return left >= claim.maximum_devices and not claim_places.holds(connection, claim.id, device_name, now)
 
 
 def begin_trial(
@@ -135,6 +122,7 @@ def begin_trial(
     """Record that a certificate is on trial, and how long its device counts in its group if that is all it ever has."""
     row = {"certificate_id": certificate_id, "claim_id": claim_id, "device_id": device_id, "expires_at": expires_at}
     connection.execute(_ADD_TRIAL, row)
+    claim_places.take(connection, claim_id, device_id, expires_at)
     another = exists().where(certificates.c.device_id == device_id, certificates.c.id != certificate_id)
     first = devices.c.trial_ends_at.is_(None) & ~another
     statement = update(devices).where(devices.c.id == device_id, or_(first, devices.c.trial_ends_at < expires_at))
@@ -158,30 +146,23 @@ def of_trial(connection: Connection, certificate_id: int) -> tuple[str, bytes] |
 
 
 def activate(connection: Connection, certificate_id: int, now: datetime) -> bool:
-    """Record the activation; return False if there was one before."""
-    statement = update(activations).where(
-        activations.c.certificate_id == certificate_id, activations.c.activated_at.is_(None)
+    """Record the activation, whose place is for good; return False if there was one before."""
+    statement = (
+        update(activations)
+        .where(activations.c.certificate_id == certificate_id, activations.c.activated_at.is_(None))
+        .values(activated_at=now)
+        .returning(activations.c.claim_id, activations.c.device_id)
     )
-    return connection.execute(statement.values(activated_at=now)).rowcount == 1
+    row = connection.execute(statement).one_or_none()
+    if row is None:
+        return False
+    claim_places.take(connection, row.claim_id, row.device_id, None)
+    return True
 
 
-def _lost(now: datetime) -> ColumnElement[bool]:
-    return activations.c.activated_at.is_(None) & (activations.c.expires_at <= now)
-
-
-def _anything_else(now: datetime) -> Select[Any]:
-    """Return the statement for certificates that are no trial, or one that is not lost."""
-    return (
-        select(certificates.c.id)
-        .select_from(certificates.outerjoin(activations, activations.c.certificate_id == certificates.c.id))
-        .where(or_(activations.c.certificate_id.is_(None), ~_lost(now)))
-    )
-
-
-def never_activated(connection: Connection, device_id: int, now: datetime) -> bool:
+def never_activated(device: Device, now: datetime) -> bool:
     """Whether all that the device ever had are trials that ended without an activation: its name is free again."""
-    statement = _anything_else(now).where(certificates.c.device_id == device_id).limit(1)
-    return connection.execute(statement).one_or_none() is None
+    return device.trial_ends_at is not None and device.trial_ends_at <= now
 
 
 def trials_of(connection: Connection, device_id: int) -> frozenset[int]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from sqlalchemy import delete, insert, select
 from sqlalchemy.engine import Connection
 
+from provisioning.store import counters
 from provisioning.store.tables import crl_history, crls
 
 _KEPT: Final = 10
 """Enough to see what a relying party was told lately; a CRL may have megabytes."""
+
+_AHEAD: Final = 60
+"""More processes than so many do not publish at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,21 @@ def newest(connection: Connection, issuer: str) -> PublishedCrl | None:
     statement = select(crls).where(crls.c.issuer == issuer).order_by(crls.c.number.desc()).limit(1)
     row = connection.execute(statement).one_or_none()
     return None if row is None else PublishedCrl(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+
+
+def take_second(connection: Connection, name: str, now: datetime) -> datetime:
+    """Return a second, *now* or later, of which there was no list called *name*; it is the caller's if he commits.
+
+    It is at most `_AHEAD` later. If the last one is further away, the clock was set back, and *now* is returned.
+    """
+    counter = f"at/{name}"
+    counters.ensure(connection, counter)
+    second = int(now.timestamp())
+    taken = counters.take_above(connection, counter, second - 1)
+    if taken > second + _AHEAD:
+        counters.put(connection, counter, second)
+        taken = second
+    return datetime.fromtimestamp(taken, UTC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store.audit import KEY_OPTION
+from provisioning.store.conditions import conditioned
 from provisioning.store.lanes import Apart, Lane, PooledLane
 from provisioning.store.prepared import told
 from provisioning.store.sqlite_lane import SqliteLane
@@ -97,10 +98,11 @@ class Database:
         A work whose *apart* returns what it decides upon may be done side by side with others that have nothing of it
         in common (`provisioning.store.company`); it is called again if that came to nothing. One that is *short*
         computes and looks at a few rows, for less than a millisecond, and waits for nobody
-        (`provisioning.store.sqlite_lane`).
+        (`provisioning.store.sqlite_lane`). Of an operator's request, it is done if he still may
+        (`provisioning.store.conditions`).
         """
         try:
-            result = await self._writer.run(work, apart, short=short)
+            result = await self._writer.run(conditioned(work), apart, short=short)
         except Refused as refusal:
             self._write_failed = self._write_failed or refusal.code is Code.UNAVAILABLE
             raise

@@ -33,7 +33,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, InternalError, OperationalError
+from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, InternalError, OperationalError
 
 from provisioning.errors import Code, Refused
 
@@ -189,8 +189,10 @@ def explained(error: Exception) -> Exception:
         unfit = Refused(Code.INVALID_REQUEST, "a field holds a character or a number that cannot be stored")
         unfit.__cause__ = error
         return unfit
-    # InternalError: PostgreSQL's word for a server that has become a read-only replica.
-    if isinstance(error, OperationalError | InternalError) or error.connection_invalidated:
+    # InternalError: PostgreSQL's word for a server that has become a read-only replica. DatabaseError itself: SQLite's
+    # for a file that is damaged, or no database.
+    unusable = isinstance(error, OperationalError | InternalError) or type(error) is DatabaseError
+    if unusable or error.connection_invalidated:
         log.warning("store cannot be used", error=" ".join(str(error.orig).split()))
         refusal = Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")
         refusal.__cause__ = error

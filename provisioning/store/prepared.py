@@ -10,7 +10,7 @@ the text, and the types for how values are written and read, and what is left fo
 
 It is the same statement, text and conversion as `Connection.execute` would use, on the same connection and in the same
 transaction, and its errors are SQLAlchemy's. Works that are led side by side (`provisioning.store.company`) have theirs
-put into one by `provisioning.store.at_once`.
+put into one by `provisioning.store.at_once`, and many look-ups of one work on SQLite by `provisioning.store.of_many`.
 
 Rules
 -----
@@ -34,13 +34,12 @@ from sqlalchemy import JSON, Delete, Dialect, Insert, Select, Update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, NoResultFound
 
+from provisioning.store import of_many
 from provisioning.store.at_once import array_of, text_at_once
 from provisioning.store.side_by_side import COMPANY
 
 _Convert = Callable[[Any], Any]
 Values = Mapping[str, Any]
-_Binders = Sequence[tuple[str, _Convert | None]]
-_Bound = Callable[[Values], Any]
 
 _DRIVER: Final = "driver"
 """Of a connection's notes: see `driver_of`."""
@@ -66,9 +65,11 @@ class _Compiled:
     """A statement for one kind of database."""
 
     text: str
-    bound: _Bound
-    """Makes of values what the driver takes."""
-    binders: _Binders
+    binders: Sequence[tuple[str, _Convert | None]]
+    in_order: Callable[[Values], tuple[Any, ...]]
+    """Picks the parameters out of the values, in the order of the text."""
+    converted: Sequence[tuple[int, _Convert]]
+    """Places of those that the driver does not take as they are."""
     fixed: Values
     readers: Sequence[tuple[int, _Convert]]
     """For the columns whose values the driver does not return as they are to be."""
@@ -76,8 +77,25 @@ class _Compiled:
     at_once: str
     """The text that does it for arrays of values, where there is one."""
 
+    def bound(self, values: Values) -> Any:
+        """Return *values* as the driver takes them."""
+        if self.fixed:
+            values = {**self.fixed, **values}
+        if self.positional:
+            picked = self.in_order(values)
+            if not self.converted:
+                return picked
+            row = list(picked)
+            for place, convert in self.converted:
+                row[place] = convert(row[place])
+            return row
+        return {name: values[name] if bind is None else bind(values[name]) for name, bind in self.binders}
+
     def bound_at_once(self, rows: Sequence[Values]) -> Any:
-        """Return the values of *rows* as arrays."""
+        """Return the values of *rows* as arrays, None if they cannot be given as such."""
+        if self.positional:  # SQLite, with one parameter.
+            array = of_many.array_of([value for values in rows for value in self.in_order(values)])
+            return None if array is None else (array,)
         bound: dict[str, Any] = dict(self.fixed)
         for name, bind in self.binders:
             if name not in bound:
@@ -176,9 +194,9 @@ class Prepared:
             return self._read(connection, compiled, rows)
         if self._sums:
             return self._taken(connection, compiled, rows)
-        if len(rows) == 1 or not compiled.at_once:
+        cursor = None if len(rows) == 1 else _execute_many(connection, compiled, rows)
+        if cursor is None:
             return [_answer(_execute(connection, compiled, values), compiled) for values in rows]
-        cursor = _execute_at_once(connection, compiled, rows)
         found = cursor.fetchall()
         if not self._told_by:
             changed = Counter(row[-1] for row in found)
@@ -188,11 +206,12 @@ class Prepared:
 
     def _read(self, connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> list[Answer]:
         asked = {tuple(values.values()): values for values in rows}  # Who asks the same has the same answer.
-        if len(asked) == 1 or not compiled.at_once:
+        many = None if len(asked) == 1 else _execute_many(connection, compiled, list(asked.values()))
+        if many is None:
             found = {place: _answer(_execute(connection, compiled, each), compiled) for place, each in asked.items()}
             return [found[tuple(values.values())] for values in rows]
         of_place: dict[int, list[tuple[Any, ...]]] = {}
-        for row in _execute_at_once(connection, compiled, list(asked.values())).fetchall():
+        for row in many.fetchall():
             of_place.setdefault(row[-1], []).append(compiled.read(row[:-1]))
         found = {}
         for place, each in enumerate(asked, 1):
@@ -261,10 +280,15 @@ def driver_of(connection: Connection) -> Any:
     return found
 
 
-def _execute_at_once(connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> Any:
-    driver: Any = connection.connection.driver_connection
+def _execute_many(connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> Any:
+    """Return a cursor as `_execute` does, None if there is no statement for so many, or none for these values."""
+    bound = compiled.bound_at_once(rows) if compiled.at_once else None
+    return None if bound is None else _execute_at_once(connection, compiled, bound)
+
+
+def _execute_at_once(connection: Connection, compiled: _Compiled, bound: Any) -> Any:
     try:
-        return driver.execute(compiled.at_once, compiled.bound_at_once(rows))
+        return driver_of(connection).execute(compiled.at_once, bound)
     except connection.dialect.loaded_dbapi.Error as error:
         raise told(connection, compiled.at_once, error) from error
 
@@ -296,33 +320,10 @@ def _compile(
         asked = [name for name in names if name not in fixed]
         types = {name: _without_length(compiled.binds[name].type.compile(dialect)) for name in asked}
         together = text_at_once(statement, text, types, told_by)
-    bound = _in_order(binders) if positional else _by_name(binders)
-    if fixed:
-        bound = _with(fixed, bound)
-    return _Compiled(text, bound, binders, fixed, readers, positional, together)
-
-
-def _by_name(binders: _Binders) -> _Bound:
-    return lambda values: {name: values[name] if bind is None else bind(values[name]) for name, bind in binders}
-
-
-def _in_order(binders: _Binders) -> _Bound:
-    picked = _picker([name for name, _ in binders])
+    elif at_once and positional and isinstance(statement, Select) and len(binders) == 1 and binders[0][1] is None:
+        together = of_many.text_of_many(text)
     converted = [(place, bind) for place, (_, bind) in enumerate(binders) if bind is not None]
-    if not converted:
-        return picked
-
-    def bound(values: Values) -> list[Any]:
-        row = list(picked(values))
-        for place, convert in converted:
-            row[place] = convert(row[place])
-        return row
-
-    return bound
-
-
-def _with(fixed: Values, bound: _Bound) -> _Bound:
-    return lambda values: bound({**fixed, **values})
+    return _Compiled(text, binders, _picker(names), converted, fixed, readers, positional, together)
 
 
 def _json_reader(convert: _Convert) -> _Convert:
@@ -333,7 +334,7 @@ def _json_reader(convert: _Convert) -> _Convert:
 def _picker(names: Sequence[str]) -> Callable[[Values], tuple[Any, ...]]:
     if len(names) > 1:
         return itemgetter(*names)  # Gives a tuple, and is one call.
-    return lambda values: tuple([values[name] for name in names])
+    return lambda values: tuple(values[name] for name in names)
 
 
 def _without_length(kind: str) -> str:

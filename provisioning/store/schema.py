@@ -20,13 +20,13 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
 from provisioning.starting import importing
-from provisioning.store import audit
+from provisioning.store import audit, devices
 from provisioning.store.database import Database
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-CURRENT: Final = "0019"
+CURRENT: Final = "0021"
 """The newest migration's revision."""
 _REVISION: Final = table("alembic_version", column("version_num"))  # One row: Alembic's note of what it has run.
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
@@ -51,6 +51,38 @@ async def upgrade(database: Database) -> bool:
     return await database.write(_upgrade_and_begin)
 
 
+async def upgrade_founded(database: Database, owner: str) -> bool:
+    """Do the same for the store of an authority that was founded: *owner*, the service itself, is in it from then on.
+
+    Raises `ConfigurationError`, and makes nothing, where there is no such store: with an empty one in its place the
+    service would have forgotten whom it has revoked.
+    """
+    check_there(database)
+
+    def upgrade_known(connection: Connection) -> bool:
+        if state(connection) is SchemaState.NONE:
+            raise _not_founded(database)
+        changed = _upgrade_and_begin(connection)
+        if devices.find(connection, owner) is None:
+            raise _not_founded(database)
+        return changed
+
+    return await database.write(upgrade_known)
+
+
+def check_there(database: Database) -> None:
+    """Raise `ConfigurationError` if it is a file that does not exist, which whoever looks into it would make."""
+    if database.url.get_backend_name() == "sqlite" and not Path(database.url.database or "").exists():
+        raise _not_founded(database)
+
+
+def _not_founded(database: Database) -> ConfigurationError:
+    return ConfigurationError(
+        f"database_url: {database.url.render_as_string()} holds no records of this authority: restore it from the "
+        "backup, or name the right one; with an empty one nobody would be revoked"
+    )
+
+
 def _upgrade_and_begin(connection: Connection) -> bool:
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
@@ -62,9 +94,11 @@ def _upgrade_and_begin(connection: Connection) -> bool:
 class SchemaState(StrEnum):
     """How a database's schema compares with this program's."""
 
+    NONE = "none"
+    """The database is empty."""
     CURRENT = "current"
     OLDER = "older"
-    """Or none at all yet: the next start makes it current."""
+    """The next start makes it current."""
     NEWER = "newer"
 
 
@@ -73,12 +107,14 @@ def state(connection: Connection) -> SchemaState:
     current = _revision(connection)
     if current == CURRENT:
         return SchemaState.CURRENT
+    if current is None:
+        return SchemaState.NONE
     with importing():
         from alembic.script import ScriptDirectory
 
     script = ScriptDirectory.from_config(_configuration())
     known: set[Any] = {revision.revision for revision in script.walk_revisions()}
-    return SchemaState.OLDER if current is None or current in known else SchemaState.NEWER
+    return SchemaState.OLDER if current in known else SchemaState.NEWER
 
 
 def _upgrade(connection: Connection) -> bool:

@@ -71,13 +71,15 @@ class UtcDateTime(TypeDecorator[datetime]):
         """Return what writes a value; for SQLite the text that the library's own type would make of it."""
         return _sqlite_text if dialect.name == "sqlite" else super().bind_processor(dialect)
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None] | None:
-        """Return what reads a value; SQLite's text in a sixth of the time of the library's own type."""
+    def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], Any] | None:
+        """Return what reads a value; for SQLite from the text, in one step: a batch reads fifteen thousand."""
         return _from_sqlite_text if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Turn *value* into UTC."""
-        return value.astimezone(UTC) if isinstance(value, datetime) else None
+        """Say that what SQLite holds is UTC."""
+        if not isinstance(value, datetime):
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 @functools.lru_cache(_MOMENTS)
@@ -92,7 +94,7 @@ def _sqlite_text(value: datetime | None) -> str | None:
 
 
 def _from_sqlite_text(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text + "+00:00")
+    return None if text is None else datetime.fromisoformat(f"{text}+00:00")  # As UTC, the object that is called so.
 
 
 BIG_ID = BigInteger().with_variant(Integer, "sqlite")  # Only INTEGER is SQLite's row id, and it has 64 bits.
@@ -173,6 +175,14 @@ authorities = Table(
     Index("ix_authorities_key_id", "key_id"),
 )
 """The fleet's own CAs and what each may do now: see `provisioning.store.authorities`."""
+
+host_names = Table(
+    "host_names",
+    metadata,
+    Column("name", String(253), primary_key=True),
+    Column("device_id", BIG_ID, ForeignKey("devices.id"), nullable=False),
+)
+"""Host names that devices have asked for, each the one device's: see `provisioning.store.host_names`."""
 
 device_keys = Table(
     "device_keys",
@@ -266,8 +276,20 @@ claims = Table(
     Column("created_by", NAME, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
+    Column("taken", Integer, nullable=False, server_default="0"),
 )
 """Claim certificates, each shared by a production batch. Their keys are not here."""
+
+claim_places = Table(
+    "claim_places",
+    metadata,
+    # In this order: only the other index begins with the claim, and PostgreSQL takes that without statistics.
+    Column("device_id", BIG_ID, ForeignKey("devices.id"), primary_key=True, autoincrement=False),
+    Column("claim_id", BIG_ID, ForeignKey("claims.id"), primary_key=True, autoincrement=False),
+    Column("ends_at", UtcDateTime),
+    Index("ix_claim_places_ends_at", "claim_id", "ends_at"),
+)
+"""Who has a place of a claim, as many as its row says are taken: see `provisioning.store.claim_places`."""
 
 activations = Table(
     "activations",

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from provisioning.api.est import decode_body, parse_basic
-from provisioning.api.operators import normal_serial
+from provisioning.api.revocations import normal_serial
 from provisioning.ca.csr import read_key_request, verify_csr
 from provisioning.ca.der import SEQUENCE, SET, element, object_identifier
 from provisioning.enrolment.groups import parse_ways

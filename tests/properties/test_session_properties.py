@@ -11,6 +11,7 @@ from broker.deadlines import Deadlines
 from broker.metrics import Metrics
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
+from broker.session.framing import PLAIN_V4
 from broker.session.inflight import Inflight
 from broker.session.session import QueueLimits, Session
 from provisioning.pki.identity import Identity, Role
@@ -135,7 +136,7 @@ def test_a_session_loses_nothing_repeats_only_what_was_not_acknowledged_and_keep
         limit = maxima[connections % len(maxima)]
         connections += 1
         peer = Peer()
-        session.connect(peer, v5=False, receive_maximum=limit, maximum_packet_size=0, topic_alias_maximum=0)  # type: ignore[arg-type]
+        session.connect(peer, PLAIN_V4, receive_maximum=limit)  # type: ignore[arg-type]
         session.resume(0.0)
         session.flush()
 

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.client.csr import build_csr
-from provisioning.client.est import EstClient
+from provisioning.client.est import EnrolmentRefused, EstClient
 from provisioning.pki.keys import generate_key, key_to_pem
 from provisioning.pki.tls import CredentialFiles, CredentialPem
 from tests.support.provisioning import ProvisioningService
@@ -38,6 +38,19 @@ class Enrolled:
         path.touch(mode=0o600)
         path.write_bytes(self.pem)
         return CredentialFiles(path, path)
+
+
+async def spent(service: ProvisioningService, name: str, token: str) -> str:
+    """Ask as *name* for a certificate of a key of its own, with *token*; return ``enrolled``, or the refusal's code.
+
+    Its own: the same key would get the same answer again.
+    """
+    async with EstClient(service.https, service.bundle) as client:
+        try:
+            await client.enrol(build_csr(generate_key(), name), user=name, token=token)
+        except EnrolmentRefused as refusal:
+            return refusal.code
+        return "enrolled"
 
 
 def enrol(service: ProvisioningService, *names: str, role: str = "device", **order: Any) -> list[Enrolled]:

@@ -66,6 +66,8 @@ class FakeTransport:
         self.unsent = False
         self.settled = False
         self.rests: list[float] = []
+        self.certificate: bytes | None = None
+        self.path: Sequence[bytes] = ()
 
     def write(self, packets: list[bytes]) -> None:
         assert packets, "nothing was written"
@@ -86,6 +88,9 @@ class FakeTransport:
 
     def rest(self, seconds: float) -> None:
         self.rests.append(seconds)
+
+    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
+        return self.certificate, self.path
 
     def settle(self) -> None:
         assert not self.settled, "admitted twice"
@@ -166,6 +171,8 @@ class WireClient:
         self.broker = broker
         self.version = version
         self.transport = FakeTransport()
+        self.transport.certificate = holder.der if holder is not None else None
+        self.transport.path = path
         self.maximum_packet_size = _ANY_SIZE
         self.connection = broker.connection_type(broker.engine, self.transport, broker.now)
         self.connection.secured(holder.der if holder is not None else None, broker.now, broker.wall, lambda: path)

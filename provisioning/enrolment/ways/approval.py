@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
-from provisioning.store import approvals, certificates, devices
+from provisioning.store import approvals, certificates, certificates_of_device, devices
 from provisioning.store.approvals import ApprovalRequest, ApprovalState, StoredApproval
 from provisioning.store.certificates import CertificateState, StoredCertificate
 from provisioning.store.groups import Group, WayName
@@ -108,15 +108,10 @@ def _lost(connection: Connection, found: StoredApproval, attempt: Attempt, group
     if not attempt.server_key or found.used_at is None or attempt.now >= found.used_at + group.same_key_window:
         return None
     device = devices.find(connection, found.request.name)
-    newest = () if device is None else certificates.of_device(connection, device.id)[-1:]
-    return next(
-        (
-            each
-            for each in newest
-            if each.id == found.certificate_id and each.state(attempt.now) is CertificateState.ACTIVE
-        ),
-        None,
-    )
+    newest = None if device is None else certificates_of_device.newest(connection, device.id)
+    if newest is None or newest.id != found.certificate_id:
+        return None
+    return newest if newest.state(attempt.now) is CertificateState.ACTIVE else None
 
 
 def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group: Group) -> bool:
@@ -127,8 +122,8 @@ def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group
     """
     if found.state is ApprovalState.APPROVED and found.decided_at is not None:
         device = devices.find(connection, found.request.name)
-        newest = () if device is None else certificates.of_device(connection, device.id)[-1:]
-        return any(each.issued_at > found.decided_at for each in newest)
+        newest = None if device is None else certificates_of_device.newest(connection, device.id)
+        return newest is not None and newest.issued_at > found.decided_at
     if found.state is not ApprovalState.USED:
         return False
     held = certificates.newest_with_key(connection, found.request.name, found.request.spki_sha256)

@@ -40,7 +40,7 @@ class ClaimWay(Way):
         if attempt.certificate is None:
             return None
         fingerprint = hashlib.sha256(attempt.certificate.public_bytes(Encoding.DER)).hexdigest()
-        claim = claims.find(connection, fingerprint, attempt.now)
+        claim = claims.find(connection, fingerprint)
         return None if claim is None else cls(claim)
 
     def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
@@ -53,7 +53,7 @@ class ClaimWay(Way):
                 Code.CLAIM_ENDED,
                 f"claim {claim.name} ended on {since:%Y-%m-%d %H:%M:%S} UTC: the operator has to make a new one",
             )
-        if claim.used >= claim.maximum_devices and not claims.holds_place(connection, claim.id, name, attempt.now):
+        if claims.is_full(connection, claim, name, attempt.now):
             raise Refused(
                 Code.CLAIM_EXHAUSTED,
                 f"claim {claim.name} has let in {claim.maximum_devices} devices, as many as it may: the operator has "

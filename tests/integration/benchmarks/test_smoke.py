@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 SOURCE = Path(__file__).parents[3]
 
 
@@ -26,8 +24,6 @@ def run(tmp_path: Path, name: str, *arguments: str) -> Any:
         timeout=240,
         check=False,
     )
-    if "Remedy: sudo apt-get install" in done.stderr:
-        pytest.skip(done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [each.name for each in tmp_path.iterdir()] == [written.name], "it leaves nothing behind"
     return json.loads(written.read_text())

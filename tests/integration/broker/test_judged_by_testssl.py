@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -20,6 +19,7 @@ import pytest
 from provisioning.pki.tls import ClientCertificate, server_context
 from tests.support.broker_process import BrokerProcess
 from tests.support.enrolled import enrol
+from tests.support.needed import needed
 from tests.support.pki import Pki
 from tests.support.provisioning import ProvisioningService
 
@@ -38,8 +38,8 @@ async def judged(
     document = directory / f"{port}.json"
     own = ["--mtls", str(credential)] if credential is not None else []
     process = await asyncio.create_subprocess_exec(
-        "testssl", "--quiet", "--color", "0", "--warnings", "off", "--nodns", "none", "--add-ca", str(anchors), *own,
-        "--jsonfile", str(document), *checks, f"localhost:{port}",
+        needed("testssl"), "--quiet", "--color", "0", "--warnings", "off", "--nodns", "none", "--add-ca", str(anchors),
+        *own, "--jsonfile", str(document), *checks, f"localhost:{port}",
         env={**os.environ, "DAYS2WARN1": "10", "DAYS2WARN2": "5"}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     await process.wait()
@@ -53,12 +53,6 @@ def findings(said: list[dict[str, str]]) -> set[tuple[str, str, str]]:
         for each in said
         if each["severity"] in FINDINGS and each["id"] not in TOOL
     }
-
-
-@pytest.fixture(autouse=True)
-def _installed() -> None:
-    if shutil.which("testssl") is None:
-        pytest.skip("testssl.sh is not installed: make setup-tests")
 
 
 @pytest.mark.parametrize("door", ["mqtts", "wss"])

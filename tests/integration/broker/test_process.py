@@ -16,6 +16,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.own_certificate import read_certificate
 from provisioning.client.connection import DEFAULT_TIMEOUT
 from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
+from tests.support.descriptors import a_shell_that_allows, allowed
 from tests.support.enrolled import enrol
 from tests.support.pki import Pki
 from tests.support.provisioning import ProvisioningService
@@ -235,8 +236,13 @@ def test_a_renewal_that_cannot_be_stored_is_tried_again_and_harms_nobody(
 
 
 def test_running_out_of_descriptors_is_no_end_and_no_busy_loop(pki: Pki, tmp_path: Path) -> None:
-    with BrokerProcess.with_files(tmp_path / "b", pki, limits__handshake_timeout=600).afresh() as broker:
+    broker = BrokerProcess.with_files(tmp_path / "b", pki, limits__handshake_timeout=600).afresh()
+    with contextlib.ExitStack() as stack:
+        with a_shell_that_allows(512):
+            stack.enter_context(broker)
         anchors = tmp_path / "b" / "anchors.pem"
+        soft, hard = allowed(broker.pid)
+        assert soft == hard, "it takes what its user may have"
         resource.prlimit(broker.pid, resource.RLIMIT_NOFILE, (40, 40))
         holder = pki.device("meter").credential
         with TlsClient(broker.port, anchors, holder) as client:

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -40,6 +41,7 @@ class Told:
     holds_at: int = 0
     """After so many bytes the transport is held; 0: never."""
     held: asyncio.Event = field(default_factory=asyncio.Event)
+    choked: threading.Event = field(default_factory=threading.Event)
     ended: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     detail: str = ""
 
@@ -54,6 +56,10 @@ class Told:
             self.transport.close()
         elif data == b"abort":
             self.transport.abort()
+        elif data == b"flood":  # More than the kernel takes; of a socket that was reset it says that it takes more.
+            self.transport.write([bytes(32 << 20)])
+            assert self.transport.choked
+            self.choked.set()
         elif self.holds_at and len(self.received) >= self.holds_at and not self.held.is_set():
             self.transport.hold()
             self.held.set()
@@ -87,13 +93,14 @@ class Server:
         self.metrics = Metrics()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
+        self.told: Told | None = None
 
     async def accept(self) -> Told:
         loop = asyncio.get_running_loop()
         self._listening.setblocking(False)
         accepted, address = await loop.sock_accept(self._listening)
         kept, tls = self._opener(self.context, accepted)
-        told = Told(holds_at=self.holds_at)
+        told = self.told = Told(holds_at=self.holds_at)
         transport = TlsTransport(loop, kept, tls, address, self.metrics, self.poller, self._turn, 1 << 20)
         told.transport = transport
         transport.start(told)
@@ -247,6 +254,50 @@ async def test_an_end_without_close_notify_is_an_end_too(server: Server, pki: Pk
 
     told, _ = await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), vanish)
     assert await asyncio.wait_for(told.ended, 30) == "CLIENT_CLOSED"
+
+
+async def reset(server: Server, pki: Pki, *last_words: bytes, unread: int = 5) -> Told:
+    """Let a client send *last_words* that nobody reads yet, and leave without reading: the kernel resets it."""
+    server.holds_at = 5
+
+    def act(connection: ssl.SSLSocket) -> None:
+        connection.sendall(b"h" * unread)
+        while b"H" not in connection.recv(1):
+            pass
+        for record in last_words:
+            connection.sendall(record)
+        connection.close()  # With bytes of the answer that were not read.
+
+    told, _ = await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), act)
+    await told.held.wait()
+    return told
+
+
+async def test_what_a_client_said_before_it_reset_the_connection_is_heard_though_a_write_fails_first(
+    server: Server, pki: Pki
+) -> None:
+    told = await reset(server, pki, *RECORDS)
+    assert told.transport is not None
+    told.transport.release()
+    told.transport.write([b"to nobody"])  # Fails, before anything is read.
+    told.transport.write([b"to nobody"])
+    assert await asyncio.wait_for(told.ended, 30) == "CONNECTION_LOST"
+    assert told.received == b"hhhhh" + b"".join(RECORDS)
+    assert told.detail == "the connection was reset"
+
+
+async def test_a_client_that_leaves_without_having_taken_what_was_sent_is_lost_too(server: Server, pki: Pki) -> None:
+    def act(connection: ssl.SSLSocket) -> None:
+        connection.sendall(b"flood")
+        assert server.told is not None
+        assert server.told.choked.wait(30)
+        connection.sendall(b"last words")
+        connection.close()
+
+    told, _ = await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), act)
+    assert told.transport is not None
+    assert await asyncio.wait_for(told.ended, 30) == "CONNECTION_LOST"
+    assert told.received == b"floodlast words"
 
 
 async def test_the_server_says_goodbye(server: Server, pki: Pki) -> None:

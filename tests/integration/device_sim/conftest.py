@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from device_sim.stage import Stage, raised
 from device_sim.tls_dial import Endpoint
 from provisioning.pki.identity import Role
 from tests.support.authority import Authority
+from tests.support.needed import needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,14 @@ def authority() -> Authority:
 
 @pytest.fixture
 async def mosquitto(authority: Authority, tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
-    if program is None:
-        pytest.skip("mosquitto is not installed: make setup-tests")
+    program = needed("mosquitto")
     authority.issue("broker-1", role=Role.BROKER, group=None).write(tmp_path, "broker")
     (tmp_path / "ca.crt").write_text(authority.pem)
     # mosquitto cannot choose its own port: take one that is free now.
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     config = tmp_path / "mosquitto.conf"
+    # Without a bound on its queues: a backend that waits for a core must not find messages dropped.
     config.write_text(
         f"""
         user root
@@ -51,6 +50,7 @@ async def mosquitto(authority: Authority, tmp_path: Path) -> AsyncIterator[Runni
         require_certificate true
         use_identity_as_username true
         allow_anonymous false
+        max_queued_messages 0
         """
     )
     process = await asyncio.create_subprocess_exec(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from device_sim.attack.target import Impossible, SigningRegistrar, Target
 from device_sim.attack.verdict import Outcome, Verdict
 from device_sim.foreign_process import LOOPBACK, free_port, serving
 from device_sim.tls_dial import Endpoint
+from tests.support.needed import needed
 
 CLAIMS = Capabilities(name="lenient", supports=frozenset(Feature) - {Feature.TLS12})
 
@@ -26,9 +26,7 @@ CLAIMS = Capabilities(name="lenient", supports=frozenset(Feature) - {Feature.TLS
 @pytest.fixture
 async def lenient(tmp_path: Path) -> AsyncIterator[Target]:
     """mosquitto that asks nobody for a certificate, reads no CRL, and lets everybody publish and read everything."""
-    program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
-    if program is None:
-        pytest.skip("mosquitto is not installed: make setup-tests")
+    program = needed("mosquitto")
     papers, port, config = Papers(tmp_path), free_port(), tmp_path / "mosquitto.conf"
     config.write_text(
         f"""

@@ -125,6 +125,8 @@ async def test_a_broker_that_dies_ends_a_benchmark_and_fails_it(
             async for line in process.stderr:
                 if b"connected 3/3" in line:
                     break
+            assert (rate := re.search(rb"published \d+ \((\d+)/s\)", line)), line
+            assert int(rate[1]) > 0, "the first line has a rate too"
             mosquitto.process.kill()
             out, err = await process.communicate()
     finally:

@@ -244,6 +244,22 @@ async def test_what_is_acknowledged_after_it_has_arrived_is_waited_for(
         await drained(fleet, backend)
 
 
+async def test_what_waits_for_a_connection_goes_before_what_is_new(
+    mosquitto: RunningBroker, authority: Authority
+) -> None:
+    async with connected_fleet(mosquitto, authority, CONDUCT, 1) as (fleet, backend):
+        device = fleet.devices["meter-0"]
+        for _ in range(3):
+            assert device.publish_reading(0.0)
+        device.cut()  # In the same turn of the loop: none of them has been sent.
+        async with asyncio.timeout(10):
+            while device.machine.admitted < 2:  # noqa: ASYNC110 - the very turn in which it may publish again is meant
+                await asyncio.sleep(0)
+        assert device.publish_reading(0.0)  # The device has only just been let in.
+        await drained(fleet, backend)
+        assert total(account(device.sent(), backend.checks[device.name]) for device in fleet.devices.values()).clean
+
+
 async def test_a_wrong_clock_refuses_the_broker_and_that_is_nobodys_false_refusal(
     mosquitto: RunningBroker, authority: Authority
 ) -> None:

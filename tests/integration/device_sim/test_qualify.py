@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import shlex
-import shutil
 import socket
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from device_sim.qualify.stages import STAGES
+from tests.support.needed import needed
 
 SOURCE = Path(__file__).parents[3]
 DEVICES = SOURCE / "tests" / "support" / "devices"
@@ -83,8 +83,7 @@ async def test_a_careless_device_fails_on_the_lines_that_it_earns(tmp_path: Path
 
 
 async def test_mosquitto_sub_verifies_and_gives_up(tmp_path: Path) -> None:
-    if shutil.which("mosquitto_sub") is None:
-        pytest.skip("mosquitto_sub is not installed: make setup-tests")
+    needed("mosquitto_sub")
     credential = "--cafile {cafile} --cert {cert} --key {key}"
     command = f"mosquitto_sub -h localhost -p {{port}} {credential} -i {{client_id}} -t {{commands}} -k 5"
     code, verdicts, said = await qualify(tmp_path, *WINDOW, "--exec", command)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support.fleet_sim import left_in, ran
+from tests.support.needed import needed
 from tests.support.scenarios import ON_ANY_MACHINE
 
 SCENARIO = (
@@ -46,8 +44,7 @@ async def reported(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]
 
 
 async def test_who_closes_revoked_sessions_and_who_does_not(tmp_path: Path) -> None:
-    if shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None:
-        pytest.skip("mosquitto is not installed: make setup-tests")
+    needed("mosquitto")
     scenario = tmp_path / "compared.toml"
     scenario.write_text(SCENARIO)
     code, ours = await reported(tmp_path, "run", str(scenario), "--self-hosted")
@@ -74,8 +71,7 @@ async def test_who_closes_revoked_sessions_and_who_does_not(tmp_path: Path) -> N
 
 
 async def test_a_network_that_breaks_by_itself_is_no_merit_of_the_broker(tmp_path: Path) -> None:
-    if shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None:
-        pytest.skip("mosquitto is not installed: make setup-tests")
+    needed("mosquitto")
     scenario = tmp_path / "flapping.toml"
     scenario.write_text(
         ON_ANY_MACHINE

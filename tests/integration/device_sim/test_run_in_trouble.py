@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from device_sim.stage import Stage
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE, Trouble
 from tests.support.fleet_sim import TINY, enrol, fleet_sim, ran, until_said
+from tests.support.needed import needed
 from tests.support.scenarios import ON_ANY_MACHINE
 
 BEHAVING = (
@@ -183,9 +183,7 @@ async def test_a_broker_that_knows_no_revocation_is_a_security_failure(tmp_path:
 @asynccontextmanager
 async def mosquitto(tmp_path: Path, stage: Stage) -> AsyncIterator[int]:
     """Run a broker that trusts the service's CA, and has never heard of its CRL."""
-    program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
-    if program is None:
-        pytest.skip("mosquitto is not installed: make setup-tests")
+    program = needed("mosquitto")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     own = stage.directory / "broker"

@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.curl import Curl
+from tests.support.descriptors import a_shell_that_allows
 from tests.support.openssl import OpensslDevice
 from tests.support.postgresql import PostgresqlServer
 from tests.support.provisioning import ProvisioningService
 
+FEW = 512
+"""Descriptors of a shell from which services are started: what they may have beyond these they take themselves."""
 FAST = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 1}
 
 
@@ -35,7 +38,10 @@ def founded(request: pytest.FixtureRequest, directory: Path, *, afresh: bool = F
         if getattr(request, "param", "sqlite") == "postgresql":
             server: PostgresqlServer = request.getfixturevalue("postgresql")
             settings["database_url"] = stack.enter_context(server.database("template0"))
-        yield stack.enter_context(ProvisioningService.founded(directory, settings, afresh=afresh))
+        service = ProvisioningService.founded(directory, settings, afresh=afresh)
+        with a_shell_that_allows(FEW):
+            stack.enter_context(service)
+        yield service
 
 
 @pytest.fixture(scope="session")

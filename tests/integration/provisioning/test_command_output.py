@@ -67,6 +67,8 @@ def test_output_that_cannot_be_written_is_said_in_one_line(
         (("revoke", "--devices-file"), "nobody\r\n".encode("utf-16"), "is not UTF-8 text ("),
         (("revoke", "--devices-file"), b"\xef\xbb\xbfnobody\r\n", "no device is called 'nobody'; nothing was revoked"),
         (("listed", "import", "west", "--file"), b"name\nm\xe4her\n", "after line 0: 'utf-8' codec can't decode"),
+        (("listed", "import", "west", "--file"), b'name\nmeter-1\n"meter-2\nmeter-3\n', "unexpected end of data"),
+        (("listed", "import", "west", "--file"), b"name,name\nmeter-1,meter-2\n", "its first line has name, name"),
     ],
 )
 def test_a_file_in_another_encoding_is_named_in_one_line(

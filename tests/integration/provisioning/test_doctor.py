@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -77,13 +78,58 @@ def test_open_files_wrong_passphrase_and_a_database_of_another_version_are_found
     code, found = findings(idle)
     assert (code, len(found["CRL"])) == (1, 2)
     with engine.begin() as connection:
+        connection.execute(text("DELETE FROM audit_head"))
+    code, found = findings(idle)
+    assert (code, found["audit log"][0]["detail"]) == (1, "its end cannot be read: there is no head")
+    with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
     code, found = findings(idle)
     assert (code, "newer version" in found["database"][0]["detail"]) == (1, True)
+    (service.dir / "fleet.db").write_bytes(b"no database at all " * 1000)
+    code, found = findings(idle)
+    assert (code, "file is not a database" in found["database"][0]["detail"]) == (1, True)
+    (service.dir / "fleet.db").write_bytes(b"")
+    code, found = findings(idle)
+    assert (code, "is empty" in found["database"][0]["detail"]) == (1, True)
     (service.dir / "fleet.db").unlink()
     code, found = findings(idle)
     assert (code, found["database"][0]["remedy"]) == (1, "restore it from the backup")
+
+
+def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(
+    directory_of_a_new_fleet: Path, tmp_path: Path
+) -> None:
+    """The service starts on none of it, the doctor says what is wrong, and the ceremonies neither."""
+    shutil.copytree(directory_of_a_new_fleet, directory := tmp_path / "fleet")
+    service = ProvisioningService(directory, {"port": 0, "http_port": 0})
+    found = ["--dir", str(directory)]
+
+    def refused(words: str, *commands: str) -> None:
+        for command in commands:
+            done = service.command(*command.split(), *found)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert words in done.stderr.splitlines()[-1]
+            assert "Traceback" not in done.stderr
+
+    key = (directory / "issuing-ca.key").read_bytes()
+    shutil.copy(directory / "root-ca.key", directory / "issuing-ca.key")
+    refused("the key of issuing-ca", "serve")
+    code, wrong = findings(service)
+    assert (code, "does not belong to its certificate" in wrong["keys"][0]["detail"]) == (1, True)
+    (directory / "issuing-ca.key").write_bytes(key)
+
+    audit_key = directory / "audit.key"
+    audit_key.rename(directory / "elsewhere")
+    refused("audit.key is missing, and the audit log has entries", "serve")
+    assert not audit_key.exists()
+    (directory / "elsewhere").rename(audit_key)
+
+    (directory / "fleet.db").unlink()
+    refused("holds no records of this authority: restore it from the backup", "serve", "ca list")
+    assert not list(directory.glob("fleet.db*"))
+    (directory / "fleet.db").write_bytes(b"no database at all " * 1000)
+    refused("cannot be used", "serve", "ca list", "audit verify")
 
 
 def test_a_database_that_does_not_answer_and_a_directory_that_is_none(

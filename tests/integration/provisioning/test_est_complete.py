@@ -295,6 +295,10 @@ def test_an_answer_says_what_it_is_and_which_method_it_wants(stranger: Curl, ser
         answer = stranger.run(f"/.well-known/est/{operation}", "--request", method)
         assert code_of(answer) == (405, "METHOD_NOT_ALLOWED")
         assert answer.headers.get_content_type() == "text/plain"
+        assert answer.headers["Allow"] == ("GET, HEAD" if method == "POST" else "POST")
+    head = stranger.run("/.well-known/est/cacerts", "--head")
+    whole = stranger.run("/.well-known/est/cacerts")
+    assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", str(len(whole.body)))
     assert stranger.run("/.well-known/est/csrattrs/csrattrs").status == 404
     operator = Curl(service.https, service.bundle, service.operator)
     shown = json.loads(operator.run("/v1/groups?limit=1").body)

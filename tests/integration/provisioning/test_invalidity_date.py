@@ -42,8 +42,8 @@ def test_it_is_told_wherever_the_revocation_is(tmp_path: Path) -> None:
         assert naive.status_code == 422 or naive.json()["code"] == "INVALID_REQUEST"
 
         done = service.command(
-            "revoke", "--device", "meter-1", "--reason", "keyCompromise", "--invalidity-date", "2026-01-05T08:30:00",
-            "--json", "--dir", str(service.dir), "--url", service.https,
+            "revoke", "--device", "meter-1", "--reason", "keyCompromise", "--invalidity-date",
+            "2026-01-05T09:30:00+01:00", "--json", "--dir", str(service.dir), "--url", service.https,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)[0]["invalidity_date"] == SINCE

@@ -19,6 +19,8 @@ from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.pki.keys import generate_key
 from tests.support.curl import Curl
+from tests.support.descriptors import allowed
+from tests.support.enrolled import spent
 from tests.support.openssl import openssl
 from tests.support.provisioning import ProvisioningService
 
@@ -88,21 +90,18 @@ def test_a_signal_ends_open_feeds_and_the_service_cleanly(
     assert own_service.stored("SELECT count(*) FROM serial_reservations") == [(0,)]
 
 
+def test_it_takes_as_many_descriptors_as_its_user_may_have(service: ProvisioningService) -> None:
+    soft, hard = allowed(service.pid)
+    assert soft == hard
+
+
 async def test_one_token_and_fifty_concurrent_requests_give_one_certificate(
     own_service: ProvisioningService,
 ) -> None:
     token = own_service.token(group="north")
 
-    async def attempt(number: int) -> str:
-        name = f"meter-{number}"
-        async with EstClient(own_service.https, own_service.bundle) as client:
-            try:
-                await client.enrol(build_csr(generate_key(), name), user=name, token=token)
-            except EnrolmentRefused as refusal:
-                return refusal.code
-        return "enrolled"
-
-    outcomes = Counter(await asyncio.gather(*(attempt(number) for number in range(50))))
+    attempts = [spent(own_service, f"meter-{number}", token) for number in range(50)]
+    outcomes = Counter(await asyncio.gather(*attempts))
     assert outcomes == {"enrolled": 1, "TOKEN_USED": 49}
 
 

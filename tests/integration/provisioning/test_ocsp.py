@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from cryptography import x509
 from cryptography.x509 import ocsp
 
 from tests.support.curl import Curl
+from tests.support.needed import needed
 from tests.support.ocsp import SHA1, SHA256, request_der
 from tests.support.openssl import OpensslDevice, certificate_facts, openssl
 from tests.support.provisioning import ProvisioningService
@@ -71,9 +71,7 @@ def test_who_asks_and_whether_he_signs_makes_no_difference(
 def test_gnutls_verifies_a_chain_and_its_lists(
     service: ProvisioningService, plain: Curl, enrolled: OpensslDevice, tmp_path: Path
 ) -> None:
-    certtool = shutil.which("certtool")
-    if certtool is None:
-        pytest.skip("gnutls-bin is not installed")
+    certtool = needed("certtool")
     chain, lists = tmp_path / "chain.pem", tmp_path / "lists.pem"
     chain.write_bytes(enrolled.certificate.read_bytes() + (service.dir / "issuing-ca.crt").read_bytes())
 
@@ -94,9 +92,7 @@ def test_gnutls_verifies_a_chain_and_its_lists(
 
 
 def test_gnutls_sees_the_same(service: ProvisioningService, enrolled: OpensslDevice) -> None:
-    ocsptool = shutil.which("ocsptool")
-    if ocsptool is None:
-        pytest.skip("gnutls-bin is not installed")
+    ocsptool = needed("ocsptool")
 
     def ask() -> str:
         done = subprocess.run(

@@ -22,12 +22,10 @@ from cryptography import x509
 from cryptography.x509 import ocsp
 from prometheus_client.parser import text_string_to_metric_families
 
-from provisioning.client.csr import build_csr
-from provisioning.client.est import EnrolmentRefused, EstClient
 from provisioning.client.feed import RevocationEvent, follow
-from provisioning.pki.keys import generate_key, spki_fingerprint
+from provisioning.pki.keys import spki_fingerprint
 from tests.support.curl import Curl
-from tests.support.enrolled import enrol
+from tests.support.enrolled import enrol, spent
 from tests.support.ocsp import SHA256, request_der
 from tests.support.openssl import OpensslDevice
 from tests.support.postgresql import PostgresqlServer
@@ -65,16 +63,7 @@ async def test_a_token_that_is_used_at_all_workers_at_once_is_spent_once_and_a_s
     attempts = 16  # That one worker gets none of them happens once in 30,000 times.
     token = await asyncio.to_thread(service.token, device="meter-1", group="north")
 
-    async def one() -> str:
-        csr = build_csr(generate_key(), "meter-1")
-        async with EstClient(service.https, service.bundle) as client:
-            try:
-                await client.enrol(csr, user="meter-1", token=token)
-            except EnrolmentRefused as refusal:
-                return refusal.code
-            return "enrolled"
-
-    outcomes = Counter(await asyncio.gather(*(one() for _ in range(attempts))))
+    outcomes = Counter(await asyncio.gather(*(spent(service, "meter-1", token) for _ in range(attempts))))
     assert outcomes == {"enrolled": 1, "TOKEN_USED": attempts - 1}
     refused = await asyncio.to_thread(figures, service, "fleet_provisioning_refusals_total", code="TOKEN_USED")
     assert sum(refused.values()) == attempts - 1

@@ -72,6 +72,13 @@ def test_a_file_is_forgotten_after_it_was_loaded(tmp_path: Path) -> None:
         ),
         (ENOUGH | {"host": "example.org"}, "host: example.org is not a loopback address; set unsafe_public_listener"),
         (ENOUGH | {"host": ""}, "host:  is not a loopback address"),
+        (
+            ENOUGH | {"port": 9443, "metrics_port": 9443},
+            "metrics_port: 127.0.0.1 port 9443 is taken by another setting; give each a port of its own",
+        ),
+        (ENOUGH | {"admin_port": 9443, "metrics_port": 9443}, "metrics_port: 127.0.0.1 port 9443 is taken"),
+        (ENOUGH | {"port": 9443, "admin_port": 9443}, "admin_port: 127.0.0.1 port 9443 is taken"),
+        (ENOUGH | {"trust_domain": "A b"}, "--trust-domain: trust domain 'A b': use lower-case letters, digits"),
         (ENOUGH | {"port": 65536}, "--port: input should be less than or equal to 65535"),
         (ENOUGH | {"port": -1}, "--port: input should be greater than or equal to 0"),
         (ENOUGH | {"log_level": "loud"}, "--log-level: "),
@@ -217,7 +224,7 @@ def test_an_error_in_a_listener_is_named(tmp_path: Path, content: str, text: str
         ("[limits]\nmax_inflight_messages = 5", "limits.max_inflight_messages: no such setting; write max_inflight"),
         ("cafiles = 'x'", "cafiles: no such setting; is cafile meant?"),
         ("[limits]\nmax_packt_size = 5", "limits.max_packt_size: no such setting; is max_packet_size meant?"),
-        ("quux = 1", "quux: no such setting; see docs/operations.md"),
+        ("quux = 1", "quux: no such setting; see docs/reference/settings-of-the-broker.md"),
         ("listener = 8883", "listener: write a [[listener]] table with port = 8883, or port = 8883 alone"),
         ("[[listener]]\nprot = 8883", "listener[1].port: field required"),
         ("[[listener]]\nport = 1\nprotocl = 'wss'", "listener[1].protocl: no such setting; is protocol meant?"),
@@ -231,3 +238,29 @@ def test_what_a_mosquitto_user_writes_is_told_its_name_here(tmp_path: Path, cont
     path = tmp_path / "broker.toml"
     path.write_text(content)
     assert refusal(ENOUGH, path).startswith(f"{path}: {text}")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8443", "127.0.0.1:8443", "https://", "https://[::1", "https://a:x", ""]
+)
+def test_revocations_and_tokens_never_travel_in_the_clear(url: str) -> None:
+    assert refusal(ENOUGH | {"provisioning": url}).endswith(": give https://host:port")
+
+
+@pytest.mark.parametrize("table", ["limits", "plugins", "trust", "listener"])
+def test_a_table_of_the_environment_that_is_no_json_is_named(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"FLEET_BROKER_{table.upper()}", "x")
+    assert refusal(ENOUGH).startswith(f"{table}: the environment variable FLEET_BROKER_{table.upper()} is not JSON; ")
+
+
+def test_an_error_in_a_table_of_the_environment_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_text("[limits]\nmax_retained = 0\n")
+    monkeypatch.setenv("FLEET_BROKER_LIMITS", '{"max_inflight": 0}')
+    monkeypatch.setenv("FLEET_BROKER_LISTENER", '[{"port": -1}]')
+    retained, inflight, port = sorted(refusal(ENOUGH, path).split("\n"))
+    assert retained.startswith(f"{path}: limits.max_retained: ")
+    assert inflight.startswith("FLEET_BROKER_LIMITS: limits.max_inflight: ")
+    assert port.startswith("FLEET_BROKER_LISTENER: listener[1].port: ")

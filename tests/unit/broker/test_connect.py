@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from broker.admission.refusal import RefusalCode
+from broker.enforcement import revoke
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Pingreq
@@ -153,7 +154,7 @@ def test_a_bad_certificate_is_refused_with_its_code(
 def test_a_certificate_revoked_between_handshake_and_connect_is_refused(broker: MemoryBroker) -> None:
     holder = shared_pki().device("meter-1")
     client = broker.open(holder)
-    broker.engine.revoke(holder.revocation, broker.now)
+    revoke(broker.engine, holder.revocation, broker.now)
     answer = client.connect(client_id="meter-1", expect=ReasonCode.NOT_AUTHORIZED)
     assert answer.properties.reason_string == "REVOKED: certificate revoked (keyCompromise)"
 
@@ -258,7 +259,7 @@ def test_a_farewell_is_never_larger_than_the_client_takes(broker: MemoryBroker) 
     holder = shared_pki().device("meter-1")
     client = broker.open(holder)
     client.connect(client_id="meter-1", maximum_packet_size=30)
-    broker.engine.revoke(holder.revocation, broker.now)
+    revoke(broker.engine, holder.revocation, broker.now)
     assert client.farewell().reason_code is ReasonCode.ADMINISTRATIVE_ACTION
 
 

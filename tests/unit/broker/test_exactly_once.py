@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,24 @@ def test_open_exchanges_are_bounded_by_the_receive_maximum() -> None:
     meter = broker.device("meter-1")
     for packet_id in (1, 2, 2, 3):
         meter.send(publication(TOPIC, b"x", 2, packet_id=packet_id))
+    assert meter.farewell().reason_code is ReasonCode.RECEIVE_MAXIMUM_EXCEEDED
+
+
+def test_what_an_earlier_connection_left_open_does_not_take_the_room_of_a_lowered_receive_maximum() -> None:
+    """A Receive Maximum is of one connection (MQTT 5 §4.9): a client that goes on by it is not closed."""
+    broker = MemoryBroker(max_inflight=3)
+    meter = broker.device("meter-1", **KEPT)
+    for packet_id in (1, 2, 3):
+        meter.send(publication(TOPIC, b"x", 2, packet_id=packet_id))
+    meter.vanish()
+    broker.engine.limit(replace(broker.engine.limits, max_inflight=2))
+    meter = broker.device("meter-1", **KEPT)
+    meter.send(publication(TOPIC, b"x", 2, packet_id=1, dup=True), Pubrel(2))
+    assert meter.received() == [Pubrec(1), Pubcomp(2)]
+    for packet_id in (4, 2):
+        meter.send(publication(TOPIC, b"y", 2, packet_id=packet_id))
+        assert meter.next_packet(Pubrec) == Pubrec(packet_id)
+    meter.send(publication(TOPIC, b"y", 2, packet_id=5))
     assert meter.farewell().reason_code is ReasonCode.RECEIVE_MAXIMUM_EXCEEDED
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.admission.refusal import RefusalCode
+from broker.enforcement import revoke
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.message import Message
@@ -100,7 +101,7 @@ def test_who_is_revoked_while_he_waits_is_refused(broker: MemoryBroker) -> None:
     judge = Judge(broker, "connect")
     meter = broker.open(shared_device("meter-1"))
     meter.send(connect_packet(V5, client_id="meter-1"))
-    broker.engine.revoke(shared_device("meter-1").revocation, broker.now)
+    revoke(broker.engine, shared_device("meter-1").revocation, broker.now)
     judge.answer()
     answer = meter.next_packet(Connack)
     assert answer.properties.reason_string.startswith("REVOKED")

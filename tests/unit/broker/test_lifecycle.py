@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.admission.inquiry import Inquiry
+from broker.enforcement import revoke
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.disconnect import Disconnect
 from broker.mqtt.ping import Pingreq
@@ -189,13 +190,13 @@ def test_revocation_ends_the_live_sessions_of_the_certificate_and_no_other(broke
         client = broker.open(holder)
         client.connect(client_id=f"backend-{index}")
         clients.append(client)
-    assert broker.engine.revoke(old.revocation, broker.now) == 2
+    assert revoke(broker.engine, old.revocation, broker.now) == 2
     assert [client.closed for client in clients] == [True, True, False]
     for client in clients[:2]:
         farewell = client.farewell()
         assert farewell.reason_code is ReasonCode.ADMINISTRATIVE_ACTION
         assert farewell.properties.reason_string == "REVOKED: certificate revoked (keyCompromise)"
-    assert broker.engine.revoke(old.revocation, broker.now) == 0
+    assert revoke(broker.engine, old.revocation, broker.now) == 0
     assert broker.metrics.revocations == 1
 
 
@@ -203,7 +204,7 @@ def test_an_older_client_that_is_revoked_is_only_closed(broker: MemoryBroker) ->
     holder = shared_pki().device("meter-1")
     client = broker.open(holder, version=V311)
     client.connect(client_id="meter-1")
-    broker.engine.revoke(holder.revocation, broker.now)
+    revoke(broker.engine, holder.revocation, broker.now)
     assert client.closed
     assert client.received() == []
 
@@ -215,7 +216,7 @@ def test_what_a_revoked_client_had_sent_is_acknowledged_before_it_is_put_out(bro
     engine = broker.engine
     engine.turn.begin()
     client.connection.receive(b"\x32\x12\x00\x0cfleet/meters\x00\x07\x00x", broker.now)
-    engine.revoke(holder.revocation, broker.now)
+    revoke(engine, holder.revocation, broker.now)
     engine.turn.end()
     puback, farewell = client.received()
     assert (puback.packet_id, puback.reason_code) == (7, ReasonCode.NOT_AUTHORIZED)  # type: ignore[union-attr]
@@ -224,7 +225,7 @@ def test_what_a_revoked_client_had_sent_is_acknowledged_before_it_is_put_out(bro
 
 def test_a_revoked_device_cannot_come_back(broker: MemoryBroker) -> None:
     holder = shared_pki().device("meter-1")
-    broker.engine.revoke(holder.revocation, broker.now)
+    revoke(broker.engine, holder.revocation, broker.now)
     for version in (V311, V5):
         broker.open(holder, version=version).connect(client_id="meter-1", expect=ReasonCode.NOT_AUTHORIZED)
     assert broker.metrics.refused == {"REVOKED": 2}

@@ -79,3 +79,9 @@ def test_a_new_broker_needs_its_token(good: dict[str, Any], tmp_path: Path) -> N
     good["state_dir"].mkdir()
     (good["state_dir"] / "broker.pem").touch()  # It has enrolled before: the token was spent.
     assert problems(load(None, enrolling)) == []
+
+
+@pytest.mark.parametrize(("key", "problem"), [("audit_log", "is a directory; name a file"), ("admin_socket", "is no")])
+def test_a_directory_in_place_of_a_file_is_said(good: dict[str, Any], tmp_path: Path, key: str, problem: str) -> None:
+    (said,) = problems(load(None, good | {key: str(tmp_path)}))
+    assert said.startswith(f"{key}: {tmp_path} {problem}")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from broker.enforcement import revoke
 from broker.mqtt.packets import Publish
 from broker.presence import Presence
 from tests.support.pki import shared_device, shared_pki
@@ -57,7 +58,7 @@ def test_a_revocation_and_a_takeover_are_told_in_order() -> None:
     broker, backend = watched()
     broker.device("meter-1")
     broker.device("meter-1")
-    broker.engine.revoke(shared_device("meter-1").revocation, broker.now)
+    revoke(broker.engine, shared_device("meter-1").revocation, broker.now)
     broker.settle()
     told = [(event["event"], event.get("code")) for _, event, _ in events(backend)]
     assert told == [

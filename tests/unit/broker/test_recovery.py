@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
+from broker.recovery import recover
+from broker.store.sqlite import SqliteStore, StoreError
+from tests.support.pki import shared_device
 from tests.support.stored import StoredBroker
-from tests.support.wire import V5, V311, publication, request, will
+from tests.support.wire import V5, V311, MemoryBroker, publication, request, will
 
 TOPIC = "fleet/meters/meter-1/telemetry"
 KEPT = {"clean_start": False, "session_expiry_interval": 600}
@@ -271,3 +276,104 @@ def test_nothing_is_written_to_forget_what_was_never_retained(broker: StoredBrok
     meter.publish(f"{TOPIC}/0", b"1", retain=True)
     meter.publish(f"{TOPIC}/0", b"", retain=True)
     assert broker.journal.open.retained == {f"{TOPIC}/0": None}
+
+
+def test_a_session_that_ended_with_its_connection_is_not_there_after_a_crash(broker: StoredBroker) -> None:
+    """All that outlived the crash is its will: a client that is told of a session would rely on subscriptions."""
+    meter = broker.device("meter-1", clean_start=False, will=will("fleet/meters/meter-1/event", qos=1))
+    meter.subscribe("fleet/meters/meter-1/cmd/#", qos=1)
+    after = broker.killed()
+    meter = after.open(shared_device("meter-1"))
+    assert not meter.connect(client_id="meter-1", clean_start=False, session_expiry_interval=60).session_present
+    again = after.killed()
+    assert again.open(shared_device("meter-1")).connect(client_id="meter-1", clean_start=False).session_present
+
+
+@pytest.mark.parametrize("clean_start", [False, True])
+@pytest.mark.parametrize("version", [V311, V5])
+def test_the_will_of_a_session_that_has_ended_is_called_back_in_time(
+    broker: StoredBroker, version: ProtocolVersion, clean_start: bool
+) -> None:
+    """With or without clean start: the client lost its connection through no fault of its own."""
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    broker.device("meter-1", version=version, will=will("fleet/meters/meter-1/event", qos=1))
+    after = broker.killed()
+    after.device("meter-1", version=version, clean_start=clean_start)
+    watcher = after.service(**KEPT)
+    after.advance(60)
+    assert watcher.received() == []
+
+
+def test_a_will_whose_session_ends_first_is_sent_then_after_a_restart_too(broker: StoredBroker) -> None:
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    last = will("fleet/meters/meter-1/event", qos=1, will_delay_interval=300)
+    broker.device("meter-1", clean_start=False, session_expiry_interval=30, will=last).vanish()
+    after = broker.killed(away=5)
+    watcher = after.service(**KEPT)
+    after.advance(20)
+    assert watcher.received() == []
+    after.advance(6)
+    assert watcher.payloads() == [b"gone"]
+    assert len(after.engine.registry) == 1, "the watcher's"
+
+
+@pytest.mark.parametrize("connect", [{}, {"clean_start": False, "session_expiry_interval": 600}])
+@pytest.mark.parametrize("returns", [False, True])
+def test_the_will_of_a_client_that_a_stopping_broker_sends_away_waits_for_the_next(
+    broker: StoredBroker, connect: dict[str, Any], returns: bool
+) -> None:
+    """A broker that stops may defer wills until it starts again (MQTT 5 §3.1.2.5); it does not lose them."""
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    broker.device("meter-1", will=will("fleet/meters/meter-1/event", qos=1), **connect)
+    broker.engine.stop(broker.now)
+    broker.settle()
+    assert broker.engine.connected == 0
+    after = broker.killed(away=5)
+    watcher = after.service(**KEPT)
+    if returns:
+        after.device("meter-1", **connect)
+    after.advance(9)
+    assert watcher.received() == []
+    after.advance(3)
+    assert watcher.payloads() == ([] if returns else [b"gone"])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE sessions SET owner = 'nobody'",
+        "DELETE FROM messages",
+        "UPDATE subscriptions SET topic_filter = '$share/+/t'",
+        "PRAGMA foreign_keys=OFF; DELETE FROM sessions",
+        "DROP TABLE retained",
+    ],
+)
+def test_a_database_that_is_damaged_is_named_with_the_remedy(tmp_path: Path, damage: str) -> None:
+    broker = StoredBroker(tmp_path)
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    broker.device("meter-1").publish(TOPIC, b"x", qos=1)
+    broker.store._database.executescript(damage)
+    broker.store.close()
+    store = SqliteStore(broker.directory / "broker.db")
+    with pytest.raises(StoreError, match=r"broker\.db cannot be used as the broker's database: .*; move it away, or"):
+        recover(MemoryBroker().engine, store, 0.0, 0.0)
+    store.close()
+
+
+def test_pages_that_cannot_be_read_are_said_too(tmp_path: Path) -> None:
+    broker = StoredBroker(tmp_path)
+    meter = broker.device("meter-1")
+    for number in range(100):
+        meter.publish(f"fleet/meters/meter-1/{number}", bytes(500), qos=1, retain=True)
+    broker.store.close()
+    path = broker.directory / "broker.db"
+    content = path.read_bytes()
+    path.write_bytes(content[: 12 * 4096] + b"A" * (len(content) - 12 * 4096))
+    store = SqliteStore(path)
+    with pytest.raises(StoreError, match="database disk image is malformed; move it away, or put back a backup"):
+        recover(MemoryBroker().engine, store, 0.0, 0.0)
+    store.close()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from structlog.testing import capture_logs
 
-from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
-from tests.support.wire import MemoryBroker
+from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel, Subscribe
+from broker.store.journal import MOST_WAITING
+from tests.support.stored import StoredBroker
+from tests.support.wire import V5, MemoryBroker, publication, request
 
 TOPIC = "fleet/meters/meter-1/state"
 KEPT = {"clean_start": False, "session_expiry_interval": 600}
@@ -49,11 +53,26 @@ def test_who_is_choked_is_said_a_few_times(broker: MemoryBroker) -> None:
     backend = broker.service()
     with capture_logs() as logs:
         for _ in range(50):  # It takes a little, and falls behind again.
-            backend.connection.choke()
+            backend.connection.choke(broker.now)
             backend.connection.unchoke(broker.now)
     said = [each for each in logs if each.get("code") == "SLOW_CONSUMER"]
     assert 1 <= len(said) <= 10
     assert said[0]["client"] == "backend"
+
+
+def test_who_comes_again_and_does_not_keep_up_does_not_fill_the_log(broker: MemoryBroker) -> None:
+    with capture_logs() as logs:
+        for _ in range(30):
+            meter = broker.device("meter-1")
+            meter.connection.choke(broker.now)
+            meter.vanish()
+        assert len([each for each in logs if each.get("code") == "SLOW_CONSUMER"]) == 10
+        broker.service().connection.choke(broker.now)
+        broker.advance(121)
+        broker.keep_fresh()
+        broker.device("meter-1").connection.choke(broker.now)
+    said = [each["client"] for each in logs if each.get("code") == "SLOW_CONSUMER"]
+    assert said[10:] == ["backend", "meter-1"], "another's are said, and its own later on"
 
 
 def test_what_is_full_is_said_by_the_name_of_the_setting(broker: MemoryBroker) -> None:
@@ -111,3 +130,38 @@ def test_who_takes_large_messages_and_acknowledges_none_gets_a_few(qos: int) -> 
             back.send(*(Pubcomp(each.packet_id or 0) for each in again))
         again = back.messages()
     assert got == [b"%d" % number for number in range(10)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_disk_that_hangs_holds_publishers_and_does_not_gather_their_answers(tmp_path: Path, fails: bool) -> None:
+    """Nobody has subscribed to what they publish, so no queue does; each answer waits for another client's change."""
+    broker = StoredBroker(tmp_path)
+    fast, slow = broker.device("meter-1", keep_alive=10), broker.device("meter-2")
+    backend = broker.service(clean_start=False, session_expiry_interval=60)
+    broker.held = True
+    backend.send(Subscribe(1, (request("fleet/other"),)))
+    topics = ["fleet/meters/meter-1/telemetry", "fleet/meters/meter-2/telemetry"]
+    read = b"".join(publication(topics[0], qos=1, packet_id=each).encode(V5) for each in range(1, 501))
+    while not fast.transport.held:
+        fast.send_bytes(read)
+    waiting = len(broker.journal.open.answers)
+    assert MOST_WAITING <= waiting < MOST_WAITING + 500
+    slow.publish(topics[1])
+    assert not slow.transport.held, "what is not answered waits for nothing"
+    slow.send(publication(topics[1], qos=1, packet_id=1, content_type="text"))
+    assert slow.transport.held
+    broker.advance(60)
+    assert fast.transport.held
+    assert not fast.closed, "nobody listened to it"
+    if fails:
+        broker.fail()
+        assert fast.received() == []
+    else:
+        broker.write()
+    assert not fast.transport.held
+    assert not slow.transport.held
+    broker.held = False
+    broker.settle()
+    assert len(fast.received()) == waiting - 1
+    assert len(slow.received()) == 1
+    broker.close()

@@ -63,7 +63,7 @@ def back_with_messages(broker: MemoryBroker, version: ProtocolVersion) -> WireCl
 
 def choked(broker: MemoryBroker, version: ProtocolVersion) -> WireClient:
     client = owing(1)(broker, version)
-    client.connection.choke()
+    client.connection.choke(client.broker.now)
     broker.device("meter-1").publish(TOPIC, b"2", qos=1)
     return client
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from broker.enforcement import revoke
 from broker.mqtt.codes import ReasonCode
+from broker.mqtt.packets import Disconnect
 from broker.mqtt.properties import Properties
 from provisioning.pki.revocation import RevocationReason
 from tests.support.pki import shared_device, shared_pki
@@ -72,11 +74,13 @@ def test_a_311_client_that_says_goodbye_leaves_no_will(broker: MemoryBroker, wat
     assert watcher.payloads() == [b"gone"]
 
 
-def test_the_will_of_a_stopping_broker_is_not_sent(broker: MemoryBroker, watcher: WireClient) -> None:
+def test_a_broker_that_stops_sends_no_will_but_says_why_it_ends(broker: MemoryBroker, watcher: WireClient) -> None:
+    """What becomes of wills then is the store's: `test_recovery`."""
     client = broker.device("meter-1", will=will(TOPIC))
-    client.connection.disconnect("X", ReasonCode.SERVER_SHUTTING_DOWN, "", broker.now, publish_will=False)
+    broker.engine.stop(broker.now)
     broker.settle()
-    assert watcher.received() == []
+    assert client.farewell().reason_code is ReasonCode.SERVER_SHUTTING_DOWN
+    assert [type(each) for each in watcher.received()] == [Disconnect]
 
 
 @pytest.mark.parametrize("reason", list(RevocationReason))
@@ -89,7 +93,7 @@ def test_what_a_revoked_device_leaves_behind(
     delayed = broker.open(holder)
     delayed.connect(client_id="meter-1", session_expiry_interval=60, will=will(TOPIC, will_delay_interval=5))
     delayed.subscribe("fleet/meters/meter-1/cmd/#", qos=1)
-    broker.engine.revoke(replace(holder.revocation, reason=reason), broker.now)
+    revoke(broker.engine, replace(holder.revocation, reason=reason), broker.now)
     broker.settle()
     broker.advance(10)
     assert watcher.payloads() == ([b"gone"] if keeps else [])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 from rich.console import Console
@@ -16,8 +17,13 @@ LATENCY = LatencySummary(1000, 0.5, 1.2, 3.4, 9.0)
 TRAFFIC = Traffic(3.0, 15.0, 199, 200, 998.4, 3000, 2, LATENCY, LATENCY)
 
 
-def drawn(renderable: object) -> str:
-    console = Console(file=io.StringIO(), width=160)
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def drawn(renderable: object, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(renderable)
     output = console.file
     assert isinstance(output, io.StringIO)
@@ -36,6 +42,41 @@ def test_traffic_shows_the_same_figures_live_and_in_a_line() -> None:
     picture = drawn(TRAFFIC.picture())
     for figure in ("199/200", "998", "3000", "0.50", "1.20", "3.40"):
         assert figure in picture
+
+
+@pytest.mark.parametrize(
+    ("width", "figures"),
+    [
+        (80, "connected messages/s received in flight p50 ms p95 ms p99 ms max ms"),
+        (60, "connected messages/s received p50 ms p99 ms"),
+        (40, "connected messages/s p99 ms"),
+    ],
+)
+def test_a_narrow_terminal_gets_fewer_figures_and_none_that_is_cut_off(width: int, figures: str) -> None:
+    bar, headings, _ = drawn(TRAFFIC.picture(), width).splitlines()
+    assert " ".join(headings.split()) == figures
+    assert "3/15 s" in bar
+    assert ("generator late" in bar) is (width > 40)
+
+
+def test_what_is_said_stays_indented_on_a_terminal_and_whole_in_a_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "every word of it " * 20
+    View().said(words)
+    assert capsys.readouterr().err == f"  {words}\n"
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    View().said(words)
+    lines = terminal.getvalue().splitlines()
+    assert len(lines) > 1
+    assert all(line.startswith("  ") for line in lines)
+
+
+def test_an_error_of_the_system_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    View().failed(FileNotFoundError(2, "No such file or directory", "ca.crt"))
+    assert capsys.readouterr().err == "fleet-sim: ca.crt: No such file or directory\n"
 
 
 def test_results_go_to_standard_output_and_progress_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

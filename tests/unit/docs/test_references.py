@@ -26,6 +26,8 @@ _NAME = re.compile(r"[A-Z][a-z]\w*|_\w+|[a-z]+_\w+")
 _STABLE_CODE = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
 _SUFFIXES = (".py", ".md", ".toml", ".db", ".crt", ".key", ".pem")
 _WORD = re.compile(r"\w+")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_NOT_IN_ANCHOR = re.compile(r"[^\w\- ]")
 _PAGE_IN_MODULE = re.compile(r"docs/[\w/-]+(?:\.md)?")
 
 # Other people's names, and names of the page's own scene.
@@ -67,6 +69,18 @@ def test_every_relative_link_resolves(page: Path) -> None:
             path = page.parent / target.partition("#")[0]
             assert path.exists(), target
             assert path.resolve().is_relative_to(REPOSITORY), target
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what a link may name in *page*: its headings, as GitHub makes them into anchors."""
+    return {_NOT_IN_ANCHOR.sub("", heading.lower()).replace(" ", "-") for heading in _HEADING.findall(prose(page))}
+
+
+def test_every_heading_that_a_link_names_exists(page: Path) -> None:
+    for target in _LINK.findall(prose(page)):
+        path, _, anchor = target.partition("#")
+        if anchor and "://" not in target:
+            assert anchor in anchors(page.parent / path if path else page), target
 
 
 def test_every_file_exists(page: Path) -> None:

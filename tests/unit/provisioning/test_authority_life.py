@@ -33,7 +33,7 @@ from provisioning.revocation.of_authority import AUTHORITY_REASONS
 from provisioning.revocation.suspension import SuspensionService
 from provisioning.root_life import RootLife
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, authorities, certificates, devices, groups, operators, revocations
+from provisioning.store import audit, audit_findings, authorities, certificates, devices, groups, operators, revocations
 from provisioning.store.authorities import AuthorityState
 from provisioning.store.certificates import IssuedCertificate
 from provisioning.store.database import Database
@@ -153,11 +153,14 @@ async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fle
     assert "issuing CA 2" in x509.load_pem_x509_certificate(operator.read_bytes()).issuer.rfc4514_string()
 
 
+_OF_CAS_ALONE = (RevocationReason.CA_COMPROMISE, RevocationReason.SUPERSEDED)
+
+
 @pytest.mark.parametrize(
     ("reason", "below"),
     [
-        (RevocationReason.CA_COMPROMISE, RevocationReason.UNSPECIFIED),
-        *((each, each) for each in AUTHORITY_REASONS if each is not RevocationReason.CA_COMPROMISE),
+        *((each, RevocationReason.UNSPECIFIED) for each in _OF_CAS_ALONE),
+        *((each, each) for each in AUTHORITY_REASONS if each not in _OF_CAS_ALONE),
     ],
     ids=str,
 )
@@ -257,7 +260,7 @@ async def test_every_step_is_in_the_audit_log_before_and_after(fleet_cas: Ceremo
     entries = await fleet_cas.database.read(lambda connection: audit.entries(connection, 0, 100))
     steps = [each.action for each in entries if each.subject == "issuing-2"]
     assert steps == ["CA key made", "signing CA certificate", "CA certificate signed", "CA changed"]
-    assert await fleet_cas.database.read(lambda connection: list(audit.findings(connection))) == []
+    assert await fleet_cas.database.read(lambda connection: list(audit_findings.findings(connection))) == []
 
 
 async def test_a_transcript_has_what_was_shown(fleet_cas: Ceremonies) -> None:

@@ -13,6 +13,9 @@ from uvicorn.server import ServerState
 from provisioning import connection_protocol
 from provisioning.connection_protocol import ConnectionProtocol
 
+_LARGE = 32 * 1024 * 1024
+"""More than the kernel keeps for a client that reads nothing."""
+
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
     assert callable(scope["extensions"]["connection"]["abort"])
@@ -22,7 +25,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         body += message.get("body", b"")
         if not message.get("more_body", False):
             break
-    answer = b"ok" + body
+    answer = b"ok" + body if scope["path"] != "/large" else bytes(_LARGE)
     headers = [(b"content-length", str(len(answer)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": answer})
@@ -57,14 +60,16 @@ class Whole:
 
 @contextlib.asynccontextmanager
 async def connected(
-    whole: Whole | None = None, state: ServerState | None = None
+    whole: Whole | None = None, state: ServerState | None = None, **options: Any
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     config = uvicorn.Config(application, log_config=None, lifespan="off", timeout_keep_alive=60)
     config.load()
     loop = asyncio.get_running_loop()
     kept = state or ServerState()
     kept.default_headers = [(b"x-default", b"yes")]
-    server = await loop.create_server(lambda: ConnectionProtocol(config, kept, {}, whole=whole), "127.0.0.1", 0)
+    server = await loop.create_server(
+        lambda: ConnectionProtocol(config, kept, {}, whole=whole, **options), "127.0.0.1", 0
+    )
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
         yield reader, writer
@@ -139,6 +144,34 @@ async def test_what_nobody_takes_is_the_application_s(request_: bytes) -> None:
         if b"Expect:" in request_:
             assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         assert (await answered(reader))[1].startswith(b"ok")
+
+
+OFFER = ("Connection: Upgrade, HTTP2-Settings, close", "Upgrade: h2c", "HTTP2-Settings: AAEA")
+
+
+@pytest.mark.parametrize("target", ["/whole", "/other"])
+@pytest.mark.parametrize("cut", [0, 20, -2], ids=["whole", "in the head", "in the body"])
+async def test_who_offers_another_protocol_is_answered_in_this_one(target: str, cut: int) -> None:
+    kept = [line.replace(", close", "") for line in OFFER]
+    first, last = post(b"body", target, *kept), post(b"bye", target, *OFFER)
+    async with connected(Whole()) as (reader, writer):
+        for part in filter(None, (first[:cut], first[cut:])):
+            writer.write(part)
+            await asyncio.sleep(0.01)
+        assert (await answered(reader))[1].endswith(b"body")
+        writer.write(first + first + last)
+        assert [(await answered(reader))[1][-4:] for _ in range(2)] == [b"body", b"body"]
+        head, answer = await answered(reader)
+        assert answer.endswith(b"bye")
+        assert b"connection: close" in head
+        assert await reader.read() == b""
+
+
+async def test_who_wants_a_proxy_or_speaks_something_else_is_told_so() -> None:
+    for said in (b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", b"\x16\x03\x01\x00\x05hello\r\n\r\n"):
+        async with connected(Whole()) as (reader, writer):
+            writer.write(said)
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
 
 
 async def test_what_comes_in_pieces_is_the_application_s_wherever_it_is_cut() -> None:
@@ -220,3 +253,41 @@ async def test_a_body_in_chunks_may_come_whole() -> None:
     async with connected(Whole()) as (reader, writer):
         writer.write(b"POST /whole HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")
         assert (await answered(reader))[1] == b"whole a"
+
+
+class Connections(set[Any]):
+    """The server's connections; says when one has gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone = asyncio.Event()
+
+    def discard(self, element: Any) -> None:
+        super().discard(element)
+        self.gone.set()
+
+
+@pytest.mark.parametrize("requests", [1, 3])
+async def test_who_takes_nothing_of_his_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch, requests: int) -> None:
+    """Though he asks for more meanwhile, and though the connection was closed before, when nothing was heard."""
+    monkeypatch.setattr(connection_protocol, "_REQUEST_SECONDS", 0.05)
+    state = ServerState()
+    state.connections = kept = Connections()
+    async with connected(state=state, stall_seconds=0.2) as (reader, writer):
+        writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n" * requests)
+        assert await reader.readexactly(100)  # And no more: the stream's own buffer is soon full.
+        async with asyncio.timeout(20):
+            await kept.gone.wait()
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(_LARGE)
+
+
+async def test_who_takes_his_answer_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_protocol, "_REQUEST_SECONDS", 0.05)
+    async with connected(stall_seconds=0.3) as (reader, writer):
+        writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        for _ in range(8):
+            await asyncio.sleep(0.1)  # Three such are as long as he may take nothing.
+            await reader.readexactly(_LARGE // 8)
+        assert await reader.read() == b""

@@ -6,9 +6,10 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
+import typer
 from pydantic import BaseModel
 
-from provisioning.service_command import print_facts, print_table
+from provisioning.service_command import in_utc, print_facts, print_table
 
 COLUMNS = ("number", "device", "key")
 ROWS = (("1", "meter-1", "a" * 64), ("2", "meter-2", "b" * 64))
@@ -67,3 +68,11 @@ def test_facts_are_in_words(capsys: pytest.CaptureFixture[str]) -> None:
         "ways         token, claim+approval",
         "created at   2027-01-05 10:15:00 UTC",
     ]
+
+
+def test_a_time_is_in_utc_unless_it_says_otherwise() -> None:
+    ten = datetime(2026, 1, 5, 10, tzinfo=UTC)
+    assert in_utc(datetime(2026, 1, 5, 10)) == ten  # noqa: DTZ001 - as the command line gives it
+    assert in_utc(datetime.fromisoformat("2026-01-05T15:00:00+05:00")) == ten
+    with pytest.raises(typer.BadParameter, match="no time that UTC has"):
+        in_utc(datetime.fromisoformat("0001-01-01T00:00:00+05:00"))

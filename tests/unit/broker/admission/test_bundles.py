@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import ValidationError
@@ -18,13 +19,14 @@ from pydantic import ValidationError
 from broker.admission.admission import Admission, Admitted, Peer
 from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
-from broker.admission.freshness import Freshness
+from broker.admission.freshness import FeedTerms, Freshness
 from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from broker.trust_settings import TrustSettings
+from device_sim.attack.der import with_sha1
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.pki import DOMAIN, Held, Pki, shared_pki
@@ -34,7 +36,7 @@ OTHER = Pki()
 PLANT = PKI.authority("Plant CA", PKI.root)
 NOW = PKI.now
 PLANT_DOMAIN = "plant.example"
-WEAK = 1024
+WEAK, ALMOST = 1024, 2047
 CN = {"source": "common-name", "group": "plant"}
 
 
@@ -153,18 +155,53 @@ def weak(key: Any, hash_: hashes.HashAlgorithm) -> Held:
     return Held(builder.sign(PKI.issuing.key, hash_), key)
 
 
+def over_sha1(held: Held, issuer: Held) -> Held:
+    """Return *held* signed again by *issuer* over SHA-1, which the library signs nothing with any more."""
+    return Held(x509.load_der_x509_certificate(with_sha1(held.certificate, issuer.key)), held.key)
+
+
 @pytest.mark.parametrize(
     ("held", "words"),
     [
         (weak(rsa.generate_private_key(65537, WEAK), hashes.SHA256()), "1024 bits"),
+        (weak(rsa.generate_private_key(65537, ALMOST), hashes.SHA256()), "2047 bits"),
         (weak(ec.generate_private_key(ec.SECP192R1()), hashes.SHA256()), "192 bits"),
+        (weak(dsa.generate_private_key(2048), hashes.SHA256()), "key is neither RSA, EC nor Ed25519"),
+        (over_sha1(PKI.device("meter-1"), PKI.issuing), "signature uses sha1"),
     ],
 )
-def test_weak_keys_stay_out(held: Held, words: str) -> None:
+def test_weak_keys_and_signatures_stay_out(held: Held, words: str) -> None:
     outcome = examine(admission(bundle(PKI.root)), held, PKI.issuing, PKI.root)
     assert isinstance(outcome, Refused)
     assert outcome.code is RefusalCode.WEAK_CERTIFICATE
+    assert outcome.detail.startswith("the certificate's ")
     assert words in outcome.detail
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        rsa.generate_private_key(65537, 2048),
+        ec.generate_private_key(ec.SECP256R1()),
+        ed25519.Ed25519PrivateKey.generate(),
+        ed448.Ed448PrivateKey.generate(),
+    ],
+    ids=["RSA", "EC", "Ed25519", "Ed448"],
+)
+def test_the_least_that_is_strong_enough_comes_in(key: Any) -> None:
+    assert code(admission(bundle(PKI.root)), weak(key, hashes.SHA256()), PKI.issuing, PKI.root) == "plant"
+
+
+def test_a_weak_ca_shuts_out_whom_it_certified_and_of_an_anchor_only_the_key_counts() -> None:
+    between = over_sha1(PKI.issuing, PKI.root)
+    outcome = examine(admission(bundle(PKI.root)), PKI.device("meter-1"), between, PKI.root)
+    assert isinstance(outcome, Refused)
+    assert (outcome.code, outcome.detail) == (RefusalCode.WEAK_CERTIFICATE, "a CA's signature uses sha1")
+    assert code(admission(bundle(between)), PKI.device("meter-1"), between) == "plant"
+    feeble = PKI.authority("Feeble CA", key=ec.generate_private_key(ec.SECP192R1()))
+    outcome = examine(admission(bundle(feeble)), PKI.device("meter-1", issuer=feeble), feeble)
+    assert isinstance(outcome, Refused)
+    assert (outcome.code, outcome.detail) == (RefusalCode.WEAK_CERTIFICATE, "a CA's key has 192 bits")
 
 
 def test_a_resumed_session_is_judged_by_whoever_has_signed_its_certificate() -> None:
@@ -184,6 +221,21 @@ def test_the_path_ends_when_the_first_of_its_authorities_does() -> None:
     peer = examine(admission(bundle(PKI.root)), long, PKI.issuing, PKI.root)
     assert isinstance(peer, Peer)
     assert peer.seconds_left == timedelta(days=2).total_seconds()
+
+
+@pytest.mark.parametrize(("root_days", "below_days"), [(1, 2), (2, 1)])
+def test_whichever_ca_ends_first_ends_the_path_unless_an_anchor_stands_below_it(
+    root_days: int, below_days: int
+) -> None:
+    root = PKI.authority("Short Root CA", not_after=NOW + timedelta(days=root_days))
+    below = PKI.authority("Below CA", root, not_after=NOW + timedelta(days=below_days))
+    held = PKI.device("meter-1", issuer=below, not_after=NOW + timedelta(days=30))
+    for anchors, days in (([root], 1), ([below], below_days), ([below, root], below_days)):
+        judge = admission(bundle(*anchors))
+        for above in ((below, root), ()):  # At a full handshake, and when it comes back.
+            peer = examine(judge, held, *above)
+            assert isinstance(peer, Peer)
+            assert peer.seconds_left == timedelta(days=days).total_seconds()
 
 
 FINGERPRINT = {"source": "fingerprint", "group": "plant"}
@@ -238,6 +290,39 @@ def test_what_is_no_safe_name_is_refused(held: Held, words: str) -> None:
     assert isinstance(outcome, Refused)
     assert outcome.code is RefusalCode.INVALID_IDENTITY
     assert words in outcome.detail
+
+
+def test_sources_are_tried_in_their_order() -> None:
+    spiffe = {"source": "spiffe"}
+    address = {"source": "san-ip", "pattern": r"10\.0\.0\.(?P<name>[0-9]+)", "group": "hosts"}
+    judge = admission(bundle(PKI.root, identity=[spiffe, address], trust_domain=DOMAIN))
+    ours = examine(judge, PKI.device("meter-1"), PKI.issuing, PKI.root)
+    assert isinstance(ours, Peer)
+    assert ours.identity == Identity(DOMAIN, Role.DEVICE, "meter-1", "meters")
+    host = examine(judge, foreign("x", [x509.IPAddress(ip_address("10.0.0.7"))]), PLANT, PKI.root)
+    assert isinstance(host, Peer)
+    assert host.identity == Identity(DOMAIN, Role.DEVICE, "7", "hosts")
+    for held, words in (
+        (
+            foreign("x", [x509.IPAddress(ip_address("10.0.1.7"))]),
+            "0 identity URIs where one is needed; san-ip: nothing",
+        ),
+        (foreign("x"), "no Subject Alternative Name; san-ip: there is none"),
+    ):
+        outcome = examine(judge, held, PLANT, PKI.root)
+        assert isinstance(outcome, Refused)
+        assert (outcome.code, words in outcome.detail) == (RefusalCode.INVALID_IDENTITY, True), outcome.detail
+
+
+def test_a_value_is_bounded_and_a_name_that_is_not_captured_is_none() -> None:
+    source = {"source": "san-uri", "pattern": "urn:x*(?P<name>[0-9]+)?", "group": "plant"}
+    judge = admission(bundle(PLANT, identity=[source]))
+    for uri, answer in (
+        ("urn:" + "x" * 1019 + "7", "plant"),
+        ("urn:" + "x" * 1020 + "7", RefusalCode.INVALID_IDENTITY),
+        ("urn:x", RefusalCode.INVALID_IDENTITY),
+    ):
+        assert code(judge, foreign("-", [x509.UniformResourceIdentifier(uri)]), PLANT) == answer
 
 
 def test_a_captured_role_must_be_one_that_the_bundle_vouches_for() -> None:
@@ -310,7 +395,7 @@ def test_a_user_name_follows_the_bundles_rule(rule: str, username: str | None, a
     peer = examine(judge, PKI.device("meter-1"), PKI.issuing, PKI.root)
     assert isinstance(peer, Peer)
     outcome = judge.admit(peer, Connect(username=username), 0.0)
-    assert isinstance(outcome, Admitted) is admitted
+    assert isinstance(outcome, Admitted if admitted else Refused)
     if isinstance(outcome, Refused):
         assert (outcome.code, outcome.reason_code) == (
             RefusalCode.USERNAME_MISMATCH,
@@ -329,6 +414,16 @@ def test_a_lost_feed_shuts_out_only_those_whom_it_speaks_of() -> None:
     outcome = fed.admit(peers[1], Connect(), 0.0)
     assert isinstance(outcome, Refused)
     assert outcome.code is RefusalCode.REVOCATION_STATUS_UNKNOWN
+
+
+@pytest.mark.parametrize(("terms", "admitted"), [(FeedTerms(10.0), True), (FeedTerms(9.9), False), (None, False)])
+def test_how_old_the_feed_may_be_is_the_bundles_to_say(terms: FeedTerms | None, admitted: bool) -> None:
+    ours = TrustBundle("ours", [PKI.root.certificate], feed=True, feed_terms=terms)
+    judge = Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, (), Trust([ours]))
+    judge.freshness.current(0.0)
+    peer = examine(judge, PKI.device("meter-1"), PKI.issuing, PKI.root)
+    assert isinstance(peer, Peer)
+    assert isinstance(judge.admit(peer, Connect(), 10.0), Admitted if admitted else Refused)
 
 
 @pytest.mark.parametrize(

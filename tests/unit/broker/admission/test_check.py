@@ -7,16 +7,18 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 
-from broker.admission.admission import Admission
-from broker.admission.bundle import TrustBundle
+from broker.admission.admission import Admission, Peer
+from broker.admission.bundle import ListTerms, TrustBundle
 from broker.admission.bundle_terms import BundleTerms
-from broker.admission.check import Verdict, check
+from broker.admission.check import Verdict, ask, check
 from broker.admission.freshness import FeedTerms, Freshness
+from broker.admission.inquiry import Inquiry
+from broker.admission.issuers import Issuer
 from broker.admission.policy_file import load_policy
-from broker.admission.refusal import RefusalCode
+from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.remedy import REMEDIES
 from broker.admission.trust import Trust
-from broker.trust_settings import TrustSettings
+from broker.trust_settings import REQUIRE, TrustSettings
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.pki import DOMAIN, NO_EXTENSIONS, SERVER, Held, Pki, shared_pki
@@ -25,6 +27,14 @@ PKI = shared_pki()
 NOW = PKI.now
 METER = Identity(DOMAIN, Role.DEVICE, "meter-1", "meters")
 ROOT_ONLY = [PKI.root.certificate]
+
+
+def usage(**bits: bool) -> x509.KeyUsage:
+    names = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    none = dict.fromkeys((*names, "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"), False)
+    return x509.KeyUsage(**(none | bits))
+
+
 STEPS = ["chain", "validity", "purpose", "end entity", "identity", "policy", "bundle", "revocation", "freshness"]
 
 
@@ -75,7 +85,17 @@ BAD: dict[str, tuple[Held, RefusalCode, list[str]]] = {
         ["validity"],
     ),
     "for servers": (PKI.certify(METER, purposes=SERVER[:1]), RefusalCode.WRONG_PURPOSE, ["purpose"]),
+    "for encryption only": (
+        PKI.certify(METER, extensions=[usage(key_encipherment=True)]),
+        RefusalCode.WRONG_PURPOSE,
+        ["purpose"],
+    ),
     "a CA's": (PKI.certify(METER, is_ca=True), RefusalCode.CA_CERTIFICATE, ["end entity"]),
+    "one that may sign certificates": (
+        PKI.certify(METER, extensions=[usage(digital_signature=True, key_cert_sign=True)]),
+        RefusalCode.CA_CERTIFICATE,
+        ["end entity"],
+    ),
     "without an identity": (PKI.certify(METER, uris=[]), RefusalCode.INVALID_IDENTITY, ["identity"]),
     "of another domain": (
         PKI.certify(Identity("elsewhere", Role.DEVICE, "meter-1", "meters")),
@@ -99,6 +119,10 @@ def test_a_bad_certificate_fails_where_it_is_bad(
     assert (outcome.admitted, outcome.code) == (False, code)
     assert failed(outcome) == steps
     assert outcome.remedy == REMEDIES[code]
+    if not {"chain", "validity", "purpose"} & set(steps):
+        at_the_door = admission.examine(held.der, NOW)
+        assert isinstance(at_the_door, Refused)
+        assert outcome.detail == at_the_door.detail, "the client is told the same"
 
 
 def test_the_terms_of_a_trust_bundle_are_a_step_and_no_ca_is_learned(admission: Admission) -> None:
@@ -133,6 +157,54 @@ def test_how_fresh_the_feed_must_be_is_the_bundles_to_say(
     assert failed(outcome) == ([] if admitted else ["freshness"])
 
 
+def test_what_a_bundle_takes_somebody_for_is_a_step_too(admission: Admission) -> None:
+    elsewhere = TrustSettings(name="meters", anchors=("x",), trust_domain="else.where", feed=True)
+    admission.trust = Trust([TrustBundle("meters", ROOT_ONLY, terms=BundleTerms(elsewhere))])
+    outcome = verdict(admission, PKI.certify(METER), ROOT_ONLY)
+    assert (outcome.code, failed(outcome)) == (RefusalCode.WRONG_TRUST_DOMAIN, ["identity"])
+    outcome = verdict(admission, Pki().certify(METER, uris=[]), ROOT_ONLY)
+    assert (outcome.code, failed(outcome)) == (RefusalCode.UNTRUSTED_ISSUER, ["chain", "identity"])
+
+
+def test_a_bundles_own_domain_counts_and_without_any_all_are_good(admission: Admission) -> None:
+    elsewhere = Identity("else.where", Role.DEVICE, "meter-1", "meters")
+    terms = BundleTerms(TrustSettings(name="meters", anchors=("x",), trust_domain="else.where", feed=True))
+    admission.trust = Trust([TrustBundle("meters", ROOT_ONLY, terms=terms)])
+    assert failed(verdict(admission, PKI.certify(elsewhere), ROOT_ONLY)) == []
+    admission.trust, admission.trust_domain = None, None
+    assert failed(verdict(admission, PKI.certify(elsewhere), ROOT_ONLY)) == []
+
+
+class Responder:
+    """Answers nothing yet, and remembers whom it was asked about."""
+
+    failing = ()
+
+    def __init__(self) -> None:
+        self.asked: list[x509.Certificate] = []
+
+    def ask(self, certificate: x509.Certificate, issuer: Issuer, refusal: Refused | None) -> Inquiry:  # noqa: ARG002
+        self.asked.append(certificate)
+        return Inquiry()
+
+
+def test_a_list_that_is_missing_fails_the_step_about_revocation_and_somebody_can_be_asked(admission: Admission) -> None:
+    required = ListTerms(REQUIRE)
+    admission.trust = Trust([TrustBundle("meters", ROOT_ONLY, lists=required)])
+    held, stranger = PKI.certify(METER), Pki().certify(METER)
+    outcome = verdict(admission, held, ROOT_ONLY)
+    assert (outcome.code, failed(outcome)) == (RefusalCode.CRL_MISSING, ["revocation"])
+    responder = Responder()
+    admission.asker = responder
+    peer = ask([held.certificate, *held.chain], ROOT_ONLY, admission, NOW)
+    assert isinstance(peer, Peer)
+    assert peer.inquiry is not None
+    assert isinstance(ask([stranger.certificate, *stranger.chain], ROOT_ONLY, admission, NOW), Refused)
+    assert responder.asked == [held.certificate], "nobody is asked about a stranger"
+    assert isinstance(ask([held.certificate, *held.chain], ROOT_ONLY, admission, NOW, status=False), Peer)
+    assert responder.asked == [held.certificate], "nor where the status is no reason to refuse"
+
+
 def test_a_missing_intermediate_is_named(admission: Admission) -> None:
     held = PKI.certify(METER)
     outcome = check([held.certificate], ROOT_ONLY, admission, 5.0, NOW)
@@ -150,6 +222,15 @@ def test_a_ca_above_that_has_expired_or_may_not_have_issued_is_named(admission: 
     outcome = verdict(admission, PKI.certify(METER, issuer=below))
     assert outcome.code == RefusalCode.UNTRUSTED_ISSUER
     assert "allows 0 CAs below it" in outcome.steps[0].detail
+    sooner = NOW - timedelta(days=30)
+    outcome = check([held.certificate, *held.chain], ROOT_ONLY, admission, 5.0, sooner)
+    assert outcome.steps[0].code == RefusalCode.NOT_YET_VALID
+    for extension, words in ((usage(crl_sign=True), "may not sign certificates"), (usage(key_cert_sign=True), "")):
+        below = PKI.certify(
+            Identity(DOMAIN, Role.SERVICE, "sub-ca"), issuer=PKI.root, is_ca=True, extensions=[extension]
+        )
+        chain = verdict(admission, PKI.certify(METER, issuer=below), ROOT_ONLY).steps[0]
+        assert (chain.passed, words in chain.detail) == (not words, True)
     plain = PKI.certify(METER, purposes=None, extensions=NO_EXTENSIONS)
     assert verdict(admission, plain).admitted
 
@@ -159,8 +240,19 @@ def test_a_revoked_certificate_and_old_data_are_found(admission: Admission) -> N
     admission.index.add(held.revocation)
     outcome = verdict(admission, held)
     assert (outcome.code, failed(outcome)) == (RefusalCode.REVOKED, ["revocation"])
+    late = PKI.certify(METER, not_after=NOW - timedelta(seconds=1))
+    admission.index.add(late.revocation)
+    assert failed(verdict(admission, late)) == ["validity", "revocation"], "each thing that is wrong is told"
     outcome = verdict(admission, PKI.certify(METER), now=1000.0)
     assert (outcome.code, failed(outcome)) == (RefusalCode.REVOCATION_STATUS_UNKNOWN, ["freshness"])
+
+
+def test_a_feed_that_was_never_read_and_need_not_be_is_told(admission: Admission) -> None:
+    for policy, words in (("advisory", "feed_policy is advisory"), ("", "no source of revocations")):
+        admission.freshness = Freshness(0.0, always_acceptable=True, policy=policy)
+        outcome = verdict(admission, PKI.certify(METER))
+        assert outcome.admitted
+        assert (outcome.steps[-1].passed, words in outcome.steps[-1].detail) == (None, True)
 
 
 def test_every_refusal_has_its_remedy() -> None:

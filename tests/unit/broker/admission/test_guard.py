@@ -34,6 +34,8 @@ def test_a_window_counts_and_forgets() -> None:
     assert count.of("a", 116.0) == pytest.approx(2.0)
     assert count.add("a", 116.0) == pytest.approx(3.0)
     assert count.of("a", 140.0) == 0
+    count.add("a", 140.0)
+    assert count.of("a", 160.0) == 0, "two windows later nothing is left"
 
 
 def test_a_window_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +45,7 @@ def test_a_window_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         count.add(key, 0.0)
     assert [count.of(key, 0.0) for key in "abcde"] == [1, 1, 1, 0, 0]
     assert count.add("a", 0.0) == 2
+    assert count.of("a", 0.0) == 2, "who is counted already is counted on"
 
 
 def test_a_device_connects_so_often_and_no_more() -> None:
@@ -66,6 +69,7 @@ def test_no_limit_is_no_limit() -> None:
     watch = guard(max_connects_per_identity=0, flapping_count=0)
     for _ in range(1000):
         assert watch.judge(DEVICE, "m-1", 0.0) is None
+        assert watch.judge(SERVICE, "s-1", 0.0) is None
         watch.ended(DEVICE, "m-1", "CONNECTION_LOST", 0.0)
 
 
@@ -85,6 +89,40 @@ def test_who_is_lost_again_and_again_is_banned_for_a_while() -> None:
     other = Peer(parse_uri("spiffe://d/device/g/m-2"), (b"k", 3), 1000.0)
     assert watch.judge(other, "m-2", 40.0) is None
     assert watch.judge(DEVICE, "m-1", 120.0) is None
+
+
+@pytest.mark.parametrize(
+    "code", ["CONNECTION_LOST", "CLIENT_CLOSED", "KEEP_ALIVE_TIMEOUT", "SESSION_TAKEN_OVER", "BAD_PACKET"]
+)
+def test_every_end_without_a_disconnect_is_a_loss(code: str) -> None:
+    watch = guard(flapping_count=2)
+    for _ in range(2):
+        watch.ended(DEVICE, "m-1", code, 0.0)
+    assert watch.judge(DEVICE, "m-1", 0.0) is not None
+
+
+@pytest.mark.parametrize("moments", [(0.0, 0.0, 1.0), (0.0, 0.0, 61.0)], ids=["one window", "two windows"])
+def test_after_a_ban_its_losses_count_no_more(moments: tuple[float, ...]) -> None:
+    watch = guard(flapping_count=3, ban_seconds=10.0)
+    for moment in moments:
+        watch.ended(DEVICE, "m-1", "CONNECTION_LOST", moment)
+    end = moments[-1] + 10.0
+    assert watch.judge(DEVICE, "m-1", end - 0.1) is not None
+    for _ in range(2):
+        assert watch.judge(DEVICE, "m-1", end) is None
+        watch.ended(DEVICE, "m-1", "CONNECTION_LOST", end)
+    assert watch.judge(DEVICE, "m-1", end) is None
+
+
+def test_bans_are_bounded_and_make_room_when_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.admission.guard._MOST_PLACES", 2)
+    watch = guard(flapping_count=1, ban_seconds=10.0)
+    names = ["m-1", "m-2", "m-3"]
+    for moment in (0.0, 10.0):
+        for name in names:
+            watch.ended(DEVICE, name, "CONNECTION_LOST", moment)
+        assert [watch.judge(DEVICE, name, moment) is not None for name in names] == [True, True, False]
+    assert len(watch._bans) == 2
 
 
 def test_slow_losses_are_no_flapping() -> None:
@@ -130,6 +168,27 @@ def test_who_moves_is_no_clone() -> None:
     assert [watch.taken_over(DEVICE, "a", "a", 0.0) for _ in range(10)] == [None] * 10
     assert alternate(guard(quarantine_clones=True), 20, seconds=700.0) == [None] * 20
     assert watch._metrics.clones_suspected == 0
+
+
+@pytest.mark.parametrize(("seconds", "noticed"), [(200.0, 1), (200.1, 0)])
+def test_turns_count_for_ten_minutes(seconds: float, noticed: int) -> None:
+    watch = guard()
+    alternate(watch, 4, seconds)
+    assert watch._metrics.clones_suspected == noticed
+
+
+def test_the_places_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.admission.guard._MOST_PLACES", 2)
+    watch = guard()
+    for serial in range(100, 105):
+        watch.taken_over(Peer(DEVICE.identity, (b"k", serial), 1000.0), "a", "b", 0.0)
+        assert len(watch._places) <= 2
+    monkeypatch.setattr("broker.admission.guard._MOST_PLACES", 1000)
+    watch = guard()
+    for _ in range(4):
+        alternate(watch, 1)
+        watch.taken_over(Peer(DEVICE.identity, (b"k", 100), 1000.0), "a", "b", 0.0)
+    assert len(watch._places) == 2, "one certificate's turns do not make another's forgotten"
 
 
 # With the engine

@@ -59,6 +59,7 @@ class Scene:
 
     def end(self) -> list[Mapping[str, Any]]:
         self.log.close()
+        assert not self.log._thread.is_alive(), "nobody has to wait for its end"
         assert verify(self.path, KEY).findings == []
         return self.files.entries
 
@@ -93,6 +94,25 @@ def test_who_knocks_again_and_again_gets_some_entries_and_a_number(
         {"event": "again", "about": "192.0.2.1", "what": "refused", "times": 970}
     ]
     assert sum(bool(each.get("identity")) for each in entries) == 3
+
+
+def test_of_how_many_there_are_counts_is_bounded_and_said(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_log, "_MOST_PACED", 2)
+    scene.refuse(40)
+    for number in (2, 3):
+        scene.refuse(1, None, f"192.0.2.{number}:5")
+        assert len(scene.log._paced) <= 2
+    again = [each for each in scene.end() if each["event"] == "again"]
+    assert [(each["about"], each["times"]) for each in again] == [(str(METER), 10)], "before it is forgotten"
+
+
+def test_what_is_long_is_cut_and_what_is_a_number_stays_one(scene: Scene) -> None:
+    scene.log.told("reload", text="x" * 3000, short=["a"], many=["x" * 10] * 300, number=10**6, share=0.5, whole=True)
+    _, told, _ = scene.end()
+    assert told["text"] == "x" * 2000
+    assert (told["short"], told["number"], told["share"], told["whole"]) == (["a"], 10**6, 0.5, True)
+    assert isinstance(told["many"], str)
+    assert len(told["many"]) == 2000
 
 
 def deny(scene: Scene, what: str, times: int = 1, *, at_once: bool = False) -> None:

@@ -27,14 +27,23 @@ def test_a_name_is_one_thing_for_a_device_and_another_for_a_service(registry: Se
 
 
 def test_instances_are_those_beside_the_owners_own_name(registry: SessionRegistry) -> None:
-    registry.create("meter", SERVICE)
+    own = registry.create("meter", SERVICE)
     assert registry.instances(SERVICE) == 0
     sessions = [registry.create(f"meter-{index}", SERVICE) for index in range(3)]
     assert registry.instances(SERVICE) == 3
+    registry.discard(own)
+    assert registry.instances(SERVICE) == 3
+    assert registry.all() == sessions
     for session in sessions:
         registry.discard(session)
         registry.discard(session)
     assert registry.instances(SERVICE) == 0
+
+
+def test_a_new_session_asks_whoever_is_asked_before_a_message_is_taken(registry: SessionRegistry) -> None:
+    assert registry.create("meter-1", METER).permits is None
+    registry.permits = lambda *_: True
+    assert registry.create("meter-1", METER).permits is registry.permits
 
 
 def test_discarding_an_older_session_of_the_name_keeps_the_new_one(registry: SessionRegistry) -> None:

@@ -7,6 +7,7 @@ import pytest
 from broker.metrics import Metrics
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
+from broker.session.framing import PLAIN_V4, framing
 from broker.session.session import QueueLimits, Session
 from provisioning.pki.identity import Identity, Role
 
@@ -46,9 +47,7 @@ def session_with(
     session = Session("meter-1", OWNER, QueueLimits(messages, size), Metrics())
     session.expiry_interval = 100
     if wire is not None:
-        session.connect(
-            wire, v5=False, receive_maximum=receive_maximum, maximum_packet_size=largest, topic_alias_maximum=0
-        )
+        session.connect(wire, framing(v5=False, maximum_packet_size=largest), receive_maximum=receive_maximum)
     return session
 
 
@@ -95,7 +94,7 @@ def test_an_acknowledgement_of_nothing_changes_nothing(wire: Wire) -> None:
 def test_the_queue_of_who_is_away_is_bounded_in_messages_and_drops_the_newest(wire: Wire) -> None:
     session = session_with(None, messages=3)
     give(session, 1, 2, 3, 4, 5)
-    session.connect(wire, v5=False, receive_maximum=100, maximum_packet_size=0, topic_alias_maximum=0)
+    session.connect(wire, PLAIN_V4, receive_maximum=100)
     session.resume(0.0)
     session.flush()
     assert wire.payloads() == [1, 2, 3]
@@ -131,7 +130,7 @@ def test_best_effort_messages_are_not_kept(wire: Wire) -> None:
     session = session_with(None)
     session.deliver(number(1, 0), RELIABLE, 0.0)
     session.deliver(number(2, 1), BEST_EFFORT, 0.0)
-    session.connect(wire, v5=False, receive_maximum=9, maximum_packet_size=0, topic_alias_maximum=0)
+    session.connect(wire, PLAIN_V4, receive_maximum=9)
     session.resume(0.0)
     session.flush()
     assert wire.sent == []
@@ -147,7 +146,7 @@ def test_what_was_not_acknowledged_is_sent_again_first_with_dup_and_its_identifi
     session.disconnect()
     give(session, 5)
     again = Wire()
-    session.connect(again, v5=False, receive_maximum=100, maximum_packet_size=0, topic_alias_maximum=0)
+    session.connect(again, PLAIN_V4, receive_maximum=100)
     session.resume(0.0)
     session.flush()
     assert again.sent[0] == bytes([first[0][0] | 8]) + first[0][1:]
@@ -161,7 +160,7 @@ def test_a_smaller_receive_maximum_counts_for_what_is_sent_again_too(wire: Wire)
     give(session, 1, 2, 3, 4, 5, 6)
     session.disconnect()
     again = Wire()
-    session.connect(again, v5=False, receive_maximum=2, maximum_packet_size=0, topic_alias_maximum=0)
+    session.connect(again, PLAIN_V4, receive_maximum=2)
     session.resume(0.0)
     session.flush()
     assert again.payloads() == [1, 2]
@@ -179,7 +178,7 @@ def test_a_message_may_be_acknowledged_before_it_is_sent_again(wire: Wire) -> No
     give(session, 1, 2, 3)
     session.disconnect()
     again = Wire()
-    session.connect(again, v5=False, receive_maximum=1, maximum_packet_size=0, topic_alias_maximum=0)
+    session.connect(again, PLAIN_V4, receive_maximum=1)
     session.resume(0.0)
     session.acknowledged(2, 0.0)
     session.acknowledged(1, 0.0)
@@ -193,7 +192,7 @@ def test_a_second_interruption_sends_all_again(wire: Wire) -> None:
     for receive_maximum in (1, 2, 9):
         session.disconnect()
         wire.sent.clear()
-        session.connect(wire, v5=False, receive_maximum=receive_maximum, maximum_packet_size=0, topic_alias_maximum=0)
+        session.connect(wire, PLAIN_V4, receive_maximum=receive_maximum)
         session.resume(0.0)
         session.flush()
     assert wire.payloads() == [1, 2, 3, 4]
@@ -205,7 +204,7 @@ def test_a_message_too_large_for_the_client_that_came_back_is_let_go(wire: Wire)
     give(session, 2)
     session.disconnect()
     wire.sent.clear()
-    session.connect(wire, v5=False, receive_maximum=1, maximum_packet_size=20, topic_alias_maximum=0)
+    session.connect(wire, framing(v5=False, maximum_packet_size=20), receive_maximum=1)
     session.resume(0.0)
     session.flush()
     assert wire.payloads() == [2]
@@ -215,7 +214,7 @@ def test_messages_too_large_for_the_client_keep_nothing_back(wire: Wire) -> None
     session = session_with(None)
     for padding in (50, 50, 0):
         session.deliver(number(3, padding=padding), RELIABLE, 0.0)
-    session.connect(wire, v5=False, receive_maximum=1, maximum_packet_size=20, topic_alias_maximum=0)
+    session.connect(wire, framing(v5=False, maximum_packet_size=20), receive_maximum=1)
     session.resume(0.0)
     session.flush()
     assert wire.payloads() == [3], "nobody acknowledges what was never sent: nothing else would ask for the next"
@@ -232,7 +231,7 @@ def test_expired_messages_do_not_keep_newer_ones_out_of_a_full_queue(wire: Wire)
     session.deliver(number(6), RELIABLE, 9.0)
     session.deliver(number(7), RELIABLE, 9.0)
     assert (session._metrics.dropped_expired, session._metrics.dropped_queue_full) == (2, 2)
-    session.connect(wire, v5=False, receive_maximum=9, maximum_packet_size=0, topic_alias_maximum=0)
+    session.connect(wire, PLAIN_V4, receive_maximum=9)
     session.resume(9.0)
     session.flush()
     assert wire.payloads() == [2, 5, 6]
@@ -244,7 +243,7 @@ def test_expired_messages_make_room_in_bytes_too(wire: Wire) -> None:
         session.deliver(number(value, padding=99, expires_at=5.0), RELIABLE, 0.0)
     for value in (3, 4, 5):
         session.deliver(number(value, padding=99), RELIABLE, 5.0)
-    session.connect(wire, v5=False, receive_maximum=9, maximum_packet_size=0, topic_alias_maximum=0)
+    session.connect(wire, PLAIN_V4, receive_maximum=9)
     session.resume(5.0)
     session.flush()
     assert wire.payloads() == [3, 4]
@@ -355,7 +354,7 @@ def test_the_outbox_list_is_never_replaced(wire: Wire) -> None:
     outbox = session.outbox
     give(session, 1)
     session.disconnect()
-    session.connect(wire, v5=True, receive_maximum=1, maximum_packet_size=0, topic_alias_maximum=0)
+    session.connect(wire, framing(v5=True), receive_maximum=1)
     session.resume(0.0)
     session.flush()
     assert session.outbox is outbox
@@ -365,6 +364,6 @@ def test_the_outbox_list_is_never_replaced(wire: Wire) -> None:
 def test_best_effort_messages_of_the_turn_in_which_a_client_connects_do_not_precede_its_connack(wire: Wire) -> None:
     session = session_with(None)
     session.outbox.append(b"stray")
-    session.connect(wire, v5=False, receive_maximum=1, maximum_packet_size=0, topic_alias_maximum=0)
+    session.connect(wire, PLAIN_V4, receive_maximum=1)
     session.flush()
     assert wire.sent == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from broker.mqtt.message import Message, PersonalMessage
@@ -47,6 +49,36 @@ def test_an_answer_leaves_at_once_when_nothing_is_unwritten(journal: Journal, ea
     journal.answer(ear, b"a")
     assert ear.outbox == [b"a"]
     assert journal.take() is None
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        lambda journal, _: journal.save_session(1, ("state",)),
+        lambda journal, _: journal.remove_session(1),
+        lambda journal, _: journal.subscribe(1, "a/#", (1,)),
+        lambda journal, _: journal.unsubscribe(1, "a/#"),
+        lambda journal, _: journal.replays(1, "a/#", (1,)),
+        lambda journal, _: journal.replayed(1, "a/#", 5),
+        lambda journal, _: journal.add(1, stored(1)),
+        lambda journal, _: journal.advance(1, 1, 9, released=False),
+        lambda journal, _: journal.remove(1, 1, Message(b"t", b"x", 1)),
+        lambda journal, _: journal.incoming(1, 9, known=True),
+        lambda journal, _: journal.retain("t", Message(b"t", b"x", 1)),
+        lambda journal, _: journal.retain("t", None),
+        lambda journal, ear: journal.send(ear, b"frame"),
+    ],
+    ids=lambda note: note.__code__.co_names[0],
+)
+def test_whatever_is_noted_holds_back_the_answer_until_it_is_written(
+    journal: Journal, ear: Ear, note: Callable[[Journal, Ear], None]
+) -> None:
+    note(journal, ear)
+    journal.answer(ear, b"answer")
+    assert ear.outbox == []
+    assert journal.take() is not None
+    assert journal.written(0.0) == {ear}
+    assert ear.outbox[-1] == b"answer"
 
 
 def test_answers_wait_and_leave_in_their_order(journal: Journal, ear: Ear) -> None:

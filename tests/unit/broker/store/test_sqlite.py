@@ -157,6 +157,17 @@ def test_what_is_no_database_is_refused_and_let_go(tmp_path: Path) -> None:
             SqliteStore(path)
 
 
+@pytest.mark.parametrize("version", [0, 1, 3])
+def test_another_programs_database_is_left_alone(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "broker.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(f"CREATE TABLE users (name); PRAGMA user_version={version};")
+        before = list(database.iterdump())
+        with pytest.raises(StoreError, match="it is another program's; move it away, or put back a backup"):
+            SqliteStore(path)
+        assert list(database.iterdump()) == before
+
+
 @pytest.mark.usefixtures("store")
 def test_only_one_broker_uses_a_database(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="in use by another broker: give each its own state_dir"):

@@ -10,8 +10,9 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
 from provisioning import api
-from provisioning.api.operators import TokensRequest, authorise_operator
+from provisioning.api.operators import authorise_operator
 from provisioning.api.route_roles import asked_of, for_role, needed_role
+from provisioning.api.tokens import TokensRequest
 from provisioning.operator_role import OperatorRole
 
 OPEN_TO_ENROLLERS = {
@@ -42,8 +43,7 @@ def test_only_what_is_marked_is_open_to_enrollers() -> None:
     }
     assert {each for each, role in found.items() if role is OperatorRole.ENROLLER} == OPEN_TO_ENROLLERS
     for (method, path), role in found.items():
-        if role is OperatorRole.AUDITOR:
-            assert method == "GET", path
+        assert (role is OperatorRole.AUDITOR) is (method == "GET"), path
     assert found["PUT", "/v1/operators/{name}"] is OperatorRole.ADMIN
 
 
@@ -72,4 +72,7 @@ def test_a_mark_is_read_from_the_route() -> None:
     def search() -> None: ...
 
     assert needed_role("POST", search) is OperatorRole.AUDITOR
+    assert needed_role("HEAD", test_a_mark_is_read_from_the_route) is OperatorRole.AUDITOR
+    assert asked_of(for_role(OperatorRole.ENROLLER, TokensRequest)(search)) is TokensRequest
+    assert asked_of(test_a_mark_is_read_from_the_route) is None
     assert needed_role("POST", test_a_mark_is_read_from_the_route) is OperatorRole.ADMIN

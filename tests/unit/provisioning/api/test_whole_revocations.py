@@ -16,7 +16,9 @@ from provisioning.api.est import Answer, EstResponder
 from provisioning.api.idempotency import AnswerBook
 from provisioning.api.operator_application import new_framework
 from provisioning.api.operator_checks import OperatorChecks
-from provisioning.api.operators import OperatorServices, router
+from provisioning.api.operators import OperatorServices
+from provisioning.api.revocations import router as revocation_router
+from provisioning.api.tokens import router as token_router
 from provisioning.api.whole_requests import WholeRequests
 from provisioning.api.whole_revocations import PATH, RevocationResponder
 from provisioning.config import Settings
@@ -89,7 +91,8 @@ async def api_of(fleet: Fleet, role: OperatorRole | None = OperatorRole.ADMIN) -
         OperatorChecks(fleet.database, fleet.clock),
         nothing,
     )
-    framework.include_router(router)
+    framework.include_router(token_router)
+    framework.include_router(revocation_router)
     app.state.whole.revocations = RevocationResponder(services, settings.maximum_body_bytes)
     der = None
     if role is not None:

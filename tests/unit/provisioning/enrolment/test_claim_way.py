@@ -17,7 +17,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role, identity_of
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit
+from provisioning.store import audit_findings
 from provisioning.store.groups import NewKey
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, refusal
@@ -44,7 +44,7 @@ async def test_a_claim_buys_a_certificate_on_trial_and_its_successor_is_the_acti
     fleet.clock.advance(HOUR + timedelta(seconds=1))
     with pytest.raises(Refused, match="CERTIFICATE_EXPIRED"):
         await fleet.reenrol(trial, successor_csr(trial))
-    assert await fleet.database.read(lambda connection: list(audit.findings(connection))) == []
+    assert await fleet.database.read(lambda connection: list(audit_findings.findings(connection))) == []
 
 
 async def test_a_claim_counts_devices_and_a_trial_that_ends_unused_gives_its_place_back(fleet: Fleet) -> None:

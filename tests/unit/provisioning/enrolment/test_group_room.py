@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
-from provisioning.store import certificates, claims, devices, groups
+from provisioning.store import certificates_of_device, claims, devices, groups
 from provisioning.store.tables import UtcDateTime
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many import fill
@@ -128,7 +128,7 @@ async def test_a_trial_of_a_device_that_is_here_for_good_does_not_end_its_place(
         for name in ("meter-1", "meter-2"):
             device = devices.find(connection, name)
             assert device is not None
-            newest = certificates.of_device(connection, device.id)[-1]
+            newest = certificates_of_device.every(connection, device.id)[-1]
             claims.begin_trial(connection, 1, device.id, newest.id, fleet.clock() + HOUR)
             device = devices.find(connection, name)
             assert device is not None

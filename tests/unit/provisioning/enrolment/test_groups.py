@@ -17,7 +17,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, tables
+from provisioning.store import audit_findings, tables
 from provisioning.store.groups import Group, NewKey, WayName
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der
@@ -165,7 +165,9 @@ async def test_replace_revokes_what_the_new_certificate_replaces_at_once(fleet: 
     with pytest.raises(Refused, match=r"CERTIFICATE_REVOKED.*superseded"):
         await fleet.reenrol(old, successor_csr(old))
     await fleet.reenrol(new, successor_csr(new))
-    await fleet.database.read(lambda connection: list(audit.findings(connection)) == [] or pytest.fail("audit"))
+    await fleet.database.read(
+        lambda connection: list(audit_findings.findings(connection)) == [] or pytest.fail("audit")
+    )
 
 
 async def test_the_same_key_of_a_device_in_a_group_gets_a_certificate_by_the_group_s_token(fleet: Fleet) -> None:

@@ -51,6 +51,11 @@ async def test_the_last_admin_who_can_get_in_stays_one(fleet: Fleet) -> None:
     await fleet.revocation.revoke_device("bert", RevocationReason.SUPERSEDED, by="anna")
     error = await refusal(fleet, "anna", OperatorRole.ENROLLER)
     assert (error.code, "anna is the last admin" in error.detail) == (Code.LAST_ADMIN, True)
+    granted = await service.grant("anna", OperatorRole.ADMIN, by="anna")
+    assert (granted.name, granted.role, granted.granted_by) == ("anna", OperatorRole.ADMIN, "anna"), (
+        "that he is, he may"
+    )
+    assert [each.name for each in await service.every()] == ["anna", "bert"]
     await enrol_operator(fleet, "carl", OperatorRole.ADMIN)
     await service.grant("anna", OperatorRole.AUDITOR, by="carl")
     fleet.clock.advance(timedelta(days=400))
@@ -59,6 +64,7 @@ async def test_the_last_admin_who_can_get_in_stays_one(fleet: Fleet) -> None:
     assert [each.subject for each in entries if each.action == "operator role granted"] == [
         "anna",
         "bert",
+        "anna",
         "carl",
         "anna",
         "carl",

@@ -19,7 +19,7 @@ from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason, certificate_key
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_authority
-from provisioning.store import audit
+from provisioning.store import audit_findings
 from provisioning.store.groups import Group, NewKey
 from provisioning.store.renewals import Hastened
 from tests.support.fleet import Fleet, successor_csr
@@ -139,7 +139,7 @@ async def test_an_operator_hastens_what_was_issued_before_and_its_successors_are
     assert (await service(fleet).hasten(group=None, spread=HOUR, by="admin")).certificates == 3
     start, _ = await window_of(fleet, south)
     assert fleet.clock() - 2 * SECOND <= start <= fleet.clock() + HOUR
-    assert await fleet.database.read(lambda connection: list(audit.findings(connection))) == []
+    assert await fleet.database.read(lambda connection: list(audit_findings.findings(connection))) == []
 
 
 async def test_what_is_revoked_has_a_window_that_is_over(fleet: Fleet) -> None:

@@ -235,6 +235,16 @@ async def test_what_is_no_request_is_malformed(responding: Responding, der: byte
     assert caught.value.failure is Failure.MALFORMED_REQUEST
 
 
+async def test_a_negative_serial_number_is_malformed(responding: Responding) -> None:
+    certificate = await responding.fleet.enrol()
+    serial = certificate.serial_number.to_bytes(16)
+    negative = bytes([serial[0] | 0x80]) + serial[1:]
+    der = request_der(certificate, responding.issuer).replace(serial, negative)
+    with pytest.raises(OcspRefused) as caught:
+        await responding.responder.answer(der)
+    assert caught.value.failure is Failure.MALFORMED_REQUEST
+
+
 async def test_a_store_that_fails_means_try_later_and_is_asked_again(
     responding: Responding, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,19 +36,28 @@ def plan(fleet: Fleet, **changes: object) -> CrlPlan:
     return CrlPlan(**(values | changes))  # type: ignore[arg-type]
 
 
+def passing(fleet: Fleet) -> Callable[[float], Awaitable[None]]:
+    """Return what waits by the fleet's clock."""
+
+    async def sleep(seconds: float) -> None:
+        fleet.clock.advance(timedelta(seconds=seconds))
+
+    return sleep
+
+
 def serials(publisher: CrlPublisher) -> set[int]:
     assert publisher.current is not None
     return {each.serial_number for each in x509.load_der_x509_crl(publisher.current.der)}
 
 
 async def test_a_list_is_taken_up_again_after_a_restart_and_its_number_only_rises(fleet: Fleet) -> None:
-    first = CrlPublisher(fleet.database, plan(fleet), fleet.clock)
+    first = CrlPublisher(fleet.database, plan(fleet), fleet.clock, passing(fleet))
     await first.start()
-    await first.publish()
-    second = CrlPublisher(fleet.database, plan(fleet), fleet.clock)
+    assert (await first.publish()).number == FIRST + 1
+    second = CrlPublisher(fleet.database, plan(fleet), fleet.clock, passing(fleet))
     await second.start()
     assert second.current == first.current
-    assert (await second.publish()).number == FIRST + 2
+    assert (await second.publish()).number == FIRST + 1000
 
 
 async def test_a_number_is_above_those_before_a_restore_and_before_a_clock_that_was_set_back(fleet: Fleet) -> None:
@@ -85,6 +95,30 @@ async def test_no_two_lists_are_of_the_same_second(fleet: Fleet) -> None:
                 await asyncio.sleep(0.01)
     task.cancel()
     assert told == sorted(set(told))
+
+
+async def test_no_two_lists_are_of_the_same_second_whoever_makes_them_and_when_he_was_started(fleet: Fleet) -> None:
+    begun = fleet.clock()
+    listed: dict[datetime, int] = {}
+    for _ in range(3):
+        publishers = [
+            CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock, passing(fleet))
+            for _ in range(3)
+        ]
+        for each in publishers:
+            await each.start()  # Makes a list, for the delta.
+            assert each.current is not None
+            assert each.delta is not None
+            assert each.current.this_update == each.delta.this_update <= fleet.clock()
+            assert each.current.this_update not in listed
+            listed[each.current.this_update] = each.current.number
+    assert list(listed) == sorted(listed)
+    assert list(listed.values()) == sorted(listed.values())
+    assert fleet.clock() == begun + timedelta(seconds=8), "nobody waits longer than he must"
+    shard = CrlPublisher(fleet.database, plan(fleet, name="issuing-ca-1", delta_url=DELTA_URL), fleet.clock)
+    await shard.start()
+    assert shard.current is not None
+    assert shard.current.this_update == fleet.clock(), "another list"
 
 
 async def test_as_many_lists_are_stored_as_tell_what_was_said_lately(fleet: Fleet) -> None:
@@ -159,7 +193,7 @@ def delta_of(publisher: CrlPublisher) -> tuple[int, int, dict[int, x509.ReasonFl
 
 
 async def test_a_delta_continues_the_oldest_list_that_has_not_lapsed(fleet: Fleet) -> None:
-    publisher = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock)
+    publisher = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock, passing(fleet))
     await publisher.start()
     assert delta_of(publisher) == (FIRST, FIRST, {})
     certificate = await fleet.enrol()
@@ -169,15 +203,15 @@ async def test_a_delta_continues_the_oldest_list_that_has_not_lapsed(fleet: Flee
     assert delta_of(publisher) == (FIRST + 1, FIRST, {certificate.serial_number: hold})
     await fleet.suspension.resume_device("meter-17", by="admin")
     await publisher.publish()
-    assert delta_of(publisher) == (FIRST + 2, FIRST, {certificate.serial_number: removed}), "list 2 has the hold"
+    assert delta_of(publisher) == (FIRST + 1000, FIRST, {certificate.serial_number: removed}), "list 2 has the hold"
     assert serials(publisher) == set()
     fleet.clock.advance(timedelta(hours=1))
     await publisher.publish()
-    later = FIRST + 3_600_000
+    later = FIRST + 3_602_000
     assert delta_of(publisher) == (later, later, {}), "the others have lapsed"
     # After a restart the delta still serves the lists from before it.
     await fleet.suspension.suspend_device("meter-17", by="admin")
-    second = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock)
+    second = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock, passing(fleet))
     await second.start()
     assert delta_of(second) == (later + 1, later, {certificate.serial_number: hold})
 
@@ -186,7 +220,7 @@ async def test_a_list_that_is_not_affordable_yet_is_preceded_by_a_delta(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher_module, "_COMPLETE_SHARE", 1e9)
-    publisher = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock)
+    publisher = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock, passing(fleet))
     await publisher.start()
     await publisher.publish_changes()
     assert delta_of(publisher)[0] == FIRST, "nothing has changed"
@@ -198,7 +232,7 @@ async def test_a_list_that_is_not_affordable_yet_is_preceded_by_a_delta(
     assert publisher.current.number == FIRST
     publisher._complete_after = 0
     await publisher.publish_changes()
-    assert publisher.current.number == FIRST + 2
+    assert publisher.current.number == FIRST + 1000
     assert serials(publisher) == {certificate.serial_number}
 
 

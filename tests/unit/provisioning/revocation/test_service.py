@@ -11,7 +11,7 @@ from provisioning.errors import Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.service import OPERATOR_REASONS
-from provisioning.store import audit, devices, revocations
+from provisioning.store import audit, audit_findings, devices, revocations
 from provisioning.store.devices import DeviceState
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der
@@ -38,6 +38,7 @@ async def test_a_compromised_key_ends_every_certificate_for_it(fleet: Fleet, bat
     key = generate_key()
     first = await fleet.enrol(csr=csr_der(key, names=["meter-17"]))
     second = await fleet.reenrol(first, successor_csr(first, key))
+    third = await fleet.reenrol(second, successor_csr(second, key))
     other = await fleet.reenrol(second, successor_csr(second))
 
     async def revoke(certificate: x509.Certificate, reason: RevocationReason) -> list[str]:
@@ -48,11 +49,12 @@ async def test_a_compromised_key_ends_every_certificate_for_it(fleet: Fleet, bat
             outcome = await fleet.revocation.revoke_serial(serial, reason, by="admin")
         return [each.serial for each in outcome.revoked]
 
-    serials = [f"{each.serial_number:x}" for each in (first, second, other)]
-    assert await revoke(other, RevocationReason.SUPERSEDED) == serials[2:]
+    serials = [f"{each.serial_number:x}" for each in (first, second, other, third)]
+    assert await revoke(other, RevocationReason.SUPERSEDED) == serials[2:3]
+    assert await revoke(third, RevocationReason.SUPERSEDED) == serials[3:], "for another reason its key is still good"
     assert sorted(await revoke(second, RevocationReason.KEY_COMPROMISE)) == sorted(serials[:2])
-    assert await sequences(fleet) == [(number, "meter-17") for number in (1, 2, 3)]
-    assert await fleet.database.read(lambda connection: list(audit.findings(connection))) == []
+    assert await sequences(fleet) == [(number, "meter-17") for number in (1, 2, 3, 4)]
+    assert await fleet.database.read(lambda connection: list(audit_findings.findings(connection))) == []
 
 
 @pytest.mark.parametrize("batch", [False, True])

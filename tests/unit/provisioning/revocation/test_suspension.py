@@ -95,13 +95,21 @@ async def test_a_hold_becomes_final_and_keeps_its_date(fleet: Fleet) -> None:
 async def test_one_certificate_is_suspended_and_resumed(fleet: Fleet) -> None:
     first = await fleet.enrol()
     second = await fleet.reenrol(first, successor_csr(first))
-    await fleet.suspension.suspend_serial(serial(first), by="admin")
-    assert not (await fleet.suspension.suspend_serial(serial(first), by="admin")).changed
+    held = await fleet.suspension.suspend_serial(serial(first), by="admin")
+    assert [(each.serial, each.reason, each.sequence) for each in held.revoked] == [(serial(first), HOLD, 1)]
+    again = await fleet.suspension.suspend_serial(serial(first), by="admin")
+    assert (held.changed, again.changed, again.revoked) == (True, False, held.revoked)
+    assert fleet.told == ["feed", "crl"]
     assert await state(fleet) is DeviceState.ACTIVE
     assert await refusal(fleet.reenrol(first, successor_csr(first))) is Code.CERTIFICATE_SUSPENDED
     await fleet.reenrol(second, successor_csr(second))
     assert (await fleet.suspension.resume_serial(serial(first), by="admin")).changed
+    assert fleet.told == ["feed", "crl"] * 2, "both have to hear that it is good again"
     assert not (await fleet.suspension.resume_serial(serial(first), by="admin")).changed
+    assert fleet.told == ["feed", "crl"] * 2
+    await fleet.suspension.suspend_serial(serial(second), by="admin")
+    assert (await fleet.suspension.resume_device("meter-17", by="admin")).changed, "it was active, and part of it held"
+    assert fleet.told == ["feed", "crl"] * 4
     assert await refusal(fleet.suspension.resume_serial("abc", by="admin")) is Code.SERIAL_UNKNOWN
     assert await refusal(fleet.suspension.resume_device("nobody", by="admin")) is Code.DEVICE_UNKNOWN
     assert await refusal(fleet.suspension.suspend_device("nobody", by="admin")) is Code.DEVICE_UNKNOWN
@@ -113,7 +121,9 @@ async def test_a_certificate_of_a_suspended_device_does_not_come_back_alone(flee
     assert await refusal(fleet.suspension.resume_serial(serial(certificate), by="admin")) is Code.DEVICE_SUSPENDED
     revoked = await fleet.revocation.revoke_serial(serial(certificate), RevocationReason.SUPERSEDED, by="admin")
     assert revoked.changed
-    assert (await fleet.suspension.resume_device("meter-17", by="admin")).released == []
+    resumed = await fleet.suspension.resume_device("meter-17", by="admin")
+    assert (resumed.changed, resumed.released) == (True, [])
+    assert await state(fleet) is DeviceState.ACTIVE
 
 
 async def test_a_decommissioned_device_never_comes_back(fleet: Fleet) -> None:

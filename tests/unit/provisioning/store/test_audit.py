@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -11,15 +12,24 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.audit_chain import AuditHead
+from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TokenCredential
-from provisioning.errors import Refused
+from provisioning.enrolment.claims import ClaimOrder, ClaimService
+from provisioning.enrolment.device_list import DeviceListService
+from provisioning.enrolment.manufacturers import ManufacturerService
+from provisioning.enrolment.renewal_info import RenewalService
+from provisioning.enrolment.tokens import TokenOrder
+from provisioning.errors import Pending, Refused
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, inventory, schema
+from provisioning.store import audit, audit_findings, inventory, schema
+from provisioning.store.approvals import ApprovalState
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from tests.support.fleet import Fleet
+from tests.support.manufacturer import Manufacturer
 from tests.support.postgresql import PostgresqlServer
 from tests.support.requests import csr_der
+from tests.support.ways import enrol, group, nothing
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 KEY = b"k" * 32
@@ -46,7 +56,7 @@ def sealed_anew(connection: Connection) -> None:
 
 
 async def findings(database: Database, noted: AuditHead | None = None) -> list[str]:
-    return await database.read(lambda connection: list(audit.findings(connection, noted)))
+    return await database.read(lambda connection: list(audit_findings.findings(connection, noted)))
 
 
 def tamper(connection: Connection, *statements: str) -> None:
@@ -108,6 +118,37 @@ async def test_every_edit_removal_and_cut_is_found(
         assert words in finding
 
 
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("UPDATE audit_entries SET at = 'yesterday' WHERE number = 3", ["entry 3 was changed"]),
+        ("UPDATE audit_entries SET actor = x'ff' WHERE number = 3", ["entry 3 was changed"]),
+        ("UPDATE audit_entries SET mac = 'text' WHERE number = 3", ["entry 3 was changed", "entry 4 was changed"]),
+        ("UPDATE audit_head SET number = 'none'", ["the head was changed"]),
+        ("UPDATE audit_head SET mac = 'text'", ["the head was changed"]),
+        ("UPDATE audit_head SET seal = 'text'", ["the head was changed"]),
+        ("DELETE FROM audit_head", ["the head is missing"]),
+    ],
+)
+async def test_what_cannot_even_be_read_is_a_finding(tmp_path: Path, statement: str, expected: list[str]) -> None:
+    """SQLite keeps anything in any column; PostgreSQL would not take it."""
+    database = Database(f"sqlite:///{tmp_path / 'fleet.db'}", KEY)
+    await schema.upgrade(database)
+    for number in range(1, 6):
+        await database.write(
+            lambda connection, number=number: audit.append(  # type: ignore[misc]
+                connection, NOW, "admin", Action.REVOKED, f"meter-{number}", {}
+            )
+        )
+    assert await database.read(audit_findings.readable_head) == await database.read(audit.head)
+    await database.write(lambda connection: tamper(connection, statement))
+    found = await findings(database)
+    assert [each.split(",")[0] for each in found] == expected
+    if "seal" not in statement and "head" in statement:
+        assert await database.read(audit_findings.readable_head) is None
+    await database.close()
+
+
 async def test_a_restored_copy_is_found_by_a_head_that_was_noted(database: Database) -> None:
     noted = await database.read(audit.head)
     assert await findings(database, noted) == []
@@ -160,6 +201,49 @@ async def test_every_signature_and_every_operator_s_action_is_in_the_log(fleet: 
         ("bert", "decommissioned", "meter-17"),
     ]
     assert await findings(fleet.database) == []
+
+
+async def test_whatever_decides_who_gets_in_is_in_the_log_once_with_who_decided_it(fleet: Fleet) -> None:
+    database, clock = fleet.database, fleet.clock
+    claims, manufacturers = ClaimService(database, clock, nothing), ManufacturerService(database, clock, nothing)
+    lists, approvals = DeviceListService(database, clock), ApprovalService(database, clock)
+    await group(fleet, "approval", "claim", "manufacturer", "listed+token")
+    await fleet.groups.change("line", {"maximum_devices": 10}, by="bert")
+    await claims.create(ClaimOrder("batch", "line", 5, timedelta(days=1)), by="anna")
+    acme = Manufacturer(begin=clock())
+    await manufacturers.add(name="acme", group="line", name_prefix="", pem=acme.pem, by="anna")
+    await lists.add("line", [("meter-1", None), ("meter-2", None)], by="carl")
+    await lists.remove("line", "meter-2", by="anna")
+    for name, approve in (("meter-3", True), ("meter-4", False)):
+        with pytest.raises(Pending):
+            await enrol(fleet, name, label="line")
+        newest = (await approvals.page(limit=9, after=0, group="line", state=None))[-1]
+        decided = await approvals.decide(newest.id, approve=approve, by="bert")
+        assert (decided.id, decided.decided_by, decided.decided_at) == (newest.id, "bert", clock())
+        assert decided.state is (ApprovalState.APPROVED if approve else ApprovalState.DENIED)
+    (token,) = await fleet.token_service.create(TokenOrder(["meter-5"], "line"), by="anna")
+    await RenewalService(database, clock).hasten(group=None, spread=timedelta(hours=1), by="bert")
+    for _ in range(2):  # Once more, nothing happens and nothing is logged.
+        await claims.end("batch", by="carl")
+        await manufacturers.end("acme", by="carl")
+        assert token.number is not None
+        await fleet.token_service.void(token.number, lambda _: None, by="carl")
+    assert await log_of(fleet) == [
+        ("admin", "group created", "line"),
+        ("bert", "group changed", "line"),
+        ("anna", "claim created", "batch"),
+        ("anna", "manufacturer added", "acme"),
+        ("carl", "devices listed", "line"),
+        ("anna", "devices unlisted", "line"),
+        ("bert", "approved", "meter-3"),
+        ("bert", "denied", "meter-4"),
+        ("anna", "tokens created", "meter-5"),
+        ("bert", "renewal hastened", "every group"),
+        ("carl", "claim ended", "batch"),
+        ("carl", "manufacturer ended", "acme"),
+        ("carl", "token voided", "meter-5"),
+    ]
+    assert await findings(database) == []
 
 
 def fill_disk(connection: Connection) -> None:

@@ -51,7 +51,7 @@ def note(connection: Connection, word: str) -> str:
 
 
 async def noted(database: Database) -> set[str]:
-    return await database.read(lambda connection: set(connection.execute(text("SELECT word FROM notes")).scalars()))
+    return await database.read(noted_words)
 
 
 @pytest.fixture(params=[False, True], ids=["in a thread", "on the event loop"])
@@ -149,6 +149,19 @@ async def test_a_connection_that_broke_is_taken_anew(database: Database, short: 
     assert lost == "first" or (isinstance(lost, Refused) and lost.code == "UNAVAILABLE")
     assert await database.write(lambda connection: note(connection, "second"), short=short) == "second"
     assert await noted(database) == {"second"} | ({"first"} if lost == "first" else set())
+
+
+async def test_a_file_that_is_damaged_or_no_database_cannot_be_used(tmp_path: Path, short: bool) -> None:
+    (tmp_path / "fleet.db").write_bytes(b"no database at all " * 1000)
+    database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
+    for refused in (database.read(noted_words), database.write(noted_words, short=short)):
+        with pytest.raises(Refused, match="UNAVAILABLE"):
+            await refused
+    await database.close()
+
+
+def noted_words(connection: Connection) -> set[str]:
+    return set(connection.execute(text("SELECT word FROM notes")).scalars())
 
 
 def thread_of(_connection: Connection) -> str:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from alembic import command
-from sqlalchemy import select, text
+from cryptography import x509
+from sqlalchemy import delete, select, text
 from sqlalchemy.engine import Connection
 
+from provisioning.ca.profile import ProfileConfig
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, device_keys, devices, inventory, revocations, schema, tables
+from provisioning.store import audit, audit_findings, device_keys, devices, inventory, revocations, schema, tables
 from provisioning.store.certificates import CertificateState
 from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
 from provisioning.store.inventory import CertificateSearch
+from tests.support.fleet import open_fleet
+from tests.support.requests import csr_der
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -106,7 +111,7 @@ async def test_a_store_of_the_first_release_is_upgraded_without_loss(tmp_path: P
         assert event.occurred_at == datetime(2026, 2, 1, tzinfo=UTC)
         assert revocations.newest(connection) == 1
         assert audit.head(connection).number == 0
-        assert list(audit.findings(connection)) == []
+        assert list(audit_findings.findings(connection)) == []
         counted = devices.count(connection)
         assert (counted[DeviceState.ACTIVE], counted[DeviceState.REVOKED]) == (1, 1)
         found = inventory.page(connection, CertificateSearch(), limit=9, after=None, now=NOW)
@@ -157,3 +162,58 @@ async def test_who_only_ever_had_trials_counts_until_the_last_ends_after_the_upg
     ends = await database.write(back_and_forth)
     await database.close()
     assert ends == {1: datetime(2026, 1, 1, 3, tzinfo=UTC), 2: None, 3: None, 4: None}
+
+
+MORE_TRIALS = """
+UPDATE activations SET expires_at = '2999-01-01 00:00:00' WHERE certificate_id = 5;
+INSERT INTO activations (certificate_id, claim_id, device_id, expires_at) VALUES
+    (6, 1, 3, '2999-01-01 00:00:00'),
+    (4, 1, 4, '2026-01-01 01:00:00')
+"""
+"""The first is on trial once more, and the third, which has activated; the second and the fourth have lost theirs."""
+
+
+async def test_who_has_activated_or_is_on_trial_has_a_place_of_the_claim_after_the_upgrade(store_url: str) -> None:
+    database = Database(store_url)
+
+    def back_and_forth(connection: Connection) -> tuple[dict[int, datetime | None], int]:
+        config = schema._configuration()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0019")
+        blob = "BLOB" if connection.dialect.name == "sqlite" else "BYTEA"
+        for statement in (TRIALS.format(blob=blob) + MORE_TRIALS).split(";"):
+            if statement.strip():
+                connection.execute(text(statement))
+        command.upgrade(config, "0020")
+        rows = connection.execute(select(tables.claim_places)).all()
+        taken: int = connection.execute(select(tables.claims.c.taken)).scalar_one()
+        return {row.device_id: row.ends_at for row in rows}, taken
+
+    places, taken = await database.write(back_and_forth)
+    await database.close()
+    assert places == {1: datetime(2999, 1, 1, tzinfo=UTC), 3: None}
+    assert taken == 2
+
+
+async def test_a_host_name_is_of_the_device_that_had_it_first_after_the_upgrade(store_url: str) -> None:
+    profile = ProfileConfig("device", timedelta(days=7), honoured_domains=("x.example",))
+    async with open_fleet(store_url, configured=[profile]) as fleet:
+        for device, host in (("meter-1", "a.x.example"), ("meter-2", "b.x.example"), ("meter-3", "a.x.example")):
+            extension = x509.SubjectAlternativeName([x509.DNSName(host)])
+            token = TokenCredential(device, await fleet.token(device))
+            await fleet.enrolment.enrol(csr_der(names=[device], extensions=[extension]), token)
+            forget = delete(tables.host_names)
+            await fleet.database.write(lambda connection: connection.execute(forget))  # noqa: B023
+
+        def back_and_forth(connection: Connection) -> dict[str, str]:
+            config = schema._configuration()
+            config.attributes["connection"] = connection
+            connection.execute(text("UPDATE certificates SET not_after = '2999-01-01 00:00:00'"))
+            command.downgrade(config, "0020")
+            command.upgrade(config, "0021")
+            rows = connection.execute(
+                select(tables.host_names.c.name, tables.devices.c.name).join_from(tables.host_names, tables.devices)
+            )
+            return {row[0]: row[1] for row in rows}
+
+        assert await fleet.database.write(back_and_forth) == {"a.x.example": "meter-1", "b.x.example": "meter-2"}

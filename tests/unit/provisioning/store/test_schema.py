@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.store import lanes, schema
+from provisioning.pki.identity import Role
+from provisioning.store import devices, lanes, schema
 from provisioning.store.database import Database
 from provisioning.store.tables import metadata
 from tests.support.postgresql import PostgresqlServer
@@ -48,9 +51,9 @@ def test_the_revision_that_is_called_current_is_that_of_the_newest_migration() -
     assert ScriptDirectory.from_config(schema._configuration()).get_current_head() == schema.CURRENT
 
 
-async def test_a_database_is_older_without_a_schema_and_at_every_earlier_revision(url: str) -> None:
+async def test_a_database_has_no_schema_at_first_and_is_older_at_every_earlier_revision(url: str) -> None:
     database = Database(url)
-    assert await database.write(schema.state) is schema.SchemaState.OLDER
+    assert await database.write(schema.state) is schema.SchemaState.NONE
     await schema.upgrade(database)
     assert await database.write(schema.state) is schema.SchemaState.CURRENT
     for revision in ScriptDirectory.from_config(schema._configuration()).walk_revisions():
@@ -59,7 +62,25 @@ async def test_a_database_is_older_without_a_schema_and_at_every_earlier_revisio
         expected = "current" if revision.revision == schema.CURRENT else "older"
         assert await database.write(schema.state) == expected, revision.revision
     await database.write(lambda connection: connection.execute(text("DELETE FROM alembic_version")))
-    assert await database.write(schema.state) is schema.SchemaState.OLDER
+    assert await database.write(schema.state) is schema.SchemaState.NONE
+    await database.close()
+
+
+async def test_no_store_takes_the_place_of_a_founded_one(url: str, tmp_path: Path) -> None:
+    database = Database(url)
+    with pytest.raises(ConfigurationError, match="no records of this authority"):
+        await schema.upgrade_founded(database, "provisioning")
+    assert os.listdir(tmp_path) == [], "nothing was made"  # noqa: PTH208 - no async path here
+    assert await database.write(schema.state) is schema.SchemaState.NONE
+    with pytest.raises(ConfigurationError, match="no records of this authority"):
+        await schema.upgrade_founded(database, "provisioning")
+    assert await database.write(schema.state) is schema.SchemaState.NONE
+    await schema.upgrade(database)
+    with pytest.raises(ConfigurationError, match="no records of this authority"):
+        await schema.upgrade_founded(database, "provisioning")
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    await database.write(lambda connection: devices.add(connection, "provisioning", Role.SERVICE, None, now))
+    assert not await schema.upgrade_founded(database, "provisioning")
     await database.close()
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,9 +21,16 @@ from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import announcements, audit, certificates, devices, inventory, revocations
+from provisioning.store import (
+    announcements,
+    audit_findings,
+    certificates_of_device,
+    devices,
+    inventory,
+    revocations,
+)
 from provisioning.store.counters import Counter
-from tests.support.fleet import Fleet, open_fleet, successor_csr
+from tests.support.fleet import Clock, Fleet, open_fleet, successor_csr
 from tests.support.postgresql import PostgresqlServer
 from tests.support.requests import csr_der
 
@@ -104,7 +111,7 @@ async def while_being_revoked(fleet: Fleet, name: str) -> AsyncIterator[None]:
         assert device is not None
         inside.set()
         assert go_on.wait(PATIENCE)
-        (certificate,) = certificates.of_device(connection, device.id)
+        (certificate,) = certificates_of_device.every(connection, device.id)
         facts = {"reason": RevocationReason.SUPERSEDED, "revoked_at": fleet.clock(), "revoked_by": "admin"}
         revocations.add(connection, [certificate.id], **facts)  # type: ignore[arg-type]
 
@@ -157,7 +164,7 @@ async def test_whatever_happens_at_once_nobody_waits_for_ever_and_the_numbers_ha
     assert Code.UNAVAILABLE not in found, "a deadlock, most likely: the locks are not taken in one order"
     events = await first.database.read(lambda connection: revocations.after(connection, 0, 1000))
     assert [each.sequence for each in events] == list(range(1, len(events) + 1))
-    assert await first.database.read(lambda connection: list(audit.findings(connection))) == []
+    assert await first.database.read(lambda connection: list(audit_findings.findings(connection))) == []
 
 
 async def hears(announcement: asyncio.Event) -> bool:
@@ -220,14 +227,20 @@ def plan(fleet: Fleet) -> CrlPlan:
 async def test_lists_of_several_processes_have_one_numbering_and_a_higher_number_never_tells_less(
     two: tuple[Fleet, Fleet],
 ) -> None:
-    publishers = [CrlPublisher(fleet.database, plan(fleet), fleet.clock) for fleet in two]
+    clock = Clock()
+
+    async def sleep(seconds: float) -> None:
+        clock.advance(timedelta(seconds=seconds))
+        await asyncio.sleep(0)
+
+    publishers = [CrlPublisher(fleet.database, plan(fleet), clock, sleep) for fleet in two]
     await asyncio.gather(*(publisher.start() for publisher in publishers))
-    published: list[tuple[int, int]] = []
+    published: list[tuple[int, int, datetime]] = []
 
     async def publish_often(publisher: CrlPublisher) -> None:
         for _ in range(8):
             crl = await publisher.publish()
-            published.append((crl.number, crl.entries))
+            published.append((crl.number, crl.entries, crl.this_update))
 
     async def revoke_often() -> None:
         for number in range(8):
@@ -235,9 +248,10 @@ async def test_lists_of_several_processes_have_one_numbering_and_a_higher_number
             await two[1].revocation.revoke_device(f"meter-{number}", RevocationReason.SUPERSEDED, by="admin")
 
     await asyncio.gather(revoke_often(), *map(publish_often, publishers))
-    numbers, entries = zip(*sorted(published), strict=True)
+    numbers, entries, updates = zip(*sorted(published), strict=True)
     assert len(set(numbers)) == 16
     assert list(entries) == sorted(entries)
+    assert list(updates) == sorted(set(updates)), "thisUpdate rises with the number"
 
 
 @pytest.fixture
@@ -265,5 +279,5 @@ async def test_a_database_that_is_gone_refuses_cleanly_and_everything_is_there_w
         await until(is_back)
         await fleet.enrolment.enrol(csr, token)
         assert sum((await fleet.database.read(devices.count)).values()) == 2
-        assert await fleet.database.read(lambda connection: list(audit.findings(connection))) == []
+        assert await fleet.database.read(lambda connection: list(audit_findings.findings(connection))) == []
         assert await hears(heard), "listens again, and was told once more"

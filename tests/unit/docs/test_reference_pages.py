@@ -1,4 +1,4 @@
-"""docs/operations.md and the decision on dependencies say what the code says: settings, defaults, flags, codes."""
+"""The pages of reference and the decision on dependencies say what the code says: settings, defaults, flags, codes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,17 @@ from tests.support.pki import shared_device
 from tests.support.provisioning import REPOSITORY
 from tests.support.wire import MemoryBroker
 
-PAGE = REPOSITORY / "docs" / "operations.md"
-DEPENDENCIES = REPOSITORY / "docs" / "decisions" / "0010-dependencies.md"
+DOCS = REPOSITORY / "docs"
+REFERENCE = DOCS / "reference"
+DEPENDENCIES = DOCS / "decisions" / "0010-dependencies.md"
+
+
+def page(name: str) -> str:
+    """Return the text of the page of reference called *name*."""
+    return (REFERENCE / f"{name}.md").read_text(encoding="utf-8")
+
+
+SETTINGS = "| setting | default | flag | meaning |"
 
 
 def table(first_line: str, text: str) -> list[list[str]]:
@@ -48,13 +57,6 @@ def table(first_line: str, text: str) -> list[list[str]]:
             break
         rows.append([cell.strip().strip("`") for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
     return rows
-
-
-def settings_tables() -> tuple[list[list[str]], list[list[str]]]:
-    """Return the tables of settings: provisioning's and the broker's."""
-    _, provisioning, broker = PAGE.read_text(encoding="utf-8").split("\n## Settings of ")
-    head = "| setting | default | flag | meaning |"
-    return table(head, provisioning), table(head, broker)
 
 
 def defaults(settings: type[BaseSettings]) -> dict[str, str]:
@@ -89,26 +91,26 @@ def flags(app: typer.Typer, *commands: str) -> set[str]:
 
 
 def test_settings_of_provisioning_are_those_of_the_code() -> None:
-    rows, _ = settings_tables()
+    rows = table(SETTINGS, page("settings-of-provisioning"))
     assert {name: default for name, default, *_ in rows} == defaults(Settings)
     documented = {flag for _, _, flag, _ in rows if flag}
     assert documented == flags(provisioning_app, "serve", "init") - {"--server-name", "--json", "--help"}
 
 
 def test_settings_of_the_broker_are_those_of_the_code() -> None:
-    _, rows = settings_tables()
+    rows = table(SETTINGS, page("settings-of-the-broker"))
     assert {name: default for name, default, *_ in rows if name != "limits"} == defaults(BrokerConfig)
     documented = {flag for _, _, flag, _ in rows if flag}
     assert documented == flags(broker_app, "run") - {"--config", "--test-config", "--help"}
 
 
 def test_keys_of_a_profile_are_those_of_the_code() -> None:
-    rows = table("| key | built in | meaning |", PAGE.read_text(encoding="utf-8"))
+    rows = table("| key | built in | meaning |", page("settings-of-provisioning"))
     assert [name for name, *_ in rows] == list(ProfileSettings.model_fields)
 
 
 def test_settings_of_a_listener_are_those_of_the_code() -> None:
-    rows = table("| in `[[listener]]` | default | meaning |", PAGE.read_text(encoding="utf-8"))
+    rows = table("| in `[[listener]]` | default | meaning |", page("settings-of-the-broker"))
     assert {name: default for name, default, _ in rows} == {
         name: "required" if field.is_required() else shown(field.default)
         for name, field in ListenerSettings.model_fields.items()
@@ -116,7 +118,7 @@ def test_settings_of_a_listener_are_those_of_the_code() -> None:
 
 
 def test_settings_of_a_trust_bundle_are_those_of_the_code() -> None:
-    rows = table("| in `[[trust]]` | default | meaning |", PAGE.read_text(encoding="utf-8"))
+    rows = table("| in `[[trust]]` | default | meaning |", (DOCS / "trust-bundles.md").read_text(encoding="utf-8"))
     documented = {name.strip(" `"): default for names, default, _ in rows for name in names.split(",")}
     code = {
         name: "required" if field.is_required() else shown(field.default)
@@ -128,25 +130,25 @@ def test_settings_of_a_trust_bundle_are_those_of_the_code() -> None:
 
 
 def test_limits_are_those_of_the_code() -> None:
-    rows = table("| limit | default | bounds |", PAGE.read_text(encoding="utf-8"))
+    rows = table("| limit | default | bounds |", page("settings-of-the-broker"))
     assert {name: default for name, default, _ in rows} == {f.name: shown(f.default) for f in fields(Limits)}
 
 
 def test_refusals_of_the_broker_are_those_of_the_code() -> None:
-    rows = table("| code | told | means |", PAGE.read_text(encoding="utf-8"))
+    rows = table("| code | told | means |", page("codes"))
     assert {code for code, *_ in rows} == set(RefusalCode)
 
 
 def test_other_codes_of_the_broker_are_those_of_the_code() -> None:
-    rows = table("| code | means |", PAGE.read_text(encoding="utf-8"))
+    rows = table("| code | means |", page("codes"))
     source = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "broker").rglob("*.py"))
-    logged = set(re.findall(r'code(?:=|": )"([A-Z_]+)"', source))
+    logged = set(re.findall(r'code(?:=|": |: str = )"([A-Z_]+)"', source))
     said = set(re.findall(r'(?:\.(?:lost|_close|_end|disconnect)\(\s*|return )"([A-Z_]+)",', source)) | {KICKED}
     assert {code for code, _ in rows} == (logged | said | set(CrlProblem)) - set(RefusalCode)
 
 
 def test_codes_of_the_admin_api_are_those_of_the_code() -> None:
-    rows = table("| admin code | HTTP | means |", PAGE.read_text(encoding="utf-8"))
+    rows = table("| admin code | HTTP | means |", page("admin-api"))
     source = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "broker" / "admin").rglob("*.py"))
     found = re.findall(r'problem\((?:HTTPStatus\.)?(\w+), "([A-Z_]+)"', source)
     statuses = {code: int(status) if status.isdigit() else HTTPStatus[status].value for status, code in found}
@@ -154,32 +156,34 @@ def test_codes_of_the_admin_api_are_those_of_the_code() -> None:
 
 
 def test_requests_of_the_admin_api_are_those_of_the_code() -> None:
-    rows = table("| request | what it does |", PAGE.read_text(encoding="utf-8"))
+    rows = table("| request | what it does |", page("admin-api"))
     source = (REPOSITORY / "broker" / "admin" / "api.py").read_text(encoding="utf-8")
     routes = re.findall(r'"(/v1/[\w/]+)": \{"(\w+)":', source)
     assert {request for request, _ in rows} == {f"{method} {path}" for path, method in routes}
 
 
 async def test_metrics_of_the_broker_are_those_of_the_code(tmp_path: Path) -> None:
-    text = PAGE.read_text(encoding="utf-8")
+    text = page("metrics")
     rows = table("| metric | type | labels | meaning |", text)
     documented = {name: kind for names, kind, *_ in rows for name in re.findall(r"\w+", names)}
     certificate = shared_device("meter-1").write(tmp_path).certificate
     request = Request("GET", "/metrics", {}, b"", "me", "application/openmetrics-text")
     body = (await MetricsPage(MemoryBroker().engine, certificate).handle(request)).body
     assert isinstance(body, bytes)
-    page = text_string_to_metric_families(body.decode())
+    families = text_string_to_metric_families(body.decode())
     shown = {
-        each.name.removeprefix("fleet_broker_"): each.type for each in page if each.name.startswith("fleet_broker")
+        each.name.removeprefix("fleet_broker_"): each.type for each in families if each.name.startswith("fleet_broker")
     }
     shown["info"] = shown.pop("fleet_broker")
     assert documented == {name: kind.replace("gaugehistogram", "gauge histogram") for name, kind in shown.items()}
-    for named in re.findall(r"\bfleet_broker_(\w+?)(?:_total|_bucket|_gcount)?\b", text.partition("```yaml")[2]):
+    for named in re.findall(
+        r"\bfleet_broker_(\w+?)(?:_total|_bucket|_gcount)?\b", text.partition("```yaml")[2].partition("```")[0]
+    ):
         assert named in documented
 
 
 def test_refusals_of_provisioning_are_those_of_the_code() -> None:
-    rows = table("| code | HTTP | means |", PAGE.read_text(encoding="utf-8"))
+    rows = table("| code | HTTP | means |", page("codes"))
     assert {code: int(status) for code, status, _ in rows} == {code.value: STATUSES[code].value for code in Code}
 
 

@@ -1,0 +1,67 @@
+"""Certificates that count no more, against those who are connected with them.
+
+Rules
+-----
+1. A revocation is in the index before anybody is put out for it: who comes back at once is refused.
+2. The will and the session of a revoked certificate go with it, unless the operator has them kept (`keeps_revoked`);
+   who is suspended, or whose CA is revoked, may come back to them.
+3. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from broker.admission.admission import Peer, revoked
+from broker.admission.refusal import RefusalCode, Refused
+from broker.client import Client
+from broker.engine import Engine
+from broker.mqtt.codes import ReasonCode
+from provisioning.pki.revocation import Revocation, RevocationReason
+
+
+def revoke(engine: Engine, revocation: Revocation, now: float) -> int:
+    """Record *revocation* and close the live sessions of its certificate; return how many."""
+    if engine.admission.index.add(revocation):
+        engine.metrics.revocations += 1
+    connections = engine.live.of(revocation.key)
+    refusal = revoked(revocation)
+    for connection in connections:
+        _put_out(engine, connection, refusal, now)
+    return len(connections)
+
+
+def enforce(engine: Engine, connections: Iterable[Client], now: float) -> int:
+    """Close those of *connections* whose certificate, or a CA's above it, is revoked by now; return how many."""
+    closed = 0
+    for connection in connections:
+        peer = connection.peer
+        refusal = engine.admission.refuse_revoked(peer) if peer is not None else None
+        if refusal is not None and connection.session is not None:
+            _put_out(engine, connection, refusal, now)
+            closed += 1
+    return closed
+
+
+def renew(engine: Engine, connection: Client, peer: Peer, now: float) -> None:
+    """Let *peer* be who is connected: the same, examined again."""
+    before = connection.peer
+    if before is None or connection.session is None:
+        return
+    if before.certificate != peer.certificate:  # Its issuer is known by its own key now.
+        engine.live.remove(before.certificate, connection)
+        engine.live.add(peer.certificate, connection)
+    connection.examined(peer, now)
+
+
+def _put_out(engine: Engine, connection: Client, refusal: Refused, now: float) -> None:
+    """Close *connection*, whose certificate counts no more; its will and session go too, or `keeps_revoked`."""
+    peer, session, keeps = connection.peer, connection.session, engine.keeps_revoked
+    reason = ReasonCode.ADMINISTRATIVE_ACTION
+    connection.disconnect(refusal.code, reason, refusal.detail, now, publish_will=keeps)
+    if keeps or refusal.code is not RefusalCode.REVOKED or peer is None or session is None:
+        return  # Who is suspended, or whose CA is revoked, may come back, with what was queued meanwhile.
+    revocation = engine.admission.index.find(peer.certificate)
+    superseded = revocation is not None and revocation.reason is RevocationReason.SUPERSEDED
+    if not superseded:
+        engine.forget(session, now)

@@ -1,0 +1,85 @@
+"""The operators' REST API for revocations, which are for ever: of a device, a certificate, or many in one step."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+from fastapi import Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from provisioning.api.operators import DONE_BEFORE, Name, Operator, Services, new_router, rfc3339
+from provisioning.errors import Code, Refused
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.service import Revoked
+
+MAXIMUM_REVOCATIONS: Final = 1000
+"""In one batch: one transaction, which nobody else should have to wait for."""
+
+router: Final = new_router()
+
+Serial = Annotated[str, Field(max_length=64)]
+
+
+class RevocationRequest(BaseModel):
+    """What to revoke: a ``device`` with all its certificates, one certificate by ``serial``, or many in one step."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    device: Name | None = None
+    serial: Serial | None = None
+    devices: Annotated[list[Name], Field(max_length=MAXIMUM_REVOCATIONS)] = []
+    serials: Annotated[list[Serial], Field(max_length=MAXIMUM_REVOCATIONS)] = []
+    reason: RevocationReason = RevocationReason.UNSPECIFIED
+    invalidity_date: AwareDatetime | None = None
+    """Since when it is known or suspected not to be trusted (RFC 5280 §5.3.2)."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> RevocationRequest:
+        many = bool(self.devices or self.serials)
+        if (self.device is not None) + (self.serial is not None) + many != 1:
+            raise ValueError("give exactly one of device and serial, or lists: devices, serials or both")
+        return self
+
+
+@router.post("/revocations", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
+async def revoke(body: RevocationRequest, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
+    """Revoke, finally. 201 if this call did it, 200 with the original facts if it was done before.
+
+    ``devices`` and ``serials`` are revoked in one transaction: all of them, or none if one is unknown.
+    """
+    by, since = operator.device.name, body.invalidity_date
+    if body.devices or body.serials:
+        serials = [normal_serial(each) for each in body.serials]
+        outcome = await services.revocation.revoke_batch(
+            body.devices, serials, body.reason, by=by, invalidity_date=since
+        )
+    elif body.device is not None:
+        outcome = await services.revocation.revoke_device(body.device, body.reason, by=by, invalidity_date=since)
+    else:
+        outcome = await services.revocation.revoke_serial(
+            normal_serial(body.serial or ""), body.reason, by=by, invalidity_date=since
+        )
+    if not outcome.changed:
+        response.status_code = HTTPStatus.OK
+    return {"revoked": [revoked_item(each) for each in outcome.revoked]}
+
+
+def normal_serial(text: str) -> str:
+    """Return a serial number as the store writes it, from any usual spelling; raise `Refused` if it is none."""
+    digits = text.replace(":", "").lower().removeprefix("0x")
+    if not digits or len(digits) > 40 or any(digit not in "0123456789abcdef" for digit in digits):  # noqa: PLR2004 - 20 octets
+        raise Refused(Code.INVALID_REQUEST, f"serial {text[:80]!r} is not a serial number in hexadecimal")
+    return digits.lstrip("0") or "0"
+
+
+def revoked_item(revoked: Revoked) -> dict[str, Any]:
+    """Return a revocation as an answer tells it."""
+    return {
+        "serial": revoked.serial,
+        "device": revoked.device,
+        "reason": revoked.reason,
+        "revoked_at": rfc3339(revoked.revoked_at),
+        "sequence": revoked.sequence,
+        "invalidity_date": None if revoked.invalidity_date is None else rfc3339(revoked.invalidity_date),
+    }

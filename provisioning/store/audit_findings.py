@@ -1,0 +1,104 @@
+"""What is wrong with an audit log, for `fleet-provisioning audit verify`.
+
+Whoever owns the database can put anything there, on SQLite even what is of no type that the service would write. That
+is a finding, too, and hides no other.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.engine import Connection
+
+from provisioning.audit_chain import BEGINNING, AuditHead, seal
+from provisioning.store import audit
+from provisioning.store.audit import AuditEntry
+from provisioning.store.tables import audit_entries
+
+_PAGE: Final = 1000
+UNREADABLE: Final = (ValueError, TypeError)
+"""What reading an entry or the head raises where it is none."""
+
+_Read = tuple[int, bytes, AuditEntry | None]
+"""An entry's number and code, and itself; None: it holds what no service writes there."""
+
+
+def findings(connection: Connection, noted: AuditHead | None = None) -> Iterator[str]:
+    """Yield what is wrong with the log, a sentence each; *noted* is a head that it had before."""
+    key: bytes = connection.get_execution_options()[audit.KEY_OPTION]
+    expected, previous = 1, BEGINNING
+    noted_found = noted is None or noted.number == 0
+    for at, mac, entry in _all(connection):
+        if at != expected:
+            yield f"entries {expected} to {at - 1} are missing"
+        elif entry is None or not entry.authenticated_by(key, previous):
+            yield f"entry {at} was changed, or was not written by this service"
+        if noted is not None and at == noted.number:
+            noted_found = hmac.compare_digest(mac, noted.mac)
+        expected, previous = at + 1, mac
+    yield from _about_head(connection, key, AuditHead(expected - 1, previous))
+    if not noted_found:
+        yield f"the log does not contain the head {noted}: an older copy was restored, or another log put in its place"
+
+
+def _about_head(connection: Connection, key: bytes, end: AuditHead) -> Iterator[str]:
+    """Yield what is wrong with the head of a log whose last entry is *end*."""
+    heads = connection.execute(audit.READ_HEAD).all()
+    if not heads:
+        yield "the head is missing"
+        return
+    head = readable_head(connection)
+    seals = [row.seal for row in heads]
+    if head is None or not isinstance(seals[0], bytes):
+        yield "the head was changed, or was not written by this service"
+        return
+    if not hmac.compare_digest(seals[0], seal(key, head)):
+        yield "the head was changed, or was not written by this service"
+    if head.number > end.number:
+        yield f"entries {end.number + 1} to {head.number} are missing at the end"
+    elif head != end:
+        yield f"the head names entry {head.number}, but the log goes to {end.number}"
+
+
+def readable_head(connection: Connection) -> AuditHead | None:
+    """Return where the log says that it ends; None if it has no head, or none that a service has written."""
+    rows = connection.execute(audit.READ_HEAD).all()
+    if len(rows) != 1 or not isinstance(rows[0].number, int) or not isinstance(rows[0].mac, bytes):
+        return None
+    return AuditHead(rows[0].number, rows[0].mac)
+
+
+def last_time(connection: Connection) -> datetime | None:
+    """Return when something was last logged, None if nothing ever was; raise one of `UNREADABLE` if that is lost."""
+    head = readable_head(connection)
+    if head is None:
+        raise ValueError("there is no head")
+    last = audit.entries(connection, head.number - 1, 1)
+    return last[0].at if last else None
+
+
+def _all(connection: Connection) -> Iterator[_Read]:
+    after = 0
+    while page := _page(connection, after):
+        yield from page
+        after = page[-1][0]
+
+
+def _page(connection: Connection, after: int) -> list[_Read]:
+    try:
+        return [(each.number, each.mac, each.checked()) for each in audit.entries(connection, after, _PAGE)]
+    except UNREADABLE:  # One is enough, and a page says not which.
+        codes = select(audit_entries.c.number, audit_entries.c.mac).where(audit_entries.c.number > after)
+        rows = connection.execute(codes.order_by(audit_entries.c.number).limit(_PAGE))
+        return [(number, mac if isinstance(mac, bytes) else b"", _one(connection, number)) for number, mac in rows]
+
+
+def _one(connection: Connection, number: int) -> AuditEntry | None:
+    try:
+        return audit.entries(connection, number - 1, 1)[0].checked()
+    except UNREADABLE:
+        return None

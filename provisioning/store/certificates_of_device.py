@@ -1,0 +1,112 @@
+"""Queries about what one device was certified: all of it, what it may still use, and what was withdrawn.
+
+Whoever has copied a claim certificate may have a name certified on trial again and again. What was lost that way is
+passed over by the database: it comes neither into memory nor into what a decision does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Integer, bindparam, exists, func, or_, select
+from sqlalchemy.engine import Connection
+
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store.certificates import FACTS, REVOCATION_FACTS, StoredCertificate, from_row
+from provisioning.store.prepared import Prepared
+from provisioning.store.tables import activations, certificates, devices, revocations
+
+_PAGE: Final = 20
+_FIRST: Final = 2**62
+"""Above every id."""
+
+# Subqueries and not joins: PostgreSQL, when it has no statistics yet, reads every revocation for a join.
+_REVOCATION_COLUMNS: Final = [
+    select(fact).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery().label(fact.name)
+    for fact in REVOCATION_FACTS
+]
+_REASON: Final = select(revocations.c.reason).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
+_A_TRIAL: Final = exists().where(activations.c.certificate_id == certificates.c.id)
+_ALL: Final = (
+    select(*FACTS, *devices.c, *_REVOCATION_COLUMNS)
+    .select_from(certificates.join(devices))
+    .where(certificates.c.device_id == bindparam("wanted"))
+)
+
+_OF_DEVICE: Final = Prepared(_ALL.order_by(certificates.c.id), at_once=True)
+_NEWEST: Final = Prepared(_ALL.order_by(certificates.c.id.desc()).limit(1), at_once=True)
+_IN_USE: Final = Prepared(
+    _ALL.where(
+        certificates.c.not_after > bindparam("since"), or_(certificates.c.not_after >= bindparam("now"), ~_A_TRIAL)
+    ).order_by(certificates.c.id)
+)
+_DECIDED: Final = Prepared(
+    select(certificates.c.id, certificates.c.serial, *_REVOCATION_COLUMNS)
+    .where(
+        certificates.c.device_id == bindparam("wanted"),
+        certificates.c.id < bindparam("before"),
+        or_(func.coalesce(_REASON, "") != RevocationReason.CERTIFICATE_HOLD.value, ~_A_TRIAL),
+    )
+    .order_by(certificates.c.id.desc())
+    .limit(bindparam("most", type_=Integer)),
+    at_once=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """The certificate that a device had last, and why it was revoked or put on hold."""
+
+    serial: str
+    reason: RevocationReason
+
+
+def every(connection: Connection, device_id: int) -> list[StoredCertificate]:
+    """Return every certificate of a device, oldest first."""
+    return [from_row(row) for row in _OF_DEVICE.rows(connection, {"wanted": device_id})]
+
+
+def newest(connection: Connection, device_id: int) -> StoredCertificate | None:
+    """Return what the device was certified last, None if it never was."""
+    row = _NEWEST.first(connection, {"wanted": device_id})
+    return None if row is None else from_row(row)
+
+
+def in_use(connection: Connection, device_id: int, now: datetime, grace: timedelta) -> list[StoredCertificate]:
+    """Return what a device has that may be good for anything, oldest first: what it is revoked for ever is not.
+
+    A certificate that has ended may be renewed for up to *grace*; a trial that has ended is good for nothing.
+    """
+    found = _IN_USE.rows(connection, {"wanted": device_id, "since": now - grace, "now": now})
+    every = map(from_row, found)
+    return [each for each in every if each.revocation is None or not each.revocation.reason.final]
+
+
+def withdrawn(connection: Connection, device_id: int) -> Withdrawal | None:
+    """Return that what the device had last was taken from it, None if it was not.
+
+    Trials that wait for their activation are passed over, and so is what was revoked as superseded by a certificate
+    that came in its place. What somebody has revoked for that reason without giving another is withdrawn like all else.
+    """
+    last = newest(connection, device_id)
+    if last is None:
+        return None
+    for identifier, serial, reason, revoked_at in _decided(connection, device_id):
+        if reason is None:
+            return None
+        replaced = identifier != last.id and revoked_at <= last.issued_at
+        if reason is not RevocationReason.SUPERSEDED or not replaced:
+            return Withdrawal(serial, reason)
+    return None
+
+
+def _decided(connection: Connection, device_id: int) -> Iterator[tuple[int, str, RevocationReason | None, datetime]]:
+    """Yield the device's certificates but for trials on hold, newest first: id, serial number, reason and date."""
+    before = _FIRST
+    while rows := _DECIDED.rows(connection, {"wanted": device_id, "before": before, "most": _PAGE}):
+        for identifier, serial, _sequence, reason, revoked_at, _invalid in rows:
+            yield identifier, serial, None if reason is None else RevocationReason(reason), revoked_at
+        before = rows[-1][0]

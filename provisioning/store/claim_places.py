@@ -1,0 +1,93 @@
+"""Places of a claim: which device has one, until when, and how many are taken.
+
+Theory
+------
+A claim lets in so many devices. A place is taken by a trial until that ends, and for good by an activation. Whoever has
+copied a claim certificate may lose as many trials as he likes, so nothing that an attempt costs may depend on how many
+there were: the claim's row has the number of its places, kept in the transaction that changes them, and a place whose
+trial has ended stays among them until somebody needs it::
+
+    trial ─► place until its end ─ activation ─► place for good
+                     └─ end, and the claim is full ─► freed, a few for each who asks
+
+Rules
+-----
+1. A claim's `taken` is the number of its rows here; both change in one transaction, under the lock on the claim's row
+   or on the device's.
+2. A device has one place of a claim, however many trials of it it had.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Label, delete, func, insert, or_, select, update
+from sqlalchemy.engine import Connection
+
+from provisioning.store.tables import claim_places, claims, devices
+
+_FREED_AT_ONCE: Final = 16
+"""At least one, which is what whoever asks needs; some more, or each who comes would have to free his own."""
+
+
+def used(now: datetime) -> Label[int]:
+    """Return the column that says how many places of a claim are taken now, for a statement about `claims`."""
+    lost = (
+        select(func.count())
+        .select_from(claim_places)
+        .where(claim_places.c.claim_id == claims.c.id, claim_places.c.ends_at <= now)
+        .scalar_subquery()
+    )
+    return (claims.c.taken - lost).label("used")
+
+
+def holds(connection: Connection, claim_id: int, device_name: str, now: datetime) -> bool:
+    """Whether the device called *device_name* has a place of the claim already."""
+    statement = (
+        select(claim_places.c.device_id)
+        .select_from(claim_places.join(devices, devices.c.id == claim_places.c.device_id))
+        .where(
+            devices.c.name == device_name,
+            claim_places.c.claim_id == claim_id,
+            or_(claim_places.c.ends_at.is_(None), claim_places.c.ends_at > now),
+        )
+    )
+    return connection.execute(statement).one_or_none() is not None
+
+
+def take(connection: Connection, claim_id: int, device_id: int, ends_at: datetime | None) -> None:
+    """Give a device a place of the claim until *ends_at*, for good if that is None; one that it has lasts as long."""
+    this = _of(claim_id, device_id)
+    row = connection.execute(select(claim_places.c.ends_at).where(*this)).one_or_none()
+    if row is None:
+        values = {"claim_id": claim_id, "device_id": device_id, "ends_at": ends_at}
+        connection.execute(insert(claim_places), values)
+        _add(connection, claim_id, 1)
+    elif row.ends_at is not None and (ends_at is None or ends_at > row.ends_at):
+        connection.execute(update(claim_places).where(*this).values(ends_at=ends_at))
+
+
+def free_lost(connection: Connection, claim_id: int, now: datetime) -> int:
+    """Free some places whose trials have ended, if there are any; return how many."""
+    statement = (
+        select(claim_places.c.device_id)
+        .where(claim_places.c.claim_id == claim_id, claim_places.c.ends_at <= now)
+        .order_by(claim_places.c.ends_at)
+        .limit(_FREED_AT_ONCE)
+    )
+    lost = list(connection.execute(statement).scalars())
+    for device_id in lost:
+        connection.execute(delete(claim_places).where(*_of(claim_id, device_id)))
+    if lost:
+        _add(connection, claim_id, -len(lost))
+    return len(lost)
+
+
+def _of(claim_id: int, device_id: int) -> tuple[ColumnElement[bool], ...]:
+    return claim_places.c.device_id == device_id, claim_places.c.claim_id == claim_id
+
+
+def _add(connection: Connection, claim_id: int, number: int) -> None:
+    changed: dict[str, Any] = {"taken": claims.c.taken + number}
+    connection.execute(update(claims).where(claims.c.id == claim_id).values(changed))

@@ -1,0 +1,51 @@
+"""Whose host name it is, for names that devices have asked for."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+from cryptography import x509
+
+revision = "0021"
+down_revision = "0020"
+
+_BIG_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_AT_ONCE = 1000
+_OF_DEVICES = sa.text("""
+    SELECT certificates.device_id, certificates.der
+    FROM certificates JOIN devices ON devices.id = certificates.device_id
+    WHERE devices.role = 'device' AND certificates.not_after > CURRENT_TIMESTAMP ORDER BY certificates.id
+""")
+
+
+def upgrade() -> None:
+    """Create the table; a name is of the device that had it first, of those whose certificates have not ended."""
+    op.create_table(
+        "host_names",
+        sa.Column("name", sa.String(253), nullable=False),
+        sa.Column("device_id", _BIG_ID, nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_host_names"),
+        sa.ForeignKeyConstraint(["device_id"], ["devices.id"], name="fk_host_names_device_id"),
+    )
+    connection = op.get_bind()
+    holders: dict[str, int] = {}
+    for rows in connection.execute(_OF_DEVICES).partitions(_AT_ONCE):
+        for device_id, der in rows:
+            for name in _host_names(bytes(der)):
+                holders.setdefault(name, device_id)
+    table = sa.table("host_names", sa.column("name"), sa.column("device_id"))
+    if holders:
+        op.bulk_insert(table, [{"name": name, "device_id": device} for name, device in holders.items()])
+
+
+def _host_names(der: bytes) -> list[str]:
+    try:
+        extensions = x509.load_der_x509_certificate(der).extensions
+        return extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+    except (ValueError, x509.ExtensionNotFound):  # A test's, or an import's: none that this service has signed.
+        return []
+
+
+def downgrade() -> None:
+    """Drop it."""
+    op.drop_table("host_names")

@@ -1,0 +1,202 @@
+"""Nobody is let in whose status must be known and is not: by lists, by OCSP, by what is on its way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from broker.admission.admission import Admission, Admitted, Peer
+from broker.admission.bundle import ListTerms, OcspTerms, TrustBundle
+from broker.admission.freshness import Freshness
+from broker.admission.inquiry import Inquiry
+from broker.admission.issuers import Issuer
+from broker.admission.policy_file import DEFAULT_POLICY
+from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.trust import Trust
+from broker.mqtt.codes import ReasonCode
+from broker.mqtt.connect import Connect
+from broker.trust_settings import REQUIRE, StatusPolicy
+from provisioning.pki.crl import parse
+from provisioning.pki.keys import key_identifier
+from provisioning.pki.ocsp import Answer
+from provisioning.pki.revocation import RevocationIndex, RevocationReason
+from tests.support.crl import crl
+from tests.support.pki import DOMAIN, Held, shared_pki
+
+PKI = shared_pki()
+NOW = datetime.now(UTC)
+HELD = PKI.device("meter-1")
+ADVISORY = StatusPolicy(None)
+A_MINUTE = StatusPolicy(60.0)
+
+
+def admission(lists: ListTerms | None = None, ocsp: OcspTerms | None = None) -> Admission:
+    trust = Trust([TrustBundle("ours", [PKI.root.certificate], lists=lists, ocsp=ocsp, feed=False)])
+    return Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, (), trust)
+
+
+def examine(judge: Admission, *, status: bool = True, now: datetime = NOW) -> Peer | Refused:
+    path = [each.certificate.public_bytes(Encoding.DER) for each in (HELD, PKI.issuing, PKI.root)]
+    return judge.examine(HELD.der, now, lambda: path, status=status)
+
+
+def issuer_of(judge: Admission) -> Issuer:
+    peer = examine(judge, status=False)
+    assert isinstance(peer, Peer)
+    assert peer.issuer is not None
+    return peer.issuer
+
+
+def told(refusal: Refused | None) -> tuple[str, ReasonCode] | None:
+    return None if refusal is None else (refusal.code, refusal.reason_code)
+
+
+def late(seconds: float, *, known: bool = True) -> Answer:
+    return Answer(known, None, None, NOW - timedelta(hours=1), NOW - timedelta(seconds=seconds))
+
+
+@pytest.mark.parametrize(
+    ("policy", "answer", "code"),
+    [
+        (REQUIRE, None, RefusalCode.OCSP_UNAVAILABLE),
+        (REQUIRE, late(-1), None),
+        (REQUIRE, late(0), None),
+        (REQUIRE, late(1), RefusalCode.OCSP_UNAVAILABLE),
+        (REQUIRE, late(-1, known=False), RefusalCode.OCSP_UNKNOWN),
+        (A_MINUTE, late(60), None),
+        (A_MINUTE, late(61), RefusalCode.OCSP_UNAVAILABLE),
+        (A_MINUTE, None, RefusalCode.OCSP_UNAVAILABLE),
+        (ADVISORY, None, None),
+        (ADVISORY, late(-1, known=False), None),
+        (None, None, None),
+    ],
+)
+def test_what_a_responder_has_said_is_good_for_so_long(
+    policy: StatusPolicy | None, answer: Answer | None, code: RefusalCode | None
+) -> None:
+    judge = admission(ocsp=OcspTerms(policy) if policy is not None else None)
+    expected = None if code is None else (code, ReasonCode.SERVER_UNAVAILABLE)
+    assert told(judge.refuse_by_ocsp(issuer_of(judge), answer, NOW)) == expected
+
+
+def test_without_anybody_to_ask_who_must_be_asked_about_is_refused_unless_he_is_in() -> None:
+    judge = admission(ocsp=OcspTerms(REQUIRE))
+    outcome = examine(judge)
+    assert isinstance(outcome, Refused)
+    assert (outcome.code, outcome.identity) == (
+        RefusalCode.OCSP_UNAVAILABLE,
+        f"spiffe://{DOMAIN}/device/meters/meter-1",
+    )
+    assert isinstance(examine(judge, status=False), Peer)
+    assert isinstance(examine(admission(ocsp=OcspTerms(ADVISORY))), Peer)
+
+
+def put(judge: Admission, issuer: Held, *, life: timedelta = timedelta(hours=1)) -> None:
+    key_id = key_identifier(issuer.key.public_key())
+    listed = parse(crl(issuer, age=timedelta(minutes=1), life=life))
+    held = judge.lists.prepare(listed, (key_id, "CA"), "test", datetime.now(UTC), lambda: None)
+    assert held is not None
+    judge.lists.put(held)
+
+
+def test_every_ca_of_the_path_needs_its_list() -> None:
+    judge = admission(ListTerms(REQUIRE))
+    for issuer in (PKI.issuing, PKI.root):
+        outcome = examine(judge)
+        assert isinstance(outcome, Refused)
+        assert told(outcome) == (RefusalCode.CRL_MISSING, ReasonCode.SERVER_UNAVAILABLE)
+        assert issuer.certificate.subject.rfc4514_string() in outcome.detail
+        put(judge, issuer)
+    assert isinstance(examine(judge), Peer)
+    assert isinstance(examine(judge.judging_by(judge.trust)), Peer), "who judges for a trial knows the same lists"
+    assert isinstance(examine(admission(ListTerms(ADVISORY))), Peer)
+
+
+@pytest.mark.parametrize("short", [PKI.issuing, PKI.root], ids=["of the issuer", "of the root"])
+@pytest.mark.parametrize("grace", [0.0, 600.0])
+def test_a_list_that_is_past_its_next_update_is_good_for_the_grace(short: Held, grace: float) -> None:
+    judge = admission(ListTerms(StatusPolicy(grace)))
+    for issuer in (PKI.issuing, PKI.root):
+        put(judge, issuer, life=timedelta(minutes=2) if issuer is short else timedelta(hours=12))
+    ends = max(each.fresh_until for each in judge.lists.held if each.complete.next_update < NOW + timedelta(hours=1))
+    assert isinstance(examine(judge, now=ends + timedelta(seconds=grace)), Peer)
+    outcome = examine(judge, now=ends + timedelta(seconds=grace + 1))
+    assert isinstance(outcome, Refused)
+    assert told(outcome) == (RefusalCode.CRL_EXPIRED, ReasonCode.SERVER_UNAVAILABLE)
+
+
+class Asked:
+    """Somebody who can be asked, and who has these inquiries to give."""
+
+    failing = ()
+
+    def __init__(self, inquiry: Inquiry | None) -> None:
+        self.inquiry = inquiry
+        self.refusals: list[Refused | None] = []
+
+    def ask(self, certificate: x509.Certificate, issuer: Issuer, refusal: Refused | None) -> Inquiry | None:  # noqa: ARG002
+        self.refusals.append(refusal)
+        return self.inquiry
+
+
+def test_who_is_asked_about_is_let_in_by_the_answer_alone() -> None:
+    judge = admission(ListTerms(REQUIRE))
+    judge.asker = asker = Asked(Inquiry())
+    peer = examine(judge)
+    assert isinstance(peer, Peer)
+    assert peer.inquiry is asker.inquiry
+    assert [told(each) for each in asker.refusals] == [(RefusalCode.CRL_MISSING, ReasonCode.SERVER_UNAVAILABLE)]
+    outcome = judge.admit(peer, Connect(client_id="meter-1"), 0.0)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.REVOCATION_STATUS_UNKNOWN, "not before there is an answer"
+    refusal = Refused(RefusalCode.REVOKED, ReasonCode.NOT_AUTHORIZED, "revoked since")
+    peer.inquiry.answer(refusal, 0.0)
+    peer.inquiry.answer(None, 0.0)
+    assert judge.admit(peer, Connect(client_id="meter-1"), 0.0) == refusal, "the first answer counts"
+    assert examine(judge, status=False)
+    assert len(asker.refusals) == 1, "nobody is asked about who is in"
+    judge.asker = Asked(Inquiry())
+    peer = examine(judge)
+    assert isinstance(peer, Peer)
+    assert peer.inquiry is not None
+    peer.inquiry.answer(None, 0.0)
+    assert isinstance(judge.admit(peer, Connect(client_id="meter-1"), 0.0), Admitted)
+
+
+def test_where_there_is_nobody_to_ask_the_refusal_stands() -> None:
+    judge = admission(ListTerms(REQUIRE))
+    judge.asker = Asked(None)
+    outcome = examine(judge)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.CRL_MISSING
+
+
+def test_who_is_on_hold_is_told_so_and_a_revoked_ca_shuts_out_whom_it_certified() -> None:
+    judge = admission()
+    judge.index.add(replace(HELD.revocation, reason=RevocationReason.CERTIFICATE_HOLD))
+    outcome = examine(judge)
+    assert isinstance(outcome, Refused)
+    assert told(outcome) == (RefusalCode.SUSPENDED, ReasonCode.BANNED)
+    judge = admission()
+    judge.index.add(PKI.issuing.revocation)
+    outcome = examine(judge)
+    assert isinstance(outcome, Refused)
+    assert told(outcome) == (RefusalCode.ISSUER_REVOKED, ReasonCode.NOT_AUTHORIZED)
+    assert "CN=Test Issuing CA" in outcome.detail
+
+
+def test_while_the_door_is_shut_nobody_comes_in_and_trust_of_before_counts_no_more() -> None:
+    judge = admission()
+    peer = examine(judge)
+    assert isinstance(peer, Peer)
+    judge.shut = Refused(RefusalCode.REVOCATION_STATUS_UNKNOWN, ReasonCode.SERVER_UNAVAILABLE, "the clock is wrong")
+    assert judge.admit(peer, Connect(client_id="meter-1"), 0.0) == judge.shut
+    begun = judge.trust_generation
+    assert judge.refuse_before(begun) is None
+    judge.believe(judge.trust)
+    assert told(judge.refuse_before(begun)) == (RefusalCode.TRUST_CHANGED, ReasonCode.SERVER_UNAVAILABLE)
+    assert judge.refuse_before(judge.trust_generation) is None

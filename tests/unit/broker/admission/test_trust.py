@@ -1,0 +1,84 @@
+"""What one generation of trust has learned: in bounds, from verified paths, and whose lists are looked for."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from broker.admission.bundle import TrustBundle
+from broker.admission.trust import Trust
+from tests.support.pki import Held, Pki, shared_pki
+
+PKI, OTHER = shared_pki(), Pki()
+PLANT = PKI.authority("Plant CA", PKI.root)
+
+
+def trust() -> Trust:
+    return Trust([TrustBundle("ours", [PKI.root.certificate]), TrustBundle("theirs", [OTHER.root.certificate])])
+
+
+def seen(judge: Trust, held: Held, *above: Held) -> str | None:
+    path = [each.certificate.public_bytes(Encoding.DER) for each in (held, *above)]
+    issuer = judge.issuer_of(held.certificate, path if above else ())
+    return None if issuer is None else f"{issuer.bundle.name}: {issuer.subject}"
+
+
+def named(judge: Trust, bundle: int) -> list[str]:
+    return [each.subject for each in judge.issuing(judge.bundles[bundle])]
+
+
+def test_a_ca_is_learned_from_a_path_and_known_without_one() -> None:
+    judge = trust()
+    device = PKI.device("meter-1", issuer=PLANT)
+    assert seen(judge, device) is None
+    for path in ((PLANT, PKI.root), ()):
+        assert seen(judge, device, *path) == "ours: CN=Plant CA"
+    assert judge.learned == 1
+    assert seen(judge, OTHER.device("meter-1"), OTHER.issuing, OTHER.root) == "theirs: CN=Test Issuing CA"
+    assert judge.learned == 2
+    assert judge.issuer_of(device.certificate, [device.der]) is None, "nobody has issued it: it is an anchor itself"
+    stranger = Pki()
+    assert seen(judge, stranger.device("meter-1"), stranger.issuing, stranger.root) is None
+    assert judge.learned == 2
+    namesake = Trust([TrustBundle("theirs", [OTHER.issuing.certificate])])
+    assert seen(namesake, PKI.device("meter-1")) is None, "of that name, and of another key"
+
+
+def test_so_many_cas_are_learned_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.admission.trust._MOST_ISSUERS", 1)
+    judge = trust()
+    assert seen(judge, PKI.device("meter-1"), PKI.issuing, PKI.root) == "ours: CN=Test Issuing CA"
+    assert seen(judge, PKI.device("meter-1", issuer=PLANT), PLANT, PKI.root) is None
+    assert seen(judge, PKI.device("meter-2"), PKI.issuing, PKI.root) == "ours: CN=Test Issuing CA"
+    assert judge.learned == 1
+
+
+def test_who_issues_to_clients_is_who_was_seen_to_or_else_the_anchors() -> None:
+    judge = trust()
+    assert (named(judge, 0), named(judge, 1)) == (["CN=Test Root CA"], ["CN=Test Root CA"])
+    seen(judge, PKI.device("meter-1", issuer=PLANT), PLANT, PKI.root)
+    assert (named(judge, 0), named(judge, 1)) == (["CN=Plant CA"], ["CN=Test Root CA"])
+    both = Trust([TrustBundle("ours", [PKI.root.certificate, PKI.issuing.certificate])])
+    assert named(both, 0) == ["CN=Test Issuing CA"], "an anchor above another one issues to that"
+    seen(both, PKI.device("meter-1"), PKI.issuing)
+    assert named(both, 0) == ["CN=Test Issuing CA"]
+
+
+def test_every_ca_of_a_name_is_found_once() -> None:
+    judge = trust()
+    seen(judge, PKI.device("meter-1"), PKI.issuing, PKI.root)
+    seen(judge, PKI.device("meter-1", issuer=PLANT), PLANT, PKI.root)
+    roots = judge.authorities(PKI.root.certificate.subject)
+    assert {each.certificate for each in roots} == {PKI.root.certificate, OTHER.root.certificate}
+    assert len(roots) == 2
+    assert [each.certificate for each in judge.authorities(PLANT.certificate.subject)] == [PLANT.certificate]
+
+
+def test_the_anchors_are_told_to_openssl_once_each_and_to_the_record() -> None:
+    root = PKI.root.certificate
+    judge = Trust([TrustBundle("one", [root]), TrustBundle("two", [root, OTHER.root.certificate])])
+    assert x509.load_pem_x509_certificates(judge.anchors_pem.encode()) == [root, OTHER.root.certificate]
+    prints = [each.fingerprint(hashes.SHA256()).hex() for each in (root, OTHER.root.certificate)]
+    assert judge.fingerprints == {"one": prints[:1], "two": prints}

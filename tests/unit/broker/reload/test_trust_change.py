@@ -1,0 +1,245 @@
+"""Who is connected is judged by another generation of trust, with the certificate that his socket still has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from broker.admission.admission import Peer
+from broker.admission.bundle import ListTerms, TrustBundle
+from broker.admission.bundle_terms import BundleTerms
+from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.trust import Trust
+from broker.config import BrokerConfig
+from broker.mqtt.codes import ReasonCode
+from broker.reload.parts import ProposedAnchors, Unchanged
+from broker.reload.report import Affected, Effects
+from broker.reload.trust_change import NewTrust, ReloadedTrust, judge
+from broker.sources.anchor_urls import AnchorUrls
+from broker.sources.revocation_lists import RevocationLists
+from broker.sources.staple import Staple
+from broker.trust_settings import REQUIRE, TrustSettings
+from provisioning.pki.tls import ClientCertificate, TlsConfigurationError, server_context
+from tests.support.pki import DOMAIN, Held, shared_device, shared_pki
+from tests.support.wire import MemoryBroker, WireClient
+
+PKI = shared_pki()
+OTHER = PKI.authority("Other Root CA")
+BELOW = PKI.authority("Other Issuing CA", OTHER)
+ROOT = TrustBundle("root", [PKI.root.certificate])
+
+
+def path(held: Held, *above: Held) -> Sequence[bytes]:
+    return [each.certificate.public_bytes(Encoding.DER) for each in (held, *above)]
+
+
+def connected(broker: MemoryBroker, held: Held, verified: Sequence[bytes] = ()) -> WireClient:
+    client = broker.open(held, path=verified)
+    client.connect(client_id="meter-1")
+    return client
+
+
+def judged(broker: MemoryBroker, client: WireClient, *bundles: TrustBundle) -> Peer | Refused | None:
+    return judge(broker.engine.admission.judging_by(Trust(bundles)), client.connection, broker.wall)
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+def test_whom_the_new_generation_vouches_for_stays(broker: MemoryBroker) -> None:
+    held = shared_device("meter-1")
+    outcome = judged(broker, connected(broker, held, path(held, PKI.issuing, PKI.root)), ROOT)
+    assert isinstance(outcome, Peer)
+    assert outcome.identity.name == "meter-1"
+    outcome = judged(
+        broker, connected(broker, held, path(held, PKI.issuing, PKI.root)), TrustBundle("n", [OTHER.certificate])
+    )
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.UNTRUSTED_ISSUER
+
+
+def test_who_came_back_to_his_tls_session_is_judged_by_the_path_of_before(broker: MemoryBroker) -> None:
+    held = PKI.device("meter-1", issuer=BELOW)
+    broker.engine.admission.believe(Trust([TrustBundle("other", [OTHER.certificate])]))
+    for verified in (path(held, BELOW, OTHER), ()):
+        client = connected(broker, held, verified)
+        outcome = judged(broker, client, TrustBundle("again", [OTHER.certificate]))
+        assert isinstance(outcome, Peer)
+        assert outcome.bundle == "again"
+        outcome = judged(broker, client, ROOT)
+        assert isinstance(outcome, Refused)
+        assert outcome.code is RefusalCode.UNTRUSTED_ISSUER
+
+
+def test_of_whose_issuer_nothing_is_known_an_anchor_must_have_signed_the_certificate(broker: MemoryBroker) -> None:
+    client = connected(broker, shared_device("meter-1"))
+    assert isinstance(judged(broker, client, TrustBundle("issuing", [PKI.issuing.certificate])), Peer)
+    assert isinstance(judged(broker, client, ROOT), Refused)
+
+
+def test_who_would_be_somebody_else_is_put_out(broker: MemoryBroker) -> None:
+    held = shared_device("meter-1")
+    client = connected(broker, held, path(held, PKI.issuing, PKI.root))
+    source = {"source": "common-name", "group": "gas"}
+    settings = TrustSettings(name="root", anchors=("x",), feed=True, trust_domain=DOMAIN, identity=[source])
+    outcome = judged(broker, client, TrustBundle("root", [PKI.root.certificate], terms=BundleTerms.of(settings)))
+    assert isinstance(outcome, Refused)
+    assert (outcome.code, outcome.detail) == (
+        RefusalCode.IDENTITY_CHANGED,
+        f"the certificate names spiffe://{DOMAIN}/device/gas/meter-1 now",
+    )
+
+
+def test_that_a_status_is_not_known_puts_nobody_out_and_that_it_is_known_does(broker: MemoryBroker) -> None:
+    held = shared_device("meter-1")
+    client = connected(broker, held, path(held, PKI.issuing, PKI.root))
+    listed = TrustBundle("root", [PKI.root.certificate], lists=ListTerms(REQUIRE))
+    assert isinstance(judged(broker, client, listed), Peer)
+    broker.engine.admission.index.add(held.revocation)
+    outcome = judged(broker, client, listed)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.REVOKED
+
+
+def test_who_has_no_certificate_or_no_session_is_not_judged(broker: MemoryBroker) -> None:
+    held = shared_device("meter-1")
+    assert judged(broker, broker.open(held, path=path(held, PKI.issuing, PKI.root)), ROOT) is None
+    client = connected(broker, held, path(held, PKI.issuing, PKI.root))
+    client.transport.certificate = None
+    assert judged(broker, client, ROOT) is None
+
+
+# The whole change.
+
+
+class Scene:
+    """The trust of a broker that has no sockets and whose anchors are files of the test."""
+
+    def __init__(self, directory: Path, broker: MemoryBroker, **settings: Any) -> None:
+        self.broker = broker
+        self.anchors = directory / "anchors.pem"
+        self.believe(PKI.root, OTHER)
+        own = PKI.broker().write(directory)
+        self.config = BrokerConfig(
+            cafile=self.anchors,
+            certfile=own.certificate,
+            keyfile=own.key,
+            **({"unsafe_no_revocation": True} | settings),
+        )
+        clock = asyncio.get_running_loop().time
+        self.trust = ReloadedTrust(
+            broker.engine,
+            self.config,
+            lambda anchors: server_context(own, anchors, client_certificate=ClientCertificate.REQUIRED),
+            [],
+            RevocationLists(broker.engine, self.config, clock),
+            AnchorUrls(self.config),
+            Staple(self.config, own.certificate, broker.engine, clock),
+            lambda: broker.now,
+        )
+
+    def believe(self, *authorities: Held) -> None:
+        self.anchors.write_bytes(b"".join(each.pem for each in authorities))
+
+    def load(self, proposed: ProposedAnchors | None = None) -> NewTrust:
+        loaded = self.trust.load(self.config, proposed)
+        assert isinstance(loaded, NewTrust)
+        return loaded
+
+
+def settings(name: str, anchors: Path) -> TrustSettings:
+    return TrustSettings(name=name, anchors=(anchors,), unsafe_no_revocation=True)
+
+
+async def test_who_is_vouched_for_no_more_goes_and_a_preview_changes_nothing(
+    broker: MemoryBroker, tmp_path: Path
+) -> None:
+    scene = Scene(tmp_path, broker)
+    mine, theirs = PKI.device("stays"), PKI.device("goes", issuer=BELOW)
+    stays = broker.open(mine, path=path(mine, PKI.issuing, PKI.root))
+    stays.connect(client_id="stays")
+    goes = broker.open(theirs, path=path(theirs, BELOW, OTHER))
+    goes.connect(client_id="goes")
+    assert isinstance(scene.trust.load(scene.config, None), Unchanged)
+    scene.believe(PKI.root)
+    generation = broker.engine.admission.trust_generation
+    loaded = scene.load()
+    why = "UNTRUSTED_ISSUER: no trust bundle vouches for the issuer 'CN=Other Issuing CA'"
+    affected = Affected("goes", f"spiffe://{DOMAIN}/device/meters/goes", why)
+    effects = Effects(connected=2, disconnected=1, affected=(affected,))
+    assert await scene.trust.preview(loaded) == ("1 trust anchor", effects)
+    assert (broker.engine.admission.trust_generation, goes.closed) == (generation, False)
+    detail, done = await scene.trust.apply(loaded)
+    broker.settle()
+    assert (detail, done) == (f"1 trust anchor, generation {generation + 1}", effects)
+    farewell = goes.farewell()
+    assert farewell.reason_code is ReasonCode.NOT_AUTHORIZED
+    assert str(farewell.properties.reason_string).startswith("UNTRUSTED_ISSUER: the trust settings have changed: no ")
+    assert not stays.closed
+    assert isinstance(scene.trust.load(scene.config, None), Unchanged), "what counts is no news"
+
+
+async def test_the_end_of_whoever_stays_is_that_of_the_path_that_counts_now(
+    broker: MemoryBroker, tmp_path: Path
+) -> None:
+    scene = Scene(tmp_path, broker)
+    root = PKI.authority("Renewed Root CA")
+    short = PKI.authority("Short CA", root, not_after=PKI.now + timedelta(hours=2))
+    renewed = PKI.authority("Short CA", root, key=short.key, not_after=PKI.now + timedelta(hours=9))
+    held = PKI.device("meter-1", issuer=short, not_after=PKI.now + timedelta(hours=20))
+    client = connected(broker, held, path(held, short, root))
+    before = client.connection.peer
+    client.transport.path = path(held, renewed, root)
+    scene.believe(root)
+    await scene.trust.apply(scene.load())
+    after = client.connection.peer
+    assert before is not None
+    assert after is not None
+    assert after.ends_at - before.ends_at == timedelta(hours=7).total_seconds()
+    assert (after.certificate, after.issuer) == (before.certificate, None), "judged by cafile alone, as before"
+
+
+async def test_where_bundles_judge_whoever_stays_belongs_to_one(broker: MemoryBroker, tmp_path: Path) -> None:
+    scene = Scene(tmp_path, broker)
+    held = shared_device("meter-1")
+    client = connected(broker, held, path(held, PKI.issuing, PKI.root))
+    scene.config = scene.config.model_copy(update={"trust": (settings("ours", scene.anchors),)})
+    await scene.trust.apply(scene.load())
+    peer = client.connection.peer
+    assert peer is not None
+    assert peer.bundle == "ours"
+    assert scene.trust.anchors == broker.engine.admission.trust.anchors_pem  # type: ignore[union-attr]
+    assert broker.engine.live.of(peer.certificate) == [client.connection], "and is found when it is revoked"
+
+
+async def test_proposed_anchors_are_tried_in_the_place_of_those_that_are_named(
+    broker: MemoryBroker, tmp_path: Path
+) -> None:
+    scene = Scene(tmp_path, broker)
+    held = shared_device("meter-1")
+    connected(broker, held, path(held, PKI.issuing, PKI.root))
+    for bundle in (None, "cafile"):
+        _, effects = await scene.trust.preview(scene.load(ProposedAnchors(OTHER.pem.decode(), bundle)))
+        assert effects is not None
+        assert effects.disconnected == 1
+    with pytest.raises(TlsConfigurationError, match=r"^bundle: ours is unknown; there is cafile$"):
+        scene.load(ProposedAnchors(OTHER.pem.decode(), "ours"))
+    with pytest.raises(TlsConfigurationError, match=r"what is proposed") as caught:
+        scene.load(ProposedAnchors("nothing"))
+    assert "fleet-broker-" not in str(caught.value)
+    bundles = (settings("ours", scene.anchors), settings("other", scene.anchors))
+    scene.config = scene.config.model_copy(update={"trust": bundles})
+    _, effects = await scene.trust.preview(scene.load(ProposedAnchors(OTHER.pem.decode(), "ours")))
+    assert effects is not None
+    assert effects.disconnected == 0, "the other bundle vouches for it still"
+    for bundle, named in ((None, "none given"), ("cafile", "cafile")):
+        with pytest.raises(TlsConfigurationError, match=rf"^bundle: {named}; there are ours, other$"):
+            scene.load(ProposedAnchors(OTHER.pem.decode(), bundle))

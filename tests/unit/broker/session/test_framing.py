@@ -1,0 +1,50 @@
+"""How long a packet to a client may be, with and without a Topic Alias: what fits in some form arrives."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.scene import open_broker
+from tests.support.wire import V5, publication
+
+SHORT, LONG = "t", "t" * 40
+MAXIMUM = 100
+
+
+def room(topic: str, qos: int, **properties: int) -> int:
+    """Return how long the payload of a packet to the client may be."""
+    return MAXIMUM - len(publication(topic, b"", qos, packet_id=1 if qos else None, **properties).encode(V5))
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+@pytest.mark.parametrize("topic", [SHORT, LONG])
+@pytest.mark.parametrize("known", [False, True])
+def test_what_fits_in_some_form_arrives(qos: int, topic: str, known: bool) -> None:
+    broker = open_broker()
+    client = broker.service(topic_alias_maximum=2, maximum_packet_size=MAXIMUM)
+    client.subscribe("#", qos=2)
+    publisher = broker.service("publisher")
+    if known:
+        publisher.publish(topic, b"introduced", qos=1)
+    longest = room(topic, qos)
+    if known:
+        longest = max(longest, room("", qos, topic_alias=1))
+    for size in (longest + 1, longest):
+        publisher.send(publication(topic, bytes(size), qos, packet_id=publisher.packet_id() if qos else None))
+    messages = client.messages()[known:]
+    assert [len(message.payload) for message in messages] == [longest]
+    assert broker.metrics.dropped_too_large == 1
+
+
+def test_an_alias_that_was_left_out_for_want_of_room_is_introduced_later() -> None:
+    broker = open_broker()
+    client = broker.service(topic_alias_maximum=1, maximum_packet_size=MAXIMUM)
+    client.subscribe("#", qos=1)
+    publisher = broker.service("publisher")
+    for size in (room(LONG, 1), 1, 1):
+        publisher.publish(LONG, bytes(size), qos=1)
+    assert [(message.topic, message.properties.topic_alias) for message in client.messages()] == [
+        (LONG, None),
+        (LONG, 1),
+        ("", 1),
+    ]

@@ -1,0 +1,116 @@
+"""Whose presented certificate is good now, by the store: for whatever it is presented."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from provisioning.enrolment.attempt import CertificateCredential, TlsConnection, TokenCredential
+from provisioning.enrolment.authentication import authenticate, authenticate_operator, check_still
+from provisioning.enrolment.operator_roles import OperatorRoleService
+from provisioning.enrolment.tokens import TokenOrder
+from provisioning.errors import Code, Refused
+from provisioning.operator_role import OperatorRole
+from provisioning.pki.identity import Role
+from provisioning.pki.revocation import RevocationReason
+from tests.support.fleet import Fleet, successor_csr
+from tests.support.pki import shared_device
+from tests.support.requests import csr_der
+
+SECOND = timedelta(seconds=1)
+
+
+async def asked(fleet: Fleet, certificate: x509.Certificate | None, ask: Any = authenticate) -> Code | None:
+    """Return why *certificate* is refused; None: it is good."""
+    try:
+        await fleet.database.read(lambda connection: ask(connection, certificate, fleet.clock()))
+    except Refused as refused:
+        return refused.code
+    return None
+
+
+async def operator(fleet: Fleet, name: str, role: OperatorRole) -> x509.Certificate:
+    (token,) = await fleet.token_service.create(TokenOrder([name], None, Role.OPERATOR, operator_role=role), by="admin")
+    return await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, token.token))
+
+
+async def test_a_certificate_is_good_from_its_first_second_to_its_last(fleet: Fleet) -> None:
+    certificate = await fleet.enrol()
+    for moment, code in (
+        (certificate.not_valid_before_utc - SECOND, Code.CERTIFICATE_EXPIRED),
+        (certificate.not_valid_before_utc, None),
+        (certificate.not_valid_after_utc, None),
+        (certificate.not_valid_after_utc + SECOND, Code.CERTIFICATE_EXPIRED),
+    ):
+        fleet.clock.now = moment
+        assert await asked(fleet, certificate) is code
+
+
+async def test_nobody_is_known_by_what_this_service_has_not_issued(fleet: Fleet) -> None:
+    ours = await fleet.enrol("meter-1")
+    assert await asked(fleet, None) is Code.CERTIFICATE_MISSING
+    assert await asked(fleet, shared_device("meter-1").certificate) is Code.CERTIFICATE_UNKNOWN
+    assert await asked(fleet, ours) is None
+
+
+async def test_what_was_taken_from_him_nobody_has(fleet: Fleet) -> None:
+    held, revoked = await fleet.enrol("meter-1"), await fleet.enrol("meter-2")
+    await fleet.revocation.revoke_serial(f"{revoked.serial_number:x}", RevocationReason.KEY_COMPROMISE, by="admin")
+    await fleet.suspension.suspend_serial(f"{held.serial_number:x}", by="admin")
+    assert await asked(fleet, revoked) is Code.CERTIFICATE_REVOKED
+    assert await asked(fleet, held) is Code.CERTIFICATE_SUSPENDED
+
+
+async def test_an_operator_is_let_in_as_what_he_is_now(fleet: Fleet) -> None:
+    roles = OperatorRoleService(fleet.database, fleet.clock)
+    anna = await operator(fleet, "anna", OperatorRole.ADMIN)
+    bert = await operator(fleet, "bert", OperatorRole.ENROLLER)
+    assert await asked(fleet, await fleet.enrol(), authenticate_operator) is Code.ROLE
+    assert await asked(fleet, None, authenticate_operator) is Code.CERTIFICATE_MISSING
+    found = await fleet.database.read(lambda connection: authenticate_operator(connection, bert, fleet.clock()))
+    assert (found.device.name, found.role) == ("bert", OperatorRole.ENROLLER)
+    found.check(OperatorRole.AUDITOR, "reading")
+    with pytest.raises(Refused, match="bert has the role enroller; this needs the role admin") as caught:
+        found.check(OperatorRole.ADMIN, "this")
+    assert caught.value.code is Code.OPERATOR_ROLE
+
+    def still(connection: Any, certificate: x509.Certificate | None, now: Any) -> None:
+        check_still(connection, certificate, found, now)
+
+    for role, code in (
+        (OperatorRole.ADMIN, None),
+        (OperatorRole.ENROLLER, None),
+        (OperatorRole.AUDITOR, Code.OPERATOR_ROLE),
+    ):
+        await roles.grant("bert", role, by="anna")
+        assert await asked(fleet, bert, still) is code
+    await roles.grant("bert", OperatorRole.ENROLLER, by="anna")
+    await fleet.revocation.revoke_device("bert", RevocationReason.SUPERSEDED, by="anna")
+    assert await asked(fleet, bert, still) is Code.CERTIFICATE_REVOKED
+    fleet.clock.now = anna.not_valid_after_utc + SECOND
+    assert await asked(fleet, anna, authenticate_operator) is Code.CERTIFICATE_EXPIRED
+
+
+async def test_a_successor_is_of_the_same_party_whatever_the_connection(fleet: Fleet) -> None:
+    certificate, other = await fleet.enrol("meter-1"), await fleet.enrol("meter-2")
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    uri = x509.UniformResourceIdentifier("spiffe://fleet.internal/device/north/meter-2")
+    for csr in (
+        successor_csr(other),
+        csr_der(names=["meter-2"], extensions=[names]),
+        csr_der(names=["meter-1"], extensions=[x509.SubjectAlternativeName([uri])]),
+        csr_der(names=["meter-1"]),
+    ):
+        with pytest.raises(Refused) as caught:
+            await fleet.reenrol(certificate, csr)
+        assert caught.value.code is Code.CSR_SUBJECT_CHANGED
+    resumed = TlsConnection("TLSv1.3", resumed=True)
+    credential = CertificateCredential(certificate)
+    successor = await fleet.enrolment.reenrol(successor_csr(certificate), credential, connection=resumed)
+    assert successor.subject == certificate.subject
+    with pytest.raises(Refused) as caught:
+        await fleet.enrolment.reenrol(successor_csr(certificate), CertificateCredential(None))
+    assert caught.value.code is Code.CERTIFICATE_MISSING

@@ -1,0 +1,107 @@
+"""A host name that a device asks for is in no other device's certificate."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from sqlalchemy import delete
+
+from provisioning.ca.name_policy import NameRefused
+from provisioning.ca.profile import ProfileConfig
+from provisioning.config import load_settings
+from provisioning.enrolment.attempt import TokenCredential
+from provisioning.errors import Code, ConfigurationError, Refused
+from provisioning.issuing_policy import profiles_of
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import tables
+from tests.support.fleet import Fleet, open_fleet, successor_csr
+from tests.support.requests import csr_der
+from tests.support.ways import HOUR, claim, group
+from tests.unit.provisioning.enrolment.test_profiles import hosts
+
+PLANT = ProfileConfig("device", timedelta(days=7), honoured_domains=("plant.example",))
+PRESS = "press.plant.example"
+
+
+def asking(device: str, *names: str) -> bytes:
+    extension = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+    return csr_der(names=[device], extensions=[extension])
+
+
+async def ask(fleet: Fleet, device: str, *names: str) -> x509.Certificate:
+    token = TokenCredential(device, await fleet.token(device))
+    return await fleet.enrolment.enrol(asking(device, *names), token)
+
+
+async def refused(fleet: Fleet, device: str, *names: str) -> None:
+    with pytest.raises(Refused, match="is another device's") as caught:
+        await ask(fleet, device, *names)
+    assert caught.value.code is Code.CSR_NAME
+
+
+async def test_it_is_the_first_one_s_until_that_is_revoked_or_decommissioned(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[PLANT]) as fleet:
+        certificate = await ask(fleet, "meter-1", PRESS)
+        await refused(fleet, "meter-2", "lathe.plant.example", PRESS)
+        assert hosts(await fleet.reenrol(certificate, successor_csr(certificate))) == [PRESS]
+        assert hosts(await ask(fleet, "meter-3", "lathe.plant.example")) == ["lathe.plant.example"], "it was not taken"
+        await fleet.suspension.suspend_device("meter-1", by="admin")
+        await refused(fleet, "meter-2", PRESS)
+        await fleet.suspension.resume_device("meter-1", by="admin")
+        await fleet.revocation.revoke_device("meter-1", RevocationReason.UNSPECIFIED, by="admin")
+        assert hosts(await ask(fleet, "meter-2", PRESS)) == [PRESS]
+        await refused(fleet, "meter-1", PRESS)
+        await fleet.revocation.decommission("meter-2", by="admin")
+        assert hosts(await ask(fleet, "meter-1", PRESS)) == [PRESS]
+
+
+async def test_a_trial_that_ends_unused_gives_it_back(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[PLANT]) as fleet:
+        await group(fleet, "claim", "token")
+        shared = await claim(fleet)
+        await fleet.enrolment.enrol(asking("meter-1", PRESS), None, certificate=shared)
+        await refused(fleet, "meter-2", PRESS)
+        fleet.clock.advance(HOUR)
+        assert hosts(await ask(fleet, "meter-2", PRESS)) == [PRESS]
+
+
+async def test_of_several_who_ask_at_once_one_gets_it(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[PLANT]) as fleet:
+        names = [f"meter-{number}" for number in range(6)]
+        outcomes = await asyncio.gather(*(ask(fleet, name, PRESS) for name in names), return_exceptions=True)
+        assert [isinstance(each, NameRefused) for each in outcomes].count(True) == 5
+        others = await asyncio.gather(*(ask(fleet, f"x-{name}", f"{name}.plant.example") for name in names))
+        assert [hosts(each) for each in others] == [[f"{name}.plant.example"] for name in names]
+
+
+async def test_who_had_another_s_name_renews_without_it(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[PLANT]) as fleet:
+        first = await ask(fleet, "meter-1", PRESS, "lathe.plant.example")
+        await fleet.database.write(lambda connection: connection.execute(delete(tables.host_names)))
+        second = await ask(fleet, "meter-2", PRESS)  # As before names were noted.
+        assert hosts(await fleet.reenrol(first, successor_csr(first))) == ["lathe.plant.example"]
+        assert hosts(await fleet.reenrol(second, successor_csr(second))) == [PRESS]
+
+
+async def test_a_profile_may_say_that_devices_share_names(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[replace(PLANT, shared_host_names=True)]) as fleet:
+        for device in ("meter-1", "meter-2"):
+            assert hosts(await ask(fleet, device, PRESS)) == [PRESS]
+
+
+@pytest.mark.parametrize("domain", ["plant.example", "a.plant.example", "example"])
+def test_what_one_profile_shares_is_no_other_s(tmp_path: Path, domain: str) -> None:
+    text = (
+        '[profiles.device]\nhonoured_domains = ["plant.example", "b.x"]\n[profiles.cell]\nrole = "device"\n'
+        f'honoured_domains = ["{domain}"]\n'
+    )
+    (tmp_path / "provisioning.toml").write_text(text)
+    assert profiles_of(load_settings(tmp_path))
+    (tmp_path / "provisioning.toml").write_text(f"{text}shared_host_names = true\n")
+    with pytest.raises(ConfigurationError, match="only one of them has shared_host_names"):
+        profiles_of(load_settings(tmp_path))

@@ -1,0 +1,113 @@
+"""What an operator may ask for: every bound of an order for tokens or for a claim, from both sides."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from provisioning.enrolment.claims import MAXIMUM_DEVICES, ClaimOrder, ClaimService
+from provisioning.enrolment.claims import MAXIMUM_LIFE as LONGEST_CLAIM
+from provisioning.enrolment.tokens import MAXIMUM_BATCH, MAXIMUM_LIFE, MAXIMUM_SERVER_NAMES, MAXIMUM_TTL, TokenOrder
+from provisioning.errors import Code, Refused
+from provisioning.operator_role import OperatorRole
+from provisioning.pki.identity import Role
+from tests.support.fleet import Fleet
+
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+
+
+async def refused(created: Any) -> str | None:
+    """Return why nothing was created; None: something was."""
+    try:
+        await created
+    except Refused as refusal:
+        return refusal.detail if refusal.code is Code.INVALID_REQUEST else f"for another reason: {refusal}"
+    return None
+
+
+async def test_an_order_for_tokens_is_judged_whole(fleet: Fleet) -> None:
+    names = [f"meter-{number}" for number in range(MAXIMUM_BATCH + 1)]
+    addresses = [f"10.0.0.{number}" for number in range(MAXIMUM_SERVER_NAMES)]
+    broker = {"devices": ["broker-1"], "role": Role.BROKER}
+    for order, words in (
+        ({"ttl": SECOND}, None),
+        ({"ttl": MAXIMUM_TTL}, None),
+        ({"ttl": timedelta()}, "ttl_seconds must be 1 to"),
+        ({"ttl": MAXIMUM_TTL + SECOND}, "ttl_seconds must be 1 to"),
+        ({"lifetime": SECOND}, None),
+        ({"lifetime": MAXIMUM_LIFE}, None),
+        ({"lifetime": timedelta()}, "lifetime_seconds must be 1 to"),
+        ({"lifetime": MAXIMUM_LIFE + SECOND}, "lifetime_seconds must be 1 to"),
+        ({"devices": [], "group": "north", "count": 2}, None),
+        ({"devices": [], "group": "north", "count": 0}, "a batch has 1 to"),
+        ({"devices": [], "group": "north", "count": MAXIMUM_BATCH + 1}, "a batch has 1 to"),
+        ({"devices": names}, "a batch has 1 to"),
+        ({"devices": ["m-1", "m-2"], "count": 2}, "count is for group tokens"),
+        ({"devices": ["m-1", "m-1"]}, "devices names a device twice"),
+        ({"devices": []}, "give device, devices or group"),
+        ({"devices": ["m/1"]}, "device 'm/1'"),
+        ({"group": "north+"}, "group 'north+'"),
+        ({"role": Role.OPERATOR, "operator_role": OperatorRole.ADMIN}, None),
+        ({"operator_role": OperatorRole.ADMIN}, "operator_role is for tokens with role operator"),
+        ({"dns_names": ["a.example"]}, "dns_names and ip_addresses are for role broker, not device"),
+        ({"ip_addresses": ["10.0.0.1"]}, "dns_names and ip_addresses are for role broker, not device"),
+        (broker | {"dns_names": ["a.example"], "ip_addresses": ["10.0.0.1"]}, None),
+        (broker | {"dns_names": ["a..example"]}, "dns_names: "),
+        (broker | {"ip_addresses": ["10.0.0.1.1"]}, "ip_addresses: "),
+        (broker | {"ip_addresses": addresses}, None),
+        (broker | {"ip_addresses": addresses, "dns_names": ["a.example"]}, "DNS names and IP addresses at most"),
+    ):
+        values: dict[str, Any] = {"devices": ["meter-1"]} | order  # type: ignore[operator]
+        answer = await refused(fleet.token_service.create(TokenOrder(**values), by="anna"))
+        assert answer is None if words is None else words in str(answer), (order, answer)
+
+
+async def test_a_device_is_always_of_a_group_and_others_of_the_one_that_is_named(fleet: Fleet) -> None:
+    for role, group, expected in (
+        (Role.DEVICE, None, "default"),
+        (Role.DEVICE, "north", "north"),
+        (Role.OPERATOR, None, None),
+        (Role.SERVICE, "north", "north"),
+    ):
+        (issued,) = await fleet.token_service.create(TokenOrder(["one"], group, role), by="anna")
+        assert (issued.grant.role, issued.grant.group) == (role, expected)
+        assert issued.expires_at == fleet.clock() + timedelta(hours=1)
+
+
+async def test_an_order_for_a_claim_is_judged_whole(fleet: Fleet) -> None:
+    told: list[str] = []
+
+    async def changed() -> None:
+        told.append("trust")
+
+    service = ClaimService(fleet.database, fleet.clock, changed)
+    for number, (order, words) in enumerate(
+        (
+            ({}, None),
+            ({"maximum_devices": MAXIMUM_DEVICES, "life": LONGEST_CLAIM, "trial": timedelta(days=7)}, None),
+            ({"life": MINUTE, "trial": timedelta(minutes=5)}, None),
+            ({"maximum_devices": 0}, "maximum_devices must be 1 to 1000000"),
+            ({"maximum_devices": MAXIMUM_DEVICES + 1}, "maximum_devices must be 1 to 1000000"),
+            ({"life": MINUTE - SECOND}, "life_seconds must be 60 to 31622400"),
+            ({"life": LONGEST_CLAIM + SECOND}, "life_seconds must be 60 to 31622400"),
+            ({"trial": timedelta(minutes=5) - SECOND}, "activation_seconds must be 300 to 604800"),
+            ({"trial": timedelta(days=7) + SECOND}, "activation_seconds must be 300 to 604800"),
+            ({"name": "a/b"}, "name 'a/b'"),
+            ({"group": "#"}, "group '#'"),
+        )
+    ):
+        values: dict[str, Any] = {"name": f"batch-{number}", "group": "line", "maximum_devices": 1, "life": MINUTE}
+        answer = await refused(service.create(ClaimOrder(**(values | order)), by="anna"))
+        assert answer == words if words is None else words in str(answer), (order, answer)
+    assert told == ["trust"] * 3, "TLS hears of every new one, and of nothing else"
+    made = x509.load_der_x509_certificate((await service.find("batch-0")).der)
+    extensions = {each.oid: (each.value, each.critical) for each in made.extensions}
+    assert extensions[x509.BasicConstraints.oid] == (x509.BasicConstraints(ca=False, path_length=None), True)
+    assert extensions[x509.ExtendedKeyUsage.oid][0] == x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    assert (made.not_valid_before_utc, made.not_valid_after_utc) == (fleet.clock() - MINUTE, fleet.clock() + MINUTE)
+    await service.end("batch-0", by="anna")
+    assert len(told) == 4

@@ -1,0 +1,156 @@
+"""What an operator takes from a device stays taken until he gives a new token, whatever reason he names."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from sqlalchemy.engine import Connection
+
+from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.manufacturers import ManufacturerService
+from provisioning.errors import Code, Refused
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.of_authority import AUTHORITY_REASONS, revoke_authority
+from provisioning.revocation.reasons import OPERATOR_REASONS
+from provisioning.store import certificates_of_device, claims, devices
+from provisioning.store.certificates import StoredCertificate
+from provisioning.store.certificates_of_device import Withdrawal
+from provisioning.store.groups import NewKey
+from tests.support.fleet import NOON, Fleet, successor_csr
+from tests.support.manufacturer import Manufacturer
+from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, refusal
+
+
+async def identifying(fleet: Fleet, *ways: str) -> x509.Certificate:
+    """Return the manufacturer's certificate of SN17, whose group takes new keys on its word."""
+    await group(fleet, "manufacturer", *ways, new_key=NewKey.REPLACE)
+    acme = Manufacturer(begin=NOON)
+    service = ManufacturerService(fleet.database, fleet.clock, nothing)
+    await service.add(name="acme", group="line", name_prefix="", pem=acme.pem, by="admin")
+    return acme.idevid("SN17")[0]
+
+
+@pytest.mark.parametrize("reason", sorted(OPERATOR_REASONS))
+async def test_a_certificate_that_was_revoked_needs_a_new_token(fleet: Fleet, reason: RevocationReason) -> None:
+    mine = await identifying(fleet, "token")
+    certificate = await enrol(fleet, "SN17", certificate=mine)
+    fleet.clock.advance(HOUR)
+    await fleet.revocation.revoke_serial(f"{certificate.serial_number:x}", reason, by="admin")
+    assert await refusal(fleet, "SN17", certificate=mine) is Code.CERTIFICATE_REVOKED
+    token = TokenCredential("SN17", await fleet.token("SN17", "line"))
+    assert await is_good(fleet, await enrol(fleet, "SN17", token=token))
+
+
+@pytest.mark.parametrize("reason", AUTHORITY_REASONS)
+async def test_what_a_revoked_ca_has_certified_needs_a_new_token(fleet: Fleet, reason: RevocationReason) -> None:
+    mine = await identifying(fleet)
+    await enrol(fleet, "SN17", certificate=mine)
+
+    def revoke(connection: Connection) -> None:
+        revoke_authority(connection, "issuing-ca", Grounds(reason), by="admin", now=fleet.clock())
+
+    await fleet.database.write(revoke)
+    assert await refusal(fleet, "SN17", certificate=mine) is Code.CERTIFICATE_REVOKED
+
+
+async def test_what_was_replaced_is_not_withdrawn_though_what_replaced_it_was_a_trial_that_was_lost(
+    fleet: Fleet,
+) -> None:
+    mine = await identifying(fleet)
+    first = await enrol(fleet, "SN17", certificate=mine)
+    second = await enrol(fleet, "SN17", certificate=mine)
+    assert (await is_good(fleet, first), await is_good(fleet, second)) == (False, True)
+
+    def lose(connection: Connection) -> Withdrawal | None:
+        device = devices.find(connection, "SN17")
+        assert device is not None
+        of_second = certificates_of_device.every(connection, device.id)[-1]
+        _held(connection, fleet, of_second)
+        return certificates_of_device.withdrawn(connection, device.id)
+
+    await claim(fleet)
+    assert await fleet.database.write(lose) is None
+
+
+def _held(connection: Connection, fleet: Fleet, certificate: StoredCertificate) -> None:
+    """Make a certificate of the first claim's trial of it."""
+    from provisioning.store import revocations
+
+    hold = RevocationReason.CERTIFICATE_HOLD
+    revocations.add(connection, [certificate.id], reason=hold, revoked_at=fleet.clock(), revoked_by="admin")
+    claims.begin_trial(connection, 1, certificate.device.id, certificate.id, fleet.clock() + HOUR)
+
+
+def by_the_book(connection: Connection, device_id: int) -> Withdrawal | None:
+    """Decide by everything that the device ever had: the slow twin."""
+    trials = claims.trials_of(connection, device_id)
+    every = certificates_of_device.every(connection, device_id)
+    for each in reversed(every):
+        if each.revocation is None:
+            return None
+        if each.on_hold and each.id in trials:
+            continue
+        later = [other for other in every if other.id > each.id and other.issued_at >= each.revocation.revoked_at]
+        if each.revocation.reason is RevocationReason.SUPERSEDED and later:
+            continue
+        return Withdrawal(each.serial, each.revocation.reason)
+    return None
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_it_is_what_a_look_at_every_certificate_gives(
+    fleet: Fleet, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificates_of_device, "_PAGE", 1)
+    choose = random.Random(seed)  # noqa: S311 - no secret
+    mine = await identifying(fleet, "claim", "token")
+    shared = await claim(fleet, devices=100)
+    newest: x509.Certificate | None = None
+    seen = set()
+    for _ in range(40):
+        with contextlib.suppress(Refused):
+            match choose.randrange(7):
+                case 0 | 1:
+                    newest = await enrol(fleet, "SN17", certificate=choose.choice([mine, shared]))
+                case 2 if newest is not None:
+                    newest = await fleet.reenrol(newest, successor_csr(newest))
+                case 3:
+                    token = TokenCredential("SN17", await fleet.token("SN17", "line"))
+                    newest = await enrol(fleet, "SN17", token=token)
+                case 4 if newest is not None:
+                    reason = choose.choice([RevocationReason.SUPERSEDED, RevocationReason.UNSPECIFIED])
+                    await fleet.revocation.revoke_serial(f"{newest.serial_number:x}", reason, by="admin")
+                case 5 if newest is not None:
+                    doing = choose.choice([fleet.suspension.suspend_serial, fleet.suspension.resume_serial])
+                    await doing(f"{newest.serial_number:x}", by="admin")
+                case _:
+                    fleet.clock.advance(choose.choice([HOUR, 20 * timedelta(days=1)]))
+
+        def both(connection: Connection) -> tuple[object, object]:
+            device = devices.find(connection, "SN17")
+            if device is None:
+                return None, None
+            now, grace = fleet.clock(), timedelta(days=50)
+            trials = claims.trials_of(connection, device.id)
+            used = [
+                each.id
+                for each in certificates_of_device.every(connection, device.id)
+                if now < each.not_after + grace
+                and (each.revocation is None or not each.revocation.reason.final)
+                and (each.id not in trials or now <= each.not_after)
+            ]
+            in_use = certificates_of_device.in_use(connection, device.id, now, grace)
+            assert [each.id for each in in_use] == used
+            last = certificates_of_device.newest(connection, device.id)
+            assert last == certificates_of_device.every(connection, device.id)[-1]
+            return certificates_of_device.withdrawn(connection, device.id), by_the_book(connection, device.id)
+
+        found, expected = await fleet.database.read(both)
+        assert found == expected
+        seen.add(found is None)
+    assert seen == {True, False}

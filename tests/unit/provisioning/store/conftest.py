@@ -1,0 +1,55 @@
+"""What the tests of works that go side by side have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from provisioning.store import postgresql_lane, prepared
+from provisioning.store.company import Company
+from tests.support.fleet import Fleet
+from tests.support.together import Together, all_at_once
+
+
+@pytest.fixture
+def companies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many went together, each time; a group stays open as long as somebody waits."""
+    for name in ("_ALONE_SECONDS", "_GROUP_SECONDS"):
+        monkeypatch.setattr(postgresql_lane, name, 60)
+    seen: list[int] = []
+    run = Company.run
+
+    def counted(company: Company) -> Any:
+        seen.append(len(company._members))
+        return run(company)
+
+    monkeypatch.setattr(Company, "run", counted)
+    return seen
+
+
+@pytest.fixture
+def journeys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The text of each statement that was handed to the driver."""
+    seen: list[str] = []
+    for name, text in (("_execute", "text"), ("_execute_at_once", "at_once")):
+        execute = getattr(prepared, name)
+
+        def noted(connection: Any, compiled: Any, values: Any, execute: Any = execute, text: str = text) -> Any:
+            seen.append(getattr(compiled, text))
+            return execute(connection, compiled, values)
+
+        monkeypatch.setattr(prepared, name, noted)
+    return seen
+
+
+@pytest.fixture(params=[False, True], ids=["in a thread", "on the event loop"])
+def together(request: pytest.FixtureRequest) -> Together:
+    """Where a group runs that begins with a work that is not short, or is; all others here are."""
+    here: bool = request.param
+
+    async def run(fleet: Fleet, *calls: Callable[[], Any]) -> list[Any]:
+        return await all_at_once(fleet, *calls, here=here)
+
+    return run

@@ -1,0 +1,71 @@
+"""Private key files: nobody else reads them, nothing is overwritten; an error names the remedy, never the secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
+
+from provisioning.pki.keys import KeyFileError, generate_key, key_identifier, key_to_pem, load_key, write_private
+from tests.support.pki import shared_device
+
+SECRET = b"a secret of the test"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [generate_key(), ed25519.Ed25519PrivateKey.generate(), rsa.generate_private_key(65537, 2048)],
+    ids=["EC", "Ed25519", "RSA"],
+)
+@pytest.mark.parametrize("passphrase", [None, SECRET])
+def test_a_key_is_written_for_its_owner_alone_and_read_again(
+    tmp_path: Path, key: ec.EllipticCurvePrivateKey, passphrase: bytes | None
+) -> None:
+    path = tmp_path / "key.pem"
+    write_private(path, key_to_pem(key, passphrase))
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert (b"ENCRYPTED" in path.read_bytes()) is (passphrase is not None)
+    assert load_key(path, passphrase).public_key() == key.public_key()
+
+
+def refusal(path: Path, passphrase: bytes | None = None) -> str:
+    with pytest.raises(KeyFileError) as caught:
+        load_key(path, passphrase)
+    said = str(caught.value)
+    assert str(path) in said
+    assert SECRET.decode() not in said
+    return said
+
+
+def test_what_cannot_be_read_is_said_with_its_remedy(tmp_path: Path) -> None:
+    plain, encrypted, other, junk = (tmp_path / name for name in ("plain", "encrypted", "other", "junk"))
+    write_private(plain, key_to_pem(generate_key()))
+    write_private(encrypted, key_to_pem(generate_key(), SECRET))
+    junk.write_bytes(b"nothing")
+    pkcs8 = serialization.PrivateFormat.PKCS8
+    agreement = x25519.X25519PrivateKey.generate()
+    other.write_bytes(agreement.private_bytes(serialization.Encoding.PEM, pkcs8, serialization.NoEncryption()))
+    assert refusal(encrypted).endswith("is encrypted: give its passphrase")
+    assert refusal(plain, SECRET).endswith("is not encrypted: give no passphrase")
+    assert refusal(encrypted, SECRET + b"!").endswith("or the passphrase is wrong")
+    assert refusal(junk).endswith("is not a PEM private key, or the passphrase is wrong")
+    assert "X25519PrivateKey, where an EC, RSA or Ed25519 key is needed" in refusal(other)
+    assert refusal(tmp_path / "none").endswith("cannot be read: No such file or directory")
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    write_private(path, b"one")
+    with pytest.raises(KeyFileError, match="exists already; move it away first"):
+        write_private(path, b"two")
+    assert path.read_bytes() == b"one"
+    with pytest.raises(KeyFileError, match="cannot be written: No such file or directory"):
+        write_private(tmp_path / "none" / "key.pem", b"two")
+
+
+def test_a_key_identifier_is_the_one_that_certificates_say() -> None:
+    held = shared_device("meter-1")
+    assert key_identifier(held.key.public_key()) != held.revocation.key[0], "that is its issuer's"
+    assert len(key_identifier(held.key.public_key())) == 20

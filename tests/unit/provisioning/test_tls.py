@@ -1,0 +1,107 @@
+"""What a TLS context lets through: versions, suites, whose certificate is asked for, and files that are of no use."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from provisioning.pki.tls import (
+    ClientCertificate,
+    CredentialFiles,
+    CredentialPem,
+    TlsConfigurationError,
+    certificates_in,
+    client_context,
+    server_context,
+)
+from tests.support.pki import pem_of, shared_device, shared_pki
+
+PKI = shared_pki()
+HELD = shared_device("meter-1")
+NO_CHECK_TIME = 0x200000
+NO_COMPRESSION_OF_CERTIFICATES = 1 << 32 | 1 << 33
+
+
+def server(**different: object) -> ssl.SSLContext:
+    arguments: dict[str, object] = {"client_certificate": ClientCertificate.REQUIRED} | different
+    return server_context(HELD.credential, PKI.anchors, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("asked", "mode"), [("REQUIRED", ssl.CERT_REQUIRED), ("OPTIONAL", ssl.CERT_OPTIONAL)])
+def test_a_server_asks_for_the_certificate_as_it_is_told(asked: str, mode: ssl.VerifyMode) -> None:
+    assert server(client_certificate=ClientCertificate[asked]).verify_mode is mode
+
+
+def test_a_client_verifies_the_server_and_its_name() -> None:
+    context = client_context(PKI.anchors)
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert not context.verify_flags & NO_CHECK_TIME
+
+
+@pytest.mark.parametrize(
+    "make", [server, lambda **flags: client_context(PKI.anchors, **flags)], ids=["server", "client"]
+)
+def test_versions_and_options(make: object) -> None:
+    assert callable(make)
+    context: ssl.SSLContext = make()
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+    for option in (ssl.OP_NO_COMPRESSION, ssl.OP_NO_RENEGOTIATION, NO_COMPRESSION_OF_CERTIFICATES):
+        assert context.options & option == option
+    assert make(allow_tls12=True).minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+def test_a_server_takes_of_tls_12_what_encrypts_with_authentication_and_forgets_keys() -> None:
+    names = [each["name"] for each in server(allow_tls12=True).get_ciphers() if each["protocol"] == "TLSv1.2"]
+    assert names
+    for name in names:
+        assert name.startswith("ECDHE-")
+        assert "GCM" in name or "CHACHA20" in name or "CCM" in name
+
+
+def test_a_server_chooses_the_suite_that_every_device_has_in_hardware_first() -> None:
+    names = [each["name"] for each in server().get_ciphers() if each["protocol"] == "TLSv1.3"]
+    assert names == ["TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_256_GCM_SHA384"]
+
+
+@pytest.mark.parametrize("checks", [False, True])
+def test_dates_are_openssls_to_check_unless_the_caller_does(checks: bool) -> None:
+    context = server(caller_checks_dates=checks)
+    assert bool(context.verify_flags & NO_CHECK_TIME) is checks
+    assert context.verify_flags & ssl.VERIFY_X509_PARTIAL_CHAIN
+    assert context.num_tickets == 1
+
+
+def test_files_that_are_of_no_use_are_named(tmp_path: Path) -> None:
+    files = HELD.write(tmp_path)
+    other = shared_device("meter-2").write(tmp_path, "other")
+    junk = tmp_path / "junk.pem"
+    junk.write_text("nothing")
+    missing = tmp_path / "missing.pem"
+    for credential, words in (
+        (CredentialFiles(files.certificate, other.key), "do not belong together"),
+        (CredentialFiles(missing, files.key), "missing.pem cannot be read"),
+        (CredentialFiles(files.certificate, missing), "missing.pem cannot be read"),
+        (CredentialPem(b"nothing"), "is not a PEM certificate with its key"),
+    ):
+        with pytest.raises(TlsConfigurationError, match=words):
+            client_context(PKI.anchors, credential)
+    for anchors, words in (
+        (junk, "junk.pem holds no PEM certificate"),
+        (missing, "missing.pem cannot be read"),
+        ("nothing", "the trust anchor text holds no PEM certificate"),
+    ):
+        with pytest.raises(TlsConfigurationError, match=words):
+            client_context(anchors)
+    assert client_context(PKI.write_anchors(tmp_path), files).verify_mode is ssl.CERT_REQUIRED
+
+
+def test_certificates_are_read_whole_or_not_at_all() -> None:
+    one, other = PKI.root.certificate, PKI.issuing.certificate
+    both = pem_of(one, other)
+    assert certificates_in(both) == [one, other]
+    assert certificates_in(PKI.root.der) == [one]
+    for cut in (both[: len(pem_of(one)) + 40], both[:-30], b"", b"nothing", PKI.root.der[:-1]):
+        with pytest.raises(ValueError, match=r"certificate|no end|parsing|PEM|ASN"):
+            certificates_in(cut)
