@@ -93,7 +93,18 @@ def _print_status(answer: dict[str, Any]) -> None:
     if newcomers := answer.get("newcomers"):
         print_table(_NEWCOMERS, map(_prospect, newcomers))
         sys.stdout.write("\n")
-    print_facts({name: value for name, value in answer.items() if name not in _IN_TABLES})
+    facts = {name: value for name, value in answer.items() if name not in _IN_TABLES}
+    if "staple" in facts:
+        facts["staple"] = told_staple(facts["staple"])
+    print_facts(facts)
+
+
+def told_staple(staple: dict[str, Any]) -> str:
+    """Return the state of the staple in words: its age, its end, and what is wrong; ``--json`` has all of it."""
+    told: str = staple["state"]
+    if "next_update" in staple:
+        told += f", made {staple['age_seconds']} s ago, good until {staple['next_update']}"
+    return f"{told}; {staple['problem']}" if "problem" in staple else told
 
 
 def _prospect(each: dict[str, Any]) -> tuple[str, ...]:
