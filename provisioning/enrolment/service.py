@@ -19,8 +19,8 @@ Rules
    any concurrency, and never for nothing.
 3. Status is read from the primary store inside that transaction: a revocation that has committed is seen.
 4. The server builds identity, subject and names. Enrolment takes a name and a key from the request, and other names
-   where the profile honours them; re-enrolment wants subject and names equal to the certificate's, byte for byte
-   (RFC 7030 §4.2.2), and gives what the profile allows now.
+   where the profile honours them; re-enrolment wants subject and names equal to the certificate's (RFC 7030 §4.2.2,
+   `provisioning.ca.same_names`), and gives what the profile allows now.
 5. A key belongs to one device, and a compromised key to none.
 6. Who was answered and asks again for the same is answered the same, where his group allows it: nothing is signed.
 
