@@ -193,8 +193,7 @@ class TlsTransport:
         if self._inside:
             openssl.forget_handshake(self._inside, resumed=resumed)
             self._owes_ticket = openssl.CAN_REMEMBER
-        self._last_read = now = self._loop.time()
-        receiver.secured(certificate, now, datetime.now(UTC), self.verified_path)
+        receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
         if self._waits_inside():  # The CONNECT came with the last bytes of the handshake.
             self._read()
 
