@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -115,6 +115,14 @@ class Settings(BaseSettings):
 
     _file: ClassVar[Path | None] = None
 
+    @field_validator("public_http_url")
+    @classmethod
+    def _has_room_for_a_path(cls, url: HttpUrl | None) -> HttpUrl | None:
+        if url is not None and (url.username or url.password or url.query is not None or url.fragment is not None):
+            # It is in every certificate, for everybody to read, with a path behind it, and is never taken back.
+            raise ValueError("it must have no user, no query and no fragment: every certificate carries it, and a path")
+        return url
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -172,6 +180,7 @@ def load_settings(directory: Path | None, **flags: Any) -> Settings:
     given = {name: value for name, value in flags.items() if value is not None}
     if directory is not None:
         given["directory"] = directory
+    file = Path(SETTINGS_FILE)
     try:
         where = directory or Settings(**given).directory
         file = where / SETTINGS_FILE
@@ -187,3 +196,5 @@ def load_settings(directory: Path | None, **flags: Any) -> Settings:
         raise ConfigurationError(f"configuration: {wrong}") from error
     except (SettingsError, ValueError) as error:
         raise ConfigurationError(f"configuration: {error}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error

@@ -3,8 +3,8 @@
 Theory
 ------
 A request is a stranger's bytes until `verify_csr` returns. What it returns is facts only: the public key, the Common
-Name, the subject and Subject Alternative Name as DER, which re-enrolment compares byte for byte, and the names that it
-asks for. Key and Common Name reach the certificate, a name only where the profile honours it
+Name, the subject and Subject Alternative Name as DER, which re-enrolment compares (`provisioning.ca.same_names`), and
+the names that it asks for. Key and Common Name reach the certificate, a name only where the profile honours it
 (`provisioning.ca.name_policy`); nothing else does: identity and extensions are the server's.
 
 Rules

@@ -19,8 +19,8 @@ Rules
    any concurrency, and never for nothing.
 3. Status is read from the primary store inside that transaction: a revocation that has committed is seen.
 4. The server builds identity, subject and names. Enrolment takes a name and a key from the request, and other names
-   where the profile honours them; re-enrolment wants subject and names equal to the certificate's, byte for byte
-   (RFC 7030 §4.2.2), and gives what the profile allows now.
+   where the profile honours them; re-enrolment wants subject and names equal to the certificate's (RFC 7030 §4.2.2,
+   `provisioning.ca.same_names`), and gives what the profile allows now.
 5. A key belongs to one device, and a compromised key to none.
 6. Who was answered and asks again for the same is answered the same, where his group allows it: nothing is signed.
 
@@ -279,7 +279,7 @@ class EnrolmentService:
     def _transaction(self, connection: Connection, attempt: Attempt, reservation: Reservation) -> _Outcome | Pending:
         if reservation.burnt:  # Signed in company, and undone with it: never twice under one number.
             raise Refused(Code.UNAVAILABLE, "the certificate could not be recorded; try again")
-        attempt = replace(attempt, now=self._clock())  # The audit log's times are in commit order.
+        attempt = attempt.at(self._clock())  # The audit log's times are in commit order.
         try:
             authorised = authorise(connection, attempt)
         except Undecided as undecided:

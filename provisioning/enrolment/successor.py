@@ -17,6 +17,7 @@ from cryptography import x509
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.name_policy import addresses_of
+from provisioning.ca.same_names import same_alternatives, same_subject
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.authentication import check_dates, check_not_revoked, check_not_withdrawn, ended, known
 from provisioning.enrolment.groups import rules_for
@@ -59,11 +60,11 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
     if stored.device.state is not DeviceState.ACTIVE:
         raise ended(stored.device)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    for field, asked, held in (
-        ("subject", request.subject, certificate.subject.public_bytes()),
-        ("Subject Alternative Name", request.subject_alternative_name, names.public_bytes()),
+    for field, same in (
+        ("subject", same_subject(request.subject, certificate.subject.public_bytes())),
+        ("Subject Alternative Name", same_alternatives(request.subject_alternative_name, names.public_bytes())),
     ):
-        if asked != held:
+        if not same:
             raise Refused(
                 Code.CSR_SUBJECT_CHANGED,
                 f"the request's {field} is not the certificate's: copy it from the certificate unchanged",

@@ -34,11 +34,20 @@ def test_flags_come_before_environment_before_file_before_defaults(
         ("nonsense = 1", "nonsense"),
         ("= broken", "configuration"),
         ('public_http_url = "x"', "public_http_url"),
+        ('public_http_url = "http://ca.example.org/?x=1"', "public_http_url.*no query"),
+        ('public_http_url = "http://ca.example.org/#x"', "public_http_url.*no fragment"),
+        ('public_http_url = "http://anna:hush@ca.example.org/"', "public_http_url.*no user"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, word: str) -> None:
     (tmp_path / "provisioning.toml").write_text(text)
     with pytest.raises(ConfigurationError, match=word):
+        load_settings(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "provisioning.toml").symlink_to("/proc/self/mem")  # Reading its beginning fails, for root too.
+    with pytest.raises(ConfigurationError, match=r"provisioning\.toml cannot be read: "):
         load_settings(tmp_path)
 
 

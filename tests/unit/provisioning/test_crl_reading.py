@@ -95,6 +95,25 @@ def test_what_is_wrong_is_named(content: bytes, code: CrlProblem) -> None:
     assert refusal(content) is code
 
 
+def named(full: x509.GeneralName | None, relative: str | None = None) -> x509.IssuingDistributionPoint:
+    part = (
+        x509.RelativeDistinguishedName([x509.NameAttribute(x509.NameOID.COMMON_NAME, relative)]) if relative else None
+    )
+    names = None if full is None else [full]
+    return x509.IssuingDistributionPoint(names, part, False, False, None, False, False)
+
+
+@pytest.mark.parametrize(
+    "point", [named(x509.DirectoryName(PKI.root.certificate.subject)), named(None, "shard")], ids=["full", "relative"]
+)
+def test_a_part_of_a_list_that_no_certificate_can_name_is_not_taken_for_the_whole(
+    point: x509.IssuingDistributionPoint,
+) -> None:
+    with pytest.raises(CrlRefused, match="a distribution point that is not a URI") as caught:
+        parse(crl(PKI.issuing, point=point))
+    assert caught.value.code is CrlProblem.CRL_UNSUPPORTED
+
+
 def test_a_client_certificate_signs_no_list() -> None:
     device = PKI.device("meter-1")
     with pytest.raises(CrlRefused) as caught:

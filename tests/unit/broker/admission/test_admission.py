@@ -7,9 +7,11 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from broker.admission.admission import Admission, Admitted, Peer
 from broker.admission.freshness import Freshness
+from broker.admission.policy import Kind, Rules, Section, TopicPolicy
 from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ReasonCode
@@ -186,6 +188,31 @@ def test_an_assigned_identifier_of_a_service_cannot_be_guessed(admission: Admiss
     names = {getattr(admission.admit(peer, Connect(), 0.0), "client_id", "") for _ in range(100)}
     assert len(names) == 100
     assert all(name.startswith("backend-") for name in names)
+
+
+def test_whom_another_policy_knows_no_more_is_not_let_in_though_it_was_examined_before(admission: Admission) -> None:
+    peer = peer_of(admission, shared_device("meter-1"))
+    admission.policy = TopicPolicy([Section(Kind.ROLE, Role.SERVICE, Rules(("#",)))])
+    outcome = admission.admit(peer, Connect("meter-1"), 0.0)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.WRONG_ROLE
+    assert outcome == replace(_refusal(admission, shared_device("meter-1")), identity="", serial="")
+
+
+def _refusal(admission: Admission, held: Held) -> Refused:
+    refused = admission.examine(held.der, NOW)
+    assert isinstance(refused, Refused)
+    return refused
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_fingerprint_is_made_for_those_who_ask(admission: Admission, wanted: bool) -> None:
+    assert not admission.fingerprints
+    admission.fingerprints = wanted
+    held = shared_device("meter-1")
+    peer = peer_of(admission, held)
+    assert peer.fingerprint == (held.certificate.fingerprint(SHA256()) if wanted else b"")
+    assert peer.bundle == "cafile"
 
 
 def test_a_will_outside_the_policy_is_refused(admission: Admission) -> None:

@@ -85,6 +85,8 @@ def test_an_expired_list_alone_still_says_who_is_revoked(shelf: Shelf) -> None:
 
 def test_a_list_from_the_future_is_refused(shelf: Shelf) -> None:
     assert shelf.refused(crl(CA, age=-HOUR)) is CrlProblem.CRL_NOT_YET_VALID
+    assert shelf.refused(crl(CA, age=-timedelta(minutes=5, seconds=30))) is CrlProblem.CRL_NOT_YET_VALID
+    assert shelf.put(crl(CA, age=-timedelta(minutes=4, seconds=30))) is not None, "clocks differ by minutes"
 
 
 def test_a_delta_revokes_and_releases_and_makes_the_list_fresh(shelf: Shelf) -> None:
@@ -127,6 +129,39 @@ def test_a_shard_says_nothing_of_other_certificates(shelf: Shelf) -> None:
     assert shelf.revoked == {1, 2}, "each list has its own entries"
     shelf.put(crl(CA, number=2))
     assert shelf.revoked == {1}
+
+
+def test_of_several_lists_the_one_that_is_least_late_counts(shelf: Shelf) -> None:
+    shelf.put(crl(CA, life=2 * HOUR, age=timedelta(0)))
+    shelf.put(crl(CA, life=HOUR, age=timedelta(0), point=scope(SHARD, users_only=True)))
+    shelf.put(crl(CA, life=HOUR, age=timedelta(0), point=scope(authorities_only=True)))
+    assert shelf.overdue(SHARD, later=3 * HOUR) == pytest.approx(3600, abs=5)
+    late = shelf.shelf.overdue_by_list(KEY, shelf.now + timedelta(minutes=90))
+    assert sorted(late) == [0.0, pytest.approx(1800, abs=5)], "of lists about CAs nothing is said to clients"
+    assert shelf.shelf.overdue_by_list(b"another", shelf.now) == []
+
+
+def test_a_trial_puts_lists_aside_and_tells_nobody(shelf: Shelf) -> None:
+    shelf.put(crl(CA, {1: None}, number=1))
+    trial = shelf.shelf.trial()
+    with pytest.raises(CrlRefused):
+        trial.prepare(parse(crl(CA, number=0)), (KEY, "CA"), "trial", shelf.now, lambda: None)
+    held = trial.prepare(parse(crl(CA, {2: None}, number=2)), (KEY, "CA"), "trial", shelf.now, lambda: None)
+    assert held is not None
+    trial.set_aside(held)
+    assert trial.prepare(parse(crl(CA, number=2)), (KEY, "CA"), "trial", shelf.now, lambda: None) is None
+    assert shelf.revoked == {1}
+    assert [each.number for each in shelf.shelf.held] == [1]
+    assert [each.number for each in trial.held] == [2]
+
+
+def test_with_its_delta_a_list_is_as_new_as_that(shelf: Shelf) -> None:
+    shelf.put(crl(CA, number=5, age=timedelta(minutes=30)))
+    shelf.put(crl(CA, number=6, base=5, age=timedelta(minutes=3), life=3 * HOUR))
+    (held,) = shelf.shelf.held
+    assert held.delta is not None
+    assert (held.number, held.this_update) == (6, held.delta.this_update)
+    assert held.fresh_until == held.delta.next_update
 
 
 def test_lateness_is_said_once_and_then_expiry_once(shelf: Shelf) -> None:

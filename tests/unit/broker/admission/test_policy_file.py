@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from broker.admission.policy import DeniedPublish
-from broker.admission.policy_file import PolicyError, load_policy, parse_policy
+from broker.admission.policy_file import PolicyError, load_policy, parse_policy, read_policy
 from provisioning.pki.identity import Identity, Role
 
 METER = Identity("fleet.internal", Role.DEVICE, "m-1", "north")
@@ -80,3 +80,26 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load_policy(tmp_path / "binary")
     with pytest.raises(PolicyError, match="cannot be read: Is a directory"):
         load_policy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("section", "admits"),
+    [("role.device", True), ('device."m-1"', True), ("identity.m-1", True), ("group.north", False)],
+)
+def test_a_policy_has_to_let_somebody_in(section: str, admits: bool) -> None:
+    text = f'[{section}]\npublish.allow = ["a"]\n'
+    if admits:
+        assert parse_policy(text, "p").knows(METER)
+        return
+    with pytest.raises(PolicyError, match="nobody could connect"):
+        parse_policy(text, "p")
+
+
+def test_a_file_has_a_size_that_it_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text('[role.device]\npublish.allow = ["a"]\n')
+    monkeypatch.setattr("broker.admission.policy_file._LARGEST", path.stat().st_size)
+    assert read_policy(path) == path.read_text()
+    monkeypatch.setattr("broker.admission.policy_file._LARGEST", path.stat().st_size - 1)
+    with pytest.raises(PolicyError, match="use placeholders instead of a section a device"):
+        read_policy(path)

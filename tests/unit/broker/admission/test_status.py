@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -24,7 +25,7 @@ from provisioning.pki.crl import parse
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.ocsp import Answer
 from provisioning.pki.revocation import RevocationIndex, RevocationReason
-from tests.support.crl import crl
+from tests.support.crl import crl, scope
 from tests.support.pki import DOMAIN, Held, shared_pki
 
 PKI = shared_pki()
@@ -95,9 +96,9 @@ def test_without_anybody_to_ask_who_must_be_asked_about_is_refused_unless_he_is_
     assert isinstance(examine(admission(ocsp=OcspTerms(ADVISORY))), Peer)
 
 
-def put(judge: Admission, issuer: Held, *, life: timedelta = timedelta(hours=1)) -> None:
+def put(judge: Admission, issuer: Held, *, life: timedelta = timedelta(hours=1), **different: Any) -> None:
     key_id = key_identifier(issuer.key.public_key())
-    listed = parse(crl(issuer, age=timedelta(minutes=1), life=life))
+    listed = parse(crl(issuer, age=timedelta(minutes=1), life=life, **different))
     held = judge.lists.prepare(listed, (key_id, "CA"), "test", datetime.now(UTC), lambda: None)
     assert held is not None
     judge.lists.put(held)
@@ -114,6 +115,24 @@ def test_every_ca_of_the_path_needs_its_list() -> None:
     assert isinstance(examine(judge), Peer)
     assert isinstance(examine(judge.judging_by(judge.trust)), Peer), "who judges for a trial knows the same lists"
     assert isinstance(examine(admission(ListTerms(ADVISORY))), Peer)
+
+
+def test_a_list_about_clients_says_nothing_of_a_ca_and_the_other_way_round() -> None:
+    about_clients, about_authorities = scope(users_only=True), scope(authorities_only=True)
+    for of_issuer, of_root, missing in (
+        (about_clients, about_authorities, None),
+        (about_clients, about_clients, "CN=Test Root CA"),
+        (about_authorities, about_authorities, "CN=Test Issuing CA"),
+    ):
+        judge = admission(ListTerms(REQUIRE))
+        put(judge, PKI.issuing, point=of_issuer)
+        put(judge, PKI.root, point=of_root)
+        outcome = examine(judge)
+        if missing is None:
+            assert isinstance(outcome, Peer)
+        else:
+            assert isinstance(outcome, Refused)
+            assert (outcome.code, missing in outcome.detail) == (RefusalCode.CRL_MISSING, True)
 
 
 @pytest.mark.parametrize("short", [PKI.issuing, PKI.root], ids=["of the issuer", "of the root"])

@@ -20,13 +20,13 @@ from broker.config import BrokerConfig
 from broker.mqtt.codes import ReasonCode
 from broker.reload.parts import ProposedAnchors, Unchanged
 from broker.reload.report import Affected, Effects
-from broker.reload.trust_change import NewTrust, ReloadedTrust, judge
+from broker.reload.trust_change import NewTrust, ReloadedTrust, anchors_of, judge
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.trust_settings import REQUIRE, TrustSettings
 from provisioning.pki.tls import ClientCertificate, TlsConfigurationError, server_context
-from tests.support.pki import DOMAIN, Held, shared_device, shared_pki
+from tests.support.pki import DOMAIN, Held, pem_of, shared_device, shared_pki
 from tests.support.wire import MemoryBroker, WireClient
 
 PKI = shared_pki()
@@ -77,6 +77,17 @@ def test_who_came_back_to_his_tls_session_is_judged_by_the_path_of_before(broker
         outcome = judged(broker, client, ROOT)
         assert isinstance(outcome, Refused)
         assert outcome.code is RefusalCode.UNTRUSTED_ISSUER
+
+
+def test_the_path_that_his_own_handshake_has_verified_comes_first(broker: MemoryBroker) -> None:
+    crossed = PKI.authority("Other Issuing CA", PKI.root, key=BELOW.key)
+    held = PKI.device("meter-1", issuer=BELOW)
+    broker.engine.admission.believe(Trust([TrustBundle("other", [OTHER.certificate])]))
+    client = connected(broker, held, path(held, BELOW, OTHER))
+    client.transport.path = path(held, crossed, PKI.root)
+    outcome = judged(broker, client, ROOT)
+    assert isinstance(outcome, Peer)
+    assert outcome.bundle == "root"
 
 
 def test_of_whose_issuer_nothing_is_known_an_anchor_must_have_signed_the_certificate(broker: MemoryBroker) -> None:
@@ -147,7 +158,7 @@ class Scene:
         )
 
     def believe(self, *authorities: Held) -> None:
-        self.anchors.write_bytes(b"".join(each.pem for each in authorities))
+        self.anchors.write_bytes(pem_of(*(each.certificate for each in authorities)))
 
     def load(self, proposed: ProposedAnchors | None = None) -> NewTrust:
         loaded = self.trust.load(self.config, proposed)
@@ -175,7 +186,9 @@ async def test_who_is_vouched_for_no_more_goes_and_a_preview_changes_nothing(
     why = "UNTRUSTED_ISSUER: no trust bundle vouches for the issuer 'CN=Other Issuing CA'"
     affected = Affected("goes", f"spiffe://{DOMAIN}/device/meters/goes", why)
     effects = Effects(connected=2, disconnected=1, affected=(affected,))
+    examined = stays.connection.peer
     assert await scene.trust.preview(loaded) == ("1 trust anchor", effects)
+    assert stays.connection.peer is examined
     assert (broker.engine.admission.trust_generation, goes.closed) == (generation, False)
     detail, done = await scene.trust.apply(loaded)
     broker.settle()
@@ -185,6 +198,31 @@ async def test_who_is_vouched_for_no_more_goes_and_a_preview_changes_nothing(
     assert str(farewell.properties.reason_string).startswith("UNTRUSTED_ISSUER: the trust settings have changed: no ")
     assert not stays.closed
     assert isinstance(scene.trust.load(scene.config, None), Unchanged), "what counts is no news"
+    assert scene.trust.files(scene.config) == [scene.anchors]
+
+
+async def test_not_all_who_have_to_go_are_named(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.reload.trust_change.SHOWN", 2)
+    scene = Scene(tmp_path, broker)
+    for number in range(3):
+        held = PKI.device(f"meter-{number}", issuer=BELOW)
+        broker.open(held, path=path(held, BELOW, OTHER)).connect(client_id=f"meter-{number}")
+    scene.believe(PKI.root)
+    _, effects = await scene.trust.preview(scene.load())
+    assert effects is not None
+    assert (effects.disconnected, len(effects.affected)) == (3, 2)
+
+
+def test_openssl_believes_cafile_unless_there_are_bundles(tmp_path: Path) -> None:
+    anchors = tmp_path / "anchors.pem"
+    config = BrokerConfig(cafile=anchors, certfile=anchors, keyfile=anchors, unsafe_no_revocation=True)
+    trust = Trust([ROOT])
+    assert anchors_of(config, None) == anchors
+    assert anchors_of(config, trust) == anchors, "cafile as a bundle"
+    with_bundles = config.model_copy(update={"trust": (settings("ours", anchors),)})
+    assert anchors_of(with_bundles, trust) == pem_of(PKI.root.certificate).decode()
 
 
 async def test_the_end_of_whoever_stays_is_that_of_the_path_that_counts_now(
@@ -216,7 +254,9 @@ async def test_where_bundles_judge_whoever_stays_belongs_to_one(broker: MemoryBr
     peer = client.connection.peer
     assert peer is not None
     assert peer.bundle == "ours"
-    assert scene.trust.anchors == broker.engine.admission.trust.anchors_pem  # type: ignore[union-attr]
+    assert broker.engine.admission.trust is not None
+    assert broker.engine.admission.trust.generation == broker.engine.admission.trust_generation
+    assert scene.trust.anchors == broker.engine.admission.trust.anchors_pem
     assert broker.engine.live.of(peer.certificate) == [client.connection], "and is found when it is revoked"
 
 
@@ -227,19 +267,19 @@ async def test_proposed_anchors_are_tried_in_the_place_of_those_that_are_named(
     held = shared_device("meter-1")
     connected(broker, held, path(held, PKI.issuing, PKI.root))
     for bundle in (None, "cafile"):
-        _, effects = await scene.trust.preview(scene.load(ProposedAnchors(OTHER.pem.decode(), bundle)))
+        _, effects = await scene.trust.preview(scene.load(ProposedAnchors(pem_of(OTHER.certificate).decode(), bundle)))
         assert effects is not None
         assert effects.disconnected == 1
     with pytest.raises(TlsConfigurationError, match=r"^bundle: ours is unknown; there is cafile$"):
-        scene.load(ProposedAnchors(OTHER.pem.decode(), "ours"))
+        scene.load(ProposedAnchors(pem_of(OTHER.certificate).decode(), "ours"))
     with pytest.raises(TlsConfigurationError, match=r"what is proposed") as caught:
         scene.load(ProposedAnchors("nothing"))
     assert "fleet-broker-" not in str(caught.value)
     bundles = (settings("ours", scene.anchors), settings("other", scene.anchors))
     scene.config = scene.config.model_copy(update={"trust": bundles})
-    _, effects = await scene.trust.preview(scene.load(ProposedAnchors(OTHER.pem.decode(), "ours")))
+    _, effects = await scene.trust.preview(scene.load(ProposedAnchors(pem_of(OTHER.certificate).decode(), "ours")))
     assert effects is not None
     assert effects.disconnected == 0, "the other bundle vouches for it still"
     for bundle, named in ((None, "none given"), ("cafile", "cafile")):
         with pytest.raises(TlsConfigurationError, match=rf"^bundle: {named}; there are ours, other$"):
-            scene.load(ProposedAnchors(OTHER.pem.decode(), bundle))
+            scene.load(ProposedAnchors(pem_of(OTHER.certificate).decode(), bundle))

@@ -1,32 +1,109 @@
-"""Who is one caller: whom a certificate names, through all of his renewals."""
+"""Requests are counted by who asks: his certificate if he shows one, else the host that he asks from."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from starlette.responses import Response
+import pytest
+from starlette.responses import JSONResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
-from provisioning.api.rate_limit import RequestRates
-from tests.support.pki import shared_pki
+from provisioning.api.peer import peer_certificate, peer_certificate_der, tls_connection
+from provisioning.api.rate_limit import RateLimit, RequestRates
+from provisioning.enrolment.attempt import TlsConnection
+from provisioning.errors import Code, Refused
+from tests.support.pki import shared_device, shared_pki
+
+METER, OTHER = shared_device("meter-1"), shared_device("meter-2")
 
 
-def scope(der: bytes | None, address: str = "192.0.2.1") -> dict[str, Any]:
-    return {"path": "/", "client": (address, 1), "extensions": {"tls": {"client_cert_der": der}}}
+class Asked:
+    """A service behind the limit, and its clock."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.reached = 0
+        self.app = RateLimit(self._serve, refuse=RequestRates(
+            rate=0.5, burst=2, clock=lambda: self.now, answer=self._answer
+        ).refuse)  # fmt: skip
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.reached += 1
+        if scope["type"] == "http":
+            await Response(status_code=204)(scope, receive, send)
+
+    @staticmethod
+    def _answer(path: str, refusal: Refused, headers: Any) -> Response:
+        return JSONResponse({"path": path, "code": refusal.code}, 429, headers)
+
+    async def ask(self, host: str | None = "192.0.2.1", der: bytes | None = None, kind: str = "http") -> list[Message]:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        async def receive() -> Message:
+            raise AssertionError("nobody reads")
+
+        scope: dict[str, Any] = {"type": kind, "path": "/x", "method": "GET", "headers": []}
+        scope["client"] = None if host is None else (host, 1)
+        scope["extensions"] = {"tls": {"client_cert_der": der}}
+        await self.app(scope, receive, send)
+        return sent
+
+    async def status(self, host: str | None = "192.0.2.1", der: bytes | None = None) -> int:
+        return int((await self.ask(host, der))[0]["status"])
 
 
-def test_a_successor_has_no_bucket_of_its_own() -> None:
-    rates = RequestRates(rate=0.001, burst=3, clock=lambda: 0.0, answer=lambda *_: Response(status_code=429))
+async def test_who_asks_too_often_waits_and_is_told_how_long() -> None:
+    asked = Asked()
+    assert [await asked.status() for _ in range(3)] == [204, 204, 429]
+    start, body = await asked.ask()
+    assert (b"retry-after", b"2") in start["headers"]
+    assert json.loads(body["body"]) == {"path": "/x", "code": Code.RATE_LIMITED}
+    assert asked.reached == 2
+    asked.now = 2.0
+    assert [await asked.status() for _ in range(2)] == [204, 429]
 
-    def refused(der: bytes | None, address: str = "192.0.2.1") -> bool:
-        return rates.refuse(scope(der, address)) is not None
 
+async def test_each_host_and_each_certificate_has_its_own_count() -> None:
+    asked = Asked()
+    for host, der in (
+        ("192.0.2.1", None),
+        ("192.0.2.2", None),
+        (None, None),
+        ("192.0.2.1", METER.der),
+        ("192.0.2.1", OTHER.der),
+    ):
+        assert [await asked.status(host, der) for _ in range(3)] == [204, 204, 429]
+    assert await asked.status("192.0.2.9", METER.der) == 429, "from wherever it is shown"
     pki = shared_pki()
-    first, *successors = (pki.device("meter-1").der for _ in range(4))
-    assert [refused(first), refused(first)] == [False, False]
-    assert [refused(each) for each in successors] == [False, True, True]
-    assert not refused(pki.device("meter-2").der)
-    namesakes = [pki.authority("A name").der, pki.authority("A name", pki.root).der]
-    assert [refused(each) for each in namesakes * 3] == [False] * 6, "of two issuers"
-    assert not refused(b"what OpenSSL reads and the library does not")
-    assert [refused(None) for _ in range(4)] == [False, False, False, True]
-    assert not refused(None, "192.0.2.2")
+    assert await asked.status("192.0.2.9", pki.device("meter-1").der) == 429, "a successor is nobody else"
+    elsewhere = pki.device("meter-1", issuer=pki.authority("Another CA", pki.root))
+    assert await asked.status("192.0.2.9", elsewhere.der) == 204
+    for _ in range(3):
+        unreadable = await asked.status("192.0.2.9", METER.der[:-1])
+    assert unreadable == 429
+
+
+async def test_what_is_no_request_is_not_counted() -> None:
+    asked = Asked()
+    for _ in range(5):
+        assert await asked.ask(kind="lifespan") == []
+    assert asked.reached == 5
+
+
+def test_the_peer_is_whom_the_server_has_put_into_the_scope() -> None:
+    plain: Scope = {"type": "http"}
+    tls: dict[str, Any] = {"client_cert_der": METER.der, "tls_version": "TLSv1.2", "tls_resumed": True}
+    shown: Scope = {"type": "http", "extensions": {"tls": tls}}
+    assert (peer_certificate(plain), peer_certificate_der(plain), tls_connection(plain)) == (None, None, None)
+    assert peer_certificate(shown) == METER.certificate
+    assert peer_certificate_der(shown) == METER.der
+    assert tls_connection(shown) == TlsConnection("TLSv1.2", None, resumed=True)
+    tls |= {"client_cert_der": METER.der[:-1], "tls_unique": b"unique", "tls_resumed": False}
+    assert tls_connection(shown) == TlsConnection("TLSv1.2", b"unique")
+    with pytest.raises(Refused) as caught:
+        peer_certificate(shown)
+    assert caught.value.code is Code.CERTIFICATE_UNKNOWN

@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import NameOID
 
 from provisioning.enrolment.attempt import CertificateCredential, TlsConnection, TokenCredential
 from provisioning.enrolment.authentication import authenticate, authenticate_operator, check_still
@@ -15,6 +19,7 @@ from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
+from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.pki import shared_device
@@ -92,6 +97,24 @@ async def test_an_operator_is_let_in_as_what_he_is_now(fleet: Fleet) -> None:
     assert await asked(fleet, bert, still) is Code.CERTIFICATE_REVOKED
     fleet.clock.now = anna.not_valid_after_utc + SECOND
     assert await asked(fleet, anna, authenticate_operator) is Code.CERTIFICATE_EXPIRED
+
+
+async def test_a_successor_is_of_the_same_party_however_that_is_written(fleet: Fleet) -> None:
+    """Go and Java write a PrintableString where they can."""
+    certificate = await fleet.enrol("meter-1")
+    key = generate_key()
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+
+    def request(name: str) -> bytes:
+        common_name = x509.NameAttribute(NameOID.COMMON_NAME, name, _ASN1Type.PrintableString)
+        builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([common_name]))
+        return builder.add_extension(names, critical=False).sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+    with pytest.raises(Refused, match="CSR_SUBJECT_CHANGED"):
+        await fleet.reenrol(certificate, request("Meter-1"))
+    successor = await fleet.reenrol(certificate, request("meter-1"))
+    assert successor.subject.public_bytes() == certificate.subject.public_bytes()
+    assert successor.public_key() == key.public_key()
 
 
 async def test_a_successor_is_of_the_same_party_whatever_the_connection(fleet: Fleet) -> None:

@@ -22,7 +22,8 @@ from provisioning.revocation import ocsp_signer as signer_module
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.service import RevocationService
-from provisioning.store import certificates, devices
+from provisioning.store import audit, certificates, devices
+from provisioning.store.audit import Action
 from tests.support.fleet import Fleet
 from tests.support.ocsp import SHA1, SHA256, request_der
 
@@ -112,6 +113,11 @@ async def test_the_signer_is_certified_for_nothing_else_and_not_for_long(respond
     )
     assert stored is not None
     assert stored.device.name == "provisioning"
+    entries = await responding.fleet.database.read(lambda connection: audit.entries(connection, 0, 100))
+    assert [each.action for each in entries if each.actor == "provisioning"] == [
+        Action.SIGNING_CERTIFICATE,
+        Action.CERTIFICATE_SIGNED,
+    ]
 
 
 @pytest.mark.parametrize("reason", [RevocationReason.UNSPECIFIED, RevocationReason.KEY_COMPROMISE])

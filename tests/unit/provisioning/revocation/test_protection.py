@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.service import TokenCredential
 from provisioning.enrolment.tokens import TokenOrder
@@ -39,6 +42,10 @@ async def enrol_admin(fleet: Fleet, name: str) -> str:
     return f"{certificate.serial_number:x}"
 
 
+def added(connection: Connection, name: str, role: Role, group: str | None, now: datetime) -> None:
+    devices.add(connection, name, role, group, now)
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_the_last_admin_is_kept_and_one_of_two_is_not(fleet: Fleet, ending: str) -> None:
     await fleet.enrol("meter-1")
@@ -61,6 +68,12 @@ async def test_the_service_itself_is_not_ended_as_a_whole(fleet: Fleet, ending: 
     with pytest.raises(Refused) as caught:
         await ENDINGS[ending](fleet, "provisioning", "")
     assert caught.value.code is Code.PROTECTED
+
+
+async def test_others_of_its_name_or_of_its_role_are_not_the_service(fleet: Fleet) -> None:
+    for name, role, group in (("provisioning", Role.DEVICE, "north"), ("backend", Role.SERVICE, None)):
+        await fleet.database.write(partial(added, name=name, role=role, group=group, now=fleet.clock()))
+        assert (await fleet.revocation.revoke_device(name, REASON, by="anna")).changed
 
 
 @pytest.mark.parametrize("ending", ["revoke", "revoke by serial", "revoke in a batch", "a serial in a batch"])

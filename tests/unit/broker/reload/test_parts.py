@@ -1,0 +1,78 @@
+"""A part is loaded if it is new and good; what is not leaves the one in use."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from broker.admission.policy_file import DEFAULT_POLICY_FILE, PolicyError
+from broker.config import BrokerConfig
+from broker.reload.parts import ReloadedPolicy, Unchanged, describe_certificate
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+from tests.support.pki import DOMAIN, shared_device, shared_pki
+from tests.support.wire import MemoryBroker
+
+PKI = shared_pki()
+NOBODY = '[role.service]\npublish.allow = ["#"]\n'
+
+
+def config(directory: Path, policy: Path | None = None) -> BrokerConfig:
+    own = directory / "own.pem"
+    return BrokerConfig(cafile=own, certfile=own, keyfile=own, policy_file=policy, unsafe_no_revocation=True)
+
+
+async def test_a_policy_is_loaded_where_its_text_is_another(tmp_path: Path) -> None:
+    broker = MemoryBroker()
+    part = ReloadedPolicy(broker.engine, DEFAULT_POLICY_FILE.read_text(), lambda: broker.now)
+    assert isinstance(part.load(config(tmp_path), None), Unchanged)
+    assert part.files(config(tmp_path)) == []
+    file = tmp_path / "policy.toml"
+    file.write_text(NOBODY)
+    assert part.files(config(tmp_path, file)) == [file]
+    client = broker.open(shared_device("meter-1"))
+    client.connect(client_id="meter-1")
+    loaded = part.load(config(tmp_path, file), None)
+    assert not isinstance(loaded, Unchanged)
+    detail, effects = await part.preview(loaded)
+    assert effects is not None
+    assert (detail, effects.disconnected, client.closed) == ("", 1, False)
+    _, effects = await part.apply(loaded)
+    broker.settle()
+    assert effects is not None
+    assert (effects.disconnected, client.closed) == (1, True)
+    assert isinstance(part.load(config(tmp_path, file), None), Unchanged)
+    assert isinstance(part.load(config(tmp_path, file), NOBODY), Unchanged), "what is proposed is what there is"
+
+
+@pytest.mark.parametrize("proposed", [None, "[role.nobody]"])
+def test_a_policy_that_is_wrong_is_named(tmp_path: Path, proposed: str | None) -> None:
+    broker = MemoryBroker()
+    part = ReloadedPolicy(broker.engine, "", lambda: broker.now)
+    file = tmp_path / "policy.toml"
+    file.write_text("[role.nobody]")
+    with pytest.raises(PolicyError) as caught:
+        part.load(config(tmp_path, file), proposed)
+    assert str(caught.value).startswith("the proposed policy: " if proposed else f"{file}: ")
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "good"), [(-60, 60, True), (-120, -60, False), (60, 120, False)], ids=["now", "over", "to come"]
+)
+def test_a_certificate_that_is_not_valid_now_is_not_taken(tmp_path: Path, begins: int, ends: int, good: bool) -> None:
+    begin, end = (PKI.now + timedelta(minutes=minutes) for minutes in (begins, ends))
+    held = PKI.certify(Identity(DOMAIN, Role.BROKER, "broker-1"), not_before=begin, not_after=end)
+    files = held.write(tmp_path)
+    if good:
+        assert f"{held.certificate.serial_number:x}" in describe_certificate(files)
+        return
+    with pytest.raises(TlsConfigurationError, match="is valid from"):
+        describe_certificate(files)
+
+
+def test_a_file_without_a_certificate_is_named(tmp_path: Path) -> None:
+    (tmp_path / "own.pem").write_bytes(b"")
+    with pytest.raises(TlsConfigurationError, match=r"own\.pem"):
+        describe_certificate(CredentialFiles(tmp_path / "own.pem", tmp_path / "own.pem"))
