@@ -10,7 +10,6 @@ the audit log (`provisioning.store.audit`).
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -19,10 +18,12 @@ from typing import Final, TextIO, cast
 import structlog
 from structlog.typing import EventDict
 
-_JSON: Final = json.JSONEncoder(default=str, ensure_ascii=False)  # One, instead of one a line.
+from provisioning.flat_json import FlatJson
+
+_JSON: Final = FlatJson(ascii_only=False, sort_keys=False)
 
 
-def _as_json(line: object, **_of_structlog: object) -> str:
+def _as_json(line: EventDict, **_of_structlog: object) -> str:
     return _JSON.encode(line)
 
 

@@ -83,12 +83,11 @@ class OperatorServices:
 
     async def check(self, scope: Scope, endpoint: object) -> AuthenticatedOperator:
         """Do the same for the route that ends at *endpoint*; it must still hold where something is changed."""
-        certificate = peer_certificate(scope)
-        operator = await self.checks.operator(certificate, peer_certificate_der(scope) or b"")
+        operator = await self.checks.operator(peer_certificate(scope), peer_certificate_der(scope) or b"")
         method = scope["method"]
         operator.check(needed_role(method, endpoint), f"{method} {scope['path'][:80]}")
         if changes(method):
-            conditions.require(lambda connection: check_still(connection, certificate, operator, self.clock()))
+            conditions.require(lambda connection: check_still(connection, operator, self.clock()))
         return operator
 
 

@@ -84,3 +84,18 @@ class Attempt:
     """The key is made here, for this one attempt."""
     waits_as: bytes | None = None
     """With *server_key*: the fingerprint of the request's own key, if that has signed it."""
+
+    def at(self, now: datetime) -> Attempt:
+        """Return the same attempt, decided *now*; `dataclasses.replace` takes four times as long."""
+        return Attempt(
+            self.request,
+            now,
+            self.label,
+            self.token,
+            self.certificate,
+            self.renewal,
+            self.verdict,
+            self.connection,
+            self.server_key,
+            self.waits_as,
+        )

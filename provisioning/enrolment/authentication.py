@@ -163,14 +163,22 @@ def authenticate_operator(
     return AuthenticatedOperator(stored, operators.role_of(connection, stored.device.name))
 
 
-def check_still(
-    connection: Connection, certificate: x509.Certificate | None, before: AuthenticatedOperator, now: datetime
-) -> None:
-    """Raise `Refused` unless who presented *certificate* is let in now, for all that he was let in for *before*."""
-    operator = authenticate_operator(connection, certificate, now)
-    if not operator.role.permits(before.role):
+def check_still(connection: Connection, before: AuthenticatedOperator, now: datetime) -> None:
+    """Raise `Refused` unless who was let in *before* is let in now, for all that he was let in for.
+
+    What he presented was read and compared then, and does not change: only what the store says of it does.
+    """
+    shown = before.certificate
+    stored = certificates.find(connection, bytes.fromhex(shown.issuer_key_id), int(shown.serial, 16))
+    if stored is None or stored.id != shown.id:
+        raise Refused(Code.CERTIFICATE_UNKNOWN, "this service does not know the client certificate any more")
+    check_not_revoked(stored)
+    check_dates(stored, now)
+    check_role(stored, {Role.OPERATOR})
+    role = operators.role_of(connection, stored.device.name)
+    if not role.permits(before.role):
         raise Refused(
             Code.OPERATOR_ROLE,
-            f"the role of {operator.device.name} was changed from {before.role} to {operator.role} while this was "
-            "asked for: ask again for what that permits",
+            f"the role of {stored.device.name} was changed from {before.role} to {role} while this was asked for: ask "
+            "again for what that permits",
         )

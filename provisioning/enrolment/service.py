@@ -279,7 +279,7 @@ class EnrolmentService:
     def _transaction(self, connection: Connection, attempt: Attempt, reservation: Reservation) -> _Outcome | Pending:
         if reservation.burnt:  # Signed in company, and undone with it: never twice under one number.
             raise Refused(Code.UNAVAILABLE, "the certificate could not be recorded; try again")
-        attempt = replace(attempt, now=self._clock())  # The audit log's times are in commit order.
+        attempt = attempt.at(self._clock())  # The audit log's times are in commit order.
         try:
             authorised = authorise(connection, attempt)
         except Undecided as undecided:

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,13 +40,14 @@ from sqlalchemy import bindparam, insert, inspect, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.audit_chain import BEGINNING, AuditHead, link, seal
+from provisioning.flat_json import FlatJson
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import audit_entries, audit_head
 
 KEY_OPTION: Final = "audit_key"
 """The execution option of the store's connections that holds the key, see `provisioning.store.database`."""
 
-_DETAILS: Final = json.JSONEncoder(sort_keys=True, default=str)
+_DETAILS: Final = FlatJson(ascii_only=True, sort_keys=True)
 
 
 class Action(StrEnum):

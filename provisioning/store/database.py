@@ -70,9 +70,11 @@ class Database:
         parsed = _checked_url(url)
         options = {KEY_OPTION: audit_key}
         if parsed.get_backend_name() == "sqlite":
-            writer = _sqlite(parsed, options, 1, "BEGIN IMMEDIATE")
+            writer = _sqlite(parsed, options, 1)
             self._writer: Lane = SqliteLane(writer, "store-writer")
-            self._reader = PooledLane(_sqlite(parsed, options, _READERS, "BEGIN"), _READERS, "store-reader")
+            reader = _sqlite(parsed, options, _READERS)
+            _begin_by_itself(reader)
+            self._reader = PooledLane(reader, _READERS, "store-reader")
             self._looks: Lane = self._reader
         else:
             # One pool: when a connection is found broken, all that are as old are made anew.
@@ -182,7 +184,7 @@ def _renew_broken(engine: Engine) -> None:
             raise DisconnectionError(str(error)) from error  # The pool makes another.
 
 
-def _sqlite(url: URL, options: dict[str, Any], size: int, begin: str) -> Engine:
+def _sqlite(url: URL, options: dict[str, Any], size: int) -> Engine:
     engine = create_engine(url, execution_options=options, poolclass=QueuePool, pool_size=size, max_overflow=0)
 
     @event.listens_for(engine, "connect")
@@ -198,15 +200,19 @@ def _sqlite(url: URL, options: dict[str, Any], size: int, begin: str) -> Engine:
         ):
             connection.execute(f"PRAGMA {pragma}").close()
 
+    return engine
+
+
+def _begin_by_itself(engine: Engine) -> None:
+    """Have SQLite begin a transaction where SQLAlchemy does."""
+
     @event.listens_for(engine, "begin")
     def start(connection: Connection) -> None:
         driver: Any = connection.connection.driver_connection  # As SQLAlchemy would do it, with less ado.
         try:
-            driver.execute(begin)
+            driver.execute("BEGIN")
         except engine.dialect.loaded_dbapi.Error as error:
-            raise told(connection, begin, error) from error
-
-    return engine
+            raise told(connection, "BEGIN", error) from error
 
 
 def _checked_url(url: str) -> URL:

@@ -4,7 +4,7 @@ Theory
 ------
 ::
 
-    begin ─ SAVEPOINT ─ work ─ RELEASE ─ SAVEPOINT ─ work ✗ ROLLBACK TO ─ … ─ commit ─► settle: everybody hears
+    begin ─ SAVEPOINT ─ work ─ RELEASE ─ SAVEPOINT ─ work ✗ ROLLBACK TO ─ … ─ close ─ commit ─► settle: everybody hears
 
 Rules
 -----
@@ -22,12 +22,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from provisioning.store import audit
 from provisioning.store.lanes import Job, Outcome, explained
 from provisioning.store.prepared import driver_of
+from provisioning.store.sqlite_writer import SqliteWriter
 
 _PATIENCE_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
 
@@ -35,14 +36,15 @@ _PATIENCE_MILLISECONDS: Final = 10_000  # Only another process, such as a backup
 class Group:
     """A transaction, and the jobs that it runs."""
 
-    def __init__(self, engine: Engine, closes_at: float) -> None:
+    def __init__(self, writer: SqliteWriter, closes_at: float) -> None:
         """*closes_at*, of the monotonic clock, is when no more jobs should be added."""
         self.closes_at: Final = closes_at
         self.begun = False
         self.failed = False
         """Of the transaction as a whole; nothing can be run in it any more."""
-        self._engine = engine
-        self._stack = contextlib.ExitStack()
+        self._writer = writer
+        self._log = contextlib.ExitStack()
+        """What all entries of the audit log share."""
         self._connection: Connection | None = None
         self._jobs: Final[list[Job]] = []
         self._outcomes: Final[list[Outcome]] = []
@@ -61,7 +63,6 @@ class Group:
         try:
             self._open(0)
         except DBAPIError:
-            self._stack.close()
             return False
         self.begun = True
         return True
@@ -76,12 +77,20 @@ class Group:
         except Exception as error:  # noqa: BLE001 - the same
             self._fail(error)
 
+    def close(self) -> None:
+        """Take no more jobs, and write what they have in common: where the audit log ends."""
+        if not self.failed:
+            try:
+                self._log.close()
+            except Exception as error:  # noqa: BLE001 - the same
+                self._fail(error)
+
     def commit(self) -> float:
-        """Commit, unless the transaction is lost; return how many seconds that took."""
+        """Commit what was closed, unless the transaction is lost; return how many seconds that took."""
         begun = time.monotonic()
         if not self.failed:
             try:
-                self._stack.close()
+                self._writer.commit()
             except Exception as error:  # noqa: BLE001 - the same
                 self._fail(error)
         return time.monotonic() - begun
@@ -95,19 +104,16 @@ class Group:
             job.settle(outcome)
 
     def _open(self, patience: int) -> None:
-        with contextlib.ExitStack() as stack:
-            connection = stack.enter_context(self._engine.connect())
-            driver: Any = connection.connection.driver_connection
-            driver.execute(f"PRAGMA busy_timeout = {patience}")
-            stack.enter_context(connection.begin())
-            stack.enter_context(audit.one_end(connection))
-            self._connection, self._stack = connection, stack.pop_all()
+        self._connection = self._writer.begin(patience)
+        self._log.enter_context(audit.one_end(self._connection))
 
     def _fail(self, error: Exception) -> None:
         self.failed = True
         self._failure = Outcome(failure=explained(error))
         with contextlib.suppress(Exception):  # It is lost anyway; the first error is the one to tell.
-            self._stack.__exit__(type(error), error, error.__traceback__)
+            self._log.__exit__(type(error), error, error.__traceback__)
+        with contextlib.suppress(Exception):
+            self._writer.release()
 
 
 def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> Outcome:

@@ -32,6 +32,7 @@ from sqlalchemy.engine import Engine
 
 from provisioning.store.group import Group
 from provisioning.store.lanes import QueuedLane
+from provisioning.store.sqlite_writer import SqliteWriter
 
 log = structlog.get_logger(__name__)
 
@@ -48,13 +49,18 @@ class SqliteLane(QueuedLane):
 
     def __init__(self, engine: Engine, name: str) -> None:
         super().__init__(engine, name)
+        self._writer: Final = SqliteWriter(engine)
         self._commit_seconds = 0.0
         self._threaded_until = 0.0
+
+    def _stop(self) -> None:
+        super()._stop()
+        self._writer.release()
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin a group. What works decide upon is not asked: a statement is a call, nothing to be shared."""
         seconds = max(_GROUP_SECONDS, min(self._commit_seconds, _LONGEST_GROUP_SECONDS))
-        group = Group(self._engine, time.monotonic() + seconds)
+        group = Group(self._writer, time.monotonic() + seconds)
         if self._jobs[0].short and time.monotonic() >= self._threaded_until and group.begin_at_once():
             self._run_slice(loop, group)
         else:
@@ -73,6 +79,7 @@ class SqliteLane(QueuedLane):
             if now > begun + _SLICE_SECONDS:
                 loop.call_soon(self._run_slice, loop, group)
                 return
+        group.close()
         self._end_in_thread(loop, group)
 
     def _end_in_thread(self, loop: asyncio.AbstractEventLoop, group: Group) -> None:
@@ -85,6 +92,7 @@ class SqliteLane(QueuedLane):
             group.run(self._jobs.popleft())
             while self._jobs and not group.failed and time.monotonic() < group.closes_at:
                 group.run(self._jobs.popleft())
+            group.close()
         self._commit_seconds = group.commit()
         loop.call_soon_threadsafe(self._ended, loop, group)
 

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -35,8 +35,14 @@ def commits(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(sqlite_lane, "_GROUP_SECONDS", 60)
     monkeypatch.setattr(sqlite_lane, "_SHORT_SECONDS", 60)
     seen: list[str] = []
-    event.listen(database._writer._engine, "commit", lambda _connection: seen.append("commit"))
+    on_commit(database, lambda: seen.append("commit"))
     return seen
+
+
+def on_commit(database: Database, tell: Callable[[], None]) -> None:
+    """Have *tell* called where the writer says COMMIT."""
+    lent = database._writer._writer._connection
+    lent.connection.driver_connection.set_trace_callback(lambda said: tell() if said == "COMMIT" else None)
 
 
 def note(connection: Connection, word: str) -> str:
@@ -135,6 +141,16 @@ async def test_a_disk_that_is_full_refuses_the_group_and_keeps_what_was_answered
     assert await together(database, *big, short=short) == big
 
 
+async def test_a_connection_that_broke_is_taken_anew(database: Database, short: bool) -> None:
+    database._writer._writer._connection.connection.driver_connection.close()
+    (lost,) = await asyncio.gather(
+        database.write(lambda connection: note(connection, "first"), short=short), return_exceptions=True
+    )
+    assert lost == "first" or (isinstance(lost, Refused) and lost.code == "UNAVAILABLE")
+    assert await database.write(lambda connection: note(connection, "second"), short=short) == "second"
+    assert await noted(database) == {"second"} | ({"first"} if lost == "first" else set())
+
+
 async def test_a_file_that_is_damaged_or_no_database_cannot_be_used(tmp_path: Path, short: bool) -> None:
     (tmp_path / "fleet.db").write_bytes(b"no database at all " * 1000)
     database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
@@ -154,7 +170,7 @@ def thread_of(_connection: Connection) -> str:
 
 async def test_short_works_run_on_the_event_loop_and_their_commit_does_not(database: Database) -> None:
     committed: list[str] = []
-    event.listen(database._writer._engine, "commit", lambda _: committed.append(threading.current_thread().name))
+    on_commit(database, lambda: committed.append(threading.current_thread().name))
     here = threading.current_thread().name
     assert await asyncio.gather(*(database.write(thread_of, short=True) for _ in range(3))) == [here] * 3
     assert await database.write(thread_of) != here
