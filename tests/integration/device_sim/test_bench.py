@@ -155,7 +155,11 @@ async def test_messages_that_the_broker_rejects_fail_a_benchmark(
         "bench", "pub", "-c", "1", "-I", "10", "-q", "1", "-L", "3", "-t", "$SYS/mine", "--fleet", str(fleet.path),
         *where(mosquitto),
     )  # fmt: skip
-    assert (code, "3 rejected by the broker" in out) == (1, True), out
+    published, rejected = re.search(r"(\d+) messages published", out), re.search(r"(\d+) rejected by the broker", out)
+    assert published is not None, out
+    assert rejected is not None, out
+    # On a machine that is busy the client may be late, and skip one.
+    assert (code, rejected[1]) == (1, published[1]), out
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_a_service_connects_as_often_as_it_may_have_instances() -> None:
 
 
 def test_no_limit_is_no_limit() -> None:
-    watch = guard(max_connects_per_identity=0, flapping_count=0)
+    watch = guard(max_connects_per_identity=0, max_instances=50, flapping_count=0)
     for _ in range(1000):
         assert watch.judge(DEVICE, "m-1", 0.0) is None
         assert watch.judge(SERVICE, "s-1", 0.0) is None
