@@ -82,8 +82,8 @@ async def test_an_operator_is_let_in_as_what_he_is_now(fleet: Fleet) -> None:
         found.check(OperatorRole.ADMIN, "this")
     assert caught.value.code is Code.OPERATOR_ROLE
 
-    def still(connection: Any, certificate: x509.Certificate | None, now: Any) -> None:
-        check_still(connection, certificate, found, now)
+    def still(connection: Any, _certificate: x509.Certificate | None, now: Any) -> None:
+        check_still(connection, found, now)
 
     for role, code in (
         (OperatorRole.ADMIN, None),
