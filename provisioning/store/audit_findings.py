@@ -75,9 +75,9 @@ def _head(connection: Connection) -> tuple[AuditHead | None, bytes]:
         return None, b""
     if len(found) != 1:
         return None, b""
-    number, mac, sealed = found[0]
-    readable = isinstance(number, int) and isinstance(mac, bytes) and isinstance(sealed, bytes)
-    return (AuditHead(number, mac), sealed) if readable else (None, b"")
+    head = found[0]
+    readable = isinstance(head.number, int) and isinstance(head.mac, bytes) and isinstance(head.seal, bytes)
+    return (AuditHead(head.number, head.mac), head.seal) if readable else (None, b"")
 
 
 def last_time(connection: Connection) -> datetime | None:
