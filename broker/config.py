@@ -403,7 +403,7 @@ def _of_environment(keys: list[str]) -> str | None:
         return variable
     if whole not in os.environ:
         return None
-    named = keys[0] not in {"limits", "plugins"} or keys[1] in json.loads(os.environ[whole])
+    named = keys[0] not in {"limits", "plugins"} or keys[1] in (json.loads(os.environ[whole]) or ())
     return whole if named else None  # Of these two, each entry may come from elsewhere.
 
 

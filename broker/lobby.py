@@ -48,7 +48,9 @@ class Lobby(Poller):
         until = self._loop.time() + _SECONDS_A_TURN
         self.behind = False
         turn.begin()
-        for descriptor, events in self._events():
+        inside = self._again
+        batch = self._events()
+        for served, (descriptor, events) in enumerate(batch, 1):
             transport = watched.get(descriptor)
             if transport is None:
                 continue
@@ -62,7 +64,10 @@ class Lobby(Poller):
                 log.exception("connection failed", code="INTERNAL_ERROR")
                 transport.abort()
             if self._loop.time() >= until:
-                self.behind = True  # The set tells of the others again.
+                self.behind = True  # The kernel tells of the others again, but for bytes that it does not have.
+                for left, _ in batch[served:]:
+                    if left in inside and left in watched:
+                        self.again(left)
                 break
         turn.end()
 

@@ -68,7 +68,9 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
             journal.open.unreferenced.append((number,))
     for row, packet_id in store.rows("SELECT * FROM incoming"):
         session = sessions[row]
-        session.incoming = (session.incoming or set()) | {packet_id}
+        if session.incoming is None:
+            session.incoming = set()
+        session.incoming.add(packet_id)  # One by one: there may be 65,535, and a device decides how many.
     _retained(engine, store, journal, now)
     _replays(engine, store, unfinished)
     for session in sessions.values():  # Only now: what a session loses here was written before.

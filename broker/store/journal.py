@@ -38,6 +38,8 @@ Row = tuple[Any, ...]
 
 MOST_WAITING = 65_536
 """Answers and retained topics of one batch from which on publishers are held: some megabytes."""
+_FEW_HELD = 1024
+"""Held publishers among whom nobody looks for those that have gone."""
 
 
 class Otherwise(Enum):
@@ -72,6 +74,8 @@ class Answerable(Protocol):
 
 class Publisher(Protocol):
     """A connection that is held."""
+
+    closed: bool
 
     def release(self) -> None:
         """Read again from the client."""
@@ -174,6 +178,7 @@ class Journal:
         "_held",
         "_last_message",
         "_last_session",
+        "_sweep_at",
         "begin",
         "dirty",
         "failed",
@@ -197,6 +202,7 @@ class Journal:
         """What came again at QoS 1 while the store fails, and is answered when all else is: not to be routed twice."""
         self.wall_offset = wall_offset
         self._held: list[Publisher] = []
+        self._sweep_at = _FEW_HELD
         self._last_session = last_session
         self._last_message = last_message
 
@@ -233,6 +239,9 @@ class Journal:
 
     def hold(self, publisher: Publisher) -> None:
         """Remember that *publisher* is not read until the batch that is being written is out of the way."""
+        if len(self._held) >= self._sweep_at:  # Whoever is held long goes and comes again: who has gone is let go of.
+            self._held = [each for each in self._held if not each.closed]
+            self._sweep_at = max(_FEW_HELD, 2 * len(self._held))
         self._held.append(publisher)
 
     def give_up(self) -> None:

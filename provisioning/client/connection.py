@@ -37,6 +37,10 @@ def open_pool(
     """
     if (wrong := misnamed(base_url)) is not None:
         raise TlsConfigurationError(wrong)
+    try:
+        _ = httpx.URL(base_url).host
+    except (httpx.InvalidURL, UnicodeError) as error:  # A name that is none in the DNS.
+        raise TlsConfigurationError(f"{base_url!r} is no address of a provisioning service: {error}") from error
     return httpx.AsyncClient(
         base_url=base_url,
         verify=client_context(anchors, credential, allow_tls12=True),

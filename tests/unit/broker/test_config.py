@@ -133,6 +133,15 @@ def test_an_error_names_the_file(tmp_path: Path, content: str | bytes, text: str
     assert refusal(ENOUGH, path).startswith(text.format(path=path))
 
 
+def test_a_table_of_the_environment_that_says_nothing_is_not_to_blame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEET_BROKER_LIMITS", "null")
+    path = tmp_path / "broker.toml"
+    path.write_text("[limits]\nmax_inflight = 0")
+    assert refusal(ENOUGH, path).startswith(f"{path}: limits.max_inflight: input should be greater than or equal to 1")
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "none.toml"
     assert refusal(ENOUGH, path) == f"{path} cannot be read: No such file or directory"

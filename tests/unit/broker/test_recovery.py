@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
@@ -339,6 +340,20 @@ def test_the_will_of_a_client_that_a_stopping_broker_sends_away_waits_for_the_ne
     assert watcher.received() == []
     after.advance(3)
     assert watcher.payloads() == ([] if returns else [b"gone"])
+
+
+def test_all_the_exchanges_that_a_device_can_leave_open_do_not_keep_a_start_waiting(broker: StoredBroker) -> None:
+    """A connection is a new quota: in some seconds a device leaves every packet identifier open. Eleven seconds' work
+    for a start that adds each to a copy of the others, a tenth of one for a start that does not."""
+    meter = broker.device("meter-1", **KEPT)
+    numbers = range(1, 0x10000)
+    rows = [(meter.session.row, each) for each in numbers]
+    broker.store._database.executemany("INSERT INTO incoming VALUES (?, ?)", rows)
+    began = process_time()
+    after = broker.killed()
+    assert process_time() - began < 4
+    back = after.device("meter-1", **KEPT)
+    assert back.session.incoming == set(numbers)
 
 
 @pytest.mark.parametrize(

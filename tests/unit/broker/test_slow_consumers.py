@@ -132,6 +132,27 @@ def test_who_takes_large_messages_and_acknowledges_none_gets_a_few(qos: int) -> 
     assert got == [b"%d" % number for number in range(10)]
 
 
+def test_who_goes_and_comes_again_while_a_disk_hangs_is_not_gathered_either(tmp_path: Path) -> None:
+    """Who is held hears nothing, gives up, and comes again: a fleet does so for as long as the disk hangs."""
+    broker = StoredBroker(tmp_path, max_connects_per_identity=0, flapping_count=0)
+    steady = broker.device("meter-2")
+    backend = broker.service(clean_start=False, session_expiry_interval=60)
+    broker.held = True
+    backend.send(Subscribe(1, (request("fleet/other"),)))
+    topic = "fleet/meters/meter-2/telemetry"
+    read = b"".join(publication(topic, qos=1, packet_id=each).encode(V5) for each in range(1, 501))
+    while not steady.transport.held:
+        steady.send_bytes(read)
+    for _ in range(3000):
+        meter = broker.device("meter-1")
+        assert meter.transport.held
+        meter.vanish()
+    assert len(broker.journal._held) <= 1025
+    broker.write()
+    assert not steady.transport.held
+    broker.close()
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_disk_that_hangs_holds_publishers_and_does_not_gather_their_answers(tmp_path: Path, fails: bool) -> None:
     """Nobody has subscribed to what they publish, so no queue does; each answer waits for another client's change."""

@@ -19,6 +19,12 @@ def test_only_an_https_address_is_one(url: str) -> None:
         open_pool(url, shared_pki().anchors, None)
 
 
+@pytest.mark.parametrize("url", ["https://\u2603.net", "https://xn--", "https://" + "a" * 70_000])
+def test_a_name_that_is_none_is_said(url: str) -> None:
+    with pytest.raises(TlsConfigurationError, match="is no address of a provisioning service: "):
+        open_pool(url, shared_pki().anchors, None)
+
+
 async def test_no_token_goes_out_and_no_feed_is_believed_over_plain_http() -> None:
     with pytest.raises(TlsConfigurationError):
         EstClient(PLAIN, shared_pki().anchors)

@@ -1,0 +1,103 @@
+"""Newcomers' epoll set: who waits while others take all of a turn is called in the next."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from broker.limits import Limits
+from broker.lobby import Lobby
+from broker.poller import READABLE, Poller
+from broker.turn import Turn
+
+
+class Newcomer:
+    """A connection in real sockets; *act* is what is done when it is read."""
+
+    host = "192.0.2.1"
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.calls = 0
+        self._act = act
+
+    def on_readable(self) -> None:
+        self.calls += 1
+        self._act()
+
+    def on_writable(self) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class Door:
+    """A lobby whose turns and whose clock are in the test's hand."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.now = 1.0
+        loop.time = lambda: self.now  # type: ignore[method-assign]
+        turn = Turn(loop.call_soon)
+        self.admitted = Poller(loop, turn)
+        self.lobby = Lobby(loop, turn, self.admitted, Limits)
+        self.newcomers: list[Newcomer] = []
+
+    def comes(self, *, takes: float = 0.0) -> Newcomer:
+        """Return a newcomer who takes that many seconds of a turn."""
+
+        def act() -> None:
+            self.now += takes
+
+        newcomer = Newcomer(act)
+        self.lobby.watch(newcomer.ours.fileno(), newcomer, READABLE)
+        self.newcomers.append(newcomer)
+        return newcomer
+
+    def close(self) -> None:
+        for poller in (self.lobby, self.admitted):
+            poller.close()
+        for newcomer in self.newcomers:
+            newcomer.ours.close()
+            newcomer.theirs.close()
+
+
+@pytest.fixture
+def door() -> Iterator[Door]:
+    loop = asyncio.new_event_loop()
+    opened = Door(loop)
+    yield opened
+    opened.close()
+    loop.close()
+
+
+@pytest.mark.parametrize("slow", [1, 3])
+def test_who_has_bytes_inside_is_called_though_others_take_the_whole_turn(door: Door, slow: int) -> None:
+    """The kernel does not tell of those bytes: who is forgotten now waits until it is sent away."""
+    taking = [door.comes(takes=0.02) for _ in range(slow)]
+    for each in taking:
+        each.theirs.send(b"!")
+    waiting = door.comes()
+    door.lobby.again(waiting.ours.fileno())
+    for _ in range(slow):
+        door.lobby._ready()
+        assert door.lobby.behind
+    for each in taking:
+        each.ours.recv(1)
+    door.lobby._ready()
+    assert waiting.calls == 1
+    assert not door.lobby.behind
+    door.lobby._ready()
+    assert waiting.calls == 1, "once is enough"
+
+
+def test_who_has_gone_meanwhile_is_not_called(door: Door) -> None:
+    taking, waiting = door.comes(takes=0.02), door.comes()
+    taking.theirs.send(b"!")
+    door.lobby.again(waiting.ours.fileno())
+    door.lobby._ready()
+    door.lobby.forget(waiting.ours.fileno())
+    taking.ours.recv(1)
+    door.lobby._ready()
+    assert waiting.calls == 0
