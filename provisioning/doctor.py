@@ -167,7 +167,7 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
         yield failed("database", f"{files.directory / 'fleet.db'} is missing", "restore it from the backup")
         return
     database = Database(settings.resolved_database_url, key)
-    where = database.url.render_as_string()
+    where = database.shown_url
     try:
         state = await database.read(schema.state)
         if state is schema.SchemaState.CURRENT:

@@ -281,7 +281,7 @@ async def _check_no_audit_log(settings: Settings, files: AuthorityFiles) -> None
 
 def _unusable(database: Database) -> ConfigurationError:
     return ConfigurationError(
-        f"database_url: the database {database.url.render_as_string()} cannot be used, the log says why; "
+        f"database_url: the database {database.shown_url} cannot be used, the log says why; "
         "is it running, and may the service connect to it?"
     )
 

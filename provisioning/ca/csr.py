@@ -58,7 +58,6 @@ _DEFAULT_KEY_POLICY: Final = KeyPolicy()
 _UNREADABLE: Final = (
     # What the library raises for DER that is not a request, or that holds something it does not know.
     *UNREADABLE,
-    TypeError,
     UnsupportedAlgorithm,
 )
 

@@ -18,7 +18,6 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -32,8 +31,6 @@ from provisioning.pki.revocation import certificate_key
 from provisioning.store import certificates, certificates_of_device, claims, operators
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
-
-_UNREADABLE: Final = (*UNREADABLE, TypeError)
 
 
 def authenticate(
@@ -60,7 +57,7 @@ def known(
         raise Refused(Code.CERTIFICATE_MISSING, "present a client certificate issued by this service")
     try:
         key = certificate_key(certificate)
-    except _UNREADABLE as error:  # A claim's or a manufacturer's: TLS lets them through for enrolment.
+    except UNREADABLE as error:  # A claim's or a manufacturer's: TLS lets them through for enrolment.
         raise Refused(Code.CERTIFICATE_UNKNOWN, f"the client certificate cannot be read ({error})") from error
     stored = certificates.find(connection, *key, for_update=for_update)
     fingerprint = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()

@@ -9,8 +9,14 @@ from typing import Final, TypeVar
 
 from cryptography import x509
 
-UNREADABLE: Final = (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
-"""What `cryptography` raises for a certificate or list that it cannot read, be it only one of its extensions."""
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,  # For a BIT STRING in a name.
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises for a certificate or list that it cannot read, be it only one extension or a name."""
 
 E = TypeVar("E", bound=x509.ExtensionType)
 

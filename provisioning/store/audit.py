@@ -29,15 +29,16 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from json.encoder import encode_basestring_ascii
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import bindparam, insert, inspect, select, update
+from sqlalchemy import Row, Select, bindparam, insert, inspect, select, update
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
 
 from provisioning.audit_chain import BEGINNING, AuditHead, link, seal
 from provisioning.flat_json import FlatJson
@@ -117,6 +118,8 @@ _APPEND: Final = Prepared(insert(audit_entries), told_by="number", comes_last=Tr
 _MOVE: Final = Prepared(
     update(audit_head).values(number=bindparam("last"), mac=bindparam("last_mac"), seal=bindparam("new_seal"))
 )
+_NO_UTF8: Final = "decode to UTF-8"
+"""What the driver's words are for it: it has no class of its own."""
 _END: Final = "audit_end"
 """Of a connection's notes: where the log ends in the transaction that is under way."""
 
@@ -194,12 +197,22 @@ def ceremony_of(connection: Connection, digest: str) -> AuditEntry | None:
     return None if row is None else AuditEntry(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
 
 
+def rows(connection: Connection, statement: Select[Any]) -> Sequence[Row[Any]]:
+    """Return what *statement* finds; raise ValueError where that is text and no UTF-8, which SQLite keeps, too."""
+    try:
+        return connection.execute(statement).all()
+    except OperationalError as error:
+        if _NO_UTF8 not in str(error.orig):
+            raise
+        raise ValueError("text is no UTF-8") from error
+
+
 def entries(connection: Connection, after: int, limit: int) -> list[AuditEntry]:
     """Return entries in order, after the number *after*."""
     statement = (
         select(audit_entries).where(audit_entries.c.number > after).order_by(audit_entries.c.number).limit(limit)
     )
-    return [AuditEntry(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001 - SQLAlchemy's public name
+    return [AuditEntry(**row._mapping) for row in rows(connection, statement)]  # noqa: SLF001 - SQLAlchemy's public name
 
 
 def head(connection: Connection) -> AuditHead:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from provisioning.audit_chain import BEGINNING, AuditHead, seal
 from provisioning.store import audit
 from provisioning.store.audit import AuditEntry
-from provisioning.store.tables import audit_entries
+from provisioning.store.tables import audit_entries, audit_head
 
 _PAGE: Final = 1000
 UNREADABLE: Final = (ValueError, TypeError)
@@ -47,16 +47,14 @@ def findings(connection: Connection, noted: AuditHead | None = None) -> Iterator
 
 def _about_head(connection: Connection, key: bytes, end: AuditHead) -> Iterator[str]:
     """Yield what is wrong with the head of a log whose last entry is *end*."""
-    heads = connection.execute(audit.READ_HEAD).all()
-    if not heads:
+    if not audit.rows(connection, select(audit_head.c.id)):
         yield "the head is missing"
         return
-    head = readable_head(connection)
-    seals = [row.seal for row in heads]
-    if head is None or not isinstance(seals[0], bytes):
+    head, sealed = _head(connection)
+    if head is None:
         yield "the head was changed, or was not written by this service"
         return
-    if not hmac.compare_digest(seals[0], seal(key, head)):
+    if not hmac.compare_digest(sealed, seal(key, head)):
         yield "the head was changed, or was not written by this service"
     if head.number > end.number:
         yield f"entries {end.number + 1} to {head.number} are missing at the end"
@@ -66,10 +64,20 @@ def _about_head(connection: Connection, key: bytes, end: AuditHead) -> Iterator[
 
 def readable_head(connection: Connection) -> AuditHead | None:
     """Return where the log says that it ends; None if it has no head, or none that a service has written."""
-    rows = connection.execute(audit.READ_HEAD).all()
-    if len(rows) != 1 or not isinstance(rows[0].number, int) or not isinstance(rows[0].mac, bytes):
-        return None
-    return AuditHead(rows[0].number, rows[0].mac)
+    return _head(connection)[0]
+
+
+def _head(connection: Connection) -> tuple[AuditHead | None, bytes]:
+    """Return the head and its seal, None if it is none."""
+    try:
+        found = audit.rows(connection, audit.READ_HEAD)
+    except ValueError:
+        return None, b""
+    if len(found) != 1:
+        return None, b""
+    head = found[0]
+    readable = isinstance(head.number, int) and isinstance(head.mac, bytes) and isinstance(head.seal, bytes)
+    return (AuditHead(head.number, head.mac), head.seal) if readable else (None, b"")
 
 
 def last_time(connection: Connection) -> datetime | None:
@@ -92,9 +100,18 @@ def _page(connection: Connection, after: int) -> list[_Read]:
     try:
         return [(each.number, each.mac, each.checked()) for each in audit.entries(connection, after, _PAGE)]
     except UNREADABLE:  # One is enough, and a page says not which.
-        codes = select(audit_entries.c.number, audit_entries.c.mac).where(audit_entries.c.number > after)
-        rows = connection.execute(codes.order_by(audit_entries.c.number).limit(_PAGE))
-        return [(number, mac if isinstance(mac, bytes) else b"", _one(connection, number)) for number, mac in rows]
+        numbers = select(audit_entries.c.number).where(audit_entries.c.number > after)
+        rows = connection.execute(numbers.order_by(audit_entries.c.number).limit(_PAGE))
+        return [(number, _code(connection, number), _one(connection, number)) for (number,) in rows.all()]
+
+
+def _code(connection: Connection, number: int) -> bytes:
+    """Return an entry's code, nothing if it holds none."""
+    try:
+        found = audit.rows(connection, select(audit_entries.c.mac).where(audit_entries.c.number == number))
+    except ValueError:
+        return b""
+    return next((code for (code,) in found if isinstance(code, bytes)), b"")
 
 
 def _one(connection: Connection, number: int) -> AuditEntry | None:

@@ -86,6 +86,11 @@ class Database:
         self._write_failed = False
 
     @property
+    def shown_url(self) -> str:
+        """Which database it is, for messages: without its password, which may be among the URL's parameters, too."""
+        return self.url.set(query={}).render_as_string()
+
+    @property
     def write_failed(self) -> bool:
         """Whether the store could not be used when something was last to be written; a full disk can be read."""
         return self._write_failed

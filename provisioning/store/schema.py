@@ -78,7 +78,7 @@ def check_there(database: Database) -> None:
 
 def _not_founded(database: Database) -> ConfigurationError:
     return ConfigurationError(
-        f"database_url: {database.url.render_as_string()} holds no records of this authority: restore it from the "
+        f"database_url: {database.shown_url} holds no records of this authority: restore it from the "
         "backup, or name the right one; with an empty one nobody would be revoked"
     )
 

@@ -6,11 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from provisioning.ca.der import BIT_STRING, SEQUENCE, children, element
 from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem
 
+_SERIAL_NUMBER = bytes.fromhex("0603550405")
 FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """IEEE 802.1AR §8.7: an IDevID does not end."""
 
@@ -48,6 +51,15 @@ class Manufacturer:
             builder = builder.add_extension(usage, critical=True)
         certificate = builder.sign(self.key, hashes.SHA256())
         return certificate, key_to_pem(key) + certificate.public_bytes(Encoding.PEM)
+
+    def unreadable(self) -> x509.Certificate:
+        """Return a device certificate that OpenSSL reads and `cryptography` does not: its serialNumber is no text."""
+        tbs, algorithm, _ = children(self.idevid("SN17")[0].public_bytes(Encoding.DER))
+        text, bits = _SERIAL_NUMBER + b"\x13\x04SN17", _SERIAL_NUMBER + b"\x03\x04\x00N17"
+        tbs = tbs.replace(text, bits)
+        signature = self.key.sign(tbs, ec.ECDSA(hashes.SHA256()))
+        content = tbs + algorithm + element(BIT_STRING, b"\x00" + signature)
+        return x509.load_der_x509_certificate(element(SEQUENCE, content))
 
     def _builder(self, subject: x509.Name, public_key: object, end: datetime = FOREVER) -> x509.CertificateBuilder:
         return (

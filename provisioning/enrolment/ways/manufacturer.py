@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.store import manufacturers
 from provisioning.store.groups import Group, WayName
@@ -89,7 +90,7 @@ def _has_signed(manufacturer: StoredManufacturer, certificate: x509.Certificate)
 def _serial_number(certificate: x509.Certificate) -> str:
     try:
         numbers = [each.value for each in certificate.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)]
-    except ValueError as error:
+    except UNREADABLE as error:
         raise _wrong(f"its subject cannot be read ({error})") from error
     if len(numbers) != 1 or not isinstance(numbers[0], str):
         raise _wrong(f"its subject has {len(numbers)} serialNumbers where one is needed (IEEE 802.1AR)")

@@ -12,10 +12,12 @@ down_revision = "0020"
 _BIG_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _AT_ONCE = 1000
 _OF_DEVICES = sa.text("""
-    SELECT certificates.device_id, certificates.der
+    SELECT certificates.id, certificates.device_id, certificates.der
     FROM certificates JOIN devices ON devices.id = certificates.device_id
-    WHERE devices.role = 'device' AND certificates.not_after > CURRENT_TIMESTAMP ORDER BY certificates.id
+    WHERE devices.role = 'device' AND certificates.not_after > CURRENT_TIMESTAMP AND certificates.id > :after
+    ORDER BY certificates.id LIMIT :most
 """)
+"""A page at a time: PostgreSQL's driver would have all rows of one answer in memory, a gigabyte for a million."""
 
 
 def upgrade() -> None:
@@ -29,8 +31,9 @@ def upgrade() -> None:
     )
     connection = op.get_bind()
     holders: dict[str, int] = {}
-    for rows in connection.execute(_OF_DEVICES).partitions(_AT_ONCE):
-        for device_id, der in rows:
+    after = 0
+    while rows := connection.execute(_OF_DEVICES, {"after": after, "most": _AT_ONCE}).all():
+        for after, device_id, der in rows:  # noqa: B007 - the last one is where the next page begins
             for name in _host_names(bytes(der)):
                 holders.setdefault(name, device_id)
     table = sa.table("host_names", sa.column("name"), sa.column("device_id"))

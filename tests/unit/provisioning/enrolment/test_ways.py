@@ -55,6 +55,13 @@ async def test_a_manufacturer_s_certificate_names_one_device(fleet: Fleet, numbe
     assert await refusal(fleet, "a", certificate=idevid) is Code.MANUFACTURER_CERTIFICATE
 
 
+async def test_a_manufacturer_s_certificate_that_cannot_be_read_names_nobody(fleet: Fleet) -> None:
+    await group(fleet, "manufacturer")
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    assert await refusal(fleet, "SN17", certificate=acme.unreadable()) is Code.MANUFACTURER_CERTIFICATE
+
+
 async def test_only_the_registered_ca_itself_counts_while_it_lasts(fleet: Fleet) -> None:
     await group(fleet, "manufacturer")
     acme, imitator = Manufacturer(begin=NOON), Manufacturer(begin=NOON)

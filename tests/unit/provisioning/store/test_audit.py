@@ -124,6 +124,12 @@ async def test_every_edit_removal_and_cut_is_found(
         ("UPDATE audit_entries SET at = 'yesterday' WHERE number = 3", ["entry 3 was changed"]),
         ("UPDATE audit_entries SET actor = x'ff' WHERE number = 3", ["entry 3 was changed"]),
         ("UPDATE audit_entries SET mac = 'text' WHERE number = 3", ["entry 3 was changed", "entry 4 was changed"]),
+        ("UPDATE audit_entries SET actor = CAST(x'ff' AS TEXT) WHERE number = 3", ["entry 3 was changed"]),
+        (
+            "UPDATE audit_entries SET mac = CAST(x'ff' AS TEXT) WHERE number = 5",
+            ["entry 5 was changed", "the head names entry 5"],
+        ),
+        ("UPDATE audit_head SET mac = CAST(x'ff' AS TEXT)", ["the head was changed"]),
         ("UPDATE audit_head SET number = 'none'", ["the head was changed"]),
         ("UPDATE audit_head SET mac = 'text'", ["the head was changed"]),
         ("UPDATE audit_head SET seal = 'text'", ["the head was changed"]),

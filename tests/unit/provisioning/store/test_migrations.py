@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from cryptography import x509
-from sqlalchemy import delete, select, text
-from sqlalchemy.engine import Connection
+from sqlalchemy import delete, event, select, text
+from sqlalchemy.engine import Connection, Engine
 
 from provisioning.ca.profile import ProfileConfig
 from provisioning.enrolment.attempt import TokenCredential
@@ -19,6 +20,7 @@ from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
 from provisioning.store.inventory import CertificateSearch
 from tests.support.fleet import open_fleet
+from tests.support.many import fill
 from tests.support.requests import csr_der
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -198,6 +200,8 @@ async def test_who_has_activated_or_is_on_trial_has_a_place_of_the_claim_after_t
 async def test_a_host_name_is_of_the_device_that_had_it_first_after_the_upgrade(store_url: str) -> None:
     profile = ProfileConfig("device", timedelta(days=7), honoured_domains=("x.example",))
     async with open_fleet(store_url, configured=[profile]) as fleet:
+        # More than may be in memory at a time: before those with a name on SQLite, after them on PostgreSQL.
+        await fleet.database.write(lambda connection: fill(connection, fleet.issuer.key_id, 1500, fleet.clock()))
         for device, host in (("meter-1", "a.x.example"), ("meter-2", "b.x.example"), ("meter-3", "a.x.example")):
             extension = x509.SubjectAlternativeName([x509.DNSName(host)])
             token = TokenCredential(device, await fleet.token(device))
@@ -216,4 +220,16 @@ async def test_a_host_name_is_of_the_device_that_had_it_first_after_the_upgrade(
             )
             return {row[0]: row[1] for row in rows}
 
-        assert await fleet.database.write(back_and_forth) == {"a.x.example": "meter-1", "b.x.example": "meter-2"}
+        read: list[int] = []
+
+        def note(_connection: Any, cursor: Any, statement: str, *_more: Any) -> None:
+            if "certificates.der" in statement:
+                read.append(cursor.rowcount)
+
+        event.listen(Engine, "after_cursor_execute", note)
+        try:
+            assert await fleet.database.write(back_and_forth) == {"a.x.example": "meter-1", "b.x.example": "meter-2"}
+        finally:
+            event.remove(Engine, "after_cursor_execute", note)
+        assert len(read) > 1
+        assert max(read) <= 1000

@@ -66,6 +66,14 @@ async def test_a_database_has_no_schema_at_first_and_is_older_at_every_earlier_r
     await database.close()
 
 
+@pytest.mark.parametrize("url", ["fleet:secret@db.example.org/fleet", "db.example.org/fleet?user=a&password=secret"])
+async def test_what_is_said_of_a_database_has_no_password(url: str) -> None:
+    database = Database(f"postgresql+psycopg://{url}")
+    assert "secret" not in database.shown_url
+    assert "db.example.org/fleet" in database.shown_url
+    await database.close()
+
+
 async def test_no_store_takes_the_place_of_a_founded_one(url: str, tmp_path: Path) -> None:
     database = Database(url)
     with pytest.raises(ConfigurationError, match="no records of this authority"):
