@@ -40,6 +40,7 @@ from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription
 from broker.presence import Presence
 from broker.replay import Replays
+from broker.returning import Returning
 from broker.routing.retained import RetainedMessages, Room
 from broker.routing.router import Routes, Subscriber
 from broker.session.queue import QueueLimits
@@ -74,6 +75,7 @@ class Engine:
         "registry",
         "replays",
         "retained",
+        "returning",
         "routes",
         "stamps",
         "stopping",
@@ -113,6 +115,8 @@ class Engine:
         """Where persistent state is noted for the store; None: nothing outlives the process."""
         self.live = LiveConnections()
         """Who is connected with which certificate."""
+        self.returning = Returning(now)
+        """Whose wills wait for them after a start."""
         self.stopping = False
         """Whether the broker is about to end: wills wait for the next start."""
         self.keeps_revoked = False
@@ -180,6 +184,7 @@ class Engine:
                 older.disconnect(
                     "SESSION_TAKEN_OVER", ReasonCode.SESSION_TAKEN_OVER, "another connection has taken over", now
                 )
+            self.returning.came(session, now)
             only_a_will = older is None and session.expiry_interval == 0  # It ended with another broker process.
             if only_a_will:
                 session.will = None
@@ -282,6 +287,9 @@ class Engine:
 
     def _due(self, session: Session, now: float) -> None:
         will = session.will
+        if will is not None and (until := self.returning.waits(session, now)) is not None:
+            self.registry.schedule(session, until)
+            return
         if will is not None:
             if session.will_due_at > now:
                 self.registry.schedule(session, session.will_due_at)

@@ -5,9 +5,9 @@ Rules
 1. A QoS 1 message that was on its way is sent again, in its order; the client may get it twice, as QoS 1 allows. A
    QoS 2 message is sent again with the packet identifier by which the client knows it: exactly once.
 2. A session whose time has passed is not brought back. The time of a session that was connected when the broker was
-   killed begins at the restart; so does the delay of its will, with a few seconds of grace, since all of its clients
-   lost their connection through no fault of theirs. Of a session that ended with its connection nothing is there but
-   its will: whoever comes back finds no session.
+   killed begins at the restart; so does the delay of its will, which also waits while clients come back
+   (`broker.returning`): they lost their connection through no fault of theirs. Of a session that ended with its
+   connection nothing is there but its will: whoever comes back finds no session.
 3. Messages that have expired are forgotten.
 """
 
@@ -30,14 +30,13 @@ from provisioning.pki.identity import parse_uri
 
 log = structlog.get_logger("broker")
 
-_WILL_GRACE = 10.0
-
 
 def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> Journal:
     """Fill *engine*, which is new, from *store*; return the journal that goes on from there.
 
     Raises `StoreError` for a database that is damaged.
     """
+    engine.returning.opened(now)  # If nobody says otherwise.
     try:
         journal = _recover(engine, store, now, wall_now)
     except (KeyError, ValueError, PacketError) as error:  # A row that no other belongs to, a text that is no identity.
@@ -99,11 +98,11 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float)
     if will[0] is not None:
         *columns, will_expiry_interval = will
         session.will = Will(_message((*columns, None), offset), will_delay, will_expiry_interval)
-        session.will_due_at = max(ended + min(will_delay, expiry_interval), now + _WILL_GRACE)
+        session.will_due_at = ended + min(will_delay, expiry_interval)
+        engine.returning.expect(session)
         engine.registry.schedule(session, session.will_due_at)
     if expiry_interval != NEVER:
-        # A session that has only a will ends when that is sent.
-        session.expires_at = max(ended + expiry_interval, session.will_due_at)
+        session.expires_at = ended + expiry_interval  # Not before its will is sent, see `Engine._due`.
         engine.registry.schedule(session, session.expires_at)
     return session
 

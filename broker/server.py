@@ -52,6 +52,7 @@ from broker.reload.policy_change import enforce_at_start
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import Part
 from broker.reload.trust_change import ReloadedTrust, anchors_of, record_trust
+from broker.returning import Returning
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
@@ -148,7 +149,14 @@ class BrokerServer:
             anchor_urls.run(partial(reloader.reload, {Part.TRUST}, quiet=True)),
             plugins.run(),
             keep_current(reloader, self._hangup, watch_files=self._config.watch_files),
-            self._announce(listeners, feed, lists, staple, [metrics.url if metrics is not None else "", admin.url]),
+            self._announce(
+                listeners,
+                engine.returning,
+                feed,
+                lists,
+                staple,
+                [metrics.url if metrics is not None else "", admin.url],
+            ),
         ]
         if feed is not None:
             jobs.append(feed.run())
@@ -339,13 +347,16 @@ class BrokerServer:
     async def _announce(
         self,
         listeners: list[Listener],
+        returning: Returning,
         feed: RevocationFeed | None,
         lists: RevocationLists,
         staple: Staple,
         others: list[str],
     ) -> None:
         patience = asyncio.get_running_loop().time() + _FEED_PATIENCE
+        returning.opened(patience)
         await self._open_doors(listeners, feed, lists, patience)
+        returning.opened(asyncio.get_running_loop().time())
         await lists.current.wait()
         await staple.tried()
         if feed is not None:

@@ -81,6 +81,7 @@ class SqliteStore:
             os.close(self._lock)
             raise unusable(path, error) from error
         try:
+            self._refuse_foreign()
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.execute("PRAGMA foreign_keys=ON")
@@ -89,12 +90,15 @@ class SqliteStore:
             self.close()
             raise unusable(path, error) from error
 
-    def _migrate(self) -> None:
-        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+    def _refuse_foreign(self) -> None:
+        """Raise `sqlite3.DatabaseError` for another program's database, before anything of it is changed."""
         (tables,) = self._database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         (ours,) = self._database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'deliveries'").fetchone()
         if tables and not ours:
             raise sqlite3.DatabaseError("it is another program's")
+
+    def _migrate(self) -> None:
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version == 0:
             self._database.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
         while version in MIGRATIONS:

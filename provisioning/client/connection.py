@@ -40,7 +40,7 @@ def open_pool(
     try:
         _ = httpx.URL(base_url).host
     except (httpx.InvalidURL, UnicodeError) as error:  # A name that is none in the DNS.
-        raise TlsConfigurationError(f"{base_url!r} is no address of a provisioning service: {error}") from error
+        raise TlsConfigurationError(f"{base_url[:200]!r} is no address of a provisioning service: {error}") from error
     return httpx.AsyncClient(
         base_url=base_url,
         verify=client_context(anchors, credential, allow_tls12=True),

@@ -12,6 +12,7 @@ import pytest
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
 from broker.recovery import recover
+from broker.returning import MOST
 from broker.store.sqlite import SqliteStore, StoreError
 from tests.support.pki import shared_device
 from tests.support.stored import StoredBroker
@@ -354,6 +355,58 @@ def test_all_the_exchanges_that_a_device_can_leave_open_do_not_keep_a_start_wait
     assert process_time() - began < 4
     back = after.device("meter-1", **KEPT)
     assert back.session.incoming == set(numbers)
+
+
+def test_wills_wait_as_long_as_clients_come_back(broker: StoredBroker) -> None:
+    """A fleet needs more than ten seconds for its handshakes: who waits at the door is not gone."""
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    for number in range(1, 5):
+        last = will(f"fleet/meters/meter-{number}/event", b"%d" % number, qos=1)
+        broker.device(f"meter-{number}", will=last, session_expiry_interval=number)
+    after = broker.killed(away=30)
+    watcher = after.service(**KEPT)
+    for number in (1, 2):
+        after.advance(8)
+        after.device(f"meter-{number}", clean_start=False)
+    after.advance(8)
+    after.device("another")  # It was not here before the start.
+    assert watcher.received() == []
+    after.advance(3)
+    assert sorted(watcher.payloads()) == [b"3", b"4"]
+    assert len(after.engine.registry) == 4, "the sessions of the two whose time has passed are gone"
+
+
+def test_wills_do_not_wait_for_ever_for_those_who_come_back_one_by_one(broker: StoredBroker) -> None:
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    last = int(MOST / 5)
+    for number in range(last + 2):
+        broker.device(f"meter-{number}", will=will(f"fleet/meters/meter-{number}/event", qos=1))
+    after = broker.killed()
+    watcher = after.service(**KEPT)
+    for number in range(last):
+        assert watcher.received() == []
+        after.device(f"meter-{number}")
+        after.advance(5)
+        after.keep_fresh()
+    after.advance(2)
+    assert len(watcher.payloads()) == 2
+
+
+def test_no_will_is_sent_before_the_doors_have_been_open_for_a_moment(broker: StoredBroker) -> None:
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    broker.device("meter-1", will=will("fleet/meters/meter-1/event", qos=1))
+    after = broker.killed()
+    after.engine.returning.opened(after.now + 10)  # At the latest, so long is waited for the revocation feed.
+    after.advance(9)
+    after.engine.returning.opened(after.now)
+    watcher = after.service(**KEPT)
+    after.advance(9)
+    assert watcher.received() == []
+    after.advance(2)
+    assert watcher.payloads() == [b"gone"]
 
 
 @pytest.mark.parametrize(

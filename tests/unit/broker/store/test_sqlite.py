@@ -162,10 +162,11 @@ def test_another_programs_database_is_left_alone(tmp_path: Path, version: int) -
     path = tmp_path / "broker.db"
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.executescript(f"CREATE TABLE users (name); PRAGMA user_version={version};")
-        before = list(database.iterdump())
-        with pytest.raises(StoreError, match="it is another program's; move it away, or put back a backup"):
-            SqliteStore(path)
-        assert list(database.iterdump()) == before
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="it is another program's; move it away, or put back a backup"):
+        SqliteStore(path)
+    assert path.read_bytes() == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["broker.db", "broker.lock"]
 
 
 @pytest.mark.usefixtures("store")
