@@ -100,6 +100,7 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
     from provisioning.audit_key import read_audit_key
     from provisioning.config import load_settings
     from provisioning.logs import configure_logging
+    from provisioning.store import schema
     from provisioning.store.database import Database
 
     configure_logging()  # Not to stdout, where the result goes.
@@ -108,6 +109,7 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
         settings = load_settings(directory)
         database = Database(settings.resolved_database_url, read_audit_key(AuthorityFiles(settings.directory)))
         try:
+            schema.check_there(database)
             return await database.read(work)
         finally:
             await database.close()

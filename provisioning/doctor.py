@@ -169,6 +169,7 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
     database = Database(settings.resolved_database_url, key)
     where = database.shown_url
     try:
+        schema.check_there(database)
         state = await database.read(schema.state)
         if state is schema.SchemaState.CURRENT:
             yield ok("database", f"{where} answers, its schema is current")
@@ -184,6 +185,8 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
                 f"{where} was made by a newer version",
                 "install that version again: an old one must not guess",
             )
+    except ConfigurationError as error:
+        yield failed("database", str(error), "restore it from the backup, or name the right one")
     except Refused as refusal:
         reason = refusal.__cause__ or refusal
         yield failed(
