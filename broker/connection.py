@@ -175,7 +175,7 @@ class ClientConnection:
         maximum = self.terms.limits.max_packet_size if session is not None else engine.limits.max_connect_size
         v5 = self.version is _V5
         storable = journal is None or not journal.failed
-        position = messages = acknowledged = handled = work = 0
+        position = messages = acknowledged = handled = stores = work = 0
         slow: Holder | None = None
         limit = len(data)
         try:
@@ -254,6 +254,7 @@ class ClientConnection:
                             if journal is not None and journal.dirty:  # It waits until it is true.
                                 otherwise = Otherwise.WAIT if v5 else Otherwise.CLOSE
                                 journal.open.answers.append((self, PUBACK_HEAD + packet_id, otherwise))
+                                stores += 1
                             else:
                                 session.outbox.append(PUBACK_HEAD + packet_id)  # type: ignore[union-attr]
                             acknowledged += 1
@@ -272,6 +273,7 @@ class ClientConnection:
                     continue
                 position = end
                 handled += 1
+                stores += first != _PUBLISH_QOS0
                 packet = decode_packet(first, data[body:end], self.version, engine.limits.packet_items)
                 work += work_of(first, length)
                 if work > PORTION and handled > 1:
@@ -296,7 +298,7 @@ class ClientConnection:
             engine.turn.sessions.add(session)
             if engine.replays.waiting:  # Rare: somebody is still being sent retained messages.
                 engine.replays.wake(session, now)
-        if journal is not None and (handled or (messages and acknowledged)) and journal.crowded:
+        if stores and journal is not None and journal.crowded:
             slow = journal
         if slow is not None:
             self.hold(slow, now)
@@ -472,8 +474,6 @@ class ClientConnection:
         when = lifetime.next_deadline(self, self.engine.limits, now)
         if when != math.inf:
             self.engine.deadlines.file(self, max(when, now))
-
-    # The end
 
     def fail(self, error: PacketError, now: float) -> None:
         """End the connection for a packet that the standard forbids."""

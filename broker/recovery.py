@@ -90,7 +90,7 @@ def _highest(store: SqliteStore, table: str) -> int:
 def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float) -> Session:
     number, client_id, owner, v5, expiry_interval, ended_at, *will, will_delay = row
     offset = journal.wall_offset
-    ended = now if ended_at is None else ended_at - offset
+    ended = now if ended_at is None else min(ended_at - offset, now)  # Later than now: the clock is behind.
     session = engine.registry.create(client_id, parse_uri(owner))
     session.row = number
     session.framing = framing(v5=bool(v5))

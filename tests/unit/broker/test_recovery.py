@@ -15,7 +15,7 @@ from broker.recovery import recover
 from broker.returning import MOST
 from broker.store.sqlite import SqliteStore, StoreError
 from tests.support.pki import shared_device
-from tests.support.stored import StoredBroker
+from tests.support.stored import WALL_OFFSET, StoredBroker
 from tests.support.wire import V5, V311, MemoryBroker, publication, request, will
 
 TOPIC = "fleet/meters/meter-1/telemetry"
@@ -407,6 +407,29 @@ def test_no_will_is_sent_before_the_doors_have_been_open_for_a_moment(broker: St
     assert watcher.received() == []
     after.advance(2)
     assert watcher.payloads() == [b"gone"]
+
+
+@pytest.mark.parametrize("will_delay", [0, 5])
+def test_who_left_later_than_now_left_now(
+    broker: StoredBroker, monkeypatch: pytest.MonkeyPatch, will_delay: int
+) -> None:
+    """A machine without a battery starts in the past: else its wills and sessions waited for years."""
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    last = will("fleet/meters/meter-1/event", qos=1, will_delay_interval=will_delay)
+    meter = broker.device("meter-1", session_expiry_interval=30, will=last)
+    if will_delay:
+        meter.vanish()
+    else:
+        broker.engine.stop(broker.now)
+        broker.settle()
+    monkeypatch.setattr("tests.support.stored.WALL_OFFSET", WALL_OFFSET - 1e9)
+    after = broker.killed()
+    watcher = after.service(**KEPT)
+    after.advance(11)
+    assert watcher.payloads() == [b"gone"]
+    after.advance(20)
+    assert len(after.engine.registry) == 1, "the watcher's"
 
 
 @pytest.mark.parametrize(
