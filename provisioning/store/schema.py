@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import column, func, inspect, select, table
+from sqlalchemy import column, func, inspect, select, table, text
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
@@ -129,6 +129,8 @@ def _upgrade(connection: Connection) -> bool:
     with importing():
         from alembic import command
 
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL statement_timeout = 0"))  # A request's is not enough for a large table.
     config = _configuration()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
