@@ -75,9 +75,8 @@ def explained_packet(
         packet = replace(packet, reason_code=reason)
     if connection.explains:
         explained = replace(packet, properties=Properties(reason_string=f"{reason.name}: {text}")).encode(version)
-        if (
-            not 0 < session.framing.maximum_packet_size < len(explained)
-        ):  # [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.9.2-1]
+        most = session.framing.maximum_packet_size
+        if not 0 < most < len(explained):  # [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.9.2-1]
             return explained
     return packet.encode(version)
 

@@ -70,8 +70,9 @@ class AdminClient:
         context = client_context(anchors, credential)
         with contextlib.ExitStack() as stack:
             try:
+                _ = httpx.URL(url).host
                 client = httpx.Client(base_url=url, verify=context, timeout=_PATIENCE, trust_env=False)
-            except httpx.InvalidURL as error:
+            except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that is no name.
                 raise BrokerUnreachable(_nobody(url, str(error))) from error
             return cls(url, stack.enter_context(client), stack.pop_all())
         raise AssertionError("the stack swallows nothing")

@@ -137,6 +137,7 @@ def test_what_answers_and_is_no_broker_is_called_so(stranger: Path, command: lis
         ("http://127.0.0.1:9443", "--url: 'http://127.0.0.1:9443' is no https:// address; give that of the broker's"),
         ("127.0.0.1", "--url: '127.0.0.1' is no https:// address"),
         ("https://a\0", "no broker answers at https://a"),
+        ("https://xn--", "no broker answers at https://xn--"),
     ],
 )
 def test_an_address_that_is_none_is_said(tmp_path: Path, url: str, text: str) -> None:
