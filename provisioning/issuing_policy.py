@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from itertools import combinations
 
-from provisioning.ca.host_patterns import may_clash
+from provisioning.ca.host_patterns import may_be_below, may_clash
 from provisioning.ca.key_blocklist import InvalidBlocklist, KeyBlocklist
 from provisioning.ca.key_policy import KeyPolicy
 from provisioning.ca.profile import InvalidProfile, Profile, ProfileConfig, ProfileName, profile_of
@@ -51,7 +51,7 @@ def _check_host_names(profiles: Mapping[str, Profile]) -> None:
     for name, profile in profiles.items():
         for domain in profile.names.honoured_domains:
             for other, pattern in patterns:
-                if pattern.endswith(f".{domain}"):
+                if may_be_below(domain, pattern):
                     raise InvalidProfile(
                         f"profiles.{name}.honoured_domains has {domain!r}, where profiles.{other}.dns_patterns put "
                         "other devices' names"

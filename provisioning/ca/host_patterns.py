@@ -12,6 +12,7 @@ Rules
 1. Between two placeholders of a pattern there is a ``.``, and whatever fills one that another follows holds none: so
    each ends at the first ``.`` that it could end at.
 2. Two patterns of a service are the same, or begin or end differently: no host name is made by both.
+3. No host name is made by a pattern that lies below a domain whose names devices may ask for.
 
 Handles: the text of patterns and names. Does not handle: whether the result is a host name
 (`provisioning.ca.server_names`).
@@ -50,6 +51,12 @@ def may_clash(one: str, other: str) -> bool:
     end, other_end = _literals(one)[-1], _literals(other)[-1]
     same_begin = begin.startswith(other_begin) or other_begin.startswith(begin)
     return same_begin and (end.endswith(other_end) or other_end.endswith(end))
+
+
+def may_be_below(domain: str, pattern: str) -> bool:
+    """Whether *pattern* could give a device a host name below *domain*: names and groups may hold ``.``, too."""
+    end, below = _literals(pattern)[-1], f".{domain}"
+    return end.endswith(below) or below.endswith(end)
 
 
 def filled(pattern: str, identity: Identity) -> str:

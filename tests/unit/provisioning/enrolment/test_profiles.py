@@ -149,8 +149,19 @@ async def test_a_name_that_could_give_another_device_its_host_name_is_refused(st
             'device]\ndns_patterns = ["{name}.a.x"]\n[profiles.cell]\nrole = "device"\nhonoured_domains = ["a.x"]',
             r"profiles.cell.honoured_domains has 'a.x', where profiles.device.dns_patterns put other devices' names",
         ),
+        (
+            (
+                'device]\ndns_patterns = ["{name}.{group}.x"]\n[profiles.cell]\nrole = "device"\n'
+                'honoured_domains = ["north.x"]'
+            ),  # Of press of group north, and of whoever asks for it.
+            r"profiles.cell.honoured_domains has 'north.x', where profiles.device.dns_patterns put other devices'",
+        ),
+        (
+            'device]\ndns_patterns = ["dev-{name}"]\nhonoured_domains = ["y.x"]',
+            r"profiles.device.honoured_domains has 'y.x', where profiles.device.dns_patterns put other devices' names",
+        ),
     ],
-    ids=["of one profile", "of two", "honoured by another"],
+    ids=["of one profile", "of two", "honoured by another", "honoured below another's", "with an open end"],
 )
 def test_profiles_that_could_give_two_devices_one_host_name_are_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "provisioning.toml").write_text(f"[profiles.{text}\n")
