@@ -293,7 +293,7 @@ class ClientConnection:
             self._tail, self._needed = bytearray(data[position:]), _NEVER
             limit = position
         metrics.messages_received += messages
-        metrics.bytes_received += limit
+        metrics.bytes_received += position  # What has not come whole counts with its packet, once.
         if acknowledged and session is not None:
             engine.turn.sessions.add(session)
             if engine.replays.waiting:  # Rare: somebody is still being sent retained messages.
@@ -303,7 +303,7 @@ class ClientConnection:
         if slow is not None:
             self.hold(slow, now)
         if self._meter is not None:
-            self._rest(self._meter, messages + handled, limit, now)
+            self._rest(self._meter, messages + handled, position, now)
         if position < limit and not self.closed:
             self._tail = bytearray(data[position:])
             self._needed = bytes_needed(data, position)

@@ -23,6 +23,16 @@ def broker() -> MemoryBroker:
     return MemoryBroker()
 
 
+@pytest.mark.parametrize("size", [1, 7, 5000])
+def test_bytes_are_counted_once_however_they_come(broker: MemoryBroker, size: int) -> None:
+    client = broker.device("meter-1")
+    before = broker.metrics.bytes_received
+    data = b"".join(publication(TOPIC, bytes(length)).encode(V5) for length in (10, 300, 3000))
+    for start in range(0, len(data), size):
+        client.send_bytes(data[start : start + size])
+    assert broker.metrics.bytes_received - before == len(data)
+
+
 # Deadlines
 
 
