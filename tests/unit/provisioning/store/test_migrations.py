@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alembic import command
+from alembic.config import Config
 from cryptography import x509
 from sqlalchemy import delete, event, select, text
 from sqlalchemy.engine import Connection, Engine
@@ -43,10 +44,29 @@ UPDATE counters SET value = 4 WHERE name = 'crl/issuing-ca';
 """
 
 
-def as_of(connection: Connection, revision: str) -> None:
+def configuration(connection: Connection) -> Config:
     config = schema._configuration()
     config.attributes["connection"] = connection
-    command.upgrade(config, revision)
+    return config
+
+
+def as_of(connection: Connection, revision: str) -> None:
+    command.upgrade(configuration(connection), revision)
+
+
+def execute(connection: Connection, script: str) -> None:
+    """Execute the statements of *script*, in which ``{blob}`` is the store's type of bytes."""
+    blob = "BLOB" if connection.dialect.name == "sqlite" else "BYTEA"
+    for statement in script.format(blob=blob).split(";"):
+        if statement.strip():
+            connection.execute(text(statement))
+
+
+def upgrade_from(connection: Connection, before: str, revision: str, script: str = "") -> None:
+    """Take the store back to revision *before*, execute *script* there, and upgrade it to *revision*."""
+    command.downgrade(configuration(connection), before)
+    execute(connection, script)
+    as_of(connection, revision)
 
 
 TOKENS = """
@@ -78,14 +98,7 @@ async def test_what_a_token_granted_before_holds_for_the_renewals_after_the_upgr
     database = Database(store_url)
 
     def back_and_forth(connection: Connection) -> dict[int, int | None]:
-        config = schema._configuration()
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0017")
-        blob = "BLOB" if connection.dialect.name == "sqlite" else "BYTEA"
-        for statement in TOKENS.format(blob=blob).split(";"):
-            if statement.strip():
-                connection.execute(text(statement))
-        command.upgrade(config, "0018")
+        upgrade_from(connection, "0017", "0018", TOKENS)
         rows = connection.execute(text("SELECT id, granted_seconds FROM certificates"))
         return {row.id: row.granted_seconds for row in rows}
 
@@ -97,13 +110,7 @@ async def test_what_a_token_granted_before_holds_for_the_renewals_after_the_upgr
 async def test_a_store_of_the_first_release_is_upgraded_without_loss(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
     await database.write(lambda connection: as_of(connection, "0001"))
-
-    def fill(connection: Connection) -> None:
-        for statement in FIRST_RELEASE.split(";"):
-            if statement.strip():
-                connection.execute(text(statement))
-
-    await database.write(fill)
+    await database.write(lambda connection: execute(connection, FIRST_RELEASE))
     assert await schema.upgrade(database)
 
     def look(connection: Connection) -> None:
@@ -151,14 +158,7 @@ async def test_who_only_ever_had_trials_counts_until_the_last_ends_after_the_upg
     database = Database(store_url)
 
     def back_and_forth(connection: Connection) -> dict[int, datetime | None]:
-        config = schema._configuration()
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0018")
-        blob = "BLOB" if connection.dialect.name == "sqlite" else "BYTEA"
-        for statement in TRIALS.format(blob=blob).split(";"):
-            if statement.strip():
-                connection.execute(text(statement))
-        command.upgrade(config, "0019")
+        upgrade_from(connection, "0018", "0019", TRIALS)
         return {row.id: row.trial_ends_at for row in connection.execute(select(tables.devices))}
 
     ends = await database.write(back_and_forth)
@@ -179,14 +179,7 @@ async def test_who_has_activated_or_is_on_trial_has_a_place_of_the_claim_after_t
     database = Database(store_url)
 
     def back_and_forth(connection: Connection) -> tuple[dict[int, datetime | None], int]:
-        config = schema._configuration()
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0019")
-        blob = "BLOB" if connection.dialect.name == "sqlite" else "BYTEA"
-        for statement in (TRIALS.format(blob=blob) + MORE_TRIALS).split(";"):
-            if statement.strip():
-                connection.execute(text(statement))
-        command.upgrade(config, "0020")
+        upgrade_from(connection, "0019", "0020", TRIALS + MORE_TRIALS)
         rows = connection.execute(select(tables.claim_places)).all()
         taken: int = connection.execute(select(tables.claims.c.taken)).scalar_one()
         return {row.device_id: row.ends_at for row in rows}, taken
@@ -210,12 +203,9 @@ async def test_a_host_name_is_of_the_device_that_had_it_first_after_the_upgrade(
             await fleet.database.write(lambda connection: connection.execute(forget))  # noqa: B023
 
         def back_and_forth(connection: Connection) -> dict[str, str]:
-            config = schema._configuration()
-            config.attributes["connection"] = connection
             connection.execute(text("UPDATE certificates SET not_after = '2999-01-01 00:00:00'"))
             connection.execute(text("UPDATE devices SET role = 'service' WHERE name = 'meter-2'"))  # It may ask, too.
-            command.downgrade(config, "0020")
-            command.upgrade(config, "0021")
+            upgrade_from(connection, "0020", "0021")
             rows = connection.execute(
                 select(tables.host_names.c.name, tables.devices.c.name).join_from(tables.host_names, tables.devices)
             )
