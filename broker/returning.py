@@ -32,8 +32,7 @@ class Returning:
 
     def __init__(self, now: float) -> None:
         self._awaited: set[Session] = set()
-        self._until = now + GRACE
-        self._last = now + MOST
+        self.opened(now)
 
     def expect(self, session: Session) -> None:
         """Take note that the client of *session* may come back."""
