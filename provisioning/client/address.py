@@ -18,4 +18,9 @@ def misnamed(base_url: str) -> str | None:
         named = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0 and base_url.isprintable()
     except ValueError:  # Brackets that hold no address, a port that is none.
         named = False
-    return None if named else f"{base_url[:_SHOWN]!r} is no address of a provisioning service: give https://host:port"
+    return None if named else no_address(base_url, "give https://host:port")
+
+
+def no_address(base_url: str, why: str) -> str:
+    """Return what to say of *base_url*, which is none, however long it is."""
+    return f"{base_url[:_SHOWN]!r} is no address of a provisioning service: {why}"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from provisioning.client.address import misnamed
+from provisioning.client.address import misnamed, no_address
 from provisioning.pki.tls import Credential, TlsConfigurationError, client_context
 
 CONNECT_TIMEOUT = 10.0
@@ -40,7 +40,7 @@ def open_pool(
     try:
         _ = httpx.URL(base_url).host
     except (httpx.InvalidURL, UnicodeError) as error:  # A name that is none in the DNS.
-        raise TlsConfigurationError(f"{base_url[:200]!r} is no address of a provisioning service: {error}") from error
+        raise TlsConfigurationError(no_address(base_url, str(error))) from error
     return httpx.AsyncClient(
         base_url=base_url,
         verify=client_context(anchors, credential, allow_tls12=True),

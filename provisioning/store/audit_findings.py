@@ -51,11 +51,10 @@ def _about_head(connection: Connection, key: bytes, end: AuditHead) -> Iterator[
         yield "the head is missing"
         return
     head, sealed = _head(connection)
+    if head is None or not hmac.compare_digest(sealed, seal(key, head)):
+        yield "the head was changed, or was not written by this service"
     if head is None:
-        yield "the head was changed, or was not written by this service"
         return
-    if not hmac.compare_digest(sealed, seal(key, head)):
-        yield "the head was changed, or was not written by this service"
     if head.number > end.number:
         yield f"entries {end.number + 1} to {head.number} are missing at the end"
     elif head != end:
