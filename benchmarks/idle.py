@@ -4,8 +4,9 @@
     .venv/bin/python benchmarks/idle.py --devices 2000 --seconds 20 --peer fleetgate --peer mosquitto
 
 Each device sends a PINGREQ every 60 seconds, one after the other, so that no two of them share a turn of the server's
-loop: 167 a second for 10,000 devices, the dearest way to be idle. The goal is 1 % of a core for 10,000 devices; with
-fewer the same share a device is asked (`--check` exits with 1 above it).
+loop: 167 a second for 10,000 devices, the dearest way to be idle. It is measured when each has sent one, as it is for
+the rest of the time. The goal is 1 % of a core for 10,000 devices; with fewer the same share a device is asked
+(`--check` exits with 1 above it).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ GOAL = 0.01
 _GOAL_DEVICES = 10_000
 _SETTLE_SECONDS = 3
 _EMPTY_SECONDS = 10
-_SMOKE = {"devices": 100, "seconds": 2, "keep_alive": 10}
+_SMOKE = {"devices": 100, "seconds": 2, "keep_alive": 3}
 
 
 def main() -> int:
@@ -65,21 +66,24 @@ def _idle(peer: str, made: pki.BenchPki, folder: Path, options: argparse.Namespa
         time.sleep(alone)
         empty = (server.process.cpu_seconds() - before) / alone
         arguments: list[str | Path] = ["-p", str(server.port), "-a", made.trust_anchors, "-D", made.devices]
-        arguments += ["-n", str(options.devices), "-A", str(options.keep_alive), "-H", str(options.seconds)]
+        before_it = options.keep_alive + _SETTLE_SECONDS
+        arguments += ["-n", str(options.devices), "-A", str(options.keep_alive), "-H", str(before_it + options.seconds)]
         with Load(arguments, folder / "load.log") as load:
             load.phase("connect")
             time.sleep(_SETTLE_SECONDS)
             kib = (server.process.memory_kib() - empty_kib) / options.devices
-            before, started = server.process.cpu_seconds(), time.monotonic()
             load.proceed()
+            time.sleep(before_it)
+            before, started = server.process.cpu_seconds(), time.monotonic()
             held = load.phase("hold")
             share = (server.process.cpu_seconds() - before) / (time.monotonic() - started)
             load.proceed()
         if held["lost"]:
             raise LoadFailed(f"{held['lost']} idle devices were disconnected")
+    pings = held["pings"] * options.seconds // (before_it + options.seconds)
     sys.stdout.write(
-        f"{peer}: {options.devices} idle devices, {held['pings']} pings in {options.seconds} s: {share:.2%} of a core "
-        f"({empty:.2%} without any), {(share - empty) * options.seconds / max(1, held['pings']) * 1e6:.0f} µs a ping, "
+        f"{peer}: {options.devices} idle devices, {pings} pings in {options.seconds} s: {share:.2%} of a core "
+        f"({empty:.2%} without any), {(share - empty) * options.seconds / max(1, pings) * 1e6:.0f} µs a ping, "
         f"{kib:.1f} KiB a device\n"
     )
     sys.stdout.flush()

@@ -36,8 +36,11 @@ class ByteStream(Protocol):
     def rest(self, seconds: float) -> None:
         """Read nothing for so long."""
 
-    def settle(self) -> None:
-        """Take note that the client is admitted: it is served before newcomers."""
+    def settle(self, *, dozes: bool = False) -> None:
+        """Take note that the client is admitted: it is served before newcomers.
+
+        Whether it *dozes* may change: what says nothing but that it is there may be served a little later.
+        """
 
 
 class Receiver(Protocol):

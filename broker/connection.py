@@ -35,6 +35,7 @@ from broker.authorization import introduce
 from broker.byte_stream import ByteStream
 from broker.client import Holder
 from broker.complaints import Complaints
+from broker.doze import SILENCE
 from broker.engine import Engine
 from broker.farewell import disconnect_packet, reason_for, refusal_for, refusal_packet
 from broker.handlers import handle
@@ -73,6 +74,7 @@ class ClientConnection:
         "bucket",
         "closed",
         "consulted",
+        "dozes",
         "engine",
         "expires_at",
         "explains",
@@ -102,6 +104,8 @@ class ClientConnection:
         self.closed = False
         """Whether it has ended: nothing is read, written or changed through it any more."""
         self.consulted: Inquiry | None = None
+        self.dozes = False
+        """Whether it says nothing but that it is there (`broker.doze`)."""
         self.waits = 0
         self.expires_at = 0.0
         """When the certificate ends."""
@@ -164,10 +168,15 @@ class ClientConnection:
             if len(self._tail) < self._needed:
                 return
             data, self._tail = bytes(self._tail), None
-        self.last_received = now
         engine = self.engine
         if len(data) == 2 and data[0] == _PINGREQ and self._meter is None and pinged(engine, self.session, data):
+            if not self.dozes and now - self.last_received > SILENCE:
+                self._doze(dozes=True)
+            self.last_received = now
             return
+        self.last_received = now
+        if self.dozes:
+            self._doze(dozes=False)
         metrics, routes = engine.metrics, engine.routes
         touch = engine.turn.routes.add
         allowed = self.topics.permitted
@@ -339,7 +348,13 @@ class ClientConnection:
 
     def send(self, packets: list[bytes]) -> None:
         """Write *packets* out."""
+        if self.dozes and (len(packets) > 1 or packets[0] is not PINGRESP):
+            self._doze(dozes=False)
         self._transport.write(packets)
+
+    def _doze(self, *, dozes: bool) -> None:
+        self.dozes = dozes
+        self._transport.settle(dozes=dozes)
 
     def reply(self, packet: bytes) -> None:
         """Append *packet* to the session's outbox."""

@@ -32,6 +32,7 @@ from broker.admission.refusal import RefusalCode
 from broker.byte_stream import ByteStream
 from broker.connection import ClientConnection
 from broker.connection_rate import ConnectionRate
+from broker.doze import Doze
 from broker.engine import Engine
 from broker.limits import Limits
 from broker.lobby import Lobby
@@ -67,10 +68,11 @@ class Speaks(Enum):
 
 
 class Doors:
-    """Everybody who is connected: those who are admitted, and the newcomers of each listener."""
+    """Everybody who is connected: those who are admitted, some of whom doze, and the newcomers of each listener."""
 
-    def __init__(self, admitted: Poller) -> None:
+    def __init__(self, admitted: Poller, doze: Doze) -> None:
         self._admitted = admitted
+        self._doze = doze
         self._lobbies: list[Lobby] = []
 
     def open(self, loop: asyncio.AbstractEventLoop, turn: Turn, limits: Callable[[], Limits]) -> Lobby:
@@ -82,11 +84,11 @@ class Doors:
     @property
     def connections(self) -> int:
         """How many there are, admitted or not."""
-        return len(self._admitted) + sum(map(len, self._lobbies))
+        return len(self._admitted) + len(self._doze) + sum(map(len, self._lobbies))
 
     async def drained(self, patience: float) -> None:
         """Close everybody politely; who is not gone after *patience* seconds is cut off."""
-        await asyncio.gather(*(poller.drained(patience) for poller in (self._admitted, *self._lobbies)))
+        await asyncio.gather(*(poller.drained(patience) for poller in (self._admitted, self._doze, *self._lobbies)))
 
 
 class Listener:

@@ -86,14 +86,10 @@ class Lobby(Poller):
             source.leave(admitted=False)
         super().forget(descriptor)
 
-    def settled(self, descriptor: int, transport: Watched, events: int) -> Poller:
+    def settled(self, descriptor: int, transport: Watched, events: int, *, dozes: bool) -> Poller:
         """Let go of *descriptor*, whose client is admitted; return the set that watches it now."""
+        del dozes
         source = self._sources.pop(descriptor, None)
         if source is not None:
             source.leave(admitted=True)
-        has_more = descriptor in self._again
-        super().forget(descriptor)
-        self._admitted.watch(descriptor, transport, events)
-        if has_more:
-            self._admitted.again(descriptor)
-        return self._admitted
+        return self._pass(descriptor, transport, events, self._admitted)

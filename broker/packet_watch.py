@@ -117,6 +117,6 @@ class PacketWatch(PassesOn):
         """Read nothing for so long."""
         self._stream.rest(seconds)
 
-    def settle(self) -> None:
-        """Take note that the client is admitted."""
-        self._stream.settle()
+    def settle(self, *, dozes: bool = False) -> None:
+        """Take note that the client is admitted, and whether it *dozes*."""
+        self._stream.settle(dozes=dozes)

@@ -37,7 +37,8 @@ log = structlog.get_logger("broker")
 
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
-_BATCH: Final = 256
+BATCH: Final = 256
+"""Transports that are called in one turn, at most."""
 
 
 class Watched(Protocol):
@@ -63,7 +64,7 @@ class Watched(Protocol):
 class Poller:
     """The epoll set."""
 
-    __slots__ = ("_again", "_coalescing", "_empty", "_epoll", "_loop", "_turn", "_watched")
+    __slots__ = ("_again", "_coalescing", "_empty", "_epoll", "_loop", "_turn", "_watched", "doze")
 
     def __init__(self, loop: AbstractEventLoop, turn: Turn, coalescing: Coalescing | None = None) -> None:
         """Let *coalescing* say when to wait for more before those who are ready are called."""
@@ -74,6 +75,8 @@ class Poller:
         self._watched: dict[int, Watched] = {}
         self._again: set[int] = set()
         self._empty = asyncio.Event()
+        self.doze: Poller | None = None
+        """Who watches clients that say nothing but that they are there; None: this set."""
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def watch(self, descriptor: int, transport: Watched, events: int) -> None:
@@ -103,13 +106,21 @@ class Poller:
         """Do not: it is to be read no more for now."""
         self._again.discard(descriptor)
 
-    def settled(self, descriptor: int, transport: Watched, events: int) -> Poller:
+    def settled(self, descriptor: int, transport: Watched, events: int, *, dozes: bool) -> Poller:
         """Take note that the client of *transport* is admitted; return the set that watches *descriptor* from now on.
 
-        Here: this one. A newcomer's is `broker.lobby`.
+        Here: this one, unless it *dozes*. Newcomers are in `broker.lobby`.
         """
-        del descriptor, transport, events
-        return self
+        return self._pass(descriptor, transport, events, self.doze) if dozes and self.doze is not None else self
+
+    def _pass(self, descriptor: int, transport: Watched, events: int, to: Poller) -> Poller:
+        """Let *to* watch *descriptor* from now on, and return it."""
+        has_more = descriptor in self._again
+        Poller.forget(self, descriptor)
+        to.watch(descriptor, transport, events)
+        if has_more:
+            to.again(descriptor)
+        return to
 
     def __len__(self) -> int:
         """Return how many transports there are."""
@@ -144,10 +155,10 @@ class Poller:
 
     def _events(self) -> list[tuple[int, int]]:
         """Return whom to call now, and why."""
-        events = self._epoll.poll(0, _BATCH)
+        events = self._epoll.poll(0, BATCH)
         coalescing = self._coalescing
         if coalescing is not None and coalescing.waited(ready := len(events), monotonic()):
-            events = self._epoll.poll(0, _BATCH)
+            events = self._epoll.poll(0, BATCH)
             coalescing.brought(len(events) - ready)
         if self._again:  # Rare: somebody has sent more than one turn reads.
             again, self._again = self._again, set()

@@ -32,6 +32,7 @@ from broker.admission.policy_file import parse_policy, read_policy
 from broker.audit.log import AuditLog
 from broker.audit.opening import NoAudit, open_audit
 from broker.coalescing import Coalescing
+from broker.doze import Doze
 from broker.config import BrokerConfig
 from broker.engine import Engine
 from broker.listener import Doors, Listener, Speaks
@@ -123,7 +124,8 @@ class BrokerServer:
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn, Coalescing(lambda: engine.limits.coalesce_microseconds / 1e6))
-        doors = Doors(poller)
+        doze = Doze(loop, engine.turn, poller, lambda: engine.limits.doze_milliseconds / 1e3)
+        doors = Doors(poller, doze)
         context = self._first_context(files, anchors_of(self._config, engine.admission.trust))
         listeners = self._listen(loop, engine, doors, context)
         lists = RevocationLists(engine, self._config, loop.time)

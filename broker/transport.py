@@ -455,9 +455,10 @@ class TlsTransport:
 
     # Readiness
 
-    def settle(self) -> None:
-        """Take note that the client is admitted: it is served before newcomers."""
-        self._poller = self._poller.settled(self._fd, self, self._events)
+    def settle(self, *, dozes: bool = False) -> None:
+        """Take note that the client is admitted: it is served before newcomers, and if it *dozes* a little later."""
+        if self._state is not CLOSED:
+            self._poller = self._poller.settled(self._fd, self, self._events, dozes=dozes)
 
     def hold(self) -> None:
         """Read nothing more from the peer until `release`."""

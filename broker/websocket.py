@@ -81,8 +81,8 @@ class Underlying(Protocol):
     def release(self) -> None:
         """Read again."""
 
-    def settle(self) -> None:
-        """Take note that the client is admitted."""
+    def settle(self, *, dozes: bool = False) -> None:
+        """Take note that the client is admitted, and whether it *dozes*."""
 
     def rest(self, seconds: float) -> None:
         """Read nothing for so long."""
@@ -265,9 +265,9 @@ class WebSocket:
             self._send(CloseConnection(code=_NORMAL))
         self._transport.close()
 
-    def settle(self) -> None:
-        """Take note that the client is admitted."""
-        self._transport.settle()
+    def settle(self, *, dozes: bool = False) -> None:
+        """Take note that the client is admitted, and whether it *dozes*."""
+        self._transport.settle(dozes=dozes)
 
     def rest(self, seconds: float) -> None:
         """Read nothing for so long."""

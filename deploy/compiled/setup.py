@@ -25,6 +25,7 @@ HOT = [
     "provisioning/pki/revocation.py",
     "broker/deadlines.py",
     "broker/denials.py",
+    "broker/doze.py",
     "broker/engine.py",
     "broker/farewell.py",
     "broker/handlers.py",
