@@ -28,6 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from provisioning.declined_upgrade import head_without_upgrade
 from provisioning.gathering_transport import GatheringTransport
+from provisioning.pki.openssl import has_extended_master_secret
 from provisioning.taken_answers import TakenAnswers
 
 log = structlog.get_logger(__name__)
@@ -268,6 +269,17 @@ def _status_line(status: int) -> bytes:
     return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
 
 
+def _has_unique(tls: ssl.SSLObject) -> bool:
+    """Whether the connection's tls-unique is its alone: the library gives one of every connection.
+
+    It is not in TLS 1.3 (RFC 9266), nor where a session is resumed without extended master secret: somebody in the
+    middle can have made it the same on both sides (RFC 7627 §5.4).
+    """
+    if tls.version() != "TLSv1.2":
+        return False
+    return not tls.session_reused or has_extended_master_secret(tls)
+
+
 class PeerCertificateProtocol(ConnectionProtocol):
     """HTTPS: tells the application which certificate the client presented."""
 
@@ -282,7 +294,7 @@ class PeerCertificateProtocol(ConnectionProtocol):
             "tls_version": tls.version(),
             "tls_resumed": tls.session_reused,
         }
-        if tls.version() == "TLSv1.2":  # Of TLS 1.3 the library gives a value too, which binds nothing (RFC 9266).
+        if _has_unique(tls):
             self._tls["tls_unique"] = tls.get_channel_binding("tls-unique")
         super().connection_made(transport)
 
