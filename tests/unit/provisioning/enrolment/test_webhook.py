@@ -56,7 +56,9 @@ async def test_a_reason_fits_into_one_line_of_text(webhooks: Webhooks) -> None:
     assert (verdict.allowed, verdict.reason) == (False, "not [31mthis one")
 
 
-@pytest.mark.parametrize("url", ["https://xn--/", "https://a..b/", "https://exa mple/", "https://*/"])
+@pytest.mark.parametrize(
+    "url", ["https://xn--/", "https://a..b/", "https://exa mple/", "https://*/", "https://a:99999/"]
+)
 async def test_a_host_that_is_no_name_cannot_be_reached(webhooks: Webhooks, url: str) -> None:
     with pytest.raises(Refused, match="WEBHOOK_FAILED"):
         await webhooks.ask(question(url))
