@@ -9,8 +9,12 @@ from __future__ import annotations
 import resource
 
 
-def take_all() -> None:
-    """Raise this process's limit, and that of what it starts, to what its user is allowed (the hard limit)."""
+def take_all() -> int:
+    """Raise this process's limit, and that of what it starts, to what its user is allowed (the hard limit); return it.
+
+    `resource.RLIM_INFINITY` is no limit.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
