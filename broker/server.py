@@ -34,6 +34,7 @@ from broker.audit.log import AuditLog
 from broker.audit.opening import NoAudit, open_audit
 from broker.coalescing import Coalescing
 from broker.config import BrokerConfig
+from broker.enforcement import forget_revoked
 from broker.engine import Engine
 from broker.listener import Doors, Listener, Speaks
 from broker.loop_lag import measure_lag
@@ -53,7 +54,6 @@ from broker.reload.policy_change import enforce_at_start
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import Part
 from broker.reload.trust_change import ReloadedTrust, anchors_of, record_trust
-from broker.returning import Returning
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
@@ -161,8 +161,8 @@ class BrokerServer:
             plugins.run(),
             keep_current(reloader, self._hangup, watch_files=self._config.watch_files),
             self._announce(
+                engine,
                 listeners,
-                engine.returning,
                 feed,
                 lists,
                 staple,
@@ -364,17 +364,17 @@ class BrokerServer:
 
     async def _announce(
         self,
+        engine: Engine,
         listeners: list[Listener],
-        returning: Returning,
         feed: RevocationFeed | None,
         lists: RevocationLists,
         staple: Staple,
         others: list[str],
     ) -> None:
         patience = asyncio.get_running_loop().time() + _FEED_PATIENCE
-        returning.opened(patience)
-        await self._open_doors(listeners, feed, lists, patience)
-        returning.opened(asyncio.get_running_loop().time())
+        engine.returning.opened(patience)
+        await self._open_doors(engine, listeners, feed, lists, patience)
+        engine.returning.opened(asyncio.get_running_loop().time())
         await lists.current.wait()
         await staple.tried()
         if feed is not None:
@@ -391,7 +391,12 @@ class BrokerServer:
         sys.stdout.flush()
 
     async def _open_doors(
-        self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists, patience: float
+        self,
+        engine: Engine,
+        listeners: list[Listener],
+        feed: RevocationFeed | None,
+        lists: RevocationLists,
+        patience: float,
     ) -> None:
         """Let in whoever has come, once it can be said who is revoked, or at *patience*, a time of the loop's clock.
 
@@ -402,6 +407,7 @@ class BrokerServer:
                 await lists.current.wait()
                 if feed is not None and self._config.feed_terms.grace is not None:
                     await feed.current.wait()
+        forget_revoked(engine, asyncio.get_running_loop().time())
         for listener in listeners:
             listener.begin()
 

@@ -303,6 +303,13 @@ class Admission:
             return _refused(RefusalCode.ISSUER_REVOKED, f"the CA {issuer.subject} is revoked ({revocation.reason})")
         return None
 
+    def is_revoked(self, certificate: CertificateKey) -> bool:
+        """Whether a *certificate* of which nothing more is known, or the CA that issued it, is revoked by now."""
+        if self.index.find(certificate) is not None:
+            return True
+        issuers = () if self.trust is None else self.trust.issuers_with(certificate[0])
+        return any(issuer.find_revoked(self.index) is not None for issuer in issuers)
+
     def refuse_before(self, generation: int) -> Refused | None:
         """Return the refusal if TLS has begun in another *generation* of trust: what it believed may count no more."""
         if generation == self.trust_generation:
