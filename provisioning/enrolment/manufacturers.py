@@ -4,7 +4,8 @@ Rules
 -----
 1. What is registered is the CA that issues the device certificates itself: no chain is followed, so nobody else that
    some root above it has certified gets in.
-2. It must be a CA with a key that is not weak: the certificates that it signs decide who a device is.
+2. It must be a CA with a key that is not weak, by the one judge of keys (`provisioning.ca.key_policy`): the
+   certificates that it signs decide who a device is.
 3. Two manufacturers may number their devices alike: give one of them a prefix. A device remembers whose it is.
 """
 
@@ -18,22 +19,24 @@ from typing import Final
 import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.errors import Code, Refused
+from provisioning.pki.extension import UNREADABLE, extension
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.pki.keys import key_identifier
+from provisioning.pki.tls import TlsConfigurationError, client_context
 from provisioning.store import audit, authorities, manufacturers
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.manufacturers import StoredManufacturer
 
 MAXIMUM_PREFIX: Final = 32
-_MINIMUM_RSA_BITS: Final = 2048
-_UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm)
+_UNREADABLE: Final = (*UNREADABLE, UnsupportedAlgorithm, TlsConfigurationError)
 
 log = structlog.get_logger(__name__)
 
@@ -120,22 +123,27 @@ def _ca(pem: str) -> x509.Certificate:
         if len(found) != 1:
             raise _invalid(f"certificate holds {len(found)} certificates: give the one CA that issues the IDevIDs")
         (certificate,) = found
-        key = certificate.public_key()
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except x509.ExtensionNotFound:
-        raise _invalid("certificate is no CA's: it has no Basic Constraints") from None
+        key, _ = certificate.public_key(), certificate.subject
+        constraints, usage = extension(certificate, x509.BasicConstraints), extension(certificate, x509.KeyUsage)
+        # All listeners trust it from now on: what OpenSSL does not read would leave them without any trust.
+        client_context(certificate.public_bytes(Encoding.PEM).decode())
     except _UNREADABLE as error:
         raise _invalid(f"certificate is not one PEM certificate ({error})") from error
-    if not constraints.ca:
+    if constraints is None:
+        raise _invalid("certificate is no CA's: it has no Basic Constraints")
+    if not constraints.ca or (usage is not None and not usage.key_cert_sign):
         raise _invalid("certificate is no CA's: register the CA that issues the IDevIDs, not an IDevID")
-    match key:
-        case ec.EllipticCurvePublicKey() | ed25519.Ed25519PublicKey():
-            pass
-        case rsa.RSAPublicKey(key_size=bits) if bits >= _MINIMUM_RSA_BITS:
-            pass
-        case _:
-            raise _invalid("certificate has a weak key, or one of a kind that is not supported")
+    _check_key(key)
     return certificate
+
+
+def _check_key(key: object) -> None:
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP521R1):
+        return  # Nothing that is certified here has it, but a CA may.
+    try:
+        KeyPolicy().check(key)
+    except WeakKey as error:
+        raise _invalid(f"certificate has a weak key, or one of a kind that is not supported ({error})") from error
 
 
 def _known(stored: StoredManufacturer | None, name: str) -> StoredManufacturer:

@@ -14,6 +14,7 @@ from provisioning.ca.der import BIT_STRING, SEQUENCE, children, element
 from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem
 
 _SERIAL_NUMBER = bytes.fromhex("0603550405")
+VERSION_3 = bytes.fromhex("a003020102")
 FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """IEEE 802.1AR §8.7: an IDevID does not end."""
 
@@ -25,11 +26,7 @@ class Manufacturer:
         self._begin = begin or datetime.now(UTC) - timedelta(days=1)
         self.key = generate_key()
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.certificate = (
-            self._builder(self.name, self.key.public_key())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .sign(self.key, hashes.SHA256())
-        )
+        self.certificate = self.ca(self.key.public_key())
 
     @property
     def pem(self) -> str:
@@ -52,14 +49,27 @@ class Manufacturer:
         certificate = builder.sign(self.key, hashes.SHA256())
         return certificate, key_to_pem(key) + certificate.public_bytes(Encoding.PEM)
 
+    def ca(self, public_key: object, usage: x509.KeyUsage | None = None, *, ca: bool = True) -> x509.Certificate:
+        """Return a certificate that makes the holder of *public_key* a CA of the same name, or says that he is none."""
+        constraints = x509.BasicConstraints(ca=ca, path_length=0 if ca else None)
+        builder = self._builder(self.name, public_key).add_extension(constraints, critical=True)
+        if usage is not None:
+            builder = builder.add_extension(usage, critical=True)
+        return builder.sign(self.key, hashes.SHA256())
+
     def unreadable(self) -> x509.Certificate:
         """Return a device certificate that OpenSSL reads and `cryptography` does not: its serialNumber is no text."""
-        tbs, algorithm, _ = children(self.idevid("SN17")[0].public_bytes(Encoding.DER))
         text, bits = _SERIAL_NUMBER + b"\x13\x04SN17", _SERIAL_NUMBER + b"\x03\x04\x00N17"
-        tbs = tbs.replace(text, bits)
+        return x509.load_der_x509_certificate(self.changed(self.idevid("SN17")[0], text, bits))
+
+    def changed(self, certificate: x509.Certificate, old: bytes, new: bytes, places: int = -1) -> bytes:
+        """Return *certificate* in DER with *new* in the first *places* of *old*, signed again."""
+        tbs, algorithm, _ = children(certificate.public_bytes(Encoding.DER))
+        if old not in tbs:
+            raise AssertionError("there is nothing to change")
+        tbs = tbs.replace(old, new, places)
         signature = self.key.sign(tbs, ec.ECDSA(hashes.SHA256()))
-        content = tbs + algorithm + element(BIT_STRING, b"\x00" + signature)
-        return x509.load_der_x509_certificate(element(SEQUENCE, content))
+        return element(SEQUENCE, tbs + algorithm + element(BIT_STRING, b"\x00" + signature))
 
     def _builder(self, subject: x509.Name, public_key: object, end: datetime = FOREVER) -> x509.CertificateBuilder:
         return (

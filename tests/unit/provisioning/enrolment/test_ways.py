@@ -20,7 +20,6 @@ from provisioning.store.approvals import ApprovalState
 from provisioning.store.groups import NewKey
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.manufacturer import Manufacturer
-from tests.support.pki import pem_of
 from tests.support.requests import NOON, csr_der
 from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, refusal
 
@@ -134,21 +133,6 @@ async def test_an_operator_s_token_readmits_for_good(fleet: Fleet) -> None:
     # From now on its manufacturer's word counts again.
     replaced = await enrol(fleet, "SN17", certificate=idevid)
     assert (await is_good(fleet, readmitted), await is_good(fleet, replaced)) == (False, True)
-
-
-async def test_what_is_wrong_with_a_manufacturer_is_named(fleet: Fleet) -> None:
-    acme = Manufacturer(begin=NOON)
-    _, leaf = acme.idevid("SN17")
-    service = ManufacturerService(fleet.database, fleet.clock, nothing)
-    wrong = {"nonsense": "not one PEM", leaf.decode(): "no CA's", acme.pem * 2: "holds 2 certificates"}
-    for own in (fleet.authority.root_ca, fleet.authority.issuing_ca):
-        wrong[pem_of(own.certificate).decode()] = "a CA of this fleet"
-    for pem, words in wrong.items():
-        with pytest.raises(Refused, match=words):
-            await service.add(name="acme", group="line", name_prefix="", pem=pem, by="admin")
-    await register(fleet, acme)
-    with pytest.raises(Refused, match="NAME_EXISTS"):
-        await register(fleet, acme, name="again")
 
 
 # The list.
