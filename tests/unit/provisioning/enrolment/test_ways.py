@@ -21,14 +21,9 @@ from provisioning.store.groups import NewKey
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.manufacturer import Manufacturer
 from tests.support.requests import NOON, csr_der
-from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, refusal
+from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, refusal, register
 
 # Manufacturers.
-
-
-async def register(fleet: Fleet, manufacturer: Manufacturer, name: str = "acme", prefix: str = "") -> None:
-    service = ManufacturerService(fleet.database, fleet.clock, nothing)
-    await service.add(name=name, group="line", name_prefix=prefix, pem=manufacturer.pem, by="admin")
 
 
 async def test_a_manufacturer_s_certificate_lets_its_device_in_just_in_time(fleet: Fleet) -> None:
@@ -52,13 +47,6 @@ async def test_a_manufacturer_s_certificate_names_one_device(fleet: Fleet, numbe
     await register(fleet, acme)
     idevid, _ = acme.idevid(*numbers)
     assert await refusal(fleet, "a", certificate=idevid) is Code.MANUFACTURER_CERTIFICATE
-
-
-async def test_a_manufacturer_s_certificate_that_cannot_be_read_names_nobody(fleet: Fleet) -> None:
-    await group(fleet, "manufacturer")
-    acme = Manufacturer(begin=NOON)
-    await register(fleet, acme)
-    assert await refusal(fleet, "SN17", certificate=acme.unreadable()) is Code.MANUFACTURER_CERTIFICATE
 
 
 async def test_only_the_registered_ca_itself_counts_while_it_lasts(fleet: Fleet) -> None:

@@ -146,7 +146,9 @@ def test_a_webhook_may_be_nowhere_else(url: str) -> None:
         check_url(url)
 
 
-@pytest.mark.parametrize("url", ["https://xn--/", "https://a..b/", "https://exa mple/", "https://*/"])
+@pytest.mark.parametrize(
+    "url", ["https://xn--/", "https://a..b/", "https://exa mple/", "https://*/", "https://a:99999/"]
+)
 async def test_a_host_that_is_no_name_cannot_be_reached(webhooks: Webhooks, url: str) -> None:
     with pytest.raises(Refused, match="WEBHOOK_FAILED"):
         await webhooks.ask(question(url))
