@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import ssl
 from collections.abc import Coroutine
 from http import HTTPStatus
@@ -27,6 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from provisioning.declined_upgrade import head_without_upgrade
 from provisioning.gathering_transport import GatheringTransport
+from provisioning.pki.openssl import has_extended_master_secret
 from provisioning.taken_answers import TakenAnswers
 
 log = structlog.get_logger(__name__)
@@ -34,6 +36,8 @@ log = structlog.get_logger(__name__)
 _MAXIMUM_HEADER_BYTES: Final = 32 * 1024
 _REQUEST_SECONDS: Final = 60.0
 _STALL_SECONDS: Final = 60.0
+_HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(:[0-9]*)?")
+"""What Host may say (RFC 9110 §7.2, RFC 3986 §3.2.2); it may be empty."""
 
 
 class WholeRequests(Protocol):
@@ -105,6 +109,7 @@ class ConnectionProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Wait no longer: the body has a limit of its own, `provisioning.api.body`."""
         self._overdue.cancel()
+        self._check_host()
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 raise ValueError("this is no proxy")
@@ -112,6 +117,14 @@ class ConnectionProtocol(HttpToolsProtocol):
             self._held = []
         else:
             super().on_headers_complete()
+
+    def _check_host(self) -> None:
+        """Raise ValueError, which the parser turns into 400, where RFC 9112 §3.2 asks for it."""
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) != 1 and (hosts or self.parser.get_http_version() == "1.1"):
+            raise ValueError("not one Host header")
+        if hosts and not _HOST.fullmatch(hosts[0]):
+            raise ValueError("the Host header is no host")
 
     def _may_come_whole(self) -> bool:
         parser = self.parser
@@ -256,6 +269,17 @@ def _status_line(status: int) -> bytes:
     return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
 
 
+def _has_unique(tls: ssl.SSLObject) -> bool:
+    """Whether the connection's tls-unique is its alone: the library gives one of every connection.
+
+    It is not in TLS 1.3 (RFC 9266), nor where a session is resumed without extended master secret: somebody in the
+    middle can have made it the same on both sides (RFC 7627 §5.4).
+    """
+    if tls.version() != "TLSv1.2":
+        return False
+    return not tls.session_reused or has_extended_master_secret(tls)
+
+
 class PeerCertificateProtocol(ConnectionProtocol):
     """HTTPS: tells the application which certificate the client presented."""
 
@@ -270,7 +294,7 @@ class PeerCertificateProtocol(ConnectionProtocol):
             "tls_version": tls.version(),
             "tls_resumed": tls.session_reused,
         }
-        if tls.version() == "TLSv1.2":  # Of TLS 1.3 the library gives a value too, which binds nothing (RFC 9266).
+        if _has_unique(tls):
             self._tls["tls_unique"] = tls.get_channel_binding("tls-unique")
         super().connection_made(transport)
 

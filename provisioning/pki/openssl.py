@@ -45,6 +45,7 @@ _STAPLED: Final = 0
 _NOT_STAPLED: Final = 3
 """`SSL_TLSEXT_ERR_OK` and `SSL_TLSEXT_ERR_NOACK`."""
 _GET_PEER_TMP_KEY: Final = 109
+_HAS_EXTENDED_MASTER_SECRET: Final = 122
 _X25519: Final = 1034
 _BOTH_SAID_GOODBYE: Final = 1 | 2
 COMPLETE, WANTS_READ, WANTS_WRITE = 0, 2, 3
@@ -187,6 +188,17 @@ def stay_resumable(address: int) -> None:
     that lost its network is the one that comes back.
     """
     _library.SSL_set_shutdown(address, _BOTH_SAID_GOODBYE)
+
+
+def has_extended_master_secret(session: Any) -> bool:
+    """Whether *session*, whose TLS 1.2 handshake is complete, has what RFC 7627 asks for; False where nobody can say.
+
+    It is an `ssl.SSLSocket` or an `ssl.SSLObject`; a session that is resumed has what it had at first.
+    """
+    inner = getattr(session, "_sslobj", session)
+    if not AVAILABLE or type(inner) is not _SESSION_TYPE:
+        return False
+    return bool(_library.SSL_ctrl(_word(inner, _SESSION), _HAS_EXTENDED_MASTER_SECRET, 0, None) == 1)
 
 
 def own_certificate(context: ssl.SSLContext) -> bytes:

@@ -26,6 +26,9 @@ from tests.support.manufacturer import Manufacturer
 from tests.support.openssl import OpensslDevice, openssl
 from tests.support.provisioning import ProvisioningService
 
+NO_EXTENDED_MASTER_SECRET = 1
+"""SSL_OP_NO_EXTENDED_MASTER_SECRET of OpenSSL 3."""
+
 
 def group(service: ProvisioningService, name: str, **rules: Any) -> None:
     answer = service.post("/v1/groups", name=name, **({"ways": ["token"]} | rules))
@@ -218,13 +221,25 @@ def request(name: str, key: PrivateKey, *attributes: tuple[str, bytes]) -> bytes
 
 
 class Connection:
-    """One TLS connection to the service, on which a request can be linked."""
+    """One TLS connection to the service, on which a request can be linked; *before*: its session is resumed."""
 
-    def __init__(self, service: ProvisioningService, version: ssl.TLSVersion) -> None:
-        context = client_context(service.bundle, allow_tls12=True)
+    def __init__(
+        self,
+        service: ProvisioningService,
+        version: ssl.TLSVersion,
+        *,
+        extended: bool = True,
+        before: Connection | None = None,
+    ) -> None:
+        context = client_context(service.bundle, allow_tls12=True) if before is None else before.context
         context.maximum_version = version
+        if not extended:
+            context.options |= NO_EXTENDED_MASTER_SECRET
         plain = socket.create_connection(("127.0.0.1", service.port), timeout=30)
-        self._tls = context.wrap_socket(plain, server_hostname="localhost")
+        session = None if before is None else before._tls.session
+        self.context = context
+        self._tls = context.wrap_socket(plain, server_hostname="localhost", session=session)
+        assert bool(self._tls.session_reused) is (before is not None)
 
     @property
     def unique(self) -> bytes:
@@ -269,6 +284,29 @@ def test_a_challenge_password_links_the_request_to_its_connection(
     assert first.enrol(name, token, link=first.unique)[0] == 200
     first.close()
     second.close()
+
+
+@pytest.mark.parametrize("extended", [True, False], ids=["extended master secret", "none"])
+def test_a_resumed_session_s_link_counts_with_an_extended_master_secret_only(
+    service: ProvisioningService, device: OpensslDevice, *, extended: bool
+) -> None:
+    name = device.name
+    token = service.token(device=name, group=name)
+    first = Connection(service, ssl.TLSVersion.TLSv1_2, extended=extended)
+    assert first.enrol(name, token, link=b"of another connection")[0] == 400
+    resumed = Connection(service, ssl.TLSVersion.TLSv1_2, extended=extended, before=first)
+    first.close()
+    status, text = resumed.enrol(name, token, link=resumed.unique)
+    resumed.close()
+    if extended:
+        assert status == 200
+        return
+    # Whoever was in the middle of the first one can have made the second one's the same on both sides (RFC 7627).
+    assert (status, text.split(":")[0]) == (400, "CSR_LINK")
+    assert "connect without resuming one" in text
+    fresh = Connection(service, ssl.TLSVersion.TLSv1_2, extended=extended)
+    assert fresh.enrol(name, token, link=fresh.unique)[0] == 200
+    fresh.close()
 
 
 def test_tls_1_3_has_no_link_and_says_so(service: ProvisioningService, device: OpensslDevice) -> None:

@@ -63,6 +63,12 @@ def test_where_openssl_cannot_be_asked_nothing_changes(monkeypatch: pytest.Monke
         assert not openssl.prefer(fresh, NAMES)
         assert tls13_suites(fresh) == before
     assert openssl.read_ahead(fresh.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)) == 0
+    # Nor is anything believed of a session that nobody can ask about.
+    asking = Asking(served(), version=ssl.TLSVersion.TLSv1_2)
+    asking.shake_hands()
+    assert not openssl.has_extended_master_secret(asking.server)
+    monkeypatch.undo()
+    assert openssl.has_extended_master_secret(asking.server)
 
 
 class Asking:

@@ -40,6 +40,7 @@ def test_no_link_is_none_where_none_is_asked_for(connection: TlsConnection | Non
     [
         (LINKED, NEW, "TLSv1.3 has none"),
         (LINKED, None, "this connection has none"),
+        (LINKED, TlsConnection("TLSv1.2", resumed=True), "connect without resuming one, or leave the attribute out"),
         (LINKED, TlsConnection("TLSv1.2", UNIQUE[:-1]), "is not the base64 of this connection's"),
         (LINKED[:-4], OLD, "is not the base64 of this connection's"),
         (f"!{LINKED}", OLD, "is not the base64 of this connection's"),
