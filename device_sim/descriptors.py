@@ -20,7 +20,9 @@ class TooFewDescriptors(Exception):
 
 def have(connections: int) -> None:
     """Take all descriptors that this user may have, *connections* at least. Raises `TooFewDescriptors`."""
-    needed, most = connections + SPARE, take_all()
+    needed = connections + SPARE
+    take_all()
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and most < needed:
         raise TooFewDescriptors(
             f"{needed} descriptors are needed, and {most} is the most this user may have; fewer devices, or as root: "
