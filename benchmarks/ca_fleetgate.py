@@ -39,7 +39,8 @@ async def fleetgate(
 ) -> AsyncIterator[RunningCa]:
     """Found, fill and run the service, with so many *workers*, until the block ends."""
     ca = folder / "ca"
-    environment = {_SECRET: secrets.token_urlsafe(), "FLEET_PROVISIONING_REQUESTS_PER_SECOND": "0"}
+    unlimited = ("FLEET_PROVISIONING_REQUESTS_PER_SECOND", "FLEET_PROVISIONING_OCSP_REQUESTS_PER_SECOND")
+    environment = {_SECRET: secrets.token_urlsafe(), **dict.fromkeys(unlimited, "0")}
     url = f"sqlite:///{ca / 'fleet.db'}"
     if server is not None:
         url = server.sqlalchemy_url(server.new_database())

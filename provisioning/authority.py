@@ -18,7 +18,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -83,6 +83,15 @@ def open_authority(settings: Settings) -> OpenAuthority:
         read_certificate(files.certificate(ISSUING_CA)),
         signers,
     )
+
+
+def strangers(files: AuthorityFiles, known: Iterable[StoredAuthority]) -> list[Path]:
+    """Return the files of certificates that are others than the store has of the CAs *known* by these names."""
+    return [
+        files.certificate(each.name)
+        for each in known
+        if files.certificate(each.name).exists() and read_certificate(files.certificate(each.name)) != each.certificate
+    ]
 
 
 async def found(settings: Settings, server_names: Sequence[str], clock: Callable[[], datetime]) -> AuthorityFiles:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import ssl
 from collections.abc import Coroutine
 from http import HTTPStatus
@@ -35,6 +36,8 @@ log = structlog.get_logger(__name__)
 _MAXIMUM_HEADER_BYTES: Final = 32 * 1024
 _REQUEST_SECONDS: Final = 60.0
 _STALL_SECONDS: Final = 60.0
+_HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(:[0-9]*)?")
+"""What Host may say (RFC 9110 §7.2, RFC 3986 §3.2.2); it may be empty."""
 
 
 class WholeRequests(Protocol):
@@ -106,6 +109,7 @@ class ConnectionProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Wait no longer: the body has a limit of its own, `provisioning.api.body`."""
         self._overdue.cancel()
+        self._check_host()
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 raise ValueError("this is no proxy")
@@ -113,6 +117,14 @@ class ConnectionProtocol(HttpToolsProtocol):
             self._held = []
         else:
             super().on_headers_complete()
+
+    def _check_host(self) -> None:
+        """Raise ValueError, which the parser turns into 400, where RFC 9112 §3.2 asks for it."""
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) != 1 and (hosts or self.parser.get_http_version() == "1.1"):
+            raise ValueError("not one Host header")
+        if hosts and not _HOST.fullmatch(hosts[0]):
+            raise ValueError("the Host header is no host")
 
     def _may_come_whole(self) -> bool:
         parser = self.parser

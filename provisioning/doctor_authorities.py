@@ -8,14 +8,17 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 from sqlalchemy.engine import Connection
 
+from provisioning.authority import strangers
 from provisioning.config import Settings
 from provisioning.doctor_finding import Finding, failed, ok, warning
+from provisioning.errors import ConfigurationError
 from provisioning.files import AuthorityFiles
 from provisioning.signers.places import SignerPlaces
 from provisioning.store import authorities, crls
@@ -27,9 +30,17 @@ _DUE: Final = 3
 
 def authority_findings(connection: Connection, settings: Settings, now: datetime) -> Iterator[Finding]:
     """Yield what is found about each CA that is not retired."""
-    places = SignerPlaces(AuthorityFiles(settings.directory), settings)
+    files = AuthorityFiles(settings.directory)
+    places = SignerPlaces(files, settings)
     good = []
-    for each in authorities.every(connection):
+    every = authorities.every(connection)
+    for path in _strangers(files, every):
+        yield failed(
+            "CAs",
+            f"{path} is not the certificate that the database knows by this name: the service does not start",
+            "restore the file from the backup that the database is of, or name the database of this directory",
+        )
+    for each in every:
         if each.kind is AuthorityKind.CROSS or each.state is AuthorityState.RETIRED:
             continue
         issues = each.kind is AuthorityKind.ISSUING and each.state is AuthorityState.ACTIVE
@@ -43,6 +54,13 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
         yield from _list(connection, each, now)
     if good:
         yield ok("CAs", f"good for a while: {', '.join(good)}")
+
+
+def _strangers(files: AuthorityFiles, known: Sequence[StoredAuthority]) -> list[Path]:
+    try:
+        return strangers(files, known)
+    except ConfigurationError:  # One that cannot be read was named with the keys.
+        return []
 
 
 def _end(ca: StoredAuthority, now: datetime) -> Finding | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -54,16 +54,20 @@ def import_devices(
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     wrong = 0
 
-    async def command(client: EnrolmentOperatorClient) -> None:
+    def complain(line: int, detail: str) -> None:
         nonlocal wrong
+        wrong += 1
+        say(f"{file}:{line}: {detail}")
+
+    async def command(client: EnrolmentOperatorClient) -> None:
         new = replaced = 0
         with progress_bar() as progress:
             task = progress.add_task("devices", total=None)
-            for batch in _batches(file):
+            for batch in _batches(file, complain):
                 outcome = await client.list_devices(group, [(name, key) for _, name, key in batch])
-                new, replaced, wrong = new + outcome.new, replaced + outcome.replaced, wrong + len(outcome.errors)
+                new, replaced = new + outcome.new, replaced + outcome.replaced
                 for error in outcome.errors:
-                    say(f"{file}:{batch[error.index][0]}: {error.detail}")
+                    complain(batch[error.index][0], error.detail)
                 progress.advance(task, len(batch))
         if as_json:
             print_document({"new": new, "replaced": replaced, "wrong": wrong})
@@ -124,8 +128,11 @@ def remove_listed(
     connection.run(command)
 
 
-def _batches(path: Path) -> Iterator[list[tuple[int, str, str | None]]]:
-    """Yield batches of (line, name, key); a name is what the service judges, not this reader."""
+def _batches(path: Path, complain: Callable[[int, str], None]) -> Iterator[list[tuple[int, str, str | None]]]:
+    """Yield batches of (line, name, key); a name is what the service judges, not this reader.
+
+    *complain* is told of lines that say more than the columns hold: which of it is meant nobody can know.
+    """
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)  # A quote without its end would swallow the rest.
         batch: list[tuple[int, str, str | None]] = []
@@ -138,6 +145,13 @@ def _batches(path: Path) -> Iterator[list[tuple[int, str, str | None]]]:
                     f"{', '.join(map(str, sorted(header))) or 'none'}"
                 )
             for row in reader:
+                if None in row:
+                    complain(
+                        reader.line_num,
+                        f"has {len(header) + len(row[None])} cells for {len(header)} columns: take out what is too "
+                        "much, or put quotation marks around a cell that holds a comma",
+                    )
+                    continue
                 name, key = (row.get("name") or "").strip(), (row.get("key_sha256") or "").strip()
                 batch.append((reader.line_num, name[:200], key[:200] or None))
                 if len(batch) == _BATCH:

@@ -34,7 +34,7 @@ import structlog
 from cryptography import x509
 from sqlalchemy.engine import Connection
 
-from provisioning.authority import OpenAuthority, issuing_crl_plans, root_crl_plan, urls_of
+from provisioning.authority import OpenAuthority, issuing_crl_plans, root_crl_plan, strangers, urls_of
 from provisioning.ca.issuer import IssuanceRefused, Issuer
 from provisioning.config import Settings
 from provisioning.enrolment.issuing import Issuing
@@ -144,13 +144,22 @@ class LiveAuthorities:
                 publisher.changed()
 
     async def start(self) -> None:
-        """Record the CAs that the fleet was founded with, and take over what the store says; raise if it fails."""
+        """Record the CAs that the fleet was founded with, and take over what the store says; raise if it fails.
+
+        A directory and a store that are of two fleets, or whose copies are of two times, are not begun with.
+        """
         now, authority = self._clock(), self._authority
         await self._database.write(
             lambda connection: authorities.adopt(
                 connection, authority.root_certificate, authority.issuing_certificate, now
             )
         )
+        known = await self._database.read(authorities.every)
+        if wrong := strangers(authority.files, known):
+            raise ConfigurationError(
+                f"{wrong[0]} is not the certificate that the database {self._database.shown_url} knows by this name: "
+                "restore the file from the backup that the database is of, or name the database of this directory"
+            )
         await self._take_over()
         if self._active.get(DEFAULT_LINE) is None:
             log.warning("no issuing CA is active here: nothing is issued")

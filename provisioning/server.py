@@ -41,7 +41,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from provisioning.api import est
-from provisioning.api.application import answering, new_application
+from provisioning.api.application import answering, new_application, ocsp_rates
 from provisioning.api.health import Readiness, health_routes
 from provisioning.api.late import LateApplication
 from provisioning.api.ocsp import OcspEndpoint
@@ -396,6 +396,7 @@ async def _build(
             est.EstResponder, enrolment=enrolment, authorities=live.told, signer=credential.signer
         ),
         behind=late,
+        authorities=live.told.certificates.values,
     )
     readiness = Readiness(database, live.active, live.ocsp_signers, live.publishers, utc_now)
     http = new_application(
@@ -408,7 +409,9 @@ async def _build(
             *health_routes(readiness.checks()),
         ],
     )
-    http.add_middleware(OcspEndpoint, responder=responder, body_seconds=settings.body_seconds)
+    http.add_middleware(
+        OcspEndpoint, responder=responder, body_seconds=settings.body_seconds, refuse=ocsp_rates(settings, metrics)
+    )
     retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)
     return _Parts(
         feed,

@@ -17,6 +17,7 @@ from typing import Any, Self
 import httpx
 
 from broker.admin.unix_socket import address_of
+from provisioning.client.address import NoAddress, check_address
 from provisioning.pki.tls import Credential, client_context
 
 _JSON = "application/json"
@@ -70,9 +71,9 @@ class AdminClient:
         context = client_context(anchors, credential)
         with contextlib.ExitStack() as stack:
             try:
-                _ = httpx.URL(url).host
+                check_address(url)
                 client = httpx.Client(base_url=url, verify=context, timeout=_PATIENCE, trust_env=False)
-            except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that is no name.
+            except NoAddress as error:
                 raise BrokerUnreachable(_nobody(url, str(error))) from error
             return cls(url, stack.enter_context(client), stack.pop_all())
         raise AssertionError("the stack swallows nothing")

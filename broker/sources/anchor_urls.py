@@ -32,6 +32,7 @@ import structlog
 from broker.config import BrokerConfig
 from broker.sources.anchor_copy import MOST_BYTES, AnchorsRefused, anchors_in, copy_of, keep, pem_of
 from broker.trust_settings import TrustSettings
+from provisioning.client.address import NoAddress, check_address
 from provisioning.pki.keys import KeyFileError
 from provisioning.pki.tls import TlsConfigurationError, client_context
 
@@ -177,6 +178,7 @@ async def _get(followed: Followed) -> bytes | None:
     verify = client_context(settings.anchors_url_cafile, allow_tls12=True) if settings.anchors_url_cafile else True
     client = httpx.AsyncClient(verify=verify, timeout=_TIMEOUT, trust_env=False, follow_redirects=False)
     try:
+        check_address(url)
         async with client, client.stream("GET", url, headers=headers) as response:
             if response.status_code == httpx.codes.NOT_MODIFIED and (followed.etag or followed.modified):
                 return None
@@ -192,7 +194,7 @@ async def _get(followed: Followed) -> bytes | None:
                     raise AnchorsRefused(f"more than {MOST_BYTES} bytes")
             followed.etag, followed.modified = received.get("ETag", ""), received.get("Last-Modified", "")
             return bytes(content)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, NoAddress) as error:
         raise _Unfetched(f"cannot be fetched: {str(error) or type(error).__name__}") from error
 
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from provisioning.client.address import NoAddress, check_address
 from provisioning.starting import importing
 
 if TYPE_CHECKING:
@@ -41,9 +42,10 @@ class PlainHttp:
         import httpx  # Which is there now.
 
         try:
+            check_address(url)
             async with client.stream(method, url, headers=headers, content=content) as response:
                 yield response
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, NoAddress) as error:
             raise HttpFailed(str(error) or type(error).__name__) from error
 
     def _open(self) -> httpx.AsyncClient:

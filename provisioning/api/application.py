@@ -10,17 +10,18 @@ framework that takes as long to import as all the rest, stands behind (`provisio
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
+from cryptography import x509
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from provisioning.api import est
 from provisioning.api.body import BodyLimit
@@ -45,14 +46,17 @@ def new_application(
     routes: Sequence[BaseRoute] = (),
     devices: Callable[[Answer], EstResponder] | None = None,
     behind: ASGIApp | None = None,
+    authorities: Callable[[], Iterable[x509.Certificate]] = tuple,
 ) -> Starlette:
     """Return an application whose errors are answered as each path needs; *port* names it in metrics.
 
     *devices* makes what answers EST, given how refusals are answered; it is asked before any route, and by
-    ``state.whole`` for requests that have come whole. *behind* is asked where there is no route.
+    ``state.whole`` for requests that have come whole. *behind* is asked where there is no route. *authorities* returns
+    our CAs: by the certificates that they have signed, callers are told apart.
     """
     answered = answering(metrics)
     app = Starlette(routes=routes, exception_handlers=error_handlers(answered))
+    app.router.redirect_slashes = False  # It would send clients where the request's own Host header says.
     if behind is not None:
         app.router.default = behind
     responder = None if devices is None else devices(answered)
@@ -67,13 +71,30 @@ def new_application(
     rates: RequestRates | None = None
     if port == "https" and settings.requests_per_second:
         rates = RequestRates(
-            rate=settings.requests_per_second, burst=settings.request_burst, clock=time.monotonic, answer=answered
+            rate=settings.requests_per_second,
+            burst=settings.request_burst,
+            clock=time.monotonic,
+            answer=answered,
+            authorities=authorities,
         )
         app.add_middleware(RateLimit, refuse=rates.refuse)
     app.add_middleware(CountRequests, metrics=metrics, port=port)
     if responder is not None:
         app.state.whole = WholeRequests(responder, metrics, port, rates, answered)
     return app
+
+
+def ocsp_rates(settings: Settings, metrics: Metrics) -> Callable[[Scope], Response | None]:
+    """Return what answers whoever asks about certificates too often; it takes one for each request."""
+    if not settings.ocsp_requests_per_second:
+        return lambda _scope: None
+    rates = RequestRates(
+        rate=settings.ocsp_requests_per_second,
+        burst=settings.request_burst,
+        clock=time.monotonic,
+        answer=answering(metrics),
+    )
+    return rates.refuse
 
 
 def answering(metrics: Metrics) -> Answer:

@@ -10,7 +10,8 @@ are, join the URL with two slashes, or leave the padding out, and some proxies w
 
 Rules
 -----
-1. A response of the protocol has HTTP status 200 whatever it says; other statuses are HTTP's own: 405, 413, 414, 415.
+1. A response of the protocol has HTTP status 200 whatever it says; other statuses are HTTP's own: 405, 413, 414, 415
+   and 429.
 2. Caches may keep an answer for minutes although nextUpdate is hours away: a revocation must be seen soon. They may
    not keep a failure, nor an answer with a nonce.
 3. A request is small: what exceeds `MAXIMUM_REQUEST` is refused before it is read or decoded.
@@ -21,7 +22,7 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from http import HTTPStatus
@@ -29,7 +30,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import structlog
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from provisioning.api.body import BodyLimit
@@ -59,9 +60,18 @@ _Headers = list[tuple[bytes, bytes]]
 class OcspEndpoint:
     """Answers what is under `PREFIX`; hands everything else to the application behind it."""
 
-    def __init__(self, app: ASGIApp, *, responder: OcspResponder, body_seconds: float) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        responder: OcspResponder,
+        body_seconds: float,
+        refuse: Callable[[Scope], Response | None] = lambda _scope: None,
+    ) -> None:
+        """*refuse* is `provisioning.api.rate_limit.RequestRates.refuse`."""
         self._app = app
         self._responder = responder
+        self._refuse = refuse
         self._post = BodyLimit(
             self._answer_post,
             maximum_for=lambda _path: MAXIMUM_REQUEST,
@@ -73,6 +83,10 @@ class OcspEndpoint:
         """Handle one request."""
         if scope["type"] != "http" or not _is_ours(scope["raw_path"]):
             await self._app(scope, receive, send)
+            return
+        too_often = self._refuse(scope)
+        if too_often is not None:
+            await too_often(scope, receive, send)
             return
         match scope["method"]:
             case "POST":

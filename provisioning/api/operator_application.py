@@ -18,6 +18,7 @@ from provisioning.api.devices import router as device_router
 from provisioning.api.est import Answer
 from provisioning.api.feed import feed_routes
 from provisioning.api.groups import router as group_router
+from provisioning.api.head import HeadAsGet
 from provisioning.api.idempotency import AnswerBook
 from provisioning.api.inventory import router as inventory_router
 from provisioning.api.lifecycle import router as lifecycle_router
@@ -74,15 +75,18 @@ def new_framework(version: str, answer: Answer) -> FastAPI:
     async def passed_on(_request: Request, error: Exception) -> Response:
         raise error  # Whoever stands before it tells of faults, and would do so again: answered faults go on as well.
 
-    return FastAPI(
+    framework = FastAPI(
         title="Fleetgate provisioning",
         version=version,
         docs_url=None,
         redoc_url=None,
         openapi_url="/v1/openapi.json",
+        redirect_slashes=False,  # As `new_application`.
         responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
         exception_handlers=error_handlers(answer) | {RequestValidationError: invalid, Exception: passed_on},
     )
+    framework.add_middleware(HeadAsGet)
+    return framework
 
 
 def new_operator_application(

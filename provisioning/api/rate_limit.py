@@ -3,9 +3,12 @@
 Theory
 ------
 A caller is whom his client certificate names, or, without one, his address. A device gets a new certificate with each
-renewal, so not the certificate itself: it would have a full bucket with each. The buckets are those of
-`provisioning.enrolment.pace`, where a whole group's are too: its name is known only when a request has been read and
-believed.
+renewal, so not the certificate itself: it would have a full bucket with each. That a CA of ours has signed it is
+verified, once a certificate: a manufacturer's CA, which TLS lets through, may bear any name, and would otherwise empty
+the buckets of devices of ours by certificates of theirs. Of whom others name, the certificate is the caller.
+
+The buckets are those of `provisioning.enrolment.pace`, where a whole group's are too: its name is known only when a
+request has been read and believed.
 
 Rules
 -----
@@ -16,16 +19,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from provisioning.enrolment.pace import Buckets
 from provisioning.errors import Code, Refused
 from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.keys import spki_fingerprint
 
 _REMEMBERED: Final = 4096
 """Certificates whose names are remembered, about 1 KB each."""
@@ -50,6 +55,42 @@ class RateLimit:
         await (refusal or self._app)(scope, receive, send)
 
 
+class Callers:
+    """Tells who asks."""
+
+    def __init__(self, authorities: Callable[[], Iterable[x509.Certificate]]) -> None:
+        """Tell those apart whom the CAs name that *authorities* returns, ours as they are now."""
+        self._authorities = authorities
+        self._named = functools.lru_cache(_REMEMBERED)(self._name)
+
+    def caller(self, scope: Scope) -> Hashable:
+        """Return whose request it is."""
+        certificate: bytes | None = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
+        if certificate is not None:
+            return self._named(certificate)
+        client = scope.get("client")
+        return client[0] if client else ""
+
+    def _name(self, der: bytes) -> Hashable:
+        """Return whom a certificate names, and by whose key: the same for its successors."""
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+            for authority in self._authorities():
+                if _has_signed(authority, certificate):
+                    return spki_fingerprint(authority.public_key()) + certificate.subject.public_bytes()
+        except UNREADABLE:
+            pass
+        return der
+
+
+def _has_signed(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
 class RequestRates:
     """Every caller's bucket."""
 
@@ -60,35 +101,22 @@ class RequestRates:
         burst: int,
         clock: Callable[[], float],
         answer: Callable[[str, Refused, Mapping[str, str]], Response],
+        authorities: Callable[[], Iterable[x509.Certificate]] = tuple,
     ) -> None:
-        """*clock* is monotonic; *answer* makes the response for a path, a refusal and headers."""
+        """*clock* is monotonic; *answer* makes the response for a path, a refusal and headers.
+
+        *authorities* returns our CAs as they are now.
+        """
+        self._callers = Callers(authorities)
         self._buckets = Buckets(rate, burst)
         self._clock = clock
         self._answer = answer
 
     def refuse(self, scope: Scope) -> Response | None:
         """Take one from the caller's bucket; return the answer if there is none."""
-        wait = self._buckets.take(_caller(scope), self._clock())
+        wait = self._buckets.take(self._callers.caller(scope), self._clock())
         if not wait:
             return None
         seconds = math.ceil(wait)
         refusal = Refused(Code.RATE_LIMITED, f"too many requests from you: wait {seconds} s")
         return self._answer(scope["path"], refusal, {"Retry-After": str(seconds)})
-
-
-def _caller(scope: Scope) -> Hashable:
-    certificate: bytes | None = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
-    if certificate is not None:
-        return _named(certificate)
-    client = scope.get("client")
-    return client[0] if client else ""
-
-
-@functools.lru_cache(_REMEMBERED)
-def _named(der: bytes) -> bytes:
-    """Return whom a certificate names, and in whose words: the same for its successors."""
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-        return certificate.issuer.public_bytes() + certificate.subject.public_bytes()
-    except UNREADABLE:
-        return der

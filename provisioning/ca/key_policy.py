@@ -18,7 +18,8 @@ known keys          a list of keys that were published: `KeyBlocklist`
 
 Rules
 -----
-1. `KeyPolicy.check` is the one judge of a public key; who signs for a stranger's key asks it first.
+1. `KeyPolicy.check` is the one judge of a public key; who signs for a stranger's key asks it first, and who believes
+   a certificate of somebody else's asks `KeyPolicy.check_shown`.
 2. A refusal says what is wrong and what to do, and names no other party.
 3. No I/O and no clock.
 
@@ -89,6 +90,23 @@ class KeyPolicy:
                 _check_rsa(key)
             case _:
                 raise WeakKey("this kind of key is not accepted: use ECDSA P-256 or P-384, Ed25519, or RSA")
+        self._check_published(key)
+
+    def check_shown(self, key: object) -> None:
+        """Raise `WeakKey` if others than its holder may have *key*, so that to have it shows nothing.
+
+        It was certified by somebody else, who may have other tastes in curves and exponents.
+        """
+        match key:
+            case ed25519.Ed25519PublicKey():
+                _check_ed25519(key)
+            case rsa.RSAPublicKey():
+                _check_modulus(key.public_numbers().n)
+            case _:
+                pass
+        self._check_published(key)
+
+    def _check_published(self, key: object) -> None:
         if self.blocklist is not None and key in self.blocklist:
             raise WeakKey("this key was published, so that others hold it too: make a new key on the device")
 
@@ -106,7 +124,10 @@ def _check_rsa(key: rsa.RSAPublicKey) -> None:
     if numbers.e not in _RSA_EXPONENTS:
         shown = numbers.e if numbers.e < _RSA_EXPONENTS.stop else "longer than 32 bits"
         raise WeakKey(f"the RSA exponent is {shown}: use 65537")
-    modulus = numbers.n
+    _check_modulus(numbers.n)
+
+
+def _check_modulus(modulus: int) -> None:
     if modulus % 2 == 0 or math.gcd(modulus, _SMALL_PRIMES_PRODUCT) != 1:
         raise WeakKey("the RSA modulus has a small factor, so it was damaged or made wrongly: make a new key")
     if _is_roca(modulus):

@@ -1,7 +1,7 @@
-"""The address of a provisioning service: what may be one.
+"""Addresses: what may be that of a provisioning service, and what cannot be asked at all.
 
-Only ``https://`` is: over plain HTTP an enrolment token would be anybody's who listens, and a revocation feed anybody's
-who answers.
+Of a provisioning service only ``https://`` is: over plain HTTP an enrolment token would be anybody's who listens, and a
+revocation feed anybody's who answers.
 """
 
 from __future__ import annotations
@@ -9,6 +9,26 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 _SHOWN = 200
+_HIGHEST_PORT = 65535
+
+
+class NoAddress(ValueError):
+    """There is nothing to connect to; the text says why."""
+
+
+def check_address(url: str) -> None:
+    """Raise `NoAddress` if httpx could not begin to connect: it has an error of its own for each reason, or none."""
+    import httpx  # Late: whoever has no address to check starts without it.
+
+    try:
+        parts = httpx.URL(url)
+        named, port = bool(parts.host), parts.port
+    except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a name that is none in the DNS.
+        raise NoAddress(str(error)) from error
+    if not named:
+        raise NoAddress("it names no host")
+    if port is not None and port > _HIGHEST_PORT:
+        raise NoAddress(f"there is no port {port}")
 
 
 def misnamed(base_url: str) -> str | None:

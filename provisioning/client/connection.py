@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from provisioning.client.address import misnamed, no_address
+from provisioning.client.address import NoAddress, check_address, misnamed, no_address
 from provisioning.pki.tls import Credential, TlsConfigurationError, client_context
 
 CONNECT_TIMEOUT = 10.0
@@ -38,8 +38,8 @@ def open_pool(
     if (wrong := misnamed(base_url)) is not None:
         raise TlsConfigurationError(wrong)
     try:
-        _ = httpx.URL(base_url).host
-    except (httpx.InvalidURL, UnicodeError) as error:  # A name that is none in the DNS.
+        check_address(base_url)
+    except NoAddress as error:
         raise TlsConfigurationError(no_address(base_url, str(error))) from error
     return httpx.AsyncClient(
         base_url=base_url,

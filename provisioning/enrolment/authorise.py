@@ -129,9 +129,7 @@ def _place_of(ways: Sequence[Way], attempt: Attempt) -> tuple[Role, str | None]:
     if group is None and role is Role.DEVICE:
         group = attempt.label
     if group is None and not ways:
-        raise Refused(
-            Code.TOKEN_MISSING, "authenticate with HTTP Basic: user = device name, password = enrolment token"
-        )
+        raise _nothing_shown(_in_vain(attempt, ways))
     _check_label(attempt.label, attempt.request.common_name, group)
     return role, group
 
@@ -160,7 +158,7 @@ def _vouched(
             refusal = refusal or error
         except (Undecided, Unasked) as error:
             waiting = waiting or error
-    raise waiting or refusal or _no_way(rules, [way.name for way in evidence])
+    raise waiting or refusal or _no_way(rules, [way.name for way in evidence], _in_vain(attempt, evidence))
 
 
 def _all_vouch(connection: Connection, attempt: Attempt, rules: Group, ways: Sequence[Way]) -> list[Vouched]:
@@ -176,17 +174,31 @@ def _all_vouch(connection: Connection, attempt: Attempt, rules: Group, ways: Seq
     return said
 
 
-def _no_way(rules: Group, presented: Sequence[str]) -> Refused:
+def _in_vain(attempt: Attempt, evidence: Sequence[Way]) -> str:
+    """Return what is to be said of a certificate that nobody has recognised."""
+    if attempt.certificate is None or any(isinstance(way, ClaimWay | ManufacturerWay) for way in evidence):
+        return ""
+    return (
+        "; the certificate that you present is no claim, and the CA that has issued it is not itself registered as a "
+        "manufacturer's"
+    )
+
+
+def _nothing_shown(in_vain: str) -> Refused:
+    return Refused(
+        Code.TOKEN_MISSING, f"authenticate with HTTP Basic: user = device name, password = enrolment token{in_vain}"
+    )
+
+
+def _no_way(rules: Group, presented: Sequence[str], in_vain: str) -> Refused:
     if not rules.ways:
         return Refused(Code.WAY_REFUSED, f"group {rules.name} lets nobody in: an operator has closed it")
     if not presented and (WayName.TOKEN,) in rules.ways:
-        return Refused(
-            Code.TOKEN_MISSING, "authenticate with HTTP Basic: user = device name, password = enrolment token"
-        )
+        return _nothing_shown(in_vain)
     return Refused(
         Code.WAY_REFUSED,
         f"group {rules.name} lets devices in by {_alternatives(rules.ways)}; this request shows "
-        f"{'+'.join(presented) or 'nothing'}",
+        f"{'+'.join(presented) or 'nothing'}{in_vain}",
     )
 
 

@@ -5,6 +5,7 @@ Rules
 1. What is registered is the CA that issues the device certificates itself: no chain is followed, so nobody else that
    some root above it has certified gets in.
 2. It must be a CA with a key that is not weak: the certificates that it signs decide who a device is.
+   One whose certificates TLS would never let through is refused here, with a sentence where devices get an alert.
 3. Two manufacturers may number their devices alike: give one of them a prefix. A device remembers whose it is.
 """
 
@@ -20,12 +21,16 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.errors import Code, Refused
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.pki.keys import key_identifier
+from provisioning.pki.tls import TlsConfigurationError, client_context
 from provisioning.store import audit, authorities, manufacturers
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
@@ -33,7 +38,8 @@ from provisioning.store.manufacturers import StoredManufacturer
 
 MAXIMUM_PREFIX: Final = 32
 _MINIMUM_RSA_BITS: Final = 2048
-_UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm)
+_UNREADABLE: Final = (*UNREADABLE, UnsupportedAlgorithm, TlsConfigurationError)
+_KEYS: Final = KeyPolicy()
 
 log = structlog.get_logger(__name__)
 
@@ -60,8 +66,8 @@ class ManufacturerService:
             raise _invalid(str(error)) from error
         if len(name_prefix) > MAXIMUM_PREFIX:
             raise _invalid(f"name_prefix has {len(name_prefix)} characters, {MAXIMUM_PREFIX} at most")
-        certificate = _ca(pem)
         now = self._clock()
+        certificate = _ca(pem, now)
         der = certificate.public_bytes(Encoding.DER)
         fingerprint = hashlib.sha256(der).hexdigest()
 
@@ -74,7 +80,7 @@ class ManufacturerService:
                     name=name,
                     group=group,
                     name_prefix=name_prefix,
-                    subject=certificate.subject.public_bytes(),
+                    subject=certificate.subject.public_bytes(),  # `_ca` has read it.
                     fingerprint_sha256=fingerprint,
                     der=der,
                     by=by,
@@ -114,20 +120,23 @@ class ManufacturerService:
         )
 
 
-def _ca(pem: str) -> x509.Certificate:
+def _ca(pem: str, now: datetime) -> x509.Certificate:
     try:
         found = x509.load_pem_x509_certificates(pem.encode())
         if len(found) != 1:
             raise _invalid(f"certificate holds {len(found)} certificates: give the one CA that issues the IDevIDs")
         (certificate,) = found
         key = certificate.public_key()
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except x509.ExtensionNotFound:
-        raise _invalid("certificate is no CA's: it has no Basic Constraints") from None
+        certificate.subject.public_bytes()
+        wrong = _unfit(certificate.extensions)
+        # The listeners' trust is loaded whole: what OpenSSL does not read would leave them without any.
+        client_context(certificate.public_bytes(Encoding.PEM).decode())
     except _UNREADABLE as error:
         raise _invalid(f"certificate is not one PEM certificate ({error})") from error
-    if not constraints.ca:
-        raise _invalid("certificate is no CA's: register the CA that issues the IDevIDs, not an IDevID")
+    if wrong:
+        raise _invalid(f"certificate {wrong}")
+    if now > certificate.not_valid_after_utc:
+        raise _invalid(f"certificate ended on {certificate.not_valid_after_utc:%Y-%m-%d}: it lets nobody in any more")
     match key:
         case ec.EllipticCurvePublicKey() | ed25519.Ed25519PublicKey():
             pass
@@ -135,7 +144,34 @@ def _ca(pem: str) -> x509.Certificate:
             pass
         case _:
             raise _invalid("certificate has a weak key, or one of a kind that is not supported")
+    try:
+        _KEYS.check_shown(key)
+    except WeakKey as error:
+        raise _invalid(f"certificate has a weak key: {error}") from error
     return certificate
+
+
+def _unfit(extensions: x509.Extensions) -> str | None:
+    """Return why a certificate with these *extensions* is that of no CA that TLS lets devices through for."""
+    values = {type(each.value): each.value for each in extensions}
+    constraints, usage = values.get(x509.BasicConstraints), values.get(x509.KeyUsage)
+    purposes = values.get(x509.ExtendedKeyUsage)
+    unknown = [
+        each.oid.dotted_string
+        for each in extensions
+        if each.critical and isinstance(each.value, x509.UnrecognizedExtension)
+    ]
+    if not isinstance(constraints, x509.BasicConstraints):
+        return "is no CA's: it has no Basic Constraints"
+    if not constraints.ca:
+        return "is no CA's: register the CA that issues the IDevIDs, not an IDevID"
+    if isinstance(usage, x509.KeyUsage) and not usage.key_cert_sign:
+        return "is that of a CA which may sign no certificates: its Key Usage lacks keyCertSign"
+    if isinstance(purposes, x509.ExtendedKeyUsage) and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
+        return "is that of a CA which may certify no TLS clients: its Extended Key Usage lacks clientAuth"
+    if unknown:
+        return f"has a critical extension that nobody here understands, {unknown[0]}"
+    return None
 
 
 def _known(stored: StoredManufacturer | None, name: str) -> StoredManufacturer:

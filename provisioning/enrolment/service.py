@@ -38,13 +38,14 @@ from typing import Final
 
 import structlog
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.csr import VerifiedRequest, apply_profile, read_key_request, verify_csr
 from provisioning.ca.csr_attributes import csr_attributes
 from provisioning.ca.issuer import IssuanceRequest
 from provisioning.ca.key_envelope import Recipient
-from provisioning.ca.key_policy import KeyPolicy
+from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import Profile
 from provisioning.enrolment import pace
@@ -65,6 +66,7 @@ from provisioning.enrolment.ways.approval import RETRY_SECONDS, Undecided
 from provisioning.enrolment.ways.approval import record as record_request
 from provisioning.enrolment.ways.webhook import Unasked
 from provisioning.errors import Code, Pending, Refused
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import PrivateKey, spki_fingerprint
 from provisioning.pki.revocation import RevocationReason
@@ -149,6 +151,7 @@ class EnrolmentService:
     ) -> bytes:
         """Return a first certificate, in DER, for whom what was presented vouches; raise `Refused`, or `Pending`."""
         request = verify_csr(csr_der, self._key_policy)
+        self._check_shown(certificate)
         return await self._certify(Attempt(request, self._clock(), label, token, certificate, connection=connection))
 
     async def enrol_with_server_key(
@@ -165,6 +168,7 @@ class EnrolmentService:
         any device's without a label.
         """
         asked = read_key_request(csr_der, certificate, self._key_policy)
+        self._check_shown(certificate)
         attempt = Attempt(
             asked.request,
             self._clock(),
@@ -199,6 +203,15 @@ class EnrolmentService:
                 connection=connection,
             )
         )
+
+    def _check_shown(self, certificate: x509.Certificate | None) -> None:
+        """Refuse a certificate whose key others can have: ours have none, a manufacturer's may."""
+        if certificate is None:
+            return
+        try:
+            self._key_policy.check_shown(certificate.public_key())
+        except (WeakKey, *UNREADABLE, UnsupportedAlgorithm) as error:
+            raise Refused(Code.MANUFACTURER_CERTIFICATE, f"the certificate that you present: {error}") from error
 
     async def _rehearse(self, attempt: Attempt) -> None:
         """Raise `Refused` or `Pending` where `authorise` does, before anything is spent on *attempt*.

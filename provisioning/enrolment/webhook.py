@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from provisioning.client.address import NoAddress, check_address
 from provisioning.enrolment.attempt import Question, Verdict
 from provisioning.errors import Code, Refused
 from provisioning.pki.tls import client_context
@@ -83,11 +84,12 @@ class Webhooks:
             "enrolled_before": question.enrolled_before,
         }
         try:
+            check_address(question.url)
             async with asyncio.timeout(question.timeout.total_seconds()):
                 answer = await self._post(question.url, document)
         except TimeoutError as error:
             raise _failed(question, f"did not answer within {question.timeout.total_seconds():g} s") from error
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that is no name.
+        except (httpx.HTTPError, NoAddress) as error:
             log.warning("webhook failed", group=question.group, reason=str(error) or type(error).__name__)
             raise _failed(question, "cannot be reached") from error
         match answer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -14,6 +16,7 @@ from provisioning.ca.der import BIT_STRING, SEQUENCE, children, element
 from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem
 
 _SERIAL_NUMBER = bytes.fromhex("0603550405")
+_COMMON_NAME = bytes.fromhex("0603550403")
 FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """IEEE 802.1AR §8.7: an IDevID does not end."""
 
@@ -21,15 +24,23 @@ FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 class Manufacturer:
     """A CA, and what it issues. Two of the same *name* have different keys."""
 
-    def __init__(self, name: str = "Acme devices", begin: datetime | None = None) -> None:
+    def __init__(
+        self,
+        name: str = "Acme devices",
+        begin: datetime | None = None,
+        *,
+        end: datetime = FOREVER,
+        key: PrivateKey | None = None,
+        extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
+    ) -> None:
+        """*extensions*, each with whether it is critical, are in the CA's own certificate too."""
         self._begin = begin or datetime.now(UTC) - timedelta(days=1)
-        self.key = generate_key()
+        self.key = key or generate_key()
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.certificate = (
-            self._builder(self.name, self.key.public_key())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .sign(self.key, hashes.SHA256())
-        )
+        builder = self._builder(self.name, self.key.public_key(), end)
+        for extension, critical in ((x509.BasicConstraints(ca=True, path_length=0), True), *extensions):
+            builder = builder.add_extension(extension, critical=critical)
+        self.certificate = builder.sign(self.key, hashes.SHA256())  # type: ignore[arg-type]
 
     @property
     def pem(self) -> str:
@@ -52,14 +63,27 @@ class Manufacturer:
         certificate = builder.sign(self.key, hashes.SHA256())
         return certificate, key_to_pem(key) + certificate.public_bytes(Encoding.PEM)
 
-    def unreadable(self) -> x509.Certificate:
-        """Return a device certificate that OpenSSL reads and `cryptography` does not: its serialNumber is no text."""
-        tbs, algorithm, _ = children(self.idevid("SN17")[0].public_bytes(Encoding.DER))
+    def unreadable(self, *, issuer: bool = False) -> x509.Certificate:
+        """Return a device certificate that OpenSSL reads and `cryptography` does not: a name in it is no text.
+
+        That is its serialNumber's, or its *issuer*'s.
+        """
         text, bits = _SERIAL_NUMBER + b"\x13\x04SN17", _SERIAL_NUMBER + b"\x03\x04\x00N17"
-        tbs = tbs.replace(text, bits)
-        signature = self.key.sign(tbs, ec.ECDSA(hashes.SHA256()))
-        content = tbs + algorithm + element(BIT_STRING, b"\x00" + signature)
-        return x509.load_der_x509_certificate(element(SEQUENCE, content))
+        if issuer:
+            text, bits = _COMMON_NAME + b"\x0c", _COMMON_NAME + b"\x03"
+        return x509.load_der_x509_certificate(self._changed(self.idevid("SN17")[0], text, bits))
+
+    def unreadable_ca(self) -> str:
+        """Return its CA, certified by somebody whose name is no text: OpenSSL does not read it, `cryptography` does."""
+        common_name = _COMMON_NAME + b"\x0c\x0c"
+        return ssl.DER_cert_to_PEM_cert(self._changed(self.certificate, common_name + b"A", common_name + b"\xff"))
+
+    def _changed(self, certificate: x509.Certificate, old: bytes, new: bytes) -> bytes:
+        """Return *certificate* with *new* in the first place of *old*, signed again."""
+        tbs, algorithm, _ = children(certificate.public_bytes(Encoding.DER))
+        tbs = tbs.replace(old, new, 1)
+        signature = self.key.sign(tbs, ec.ECDSA(hashes.SHA256()))  # type: ignore[call-arg,arg-type,union-attr]
+        return element(SEQUENCE, tbs + algorithm + element(BIT_STRING, b"\x00" + signature))
 
     def _builder(self, subject: x509.Name, public_key: object, end: datetime = FOREVER) -> x509.CertificateBuilder:
         return (

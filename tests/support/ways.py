@@ -12,10 +12,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from provisioning.enrolment.authentication import authenticate
 from provisioning.enrolment.claims import ClaimOrder, ClaimService
 from provisioning.enrolment.groups import parse_ways
+from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import PrivateKey
 from provisioning.store.groups import Group
 from tests.support.fleet import Fleet
+from tests.support.manufacturer import Manufacturer
 from tests.support.requests import csr_der
 
 HOUR = timedelta(hours=1)
@@ -37,6 +39,11 @@ async def claim(fleet: Fleet, devices: int = 2, name: str = "batch", group_name:
     assert load_pem_private_key(issued.key_pem, None).public_key() == certificate.public_key()
     assert "PRIVATE" not in repr(issued)
     return certificate
+
+
+async def register(fleet: Fleet, manufacturer: Manufacturer, name: str = "acme", prefix: str = "") -> None:
+    service = ManufacturerService(fleet.database, fleet.clock, nothing)
+    await service.add(name=name, group="line", name_prefix=prefix, pem=manufacturer.pem, by="admin")
 
 
 async def enrol(fleet: Fleet, name: str, *, key: PrivateKey | None = None, **presented: Any) -> x509.Certificate:

@@ -44,7 +44,11 @@ class ManufacturerWay(Way):
         certificate = attempt.certificate
         if certificate is None:
             return None
-        for manufacturer in manufacturers.issuing_as(connection, certificate.issuer.public_bytes()):
+        try:
+            issuer = certificate.issuer.public_bytes()
+        except UNREADABLE:  # No CA is registered whose name cannot be read.
+            return None
+        for manufacturer in manufacturers.issuing_as(connection, issuer):
             if _has_signed(manufacturer, certificate):
                 return cls(manufacturer, certificate)
         return None

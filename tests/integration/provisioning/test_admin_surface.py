@@ -102,7 +102,12 @@ def test_an_answer_is_for_a_role_that_still_gets_it(own_service: ProvisioningSer
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
     directory = tmp_path_factory.mktemp("limited") / "fleet"
-    settings = {"requests_per_second": 0.5, "request_burst": 4, "metrics": "loopback"}
+    settings = {
+        "requests_per_second": 0.5,
+        "ocsp_requests_per_second": 0.5,
+        "request_burst": 4,
+        "metrics": "loopback",
+    }
     with ProvisioningService.founded(directory, settings) as running:
         yield running
 
@@ -119,7 +124,10 @@ def test_who_asks_too_often_is_told_when_to_come_back_and_others_are_served(limi
         refused = api.get("/v1/status")
     assert (refused.status_code, refused.json()["code"]) == (429, "RATE_LIMITED")
     assert int(refused.headers["retry-after"]) <= 2
-    assert Curl(limited.http).run("/crl/issuing-ca.crl").status == 200
+    relying = Curl(limited.http)
+    assert [relying.run("/ocsp/x").status for _ in range(5)] == [200] * 4 + [429]
+    assert relying.run("/ocsp", data=b"x").text == "RATE_LIMITED: too many requests from you: wait 2 s\n"
+    assert relying.run("/crl/issuing-ca.crl").status == 200
 
 
 def test_metrics_count_by_route_and_code_and_tell_the_state_of_the_parts(limited: ProvisioningService) -> None:

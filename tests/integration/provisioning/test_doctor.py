@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
+from tests.support.pki import shared_pki
 from tests.support.provisioning import REPOSITORY, ProvisioningService
 
 
@@ -118,6 +119,13 @@ def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(
     code, wrong = findings(service)
     assert (code, "does not belong to its certificate" in wrong["keys"][0]["detail"]) == (1, True)
     (directory / "issuing-ca.key").write_bytes(key)
+
+    root = (directory / "root-ca.crt").read_bytes()
+    (directory / "root-ca.crt").write_bytes(shared_pki().anchors.encode())
+    refused("root-ca.crt is not the certificate that the database", "serve")
+    code, wrong = findings(service)
+    assert (code, "root-ca.crt is not the certificate" in wrong["CAs"][0]["detail"]) == (1, True)
+    (directory / "root-ca.crt").write_bytes(root)
 
     audit_key = directory / "audit.key"
     audit_key.rename(directory / "elsewhere")

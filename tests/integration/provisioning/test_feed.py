@@ -138,6 +138,8 @@ async def test_a_revocation_is_pushed_at_once_and_a_heartbeat_tells_the_newest_n
     (name,) = names_for(tmp_path, 1)
     await enrol(service, [name])
     start = newest(operator)
+    head = operator.run(FEED, "--head")
+    assert (head.status, head.headers.get_content_type(), head.body) == (200, "text/event-stream", b"")
     with following(operator, f"?after={start}") as live:
         assert live.next_event()[0] == "current"
         assert live.next_event()[0] == "current"  # A heartbeat: nothing has happened.

@@ -152,11 +152,13 @@ def test_a_list_is_imported_and_its_faults_are_named_by_line(
     spki = openssl("pkey", "-in", device.key, "-pubout", "-outform", "DER")
     digest = hashlib.sha256(spki).hexdigest()
     file = tmp_path / "devices.csv"
-    file.write_text(f"name,key_sha256\n{name},{digest}\nbad name,\n{name}-b,xyz\n{name}-c,\n")
+    file.write_text(f"name,key_sha256\n{name},{digest}\nbad name,\n{name}-b,xyz\n{name}-c,\n{name}-d,,x,y\n")
     said = command("listed", "import", name, "--file", str(file), code=1)
     assert f"{file}:3: name 'bad name'" in said
     assert f"{file}:4: key 'xyz'" in said
-    assert f"2 devices added to the list of {name}, 0 replaced, 2 lines wrong" in said
+    assert f"{file}:5: has" not in said
+    assert f"{file}:6: has 4 cells for 2 columns: take out what is too much, or put quotation marks around" in said
+    assert f"2 devices added to the list of {name}, 0 replaced, 3 lines wrong" in said
     assert name in command("listed", "list", name)
     file.write_text(f"name,key_sha256\n{name},{digest}\n")
     assert json.loads(command("listed", "import", name, "--file", str(file), "--json"))["replaced"] == 1

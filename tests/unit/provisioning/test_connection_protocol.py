@@ -103,6 +103,29 @@ async def test_headers_are_counted_before_they_are_kept() -> None:
         assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET / HTTP/1.1", b"400"),
+        (b"POST /whole HTTP/1.1\r\nContent-Length: 0", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nhost: x", b"400"),
+        (b"GET / HTTP/1.0\r\nHost: x\r\nHost: y", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: x y", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: x/y", b"400"),
+        (b"GET http://x/ HTTP/1.1", b"400"),
+        (b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c", b"400"),
+        (b"GET / HTTP/1.0", b"200"),
+        (b"GET / HTTP/1.1\r\nHost:", b"200"),
+        (b"GET / HTTP/1.1\r\nHost: [::1]:8443", b"200"),
+        (b"GET / HTTP/1.1\r\nHost: ca.example:8443\r\nConnection: Upgrade\r\nUpgrade: h2c", b"200"),
+    ],
+)
+async def test_a_request_says_once_for_which_host_it_is(head: bytes, status: bytes) -> None:
+    async with connected(Whole()) as (reader, writer):
+        writer.write(head + b"\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n")).split()[1] == status, "RFC 9112 section 3.2"
+
+
 def post(body: bytes, target: str = "/whole", *headers: str) -> bytes:
     lines = [f"POST {target} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body

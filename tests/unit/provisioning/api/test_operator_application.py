@@ -39,3 +39,20 @@ async def test_what_is_raised_by_a_route_is_told_once(
     assert "a detail" not in answer.text
     assert [line["event"] for line in logs] == lines
     assert metrics.registry.get_sample_value("fleet_provisioning_refusals_total", {"code": code}) == 1
+
+
+async def test_head_is_answered_as_get_is_and_counted_as_what_it_is() -> None:
+    metrics = Metrics()
+    framework = new_framework("1", answering(metrics))
+
+    @framework.get("/v1/things/{name}")
+    async def thing(name: str) -> dict[str, str]:
+        return {"name": name}
+
+    app = new_application(Settings(), metrics, port="https", behind=framework)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://localhost") as client:
+        got, head = await client.get("/v1/things/a"), await client.head("/v1/things/a")
+        assert (head.status_code, head.headers, head.content) == (200, got.headers, b"")
+        assert (await client.head("/v1/none")).status_code == 404
+    labels = {"port": "https", "method": "HEAD", "route": "/v1/things/{name}", "status": "200"}
+    assert metrics.registry.get_sample_value("fleet_provisioning_requests_total", labels) == 1

@@ -15,7 +15,7 @@ from provisioning.api.rate_limit import RateLimit, RequestRates
 from provisioning.enrolment.attempt import TlsConnection
 from provisioning.errors import Code, Refused
 from tests.support.manufacturer import Manufacturer
-from tests.support.pki import shared_device, shared_pki
+from tests.support.pki import Pki, shared_device, shared_pki
 
 METER, OTHER = shared_device("meter-1"), shared_device("meter-2")
 
@@ -25,9 +25,10 @@ class Asked:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.authorities = [shared_pki().root.certificate, shared_pki().issuing.certificate]
         self.reached = 0
         self.app = RateLimit(self._serve, refuse=RequestRates(
-            rate=0.5, burst=2, clock=lambda: self.now, answer=self._answer
+            rate=0.5, burst=2, clock=lambda: self.now, answer=self._answer, authorities=lambda: self.authorities
         ).refuse)  # fmt: skip
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,6 +88,14 @@ async def test_each_host_and_each_certificate_has_its_own_count() -> None:
     strange = Manufacturer().unreadable().public_bytes(Encoding.DER)
     for der in (METER.der[:-1], strange):
         assert [await asked.status("192.0.2.9", der) for _ in range(3)] == [204, 204, 429], "unreadable"
+
+
+async def test_who_is_named_by_another_s_ca_of_our_ca_s_name_empties_nobody_s_bucket() -> None:
+    asked = Asked()
+    impostors = [Pki().device("meter-1") for _ in range(3)]
+    assert {each.certificate.issuer for each in impostors} == {METER.certificate.issuer}
+    assert [await asked.status(der=each.der) for each in impostors] == [204] * 3, "each is a caller"
+    assert [await asked.status(der=METER.der) for _ in range(2)] == [204, 204]
 
 
 async def test_what_is_no_request_is_not_counted() -> None:

@@ -20,16 +20,10 @@ from provisioning.store.approvals import ApprovalState
 from provisioning.store.groups import NewKey
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.manufacturer import Manufacturer
-from tests.support.pki import pem_of
 from tests.support.requests import NOON, csr_der
-from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, refusal
+from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, refusal, register
 
 # Manufacturers.
-
-
-async def register(fleet: Fleet, manufacturer: Manufacturer, name: str = "acme", prefix: str = "") -> None:
-    service = ManufacturerService(fleet.database, fleet.clock, nothing)
-    await service.add(name=name, group="line", name_prefix=prefix, pem=manufacturer.pem, by="admin")
 
 
 async def test_a_manufacturer_s_certificate_lets_its_device_in_just_in_time(fleet: Fleet) -> None:
@@ -53,13 +47,6 @@ async def test_a_manufacturer_s_certificate_names_one_device(fleet: Fleet, numbe
     await register(fleet, acme)
     idevid, _ = acme.idevid(*numbers)
     assert await refusal(fleet, "a", certificate=idevid) is Code.MANUFACTURER_CERTIFICATE
-
-
-async def test_a_manufacturer_s_certificate_that_cannot_be_read_names_nobody(fleet: Fleet) -> None:
-    await group(fleet, "manufacturer")
-    acme = Manufacturer(begin=NOON)
-    await register(fleet, acme)
-    assert await refusal(fleet, "SN17", certificate=acme.unreadable()) is Code.MANUFACTURER_CERTIFICATE
 
 
 async def test_only_the_registered_ca_itself_counts_while_it_lasts(fleet: Fleet) -> None:
@@ -134,21 +121,6 @@ async def test_an_operator_s_token_readmits_for_good(fleet: Fleet) -> None:
     # From now on its manufacturer's word counts again.
     replaced = await enrol(fleet, "SN17", certificate=idevid)
     assert (await is_good(fleet, readmitted), await is_good(fleet, replaced)) == (False, True)
-
-
-async def test_what_is_wrong_with_a_manufacturer_is_named(fleet: Fleet) -> None:
-    acme = Manufacturer(begin=NOON)
-    _, leaf = acme.idevid("SN17")
-    service = ManufacturerService(fleet.database, fleet.clock, nothing)
-    wrong = {"nonsense": "not one PEM", leaf.decode(): "no CA's", acme.pem * 2: "holds 2 certificates"}
-    for own in (fleet.authority.root_ca, fleet.authority.issuing_ca):
-        wrong[pem_of(own.certificate).decode()] = "a CA of this fleet"
-    for pem, words in wrong.items():
-        with pytest.raises(Refused, match=words):
-            await service.add(name="acme", group="line", name_prefix="", pem=pem, by="admin")
-    await register(fleet, acme)
-    with pytest.raises(Refused, match="NAME_EXISTS"):
-        await register(fleet, acme, name="again")
 
 
 # The list.
