@@ -44,7 +44,7 @@ class Client(Protocol):
     refusal: Refused | None
     session: Session | None
     terms: Terms
-    """What counted when it began, and what it is told in CONNACK."""
+    """What counted when it began, and what it is told in CONNACK, of limits and anchors."""
     topics: PublisherTopics
     version: ProtocolVersion
     waits: int

@@ -25,40 +25,45 @@ log = structlog.get_logger("broker")
 class Complaints:
     """What has been said of one connection."""
 
-    __slots__ = ("_denials", "_told", "_told_fast")
+    __slots__ = ("_client_id", "_denials", "_history", "_party", "_told", "_told_fast")
 
-    def __init__(self) -> None:
+    def __init__(self, history: History, party: Party, client_id: str) -> None:
+        """Say it in the log and to *history*, of *party*, the connection, with its client identifier."""
+        self._history = history
+        self._party = party
+        self._client_id = client_id
         self._told = 0
         self._told_fast = False
         self._denials: Denials | None = None
 
-    def denied(
-        self, history: History, party: Party, client_id: str, event: str, details: Mapping[str, object], now: float
-    ) -> None:
+    def denied(self, event: str, details: Mapping[str, object], now: float) -> None:
         """Log and record that the client may not do what it wanted to."""
-        if self._told < MOST_DENIED and history.tells_of_denials(party, now):
+        if self._told < MOST_DENIED and self._history.tells_of_denials(self._party, now):
             self._told += 1
-            history.denied(party, event, details, client_id, now)
+            self._history.denied(self._party, event, details, self._client_id, now)
             return
         if self._denials is None:
             self._denials = Denials(now)
         if self._denials.add((event, str(details.get("code", ""))), now):
-            history.denied_more(party, self._denials, client_id, now)
+            self._history.denied_more(self._party, self._denials, self._client_id, now)
 
-    def slow(self, history: History, party: Party, client_id: str, now: float) -> None:
+    def slow(self, now: float) -> None:
         """Log that the client does not keep up."""
-        if self._told < MOST_DENIED and history.tells_of_pace(party, now):
+        if self._told < MOST_DENIED and self._history.tells_of_pace(self._party, now):
             self._told += 1
-            log.warning("client does not keep up", code="SLOW_CONSUMER", client=client_id, address=party.address)
+            self._warn("client does not keep up", code="SLOW_CONSUMER")
 
-    def fast(self, history: History, party: Party, client_id: str, limits: Limits, now: float) -> None:
+    def fast(self, limits: Limits, now: float) -> None:
         """Log, once, that the client sends faster than it may."""
-        if not self._told_fast and history.tells_of_pace(party, now):
+        if not self._told_fast and self._history.tells_of_pace(self._party, now):
             self._told_fast = True
             rates = {"max_packet_rate": limits.max_packet_rate, "max_byte_rate": limits.max_byte_rate}
-            log.warning("client sends too fast", code="TOO_FAST", client=client_id, address=party.address, **rates)
+            self._warn("client sends too fast", code="TOO_FAST", **rates)
 
-    def end(self, history: History, party: Party, client_id: str, now: float) -> None:
+    def end(self, now: float) -> None:
         """Tell what has been counted only: the connection has ended."""
         if self._denials is not None:
-            history.denied_more(party, self._denials, client_id, now)
+            self._history.denied_more(self._party, self._denials, self._client_id, now)
+
+    def _warn(self, event: str, **details: object) -> None:
+        log.warning(event, client=self._client_id, address=self._party.address, **details)

@@ -21,7 +21,6 @@ Rules
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
@@ -35,7 +34,6 @@ from broker.authorization import introduce
 from broker.byte_stream import ByteStream
 from broker.client import Holder
 from broker.complaints import Complaints
-from broker.doze import SILENCE
 from broker.engine import Engine
 from broker.farewell import disconnect_packet, reason_for, refusal_for, refusal_packet
 from broker.handlers import handle
@@ -57,6 +55,7 @@ _PUBACK: Final = 0x40
 _PINGREQ: Final = 0xC0
 _V5: Final = ProtocolVersion.V5
 _HOLD_SECONDS: Final = 1.0
+_SILENCE: Final = 10.0  # After so many seconds who pings says nothing for long: it dozes (`broker.doze`).
 _NEVER: Final = 1 << 60  # More bytes than are ever read: what is behind a packet that waits is not looked at.
 
 
@@ -108,22 +107,17 @@ class ClientConnection:
         """Whether it says nothing but that it is there (`broker.doze`)."""
         self.waits = 0
         self.expires_at = 0.0
-        """When the certificate ends."""
         self.warned = False
         self.explains = True
         """Whether the client wants reasons in words, beside those of CONNACK and DISCONNECT."""
         self.keep_alive = 0.0
-        """Seconds of silence after which the connection is closed; 0 for no limit."""
         self.last_received = now
         self.peer: Peer | None = None
         self.refusal: Refused | None = None
         self.session: Session | None = None
         self.since = now
-        """When the client was admitted; until then, when it came."""
         self.terms = engine.terms.at(engine.admission.trust_generation, engine.limits)
-        """What CONNACK says, and what TLS believes, of the limits and the anchors of this moment."""
         self.topics = PublisherTopics()
-        """What is remembered of the topics that the client publishes to."""
         self.version = ProtocolVersion.V311
         engine.deadlines.file(self, now + engine.limits.handshake_timeout)
 
@@ -159,7 +153,7 @@ class ClientConnection:
         """Take note that the certificate was examined again."""
         self.peer = peer
         self.expires_at = now + peer.seconds_left
-        self._file_deadline(now)
+        lifetime.file(self, now)
 
     def receive(self, data: bytes, now: float) -> None:
         """Act on *data*, just read. Hot."""
@@ -168,13 +162,11 @@ class ClientConnection:
             if len(self._tail) < self._needed:
                 return
             data, self._tail = bytes(self._tail), None
+        silence, self.last_received = now - self.last_received, now
         engine = self.engine
         if len(data) == 2 and data[0] == _PINGREQ and self._meter is None and pinged(engine, self.session, data):
-            if not self.dozes and now - self.last_received > SILENCE:
-                self._doze(dozes=True)
-            self.last_received = now
+            self._doze(dozes=self.dozes or silence > _SILENCE)
             return
-        self.last_received = now
         if self.dozes:
             self._doze(dozes=False)
         metrics, routes = engine.metrics, engine.routes
@@ -326,7 +318,7 @@ class ClientConnection:
         """Take note that too much is unsent: the session keeps what is not sent yet in its bounded queue."""
         if self.session is not None:
             self.session.choked = True
-            self._complain().slow(self.engine.history, self, self.session.client_id, now)
+            self._complain().slow(now)
 
     def unchoke(self, now: float) -> None:
         """Take note that the client reads again."""
@@ -353,8 +345,9 @@ class ClientConnection:
         self._transport.write(packets)
 
     def _doze(self, *, dozes: bool) -> None:
-        self.dozes = dozes
-        self._transport.settle(dozes=dozes)
+        if dozes is not self.dozes:
+            self.dozes = dozes
+            self._transport.settle(dozes=dozes)
 
     def reply(self, packet: bytes) -> None:
         """Append *packet* to the session's outbox."""
@@ -364,16 +357,13 @@ class ClientConnection:
 
     def complain(self, event: str, **details: object) -> None:
         """Log what the client may not do, the first few times."""
-        now = self.last_received
-        self._complain().denied(self.engine.history, self, self._client_id, event, details, now)
+        self._complain().denied(event, details, self.last_received)
 
     def _complain(self) -> Complaints:
-        self._complaints = self._complaints or Complaints()
+        if self._complaints is None:
+            client_id = self.session.client_id if self.session is not None else ""
+            self._complaints = Complaints(self.engine.history, self, client_id)
         return self._complaints
-
-    @property
-    def _client_id(self) -> str:
-        return self.session.client_id if self.session is not None else ""
 
     def wait(self, inquiry: Inquiry, packet: Packet) -> None:
         """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
@@ -417,7 +407,7 @@ class ClientConnection:
         seconds = meter.spend(packets, size, self.engine.limits, now)
         if seconds > 0 and not self.closed:
             self.engine.metrics.rests += 1
-            self._complain().fast(self.engine.history, self, self._client_id, self.engine.limits, now)
+            self._complain().fast(self.engine.limits, now)
             self.last_received = now + seconds  # It may speak meanwhile; nobody listens.
             self._transport.rest(seconds)
 
@@ -436,7 +426,7 @@ class ClientConnection:
         limits = self.engine.limits
         if limits.max_packet_rate or limits.max_byte_rate:
             self._meter = Meter(limits, now)
-        self._file_deadline(now)
+        lifetime.file(self, now)
 
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
         """Answer the CONNECT with *refusal*, explained where the client takes that many bytes (0: any), and close."""
@@ -483,12 +473,7 @@ class ClientConnection:
         if (over := lifetime.over(self, self.engine.limits, now)) is not None:
             self.disconnect(*over, now)
         else:
-            self._file_deadline(now)
-
-    def _file_deadline(self, now: float) -> None:
-        when = lifetime.next_deadline(self, self.engine.limits, now)
-        if when != math.inf:
-            self.engine.deadlines.file(self, max(when, now))
+            lifetime.file(self, now)
 
     def fail(self, error: PacketError, now: float) -> None:
         """End the connection for a packet that the standard forbids."""
@@ -509,6 +494,7 @@ class ClientConnection:
         self._tail = None
         self.topics.clear()
         if self._complaints is not None:
-            self._complaints.end(self.engine.history, self, self._client_id, now)
+            self._complaints.end(now)
+            self._complaints = None
         self.engine.deadlines.cancel(self)
         self.engine.ended(self, code, detail, now, publish_will=publish_will)

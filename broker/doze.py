@@ -4,7 +4,7 @@ Theory
 ------
 An idle fleet wakes the broker once for each ping: ten thousand devices with a keep alive of a minute do so every 6 ms,
 and each ping finds a processor that has slept and forgotten everything. Nobody waits for an answer to a ping, and who
-has said nothing else for `SILENCE` seconds seldom will in the next moment. So such clients *doze*: they have a set of
+has said nothing else for ten seconds seldom will in the next moment. So such clients *doze*: they have a set of
 their own, and when they come fast one upon another the set is looked at in intervals, and each look serves all who have
 come. Network drivers do the same when interrupts come too often (Linux calls it NAPI).
 
@@ -23,19 +23,15 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
-from typing import Final
 
 from broker.poller import BATCH, Poller, Watched
 from broker.turn import Turn
-
-SILENCE: Final = 10.0
-"""Seconds in which a client has said nothing, until it pings and dozes."""
 
 
 class Doze(Poller):
     """Where a client is watched that does nothing but ping."""
 
-    __slots__ = ("_admitted", "_brought", "_interval", "_last", "_timer")
+    __slots__ = ("_admitted", "_brought", "_interval", "_last", "_often", "_timer")
 
     def __init__(self, loop: AbstractEventLoop, turn: Turn, admitted: Poller, interval: Callable[[], float]) -> None:
         """Let those of *admitted* doze here, to be looked at every *interval()* seconds when they come often."""
@@ -44,6 +40,8 @@ class Doze(Poller):
         self._brought = 0
         self._interval = interval
         self._last = 0.0
+        self._often = False
+        """Whether the set is looked at in intervals, and the event loop does not watch it."""
         self._timer: TimerHandle | None = None
         admitted.doze = self
 
@@ -64,20 +62,19 @@ class Doze(Poller):
 
     def _ready(self) -> None:
         super()._ready()
-        if self._timer is None:  # Else: this was between two looks, for bytes inside.
-            now = self._loop.time()
-            interval = self._interval()
-            if interval > 0 and (self._brought > 1 or now - self._last < interval):
+        if self._timer is not None:  # Between two looks, for bytes inside.
+            return
+        now, interval = self._loop.time(), self._interval()
+        follows = not self._often and self._brought == 1 and now - self._last < interval
+        often = interval > 0 and (follows or self._brought > 1)
+        if often:
+            if not self._often:
                 self._loop.remove_reader(self._epoll.fileno())
-                self._timer = self._loop.call_later(interval, self._look)
-            self._last = now
+            self._timer = self._loop.call_later(interval if self._brought < BATCH else 0.0, self._look)
+        elif self._often:
+            self._loop.add_reader(self._epoll.fileno(), self._ready)
+        self._last, self._often = now, often
 
     def _look(self) -> None:
-        super()._ready()
-        self._last = self._loop.time()
-        if self._brought > 1:
-            interval = self._interval() if self._brought < BATCH else 0.0
-            self._timer = self._loop.call_later(interval, self._look)
-        else:
-            self._timer = None
-            self._loop.add_reader(self._epoll.fileno(), self._ready)
+        self._timer = None
+        self._ready()

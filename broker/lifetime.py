@@ -15,42 +15,39 @@ from typing import Final, Protocol
 
 import structlog
 
-from broker.admission.admission import Peer
 from broker.admission.refusal import RefusalCode
+from broker.client import Client
 from broker.engine import Engine
 from broker.limits import Limits
 from broker.mqtt.codes import ReasonCode
-from broker.session.session import Session
 
 log = structlog.get_logger("broker")
 
 KEEP_ALIVE_FACTOR: Final = 1.5  # [MQTT-3.1.2-22]
 
 
-class Lasting(Protocol):
+class Lasting(Client, Protocol):
     """A connection, in monotonic times."""
 
-    @property
-    def address(self) -> str:
-        """Where it is."""
-
     engine: Engine
-    peer: Peer | None
-    session: Session | None
-    expires_at: float
-    """When its certificate ends."""
     keep_alive: float
     """Seconds of silence that are one too many; 0 for any number."""
-    last_received: float
     since: float
-    """When it was admitted."""
+    """When it was admitted; until then, when it came."""
     warned: bool
     """Whether the end of its certificate was announced in the log."""
 
 
-def next_deadline(connection: Lasting, limits: Limits, now: float) -> float:
-    """Return when to look at *connection* again, after what is due to be said by *now*; infinity for never."""
+def file(connection: Lasting, now: float) -> None:
+    """File when to look at *connection* again, if ever, after what is due to be said by *now*."""
+    limits = connection.engine.limits
     announce(connection, limits, now)
+    when = _deadline(connection, limits)
+    if when != math.inf:
+        connection.engine.deadlines.file(connection, max(when, now))
+
+
+def _deadline(connection: Lasting, limits: Limits) -> float:
     ends = min(connection.expires_at, connection.since + (limits.max_connection_lifetime or math.inf))
     if not connection.warned:
         ends = min(ends, connection.expires_at - limits.expiry_notice)

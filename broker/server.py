@@ -33,8 +33,8 @@ from broker.admission.policy_file import parse_policy, read_policy
 from broker.audit.log import AuditLog
 from broker.audit.opening import NoAudit, open_audit
 from broker.coalescing import Coalescing
-from broker.doze import Doze
 from broker.config import BrokerConfig
+from broker.doze import Doze
 from broker.enforcement import forget_revoked
 from broker.engine import Engine
 from broker.listener import Doors, Listener, Speaks
@@ -135,8 +135,7 @@ class BrokerServer:
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn, Coalescing(lambda: engine.limits.coalesce_microseconds / 1e6))
-        doze = Doze(loop, engine.turn, poller, lambda: engine.limits.doze_milliseconds / 1e3)
-        doors = Doors(poller, doze)
+        doors = Doors(poller, Doze(loop, engine.turn, poller, lambda: engine.limits.doze_milliseconds / 1e3))
         context = self._first_context(files, anchors_of(self._config, engine.admission.trust))
         listeners = self._listen(loop, engine, doors, context)
         lists = RevocationLists(engine, self._config, loop.time)

@@ -65,6 +65,7 @@ class FakeTransport:
         self.held = False
         self.unsent = False
         self.settled = False
+        self.dozes = False
         self.rests: list[float] = []
         self.certificate: bytes | None = None
         self.path: Sequence[bytes] = ()
@@ -92,9 +93,10 @@ class FakeTransport:
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
         return self.certificate, self.path
 
-    def settle(self) -> None:
-        assert not self.settled, "admitted twice"
+    def settle(self, *, dozes: bool = False) -> None:
+        assert not self.settled or dozes is not self.dozes, "admitted twice"
         self.settled = True
+        self.dozes = dozes
 
 
 class MemoryBroker:

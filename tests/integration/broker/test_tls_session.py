@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from broker import tls_session, transport
+from broker.doze import Doze
 from broker.metrics import Metrics
 from broker.poller import Poller
 from broker.tls_session import TlsSession, accept, open_public_tls, open_tls
@@ -90,6 +91,7 @@ class Server:
         loop = asyncio.get_running_loop()
         self._turn = Turn(loop.call_soon)
         self.poller = Poller(loop, self._turn)
+        self.doze = Doze(loop, self._turn, self.poller, lambda: 0.01)
         self.metrics = Metrics()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
@@ -108,6 +110,7 @@ class Server:
 
     async def close(self) -> None:
         self._listening.close()
+        await self.doze.drained(1.0)
         await self.poller.drained(1.0)
 
 
@@ -205,7 +208,10 @@ async def test_what_waits_while_the_transport_is_held_is_read_when_it_is_release
 
 @pytest.mark.parametrize("size", [4, 447, 448, 449, 16384])
 @pytest.mark.parametrize("holds", [False, True])
-async def test_all_is_read_of_a_peer_that_was_silent(server: Server, pki: Pki, size: int, *, holds: bool) -> None:
+@pytest.mark.parametrize("dozes", [False, True])
+async def test_all_is_read_of_a_peer_that_was_silent(
+    server: Server, pki: Pki, size: int, *, holds: bool, dozes: bool
+) -> None:
     loop = asyncio.get_running_loop()
     connecting = loop.run_in_executor(
         None, OneSegmentClient, server.port, client_context(pki.anchors, pki.device("meter-1").credential)
@@ -216,6 +222,8 @@ async def test_all_is_read_of_a_peer_that_was_silent(server: Server, pki: Pki, s
         async def answers(*records: bytes) -> bytes:
             assert told.transport is not None
             told.transport._last_read = 0.0  # As if it had said nothing since the machine started.
+            told.transport.settle(dozes=dozes)
+            assert len(server.doze) == dozes
             await loop.run_in_executor(None, client.send, records)
             if told.holds_at:
                 await told.held.wait()
