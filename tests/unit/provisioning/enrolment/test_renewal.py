@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from datetime import datetime, timedelta
 from typing import Any
@@ -107,6 +108,7 @@ def test_a_window_is_inside_the_life_and_around_its_place(share: float, seconds:
         (30 * DAY, 0.0, 20 * DAY - 1.05 * DAY, 20 * DAY - 0.45 * DAY, 6 * HOUR),
         (30 * DAY, 1.0, 20 * DAY + 0.45 * DAY, 20 * DAY + 1.05 * DAY, 6 * HOUR),
         (10 * DAY, 0.5, 10 * DAY * 2 / 3 - 0.1 * DAY, 10 * DAY * 2 / 3 + 0.1 * DAY, 6 * HOUR),
+        (10 * DAY - 100 * SECOND, 0.5, 423_311 * SECOND, 440_589 * SECOND, 6 * HOUR),
         (100 * HOUR, 0.5, 49 * HOUR, 51 * HOUR, 5 * HOUR),
         (100 * SECOND, 0.5, 49 * SECOND, 51 * SECOND, 60 * SECOND),
     ],
@@ -122,6 +124,8 @@ def test_a_window_is_told_to_the_second(
         assert window(NOON, NOON + life, share, order) == RenewalInfo(at - 2 * SECOND, at - SECOND, retry)
     late = Hastened(NOON + begins - SECOND * share, SECOND)
     assert window(NOON, NOON + life, share, late) == window(NOON, NOON + life, share)
+    odd = window(NOON, NOON + 1001 * SECOND, 0.5)
+    assert (odd.start, odd.end) == (NOON + 490 * SECOND, NOON + 510 * SECOND), "without fractions"
 
 
 async def test_what_lives_shorter_than_it_is_dated_back_is_not_due_when_it_comes(fleet: Fleet) -> None:
@@ -208,6 +212,10 @@ async def test_an_identifier_is_the_standard_s_and_nothing_else(fleet: Fleet) ->
     key, serial = parse_identifier("aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE")
     assert key.hex(":").upper() == "69:88:5B:6B:87:46:40:41:E1:B3:7B:84:7B:A0:AE:2C:DE:01:C8:D4"
     assert serial == 0x8765_4321
+    for size in range(1, 21):
+        number = bytes(range(size, 2 * size))
+        text = base64.urlsafe_b64encode(number).decode().rstrip("=")
+        assert parse_identifier(f"{text}.{text}") == (number, int.from_bytes(number))
     for wrong in ("", ".", "a.b", "YQ", "YQ.", "YQ==.YQ==", "YQ.YQ.YQ", "Y+.YQ", "YQ.\u00e9", "a" * 500):
         with pytest.raises(Refused, match="INVALID_REQUEST"):
             parse_identifier(wrong)

@@ -304,6 +304,18 @@ async def test_an_answer_to_another_question_counts_for_nothing(fleet: Fleet) ->
     assert len(asked) == 3
 
 
+async def test_what_ends_while_the_webhook_is_asked_has_ended(fleet: Fleet) -> None:
+    await group(fleet, "token+webhook", webhook_url="http://127.0.0.1:1/")
+
+    async def slow(question: Question) -> Verdict:
+        fleet.clock.advance(2 * HOUR)
+        return Verdict(question, allowed=True)
+
+    fleet.enrolment.service._ask = slow
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    assert await refusal(fleet, "meter-1", token=token) is Code.TOKEN_EXPIRED
+
+
 def test_ways_are_put_in_order_and_a_webhook_never_stands_alone() -> None:
     (alternative,) = parse_ways(["webhook+approval+claim"])
     assert list(alternative) == ["claim", "approval", "webhook"]
