@@ -5,7 +5,9 @@ Rules
 1. A revocation is in the index before anybody is put out for it: who comes back at once is refused.
 2. The will and the session of a revoked certificate go with it, unless the operator has them kept (`keeps_revoked`);
    who is suspended, or whose CA is revoked, may come back to them.
-3. No I/O, no clock.
+3. So they do when it was revoked between two processes of the broker, and its client was connected until the first one
+   ended.
+4. No I/O, no clock.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from broker.admission.admission import Peer, revoked
-from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.refusal import Refused
 from broker.client import Client
 from broker.engine import Engine
 from broker.mqtt.codes import ReasonCode
-from provisioning.pki.revocation import Revocation, RevocationReason
+from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
+
+_MAY_COME_BACK = frozenset({RevocationReason.CERTIFICATE_HOLD, RevocationReason.SUPERSEDED})
 
 
 def revoke(engine: Engine, revocation: Revocation, now: float) -> int:
@@ -43,6 +47,16 @@ def enforce(engine: Engine, connections: Iterable[Client], now: float) -> int:
     return closed
 
 
+def forget_revoked(engine: Engine, now: float) -> None:
+    """End what those have left who were connected when the broker before ended, and are revoked by now."""
+    for session in engine.registry.all():
+        if engine.was_revoked(session) and session.certificate is not None:
+            session.will = None
+            engine.note(session, session.expires_at - session.expiry_interval)
+            if _ends_session(engine, session.certificate):
+                engine.forget(session, now)
+
+
 def renew(engine: Engine, connection: Client, peer: Peer, now: float) -> None:
     """Let *peer* be who is connected: the same, examined again."""
     before = connection.peer
@@ -52,6 +66,7 @@ def renew(engine: Engine, connection: Client, peer: Peer, now: float) -> None:
         engine.live.remove(before.certificate, connection)
         engine.live.add(peer.certificate, connection)
     connection.examined(peer, now)
+    connection.session.certificate = peer.certificate
 
 
 def _put_out(engine: Engine, connection: Client, refusal: Refused, now: float) -> None:
@@ -59,9 +74,11 @@ def _put_out(engine: Engine, connection: Client, refusal: Refused, now: float) -
     peer, session, keeps = connection.peer, connection.session, engine.keeps_revoked
     reason = ReasonCode.ADMINISTRATIVE_ACTION
     connection.disconnect(refusal.code, reason, refusal.detail, now, publish_will=keeps)
-    if keeps or refusal.code is not RefusalCode.REVOKED or peer is None or session is None:
-        return  # Who is suspended, or whose CA is revoked, may come back, with what was queued meanwhile.
-    revocation = engine.admission.index.find(peer.certificate)
-    superseded = revocation is not None and revocation.reason is RevocationReason.SUPERSEDED
-    if not superseded:
+    if not keeps and peer is not None and session is not None and _ends_session(engine, peer.certificate):
         engine.forget(session, now)
+
+
+def _ends_session(engine: Engine, certificate: CertificateKey) -> bool:
+    """Whether *certificate* is revoked for good: who is suspended, has a newer one, or lost its CA may come back."""
+    revocation = engine.admission.index.find(certificate)
+    return revocation is not None and revocation.reason not in _MAY_COME_BACK

@@ -168,7 +168,13 @@ class Engine:
                 f"the session {admitted.client_id!r} belongs to another identity",
             )
         is_instance = admitted.client_id != peer.identity.name
-        if session is None and is_instance and self.registry.instances(peer.identity) >= self.limits.max_instances:
+        # It ended with another broker process, and its client may have come before its will was sent.
+        only_a_will = session is not None and session.connection is None and session.expiry_interval == 0
+        if (
+            (session is None or only_a_will)
+            and is_instance
+            and self.registry.instances(peer.identity) >= self.limits.max_instances
+        ):
             return Refused(
                 RefusalCode.TOO_MANY_SESSIONS,
                 ReasonCode.QUOTA_EXCEEDED,
@@ -185,8 +191,7 @@ class Engine:
                     "SESSION_TAKEN_OVER", ReasonCode.SESSION_TAKEN_OVER, "another connection has taken over", now
                 )
             self.returning.came(session, now)
-            only_a_will = older is None and session.expiry_interval == 0  # It ended with another broker process.
-            if only_a_will:
+            if only_a_will or self.was_revoked(session):
                 session.will = None
             if clean_start or only_a_will or self.registry.find(role, admitted.client_id) is not session:
                 self._discard(session, now)
@@ -195,6 +200,7 @@ class Engine:
         if session is None:
             session = self.registry.create(admitted.client_id, peer.identity)
         session.expiry_interval = expiry_interval
+        session.certificate = peer.certificate
         session.will = will  # A delayed will is not sent when its client is back in time [MQTT-3.1.3-9].
         self.live.add(peer.certificate, connection)
         self.connected += 1
@@ -233,6 +239,8 @@ class Engine:
         if peer is None or session is None:
             return
         connection.session = None
+        if not self.stopping:
+            session.certificate = None  # What is revoked from now on concerns nobody who is here.
         self.connected -= 1
         self.live.remove(peer.certificate, connection)
         session.disconnect()
@@ -268,6 +276,13 @@ class Engine:
         for connection in self.connections():
             connection.disconnect(RefusalCode.SHUTTING_DOWN, reason, "the broker is stopping", now)
 
+    def was_revoked(self, session: Session) -> bool:
+        """Whether what *session* has left goes with its certificate: revoked when no broker was there to put it out."""
+        certificate = session.certificate
+        if self.keeps_revoked or session.connection is not None or certificate is None:
+            return False
+        return self.admission.is_revoked(certificate)
+
     def forget(self, session: Session, now: float) -> None:
         """End *session*, which has no connection, before its time."""
         if session.connection is None and self.registry.has(session):
@@ -290,6 +305,8 @@ class Engine:
         if will is not None and (until := self.returning.waits(session, now)) is not None:
             self.registry.schedule(session, until)
             return
+        if will is not None and self.was_revoked(session):
+            session.will = will = None
         if will is not None:
             if session.will_due_at > now:
                 self.registry.schedule(session, session.will_due_at)

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from broker.own_certificate import CredentialError
 from broker.plugins.errors import PluginError
 from broker.preflight import problems
 from broker.server import BrokerServer
+from broker.stopping import LEFTOVER_SECONDS, Ending
 from broker.store.sqlite import StoreError
 from provisioning.descriptors import take_all
 from provisioning.logs import LossyStream, fit_for_terminal
@@ -61,7 +63,8 @@ def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool
     configure_log(settings.log_level)
     take_all()
     try:
-        _run(BrokerServer(settings, partial(load, config, flags), config))
+        ending = Ending()
+        _run(BrokerServer(settings, partial(load, config, flags), config, ending), ending)
     except _NOT_STARTED as error:
         raise _failed(str(error), 1) from None
 
@@ -86,18 +89,23 @@ def _failed(text: str, code: int) -> typer.Exit:
     return typer.Exit(code)
 
 
-def _run(server: BrokerServer) -> None:
+def _run(server: BrokerServer, ending: Ending) -> None:
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):  # Not on every platform; the broker works without.
         import uvloop
 
         loop_factory = uvloop.new_event_loop
 
-    async def serve() -> None:
-        await server.run()
-
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(serve())
+        try:
+            runner.run(server.run())
+        except _NOT_STARTED as error:
+            ending.within(LEFTOVER_SECONDS, 1, f"fleet-broker: {error}\n")
+            raise
+        except BaseException:
+            ending.within(LEFTOVER_SECONDS, 1, traceback.format_exc())
+            raise
+        ending.within(LEFTOVER_SECONDS, 0)
 
 
 _ENCODER = json.JSONEncoder(default=repr)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -33,6 +34,7 @@ from broker.audit.log import AuditLog
 from broker.audit.opening import NoAudit, open_audit
 from broker.coalescing import Coalescing
 from broker.config import BrokerConfig
+from broker.enforcement import forget_revoked
 from broker.engine import Engine
 from broker.listener import Doors, Listener, Speaks
 from broker.loop_lag import measure_lag
@@ -52,13 +54,12 @@ from broker.reload.policy_change import enforce_at_start
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import Part
 from broker.reload.trust_change import ReloadedTrust, anchors_of, record_trust
-from broker.returning import Returning
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.sources.trust_files import load_trust, trust_of_cafile
-from broker.stopping import Stopped, unless_stopped
+from broker.stopping import STOP_SECONDS, Ending, Stopped, in_time, unless_stopped
 from broker.store.sqlite import SqliteStore
 from broker.sys_topics import INTERVAL, SysTopics
 from broker.wall_clock import WallClock
@@ -80,6 +81,9 @@ _YOUNG_OBJECTS = 2_000
 """Objects after which the young ones are looked at: about 0.1 ms, where the 50,000 that were tried cost 10 ms."""
 _FEED_PATIENCE = 10.0
 _STOP_PATIENCE = 3.0
+_TASKS_PATIENCE = 2.0
+_TOLD_PATIENCE = 5.0
+_PLUGINS_PATIENCE = 10.0
 _ANSWER_PATIENCE = 0.5
 """Of an enrolment while the broker is to stop: its token is spent when the service has answered."""
 
@@ -92,11 +96,16 @@ class BrokerServer:
         config: BrokerConfig,
         reread: Callable[[], BrokerConfig] | None = None,
         settings_file: Path | None = None,
+        ending: Ending | None = None,
     ) -> None:
-        """Run with *config*; *reread* reads it again, from *settings_file* among others, when it is to be reloaded."""
+        """Run with *config*; *reread* reads it again, from *settings_file* among others, when it is to be reloaded.
+
+        *ending* is told when the process is to end, whatever keeps it.
+        """
         self._config = config
         self._reread = reread or (lambda: config)
         self._settings_file = settings_file
+        self._ending = ending
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
         self._credential: BrokerCredential | None = None
@@ -108,9 +117,7 @@ class BrokerServer:
         or `AdminSocketError`.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        self._heed_signals(loop)
         policy_text, policy = self._policy()
         anchor_urls = AnchorUrls(self._config)
         try:
@@ -119,7 +126,11 @@ class BrokerServer:
             return
         engine = self._engine(self._admission(files.certificate, policy), loop, anchor_urls)
         audit = self._begin_audit(engine, loop)
-        plugins = await self._start_plugins(engine)
+        try:
+            plugins = await unless_stopped(self._stop, self._start_plugins(engine))
+        except Stopped:
+            audit.close()
+            return
         store = self._open_store(engine, loop) if self._config.persistence else None
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn, Coalescing(lambda: engine.limits.coalesce_microseconds / 1e6))
@@ -150,8 +161,8 @@ class BrokerServer:
             plugins.run(),
             keep_current(reloader, self._hangup, watch_files=self._config.watch_files),
             self._announce(
+                engine,
                 listeners,
-                engine.returning,
                 feed,
                 lists,
                 staple,
@@ -166,18 +177,25 @@ class BrokerServer:
         try:
             await _first_failure(tasks, stopped)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await plugins.closing()
+            await _call_off(tasks, plugins)
             await admin.close()
             if metrics is not None:
                 await metrics.close()
             await self._shut_down(engine, doors, listeners)
             audit.close()
-            await plugins.close()
+            await in_time("plugins that were to be closed", plugins.close(), _PLUGINS_PATIENCE)
             if store is not None:
                 store.close()
+
+    def _heed_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            if self._ending is not None:
+                self._ending.within(STOP_SECONDS, 1)
+            loop.call_soon_threadsafe(self._stop.set)
+
+        for number in (signal.SIGINT, signal.SIGTERM):  # Not by the loop: a plugin that holds it would hold those, too.
+            signal.signal(number, stop)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
 
     def _begin_audit(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> AuditLog | NoAudit:
         audit = open_audit(self._config, engine, loop.call_soon_threadsafe)
@@ -346,17 +364,17 @@ class BrokerServer:
 
     async def _announce(
         self,
+        engine: Engine,
         listeners: list[Listener],
-        returning: Returning,
         feed: RevocationFeed | None,
         lists: RevocationLists,
         staple: Staple,
         others: list[str],
     ) -> None:
         patience = asyncio.get_running_loop().time() + _FEED_PATIENCE
-        returning.opened(patience)
-        await self._open_doors(listeners, feed, lists, patience)
-        returning.opened(asyncio.get_running_loop().time())
+        engine.returning.opened(patience)
+        await self._open_doors(engine, listeners, feed, lists, patience)
+        engine.returning.opened(asyncio.get_running_loop().time())
         await lists.current.wait()
         await staple.tried()
         if feed is not None:
@@ -373,7 +391,12 @@ class BrokerServer:
         sys.stdout.flush()
 
     async def _open_doors(
-        self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists, patience: float
+        self,
+        engine: Engine,
+        listeners: list[Listener],
+        feed: RevocationFeed | None,
+        lists: RevocationLists,
+        patience: float,
     ) -> None:
         """Let in whoever has come, once it can be said who is revoked, or at *patience*, a time of the loop's clock.
 
@@ -384,6 +407,7 @@ class BrokerServer:
                 await lists.current.wait()
                 if feed is not None and self._config.feed_terms.grace is not None:
                     await feed.current.wait()
+        forget_revoked(engine, asyncio.get_running_loop().time())
         for listener in listeners:
             listener.begin()
 
@@ -399,6 +423,13 @@ def _open(listener: Listener, host: str, port: int) -> None:
         listener.open(host, port)
     except OSError as error:
         raise ListenError(f"{host} port {port} cannot be listened on: {error.strerror}") from error
+
+
+async def _call_off(tasks: list[asyncio.Task[Any]], plugins: Plugins | NoPlugins) -> None:
+    for task in tasks:
+        task.cancel()
+    await in_time("its tasks", asyncio.wait(tasks), _TASKS_PATIENCE)
+    await in_time("plugins that were told of the stop", plugins.closing(), _TOLD_PATIENCE)
 
 
 async def _renewals(credential: BrokerCredential, reloader: Reloader) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from broker.mqtt.subscription import Subscription
 from broker.session.session import Session
 from broker.store.journal import Row
+from provisioning.pki.revocation import CertificateKey
 
 
 def session_row(session: Session, ended_at: float | None, wall_offset: float) -> Row:
@@ -25,7 +26,19 @@ def session_row(session: Session, ended_at: float | None, wall_offset: float) ->
         session.expiry_interval,
         None if ended_at is None else ended_at + wall_offset,
         *will_columns,
+        None if session.certificate is None else certificate_text(session.certificate),
     )
+
+
+def certificate_text(key: CertificateKey) -> str:
+    """Return how a certificate is named in the store: its issuer's key identifier and its serial number, in hex."""
+    return f"{key[0].hex()}:{key[1]:x}"
+
+
+def certificate_key_of(text: str) -> CertificateKey:
+    """Return which certificate `certificate_text` has named. Raises ValueError."""
+    issuer_key_id, _, serial = text.partition(":")
+    return bytes.fromhex(issuer_key_id), int(serial, 16)
 
 
 def subscription_row(subscription: Subscription, *, pending: int = 0) -> Row:

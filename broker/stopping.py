@@ -1,16 +1,68 @@
-"""What a start waits for elsewhere, as long as nobody wants the broker to stop."""
+"""The end of the process: what a start waits for is called off, and what cannot be called off is given up in time.
+
+Theory
+------
+A coroutine can be cancelled; a name that is being looked up cannot, nor can a plugin's work in a thread, and a plugin
+may not let itself be cancelled. The event loop and the interpreter wait for all of them before they end, so somebody
+else has to end the process: a thread, which looks at nothing but the clock (`Ending`).
+
+Rules
+-----
+1. What is given up is said, with code ``STOP_GAVE_UP``.
+2. The store is closed in order unless that itself takes too long: nothing else keeps it from its turn (`in_time`).
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+import structlog
+
+log = structlog.get_logger("broker")
 
 Outcome = TypeVar("Outcome")
+
+STOP_SECONDS: Final = 25.0
+"""From the signal to the end: less than a service manager waits (deploy/systemd: 30)."""
+LEFTOVER_SECONDS: Final = 1.0
+"""For what is left when everything of ours is closed: threads, and names that are being looked up."""
 
 
 class Stopped(Exception):
     """The broker is to stop before it has begun."""
+
+
+class Ending:
+    """The end of the process, which comes in time."""
+
+    def __init__(self, leave: Callable[[int], object] = os._exit) -> None:
+        """End it by *leave*, with an exit code."""
+        self._leave = leave
+        self._timer: threading.Timer | None = None
+
+    def within(self, seconds: float, code: int, last_words: str = "") -> None:
+        """End in *seconds* with exit *code*, unless the process has ended by then; the latest call counts.
+
+        *last_words* go to standard error then: whoever would have said them is still waiting.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(seconds, self._cut_off, (seconds, code, last_words))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _cut_off(self, seconds: float, code: int, last_words: str) -> None:
+        said = "names that are being looked up, or work of plugins, have not ended"
+        log.warning("given up at the stop", code="STOP_GAVE_UP", detail=said, seconds=seconds, threads=_places())
+        sys.stderr.write(last_words)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        self._leave(code)
 
 
 async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, Outcome], grace: float = 0.0) -> Outcome:
@@ -35,3 +87,30 @@ async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, Outcome]
         if not stop.is_set():
             return outcome
     raise Stopped
+
+
+async def in_time(what: str, work: Awaitable[object], seconds: float) -> None:
+    """Wait for *work*, *seconds* at most, and raise what it raises; if it has not ended by then, say that of *what*.
+
+    It is cancelled then, and nobody waits for it: it may not let itself be cancelled.
+    """
+    doing = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({doing}, timeout=seconds)
+    if done:
+        doing.result()
+        return
+    doing.cancel()
+    log.warning("given up at the stop", code="STOP_GAVE_UP", detail=f"{what} have not ended", seconds=seconds)
+
+
+def _places() -> dict[str, str]:
+    """Return where each thread is that may keep the process from its end."""
+    frames = sys._current_frames()  # noqa: SLF001 - documented, for debuggers; here for who reads the log
+    places = {}
+    for thread in threading.enumerate():
+        frame = frames.get(thread.ident or 0)
+        idle = frame is None or frame.f_globals.get("__name__") == "concurrent.futures.thread"
+        if frame is not None and not idle and not thread.daemon:
+            code = frame.f_code
+            places[thread.name] = f"{code.co_name} ({code.co_filename}:{frame.f_lineno})"
+    return places

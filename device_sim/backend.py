@@ -240,8 +240,8 @@ class Backend:
             return  # Another instance asked.
         answers = self._commands.get(answer.identifier)
         sent = answers.sent.get(device) if answers is not None else None
-        if answers is None or sent is None:
-            self._not_expected(topic_name, payload)  # Too late, or never asked.
+        if answers is None or sent is None or device not in answers.missing:
+            self._not_expected(topic_name, payload)  # Too late, never asked, or answered already.
         elif answer.done:
             answers.answered[device] = now - sent
         else:

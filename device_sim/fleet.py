@@ -268,13 +268,21 @@ class Fleet:
             async with asyncio.timeout_at(due):
                 await self._changed.wait()
 
-    async def quiet(self, seconds: float) -> None:
-        """Return when the broker has acknowledged all that connected devices have published, or after *seconds*."""
+    async def quiet(self, seconds: float) -> frozenset[str]:
+        """Return when the broker has acknowledged all that connected devices have published, or after *seconds*.
+
+        Returns the names of those whom it has kept waiting for all of that time, on one and the same connection.
+        """
         deadline = time.monotonic() + seconds
-        waiting = [device for device in self.devices.values() if device.unacknowledged]
+        waiting = [(device, device.connection) for device in self.devices.values() if device.unacknowledged]
         while waiting and time.monotonic() < deadline:
             await asyncio.sleep(_LOOK_AGAIN)
-            waiting = [device for device in waiting if device.unacknowledged and device.is_connected]
+            waiting = [
+                (device, link)
+                for device, link in waiting
+                if device.unacknowledged and device.is_connected and device.connection is link
+            ]
+        return frozenset(device.name for device, _ in waiting)
 
     def _interval(self, device: LiveDevice) -> float:
         telemetry = device.group.telemetry

@@ -198,10 +198,10 @@ class LiveDevice:
             pass  # Admitted and lost at once: `ended` is called as for any lost connection.
         return connection
 
-    def sent(self) -> Sent:
+    def sent(self, *, kept_waiting: bool = False) -> Sent:
         """Return what was published so far, which of it is unacknowledged, and which was sent again."""
         unacknowledged = frozenset(message.sequence for message in self.unacknowledged.values())
-        return Sent(self.machine.sequence, unacknowledged, self.repeated)
+        return Sent(self.machine.sequence, unacknowledged, self.repeated, kept_waiting)
 
     @property
     def is_connected(self) -> bool:

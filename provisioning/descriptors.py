@@ -2,15 +2,32 @@
 
 The small number is for programs that wait by select(2), which knows no descriptor above 1023. Nothing here does: what
 waits, waits by epoll or poll.
+
+A hard limit may be above what the kernel gives any process (fs.nr_open, proc(5)): "unlimited" from a container's
+engine, or because fs.nr_open was made smaller later. Then neither limit can be set to more than that (setrlimit(2)).
 """
 
 from __future__ import annotations
 
+import contextlib
 import resource
+from pathlib import Path
+from typing import Final
+
+_NR_OPEN: Final = Path("/proc/sys/fs/nr_open")
 
 
-def take_all() -> None:
-    """Raise this process's limit, and that of what it starts, to what its user is allowed (the hard limit)."""
+def take_all(nr_open: Path = _NR_OPEN) -> None:
+    """Raise this process's limit, and that of what it starts, to what its user is allowed, by the kernel too.
+
+    *nr_open* says what the kernel allows. Where nothing can be raised, what there is has to do.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    wanted = hard
+    with contextlib.suppress(OSError, ValueError):
+        most = int(nr_open.read_text())
+        wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    if soft == resource.RLIM_INFINITY or (wanted != resource.RLIM_INFINITY and soft >= wanted):
+        return
+    with contextlib.suppress(OSError, ValueError):  # Forbidden by a sandbox; ACCEPT_FAILED says when it matters.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))

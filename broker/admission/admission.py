@@ -16,7 +16,7 @@ Rules
 2. A client identifier is the device's name, or empty. A service may run several instances: ``<name>-<anything>``.
 3. No I/O; the time is passed in. What has to be fetched is asked of an `Asker`, and the client waits for its answer.
 4. Without a `Trust` every anchor is as good as the other and revocations come from the feed alone: of the issuer only
-   its end counts then, and is remembered (`broker.admission.path_ends`).
+   its end counts then, and it is remembered (`broker.admission.path_ends`).
 
 Does not handle: who owns an existing session (`session.registry`), rate limits.
 """
@@ -38,7 +38,7 @@ from broker.admission.crl_shelf import CrlShelf
 from broker.admission.freshness import Freshness
 from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
-from broker.admission.path_ends import PathEnds
+from broker.admission.path_ends import PathEnds, VerifiedPath
 from broker.admission.policy import Permissions, TopicPolicy
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
@@ -79,6 +79,8 @@ class Peer:
     """SHA-256 of the certificate, where `Admission.fingerprints` asks for it."""
     ends_at: float
     """When the first of those certificates ends, in seconds since 1970; infinity where there is none."""
+    path: tuple[bytes, ...]
+    """The CAs above it that a handshake has verified, in DER, where `cafile` alone judges and they are known."""
 
     def __init__(  # Written out for mypyc to compile.
         self,
@@ -89,6 +91,7 @@ class Peer:
         inquiry: Inquiry | None = None,
         fingerprint: bytes = b"",
         ends_at: float = math.inf,
+        path: tuple[bytes, ...] = (),
     ) -> None:
         self.identity = identity
         self.certificate = certificate
@@ -97,6 +100,7 @@ class Peer:
         self.inquiry = inquiry
         self.fingerprint = fingerprint
         self.ends_at = ends_at
+        self.path = path
 
     @property
     def bundle(self) -> str:
@@ -207,16 +211,20 @@ class Admission:
             return _refused(RefusalCode.INVALID_IDENTITY, str(error))
         issuer_key_id, serial = facts.key
         identity, not_after = facts.identity, facts.not_after
+        above: tuple[bytes, ...] = ()
         if issuer is None:
             issuer_key_id = self._shared(issuer_key_id)
-            not_after = min(not_after, self._path_ends(issuer_key_id, certificate, path()) or not_after)
+            verified = self._verified_path(issuer_key_id, certificate, path())
+            if verified is not None:
+                not_after, above = min(not_after, verified.ends), verified.above
         else:  # Not what the certificate says of its issuer: its issuer's own key.
             issuer_key_id = issuer.key_id
             not_after = min(not_after, issuer.not_after)
         fingerprint = hashlib.sha256(certificate).digest() if self.fingerprints else b""
         left = (not_after - now).total_seconds()
         ends_at = not_after.timestamp()
-        peer = Peer(identity, (issuer_key_id, serial), left, issuer, fingerprint=fingerprint, ends_at=ends_at)
+        key = (issuer_key_id, serial)
+        peer = Peer(identity, key, left, issuer, fingerprint=fingerprint, ends_at=ends_at, path=above)
         if facts.may_certify:
             refusal: Refused | None = _refused(RefusalCode.CA_CERTIFICATE, "a CA's certificate is not a device's")
         else:
@@ -295,6 +303,13 @@ class Admission:
             return _refused(RefusalCode.ISSUER_REVOKED, f"the CA {issuer.subject} is revoked ({revocation.reason})")
         return None
 
+    def is_revoked(self, certificate: CertificateKey) -> bool:
+        """Whether a *certificate* of which nothing more is known, or the CA that issued it, is revoked by now."""
+        if self.index.find(certificate) is not None:
+            return True
+        issuers = () if self.trust is None else self.trust.issuers_with(certificate[0])
+        return any(issuer.find_revoked(self.index) is not None for issuer in issuers)
+
     def refuse_before(self, generation: int) -> Refused | None:
         """Return the refusal if TLS has begun in another *generation* of trust: what it believed may count no more."""
         if generation == self.trust_generation:
@@ -352,8 +367,8 @@ class Admission:
         """Return what *identity* may do under *client_id*."""
         return self.policy.permissions(identity, client_id)
 
-    def _path_ends(self, issuer_key_id: bytes, certificate: bytes, path: Sequence[bytes]) -> datetime | None:
-        """Return when the first CA's certificate above *certificate* ends, if that is known."""
+    def _verified_path(self, issuer_key_id: bytes, certificate: bytes, path: Sequence[bytes]) -> VerifiedPath | None:
+        """Return the CAs above *certificate*, by this handshake or one of before, if they are known."""
         return self._ends.verified(issuer_key_id, path) if path else self._ends.known(issuer_key_id, certificate)
 
     def believe(self, trust: Trust | None) -> None:

@@ -3,8 +3,9 @@
 Rules
 -----
 1. A bundle never trusts what it was not given: its anchors are the certificates in its files, nothing of the system.
-2. A path ends at the first anchor that it meets. An anchor whose own issuer is an anchor too is still looked up in
-   that issuer's lists: it is trusted, and can be revoked.
+2. A path ends at the first anchor that it meets. Where an anchor is a renewed certificate of a CA in the path (the same
+   name and key, a later end), the path meets that one. An anchor whose own issuer is an anchor too is still looked up
+   in that issuer's lists: it is trusted, and can be revoked.
 3. Immutable; no I/O, no clock.
 """
 
@@ -21,6 +22,7 @@ from broker.admission.bundle_terms import DEFAULT_TERMS, BundleTerms
 from broker.admission.freshness import FeedTerms
 from broker.admission.issuers import Issuer
 from broker.trust_settings import StatusPolicy
+from provisioning.pki.keys import spki_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +77,34 @@ class TrustBundle:
 
     def issuer_at(self, path: Sequence[x509.Certificate]) -> Issuer | None:
         """Return the issuer that *path* begins with, the CA certificates of a verified path upwards; None: not ours."""
-        if not self.terms.accepts_issuer(path[0]):
-            return None
         below: list[x509.Certificate] = []
         issuer: Issuer | None = None
         for certificate in path:
-            issuer = self._anchors.get(_der(certificate))
+            issuer = self._anchors.get(_der(certificate)) or self._renewed(certificate)
             if issuer is not None:
                 break
             below.append(certificate)
         if issuer is None and below:  # It ended at another bundle's anchor, which one of ours may have certified.
             issuer = self._anchor_above(below[-1])
-        if issuer is None:
+        if issuer is None or not self.terms.accepts_issuer(below[0] if below else issuer.certificate):
             return None
         fault = self.terms.refuse_path(below, issuer.certificate)
         for certificate in reversed(below):
             issuer = Issuer(certificate, self, issuer, is_anchor=False)
         issuer.fault = fault
         return issuer
+
+    def _renewed(self, authority: x509.Certificate) -> Issuer | None:
+        """Return the anchor that has renewed *authority*: what was signed with its key is signed with the anchor's."""
+        key, ends = spki_of(authority.public_key()), authority.not_valid_after_utc
+        renewals = [
+            each
+            for each in self._anchors.values()
+            if each.certificate.subject == authority.subject
+            and each.not_after > ends
+            and spki_of(each.certificate.public_key()) == key
+        ]
+        return max(renewals, key=lambda each: each.not_after, default=None)
 
     def _anchor_above(self, certificate: x509.Certificate) -> Issuer | None:
         if _is_self_issued(certificate):

@@ -1,4 +1,4 @@
-"""When the CAs above a client's certificate end, where `cafile` alone says who is believed.
+"""Which CAs stand above a client's certificate and when they end, where `cafile` alone says who is believed.
 
 Theory
 ------
@@ -6,7 +6,7 @@ A full handshake verifies the dates of every certificate of a path; a resumed on
 lasts as long as it is let. So what the path of a full handshake says is remembered by CA: a device that comes back to
 its TLS session is judged by the dates of the CA that issued its certificate, and nothing is read again for that. Which
 CA that is, its certificate says (the authority key identifier). Where two CAs that were seen share what it says, the
-signature decides.
+signature decides. When other anchors begin to count, who came back so is judged by that path (`broker.reload`).
 
 Rules
 -----
@@ -20,7 +20,6 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Final
 
 from cryptography import x509
@@ -31,13 +30,14 @@ from provisioning.pki.keys import key_identifier
 _MOST_PATHS: Final = 1024
 
 
-class _Path:
+class VerifiedPath:
     """The CAs of one verified path."""
 
-    __slots__ = ("authority", "authority_key_id", "ends")
+    __slots__ = ("above", "authority", "authority_key_id", "ends")
 
     def __init__(self, ders: Sequence[bytes]) -> None:
         """Take the CA certificates in *ders*, the one that issues to clients first."""
+        self.above = tuple(ders)
         path = [x509.load_der_x509_certificate(der) for der in ders]
         self.authority = path[0]
         self.authority_key_id = key_identifier(path[0].public_key())
@@ -45,21 +45,21 @@ class _Path:
 
 
 class PathEnds:
-    """The ends (UTC) of the paths that were verified, by what clients' certificates say of their issuer."""
+    """The paths that were verified, by what clients' certificates say of their issuer."""
 
     __slots__ = ("_ends", "_paths")
 
     def __init__(self) -> None:
-        self._paths: dict[tuple[bytes, ...], _Path] = {}
-        self._ends: dict[bytes, dict[bytes, _Path]] = {}
+        self._paths: dict[tuple[bytes, ...], VerifiedPath] = {}
+        self._ends: dict[bytes, dict[bytes, VerifiedPath]] = {}
         """By the identifier in certificates, and the CA's own key: the path that lasts longest."""
 
     def __len__(self) -> int:
         """Return how many paths are remembered."""
         return len(self._paths)
 
-    def verified(self, issuer_key_id: bytes, path: Sequence[bytes]) -> datetime | None:
-        """Return when the CAs of *path* end (DER, the client's own first; just verified); None: there is none."""
+    def verified(self, issuer_key_id: bytes, path: Sequence[bytes]) -> VerifiedPath | None:
+        """Return the CAs of *path* (DER, the client's own first; just verified); None: there is none."""
         above = path[1:]
         if not above:
             return None
@@ -68,21 +68,21 @@ class PathEnds:
         if known is None:
             if len(self._paths) >= _MOST_PATHS:
                 self._forget(next(iter(self._paths)))
-            known = self._paths[key] = _Path(above)
+            known = self._paths[key] = VerifiedPath(above)
             self._count(issuer_key_id, known)
-        return known.ends
+        return known
 
-    def known(self, issuer_key_id: bytes, certificate: bytes) -> datetime | None:
-        """Return when the CAs above *certificate* (DER) end, which was verified before; None: that is not known."""
+    def known(self, issuer_key_id: bytes, certificate: bytes) -> VerifiedPath | None:
+        """Return the CAs above *certificate* (DER), which was verified before; None: they are not known."""
         paths = self._ends.get(issuer_key_id)
         if paths is None:
             return None
         if len(paths) == 1:
-            return next(iter(paths.values())).ends
+            return next(iter(paths.values()))
         parsed = x509.load_der_x509_certificate(certificate)
-        return next((each.ends for each in paths.values() if is_issued_by(parsed, each.authority)), None)
+        return next((each for each in paths.values() if is_issued_by(parsed, each.authority)), None)
 
-    def _count(self, issuer_key_id: bytes, path: _Path) -> None:
+    def _count(self, issuer_key_id: bytes, path: VerifiedPath) -> None:
         paths = self._ends.setdefault(issuer_key_id, {})
         before = paths.get(path.authority_key_id)
         if before is None or before.ends < path.ends:

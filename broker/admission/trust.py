@@ -81,6 +81,11 @@ class Trust:
         above = {each.key_id for issuer in [*seen, *bundle.anchors] for each in issuer.path() if each is not issuer}
         return seen + [anchor for anchor in bundle.anchors if anchor.key_id not in above | known]
 
+    def issuers_with(self, key_id: bytes) -> list[Issuer]:
+        """Return every CA with a key of that identifier which may issue to clients: anchors, and those learned."""
+        anchors = (anchor for bundle in self.bundles for anchor in bundle.anchors)
+        return [each for each in (*self._issuers.values(), *anchors) if each.key_id == key_id]
+
     def authorities(self, name: x509.Name) -> list[Issuer]:
         """Return every CA of that name: anchors, and those that were learned."""
         found = {

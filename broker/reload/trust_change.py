@@ -27,9 +27,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.admission.admission import DEFAULT_BUNDLE, Admission, Peer
+from broker.admission.bundle import is_issued_by
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
 from broker.client import Client
@@ -190,9 +192,8 @@ def judge(admission: Admission, connection: Client, wall: datetime) -> Peer | Re
 
     def path() -> Sequence[bytes]:
         # A resumed session has none of its own; its issuer is known from the full handshake before.
-        if len(verified) > 1 or peer.issuer is None:
-            return verified
-        return [certificate, *(each.certificate.public_bytes(Encoding.DER) for each in peer.issuer.path())]
+        above = () if len(verified) > 1 else _known_above(certificate, peer)
+        return [certificate, *above] if above else verified
 
     outcome = admission.examine(certificate, wall, path, status=False)
     if isinstance(outcome, Peer) and outcome.identity != session.owner:
@@ -202,6 +203,17 @@ def judge(admission: Admission, connection: Client, wall: datetime) -> Peer | Re
             f"the certificate names {outcome.identity} now",
         )
     return outcome
+
+
+def _known_above(certificate: bytes, peer: Peer) -> Sequence[bytes]:
+    """Return the CAs above *certificate*, in DER, as far as they were learned from a handshake of before."""
+    if peer.issuer is not None:
+        return [each.certificate.public_bytes(Encoding.DER) for each in peer.issuer.path()]
+    if not peer.path:
+        return ()
+    # Found by what the certificate says of its issuer; now it is a reason to stay, so the signature is to say it.
+    issuer = x509.load_der_x509_certificate(peer.path[0])
+    return peer.path if is_issued_by(x509.load_der_x509_certificate(certificate), issuer) else ()
 
 
 def _with_anchors(config: BrokerConfig, bundle: str | None, anchors: Path) -> BrokerConfig:

@@ -25,11 +25,12 @@ from provisioning.pki.identity import Identity, Role
 class SessionRegistry:
     """Every session."""
 
-    __slots__ = ("_instances", "_metrics", "_order", "_schedule", "_sessions", "limits", "permits")
+    __slots__ = ("_instances", "_left", "_metrics", "_order", "_schedule", "_sessions", "limits", "permits")
 
     def __init__(self, limits: QueueLimits, metrics: Metrics) -> None:
         self._sessions: dict[Role, dict[str, Session]] = {role: {} for role in Role}
         self._instances: Counter[Identity] = Counter()
+        self._left: set[Session] = set()
         self._schedule: list[tuple[float, int, Session]] = []
         self._order = count()
         self.limits = limits
@@ -53,14 +54,19 @@ class SessionRegistry:
         return list(chain.from_iterable(sessions.values() for sessions in self._sessions.values()))
 
     def instances(self, owner: Identity) -> int:
-        """Return how many sessions *owner* has beside the one of its own name."""
+        """Return how many sessions *owner* has beside the one of its own name, and those of which a will is left."""
         return self._instances[owner]
 
-    def create(self, client_id: str, owner: Identity) -> Session:
-        """Return a new session; whatever had its client identifier was discarded before."""
+    def create(self, client_id: str, owner: Identity, *, left: bool = False) -> Session:
+        """Return a new session; whatever had its client identifier was discarded before.
+
+        *left*: it has ended, with another broker process, and only its will is left.
+        """
         session = self._sessions[owner.role][client_id] = Session(client_id, owner, self.limits, self._metrics)
         session.permits = self.permits
-        if client_id != owner.name:
+        if left:
+            self._left.add(session)
+        elif client_id != owner.name:
             self._instances[owner] += 1
         return session
 
@@ -69,7 +75,9 @@ class SessionRegistry:
         owner = session.owner
         if self.has(session):
             del self._sessions[owner.role][session.client_id]
-            if session.client_id != owner.name:
+            if session in self._left:
+                self._left.remove(session)
+            elif session.client_id != owner.name:
                 self._instances[owner] -= 1
                 if not self._instances[owner]:
                     del self._instances[owner]

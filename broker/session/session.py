@@ -45,6 +45,7 @@ from broker.session.queue import MessageQueue, QueueLimits
 from broker.session.will import Will
 from broker.store.journal import Journal
 from provisioning.pki.identity import Identity
+from provisioning.pki.revocation import CertificateKey
 
 log = structlog.get_logger("broker")
 
@@ -67,6 +68,7 @@ class Session:
         "_queue",
         "_receive_maximum",
         "carried",
+        "certificate",
         "choked",
         "client_id",
         "connection",
@@ -90,6 +92,8 @@ class Session:
         self.client_id = client_id
         self.owner = owner
         self.connection: Connection | None = None
+        self.certificate: CertificateKey | None = None
+        """With which its client is connected, or was when the broker of before ended; None: it has gone before that."""
         self.framing = PLAIN_V4
         """How packets are written for its client, or were for the last one."""
         self.expiry_interval = 0

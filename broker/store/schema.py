@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 3
+VERSION = 4
 
 SCHEMA = """
 CREATE TABLE sessions (
@@ -14,6 +14,8 @@ CREATE TABLE sessions (
     ended_at REAL,                 -- wall clock; NULL while connected
     will_topic BLOB, will_payload BLOB, will_qos INTEGER, will_retain INTEGER, will_properties BLOB,
     will_expiry_interval INTEGER, will_delay INTEGER,
+    -- with which its client is connected, or was when the broker ended: issuer's key identifier and serial number
+    certificate TEXT,
     UNIQUE (client_id, owner)
 ) STRICT;
 CREATE TABLE subscriptions (
@@ -88,5 +90,6 @@ CREATE TABLE replayed (
     FOREIGN KEY (session, topic_filter) REFERENCES subscriptions (session, topic_filter) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
 """,
+    3: "ALTER TABLE sessions ADD COLUMN certificate TEXT;",
 }
 """What makes the next schema of each older one."""

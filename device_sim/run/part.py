@@ -208,11 +208,11 @@ class Part:
         if self._streaming is not None:
             self._streaming.cancel()
             await asyncio.wait([self._streaming])
-        await fleet.quiet(_DRAIN_DEADLINE)
+        kept_waiting = await fleet.quiet(_DRAIN_DEADLINE)
         fleet.freeze()
         recorder = self._recorder
         return PartOutcome(
-            sent={name: device.sent() for name, device in fleet.devices.items()},
+            sent={name: device.sent(kept_waiting=name in kept_waiting) for name, device in fleet.devices.items()},
             counts={**recorder.counts, **self._counted(fleet, scene)},
             service={metric: latency.encoded() for metric, latency in recorder.service.items()},
             response={metric: latency.encoded() for metric, latency in recorder.response.items()},

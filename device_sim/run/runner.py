@@ -292,7 +292,8 @@ class Run:
     # ---- the end
 
     async def _drain(self, outcomes: list[PartOutcome]) -> None:
-        # What is still unacknowledged was cut off with its device: nobody promised that it would come.
+        # What is still unacknowledged was cut off with its device, and nobody promised that it would come; or the
+        # broker has had its time already (`Fleet.quiet`).
         acknowledged = {
             name: sent for outcome in outcomes for name, sent in outcome.sent.items() if not sent.unacknowledged
         }
@@ -331,7 +332,7 @@ class Run:
                 Count.IN_FLIGHT: sums.in_flight,
                 Count.PRESENCE_CHANGES: self.backends[0].presence_changes,
                 Count.STALE_PRESENCE: stale(self.backends[0], outcomes),
-                Count.UNEXPECTED: sum(backend.unexpected for backend in self.backends),
+                Count.UNEXPECTED: sum(backend.unexpected for backend in self.backends) + sums.forged,
             }
         )
 

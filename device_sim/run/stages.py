@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from device_sim.backend import Backend
 from device_sim.closure import BROKEN
+from device_sim.device import State
 from device_sim.fleet import Fleet
 from device_sim.live_device import LiveDevice
 from device_sim.randomness import randomness_of
@@ -246,17 +247,36 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
         scene.target.fleet.revoked(device.name)
         fleet.revoked(device.name, time.monotonic())
         recorder.counts[Count.REVOKED] += 1
-        if cut.closure is None:
+        if cut.closure is not None and cut.closure.code == BROKEN:
+            return  # Its own network was quicker, which is no merit of the broker: it comes back, to be refused.
+        if cut.closure is not None:
+            recorder.record(Duration.REVOKED_CLOSED, cut.since_sent, late)
+        if not await _out(device, stage.deadline if cut.closure is not None else 0.0):
             await _stayed_in(scene, device)
-        else:
-            if cut.closure.code != BROKEN:  # Its own network was quicker: that is no merit of the broker.
-                recorder.record(Duration.REVOKED_CLOSED, cut.since_sent, late)
-            if not cut.told_why:
-                return  # It broke for another reason, and comes back by itself to be refused.
         await _tries_again(scene, device, Duration.REVOKED_REFUSED)
 
     devices = scene.choose(scene.connected(), stage.select)
     await scene.pace(devices, even(len(devices), stage.rate * scene.rate_share), revoke)
+
+
+async def _out(device: LiveDevice, seconds: float) -> bool:
+    """Return whether *device*, which must be out, is so within *seconds*.
+
+    Who was cut off without being told why comes back at once, perhaps before the operator's call was answered. That
+    attempt is no false admission yet; but its session must be closed as well.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        link = device.connection
+        if device.machine.state is State.CONNECTING:  # An attempt has a deadline of its own.
+            await asyncio.sleep(_LOOK_AGAIN)
+        elif link is None or not device.is_connected:
+            return True
+        elif (left := until - time.monotonic()) > 0:
+            await asyncio.wait([link.closed], timeout=left)
+            await asyncio.sleep(0)  # The state follows in the loop's next turn.
+        else:
+            return False
 
 
 async def _stayed_in(scene: Scene, device: LiveDevice) -> None:
@@ -302,7 +322,7 @@ async def _suspend(scene: Scene, stage: Suspend) -> None:
             closure = link.closed.result()
             if closure.code != BROKEN:
                 recorder.record(Duration.SUSPENDED_CLOSED, closure.at - sent, late)
-        else:
+        if not await _out(device, stage.deadline if done else 0.0):
             await _stayed_in(scene, device)
         await _tries_again(scene, device, None)
         await scene.sleep(stage.seconds)

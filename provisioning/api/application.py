@@ -56,6 +56,7 @@ def new_application(
     """
     answered = answering(metrics)
     app = Starlette(routes=routes, exception_handlers=error_handlers(answered))
+    app.router.redirect_slashes = False  # It would send clients where the request's own Host header says.
     if behind is not None:
         app.router.default = behind
     responder = None if devices is None else devices(answered)

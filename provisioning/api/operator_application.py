@@ -81,6 +81,7 @@ def new_framework(version: str, answer: Answer) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/v1/openapi.json",
+        redirect_slashes=False,  # As `new_application`.
         responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
         exception_handlers=error_handlers(answer) | {RequestValidationError: invalid, Exception: passed_on},
     )

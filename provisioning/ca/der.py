@@ -79,7 +79,7 @@ def _digits(moment: datetime) -> bytes:
 
 
 def children(encoded: bytes) -> Iterator[bytes]:
-    """Yield the elements inside the constructed element *encoded*, which the library has made."""
+    """Yield the elements inside the constructed element *encoded*, which the library has made or read."""
     place, end = _content(encoded, 0)
     while place < end:
         _, after = _content(encoded, place)

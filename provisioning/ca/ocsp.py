@@ -28,11 +28,13 @@ from cryptography.x509 import ocsp
 
 from provisioning.ca import ocsp_fields
 from provisioning.ca.crl import REASON_CODES
+from provisioning.ca.der import SEQUENCE, children
 from provisioning.ca.signing import signature, signature_algorithm
 from provisioning.pki.keys import PrivateKey
 from provisioning.pki.revocation import RevocationReason
 
 _NONCE_OCTETS: Final = range(1, 129)
+_CRITICAL: Final = bytes.fromhex("0101ff")
 _CertIdHash = hashes.SHA1 | hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 _HASHES: Final[Sequence[_CertIdHash]] = (
     hashes.SHA1(),  # noqa: S303 - the CertID of old clients
@@ -92,6 +94,8 @@ def read_request(der: bytes) -> OcspRequest:
         if request.serial_number < 0:  # RFC 5280 §4.1.2.2: none is negative. Zero is odd, and was never issued here.
             raise OcspRefused(Failure.MALFORMED_REQUEST, "a negative serial number")
         nonce = _nonce(request.extensions)
+        if _CRITICAL in der and _asks_critically(der):
+            raise OcspRefused(Failure.MALFORMED_REQUEST, "unknown critical extension of the question")
         return OcspRequest(
             request.hash_algorithm, request.issuer_name_hash, request.issuer_key_hash, request.serial_number, nonce
         )
@@ -117,6 +121,17 @@ def _nonce(extensions: x509.Extensions) -> x509.OCSPNonce | None:
             case _ if extension.critical:  # RFC 6960 §4.4: ignored unless critical.
                 raise OcspRefused(Failure.MALFORMED_REQUEST, f"unknown critical extension {extension.oid}")
     return found
+
+
+def _asks_critically(der: bytes) -> bool:
+    """Whether the one Request of *der*, which the library has read, has a critical extension (singleRequestExtensions).
+
+    None is known here, and the library says nothing of them.
+    """
+    tbs = next(children(der))
+    requests = next(each for each in children(tbs) if each.startswith(SEQUENCE))  # Behind version and requestorName.
+    _, *tagged = children(next(children(requests)))
+    return any(_CRITICAL in children(each) for extensions in tagged for each in children(next(children(extensions))))
 
 
 def failure_response(failure: Failure) -> bytes:

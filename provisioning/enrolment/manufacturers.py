@@ -30,6 +30,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.pki.keys import key_identifier
+from provisioning.pki.tls import TlsConfigurationError, client_context
 from provisioning.store import audit, authorities, manufacturers
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
@@ -37,7 +38,7 @@ from provisioning.store.manufacturers import StoredManufacturer
 
 MAXIMUM_PREFIX: Final = 32
 _MINIMUM_RSA_BITS: Final = 2048
-_UNREADABLE: Final = (*UNREADABLE, UnsupportedAlgorithm)
+_UNREADABLE: Final = (*UNREADABLE, UnsupportedAlgorithm, TlsConfigurationError)
 _KEYS: Final = KeyPolicy()
 
 log = structlog.get_logger(__name__)
@@ -128,6 +129,8 @@ def _ca(pem: str, now: datetime) -> x509.Certificate:
         key = certificate.public_key()
         certificate.subject.public_bytes()
         wrong = _unfit(certificate.extensions)
+        # The listeners' trust is loaded whole: what OpenSSL does not read would leave them without any.
+        client_context(certificate.public_bytes(Encoding.PEM).decode())
     except _UNREADABLE as error:
         raise _invalid(f"certificate is not one PEM certificate ({error})") from error
     if wrong:

@@ -76,6 +76,11 @@ def check_there(database: Database) -> None:
         raise _not_founded(database)
 
 
+def takes_changes(connection: Connection) -> bool:
+    """Whether anything can be written: not on a standby of PostgreSQL's, nor where its settings forbid it."""
+    return connection.dialect.name != "postgresql" or connection.scalar(text("SHOW transaction_read_only")) == "off"
+
+
 def _not_founded(database: Database) -> ConfigurationError:
     return ConfigurationError(
         f"database_url: {database.shown_url} holds no records of this authority: restore it from the "

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from provisioning.ca.der import OCTET_STRING, SEQUENCE, children, content, element
 from provisioning.pki import certificate_reader
 from provisioning.pki.certificate_reader import CertificateFacts, CertificateReader, facts_of
 from provisioning.pki.extension import UNREADABLE
@@ -144,12 +145,88 @@ def test_changed_bytes_are_read_as_the_library_reads_them_or_refused(changes: li
     # Else OpenSSL has refused it before: key, signature or their algorithms are not read again.
 
 
-@given(st.integers(0, len(USUAL) - 1))
-def test_a_certificate_cut_anywhere_is_refused(length: int) -> None:
+def places_of(part: bytes) -> range:
+    start = USUAL.index(part)
+    return range(start, start + len(part))
+
+
+SIGNED = shared_device("meter-1").certificate
+KEY_INFO = SIGNED.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+USED_BY_OPENSSL = {
+    *places_of(KEY_INFO),
+    *range(USUAL.index(SIGNED.tbs_certificate_bytes) + len(SIGNED.tbs_certificate_bytes), len(USUAL)),
+}
+"""Key and signature, which are not read again."""
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+def test_a_byte_changed_anywhere_is_read_as_the_library_reads_it_or_refused() -> None:
+    reader = CertificateReader()
+    for place, byte in enumerate(USUAL):
+        reader.read(USUAL)
+        for other in {byte ^ 1, byte ^ 2, byte ^ 0x80, byte - 1 & 255, byte + 1 & 255, 0, 0x82, 255} - {byte}:
+            changed = USUAL[:place] + bytes([other]) + USUAL[place + 1 :]
+            expected, found = outcome(slowly, changed), outcome(reader.read, changed)
+            if isinstance(expected, CertificateFacts):
+                assert found == expected, (place, other)
+            else:
+                assert isinstance(found, tuple) or place in USED_BY_OPENSSL, (place, other)
+
+
+def deformed(encoded: bytes) -> Iterator[bytes]:
+    """Return *encoded*, elements of DER, with one thing in them that is not as it should be, for each there is."""
+    elements = list(children(element(SEQUENCE, encoded)))
+    for place, each in enumerate(elements):
+        before, after = b"".join(elements[:place]), b"".join(elements[place + 1 :])
+        inside = content(each)
+        size = len(inside).to_bytes(max(1, (len(inside).bit_length() + 7) // 8))
+        longer = b"\0" + size if len(inside) > 127 else size  # DER has one way to write a length, the shortest.
+        yield before + after
+        yield before + each * 2 + after
+        yield before + each[:1] + bytes([0x80 | len(longer)]) + longer + inside + after
+        if each == KEY_INFO or not (each[0] & 0x20 or each[:1] + inside[:1] == OCTET_STRING + SEQUENCE):
+            continue
+        yield before + element(each[:1], inside + b"\x30") + after
+        for other in deformed(inside):
+            yield before + element(each[:1], other) + after
+
+
+def otherwise(tbs: bytes) -> Iterator[bytes]:
+    """Return what is in *tbs* deformed, with other serial numbers, and with other times."""
+    yield from deformed(content(tbs))
+    version, serial, algorithm, issuer, validity, *rest = children(tbs)
+    for number in ("", "00", "0001", "0080", "7f", "80", "7f" * 20, "7f" * 21, "00" + "80" * 19, "00" + "80" * 20):
+        yield b"".join([version, element(serial[:1], bytes.fromhex(number)), algorithm, issuer, validity, *rest])
+    begins, ends = children(validity)
+    for moment in (
+        b"491231235959Z",
+        b"500101000000Z",
+        b"270229000000Z",
+        b"2701010000Z",
+        b"27010100000+Z",
+        b"270101000000z",
+    ):
+        for times in (element(begins[:1], moment) + ends, begins + element(ends[:1], moment)):
+            yield b"".join([version, serial, algorithm, issuer, element(SEQUENCE, times), *rest])
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")  # A serial number below 1.
+def test_a_certificate_that_is_formed_otherwise_is_read_as_the_library_reads_it_or_refused() -> None:
+    reader = CertificateReader()
+    tbs, *rest = children(USUAL)
+    for other in otherwise(tbs):
+        reader.read(USUAL)
+        changed = element(SEQUENCE, element(SEQUENCE, other) + b"".join(rest))
+        expected, found = outcome(slowly, changed), outcome(reader.read, changed)
+        assert found == expected or (isinstance(found, tuple) and isinstance(expected, tuple)), changed.hex()
+
+
+def test_a_certificate_cut_anywhere_is_refused() -> None:
     reader = CertificateReader()
     reader.read(USUAL)
-    with pytest.raises(ValueError, match=r".*"):
-        reader.read(USUAL[:length])
+    for length in range(len(USUAL)):
+        with pytest.raises(ValueError, match=r".*"):
+            reader.read(USUAL[:length])
 
 
 def test_the_second_certificate_of_a_template_is_not_parsed_by_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +258,15 @@ def test_another_issuer_is_another_template() -> None:
     for der in (USUAL, other.der, USUAL):
         assert reader.read(der) == slowly(der)
     assert len(reader) == 2
+
+
+def test_so_many_templates_are_remembered_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificate_reader, "_MOST_TEMPLATES", 2)
+    pki, reader = shared_pki(), CertificateReader()
+    others = [pki.certify(slowly(USUAL).identity, issuer=pki.authority(f"Another CA {number}")) for number in range(4)]
+    for der in (USUAL, *(each.der for each in others)):
+        assert reader.read(der) == slowly(der)
+        assert 0 < len(reader) <= 2
 
 
 def test_validity_is_in_utc() -> None:

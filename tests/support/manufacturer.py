@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -67,14 +68,22 @@ class Manufacturer:
 
         That is its serialNumber's, or its *issuer*'s.
         """
-        tbs, algorithm, _ = children(self.idevid("SN17")[0].public_bytes(Encoding.DER))
         text, bits = _SERIAL_NUMBER + b"\x13\x04SN17", _SERIAL_NUMBER + b"\x03\x04\x00N17"
         if issuer:
             text, bits = _COMMON_NAME + b"\x0c", _COMMON_NAME + b"\x03"
-        tbs = tbs.replace(text, bits)
+        return x509.load_der_x509_certificate(self._changed(self.idevid("SN17")[0], text, bits))
+
+    def unreadable_ca(self) -> str:
+        """Return its CA, certified by somebody whose name is no text: OpenSSL does not read it, `cryptography` does."""
+        common_name = _COMMON_NAME + b"\x0c\x0c"
+        return ssl.DER_cert_to_PEM_cert(self._changed(self.certificate, common_name + b"A", common_name + b"\xff"))
+
+    def _changed(self, certificate: x509.Certificate, old: bytes, new: bytes) -> bytes:
+        """Return *certificate* with *new* in the first place of *old*, signed again."""
+        tbs, algorithm, _ = children(certificate.public_bytes(Encoding.DER))
+        tbs = tbs.replace(old, new, 1)
         signature = self.key.sign(tbs, ec.ECDSA(hashes.SHA256()))  # type: ignore[call-arg,arg-type,union-attr]
-        content = tbs + algorithm + element(BIT_STRING, b"\x00" + signature)
-        return x509.load_der_x509_certificate(element(SEQUENCE, content))
+        return element(SEQUENCE, tbs + algorithm + element(BIT_STRING, b"\x00" + signature))
 
     def _builder(self, subject: x509.Name, public_key: object, end: datetime = FOREVER) -> x509.CertificateBuilder:
         return (

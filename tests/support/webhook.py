@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 
 class WebhookServer:
-    """While the block runs, *url* answers with *status* and *body*; what it was asked is in *asked*."""
+    """While the block runs, *url* answers with *status* and *body*; what it was asked is in *asked*.
 
-    def __init__(self, body: bytes = b'{"allow": true}', status: int = 200) -> None:
+    *location* is where it sends who asks, and *context* makes it an https server, called localhost.
+    """
+
+    def __init__(
+        self,
+        body: bytes = b'{"allow": true}',
+        status: int = 200,
+        location: str | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.body, self.status = body, status
         self.asked: list[dict[str, Any]] = []
         self.release = threading.Event()
@@ -23,6 +33,8 @@ class WebhookServer:
                 webhook.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 webhook.release.wait(30)
                 self.send_response(webhook.status)
+                if location is not None:
+                    self.send_header("Location", location)
                 self.send_header("Content-Length", str(len(webhook.body)))
                 self.end_headers()
                 self.wfile.write(webhook.body)
@@ -31,11 +43,17 @@ class WebhookServer:
                 """Stay silent."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._origin = "http://127.0.0.1"
+        if context is not None:
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+            self._origin = "https://localhost"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/may-enter"
+        return f"{self._origin}:{self._server.server_address[1]}/may-enter"
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -14,6 +14,7 @@ import pytest
 
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Publish
+from broker.stopping import STOP_SECONDS
 from tests.support.auth_server import Asked, AuthServer
 from tests.support.broker_process import REPOSITORY, wait_until
 from tests.support.mosquitto import Mosquitto
@@ -223,6 +224,26 @@ def test_plugins_that_raise_or_hang_concern_themselves_alone(tmp_path: Path, pki
     said = [event["text"] for event in broker.events("plugin says")]
     assert any("may not subscribe to 'fleet/other/#'" in text for text in said)
     assert any("none is made without a certificate" in text for text in said)
+
+
+def test_a_plugin_that_takes_long_to_start_does_not_keep_the_broker_from_its_end(tmp_path: Path, pki: Pki) -> None:
+    code = """
+import asyncio
+from pathlib import Path
+from amqtt.plugins.base import BasePlugin
+
+class Slow(BasePlugin):
+    async def on_broker_pre_start(self):
+        Path(__file__).with_name("waits").touch()
+        await asyncio.Event().wait()
+"""
+    broker = plugged(tmp_path, pki, '"fleet_plugins.Slow" = {}', code)
+    broker.launch()
+    wait_until((tmp_path / "waits").exists, "the plugin")
+    started = time.monotonic()
+    assert broker.stop() == 0
+    assert time.monotonic() - started < STOP_SECONDS / 2
+    assert not broker.events("STOP_GAVE_UP")
 
 
 def test_a_plugin_decides_who_receives_message_by_message(tmp_path: Path, pki: Pki, anchors: Path) -> None:

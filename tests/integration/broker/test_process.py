@@ -14,12 +14,14 @@ import pytest
 
 from broker.mqtt.codes import ReasonCode
 from broker.own_certificate import read_certificate
+from broker.stopping import STOP_SECONDS
 from provisioning.client.connection import DEFAULT_TIMEOUT
 from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
 from tests.support.descriptors import a_shell_that_allows, allowed
 from tests.support.enrolled import enrol
 from tests.support.pki import Pki
 from tests.support.provisioning import ProvisioningService
+from tests.support.slow_names import SLOW_HOST, SlowNames
 from tests.support.tls_client import Ended, TlsClient
 from tests.support.wire import V311
 
@@ -45,6 +47,20 @@ def test_a_signal_stops_it_in_order(pki: Pki, tmp_path: Path, number: signal.Sig
         assert old.expect_end() is None
         with contextlib.suppress(Ended):
             silent.next_packet()
+    assert "Traceback" not in broker.log
+
+
+def test_a_name_that_is_being_looked_up_does_not_keep_it_from_its_end(pki: Pki, tmp_path: Path) -> None:
+    names = SlowNames(tmp_path)
+    broker = BrokerProcess.with_lists(tmp_path / "b", pki, crl_urls=f"http://{SLOW_HOST}/list.crl").afresh()
+    broker.environment |= names.environment
+    broker.launch()
+    wait_until(lambda: names.asked, "the look-up")
+    started = time.monotonic()
+    assert broker.stop() == 0
+    assert time.monotonic() - started < STOP_SECONDS / 2
+    (said,) = broker.events("STOP_GAVE_UP")
+    assert "being looked up" in said["detail"]
     assert "Traceback" not in broker.log
 
 

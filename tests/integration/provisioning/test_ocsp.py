@@ -169,6 +169,12 @@ def test_what_http_itself_refuses(plain: Curl, enrolled: OpensslDevice, issuer: 
     assert plain.run("/ocspx").status == 404
 
 
+def test_no_address_leads_to_where_a_request_says_that_it_is(plain: Curl, operator: Curl) -> None:
+    for client, path in ((plain, "/crl/issuing-ca.crl/"), (plain, "/healthz/"), (operator, "/v1/status/")):
+        answer = client.run(path, "--header", "Host: elsewhere.example")
+        assert (answer.status, answer.headers["Location"]) == (404, None), path
+
+
 def test_an_answer_with_a_nonce_is_for_one_request(
     plain: Curl, enrolled: OpensslDevice, issuer: x509.Certificate
 ) -> None:

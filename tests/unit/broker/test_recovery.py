@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import process_time
 from typing import Any
 
 import pytest
 
-from broker.mqtt.codes import ProtocolVersion
+from broker.enforcement import forget_revoked, revoke
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
 from broker.recovery import recover
 from broker.returning import MOST
 from broker.store.sqlite import SqliteStore, StoreError
-from tests.support.pki import shared_device
+from provisioning.pki.revocation import RevocationReason
+from tests.support.pki import shared_device, shared_pki
 from tests.support.stored import WALL_OFFSET, StoredBroker
 from tests.support.wire import V5, V311, MemoryBroker, publication, request, will
 
@@ -341,6 +344,81 @@ def test_the_will_of_a_client_that_a_stopping_broker_sends_away_waits_for_the_ne
     assert watcher.received() == []
     after.advance(3)
     assert watcher.payloads() == ([] if returns else [b"gone"])
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["killed", "stopped"])
+@pytest.mark.parametrize("known", ["before clients come", "later"])
+@pytest.mark.parametrize("keeps", [False, True], ids=["discard", "keep"])
+@pytest.mark.parametrize("reason", [RevocationReason.KEY_COMPROMISE, RevocationReason.CERTIFICATE_HOLD])
+def test_who_was_revoked_while_there_was_no_broker_leaves_what_it_would_have_left_while_there_was(
+    broker: StoredBroker, stops: bool, known: str, keeps: bool, reason: RevocationReason
+) -> None:
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    held, gone = shared_pki().device("meter-1"), shared_pki().device("meter-2")
+    last = {"clean_start": False, "session_expiry_interval": 600}
+    meter, before = broker.open(held), broker.open(gone)
+    meter.connect(client_id="meter-1", will=will("fleet/meters/meter-1/event", qos=1), **last)
+    delayed = will("fleet/meters/meter-2/event", qos=1, will_delay_interval=10)
+    before.connect(client_id="meter-2", will=delayed, **last)
+    before.vanish()
+    if stops:
+        broker.engine.stop(broker.now)
+        broker.settle()
+    after = broker.killed(away=5)
+    after.engine.keeps_revoked = keeps
+    watcher = after.service(**KEPT)
+    revocations = [replace(each.revocation, reason=reason) for each in (held, gone)]
+    if known == "before clients come":
+        for each in revocations:
+            revoke(after.engine, each, after.now)
+        forget_revoked(after.engine, after.now)
+    else:
+        forget_revoked(after.engine, after.now)
+        for each in revocations:
+            revoke(after.engine, each, after.now)
+    after.advance(30)
+    topics = {message.topic for message in watcher.messages()}
+    assert topics == {"fleet/meters/meter-2/event", *(["fleet/meters/meter-1/event"] if keeps else [])}
+    ended = known == "before clients come" and not keeps and reason is RevocationReason.KEY_COMPROMISE
+    back = after.killed()
+    again = back.open(shared_device("meter-1"))
+    assert again.connect(client_id="meter-1", **last).session_present is not ended
+    assert back.open(shared_device("meter-2")).connect(client_id="meter-2", **last).session_present
+
+
+def test_who_comes_back_with_another_certificate_does_not_call_up_the_will_of_the_revoked_one(
+    broker: StoredBroker,
+) -> None:
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    held = shared_pki().device("meter-1")
+    last = will("fleet/meters/meter-1/event", qos=1)
+    broker.open(held).connect(client_id="meter-1", clean_start=False, session_expiry_interval=600, will=last)
+    after = broker.killed(away=5)
+    watcher = after.service(**KEPT)
+    revoke(after.engine, held.revocation, after.now)
+    after.device("meter-1", clean_start=True)
+    after.advance(30)
+    assert watcher.received() == []
+
+
+@pytest.mark.parametrize("has_will", [False, True])
+def test_of_a_session_of_which_only_the_will_is_left_no_place_of_a_service_is_taken(
+    broker: StoredBroker, has_will: bool
+) -> None:
+    broker.limits |= {"max_instances": 2}
+    for number in range(2):
+        client_id = f"backend-{number}"
+        broker.service(client_id=client_id, will=will("fleet/meters/meter-1/cmd/stop", qos=1) if has_will else None)
+    after = broker.killed()
+    new = [after.service(client_id=f"backend-{number}") for number in (7, 8)]
+    back = after.open_service()
+    answer = back.connect(client_id="backend-0", expect=ReasonCode.QUOTA_EXCEEDED)
+    assert str(answer.properties.reason_string).startswith("TOO_MANY_SESSIONS")
+    new[0].leave()
+    after.service(client_id="backend-0")
+    assert after.engine.registry.instances(new[1].session.owner) == 2
 
 
 def test_all_the_exchanges_that_a_device_can_leave_open_do_not_keep_a_start_waiting(broker: StoredBroker) -> None:

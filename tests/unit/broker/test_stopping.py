@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 
 import pytest
 
-from broker.stopping import Stopped, unless_stopped
+from broker.stopping import Ending, Stopped, in_time, unless_stopped
+from tests.support.broker_process import PATIENCE
 
 LONG = 60.0
 
@@ -74,3 +77,55 @@ async def test_who_waits_may_be_cancelled_too() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert work.ended == "cancelled"
+
+
+async def test_who_does_not_let_himself_be_cancelled_is_left_behind_and_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    over = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await over.wait()
+
+    await in_time("plugins", stubborn(), 0.01)
+    said = capsys.readouterr().out
+    assert "STOP_GAVE_UP" in said
+    assert "plugins have not ended" in said
+    over.set()
+
+
+async def test_what_ends_in_time_ends_as_it_does_without(capsys: pytest.CaptureFixture[str]) -> None:
+    work = Work()
+    work.answer.set()
+    await in_time("work", work.do(), LONG)
+    with pytest.raises(Refused):
+        await in_time("work", work.do(Refused()), LONG)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_process_ends_in_time_whoever_keeps_it(capsys: pytest.CaptureFixture[str]) -> None:
+    left: list[int] = []
+    cut_off, over = threading.Event(), threading.Event()
+
+    def leave(code: int) -> None:
+        left.append(code)
+        cut_off.set()
+
+    def look_up() -> None:
+        over.wait()
+
+    looking = threading.Thread(target=look_up, name="looks a name up")
+    looking.start()
+    ending = Ending(leave)
+    ending.within(LONG, 1)
+    ending.within(0.001, 3, "what the start has to say\n")
+    assert cut_off.wait(PATIENCE)
+    over.set()
+    looking.join()
+    said = capsys.readouterr()
+    assert left == [3]
+    assert said.err == "what the start has to say\n"
+    assert "STOP_GAVE_UP" in said.out
+    assert "looks a name up" in said.out

@@ -216,6 +216,18 @@ def test_a_resumed_session_is_judged_by_whoever_has_signed_its_certificate() -> 
     assert code(judge, PKI.device("meter-1", issuer=impostor)) is RefusalCode.UNTRUSTED_ISSUER
 
 
+def test_a_renewed_anchor_stands_for_the_ca_in_the_path_and_the_terms_judge_the_renewed_one() -> None:
+    ends = [NOW + timedelta(days=days) for days in (5, 6, 7)]
+    shorter, shown, longer = (PKI.authority("Renewed CA", PKI.root, key=PLANT.key, not_after=each) for each in ends)
+    namesake = PKI.authority("Renewed CA", PKI.root, not_after=ends[2])
+    path = [shown.certificate, PKI.root.certificate]
+    assert bundle(longer, PKI.root).issuer_at(path).certificate == longer.certificate  # type: ignore[union-attr]
+    assert bundle(shorter, namesake).issuer_at(path) is None
+    fingerprints = [each.certificate.fingerprint(hashes.SHA256()).hex() for each in (shown, longer)]
+    assert bundle(longer, issuers=(fingerprints[0],)).issuer_at(path) is None
+    assert bundle(longer, issuers=(fingerprints[1],)).issuer_at(path) is not None
+
+
 def test_the_path_ends_when_the_first_of_its_authorities_does() -> None:
     long = PKI.device("meter-1", not_after=NOW + timedelta(days=30))
     peer = examine(admission(bundle(PKI.root)), long, PKI.issuing, PKI.root)

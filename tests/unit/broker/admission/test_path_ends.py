@@ -121,6 +121,11 @@ def test_other_anchors_are_another_generation() -> None:
     assert left(judge, HELD) == 60
 
 
+def end_of(ends: PathEnds, key_id: bytes, held: Held) -> datetime | None:
+    known = ends.known(key_id, held.der)
+    return None if known is None else known.ends
+
+
 @given(
     seen=st.lists(st.tuples(st.sampled_from([b"a", b"b"]), st.sampled_from([FIRST, RENEWED, ANOTHER]), st.booleans())),
     asked=st.tuples(st.sampled_from([b"a", b"b"]), st.sampled_from([HELD, OF_ANOTHER])),
@@ -131,7 +136,9 @@ def test_what_is_remembered_is_what_the_signatures_say(
     ends = PathEnds()
     for key_id, ca, with_root in seen:
         path = [b"client", der(ca), *([der(PKI.root)] if with_root else [])]
-        assert ends.verified(key_id, path) == ca.certificate.not_valid_after_utc
+        verified = ends.verified(key_id, path)
+        assert verified is not None
+        assert (verified.ends, verified.above) == (ca.certificate.not_valid_after_utc, tuple(path[1:]))
     key_id, held = asked
     of_that_name = [ca for each, ca, _ in seen if each == key_id]
     signer = FIRST if held is HELD else ANOTHER
@@ -139,7 +146,7 @@ def test_what_is_remembered_is_what_the_signatures_say(
     expected = max((ca.certificate.not_valid_after_utc for ca in issuers), default=None)
     if len({id(ca.key) for ca in of_that_name}) == 1:  # The identifier names one CA: it need not be asked who signed.
         expected = max(ca.certificate.not_valid_after_utc for ca in of_that_name)
-    assert ends.known(key_id, held.der) == expected
+    assert end_of(ends, key_id, held) == expected
 
 
 def test_it_is_bounded_and_forgets_what_was_learned_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,12 +155,12 @@ def test_it_is_bounded_and_forgets_what_was_learned_first(monkeypatch: pytest.Mo
     for ca in (RENEWED, FIRST, ANOTHER):
         ends.verified(b"a", [b"client", der(ca)])
     assert len(ends) == 2
-    assert ends.known(b"a", HELD.der) == FIRST.certificate.not_valid_after_utc
+    assert end_of(ends, b"a", HELD) == FIRST.certificate.not_valid_after_utc
     ends.verified(b"b", [b"client", der(RENEWED)])
     ends.verified(b"b", [b"client", der(FIRST)])
     assert len(ends) == 2
     assert ends.known(b"a", HELD.der) is None
-    assert ends.known(b"b", HELD.der) == RENEWED.certificate.not_valid_after_utc
+    assert end_of(ends, b"b", HELD) == RENEWED.certificate.not_valid_after_utc
 
 
 @pytest.mark.parametrize("resumed", [False, True])

@@ -96,6 +96,45 @@ def test_of_whose_issuer_nothing_is_known_an_anchor_must_have_signed_the_certifi
     assert isinstance(judged(broker, client, ROOT), Refused)
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_with_cafile_alone_whoever_is_good_under_the_new_anchors_stays_and_nobody_else(
+    broker: MemoryBroker, tmp_path: Path, resumed: bool
+) -> None:
+    scene = Scene(tmp_path, broker)
+    root = PKI.authority("Reloaded Root CA", not_after=PKI.now + timedelta(days=9))
+    between = PKI.authority("Reloaded CA", root, not_after=PKI.now + timedelta(days=2))
+    renewed = PKI.authority("Reloaded CA", root, key=between.key, not_after=PKI.now + timedelta(days=3))
+    renewed_root = PKI.authority("Reloaded Root CA", key=root.key, not_after=PKI.now + timedelta(days=10))
+    namesake = PKI.authority("Reloaded CA", root, not_after=PKI.now + timedelta(days=4))
+    held = PKI.device("meter-1", issuer=between)
+    shown = path(held, between, root)
+    client = connected(broker, held, shown)
+    if resumed:
+        client.leave()
+        client = connected(broker, held)
+    for anchors in ((root,), (between,), (renewed,), (root, OTHER), (renewed_root,), (namesake, root)):
+        scene.believe(*anchors)
+        _, effects = await scene.trust.apply(scene.load())
+        assert effects == Effects(connected=1, disconnected=0), anchors
+    scene.believe(OTHER, namesake)
+    _, effects = await scene.trust.apply(scene.load())
+    assert effects is not None
+    assert effects.disconnected == 1
+    assert client.closed
+
+
+async def test_what_a_certificate_says_of_its_issuer_vouches_for_nobody(broker: MemoryBroker, tmp_path: Path) -> None:
+    scene = Scene(tmp_path, broker)
+    held, other = PKI.device("meter-1"), PKI.device("meter-2", issuer=BELOW)
+    client = connected(broker, held)
+    peer = client.connection.peer
+    assert peer is not None
+    peer.path = tuple(path(other, BELOW, OTHER)[1:])  # As if its authority key identifier had named another's CA.
+    scene.believe(OTHER)
+    await scene.trust.apply(scene.load())
+    assert client.closed
+
+
 def test_who_would_be_somebody_else_is_put_out(broker: MemoryBroker) -> None:
     held = shared_device("meter-1")
     client = connected(broker, held, path(held, PKI.issuing, PKI.root))

@@ -15,7 +15,7 @@ from broker.store.journal import Batch, Journal
 from broker.store.schema import MIGRATIONS
 from broker.store.sqlite import _GATHER_SECONDS, SqliteStore, StoreError
 
-SESSION = ("backend", "spiffe://d/service/backend", True, 60, None, *(None,) * 7)
+SESSION = ("backend", "spiffe://d/service/backend", True, 60, None, *(None,) * 8)
 TABLES = ("sessions", "subscriptions", "messages", "deliveries", "incoming", "retained", "replayed")
 
 
@@ -93,7 +93,7 @@ def test_another_schema_is_refused_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA user_version=99")
-    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 3: use the broker that made it"):
+    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 4: use the broker that made it"):
         SqliteStore(path)
     SqliteStore(tmp_path / "other.db").close()
 
@@ -115,7 +115,7 @@ def test_a_database_of_an_older_broker_is_brought_up_to_date(tmp_path: Path, sto
         assert older.rows("SELECT * FROM subscriptions") == [(1, "fleet/#", 1, 0, 0, 0, b"", 0)]
         assert older.rows("SELECT * FROM deliveries") == [(1, 1, 7, 1, 0, b"", None, 0, "")]
         assert older.rows("SELECT topic_name, publisher, number FROM retained") == [("a", "", 1), ("t", "", 2)]
-        assert older.rows("PRAGMA user_version") == [(3,)]
+        assert older.rows("PRAGMA user_version") == [(4,)]
         for table in TABLES:
             assert older.rows(f"PRAGMA table_info({table})") == store.rows(f"PRAGMA table_info({table})")
             assert older.rows(f"PRAGMA foreign_key_list({table})") == store.rows(f"PRAGMA foreign_key_list({table})")
@@ -157,7 +157,7 @@ def test_what_is_no_database_is_refused_and_let_go(tmp_path: Path) -> None:
             SqliteStore(path)
 
 
-@pytest.mark.parametrize("version", [0, 1, 3])
+@pytest.mark.parametrize("version", [0, 1, 4])
 def test_another_programs_database_is_left_alone(tmp_path: Path, version: int) -> None:
     path = tmp_path / "broker.db"
     with contextlib.closing(sqlite3.connect(path)) as database:

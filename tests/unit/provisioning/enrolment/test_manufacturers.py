@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Refused
+from provisioning.store import audit
+from provisioning.store.audit import Action
 from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
 from tests.support.pki import pem_of
@@ -38,6 +42,7 @@ async def test_what_is_wrong_with_a_manufacturer_is_named(fleet: Fleet) -> None:
     _, leaf = acme.idevid("SN17")
     service = ManufacturerService(fleet.database, fleet.clock, nothing)
     wrong = {"nonsense": "not one PEM", leaf.decode(): "no CA's", acme.pem * 2: "holds 2 certificates"}
+    wrong |= {"\ud800": "not one PEM", acme.unreadable_ca(): "not one PEM"}
     for own in (fleet.authority.root_ca, fleet.authority.issuing_ca):
         wrong[pem_of(own.certificate).decode()] = "a CA of this fleet"
     for pem, words in wrong.items():
@@ -46,6 +51,42 @@ async def test_what_is_wrong_with_a_manufacturer_is_named(fleet: Fleet) -> None:
     await register(fleet, acme)
     with pytest.raises(Refused, match="NAME_EXISTS"):
         await register(fleet, acme, name="again")
+    assert [each.name for each in await service.page(limit=9, after=None)] == ["acme"]
+    assert await service.page(limit=9, after="acme") == await service.page(limit=0, after=None) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"), [("name", "a b"), ("group", ""), ("name_prefix", "-a"), ("name_prefix", "a" * 33)]
+)
+async def test_names_are_such_as_devices_can_have(fleet: Fleet, field: str, wrong: str) -> None:
+    service = ManufacturerService(fleet.database, fleet.clock, nothing)
+    fields = {"name": "acme", "group": "line", "name_prefix": "a" * 32, "pem": Manufacturer(begin=NOON).pem}
+    with pytest.raises(Refused, match=f"INVALID_REQUEST: {field} "):
+        await service.add(**(fields | {field: wrong}), by="admin")
+    await service.add(**fields, by="admin")
+
+
+async def test_what_is_registered_and_ended_is_told_and_audited(fleet: Fleet) -> None:
+    told: list[str] = []
+
+    async def tell() -> None:
+        told.append("trust")
+
+    service, acme = ManufacturerService(fleet.database, fleet.clock, tell), Manufacturer(begin=NOON)
+    added = await service.add(name="acme", group="line", name_prefix="", pem=acme.pem, by="anna")
+    assert (added.fingerprint_sha256, told) == (acme.certificate.fingerprint(hashes.SHA256()).hex(), ["trust"])
+    ended = await service.end("acme", by="bert")
+    assert (added.ended_at, ended.ended_at, told) == (None, NOON, ["trust", "trust"])
+    fleet.clock.advance(DAY)
+    assert await service.end("acme", by="bert") == ended, "a second time it is as it was"
+    with pytest.raises(Refused, match="MANUFACTURER_UNKNOWN"):
+        await service.end("other", by="bert")
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 9))
+    facts = {"fingerprint_sha256": added.fingerprint_sha256, "group": "line", "name_prefix": ""}
+    assert [(each.actor, each.action, each.subject, json.loads(each.details)) for each in entries] == [
+        ("anna", Action.MANUFACTURER_ADDED, "acme", facts),
+        ("bert", Action.MANUFACTURER_ENDED, "acme", {}),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from provisioning.enrolment.attempt import Question
-from provisioning.enrolment.webhook import Webhooks
+from provisioning.enrolment.webhook import MAXIMUM_URL, Webhooks, check_url
 from provisioning.errors import Refused
-from tests.support.pki import shared_pki
+from provisioning.pki.tls import ClientCertificate, server_context
+from tests.support.pki import Pki, shared_pki
 from tests.support.webhook import WebhookServer
 
 
@@ -54,6 +56,94 @@ async def test_a_reason_fits_into_one_line_of_text(webhooks: Webhooks) -> None:
     with WebhookServer(b'{"allow": false, "reason": "not\\ud800 \\u001b[31mthis\\none"}') as server:
         verdict = await webhooks.ask(question(server.url))
     assert (verdict.allowed, verdict.reason) == (False, "not [31mthis one")
+
+
+@pytest.mark.parametrize("status", [201, 204, 302, 403, 500])
+async def test_a_yes_with_another_status_is_none(webhooks: Webhooks, status: int) -> None:
+    with WebhookServer(status=status) as server, pytest.raises(Refused, match=r"WEBHOOK_FAILED.*did not answer 200"):
+        await webhooks.ask(question(server.url))
+
+
+async def test_nobody_is_asked_but_who_was_named(webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch) -> None:
+    with WebhookServer() as other:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, other.url)
+        with WebhookServer(status=307, location=other.url) as server:
+            with pytest.raises(Refused, match="WEBHOOK_FAILED"):
+                await webhooks.ask(question(server.url))
+            assert len(server.asked) == 1
+        with pytest.raises(Refused, match="cannot be reached"):
+            await webhooks.ask(question(server.url))
+        assert other.asked == []
+
+
+async def test_who_does_not_answer_in_time_lets_nobody_in(webhooks: Webhooks) -> None:
+    with WebhookServer() as server:
+        server.release.clear()
+        with pytest.raises(Refused, match=r"WEBHOOK_FAILED.*did not answer within 0\.1 s"):
+            await webhooks.ask(replace(question(server.url), timeout=timedelta(seconds=0.1)))
+
+
+@pytest.mark.parametrize("pki", [shared_pki(), Pki()], ids=["trusted", "another"])
+async def test_an_https_webhook_is_believed_by_the_anchors_alone(webhooks: Webhooks, pki: Pki) -> None:
+    context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.OPTIONAL)
+    with WebhookServer(context=context) as server:
+        if pki is shared_pki():
+            assert (await webhooks.ask(question(server.url))).allowed
+            return
+        with pytest.raises(Refused, match=r"WEBHOOK_FAILED.*cannot be reached"):
+            await webhooks.ask(question(server.url))
+        assert server.asked == []
+
+
+@pytest.mark.parametrize("enrolled_before", [True, False])
+async def test_the_question_is_what_is_written(webhooks: Webhooks, enrolled_before: bool) -> None:
+    with WebhookServer() as server:
+        await webhooks.ask(replace(question(server.url), enrolled_before=enrolled_before))
+    assert server.asked == [
+        {
+            "group": "north",
+            "device": "meter-1",
+            "key_sha256": "00",
+            "evidence": ["token"],
+            "enrolled_before": enrolled_before,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.org/may-enter?for=us",
+        "http://127.0.0.1:8080/",
+        "http://[::1]/",
+        "https://h/" + "a" * (MAXIMUM_URL - 10),
+    ],
+)
+def test_a_webhook_may_be_behind_https_or_on_this_machine(url: str) -> None:
+    assert check_url(url) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://h/" + "a" * (MAXIMUM_URL - 9),
+        "https://müller/",
+        "https://h/\t",
+        "https:///path",
+        "https://h:0/",
+        "https://h:65536/",
+        "https://[::1/",
+        "https://@h/",
+        "https://h/#fragment",
+        "http://127.0.0.1.example.org/",
+        "http://10.0.0.1/",
+        "//127.0.0.1/",
+    ],
+)
+def test_a_webhook_may_be_nowhere_else(url: str) -> None:
+    with pytest.raises(ValueError, match="webhook_url"):
+        check_url(url)
 
 
 @pytest.mark.parametrize(

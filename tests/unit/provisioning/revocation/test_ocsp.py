@@ -10,9 +10,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from provisioning.ca.ceremony import found_authority
+from provisioning.ca.der import OCTET_STRING, SEQUENCE, children, element, object_identifier
 from provisioning.ca.ocsp import Failure, OcspRefused
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
@@ -28,6 +29,8 @@ from tests.support.fleet import Fleet
 from tests.support.ocsp import SHA1, SHA256, request_der
 
 DAY = timedelta(days=1)
+ASKER = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "asker")])
+REQUESTOR = element(b"\xa1", element(b"\xa4", ASKER.public_bytes()))
 
 
 @dataclass
@@ -325,3 +328,24 @@ async def test_an_extension_that_nobody_knows_is_ignored_unless_critical(respond
     with pytest.raises(OcspRefused) as caught:
         await responding.responder.answer(refused)
     assert caught.value.failure is Failure.MALFORMED_REQUEST
+
+
+@pytest.mark.parametrize("named", [b"", REQUESTOR], ids=["", "with the asker's name"])
+async def test_an_extension_of_the_question_itself_is_ignored_unless_critical(
+    responding: Responding, named: bytes
+) -> None:
+    certificate = await responding.fleet.enrol()
+    tbs = next(children(request_der(certificate, responding.issuer, SHA256)))
+    certificate_id = next(children(next(children(next(children(tbs))))))
+    for critical, is_answered in ((b"", True), (bytes.fromhex("0101ff"), False)):
+        value = element(OCTET_STRING, bytes.fromhex("0101ff"))
+        extension = element(SEQUENCE, object_identifier("1.3.6.1.4.1.99999.1") + critical + value)
+        question = element(SEQUENCE, certificate_id + element(b"\xa0", element(SEQUENCE, extension)))
+        request = element(SEQUENCE, element(SEQUENCE, named + element(SEQUENCE, question)))
+        assert ocsp.load_der_ocsp_request(request).serial_number == certificate.serial_number
+        if is_answered:
+            assert (await responding.responder.answer(request)).der
+            continue
+        with pytest.raises(OcspRefused, match="critical") as caught:
+            await responding.responder.answer(request)
+        assert caught.value.failure is Failure.MALFORMED_REQUEST

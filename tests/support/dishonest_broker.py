@@ -1,0 +1,174 @@
+"""A small MQTT 5 broker in this process that lies once, in the way it is told to: the simulator must find it out.
+
+Handles: QoS 0 and 1, subscriptions by the reference matcher, and revocation.
+Does not handle: sessions, retained messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode
+from broker.mqtt.connect import Connack, Connect
+from broker.mqtt.disconnect import Disconnect
+from broker.mqtt.framing import split_frames
+from broker.mqtt.packets import Packet, Puback, Publish, Suback, Subscribe, decode_packet
+from broker.mqtt.properties import Properties
+from broker.mqtt.publish import PINGRESP
+from broker.mqtt.topics import matches
+from device_sim.closure import REVOKED
+from device_sim.tls_dial import Endpoint
+from provisioning.pki.identity import Role
+from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.tls import ClientCertificate, server_context
+from tests.support.authority import Authority
+
+_V5 = ProtocolVersion.V5
+_LARGEST = 1_000_000
+_WHICH = 3
+"""Which message of telemetry, of each device, is treated wrongly; of commands and answers it is the first."""
+
+
+class Lie(Enum):
+    """What the broker does wrong."""
+
+    NOTHING = "nothing"
+    SWALLOWS = "neither acknowledges nor delivers one message"
+    DROPS = "acknowledges one message and does not deliver it"
+    DOUBLES = "delivers one message twice"
+    OVERTAKES = "delivers one message behind the next"
+    FORGES = "delivers a message with a number that its device has never reached"
+    SCRIBBLES = "delivers a message that is none"
+    DOUBLES_A_COMMAND = "delivers one command twice"
+    DOUBLES_AN_ANSWER = "delivers one answer to a command twice"
+    KEEPS_IN = "leaves the session of a revoked device open"
+    LETS_IN = "lets a revoked device in again"
+    CUTS_AND_LETS_IN = "cuts a revoked device off without a word, and lets it in again"
+    BLAMES_AND_LETS_IN = "gives a revoked device another reason, and lets it in again"
+    TURNS_AWAY = "refuses a good device"
+
+
+@dataclass(slots=True)
+class _Client:
+    name: str
+    writer: asyncio.StreamWriter
+    filters: list[str] = field(default_factory=list)
+    held: list[Publish] = field(default_factory=list)
+
+    def send(self, packet: Packet) -> None:
+        self.writer.write(packet.encode(_V5))
+
+
+class DishonestBroker:
+    """Made by `dishonest`. It is its own operator: `revoke` as `OperatorClient` has it."""
+
+    def __init__(self, lie: Lie) -> None:
+        self.lie = lie
+        self._clients: dict[str, _Client] = {}
+        self._revoked: set[str] = set()
+        self._published: Counter[str] = Counter()
+
+    async def revoke(self, *, device: str, reason: RevocationReason) -> None:
+        """Close the session of *device*, and let it in no more; or not."""
+        del reason
+        self._revoked.add(device)
+        client = self._clients[device]
+        match self.lie:
+            case Lie.KEEPS_IN:
+                return
+            case Lie.CUTS_AND_LETS_IN:
+                pass
+            case Lie.BLAMES_AND_LETS_IN:
+                client.send(Disconnect(ReasonCode.ADMINISTRATIVE_ACTION))
+            case _:
+                client.send(Disconnect(ReasonCode.NOT_AUTHORIZED, Properties(reason_string=REVOKED)))
+        client.writer.close()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection to its end."""
+        buffer, client = b"", _Client("", writer)
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                buffer += data
+                frames, used = split_frames(buffer, _LARGEST)
+                for first, start, end in frames:
+                    self._handle(client, decode_packet(first, buffer[start:end], _V5))
+                buffer = buffer[used:]
+        writer.close()
+
+    def _handle(self, client: _Client, packet: Packet) -> None:
+        match packet:
+            case Connect(client_id=name):
+                client.name = name
+                self._admit(client)
+            case Subscribe(packet_id=packet_id, requests=requests):
+                client.filters += [request.filter for request in requests]
+                client.send(Suback(packet_id, tuple(ReasonCode(QoS.AT_LEAST_ONCE) for _ in requests)))
+            case Publish():
+                self._published[packet.topic] += 1
+                self._take(client, packet, wrong=self._published[packet.topic] == self._which(packet))
+            case _ if packet.packet_type is PacketType.PINGREQ:
+                client.writer.write(PINGRESP)
+
+    def _admit(self, client: _Client) -> None:
+        lets_in = {Lie.LETS_IN, Lie.CUTS_AND_LETS_IN, Lie.BLAMES_AND_LETS_IN}
+        if self.lie is Lie.TURNS_AWAY and client.name.endswith("1"):
+            client.send(Connack(ReasonCode.NOT_AUTHORIZED))
+        elif client.name in self._revoked and self.lie not in lets_in:
+            client.send(Connack(ReasonCode.NOT_AUTHORIZED, properties=Properties(reason_string=REVOKED)))
+        else:
+            client.send(Connack(ReasonCode.SUCCESS))
+            self._clients[client.name] = client
+
+    def _which(self, packet: Publish) -> int:
+        return _WHICH if packet.topic.endswith("/telemetry") else 1
+
+    def _take(self, client: _Client, packet: Publish, *, wrong: bool) -> None:
+        lie = self.lie if wrong else Lie.NOTHING
+        if packet.packet_id is not None and lie is not Lie.SWALLOWS:
+            client.send(Puback(packet.packet_id))
+        if not packet.topic.endswith("/telemetry"):
+            doubled = Lie.DOUBLES_A_COMMAND if "/cmd/" in packet.topic else Lie.DOUBLES_AN_ANSWER
+            self._deliver([packet, packet] if lie is doubled else [packet])
+            return
+        match lie:
+            case Lie.SWALLOWS | Lie.DROPS:
+                pass
+            case Lie.DOUBLES:
+                self._deliver([packet, packet])
+            case Lie.OVERTAKES:
+                client.held.append(packet)
+            case Lie.FORGES:
+                forged = packet.payload.replace(b'"seq":%d,' % _WHICH, b'"seq":%d,' % (10**6))
+                self._deliver([packet, replace(packet, payload=forged)])
+            case Lie.SCRIBBLES:
+                self._deliver([packet, replace(packet, payload=b"\xff")])
+            case _:
+                self._deliver([packet, *client.held])
+                client.held.clear()
+
+    def _deliver(self, packets: Sequence[Publish]) -> None:
+        for client in self._clients.values():
+            if not client.writer.is_closing():
+                # In one write: what comes twice comes in one turn of the receiver's loop.
+                client.writer.write(b"".join(
+                    Publish(packet.topic, packet.payload).encode(_V5)
+                    for packet in packets
+                    if any(matches(one, packet.topic) for one in client.filters)
+                ))  # fmt: skip
+
+
+@asynccontextmanager
+async def dishonest(authority: Authority, lie: Lie) -> AsyncIterator[tuple[DishonestBroker, Endpoint]]:
+    """Yield a broker, certified by *authority*, that tells this *lie*, and where it listens."""
+    credential = authority.issue("broker-1", role=Role.BROKER, group=None)
+    context = server_context(credential.pem, authority.pem, client_certificate=ClientCertificate.REQUIRED)
+    broker = DishonestBroker(lie)
+    async with await asyncio.start_server(broker.serve, "127.0.0.1", 0, ssl=context) as listener:
+        yield broker, Endpoint("127.0.0.1", listener.sockets[0].getsockname()[1], "localhost")

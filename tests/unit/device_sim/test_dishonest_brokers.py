@@ -1,0 +1,97 @@
+"""The judge itself is judged: a broker that does one thing wrong once must not get a PASS, whatever it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from device_sim.fleet_directory import FleetDirectory, Origin
+from device_sim.interruption import Interruption
+from device_sim.report import ExitCode
+from device_sim.run import part, runner
+from device_sim.run.result import RunResult
+from device_sim.run.runner import Run
+from device_sim.run.target import Target
+from device_sim.scenario.model import parse
+from provisioning.client.operator import OperatorClient
+from provisioning.pki.identity import Role
+from tests.support.authority import Authority
+from tests.support.dishonest_broker import Lie, dishonest
+from tests.support.scenarios import ON_ANY_MACHINE
+
+SCENARIO = (
+    ON_ANY_MACHINE
+    + """
+name = "judged"
+devices = 3
+[[groups]]
+name = "meters"
+telemetry = { every = "40ms" }
+backoff = { base = "20ms", cap = "50ms" }
+[[stages]]
+ramp = { rate = 100 }
+[[stages]]
+command = { rate = 100, deadline = "500ms" }
+[[stages]]
+hold = "200ms"
+[[stages]]
+revoke = { select = "30%", rate = 100, deadline = "250ms" }
+[thresholds]
+lost = ["== 0"]
+duplicated = ["== 0"]
+out_of_order = ["== 0"]
+unexpected = ["== 0"]
+unanswered_commands = ["== 0"]
+revoked_closed = ["max < 200"]
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+async def judged(authority: Authority, directory: Path, lie: Lie) -> RunResult:
+    scenario = parse(SCENARIO, "judged.toml")
+    fleet = FleetDirectory.create(directory / "fleet", Origin(), authority.pem, "backend")
+    with fleet.changing():
+        fleet.keep(authority.issue("backend", role=Role.SERVICE, group=None))
+        for number in range(1, scenario.devices + 1):
+            fleet.keep(authority.issue(f"meter-{number}"))
+    async with dishonest(authority, lie) as (broker, endpoint):
+        operator = cast("OperatorClient", broker)
+        return await Run(scenario, Target(endpoint, fleet, operator=operator)).play(Interruption())
+
+
+@pytest.mark.parametrize(
+    ("lie", "crossed"),
+    [
+        (Lie.NOTHING, set()),
+        (Lie.SWALLOWS, {"lost"}),
+        (Lie.DROPS, {"lost"}),
+        (Lie.DOUBLES, {"duplicated"}),
+        (Lie.OVERTAKES, {"out_of_order"}),
+        (Lie.FORGES, {"unexpected", "out_of_order"}),
+        (Lie.SCRIBBLES, {"unexpected"}),
+        (Lie.DOUBLES_A_COMMAND, {"unexpected"}),
+        (Lie.DOUBLES_AN_ANSWER, {"unexpected"}),
+        (Lie.TURNS_AWAY, {"false_refusals"}),
+        (Lie.KEEPS_IN, {"false_admissions", "revoked_closed"}),
+        (Lie.LETS_IN, {"false_admissions"}),
+        (Lie.CUTS_AND_LETS_IN, {"false_admissions"}),
+        (Lie.BLAMES_AND_LETS_IN, {"false_admissions"}),
+    ],
+    ids=lambda value: value.value if isinstance(value, Lie) else "",
+)
+async def test_what_a_broker_does_wrong_once_is_found(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch, lie: Lie, crossed: set[str]
+) -> None:
+    for module in (part, runner):  # How long the drain waits for what will never come.
+        monkeypatch.setattr(module, "_DRAIN_DEADLINE", 0.3)
+    result = await judged(authority, tmp_path, lie)
+    assert {str(one.threshold.metric) for one in result.thresholds if not one.passed} == crossed
+    security = any(one.startswith("false_") for one in crossed)
+    assert result.exit_code == (ExitCode.SECURITY if security else ExitCode.THRESHOLD if crossed else ExitCode.OK)
