@@ -23,7 +23,7 @@ Rules
 3. PostgreSQL: READ COMMITTED, so a decision locks first and reads what it decides on in a later statement; a row that
    a join brings along with the lock may be older than the wait for it. Locks are taken in one order: all writers'
    (`provisioning.store.postgresql_group`), tokens, device, key, counters, end of the audit log. Nothing waits without
-   an end: see `_TIMEOUTS`.
+   an end: `provisioning.store.server_parameters`.
 """
 
 from __future__ import annotations
@@ -45,15 +45,12 @@ from provisioning.store.audit import KEY_OPTION
 from provisioning.store.conditions import conditioned
 from provisioning.store.lanes import Apart, Lane, PooledLane
 from provisioning.store.prepared import told
+from provisioning.store.server_parameters import server_parameters
 from provisioning.store.sqlite_lane import SqliteLane
 
 ResultT = TypeVar("ResultT")
 
 _READERS: Final = 4
-_TIMEOUTS: Final = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
-# Without statistics a look-up is guessed to be dear, and compiling it takes 30 to 180 ms; nothing here is that long.
-_SETTINGS: Final = f"{_TIMEOUTS} -c jit=off"
-_CONNECT_SECONDS: Final = 5
 _RESTED_SECONDS: Final = 1.0
 _RESTED_SINCE: Final = "rested_since"
 _BUSY_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
@@ -141,13 +138,11 @@ class Database:
 
 
 def _postgresql(url: URL, options: dict[str, Any], size: int) -> Engine:
-    wanted = {"connect_timeout": _CONNECT_SECONDS, "options": _SETTINGS, "application_name": "fleet-provisioning"}
-    given = {name: value for name, value in wanted.items() if name not in url.query}
     try:
         engine = create_engine(
             url,
             execution_options=options,
-            connect_args=given,
+            connect_args=server_parameters(url),
             poolclass=QueuePool,
             pool_size=size,
             max_overflow=0,
