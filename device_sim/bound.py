@@ -21,7 +21,7 @@ _PR_SET_PDEATHSIG = 1  # Linux <linux/prctl.h>
 
 
 def bound(arguments: Sequence[str]) -> list[str]:
-    """Return the command that runs *arguments*, the first of them a path, until this process ends: by SIGTERM then."""
+    """Return the command that runs *arguments* until this process ends: by SIGTERM then."""
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *arguments]
 
 
@@ -32,7 +32,10 @@ def _become(parent: int, arguments: list[str]) -> None:
     if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
         sys.exit(f"prctl: {os.strerror(ctypes.get_errno())}")
     if os.getppid() == parent:  # Else it has ended meanwhile, and will be told of to nobody.
-        os.execv(arguments[0], arguments)  # noqa: S606 - no shell is wanted
+        try:
+            os.execvp(arguments[0], arguments)  # noqa: S606 - no shell is wanted
+        except OSError as error:
+            sys.exit(f"{arguments[0]}: {error.strerror}")
 
 
 if __name__ == "__main__":
