@@ -15,7 +15,9 @@ import contextlib
 import functools
 import inspect
 import json
+import os
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -221,20 +223,25 @@ def read_lines(path: Path, what: str) -> list[str]:
     return lines
 
 
-def progress_bar() -> Progress:
-    """Return a bar that is seen at a terminal only; what is written to stderr meanwhile appears above it."""
+def progress_bar(*, beside_output: bool = False) -> Progress:
+    """Return a bar that is seen at a terminal only; what is written to stderr meanwhile appears above it.
+
+    Where there is *beside_output*, it is seen if that goes into a file: a terminal has no room for both.
+    """
     from rich.console import Console  # For the few commands that show one: rule 3.
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
+    seen = console.is_terminal and not (beside_output and not stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode))
+    # Or the library would have what is written to stdout meanwhile appear above the bar, and not where it belongs.
+    return Progress(console=console, transient=True, disable=not seen, redirect_stdout=False)
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how much of *total* is done: a bar on a terminal, a line every few seconds elsewhere."""
+def progress(what: str, total: int, *, beside_output: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show how much of *total* is done: a bar on a terminal (`progress_bar`), a line every few seconds elsewhere."""
     done, told_at = 0, time.monotonic()
-    with progress_bar() as bar:
+    with progress_bar(beside_output=beside_output) as bar:
         task = bar.add_task(what, total=total)
 
         def advance(number: int) -> None:

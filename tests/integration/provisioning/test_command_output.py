@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,33 @@ def test_who_stops_reading_ends_the_command_without_a_word(
     assert process.wait(60) == 1
 
 
+@pytest.mark.parametrize("format_", ["json", "csv"])
+def test_what_is_exported_goes_into_the_file_also_where_a_terminal_shows_how_far_it_is(
+    service: ProvisioningService, format_: str, tmp_path: Path
+) -> None:
+    master, terminal = pty.openpty()
+    try:
+        with (tmp_path / "inventory").open("w") as file:
+            done = subprocess.run(
+                [sys.executable, "-m", "provisioning", "certificate", "export", "--format", format_, "--device",
+                 "admin", "--dir", str(service.dir), "--url", service.https],
+                cwd=REPOSITORY,
+                env=os.environ | {"TERM": "xterm"},
+                stdout=file,
+                stderr=terminal,
+                timeout=60,
+                check=False,
+            )  # fmt: skip
+        shown = os.read(master, 65536)
+    finally:
+        os.close(master)
+        os.close(terminal)
+    written = (tmp_path / "inventory").read_text()
+    assert (done.returncode, '"admin"' in written or ",admin," in written) == (0, True)
+    assert b"certificates written" in shown
+    assert b"admin" not in shown
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # The disk is found full when all is written, or at the first line.
 @pytest.mark.parametrize("arguments", [("version",), ("device", "list"), ("status", "--json")])
 def test_output_that_cannot_be_written_is_said_in_one_line(
@@ -65,7 +93,11 @@ def test_output_that_cannot_be_written_is_said_in_one_line(
     [
         (("revoke", "--devices-file"), b"meter-1\nm\xe4her\n", "is not UTF-8 text ('utf-8' codec can't decode"),
         (("revoke", "--devices-file"), "nobody\r\n".encode("utf-16"), "is not UTF-8 text ("),
-        (("revoke", "--devices-file"), b"\xef\xbb\xbfnobody\r\n", "no device is called 'nobody'; nothing was revoked"),
+        (
+            ("revoke", "--devices-file"),
+            b"\xef\xbb\xbfnobody\r\n",
+            "no device is called 'nobody'; nothing of this request was revoked",
+        ),
         (("listed", "import", "west", "--file"), b"name\nm\xe4her\n", "after line 0: 'utf-8' codec can't decode"),
         (("listed", "import", "west", "--file"), b'name\nmeter-1\n"meter-2\nmeter-3\n', "unexpected end of data"),
         (("listed", "import", "west", "--file"), b"name,name\nmeter-1,meter-2\n", "its first line has name, name"),
