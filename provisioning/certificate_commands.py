@@ -169,7 +169,7 @@ def export(
         if csv_wanted:
             writer.writeheader()
         total = sum((await client.count_certificates(**search)).values())
-        with progress("certificates written", total, beside_output=True) as advance:
+        with progress("certificates written", total) as advance:
             async for each in client.certificates(**search):
                 item = each.model_dump(mode="json")
                 if csv_wanted:

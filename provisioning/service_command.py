@@ -15,9 +15,6 @@ import contextlib
 import functools
 import inspect
 import json
-import os
-import shutil
-import stat
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -29,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from provisioning.errors import ConfigurationError
+from provisioning.printed_rows import Table, print_pairs
 from provisioning.starting import importing
 
 if TYPE_CHECKING:
@@ -174,7 +172,7 @@ def print_document(document: object) -> None:
 
 def print_facts(answer: BaseModel) -> None:
     """Print an answer, a line for each of its facts."""
-    _print_pairs([(name.replace("_", " "), _shown(value)) for name, value in answer if value is not None])
+    print_pairs([(name.replace("_", " "), _shown(value)) for name, value in answer if value is not None])
 
 
 def _shown(value: object) -> str:
@@ -191,23 +189,7 @@ def _shown(value: object) -> str:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table for people; on a terminal that is too narrow for it, each row as a block of lines."""
-    # Never cut to the terminal's width: a serial number is there to be copied.
-    lines = [columns, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
-    if sys.stdout.isatty() and sum(widths) + 2 * (len(widths) - 1) > shutil.get_terminal_size().columns:
-        for number, row in enumerate(lines[1:]):
-            sys.stdout.write("\n" if number else "")
-            _print_pairs(list(zip(columns, row, strict=True)))
-        return
-    for line in lines:
-        cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
-
-
-def _print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in pairs)
-    for name, shown in pairs:
-        sys.stdout.write(f"{name:<{width}}  {shown}\n")
+    Table(columns).print(rows)
 
 
 def read_lines(path: Path, what: str) -> list[str]:
@@ -223,25 +205,22 @@ def read_lines(path: Path, what: str) -> list[str]:
     return lines
 
 
-def progress_bar(*, beside_output: bool = False) -> Progress:
-    """Return a bar that is seen at a terminal only; what is written to stderr meanwhile appears above it.
-
-    Where there is *beside_output*, it is seen if that goes into a file: a terminal has no room for both.
-    """
+def progress_bar() -> Progress:
+    """Return a bar that is seen at a terminal only; what is written to stderr meanwhile appears above it."""
     from rich.console import Console  # For the few commands that show one: rule 3.
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    seen = console.is_terminal and not (beside_output and not stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode))
-    # Or the library would have what is written to stdout meanwhile appear above the bar, and not where it belongs.
-    return Progress(console=console, transient=True, disable=not seen, redirect_stdout=False)
+    # Redirected, what is written to stdout appears above the bar; it must not where stdout is a file.
+    above = sys.stdout.isatty()
+    return Progress(console=console, transient=True, disable=not console.is_terminal, redirect_stdout=above)
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int, *, beside_output: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show how much of *total* is done: a bar on a terminal (`progress_bar`), a line every few seconds elsewhere."""
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show how much is done, of *total* if that is known: a bar on a terminal, a line every few seconds elsewhere."""
     done, told_at = 0, time.monotonic()
-    with progress_bar(beside_output=beside_output) as bar:
+    with progress_bar() as bar:
         task = bar.add_task(what, total=total)
 
         def advance(number: int) -> None:
@@ -250,6 +229,6 @@ def progress(what: str, total: int, *, beside_output: bool = False) -> Iterator[
             bar.advance(task, number)
             if bar.disable and time.monotonic() - told_at > _TELL_SECONDS:
                 told_at = time.monotonic()
-                say(f"{done} of {total} {what}")
+                say(f"{done} {what}" if total is None else f"{done} of {total} {what}")
 
         yield advance

@@ -51,6 +51,7 @@ from provisioning.store.sqlite_lane import SqliteLane
 ResultT = TypeVar("ResultT")
 
 _READERS: Final = 4
+_LATE_SECONDS: Final = 12.0
 _RESTED_SECONDS: Final = 1.0
 _RESTED_SINCE: Final = "rested_since"
 _BUSY_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
@@ -91,6 +92,11 @@ class Database:
     def write_failed(self) -> bool:
         """Whether the store could not be used when something was last to be written; a full disk can be read."""
         return self._write_failed
+
+    @property
+    def write_is_late(self) -> bool:
+        """Whether a transaction takes longer than one that waits for another process may: nobody knows when it ends."""
+        return self._writer.seconds_at_work() > _LATE_SECONDS
 
     async def write(
         self, work: Callable[[Connection], ResultT], apart: Apart | None = None, *, short: bool = False

@@ -203,7 +203,8 @@ def otherwise(tbs: bytes) -> Iterator[bytes]:
         b"500101000000Z",
         b"270229000000Z",
         b"2701010000Z",
-        b"27010100000+Z",
+        b"27010100000000Z",
+        b"27010100+000Z",
         b"270101000000z",
     ):
         for times in (element(begins[:1], moment) + ends, begins + element(ends[:1], moment)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -38,33 +37,6 @@ def test_who_stops_reading_ends_the_command_without_a_word(
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait(60) == 1
-
-
-@pytest.mark.parametrize("format_", ["json", "csv"])
-def test_what_is_exported_goes_into_the_file_also_where_a_terminal_shows_how_far_it_is(
-    service: ProvisioningService, format_: str, tmp_path: Path
-) -> None:
-    master, terminal = pty.openpty()
-    try:
-        with (tmp_path / "inventory").open("w") as file:
-            done = subprocess.run(
-                [sys.executable, "-m", "provisioning", "certificate", "export", "--format", format_, "--device",
-                 "admin", "--dir", str(service.dir), "--url", service.https],
-                cwd=REPOSITORY,
-                env=os.environ | {"TERM": "xterm"},
-                stdout=file,
-                stderr=terminal,
-                timeout=60,
-                check=False,
-            )  # fmt: skip
-        shown = os.read(master, 65536)
-    finally:
-        os.close(master)
-        os.close(terminal)
-    written = (tmp_path / "inventory").read_text()
-    assert (done.returncode, '"admin"' in written or ",admin," in written) == (0, True)
-    assert b"certificates written" in shown
-    assert b"admin" not in shown
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # The disk is found full when all is written, or at the first line.

@@ -121,7 +121,10 @@ async def test_a_group_gets_so_many_certificates_a_minute_and_others_theirs(flee
         await fleet.reenrol(successor, successor_csr(successor))
     (other,) = await fleet.token_service.create(TokenOrder(["meter-4"], "south"), by="admin")
     await fleet.enrolment.enrol(csr_der(names=["meter-4"]), TokenCredential("meter-4", other.token))
-    fleet.clock.advance(timedelta(seconds=20))
+    fleet.clock.advance(timedelta(seconds=19.8))
+    with pytest.raises(Refused, match="wait 1 s"):
+        await fleet.enrolment.enrol(csr_der(names=["meter-3"]), TokenCredential("meter-3", token))
+    fleet.clock.advance(timedelta(seconds=0.2))
     await fleet.enrolment.enrol(csr_der(names=["meter-3"]), TokenCredential("meter-3", token))
 
 

@@ -291,12 +291,29 @@ async def test_the_webhook_is_asked_about_exactly_what_is_decided_and_may_veto(f
 async def test_an_answer_to_another_question_counts_for_nothing(fleet: Fleet) -> None:
     await group(fleet, "token+webhook", webhook_url="http://127.0.0.1:1/")
 
-    async def answers_another(_question: Question) -> Verdict:
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    assert await refusal(fleet, "meter-1", token=token) is Code.WEBHOOK_FAILED, "there is nobody who asks it"
+    asked: list[Question] = []
+
+    async def answers_another(question: Question) -> Verdict:
+        asked.append(question)
         return Verdict(Question("x", HOUR, "x", "x", "x", (), enrolled_before=False), allowed=True)
 
     fleet.enrolment.service._ask = answers_another
-    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
     assert await refusal(fleet, "meter-1", token=token) is Code.UNAVAILABLE
+    assert len(asked) == 3
+
+
+async def test_what_ends_while_the_webhook_is_asked_has_ended(fleet: Fleet) -> None:
+    await group(fleet, "token+webhook", webhook_url="http://127.0.0.1:1/")
+
+    async def slow(question: Question) -> Verdict:
+        fleet.clock.advance(2 * HOUR)
+        return Verdict(question, allowed=True)
+
+    fleet.enrolment.service._ask = slow
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    assert await refusal(fleet, "meter-1", token=token) is Code.TOKEN_EXPIRED
 
 
 def test_ways_are_put_in_order_and_a_webhook_never_stands_alone() -> None:
