@@ -81,7 +81,7 @@ app.command()(enrol)
 app.command()(export)
 app.command("run")(run_scenario)
 app.command()(scenarios)
-app.command()(ctl)
+app.command(context_settings={"ignore_unknown_options": True})(ctl)  # "-5%" is a share that is none, and no option.
 app.add_typer(bench, name="bench")
 app.command()(report)
 

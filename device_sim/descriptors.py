@@ -1,12 +1,14 @@
 """Have as many file descriptors as a run needs, or say before it begins that it cannot be.
 
-A connection is a descriptor, and a shell usually allows 1024. What the user may allow himself is taken without asking;
-processes that are started afterwards, such as a broker of the run's own, inherit it.
+How they are taken, without asking, is `provisioning.descriptors`; processes that are started afterwards, such as a
+broker of the run's own, inherit them.
 """
 
 from __future__ import annotations
 
 import resource
+
+from provisioning.descriptors import take_all
 
 SPARE = 256
 """What a process needs beside its connections, generously."""
@@ -17,14 +19,12 @@ class TooFewDescriptors(Exception):
 
 
 def have(connections: int) -> None:
-    """Raise this process's limit so that *connections* fit below it. Raises `TooFewDescriptors`."""
+    """Take all descriptors that this user may have, *connections* at least. Raises `TooFewDescriptors`."""
     needed = connections + SPARE
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    if hard != resource.RLIM_INFINITY and hard < needed:
+    take_all()
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < needed:
         raise TooFewDescriptors(
-            f"{needed} descriptors are needed, and {hard} is the most this user may have; fewer devices, or as root: "
+            f"{needed} descriptors are needed, and {most} is the most this user may have; fewer devices, or as root: "
             f"prlimit --pid $$ --nofile={needed}, then start again from that shell"
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -15,7 +15,12 @@ _MOST_PARALLEL = 256
 def enrol(
     directory: Annotated[Path, typer.Argument(help="The fleet's directory: new, or one to continue.")],
     devices: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many devices the fleet shall have.")] = 100,
-    group: Annotated[str, typer.Option(help="Their group.")] = "meters",
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="Their group; of a fleet that is continued, the one it has. By default meters.", show_default=False
+        ),
+    ] = None,
     prefix: Annotated[str, typer.Option(help="What their names begin with.")] = "meter",
     provisioning: Annotated[
         str | None, typer.Option(help="Where the provisioning service is, https://…", show_default=False)
@@ -46,7 +51,12 @@ def enrol(
         Path | None, typer.Option(help="Instead of a service: the certificate of a CA of yours.", show_default=False)
     ] = None,
     ca_key: Annotated[Path | None, typer.Option(help="The CA's private key.", show_default=False)] = None,
-    trust_domain: Annotated[str, typer.Option(help="With --ca-cert: the identities' trust domain.")] = "fleet.internal",
+    trust_domain: Annotated[
+        str | None,
+        typer.Option(
+            help="With --ca-cert: the identities' trust domain, fleet.internal by default.", show_default=False
+        ),
+    ] = None,
     parallel: Annotated[int, typer.Option(min=1, max=_MOST_PARALLEL, help="How many enrol at a time.")] = 16,
     cleanup: Annotated[bool, typer.Option("--cleanup", help="Revoke the whole fleet and remove it.")] = False,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from provisioning.client.est import EstClient
 from provisioning.pki.identity import check_name
 from provisioning.pki.tls import CredentialFiles
 
+_GROUP, _TRUST_DOMAIN = "meters", "fleet.internal"
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
@@ -37,7 +40,7 @@ class Way:
 def enrol_or_end(
     directory: Path,
     devices: int,
-    group: str,
+    group: str | None,
     prefix: str,
     way: Way,
     provisioning: str | None,
@@ -46,7 +49,7 @@ def enrol_or_end(
     key: Path | None,
     ca_cert: Path | None,
     ca_key: Path | None,
-    trust_domain: str,
+    trust_domain: str | None,
     parallel: int,
     cleanup: bool,
 ) -> None:
@@ -56,7 +59,8 @@ def enrol_or_end(
         if cleanup:
             _end(view, directory, parallel)
             return
-        check_name("group", group)
+        if group is not None:
+            check_name("group", group)
         names = names_of(check_name("prefix", prefix), devices)
         authority = _authority("--ca-cert", ca_cert, "--ca-key", ca_key)
         manufacturer = _authority(
@@ -67,7 +71,10 @@ def enrol_or_end(
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
         fleet = _fleet(view, directory, authority, provisioning, cafile, _operator(cert, key))
-        before = sum(name in fleet.entries for name in names)
+        here = [fleet.entries[name].identity for name in names if name in fleet.entries]
+        of_group = _as_before("--group", group, {identity.group for identity in here}, _GROUP)
+        domain = _as_before("--trust-domain", trust_domain, {identity.trust_domain for identity in here}, _TRUST_DOMAIN)
+        before = len(here)
         if before:
             view.said(f"{before} of {devices} are in {directory} already")
 
@@ -85,18 +92,38 @@ def enrol_or_end(
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(view.watching(state))
                 if authority is not None:
-                    await certify_fleet(fleet, names, group, trust_domain, authority, enrolled)
+                    await certify_fleet(fleet, names, of_group, domain, authority, enrolled)
                     return
                 operator = await stack.enter_async_context(_client(fleet))
                 url = fleet.origin.provisioning_url or ""
                 est = await stack.enter_async_context(EstClient(url, fleet.anchors, connections=1))
                 evidence = await stack.enter_async_context(
-                    presenting(given, group, url, fleet.anchors, operator, parallel)
+                    presenting(given, of_group, url, fleet.anchors, operator, parallel)
                 )
                 await enrol_fleet(fleet, names, operator, est, evidence, parallel, enrolled)
 
         run(story)
         view.result(f"{len(fleet.devices)} devices in {directory}; next: fleet-sim run smoke --fleet {directory} …")
+
+
+def _as_before(option: str, asked: str | None, before: Collection[str | None], default: str) -> str:
+    """Return what the devices that are enrolled now shall have: what those *before* them have, if there are any.
+
+    Raises `FleetUnusable` if *asked* is another: it is in certificates that exist, and those would keep theirs.
+    """
+    if not before:
+        return asked or default
+    known = sorted(str(value) for value in before)
+    if asked is None and len(known) == 1:
+        return known[0]
+    if [asked] == known:
+        return known[0]
+    raise FleetUnusable(
+        f"{option} {asked}: these devices were enrolled with {' and '.join(known)}, which is in their certificates; "
+        f"leave {option} out, or enrol others beside them with another --prefix"
+        if asked is not None
+        else f"these devices were enrolled with {option} {' and '.join(known)}: say which the others shall have"
+    )
 
 
 def _end(view: View, directory: Path, parallel: int) -> None:

@@ -172,7 +172,14 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
         schema.check_there(database)
         state = await database.read(schema.state)
         if state is schema.SchemaState.CURRENT:
-            yield ok("database", f"{where} answers, its schema is current")
+            if await database.read(schema.takes_changes):
+                yield ok("database", f"{where} answers, its schema is current")
+            else:
+                yield failed(
+                    "database",
+                    f"{where} takes no changes: it is a standby, or its settings say so",
+                    "name the primary, or both: ?host=A&host=B&target_session_attrs=read-write",
+                )
             async for finding in _records(settings, database, now):
                 yield finding
         elif state is schema.SchemaState.NONE:

@@ -22,7 +22,7 @@ from provisioning.service_command import (
     print_document,
     print_json,
     print_table,
-    progress_bar,
+    progress,
     say,
 )
 
@@ -47,6 +47,8 @@ def import_devices(
 ) -> None:
     """Put the devices of a CSV file on a group's list. Lines that are wrong are named, the others are imported.
 
+    Running it again does no harm: a device that is on the list takes the key of its newest line.
+
     \b
     Example:
       fleet-provisioning group create west --way listed+token --way listed
@@ -60,15 +62,21 @@ def import_devices(
         say(f"{file}:{line}: {detail}")
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        new = replaced = 0
-        with progress_bar() as progress:
-            task = progress.add_task("devices", total=None)
-            for batch in _batches(file, complain):
-                outcome = await client.list_devices(group, [(name, key) for _, name, key in batch])
-                new, replaced = new + outcome.new, replaced + outcome.replaced
-                for error in outcome.errors:
-                    complain(batch[error.index][0], error.detail)
-                progress.advance(task, len(batch))
+        new = replaced = reached = 0
+        is_over = False
+        with progress("lines") as advance:
+            try:
+                for batch in _batches(file, complain):
+                    outcome = await client.list_devices(group, [(name, key) for _, name, key in batch])
+                    new, replaced = new + outcome.new, replaced + outcome.replaced
+                    for error in outcome.errors:
+                        complain(batch[error.index][0], error.detail)
+                    reached, *_ = batch[-1]
+                    advance(len(batch))
+                is_over = True
+            finally:
+                if reached and not is_over:
+                    say(f"fleet-provisioning: {file} is imported as far as line {reached}")
         if as_json:
             print_document({"new": new, "replaced": replaced, "wrong": wrong})
             return

@@ -231,8 +231,8 @@ def progress_bar() -> Progress:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how much of *total* is done: a bar on a terminal, a line every few seconds elsewhere."""
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show how much is done, of *total* if that is known: a bar on a terminal, a line every few seconds elsewhere."""
     done, told_at = 0, time.monotonic()
     with progress_bar() as bar:
         task = bar.add_task(what, total=total)
@@ -243,6 +243,6 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
             bar.advance(task, number)
             if bar.disable and time.monotonic() - told_at > _TELL_SECONDS:
                 told_at = time.monotonic()
-                say(f"{done} of {total} {what}")
+                say(f"{done} {what}" if total is None else f"{done} of {total} {what}")
 
         yield advance

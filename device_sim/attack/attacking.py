@@ -6,10 +6,13 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import typer
+from rich.console import RenderableType
+from rich.text import Text
 
 from device_sim.attack import capabilities as claims
 from device_sim.attack import report, revocation_list
@@ -27,6 +30,27 @@ from device_sim.interruption import run as run_story
 from device_sim.report import ExitCode
 from device_sim.tls_dial import Endpoint
 from device_sim.view import View
+
+
+@dataclass(slots=True)
+class _Tried:
+    """How far it is, for a log: on a terminal each case has a line of its own."""
+
+    cases: int
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def line(self) -> str:
+        """Return the state in one line."""
+        if not self.outcomes:
+            return f"0 of {self.cases} cases tried"
+        return f"{len(self.outcomes)} of {self.cases} cases tried: {report.totals(self.outcomes)}"
+
+    def picture(self) -> RenderableType:
+        """Return the same."""
+        return Text(self.line())
+
+
+_EXIT_CODES = {Verdict.FAIL: ExitCode.SECURITY, Verdict.INVALID: ExitCode.INVALID}
 
 
 def foreign_target(
@@ -78,13 +102,19 @@ def judge(
             out.print(f"{case.name:32}{case.description}  [{' or '.join(case.expected)}]", soft_wrap=True, markup=False)
         return
 
+    view, tried = View(), _Tried(len(cases) + 1)
+
     def told(outcome: Outcome) -> None:
+        tried.outcomes.append(outcome)
         if err.is_terminal:
             err.print(report.line(outcome), soft_wrap=True, markup=False, highlight=False)
 
     async def story(_interruption: Interruption) -> Verdict:
         with tempfile.TemporaryDirectory(prefix=f"fleet-sim-{kind}-") as directory:
-            async with opened(Path(directory)) as target:
+            async with AsyncExitStack() as stack:
+                if not err.is_terminal:
+                    await stack.enter_async_context(view.watching(lambda: tried))
+                target = await stack.enter_async_context(opened(Path(directory)))
                 target.capabilities.check_cases(case.name for case in (*CATALOGUE, *revocation_list.chapter.cases))
                 name = target.capabilities.name
                 outcomes = await run(target, cases, told)
@@ -95,6 +125,6 @@ def judge(
             await asyncio.to_thread(report.write_junit, junit, kind, name, outcomes)
         return worst(outcomes)
 
-    with explained(View(), also=(CapabilityError, Impossible)):
+    with explained(view, also=(CapabilityError, Impossible)):
         verdict = run_story(story)
-    raise typer.Exit(ExitCode.SECURITY if verdict is Verdict.FAIL else ExitCode.OK)
+    raise typer.Exit(_EXIT_CODES.get(verdict, ExitCode.OK))

@@ -21,7 +21,13 @@ from device_sim.attack.verdict import Outcome, Verdict
 SCHEMA = 1
 _WIDTH = 200
 _NAME_WIDTH = 32  # The longest is server-wrong-name.sends-nothing, of `qualify`.
-_STYLE = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red", Verdict.SKIP: "dim"}
+_STYLE = {
+    Verdict.PASS: "green",
+    Verdict.WARN: "yellow",
+    Verdict.FAIL: "bold red",
+    Verdict.SKIP: "dim",
+    Verdict.INVALID: "yellow",
+}
 
 
 def console(file: object) -> Console:
@@ -51,8 +57,17 @@ def line(outcome: Outcome) -> str:
 
 def totals(outcomes: Sequence[Outcome]) -> str:
     """Return how many of each verdict there are."""
+    return _in_words(_counted(outcomes))
+
+
+def _counted(outcomes: Sequence[Outcome]) -> dict[str, int]:
     count = Counter(outcome.verdict for outcome in outcomes)
-    return ", ".join(f"{count[verdict]} {verdict.value}" for verdict in Verdict)
+    return {verdict.value: count[verdict] for verdict in Verdict}
+
+
+def _in_words(totals: Mapping[str, int]) -> str:
+    # Almost always every case can be judged on the machine that it is tried on.
+    return ", ".join(f"{n} {verdict}" for verdict, n in totals.items() if n or verdict != Verdict.INVALID)
 
 
 def show(
@@ -75,7 +90,7 @@ def show(
         answer = Text(seen.text if seen is not None else "")
         if outcome.judgement.why:
             answer.append(f"\n{outcome.judgement.why}", style="dim")
-        if outcome.verdict in {Verdict.WARN, Verdict.FAIL}:
+        if outcome.verdict in {Verdict.WARN, Verdict.FAIL, Verdict.INVALID}:
             answer.append(f"\nexpected: {' or '.join(outcome.expected)}", style="dim")
         style = _STYLE[outcome.verdict]
         figure = f"{outcome.seconds * 1000:.0f}" if seen is not None and outcome.seconds else ""
@@ -86,14 +101,13 @@ def show(
 
 def as_dict(kind: str, name: str, outcomes: Sequence[Outcome], environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the whole run for a JSON document."""
-    count = Counter(outcome.verdict.value for outcome in outcomes)
     return {
         "schema": SCHEMA,
         "kind": kind,
         "target": name,
         "environment": dict(environment),
         "verdict": worst(outcomes).value,
-        "totals": {verdict.value: count[verdict.value] for verdict in Verdict},
+        "totals": _counted(outcomes),
         "cases": [outcome.as_dict() for outcome in outcomes],
     }
 
@@ -112,14 +126,17 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def write_junit(path: Path, kind: str, name: str, outcomes: Sequence[Outcome]) -> None:
-    """Write JUnit XML: a failure is a failure, a skip a skip; a warning passes, with its words in the output."""
+    """Write JUnit XML: a failure is a failure, a skip a skip, what could not be judged an error.
+
+    A warning passes, with its words in the output.
+    """
     count = Counter(outcome.verdict for outcome in outcomes)
     suite = ET.Element(
         "testsuite",
         name=f"fleet-sim {kind} {name}",
         tests=str(len(outcomes)),
         failures=str(count[Verdict.FAIL]),
-        errors="0",
+        errors=str(count[Verdict.INVALID]),
         skipped=str(count[Verdict.SKIP]),
         time=f"{sum(outcome.seconds for outcome in outcomes):.3f}",
     )
@@ -132,6 +149,8 @@ def write_junit(path: Path, kind: str, name: str, outcomes: Sequence[Outcome]) -
             told += f"\nsaid: {outcome.seen.reason}"
         if outcome.verdict is Verdict.FAIL:
             ET.SubElement(row, "failure", message=_printable(outcome.judgement.why)).text = _printable(told)
+        elif outcome.verdict is Verdict.INVALID:
+            ET.SubElement(row, "error", message=_printable(outcome.judgement.why)).text = _printable(told)
         elif outcome.verdict is Verdict.SKIP:
             ET.SubElement(row, "skipped", message=_printable(outcome.judgement.why))
         ET.SubElement(row, "system-out").text = _printable(told)
@@ -154,11 +173,7 @@ def markdown(documents: Sequence[Mapping[str, Any]]) -> str:
         expected = " or ".join(first["expected"]["any_of"])
         cells = " | ".join(_cell(case) for case in cases)
         lines.append(f"| {name} | {_escaped(first['description'])} | {expected} | {cells} |")
-    lines.append(
-        "| **total** | | | "
-        + " | ".join(", ".join(f"{n} {v}" for v, n in d["totals"].items()) for d in documents)
-        + " |"
-    )
+    lines.append("| **total** | | | " + " | ".join(_in_words(document["totals"]) for document in documents) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -18,7 +18,20 @@ from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible, Starved, Target
-from device_sim.attack.verdict import ClosedBy, Judgement, Layer, Outcome, Seen, Verdict, before_mqtt5, judge, seen_in
+from device_sim.attack.verdict import (
+    STARVED,
+    ClosedBy,
+    Judgement,
+    Layer,
+    Outcome,
+    Seen,
+    Verdict,
+    before_mqtt5,
+    judge,
+    on_this_machine,
+    seen_in,
+)
+from device_sim.core_wait import MOST_WAITING, seconds_waited
 from device_sim.tls_dial import NotAdmitted
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
 from provisioning.client.operator import RequestRefused, ServiceUnavailable
@@ -27,6 +40,8 @@ ALIVE = "0-alive"
 _IN = ("mqtt CONNACK 0x00",)
 _LIMIT = 10.0
 _FOREVER = 60.0
+
+_WORST_FIRST = (Verdict.FAIL, Verdict.INVALID, Verdict.WARN, Verdict.PASS)
 
 Told = Callable[[Outcome], None]
 
@@ -72,7 +87,7 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
     if Feature.MQTT5 in case.needs and Feature.MQTT5 not in capabilities.supports:
         # Its bytes would mean something else.
         return Outcome(case.name, case.description, expected, limit, Judgement(Verdict.SKIP, "not claimed: mqtt5"))
-    started = time.monotonic()
+    started, waited = time.monotonic(), seconds_waited()
     try:
         async with asyncio.timeout(limit + _FOREVER):
             seen = await case.attempt(scene)
@@ -81,7 +96,7 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
     except NotAdmitted as error:
         seen = seen_in(error.closure)
     except Starved as error:
-        seen = Seen(Layer.MQTT, "starved", str(error), ClosedBy.NOBODY, got_in=True)
+        seen = Seen(Layer.MQTT, STARVED, str(error), ClosedBy.NOBODY)
     except (EnrolmentRefused, EnrolmentUnavailable, RequestRefused, ServiceUnavailable) as error:
         judgement = Judgement(Verdict.FAIL, f"the enrolment service did not play its part: {error}")
         return Outcome(case.name, case.description, expected, limit, judgement, None, time.monotonic() - started)
@@ -90,7 +105,8 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
         judgement = Judgement(Verdict.FAIL, f"the case did not come to an end within {seconds:.0f} s")
         return Outcome(case.name, case.description, expected, limit, judgement, None, seconds)
     seconds = time.monotonic() - started if seen.seconds is None else seen.seconds
-    judgement = judge(expected, limit, seen, seconds)
+    waiting = (seconds_waited() - waited) / max(time.monotonic() - started, 1e-6)
+    judgement = on_this_machine(judge(expected, limit, seen, seconds), expected, seen, waiting, MOST_WAITING)
     missing = capabilities.missing(case.needs)
     if missing and judgement.verdict is not Verdict.PASS:
         judgement = Judgement(Verdict.SKIP, f"not claimed: {', '.join(missing)}")
@@ -102,8 +118,8 @@ def _right(case: Case, capabilities: Capabilities) -> tuple[str, ...]:
 
 
 def worst(outcomes: Iterable[Outcome]) -> Verdict:
-    """Return the worst verdict; a run in which nothing could be judged is a failure."""
+    """Return the worst verdict; a run in which nothing was tried is a failure."""
     verdicts = {outcome.verdict for outcome in outcomes} - {Verdict.SKIP}
-    if Verdict.FAIL in verdicts or not verdicts:
+    if not verdicts:
         return Verdict.FAIL
-    return Verdict.WARN if Verdict.WARN in verdicts else Verdict.PASS
+    return next(verdict for verdict in _WORST_FIRST if verdict in verdicts)

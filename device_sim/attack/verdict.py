@@ -18,6 +18,8 @@ Rules
 1. No I/O and no clock.
 2. No answer at all is a failure: a broker that is gone has refused nobody.
 3. A case whose every right answer is to be let in fails on any refusal.
+4. Where others held the cores, a right answer that came too late says nothing of the broker, nor does an innocent
+   device that was not served: *invalid* (docs/decisions/0130). Getting in is excused by nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from device_sim.closure import Closure
 
 CLOSED = "closed"
 OPEN = "open"
+STARVED = "starved"
+"""An innocent device was not served while another misbehaved."""
 UNANSWERED = "unanswered"
 
 _SILENT = frozenset({"closed", "reset"})
@@ -45,6 +49,7 @@ class Verdict(StrEnum):
     WARN = "warn"
     FAIL = "fail"
     SKIP = "skip"
+    INVALID = "invalid"
 
 
 class Layer(StrEnum):
@@ -113,6 +118,8 @@ def judge(expected: tuple[str, ...], limit: float, seen: Seen, seconds: float) -
     """Return the verdict on *seen*, which took *seconds*, where one of *expected* was due within *limit* seconds."""
     if seen.code == UNANSWERED:
         return Judgement(Verdict.FAIL, "nobody answered")
+    if seen.code == STARVED:
+        return Judgement(Verdict.FAIL, seen.reason)
     late = f"after {seconds:.1f} s, {limit:g} s at most" if seconds > limit else ""
     if any(map(seen.matches, expected)):
         return Judgement(Verdict.FAIL, late) if late else Judgement(Verdict.PASS)
@@ -123,6 +130,23 @@ def judge(expected: tuple[str, ...], limit: float, seen: Seen, seconds: float) -
     if late:
         return Judgement(Verdict.FAIL, late)
     return Judgement(Verdict.WARN, "refused, but not in the expected way")
+
+
+def on_this_machine(
+    judgement: Judgement, expected: tuple[str, ...], seen: Seen, waiting: float, most: float
+) -> Judgement:
+    """Return *judgement* on *seen*, or that there can be none (rule 4).
+
+    *waiting* is the share of the time in which the attacker was ready to run and had no core, *most* how much may be.
+    """
+    only_slow = seen.code == STARVED or any(map(seen.matches, expected))
+    if judgement.verdict is not Verdict.FAIL or not only_slow or waiting <= most:
+        return judgement
+    return Judgement(
+        Verdict.INVALID,
+        f"{judgement.why}; but the attacker waited for a core in {waiting:.0%} of the time, so the broker beside it "
+        "did too: try again when less else is running, or on a larger machine",
+    )
 
 
 def is_answer(seen: Seen) -> bool:

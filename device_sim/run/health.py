@@ -11,8 +11,7 @@ Rules
 -----
 1. The lag is what a timer of the same loop sees: how much later than asked it is woken.
 2. One slow second is not a fault; being slow is (`GeneratorLimits`).
-3. How long it waited for a core is the kernel's figure for the loop's thread (`/proc/self/schedstat`); where the kernel
-   keeps none it is 0.
+3. How long it waited for a core is the kernel's figure (`device_sim.core_wait`).
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from device_sim.core_wait import seconds_waited
 from device_sim.latency import Latency
 from device_sim.scenario.model import GeneratorLimits
 
@@ -35,7 +35,6 @@ _BUSY = 0.95
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _DESCRIPTORS = Path("/proc/self/fd")
 _MEMORY = Path("/proc/self/statm")
-_SCHEDULED = Path("/proc/self/schedstat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class GeneratorWatch:
         self._recent: list[float] = []
         self._ticking: asyncio.Task[None] | None = None
         self._processor = time.process_time()
-        self._waited = _waited()
+        self._waited = seconds_waited()
         self._sampled = time.monotonic()
 
     async def __aenter__(self) -> Self:
@@ -88,7 +87,7 @@ class GeneratorWatch:
 
     def sample(self, ports: int) -> HealthSample:
         """Return the state since the last sample; *ports* is how many connections are open."""
-        now, processor, waited = time.monotonic(), time.process_time(), _waited()
+        now, processor, waited = time.monotonic(), time.process_time(), seconds_waited()
         elapsed = max(now - self._sampled, 1e-6)
         recent = sorted(self._recent) or [0.0]
         self._recent.clear()
@@ -114,14 +113,6 @@ class GeneratorWatch:
             lag = max(0.0, time.monotonic() - asked)
             self._recent.append(lag)
             self.lag.record(lag)
-
-
-def _waited() -> float:
-    """Return for how many seconds the loop's thread has been ready and not running, since it began."""
-    try:
-        return int(_SCHEDULED.read_text().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
 
 
 def resident_memory() -> float:

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from device_sim.core_wait import MOST_WAITING
 from device_sim.randomness import randomness_of
 from device_sim.scenario.groups import Group
 from device_sim.scenario.known import known_at
@@ -36,7 +37,7 @@ class GeneratorLimits(ScenarioPart):
 
     lag_p99_ms: Annotated[float, Field(gt=0)] = 200.0
     busy_share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    waiting_share: Annotated[float, Field(gt=0, le=1)] = 0.15
+    waiting_share: Annotated[float, Field(gt=0, le=1)] = MOST_WAITING
     skipped_share: Annotated[float, Field(ge=0, le=1)] = 0.001
     descriptors_share: Annotated[float, Field(gt=0, le=1)] = 0.95
     ports_share: Annotated[float, Field(gt=0, le=1)] = 0.95

@@ -55,6 +55,8 @@ class Readiness:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 await self.database.read(revocations.newest)
+                if self.database.write_is_late:
+                    return "slow"
                 if self.database.write_failed:
                     await self.database.probe()
         except TimeoutError:

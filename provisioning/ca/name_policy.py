@@ -86,14 +86,16 @@ class NamePolicy:
         )
 
     def own_host_names(self, identity: Identity, held: SubjectNames, names: SubjectNames) -> tuple[str, ...]:
-        """Return those of *names* that only one device may have and that its own name does not make so.
+        """Return those of *names* that only one device may have.
 
-        That is what is honoured; who was granted a name, such as brokers behind one address, shares it on purpose.
+        That is what is honoured, and what is built: by other patterns, or none, another device may have had it. Who was
+        granted a name, such as brokers behind one address, shares it on purpose.
         """
-        if self.shared_host_names or not names.dns_names:
+        if not names.dns_names:
             return ()
-        others = {*(held.dns_names if self.granted else ()), *self._built(identity)}
-        return tuple(name for name in names.dns_names if name not in others)
+        granted = held.dns_names if self.granted else ()
+        built = self._built(identity) if self.shared_host_names else names.dns_names
+        return tuple(name for name in names.dns_names if name in built and name not in granted)
 
     def allows(self, identity: Identity, names: SubjectNames) -> bool:
         """Whether a certificate for *identity* may have *names*: the same rules, asked of the result."""

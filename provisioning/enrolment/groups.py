@@ -190,6 +190,7 @@ def _facts(group: Group) -> dict[str, object]:
         "tls_unique": group.tls_unique,
         "renewal_grace": group.renewal_grace,
         "webhook_url": group.webhook_url,
+        "webhook_timeout": group.webhook_timeout,
         "issuing_line": group.issuing_line,
     }
 

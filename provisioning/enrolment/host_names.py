@@ -1,7 +1,8 @@
-"""Host names that a profile honours: each is one device's, as a host name says who a server is.
+"""Host names that a profile honours or builds: each is one device's, as a host name says who a server is.
 
-What a profile makes of the device's own name is nobody else's anyway (`provisioning.ca.host_patterns`), and where a
-profile has `shared_host_names`, or a token grants the name, several have it on purpose.
+What patterns make of devices' names differs (`provisioning.ca.host_patterns`), but for those of one configuration only:
+another device may have what was honoured, or built, by an earlier one. Where a profile has `shared_host_names`, what it
+honours several have on purpose, and so they have what a token grants.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.name_policy import NameRefused, SubjectNames
@@ -16,6 +18,8 @@ from provisioning.enrolment.attempt import Attempt
 from provisioning.errors import Code
 from provisioning.store import host_names
 from provisioning.store.devices import Device
+
+log = structlog.get_logger(__name__)
 
 
 def own_names(
@@ -32,4 +36,6 @@ def own_names(
             f"the host name {taken[0][:80]!r} is another device's: ask for one of your own, or have an operator revoke "
             "or decommission that device",
         )
+    if taken:
+        log.warning("host names left out: they are another device's", name=device.name, host_names=taken)
     return replace(names, dns_names=tuple(name for name in names.dns_names if name not in taken)) if taken else names

@@ -39,7 +39,6 @@ from provisioning.pki.revocation import CertificateKey, certificate_key
 
 _MOST_TEMPLATES = 1024
 _MOST_CERTIFICATES = 16_384
-_LARGEST = 65_535
 _SEQUENCE, _SET, _INTEGER, _UTC_TIME = 0x30, 0x31, 0x02, 0x17
 _STRINGS = (0x0C, 0x13)  # UTF8String, PrintableString.
 _VERSION_3 = b"\xa0\x03\x02\x01\x02"
@@ -134,7 +133,7 @@ class CertificateReader:
 
     def _read(self, der: bytes) -> CertificateFacts:
         outer, end = _element(der, 0, len(der), _SEQUENCE)
-        if end != len(der) or end > _LARGEST:
+        if end != len(der):
             raise _Unusual
         body, end = _element(der, outer, end, _SEQUENCE)
         if der[body : body + 5] != _VERSION_3:

@@ -22,14 +22,14 @@ from typing import Final
 import structlog
 from sqlalchemy.engine import URL, Connection
 
+from provisioning.store.server_parameters import all_parameters
+
 log = structlog.get_logger(__name__)
 
 _CHANNEL: Final = "fleetgate_revocations"
 TELL: Final = f"NOTIFY {_CHANNEL}"
 """Tells every process, when the transaction commits; for the end of one in which something was announced."""
 _RETRY_SECONDS: Final = 1.0
-_CONNECT_SECONDS: Final = 5
-
 
 _ANNOUNCED: Final = "announced"
 """Of a connection's notes: whether its transaction has something to tell."""
@@ -51,13 +51,10 @@ async def listen(url: URL, heard: Callable[[], None]) -> None:
         return
     import psycopg  # An extra: a service on SQLite runs without it.
 
-    text = url.set(drivername="postgresql").render_as_string(hide_password=False)
     lost = False
     while True:
         try:
-            async with await psycopg.AsyncConnection.connect(
-                text, autocommit=True, connect_timeout=_CONNECT_SECONDS
-            ) as connection:
+            async with await psycopg.AsyncConnection.connect(**all_parameters(url), autocommit=True) as connection:
                 await connection.execute(f"LISTEN {_CHANNEL}")
                 log.info("listening for other processes on the store")
                 lost = False

@@ -23,7 +23,7 @@ Rules
 3. PostgreSQL: READ COMMITTED, so a decision locks first and reads what it decides on in a later statement; a row that
    a join brings along with the lock may be older than the wait for it. Locks are taken in one order: all writers'
    (`provisioning.store.postgresql_group`), tokens, device, key, counters, end of the audit log. Nothing waits without
-   an end: see `_TIMEOUTS`.
+   an end: `provisioning.store.server_parameters`.
 """
 
 from __future__ import annotations
@@ -45,15 +45,13 @@ from provisioning.store.audit import KEY_OPTION
 from provisioning.store.conditions import conditioned
 from provisioning.store.lanes import Apart, Lane, PooledLane
 from provisioning.store.prepared import told
+from provisioning.store.server_parameters import server_parameters
 from provisioning.store.sqlite_lane import SqliteLane
 
 ResultT = TypeVar("ResultT")
 
 _READERS: Final = 4
-_TIMEOUTS: Final = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
-# Without statistics a look-up is guessed to be dear, and compiling it takes 30 to 180 ms; nothing here is that long.
-_SETTINGS: Final = f"{_TIMEOUTS} -c jit=off"
-_CONNECT_SECONDS: Final = 5
+_LATE_SECONDS: Final = 12.0
 _RESTED_SECONDS: Final = 1.0
 _RESTED_SINCE: Final = "rested_since"
 _BUSY_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
@@ -94,6 +92,11 @@ class Database:
     def write_failed(self) -> bool:
         """Whether the store could not be used when something was last to be written; a full disk can be read."""
         return self._write_failed
+
+    @property
+    def write_is_late(self) -> bool:
+        """Whether a transaction takes longer than one that waits for another process may: nobody knows when it ends."""
+        return self._writer.seconds_at_work() > _LATE_SECONDS
 
     async def write(
         self, work: Callable[[Connection], ResultT], apart: Apart | None = None, *, short: bool = False
@@ -141,13 +144,11 @@ class Database:
 
 
 def _postgresql(url: URL, options: dict[str, Any], size: int) -> Engine:
-    wanted = {"connect_timeout": _CONNECT_SECONDS, "options": _SETTINGS, "application_name": "fleet-provisioning"}
-    given = {name: value for name, value in wanted.items() if name not in url.query}
     try:
         engine = create_engine(
             url,
             execution_options=options,
-            connect_args=given,
+            connect_args=server_parameters(url),
             poolclass=QueuePool,
             pool_size=size,
             max_overflow=0,

@@ -1,29 +1,31 @@
-"""Whose host name it is: a name that a device has asked for is in no other device's certificate.
+"""Whose host name it is: a name that a device has asked for, or was given, is in no other device's certificate.
 
 Rules
 -----
 1. Claiming and issuing are one transaction: an issuance that fails claims nothing.
 2. A name is its device's for as long as that has, or may have again, a certificate with it. It is free when the device
    was revoked or decommissioned, and when all that it ever had were trials that ended without an activation.
+3. The database decides between two that claim at once: the second waits for the first one's commit.
 """
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.store.claims import never_activated
 from provisioning.store.devices import DeviceState, device_from
+from provisioning.store.either import insert_into
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import devices, host_names
 
 _HOLDER: Final = Prepared(
     select(devices).select_from(host_names.join(devices)).where(host_names.c.name == bindparam("wanted")), at_once=True
 )
-_ADD: Final = Prepared(insert(host_names), told_by="name")
 _MOVE: Final = Prepared(
     update(host_names).where(host_names.c.name == bindparam("wanted")).values(device_id=bindparam("new_device")),
     at_once=True,
@@ -31,13 +33,18 @@ _MOVE: Final = Prepared(
 _OVER: Final = frozenset({DeviceState.REVOKED, DeviceState.DECOMMISSIONED})
 
 
+@functools.cache
+def _add(dialect: str) -> Prepared:
+    insert = insert_into(host_names, dialect)
+    return Prepared(insert.on_conflict_do_nothing(index_elements=[host_names.c.name]), told_by="name")
+
+
 def claim(connection: Connection, name: str, device_id: int, now: datetime) -> bool:
     """Make the host name the device's; return False if it is another's *now*."""
-    row = _HOLDER.first(connection, {"wanted": name})
-    if row is None:
-        _ADD.run(connection, {"name": name, "device_id": device_id})
+    values = {"name": name, "device_id": device_id}
+    if _add(connection.dialect.name).run(connection, values) == 1:
         return True
-    holder = device_from(row)
+    holder = device_from(_HOLDER.one(connection, {"wanted": name}))
     if holder.id == device_id:
         return True
     if holder.state not in _OVER and not never_activated(holder, now):

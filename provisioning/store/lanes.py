@@ -74,6 +74,10 @@ class Lane(ABC):
         finally:
             self._waiting -= 1
 
+    def seconds_at_work(self) -> float:
+        """Return for how long the transaction that all others wait for is under way; 0 where there is none."""
+        return 0.0
+
     def close(self) -> None:
         """Finish what waits, and close every connection."""
         self._stop()

@@ -61,9 +61,16 @@ class PostgresqlLane(KeptLane):
         event.listen(engine, "before_cursor_execute", note_statement)
         self._commit_seconds = 0.0
         self._crowded_until = 0.0
+        self._begun: float | None = None
+
+    def seconds_at_work(self) -> float:
+        """Return for how long the server has been at what it was asked for last, with all others behind it."""
+        begun = self._begun
+        return 0.0 if begun is None else time.monotonic() - begun
 
     def _serve(self, pause: Callable[[], None], *, here: bool) -> Callable[[], None]:
         group = _Group(self._jobs, here=here)
+        self._begun = time.monotonic()
         try:
             with self._kept.transaction(pause) as transaction:
                 group.run(transaction, time.monotonic() + self._seconds(alone=transaction.alone))
@@ -73,6 +80,8 @@ class PostgresqlLane(KeptLane):
             raise
         except Exception as error:  # noqa: BLE001 - of the transaction as a whole: it is told to everybody in it
             group.fail(error)
+        finally:
+            self._begun = None
         return group.settle
 
     def _seconds(self, *, alone: bool) -> float:

@@ -202,7 +202,7 @@ class Prepared:
             changed = Counter(row[-1] for row in found)
             return [Answer(changed[place]) for place in range(1, len(rows) + 1)]
         told = {row[-1]: Answer(1, (compiled.read(row[:-1]),)) for row in found}
-        return [told.get(values[self._told_by], Answer(0)) for values in rows]
+        return [told.pop(values[self._told_by], Answer(0)) for values in rows]  # Of equal ones, the first was inserted.
 
     def _read(self, connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> list[Answer]:
         asked = {tuple(values.values()): values for values in rows}  # Who asks the same has the same answer.

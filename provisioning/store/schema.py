@@ -26,7 +26,7 @@ from provisioning.store.database import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-CURRENT: Final = "0021"
+CURRENT: Final = "0022"
 """The newest migration's revision."""
 _REVISION: Final = table("alembic_version", column("version_num"))  # One row: Alembic's note of what it has run.
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
@@ -74,6 +74,11 @@ def check_there(database: Database) -> None:
     """Raise `ConfigurationError` if it is a file that does not exist, which whoever looks into it would make."""
     if database.url.get_backend_name() == "sqlite" and not Path(database.url.database or "").exists():
         raise _not_founded(database)
+
+
+def takes_changes(connection: Connection) -> bool:
+    """Whether anything can be written: not on a standby of PostgreSQL's, nor where its settings forbid it."""
+    return connection.dialect.name != "postgresql" or connection.scalar(text("SHOW transaction_read_only")) == "off"
 
 
 def _not_founded(database: Database) -> ConfigurationError:

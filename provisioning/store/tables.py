@@ -152,8 +152,7 @@ certificates = Table(
     Column("der", LargeBinary, nullable=False),
     Column("crl_shard_id", BIG_ID, ForeignKey("crl_shards.id")),
     Column("granted_seconds", Integer),
-    UniqueConstraint("issuer_key_id", "serial"),
-    Index("ix_certificates_serial", "serial"),
+    UniqueConstraint("serial", "issuer_key_id"),  # In this order: a serial number alone is looked up, too.
     Index("ix_certificates_device_id", "device_id"),
     Index("ix_certificates_spki_sha256", "spki_sha256"),
     Index("ix_certificates_not_after", "not_after"),
@@ -182,7 +181,7 @@ host_names = Table(
     Column("name", String(253), primary_key=True),
     Column("device_id", BIG_ID, ForeignKey("devices.id"), nullable=False),
 )
-"""Host names that devices have asked for, each the one device's: see `provisioning.store.host_names`."""
+"""Host names that devices have asked for or were given, each the one device's: see `provisioning.store.host_names`."""
 
 device_keys = Table(
     "device_keys",
@@ -190,7 +189,7 @@ device_keys = Table(
     Column("spki_sha256", LargeBinary(32), primary_key=True),
     Column("device_id", BIG_ID, ForeignKey("devices.id"), nullable=False),
 )
-"""Who was the first to be certified for a key, and so the only one for ever."""
+"""Who was the first to be certified for a key, and so the only one for ever. On SQLite it has no row ids."""
 
 revocations = Table(
     "revocations",
@@ -368,7 +367,9 @@ serial_reservations = Table(
     Column("serial", SERIAL, primary_key=True),
     Column("reserved_at", UtcDateTime, nullable=False),
 )
-"""Serial numbers on disk before anything is signed under them. One that outlives its process is never used."""
+"""Serial numbers on disk before anything is signed under them. One that outlives its process is never used.
+
+On SQLite it has no row ids."""
 
 crls = Table(
     "crls",

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from tests.support.pki import shared_pki
+from tests.support.postgresql import PostgresqlServer
 from tests.support.provisioning import REPOSITORY, ProvisioningService
 
 
@@ -157,6 +158,18 @@ def test_a_database_that_does_not_answer_and_a_directory_that_is_none(
     assert done.returncode == 1
     assert "remedy: give the right --dir, restore a backup" in done.stdout
     assert "1 of 1 checks failed" in done.stderr
+
+
+def test_a_standby_is_told_from_a_database_that_takes_changes(
+    pristine: ProvisioningService, postgresql: PostgresqlServer
+) -> None:
+    with postgresql.database() as url:
+        for read_only in (False, True):
+            asked = f"{url}?options=-cdefault_transaction_read_only={read_only}"
+            settings = {"port": 0, "http_port": 0, "database_url": asked}
+            _, found = findings(ProvisioningService(pristine.dir, settings))
+            said = [each["detail"] for each in found["database"]]
+            assert any("takes no changes: it is a standby" in each for each in said) is read_only
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from device_sim.cli import app
 from device_sim.run import control
 from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop, parse
 from device_sim.scenario.stages import Revoke, Storm
@@ -33,6 +35,7 @@ def test_orders_are_read_as_people_write_them() -> None:
         ("explode", "'explode' is no order"),
         ("revoke", "is no order"),
         ("revoke 5", "write '5%'"),
+        ("revoke -5%", "'-5%' is no share of the fleet: write '5%'"),
         ("revoke 200%", "200% is no share: more than 0% and at most 100%"),
         ("storm 0%", "0% is no share: more than 0% and at most 100%"),
         ("rate 0", "write x10, x0.5"),
@@ -43,6 +46,12 @@ def test_orders_are_read_as_people_write_them() -> None:
 def test_what_is_no_order_is_told_with_its_remedy(text: str, words: str) -> None:
     with pytest.raises(InvalidOrder, match=words):
         parse(text)
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_share_below_nothing_is_read_by_the_run_and_is_no_option() -> None:
+    done = CliRunner().invoke(app, ["ctl", "revoke", "-5%"])
+    assert (done.exit_code, done.stderr) == (1, "fleet-sim: no run is under way here\n")
 
 
 async def obey(order: Order) -> str:

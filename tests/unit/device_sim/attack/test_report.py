@@ -15,6 +15,7 @@ RIGHT = Outcome("2-a", "a", ("tls x",), 3.0, Judgement(Verdict.PASS), Seen(Layer
 ODD = Outcome("3-b", "b", ("tls x",), 3.0, Judgement(Verdict.WARN, "otherwise"), Seen(Layer.TCP, "reset"), 0.02)
 WRONG = Outcome("4-c", "c", ("tls x",), 3.0, Judgement(Verdict.FAIL, "it | got in"), Seen(Layer.MQTT, "y", got_in=True))
 LEFT = Outcome("5-d", "d", ("tls x",), 3.0, Judgement(Verdict.SKIP, "cannot"))
+BUSY = Outcome("6-e", "e", ("tls x",), 3.0, Judgement(Verdict.INVALID, "no core"), Seen(Layer.MQTT, "starved"))
 ALL = [RIGHT, ODD, WRONG, LEFT]
 
 
@@ -26,6 +27,8 @@ ALL = [RIGHT, ODD, WRONG, LEFT]
         ([RIGHT, ODD], Verdict.WARN),
         ([ODD, LEFT], Verdict.WARN),
         (ALL, Verdict.FAIL),
+        ([RIGHT, ODD, BUSY], Verdict.INVALID),
+        ([WRONG, BUSY], Verdict.FAIL),
         ([LEFT], Verdict.FAIL),
         ([], Verdict.FAIL),
     ],
@@ -36,9 +39,10 @@ def test_the_worst_counts_and_nothing_judged_is_a_failure(outcomes: list[Outcome
 
 def test_junit_counts_failures_and_skips_and_is_xml_whatever_the_peer_said(tmp_path: Path) -> None:
     path = tmp_path / "junit.xml"
-    write_junit(path, "attack", "broker", ALL)
+    write_junit(path, "attack", "broker", [*ALL, BUSY])
     suite = ET.parse(path).getroot()  # noqa: S314 - we wrote it
-    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "1", "1")
+    assert [suite.get(what) for what in ("tests", "failures", "errors", "skipped")] == ["5", "1", "1", "1"]
+    assert [row.get("name") for row in suite if row.find("error") is not None] == ["6-e"]
     assert [row.get("name") for row in suite if row.find("failure") is not None] == ["4-c"]
     assert [row.get("name") for row in suite if row.find("skipped") is not None] == ["5-d"]
     assert "said?so" in (suite[0].findtext("system-out") or "")

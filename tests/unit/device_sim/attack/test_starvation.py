@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,11 +15,11 @@ from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.packets import PacketType
 from broker.mqtt.publish import PINGRESP
+from device_sim.attack import run
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE
 from device_sim.attack.issuer import SERVER_AUTH, Issuer, common_name
-from device_sim.attack.run import _tried
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.attack.verdict import Outcome, Verdict
@@ -73,7 +74,7 @@ async def broker(directory: Path, serves: Serves, *, silent: int = 0) -> AsyncIt
 async def tried(target: Target, case: Case, patience: float) -> Outcome:
     scene = Scene(target, patience=patience)
     try:
-        return await _tried(scene, case)
+        return await run._tried(scene, case)
     finally:
         await scene.close()
 
@@ -81,6 +82,15 @@ async def tried(target: Target, case: Case, patience: float) -> Outcome:
 @pytest.fixture(params=NAMES)
 def case(request: pytest.FixtureRequest) -> Case:
     return next(each for each in CATALOGUE if each.name == request.param)
+
+
+@pytest.fixture(autouse=True)
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """For how many seconds the attacker waits for a core between two looks at that: 0, if a test says nothing."""
+    seconds = [0.0]
+    looks = itertools.count()
+    monkeypatch.setattr(run, "seconds_waited", lambda: next(looks) * seconds[0])
+    return seconds
 
 
 async def test_who_serves_the_good_one_passes_however_long_it_takes(tmp_path: Path, case: Case) -> None:
@@ -101,6 +111,15 @@ async def test_who_serves_nobody_while_others_make_trouble_fails(tmp_path: Path,
     assert outcome.verdict is Verdict.FAIL
     assert outcome.seen is not None
     assert outcome.seen.text == "mqtt starved"
+
+
+async def test_on_a_machine_that_others_hold_it_says_nothing_of_the_broker(
+    tmp_path: Path, case: Case, waited: list[float]
+) -> None:
+    waited[0] = 60.0
+    async with broker(tmp_path, lambda _: False) as target:
+        outcome = await tried(target, case, 0.3)
+    assert outcome.verdict is Verdict.INVALID
 
 
 async def test_a_ping_that_is_not_answered_while_another_floods_is_a_failure_and_no_skip(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from device_sim.attack.verdict import (
     OPEN,
+    STARVED,
     UNANSWERED,
     ClosedBy,
     Judgement,
@@ -16,6 +17,7 @@ from device_sim.attack.verdict import (
     before_mqtt5,
     is_admission,
     judge,
+    on_this_machine,
     seen_in,
 )
 from device_sim.closure import Closure
@@ -25,6 +27,7 @@ EXPIRED = Seen(Layer.TLS, "certificate_expired")
 IN = Seen(Layer.MQTT, "CONNACK 0x00", got_in=True)
 CLOSED = Seen(Layer.TCP, "reset")
 STILL_OPEN = Seen(Layer.MQTT, OPEN, closed_by=ClosedBy.NOBODY, got_in=True)
+UNSERVED = Seen(Layer.MQTT, STARVED, "an innocent device was not served", ClosedBy.NOBODY)
 GONE = Seen(Layer.TCP, UNANSWERED, "Connection refused", ClosedBy.NOBODY)
 
 
@@ -43,6 +46,7 @@ GONE = Seen(Layer.TCP, UNANSWERED, "Connection refused", ClosedBy.NOBODY)
         (("closed",), STILL_OPEN, 3.0, Verdict.FAIL, "still open at the deadline"),
         (("tls unknown_ca",), GONE, 0.1, Verdict.FAIL, "nobody answered"),
         (("mqtt CONNACK 0x00",), GONE, 0.1, Verdict.FAIL, "nobody answered"),
+        (("mqtt served",), UNSERVED, 0.1, Verdict.FAIL, "an innocent device was not served"),
         (("mqtt CONNACK 0x00",), IN, 0.1, Verdict.PASS, ""),
         (("mqtt CONNACK 0x00",), EXPIRED, 0.1, Verdict.FAIL, "refused where it must not be"),
         (("mqtt CONNACK 0x00", "tls unknown_ca"), EXPIRED, 0.1, Verdict.WARN, "refused, but not in the expected way"),
@@ -52,6 +56,32 @@ def test_a_verdict_follows_from_answer_and_time(
     expected: tuple[str, ...], seen: Seen, seconds: float, verdict: Verdict, why: str
 ) -> None:
     assert judge(expected, 3.0, seen, seconds) == Judgement(verdict, why)
+
+
+@pytest.mark.parametrize(
+    ("seen", "seconds", "waiting", "verdict"),
+    [
+        (UNSERVED, 0.1, 0.16, Verdict.INVALID),
+        (UNSERVED, 0.1, 0.15, Verdict.FAIL),
+        (EXPIRED, 3.5, 0.16, Verdict.INVALID),
+        (EXPIRED, 3.5, 0.15, Verdict.FAIL),
+        (EXPIRED, 0.1, 0.99, Verdict.PASS),
+        # Whoever got in, stayed in or was not answered has not been kept waiting by a busy machine.
+        (IN, 0.1, 0.99, Verdict.FAIL),
+        (STILL_OPEN, 3.0, 0.99, Verdict.FAIL),
+        (GONE, 0.1, 0.99, Verdict.FAIL),
+        (Seen(Layer.MQTT, "taken-over", got_in=True), 0.1, 0.99, Verdict.FAIL),
+    ],
+)
+def test_a_starved_machine_excuses_what_is_slow_and_nothing_else(
+    seen: Seen, seconds: float, waiting: float, verdict: Verdict
+) -> None:
+    expected = ("tls certificate_expired",)
+    first = judge(expected, 3.0, seen, seconds)
+    judgement = on_this_machine(first, expected, seen, waiting, 0.15)
+    assert judgement.verdict is verdict
+    assert judgement.why.startswith(first.why)
+    assert ("waited for a core in 16% of the time" in judgement.why) is (verdict is Verdict.INVALID)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ PRESS = "press.plant.example"
 
 def asking(device: str, *names: str) -> bytes:
     extension = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
-    return csr_der(names=[device], extensions=[extension])
+    return csr_der(names=[device], extensions=[extension] if names else [])
 
 
 async def ask(fleet: Fleet, device: str, *names: str) -> x509.Certificate:
@@ -86,6 +86,23 @@ async def test_who_had_another_s_name_renews_without_it(store_url: str) -> None:
         second = await ask(fleet, "meter-2", PRESS)  # As before names were noted.
         assert hosts(await fleet.reenrol(first, successor_csr(first))) == ["lathe.plant.example"]
         assert hosts(await fleet.reenrol(second, successor_csr(second))) == [PRESS]
+
+
+@pytest.mark.parametrize(("built_first", "shared"), [(True, False), (True, True), (False, False)])
+async def test_what_another_configuration_has_built_or_honoured_is_no_other_device_s(
+    store_url: str, built_first: bool, shared: bool
+) -> None:
+    building = ProfileConfig("device", timedelta(days=7), dns_patterns=("{name}.plant.example",))
+    before, after = (building, PLANT) if built_first else (PLANT, building)
+    asked = () if built_first else (PRESS,)
+    device, other = ("press", "meter-1") if built_first else ("meter-1", "press")
+    async with open_fleet(store_url, configured=[replace(before, shared_host_names=shared)]) as fleet:
+        certificate = await ask(fleet, device, *asked)
+        assert hosts(certificate) == [PRESS]
+        async with open_fleet(store_url, fleet.authority, configured=[after]) as later:
+            await refused(later, other, *(() if asked else (PRESS,)))
+            await later.revocation.revoke_device(device, RevocationReason.UNSPECIFIED, by="admin")
+            assert hosts(await ask(later, other, *(() if asked else (PRESS,)))) == [PRESS]
 
 
 async def test_a_profile_may_say_that_devices_share_names(store_url: str) -> None:

@@ -21,9 +21,11 @@ def test_the_number_of_callers_is_bounded_and_the_busy_ones_stay(monkeypatch: py
     buckets = Buckets(rate=1, burst=1)
     buckets.take("busy", 0.0)
     for number in range(100):
-        buckets.take(number, 0.0)
+        assert buckets.take(number, 0.0) == 0
         assert buckets.take("busy", 0.0) > 0
+        assert buckets.take(number, 0.0) > 0, "a newcomer is held to it when there is no room, too"
     assert len(buckets._held) == 10
+    assert buckets.take(0, 0.0) == 0, "who was here longest ago is forgotten"
 
 
 def test_a_clock_that_is_set_back_gives_nothing_and_takes_nothing() -> None:

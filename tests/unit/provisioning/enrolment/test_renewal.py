@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,14 +14,21 @@ from hypothesis import strategies as st
 
 from provisioning.client.est import renewal_identifier
 from provisioning.enrolment.attempt import CertificateCredential, TlsConnection, TokenCredential
-from provisioning.enrolment.renewal_info import RenewalService, parse_identifier, window
+from provisioning.enrolment.renewal_info import (
+    HastenedOutcome,
+    RenewalInfo,
+    RenewalService,
+    parse_identifier,
+    window,
+)
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason, certificate_key
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_authority
-from provisioning.store import audit_findings
+from provisioning.store import audit, audit_findings
+from provisioning.store.audit import Action
 from provisioning.store.groups import Group, NewKey
 from provisioning.store.renewals import Hastened
 from tests.support.fleet import Fleet, successor_csr
@@ -92,6 +101,33 @@ def test_a_window_is_inside_the_life_and_around_its_place(share: float, seconds:
     assert timedelta(minutes=1) <= info.retry_after <= 6 * HOUR
 
 
+@pytest.mark.parametrize(
+    ("life", "share", "begins", "ends", "retry"),
+    [
+        (30 * DAY, 0.5, 20 * DAY - 0.3 * DAY, 20 * DAY + 0.3 * DAY, 6 * HOUR),
+        (30 * DAY, 0.0, 20 * DAY - 1.05 * DAY, 20 * DAY - 0.45 * DAY, 6 * HOUR),
+        (30 * DAY, 1.0, 20 * DAY + 0.45 * DAY, 20 * DAY + 1.05 * DAY, 6 * HOUR),
+        (10 * DAY, 0.5, 10 * DAY * 2 / 3 - 0.1 * DAY, 10 * DAY * 2 / 3 + 0.1 * DAY, 6 * HOUR),
+        (10 * DAY - 100 * SECOND, 0.5, 423_311 * SECOND, 440_589 * SECOND, 6 * HOUR),
+        (100 * HOUR, 0.5, 49 * HOUR, 51 * HOUR, 5 * HOUR),
+        (100 * SECOND, 0.5, 49 * SECOND, 51 * SECOND, 60 * SECOND),
+    ],
+)
+def test_a_window_is_told_to_the_second(
+    life: timedelta, share: float, begins: timedelta, ends: timedelta, retry: timedelta
+) -> None:
+    assert window(NOON, NOON + life, share) == RenewalInfo(NOON + begins, NOON + ends, retry)
+    # An order that concerns it moves the window to its place in the spread, if that is before.
+    order = Hastened(NOON + begins - 2 * SECOND, SECOND)
+    at = (order.at + SECOND * share).replace(microsecond=0)
+    if share in {0.0, 1.0}:
+        assert window(NOON, NOON + life, share, order) == RenewalInfo(at - 2 * SECOND, at - SECOND, retry)
+    late = Hastened(NOON + begins - SECOND * share, SECOND)
+    assert window(NOON, NOON + life, share, late) == window(NOON, NOON + life, share)
+    odd = window(NOON, NOON + 1001 * SECOND, 0.5)
+    assert (odd.start, odd.end) == (NOON + 490 * SECOND, NOON + 510 * SECOND), "without fractions"
+
+
 async def test_what_lives_shorter_than_it_is_dated_back_is_not_due_when_it_comes(fleet: Fleet) -> None:
     order = TokenOrder(["meter-17"], lifetime=timedelta(seconds=30))
     (issued,) = await fleet.token_service.create(order, by="admin")
@@ -145,7 +181,28 @@ async def test_an_operator_hastens_what_was_issued_before_and_its_successors_are
 async def test_what_is_revoked_has_a_window_that_is_over(fleet: Fleet) -> None:
     certificate = await fleet.enrol()
     await fleet.revocation.revoke_device("meter-17", RevocationReason.KEY_COMPROMISE, by="admin")
-    assert (await window_of(fleet, certificate))[1] < fleet.clock()
+    info = await service(fleet).info(renewal_identifier(certificate))
+    assert info == RenewalInfo(fleet.clock() - 2 * SECOND, fleet.clock() - SECOND, 6 * HOUR)
+
+
+async def test_who_is_suspended_has_his_ordinary_window(fleet: Fleet) -> None:
+    certificate = await fleet.enrol()
+    before = await window_of(fleet, certificate)
+    await fleet.suspension.suspend_device("meter-17", by="admin")
+    assert await window_of(fleet, certificate) == before
+
+
+async def test_orders_are_audited(fleet: Fleet) -> None:
+    await fleet.enrol()
+    assert await service(fleet).hasten(group=None, spread=30 * DAY, by="anna") == HastenedOutcome(
+        None, fleet.clock(), 30 * DAY, 1
+    )
+    await service(fleet).hasten(group="south", spread=0 * DAY, by="bert")
+    entries = (await fleet.database.read(lambda connection: audit.entries(connection, 0, 9)))[-2:]
+    assert [(each.actor, each.action, each.subject, json.loads(each.details)) for each in entries] == [
+        ("anna", Action.RENEWAL_HASTENED, "every group", {"certificates": 1, "spread": "30 days, 0:00:00"}),
+        ("bert", Action.RENEWAL_HASTENED, "south", {"certificates": 0, "spread": "0:00:00"}),
+    ]
 
 
 async def test_an_identifier_is_the_standard_s_and_nothing_else(fleet: Fleet) -> None:
@@ -155,6 +212,10 @@ async def test_an_identifier_is_the_standard_s_and_nothing_else(fleet: Fleet) ->
     key, serial = parse_identifier("aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE")
     assert key.hex(":").upper() == "69:88:5B:6B:87:46:40:41:E1:B3:7B:84:7B:A0:AE:2C:DE:01:C8:D4"
     assert serial == 0x8765_4321
+    for size in range(1, 21):
+        number = bytes(range(size, 2 * size))
+        text = base64.urlsafe_b64encode(number).decode().rstrip("=")
+        assert parse_identifier(f"{text}.{text}") == (number, int.from_bytes(number))
     for wrong in ("", ".", "a.b", "YQ", "YQ.", "YQ==.YQ==", "YQ.YQ.YQ", "Y+.YQ", "YQ.\u00e9", "a" * 500):
         with pytest.raises(Refused, match="INVALID_REQUEST"):
             parse_identifier(wrong)
@@ -162,7 +223,7 @@ async def test_an_identifier_is_the_standard_s_and_nothing_else(fleet: Fleet) ->
         await service(fleet).info("aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE")
 
 
-@pytest.mark.parametrize(("group", "spread"), [("a b", HOUR), ("north", -SECOND), ("north", 31 * DAY)])
+@pytest.mark.parametrize(("group", "spread"), [("a b", HOUR), ("north", -SECOND), ("north", 30 * DAY + SECOND)])
 async def test_an_order_that_is_wrong_is_refused(fleet: Fleet, group: str, spread: timedelta) -> None:
     with pytest.raises(Refused, match="INVALID_REQUEST"):
         await service(fleet).hasten(group=group, spread=spread, by="admin")

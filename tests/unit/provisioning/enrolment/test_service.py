@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from datetime import timedelta
 
@@ -14,14 +15,19 @@ from provisioning.enrolment import service
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.server_keys import make_key
 from provisioning.enrolment.tokens import IssuedToken, TokenOrder
-from provisioning.errors import Code, Refused
+from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import tables
-from provisioning.store.groups import Group
+from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.of_authority import revoke_authority
+from provisioning.store import audit, tables
+from provisioning.store.audit import Action
+from provisioning.store.groups import Group, WayName
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der
+
+SIGNATURES = (Action.SIGNING_CERTIFICATE, Action.CERTIFICATE_SIGNED)
 
 
 async def rows(fleet: Fleet, table: str) -> int:
@@ -76,6 +82,10 @@ async def test_no_key_is_made_for_who_is_refused(fleet: Fleet, monkeypatch: pyte
     answer = await fleet.enrolment.enrol_with_server_key(csr_der(), TokenCredential("meter-17", token), "north")
     assert answer.certificate.public_key() == answer.key.public_key()
     assert len(made) == 1
+    await fleet.groups.change("north", {"ways": ((WayName.APPROVAL,),)}, by="admin")
+    with pytest.raises(Pending):
+        await fleet.enrolment.enrol_with_server_key(csr_der(generate_key(), names=["meter-18"]), None, "north")
+    assert len(made) == 1, "nor for who waits"
 
 
 async def test_a_failure_after_the_signature_spends_no_token_and_burns_the_serial_number(
@@ -157,6 +167,35 @@ async def test_an_issuing_ca_that_has_ended_signs_nothing_says_so_and_spends_not
         await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
     fleet.clock.now = now
     await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
+
+
+async def test_a_ca_that_is_revoked_in_the_store_signs_nothing_though_it_is_at_hand(fleet: Fleet) -> None:
+    token = await fleet.token()
+    await fleet.database.write(
+        lambda connection: revoke_authority(
+            connection, "issuing-ca", Grounds(RevocationReason.CA_COMPROMISE), by="admin", now=fleet.clock()
+        )
+    )
+    before = [await rows(fleet, table) for table in ("devices", "certificates")]
+    with pytest.raises(Refused, match="UNAVAILABLE: the issuing CA was retired or revoked"):
+        await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
+    assert [await rows(fleet, table) for table in ("devices", "certificates")] == before
+
+
+async def test_the_audit_log_says_before_what_is_signed_and_after_it_what_was(fleet: Fleet) -> None:
+    await fleet.groups.create(Group("north", server_keys=True), by="admin")
+    own = await fleet.enrol()
+    token = TokenCredential("meter-18", await fleet.token("meter-18"))
+    made = (await fleet.enrolment.enrol_with_server_key(csr_der(names=["meter-18"]), token)).certificate
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 9))
+    facts = [json.loads(each.details) for each in entries if each.action in SIGNATURES]
+    for certificate, more, signing, signed in (
+        (own, {}, *facts[:2]),
+        (made, {"key": "made by the service"}, *facts[2:]),
+    ):
+        serial = {"serial": f"{certificate.serial_number:x}"}
+        assert signing == serial | {"role": "device", "group": "north", "paid_with": "token"} | more
+        assert signed == serial | {"not_after": f"{certificate.not_valid_after_utc:%F %T}+00:00"}
 
 
 async def test_a_token_expires_on_the_second(fleet: Fleet) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import Question, TokenCredential, Verdict
-from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Pending, Refused
@@ -56,7 +55,9 @@ async def test_only_the_registered_ca_itself_counts_while_it_lasts(fleet: Fleet)
     forged, _ = imitator.idevid("SN17")
     assert await refusal(fleet, "SN17", certificate=forged, label="line") is Code.WAY_REFUSED
     short, _ = acme.idevid("SN17", end=NOON + HOUR)
-    fleet.clock.advance(2 * HOUR)
+    fleet.clock.advance(HOUR)
+    await enrol(fleet, "SN17", certificate=short)
+    fleet.clock.advance(HOUR)
     assert await refusal(fleet, "SN17", certificate=short) is Code.MANUFACTURER_CERTIFICATE
     fleet.clock.advance(-3 * HOUR)
     early, _ = acme.idevid("SN17")
@@ -121,40 +122,6 @@ async def test_an_operator_s_token_readmits_for_good(fleet: Fleet) -> None:
     # From now on its manufacturer's word counts again.
     replaced = await enrol(fleet, "SN17", certificate=idevid)
     assert (await is_good(fleet, readmitted), await is_good(fleet, replaced)) == (False, True)
-
-
-# The list.
-
-
-async def listed(fleet: Fleet, *entries: tuple[str, str | None]) -> dict[int, str]:
-    outcome = await DeviceListService(fleet.database, fleet.clock).add("line", entries, by="admin")
-    return dict(outcome.errors)
-
-
-async def test_a_listed_key_lets_its_device_in_and_a_listed_name_alone_does_not(fleet: Fleet) -> None:
-    await group(fleet, "listed", "listed+token")
-    key = generate_key()
-    await listed(fleet, ("meter-1", spki_fingerprint(key.public_key()).hex()), ("meter-2", None))
-    await enrol(fleet, "meter-1", key=key, label="line")
-    assert await refusal(fleet, "meter-1", label="line") is Code.NOT_LISTED, "another key"
-    assert await refusal(fleet, "meter-2", label="line") is Code.WAY_REFUSED, "a name is known to many"
-    assert await refusal(fleet, "meter-3", label="line") is Code.NOT_LISTED
-    token = TokenCredential("meter-2", await fleet.token("meter-2", "line"))
-    await enrol(fleet, "meter-2", token=token)
-    token = TokenCredential("meter-3", await fleet.token("meter-3", "line"))
-    assert await refusal(fleet, "meter-3", token=token) is Code.NOT_LISTED
-
-
-async def test_a_list_takes_what_is_right_and_names_what_is_wrong(fleet: Fleet) -> None:
-    errors = await listed(fleet, ("meter-1", None), ("a b", None), ("meter-2", "zz"), ("meter-1", None), ("", None))
-    assert list(errors) == [1, 2, 3, 4]
-    service = DeviceListService(fleet.database, fleet.clock)
-    assert [each.name for each in await service.page("line", limit=9, after=None)] == ["meter-1"]
-    outcome = await service.add("line", [("meter-1", "00" * 32), ("meter-2", None)], by="admin")
-    assert (outcome.new, outcome.replaced) == (1, 1)
-    await service.remove("line", "meter-2", by="admin")
-    with pytest.raises(Refused, match="DEVICE_UNKNOWN"):
-        await service.remove("line", "meter-2", by="admin")
 
 
 # Approval.
@@ -324,12 +291,29 @@ async def test_the_webhook_is_asked_about_exactly_what_is_decided_and_may_veto(f
 async def test_an_answer_to_another_question_counts_for_nothing(fleet: Fleet) -> None:
     await group(fleet, "token+webhook", webhook_url="http://127.0.0.1:1/")
 
-    async def answers_another(_question: Question) -> Verdict:
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    assert await refusal(fleet, "meter-1", token=token) is Code.WEBHOOK_FAILED, "there is nobody who asks it"
+    asked: list[Question] = []
+
+    async def answers_another(question: Question) -> Verdict:
+        asked.append(question)
         return Verdict(Question("x", HOUR, "x", "x", "x", (), enrolled_before=False), allowed=True)
 
     fleet.enrolment.service._ask = answers_another
-    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
     assert await refusal(fleet, "meter-1", token=token) is Code.UNAVAILABLE
+    assert len(asked) == 3
+
+
+async def test_what_ends_while_the_webhook_is_asked_has_ended(fleet: Fleet) -> None:
+    await group(fleet, "token+webhook", webhook_url="http://127.0.0.1:1/")
+
+    async def slow(question: Question) -> Verdict:
+        fleet.clock.advance(2 * HOUR)
+        return Verdict(question, allowed=True)
+
+    fleet.enrolment.service._ask = slow
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    assert await refusal(fleet, "meter-1", token=token) is Code.TOKEN_EXPIRED
 
 
 def test_ways_are_put_in_order_and_a_webhook_never_stands_alone() -> None:

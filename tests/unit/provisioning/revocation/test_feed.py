@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -11,8 +13,9 @@ from provisioning.api.feed import _FeedStream
 from provisioning.errors import Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import feed as feed_module
-from provisioning.revocation.feed import RevocationFeed, Subscription
+from provisioning.revocation.feed import RevocationFeed, Subscription, event_of
 from provisioning.store import certificates
+from provisioning.store.revocations import EventKind, RevocationRecord
 from tests.support.fleet import Fleet
 
 HEARTBEAT = 0.05
@@ -49,9 +52,49 @@ async def collect(subscription: Subscription, until: int) -> list[int]:
     return found
 
 
+MOMENT = datetime(2027, 3, 1, 13, 0, 5, 123_456, timezone(timedelta(hours=1)))
+WHICH = {"sequence": 7, "issuer_key_id": "ab", "serial": "1f"}
+REVOKED = WHICH | {
+    "reason": "keyCompromise",
+    "revoked_at": "2027-03-01T12:00:05Z",
+    "recorded_at": "2027-03-01T12:00:05.123Z",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "since", "facts"),
+    [
+        (EventKind.REVOKED, None, REVOKED),
+        (EventKind.REVOKED, MOMENT - timedelta(days=1), REVOKED | {"invalidity_date": "2027-02-28T12:00:05Z"}),
+        (EventKind.RELEASED, None, WHICH | {"released_at": "2027-03-01T12:00:05Z"}),
+    ],
+)
+def test_an_event_says_all_that_happened(kind: EventKind, since: datetime | None, facts: dict[str, object]) -> None:
+    reason = RevocationReason.KEY_COMPROMISE
+    event = event_of(RevocationRecord(7, kind, "ab", "1f", reason, MOMENT, "meter-1", since))
+    head, _, data = event.frame.partition(b"data: ")
+    assert head == f"id: 7\nevent: {kind}\n".encode()
+    assert data.endswith(b"}\n\n")
+    assert json.loads(data) == facts | {"device": "meter-1", "mark": event.mark}
+    assert (event.sequence, event.issuer_key_id, event.serial, len(event.mark)) == (7, "ab", "1f", 16)
+
+
+def test_each_fact_of_an_event_is_in_its_mark() -> None:
+    record = RevocationRecord(7, EventKind.REVOKED, "ab", "1f", RevocationReason.KEY_COMPROMISE, MOMENT, "meter-1")
+    others = [
+        replace(record, kind=EventKind.RELEASED),
+        replace(record, issuer_key_id="ac"),
+        replace(record, serial="1e"),
+        replace(record, reason=RevocationReason.SUPERSEDED),
+        replace(record, occurred_at=MOMENT + timedelta(microseconds=1)),
+    ]
+    assert len({event_of(each).mark for each in (record, *others)}) == 6
+    assert event_of(replace(record, occurred_at=MOMENT.astimezone(UTC))).mark == event_of(record).mark
+
+
 async def test_history_and_news_come_in_order_to_everybody(fleet: Fleet) -> None:
     await revoke(fleet, None, "a", "b", "c")
-    async with running(fleet) as feed:
+    async with running(fleet, heartbeat=60) as feed:
         early, late = await feed.subscribe(0), await feed.subscribe(2)
         readers = asyncio.gather(collect(early, 6), collect(late, 6))
         await revoke(fleet, feed, "d", "e", "f")
@@ -67,6 +110,7 @@ async def test_who_is_further_back_than_the_tail_reads_the_store(fleet: Fleet, m
         assert await collect(await feed.subscribe(0), 11) == list(range(1, 12))
         for start in range(11):
             assert await collect(await feed.subscribe(start), 11) == list(range(start + 1, 12))
+        assert [each.sequence for each in feed._tail] == [8, 9, 10, 11]
 
 
 async def test_a_follower_learns_that_he_is_current_and_hears_heartbeats(fleet: Fleet) -> None:

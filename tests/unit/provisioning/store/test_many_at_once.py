@@ -53,10 +53,10 @@ async def test_a_key_that_is_somebodys_is_not_given_to_another_at_once(fleet: Fl
     def claims(connection: Connection) -> list[int]:
         first, second = (devices.add(connection, name, Role.DEVICE, None, NOW).id for name in "ab")
         device_keys.claim(connection, b"k" * 32, first)
-        rows = [{"spki_sha256": key * 32, "device_id": second} for key in (b"k", b"l")]
+        rows = [{"spki_sha256": key * 32, "device_id": second} for key in (b"k", b"l", b"l")]
         return [answer.count for answer in device_keys._claim("postgresql").answers(connection, rows)]
 
-    assert await fleet.database.write(claims) == [0, 1]
+    assert await fleet.database.write(claims) == [0, 1, 0], "the last one wanted what the one before had just got"
 
 
 async def test_what_is_too_long_is_refused_and_not_cut(fleet: Fleet) -> None:

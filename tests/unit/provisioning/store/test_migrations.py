@@ -6,16 +6,28 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from alembic import command
 from alembic.config import Config
 from cryptography import x509
 from sqlalchemy import delete, event, select, text
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
 
 from provisioning.ca.profile import ProfileConfig
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, audit_findings, device_keys, devices, inventory, revocations, schema, tables
+from provisioning.store import (
+    audit,
+    audit_findings,
+    certificates,
+    device_keys,
+    devices,
+    inventory,
+    revocations,
+    schema,
+    tables,
+)
 from provisioning.store.certificates import CertificateState
 from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
@@ -224,3 +236,42 @@ async def test_a_host_name_is_of_the_device_that_had_it_first_after_the_upgrade(
             event.remove(Engine, "after_cursor_execute", note)
         assert len(read) > 1
         assert max(read) <= 1000
+
+
+async def test_certificates_are_found_and_kept_apart_as_before_when_their_index_is_another(store_url: str) -> None:
+    async with open_fleet(store_url) as fleet:
+        await fleet.database.write(lambda connection: fill(connection, fleet.issuer.key_id, 2000, fleet.clock()))
+        certificate = await fleet.enrol("meter-1")
+        serial = f"{certificate.serial_number:x}"
+
+        def found(connection: Connection) -> tuple[object, ...]:
+            one = certificates.find_serial(connection, serial)
+            assert one is not None
+            assert one[0] == certificates.find(connection, fleet.issuer.key_id, certificate.serial_number)
+            with pytest.raises(IntegrityError), connection.begin_nested():
+                connection.execute(text(_AGAIN), {"serial": serial})
+            kept = connection.execute(select(tables.device_keys).order_by(tables.device_keys.c.spki_sha256)).all()
+            reserved = connection.scalars(select(tables.serial_reservations.c.serial).order_by("serial")).all()
+            return *one, kept, reserved
+
+        def back_and_forth(connection: Connection) -> None:
+            before = found(connection)
+            command.downgrade(configuration(connection), "0021")
+            assert found(connection) == before
+            as_of(connection, "0022")
+            assert found(connection) == before
+            if connection.dialect.name == "sqlite":
+                assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
+                assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+
+        await fleet.database.write(back_and_forth)
+        await fleet.enrol("meter-2")
+
+
+_AGAIN = """
+INSERT INTO certificates
+    (issuer_key_id, serial, device_id, spki_sha256, fingerprint_sha256, not_before, not_after, issued_at, der)
+    SELECT issuer_key_id, serial, device_id, spki_sha256, fingerprint_sha256, not_before, not_after, issued_at, der
+    FROM certificates WHERE serial = :serial
+"""
+"""The number of another certificate of the same CA."""

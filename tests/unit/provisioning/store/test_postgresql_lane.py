@@ -16,12 +16,15 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from provisioning.api.health import Readiness
 from provisioning.errors import Code, Refused
+from provisioning.store import database as database_module
 from provisioning.store import loop_waits, postgresql_lane
 from provisioning.store.database import Database
 from provisioning.store.kept_connection import KeptConnection
 from provisioning.store.postgresql_group import _WRITERS, SharedTransaction, driver_of
 from tests.support.postgresql import PostgresqlServer
+from tests.support.requests import NOON
 
 PATIENCE = 20
 HERE = threading.main_thread().name
@@ -141,6 +144,23 @@ async def test_the_event_loop_goes_on_while_the_server_has_a_lock_that_is_anothe
         assert not waiting.done()
         assert await database.look(noted) == set()
     assert await waiting == HERE
+
+
+async def test_a_transaction_that_does_not_end_is_late(
+    database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_LATE_SECONDS", 0.02)
+    await database.write(lambda c: note(c, "a"), short=short)
+    assert not database.write_is_late, "nothing is to be written"
+    readiness = Readiness(database, dict, list, {}, lambda: NOON)
+    with lock(database):
+        waiting = asyncio.create_task(database.write(lambda c: note(c, "b"), short=short))
+        async with asyncio.timeout(PATIENCE):
+            while not database.write_is_late:  # noqa: ASYNC110 - Nobody tells.
+                await asyncio.sleep(0.01)
+        assert await readiness.checks()["store"]() == "slow"
+    assert await waiting == "b"
+    assert not database.write_is_late
 
 
 @pytest.mark.parametrize("contended", [False, True])

@@ -1,0 +1,70 @@
+"""A connection that breaks at a COMMIT: what was asked for is done or not, never by half, and never twice."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+
+from provisioning.enrolment.attempt import TokenCredential
+from provisioning.errors import Code, Refused
+from provisioning.pki.keys import generate_key
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store.audit_findings import findings
+from tests.support.cut_connections import Way
+from tests.support.fleet import Fleet, open_fleet
+from tests.support.postgresql import PostgresqlServer
+from tests.support.requests import csr_der
+from tests.support.ways import HOUR, group
+
+_COUNTS = (
+    "SELECT (SELECT count(*) FROM tokens WHERE used_at IS NOT NULL), (SELECT count(*) FROM certificates), "
+    "(SELECT count(*) FROM certificates JOIN serial_reservations USING (serial)), (SELECT count(*) FROM revocations)"
+)
+"""Tokens that are spent, certificates, serial numbers that could be used twice, revocations."""
+
+
+async def counts(fleet: Fleet) -> tuple[int, ...]:
+    return await fleet.database.read(lambda connection: tuple(connection.execute(text(_COUNTS)).one()))
+
+
+async def lost(work: Callable[[], Awaitable[object]], way: Way, *, passed_on: bool) -> None:
+    """Do *work*, which is told that it may or may not have been done."""
+    way.cut(passed_on=passed_on)
+    with pytest.raises(Refused) as caught:
+        await work()
+    assert way.was_cut
+    assert caught.value.code is Code.UNAVAILABLE
+
+
+@pytest.mark.parametrize("passed_on", [False, True], ids=["not heard", "answer not heard"])
+async def test_a_lost_commit_is_done_once_or_not_at_all_and_asking_again_helps(
+    postgresql: PostgresqlServer, *, passed_on: bool
+) -> None:
+    with postgresql.database() as url:
+        async with Way(postgresql.port) as way, open_fleet(url) as direct:
+            through = make_url(url).set(port=way.port).render_as_string(hide_password=False)
+            async with open_fleet(through, direct.authority) as fleet:
+                await group(direct, "token", name="north", same_key_window=HOUR)
+                token = TokenCredential("meter-1", await direct.token("meter-1"))
+                request = csr_der(generate_key(), names=["meter-1"])
+                async with fleet.serial_numbers.reservation(fleet.clock()):
+                    pass  # A block is there: its COMMIT is not the one that is lost.
+
+                async def enrol() -> object:
+                    return await fleet.enrolment.enrol(request, token)
+
+                async def revoke() -> object:
+                    return await fleet.revocation.revoke_device("meter-1", RevocationReason.KEY_COMPROMISE, by="boss")
+
+                await lost(enrol, way, passed_on=passed_on)
+                assert await counts(direct) == ((1, 1, 0, 0) if passed_on else (0, 0, 0, 0))
+                first = await enrol()
+                assert await enrol() == first
+                await lost(revoke, way, passed_on=passed_on)
+                assert await counts(direct) == ((1, 1, 0, 1) if passed_on else (1, 1, 0, 0))
+                await revoke()
+                assert await counts(direct) == (1, 1, 0, 1)
+                assert await direct.database.read(lambda connection: list(findings(connection))) == []

@@ -1,0 +1,75 @@
+"""What connections to PostgreSQL are opened with, and that several servers may be named."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from sqlalchemy.engine import URL, Connection, make_url
+
+from provisioning.store import announcements
+from provisioning.store.database import Database
+from provisioning.store.postgresql_group import driver_of
+from tests.support.postgresql import PostgresqlServer
+
+PATIENCE = 20
+WATCHED = {"tcp_user_timeout": "20000", "keepalives_idle": "5", "keepalives_interval": "5", "keepalives_count": "4"}
+
+
+@asynccontextmanager
+async def opened(url: URL) -> AsyncIterator[Database]:
+    database = Database(url.render_as_string(hide_password=False))
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def limits(connection: Connection) -> tuple[str, str, str, dict[str, str]]:
+    """Return what the server has been told, and how the connection is watched."""
+    told = [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in ("statement_timeout", "lock_timeout")]
+    path = connection.exec_driver_sql("SHOW search_path").scalar_one()
+    return (*told, path, driver_of(connection).info.get_parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", ("30s", "10s", '"$user", public')),
+        ("-c search_path=elsewhere", ("30s", "10s", "elsewhere")),
+        ("-c lock_timeout=3s", ("30s", "3s", '"$user", public')),
+    ],
+)
+async def test_no_connection_waits_without_an_end_whatever_its_url_says_besides(
+    postgresql: PostgresqlServer, options: str, expected: tuple[str, str, str]
+) -> None:
+    with postgresql.database() as url:
+        asked = make_url(url).update_query_dict({"options": options} if options else {})
+        async with opened(asked) as database:
+            for ask in (database.write, database.look, database.read):
+                *told, parameters = await ask(limits)
+                assert tuple(told) == expected
+                assert parameters.items() >= WATCHED.items()
+
+
+async def test_the_one_of_several_servers_that_takes_changes_is_used_and_listened_to(
+    postgresql: PostgresqlServer,
+) -> None:
+    with postgresql.database() as url, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        hosts = [f"127.0.0.1:{port}" for port in (nobody.getsockname()[1], make_url(url).port)]
+        both = make_url(url).set(host=None, port=None)
+        both = both.update_query_dict({"host": hosts, "target_session_attrs": "read-write"})
+        heard = asyncio.Event()
+        async with opened(both) as database:
+            listening = asyncio.create_task(announcements.listen(database.url, heard.set))
+            async with asyncio.timeout(PATIENCE):
+                await heard.wait()
+                heard.clear()
+                await database.write(announcements.announce)
+                await heard.wait()
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
