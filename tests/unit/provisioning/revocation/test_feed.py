@@ -13,7 +13,7 @@ from provisioning.api.feed import _FeedStream
 from provisioning.errors import Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import feed as feed_module
-from provisioning.revocation.feed import RevocationFeed, Subscription, event_of
+from provisioning.revocation.feed import FeedEvent, RevocationFeed, Subscription, event_of
 from provisioning.store import certificates
 from provisioning.store.revocations import EventKind, RevocationRecord
 from tests.support.fleet import Fleet
@@ -113,9 +113,20 @@ async def test_who_is_further_back_than_the_tail_reads_the_store(fleet: Fleet, m
         assert [each.sequence for each in feed._tail] == [8, 9, 10, 11]
 
 
-async def test_a_follower_learns_that_he_is_current_and_hears_heartbeats(fleet: Fleet) -> None:
+async def test_a_follower_learns_that_he_is_current_and_hears_heartbeats(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await revoke(fleet, None, "a")
     async with running(fleet) as feed:
+        pages: list[int] = []
+        page = feed._page
+
+        async def noted(sequence: int) -> list[FeedEvent]:
+            pages.append(sequence)
+            return await page(sequence)
+
+        monkeypatch.setattr(feed, "_page", noted)
+        feed.announce()
         subscription = await feed.subscribe(0)
         frames = []
         async with contextlib.aclosing(subscription.batches()) as batches:
@@ -127,6 +138,7 @@ async def test_a_follower_learns_that_he_is_current_and_hears_heartbeats(fleet: 
     assert frames[0].startswith(b"id: 1\nevent: revoked\ndata: {")
     assert frames[0].endswith(current), "everything that is ready leaves in one write"
     assert frames[1:] == [current, current]
+    assert len(pages) < 9, "between two heartbeats nobody asks the store"
 
 
 async def test_another_process_s_revocations_are_noticed_at_the_next_heartbeat(fleet: Fleet) -> None:
@@ -153,9 +165,9 @@ async def test_a_number_of_another_history_is_refused(fleet: Fleet) -> None:
         assert json.loads(second.frame.partition(b"data: ")[2])["mark"] == second.mark
         for after, mark in ((0, None), (0, "anything"), (1, first.mark), (2, second.mark), (2, None)):
             (await feed.subscribe(after, mark)).close()
-        for mark in (first.mark, "", "\u00e9"):
-            with pytest.raises(Refused, match="FEED_AHEAD: after=2 was another revocation when it was read"):
-                await feed.subscribe(2, mark)
+        for after, mark in ((1, second.mark), (2, first.mark), (2, ""), (2, "\u00e9")):
+            with pytest.raises(Refused, match=f"FEED_AHEAD: after={after} was another revocation when it was read"):
+                await feed.subscribe(after, mark)
 
 
 async def test_closing_ends_followers_now_and_later(fleet: Fleet) -> None:
