@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -30,8 +30,10 @@ async def revoke(fleet: Fleet, feed: RevocationFeed | None, *names: str) -> None
 
 
 @contextlib.asynccontextmanager
-async def running(fleet: Fleet, heartbeat: float = HEARTBEAT) -> AsyncIterator[RevocationFeed]:
-    feed = RevocationFeed(fleet.database, heartbeat)
+async def running(
+    fleet: Fleet, heartbeat: float = HEARTBEAT, on_new: Callable[[Sequence[FeedEvent]], None] = lambda _: None
+) -> AsyncIterator[RevocationFeed]:
+    feed = RevocationFeed(fleet.database, heartbeat, on_new)
     await feed.start()
     task = asyncio.create_task(feed.run())
     try:
@@ -94,12 +96,13 @@ def test_each_fact_of_an_event_is_in_its_mark() -> None:
 
 async def test_history_and_news_come_in_order_to_everybody(fleet: Fleet) -> None:
     await revoke(fleet, None, "a", "b", "c")
-    async with running(fleet, heartbeat=60) as feed:
+    told: list[int] = []
+    async with running(fleet, 60, lambda events: told.extend(each.sequence for each in events)) as feed:
         early, late = await feed.subscribe(0), await feed.subscribe(2)
         readers = asyncio.gather(collect(early, 6), collect(late, 6))
         await revoke(fleet, feed, "d", "e", "f")
         assert await readers == [[1, 2, 3, 4, 5, 6], [3, 4, 5, 6]]
-        assert feed.subscribers == 0
+        assert (feed.subscribers, told) == (0, [4, 5, 6])
 
 
 async def test_who_is_further_back_than_the_tail_reads_the_store(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
