@@ -16,7 +16,9 @@ from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.keys import generate_key, spki_fingerprint
 from provisioning.pki.revocation import RevocationReason
+from provisioning.store import audit
 from provisioning.store.approvals import ApprovalState
+from provisioning.store.audit import Action
 from provisioning.store.groups import NewKey
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.manufacturer import Manufacturer
@@ -215,9 +217,16 @@ async def test_an_approval_beside_a_claim_shows_the_claim(fleet: Fleet) -> None:
     await group(fleet, "claim+approval")
     shared = await claim(fleet)
     assert await refusal(fleet, "meter-1", label="line") is Code.WAY_REFUSED
-    await pending(fleet, "meter-1", certificate=shared)
-    (waiting,) = await ApprovalService(fleet.database, fleet.clock).page(limit=9, after=0, group="line", state=None)
+    key = generate_key()
+    number = await pending(fleet, "meter-1", key=key, certificate=shared)
+    service = ApprovalService(fleet.database, fleet.clock)
+    (waiting,) = await service.page(limit=9, after=0, group="line", state=None)
     assert waiting.request.evidence == "claim batch"
+    await service.decide(number, approve=True, by="boss")
+    await enrol(fleet, "meter-1", key=key, certificate=shared)
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    signing = [each.actor for each in entries if each.action == Action.SIGNING_CERTIFICATE]
+    assert signing == ["boss"], "who has decided, not who made the claim"
 
 
 async def test_a_queue_that_is_full_takes_no_more_and_forgets_what_nobody_decides(
