@@ -422,8 +422,9 @@ def test_of_a_session_of_which_only_the_will_is_left_no_place_of_a_service_is_ta
 
 
 def test_all_the_exchanges_that_a_device_can_leave_open_do_not_keep_a_start_waiting(broker: StoredBroker) -> None:
-    """A connection is a new quota: in some seconds a device leaves every packet identifier open. Eleven seconds' work
-    for a start that adds each to a copy of the others, a tenth of one for a start that does not."""
+    """In the store of an older broker a device can have left every packet identifier open, and where max_inflight is
+    large. Eleven seconds' work for a start that adds each to a copy of the others, a tenth of one for one that does
+    not."""
     meter = broker.device("meter-1", **KEPT)
     numbers = range(1, 0x10000)
     rows = [(meter.session.row, each) for each in numbers]

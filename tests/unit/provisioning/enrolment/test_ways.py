@@ -10,6 +10,7 @@ import pytest
 
 from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import Question, TokenCredential, Verdict
+from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Pending, Refused
@@ -122,6 +123,14 @@ async def test_an_operator_s_token_readmits_for_good(fleet: Fleet) -> None:
     # From now on its manufacturer's word counts again.
     replaced = await enrol(fleet, "SN17", certificate=idevid)
     assert (await is_good(fleet, readmitted), await is_good(fleet, replaced)) == (False, True)
+
+
+async def test_an_operator_s_token_readmits_beside_another_condition(fleet: Fleet) -> None:
+    await group(fleet, "token+listed")
+    await DeviceListService(fleet.database, fleet.clock).add("line", [("meter-1", None)], by="admin")
+    await enrol(fleet, "meter-1", token=TokenCredential("meter-1", await fleet.token("meter-1", "line")))
+    await fleet.revocation.revoke_device("meter-1", RevocationReason.UNSPECIFIED, by="admin")
+    await enrol(fleet, "meter-1", token=TokenCredential("meter-1", await fleet.token("meter-1", "line")))
 
 
 # Approval.
@@ -302,6 +311,14 @@ async def test_an_answer_to_another_question_counts_for_nothing(fleet: Fleet) ->
     fleet.enrolment.service._ask = answers_another
     assert await refusal(fleet, "meter-1", token=token) is Code.UNAVAILABLE
     assert len(asked) == 3
+
+
+async def test_who_is_let_in_without_the_webhook_is_not_asked_about(fleet: Fleet) -> None:
+    await group(fleet, "token+webhook", "token+listed", webhook_url="http://127.0.0.1:1/")
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    assert await refusal(fleet, "meter-1", token=token) is Code.WEBHOOK_FAILED, "nobody asks it here"
+    await DeviceListService(fleet.database, fleet.clock).add("line", [("meter-1", None)], by="admin")
+    await enrol(fleet, "meter-1", token=token)
 
 
 async def test_what_ends_while_the_webhook_is_asked_has_ended(fleet: Fleet) -> None:
