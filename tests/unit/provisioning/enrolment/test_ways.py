@@ -111,6 +111,19 @@ async def test_a_revoked_device_does_not_come_back_by_its_manufacturer(fleet: Fl
     assert await refusal(fleet, "SN17", certificate=idevid) is Code.CERTIFICATE_REVOKED
 
 
+async def test_a_device_that_was_revoked_when_it_had_nothing_does_not_come_back_by_its_manufacturer(
+    fleet: Fleet,
+) -> None:
+    await group(fleet, "manufacturer", new_key=NewKey.REPLACE)
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    await enrol(fleet, "SN17", certificate=idevid)
+    fleet.clock.advance(timedelta(days=500))
+    assert (await fleet.revocation.revoke_device("SN17", RevocationReason.UNSPECIFIED, by="admin")).revoked == []
+    assert await refusal(fleet, "SN17", certificate=idevid) is Code.CERTIFICATE_REVOKED
+
+
 async def test_an_operator_s_token_readmits_for_good(fleet: Fleet) -> None:
     await group(fleet, "manufacturer", "token", new_key=NewKey.REPLACE)
     acme = Manufacturer(begin=NOON)
