@@ -145,10 +145,9 @@ class BrokerServer:
         )
         await admin.open()
         metrics = await open_metrics(self._config, engine, files.certificate)
-        await plugins.opened()
-        # The data path allocates much and drops it at once; what lives long is frozen, and rarely looked at.
-        gc.freeze()
-        gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
+        with contextlib.suppress(Stopped):  # Then what follows ends at once, in order.
+            await unless_stopped(self._stop, plugins.opened())
+        _look_rarely()
         stopped = asyncio.create_task(self._stop.wait())
         feed = self._feed(engine, files)
         jobs: list[Coroutine[Any, Any, None]] = [
@@ -423,6 +422,12 @@ def _open(listener: Listener, host: str, port: int) -> None:
         listener.open(host, port)
     except OSError as error:
         raise ListenError(f"{host} port {port} cannot be listened on: {error.strerror}") from error
+
+
+def _look_rarely() -> None:
+    # The data path allocates much and drops it at once; what lives long is frozen, and rarely looked at.
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
 
 
 async def _call_off(tasks: list[asyncio.Task[Any]], plugins: Plugins | NoPlugins) -> None:
