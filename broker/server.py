@@ -34,7 +34,6 @@ from broker.audit.log import AuditLog
 from broker.audit.opening import NoAudit, open_audit
 from broker.coalescing import Coalescing
 from broker.config import BrokerConfig
-from broker.enforcement import forget_revoked
 from broker.engine import Engine
 from broker.listener import Doors, Listener, Speaks
 from broker.loop_lag import measure_lag
@@ -372,7 +371,7 @@ class BrokerServer:
     ) -> None:
         patience = asyncio.get_running_loop().time() + _FEED_PATIENCE
         engine.returning.opened(patience)
-        await self._open_doors(engine, listeners, feed, lists, patience)
+        await self._open_doors(listeners, feed, lists, patience)
         engine.returning.opened(asyncio.get_running_loop().time())
         await lists.current.wait()
         await staple.tried()
@@ -390,12 +389,7 @@ class BrokerServer:
         sys.stdout.flush()
 
     async def _open_doors(
-        self,
-        engine: Engine,
-        listeners: list[Listener],
-        feed: RevocationFeed | None,
-        lists: RevocationLists,
-        patience: float,
+        self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists, patience: float
     ) -> None:
         """Let in whoever has come, once it can be said who is revoked, or at *patience*, a time of the loop's clock.
 
@@ -406,7 +400,6 @@ class BrokerServer:
                 await lists.current.wait()
                 if feed is not None and self._config.feed_terms.grace is not None:
                     await feed.current.wait()
-        forget_revoked(engine, asyncio.get_running_loop().time())
         for listener in listeners:
             listener.begin()
 
