@@ -95,7 +95,7 @@ async def test_what_is_revoked_is_reported_before_the_step_that_is_refused(
     with pytest.raises(LookupError):
         await _in_steps(["a", "b", "c", "d", "nobody", "e"], revoke, reported.extend)  # type: ignore[arg-type]
     assert reported == ["a", "b", "c", "d"]
-    assert "the first 4 of 6 lines are revoked" in capsys.readouterr().err
+    assert "the first 4 of 6 are revoked" in capsys.readouterr().err
 
 
 def test_a_file_gets_its_rows_although_a_bar_is_on_the_terminal() -> None:
