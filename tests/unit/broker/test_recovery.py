@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker.enforcement import forget_revoked, revoke
+from broker.enforcement import absent, forget_revoked, revoke
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
 from broker.recovery import recover
@@ -372,9 +372,9 @@ def test_who_was_revoked_while_there_was_no_broker_leaves_what_it_would_have_lef
     if known == "before clients come":
         for each in revocations:
             revoke(after.engine, each, after.now)
-        forget_revoked(after.engine, after.now)
+        forget_revoked(after.engine, absent(after.engine), after.now)
     else:
-        forget_revoked(after.engine, after.now)
+        forget_revoked(after.engine, absent(after.engine), after.now)
         for each in revocations:
             revoke(after.engine, each, after.now)
     after.advance(30)
