@@ -86,6 +86,18 @@ async def test_a_device_with_a_new_key_is_recognised_by_its_own_manufacturer_s_c
     assert await refusal(fleet, "SN18", certificate=for_18) is Code.NAME_TAKEN
 
 
+async def test_a_manufacturer_s_certificate_gets_a_new_key_as_the_group_says(fleet: Fleet) -> None:
+    await group(fleet, "manufacturer")
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    first = await enrol(fleet, "SN17", certificate=idevid)
+    assert await refusal(fleet, "SN17", certificate=idevid) is Code.NAME_TAKEN
+    await fleet.groups.change("line", {"new_key": NewKey.APPROVE}, by="admin")
+    await pending(fleet, "SN17", certificate=idevid)
+    assert await is_good(fleet, first)
+
+
 async def test_who_knew_the_name_of_a_manufacturer_s_device_does_not_make_it_somebody_else_s(fleet: Fleet) -> None:
     await group(fleet, "manufacturer", "claim", new_key=NewKey.REPLACE)
     acme = Manufacturer(begin=NOON)
@@ -222,10 +234,12 @@ async def test_an_approval_beside_a_claim_shows_the_claim(fleet: Fleet) -> None:
     (waiting,) = await service.page(limit=9, after=0, group="line", state=None)
     assert waiting.request.evidence == "claim batch"
     await service.decide(number, approve=True, by="boss")
-    await enrol(fleet, "meter-1", key=key, certificate=shared)
+    certificate = await enrol(fleet, "meter-1", key=key, certificate=shared)
+    assert not await is_good(fleet, certificate), "what a claim buys is on trial, whoever else has vouched"
+    await fleet.reenrol(certificate, successor_csr(certificate))
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
     signing = [each.actor for each in entries if each.action == Action.SIGNING_CERTIFICATE]
-    assert signing == ["boss"], "who has decided, not who made the claim"
+    assert signing == ["boss", "meter-1"], "who has decided, not who made the claim"
 
 
 async def test_a_queue_that_is_full_takes_no_more_and_forgets_what_nobody_decides(
