@@ -19,6 +19,7 @@ import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -43,18 +44,25 @@ class Ending:
     def __init__(self, leave: Callable[[int], object] = os._exit) -> None:
         """End it by *leave*, with an exit code."""
         self._leave = leave
-        self._timer: threading.Timer | None = None
+        self._orders: SimpleQueue[tuple[float, int, str]] = SimpleQueue()
+        threading.Thread(target=self._watch, name="ending", daemon=True).start()
 
     def within(self, seconds: float, code: int, last_words: str = "") -> None:
         """End in *seconds* with exit *code*, unless the process has ended by then; the latest call counts.
 
-        *last_words* go to standard error then: whoever would have said them is still waiting.
+        *last_words* go to standard error then: whoever would have said them is still waiting. May be called by a signal
+        handler, whatever it interrupts: this queue takes no lock, as the start of a thread, or an event, would.
         """
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = threading.Timer(seconds, self._cut_off, (seconds, code, last_words))
-        self._timer.daemon = True
-        self._timer.start()
+        self._orders.put((seconds, code, last_words))
+
+    def _watch(self) -> None:
+        order = self._orders.get()
+        while True:
+            try:
+                order = self._orders.get(timeout=order[0])
+            except Empty:
+                self._cut_off(*order)
+                return
 
     def _cut_off(self, seconds: float, code: int, last_words: str) -> None:
         said = "names that are being looked up, or work of plugins, have not ended"
