@@ -15,6 +15,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import threading
@@ -32,6 +33,8 @@ STOP_SECONDS: Final = 25.0
 """From the signal to the end: less than a service manager waits (deploy/systemd: 30)."""
 LEFTOVER_SECONDS: Final = 1.0
 """For what is left when everything of ours is closed: threads, and names that are being looked up."""
+
+_WORDS_SECONDS: Final = 1.0
 
 
 class Stopped(Exception):
@@ -65,11 +68,9 @@ class Ending:
                 return
 
     def _cut_off(self, seconds: float, code: int, last_words: str) -> None:
-        said = "names that are being looked up, or work of plugins, have not ended"
-        log.warning("given up at the stop", code="STOP_GAVE_UP", detail=said, seconds=seconds, threads=_places())
-        sys.stderr.write(last_words)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        speaker = threading.Thread(target=_say_why, args=(seconds, last_words), daemon=True)
+        speaker.start()
+        speaker.join(_WORDS_SECONDS)  # Whom nobody reads, a full pipe say, may be what everybody waits for.
         self._leave(code)
 
 
@@ -109,6 +110,15 @@ async def in_time(what: str, work: Awaitable[object], seconds: float) -> None:
         return
     doing.cancel()
     log.warning("given up at the stop", code="STOP_GAVE_UP", detail=f"{what} have not ended", seconds=seconds)
+
+
+def _say_why(seconds: float, last_words: str) -> None:
+    said = "names that are being looked up, or work of plugins, have not ended"
+    with contextlib.suppress(OSError, ValueError):
+        log.warning("given up at the stop", code="STOP_GAVE_UP", detail=said, seconds=seconds, threads=_places())
+        sys.stderr.write(last_words)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
 
 
 def _places() -> dict[str, str]:
