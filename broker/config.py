@@ -20,9 +20,10 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from broker.config_hints import MOSQUITTO, hint
 from broker.limits import Limits
 from broker.listener_settings import ListenerSettings
-from broker.trust_settings import REQUIRE, HttpUrl, Interval, Paths, Policy, StatusPolicy, TrustSettings, Urls
+from broker.setting_types import LONGEST, MOST, File, FileText, Interval, Name, Port, Real, TrustDomain, Whole
+from broker.trust_settings import REQUIRE, HttpUrl, Paths, Policy, StatusPolicy, TrustSettings, Urls
 from provisioning.client.address import misnamed
-from provisioning.pki.identity import InvalidIdentity, check_trust_domain, parse_uri
+from provisioning.pki.identity import InvalidIdentity, parse_uri
 
 _PREFIX = "FLEET_BROKER_"
 _TABLES = frozenset({"trust", "listener", "plugins"})
@@ -44,35 +45,35 @@ class BrokerConfig(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    name: str = "broker-1"
+    name: Name = "broker-1"
     """The broker's name in its own certificate."""
     host: str = "127.0.0.1"
-    port: int = Field(default=8883, ge=0, le=65535)
-    websocket_port: int | None = Field(default=None, ge=0, le=65535)
+    port: Port = 8883
+    websocket_port: Port | None = None
     """MQTT over WebSocket over TLS, on the same address; None: not at all."""
     listener: tuple[ListenerSettings, ...] = ()
     """Several listeners, instead of port and websocket_port, which are the short form."""
-    unsafe_plain_port: int | None = Field(default=None, ge=0, le=65535)
+    unsafe_plain_port: Port | None = None
     """A listener without TLS on 127.0.0.1, for protocol test tools; whoever connects is unsafe_plain_identity."""
     unsafe_plain_identity: str | None = None
-    any_client_id: Annotated[tuple[str, ...], NoDecode] = ()
+    any_client_id: Annotated[tuple[Name, ...], NoDecode] = ()
     """Names of identities that may use any client identifier: bridges, gateways, test tools. One text: by commas."""
-    state_dir: Path = Path("broker-state")
-    cafile: Path
+    state_dir: File = Path("broker-state")
+    cafile: File
     """Trust anchors for clients' certificates, and for the provisioning service's."""
-    certfile: Path | None = None
-    keyfile: Path | None = None
+    certfile: File | None = None
+    keyfile: File | None = None
     provisioning: str | None = None
     """Base URL of the provisioning service, which gives the broker its certificate and the revocation feed."""
     token: SecretStr | None = None
-    token_file: Path | None = None
-    trust_domain: str | None = None
+    token_file: File | None = None
+    trust_domain: TrustDomain | None = None
     """Only identities of this domain are admitted; by default that of the broker's own certificate."""
-    policy_file: Path | None = None
+    policy_file: File | None = None
     """Who may publish and subscribe what (`broker.admission.policy_file`); None: the default policy."""
     watch_files: bool = True
     """Reload certificate, trust anchors, policy and limits when their files change; SIGHUP does it in any case."""
-    revocation_grace: float = Field(default=300.0, ge=0)
+    revocation_grace: Real = Field(default=300.0, ge=0, le=LONGEST)
     """Seconds without the revocation feed after which newcomers are refused as unavailable."""
     feed_policy: Annotated[Policy | None, NoDecode] = None
     """The same as for CRLs and OCSP: require, grace <time>, advisory; None: grace, so long as revocation_grace says."""
@@ -109,14 +110,14 @@ class BrokerConfig(BaseSettings):
     unsafe_public_listener: bool = False
     """Allow an address that is not loopback."""
     allow_tls12: bool = False
-    admin_socket: str | None = None
+    admin_socket: FileText | None = None
     """Unix socket of the admin API; unset: state_dir/admin.sock; ``off``: none."""
-    admin_port: int | None = Field(default=None, ge=0, le=65535)
+    admin_port: Port | None = None
     """The admin API over HTTPS on admin_host, for operators' certificates only; None: not at all."""
     admin_host: str = "127.0.0.1"
     unsafe_public_admin: bool = False
     """Allow an admin_host that is not loopback."""
-    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    metrics_port: Port | None = None
     """Prometheus reads http://metrics_host:metrics_port/metrics; None: not at all."""
     metrics_host: str = "127.0.0.1"
     unsafe_public_metrics: bool = False
@@ -127,9 +128,9 @@ class BrokerConfig(BaseSettings):
     """Write into each message's user properties whose certificate its publisher has; costs the fast path."""
     plugins: dict[str, dict[str, Any]] = {}
     """amqtt's plugins, or one's own, by the dotted path of the class: its configuration (docs/plugins.md)."""
-    plugin_timeout: float = Field(default=3.0, ge=0.1, le=60.0)
+    plugin_timeout: Real = Field(default=3.0, ge=0.1, le=60.0)
     """Seconds that a plugin may take for an answer, which is no after that, or for an event."""
-    plugin_verdict_seconds: float = Field(default=10.0, ge=1.0, le=86_400.0)
+    plugin_verdict_seconds: Real = Field(default=10.0, ge=1.0, le=86_400.0)
     """How long the answer of a topic plugin is remembered."""
     plugin_username: Literal["certificate", "connect"] = "certificate"
     """The user name that plugins see: the certificate's, or what CONNECT says, which a plugin must check then."""
@@ -137,15 +138,15 @@ class BrokerConfig(BaseSettings):
     """Whether plugins see CONNECT's password as long as its client is connected: some read a token from it."""
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
-    audit_log: Path | None = None
+    audit_log: File | None = None
     """Where each decision is written, as JSON lines in a chain (docs/audit-log.md); None: nowhere."""
-    audit_keyfile: Path | None = None
+    audit_keyfile: File | None = None
     """What authenticates it, made if it is not there; None: state_dir/audit.key."""
     audit_policy: Literal["count", "require"] = "count"
     """While it cannot be written: count: that is counted and logged; require: also, nobody is let in."""
-    audit_max_bytes: int = Field(default=64 * 1024 * 1024, ge=64 * 1024)
+    audit_max_bytes: Whole = Field(default=64 * 1024 * 1024, ge=64 * 1024, le=MOST)
     """Size at which another file is begun."""
-    audit_max_files: int = Field(default=16, ge=2, le=10_000)
+    audit_max_files: Whole = Field(default=16, ge=2, le=10_000)
     """How many files are kept; the oldest goes first."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     limits: Limits = Limits()
@@ -215,14 +216,11 @@ class BrokerConfig(BaseSettings):
             raise ValueError(wrong)
         return value
 
-    @field_validator("trust_domain")
+    @field_validator("token")
     @classmethod
-    def _trust_domain(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                check_trust_domain(value)
-            except InvalidIdentity as error:
-                raise ValueError(str(error)) from error
+    def _given(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value():
+            raise ValueError("is empty; give one, or leave it out")
         return value
 
     @model_validator(mode="after")
@@ -271,9 +269,10 @@ class BrokerConfig(BaseSettings):
         short = {"port", "websocket_port"} & self.model_fields_set
         if self.listener and short:
             raise ValueError(f"{min(short)}: with [[listener]] tables it belongs into those")
-        for host in [self.host, *(each.host for each in self.listener if each.host is not None)]:
+        own = [("listener: host", each.host) for each in self.listener if each.host is not None]
+        for key, host in [("host:", self.host), *own]:
             if not self.unsafe_public_listener and not _is_loopback(host):
-                raise ValueError(f"host: {host} is not a loopback address; set unsafe_public_listener to allow it")
+                raise ValueError(f"{key} {host} is not a loopback address; set unsafe_public_listener to allow it")
         places = [(each.host or self.host, each.port) for each in self.listeners if each.port]
         for host, port in places:
             if places.count((host, port)) > 1:

@@ -19,6 +19,7 @@ from broker.admission.refusal import Refused
 from broker.client import Client
 from broker.engine import Engine
 from broker.mqtt.codes import ReasonCode
+from broker.session.session import Session
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
 
 _MAY_COME_BACK = frozenset({RevocationReason.CERTIFICATE_HOLD, RevocationReason.SUPERSEDED})
@@ -47,10 +48,15 @@ def enforce(engine: Engine, connections: Iterable[Client], now: float) -> int:
     return closed
 
 
-def forget_revoked(engine: Engine, now: float) -> None:
-    """End what those have left who were connected when the broker before ended, and are revoked by now."""
-    for session in engine.registry.all():
-        if engine.was_revoked(session) and session.certificate is not None:
+def absent(engine: Engine) -> list[Session]:
+    """Return the sessions whose clients were connected when the broker before ended, and have not come back."""
+    return [each for each in engine.registry.all() if each.connection is None and each.certificate is not None]
+
+
+def forget_revoked(engine: Engine, sessions: Iterable[Session], now: float) -> None:
+    """End those of *sessions*, which are `absent`, whose certificate is revoked by now."""
+    for session in sessions:
+        if session.certificate is not None and engine.registry.has(session) and engine.was_revoked(session):
             session.will = None
             engine.note(session, session.expires_at - session.expiry_interval)
             if _ends_session(engine, session.certificate):

@@ -65,6 +65,9 @@ log = structlog.get_logger("broker")
 RECEIVE_MAXIMUM_DEFAULT = 65535
 """What a client that says nothing takes (MQTT 5 §3.1.2.11.3)."""
 
+_QUOTAS_KEPT = 2
+"""Open QoS 2 exchanges of a session, in receive maxima: those of this connection, and as many of those before."""
+
 
 def handle(engine: Engine, connection: Client, packet: Packet, now: float) -> None:
     """Act on *packet*; raise `PacketError` if it may not come now."""
@@ -278,9 +281,15 @@ def _seen(connection: Client, session: Session, packet_id: int) -> bool:
         return False
     if packet_id in incoming:
         return True
+    quota = connection.terms.limits.max_inflight
     opened = len(incoming) - len(session.carried or ())  # MQTT 5 §4.9: another connection, a new quota.
-    if opened >= connection.terms.limits.max_inflight:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
+    if opened >= quota:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
         raise ProtocolError("more QoS 2 messages than the receive maximum", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
+    if len(incoming) >= _QUOTAS_KEPT * quota:
+        raise ProtocolError(
+            f"{len(incoming)} QoS 2 messages are open, of earlier connections too: send their PUBREL, or a clean start",
+            ReasonCode.RECEIVE_MAXIMUM_EXCEEDED,
+        )
     return False
 
 

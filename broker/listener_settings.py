@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from broker.limits import Limits
+from broker.setting_types import MOST, Count, CountOrNone, Port, Real
 
-Port = Annotated[int, Field(ge=0, le=65535)]
 _OWN = (
     "max_unadmitted",
     "max_unadmitted_per_address",
@@ -30,11 +30,11 @@ class ListenerSettings(BaseModel):
     """An address of this machine; None: the broker's `host`."""
     protocol: Literal["mqtts", "wss"] = "mqtts"
     """MQTT over TLS, or over WebSocket over TLS."""
-    max_unadmitted: int | None = Field(default=None, ge=1)
-    max_unadmitted_per_address: int | None = Field(default=None, ge=1)
-    max_failed_attempts: int | None = Field(default=None, ge=1)
-    failed_attempt_recovery: float | None = Field(default=None, gt=0)
-    max_connection_rate: int | None = Field(default=None, ge=0)
+    max_unadmitted: Count | None = None
+    max_unadmitted_per_address: Count | None = None
+    max_failed_attempts: Count | None = None
+    failed_attempt_recovery: Annotated[Real, Field(gt=0, le=MOST)] | None = None
+    max_connection_rate: CountOrNone | None = None
 
     def limits(self, common: Limits) -> Limits:
         """Return *common* with this listener's own."""

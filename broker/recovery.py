@@ -71,7 +71,7 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
         session = sessions[row]
         if session.incoming is None:
             session.incoming = set()
-        session.incoming.add(packet_id)  # One by one: there may be 65,535, and a device decides how many.
+        session.incoming.add(packet_id)  # One by one: there may be 65,535.
     _retained(engine, store, journal, now)
     _replays(engine, store, unfinished)
     for session in sessions.values():  # Only now: what a session loses here was written before.

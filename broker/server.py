@@ -35,7 +35,6 @@ from broker.audit.opening import NoAudit, open_audit
 from broker.coalescing import Coalescing
 from broker.config import BrokerConfig
 from broker.doze import Doze
-from broker.enforcement import forget_revoked
 from broker.engine import Engine
 from broker.listener import Doors, Listener, Speaks
 from broker.loop_lag import measure_lag
@@ -146,10 +145,9 @@ class BrokerServer:
         )
         await admin.open()
         metrics = await open_metrics(self._config, engine, files.certificate)
-        await plugins.opened()
-        # The data path allocates much and drops it at once; what lives long is frozen, and rarely looked at.
-        gc.freeze()
-        gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
+        with contextlib.suppress(Stopped):  # Then what follows ends at once, in order.
+            await unless_stopped(self._stop, plugins.opened())
+        _look_rarely()
         stopped = asyncio.create_task(self._stop.wait())
         feed = self._feed(engine, files)
         jobs: list[Coroutine[Any, Any, None]] = [
@@ -374,7 +372,7 @@ class BrokerServer:
     ) -> None:
         patience = asyncio.get_running_loop().time() + _FEED_PATIENCE
         engine.returning.opened(patience)
-        await self._open_doors(engine, listeners, feed, lists, patience)
+        await self._open_doors(listeners, feed, lists, patience)
         engine.returning.opened(asyncio.get_running_loop().time())
         await lists.current.wait()
         await staple.tried()
@@ -392,12 +390,7 @@ class BrokerServer:
         sys.stdout.flush()
 
     async def _open_doors(
-        self,
-        engine: Engine,
-        listeners: list[Listener],
-        feed: RevocationFeed | None,
-        lists: RevocationLists,
-        patience: float,
+        self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists, patience: float
     ) -> None:
         """Let in whoever has come, once it can be said who is revoked, or at *patience*, a time of the loop's clock.
 
@@ -408,7 +401,6 @@ class BrokerServer:
                 await lists.current.wait()
                 if feed is not None and self._config.feed_terms.grace is not None:
                     await feed.current.wait()
-        forget_revoked(engine, asyncio.get_running_loop().time())
         for listener in listeners:
             listener.begin()
 
@@ -424,6 +416,12 @@ def _open(listener: Listener, host: str, port: int) -> None:
         listener.open(host, port)
     except OSError as error:
         raise ListenError(f"{host} port {port} cannot be listened on: {error.strerror}") from error
+
+
+def _look_rarely() -> None:
+    # The data path allocates much and drops it at once; what lives long is frozen, and rarely looked at.
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
 
 
 async def _call_off(tasks: list[asyncio.Task[Any]], plugins: Plugins | NoPlugins) -> None:

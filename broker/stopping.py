@@ -15,10 +15,12 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -32,6 +34,8 @@ STOP_SECONDS: Final = 25.0
 LEFTOVER_SECONDS: Final = 1.0
 """For what is left when everything of ours is closed: threads, and names that are being looked up."""
 
+_WORDS_SECONDS: Final = 1.0
+
 
 class Stopped(Exception):
     """The broker is to stop before it has begun."""
@@ -43,25 +47,30 @@ class Ending:
     def __init__(self, leave: Callable[[int], object] = os._exit) -> None:
         """End it by *leave*, with an exit code."""
         self._leave = leave
-        self._timer: threading.Timer | None = None
+        self._orders: SimpleQueue[tuple[float, int, str]] = SimpleQueue()
+        threading.Thread(target=self._watch, name="ending", daemon=True).start()
 
     def within(self, seconds: float, code: int, last_words: str = "") -> None:
         """End in *seconds* with exit *code*, unless the process has ended by then; the latest call counts.
 
-        *last_words* go to standard error then: whoever would have said them is still waiting.
+        *last_words* go to standard error then: whoever would have said them is still waiting. May be called by a signal
+        handler, whatever it interrupts: this queue takes no lock, as the start of a thread, or an event, would.
         """
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = threading.Timer(seconds, self._cut_off, (seconds, code, last_words))
-        self._timer.daemon = True
-        self._timer.start()
+        self._orders.put((seconds, code, last_words))
+
+    def _watch(self) -> None:
+        order = self._orders.get()
+        while True:
+            try:
+                order = self._orders.get(timeout=order[0])
+            except Empty:
+                self._cut_off(*order)
+                return
 
     def _cut_off(self, seconds: float, code: int, last_words: str) -> None:
-        said = "names that are being looked up, or work of plugins, have not ended"
-        log.warning("given up at the stop", code="STOP_GAVE_UP", detail=said, seconds=seconds, threads=_places())
-        sys.stderr.write(last_words)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        speaker = threading.Thread(target=_say_why, args=(seconds, last_words), daemon=True)
+        speaker.start()
+        speaker.join(_WORDS_SECONDS)  # Whom nobody reads, a full pipe say, may be what everybody waits for.
         self._leave(code)
 
 
@@ -101,6 +110,15 @@ async def in_time(what: str, work: Awaitable[object], seconds: float) -> None:
         return
     doing.cancel()
     log.warning("given up at the stop", code="STOP_GAVE_UP", detail=f"{what} have not ended", seconds=seconds)
+
+
+def _say_why(seconds: float, last_words: str) -> None:
+    said = "names that are being looked up, or work of plugins, have not ended"
+    with contextlib.suppress(OSError, ValueError):
+        log.warning("given up at the stop", code="STOP_GAVE_UP", detail=said, seconds=seconds, threads=_places())
+        sys.stderr.write(last_words)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
 
 
 def _places() -> dict[str, str]:

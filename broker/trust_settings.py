@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from broker.setting_types import File, Interval, Name, TrustDomain, Whole
 from provisioning.pki.identity import Role
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -55,8 +56,9 @@ def _status_policy(value: object) -> object:
             return StatusPolicy(0.0 if text == "require" else None)
         if found := _GRACE.fullmatch(text):
             return StatusPolicy(float(found[1]) * _SECONDS[found[2] or "s"])
-        raise ValueError(f"{value!r} is none of: require, advisory, grace <time> (such as: grace 12h)")
-    return value
+    if value is None or isinstance(value, StatusPolicy):
+        return value
+    raise ValueError(f"{value!r} is none of: require, advisory, grace <time> (such as: grace 12h)")
 
 
 def _several(value: object) -> object:
@@ -86,11 +88,10 @@ def _fingerprint(value: str) -> str:
 
 
 Policy = Annotated[StatusPolicy, BeforeValidator(_status_policy), NoDecode]
-Paths = Annotated[tuple[Path, ...], BeforeValidator(_several), NoDecode]
-HttpUrl = Annotated[str, BeforeValidator(_http_url)]
+Paths = Annotated[tuple[File, ...], BeforeValidator(_several), NoDecode]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Urls = Annotated[tuple[HttpUrl, ...], BeforeValidator(_several), NoDecode]
-Fingerprint = Annotated[str, BeforeValidator(_fingerprint)]
-Interval = Annotated[float, Field(gt=0, le=86400)]
+Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 Source = Literal[
     "spiffe", "san-uri", "san-dns", "san-email", "san-ip", "common-name", "subject", "fingerprint", "public-key"
 ]
@@ -137,9 +138,9 @@ class TrustSettings(BaseModel):
     """How logs and tools call the bundle."""
     anchors: Paths = ()
     """Files or directories of CA certificates, root or intermediate, PEM or DER."""
-    anchors_url: Annotated[str, BeforeValidator(_anchors_url)] | None = None
+    anchors_url: Annotated[str, AfterValidator(_anchors_url)] | None = None
     """Where more of them are: PEM, or what EST answers to ``/cacerts``."""
-    anchors_url_cafile: Path | None = None
+    anchors_url_cafile: File | None = None
     """Trust anchors, PEM, that the server at an https URL is verified by; no others."""
     anchors_sha256: tuple[Fingerprint, ...] = ()
     """Only these certificates are taken from the URL: their SHA-256."""
@@ -147,7 +148,7 @@ class TrustSettings(BaseModel):
     """How often the URL is fetched."""
     issuers: tuple[str, ...] = ()
     """Only these CAs may have issued a client's certificate: SHA-256 fingerprints, or names as RFC 4514 writes them."""
-    max_depth: int = Field(default=4, ge=0, le=10)
+    max_depth: Whole = Field(default=4, ge=0, le=10)
     """CA certificates between a client's and the anchor; 0: the anchor itself has issued it."""
     required_eku: tuple[str, ...] = ("clientAuth",)
     """Purposes that a client's certificate must have: clientAuth, or object identifiers."""
@@ -155,13 +156,13 @@ class TrustSettings(BaseModel):
     """What the bundle's clients may be."""
     groups: tuple[str, ...] = ()
     """Which groups they may belong to; none: any."""
-    trust_domain: str | None = None
+    trust_domain: TrustDomain | None = None
     """First part of their identities; where certificates bring their own (spiffe://), the only one accepted."""
     identity: tuple[IdentitySource, ...] = ()
     """Where the name is looked for, in this order; none: the URI spiffe://<trust-domain>/<role>/<group>/<name>."""
     client_id: Literal["equal", "prefix", "assigned"] = "equal"
     """equal: the name, or empty; prefix: also <name>-<anything>, several sessions a device; assigned: only empty."""
-    any_client_id: tuple[str, ...] = ()
+    any_client_id: tuple[Name, ...] = ()
     """Names that may use any client identifier."""
     username: str = "ignore"
     """ignore; equal: the name; or a text with {device} and {group} that the MQTT user name must be equal to."""

@@ -7,7 +7,8 @@ connection's transport on the other; admission, limits and deadlines are those o
 
 Rules
 -----
-1. The client offers the subprotocol ``mqtt`` and gets it, or is refused [MQTT-6.0.0-3], [MQTT-6.0.0-4].
+1. The client offers the subprotocol ``mqtt`` and gets it, or is refused [MQTT-6.0.0-3], [MQTT-6.0.0-4]; so is whoever
+   asks in a way that RFC 6455 does not allow (`broker.websocket_upgrade`).
 2. MQTT packets travel in binary frames, cut anywhere [MQTT-6.0.0-1], [MQTT-6.0.0-2]; a text frame ends the
    connection.
 3. The upgrade request is bounded by h11's limit; a frame is handed on as its bytes arrive, never gathered.
@@ -45,8 +46,8 @@ from broker.metrics import Metrics
 from broker.portions import PORTION
 from broker.slow_reader import without_qos0
 from broker.turn import Turn
+from broker.websocket_upgrade import SUBPROTOCOL, refuse_upgrade
 
-SUBPROTOCOL = "mqtt"
 _UNSUPPORTED_DATA = 1003
 _NORMAL = 1000
 
@@ -149,6 +150,8 @@ class WebSocket:
                 self._take(now)
         except (RemoteProtocolError, LocalProtocolError) as error:
             self._not_ours(error, now)
+        except UnicodeError:  # wsproto reads the headers of the request as text, unasked whether they are.
+            self._turn_away("a header is no text", now)
 
     def _take(self, now: float) -> None:
         """Act on the next portion of what was read; see to the rest."""
@@ -223,14 +226,21 @@ class WebSocket:
             self._fail("a text frame", now)
 
     def _upgrade(self, request: Request, now: float) -> None:
-        if SUBPROTOCOL in request.subprotocols:
+        # wsproto keeps the version to itself.
+        version = self._websocket.handshake._h11_connection.their_http_version or b"1.0"  # noqa: SLF001
+        refusal = refuse_upgrade(request, version)
+        if refusal is None:
             self._send(AcceptConnection(subprotocol=SUBPROTOCOL))
-            return
-        body = b"the WebSocket subprotocol 'mqtt' is needed\n"
+        else:
+            self._turn_away(refusal, now)
+
+    def _turn_away(self, refusal: str, now: float) -> None:
+        """Answer the upgrade request with 400, and *refusal* in words."""
+        body = f"{refusal}\n".encode()
         headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
         self._send(RejectConnection(status_code=400, headers=headers, has_body=True))
         self._transport.write([body])
-        self._fail("the subprotocol 'mqtt' was not offered", now)
+        self._fail(f"not a WebSocket: {refusal}", now)
 
     def _fail(self, detail: str, now: float) -> None:
         self._end("BAD_PACKET", now, detail)

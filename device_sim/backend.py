@@ -16,7 +16,7 @@ import asyncio
 import itertools
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,7 @@ Arrived = Callable[[str, Telemetry, float], None]
 class Backend:
     """A service client. *devices* are those whose messages it expects.
 
+    Of *bystanders*, the fleet's other devices, it may find what a broker has retained: whether they are there.
     *siblings* are other instances that send commands, with *others* there are some whom it does not know; *arrived* is
     told each message of telemetry. With *lasting* its session outlives its connection, for `come_back`.
     """
@@ -71,6 +72,7 @@ class Backend:
         name: str,
         devices: Iterable[str],
         *,
+        bystanders: Container[str] = frozenset(),
         siblings: Iterable[str] = (),
         arrived: Arrived | None = None,
         driver: Driver = Driver.PAHO,
@@ -79,6 +81,7 @@ class Backend:
     ) -> None:
         self.name = name
         self._seconds = _SESSION_SECONDS if lasting else 0
+        self._bystanders = bystanders
         self._siblings = frozenset(siblings)
         self._others = others
         self._told = arrived
@@ -212,6 +215,8 @@ class Backend:
             case ["fleet", _, device, "state"] if device in self.checks and payload in {ONLINE, OFFLINE}:
                 self.presence_changes += self.presence.get(device) != payload
                 self.presence[device] = payload
+            case ["fleet", _, device, "state"] if device in self._bystanders and payload in {ONLINE, OFFLINE}:
+                pass  # Left by an earlier run, with more devices or with some that are revoked now.
             case ["fleet", _, _, "cmd", *_]:
                 pass  # Our own command: we subscribe to everything.
             case _:

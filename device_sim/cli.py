@@ -12,6 +12,8 @@ Rules
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -88,4 +90,7 @@ app.command()(report)
 
 def main() -> None:
     """Run the command line."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # While the commands are put together: no command has begun.
+        sys.exit(128 + signal.SIGINT)

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from device_sim.bound import bound
 from device_sim.processes import ChildFailed
 
 LOOPBACK = "127.0.0.1"
@@ -58,7 +59,7 @@ async def serving(
     """Run *arguments* until the context is left; it is ready when its output, kept in *log*, has the text *ready*."""
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
-            *arguments,
+            *bound(arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,

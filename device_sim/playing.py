@@ -17,7 +17,7 @@ import typer
 from device_sim.contestant import Contestant
 from device_sim.descriptors import TooFewDescriptors, have
 from device_sim.driver import Driver
-from device_sim.endpoint import endpoint_of
+from device_sim.endpoint import address_in, endpoint_of
 from device_sim.enrolling import enrol_fleet, names_of
 from device_sim.evidence import Given, presenting
 from device_sim.explanation import explained
@@ -39,7 +39,6 @@ from device_sim.tls_dial import Endpoint
 from device_sim.view import Progress, View
 from provisioning.client.est import EstClient
 
-_DEFAULT_PORT = 8883
 _ENROLLING_AT_ONCE = 16
 _GROUP = "meters"
 
@@ -153,8 +152,8 @@ async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> A
 
 
 async def _endpoint(broker: str, server_name: str | None) -> Endpoint:
-    host, _, port = broker.rpartition(":") if ":" in broker else (broker, "", str(_DEFAULT_PORT))
-    host = host.strip("[]")
-    if not port.isdecimal():
-        raise typer.BadParameter(f"--broker {broker}: write HOST or HOST:PORT")
-    return await endpoint_of(host, int(port), server_name)
+    try:
+        host, port = address_in(broker)
+    except ValueError as error:
+        raise typer.BadParameter(f"--broker {broker}: {error}") from None
+    return await endpoint_of(host, port, server_name)

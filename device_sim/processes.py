@@ -7,6 +7,7 @@ Rules
 2. A child runs in a session of its own: Ctrl-C reaches us alone, and we stop the children in order.
 3. Leaving the context stops the child: SIGTERM, a grace time, SIGKILL. A second interruption skips the grace time.
 4. A child that ends while it is needed is an error (`watch`), not something to be found out later.
+5. A child ends when we do, however we end: one that serves is `bound`, one that we talk to reads the end of its input.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+from device_sim.bound import bound
 
 _GRACE = 8.0
 _TAIL_LINES = 15
@@ -112,9 +115,7 @@ async def running(
     """Run ``python -m`` *arguments* until the context is left; its ready line begins with *ready*."""
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            *arguments,
+            *bound([sys.executable, "-m", *arguments]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,

@@ -30,7 +30,9 @@ def run_scenario(
     fleet: Annotated[
         Path | None, typer.Option(help="The fleet's directory, from `fleet-sim enrol`.", show_default=False)
     ] = None,
-    broker: Annotated[str, typer.Option(help="With --fleet: the broker, HOST or HOST:PORT.")] = "localhost:8883",
+    broker: Annotated[
+        str, typer.Option(help="With --fleet: the broker, HOST, HOST:PORT or mqtts://HOST:PORT.")
+    ] = "localhost:8883",
     server_name: Annotated[
         str | None, typer.Option(help="The name in the broker's certificate (default: HOST).", show_default=False)
     ] = None,

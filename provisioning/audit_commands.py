@@ -17,7 +17,7 @@ import typer
 from provisioning.audit_chain import AuditHead
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import AuthorityFiles
-from provisioning.service_command import Directory, Json, fail, print_document, print_table, shown_time
+from provisioning.service_command import Directory, Json, fail, print_document, print_table, say, shown_time
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -66,26 +66,36 @@ def verify(
 
 @audit_app.command("show")
 def show(
-    after: Annotated[int, typer.Option(min=0, help="Only entries after this number.")] = 0,
+    about: Annotated[
+        str, typer.Argument(help="Only entries with this text: a name, serial, action …", show_default=False)
+    ] = "",
+    after: Annotated[
+        int | None,
+        typer.Option(min=0, help="From after this number on, instead of the last ones.", show_default=False),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 100,
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
-    """Show entries of the audit log in order.
+    """Show the last entries of the audit log, the oldest first.
 
     \b
     Example:
+      fleet-provisioning audit show meter-17
       fleet-provisioning audit show --after 1000 --json
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     from provisioning.store import audit
 
     try:
-        found = _read(directory, lambda connection: audit.entries(connection, after, limit))
+        found = _read(directory, lambda connection: audit.about(connection, about, limit, after=after))
         items = [_item(entry) for entry in found]
     except (ValueError, TypeError) as error:
         raise fail(f"the audit log holds what no service writes ({error}): audit verify says in which entry") from error
     if as_json:
         print_document(items)
+        return
+    if not found:
+        say("fleet-provisioning: no entry" + (" with that text" if about else ""))
         return
     print_table(
         ("number", "time", "actor", "action", "subject", "details"),

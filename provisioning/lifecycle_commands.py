@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from provisioning.errors import ConfigurationError
 from provisioning.pki.revocation import RevocationReason
+from provisioning.printed_rows import JsonArray, Table
 from provisioning.revocation.reasons import OPERATOR_REASONS
 from provisioning.service_command import (
     Connection,
@@ -31,6 +34,7 @@ Device = Annotated[str | None, typer.Option(help="All certificates of this devic
 Serial = Annotated[str | None, typer.Option(help="This certificate (hexadecimal).", show_default=False)]
 
 _STEP: Final = 500
+_COLUMNS: Final = ("serial", "device", "reason", "revoked", "sequence")
 _REASONS: Final = ", ".join(reason for reason in RevocationReason if reason in OPERATOR_REASONS)
 
 
@@ -57,6 +61,7 @@ def revoke(
         Path | None,
         typer.Option(help="Revoke the certificates in this file, a serial a line.", show_default=False),
     ] = None,
+    group: Annotated[str | None, typer.Option(help="Revoke all devices of this group.", show_default=False)] = None,
     reason: Annotated[
         RevocationReason, typer.Option(metavar="REASON", parser=_reason, help=f"Why: {_REASONS}.")
     ] = RevocationReason.UNSPECIFIED,
@@ -64,65 +69,101 @@ def revoke(
         datetime | None,
         typer.Option(help="Since when (UTC) it is known or suspected not to be trusted.", show_default=False),
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a group is revoked.")] = False,
     as_json: Json = False,
 ) -> None:
     """Revoke devices or certificates, finally. Live sessions are closed at once, the CRL follows.
 
-    A file is revoked in steps of five hundred, each of them whole or, if it names somebody unknown, not at all. Running
-    it again does no harm: who is revoked stays so, with the first date and reason.
+    A file or a group is revoked in steps of five hundred, each of them whole or, if it names somebody unknown, not at
+    all; what is revoked is printed after each. Running it again does no harm: who is revoked stays so, with the first
+    date and reason. A group that still lets devices in is closed first: group set, with the ways that are to be left.
 
     \b
     Example:
       fleet-provisioning revoke --device meter-17 --reason keyCompromise
       fleet-provisioning revoke --device meter-17 --reason keyCompromise --invalidity-date 2027-01-05T08:00:00
       fleet-provisioning revoke --devices-file stolen.txt --reason keyCompromise
+      fleet-provisioning revoke --group west --reason cessationOfOperation
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    if sum(each is not None for each in (device, serial, devices_file, serials_file)) != 1:
-        raise typer.BadParameter("give exactly one of --device, --serial, --devices-file and --serials-file")
+    if sum(each is not None for each in (device, serial, devices_file, serials_file, group)) != 1:
+        raise typer.BadParameter("give exactly one of --device, --serial, --devices-file, --serials-file and --group")
 
     since = None if invalidity_date is None else in_utc(invalidity_date)
+    in_group = [] if group is None else _confirmed(connection, group, yes=yes, on_stderr=as_json)
 
     async def revoke_some(client: OperatorClient, **what: Any) -> list[RevokedCertificate]:
         return await client.revoke(**what, reason=reason, invalidity_date=since)
 
+    total = kept = 0
+
     async def command(client: OperatorClient) -> None:
-        if devices_file is not None:
-            found = await _in_steps(
-                read_lines(devices_file, "device"), lambda names: revoke_some(client, devices=names)
-            )
-        elif serials_file is not None:
-            found = await _in_steps(
-                read_lines(serials_file, "certificate"), lambda serials: revoke_some(client, serials=serials)
-            )
-        else:
-            found = await revoke_some(client, device=device, serial=serial)
-        if as_json:
-            print_json(found)
-        else:
-            _print_revoked(found)
-        kept = [each for each in found if each.reason != reason or (since and each.invalidity_date != since)]
+        with _printed(as_json=as_json) as show:
+
+            def report(found: Sequence[RevokedCertificate]) -> None:
+                nonlocal total, kept
+                show(found)
+                total += len(found)
+                kept += sum(each.reason != reason or bool(since and each.invalidity_date != since) for each in found)
+
+            if devices_file is not None or group is not None:
+                names = in_group if devices_file is None else read_lines(devices_file, "device")
+                await _in_steps(names, lambda step: revoke_some(client, devices=step), report)
+            elif serials_file is not None:
+                serials = read_lines(serials_file, "certificate")
+                await _in_steps(serials, lambda step: revoke_some(client, serials=step), report)
+            else:
+                report(await revoke_some(client, device=device, serial=serial))
         if kept:
-            say(f"fleet-provisioning: revoked before, with the reason and date shown: {len(kept)} of {len(found)}")
+            say(f"fleet-provisioning: revoked before, with the reason and date shown: {kept} of {total}")
 
     connection.run(command)
 
 
+def _confirmed(connection: Connection, group: str, *, yes: bool, on_stderr: bool) -> list[str]:
+    """Return who of the group may be revoked still; raises what ends the command if that is not wanted."""
+    ended = {"revoked", "decommissioned"}
+    names: list[str] = []
+
+    async def command(client: OperatorClient) -> None:
+        names.extend([each.name async for each in client.devices(group=group) if each.state not in ended])
+        if not names:
+            raise ConfigurationError(f"group {group!r} has no device that is not revoked")
+
+    connection.run(command)
+    if not yes:  # Not in the command: while its loop runs, an interrupt does not reach who waits for an answer.
+        question = f"Revoke {len(names)} devices of group {group}, {names[0]} to {names[-1]}, for ever?"
+        typer.confirm(question, abort=True, err=on_stderr)
+    return names
+
+
 async def _in_steps(
-    lines: Sequence[str], revoke_some: Callable[[Sequence[str]], Awaitable[list[RevokedCertificate]]]
-) -> list[RevokedCertificate]:
-    revoked: list[RevokedCertificate] = []
+    lines: Sequence[str],
+    revoke_some: Callable[[Sequence[str]], Awaitable[list[RevokedCertificate]]],
+    report: Callable[[Sequence[RevokedCertificate]], None],
+) -> None:
     done = 0
     with progress("revoked", len(lines)) as advance:
         try:
             while done < len(lines):
                 step = lines[done : done + _STEP]
-                revoked += await revoke_some(step)
+                found = await revoke_some(step)
                 done += len(step)
+                report(found)
                 advance(len(step))
         finally:
             if 0 < done < len(lines):
-                say(f"fleet-provisioning: the first {done} of {len(lines)} lines are revoked")
-    return revoked
+                say(f"fleet-provisioning: the first {done} of {len(lines)} are revoked")
+
+
+@contextlib.contextmanager
+def _printed(*, as_json: bool) -> Iterator[Callable[[Sequence[RevokedCertificate]], None]]:
+    """Print what it is given, as a table or as a JSON array."""
+    if as_json:
+        with JsonArray() as array:
+            yield array.print
+    else:
+        table = Table(_COLUMNS)
+        yield lambda found: table.print(map(_row, found))
 
 
 @connected
@@ -210,7 +251,14 @@ def _check_target(device: str | None, serial: str | None) -> None:
 
 
 def _print_revoked(revoked: Sequence[RevokedCertificate]) -> None:
-    print_table(
-        ("serial", "device", "reason", "revoked", "sequence"),
-        ((each.serial, each.device, each.reason, shown_time(each.revoked_at), str(each.sequence)) for each in revoked),
+    print_table(_COLUMNS, map(_row, revoked))
+
+
+def _row(revoked: RevokedCertificate) -> Sequence[str]:
+    return (
+        revoked.serial,
+        revoked.device,
+        revoked.reason,
+        shown_time(revoked.revoked_at),
+        str(revoked.sequence),
     )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
 import typer
 
-from provisioning.errors import ConfigurationError
+from provisioning.errors import Code, ConfigurationError
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.service_command import (
@@ -40,6 +40,7 @@ from provisioning.service_command import (
 )
 
 if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentOperatorClient
     from provisioning.client.operator import IssuedToken, OperatorClient
 
 _BATCH: Final = 500
@@ -95,7 +96,7 @@ def create_token(
     if device is None and group is None:
         raise typer.BadParameter("give --device, or --group for any new device of that group")
 
-    async def command(client: OperatorClient) -> None:
+    async def command(client: EnrolmentOperatorClient) -> None:
         with contextlib.nullcontext() if output is None else _private_file(output) as file:
             (token,) = await client.create_tokens(
                 device=device,
@@ -121,6 +122,7 @@ def create_token(
         else:
             say(said)
             sys.stdout.write(f"{token.token}\n")
+        await _say_if_new(client, group)
 
     connection.run(command)
 
@@ -154,7 +156,7 @@ def create_batch(
     if count is not None and group is None:
         raise typer.BadParameter("--count needs --group")
 
-    async def command(client: OperatorClient) -> None:
+    async def command(client: EnrolmentOperatorClient) -> None:
         names = None if devices_file is None else read_lines(devices_file, "device")
         total = count if names is None else len(names)
         common: dict[str, Any] = {"group": group, "role": role, "ttl_seconds": ttl, "lifetime_seconds": lifetime}
@@ -176,8 +178,27 @@ def create_batch(
             print_document({"tokens": written, "file": str(output)})
         else:
             sys.stdout.write(f"{written} tokens in {output}\n")
+        await _say_if_new(client, group)
 
     connection.run(command)
+
+
+async def _say_if_new(client: EnrolmentOperatorClient, group: str | None) -> None:
+    """Say that nothing is known of *group*: it may be misspelled, and a device stays in the group that it enrols in."""
+    from provisioning.client.operator import RequestRefused  # Late: `provisioning.service_command`, rule 3.
+
+    if group is None:
+        return
+    async for _known in client.devices(group=group):
+        return
+    try:
+        await client.group(group)
+    except RequestRefused as refusal:
+        if refusal.code == Code.GROUP_UNKNOWN:
+            say(
+                f"fleet-provisioning: group {group} is new: it has no device and is not configured. A device stays in "
+                "its group: if the name is wrong, void what was made (token void)"
+            )
 
 
 async def _batches(

@@ -15,7 +15,6 @@ import contextlib
 import functools
 import inspect
 import json
-import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from provisioning.errors import ConfigurationError
+from provisioning.printed_rows import Table, print_pairs
 from provisioning.starting import importing
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def print_document(document: object) -> None:
 
 def print_facts(answer: BaseModel) -> None:
     """Print an answer, a line for each of its facts."""
-    _print_pairs([(name.replace("_", " "), _shown(value)) for name, value in answer if value is not None])
+    print_pairs([(name.replace("_", " "), _shown(value)) for name, value in answer if value is not None])
 
 
 def _shown(value: object) -> str:
@@ -189,23 +189,7 @@ def _shown(value: object) -> str:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table for people; on a terminal that is too narrow for it, each row as a block of lines."""
-    # Never cut to the terminal's width: a serial number is there to be copied.
-    lines = [columns, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
-    if sys.stdout.isatty() and sum(widths) + 2 * (len(widths) - 1) > shutil.get_terminal_size().columns:
-        for number, row in enumerate(lines[1:]):
-            sys.stdout.write("\n" if number else "")
-            _print_pairs(list(zip(columns, row, strict=True)))
-        return
-    for line in lines:
-        cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
-
-
-def _print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in pairs)
-    for name, shown in pairs:
-        sys.stdout.write(f"{name:<{width}}  {shown}\n")
+    Table(columns).print(rows)
 
 
 def read_lines(path: Path, what: str) -> list[str]:
@@ -227,7 +211,9 @@ def progress_bar() -> Progress:
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
+    # Redirected, what is written to stdout appears above the bar; it must not where stdout is a file.
+    above = sys.stdout.isatty()
+    return Progress(console=console, transient=True, disable=not console.is_terminal, redirect_stdout=above)
 
 
 @contextlib.contextmanager

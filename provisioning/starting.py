@@ -12,13 +12,17 @@ Rules
 1. Only imports happen inside. What runs has its garbage collected; what was imported is looked at no more (of the
    service's modules, a collection would find nothing to free).
 2. At a terminal, tracebacks are as colourful as ever: rich is hidden where nobody watches.
+3. Ctrl-C meanwhile ends the process at once, as it ends any program: there is nothing yet to put in order, and where
+   in an import it came interests nobody.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -31,11 +35,19 @@ def importing() -> Iterator[None]:
     collected = gc.isenabled()
     hidden = [] if sys.stderr.isatty() else [name for name in _FOR_TERMINALS if name not in sys.modules]
     modules: dict[str, Any] = sys.modules
+    # Only the main thread may change what a signal does; and whoever has said so already keeps what he said.
+    plain = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
     modules.update(dict.fromkeys(hidden))  # None: to import it is an ImportError, as if it were not installed.
     gc.disable()
+    if plain:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:
+        if plain:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         for name in hidden:
             del modules[name]
         gc.freeze()

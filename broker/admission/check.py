@@ -10,7 +10,8 @@ in date, no path longer than a CA allows.
 Rules
 -----
 1. Every step is taken, whatever the one before says: a certificate may be wrong in several ways, and the owner wants
-   to know all of them. The verdict is that of the first gate that refuses.
+   to know all of them. The verdict is that of the first gate that refuses; of a CA's certificate, which is no client's
+   whatever a gate says of it first, it is that.
 2. No I/O and no clock. Nothing is remembered, and nobody is admitted by being checked.
 
 Does not handle: the client identifier, whose session it is, limits: they are decided when a client connects.
@@ -103,17 +104,20 @@ def check(
     walked, path = _path(chain, anchors, wall_now)
     outcome = outcome or _ask(admission, certificate, path, wall_now)
     identity = _identity(certificate, outcome)
+    end_entity = _end_entity(chain, anchors)
     steps = [
         walked,
         _validity(certificate, wall_now),
         _purpose(certificate),
-        _end_entity(certificate),
+        end_entity,
         _named(identity, admission, outcome),
         _policy(identity, admission),
         _bundle(outcome, path),
         _revocation(certificate, admission, outcome),
         _freshness(admission, now, outcome),
     ]
+    if end_entity.passed is False:
+        return Verdict(False, end_entity.code, end_entity.detail, tuple(steps))
     in_handshake = next((step for step in steps[:3] if step.passed is False), None)
     if in_handshake is not None:
         return Verdict(False, in_handshake.code, f"TLS alert: {in_handshake.detail}", tuple(steps))
@@ -220,12 +224,21 @@ def _purpose(certificate: x509.Certificate) -> Step:
     return Step("purpose", True, "clientAuth" if purposes is not None else "any: there is no extended key usage")
 
 
-def _end_entity(certificate: x509.Certificate) -> Step:
+def _end_entity(chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate]) -> Step:
+    if not _may_certify(chain[0]):
+        return Step("end entity", True, "no CA's certificate")
+    detail = "a CA's certificate is not a device's"
+    if chain[0] in anchors:
+        detail += "; this is one of the broker's trust anchors"
+    if not all(map(_may_certify, chain)):
+        detail += "; behind it the file has another's: a device's own has to be the first"
+    return Step("end entity", False, detail, RefusalCode.CA_CERTIFICATE)
+
+
+def _may_certify(certificate: x509.Certificate) -> bool:
     constraints = _extension(certificate, x509.BasicConstraints)
     usage = _extension(certificate, x509.KeyUsage)
-    if (constraints is not None and constraints.ca) or (usage is not None and usage.key_cert_sign):
-        return Step("end entity", False, "the certificate is a CA's", RefusalCode.CA_CERTIFICATE)
-    return Step("end entity", True, "no CA's certificate")
+    return (constraints is not None and constraints.ca) or (usage is not None and usage.key_cert_sign)
 
 
 def _identity(certificate: x509.Certificate, outcome: Peer | Refused) -> Identity | str:

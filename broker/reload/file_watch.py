@@ -9,7 +9,8 @@ while it is being written.
 
 Rules
 -----
-1. A file that is missing or unreadable is in the middle of a change: it is waited for.
+1. A file that is missing or unreadable is in the middle of a change: it is waited for, so many looks. Then its absence
+   is what has changed, so that whoever reads it says so, and the other files are not waited with for ever.
 2. Nobody is told twice of one change.
 """
 
@@ -17,7 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
+_LOOKS_FOR_ABSENT: Final = 30
 _Look = dict[Path, tuple[int, int, int] | None]
 
 
@@ -26,13 +29,14 @@ class FileWatch:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._known = self._last = _look(paths)
+        self._stood = 0
 
     def changed(self, paths: Iterable[Path]) -> bool:
         """Look again; return whether *paths* differ from what was known, and have not moved since the last look."""
         now = _look(paths)
-        still = now == self._last
+        self._stood = self._stood + 1 if now == self._last else 0
         self._last = now
-        if not still or None in now.values() or now == self._known:
+        if self._stood < (_LOOKS_FOR_ABSENT if None in now.values() else 1) or now == self._known:
             return False
         self._known = now
         return True

@@ -181,10 +181,12 @@ class ReloadedLimits:
             for each in fields(Limits)
             if getattr(old, each.name) != getattr(new, each.name)
         ]
+        # Where there is provisioning, its clients go on with the file of the start.
+        reloaded = _RELOADED_SETTINGS if config.provisioning is not None else _RELOADED_SETTINGS | {"cafile"}
         waiting = [
             name
             for name in BrokerConfig.model_fields
-            if name not in _RELOADED_SETTINGS and getattr(config, name) != getattr(self._started_with, name)
+            if name not in reloaded and getattr(config, name) != getattr(self._started_with, name)
         ]
         restart = f"restart needed for: {', '.join(waiting)}" if waiting else ""
         return (new, "; ".join(filter(None, (", ".join(changed), restart)))) if changed else Unchanged(restart)

@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. A file that vanishes takes nothing back: its list stays until it expires, and that it is gone is logged.
+1. A file that vanishes takes nothing back: its list stays until it expires, and that it is gone is logged. One file of
+   a directory that cannot be read concerns itself alone.
 2. A file is looked at by its time, size and inode, so replacing it by a rename is seen, and a half-written one is read
    again when it is whole.
 3. Files are read in a thread: a directory may lie on a disk that sleeps.
@@ -91,7 +92,11 @@ class CrlFiles:
                 if named.is_dir():
                     found = sorted(each for each in named.iterdir() if _LIST.fullmatch(each.name))
                 for path in found:
-                    status = path.stat()
+                    try:
+                        status = path.stat()
+                    except OSError as error:  # A link that leads nowhere, say: it hides none of the others.
+                        gone[path] = error.strerror or str(error)
+                        continue
                     if status.st_size > _MOST_BYTES:
                         gone[path] = f"it is larger than {_MOST_BYTES} bytes"
                     else:

@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
+from typing import TypeVar
 
 import structlog
 
 from broker.admission.crl_shelf import HeldList
 from broker.admission.trust import Trust
-from broker.client import Client
-from broker.enforcement import enforce
+from broker.enforcement import absent, enforce, forget_revoked
 from broker.engine import Engine
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, split, verify
 from provisioning.pki.revocation import unpack
@@ -38,6 +38,7 @@ PAUSE = 0.0002
 _MAY_COME_RIGHT = frozenset({CrlProblem.CRL_WRONG_ISSUER, CrlProblem.CRL_BAD_SIGNATURE, CrlProblem.CRL_NO_BASE})
 """What another CA may put right when it is learned: of the same name, too."""
 _SESSIONS_AT_ONCE = 1000
+_Each = TypeVar("_Each")
 _MOST_NAMED = 20
 """New entries of a list that the audit log names one by one; of more it has the number."""
 
@@ -141,6 +142,10 @@ class CrlIntake:
         while some := list(_some(connections)):
             closed += enforce(self._engine, some, self._clock())
             await asyncio.sleep(0)
+        sessions = iter(absent(self._engine))
+        while left := list(_some(sessions)):
+            forget_revoked(self._engine, left, self._clock())
+            await asyncio.sleep(0)
         self._engine.turn.request()
         return closed
 
@@ -165,8 +170,8 @@ def _recorded(facts: Mapping[str, object]) -> dict[str, object]:
     return {"crl_number" if name == "number" else name: value for name, value in facts.items()}
 
 
-def _some(connections: Iterator[Client]) -> Iterator[Client]:
-    return islice(connections, _SESSIONS_AT_ONCE)
+def _some(those: Iterator[_Each]) -> Iterator[_Each]:
+    return islice(those, _SESSIONS_AT_ONCE)
 
 
 def signer_of(listed: CertificateList, trust: Trust) -> tuple[bytes, str]:

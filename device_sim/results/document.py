@@ -106,7 +106,7 @@ def read(path: Path) -> Document:
 
 def remarks(document: Document) -> list[str]:
     """Return what a reader of the verdict has to know beside it."""
-    unjudged = all(threshold["security"] for threshold in document["thresholds"])
+    unjudged = not document["scenario"]["thresholds"]
     told = ["the scenario sets no thresholds: only who gets in was judged"] if unjudged else []
     return told + [
         f"{marker['kind']}: {marker['what']}"

@@ -7,14 +7,16 @@ from rich.table import Table
 from rich.text import Text
 
 from device_sim.results.document import Document, figure_of, remarks
+from device_sim.view import Fitting
 
 _PERCENTS = (50.0, 95.0, 99.0)
+_HEADINGS = (("count", "p50", "p95", "p99", "max"), ("p50", "p99", "max"), ("p50", "p99"), ("p99",))
 _COLOURS = {"PASS": "bold green", "INVALID": "bold yellow", "INTERRUPTED": "bold yellow"}
 
 
 def summary_of(document: Document) -> RenderableType:
     """Return what a person wants to know after a run."""
-    parts: list[RenderableType] = [Text(), _thresholds(document), Text(), _durations(document), Text()]
+    parts: list[RenderableType] = [Text(), _thresholds(document), Text(), _fitting_durations(document), Text()]
     counts = ", ".join(f"{name} {value}" for name, value in document["counts"].items() if value)
     parts.append(Text(f"  {counts}"))
     if document["refusals"]:
@@ -58,18 +60,23 @@ def _thresholds(document: Document) -> RenderableType:
     return table
 
 
-def _durations(document: Document) -> RenderableType:
+def _fitting_durations(document: Document) -> RenderableType:
+    # On a narrow terminal there are fewer figures; each is whole.
+    return Fitting(*(_durations(document, headings) for headings in _HEADINGS))
+
+
+def _durations(document: Document, headings: tuple[str, ...]) -> RenderableType:
     table = Table(title="Milliseconds, from when each was due", title_justify="left", box=None, padding=(0, 2))
-    table.add_column("metric", overflow="fold")
-    for heading in ("count", *(f"p{percent:g}" for percent in _PERCENTS), "max"):
-        table.add_column(heading, justify="right")
+    table.add_column("metric", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, duration in document["durations"].items():
         response = duration["response"]
         curve = dict(map(tuple, response["curve"]))
-        table.add_row(
-            name,
-            str(response["count"]),
-            *(f"{curve.get(percent, 0.0):.2f}" for percent in _PERCENTS),
-            f"{response['max']:.2f}",
-        )
+        figures = {
+            "count": str(response["count"]),
+            **{f"p{percent:g}": f"{curve.get(percent, 0.0):.2f}" for percent in _PERCENTS},
+            "max": f"{response['max']:.2f}",
+        }
+        table.add_row(name, *(figures[heading] for heading in headings))
     return table

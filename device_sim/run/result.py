@@ -19,11 +19,13 @@ from device_sim.report import ExitCode
 from device_sim.run.health import HealthSample, faults, starved
 from device_sim.run.manner import ONE_PROCESS, Manner
 from device_sim.run.recorder import Recorder
-from device_sim.scenario.metrics import SECURITY, Duration
+from device_sim.scenario.metrics import SECURITY, Count, Duration
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.threshold import Threshold, must_be_nought
 
 _ENOUGH_DEVICES = 100
+_EVERYBODY_GETS_IN = Threshold.parse(str(Count.UNREACHED), "== 0")
+"""What is judged where the scenario sets no threshold: a run against a broker that died is no success."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ class RunResult:
 
     def judge(self, skipped: int, published: int) -> None:
         """Hold the figures against the scenario's thresholds and the generator's limits."""
-        own = [threshold for threshold in self.scenario.limits() if threshold.metric not in SECURITY]
+        limits_set = self.scenario.limits() or [_EVERYBODY_GETS_IN]
+        own = [threshold for threshold in limits_set if threshold.metric not in SECURITY]
         recorder = self.recorder
         self.thresholds = [
             Judged(threshold, recorder.value(threshold.metric, threshold.statistic, threshold.percentile))

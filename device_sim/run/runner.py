@@ -143,8 +143,9 @@ class Run:
         for name in names:
             siblings = [sibling for sibling in (*names, *commanders) if sibling != name]
             backend = Backend(
-                name, self.names, siblings=siblings, arrived=arrived, driver=self.manner.driver, lasting=restarts
-            )
+                name, self.names, bystanders=self.target.fleet.entries, siblings=siblings, arrived=arrived,
+                driver=self.manner.driver, lasting=restarts,
+            )  # fmt: skip
             self.backends.append(backend)
             stack.push_async_callback(backend.close)
         fleet = self.target.fleet

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import runpy
+import traceback
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from device_sim.scenario.model import InvalidScenario, Scenario, load, parse
+from pydantic import ValidationError
+
+from device_sim.scenario.model import InvalidScenario, Scenario, faults_in, load, parse
 from device_sim.scenario.threshold import InvalidThreshold
+from device_sim.scenario.values import ScenarioPart
 
 _SUFFIX, _PROGRAM = ".toml", ".py"
 
@@ -37,11 +42,31 @@ def find(name: str) -> Scenario:
 def _built_by(program: Path) -> Scenario:
     """Return what the Python file *program* calls ``scenario``; it is run, as any program that its user names."""
     try:
-        found = runpy.run_path(str(program)).get("scenario")
+        with program.open("rb"):
+            pass  # It is there. What it cannot open itself is a fault of another kind.
     except OSError as error:
         raise InvalidScenario(f"{program} cannot be read: {error.strerror}") from error
-    except (ValueError, InvalidThreshold) as error:  # pydantic's is a ValueError.
-        raise InvalidScenario(f"{program}: {error}") from error
+    try:
+        found = runpy.run_path(str(program)).get("scenario")
+    except ValidationError as error:
+        model = next((kind for kind in _parts(ScenarioPart) if kind.__name__ == error.title), Scenario)
+        raise InvalidScenario(faults_in(error, f"{_place(program, error)}: {error.title}", model)) from error
+    except InvalidThreshold as error:
+        raise InvalidScenario(f"{_place(program, error)}: thresholds.{error}") from error
+    except (Exception, SystemExit) as error:  # It is any program. If it ends by itself, no scenario was run.
+        raise InvalidScenario(f"{_place(program, error)}: {type(error).__name__}: {error}") from error
     if not isinstance(found, Scenario):
         raise InvalidScenario(f"{program}: it has no `scenario = Scenario(…)` (device_sim.scenario.model)")
     return found
+
+
+def _place(program: Path, error: BaseException) -> str:
+    """Return *program*, with its line that *error* came through last."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(program)]
+    return f"{program}:{lines[-1]}" if lines else str(program)
+
+
+def _parts(kind: type[ScenarioPart]) -> Iterator[type[ScenarioPart]]:
+    for part in kind.__subclasses__():
+        yield part
+        yield from _parts(part)

@@ -114,7 +114,7 @@ class Clone(ScenarioPart):
 class Group(ScenarioPart):
     """Devices that behave alike; *weight* is their part of the fleet. *probe*: measured apart from the others."""
 
-    name: Annotated[str, Field(pattern=r"[A-Za-z0-9][A-Za-z0-9_-]*")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     weight: Annotated[float, Field(gt=0)] = 1.0
     probe: bool = False
     telemetry: Telemetry | None = Telemetry()

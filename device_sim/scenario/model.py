@@ -17,7 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from device_sim.core_wait import MOST_WAITING
 from device_sim.randomness import randomness_of
@@ -49,14 +49,14 @@ class Scenario(ScenarioPart):
     *certificate_life* is how long the certificates of a self-hosted fleet live, where that matters.
     """
 
-    name: Annotated[str, Field(pattern=r"[a-z0-9][a-z0-9-]*")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     summary: str = ""
     devices: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     seed: int = 42
     receivers: Annotated[int, Field(ge=1, le=100)] = 1
     groups: Annotated[list[Group], Field(min_length=1)] = Field(default_factory=lambda: [Group(name="meters")])
     stages: Annotated[list[Stage], Field(min_length=1)]
-    thresholds: dict[str, list[str]] = Field(default_factory=dict)
+    thresholds: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
     generator: GeneratorLimits = GeneratorLimits()
     certificate_life: Annotated[Seconds, Field(ge=10)] | None = None
 
@@ -133,10 +133,15 @@ def build(document: dict[str, Any], where: str) -> Scenario:
     try:
         return Scenario.model_validate(document, context=BY_HAND)
     except ValidationError as error:
-        faults = "\n".join(f"{where}: {_place(fault['loc'])}{_remedy(fault)}" for fault in error.errors())
-        raise InvalidScenario(faults) from error
+        raise InvalidScenario(faults_in(error, where)) from error
     except InvalidThreshold as error:
         raise InvalidScenario(f"{where}: thresholds.{error}") from error
+
+
+def faults_in(error: ValidationError, where: str, model: type[BaseModel] | None = None) -> str:
+    """Return the faults that *error* tells of, a line each, in the words of a scenario; *where* begins each line."""
+    kind = model or Scenario
+    return "\n".join(f"{where}: {_place(fault['loc'])}{_remedy(fault, kind)}" for fault in error.errors())
 
 
 def _stage(stage: Any, where: str, number: int) -> dict[str, Any]:
@@ -156,14 +161,22 @@ def _place(location: tuple[int | str, ...]) -> str:
     return f"{'.'.join(parts)}: " if parts else ""
 
 
-def _remedy(fault: Any) -> str:
+def _remedy(fault: Any, model: type[BaseModel]) -> str:
     match fault["type"]:
         case "extra_forbidden":
-            known = known_at(Scenario, fault["loc"][:-1])
+            known = known_at(model, fault["loc"][:-1])
             close = get_close_matches(str(fault["loc"][-1]), known, 1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             return f"there is no such field; {hint}these exist: {', '.join(known)}"
         case "missing":
             return "is required; add it"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return 'write its fields in braces, as { every = "10s" }, or in a table of its own'
+        case "list_type":
+            return "write a list, in brackets"
+        case "too_short":
+            return "the list is empty: write something in it, or leave it out"
+        case "string_pattern_mismatch":
+            return f"{fault['input']!r} is no name here: use letters, digits and hyphens ({fault['ctx']['pattern']})"
         case _:
             return str(fault["msg"]).removeprefix("Value error, ")

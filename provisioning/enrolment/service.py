@@ -423,8 +423,7 @@ def _supersede(connection: Connection, authorised: Authorised, now: datetime) ->
     if held:
         revocations.finalise(connection, held, reason=reason, revoked_by=by)
     if fresh:
-        at = now.replace(microsecond=0)  # What the CRL can say (RFC 5280 §5.1.2.6), the feed says too.
-        revocations.add(connection, fresh, reason=reason, revoked_at=at, revoked_by=by)
+        revocations.add(connection, fresh, reason=reason, revoked_at=now, revoked_by=by)
     if authorised.superseded:
         facts = {"reason": reason, "serials": [each.serial for each in authorised.superseded]}
         audit.append(connection, now, by, Action.REVOKED, authorised.device.name, facts)
@@ -435,9 +434,7 @@ def _hold(
 ) -> StoredCertificate:
     """Put a certificate on hold from its first second: it is good for its activation and for nothing else."""
     reason = RevocationReason.CERTIFICATE_HOLD
-    revocations.add(
-        connection, [certificate_id], reason=reason, revoked_at=now.replace(microsecond=0), revoked_by=authorised.by
-    )
+    revocations.add(connection, [certificate_id], reason=reason, revoked_at=now, revoked_by=authorised.by)
     held = certificates.find(connection, certificate.issuer_key_id, certificate.serial)
     if held is None:
         raise AssertionError("the certificate has just been recorded")

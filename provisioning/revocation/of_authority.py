@@ -71,11 +71,10 @@ def revoke_authority(
     )
     if ca is None or ca.state is AuthorityState.REVOKED:
         raise ConfigurationError(f"{name} is revoked already" if ca else f"there is no issuing CA {name!r}")
-    at = now.replace(microsecond=0)  # What the CRL can say (RFC 5280 §5.1.2.6), the feed says too.
     device = devices.add(connection, device_name(name), Role.SERVICE, None, now)
     identifier = certificates.add(connection, certificates.issued(ca.certificate), device.id, now)
     why: dict[str, Any] = {"reason": grounds.reason, "revoked_by": by, "invalidity_date": grounds.invalidity_date}
-    revocations.add(connection, [identifier], revoked_at=at, **why)
+    revocations.add(connection, [identifier], revoked_at=now, **why)
     # A follower's feed ends with its own certificate: those that follow come last.
     affected = sorted(
         certificates.good_of_issuer(connection, ca.key_id, now), key=lambda each: each.device.role is not Role.DEVICE
@@ -84,7 +83,7 @@ def revoke_authority(
     if held := {each.id: each.revocation.revoked_at for each in affected if each.revocation is not None}:
         revocations.finalise(connection, held, **why)
     if fresh := [each.id for each in affected if each.revocation is None]:
-        revocations.add(connection, fresh, revoked_at=at, **why)
+        revocations.add(connection, fresh, revoked_at=now, **why)
     authorities.set_state(connection, name, AuthorityState.REVOKED, now)
     facts = {**grounds.facts, "certificates": len(affected)}
     audit.append(connection, now, by, Action.CA_CHANGED, name, facts | {"state": AuthorityState.REVOKED})

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 import structlog
 from sqlalchemy.engine import Connection
@@ -38,6 +39,9 @@ from provisioning.store.devices import Device, DeviceState
 from provisioning.store.side_by_side import go_alone
 
 log = structlog.get_logger(__name__)
+
+_NAMED: Final = 10
+"""Unknown ones that a refusal names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +220,9 @@ class RevocationService:
 def _check_known(asked: Sequence[str], known: Collection[str], code: Code, words: str) -> None:
     unknown = [each for each in asked if each not in known]
     if unknown:
-        more = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
-        raise Refused(code, f"{words} {unknown[0][:80]!r}{more}; nothing was revoked")
+        named = ", ".join(f"{each[:80]!r}" for each in unknown[:_NAMED])
+        more = f" and {len(unknown) - _NAMED} others" if len(unknown) > _NAMED else ""
+        raise Refused(code, f"{words} {named}{more}; nothing of this request was revoked")
 
 
 def _check_reason(reason: RevocationReason) -> None:

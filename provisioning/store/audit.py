@@ -36,7 +36,7 @@ from enum import StrEnum
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, bindparam, insert, inspect, select, update
+from sqlalchemy import Row, Select, bindparam, insert, inspect, or_, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
@@ -209,10 +209,21 @@ def rows(connection: Connection, statement: Select[Any]) -> Sequence[Row[Any]]:
 
 def entries(connection: Connection, after: int, limit: int) -> list[AuditEntry]:
     """Return entries in order, after the number *after*."""
-    statement = (
-        select(audit_entries).where(audit_entries.c.number > after).order_by(audit_entries.c.number).limit(limit)
-    )
-    return [AuditEntry(**row._mapping) for row in rows(connection, statement)]  # noqa: SLF001 - SQLAlchemy's public name
+    return about(connection, "", limit, after=after)
+
+
+def about(connection: Connection, text: str, limit: int, *, after: int | None = None) -> list[AuditEntry]:
+    """Return entries with *text* somewhere, all of them if it is empty, in order: the last ones, or from *after* on."""
+    statement = select(audit_entries).limit(limit)
+    if text:
+        parts = audit_entries.c.actor, audit_entries.c.action, audit_entries.c.subject, audit_entries.c.details
+        statement = statement.where(or_(*(part.contains(text, autoescape=True) for part in parts)))
+    number = audit_entries.c.number
+    if after is not None:
+        statement = statement.where(number > after)
+    statement = statement.order_by(number.desc() if after is None else number)
+    found = [AuditEntry(**row._mapping) for row in rows(connection, statement)]  # noqa: SLF001 - SQLAlchemy's public name
+    return found[::-1] if after is None else found
 
 
 def head(connection: Connection) -> AuditHead:

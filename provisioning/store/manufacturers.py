@@ -55,6 +55,23 @@ def add(
     connection.execute(insert(manufacturers), row)
 
 
+def put_in_place(
+    connection: Connection, name: str, *, subject: bytes, fingerprint_sha256: str, der: bytes, by: str, now: datetime
+) -> None:
+    """Let a manufacturer that is known have this certificate, and be in force; raise IntegrityError as `add` does."""
+    statement = update(manufacturers).where(manufacturers.c.name == name)
+    connection.execute(
+        statement.values(
+            subject=subject,
+            fingerprint_sha256=fingerprint_sha256,
+            der=der,
+            created_at=now,
+            created_by=by,
+            ended_at=None,
+        )
+    )
+
+
 def issuing_as(connection: Connection, subject: bytes) -> Sequence[StoredManufacturer]:
     """Return the CAs with this name that have not ended: who may have issued a certificate that says so."""
     statement = select(manufacturers).where(manufacturers.c.subject == subject, manufacturers.c.ended_at.is_(None))

@@ -135,7 +135,8 @@ def _upgrade(connection: Connection) -> bool:
         from alembic import command
 
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SET LOCAL statement_timeout = 0"))  # A request's is not enough for a large table.
+        for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
+            connection.execute(text(f"SET LOCAL {limit} = 0"))  # A request's is not enough for a large table.
     config = _configuration()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

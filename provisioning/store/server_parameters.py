@@ -21,6 +21,8 @@ from typing import Any, Final
 
 from sqlalchemy.engine import URL
 
+# Whoever rests longer in a transaction has stopped, or his machine has, with the lock of all writers in his hand. The
+# longest that compute between two statements do so for seconds: a CA's revocation with a million certificates.
 _TIMEOUTS: Final = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
 # Without statistics a look-up is guessed to be dear, and compiling it takes 30 to 180 ms; nothing here is that long.
 _SETTINGS: Final = f"{_TIMEOUTS} -c jit=off"

@@ -378,3 +378,25 @@ def test_rev_44_a_clock_that_is_a_little_off_changes_nothing(tmp_path: Path, pki
         broker.publish(crl(pki.issuing, [device], number=broker.number + 1, age=-HOUR))
         assert broker.problems == ["CRL_NOT_YET_VALID"]
         assert broker.answer(device) == IN
+
+
+def test_who_is_revoked_while_the_broker_is_away_finds_no_session_and_others_do(
+    tmp_path: Path, pki: Pki, name: str
+) -> None:
+    broker = ListedBroker(tmp_path, pki)
+    names = (name, f"other-{name}")
+    revoked, other = map(pki.device, names)
+    kept = {"clean_start": False, "session_expiry_interval": 600}
+    with broker.process:
+        with broker.client(revoked) as first, broker.client(other) as second:
+            for client, client_id in zip((first, second), names, strict=True):
+                client.connect(client_id=client_id, **kept)
+                client.subscribe(f"fleet/meters/{client_id}/cmd/#", qos=1)  # Answered when it is on disk.
+            broker.process.stop(signal.SIGKILL)
+        replace_file(broker.file, crl(pki.issuing, [revoked], number=2))
+        broker.process.start()
+        present = []
+        for client_id in names:
+            with broker.client(pki.device(client_id)) as client:  # With another certificate than before.
+                present.append(client.connect(client_id=client_id, **kept).session_present)
+    assert present == [False, True]

@@ -52,6 +52,7 @@ class Lie(Enum):
     CUTS_AND_LETS_IN = "cuts a revoked device off without a word, and lets it in again"
     BLAMES_AND_LETS_IN = "gives a revoked device another reason, and lets it in again"
     TURNS_AWAY = "refuses a good device"
+    DIES = "breaks all connections, and takes no more"
 
 
 @dataclass(slots=True)
@@ -73,6 +74,7 @@ class DishonestBroker:
         self._clients: dict[str, _Client] = {}
         self._revoked: set[str] = set()
         self._published: Counter[str] = Counter()
+        self._dead = False
 
     async def revoke(self, *, device: str, reason: RevocationReason) -> None:
         """Close the session of *device*, and let it in no more; or not."""
@@ -117,6 +119,9 @@ class DishonestBroker:
                 client.writer.write(PINGRESP)
 
     def _admit(self, client: _Client) -> None:
+        if self._dead:
+            client.writer.close()
+            return
         lets_in = {Lie.LETS_IN, Lie.CUTS_AND_LETS_IN, Lie.BLAMES_AND_LETS_IN}
         if self.lie is Lie.TURNS_AWAY and client.name.endswith("1"):
             client.send(Connack(ReasonCode.NOT_AUTHORIZED))
@@ -131,6 +136,11 @@ class DishonestBroker:
 
     def _take(self, client: _Client, packet: Publish, *, wrong: bool) -> None:
         lie = self.lie if wrong else Lie.NOTHING
+        if lie is Lie.DIES:
+            self._dead = True
+            for one in self._clients.values():
+                one.writer.close()
+            return
         if packet.packet_id is not None and lie is not Lie.SWALLOWS:
             client.send(Puback(packet.packet_id))
         if not packet.topic.endswith("/telemetry"):

@@ -52,14 +52,18 @@ class Manufacturer:
         end: datetime = FOREVER,
         key: PrivateKey | None = None,
         usage: x509.KeyUsage | None = None,
+        extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
     ) -> tuple[x509.Certificate, bytes]:
-        """Return a device certificate, without Authority Key Identifier as some are, and it with its key as PEM."""
+        """Return a device certificate, without Authority Key Identifier as some are, and it with its key as PEM.
+
+        *extensions*, each with whether it is critical, are in it too.
+        """
         key = key or generate_key()
         attributes = [x509.NameAttribute(NameOID.SERIAL_NUMBER, number) for number in serial_numbers]
         subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Acme"), *attributes])
         builder = self._builder(subject, key.public_key(), end)
-        if usage is not None:
-            builder = builder.add_extension(usage, critical=True)
+        for extension, critical in (*([] if usage is None else [(usage, True)]), *extensions):
+            builder = builder.add_extension(extension, critical=critical)
         certificate = builder.sign(self.key, hashes.SHA256())
         return certificate, key_to_pem(key) + certificate.public_bytes(Encoding.PEM)
 

@@ -226,14 +226,17 @@ def test_plugins_that_raise_or_hang_concern_themselves_alone(tmp_path: Path, pki
     assert any("none is made without a certificate" in text for text in said)
 
 
-def test_a_plugin_that_takes_long_to_start_does_not_keep_the_broker_from_its_end(tmp_path: Path, pki: Pki) -> None:
-    code = """
+@pytest.mark.parametrize("step", ["pre", "post"])
+def test_a_plugin_that_takes_long_to_start_does_not_keep_the_broker_from_its_end(
+    tmp_path: Path, pki: Pki, step: str
+) -> None:
+    code = f"""
 import asyncio
 from pathlib import Path
 from amqtt.plugins.base import BasePlugin
 
 class Slow(BasePlugin):
-    async def on_broker_pre_start(self):
+    async def on_broker_{step}_start(self):
         Path(__file__).with_name("waits").touch()
         await asyncio.Event().wait()
 """

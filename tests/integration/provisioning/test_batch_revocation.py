@@ -47,16 +47,25 @@ def test_a_file_of_devices_is_revoked_by_one_command(own_service: ProvisioningSe
     (tmp_path / "serials").write_text(f"{devices[2].serial}\n")
     done = service.command("revoke", "--serials-file", str(tmp_path / "serials"), "--reason", "superseded", *where)
     assert "meter-2  superseded" in done.stdout
-    (tmp_path / "stolen").write_text("meter-3\nnobody\n")
+    (tmp_path / "stolen").write_text("\n".join(["meter-3", *(f"nobody-{number}" for number in range(12))]))
     done = service.command("revoke", "--devices-file", str(tmp_path / "stolen"), *where)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "DEVICE_UNKNOWN: no device is called 'nobody'; nothing was revoked" in done.stderr
+    assert "DEVICE_UNKNOWN: no device is called 'nobody-0', 'nobody-1', " in done.stderr
+    assert "'nobody-9' and 2 others; nothing of this request was revoked" in done.stderr
     with service.api() as api:
         assert api.get("/v1/devices/meter-3").json()["state"] == "active"
         too_many = api.post("/v1/revocations", json={"devices": ["meter-3"] * 1001})
         both = api.post("/v1/revocations", json={"device": "meter-3", "serials": ["1f"]})
     assert (too_many.status_code, too_many.json()["code"]) == (400, "INVALID_REQUEST")
     assert "give exactly one of device and serial, or lists" in both.json()["detail"]
+    group = ("revoke", "--group", "meters", *where)
+    asked = service.command(*group)  # Nobody answers.
+    assert (asked.returncode, "Revoke 2 devices of group" in asked.stdout) == (1, True)
+    with service.api() as api:
+        assert api.get("/v1/devices/meter-3").json()["state"] == "active"
+    done = service.command(*group, "--yes", "--json")
+    assert sorted(each["device"] for each in json.loads(done.stdout)) == ["meter-2", "meter-3"]
+    assert "has no device that is not revoked" in service.command(*group).stderr
     (tmp_path / "stolen").write_text("\n")
     done = service.command("revoke", "--devices-file", str(tmp_path / "stolen"), *where)
     assert "names no device: put one on each line" in done.stderr

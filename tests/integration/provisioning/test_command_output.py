@@ -65,7 +65,11 @@ def test_output_that_cannot_be_written_is_said_in_one_line(
     [
         (("revoke", "--devices-file"), b"meter-1\nm\xe4her\n", "is not UTF-8 text ('utf-8' codec can't decode"),
         (("revoke", "--devices-file"), "nobody\r\n".encode("utf-16"), "is not UTF-8 text ("),
-        (("revoke", "--devices-file"), b"\xef\xbb\xbfnobody\r\n", "no device is called 'nobody'; nothing was revoked"),
+        (
+            ("revoke", "--devices-file"),
+            b"\xef\xbb\xbfnobody\r\n",
+            "no device is called 'nobody'; nothing of this request was revoked",
+        ),
         (("listed", "import", "west", "--file"), b"name\nm\xe4her\n", "after line 0: 'utf-8' codec can't decode"),
         (("listed", "import", "west", "--file"), b'name\nmeter-1\n"meter-2\nmeter-3\n', "unexpected end of data"),
         (("listed", "import", "west", "--file"), b"name,name\nmeter-1,meter-2\n", "its first line has name, name"),

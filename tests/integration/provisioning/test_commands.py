@@ -32,7 +32,8 @@ def command(service: ProvisioningService) -> Operator:
 
 def test_from_token_to_revocation(command: Operator, stranger: Curl, device: OpensslDevice) -> None:
     code, token, said = command("token", "create", "--device", device.name, "--group", "north")
-    assert (code, said.count("\n")) == (0, 1)
+    assert (code, token.count("\n")) == (0, 1)
+    assert said.startswith("One-time token ")
     assert token.startswith("fgt_")
     answer = stranger.est("simpleenroll", device.request(), "--user", f"{device.name}:{token.strip()}")
     assert answer.status == 200, answer.text
@@ -161,6 +162,13 @@ def test_the_audit_log_is_shown_and_verified_while_the_service_runs(own_service:
     assert {"signing certificate", "certificate signed", "signing CRL", "CRL signed"} <= set(actions)
     assert shown[-1]["subject"] == "meter-1"
     assert "tokens created" in own_service.command("audit", "show", *directory, check=True).stdout
+    last = json.loads(own_service.command("audit", "show", "--limit", "1", "--json", *directory, check=True).stdout)
+    assert last == shown[-1:]
+    about = json.loads(own_service.command("audit", "show", "signing", "--json", *directory, check=True).stdout)
+    assert about == [each for each in shown if "signing" in json.dumps(each)]
+    later = own_service.command("audit", "show", "--after", "2", "--limit", "1", "--json", *directory, check=True)
+    assert json.loads(later.stdout) == shown[2:3]
+    assert "no entry with that text" in own_service.command("audit", "show", "nobody", *directory, check=True).stderr
     own_service.stop()
     with sqlite3.connect(own_service.dir / "fleet.db") as store:
         store.execute("DROP TRIGGER audit_entries_no_delete")

@@ -140,3 +140,18 @@ def test_the_commands_say_the_same(service: ProvisioningService) -> None:
     assert "void" in token("show", number)
     assert json.loads(token("list", "--state", "open", "--group", "tokens-east", "--json")) == []
     assert [each["state"] for each in json.loads(token("list", "--group", "tokens-west", "--json"))] == ["open"]
+
+
+def test_a_group_of_which_nothing_is_known_is_said_to_be_new(
+    service: ProvisioningService, stranger: Curl, device: OpensslDevice, tmp_path: Path
+) -> None:
+    where = ("--dir", str(service.dir), "--url", service.https)
+    made = service.command("token", "create", "--device", device.name, "--group", device.name, *where, check=True)
+    assert f"group {device.name} is new" in made.stderr
+    credentials = f"{device.name}:{made.stdout.strip()}"
+    assert stranger.est("simpleenroll", device.request(), "--user", credentials).status == 200
+    batch = ("token", "batch", "--group", device.name, "--count", "2", "--output", str(tmp_path / "tokens.csv"))
+    assert "is new" not in service.command(*batch, *where, check=True).stderr
+    service.command("group", "create", f"{device.name}-2", "--way", "token", *where, check=True)
+    configured = service.command("token", "create", "--group", f"{device.name}-2", *where, check=True)
+    assert "is new" not in configured.stderr

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker.config import BrokerConfig, ConfigError, load
+from broker.limits import Limits
+from broker.listener_settings import ListenerSettings
+from broker.trust_settings import TrustSettings
 
 ENOUGH: dict[str, Any] = {"cafile": Path("ca.pem"), "provisioning": "https://127.0.0.1:8443"}
 FILES = {"certfile": Path("a"), "keyfile": Path("b")}
@@ -213,7 +218,10 @@ def test_listeners_are_tables_or_the_short_form(tmp_path: Path) -> None:
         ("[[listener]]", "{path}: listener[1].port: field required"),
         ("[[listener]]\nport = 1\nprt = 1", "{path}: listener[1].prt: no such setting"),
         ('[[listener]]\nport = 1\nprotocol = "mqtt"', "{path}: listener[1].protocol: input should be 'mqtts' or 'wss'"),
-        ('[[listener]]\nport = 1\nhost = "0.0.0.0"', "host: 0.0.0.0 is not a loopback address; set unsafe_public_"),
+        (
+            '[[listener]]\nport = 1\nhost = "0.0.0.0"',
+            "{path}: listener: host 0.0.0.0 is not a loopback address; set unsafe_public_",
+        ),
     ],
 )
 def test_an_error_in_a_listener_is_named(tmp_path: Path, content: str, text: str) -> None:
@@ -273,3 +281,48 @@ def test_an_error_in_a_table_of_the_environment_names_the_variable(
     assert retained.startswith(f"{path}: limits.max_retained: ")
     assert inflight.startswith("FLEET_BROKER_LIMITS: limits.max_inflight: ")
     assert port.startswith("FLEET_BROKER_LISTENER: listener[1].port: ")
+
+
+NAMES_AND_TEXTS = {"host", "admin_host", "metrics_host", "unsafe_plain_identity", "listener.host", "trust.username"}
+"""What may be any text, as far as it alone is concerned; what the settings say together is tested above."""
+SWITCHES = {"trust.feed", "limits.quarantine_clones"} | {
+    f"{table}{key}"
+    for table, model in (("", BrokerConfig), ("trust.", TrustSettings))
+    for key, field in model.model_fields.items()
+    if field.annotation is bool
+}
+LISTS = {"any_client_id", "crlfile", "crl_urls", "trust.crlfile", "trust.crl_urls", "trust.anchors"}
+
+
+@pytest.mark.parametrize(
+    ("value", "taken"),
+    [
+        ("true", SWITCHES),
+        ("1" + 30 * "0", set()),
+        ("-1", set()),
+        ("inf", set()),
+        ("nan", set()),
+        ('""', NAMES_AND_TEXTS | LISTS),
+        ('"a\\u0000b"', NAMES_AND_TEXTS | {"token"}),
+        ("[1]", set()),
+        ("{a = 1}", set()),
+        ("2026-01-01", set()),
+    ],
+)
+def test_a_value_of_the_wrong_sort_is_said_of_each_setting_with_its_file(
+    tmp_path: Path, value: str, taken: set[str]
+) -> None:
+    path = tmp_path / "broker.toml"
+    tables = {"limits": [each.name for each in fields(Limits)]}
+    tables |= {"listener": list(ListenerSettings.model_fields), "trust": list(TrustSettings.model_fields)}
+    own = [key for key in BrokerConfig.model_fields if key not in {*tables, "plugins"}]
+    lines = [f"{key} = {value}" for key in own]
+    for table, keys in tables.items():
+        lines += [f"[{table}]" if table == "limits" else f"[[{table}]]", *(f"{key} = {value}" for key in keys)]
+    path.write_text("\n".join(lines))
+    said = refusal({}, path).split("\n")
+    assert all(line.startswith(f"{path}: ") for line in said), said
+    named = {line.removeprefix(f"{path}: ").partition(":")[0].replace("[1]", "") for line in said}
+    settings = set(own) | {f"{table}.{key}" for table, keys in tables.items() for key in keys}
+    # An entry of a list has its own number.
+    assert settings - {re.sub(r"\.\d+$", "", re.sub(r"\[1\]$", "", each)) for each in named} == taken

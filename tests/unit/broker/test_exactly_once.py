@@ -125,6 +125,30 @@ def test_what_an_earlier_connection_left_open_does_not_take_the_room_of_a_lowere
     assert meter.farewell().reason_code is ReasonCode.RECEIVE_MAXIMUM_EXCEEDED
 
 
+@VERSIONS
+def test_connections_one_after_the_other_do_not_leave_open_what_one_may_not(version: ProtocolVersion) -> None:
+    broker = MemoryBroker(max_inflight=2)
+    again = {"clean_start": False} | ({"session_expiry_interval": 600} if version is V5 else {})
+    for packet_ids in ((1, 2), (3, 4)):
+        meter = broker.device("meter-1", version=version, **again)
+        for packet_id in packet_ids:
+            meter.send(publication(TOPIC, b"x", 2, packet_id=packet_id))
+            assert meter.received() == [Pubrec(packet_id)]
+        meter.vanish()
+    meter = broker.device("meter-1", version=version, **again)
+    meter.send(publication(TOPIC, b"x", 2, packet_id=4, dup=True), Pubrel(1))
+    assert meter.received() == [Pubrec(4), Pubcomp(1)], "what it goes on with is not counted"
+    meter.send(publication(TOPIC, b"x", 2, packet_id=5))
+    assert meter.received() == [Pubrec(5)]
+    meter.send(publication(TOPIC, b"x", 2, packet_id=6))
+    assert meter.closed
+    if version is V5:
+        farewell = meter.farewell()
+        assert farewell.reason_code is ReasonCode.RECEIVE_MAXIMUM_EXCEEDED
+        assert "send their PUBREL, or a clean start" in str(farewell.properties.reason_string)
+    assert not broker.device("meter-1", version=version, clean_start=True).session.incoming
+
+
 def test_a_denied_message_leaves_its_identifier_free(broker: MemoryBroker) -> None:
     backend = broker.service()
     backend.subscribe("fleet/#", qos=2)

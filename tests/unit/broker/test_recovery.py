@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker.enforcement import forget_revoked, revoke
+from broker.enforcement import absent, forget_revoked, revoke
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
 from broker.recovery import recover
@@ -372,9 +372,9 @@ def test_who_was_revoked_while_there_was_no_broker_leaves_what_it_would_have_lef
     if known == "before clients come":
         for each in revocations:
             revoke(after.engine, each, after.now)
-        forget_revoked(after.engine, after.now)
+        forget_revoked(after.engine, absent(after.engine), after.now)
     else:
-        forget_revoked(after.engine, after.now)
+        forget_revoked(after.engine, absent(after.engine), after.now)
         for each in revocations:
             revoke(after.engine, each, after.now)
     after.advance(30)
@@ -422,8 +422,9 @@ def test_of_a_session_of_which_only_the_will_is_left_no_place_of_a_service_is_ta
 
 
 def test_all_the_exchanges_that_a_device_can_leave_open_do_not_keep_a_start_waiting(broker: StoredBroker) -> None:
-    """A connection is a new quota: in some seconds a device leaves every packet identifier open. Eleven seconds' work
-    for a start that adds each to a copy of the others, a tenth of one for a start that does not."""
+    """In the store of an older broker a device can have left every packet identifier open, and where max_inflight is
+    large. Eleven seconds' work for a start that adds each to a copy of the others, a tenth of one for one that does
+    not."""
     meter = broker.device("meter-1", **KEPT)
     numbers = range(1, 0x10000)
     rows = [(meter.session.row, each) for each in numbers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import threading
 
 import pytest
@@ -129,3 +130,18 @@ def test_a_process_ends_in_time_whoever_keeps_it(capsys: pytest.CaptureFixture[s
     assert said.err == "what the start has to say\n"
     assert "STOP_GAVE_UP" in said.out
     assert "looks a name up" in said.out
+
+
+def test_it_ends_though_nobody_reads_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_off, read = threading.Event(), threading.Event()
+
+    class FullPipe(io.StringIO):
+        def write(self, _text: str, /) -> int:
+            read.wait()
+            return 0
+
+    monkeypatch.setattr("broker.stopping._WORDS_SECONDS", 0.01)
+    monkeypatch.setattr("sys.stderr", FullPipe())
+    Ending(lambda _code: cut_off.set()).within(0.001, 1, "words")
+    assert cut_off.wait(PATIENCE)
+    read.set()

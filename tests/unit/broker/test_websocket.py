@@ -63,6 +63,8 @@ class Browser:
 
 
 CONNECT = connect_packet(V5, client_id="meter-1").encode()
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+"""Of RFC 6455 §1.3."""
 
 
 @pytest.fixture
@@ -178,3 +180,50 @@ def test_a_choked_websocket_drops_qos0(browser: Browser) -> None:
     assert browser.broker.metrics.dropped_slow_consumer == 1
     browser.server.write([b"\x40\x02\x00\x01"])
     assert len(browser.wire.packets) == 1
+
+
+def asked(*, version: bytes = b"1.1", host: bytes = b"h", key: bytes = KEY, more: bytes = b"") -> bytes:
+    """Return an upgrade request, with *more* header lines at its end."""
+    return (
+        b"GET /mqtt HTTP/%s\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: %s\r\nSec-WebSocket-Protocol: mqtt\r\n%s\r\n" % (version, host, key, more)
+    )
+
+
+def test_an_upgrade_request_that_is_as_the_standard_says_is_accepted() -> None:
+    made = Browser(MemoryBroker())
+    made.server.receive(asked(), made.broker.now)
+    assert made.wire.packets[0].startswith(b"HTTP/1.1 101 ")
+
+
+@pytest.mark.parametrize(
+    ("different", "why"),
+    [
+        ({"version": b"1.0"}, b"HTTP/1.1 is needed"),
+        ({"key": b""}, b"Sec-WebSocket-Key is not 16 bytes in base64"),
+        ({"key": b"short"}, b"Sec-WebSocket-Key is not 16 bytes in base64"),
+        ({"key": b"dGhlIHNhbXBsZSBub25jZ"}, b"Sec-WebSocket-Key is not 16 bytes in base64"),
+        ({"key": b"dGhlIHNhbXBsZSBub25jZQ==="}, b"Sec-WebSocket-Key is not 16 bytes in base64"),
+        ({"key": b"dGhl IHNhbXBsZSBub25jZQ=="}, b"Sec-WebSocket-Key is not 16 bytes in base64"),
+        ({"key": b"dGhlIHNhbXBsZSBub25jZXM="}, b"Sec-WebSocket-Key is not 16 bytes in base64"),
+        ({"more": b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"}, b"once each"),
+        ({"more": b"Sec-WebSocket-Version: 13\r\n"}, b"once each"),
+        ({"host": b"\xff.example"}, b"a header is no text"),
+        ({"more": b"Sec-WebSocket-Protocol: \xff\r\n"}, b"a header is no text"),
+        ({"more": b"Sec-WebSocket-Extensions: \xff\r\n"}, b"a header is no text"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 1000])
+def test_an_upgrade_request_that_is_not_is_answered_with_400_and_why(
+    different: dict[str, bytes], why: bytes, step: int
+) -> None:  # RFC 6455 §4.2.1
+    made = Browser(MemoryBroker())
+    data = asked(**different)
+    for start in range(0, len(data), step):
+        if not made.wire.closed:
+            made.server.receive(data[start : start + step], made.broker.now)
+    answer = b"".join(made.wire.packets)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.endswith(why + b"\n")
+    assert made.wire.closed
+    assert made.broker.metrics.refused == {"BAD_PACKET": 1}

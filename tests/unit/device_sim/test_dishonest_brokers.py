@@ -10,6 +10,7 @@ import pytest
 from device_sim.fleet_directory import FleetDirectory, Origin
 from device_sim.interruption import Interruption
 from device_sim.report import ExitCode
+from device_sim.results.document import document_of, remarks
 from device_sim.run import part, runner
 from device_sim.run.result import RunResult
 from device_sim.run.runner import Run
@@ -54,8 +55,8 @@ def authority() -> Authority:
     return Authority()
 
 
-async def judged(authority: Authority, directory: Path, lie: Lie) -> RunResult:
-    scenario = parse(SCENARIO, "judged.toml")
+async def judged(authority: Authority, directory: Path, lie: Lie, text: str = SCENARIO) -> RunResult:
+    scenario = parse(text, "judged.toml")
     fleet = FleetDirectory.create(directory / "fleet", Origin(), authority.pem, "backend")
     with fleet.changing():
         fleet.keep(authority.issue("backend", role=Role.SERVICE, group=None))
@@ -64,6 +65,13 @@ async def judged(authority: Authority, directory: Path, lie: Lie) -> RunResult:
     async with dishonest(authority, lie) as (broker, endpoint):
         operator = cast("OperatorClient", broker)
         return await Run(scenario, Target(endpoint, fleet, operator=operator)).play(Interruption())
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the drain not wait long for what will never come."""
+    for module in (part, runner):
+        monkeypatch.setattr(module, "_DRAIN_DEADLINE", 0.3)
 
 
 @pytest.mark.parametrize(
@@ -87,11 +95,19 @@ async def judged(authority: Authority, directory: Path, lie: Lie) -> RunResult:
     ids=lambda value: value.value if isinstance(value, Lie) else "",
 )
 async def test_what_a_broker_does_wrong_once_is_found(
-    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch, lie: Lie, crossed: set[str]
+    tmp_path: Path, authority: Authority, lie: Lie, crossed: set[str]
 ) -> None:
-    for module in (part, runner):  # How long the drain waits for what will never come.
-        monkeypatch.setattr(module, "_DRAIN_DEADLINE", 0.3)
     result = await judged(authority, tmp_path, lie)
     assert {str(one.threshold.metric) for one in result.thresholds if not one.passed} == crossed
     security = any(one.startswith("false_") for one in crossed)
     assert result.exit_code == (ExitCode.SECURITY if security else ExitCode.THRESHOLD if crossed else ExitCode.OK)
+
+
+async def test_a_broker_that_died_gets_no_pass_from_a_scenario_without_thresholds(
+    tmp_path: Path, authority: Authority
+) -> None:
+    bare = SCENARIO.partition("[[stages]]\ncommand")[0] + '[[stages]]\nhold = "300ms"\n'
+    result = await judged(authority, tmp_path, Lie.DIES, bare)
+    assert [str(one.threshold.metric) for one in result.thresholds if not one.passed] == ["unreached"]
+    assert result.exit_code == ExitCode.THRESHOLD
+    assert "the scenario sets no thresholds: only who gets in was judged" in remarks(document_of(result))

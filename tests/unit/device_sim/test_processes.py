@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,42 @@ async def test_a_child_is_ready_when_it_says_so_and_gone_afterwards(log: Path) -
         assert child.ready == ["one", "two"]
         assert is_running(child.pid)
     assert not is_running(child.pid)
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from device_sim.processes import running
+
+async def main():
+    async with running("obedient", ["obedient"], log=Path(sys.argv[1]), ready="obedient ready ", deadline=20) as child:
+        print(child.pid, flush=True)
+        sys.stdin.read()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+def test_a_child_ends_when_nobody_was_left_to_stop_it(log: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": f"{log.parent}:{Path(__file__).parents[3]}"}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(log)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    child = os.pidfd_open(int(parent.stdout.readline()))
+    try:
+        parent.communicate()  # The end of its input.
+        assert parent.returncode == -signal.SIGKILL
+        ended, _, _ = select.select([child], [], [], 20)
+        assert ended
+    finally:
+        os.close(child)
 
 
 async def test_a_child_that_ends_too_soon_shows_its_last_words(log: Path) -> None:

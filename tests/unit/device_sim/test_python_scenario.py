@@ -65,6 +65,12 @@ def test_the_page_s_program_builds_what_a_file_says(tmp_path: Path) -> None:
             IMPORTS + "scenario = Scenario(name='x', stages=[Ramp(rate=1)], thresholds={'speed': ['< 1']})",
             "speed",
         ),
+        (IMPORTS + "stages = [Hold(seconds='5x')]", r"mine\.py:3: Hold: seconds: '5x' is no duration: write '500ms'"),
+        (IMPORTS + "stages = [Hold(second=5)]", r"mine\.py:3: Hold: second: there is no such field; did you mean 'sec"),
+        ("x =", r"mine\.py: SyntaxError: invalid syntax .*line 1"),
+        ("\nimport nowhere", r"mine\.py:2: ModuleNotFoundError: No module named 'nowhere'"),
+        ("open('/nonexistent')", r"mine\.py:1: FileNotFoundError"),
+        ("raise SystemExit(0)", r"mine\.py:1: SystemExit: 0"),
     ],
 )
 def test_a_program_that_builds_no_scenario_is_told_why(tmp_path: Path, program: str, words: str) -> None:

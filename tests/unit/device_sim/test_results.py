@@ -170,6 +170,19 @@ def test_ticks_are_round_and_few() -> None:
     assert [short(value) for value in (0.1, 5.0, 1500.0, 25_000.0)] == ["0.1", "5", "1500", "25k"]
 
 
+@pytest.mark.parametrize(("width", "headings"), [(80, 5), (50, 3)])
+def test_on_a_narrow_terminal_there_are_fewer_figures_and_each_is_whole(width: int, headings: int) -> None:
+    document = imagined()
+    console = Console(file=io.StringIO(), width=width)
+    console.print(summary_of(document))
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.split() for line in console.file.getvalue().splitlines()]
+    for name, duration in document["durations"].items():
+        assert [f"{dict(map(tuple, duration['response']['curve']))[99.0]:.2f}" in line for line in lines
+                if line[:1] == [name] and len(line) == headings + 1] == [True], name  # fmt: skip
+    assert "…" not in console.file.getvalue()
+
+
 def test_what_is_outside_its_range_is_drawn_at_the_edge() -> None:
     plot = Plot(100, 100, (0, 10), (0, 10), name="test")
     plot.line([(-5, 5), (50, 500)], "c0")
@@ -181,7 +194,7 @@ def test_a_run_without_thresholds_and_one_whose_receiver_was_away_say_so() -> No
     own = [item for item in document["thresholds"] if not item["security"]]
     assert own
     assert remarks(document) == []
-    document["thresholds"] = [item for item in document["thresholds"] if item["security"]]
+    document["scenario"]["thresholds"] = {}
     document["markers"] = [{"at": 1.0, "kind": "lost receiver", "what": "backend: tcp <closed>"}]
     without, away = remarks(document)
     assert without == "the scenario sets no thresholds: only who gets in was judged"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import ssl
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from provisioning.pki import openssl
-from provisioning.pki.tls import ClientCertificate, client_context, server_context
-from tests.support.pki import shared_pki
+from provisioning.pki.tls import ClientCertificate, Credential, client_context, server_context
+from tests.support.pki import Pki, shared_pki
 
 PKI = shared_pki()
 BROKER = PKI.broker()
@@ -195,3 +197,37 @@ def test_many_threads_shake_hands_while_the_staple_changes() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(visit, range(64)))
+
+
+def refused(credential: Credential | None, shake_hands: Callable[[Any], object]) -> tuple[object, ...]:
+    """Return what a server says of a client with *credential*, who is not let in."""
+    server = server_context(BROKER.credential, PKI.anchors, client_certificate=ClientCertificate.REQUIRED)
+    client = client_context(PKI.anchors, credential)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking: Any = client.wrap_bio(to_client, to_server, server_hostname="localhost")
+    asked: Any = server.wrap_bio(to_server, to_client, server_side=True)
+    for _ in range(2):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            asking.do_handshake()
+        try:
+            shake_hands(asked)
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLError as error:
+            verified = (getattr(error, name, None) for name in ("verify_code", "verify_message"))
+            return type(error), error.reason, *verified
+    raise AssertionError("it was let in")
+
+
+def shake_hands_directly(session: Any) -> None:
+    outcome = openssl.shake_hands(openssl._word(session._sslobj, openssl._SESSION))
+    assert outcome == openssl.WANTS_READ
+
+
+@pytest.mark.parametrize("credential", [None, Pki().device("meter-1").credential], ids=["none", "another's"])
+def test_a_refusal_is_the_one_that_ssl_raises_and_leaves_nothing_for_the_next_session(
+    credential: Credential | None,
+) -> None:
+    expected = refused(credential, lambda session: session.do_handshake())
+    assert refused(credential, shake_hands_directly) == expected
+    assert openssl._library.ERR_peek_last_error() == 0

@@ -3,8 +3,10 @@ from __future__ import annotations
 import gc
 import os
 import pty
+import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -41,6 +43,17 @@ def test_who_has_switched_collections_off_finds_them_so() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN])
+def test_ctrl_c_meanwhile_ends_the_process_without_a_word_unless_it_means_something_else(before: Any) -> None:
+    usual = signal.signal(signal.SIGINT, before)
+    try:
+        with importing():
+            assert signal.getsignal(signal.SIGINT) is (signal.SIG_IGN if before is signal.SIG_IGN else signal.SIG_DFL)
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def test_what_is_there_already_is_not_hidden() -> None:

@@ -35,6 +35,9 @@ def usage(**bits: bool) -> x509.KeyUsage:
     return x509.KeyUsage(**(none | bits))
 
 
+CA = "a CA's certificate is not a device's"
+ANCHOR = f"{CA}; this is one of the broker's trust anchors"
+BEHIND = "; behind it the file has another's: a device's own has to be the first"
 STEPS = ["chain", "validity", "purpose", "end entity", "identity", "policy", "bundle", "revocation", "freshness"]
 
 
@@ -105,7 +108,7 @@ BAD: dict[str, tuple[Held, RefusalCode, list[str]]] = {
     "a broker's": (PKI.broker(), RefusalCode.WRONG_ROLE, ["policy"]),
     "wrong in every way": (
         Pki().certify(METER, uris=[], purposes=SERVER[:1], is_ca=True, not_after=NOW - timedelta(seconds=1)),
-        RefusalCode.UNTRUSTED_ISSUER,
+        RefusalCode.CA_CERTIFICATE,
         ["chain", "validity", "purpose", "end entity", "identity"],
     ),
 }
@@ -253,6 +256,23 @@ def test_a_feed_that_was_never_read_and_need_not_be_is_told(admission: Admission
         outcome = verdict(admission, PKI.certify(METER))
         assert outcome.admitted
         assert (outcome.steps[-1].passed, words in outcome.steps[-1].detail) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("file", "anchors", "said"),
+    [
+        ([PKI.root], [PKI.root], ANCHOR),
+        ([PKI.issuing, PKI.root], [PKI.root], CA),
+        ([Pki().issuing], [PKI.root], CA),
+        ([PKI.issuing, PKI.certify(METER)], [PKI.issuing], f"{ANCHOR}{BEHIND}"),
+    ],
+)
+def test_of_a_cas_certificate_that_is_the_verdict(
+    admission: Admission, file: list[Held], anchors: list[Held], said: str
+) -> None:
+    outcome = check([each.certificate for each in file], [each.certificate for each in anchors], admission, 5.0, NOW)
+    assert (outcome.code, outcome.detail) == (RefusalCode.CA_CERTIFICATE, said)
+    assert "end entity" in failed(outcome)
 
 
 def test_every_refusal_has_its_remedy() -> None:

@@ -60,6 +60,18 @@ def test_a_file_that_is_gone_is_waited_for(path: Path) -> None:
     assert [watch.changed([path]) for _ in range(3)] == [False, True, False]
 
 
+def test_a_file_that_stays_away_does_not_hide_the_changes_of_others(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("x")
+    watch = FileWatch([path, other])
+    path.unlink()
+    other.write_text("new, and longer")
+    told = [watch.changed([path, other]) for _ in range(100)]
+    assert told.count(True) == 1
+    other.write_text("newer, and even longer")
+    assert any(watch.changed([path, other]) for _ in range(100))
+
+
 def test_another_list_of_files_is_a_change(path: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_text("x")

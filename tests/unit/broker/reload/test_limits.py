@@ -150,6 +150,17 @@ def test_connections_share_their_terms() -> None:
 def test_settings_that_wait_for_a_restart_are_named() -> None:
     part = ReloadedLimits(MemoryBroker().engine, settings())
     assert part.load(settings(port=1, name="x"), None) == Unchanged("restart needed for: name, port")
+    listeners = ({"port": 1}, {"port": 2, "host": "::1", "protocol": "wss"})
+    assert part.load(settings(listener=listeners), None) == Unchanged("restart needed for: listener")
+
+
+@pytest.mark.parametrize(("provisioning", "waits"), [(None, ""), ("https://localhost:1", "restart needed for: cafile")])
+def test_another_cafile_counts_at_once_but_for_the_clients_of_provisioning(
+    provisioning: str | None, waits: str
+) -> None:
+    before = settings(provisioning=provisioning)
+    part = ReloadedLimits(MemoryBroker().engine, before)
+    assert part.load(before.model_copy(update={"cafile": Path("other")}), None) == Unchanged(waits)
 
 
 def test_a_report_can_be_read() -> None:

@@ -46,6 +46,21 @@ async def test_a_look_that_is_given_up_is_taken_again(tmp_path: Path) -> None:
     assert intake.taken == [b"list"], "nothing has changed"
 
 
+async def test_one_file_of_a_directory_that_cannot_be_read_hides_none_of_the_others(tmp_path: Path) -> None:
+    for name in ("a.crl", "c.crl"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "b.crl").symlink_to(tmp_path / "nothing")
+    said: list[tuple[CrlProblem, str]] = []
+    intake = SlowIntake()
+    intake.go_on.set()
+    intake.complain = lambda code, _detail, source: said.append((code, source))  # type: ignore[method-assign]
+    files = CrlFiles(cast("CrlIntake", intake), [tmp_path], 60.0)
+    for _ in range(2):
+        await files.look()
+    assert intake.taken == [b"a.crl", b"c.crl"]
+    assert said == [(CrlProblem.CRL_UNREADABLE, str(tmp_path / "b.crl"))], "once"
+
+
 async def test_those_who_ask_meanwhile_share_the_next_look(tmp_path: Path) -> None:
     path = tmp_path / "ca.crl"
     path.write_bytes(b"1")

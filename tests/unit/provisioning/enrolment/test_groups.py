@@ -147,6 +147,24 @@ async def test_a_lost_answer_is_given_again_to_the_same_key_for_a_while(fleet: F
     assert await refusal(fleet, csr_der(key), token) is Code.TOKEN_USED
 
 
+async def test_a_token_answers_again_with_what_it_bought_and_with_nothing_newer(fleet: Fleet) -> None:
+    await group(fleet, same_key_window=HOUR)
+    key, token = generate_key(), await fleet.token()
+    first = await fleet.enrolment.enrol(csr_der(key), TokenCredential("meter-17", token))
+    fleet.clock.advance(timedelta(seconds=1))
+    await fleet.reenrol(first, successor_csr(first, key))
+    assert await refusal(fleet, csr_der(key), token) is Code.TOKEN_USED
+
+
+async def test_what_has_ended_is_not_given_again(fleet: Fleet) -> None:
+    await group(fleet, lifetime=HOUR, same_key_window=3 * HOUR)
+    key = generate_key()
+    first = await fleet.enrolment.enrol(csr_der(key), TokenCredential("x", await group_token(fleet)))
+    fleet.clock.advance(2 * HOUR)
+    second = await fleet.enrolment.enrol(csr_der(key), TokenCredential("x", await group_token(fleet)))
+    assert second.not_valid_after_utc == first.not_valid_after_utc + 2 * HOUR
+
+
 async def test_without_a_window_a_token_answers_once(fleet: Fleet) -> None:
     key, token = generate_key(), await fleet.token()
     await fleet.enrolment.enrol(csr_der(key), TokenCredential("meter-17", token))

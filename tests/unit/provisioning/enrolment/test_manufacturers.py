@@ -16,11 +16,12 @@ from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Refused
 from provisioning.store import audit
 from provisioning.store.audit import Action
+from provisioning.store.groups import NewKey
 from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
 from tests.support.pki import pem_of
 from tests.support.requests import NOON, csr_der
-from tests.support.ways import enrol, group, nothing, refusal, register
+from tests.support.ways import enrol, group, is_good, nothing, refusal, register
 from tests.support.weak_keys import roca
 
 DAY = timedelta(days=1)
@@ -154,3 +155,37 @@ async def test_who_shows_a_certificate_that_nobody_knows_is_told_so(fleet: Fleet
     below, _ = Manufacturer(begin=NOON).idevid("SN17")
     with pytest.raises(Refused, match="the CA that has issued it is not itself registered as a manufacturer's"):
         await enrol(fleet, "SN17", certificate=below, label=label)
+
+
+async def test_a_manufacturer_comes_again_with_its_key_and_its_devices_are_the_same(fleet: Fleet) -> None:
+    await group(fleet, "manufacturer", new_key=NewKey.REPLACE)
+    acme = Manufacturer(begin=NOON, end=NOON + DAY)
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    await enrol(fleet, "SN17", certificate=idevid)
+    service = ManufacturerService(fleet.database, fleet.clock, nothing)
+    await service.end("acme", by="admin")
+    assert await refusal(fleet, "SN17", certificate=idevid) is Code.TOKEN_MISSING
+    await register(fleet, acme)  # It was ended by mistake.
+    first = await enrol(fleet, "SN17", certificate=idevid)
+    fleet.clock.advance(2 * DAY)
+    assert await refusal(fleet, "SN17", certificate=idevid) is Code.MANUFACTURER_CERTIFICATE, "its CA has ended"
+    await register(fleet, Manufacturer(begin=NOON, key=acme.key))
+    second = await enrol(fleet, "SN17", certificate=idevid)
+    assert (await is_good(fleet, first), await is_good(fleet, second)) == (False, True)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_manufacturer_s_name_is_of_one_key_group_and_prefix(fleet: Fleet, *, ended: bool) -> None:
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    service = ManufacturerService(fleet.database, fleet.clock, nothing)
+    renewed = Manufacturer(begin=NOON, key=acme.key)
+    if ended:
+        await service.end("acme", by="admin")
+    others = [(Manufacturer(begin=NOON), "line", ""), (renewed, "other", ""), (renewed, "line", "x")]
+    for ca, group_name, prefix in others if ended else [*others, (acme, "line", "")]:
+        with pytest.raises(Refused, match="NAME_EXISTS"):
+            await service.add(name="acme", group=group_name, name_prefix=prefix, pem=ca.pem, by="admin")
+    (known,) = await service.page(limit=9, after=None)
+    assert (known.der, known.ended_at is not None) == (acme.certificate.public_bytes(Encoding.DER), ended)

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from provisioning.ca.profile import ProfileConfig
+from provisioning.ca.profile import ProfileConfig, profile_of
 from provisioning.config import load_settings
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.issuing_policy import profiles_of
+from provisioning.store.groups import Group
 from tests.support.fleet import open_fleet, successor_csr
 from tests.support.requests import csr_der
 
@@ -55,6 +56,27 @@ async def test_a_changed_profile_locks_nobody_out(store_url: str, tmp_path: Path
         service._profiles = service._profiles | profiles_of(load_settings(tmp_path))  # type: ignore[operator]
         renewed = await fleet.reenrol(certificate, successor_csr(certificate))
         assert hosts(renewed) == []
+
+
+@pytest.mark.parametrize("role", [None, "service"], ids=["gone", "another role's"])
+async def test_a_group_s_profile_is_a_device_s_when_it_signs_too(store_url: str, role: str | None) -> None:
+    async with open_fleet(store_url, configured=[ProfileConfig("plant", LIFE, role="device")]) as fleet:
+        await fleet.groups.create(Group("north", profile="plant"), by="admin")
+        await fleet.enrol("meter-1")
+        service = fleet.enrolment.service
+        changed = {"plant": profile_of(ProfileConfig("plant", LIFE, role=role))} if role else {}
+        service._profiles = {name: each for name, each in service._profiles.items() if name != "plant"} | changed
+        with pytest.raises(Refused, match="UNAVAILABLE: group north has profile plant, which is not configured"):
+            await fleet.enrol()
+
+
+async def test_a_key_that_is_made_is_of_the_kind_of_its_group_s_profile(store_url: str) -> None:
+    configured = ProfileConfig("plant", LIFE, role="device", key_types=("Ed25519",))
+    async with open_fleet(store_url, configured=[configured]) as fleet:
+        await fleet.groups.create(Group("north", profile="plant", server_keys=True), by="admin")
+        token = TokenCredential("meter-17", await fleet.token())
+        made = await fleet.enrolment.enrol_with_server_key(csr_der(), token, "north")
+        assert isinstance(made.key, ed25519.Ed25519PrivateKey)
 
 
 async def test_a_key_that_the_profile_does_not_take_is_refused_with_those_that_it_takes(store_url: str) -> None:

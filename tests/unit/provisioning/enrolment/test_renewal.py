@@ -273,9 +273,12 @@ async def test_grace_is_never_for_a_certificate_revoked_by_its_serial_number(fle
     assert await code_of_renewal(fleet, certificate) is Code.CERTIFICATE_REVOKED
 
 
-async def test_grace_is_never_for_what_ended_before_its_device_was_revoked_and_came_back(fleet: Fleet) -> None:
+@pytest.mark.parametrize("reason", [RevocationReason.KEY_COMPROMISE, RevocationReason.UNSPECIFIED])
+async def test_grace_is_never_for_what_ended_before_its_device_was_revoked_and_came_back(
+    fleet: Fleet, reason: RevocationReason
+) -> None:
     stolen = await graced(fleet)
-    await fleet.revocation.revoke_device("meter-17", RevocationReason.KEY_COMPROMISE, by="admin")
+    await fleet.revocation.revoke_device("meter-17", reason, by="admin")
     fleet.clock.advance(SECOND)
     current = await fleet.enrol()
     assert await code_of_renewal(fleet, stolen) is Code.CERTIFICATE_REVOKED, "who holds its key is not the device"

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from provisioning.enrolment.approvals import ApprovalService
-from provisioning.enrolment.attempt import Question, TokenCredential, Verdict
-from provisioning.enrolment.groups import parse_ways
+from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Pending, Refused
-from provisioning.pki.keys import generate_key, spki_fingerprint
+from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
+from provisioning.store import audit
 from provisioning.store.approvals import ApprovalState
+from provisioning.store.audit import Action
 from provisioning.store.groups import NewKey
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.manufacturer import Manufacturer
@@ -84,6 +86,18 @@ async def test_a_device_with_a_new_key_is_recognised_by_its_own_manufacturer_s_c
     assert await refusal(fleet, "SN18", certificate=for_18) is Code.NAME_TAKEN
 
 
+async def test_a_manufacturer_s_certificate_gets_a_new_key_as_the_group_says(fleet: Fleet) -> None:
+    await group(fleet, "manufacturer")
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    first = await enrol(fleet, "SN17", certificate=idevid)
+    assert await refusal(fleet, "SN17", certificate=idevid) is Code.NAME_TAKEN
+    await fleet.groups.change("line", {"new_key": NewKey.APPROVE}, by="admin")
+    await pending(fleet, "SN17", certificate=idevid)
+    assert await is_good(fleet, first)
+
+
 async def test_who_knew_the_name_of_a_manufacturer_s_device_does_not_make_it_somebody_else_s(fleet: Fleet) -> None:
     await group(fleet, "manufacturer", "claim", new_key=NewKey.REPLACE)
     acme = Manufacturer(begin=NOON)
@@ -110,6 +124,19 @@ async def test_a_revoked_device_does_not_come_back_by_its_manufacturer(fleet: Fl
     assert await refusal(fleet, "SN17", certificate=idevid) is Code.CERTIFICATE_REVOKED
 
 
+async def test_a_device_that_was_revoked_when_it_had_nothing_does_not_come_back_by_its_manufacturer(
+    fleet: Fleet,
+) -> None:
+    await group(fleet, "manufacturer", new_key=NewKey.REPLACE)
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    await enrol(fleet, "SN17", certificate=idevid)
+    fleet.clock.advance(timedelta(days=500))
+    assert (await fleet.revocation.revoke_device("SN17", RevocationReason.UNSPECIFIED, by="admin")).revoked == []
+    assert await refusal(fleet, "SN17", certificate=idevid) is Code.CERTIFICATE_REVOKED
+
+
 async def test_an_operator_s_token_readmits_for_good(fleet: Fleet) -> None:
     await group(fleet, "manufacturer", "token", new_key=NewKey.REPLACE)
     acme = Manufacturer(begin=NOON)
@@ -122,6 +149,14 @@ async def test_an_operator_s_token_readmits_for_good(fleet: Fleet) -> None:
     # From now on its manufacturer's word counts again.
     replaced = await enrol(fleet, "SN17", certificate=idevid)
     assert (await is_good(fleet, readmitted), await is_good(fleet, replaced)) == (False, True)
+
+
+async def test_an_operator_s_token_readmits_beside_another_condition(fleet: Fleet) -> None:
+    await group(fleet, "token+listed")
+    await DeviceListService(fleet.database, fleet.clock).add("line", [("meter-1", None)], by="admin")
+    await enrol(fleet, "meter-1", token=TokenCredential("meter-1", await fleet.token("meter-1", "line")))
+    await fleet.revocation.revoke_device("meter-1", RevocationReason.UNSPECIFIED, by="admin")
+    await enrol(fleet, "meter-1", token=TokenCredential("meter-1", await fleet.token("meter-1", "line")))
 
 
 # Approval.
@@ -193,9 +228,18 @@ async def test_an_approval_beside_a_claim_shows_the_claim(fleet: Fleet) -> None:
     await group(fleet, "claim+approval")
     shared = await claim(fleet)
     assert await refusal(fleet, "meter-1", label="line") is Code.WAY_REFUSED
-    await pending(fleet, "meter-1", certificate=shared)
-    (waiting,) = await ApprovalService(fleet.database, fleet.clock).page(limit=9, after=0, group="line", state=None)
+    key = generate_key()
+    number = await pending(fleet, "meter-1", key=key, certificate=shared)
+    service = ApprovalService(fleet.database, fleet.clock)
+    (waiting,) = await service.page(limit=9, after=0, group="line", state=None)
     assert waiting.request.evidence == "claim batch"
+    await service.decide(number, approve=True, by="boss")
+    certificate = await enrol(fleet, "meter-1", key=key, certificate=shared)
+    assert not await is_good(fleet, certificate), "what a claim buys is on trial, whoever else has vouched"
+    await fleet.reenrol(certificate, successor_csr(certificate))
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    signing = [each.actor for each in entries if each.action == Action.SIGNING_CERTIFICATE]
+    assert signing == ["boss", "meter-1"], "who has decided, not who made the claim"
 
 
 async def test_a_queue_that_is_full_takes_no_more_and_forgets_what_nobody_decides(
@@ -255,82 +299,3 @@ async def test_an_approval_of_a_newcomer_is_none_of_another_key_for_who_came_in_
     await service.decide(number, approve=True, by="boss")
     await enrol(fleet, "meter-1", key=key, label="line")
     assert not await is_good(fleet, certificate)
-
-
-# The webhook.
-
-
-async def test_the_webhook_is_asked_about_exactly_what_is_decided_and_may_veto(fleet: Fleet) -> None:
-    await group(fleet, "token+webhook", webhook_url="http://127.0.0.1:1/", same_key_window=timedelta())
-    asked: list[Question] = []
-    allowed = True
-
-    async def ask(question: Question) -> Verdict:
-        asked.append(question)
-        return Verdict(question, allowed=allowed, reason="not in stock")
-
-    fleet.enrolment.service._ask = ask
-    key = generate_key()
-    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
-    await enrol(fleet, "meter-1", key=key, token=token)
-    (question,) = asked
-    assert (question.group, question.device, question.evidence) == ("line", "meter-1", ("token",))
-    assert question.key_sha256 == spki_fingerprint(key.public_key()).hex()
-    assert not question.enrolled_before
-    allowed = False
-    token = TokenCredential("meter-2", await fleet.token("meter-2", "line"))
-    with pytest.raises(Refused, match=r"WEBHOOK_VETO: .*not in stock"):
-        await enrol(fleet, "meter-2", token=token)
-    # Who is refused anyway is not asked about; a veto spends no token.
-    assert await refusal(fleet, "meter-3", token=token) is Code.TOKEN_DEVICE
-    assert len(asked) == 2
-    allowed = True
-    await enrol(fleet, "meter-2", token=token)
-
-
-async def test_an_answer_to_another_question_counts_for_nothing(fleet: Fleet) -> None:
-    await group(fleet, "token+webhook", webhook_url="http://127.0.0.1:1/")
-
-    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
-    assert await refusal(fleet, "meter-1", token=token) is Code.WEBHOOK_FAILED, "there is nobody who asks it"
-    asked: list[Question] = []
-
-    async def answers_another(question: Question) -> Verdict:
-        asked.append(question)
-        return Verdict(Question("x", HOUR, "x", "x", "x", (), enrolled_before=False), allowed=True)
-
-    fleet.enrolment.service._ask = answers_another
-    assert await refusal(fleet, "meter-1", token=token) is Code.UNAVAILABLE
-    assert len(asked) == 3
-
-
-async def test_what_ends_while_the_webhook_is_asked_has_ended(fleet: Fleet) -> None:
-    await group(fleet, "token+webhook", webhook_url="http://127.0.0.1:1/")
-
-    async def slow(question: Question) -> Verdict:
-        fleet.clock.advance(2 * HOUR)
-        return Verdict(question, allowed=True)
-
-    fleet.enrolment.service._ask = slow
-    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
-    assert await refusal(fleet, "meter-1", token=token) is Code.TOKEN_EXPIRED
-
-
-def test_ways_are_put_in_order_and_a_webhook_never_stands_alone() -> None:
-    (alternative,) = parse_ways(["webhook+approval+claim"])
-    assert list(alternative) == ["claim", "approval", "webhook"]
-    with pytest.raises(Refused, match="may veto but not let in"):
-        parse_ways(["webhook"])
-
-
-@pytest.mark.parametrize(
-    "url", ["http://example.org/", "http://localhost/", "ftp://127.0.0.1/", "https://a:b@example.org/", "https://", "x"]
-)
-async def test_a_webhook_is_on_this_machine_or_behind_https(fleet: Fleet, url: str) -> None:
-    with pytest.raises(Refused, match="INVALID_REQUEST: webhook_url"):
-        await group(fleet, "token+webhook", webhook_url=url)
-
-
-async def test_a_webhook_way_needs_a_url(fleet: Fleet) -> None:
-    with pytest.raises(Refused, match="webhook_url is missing"):
-        await group(fleet, "token+webhook")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -13,7 +13,7 @@ from provisioning.api.feed import _FeedStream
 from provisioning.errors import Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import feed as feed_module
-from provisioning.revocation.feed import RevocationFeed, Subscription, event_of
+from provisioning.revocation.feed import FeedEvent, RevocationFeed, Subscription, event_of
 from provisioning.store import certificates
 from provisioning.store.revocations import EventKind, RevocationRecord
 from tests.support.fleet import Fleet
@@ -30,8 +30,10 @@ async def revoke(fleet: Fleet, feed: RevocationFeed | None, *names: str) -> None
 
 
 @contextlib.asynccontextmanager
-async def running(fleet: Fleet, heartbeat: float = HEARTBEAT) -> AsyncIterator[RevocationFeed]:
-    feed = RevocationFeed(fleet.database, heartbeat)
+async def running(
+    fleet: Fleet, heartbeat: float = HEARTBEAT, on_new: Callable[[Sequence[FeedEvent]], None] = lambda _: None
+) -> AsyncIterator[RevocationFeed]:
+    feed = RevocationFeed(fleet.database, heartbeat, on_new)
     await feed.start()
     task = asyncio.create_task(feed.run())
     try:
@@ -94,12 +96,13 @@ def test_each_fact_of_an_event_is_in_its_mark() -> None:
 
 async def test_history_and_news_come_in_order_to_everybody(fleet: Fleet) -> None:
     await revoke(fleet, None, "a", "b", "c")
-    async with running(fleet, heartbeat=60) as feed:
+    told: list[int] = []
+    async with running(fleet, 60, lambda events: told.extend(each.sequence for each in events)) as feed:
         early, late = await feed.subscribe(0), await feed.subscribe(2)
         readers = asyncio.gather(collect(early, 6), collect(late, 6))
         await revoke(fleet, feed, "d", "e", "f")
         assert await readers == [[1, 2, 3, 4, 5, 6], [3, 4, 5, 6]]
-        assert feed.subscribers == 0
+        assert (feed.subscribers, told) == (0, [4, 5, 6])
 
 
 async def test_who_is_further_back_than_the_tail_reads_the_store(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,9 +116,20 @@ async def test_who_is_further_back_than_the_tail_reads_the_store(fleet: Fleet, m
         assert [each.sequence for each in feed._tail] == [8, 9, 10, 11]
 
 
-async def test_a_follower_learns_that_he_is_current_and_hears_heartbeats(fleet: Fleet) -> None:
+async def test_a_follower_learns_that_he_is_current_and_hears_heartbeats(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await revoke(fleet, None, "a")
     async with running(fleet) as feed:
+        pages: list[int] = []
+        page = feed._page
+
+        async def noted(sequence: int) -> list[FeedEvent]:
+            pages.append(sequence)
+            return await page(sequence)
+
+        monkeypatch.setattr(feed, "_page", noted)
+        feed.announce()
         subscription = await feed.subscribe(0)
         frames = []
         async with contextlib.aclosing(subscription.batches()) as batches:
@@ -127,6 +141,7 @@ async def test_a_follower_learns_that_he_is_current_and_hears_heartbeats(fleet: 
     assert frames[0].startswith(b"id: 1\nevent: revoked\ndata: {")
     assert frames[0].endswith(current), "everything that is ready leaves in one write"
     assert frames[1:] == [current, current]
+    assert len(pages) < 9, "between two heartbeats nobody asks the store"
 
 
 async def test_another_process_s_revocations_are_noticed_at_the_next_heartbeat(fleet: Fleet) -> None:
@@ -153,9 +168,9 @@ async def test_a_number_of_another_history_is_refused(fleet: Fleet) -> None:
         assert json.loads(second.frame.partition(b"data: ")[2])["mark"] == second.mark
         for after, mark in ((0, None), (0, "anything"), (1, first.mark), (2, second.mark), (2, None)):
             (await feed.subscribe(after, mark)).close()
-        for mark in (first.mark, "", "\u00e9"):
-            with pytest.raises(Refused, match="FEED_AHEAD: after=2 was another revocation when it was read"):
-                await feed.subscribe(2, mark)
+        for after, mark in ((1, second.mark), (2, first.mark), (2, ""), (2, "\u00e9")):
+            with pytest.raises(Refused, match=f"FEED_AHEAD: after={after} was another revocation when it was read"):
+                await feed.subscribe(after, mark)
 
 
 async def test_closing_ends_followers_now_and_later(fleet: Fleet) -> None:

@@ -70,14 +70,14 @@ async def test_a_database_has_no_schema_at_first_and_is_older_at_every_earlier_r
 async def test_a_migration_of_a_large_store_may_take_its_time(url: str) -> None:
     """Otherwise what takes longer than any request may would be undone at every start, and none would succeed."""
     database = Database(url)
-    show = text("SHOW statement_timeout")
+    limits = [text(f"SHOW {name}") for name in ("statement_timeout", "idle_in_transaction_session_timeout")]
 
-    def upgrade(connection: Connection) -> str | None:
+    def upgrade(connection: Connection) -> list[str | None]:
         schema._upgrade_and_begin(connection)
-        return connection.scalar(show)
+        return [connection.scalar(limit) for limit in limits]
 
-    assert await database.write(upgrade) == "0"
-    assert await database.write(upgrade) == "30s", "nothing was left to do"
+    assert await database.write(upgrade) == ["0", "0"]
+    assert await database.write(upgrade) == ["30s", "1min"], "nothing was left to do"
     await database.close()
 
 

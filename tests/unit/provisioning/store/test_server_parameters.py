@@ -16,6 +16,7 @@ from provisioning.store.postgresql_group import driver_of
 from tests.support.postgresql import PostgresqlServer
 
 PATIENCE = 20
+NAMES = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "search_path")
 WATCHED = {"tcp_user_timeout": "20000", "keepalives_idle": "5", "keepalives_interval": "5", "keepalives_count": "4"}
 
 
@@ -28,23 +29,22 @@ async def opened(url: URL) -> AsyncIterator[Database]:
         await database.close()
 
 
-def limits(connection: Connection) -> tuple[str, str, str, dict[str, str]]:
+def limits(connection: Connection) -> tuple[str | dict[str, str], ...]:
     """Return what the server has been told, and how the connection is watched."""
-    told = [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in ("statement_timeout", "lock_timeout")]
-    path = connection.exec_driver_sql("SHOW search_path").scalar_one()
-    return (*told, path, driver_of(connection).info.get_parameters())
+    told = [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in NAMES]
+    return (*told, driver_of(connection).info.get_parameters())
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("", ("30s", "10s", '"$user", public')),
-        ("-c search_path=elsewhere", ("30s", "10s", "elsewhere")),
-        ("-c lock_timeout=3s", ("30s", "3s", '"$user", public')),
+        ("", ("30s", "10s", "1min", '"$user", public')),
+        ("-c search_path=elsewhere", ("30s", "10s", "1min", "elsewhere")),
+        ("-c lock_timeout=3s", ("30s", "3s", "1min", '"$user", public')),
     ],
 )
 async def test_no_connection_waits_without_an_end_whatever_its_url_says_besides(
-    postgresql: PostgresqlServer, options: str, expected: tuple[str, str, str]
+    postgresql: PostgresqlServer, options: str, expected: tuple[str, ...]
 ) -> None:
     with postgresql.database() as url:
         asked = make_url(url).update_query_dict({"options": options} if options else {})
@@ -52,6 +52,7 @@ async def test_no_connection_waits_without_an_end_whatever_its_url_says_besides(
             for ask in (database.write, database.look, database.read):
                 *told, parameters = await ask(limits)
                 assert tuple(told) == expected
+                assert isinstance(parameters, dict)
                 assert parameters.items() >= WATCHED.items()
 
 

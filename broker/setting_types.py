@@ -1,0 +1,63 @@
+"""What the values of settings are made of, where pydantic alone would take what nobody means.
+
+It takes true for 1, an empty text for the folder that the process is in, and any number for seconds: a time-out that is
+infinite is no time at all to whoever counts it. Each type refuses that in words.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from provisioning.pki.identity import InvalidIdentity, check_name, check_trust_domain
+
+MOST: Final = 2**62
+"""Of anything that is counted: it fits into what C and SQLite count with, and nobody has so much."""
+LONGEST: Final = 10 * 365 * 86_400.0
+"""Seconds; who needs longer means for ever, which has a setting of its own where it makes sense."""
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("give a number, not true or false")  # noqa: TRY004 - a ValueError is what pydantic words
+    return value
+
+
+def _file(value: object) -> object:
+    if value == "":
+        raise ValueError("is empty; name a file, or leave it out")
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("no file's name has a NUL in it")
+    return value
+
+
+def _name(value: str) -> str:
+    try:
+        return check_name("the name", value)
+    except InvalidIdentity as error:
+        raise ValueError(str(error)) from error
+
+
+def _trust_domain(value: str) -> str:
+    try:
+        return check_trust_domain(value)
+    except InvalidIdentity as error:
+        raise ValueError(str(error)) from error
+
+
+Whole = Annotated[int, BeforeValidator(_number)]
+Real = Annotated[float, BeforeValidator(_number)]
+File = Annotated[Path, BeforeValidator(_file)]
+FileText = Annotated[str, BeforeValidator(_file)]
+"""A file, or a word that means none."""
+Name = Annotated[str, AfterValidator(_name)]
+"""The last part of an identity."""
+TrustDomain = Annotated[str, AfterValidator(_trust_domain)]
+Port = Annotated[Whole, Field(ge=0, le=65535)]
+"""0 for any free one."""
+Count = Annotated[Whole, Field(ge=1, le=MOST)]
+CountOrNone = Annotated[Whole, Field(ge=0, le=MOST)]
+Seconds = Annotated[Real, Field(gt=0, le=LONGEST)]
+Interval = Annotated[Real, Field(gt=0, le=86_400)]
