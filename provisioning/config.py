@@ -108,8 +108,12 @@ class Settings(BaseSettings):
     body_seconds: float = Field(default=20.0, gt=0, le=300)
     requests_per_second: float = Field(default=1000.0, ge=0, le=1_000_000)
     """Of one caller (a client certificate, or an address without one) at this process's HTTPS port; 0: no limit."""
-    ocsp_requests_per_second: float = Field(default=2000.0, ge=0, le=1_000_000)
-    """Of one address at this process's plain HTTP port; 0: no limit. Lists are files, and have none."""
+    ocsp_requests_per_second: float = Field(default=0.0, ge=0, le=1_000_000)
+    """Of one address at this process's plain HTTP port; 0: no limit. Lists are files, and have none.
+
+    None by default: a broker whose fleet comes back all at once asks for everybody from one address, and whom it gets no
+    answer for it may have to refuse.
+    """
     request_burst: int = Field(default=5000, ge=1, le=1_000_000)
     """How many of them at once."""
     metrics: MetricsExposure = MetricsExposure.OFF
