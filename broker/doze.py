@@ -13,7 +13,7 @@ that says anything else, or is sent anything but the answer to its ping, is awak
 
 Rules
 -----
-1. A dozing client is served at most `doze_milliseconds` later than another; 0 switches intervals off.
+1. A dozing client is served `doze_milliseconds` later than another at most; 0 switches intervals off.
 2. Intervals begin when two are there at once, or one comes within an interval after the last; they end with the first
    look that finds fewer than two.
 3. More than a batch does not wait for the next interval.

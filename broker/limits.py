@@ -50,7 +50,7 @@ class Limits:
     """Unsent bytes to one client; beyond it, QoS 0 messages to it are dropped and its packets are not read."""
     coalesce_microseconds: Annotated[Whole, Field(ge=0, le=5_000)] = 200
     """How long a turn may wait for more, while many clients send one by one; 0: never."""
-    doze_milliseconds: Annotated[Whole, Field(ge=0, le=1_000)] = 25
+    doze_milliseconds: Annotated[Whole, Field(ge=0, le=1_000)] = 100
     """How much later clients may be served that say nothing but that they are there, while they are many; 0: none."""
     max_inflight: Annotated[Whole, Field(ge=1, le=65535)] = 1024
     """Unacknowledged QoS 1 messages to one client, if it does not ask for fewer."""

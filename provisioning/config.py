@@ -111,8 +111,8 @@ class Settings(BaseSettings):
     ocsp_requests_per_second: float = Field(default=0.0, ge=0, le=1_000_000)
     """Of one address at this process's plain HTTP port; 0: no limit. Lists are files, and have none.
 
-    None by default: a broker whose fleet comes back all at once asks for everybody from one address, and whom it gets no
-    answer for it may have to refuse.
+    None by default: a broker whose fleet comes back all at once asks for everybody from one address, and may have to
+    refuse whom it gets no answer for.
     """
     request_burst: int = Field(default=5000, ge=1, le=1_000_000)
     """How many of them at once."""
