@@ -24,6 +24,7 @@ from broker.mqtt.publish import PINGRESP
 from broker.mqtt.topics import matches
 from device_sim.closure import REVOKED
 from device_sim.tls_dial import Endpoint
+from provisioning.client.operator import ServiceUnavailable
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.pki.tls import ClientCertificate, server_context
@@ -53,6 +54,7 @@ class Lie(Enum):
     LETS_IN = "lets a revoked device in again"
     CUTS_AND_LETS_IN = "cuts a revoked device off without a word, and lets it in again"
     BLAMES_AND_LETS_IN = "gives a revoked device another reason, and lets it in again"
+    SHUTS_THE_OFFICE = "cannot be asked to revoke anybody"
     TURNS_AWAY = "refuses a good device"
     DIES = "breaks all connections, and takes no more"
 
@@ -81,6 +83,8 @@ class DishonestBroker:
     async def revoke(self, *, device: str, reason: RevocationReason) -> None:
         """Close the session of *device*, and let it in no more; or not."""
         del reason
+        if self.lie is Lie.SHUTS_THE_OFFICE:
+            raise ServiceUnavailable("https://localhost cannot be reached: Connection refused")
         self._revoked.add(device)
         client = self._clients[device]
         match self.lie:
