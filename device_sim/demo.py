@@ -353,8 +353,9 @@ class _Story:
     async def _count(self, fleet: Fleet, backend: Backend) -> None:
         self._view.chapter("Every message is counted")
         living = [device for name, device in fleet.devices.items() if name not in self._plan.to_revoke]
-        # First: an acknowledgement wakes nobody who waits for arrivals.
-        kept_waiting = await fleet.quiet(_DRAIN_DEADLINE)
+        kept_waiting = await fleet.quiet(
+            _DRAIN_DEADLINE
+        )  # First: an acknowledgement wakes nobody who waits for arrivals.
         try:
             async with asyncio.timeout(_DRAIN_DEADLINE):
                 await backend.until(

@@ -31,7 +31,6 @@ from tests.support.authority import Authority
 
 _V5 = ProtocolVersion.V5
 _LARGEST = 1_000_000
-_LATE = 0.1
 _WHICH = 3
 """Which message of telemetry, of each device, is treated wrongly; of commands and answers it is the first."""
 
@@ -40,7 +39,6 @@ class Lie(Enum):
     """What the broker does wrong."""
 
     NOTHING = "nothing"
-    DAWDLES = "acknowledges a subscription late, which is no lie"
     SWALLOWS = "neither acknowledges nor delivers one message"
     DROPS = "acknowledges one message and does not deliver it"
     DOUBLES = "delivers one message twice"
@@ -113,8 +111,7 @@ class DishonestBroker:
                 self._admit(client)
             case Subscribe(packet_id=packet_id, requests=requests):
                 client.filters += [request.filter for request in requests]
-                suback = Suback(packet_id, tuple(ReasonCode(QoS.AT_LEAST_ONCE) for _ in requests))
-                asyncio.get_running_loop().call_later(_LATE * (self.lie is Lie.DAWDLES), client.send, suback)
+                client.send(Suback(packet_id, tuple(ReasonCode(QoS.AT_LEAST_ONCE) for _ in requests)))
             case Publish():
                 self._published[packet.topic] += 1
                 self._take(client, packet, wrong=self._published[packet.topic] == self._which(packet))

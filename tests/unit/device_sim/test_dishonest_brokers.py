@@ -103,14 +103,6 @@ async def test_what_a_broker_does_wrong_once_is_found(
     assert result.exit_code == (ExitCode.SECURITY if security else ExitCode.THRESHOLD if crossed else ExitCode.OK)
 
 
-async def test_who_is_on_the_way_when_the_stages_end_arrives_and_is_there(tmp_path: Path, authority: Authority) -> None:
-    """It is admitted, and says that it is there when its subscription is acknowledged."""
-    arriving = SCENARIO.partition("[[stages]]\ncommand")[0].replace("backoff", "presence = {}\nbackoff")
-    thresholds = '[thresholds]\nstale_presence = ["== 0"]\nunreached = ["== 0"]\npresence_changes = ["== 3"]\n'
-    result = await judged(authority, tmp_path, Lie.DAWDLES, arriving + thresholds)
-    assert [str(one.threshold.metric) for one in result.thresholds if not one.passed] == []
-
-
 async def test_a_broker_that_died_gets_no_pass_from_a_scenario_without_thresholds(
     tmp_path: Path, authority: Authority
 ) -> None:
