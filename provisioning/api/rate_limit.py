@@ -23,13 +23,13 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from provisioning.enrolment.pace import Buckets
 from provisioning.errors import Code, Refused
 from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import spki_fingerprint
 
 _REMEMBERED: Final = 4096
@@ -76,19 +76,11 @@ class Callers:
         try:
             certificate = x509.load_der_x509_certificate(der)
             for authority in self._authorities():
-                if _has_signed(authority, certificate):
+                if is_issued_by(certificate, authority):
                     return spki_fingerprint(authority.public_key()) + certificate.subject.public_bytes()
         except UNREADABLE:
             pass
         return der
-
-
-def _has_signed(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 class RequestRates:

@@ -17,6 +17,7 @@ from provisioning.errors import Code, Refused
 from tests.support.manufacturer import Manufacturer
 from tests.support.pki import Pki, shared_device, shared_pki
 
+ECDSA_WITH_SHA256 = bytes.fromhex("06082a8648ce3d040302")
 METER, OTHER = shared_device("meter-1"), shared_device("meter-2")
 
 
@@ -86,7 +87,8 @@ async def test_each_host_and_each_certificate_has_its_own_count() -> None:
     elsewhere = pki.device("meter-1", issuer=pki.authority("Another CA", pki.root))
     assert await asked.status("192.0.2.9", elsewhere.der) == 204
     strange = Manufacturer().unreadable().public_bytes(Encoding.DER)
-    for der in (METER.der[:-1], strange):
+    signed_oddly = METER.der.replace(ECDSA_WITH_SHA256, ECDSA_WITH_SHA256[:-1] + b"\x7f")
+    for der in (METER.der[:-1], strange, signed_oddly, METER.der + bytes(200_000)):
         assert [await asked.status("192.0.2.9", der) for _ in range(3)] == [204, 204, 429], "unreadable"
 
 
