@@ -19,7 +19,6 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -58,7 +57,7 @@ from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.sources.trust_files import load_trust, trust_of_cafile
-from broker.stopping import STOP_SECONDS, Ending, Stopped, in_time, unless_stopped
+from broker.stopping import STOP_SECONDS, Ending, Stopped, heed_signals, in_time, unless_stopped
 from broker.store.sqlite import SqliteStore
 from broker.sys_topics import INTERVAL, SysTopics
 from broker.wall_clock import WallClock
@@ -186,13 +185,12 @@ class BrokerServer:
                 store.close()
 
     def _heed_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        def stop(_number: int, _frame: FrameType | None) -> None:
+        def stop() -> None:
             if self._ending is not None:
                 self._ending.within(STOP_SECONDS, 1)
             loop.call_soon_threadsafe(self._stop.set)
 
-        for number in (signal.SIGINT, signal.SIGTERM):  # Not by the loop: a plugin that holds it would hold those, too.
-            signal.signal(number, stop)
+        heed_signals(stop)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
 
     def _begin_audit(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> AuditLog | NoAudit:
