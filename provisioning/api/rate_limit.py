@@ -18,6 +18,7 @@ Rules
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Final
@@ -34,6 +35,8 @@ from provisioning.pki.keys import spki_fingerprint
 
 _REMEMBERED: Final = 4096
 """Certificates whose names are remembered, about 1 KB each."""
+_LONGEST: Final = 8192
+"""Bytes of such a certificate. TLS lets longer ones through, with which others could fill our memory."""
 
 
 class RateLimit:
@@ -67,7 +70,7 @@ class Callers:
         """Return whose request it is."""
         certificate: bytes | None = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
         if certificate is not None:
-            return self._named(certificate)
+            return self._named(certificate) if len(certificate) <= _LONGEST else _itself(certificate)
         client = scope.get("client")
         return client[0] if client else ""
 
@@ -80,7 +83,11 @@ class Callers:
                     return spki_fingerprint(authority.public_key()) + certificate.subject.public_bytes()
         except UNREADABLE:
             pass
-        return der
+        return _itself(der)
+
+
+def _itself(der: bytes) -> bytes:
+    return hashlib.sha256(der).digest()
 
 
 class RequestRates:
