@@ -174,11 +174,11 @@ class BrokerServer:
         try:
             await _first_failure(tasks, stopped)
         finally:
-            await _call_off(tasks, plugins)
+            await _call_off(listeners, tasks, plugins)
             await admin.close()
             if metrics is not None:
                 await metrics.close()
-            await self._shut_down(engine, doors, listeners)
+            await _send_away(engine, doors)
             audit.close()
             await in_time("plugins that were to be closed", plugins.close(), _PLUGINS_PATIENCE)
             if store is not None:
@@ -401,12 +401,6 @@ class BrokerServer:
         for listener in listeners:
             listener.begin()
 
-    async def _shut_down(self, engine: Engine, doors: Doors, listeners: list[Listener]) -> None:
-        for listener in listeners:
-            listener.stop_accepting()
-        engine.stop(asyncio.get_running_loop().time())
-        await doors.drained(_STOP_PATIENCE)
-
 
 def _open(listener: Listener, host: str, port: int) -> None:
     try:
@@ -421,11 +415,18 @@ def _look_rarely() -> None:
     gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
 
 
-async def _call_off(tasks: list[asyncio.Task[Any]], plugins: Plugins | NoPlugins) -> None:
+async def _call_off(listeners: list[Listener], tasks: list[asyncio.Task[Any]], plugins: Plugins | NoPlugins) -> None:
+    for listener in listeners:  # Nobody new is let in, for what follows the revocations ends with the tasks.
+        listener.stop_accepting()
     for task in tasks:
         task.cancel()
     await in_time("its tasks", asyncio.wait(tasks), _TASKS_PATIENCE)
     await in_time("plugins that were told of the stop", plugins.closing(), _TOLD_PATIENCE)
+
+
+async def _send_away(engine: Engine, doors: Doors) -> None:
+    engine.stop(asyncio.get_running_loop().time())
+    await doors.drained(_STOP_PATIENCE)
 
 
 async def _renewals(credential: BrokerCredential, reloader: Reloader) -> None:
