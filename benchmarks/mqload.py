@@ -20,6 +20,8 @@ from typing import Any
 
 from processes import REPOSITORY, Child, ChildFailed
 
+from provisioning.descriptors import most_allowed
+
 _SOURCE = Path(__file__).with_name("mqload.c")
 _PHASE_SECONDS = 200  # More than the generator's own bounds, which end every phase.
 
@@ -81,12 +83,13 @@ class Load(Child):
 
 def allow_many_connections(wanted: int) -> None:
     """Raise this process's limit of open files, which children inherit; raise `LoadFailed` if it is not allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= wanted:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise LoadFailed(f"{wanted} open files are needed and {hard} allowed. Remedy: ulimit -Hn {wanted}, as root")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    most = most_allowed()
+    if most != resource.RLIM_INFINITY and most < wanted:
+        raise LoadFailed(f"{wanted} open files are needed and {most} allowed. Remedy: ulimit -Hn {wanted}, as root")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def two_cores() -> tuple[frozenset[int], frozenset[int]]:

@@ -68,7 +68,7 @@ class _Void:
     def rest(self, seconds: float) -> None:
         pass
 
-    def settle(self) -> None:
+    def settle(self, *, dozes: bool = False) -> None:
         pass
 
 

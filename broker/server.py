@@ -19,7 +19,6 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -59,7 +58,7 @@ from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.sources.trust_files import load_trust, trust_of_cafile
-from broker.stopping import STOP_SECONDS, Ending, Stopped, in_time, unless_stopped
+from broker.stopping import STOP_SECONDS, Ending, Stopped, heed_signals, in_time, unless_stopped
 from broker.store.sqlite import SqliteStore
 from broker.sys_topics import INTERVAL, SysTopics
 from broker.wall_clock import WallClock
@@ -176,24 +175,23 @@ class BrokerServer:
         try:
             await _first_failure(tasks, stopped)
         finally:
-            await _call_off(tasks, plugins)
+            await _call_off(listeners, tasks, plugins)
             await admin.close()
             if metrics is not None:
                 await metrics.close()
-            await self._shut_down(engine, doors, listeners)
+            await _send_away(engine, doors)
             audit.close()
             await in_time("plugins that were to be closed", plugins.close(), _PLUGINS_PATIENCE)
             if store is not None:
                 store.close()
 
     def _heed_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        def stop(_number: int, _frame: FrameType | None) -> None:
+        def stop() -> None:
             if self._ending is not None:
                 self._ending.within(STOP_SECONDS, 1)
             loop.call_soon_threadsafe(self._stop.set)
 
-        for number in (signal.SIGINT, signal.SIGTERM):  # Not by the loop: a plugin that holds it would hold those, too.
-            signal.signal(number, stop)
+        heed_signals(stop)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
 
     def _begin_audit(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> AuditLog | NoAudit:
@@ -404,12 +402,6 @@ class BrokerServer:
         for listener in listeners:
             listener.begin()
 
-    async def _shut_down(self, engine: Engine, doors: Doors, listeners: list[Listener]) -> None:
-        for listener in listeners:
-            listener.stop_accepting()
-        engine.stop(asyncio.get_running_loop().time())
-        await doors.drained(_STOP_PATIENCE)
-
 
 def _open(listener: Listener, host: str, port: int) -> None:
     try:
@@ -424,11 +416,18 @@ def _look_rarely() -> None:
     gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
 
 
-async def _call_off(tasks: list[asyncio.Task[Any]], plugins: Plugins | NoPlugins) -> None:
+async def _call_off(listeners: list[Listener], tasks: list[asyncio.Task[Any]], plugins: Plugins | NoPlugins) -> None:
+    for listener in listeners:  # Nobody new is let in, for what follows the revocations ends with the tasks.
+        listener.stop_accepting()
     for task in tasks:
         task.cancel()
     await in_time("its tasks", asyncio.wait(tasks), _TASKS_PATIENCE)
     await in_time("plugins that were told of the stop", plugins.closing(), _TOLD_PATIENCE)
+
+
+async def _send_away(engine: Engine, doors: Doors) -> None:
+    engine.stop(asyncio.get_running_loop().time())
+    await doors.drained(_STOP_PATIENCE)
 
 
 async def _renewals(credential: BrokerCredential, reloader: Reloader) -> None:

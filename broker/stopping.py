@@ -9,7 +9,8 @@ else has to end the process: a thread, which looks at nothing but the clock (`En
 Rules
 -----
 1. What is given up is said, with code ``STOP_GAVE_UP``.
-2. The store is closed in order unless that itself takes too long: nothing else keeps it from its turn (`in_time`).
+2. The store is closed in order unless that itself takes too long, or a plugin holds the loop: whoever waits is not
+   waited for longer than leaves it its turn (`in_time`). What was answered is on disk in any case.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from queue import Empty, SimpleQueue
+from types import FrameType
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -35,10 +38,30 @@ LEFTOVER_SECONDS: Final = 1.0
 """For what is left when everything of ours is closed: threads, and names that are being looked up."""
 
 _WORDS_SECONDS: Final = 1.0
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
     """The broker is to stop before it has begun."""
+
+
+def heed_signals(stop: Callable[[], object]) -> None:
+    """Call *stop* when SIGINT or SIGTERM comes first, whatever it interrupts, also while a plugin holds the loop.
+
+    Another one is of no account: it would give the end more time, and may come when the loop is closed.
+    """
+
+    def heard(_number: int, _frame: FrameType | None) -> None:
+        for number in _STOPPING:
+            signal.signal(number, _heard_already)
+        stop()
+
+    for number in _STOPPING:
+        signal.signal(number, heard)
+
+
+def _heard_already(_number: int, _frame: FrameType | None) -> None:
+    pass
 
 
 class Ending:

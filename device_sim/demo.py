@@ -353,9 +353,8 @@ class _Story:
     async def _count(self, fleet: Fleet, backend: Backend) -> None:
         self._view.chapter("Every message is counted")
         living = [device for name, device in fleet.devices.items() if name not in self._plan.to_revoke]
-        kept_waiting = await fleet.quiet(
-            _DRAIN_DEADLINE
-        )  # First: an acknowledgement wakes nobody who waits for arrivals.
+        # First: an acknowledgement wakes nobody who waits for arrivals.
+        kept_waiting = await fleet.quiet(_DRAIN_DEADLINE)
         try:
             async with asyncio.timeout(_DRAIN_DEADLINE):
                 await backend.until(

@@ -61,7 +61,7 @@ class Fleet:
         self._surroundings = surroundings
         self._tasks = asyncio.TaskGroup()
         self._closing = False
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], LiveDevice] = {}
         self._frozen = False
         self.rate = 1.0
         self._schedule: Schedule[LiveDevice] = Schedule()
@@ -127,7 +127,7 @@ class Fleet:
 
     def arrive(self, device: LiveDevice, due: float) -> None:
         """Tell *device* to connect, which was due at *due* (`time.monotonic`); do not wait for it."""
-        self._start(self._arrive(device, due), f"connect {device.name}")
+        self._start("connect", device, self._arrive(device, due))
 
     def condemn(self, name: str) -> None:
         """Note that *name* is being revoked: from now on its refusal is right."""
@@ -256,11 +256,23 @@ class Fleet:
 
     # ----
 
-    def freeze(self) -> None:
-        """Let nobody come or go by itself any more: what is connected now stays so."""
+    async def freeze(self, seconds: float) -> None:
+        """Let nobody come or go by itself any more: what is connected then stays so.
+
+        Whoever is coming or going gets there first, within *seconds*.
+        """
         self._frozen = True
-        for task in self._running:
-            task.cancel()
+        deadline = time.monotonic() + seconds
+        while True:
+            late = time.monotonic() >= deadline
+            moving = [device for device in self.devices.values() if device.is_moving]
+            for task, device in self._running.items():
+                if (late or not device.is_moving) and not task.cancelling():
+                    task.cancel()
+            if late or not moving:
+                break
+            await asyncio.sleep(_LOOK_AGAIN)
+        await asyncio.sleep(0)  # The state of who has just gone follows in the loop's next turn.
 
     async def _until(self, due: float) -> None:
         self._changed.clear()
@@ -292,10 +304,10 @@ class Fleet:
         source = _JITTER.of(self._surroundings.seed, device.name, f"jitter {device.machine.sequence}")
         return interval * source.uniform(1.0 - telemetry.jitter, 1.0 + telemetry.jitter)
 
-    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = self._tasks.create_task(work, name=name)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+    def _start(self, what: str, device: LiveDevice, work: Coroutine[Any, Any, None]) -> None:
+        task = self._tasks.create_task(work, name=f"{what} {device.name}")
+        self._running[task] = device
+        task.add_done_callback(self._running.pop)
 
     async def _arrive(self, device: LiveDevice, due: float) -> None:
         await self._attempt(device, due)
@@ -330,7 +342,7 @@ class Fleet:
         if link is not None and device.is_connected and not self._frozen:
             for behaviour in device.behaviours:
                 if behaviour.accompanies:
-                    self._start(behaviour.accompany(device, link, self), f"accompany {device.name}")
+                    self._start("accompany", device, behaviour.accompany(device, link, self))
 
     def _not_admitted(self, device: LiveDevice, closure: Closure) -> None:
         self.refused_by_reason[f"{closure.layer} {closure.code}"] += 1
@@ -346,7 +358,8 @@ class Fleet:
             return
         if device.machine.state is State.ENROLLED and device.away is not None:
             self.counters.sleeps += 1
-            self._start(self._wake(device, device.away), f"wake {device.name}")
+            if not self._frozen:
+                self._start("wake", device, self._wake(device, device.away))
             return
         closure = device.machine.closure
         if closure is not None and device.machine.state is not State.ENROLLED:
@@ -372,7 +385,7 @@ class Fleet:
 
     def _come_back(self, device: LiveDevice) -> None:
         if not self._frozen:
-            self._start(self._reconnect(device), f"reconnect {device.name}")
+            self._start("reconnect", device, self._reconnect(device))
 
     async def _reconnect(self, device: LiveDevice) -> None:
         """Pause, and try once; an attempt that fails for the moment makes the next such task."""

@@ -12,11 +12,12 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -108,7 +109,7 @@ class LiveDevice:
     """A device that can connect and publish. *ended* is called whenever a connection of it has ended."""
 
     __slots__ = (
-        "_closing", "_commands", "_ended", "_readings", "_surroundings", "away", "behaviours", "connection",
+        "_closing", "_commands", "_ended", "_moves", "_readings", "_surroundings", "away", "behaviours", "connection",
         "credential", "group", "interval", "machine", "out_since", "repeated", "unacknowledged", "urgent",
     )  # fmt: skip
 
@@ -137,6 +138,7 @@ class LiveDevice:
         model = group.telemetry.model if group.telemetry is not None else Model.SMART_METER
         self._readings = model.readings(surroundings.seed, machine.name)
         self._closing = False
+        self._moves = 0
 
     @property
     def name(self) -> str:
@@ -160,6 +162,10 @@ class LiveDevice:
         """
         if self.credential is None:
             raise RuntimeError(f"{self.name} has no certificate: enrol it first")
+        with self._moving():
+            return await self._connect(self.credential, session)
+
+    async def _connect(self, credential: HeldCredential, session: ssl.SSLSession | None) -> Link:
         self._closing = False
         self.away = None
         terms = self._terms()
@@ -169,7 +175,7 @@ class LiveDevice:
                 self._surroundings.endpoint,
                 self._surroundings.context,
                 self.name,
-                credential=self.credential.pem,
+                credential=credential.pem,
                 keep_alive=self._surroundings.keep_alive,
                 terms=terms,
                 received=self._received,
@@ -209,6 +215,19 @@ class LiveDevice:
         return self.machine.state is State.CONNECTED
 
     @property
+    def is_moving(self) -> bool:
+        """Whether it, or a copy of it, is coming or going: who stops in the middle has not said what is the case."""
+        return self._moves > 0
+
+    @contextlib.contextmanager
+    def _moving(self) -> Iterator[None]:
+        self._moves += 1
+        try:
+            yield
+        finally:
+            self._moves -= 1
+
+    @property
     def is_undecided(self) -> bool:
         """Whether it is on its way: told to connect, and neither connected nor refused yet."""
         if self.away is not None or self.machine.state not in {State.ENROLLED, State.CONNECTING, State.WAITING}:
@@ -225,7 +244,9 @@ class LiveDevice:
     async def close(self) -> None:
         """Leave the broker politely."""
         self._closing = True
-        if self.connection is not None:
+        if self.connection is None:
+            return
+        with self._moving():
             if self.machine.state is State.CONNECTED:
                 for behaviour in self.behaviours:
                     behaviour.leaving(self, self.connection)
@@ -237,14 +258,15 @@ class LiveDevice:
         if self.credential is None:
             raise RuntimeError(f"{self.name} has no certificate to copy")
         surroundings = self._surroundings
-        return await surroundings.driver.open(
-            surroundings.endpoint,
-            surroundings.context,
-            self.name,
-            credential=self.credential.pem,
-            keep_alive=surroundings.keep_alive,
-            source=self._source(),
-        )
+        with self._moving():
+            return await surroundings.driver.open(
+                surroundings.endpoint,
+                surroundings.context,
+                self.name,
+                credential=self.credential.pem,
+                keep_alive=surroundings.keep_alive,
+                source=self._source(),
+            )
 
     def publish_reading(self, due: float) -> bool:
         """Publish the next reading, due at *due* (`time.monotonic`); return whether it was handed to the connection."""

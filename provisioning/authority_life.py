@@ -39,7 +39,6 @@ from provisioning.ca.ceremony import (
     CertificateAuthority,
     IssuingCaRequest,
     check_issuing_ca,
-    is_issued_by,
     issuing_ca_csr,
     issuing_ca_name,
     sign_issuing_ca,
@@ -52,6 +51,7 @@ from provisioning.files import AuthorityFiles, pem_of
 from provisioning.issuing_lines import check_line, line_of, next_name, root_for, shown_line
 from provisioning.issuing_policy import profiles_of
 from provisioning.own_credentials import OPERATOR_NAME, SERVER_NAME, OwnCredentials, replace_file
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import PrivateKey
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import grounds_of

@@ -123,7 +123,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) != 1 and (hosts or self.parser.get_http_version() == "1.1"):
             raise ValueError("not one Host header")
-        if hosts and not _HOST.fullmatch(hosts[0]):
+        if hosts and not _HOST.fullmatch(hosts[0].rstrip(b" \t")):  # The parser leaves what may follow a value.
             raise ValueError("the Host header is no host")
 
     def _may_come_whole(self) -> bool:

@@ -17,16 +17,25 @@ from typing import Final
 _NR_OPEN: Final = Path("/proc/sys/fs/nr_open")
 
 
+def most_allowed(nr_open: Path = _NR_OPEN) -> int:
+    """Return how many this process can be given at most, by its user's limit and by the kernel's, which *nr_open* says.
+
+    ``resource.RLIM_INFINITY`` where there is no limit.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        kernel = int(nr_open.read_text())
+        return kernel if hard == resource.RLIM_INFINITY else min(hard, kernel)
+    return hard
+
+
 def take_all(nr_open: Path = _NR_OPEN) -> None:
     """Raise this process's limit, and that of what it starts, to what its user is allowed, by the kernel too.
 
     *nr_open* says what the kernel allows. Where nothing can be raised, what there is has to do.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard
-    with contextlib.suppress(OSError, ValueError):
-        most = int(nr_open.read_text())
-        wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most_allowed(nr_open)
     if soft == resource.RLIM_INFINITY or (wanted != resource.RLIM_INFINITY and soft >= wanted):
         return
     with contextlib.suppress(OSError, ValueError):  # Forbidden by a sandbox; ACCEPT_FAILED says when it matters.

@@ -38,7 +38,7 @@ def add_manufacturer(
 ) -> None:
     """Register the CA that issues a manufacturer's device certificates. No chain above it is followed.
 
-    A name that is registered takes another certificate of the same key, and one that was ended is in force again.
+    A name that is registered takes another certificate of the same CA, and one that was ended is in force again.
 
     \b
     Example:

@@ -185,20 +185,32 @@ def create_batch(
 
 async def _say_if_new(client: EnrolmentOperatorClient, group: str | None) -> None:
     """Say that nothing is known of *group*: it may be misspelled, and a device stays in the group that it enrols in."""
+    from provisioning.client.operator import RequestRefused, ServiceUnavailable
+
+    try:
+        is_new = group is not None and not await _is_known(client, group)
+    except (RequestRefused, ServiceUnavailable):  # The tokens are made: who asks again would have others.
+        return
+    if is_new:
+        say(
+            f"fleet-provisioning: group {group} is new: it has no device and is not configured. A device stays in "
+            "its group: if the name is wrong, void what was made (token void)"
+        )
+
+
+async def _is_known(client: EnrolmentOperatorClient, group: str) -> bool:
     from provisioning.client.operator import RequestRefused  # Late: `provisioning.service_command`, rule 3.
 
-    if group is None:
-        return
-    async for _known in client.devices(group=group):
-        return
     try:
-        await client.group(group)
+        await client.group(group)  # First: devices come by the page.
     except RequestRefused as refusal:
-        if refusal.code == Code.GROUP_UNKNOWN:
-            say(
-                f"fleet-provisioning: group {group} is new: it has no device and is not configured. A device stays in "
-                "its group: if the name is wrong, void what was made (token void)"
-            )
+        if refusal.code != Code.GROUP_UNKNOWN:
+            raise
+    else:
+        return True
+    async for _device in client.devices(group=group):
+        return True
+    return False
 
 
 async def _batches(

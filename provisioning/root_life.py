@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Connection
 
 from provisioning.authority_life import AuthorityLife, facts_of
-from provisioning.ca.ceremony import CertificateAuthority, is_issued_by, succeed_root
+from provisioning.ca.ceremony import CertificateAuthority, succeed_root
 from provisioning.errors import ConfigurationError
 from provisioning.files import pem_of
 from provisioning.own_credentials import replace_file
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.store import authorities, serials
 from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState, described

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.admission.bundle_terms import DEFAULT_TERMS, BundleTerms
 from broker.admission.freshness import FeedTerms
 from broker.admission.issuers import Issuer
 from broker.trust_settings import StatusPolicy
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import spki_of
 
 
@@ -110,15 +110,6 @@ class TrustBundle:
         if _is_self_issued(certificate):
             return None
         return next((each for each in self._anchors.values() if is_issued_by(certificate, each.certificate)), None)
-
-
-def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether names agree and *issuer*'s key has signed *certificate*."""
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True
 
 
 def _is_self_issued(certificate: x509.Certificate) -> bool:

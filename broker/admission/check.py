@@ -29,12 +29,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.admission.admission import Admission, Asker, Peer, revoked
-from broker.admission.bundle import is_issued_by
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.remedy import REMEDIES
 from broker.admission.trust import Trust
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of, parse_uri
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.revocation import certificate_key
 
 _LONGEST_PATH = 10

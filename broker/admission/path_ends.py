@@ -24,7 +24,7 @@ from typing import Final
 
 from cryptography import x509
 
-from broker.admission.bundle import is_issued_by
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
 
 _MOST_PATHS: Final = 1024

@@ -23,8 +23,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.admission.bundle import TrustBundle, is_issued_by
+from broker.admission.bundle import TrustBundle
 from broker.admission.issuers import Issuer
+from provisioning.pki.issued_by import is_issued_by
 
 _MOST_ISSUERS = 1024
 

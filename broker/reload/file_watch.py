@@ -9,8 +9,8 @@ while it is being written.
 
 Rules
 -----
-1. A file that is missing or unreadable is in the middle of a change: it is waited for, so many looks. Then its absence
-   is what has changed, so that whoever reads it says so, and the other files are not waited with for ever.
+1. A file that has gone or become unreadable is in the middle of a change: it is waited for, so many looks. Then its
+   absence is what has changed, so that whoever reads it says so; from then on no other file waits for it.
 2. Nobody is told twice of one change.
 """
 
@@ -36,7 +36,8 @@ class FileWatch:
         now = _look(paths)
         self._stood = self._stood + 1 if now == self._last else 0
         self._last = now
-        if self._stood < (_LOOKS_FOR_ABSENT if None in now.values() else 1) or now == self._known:
+        gone = any(mark is None and self._known.get(path) is not None for path, mark in now.items())
+        if self._stood < (_LOOKS_FOR_ABSENT if gone else 1) or now == self._known:
             return False
         self._known = now
         return True

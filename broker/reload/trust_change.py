@@ -31,7 +31,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.admission.admission import DEFAULT_BUNDLE, Admission, Peer
-from broker.admission.bundle import is_issued_by
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
 from broker.client import Client
@@ -47,6 +46,7 @@ from broker.sources.leniency import warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.sources.trust_files import anchor_files, load_trust, trust_of_cafile
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.tls import TlsConfigurationError
 
 _CONNECTIONS_A_STEP = 50

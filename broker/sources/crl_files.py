@@ -5,7 +5,7 @@ Rules
 1. A file that vanishes takes nothing back: its list stays until it expires, and that it is gone is logged. One file of
    a directory that cannot be read concerns itself alone.
 2. A file is looked at by its time, size and inode, so replacing it by a rename is seen, and a half-written one is read
-   again when it is whole.
+   again when it is whole. One that could not be read is read as soon as it can be, changed or not.
 3. Files are read in a thread: a directory may lie on a disk that sleeps.
 """
 
@@ -23,6 +23,7 @@ _MOST_BYTES = 256 * 1024 * 1024
 _LIST = re.compile(r"[^.].*\.(?:crl|pem|der|r\d+)", re.IGNORECASE)
 
 _Mark = tuple[int, int, int]
+_UNREAD: _Mark = (0, 0, 0)
 
 
 class CrlFiles:
@@ -63,25 +64,29 @@ class CrlFiles:
             self._begun += 1
             marks, gone = await asyncio.to_thread(self._survey)
             for path, reason in gone.items():
-                if self._marks.pop(path, (1, 1, 1)) != (0, 0, 0):
-                    self._intake.complain(CrlProblem.CRL_UNREADABLE, f"cannot be read: {reason}", str(path))
-                self._marks[path] = (0, 0, 0)
+                self._unreadable(path, reason)
             learned = self._intake.learned
             again = self._unmatched if learned != self._learned else set()
             self._learned = learned
             for path, mark in marks.items():
                 if mark != self._marks.get(path) or path in again:
-                    await self._read(path)
-                    self._marks[path] = mark  # Not before: who waits for this look may give up, and cancel it.
+                    await self._read(path, mark)
 
-    async def _read(self, path: Path) -> None:
+    async def _read(self, path: Path, mark: _Mark) -> None:
         try:
             content = await asyncio.to_thread(path.read_bytes)
-        except OSError as error:
-            self._intake.complain(CrlProblem.CRL_UNREADABLE, f"cannot be read: {error.strerror}", str(path))
+        except OSError as error:  # Without a right, or a descriptor: it may be readable next time, unchanged.
+            self._unreadable(path, error.strerror or str(error))
             return
         taken = await self._intake.take(content, str(path))
         (self._unmatched.add if taken.unmatched else self._unmatched.discard)(path)
+        self._marks[path] = mark  # Not before: who waits for this look may give up, and cancel it.
+
+    def _unreadable(self, path: Path, reason: str) -> None:
+        """Say so, once, and read *path* as soon as it can be."""
+        if self._marks.get(path) != _UNREAD:
+            self._intake.complain(CrlProblem.CRL_UNREADABLE, f"cannot be read: {reason}", str(path))
+        self._marks[path] = _UNREAD
 
     def _survey(self) -> tuple[dict[Path, _Mark], dict[Path, str]]:
         marks: dict[Path, _Mark] = {}

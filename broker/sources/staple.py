@@ -33,12 +33,13 @@ from typing import Any
 import structlog
 from cryptography import x509
 
-from broker.admission.bundle import is_issued_by
 from broker.config import BrokerConfig
 from broker.engine import Engine
 from broker.own_certificate import read_certificate
 from broker.sources.ocsp_http import PATIENCE, OcspHttp
 from provisioning.pki import openssl
+from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.ocsp import Answer, OcspRefused, responders
 from provisioning.pki.revocation import CertificateKey, RevocationReason, certificate_key
 from provisioning.pki.tls import certificates_in
@@ -270,7 +271,7 @@ class Staple:
             if certificate is None:
                 return None
             named, key = responders(certificate), certificate_key(certificate)
-        except (ValueError, x509.DuplicateExtension) as error:  # OpenSSL presents what others cannot read.
+        except UNREADABLE as error:  # OpenSSL presents what others cannot read.
             raise OcspRefused(f"the broker's own certificate cannot be read: {error}") from error
         urls = tuple(url for url in named if url.startswith("http://"))
         if self._config.ocsp_stapling_responder is not None:

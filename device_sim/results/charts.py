@@ -26,7 +26,8 @@ _STAGE_CSS = {
 }
 
 MARKERS = {
-    "revoke": "cut", "suspend": "cut", "stayed in": "hot", "failed renewal": "cut", "lost receiver": "hot",
+    "revoke": "cut", "suspend": "cut", "stayed in": "hot", "failed renewal": "cut",
+    "failed revocation": "hot", "lost receiver": "hot",
     "storm": "hot", "restart": "hot", "trouble": "hot", "ctl": "told",
 }  # fmt: skip
 """Kinds of markers, and how each is coloured."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from device_sim.latency import Latency
 from device_sim.run.health import waiting_of
-from device_sim.run.recorder import FAILED_RENEWAL, LOST_RECEIVER, Sample
+from device_sim.run.recorder import FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER, Sample
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import DESCRIPTIONS, Count
 from provisioning.version import product_version
@@ -111,7 +111,7 @@ def remarks(document: Document) -> list[str]:
     return told + [
         f"{marker['kind']}: {marker['what']}"
         for marker in document["markers"]
-        if marker["kind"] in {FAILED_RENEWAL, LOST_RECEIVER}
+        if marker["kind"] in {FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER}
     ]
 
 

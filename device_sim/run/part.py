@@ -208,8 +208,8 @@ class Part:
         if self._streaming is not None:
             self._streaming.cancel()
             await asyncio.wait([self._streaming])
+        await fleet.freeze(_DRAIN_DEADLINE)  # First: who arrives still sends again what was not acknowledged.
         kept_waiting = await fleet.quiet(_DRAIN_DEADLINE)
-        fleet.freeze()
         recorder = self._recorder
         return PartOutcome(
             sent={name: device.sent(kept_waiting=name in kept_waiting) for name, device in fleet.devices.items()},

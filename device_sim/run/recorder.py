@@ -25,7 +25,7 @@ from device_sim.scenario.metrics import Count, Duration
 WATCHED = (Duration.ADMITTED, Duration.PUBACK, Duration.END_TO_END, Duration.PROBE_END_TO_END)
 """Durations whose percentiles are on the time line."""
 
-FAILED_RENEWAL, LOST_RECEIVER = "failed renewal", "lost receiver"
+FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER = "failed renewal", "failed revocation", "lost receiver"
 """Markers that explain a failure: the summary tells them."""
 
 _MOST_A_SECOND = 20_000

@@ -26,6 +26,8 @@ from device_sim.scenario.threshold import Threshold, must_be_nought
 _ENOUGH_DEVICES = 100
 _EVERYBODY_GETS_IN = Threshold.parse(str(Count.UNREACHED), "== 0")
 """What is judged where the scenario sets no threshold: a run against a broker that died is no success."""
+_ALL_REVOKED = Threshold.parse(str(Count.FAILED_REVOCATIONS), "== 0")
+"""What is judged where it was crossed, whatever the scenario says: less was tried than it asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class RunResult:
         limits_set = self.scenario.limits() or [_EVERYBODY_GETS_IN]
         own = [threshold for threshold in limits_set if threshold.metric not in SECURITY]
         recorder = self.recorder
+        if recorder.counts[Count.FAILED_REVOCATIONS] and _ALL_REVOKED not in own:
+            own.append(_ALL_REVOKED)
         self.thresholds = [
             Judged(threshold, recorder.value(threshold.metric, threshold.statistic, threshold.percentile))
             for threshold in (*(must_be_nought(metric) for metric in SECURITY), *own)

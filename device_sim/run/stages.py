@@ -21,7 +21,7 @@ from device_sim.live_device import LiveDevice
 from device_sim.randomness import randomness_of
 from device_sim.revocation_trial import cut_off, try_again
 from device_sim.run.manner import WHOLE, Share
-from device_sim.run.recorder import Marker, Recorder
+from device_sim.run.recorder import FAILED_REVOCATION, Marker, Recorder
 from device_sim.run.target import Target
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import Scenario
@@ -30,8 +30,10 @@ from device_sim.scenario.stages import Command, Hold, Ramp, Renew, Restart, Revo
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE, Direction
 from device_sim.trouble.trouble import Trouble as TroubleState
+from provisioning.client.operator import RequestRefused, ServiceUnavailable
 
 _SETTLE = 30.0
+_MOST_TOLD = 20
 _LOOK_AGAIN = 0.05
 
 Action = Callable[[LiveDevice, float], Awaitable[None]]
@@ -89,6 +91,13 @@ class Scene:
     def mark(self, kind: str, what: str) -> None:
         """Put a marker on the time line."""
         self.recorder.markers.append(Marker(time.monotonic() - self._started, kind, what))
+
+    def not_done(self, device: LiveDevice, error: Exception) -> None:
+        """Take note that the service did not revoke, suspend or resume *device*, or did not say that it did."""
+        counts = self.recorder.counts
+        counts[Count.FAILED_REVOCATIONS] += 1
+        if counts[Count.FAILED_REVOCATIONS] <= _MOST_TOLD:
+            self.mark(FAILED_REVOCATION, f"{device.name}: {error}")
 
     def marked(self, kind: str, moments: Iterable[tuple[float, str]]) -> list[Marker]:
         """Return markers for what happened at *moments* (`time.monotonic`)."""
@@ -243,7 +252,11 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
         fleet.condemn(device.name)
         scene.mark("revoke", device.name)
         late = time.monotonic() - due
-        cut = await cut_off(operator, device, stage.deadline, stage.reason)
+        try:
+            cut = await cut_off(operator, device, stage.deadline, stage.reason)
+        except (RequestRefused, ServiceUnavailable) as error:
+            scene.not_done(device, error)
+            return
         scene.target.fleet.revoked(device.name)
         fleet.revoked(device.name, time.monotonic())
         recorder.counts[Count.REVOKED] += 1
@@ -314,7 +327,11 @@ async def _suspend(scene: Scene, stage: Suspend) -> None:
         fleet.condemn(device.name)
         scene.mark("suspend", device.name)
         late, sent = time.monotonic() - due, time.monotonic()
-        await operator.suspend(device=device.name)
+        try:
+            await operator.suspend(device=device.name)
+        except (RequestRefused, ServiceUnavailable) as error:
+            scene.not_done(device, error)
+            return
         fleet.revoked(device.name, time.monotonic())
         recorder.counts[Count.SUSPENDED] += 1
         done, _ = await asyncio.wait([link.closed], timeout=stage.deadline)
@@ -328,7 +345,11 @@ async def _suspend(scene: Scene, stage: Suspend) -> None:
         await scene.sleep(stage.seconds)
         fleet.pardon(device.name)
         resumed = time.monotonic()
-        await operator.resume(device=device.name)
+        try:
+            await operator.resume(device=device.name)
+        except (RequestRefused, ServiceUnavailable) as error:
+            scene.not_done(device, error)
+            return
         admitted = await fleet.readmit(device, resumed, stage.deadline)
         if admitted is not None:
             recorder.counts[Count.RESUMED] += 1

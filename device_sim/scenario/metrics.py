@@ -16,7 +16,9 @@ A receiver (the run's own backend) whose connection ends by itself is one of `lo
 no session, but where the scenario restarts the broker: what was published meanwhile is `lost`, whosever fault it is.
 
 A device that is revoked or suspended and whose connection is open still at the stage's deadline has `stayed_in`; it has
-no time of closing. An attempt of it that is let in is `readmitted`. Either is a false admission.
+no time of closing. An attempt of it that is let in is `readmitted`. Either is a false admission. A revocation,
+suspension or resumption that the service did not do, or did not confirm, is one of `failed_revocations`: nobody knows
+what the device may do then, so it is judged by nothing more.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ class Count(StrEnum):
     UNEXPECTED = "unexpected"
     UNANSWERED_COMMANDS = "unanswered_commands"
     REVOKED = "revoked"
+    FAILED_REVOCATIONS = "failed_revocations"
     STAYED_IN = "stayed_in"
     READMITTED = "readmitted"
     SESSIONS_RESUMED = "sessions_resumed"

@@ -22,13 +22,14 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 
 from provisioning.ca.issuer import IssuerUrls, url_extensions
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.ca.signing import hash_for, throw_away_twin
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
 
 ROOT_LIFE: Final = timedelta(days=3652)
@@ -187,15 +188,6 @@ def succeed_root(
         return builder.sign(signer.key, hash_for(signer.key))
 
     return RootSuccession(new.certificate, cross(new, old, serials[1]), cross(old, new, serials[2]))
-
-
-def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether *issuer* is named in *certificate* and its key has signed it."""
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True
 
 
 def check_issuing_ca(certificate: x509.Certificate, root: x509.Certificate, now: datetime) -> None:

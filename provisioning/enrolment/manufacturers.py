@@ -7,8 +7,8 @@ Rules
 2. It must be a CA with a key that is not weak: the certificates that it signs decide who a device is.
    One whose certificates TLS would never let through is refused here, with a sentence where devices get an alert.
 3. Two manufacturers may number their devices alike: give one of them a prefix. A device remembers whose it is, by the
-   manufacturer's name; so a name is of one key for ever. With that key it can be registered again: after it was ended,
-   or with a certificate that was renewed.
+   manufacturer's name; so a name is of one CA (subject and key) for ever. That can be registered again: after it was
+   ended, or with a certificate that was renewed.
 """
 
 from __future__ import annotations
@@ -77,11 +77,10 @@ class ManufacturerService:
             if authorities.knows(connection, key_identifier(certificate.public_key())):
                 raise _invalid("certificate is a CA of this fleet: whom it certifies would come in again as a newcomer")
             known = manufacturers.find_named(connection, name)
-            subject = certificate.subject.public_bytes()  # `_ca` has read it.
             try:
                 if known is not None and _comes_again(known, certificate, group, name_prefix):
                     manufacturers.put_in_place(
-                        connection, name, subject=subject, fingerprint_sha256=fingerprint, der=der, by=by, now=now
+                        connection, name, fingerprint_sha256=fingerprint, der=der, by=by, now=now
                     )
                 else:
                     manufacturers.add(
@@ -89,7 +88,7 @@ class ManufacturerService:
                         name=name,
                         group=group,
                         name_prefix=name_prefix,
-                        subject=subject,
+                        subject=certificate.subject.public_bytes(),  # `_ca` has read it.
                         fingerprint_sha256=fingerprint,
                         der=der,
                         by=by,
@@ -99,7 +98,7 @@ class ManufacturerService:
                 raise Refused(
                     Code.NAME_EXISTS,
                     f"there is a manufacturer {name}, or one with this certificate already; a name can be registered "
-                    "again for the same key, group and prefix only",
+                    "again for the same CA (subject and key), group and prefix only",
                 ) from error
             facts = {"group": group, "name_prefix": name_prefix, "fingerprint_sha256": fingerprint}
             audit.append(connection, now, by, Action.MANUFACTURER_ADDED, name, facts)
@@ -186,11 +185,15 @@ def _unfit(extensions: x509.Extensions) -> str | None:
 
 
 def _comes_again(known: StoredManufacturer, certificate: x509.Certificate, group: str, name_prefix: str) -> bool:
-    """Whether *certificate* is the same CA's that is *known*: of the same key, and not what is in force already."""
+    """Whether *certificate* is the same CA's that is *known*, and not what is in force already.
+
+    It has the same key, and the name that devices' certificates say: under another nobody would find theirs.
+    """
     before = x509.load_der_x509_certificate(known.der)
     return (
         (known.group, known.name_prefix) == (group, name_prefix)
         and before.public_key() == certificate.public_key()
+        and known.subject == certificate.subject.public_bytes()
         and (known.ended_at is not None or before != certificate)
     )
 

@@ -242,7 +242,7 @@ def read_entries(listed: CertificateList, pause: Callable[[], None], base: Entri
                 entries.pop(revoked.serial_number, None)
             else:
                 entries[revoked.serial_number] = code
-    except (ValueError, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise CrlRefused(CrlProblem.CRL_MALFORMED, f"entry {seen} cannot be read: {error}") from error
     return entries
 

@@ -26,6 +26,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
+from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import RevocationReason
 
@@ -99,7 +101,7 @@ def read_answer(
         _check_nonce(response, question)
         signer = _signer(response, issuer, now)
         _check_signature(response, signer)
-    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+    except (*UNREADABLE, UnsupportedAlgorithm) as error:  # Who answers over plain HTTP may be anybody.
         raise OcspRefused(f"not an OCSP response: {error}") from error
     this_update = single.this_update_utc
     fresh_until = single.next_update_utc or this_update + _WITHOUT_NEXT_UPDATE
@@ -162,11 +164,10 @@ def _signer(response: ocsp.OCSPResponse, issuer: x509.Certificate, now: datetime
 def _may_answer(candidate: x509.Certificate, issuer: x509.Certificate, now: datetime) -> bool:
     try:
         purposes = candidate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        candidate.verify_directly_issued_by(issuer)
-    except (x509.ExtensionNotFound, ValueError, TypeError, InvalidSignature):
+    except x509.ExtensionNotFound:
         return False
     in_date = candidate.not_valid_before_utc <= now <= candidate.not_valid_after_utc
-    return in_date and ExtendedKeyUsageOID.OCSP_SIGNING in purposes
+    return in_date and ExtendedKeyUsageOID.OCSP_SIGNING in purposes and is_issued_by(candidate, issuer)
 
 
 def _check_signature(response: ocsp.OCSPResponse, signer: x509.Certificate) -> None:

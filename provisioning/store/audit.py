@@ -217,7 +217,7 @@ def about(connection: Connection, text: str, limit: int, *, after: int | None = 
     statement = select(audit_entries).limit(limit)
     if text:
         parts = audit_entries.c.actor, audit_entries.c.action, audit_entries.c.subject, audit_entries.c.details
-        statement = statement.where(or_(*(part.contains(text, autoescape=True) for part in parts)))
+        statement = statement.where(or_(*(part.icontains(text, autoescape=True) for part in parts)))
     number = audit_entries.c.number
     if after is not None:
         statement = statement.where(number > after)

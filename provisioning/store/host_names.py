@@ -27,7 +27,9 @@ _HOLDER: Final = Prepared(
     select(devices).select_from(host_names.join(devices)).where(host_names.c.name == bindparam("wanted")), at_once=True
 )
 _MOVE: Final = Prepared(
-    update(host_names).where(host_names.c.name == bindparam("wanted")).values(device_id=bindparam("new_device")),
+    update(host_names)
+    .where(host_names.c.name == bindparam("wanted"), host_names.c.device_id == bindparam("holder"))
+    .values(device_id=bindparam("new_device")),
     at_once=True,
 )
 _OVER: Final = frozenset({DeviceState.REVOKED, DeviceState.DECOMMISSIONED})
@@ -49,5 +51,5 @@ def claim(connection: Connection, name: str, device_id: int, now: datetime) -> b
         return True
     if holder.state not in _OVER and not never_activated(holder, now):
         return False
-    _MOVE.run(connection, {"wanted": name, "new_device": device_id})
-    return True
+    # Of two who find that it is free, one finds its holder still there.
+    return _MOVE.run(connection, {"wanted": name, "holder": holder.id, "new_device": device_id}) == 1

@@ -56,13 +56,12 @@ def add(
 
 
 def put_in_place(
-    connection: Connection, name: str, *, subject: bytes, fingerprint_sha256: str, der: bytes, by: str, now: datetime
+    connection: Connection, name: str, *, fingerprint_sha256: str, der: bytes, by: str, now: datetime
 ) -> None:
     """Let a manufacturer that is known have this certificate, and be in force; raise IntegrityError as `add` does."""
     statement = update(manufacturers).where(manufacturers.c.name == name)
     connection.execute(
         statement.values(
-            subject=subject,
             fingerprint_sha256=fingerprint_sha256,
             der=der,
             created_at=now,

@@ -24,6 +24,7 @@ from broker.mqtt.publish import PINGRESP
 from broker.mqtt.topics import matches
 from device_sim.closure import REVOKED
 from device_sim.tls_dial import Endpoint
+from provisioning.client.operator import ServiceUnavailable
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.pki.tls import ClientCertificate, server_context
@@ -31,6 +32,7 @@ from tests.support.authority import Authority
 
 _V5 = ProtocolVersion.V5
 _LARGEST = 1_000_000
+_LATE = 0.1
 _WHICH = 3
 """Which message of telemetry, of each device, is treated wrongly; of commands and answers it is the first."""
 
@@ -39,6 +41,7 @@ class Lie(Enum):
     """What the broker does wrong."""
 
     NOTHING = "nothing"
+    DAWDLES = "acknowledges a subscription late, which is no lie"
     SWALLOWS = "neither acknowledges nor delivers one message"
     DROPS = "acknowledges one message and does not deliver it"
     DOUBLES = "delivers one message twice"
@@ -51,6 +54,7 @@ class Lie(Enum):
     LETS_IN = "lets a revoked device in again"
     CUTS_AND_LETS_IN = "cuts a revoked device off without a word, and lets it in again"
     BLAMES_AND_LETS_IN = "gives a revoked device another reason, and lets it in again"
+    SHUTS_THE_OFFICE = "cannot be asked to revoke anybody"
     TURNS_AWAY = "refuses a good device"
     DIES = "breaks all connections, and takes no more"
 
@@ -79,6 +83,8 @@ class DishonestBroker:
     async def revoke(self, *, device: str, reason: RevocationReason) -> None:
         """Close the session of *device*, and let it in no more; or not."""
         del reason
+        if self.lie is Lie.SHUTS_THE_OFFICE:
+            raise ServiceUnavailable("https://localhost cannot be reached: Connection refused")
         self._revoked.add(device)
         client = self._clients[device]
         match self.lie:
@@ -111,7 +117,8 @@ class DishonestBroker:
                 self._admit(client)
             case Subscribe(packet_id=packet_id, requests=requests):
                 client.filters += [request.filter for request in requests]
-                client.send(Suback(packet_id, tuple(ReasonCode(QoS.AT_LEAST_ONCE) for _ in requests)))
+                suback = Suback(packet_id, tuple(ReasonCode(QoS.AT_LEAST_ONCE) for _ in requests))
+                asyncio.get_running_loop().call_later(_LATE * (self.lie is Lie.DAWDLES), client.send, suback)
             case Publish():
                 self._published[packet.topic] += 1
                 self._take(client, packet, wrong=self._published[packet.topic] == self._which(packet))

@@ -9,10 +9,9 @@ comes from, so that another manufacturer's device of the same number is not this
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 from sqlalchemy.engine import Connection
 
@@ -21,11 +20,10 @@ from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.store import manufacturers
 from provisioning.store.groups import Group, WayName
 from provisioning.store.manufacturers import StoredManufacturer
-
-_NOT_SIGNED_BY_IT: Final = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm)
 
 
 class ManufacturerWay(Way):
@@ -49,7 +47,7 @@ class ManufacturerWay(Way):
         except UNREADABLE:  # No CA is registered whose name cannot be read.
             return None
         for manufacturer in manufacturers.issuing_as(connection, issuer):
-            if _has_signed(manufacturer, certificate):
+            if is_issued_by(certificate, x509.load_der_x509_certificate(manufacturer.der)):
                 return cls(manufacturer, certificate)
         return None
 
@@ -81,14 +79,6 @@ class ManufacturerWay(Way):
             identifies=True,
             origin=f"manufacturer {manufacturer.name} {serial_number}",
         )
-
-
-def _has_signed(manufacturer: StoredManufacturer, certificate: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(x509.load_der_x509_certificate(manufacturer.der))
-    except _NOT_SIGNED_BY_IT:
-        return False
-    return True
 
 
 def _serial_number(certificate: x509.Certificate) -> str:

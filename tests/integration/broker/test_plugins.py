@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -332,3 +334,23 @@ def test_topic_plugins_see_the_user_where_another_plugin_checks_it(tmp_path: Pat
             meter.connect(client_id="meter-1", username="anna", password=b"s3cret")
             meter.publish("fleet/meters/meter-1/t", qos=1)
         assert [(each["path"], each["username"]) for each in server.asked] == [("/user", "anna"), ("/acl", "anna")]
+
+
+def test_nobody_is_let_in_while_plugins_are_told_of_the_stop(tmp_path: Path, pki: Pki) -> None:
+    """The revocation feed is followed no more by then."""
+    code = """
+import asyncio
+from pathlib import Path
+from amqtt.plugins.base import BasePlugin
+
+class Slow(BasePlugin):
+    async def on_broker_pre_shutdown(self):
+        Path(__file__).with_name("waits").touch()
+        await asyncio.Event().wait()
+"""
+    with plugged(tmp_path, pki, '"fleet_plugins.Slow" = {}', code, plugin_timeout=1) as broker:
+        broker.send_signal(signal.SIGTERM)
+        wait_until((tmp_path / "waits").exists, "the plugin")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", broker.port))
+        assert broker.stop() == 0

@@ -203,7 +203,7 @@ async def test_a_sleeping_device_finds_on_waking_what_was_sent_to_it(
 async def test_presence_follows_the_device_and_its_will(mosquitto: RunningBroker, authority: Authority) -> None:
     async with connected_fleet(mosquitto, authority, with_behaviours(presence=Presence()), 3) as (fleet, backend):
         await until(lambda: list(backend.presence.values()) == [ONLINE] * 3)
-        fleet.freeze()
+        await fleet.freeze(10)
         fleet.devices["meter-0"].cut()
         await fleet.devices["meter-1"].close()
         await until(lambda: backend.presence == {"meter-0": OFFLINE, "meter-1": OFFLINE, "meter-2": ONLINE})

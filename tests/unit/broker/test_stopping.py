@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import signal
 import threading
 
 import pytest
 
-from broker.stopping import Ending, Stopped, in_time, unless_stopped
+from broker.stopping import Ending, Stopped, heed_signals, in_time, unless_stopped
 from tests.support.broker_process import PATIENCE
 
 LONG = 60.0
@@ -104,6 +105,19 @@ async def test_what_ends_in_time_ends_as_it_does_without(capsys: pytest.CaptureF
     with pytest.raises(Refused):
         await in_time("work", work.do(Refused()), LONG)
     assert capsys.readouterr().out == ""
+
+
+def test_a_second_signal_neither_stops_again_nor_fails() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stopped: list[bool] = []
+    heed_signals(lambda: stopped.append(True))
+    try:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert stopped == [True]
 
 
 def test_a_process_ends_in_time_whoever_keeps_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import cast
 
@@ -101,6 +102,25 @@ async def test_what_a_broker_does_wrong_once_is_found(
     assert {str(one.threshold.metric) for one in result.thresholds if not one.passed} == crossed
     security = any(one.startswith("false_") for one in crossed)
     assert result.exit_code == (ExitCode.SECURITY if security else ExitCode.THRESHOLD if crossed else ExitCode.OK)
+
+
+async def test_revocations_that_the_service_does_not_do_end_no_run_and_are_told(
+    tmp_path: Path, authority: Authority
+) -> None:
+    result = await judged(authority, tmp_path, Lie.SHUTS_THE_OFFICE)
+    crossed = {str(one.threshold.metric) for one in result.thresholds if not one.passed}
+    assert crossed == {"failed_revocations", "revoked_closed"}
+    assert result.exit_code == ExitCode.THRESHOLD
+    (told,) = remarks(document_of(result))
+    assert re.fullmatch(r"failed revocation: meter-\d: https://localhost cannot be reached: Connection refused", told)
+
+
+async def test_who_is_on_the_way_when_the_stages_end_arrives_and_is_there(tmp_path: Path, authority: Authority) -> None:
+    """It is admitted, and says that it is there when its subscription is acknowledged."""
+    arriving = SCENARIO.partition("[[stages]]\ncommand")[0].replace("backoff", "presence = {}\nbackoff")
+    thresholds = '[thresholds]\nstale_presence = ["== 0"]\nunreached = ["== 0"]\npresence_changes = ["== 3"]\n'
+    result = await judged(authority, tmp_path, Lie.DAWDLES, arriving + thresholds)
+    assert [str(one.threshold.metric) for one in result.thresholds if not one.passed] == []
 
 
 async def test_a_broker_that_died_gets_no_pass_from_a_scenario_without_thresholds(

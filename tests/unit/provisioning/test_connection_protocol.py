@@ -116,6 +116,7 @@ async def test_headers_are_counted_before_they_are_kept() -> None:
         (b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c", b"400"),
         (b"GET / HTTP/1.0", b"200"),
         (b"GET / HTTP/1.1\r\nHost:", b"200"),
+        (b"GET / HTTP/1.1\r\nHost:\tca.example \t", b"200"),
         (b"GET / HTTP/1.1\r\nHost: [::1]:8443", b"200"),
         (b"GET / HTTP/1.1\r\nHost: ca.example:8443\r\nConnection: Upgrade\r\nUpgrade: h2c", b"200"),
     ],

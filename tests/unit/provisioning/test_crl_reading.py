@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.pki.crl import CrlProblem, CrlRefused, Scope, parse, read_entries, split, verify
 from provisioning.pki.revocation import RevocationIndex, RevocationReason
@@ -93,6 +95,17 @@ def test_a_long_list_lets_others_run() -> None:
 )
 def test_what_is_wrong_is_named(content: bytes, code: CrlProblem) -> None:
     assert refusal(content) is code
+
+
+def test_a_list_with_an_entry_that_cannot_be_read_is_malformed() -> None:
+    issuer = x509.UnrecognizedExtension(x509.CertificateIssuer.oid, b"\x30\x02\xa3\x00")  # An X.400 address.
+    now = datetime.now(UTC)
+    entry = x509.RevokedCertificateBuilder(17, now).add_extension(issuer, critical=False).build()
+    builder = x509.CertificateRevocationListBuilder(CA.certificate.subject, now, now + timedelta(hours=1))
+    builder = builder.add_revoked_certificate(entry)
+    listed = builder.add_extension(x509.CRLNumber(1), critical=False).sign(CA.key, hashes.SHA256())
+    with pytest.raises(CrlRefused, match="entry 1 cannot be read"):
+        read_entries(parse(listed.public_bytes(Encoding.DER)), never_pauses)
 
 
 def named(full: x509.GeneralName | None, relative: str | None = None) -> x509.IssuingDistributionPoint:

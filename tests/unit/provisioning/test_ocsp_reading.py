@@ -62,6 +62,12 @@ def test_what_is_not_to_be_believed_is_refused(answering: Responder, words: str)
         read(answering)
 
 
+def test_a_responder_that_cannot_be_read_is_refused() -> None:
+    name = x509.UnrecognizedExtension(x509.IssuerAlternativeName.oid, b"\x30\x02\xa3\x00")  # An X.400 address.
+    with pytest.raises(OcspRefused, match="not an OCSP response"):
+        read(responder(Pki().device("meter-1", extensions=[name])))
+
+
 def test_an_answer_to_another_question_is_refused() -> None:
     question = ask(METER.certificate, PKI.issuing.certificate)
     body = responder()(question.der)

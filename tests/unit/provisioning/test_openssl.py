@@ -15,7 +15,7 @@ import pytest
 
 from provisioning.pki import openssl
 from provisioning.pki.tls import ClientCertificate, Credential, client_context, server_context
-from tests.support.pki import Pki, shared_pki
+from tests.support.pki import Pki, shared_device, shared_pki
 
 PKI = shared_pki()
 BROKER = PKI.broker()
@@ -76,8 +76,14 @@ def test_where_openssl_cannot_be_asked_nothing_changes(monkeypatch: pytest.Monke
 class Asking:
     """A client in memory that asks a server's context for the staple."""
 
-    def __init__(self, server: ssl.SSLContext, *, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> None:
-        trusting = client_context(PKI.anchors, allow_tls12=True)
+    def __init__(
+        self,
+        server: ssl.SSLContext,
+        *,
+        version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        credential: Credential | None = None,
+    ) -> None:
+        trusting = client_context(PKI.anchors, credential, allow_tls12=True)
         trusting.maximum_version = version
         self._pipes = [ssl.MemoryBIO() for _ in range(2)]
         to_server, to_client = self._pipes
@@ -137,6 +143,31 @@ def test_who_asks_is_handed_the_staple_and_the_server_keeps_no_copy(version: ssl
     assert asking.stapled(asking.server) is None
     assert openssl.staple(server, b"another", later())
     assert Asking(server, version=version).shake_hands() == b"another"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_of_a_handshake_the_client_s_own_certificate_is_kept_and_no_more(version: ssl.TLSVersion) -> None:
+    device = shared_device("meter-1")
+    asking = Asking(served(), version=version, credential=device.credential)
+    asking.shake_hands()
+
+    def sent_along() -> int:
+        return len(asking.server._sslobj.get_unverified_chain() or ())
+
+    def key_of_the_exchange() -> int:
+        """Return how many bytes of the client's share are kept."""
+        held, kept, size = ctypes.c_void_p(), ctypes.create_string_buffer(4096), ctypes.c_size_t(4096)
+        if not openssl._library.SSL_ctrl(asking.server_address, openssl._GET_PEER_TMP_KEY, 0, ctypes.byref(held)):
+            return 0
+        is_there = openssl._library.EVP_PKEY_get_raw_public_key(held, kept, ctypes.byref(size))
+        openssl._library.EVP_PKEY_free(held)
+        return size.value if is_there else 0
+
+    assert sent_along() == 2
+    assert (key_of_the_exchange() > 0) is (version is ssl.TLSVersion.TLSv1_3)  # For 1.2 OpenSSL keeps none.
+    openssl.forget_handshake(asking.server_address, resumed=False)
+    assert (sent_along(), key_of_the_exchange()) == (1, 0)
+    assert asking.server.getpeercert(binary_form=True) == device.der
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

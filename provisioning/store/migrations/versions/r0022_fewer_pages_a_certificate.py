@@ -63,9 +63,9 @@ def _change(old: tuple[str, str], new: tuple[str, str]) -> None:
         raise RuntimeError("the table of certificates is not as the migrations have made it")
     connection.exec_driver_sql(f"PRAGMA schema_version = {version + 1}")  # It is read anew.
     connection.exec_driver_sql("REINDEX certificates")
-    (answer,) = connection.exec_driver_sql("PRAGMA integrity_check('certificates')").scalars()
-    if answer != "ok":
-        raise RuntimeError(f"the table of certificates and its indexes do not fit: {answer}")
+    answers = connection.exec_driver_sql("PRAGMA integrity_check('certificates')").scalars().all()
+    if answers != ["ok"]:
+        raise RuntimeError(f"the table of certificates and its indexes do not fit: {answers[0]}")
 
 
 def _make(kind: str) -> None:

@@ -9,6 +9,7 @@ from typing import cast
 from broker.sources.crl_files import CrlFiles
 from broker.sources.crl_intake import CrlIntake, Taken
 from provisioning.pki.crl import CrlProblem
+from tests.support.descriptors import a_shell_that_allows
 
 
 class SlowIntake:
@@ -59,6 +60,24 @@ async def test_one_file_of_a_directory_that_cannot_be_read_hides_none_of_the_oth
         await files.look()
     assert intake.taken == [b"a.crl", b"c.crl"]
     assert said == [(CrlProblem.CRL_UNREADABLE, str(tmp_path / "b.crl"))], "once"
+
+
+async def test_a_file_that_could_not_be_read_is_read_when_it_can_be(tmp_path: Path) -> None:
+    """Nothing of it has changed: what was missing was a descriptor, or a right."""
+    path = tmp_path / "ca.crl"
+    path.write_bytes(b"list")
+    said: list[tuple[CrlProblem, str]] = []
+    intake = SlowIntake()
+    intake.go_on.set()
+    intake.complain = lambda code, _detail, source: said.append((code, source))  # type: ignore[method-assign]
+    files = CrlFiles(cast("CrlIntake", intake), [path], 60.0)
+    with a_shell_that_allows(0):
+        for _ in range(2):
+            await files.look()
+    for _ in range(2):
+        await files.look()
+    assert intake.taken == [b"list"]
+    assert said == [(CrlProblem.CRL_UNREADABLE, str(path))], "once"
 
 
 async def test_those_who_ask_meanwhile_share_the_next_look(tmp_path: Path) -> None:

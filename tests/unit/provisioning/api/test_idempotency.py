@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from types import SimpleNamespace
 
+import httpx
 import pytest
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from sqlalchemy import text
 from starlette.responses import JSONResponse
 
-from provisioning.api.idempotency import KEPT, AnswerBook, _checked
+from provisioning.api.idempotency import HEADER, KEPT, AnswerBook, IdempotentRoute, _checked
 from provisioning.errors import Code, Refused
+from provisioning.store import conditions
 from tests.support.fleet import Fleet
 
 SECRET = b"s" * 32
@@ -61,6 +65,72 @@ async def test_a_request_whose_process_died_is_done_by_the_next_one(fleet: Fleet
     assert await refusal(book, key, b"r" * 32) is Code.IDEMPOTENCY_BUSY
     await book.forget(key)
     assert await book.begin(key, b"x" * 32) is None, "who was refused may correct himself"
+
+
+class Asked:
+    """A route that takes keys; who calls it is anna, as long as she may."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.may = True
+        self.refuses = self.ends = False
+        self.done = 0
+        router = APIRouter(route_class=IdempotentRoute)
+        router.add_api_route("/things", self._do, methods=["POST", "GET"])
+        app = FastAPI()
+        app.include_router(router)
+        app.state.operator_services = self
+        self.answers = AnswerBook(fleet.database, SECRET, fleet.clock)
+        self._database = fleet.database
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ca.example")
+
+    async def _do(self) -> int:
+        if self.refuses:
+            raise HTTPException(400)
+        await self._database.write(lambda _: None)
+        self.done += 1
+        self.may = not self.ends
+        return self.done
+
+    async def authorise_whole(self, _request: Request) -> SimpleNamespace:
+        self._check()
+        conditions.require(lambda _: self._check())
+        return SimpleNamespace(device=SimpleNamespace(name="anna"))
+
+    def _check(self) -> None:
+        if not self.may:
+            raise HTTPException(403)
+
+    async def post(self, body: str = "x") -> tuple[int, str, bool]:
+        answer = await self.client.post("/things", content=body, headers={HEADER: "k"})
+        return answer.status_code, answer.text, "idempotency-replayed" in answer.headers
+
+
+async def test_what_is_sent_again_is_not_done_again_and_only_who_may_ask_hears_the_answer(fleet: Fleet) -> None:
+    asked = Asked(fleet)
+    assert [await asked.post(), await asked.post()] == [(200, "1", False), (200, "1", True)]
+    asked.may = False
+    assert (await asked.post())[0] == 403
+    for method in ("POST", "GET"):
+        headers = {HEADER: "k"} if method == "GET" else {}
+        answer = await asked.client.request(method, "/things", headers=headers)
+        assert answer.status_code == 200, "a key is for what changes something"
+    assert asked.done == 3
+
+
+async def test_who_was_refused_may_correct_himself_under_the_same_key(fleet: Fleet) -> None:
+    asked = Asked(fleet)
+    asked.refuses = True
+    assert (await asked.post())[0] == 400
+    asked.refuses = False
+    assert await asked.post("y") == (200, "1", False)
+
+
+async def test_what_was_done_is_answered_though_he_who_asked_may_not_any_more(fleet: Fleet) -> None:
+    asked = Asked(fleet)
+    asked.ends = True  # He has revoked himself, say.
+    assert await asked.post() == (200, "1", False)
+    asked.may = True
+    assert await asked.post() == (200, "1", True)
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 129, "ü", 'a"b', "\x00"])

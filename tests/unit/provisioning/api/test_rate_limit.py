@@ -11,12 +11,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from provisioning.api.peer import peer_certificate, peer_certificate_der, tls_connection
-from provisioning.api.rate_limit import RateLimit, RequestRates
+from provisioning.api.rate_limit import Callers, RateLimit, RequestRates
 from provisioning.enrolment.attempt import TlsConnection
 from provisioning.errors import Code, Refused
 from tests.support.manufacturer import Manufacturer
 from tests.support.pki import Pki, shared_device, shared_pki
 
+ECDSA_WITH_SHA256 = bytes.fromhex("06082a8648ce3d040302")
 METER, OTHER = shared_device("meter-1"), shared_device("meter-2")
 
 
@@ -86,7 +87,8 @@ async def test_each_host_and_each_certificate_has_its_own_count() -> None:
     elsewhere = pki.device("meter-1", issuer=pki.authority("Another CA", pki.root))
     assert await asked.status("192.0.2.9", elsewhere.der) == 204
     strange = Manufacturer().unreadable().public_bytes(Encoding.DER)
-    for der in (METER.der[:-1], strange):
+    signed_oddly = METER.der.replace(ECDSA_WITH_SHA256, ECDSA_WITH_SHA256[:-1] + b"\x7f")
+    for der in (METER.der[:-1], strange, signed_oddly, METER.der + bytes(90_000)):
         assert [await asked.status("192.0.2.9", der) for _ in range(3)] == [204, 204, 429], "unreadable"
 
 
@@ -96,6 +98,14 @@ async def test_who_is_named_by_another_s_ca_of_our_ca_s_name_empties_nobody_s_bu
     assert {each.certificate.issuer for each in impostors} == {METER.certificate.issuer}
     assert [await asked.status(der=each.der) for each in impostors] == [204] * 3, "each is a caller"
     assert [await asked.status(der=METER.der) for _ in range(2)] == [204, 204]
+
+
+@pytest.mark.parametrize("more", [0, 90_000])
+def test_of_a_certificate_that_others_have_signed_little_is_kept(more: int) -> None:
+    scope: Scope = {"extensions": {"tls": {"client_cert_der": METER.der + bytes(more)}}}
+    caller = Callers(tuple).caller(scope)
+    assert isinstance(caller, bytes)
+    assert len(caller) == 32
 
 
 async def test_what_is_no_request_is_not_counted() -> None:

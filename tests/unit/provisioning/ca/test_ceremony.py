@@ -20,7 +20,6 @@ from provisioning.ca.ceremony import (
     IssuingCaRequest,
     check_issuing_ca,
     found_authority,
-    is_issued_by,
     issuing_ca_csr,
     issuing_ca_name,
     read_issuing_ca_csr,
@@ -30,6 +29,7 @@ from provisioning.ca.ceremony import (
 from provisioning.ca.issuer import IssuanceRequest, Issuer, IssuerUrls
 from provisioning.ca.profile import ProfileConfig, profile_of
 from provisioning.pki.identity import Identity, Role
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import PrivateKey, generate_key
 from tests.support import weak_keys
 from tests.support.openssl import openssl

@@ -176,14 +176,16 @@ async def test_a_manufacturer_comes_again_with_its_key_and_its_devices_are_the_s
 
 
 @pytest.mark.parametrize("ended", [False, True])
-async def test_a_manufacturer_s_name_is_of_one_key_group_and_prefix(fleet: Fleet, *, ended: bool) -> None:
+async def test_a_manufacturer_s_name_is_of_one_ca_group_and_prefix(fleet: Fleet, *, ended: bool) -> None:
     acme = Manufacturer(begin=NOON)
     await register(fleet, acme)
     service = ManufacturerService(fleet.database, fleet.clock, nothing)
     renewed = Manufacturer(begin=NOON, key=acme.key)
     if ended:
         await service.end("acme", by="admin")
+    renamed = Manufacturer("Acme", begin=NOON, key=acme.key)  # Whom it has certified as "Acme devices" would be out.
     others = [(Manufacturer(begin=NOON), "line", ""), (renewed, "other", ""), (renewed, "line", "x")]
+    others.append((renamed, "line", ""))
     for ca, group_name, prefix in others if ended else [*others, (acme, "line", "")]:
         with pytest.raises(Refused, match="NAME_EXISTS"):
             await service.add(name="acme", group=group_name, name_prefix=prefix, pem=ca.pem, by="admin")

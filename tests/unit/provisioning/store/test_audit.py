@@ -55,6 +55,22 @@ def sealed_anew(connection: Connection) -> None:
     audit.begin(connection)
 
 
+async def numbers(database: Database, text: str, limit: int, after: int | None = None) -> list[int]:
+    """Return the entries with *text*, by what their details say."""
+    found = await database.read(lambda connection: audit.about(connection, text, limit, after=after))
+    return [json.loads(each.details).get("n", 0) for each in found]
+
+
+async def test_the_last_entries_with_a_text_are_found_in_whatever_case(database: Database) -> None:
+    (first,) = await database.read(lambda connection: audit.about(connection, "meter-1", 9))
+    assert await numbers(database, "METER-3", 9) == [3]
+    assert await numbers(database, "meter", 2) == [4, 5], "the last ones, the oldest first"
+    assert await numbers(database, "meter", 2, first.number) == [2, 3]
+    assert await numbers(database, '"n": 5', 9) + await numbers(database, '"n":5', 9) == [5], "in the details, too"
+    for mark in ("%", "_", "m%r", "nobody"):
+        assert await numbers(database, mark, 9) == [], "it is no pattern"
+
+
 async def findings(database: Database, noted: AuditHead | None = None) -> list[str]:
     return await database.read(lambda connection: list(audit_findings.findings(connection, noted)))
 

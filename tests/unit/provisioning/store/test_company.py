@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -12,8 +12,9 @@ from sqlalchemy.exc import IntegrityError
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
-from provisioning.store import counters, devices
+from provisioning.store import counters, devices, host_names
 from provisioning.store.counters import Counter
+from provisioning.store.devices import DeviceState
 from provisioning.store.side_by_side import go_alone
 from provisioning.store.tables import serial_reservations
 from tests.support.fleet import Fleet, open_fleet
@@ -68,6 +69,23 @@ async def test_a_change_by_other_means_than_a_prepared_statement_counts_as_one(
     assert isinstance(failed, ZeroDivisionError)
     statement = select(serial_reservations).where(serial_reservations.c.serial == "f00")
     assert await fleet.database.read(lambda connection: connection.execute(statement).all()) == []
+    assert companies == [2]
+
+
+async def test_a_host_name_that_its_device_leaves_is_one_other_s(
+    fleet: Fleet, companies: list[int], together: Together
+) -> None:
+    def left(connection: Connection) -> list[int]:
+        gone, *others = (devices.add(connection, name, Role.DEVICE, "north", NOW) for name in ("gone", "a", "b"))
+        assert host_names.claim(connection, "press.example", gone.id, NOW)
+        devices.set_state(connection, [gone.id], DeviceState.REVOKED, NOW)
+        return [each.id for each in others]
+
+    def claiming(device: int) -> Callable[[], Any]:
+        return work(fleet, lambda c: host_names.claim(c, "press.example", device, NOW), str(device))
+
+    others = await fleet.database.write(left)
+    assert sorted(await together(fleet, *map(claiming, others))) == [False, True]
     assert companies == [2]
 
 
