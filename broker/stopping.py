@@ -9,7 +9,8 @@ else has to end the process: a thread, which looks at nothing but the clock (`En
 Rules
 -----
 1. What is given up is said, with code ``STOP_GAVE_UP``.
-2. The store is closed in order unless that itself takes too long: nothing else keeps it from its turn (`in_time`).
+2. The store is closed in order unless that itself takes too long, or a plugin holds the loop: whoever waits is not
+   waited for longer than leaves it its turn (`in_time`). What was answered is on disk in any case.
 """
 
 from __future__ import annotations
