@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import ipaddress
 import re
 import ssl
 from collections.abc import Coroutine
@@ -36,7 +37,7 @@ log = structlog.get_logger(__name__)
 _MAXIMUM_HEADER_BYTES: Final = 32 * 1024
 _REQUEST_SECONDS: Final = 60.0
 _STALL_SECONDS: Final = 60.0
-_HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(:[0-9]*)?")
+_HOST: Final = re.compile(rb"(\[(?P<address>[0-9A-Fa-f:.]+)\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(:[0-9]*)?")
 """What Host may say (RFC 9110 §7.2, RFC 3986 §3.2.2); it may be empty."""
 
 
@@ -123,8 +124,12 @@ class ConnectionProtocol(HttpToolsProtocol):
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) != 1 and (hosts or self.parser.get_http_version() == "1.1"):
             raise ValueError("not one Host header")
-        if hosts and not _HOST.fullmatch(hosts[0].rstrip(b" \t")):  # The parser leaves what may follow a value.
-            raise ValueError("the Host header is no host")
+        if hosts:
+            found = _HOST.fullmatch(hosts[0].rstrip(b" \t"))  # The parser leaves what may follow a value.
+            if found is None:
+                raise ValueError("the Host header is no host")
+            if address := found["address"]:
+                ipaddress.IPv6Address(address.decode())  # Raises ValueError, as whoever reads the URL would.
 
     def _may_come_whole(self) -> bool:
         parser = self.parser

@@ -112,6 +112,7 @@ async def test_headers_are_counted_before_they_are_kept() -> None:
         (b"GET / HTTP/1.0\r\nHost: x\r\nHost: y", b"400"),
         (b"GET / HTTP/1.1\r\nHost: x y", b"400"),
         (b"GET / HTTP/1.1\r\nHost: x/y", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: [1]", b"400"),
         (b"GET http://x/ HTTP/1.1", b"400"),
         (b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c", b"400"),
         (b"GET / HTTP/1.0", b"200"),
