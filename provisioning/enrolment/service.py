@@ -151,7 +151,7 @@ class EnrolmentService:
     ) -> bytes:
         """Return a first certificate, in DER, for whom what was presented vouches; raise `Refused`, or `Pending`."""
         request = verify_csr(csr_der, self._key_policy)
-        self._check_shown(certificate)
+        self._check_shown(certificate, Code.MANUFACTURER_CERTIFICATE)
         return await self._certify(Attempt(request, self._clock(), label, token, certificate, connection=connection))
 
     async def enrol_with_server_key(
@@ -168,7 +168,7 @@ class EnrolmentService:
         any device's without a label.
         """
         asked = read_key_request(csr_der, certificate, self._key_policy)
-        self._check_shown(certificate)
+        self._check_shown(certificate, Code.MANUFACTURER_CERTIFICATE)
         attempt = Attempt(
             asked.request,
             self._clock(),
@@ -193,6 +193,7 @@ class EnrolmentService:
     ) -> bytes:
         """Return a successor of the presented certificate, in DER, with the same key or a new one; raise `Refused`."""
         request = verify_csr(csr_der, self._key_policy)
+        self._check_shown(credential.certificate, Code.CSR_KEY)
         return await self._certify(
             Attempt(
                 request,
@@ -204,14 +205,14 @@ class EnrolmentService:
             )
         )
 
-    def _check_shown(self, certificate: x509.Certificate | None) -> None:
-        """Refuse a certificate whose key others can have: ours have none, a manufacturer's may."""
+    def _check_shown(self, certificate: x509.Certificate | None, code: Code) -> None:
+        """Refuse, by *code*, a certificate whose key others can have: a manufacturer's, or one published meanwhile."""
         if certificate is None:
             return
         try:
             self._key_policy.check_shown(certificate.public_key())
         except (WeakKey, *UNREADABLE, UnsupportedAlgorithm) as error:
-            raise Refused(Code.MANUFACTURER_CERTIFICATE, f"the certificate that you present: {error}") from error
+            raise Refused(code, f"the certificate that you present: {error}") from error
 
     async def _rehearse(self, attempt: Attempt) -> None:
         """Raise `Refused` or `Pending` where `authorise` does, before anything is spent on *attempt*.

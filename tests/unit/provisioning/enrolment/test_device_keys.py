@@ -11,7 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import func, select
 
-from provisioning.ca.key_blocklist import digest_of
+from provisioning.ca.key_blocklist import KeyBlocklist, digest_of
+from provisioning.ca.key_policy import KeyPolicy
 from provisioning.config import Settings
 from provisioning.enrolment.service import TokenCredential
 from provisioning.errors import Code, ConfigurationError, Refused
@@ -19,7 +20,7 @@ from provisioning.issuing_policy import key_policy_of
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store.tables import device_keys
-from tests.support.fleet import Fleet
+from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der
 
 
@@ -63,6 +64,17 @@ async def test_a_compromised_key_is_refused_to_its_own_device(fleet: Fleet) -> N
         Code.KEY_REUSED,
         "this key was reported as compromised: make a new key",
     )
+
+
+async def test_a_key_that_was_published_meanwhile_renews_nothing(fleet: Fleet) -> None:
+    """Whoever has it would have a certificate for a key of his own, and with it the device's name."""
+    certificate = await fleet.enrol("meter-17", csr_der(generate_key(), ["meter-17"]))
+    key = certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    fleet.enrolment.service._key_policy = KeyPolicy(KeyBlocklist(digest_of(key) + b"\x01"))
+    with pytest.raises(Refused, match="CSR_KEY: the certificate that you present: this key was published"):
+        await fleet.reenrol(certificate, successor_csr(certificate, generate_key()))
+    assert await keys_held(fleet) == 1
 
 
 async def test_a_refused_enrolment_claims_no_key(fleet: Fleet) -> None:
