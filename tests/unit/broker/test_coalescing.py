@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -15,6 +14,7 @@ from broker.coalescing import Coalescing
 from broker.limits import Limits
 from broker.poller import READABLE, Poller
 from broker.turn import Turn
+from tests.support.watched import WatchedClient
 
 SECONDS = 0.0002
 
@@ -107,23 +107,6 @@ def test_useless_waits_are_rare_whatever_comes(turns: list[tuple[int, int]]) -> 
             assert not waited
 
 
-class Listening:
-    """A transport that reads what is there."""
-
-    host = "192.0.2.1"
-
-    def __init__(self, ours: socket.socket) -> None:
-        self.ours = ours
-        self.heard = b""
-
-    def on_readable(self) -> None:
-        self.heard += self.ours.recv(100)
-
-    def on_writable(self) -> None: ...
-    def close(self) -> None: ...
-    def abort(self) -> None: ...
-
-
 @pytest.fixture
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
     made = asyncio.new_event_loop()
@@ -134,24 +117,22 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 def test_who_sends_during_the_wait_is_served_in_the_same_turn(loop: asyncio.AbstractEventLoop) -> None:
     """Real sockets in a real epoll set; one write to the subscriber for all is what `Turn.end` makes of it."""
     with ExitStack() as stack:
-        pairs = [socket.socketpair() for _ in range(4)]
-        for ours, theirs in pairs:
-            stack.enter_context(ours).setblocking(False)
-            stack.enter_context(theirs)
+        clients = [WatchedClient() for _ in range(4)]
+        for each in clients:
+            stack.callback(each.end)
 
         def meanwhile(_seconds: float) -> None:
-            for _, theirs in pairs[1:]:
-                theirs.send(b"late")
+            for each in clients[1:]:
+                each.says(b"late")
 
         ends: list[list[bytes]] = []
         turn = Turn(loop.call_soon)
         poller = Poller(loop, turn, Coalescing(lambda: SECONDS, meanwhile))
         loop.remove_reader(poller._epoll.fileno())
-        clients = [Listening(ours) for ours, _ in pairs]
         turn.after = lambda: ends.append([each.heard for each in clients])
         for each in clients:
             poller.watch(each.ours.fileno(), each, READABLE)
-        pairs[0][1].send(b"early")
+        clients[0].says(b"early")
         poller._ready()
         poller._epoll.close()
     assert ends == [[b"early", b"late", b"late", b"late"]]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,37 +13,10 @@ from broker.doze import Doze
 from broker.mqtt.packets import Pingresp, Publish
 from broker.poller import BATCH, READABLE, Poller
 from broker.turn import Turn
+from tests.support.watched import WatchedClient
 from tests.support.wire import V5, MemoryBroker, WireClient
 
 INTERVAL = 0.25
-
-
-class Sleeper:
-    """A connection in real sockets."""
-
-    host = "192.0.2.1"
-
-    def __init__(self) -> None:
-        self.ours, self.theirs = socket.socketpair()
-        self.ours.setblocking(False)
-        self.calls = 0
-        self.gone = False
-
-    def pings(self) -> None:
-        self.theirs.send(b"!")
-
-    def on_readable(self) -> None:
-        self.calls += 1
-        with contextlib.suppress(BlockingIOError):
-            self.ours.recv(100)
-
-    def on_writable(self) -> None: ...
-
-    def close(self) -> None:
-        self.gone = True
-
-    def abort(self) -> None:
-        self.gone = True
 
 
 @dataclass
@@ -110,11 +81,11 @@ class Night:
         turn = Turn(self.loop.call_soon)
         self.awake = Poller(self.loop, turn)
         self.doze = Doze(self.loop, turn, self.awake, lambda: self.interval)
-        self.sleepers: list[Sleeper] = []
+        self.sleepers: list[WatchedClient] = []
 
-    def comes(self) -> Sleeper:
+    def comes(self) -> WatchedClient:
         """Return somebody who dozes."""
-        sleeper = Sleeper()
+        sleeper = WatchedClient()
         self.awake.watch(sleeper.ours.fileno(), sleeper, READABLE)
         assert self.awake.settled(sleeper.ours.fileno(), sleeper, READABLE, dozes=True) is self.doze
         self.sleepers.append(sleeper)
@@ -133,25 +104,24 @@ def night(request: pytest.FixtureRequest) -> Iterator[Night]:
         if not poller._epoll.closed:
             poller.close()
     for sleeper in fallen.sleepers:
-        sleeper.ours.close()
-        sleeper.theirs.close()
+        sleeper.end()
 
 
 def test_who_comes_seldom_is_served_at_once(night: Night) -> None:
     one, other = night.comes(), night.comes()
     for count in (1, 2, 3):
         for sleeper in (one, other):
-            sleeper.pings()
+            sleeper.says()
             night.loop.advance(INTERVAL)
             assert sleeper.calls == count
     assert not night.loop.timers
 
 
-def crowd(night: Night, count: int = 3) -> list[Sleeper]:
+def crowd(night: Night, count: int = 3) -> list[WatchedClient]:
     """Let so many come one upon another, so that they are looked at in intervals; each has been served once."""
     sleepers = [night.comes() for _ in range(count)]
     for sleeper in sleepers:
-        sleeper.pings()
+        sleeper.says()
     night.loop.advance(1.0)
     assert [each.calls for each in sleepers] == [1] * count
     assert night.by_intervals
@@ -162,7 +132,7 @@ def test_who_come_often_are_served_together_in_intervals(night: Night) -> None:
     sleepers = crowd(night)
     for count in (2, 3, 4):
         for sleeper in sleepers:
-            sleeper.pings()
+            sleeper.says()
             night.loop.advance(INTERVAL / 4)
             assert sleeper.calls == count - 1, "the interval is not over"
         night.loop.advance(INTERVAL / 4)
@@ -171,9 +141,9 @@ def test_who_come_often_are_served_together_in_intervals(night: Night) -> None:
 
 def test_one_upon_another_begins_intervals_too(night: Night) -> None:
     one, other = night.comes(), night.comes()
-    one.pings()
+    one.says()
     night.loop.advance(1.0)
-    other.pings()
+    other.says()
     night.loop.advance(INTERVAL / 2)
     assert (one.calls, other.calls) == (1, 1)
     assert night.by_intervals
@@ -183,11 +153,11 @@ def test_one_upon_another_begins_intervals_too(night: Night) -> None:
 def test_intervals_end_when_they_bring_no_two(night: Night, still: int) -> None:
     sleepers = crowd(night)
     for sleeper in sleepers[:still]:
-        sleeper.pings()
+        sleeper.says()
     night.loop.advance(INTERVAL)
     assert not night.by_intervals
     assert not night.loop.timers, "nobody wakes for nothing"
-    sleepers[2].pings()
+    sleepers[2].says()
     night.loop.advance(INTERVAL)
     assert sleepers[2].calls == 2
 
@@ -195,7 +165,7 @@ def test_intervals_end_when_they_bring_no_two(night: Night, still: int) -> None:
 def test_more_than_a_batch_does_not_wait_for_the_next_interval(night: Night) -> None:
     sleepers = [night.comes() for _ in range(BATCH + 5)]
     for sleeper in sleepers:
-        sleeper.pings()
+        sleeper.says()
     night.loop.advance(1.0)
     night.loop.advance(0.0)
     assert sum(each.calls for each in sleepers) == BATCH + 5
@@ -206,7 +176,7 @@ def test_an_interval_of_nothing_is_none(night: Night) -> None:
     sleepers = [night.comes() for _ in range(5)]
     for count in (1, 2):
         for sleeper in sleepers:
-            sleeper.pings()
+            sleeper.says()
         night.loop.advance()
         assert [each.calls for each in sleepers] == [count] * 5
     assert not night.loop.timers
@@ -218,7 +188,7 @@ def test_who_wakes_is_watched_with_the_others(night: Night) -> None:
     assert night.doze.settled(woken.ours.fileno(), woken, READABLE, dozes=True) is night.doze
     assert night.doze.settled(woken.ours.fileno(), woken, READABLE, dozes=False) is night.awake
     assert (len(night.awake), len(night.doze)) == (1, 2)
-    woken.pings()
+    woken.says()
     night.loop.advance()
     assert woken.calls == 2
 

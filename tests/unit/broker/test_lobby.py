@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,25 +11,7 @@ from broker.limits import Limits
 from broker.lobby import Lobby
 from broker.poller import READABLE, Poller
 from broker.turn import Turn
-
-
-class Newcomer:
-    """A connection in real sockets; *act* is what is done when it is read."""
-
-    host = "192.0.2.1"
-
-    def __init__(self, act: Callable[[], None]) -> None:
-        self.ours, self.theirs = socket.socketpair()
-        self.calls = 0
-        self._act = act
-
-    def on_readable(self) -> None:
-        self.calls += 1
-        self._act()
-
-    def on_writable(self) -> None: ...
-    def close(self) -> None: ...
-    def abort(self) -> None: ...
+from tests.support.watched import WatchedClient
 
 
 class Door:
@@ -42,15 +23,15 @@ class Door:
         turn = Turn(loop.call_soon)
         self.admitted = Poller(loop, turn)
         self.lobby = Lobby(loop, turn, self.admitted, Limits)
-        self.newcomers: list[Newcomer] = []
+        self.newcomers: list[WatchedClient] = []
 
-    def comes(self, *, takes: float = 0.0) -> Newcomer:
+    def comes(self, *, takes: float = 0.0) -> WatchedClient:
         """Return a newcomer who takes that many seconds of a turn."""
 
         def act() -> None:
             self.now += takes
 
-        newcomer = Newcomer(act)
+        newcomer = WatchedClient(act)
         self.lobby.watch(newcomer.ours.fileno(), newcomer, READABLE)
         self.newcomers.append(newcomer)
         return newcomer
@@ -59,8 +40,7 @@ class Door:
         for poller in (self.lobby, self.admitted):
             poller.close()
         for newcomer in self.newcomers:
-            newcomer.ours.close()
-            newcomer.theirs.close()
+            newcomer.end()
 
 
 @pytest.fixture
