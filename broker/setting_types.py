@@ -6,12 +6,13 @@ infinite is no time at all to whoever counts it. Each type refuses that in words
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from provisioning.pki.identity import InvalidIdentity, check_name, check_trust_domain
+from provisioning.pki.identity import check_name, check_trust_domain
 
 MOST: Final = 2**62
 """Of anything that is counted: it fits into what C and SQLite count with, and nobody has so much."""
@@ -33,28 +34,14 @@ def _file(value: object) -> object:
     return value
 
 
-def _name(value: str) -> str:
-    try:
-        return check_name("the name", value)
-    except InvalidIdentity as error:
-        raise ValueError(str(error)) from error
-
-
-def _trust_domain(value: str) -> str:
-    try:
-        return check_trust_domain(value)
-    except InvalidIdentity as error:
-        raise ValueError(str(error)) from error
-
-
 Whole = Annotated[int, BeforeValidator(_number)]
 Real = Annotated[float, BeforeValidator(_number)]
 File = Annotated[Path, BeforeValidator(_file)]
 FileText = Annotated[str, BeforeValidator(_file)]
 """A file, or a word that means none."""
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(partial(check_name, "the name"))]
 """The last part of an identity."""
-TrustDomain = Annotated[str, AfterValidator(_trust_domain)]
+TrustDomain = Annotated[str, AfterValidator(check_trust_domain)]
 Port = Annotated[Whole, Field(ge=0, le=65535)]
 """0 for any free one."""
 Count = Annotated[Whole, Field(ge=1, le=MOST)]
