@@ -49,6 +49,10 @@ from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
 
 _ROOT_CRL_LIFE: Final = timedelta(days=365)
+STRANGER_REMEDY: Final = (
+    "restore the file from the backup that the database is of, or name the database of this directory"
+)
+"""What to do about `strangers`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +91,8 @@ def open_authority(settings: Settings) -> OpenAuthority:
 
 def strangers(files: AuthorityFiles, known: Iterable[StoredAuthority]) -> list[Path]:
     """Return the files of certificates that are others than the store has of the CAs *known* by these names."""
-    return [
-        files.certificate(each.name)
-        for each in known
-        if files.certificate(each.name).exists() and read_certificate(files.certificate(each.name)) != each.certificate
-    ]
+    places = [(files.certificate(each.name), each.certificate) for each in known]
+    return [path for path, certificate in places if path.exists() and read_certificate(path) != certificate]
 
 
 async def found(settings: Settings, server_names: Sequence[str], clock: Callable[[], datetime]) -> AuthorityFiles:

@@ -15,7 +15,7 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from provisioning.authority import strangers
+from provisioning.authority import STRANGER_REMEDY, strangers
 from provisioning.config import Settings
 from provisioning.doctor_finding import Finding, failed, ok, warning
 from provisioning.errors import ConfigurationError
@@ -38,7 +38,7 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
         yield failed(
             "CAs",
             f"{path} is not the certificate that the database knows by this name: the service does not start",
-            "restore the file from the backup that the database is of, or name the database of this directory",
+            STRANGER_REMEDY,
         )
     for each in every:
         if each.kind is AuthorityKind.CROSS or each.state is AuthorityState.RETIRED:

@@ -34,7 +34,7 @@ import structlog
 from cryptography import x509
 from sqlalchemy.engine import Connection
 
-from provisioning.authority import OpenAuthority, issuing_crl_plans, root_crl_plan, strangers, urls_of
+from provisioning.authority import STRANGER_REMEDY, OpenAuthority, issuing_crl_plans, root_crl_plan, strangers, urls_of
 from provisioning.ca.issuer import IssuanceRefused, Issuer
 from provisioning.config import Settings
 from provisioning.enrolment.issuing import Issuing
@@ -158,7 +158,7 @@ class LiveAuthorities:
         if wrong := strangers(authority.files, known):
             raise ConfigurationError(
                 f"{wrong[0]} is not the certificate that the database {self._database.shown_url} knows by this name: "
-                "restore the file from the backup that the database is of, or name the database of this directory"
+                f"{STRANGER_REMEDY}"
             )
         await self._take_over()
         if self._active.get(DEFAULT_LINE) is None:

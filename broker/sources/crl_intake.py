@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -138,13 +138,11 @@ class CrlIntake:
     async def enforce(self) -> int:
         """Close every session that the index no longer permits; return how many."""
         closed = 0
-        connections = iter(self._engine.connections())
-        while some := list(_some(connections)):
-            closed += enforce(self._engine, some, self._clock())
+        for connections in _portions(self._engine.connections()):
+            closed += enforce(self._engine, connections, self._clock())
             await asyncio.sleep(0)
-        sessions = iter(absent(self._engine))
-        while left := list(_some(sessions)):
-            forget_revoked(self._engine, left, self._clock())
+        for sessions in _portions(absent(self._engine)):
+            forget_revoked(self._engine, sessions, self._clock())
             await asyncio.sleep(0)
         self._engine.turn.request()
         return closed
@@ -170,8 +168,10 @@ def _recorded(facts: Mapping[str, object]) -> dict[str, object]:
     return {"crl_number" if name == "number" else name: value for name, value in facts.items()}
 
 
-def _some(those: Iterator[_Each]) -> Iterator[_Each]:
-    return islice(those, _SESSIONS_AT_ONCE)
+def _portions(those: Iterable[_Each]) -> Iterator[list[_Each]]:
+    rest = iter(those)
+    while some := list(islice(rest, _SESSIONS_AT_ONCE)):
+        yield some
 
 
 def signer_of(listed: CertificateList, trust: Trust) -> tuple[bytes, str]:

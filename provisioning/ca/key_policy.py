@@ -19,7 +19,7 @@ known keys          a list of keys that were published: `KeyBlocklist`
 Rules
 -----
 1. `KeyPolicy.check` is the one judge of a public key; who signs for a stranger's key asks it first, and who believes
-   a certificate of somebody else's asks `KeyPolicy.check_shown`.
+   a certificate that is shown, somebody else's or ours of before, asks `KeyPolicy.check_shown`.
 2. A refusal says what is wrong and what to do, and names no other party.
 3. No I/O and no clock.
 
@@ -95,7 +95,8 @@ class KeyPolicy:
     def check_shown(self, key: object) -> None:
         """Raise `WeakKey` if others than its holder may have *key*, so that to have it shows nothing.
 
-        It was certified by somebody else, who may have other tastes in curves and exponents.
+        It is certified: by somebody else, who may have other tastes in curves and exponents, or by us, before it was
+        published.
         """
         match key:
             case ed25519.Ed25519PublicKey():
