@@ -21,7 +21,7 @@ from pathlib import Path
 
 import structlog
 
-from broker.enforcement import absent, forget_revoked, revoke
+from broker.enforcement import forget_revoked, revoke
 from broker.engine import Engine
 from provisioning.client.feed import Current, FeedAhead, FeedLost, ReleaseEvent, follow
 from provisioning.pki.revocation import CertificateKey
@@ -102,7 +102,7 @@ class RevocationFeed:
                 if isinstance(event, Current):
                     if not self._was_current:
                         self._was_current = True
-                        forget_revoked(self._engine, absent(self._engine), now)
+                        await forget_revoked(self._engine, self._clock)
                         log.info("revocation feed current", code="FEED_CURRENT", sequence=event.sequence)
                         facts = {"after": after, "sequence": event.sequence, "revoked": self._taken}
                         history.told("feed current", code="FEED_CURRENT", **facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from broker.enforcement import absent, forget_revoked, revoke
+from broker.enforcement import forget_revoked, revoke
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
 from broker.recovery import recover
@@ -372,9 +373,9 @@ def test_who_was_revoked_while_there_was_no_broker_leaves_what_it_would_have_lef
     if known == "before clients come":
         for each in revocations:
             revoke(after.engine, each, after.now)
-        forget_revoked(after.engine, absent(after.engine), after.now)
+        asyncio.run(forget_revoked(after.engine, lambda: after.now))
     else:
-        forget_revoked(after.engine, absent(after.engine), after.now)
+        asyncio.run(forget_revoked(after.engine, lambda: after.now))
         for each in revocations:
             revoke(after.engine, each, after.now)
     after.advance(30)
