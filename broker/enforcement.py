@@ -7,16 +7,10 @@ Rules
    who is suspended, or whose CA is revoked, may come back to them.
 3. So they do when it was revoked between two processes of the broker, and its client was connected until the first one
    ended.
-4. Where everybody is looked at, the event loop goes round after each `_SECONDS_A_TURN` (decision 0116). Whoever comes
-   meanwhile is refused by the index.
-5. No I/O; the time is passed in, or asked for at each.
+4. No I/O, no clock.
 """
 
 from __future__ import annotations
-
-import asyncio
-from collections.abc import Callable
-from typing import Final
 
 from broker.admission.admission import Peer, revoked
 from broker.admission.refusal import Refused
@@ -27,7 +21,6 @@ from broker.session.session import Session
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
 
 _MAY_COME_BACK = frozenset({RevocationReason.CERTIFICATE_HOLD, RevocationReason.SUPERSEDED})
-_SECONDS_A_TURN: Final = 0.01
 
 
 def revoke(engine: Engine, revocation: Revocation, now: float) -> int:
@@ -41,21 +34,7 @@ def revoke(engine: Engine, revocation: Revocation, now: float) -> int:
     return len(connections)
 
 
-async def enforce(engine: Engine, clock: Callable[[], float]) -> int:
-    """Close every session that the index no longer permits, whose client is here or `absent`; return how many were."""
-    closed = 0
-    turn_ends = clock() + _SECONDS_A_TURN
-    for connection in engine.connections():
-        if (now := clock()) >= turn_ends:
-            await asyncio.sleep(0)
-            turn_ends = (now := clock()) + _SECONDS_A_TURN
-        closed += _enforce(engine, connection, now)
-    await forget_revoked(engine, clock)
-    engine.turn.request()
-    return closed
-
-
-def _enforce(engine: Engine, connection: Client, now: float) -> bool:
+def enforce(engine: Engine, connection: Client, now: float) -> bool:
     """Close *connection* if its certificate, or a CA's above it, is revoked by now; return whether it was closed."""
     peer = connection.peer
     refusal = engine.admission.refuse_revoked(peer) if peer is not None else None
@@ -70,17 +49,8 @@ def absent(engine: Engine) -> list[Session]:
     return [each for each in engine.registry.all() if each.connection is None and each.certificate is not None]
 
 
-async def forget_revoked(engine: Engine, clock: Callable[[], float]) -> None:
-    """End the sessions that are `absent`, and whose certificate is revoked by now."""
-    turn_ends = clock() + _SECONDS_A_TURN
-    for session in absent(engine):
-        if (now := clock()) >= turn_ends:
-            await asyncio.sleep(0)
-            turn_ends = (now := clock()) + _SECONDS_A_TURN
-        _forget_revoked(engine, session, now)
-
-
-def _forget_revoked(engine: Engine, session: Session, now: float) -> None:
+def forget_revoked(engine: Engine, session: Session, now: float) -> None:
+    """End *session*, which is `absent`, if its certificate is revoked by now."""
     if session.certificate is not None and engine.registry.has(session) and engine.was_revoked(session):
         session.will = None
         engine.note(session, session.expires_at - session.expiry_interval)

@@ -4,7 +4,7 @@ Theory
 ------
 A list may have a million entries. Parsing, checking the signature and reading the entries happen in a thread that gives
 the interpreter's lock up every half millisecond; on the loop remain two assignments, and one dict access for each
-connected client, in turns (`broker.enforcement`).
+connected client, in turns (`broker.revocation_rounds`).
 
 Rules
 -----
@@ -24,8 +24,8 @@ import structlog
 
 from broker.admission.crl_shelf import HeldList
 from broker.admission.trust import Trust
-from broker.enforcement import enforce
 from broker.engine import Engine
+from broker.revocation_rounds import judge_all
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, split, verify
 from provisioning.pki.revocation import unpack
 
@@ -133,7 +133,7 @@ class CrlIntake:
 
     async def enforce(self) -> int:
         """Close every session that the index no longer permits; return how many."""
-        return await enforce(self._engine, self._clock)
+        return await judge_all(self._engine, self._clock)
 
     def alarm(self) -> None:
         """Say which lists have become late, or have expired: long before it matters, and once."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker.enforcement import forget_revoked, revoke
+from broker.enforcement import absent, forget_revoked, revoke
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
 from broker.recovery import recover
@@ -370,12 +369,17 @@ def test_who_was_revoked_while_there_was_no_broker_leaves_what_it_would_have_lef
     after.engine.keeps_revoked = keeps
     watcher = after.service(**KEPT)
     revocations = [replace(each.revocation, reason=reason) for each in (held, gone)]
+
+    def judge() -> None:
+        for session in absent(after.engine):
+            forget_revoked(after.engine, session, after.now)
+
     if known == "before clients come":
         for each in revocations:
             revoke(after.engine, each, after.now)
-        asyncio.run(forget_revoked(after.engine, lambda: after.now))
+        judge()
     else:
-        asyncio.run(forget_revoked(after.engine, lambda: after.now))
+        judge()
         for each in revocations:
             revoke(after.engine, each, after.now)
     after.advance(30)

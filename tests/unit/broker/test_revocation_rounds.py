@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from broker.enforcement import enforce, forget_revoked
 from broker.engine import Engine
 from broker.mqtt.codes import ReasonCode
+from broker.revocation_rounds import judge_absent, judge_all
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.revocation import Revocation, RevocationReason
 from tests.support.pki import DOMAIN, shared_device
@@ -21,7 +21,7 @@ Judge = Callable[[Engine, Callable[[], float]], Awaitable[object]]
 COUNT = 20
 
 
-@pytest.mark.parametrize("by", [enforce, forget_revoked])
+@pytest.mark.parametrize("by", [judge_all, judge_absent])
 def test_of_very_many_who_are_judged_others_have_their_turn_in_between(by: Judge) -> None:
     broker = MemoryBroker()
     engine = broker.engine
