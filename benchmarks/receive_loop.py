@@ -48,7 +48,7 @@ class _Void:
     """A stream whose peer takes everything."""
 
     address = "192.0.2.1:1883"
-    unsent = False
+    unsent = 0
 
     def write(self, packets: list[bytes]) -> None:
         pass

@@ -15,8 +15,8 @@ class ByteStream(Protocol):
         """The peer's address and port."""
 
     @property
-    def unsent(self) -> bool:
-        """Whether something that was written waits for the socket."""
+    def unsent(self) -> int:
+        """How many bytes that were written wait for the socket."""
 
     def write(self, packets: list[bytes]) -> None:
         """Write *packets*, or keep what the socket does not take."""

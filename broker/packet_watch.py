@@ -85,8 +85,8 @@ class PacketWatch(PassesOn):
         return self._stream.address
 
     @property
-    def unsent(self) -> bool:
-        """Whether something that was sent before waits for the socket."""
+    def unsent(self) -> int:
+        """How many bytes that were sent before wait for the socket."""
         return self._stream.unsent
 
     def write(self, packets: list[bytes]) -> None:

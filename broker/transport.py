@@ -140,9 +140,9 @@ class TlsTransport:
         return self._host
 
     @property
-    def unsent(self) -> bool:
-        """Whether something that was written waits for the socket."""
-        return self._backlog is not None
+    def unsent(self) -> int:
+        """How many bytes that were written wait for the socket."""
+        return 0 if self._backlog is None else len(self._backlog)
 
     def start(self, receiver: Receiver) -> None:
         """Begin the handshake; *receiver* is told what comes of it."""

@@ -64,8 +64,8 @@ class Underlying(Protocol):
         """Whether too much is unsent."""
 
     @property
-    def unsent(self) -> bool:
-        """Whether something that was written waits for the socket."""
+    def unsent(self) -> int:
+        """How many bytes that were written wait for the socket."""
 
     def write(self, packets: list[bytes]) -> None:
         """Write bytes."""
@@ -257,8 +257,8 @@ class WebSocket:
         return self._transport.address
 
     @property
-    def unsent(self) -> bool:
-        """Whether something that was written waits for the socket."""
+    def unsent(self) -> int:
+        """How many bytes that were written wait for the socket."""
         return self._transport.unsent
 
     def write(self, packets: list[bytes]) -> None:

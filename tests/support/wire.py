@@ -63,7 +63,7 @@ class FakeTransport:
         self.writes = 0
         self.closed = False
         self.held = False
-        self.unsent = False
+        self.unsent = 0
         self.settled = False
         self.dozes = False
         self.rests: list[float] = []
