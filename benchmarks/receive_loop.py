@@ -48,7 +48,8 @@ class _Void:
     """A stream whose peer takes everything."""
 
     address = "192.0.2.1:1883"
-    unsent = 0
+    unsent = False
+    untaken = 0
 
     def write(self, packets: list[bytes]) -> None:
         pass

@@ -55,8 +55,8 @@ class Client(Protocol):
         """Where the client is, for logs."""
 
     @property
-    def unsent(self) -> int:
-        """How many bytes that were sent before wait for the socket."""
+    def unsent(self) -> bool:
+        """Whether something that was sent before waits for the socket."""
 
     def admitted(self, session: Session, keep_alive: int, now: float) -> None:
         """Become the connection of *session*."""

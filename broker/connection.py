@@ -316,7 +316,7 @@ class ClientConnection:
     def choke(self, now: float) -> None:
         """Take note that too much is unsent: the session keeps what is not sent yet in its bounded queue."""
         if self.session is not None:
-            self.session.choked, self._moved = True, -self._transport.unsent
+            self.session.choked, self._moved = True, -self._transport.untaken
             self._complain().slow(now)
 
     def unchoke(self, now: float) -> None:
@@ -333,8 +333,8 @@ class ClientConnection:
     # From the session and the handlers
 
     @property
-    def unsent(self) -> int:
-        """How many bytes that were sent before wait for the socket."""
+    def unsent(self) -> bool:
+        """Whether something that was sent before waits for the socket."""
         return self._transport.unsent
 
     def send(self, packets: list[bytes]) -> None:
@@ -472,7 +472,7 @@ class ClientConnection:
     def _moves(self) -> bool:
         """Whether much of a packet has come since this was asked last, or of what a client takes that is not read."""
         choked = self.session is not None and self.session.choked
-        before, self._moved = self._moved, len(self._tail or b"") - (self._transport.unsent if choked else 0)
+        before, self._moved = self._moved, len(self._tail or b"") - (self._transport.untaken if choked else 0)
         return self._moved - before >= _MUCH
 
     def fail(self, error: PacketError, now: float) -> None:

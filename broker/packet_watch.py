@@ -85,9 +85,14 @@ class PacketWatch(PassesOn):
         return self._stream.address
 
     @property
-    def unsent(self) -> int:
-        """How many bytes that were sent before wait for the socket."""
+    def unsent(self) -> bool:
+        """Whether something that was sent before waits for the socket."""
         return self._stream.unsent
+
+    @property
+    def untaken(self) -> int:
+        """How many bytes the peer has not taken."""
+        return self._stream.untaken
 
     def write(self, packets: list[bytes]) -> None:
         """Look at *packets*, and write them."""

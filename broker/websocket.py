@@ -64,8 +64,12 @@ class Underlying(Protocol):
         """Whether too much is unsent."""
 
     @property
-    def unsent(self) -> int:
-        """How many bytes that were written wait for the socket."""
+    def unsent(self) -> bool:
+        """Whether something that was written waits for the socket."""
+
+    @property
+    def untaken(self) -> int:
+        """How many bytes the peer has not taken."""
 
     def write(self, packets: list[bytes]) -> None:
         """Write bytes."""
@@ -257,9 +261,14 @@ class WebSocket:
         return self._transport.address
 
     @property
-    def unsent(self) -> int:
-        """How many bytes that were written wait for the socket."""
+    def unsent(self) -> bool:
+        """Whether something that was written waits for the socket."""
         return self._transport.unsent
+
+    @property
+    def untaken(self) -> int:
+        """How many bytes the peer has not taken."""
+        return self._transport.untaken
 
     def write(self, packets: list[bytes]) -> None:
         """Write *packets* as one binary frame."""

@@ -21,8 +21,8 @@ class Connection(Protocol):
         """The session, until the connection ends."""
 
     @property
-    def unsent(self) -> int:
-        """How many bytes that were sent before wait for the socket."""
+    def unsent(self) -> bool:
+        """Whether something that was sent before waits for the socket."""
 
     def send(self, packets: list[bytes]) -> None:
         """Write *packets* out; the list is the caller's again afterwards."""

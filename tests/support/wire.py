@@ -63,7 +63,8 @@ class FakeTransport:
         self.writes = 0
         self.closed = False
         self.held = False
-        self.unsent = 0
+        self.unsent = False
+        self.untaken = 0
         self.settled = False
         self.dozes = False
         self.rests: list[float] = []

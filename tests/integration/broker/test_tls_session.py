@@ -60,6 +60,7 @@ class Told:
         elif data == b"flood":  # More than the kernel takes; of a socket that was reset it says that it takes more.
             self.transport.write([bytes(32 << 20)])
             assert self.transport.choked
+            assert 1 << 20 < self.transport.untaken < 33 << 20
             self.choked.set()
         elif self.holds_at and len(self.received) >= self.holds_at and not self.held.is_set():
             self.transport.hold()

@@ -107,11 +107,11 @@ def test_a_large_packet_on_a_slow_link_keeps_a_client_alive_as_long_as_more_of_i
 def test_who_takes_what_has_waited_is_not_taken_for_silent(broker: MemoryBroker) -> None:
     """Nothing is read from him meanwhile: his pings are not heard."""
     client = broker.device("meter-1", keep_alive=10)
-    client.transport.unsent = 5_000_000
+    client.transport.untaken = 5_000_000
     client.connection.choke(broker.now)
     for _ in range(10):
         broker.advance(9)
-        client.transport.unsent -= 100_000
+        client.transport.untaken -= 100_000
     assert not client.closed
     broker.advance(32)
     assert client.closed, "he takes no more"

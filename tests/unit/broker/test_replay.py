@@ -74,10 +74,10 @@ class Stalled:
     def write(self, packets: list[bytes]) -> None:
         self._write(packets)
         self.largest = max(self.largest, sum(map(len, packets)))
-        self._client.transport.unsent = 1
+        self._client.transport.unsent = True
 
     def drain(self) -> None:
-        self._client.transport.unsent = 0
+        self._client.transport.unsent = False
         self._client.connection.drained(self._client.broker.now)
         self._client.broker.settle()
 

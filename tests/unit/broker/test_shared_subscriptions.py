@@ -81,7 +81,7 @@ def test_who_has_room_is_served_before_who_has_none(broker: MemoryBroker, meter:
 def test_a_message_at_qos_0_goes_to_who_takes_it_now(broker: MemoryBroker, meter: WireClient, choked: bool) -> None:
     """To whoever does not keep up it would be lost."""
     slow, quick = workers(broker, 2, 0)
-    slow.transport.unsent = 1
+    slow.transport.unsent = True
     if choked:
         slow.connection.choke(broker.now)
     publish(meter, *range(4), qos=0)

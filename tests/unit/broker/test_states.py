@@ -73,7 +73,7 @@ def replaying(broker: MemoryBroker, version: ProtocolVersion) -> WireClient:
     for number in range(200):
         meter.publish(f"{TOPIC}/{number}", bytes(1000), retain=True)
     client = connected(broker, version)
-    client.transport.unsent = 1
+    client.transport.unsent = True
     client.subscribe("fleet/#")
     assert broker.engine.replays.waiting
     return client
