@@ -258,9 +258,11 @@ async def test_a_queue_that_is_full_takes_no_more_and_forgets_what_nobody_decide
 ) -> None:
     monkeypatch.setattr("provisioning.enrolment.ways.approval.MAXIMUM_PENDING", 2)
     await group(fleet, "approval")
+    key = generate_key()
     for number in (1, 2):
-        await pending(fleet, f"meter-{number}", label="line")
+        await pending(fleet, f"meter-{number}", key=key if number == 1 else None, label="line")
     assert await refusal(fleet, "meter-3", label="line") is Code.APPROVALS_FULL
+    await pending(fleet, "meter-1", key=key, label="line")
     fleet.clock.advance(timedelta(days=7))
     assert await refusal(fleet, "meter-3", label="line") is Code.APPROVALS_FULL
     fleet.clock.advance(timedelta(seconds=1))
