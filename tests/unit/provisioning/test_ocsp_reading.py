@@ -27,10 +27,10 @@ def responder(signer: Held | None = None, **different: Any) -> Responder:
 
 
 def read(answering: Responder, question: Question | None = None, body: bytes | None = None) -> Answer:
-    question = question or ask(METER.certificate, PKI.issuing.certificate)
+    question = question or ask(METER.certificate.serial_number, PKI.issuing.certificate)
     der = body if body is not None else answering(question.der)
     assert der is not None
-    return read_answer(der, question, METER.certificate, PKI.issuing.certificate, datetime.now(UTC))
+    return read_answer(der, question, METER.certificate.serial_number, PKI.issuing.certificate, datetime.now(UTC))
 
 
 @pytest.mark.parametrize("signer", [PKI.issuing, delegate(PKI)], ids=["the issuer", "its delegate"])
@@ -101,7 +101,7 @@ def test_a_responder_that_cannot_be_read_is_refused() -> None:
 
 
 def test_an_answer_to_another_question_is_refused() -> None:
-    question = ask(METER.certificate, PKI.issuing.certificate)
+    question = ask(METER.certificate.serial_number, PKI.issuing.certificate)
     body = responder()(question.der)
     with pytest.raises(OcspRefused, match="its nonce is not ours"):
         read(responder(), replace(question, nonce=b"another"), body)
