@@ -115,20 +115,20 @@ def test_a_serial_number_under_another_issuer_is_another_certificate() -> None:
 
 
 def signed_by_an_unknown_algorithm() -> bytes:
-    answer = responder()(ask(METER.certificate, PKI.issuing.certificate, nonce=False).der)
+    answer = responder()(ask(SERIAL, PKI.issuing.certificate, nonce=False).der)
     assert answer is not None
     return answer.replace(bytes.fromhex("06082a8648ce3d040302"), bytes.fromhex("06082a8648ce3d04030f"))
 
 
 @pytest.mark.parametrize("body", [b"", b"no answer", b"\x30\x00", signed_by_an_unknown_algorithm()])
 def test_what_is_no_answer_is_refused(body: bytes) -> None:
-    question = ask(METER.certificate, PKI.issuing.certificate, nonce=False)
+    question = ask(SERIAL, PKI.issuing.certificate, nonce=False)
     with pytest.raises(OcspRefused, match="not an OCSP response"):
         read(responder(), question, body=body)
 
 
 def test_a_question_has_a_new_nonce_or_none() -> None:
-    asked = [ask(METER.certificate, PKI.issuing.certificate, nonce=nonce) for nonce in (True, True, False)]
+    asked = [ask(SERIAL, PKI.issuing.certificate, nonce=nonce) for nonce in (True, True, False)]
     read_back = [ocsp.load_der_ocsp_request(each.der).extensions for each in asked]
     assert [[each.value for each in found] for found in read_back] == [
         [x509.OCSPNonce(asked[0].nonce)],
