@@ -25,11 +25,12 @@ from provisioning.store.manufacturers import LapsedLists, StoredManufacturer
 
 router: Final = new_router()
 
+_BYTES: Final = {"schema": {"type": "string", "format": "binary"}}
 _LIST: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "description": "One CRL that the registered CA has signed, complete, in DER or PEM.",
-        "content": {"application/pkix-crl": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {"application/pkix-crl": _BYTES, "application/octet-stream": _BYTES},
     }
 }
 """The body is taken as it is, whatever its media type."""
