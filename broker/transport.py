@@ -341,13 +341,12 @@ class TlsTransport:
 
     def _send(self, tls: TlsSession, data: bytes | bytearray) -> int:
         """Write as much of *data* as the socket takes; return how many bytes."""
-        sent = 0
-        size = len(data)
+        sent, size = 0, len(data)
         try:
-            sent = tls.write(data)
-            while sent < size:
-                with memoryview(data)[sent:] as rest:
-                    sent += tls.write(rest)
+            with memoryview(data) as view:
+                while sent < size:  # By records: of what it has taken part of, OpenSSL tells nothing.
+                    with view[sent : sent + RECORD] as record:
+                        sent += tls.write(record)
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
             pass
         except (ssl.SSLError, OSError) as error:
