@@ -25,8 +25,8 @@ from broker.transport import TlsTransport
 from broker.turn import Turn
 from provisioning.pki.openssl import forget_sessions
 from provisioning.pki.tls import ClientCertificate, CredentialPem, client_context, server_context
-from tests.support.one_segment import OneSegmentClient
 from tests.support.broker_process import wait_until
+from tests.support.one_segment import OneSegmentClient
 from tests.support.pki import Pki, shared_pki
 
 Opener = Callable[[ssl.SSLContext, socket.socket], tuple[socket.socket, TlsSession]]
