@@ -109,6 +109,8 @@ def test_only_the_issuers_that_are_named_may_have_issued_a_client(named: str) ->
     judge = admission(bundle(PKI.root, issuers=[named]))
     assert code(judge, PKI.device("meter-1", issuer=PLANT), PLANT, PKI.root) == "plant"
     assert code(judge, PKI.device("meter-1"), PKI.issuing, PKI.root) is RefusalCode.UNTRUSTED_ISSUER
+    below = PKI.authority("Below CA", PLANT)
+    assert code(judge, PKI.device("meter-1", issuer=below), below, PLANT, PKI.root) is RefusalCode.UNTRUSTED_ISSUER
 
 
 def test_the_first_bundles_word_is_final() -> None:
@@ -222,7 +224,11 @@ def test_a_renewed_anchor_stands_for_the_ca_in_the_path_and_the_terms_judge_the_
     namesake = PKI.authority("Renewed CA", PKI.root, not_after=ends[2])
     path = [shown.certificate, PKI.root.certificate]
     assert bundle(longer, PKI.root).issuer_at(path).certificate == longer.certificate  # type: ignore[union-attr]
-    assert bundle(shorter, namesake).issuer_at(path) is None
+    same_key = PKI.authority("Another CA", PKI.root, key=PLANT.key, not_after=ends[2])
+    assert bundle(shorter, namesake, same_key).issuer_at(path) is None
+    longest = PKI.authority("Renewed CA", PKI.root, key=PLANT.key, not_after=NOW + timedelta(days=8))
+    for anchors in ([longer, longest], [longest, longer]):
+        assert bundle(*anchors).issuer_at(path).certificate == longest.certificate  # type: ignore[union-attr]
     fingerprints = [each.certificate.fingerprint(hashes.SHA256()).hex() for each in (shown, longer)]
     assert bundle(longer, issuers=(fingerprints[0],)).issuer_at(path) is None
     assert bundle(longer, issuers=(fingerprints[1],)).issuer_at(path) is not None
