@@ -106,7 +106,7 @@ def test_a_path_that_ended_at_another_bundles_anchor_is_followed_to_ours() -> No
     ids=["name", "fingerprint"],
 )
 def test_only_the_issuers_that_are_named_may_have_issued_a_client(named: str) -> None:
-    judge = admission(bundle(PKI.root, issuers=[named]))
+    judge = admission(bundle(PKI.root, issuers=["CN=Nobody", named]))
     assert code(judge, PKI.device("meter-1", issuer=PLANT), PLANT, PKI.root) == "plant"
     assert code(judge, PKI.device("meter-1"), PKI.issuing, PKI.root) is RefusalCode.UNTRUSTED_ISSUER
     below = PKI.authority("Below CA", PLANT)
