@@ -208,6 +208,21 @@ def test_who_is_on_hold_is_told_so_and_a_revoked_ca_shuts_out_whom_it_certified(
     assert "CN=Test Issuing CA" in outcome.detail
 
 
+def test_of_a_certificate_alone_it_is_known_whether_it_or_its_ca_is_revoked() -> None:
+    judge = admission()
+    assert not judge.is_revoked(HELD.revocation.key), "of its CA nothing has been seen"
+    assert isinstance(examine(judge), Peer)
+    assert not judge.is_revoked(HELD.revocation.key)
+    judge.index.add(PKI.issuing.revocation)
+    assert judge.is_revoked(HELD.revocation.key)
+    assert not judge.is_revoked(replace(HELD.revocation, issuer_key_id=b"another CA").key)
+    for trust in (judge.trust, None):
+        judge = admission().judging_by(trust)
+        judge.index.add(HELD.revocation)
+        assert judge.is_revoked(HELD.revocation.key)
+        assert not judge.is_revoked(PKI.issuing.revocation.key)
+
+
 def test_while_the_door_is_shut_nobody_comes_in_and_trust_of_before_counts_no_more() -> None:
     judge = admission()
     peer = examine(judge)
