@@ -28,7 +28,8 @@ from broker.mqtt.connect import Connect
 from broker.trust_settings import TrustSettings
 from device_sim.attack.der import with_sha1
 from provisioning.pki.identity import Identity, Role
-from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.keys import key_identifier
+from provisioning.pki.revocation import Revocation, RevocationIndex, RevocationReason
 from tests.support.pki import DOMAIN, Held, Pki, shared_pki
 
 PKI = shared_pki()
@@ -155,6 +156,17 @@ def weak(key: Any, hash_: hashes.HashAlgorithm) -> Held:
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
     )
     return Held(builder.sign(PKI.issuing.key, hash_), key)
+
+
+def test_who_has_issued_a_certificate_is_not_what_it_says_itself() -> None:
+    held = weak(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())  # It has no authority key identifier.
+    judge = admission(bundle(PKI.root))
+    peer = examine(judge, held, PKI.issuing, PKI.root)
+    assert isinstance(peer, Peer)
+    assert peer.certificate == (key_identifier(PKI.issuing.key.public_key()), 1)
+    judge.index.add(Revocation(*peer.certificate, RevocationReason.KEY_COMPROMISE, NOW))
+    assert code(judge, held, PKI.issuing, PKI.root) is RefusalCode.REVOKED
+    assert code(judge, held) is RefusalCode.REVOKED
 
 
 def over_sha1(held: Held, issuer: Held) -> Held:

@@ -35,8 +35,9 @@ ADVISORY = StatusPolicy(None)
 A_MINUTE = StatusPolicy(60.0)
 
 
-def admission(lists: ListTerms | None = None, ocsp: OcspTerms | None = None) -> Admission:
-    trust = Trust([TrustBundle("ours", [PKI.root.certificate], lists=lists, ocsp=ocsp, feed=False)])
+def admission(lists: ListTerms | None = None, ocsp: OcspTerms | None = None, *more_anchors: Held) -> Admission:
+    anchors = [each.certificate for each in (PKI.root, *more_anchors)]
+    trust = Trust([TrustBundle("ours", anchors, lists=lists, ocsp=ocsp, feed=False)])
     return Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, (), trust)
 
 
@@ -88,9 +89,10 @@ def test_without_anybody_to_ask_who_must_be_asked_about_is_refused_unless_he_is_
     judge = admission(ocsp=OcspTerms(REQUIRE))
     outcome = examine(judge)
     assert isinstance(outcome, Refused)
-    assert (outcome.code, outcome.identity) == (
+    assert (outcome.code, outcome.identity, outcome.serial) == (
         RefusalCode.OCSP_UNAVAILABLE,
         f"spiffe://{DOMAIN}/device/meters/meter-1",
+        f"{HELD.certificate.serial_number:x}",
     )
     assert isinstance(examine(judge, status=False), Peer)
     assert isinstance(examine(admission(ocsp=OcspTerms(ADVISORY))), Peer)
@@ -102,6 +104,16 @@ def put(judge: Admission, issuer: Held, *, life: timedelta = timedelta(hours=1),
     held = judge.lists.prepare(listed, (key_id, "CA"), "test", datetime.now(UTC), lambda: None)
     assert held is not None
     judge.lists.put(held)
+
+
+def test_an_anchor_needs_no_list_that_it_is_not_revoked_and_may_be_all_the_same() -> None:
+    judge = admission(ListTerms(REQUIRE), None, PKI.issuing)
+    put(judge, PKI.issuing)
+    assert isinstance(examine(judge), Peer)
+    put(judge, PKI.root, revoked=[PKI.issuing])
+    outcome = examine(judge)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.ISSUER_REVOKED
 
 
 def test_every_ca_of_the_path_needs_its_list() -> None:
