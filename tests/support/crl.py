@@ -26,12 +26,14 @@ def crl(
     point: x509.IssuingDistributionPoint | None = None,
     freshest: str | None = None,
     signed_by: Held | None = None,
+    now: datetime | None = None,
     more: x509.ExtensionType | None = None,
     more_of_entries: x509.ExtensionType | None = None,
 ) -> bytes:
     """Return a list of *issuer* in DER.
 
     *revoked*: certificates, or serial numbers with their reason. *base* makes it a delta. *signed_by* somebody else.
+    It was made *age* before *now*.
     *more* is a critical extension of the list, *more_of_entries* one of each entry.
     """
     entries: Reasons
@@ -39,7 +41,7 @@ def crl(
         entries = revoked
     else:
         entries = {held.certificate.serial_number: x509.ReasonFlags.key_compromise for held in revoked}
-    now = datetime.now(UTC)
+    now = now or datetime.now(UTC)
     key = (signed_by or issuer).key
     builder = (
         x509.CertificateRevocationListBuilder()
