@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. Labels are the service's own words (route templates, codes, list names), never a caller's: their number is bounded.
+1. Labels are the service's own words (route templates, codes, list names) and the operators' for manufacturers, never
+   a caller's: their number is bounded.
 2. Off unless configured; then to loopback only, unless configured otherwise: counts tell who is enrolling how much.
 """
 
@@ -21,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.errors import Code, Refused
 from provisioning.metrics_exposure import MetricsExposure
 from provisioning.revocation.feed import RevocationFeed
@@ -100,9 +102,12 @@ class CountRequests:
 class PartsCollector:
     """What the parts know of themselves, asked at every scrape."""
 
-    def __init__(self, feed: RevocationFeed, publishers: Mapping[str, CrlPublisher]) -> None:
+    def __init__(
+        self, feed: RevocationFeed, publishers: Mapping[str, CrlPublisher], manufacturers: ManufacturerWatch
+    ) -> None:
         self._feed = feed
         self._publishers = publishers
+        self._manufacturers = manufacturers
 
     def collect(self) -> Iterable[Metric]:
         """Yield the gauges."""
@@ -121,6 +126,14 @@ class PartsCollector:
                 entries.add_metric([name], crl.entries)
                 ends.add_metric([name], crl.next_update.timestamp())
         yield from (number, entries, ends)
+        lists = GaugeMetricFamily(
+            "fleet_provisioning_manufacturer_list_next_update_seconds",
+            "Until when a manufacturer's lists hold, seconds since 1970.",
+            labels=["manufacturer"],
+        )
+        for name, end in self._manufacturers.ends.items():
+            lists.add_metric([name], end.timestamp())
+        yield lists
 
 
 def metrics_routes(page: Callable[[], Awaitable[bytes]], exposure: MetricsExposure) -> list[Route]:

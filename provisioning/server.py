@@ -51,6 +51,7 @@ from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority
 from provisioning.config import Settings
 from provisioning.connection_protocol import ConnectionProtocol, PeerCertificateProtocol
+from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.webhook import Webhooks
@@ -338,7 +339,8 @@ async def _build(
     trust = EnrolmentTrust(database, utc_now, credential.let_through)
     await trust.refresh()
     metrics = Metrics()
-    metrics.registry.register(PartsCollector(feed, live.publishers))
+    manufacturers = ManufacturerWatch(database, utc_now)
+    metrics.registry.register(PartsCollector(feed, live.publishers, manufacturers))
     fellows: FellowWorkers | None = None
     if place is not None:
         metrics.registry.register(StartsCollector(place.starts))
@@ -421,6 +423,7 @@ async def _build(
             credential.run,
             retention.run,
             trust.run,
+            manufacturers.run,
             webhooks.run,
             late.run,
             functools.partial(announcements.listen, database.url, feed.announce),

@@ -13,13 +13,17 @@ from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtensionOID
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
+from structlog.testing import capture_logs
 
 from provisioning.doctor_manufacturers import manufacturer_findings
 from provisioning.enrolment import manufacturer_lists as lists_of_manufacturers
+from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Refused
+from provisioning.metrics import PartsCollector
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import unpack
+from provisioning.revocation.feed import RevocationFeed
 from provisioning.store import audit, manufacturer_lists
 from provisioning.store.audit import Action
 from provisioning.store.manufacturers import LapsedLists
@@ -350,12 +354,39 @@ async def test_the_doctor_says_when_the_next_list_is_due(fleet: Fleet, acme: Man
     fleet.clock.advance(18 * HOUR)
     assert await found() == [("ok", "lists hold for a while: acme")]
     fleet.clock.advance(HOUR)
-    assert await found() == [("warning", "acme's list will have lapsed, or has, on 2027-03-02 12:00 UTC")]
+    assert await found() == [("warning", "acme's list lapses on 2027-03-02 12:00 UTC, and the next is not here")]
     part = listed(acme, point=scope(SHARD.format(1)), now=fleet.clock())
     await give_list(fleet, part)
     fleet.clock.advance(6 * HOUR)
-    assert await found() == [("warning", "1 of acme's 2 lists will have lapsed, or has, on 2027-03-02 12:00 UTC")]
+    gone = "the first of acme's 2 lists lapsed on 2027-03-02 12:00 UTC, and the next is not here"
+    assert await found() == [("warning", gone)]
     fleet.clock.advance(DAY)
-    assert await found() == [("failed", "acme's list lapsed on 2027-03-03 07:00 UTC: its devices are refused")]
+    assert await found() == [("failed", "acme's lists lapsed on 2027-03-03 07:00 UTC: its devices are refused")]
     await set_lapsed(fleet, LapsedLists.ACCEPT)
     assert await found() == []
+
+
+async def test_the_service_says_once_that_a_list_is_awaited(fleet: Fleet, acme: Manufacturer) -> None:
+    watch = ManufacturerWatch(fleet.database, fleet.clock)
+
+    async def said() -> list[str]:
+        with capture_logs() as logs:
+            await watch.look()
+        return [each["waiting"] for each in logs if each["event"] == "manufacturer's list awaited"]
+
+    assert (await said(), watch.ends) == ([], {})
+    await give_list(fleet, listed(acme))
+    assert (await said(), watch.ends) == ([], {"acme": NOON + DAY})
+    told = [each for family in PartsCollector(RevocationFeed(fleet.database, 15), {}, watch).collect()
+            for each in family.samples if "manufacturer" in each.labels]  # fmt: skip
+    assert [(each.labels["manufacturer"], each.value) for each in told] == [("acme", (NOON + DAY).timestamp())]
+    fleet.clock.advance(19 * HOUR)
+    assert (await said(), await said()) == (["soon"], [])
+    fleet.clock.advance(6 * HOUR)
+    assert (await said(), await said()) == (["all"], [])
+    await give_list(fleet, listed(acme, number=2, now=fleet.clock()))
+    assert await said() == []
+    fleet.clock.advance(2 * DAY)
+    assert await said() == ["all"]
+    await ManufacturerService(fleet.database, fleet.clock, nothing).end("acme", by="admin")
+    assert (await said(), watch.ends) == ([], {})
