@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -100,12 +100,16 @@ class CountRequests:
 class PartsCollector:
     """What the parts know of themselves, asked at every scrape."""
 
-    def __init__(self, feed: RevocationFeed, publishers: Mapping[str, CrlPublisher]) -> None:
+    def __init__(
+        self, feed: RevocationFeed, publishers: Mapping[str, CrlPublisher], ocsp_answers: Mapping[str, int]
+    ) -> None:
+        """*ocsp_answers*: how many of each kind there have been."""
         self._feed = feed
         self._publishers = publishers
+        self._ocsp_answers = ocsp_answers
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the gauges."""
+        """Yield what they know."""
         yield GaugeMetricFamily(
             "fleet_provisioning_feed_sequence", "Newest event of the revocation feed.", self._feed.newest
         )
@@ -120,7 +124,10 @@ class PartsCollector:
                 number.add_metric([name], crl.number)
                 entries.add_metric([name], crl.entries)
                 ends.add_metric([name], crl.next_update.timestamp())
-        yield from (number, entries, ends)
+        answers = CounterMetricFamily("fleet_provisioning_ocsp_answers_total", "Answers to OCSP requests.", labels=["answer"])
+        for name, count in self._ocsp_answers.items():
+            answers.add_metric([name], count)
+        yield from (number, entries, ends, answers)
 
 
 def metrics_routes(page: Callable[[], Awaitable[bytes]], exposure: MetricsExposure) -> list[Route]:

@@ -44,8 +44,9 @@ from provisioning.api import est
 from provisioning.api.application import answering, new_application, ocsp_rates
 from provisioning.api.health import Readiness, health_routes
 from provisioning.api.late import LateApplication
-from provisioning.api.ocsp import OcspEndpoint
+from provisioning.api.ocsp import OcspEndpoint, OcspQuestions
 from provisioning.api.relying import relying_party_routes
+from provisioning.api.whole_ocsp import WholeOcsp
 from provisioning.api.whole_requests import WholeRequests
 from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority
@@ -221,7 +222,8 @@ async def _running(settings: Settings, listening: Listening, place: WorkerPlace 
             PeerCertificateProtocol, whole=parts.https.state.whole, stall_seconds=stall_seconds
         )
         https = _listener(parts.https, protocol, parts.credential.context)
-        http = _listener(parts.http, functools.partial(ConnectionProtocol, stall_seconds=stall_seconds), None)
+        plain = functools.partial(ConnectionProtocol, whole=parts.http.state.whole, stall_seconds=stall_seconds)
+        http = _listener(parts.http, plain, None)
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(run()) for run in parts.background]
             listeners = [
@@ -338,7 +340,8 @@ async def _build(
     trust = EnrolmentTrust(database, utc_now, credential.let_through)
     await trust.refresh()
     metrics = Metrics()
-    metrics.registry.register(PartsCollector(feed, live.publishers))
+    questions = OcspQuestions(responder, ocsp_rates(settings, metrics))
+    metrics.registry.register(PartsCollector(feed, live.publishers, questions.answered_so_far))
     fellows: FellowWorkers | None = None
     if place is not None:
         metrics.registry.register(StartsCollector(place.starts))
@@ -409,9 +412,8 @@ async def _build(
             *health_routes(readiness.checks()),
         ],
     )
-    http.add_middleware(
-        OcspEndpoint, responder=responder, body_seconds=settings.body_seconds, refuse=ocsp_rates(settings, metrics)
-    )
+    http.add_middleware(OcspEndpoint, questions=questions, body_seconds=settings.body_seconds)
+    http.state.whole = WholeOcsp(questions)
     retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)
     return _Parts(
         feed,
