@@ -124,7 +124,9 @@ class PartsCollector:
                 number.add_metric([name], crl.number)
                 entries.add_metric([name], crl.entries)
                 ends.add_metric([name], crl.next_update.timestamp())
-        answers = CounterMetricFamily("fleet_provisioning_ocsp_answers_total", "Answers to OCSP requests.", labels=["answer"])
+        answers = CounterMetricFamily(
+            "fleet_provisioning_ocsp_answers_total", "Answers to OCSP requests.", labels=["answer"]
+        )
         for name, count in self._ocsp_answers.items():
             answers.add_metric([name], count)
         yield from (number, entries, ends, answers)
