@@ -56,7 +56,7 @@ class Doze(Poller):
         super().close()
 
     def _events(self) -> list[tuple[int, int]]:
-        events = super()._events()
+        events = self._batch()
         self._brought = len(events)
         return events
 

@@ -12,8 +12,6 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from broker.admission.admission import Peer, revoked
 from broker.admission.refusal import Refused
 from broker.client import Client
@@ -36,16 +34,14 @@ def revoke(engine: Engine, revocation: Revocation, now: float) -> int:
     return len(connections)
 
 
-def enforce(engine: Engine, connections: Iterable[Client], now: float) -> int:
-    """Close those of *connections* whose certificate, or a CA's above it, is revoked by now; return how many."""
-    closed = 0
-    for connection in connections:
-        peer = connection.peer
-        refusal = engine.admission.refuse_revoked(peer) if peer is not None else None
-        if refusal is not None and connection.session is not None:
-            _put_out(engine, connection, refusal, now)
-            closed += 1
-    return closed
+def enforce(engine: Engine, connection: Client, now: float) -> bool:
+    """Close *connection* if its certificate, or a CA's above it, is revoked by now; return whether it was closed."""
+    peer = connection.peer
+    refusal = engine.admission.refuse_revoked(peer) if peer is not None else None
+    if refusal is None or connection.session is None:
+        return False
+    _put_out(engine, connection, refusal, now)
+    return True
 
 
 def absent(engine: Engine) -> list[Session]:
@@ -53,14 +49,13 @@ def absent(engine: Engine) -> list[Session]:
     return [each for each in engine.registry.all() if each.connection is None and each.certificate is not None]
 
 
-def forget_revoked(engine: Engine, sessions: Iterable[Session], now: float) -> None:
-    """End those of *sessions*, which are `absent`, whose certificate is revoked by now."""
-    for session in sessions:
-        if session.certificate is not None and engine.registry.has(session) and engine.was_revoked(session):
-            session.will = None
-            engine.note(session, session.expires_at - session.expiry_interval)
-            if _ends_session(engine, session.certificate):
-                engine.forget(session, now)
+def forget_revoked(engine: Engine, session: Session, now: float) -> None:
+    """End *session*, which is `absent`, if its certificate is revoked by now."""
+    if session.certificate is not None and engine.registry.has(session) and engine.was_revoked(session):
+        session.will = None
+        engine.note(session, session.expires_at - session.expiry_interval)
+        if _ends_session(engine, session.certificate):
+            engine.forget(session, now)
 
 
 def renew(engine: Engine, connection: Client, peer: Peer, now: float) -> None:

@@ -14,16 +14,12 @@ It is also where newcomers are counted, by address: see `broker.strangers`.
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop
-from collections.abc import Callable
-
-import structlog
+from collections.abc import Callable, Iterator
 
 from broker.limits import Limits
-from broker.poller import WRITABLE, Poller, Watched
+from broker.poller import Poller, Watched
 from broker.strangers import Source, Strangers
 from broker.turn import Turn
-
-log = structlog.get_logger("broker")
 
 _SECONDS_A_TURN = 0.01
 
@@ -43,33 +39,20 @@ class Lobby(Poller):
         self.strangers = Strangers(loop.time())
         self._sources: dict[int, Source] = {}
 
-    def _ready(self) -> None:
-        watched, turn = self._watched, self._turn
+    def _events(self) -> Iterator[tuple[int, int]]:
+        """Yield whom to call now, and why, until the turn's time is over."""
         until = self._loop.time() + _SECONDS_A_TURN
         self.behind = False
-        turn.begin()
         inside = self._again
-        batch = self._events()
-        for served, (descriptor, events) in enumerate(batch, 1):
-            transport = watched.get(descriptor)
-            if transport is None:
-                continue
-            try:
-                if events & WRITABLE:
-                    transport.on_writable()
-                    if events == WRITABLE or descriptor not in watched:
-                        continue
-                transport.on_readable()
-            except Exception:  # A defect met by one newcomer must not take the others with it.
-                log.exception("connection failed", code="INTERNAL_ERROR")
-                transport.abort()
+        batch = self._batch()
+        for served, each in enumerate(batch, 1):
+            yield each
             if self._loop.time() >= until:
                 self.behind = True  # The kernel tells of the others again, but for bytes that it does not have.
                 for left, _ in batch[served:]:
-                    if left in inside and left in watched:
+                    if left in inside and left in self._watched:
                         self.again(left)
                 break
-        turn.end()
 
     def watch(self, descriptor: int, transport: Watched, events: int) -> None:
         """Begin to watch *descriptor* for *events*."""

@@ -25,6 +25,7 @@ import asyncio
 import contextlib
 import select
 from asyncio import AbstractEventLoop
+from collections.abc import Iterable
 from time import monotonic
 from typing import Final, Protocol
 
@@ -153,8 +154,12 @@ class Poller:
         if self._again:  # Else they have been served, are to be read no more, or the set is closed.
             self._ready()
 
-    def _events(self) -> list[tuple[int, int]]:
+    def _events(self) -> Iterable[tuple[int, int]]:
         """Return whom to call now, and why."""
+        return self._batch()
+
+    def _batch(self) -> list[tuple[int, int]]:
+        """Return who is ready, and why."""
         events = self._epoll.poll(0, BATCH)
         coalescing = self._coalescing
         if coalescing is not None and coalescing.waited(ready := len(events), monotonic()):

@@ -10,14 +10,18 @@ Rules
 -----
 1. No such will is sent before the doors have been open for `GRACE` seconds, nor as long as others come back: `GRACE`
    seconds after the latest of them, and `MOST` seconds after the doors were opened at most.
-2. No I/O, no clock: the time is passed in.
+2. Nor before it was asked, where somebody can be, whether the certificate with which he was connected is revoked by now
+   (`broker.sources.asker`): a responder tells nobody who does not ask.
+3. No I/O, no clock: the time is passed in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from broker.session.session import Session
+from provisioning.pki.revocation import CertificateKey
 
 GRACE: Final = 10.0
 """Seconds in which a client comes back that can."""
@@ -28,10 +32,12 @@ MOST: Final = 300.0
 class Returning:
     """The sessions with a will that were read from the store, and whose clients have not come back."""
 
-    __slots__ = ("_awaited", "_last", "_until")
+    __slots__ = ("_awaited", "_last", "_until", "ask")
 
     def __init__(self, now: float) -> None:
         self._awaited: set[Session] = set()
+        self.ask: Callable[[CertificateKey], float] | None = None
+        """Asks about a certificate, and says for how many seconds to wait for the answer; None: there is nobody."""
         self.opened(now)
 
     def expect(self, session: Session) -> None:
@@ -56,5 +62,8 @@ class Returning:
             return None
         if now < self._until:
             return self._until
-        self._awaited.clear()  # Nobody is waited for any more.
+        wait = 0.0 if self.ask is None or session.certificate is None else self.ask(session.certificate)
+        if wait > 0:
+            return now + wait
+        self._awaited.discard(session)
         return None

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import structlog
 
-from broker.enforcement import absent, forget_revoked, revoke
+from broker.enforcement import revoke
 from broker.engine import Engine
+from broker.revocation_rounds import judge_absent
 from provisioning.client.feed import Current, FeedAhead, FeedLost, ReleaseEvent, follow
 from provisioning.pki.revocation import CertificateKey
 from provisioning.pki.tls import Credential, TlsConfigurationError
@@ -102,7 +103,7 @@ class RevocationFeed:
                 if isinstance(event, Current):
                     if not self._was_current:
                         self._was_current = True
-                        forget_revoked(self._engine, absent(self._engine), now)
+                        await judge_absent(self._engine, self._clock)
                         log.info("revocation feed current", code="FEED_CURRENT", sequence=event.sequence)
                         facts = {"after": after, "sequence": event.sequence, "revoked": self._taken}
                         history.told("feed current", code="FEED_CURRENT", **facts)

@@ -125,12 +125,30 @@ class BrokerServer:
             return
         engine = self._engine(self._admission(files.certificate, policy), loop, anchor_urls)
         audit = self._begin_audit(engine, loop)
+        plugins: Plugins | NoPlugins = NoPlugins()
+        store: SqliteStore | None = None
         try:
             plugins = await unless_stopped(self._stop, self._start_plugins(engine))
+            store = self._open_store(engine, loop) if self._config.persistence else None
+            await self._serve(engine, loop, policy_text, files, anchor_urls, plugins)
         except Stopped:
-            audit.close()
             return
-        store = self._open_store(engine, loop) if self._config.persistence else None
+        finally:
+            audit.close()
+            await in_time("plugins that were to be closed", plugins.close(), _PLUGINS_PATIENCE)
+            if store is not None:
+                store.close()
+
+    async def _serve(
+        self,
+        engine: Engine,
+        loop: asyncio.AbstractEventLoop,
+        policy_text: str,
+        files: CredentialFiles,
+        anchor_urls: AnchorUrls,
+        plugins: Plugins | NoPlugins,
+    ) -> None:
+        """Open the doors, and serve until the broker is to stop and everybody has been sent away."""
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn, Coalescing(lambda: engine.limits.coalesce_microseconds / 1e6))
         doors = Doors(poller, Doze(loop, engine.turn, poller, lambda: engine.limits.doze_milliseconds / 1e3))
@@ -180,10 +198,6 @@ class BrokerServer:
             if metrics is not None:
                 await metrics.close()
             await _send_away(engine, doors)
-            audit.close()
-            await in_time("plugins that were to be closed", plugins.close(), _PLUGINS_PATIENCE)
-            if store is not None:
-                store.close()
 
     def _heed_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         def stop() -> None:

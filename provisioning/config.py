@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     feed_stall_seconds: float = Field(default=30.0, gt=0, le=600)
     """A subscriber that takes no byte for so long is cut off."""
     maximum_body_bytes: int = Field(default=1024 * 1024, ge=16 * 1024, le=16 * 1024 * 1024)
-    """Ten thousand names of a token batch fit; EST has its own, smaller limit."""
+    """Ten thousand names of a token batch fit, or 20,000 entries of a manufacturer's list; EST has a smaller limit."""
     body_seconds: float = Field(default=20.0, gt=0, le=300)
     requests_per_second: float = Field(default=1000.0, ge=0, le=1_000_000)
     """Of one caller (a client certificate, or an address without one) at this process's HTTPS port; 0: no limit."""

@@ -25,6 +25,7 @@ from provisioning.authority import open_authority
 from provisioning.config import SETTINGS_FILE, Settings
 from provisioning.doctor_authorities import authority_findings
 from provisioning.doctor_finding import Finding, failed, ok, warning
+from provisioning.doctor_manufacturers import manufacturer_findings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
 from provisioning.store import audit_findings, schema
@@ -207,14 +208,14 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
 
 async def _records(settings: Settings, database: Database, now: datetime) -> AsyncIterator[Finding]:
     def read(connection: Connection) -> tuple[datetime | None, list[Finding]]:
-        findings = list(authority_findings(connection, settings, now))
+        findings = [*authority_findings(connection, settings, now), *manufacturer_findings(connection, now)]
         try:
             return audit_findings.last_time(connection), findings
         except audit_findings.UNREADABLE as error:
             remedy = "fleet-provisioning audit verify; find out who could write to the database, and restore a backup"
             return None, [failed("audit log", f"its end cannot be read: {error}", remedy), *findings]
 
-    latest, about_authorities = await database.read(read)
+    latest, about_others = await database.read(read)
     if latest is not None and now < latest - _CLOCK_TOLERANCE:
         yield failed(
             "clock",
@@ -223,7 +224,7 @@ async def _records(settings: Settings, database: Database, now: datetime) -> Asy
         )
     else:
         yield ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, not before what was recorded last")
-    for finding in about_authorities:
+    for finding in about_others:
         yield finding
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,7 +20,11 @@ from provisioning.service_command import (
 )
 
 if TYPE_CHECKING:
-    from provisioning.client.enrolment import EnrolmentOperatorClient
+    from provisioning.client.enrolment import EnrolmentOperatorClient, Manufacturer
+
+Name = Annotated[str, typer.Argument(help="The manufacturer's name.")]
+LapsedLists = Literal["refuse", "accept"]
+"""As the service calls them."""
 
 manufacturer_app = typer.Typer(help="Register manufacturers of devices.", no_args_is_help=True)
 
@@ -52,7 +57,7 @@ def add_manufacturer(
         if as_json:
             print_json(added)
             return
-        print_facts(added.model_copy(update={"certificate": str(certificate)}))
+        _print(added, str(certificate))
 
     connection.run(command)
 
@@ -76,13 +81,14 @@ def list_manufacturers(
             print_json(found)
             return
         print_table(
-            ("name", "group", "name prefix", "CA SHA-256", "ended"),
+            ("name", "group", "name prefix", "CA SHA-256", "list until", "ended"),
             (
                 (
                     each.name,
                     each.group,
                     each.name_prefix or "-",
                     each.fingerprint_sha256,
+                    _until([listed.next_update for listed in each.lists]),
                     "-" if each.ended_at is None else shown_time(each.ended_at),
                 )
                 for each in found
@@ -92,11 +98,97 @@ def list_manufacturers(
     connection.run(command)
 
 
+@manufacturer_app.command("show")
+@connected
+def show_manufacturer(
+    connection: Connection,
+    name: Name,
+    as_json: Json = False,
+) -> None:
+    """Show one manufacturer, with its lists of revoked certificates.
+
+    \b
+    Example:
+      fleet-provisioning manufacturer show acme
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        found = await client.manufacturer(name)
+        if as_json:
+            print_json(found)
+            return
+        _print(found, found.certificate)
+
+    connection.run(command)
+
+
+@manufacturer_app.command("crl")
+@connected
+def give_list(
+    connection: Connection,
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="The list: DER or PEM, signed by the registered CA, complete.")],
+    renumbered: Annotated[
+        bool, typer.Option("--renumbered", help="The manufacturer numbers its lists anew: the number may be lower.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Give the newest list (CRL) of what a manufacturer has revoked: those certificates let nobody in.
+
+    Once a manufacturer has a list, give the next one before it lapses: its devices wait for that (see `set`).
+
+    \b
+    Example:
+      curl -O http://pki.acme.example/devices.crl
+      fleet-provisioning manufacturer crl acme devices.crl
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        taken = await client.take_list(name, file.read_bytes(), renumbered=renumbered)
+        if as_json:
+            print_json(taken)
+            return
+        sys.stdout.write(
+            f"List {taken.number} of {name} is in use until {shown_time(taken.next_update)}: {taken.entries} "
+            f"certificates revoked, {taken.revoked} of them by this list, {taken.released} released.\n"
+        )
+
+    connection.run(command)
+
+
+@manufacturer_app.command("set")
+@connected
+def change_manufacturer(
+    connection: Connection,
+    name: Name,
+    lapsed_lists: Annotated[
+        LapsedLists,
+        typer.Option(help="What its devices get when no list about them holds any more, though it has lists."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say what a manufacturer's lapsed lists mean. Whom a list names is refused however old it is.
+
+    \b
+    Example:
+      fleet-provisioning manufacturer set acme --lapsed-lists accept
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        changed = await client.set_lapsed_lists(name, lapsed_lists)
+        if as_json:
+            print_json(changed)
+            return
+        _print(changed, changed.certificate)
+
+    connection.run(command)
+
+
 @manufacturer_app.command("end")
 @connected
 def end_manufacturer(
     connection: Connection,
-    name: Annotated[str, typer.Argument(help="The manufacturer's name.")],
+    name: Name,
     as_json: Json = False,
 ) -> None:
     """End the trust in a manufacturer: its certificates let nobody in any more. Devices that came in stay.
@@ -114,3 +206,31 @@ def end_manufacturer(
         sys.stdout.write(f"Certificates of {name} let nobody in any more.\n")
 
     connection.run(command)
+
+
+def _print(manufacturer: Manufacturer, certificate: str) -> None:
+    print_facts(manufacturer.model_copy(update={"certificate": certificate, "lists": None}))
+    if manufacturer.lists:
+        print_table(
+            ("list", "until", "revoked", "made", "taken", "by", "about"),
+            (
+                (
+                    str(each.number),
+                    _until([each.next_update]),
+                    str(each.entries),
+                    shown_time(each.this_update),
+                    shown_time(each.taken_at),
+                    each.taken_by,
+                    " ".join(each.about) or "all",
+                )
+                for each in manufacturer.lists
+            ),
+        )
+
+
+def _until(ends: list[datetime]) -> str:
+    """Return the first of the lists' *ends*."""
+    if not ends:
+        return "-"
+    end = min(ends)
+    return shown_time(end) + (" (lapsed)" if end < datetime.now(UTC) else "")

@@ -179,6 +179,7 @@ class Admission:
         other = Admission(self.index, self.freshness, self.policy, self.trust_domain, self._any_client_id, trust)
         other.trust_generation = self.trust_generation
         other.lists = self.lists
+        other.fingerprints = self.fingerprints
         return other
 
     def examine(

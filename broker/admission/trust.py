@@ -3,15 +3,17 @@
 Theory
 ------
 OpenSSL verifies a client's path against the anchors of all bundles together; which bundle it belongs to is found here,
-from that very path. CAs are few and clients are many, so what is found for an issuing CA is kept: after the first
-client of an issuer the answer is one dict access.
+from that very path. CAs are few and clients are many, so what is found for a path is kept: after the first client that
+has come by it the answer is one dict access. There are several paths above one issuing CA while a CA above it is
+renewed; each ends with its own certificates, and who comes by the new one is not judged by what has ended.
 
 Rules
 -----
 1. The first bundle, in the order of the configuration, that vouches for the path judges, and its word is final.
-2. Only CA certificates from a path that OpenSSL has verified are learned, and at most `_MOST_ISSUERS` of them.
+2. Only CA certificates from a path that OpenSSL has verified are learned, and at most `_MOST_PATHS` paths.
 3. A resumed session brings no path: the issuer is then the CA, learned or an anchor, whose key has signed the
-   certificate.
+   certificate. Of several paths above it that counts which was learned first, or another one of the same bundle that
+   lasts longer or has no fault.
 4. Immutable but for what it learns; another configuration is another generation. No I/O, no clock.
 """
 
@@ -27,7 +29,7 @@ from broker.admission.bundle import TrustBundle
 from broker.admission.issuers import Issuer
 from provisioning.pki.issued_by import is_issued_by
 
-_MOST_ISSUERS = 1024
+_MOST_PATHS = 1024
 
 
 class Trust:
@@ -36,12 +38,15 @@ class Trust:
     def __init__(self, bundles: Sequence[TrustBundle], generation: int = 1) -> None:
         self.bundles = tuple(bundles)
         self.generation = generation
+        self._paths: dict[tuple[bytes, ...], Issuer] = {}
+        """What each path begins with, by its CA certificates."""
         self._issuers: dict[bytes, Issuer] = {}
+        """Of those, one for each CA that issues to clients: what counts where there is no path."""
 
     @property
     def learned(self) -> int:
-        """How many CAs are known beside the anchors; it grows, and a list that found no issuer may find one then."""
-        return len(self._issuers)
+        """How many paths are known; it grows, and a list that found no issuer may find one then."""
+        return len(self._paths)
 
     @property
     def anchors_pem(self) -> str:
@@ -62,8 +67,9 @@ class Trust:
     def issuer_of(self, certificate: x509.Certificate, path: Sequence[bytes]) -> Issuer | None:
         """Return who issued *certificate*, from the verified *path* (DER, the client's own first; empty if resumed)."""
         if len(path) > 1:
-            known = self._issuers.get(path[1])
-            return known if known is not None else self._learn(path[1:])
+            above = tuple(path[1:])
+            known = self._paths.get(above)
+            return known if known is not None else self._learn(above)
         if path:
             return None  # The client's own certificate is an anchor; nobody has issued it.
         for each in self._issuers.values():
@@ -91,19 +97,27 @@ class Trust:
         """Return every CA of that name: anchors, and those that were learned."""
         found = {
             each.certificate.public_bytes(Encoding.DER): each
-            for issuer in [*self._issuers.values(), *(anchor for bundle in self.bundles for anchor in bundle.anchors)]
+            for issuer in [*self._paths.values(), *(anchor for bundle in self.bundles for anchor in bundle.anchors)]
             for each in issuer.path()
             if each.certificate.subject == name
         }
         return list(found.values())
 
-    def _learn(self, ders: Sequence[bytes]) -> Issuer | None:
-        if len(self._issuers) >= _MOST_ISSUERS:
+    def _learn(self, ders: tuple[bytes, ...]) -> Issuer | None:
+        if len(self._paths) >= _MOST_PATHS:
             return None
         path = [x509.load_der_x509_certificate(der) for der in ders]
         for bundle in self.bundles:
             issuer = bundle.issuer_at(path)
             if issuer is not None:
-                self._issuers[ders[0]] = issuer
+                self._paths[ders] = issuer
+                known = self._issuers.get(ders[0])
+                if known is None or (known.bundle is bundle and _counts_before(issuer, known)):
+                    self._issuers[ders[0]] = issuer
                 return issuer
         return None
+
+
+def _counts_before(issuer: Issuer, other: Issuer) -> bool:
+    """Whether the path of *issuer* is the better one of two above one CA."""
+    return (issuer.fault is None, issuer.not_after) > (other.fault is None, other.not_after)

@@ -5,7 +5,8 @@ Rules
 1. A plugin that cannot be made, or raises in ``on_broker_pre_start`` or ``on_broker_post_start``, ends the start of the
    broker: half a configuration does not run. After that, whatever a plugin does concerns it alone.
 2. At the end each hears of the end (`pre_shutdown`), of what happened until then, of the end again (`post_shutdown`),
-   and is closed; each step has the same time-out.
+   and is closed; each step has the same time-out. So it is when the start fails, or is called off: who has not been
+   told of it by then is closed and nothing else.
 """
 
 from __future__ import annotations
@@ -72,6 +73,9 @@ class Company:
             self.members.append(Member(each.path, plugin, events))
         self.looks_at_messages = any(_MESSAGES & member.events.handlers.keys() for member in self.members)
         self.looks_at_packets = any(_PACKETS & member.events.handlers.keys() for member in self.members)
+        self._begun: list[Member] = []
+        """Those that have been told, or are being told, that the broker is about to listen."""
+        self._parting = False
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -103,15 +107,17 @@ class Company:
 
     async def _start(self, event: BrokerEvents) -> None:
         for member in self.members:
+            if event is BrokerEvents.PRE_START:
+                self._begun.append(member)
             handler = member.events.handlers.get(event)
             if handler is None:
                 continue
             try:
-                async with asyncio.timeout(_AT_START):
+                async with asyncio.timeout(_AT_START) as patience:
                     await handler()
-            except TimeoutError as error:
-                raise PluginError(f"plugins: {member.path}: on_{event} has not ended in {_AT_START:g} s") from error
             except Exception as error:
+                if patience.expired():
+                    raise PluginError(f"plugins: {member.path}: on_{event} has not ended in {_AT_START:g} s") from error
                 raise PluginError(
                     f"plugins: {member.path}: on_{event} has failed: {type(error).__name__}: {error}; correct its "
                     "configuration, or leave it out"
@@ -119,10 +125,13 @@ class Company:
 
     async def pre_shutdown(self) -> None:
         """Tell that the broker is about to stop."""
+        self._parting = True
         await self._each(BrokerEvents.PRE_SHUTDOWN)
 
     async def close(self) -> None:
         """Tell what is left to tell, then that the broker has stopped, and close every plugin."""
+        if not self._parting:
+            await self.pre_shutdown()
         await asyncio.gather(*(member.events.drained() for member in self.members if self._tasks))
         for task in self._tasks:
             task.cancel()
@@ -131,7 +140,7 @@ class Company:
         await asyncio.gather(*(member.events.call("close", member.plugin.close) for member in self.members))
 
     async def _each(self, event: BrokerEvents) -> None:
-        calls = [(m.events, m.events.handlers[event]) for m in self.members if event in m.events.handlers]
+        calls = [(m.events, m.events.handlers[event]) for m in self._begun if event in m.events.handlers]
         await asyncio.gather(*(events.call(event, handler) for events, handler in calls))
 
 

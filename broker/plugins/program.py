@@ -4,7 +4,7 @@ Rules
 -----
 1. This module, and with it amqtt, is imported only where the setting ``plugins`` is not empty.
 2. They are made before anything listens; what they cannot do then ends the start. They are closed after the last client
-   has gone, and before the store is.
+   has gone, and before the store is; whatever ends the start, too.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Plugins:
         try:
             await company.pre_start()
         except BaseException:
+            await company.close()
             watch.close()
             raise
         for each in company.describe():

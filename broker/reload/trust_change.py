@@ -31,6 +31,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.admission.admission import DEFAULT_BUNDLE, Admission, Peer
+from broker.admission.issuers import Issuer
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
 from broker.client import Client
@@ -168,9 +169,8 @@ class ReloadedTrust:
                         detail = f"the trust settings have changed: {outcome.detail}"
                         connection.disconnect(outcome.code, ReasonCode.NOT_AUTHORIZED, detail, now)
                 elif isinstance(outcome, Peer) and change and connection.peer is not None:
-                    if loaded.trust is None:  # Only when it ends counts; CAs may have been renewed.
-                        left, ends_at = outcome.seconds_left, outcome.ends_at
-                        outcome = replace(connection.peer, seconds_left=left, ends_at=ends_at)
+                    if loaded.trust is None:
+                        outcome = _under_cafile(connection.peer, outcome)
                     renew(engine, connection, outcome, now)
             if change:
                 engine.turn.request()
@@ -205,10 +205,25 @@ def judge(admission: Admission, connection: Client, wall: datetime) -> Peer | Re
     return outcome
 
 
+def _under_cafile(before: Peer, outcome: Peer) -> Peer:
+    """Return the *outcome* for whoever was *before* as admission has it where `cafile` alone judges: without an issuer.
+
+    If it did before, only when it ends is news; CAs may have been renewed.
+    """
+    if before.issuer is None:
+        return replace(before, seconds_left=outcome.seconds_left, ends_at=outcome.ends_at)
+    return replace(outcome, issuer=None, path=_above(outcome.issuer))
+
+
+def _above(issuer: Issuer | None) -> tuple[bytes, ...]:
+    """Return *issuer* and the CAs above it, in DER."""
+    return () if issuer is None else tuple(each.certificate.public_bytes(Encoding.DER) for each in issuer.path())
+
+
 def _known_above(certificate: bytes, peer: Peer) -> Sequence[bytes]:
     """Return the CAs above *certificate*, in DER, as far as they were learned from a handshake of before."""
     if peer.issuer is not None:
-        return [each.certificate.public_bytes(Encoding.DER) for each in peer.issuer.path()]
+        return _above(peer.issuer)
     if not peer.path:
         return ()
     # Found by what the certificate says of its issuer; now it is a reason to stay, so the signature is to say it.

@@ -4,15 +4,17 @@ Rules
 -----
 1. Each question has `_PATIENCE` seconds; then it is answered with what is known, by the bundle's policies.
 2. Nobody waits twice for the same: a list is fetched once and a responder asked once, however many clients need it.
-3. Those who are connected are asked about again from time to time; want of an answer puts nobody out.
+3. Those who are connected are asked about again from time to time; want of an answer puts nobody out. Of those who were
+   connected when the broker before ended, and have not come back, it is asked once before their will is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 from cryptography import x509
@@ -28,6 +30,7 @@ from broker.sources.crl_files import CrlFiles
 from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient
 from provisioning.pki.crl import distribution_points
+from provisioning.pki.revocation import CertificateKey
 
 log = structlog.get_logger("broker")
 
@@ -36,6 +39,8 @@ _LOOK = 1.0
 _AT_ONCE = 32
 _LOOKED_AT = 500
 """Connections that are looked at in one turn of the event loop."""
+_ASKED_AT_ONCE = 1_000
+"""Questions beyond which nobody who is absent is asked about."""
 
 
 class StatusAsker:
@@ -50,6 +55,8 @@ class StatusAsker:
         self._ocsp = ocsp
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: set[CertificateKey] = set()
+        """Who is absent, and has been asked about."""
 
     def ask(self, certificate: x509.Certificate, issuer: Issuer, refusal: Refused | None) -> Inquiry | None:
         """Look for what is not known of *certificate*, if *refusal* says so, or a responder has to be asked.
@@ -74,11 +81,39 @@ class StatusAsker:
             inquiry.answer(refusal, self._clock())
             return inquiry
         inquiry = Inquiry()
-        finding = self._find_out(inquiry, certificate, issuer, urls if wants_lists else None, asks=wants_answer)
-        task = asyncio.get_running_loop().create_task(finding)
+        self._begin(self._find_out(inquiry, certificate, issuer, urls if wants_lists else None, asks=wants_answer))
+        return inquiry
+
+    def ask_about(self, absent: CertificateKey) -> float:
+        """Ask about a certificate of which nothing more is known; return for how many seconds to wait, 0: no longer.
+
+        A responder that only the certificate names is not known either.
+        """
+        if absent in self._asked:
+            self._asked.remove(absent)
+            return 0.0
+        trust = self._admission.trust
+        for issuer in trust.issuers_with(absent[0]) if trust is not None else ():
+            terms = issuer.bundle.ocsp
+            responder = terms.responder if terms is not None else None
+            if responder is None or self._ocsp.is_silent(responder):
+                continue
+            if self._ocsp.is_current(absent, datetime.now(UTC)):
+                break
+            if len(self._tasks) >= _ASKED_AT_ONCE:
+                return _LOOK
+            self._begin(self._ask_absent(responder, absent[1], issuer))
+            self._asked.add(absent)
+            return _PATIENCE
+        return 0.0
+
+    async def _ask_absent(self, responder: str, serial: int, issuer: Issuer) -> None:
+        await self._ocsp.ask_at([responder], serial, issuer)
+
+    def _begin(self, asking: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(asking)
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        return inquiry
 
     @property
     def failing(self) -> Collection[str]:

@@ -4,7 +4,7 @@ Theory
 ------
 A list may have a million entries. Parsing, checking the signature and reading the entries happen in a thread that gives
 the interpreter's lock up every half millisecond; on the loop remain two assignments, and one dict access for each
-connected client, a thousand at a time.
+connected client, in turns (`broker.revocation_rounds`).
 
 Rules
 -----
@@ -16,18 +16,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
-from typing import TypeVar
 
 import structlog
 
 from broker.admission.crl_shelf import HeldList
 from broker.admission.trust import Trust
-from broker.enforcement import absent, enforce, forget_revoked
 from broker.engine import Engine
+from broker.revocation_rounds import judge_all
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, split, verify
 from provisioning.pki.revocation import unpack
 
@@ -37,8 +35,6 @@ PAUSE = 0.0002
 """Seconds for which reading a list gives way, again and again."""
 _MAY_COME_RIGHT = frozenset({CrlProblem.CRL_WRONG_ISSUER, CrlProblem.CRL_BAD_SIGNATURE, CrlProblem.CRL_NO_BASE})
 """What another CA may put right when it is learned: of the same name, too."""
-_SESSIONS_AT_ONCE = 1000
-_Each = TypeVar("_Each")
 _MOST_NAMED = 20
 """New entries of a list that the audit log names one by one; of more it has the number."""
 
@@ -137,15 +133,7 @@ class CrlIntake:
 
     async def enforce(self) -> int:
         """Close every session that the index no longer permits; return how many."""
-        closed = 0
-        for connections in _portions(self._engine.connections()):
-            closed += enforce(self._engine, connections, self._clock())
-            await asyncio.sleep(0)
-        for sessions in _portions(absent(self._engine)):
-            forget_revoked(self._engine, sessions, self._clock())
-            await asyncio.sleep(0)
-        self._engine.turn.request()
-        return closed
+        return await judge_all(self._engine, self._clock)
 
     def alarm(self) -> None:
         """Say which lists have become late, or have expired: long before it matters, and once."""
@@ -166,12 +154,6 @@ class CrlIntake:
 def _recorded(facts: Mapping[str, object]) -> dict[str, object]:
     """Return *facts* as the audit log calls them: what is a number there is an entry's own."""
     return {"crl_number" if name == "number" else name: value for name, value in facts.items()}
-
-
-def _portions(those: Iterable[_Each]) -> Iterator[list[_Each]]:
-    rest = iter(those)
-    while some := list(islice(rest, _SESSIONS_AT_ONCE)):
-        yield some
 
 
 def signer_of(listed: CertificateList, trust: Trust) -> tuple[bytes, str]:

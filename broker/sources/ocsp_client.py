@@ -62,7 +62,7 @@ class OcspClient:
         self._answers: OrderedDict[CertificateKey, tuple[Answer, float]] = OrderedDict()
         self._asking: dict[CertificateKey, asyncio.Task[Answer | None]] = {}
         self._revoked: dict[bytes, dict[int, int]] = {}
-        self._on_hold: dict[CertificateKey, tuple[x509.Certificate, Issuer]] = {}
+        self._on_hold: dict[CertificateKey, tuple[Sequence[str], Issuer]] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._silent: dict[str, float] = {}
         """Until when a responder that could not be reached is not tried."""
@@ -102,10 +102,14 @@ class OcspClient:
 
     async def ask(self, certificate: x509.Certificate, issuer: Issuer) -> Answer | None:
         """Return what the responder says of *certificate* now; None: nothing that can be believed."""
-        key = issuer.key_id, certificate.serial_number
+        return await self.ask_at(urls_of(certificate, issuer), certificate.serial_number, issuer)
+
+    async def ask_at(self, urls: Sequence[str], serial: int, issuer: Issuer) -> Answer | None:
+        """Return what the first of *urls* that answers says of the certificate of that number now."""
+        key = issuer.key_id, serial
         task = self._asking.get(key)
         if task is None:
-            task = self._asking[key] = asyncio.get_running_loop().create_task(self._ask(key, certificate, issuer))
+            task = self._asking[key] = asyncio.get_running_loop().create_task(self._ask(urls, key, issuer))
             task.add_done_callback(lambda _: self._asking.pop(key, None))
         # Shielded: who stops waiting does not stop the question, for which others may wait.
         return await asyncio.shield(task)
@@ -113,8 +117,8 @@ class OcspClient:
     async def ask_about_holds(self) -> None:
         """Ask again about those who were suspended: nobody else would, since they are refused before one is asked."""
         now = datetime.now(UTC)
-        due = [held for key, held in self._on_hold.items() if not self.is_current(key, now)]
-        await asyncio.gather(*(self.ask(certificate, issuer) for certificate, issuer in due))
+        due = [(urls, key[1], issuer) for key, (urls, issuer) in self._on_hold.items() if not self.is_current(key, now)]
+        await asyncio.gather(*(self.ask_at(*each) for each in due))
 
     async def close(self) -> None:
         """Stop asking."""
@@ -123,13 +127,13 @@ class OcspClient:
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
         await self._http.close()
 
-    async def _ask(self, key: CertificateKey, certificate: x509.Certificate, issuer: Issuer) -> Answer | None:
-        for url in urls_of(certificate, issuer):
+    async def _ask(self, urls: Sequence[str], key: CertificateKey, issuer: Issuer) -> Answer | None:
+        for url in urls:
             if self.is_silent(url):
                 continue
             try:
                 async with self._slots:
-                    answer, _ = await self._http.ask(url, certificate, issuer.certificate)
+                    answer, _ = await self._http.ask(url, key[1], issuer.certificate)
             except OcspRefused as error:
                 self._metrics.revocation_alarms["OCSP_FAILED"] += 1
                 self._failed(url, str(error))
@@ -141,7 +145,7 @@ class OcspClient:
                     self.failing.discard(url)
                     log.info("OCSP answers again", code="OCSP_CURRENT", url=url)
                     self._tell("OCSP answers", code="OCSP_CURRENT", source=url)
-                return self._note(key, answer, certificate, issuer)
+                return self._note(key, answer, urls, issuer)
         return None
 
     def _failed(self, url: str, detail: str) -> None:
@@ -155,7 +159,7 @@ class OcspClient:
         log.warning("OCSP failed", code="OCSP_FAILED", url=url, detail=detail)
         self._tell("OCSP lost", code="OCSP_FAILED", source=url, detail=detail)
 
-    def _note(self, key: CertificateKey, answer: Answer, certificate: x509.Certificate, issuer: Issuer) -> Answer:
+    def _note(self, key: CertificateKey, answer: Answer, urls: Sequence[str], issuer: Issuer) -> Answer:
         before = self.known(key)
         if before is not None and answer.this_update < before.this_update:
             return before  # Played back, or from a cache that lags: what is known already is newer.
@@ -164,7 +168,7 @@ class OcspClient:
         if len(self._answers) > _MOST_ANSWERS:
             self._answers.popitem(last=False)
         if answer.reason is RevocationReason.CERTIFICATE_HOLD and len(self._on_hold) < _MOST_ON_HOLD:
-            self._on_hold[key] = certificate, issuer
+            self._on_hold[key] = urls, issuer
         elif answer.known:
             self._on_hold.pop(key, None)
         issuer_key_id, serial = key

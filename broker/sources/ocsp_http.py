@@ -31,11 +31,12 @@ class OcspHttp:
     def __init__(self) -> None:
         self._http = PlainHttp(PATIENCE)
 
-    async def ask(
-        self, url: str, certificate: x509.Certificate, issuer: x509.Certificate, *, nonce: bool = True
-    ) -> tuple[Answer, bytes]:
-        """Return what the responder at *url* says of *certificate*, and its response. Raises `OcspRefused`."""
-        question = ask(certificate, issuer, nonce=nonce)
+    async def ask(self, url: str, serial: int, issuer: x509.Certificate, *, nonce: bool = True) -> tuple[Answer, bytes]:
+        """Return what the responder at *url* says of a certificate of *issuer*, and its response.
+
+        Raises `OcspRefused`.
+        """
+        question = ask(serial, issuer, nonce=nonce)
         try:
             async with asyncio.timeout(PATIENCE):
                 der = await self._post(url, question)
@@ -43,7 +44,7 @@ class OcspHttp:
             raise OcspUnreachable(f"no answer within {PATIENCE:g} s") from error
         except HttpFailed as error:
             raise OcspUnreachable(f"cannot be asked: {error}") from error
-        return read_answer(der, question, certificate, issuer, datetime.now(UTC)), der
+        return read_answer(der, question, serial, issuer, datetime.now(UTC)), der
 
     async def _post(self, url: str, question: Question) -> bytes:
         headers = {"Content-Type": "application/ocsp-request", "Accept": "application/ocsp-response"}

@@ -59,6 +59,7 @@ class RevocationLists:
     def _set_asker(self, config: BrokerConfig) -> None:
         asks = config.has_crls or config.has_ocsp or any(each.has_crls or each.has_ocsp for each in config.trust)
         self._admission.asker = self._asker if asks else None
+        self._engine.returning.ask = self._asker.ask_about
         fetches = config.all_crl_urls or config.has_ocsp or config.crl_from_certificates
         if fetches or any(each.has_ocsp or each.crl_from_certificates for each in config.trust):
             with importing():

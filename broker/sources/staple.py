@@ -209,7 +209,7 @@ class Staple:
     async def _ask(
         self, url: str, certificate: x509.Certificate, issuer: x509.Certificate, known: RevocationReason | None
     ) -> _Held:
-        answer, der = await self._http.ask(url, certificate, issuer, nonce=False)
+        answer, der = await self._http.ask(url, certificate.serial_number, issuer, nonce=False)
         if not answer.known:
             raise OcspRefused("the responder does not know the certificate")
         if answer.reason is None and known is not None:

@@ -11,6 +11,7 @@ from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.claims import ClaimService
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import GroupService
+from provisioning.enrolment.manufacturer_lists import ManufacturerListService
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.enrolment.renewal_info import RenewalService
 
@@ -22,6 +23,7 @@ class EnrolmentAdministration:
     groups: GroupService
     claims: ClaimService
     manufacturers: ManufacturerService
+    manufacturer_lists: ManufacturerListService
     lists: DeviceListService
     approvals: ApprovalService
     renewals: RenewalService

@@ -1,25 +1,39 @@
-"""The operators' REST API for manufacturers: the CAs whose device certificates open a group."""
+"""The operators' REST API for manufacturers: the CAs whose device certificates open a group, and what they revoke."""
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from provisioning.api.administration import Administration
 from provisioning.api.operators import (
     DEFAULT_PAGE,
+    DONE_BEFORE,
     Limit,
     Name,
     Operator,
     new_router,
     rfc3339,
 )
-from provisioning.store.manufacturers import StoredManufacturer
+from provisioning.store.manufacturer_lists import StoredList
+from provisioning.store.manufacturers import LapsedLists, StoredManufacturer
 
 router: Final = new_router()
+
+_BYTES: Final = {"schema": {"type": "string", "format": "binary"}}
+_LIST: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "One CRL that the registered CA has signed, complete, in DER or PEM.",
+        "content": {"application/pkix-crl": _BYTES, "application/octet-stream": _BYTES},
+    }
+}
+"""The body is taken as it is, whatever its media type."""
 
 
 class NewManufacturer(BaseModel):
@@ -33,6 +47,14 @@ class NewManufacturer(BaseModel):
     name_prefix: Annotated[str, Field(max_length=64)] = ""
 
 
+class ManufacturerChange(BaseModel):
+    """``lapsed_lists``: ``refuse`` or ``accept`` devices about whom none of the manufacturer's lists holds any more."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lapsed_lists: LapsedLists
+
+
 @router.post("/manufacturers", status_code=HTTPStatus.CREATED)
 async def add_manufacturer(body: NewManufacturer, operator: Operator, administration: Administration) -> dict[str, Any]:
     """Register a manufacturer's CA."""
@@ -43,7 +65,7 @@ async def add_manufacturer(body: NewManufacturer, operator: Operator, administra
         pem=body.certificate,
         by=operator.device.name,
     )
-    return _item(stored)
+    return await _item(administration, stored)
 
 
 @router.get("/manufacturers")
@@ -52,17 +74,64 @@ async def list_manufacturers(
 ) -> dict[str, Any]:
     """List manufacturers in order of name. ``next`` is the cursor of the page that follows."""
     found = await administration.manufacturers.page(limit=limit + 1, after=after)
-    items = [_item(each) for each in found[:limit]]
+    items = await _items(administration, found[:limit])
     return {"items": items, "next": items[-1]["name"] if len(found) > limit else None}
+
+
+@router.get("/manufacturers/{name}")
+async def show_manufacturer(name: str, administration: Administration) -> dict[str, Any]:
+    """Show one manufacturer, with its lists of revoked certificates."""
+    return await _item(administration, await administration.manufacturers.find(name))
+
+
+@router.patch("/manufacturers/{name}")
+async def change_manufacturer(
+    name: str, body: ManufacturerChange, operator: Operator, administration: Administration
+) -> dict[str, Any]:
+    """Say what lapsed lists of a manufacturer mean. Whom a list names is refused however old it is."""
+    service = administration.manufacturers
+    return await _item(administration, await service.set_lapsed_lists(name, body.lapsed_lists, by=operator.device.name))
 
 
 @router.delete("/manufacturers/{name}")
 async def end_manufacturer(name: str, operator: Operator, administration: Administration) -> dict[str, Any]:
     """End the trust in a manufacturer: its certificates let nobody in any more. It stays in the list."""
-    return _item(await administration.manufacturers.end(name, by=operator.device.name))
+    return await _item(administration, await administration.manufacturers.end(name, by=operator.device.name))
 
 
-def _item(manufacturer: StoredManufacturer) -> dict[str, Any]:
+@router.post("/manufacturers/{name}/lists", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE, openapi_extra=_LIST)
+async def take_list(
+    name: str,
+    request: Request,
+    response: Response,
+    operator: Operator,
+    administration: Administration,
+    *,
+    renumbered: bool = False,
+) -> dict[str, Any]:
+    """Take a manufacturer's CRL: whom it names is not let in. 201 if it is new, 200 if it is in use already.
+
+    It is later than the one in use, by thisUpdate, and its number not lower unless *renumbered*.
+    """
+    taken = await administration.manufacturer_lists.take(
+        name, await request.body(), by=operator.device.name, renumbered=renumbered
+    )
+    if not taken.changed:
+        response.status_code = HTTPStatus.OK
+    return {**_list_item(taken.stored), "revoked": taken.revoked, "released": taken.released}
+
+
+async def _item(administration: Administration, manufacturer: StoredManufacturer) -> dict[str, Any]:
+    (item,) = await _items(administration, [manufacturer])
+    return item
+
+
+async def _items(administration: Administration, found: Sequence[StoredManufacturer]) -> list[dict[str, Any]]:
+    lists = await administration.manufacturer_lists.of(found)
+    return [_with_lists(each, lists.get(each.id, ())) for each in found]
+
+
+def _with_lists(manufacturer: StoredManufacturer, lists: Iterable[StoredList]) -> dict[str, Any]:
     return {
         "name": manufacturer.name,
         "group": manufacturer.group,
@@ -72,4 +141,19 @@ def _item(manufacturer: StoredManufacturer) -> dict[str, Any]:
         "certificate": ssl.DER_cert_to_PEM_cert(manufacturer.der),
         "created_at": rfc3339(manufacturer.created_at),
         "created_by": manufacturer.created_by,
+        "lapsed_lists": manufacturer.lapsed_lists,
+        "lists": [_list_item(each) for each in lists],
+    }
+
+
+def _list_item(stored: StoredList) -> dict[str, Any]:
+    return {
+        "number": stored.number,
+        "this_update": rfc3339(stored.this_update),
+        "next_update": rfc3339(stored.next_update),
+        "about": sorted(stored.scope.names),
+        "entries": stored.entries,
+        "sha256": stored.sha256.hex(),
+        "taken_at": rfc3339(stored.taken_at),
+        "taken_by": stored.taken_by,
     }

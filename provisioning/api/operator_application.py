@@ -35,6 +35,7 @@ from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.claims import ClaimService
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import GroupService
+from provisioning.enrolment.manufacturer_lists import ManufacturerListService
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.enrolment.renewal_info import RenewalService
@@ -124,6 +125,7 @@ def new_operator_application(
         GroupService(database, profiles, clock),
         ClaimService(database, clock, trust_changed),
         ManufacturerService(database, clock, trust_changed),
+        ManufacturerListService(database, clock),
         DeviceListService(database, clock),
         ApprovalService(database, clock),
         RenewalService(database, clock),

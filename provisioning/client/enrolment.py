@@ -63,6 +63,26 @@ class IssuedClaimCertificate(ClaimCertificate):
     __str__ = __repr__
 
 
+class ManufacturerList(Answer):
+    """A manufacturer's newest list of revoked certificates: about all of them, or those whose list is at *about*."""
+
+    number: int
+    this_update: datetime
+    next_update: datetime
+    about: list[str]
+    entries: int
+    sha256: str
+    taken_at: datetime
+    taken_by: str
+
+
+class TakenList(ManufacturerList):
+    """A list that is in use now: how many it has revoked that the one before had not, and how many released."""
+
+    revoked: int
+    released: int
+
+
 class Manufacturer(Answer):
     """A manufacturer's CA, whose device certificates open a group."""
 
@@ -74,6 +94,8 @@ class Manufacturer(Answer):
     certificate: str
     created_at: datetime
     created_by: str
+    lapsed_lists: str
+    lists: list[ManufacturerList]
 
 
 class ExpectedDevice(Answer):
@@ -172,6 +194,21 @@ class EnrolmentOperatorClient(OperatorClient):
         """Yield every manufacturer in order of name."""
         async for item in self._walk("/v1/manufacturers", {}):
             yield self._read(Manufacturer, item)
+
+    async def manufacturer(self, name: str) -> Manufacturer:
+        """Return one manufacturer."""
+        return await self._call(Manufacturer, "GET", f"/v1/manufacturers/{quote(name, safe='')}")
+
+    async def set_lapsed_lists(self, name: str, lapsed: str) -> Manufacturer:
+        """Say what a manufacturer's lapsed lists mean: refuse or accept."""
+        request = {"lapsed_lists": lapsed}
+        return await self._call(Manufacturer, "PATCH", f"/v1/manufacturers/{quote(name, safe='')}", request)
+
+    async def take_list(self, name: str, crl: bytes, *, renumbered: bool = False) -> TakenList:
+        """Give a manufacturer's CRL, in DER or PEM; its number may be lower than the last one's if *renumbered*."""
+        path = f"/v1/manufacturers/{quote(name, safe='')}/lists"
+        query = {"renumbered": "true"} if renumbered else None
+        return self._read(TakenList, self._object(await self._send("POST", path, crl, query)))
 
     async def end_manufacturer(self, name: str) -> Manufacturer:
         """End the trust in a manufacturer."""

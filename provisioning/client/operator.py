@@ -344,11 +344,12 @@ class OperatorClient:
         self,
         method: str,
         path: str,
-        request: Mapping[str, Any] | None = None,
+        request: Mapping[str, Any] | bytes | None = None,
         query: Mapping[str, str | None] | None = None,
     ) -> httpx.Response:
+        body: dict[str, Any] = {"content": request} if isinstance(request, bytes) else {"json": _given(request)}
         try:
-            response = await self._pool.request(method, path, json=_given(request), params=_given(query))
+            response = await self._pool.request(method, path, params=_given(query), **body)
         except httpx.HTTPError as error:
             raise ServiceUnavailable(explain(self._base_url, error)) from error
         if response.is_success:

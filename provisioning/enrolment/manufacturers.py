@@ -36,7 +36,7 @@ from provisioning.pki.tls import TlsConfigurationError, client_context
 from provisioning.store import audit, authorities, manufacturers
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
-from provisioning.store.manufacturers import StoredManufacturer
+from provisioning.store.manufacturers import LapsedLists, StoredManufacturer
 
 MAXIMUM_PREFIX: Final = 32
 _MINIMUM_RSA_BITS: Final = 2048
@@ -47,7 +47,7 @@ log = structlog.get_logger(__name__)
 
 
 class ManufacturerService:
-    """Registers, lists and ends manufacturers' CAs."""
+    """Registers, lists, changes and ends manufacturers' CAs."""
 
     def __init__(
         self, database: Database, clock: Callable[[], datetime], trust_changed: Callable[[], Awaitable[object]]
@@ -122,6 +122,24 @@ class ManufacturerService:
         await self._trust_changed()
         log.info("manufacturer ended", manufacturer=name, by=by)
         return ended
+
+    async def set_lapsed_lists(self, name: str, lapsed: LapsedLists, *, by: str) -> StoredManufacturer:
+        """Say whether devices are let in about whom no list of the manufacturer's holds, though it has lists."""
+
+        def record(connection: Connection) -> StoredManufacturer:
+            if manufacturers.set_lapsed_lists(connection, name, lapsed):
+                facts = {"lapsed_lists": lapsed.value}
+                audit.append(connection, self._clock(), by, Action.MANUFACTURER_CHANGED, name, facts)
+            return _known(manufacturers.find_named(connection, name), name)
+
+        changed = await self._database.write(record)
+        log.info("manufacturer changed", manufacturer=name, lapsed_lists=lapsed.value, by=by)
+        return changed
+
+    async def find(self, name: str) -> StoredManufacturer:
+        """Return the manufacturer called *name*; raise `Refused` if there is none."""
+        found = await self._database.read(lambda connection: manufacturers.find_named(connection, name))
+        return _known(found, name)
 
     async def page(self, *, limit: int, after: str | None) -> list[StoredManufacturer]:
         """Return manufacturers in order of name, after the name *after*."""

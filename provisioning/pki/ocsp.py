@@ -62,14 +62,20 @@ class Answer:
     fresh_until: datetime
 
 
-def ask(certificate: x509.Certificate, issuer: x509.Certificate, *, nonce: bool = True) -> Question:
-    """Return the question whether *certificate*, issued by *issuer*, is revoked.
+def ask(serial: int, issuer: x509.Certificate, *, nonce: bool = True) -> Question:
+    """Return the question whether the certificate of that number, issued by *issuer*, is revoked.
 
     Without a *nonce* where the answer is for others: a nonce of ours would tell them nothing.
     """
     chosen = secrets.token_bytes(_NONCE_BYTES) if nonce else b""
     # SHA-1 names the issuer here and proves nothing: RFC 5019 §2.1.1 asks for it, and old responders know no other.
-    builder = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer, hashes.SHA1())  # noqa: S303
+    issuer_key_hash = key_identifier(issuer.public_key())
+    builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
+        _name_hash(issuer),
+        issuer_key_hash,
+        serial,
+        hashes.SHA1(),  # noqa: S303
+    )
     if nonce:
         builder = builder.add_extension(x509.OCSPNonce(chosen), critical=False)
     return Question(builder.build().public_bytes(Encoding.DER), chosen)
@@ -89,15 +95,16 @@ def responders(certificate: x509.Certificate) -> tuple[str, ...]:
     )
 
 
-def read_answer(
-    der: bytes, question: Question, certificate: x509.Certificate, issuer: x509.Certificate, now: datetime
-) -> Answer:
-    """Return what the response in *der* says of *certificate* at *now*; raise `OcspRefused` if it is worth nothing."""
+def read_answer(der: bytes, question: Question, serial: int, issuer: x509.Certificate, now: datetime) -> Answer:
+    """Return what the response in *der* says of the certificate at *now*; raise `OcspRefused` if it is worth nothing.
+
+    Which certificate: that of number *serial*, issued by *issuer*.
+    """
     try:
         response = ocsp.load_der_ocsp_response(der)
         if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
             raise OcspRefused(f"the responder says {response.response_status.name}")
-        single = _about(response, certificate, issuer)
+        single = _about(response, serial, issuer)
         _check_nonce(response, question)
         signer = _signer(response, issuer, now)
         _check_signature(response, signer)
@@ -120,19 +127,20 @@ def read_answer(
     return Answer(known, reason, single.revocation_time_utc, this_update, fresh_until)
 
 
-def _about(
-    response: ocsp.OCSPResponse, certificate: x509.Certificate, issuer: x509.Certificate
-) -> ocsp.OCSPSingleResponse:
-    key_hash = key_identifier(issuer.public_key())
+def _about(response: ocsp.OCSPResponse, serial: int, issuer: x509.Certificate) -> ocsp.OCSPSingleResponse:
+    name_hash, key_hash = _name_hash(issuer), key_identifier(issuer.public_key())
     for single in response.responses:
-        if single.serial_number != certificate.serial_number:
+        if single.serial_number != serial or not isinstance(single.hash_algorithm, hashes.SHA1):
             continue
-        if isinstance(single.hash_algorithm, hashes.SHA1) and single.issuer_key_hash == key_hash:
-            name_hash = hashes.Hash(hashes.SHA1())  # noqa: S303 - see `ask`
-            name_hash.update(issuer.subject.public_bytes())
-            if single.issuer_name_hash == name_hash.finalize():
-                return single
+        if single.issuer_key_hash == key_hash and single.issuer_name_hash == name_hash:
+            return single
     raise OcspRefused("the answer is about another certificate")
+
+
+def _name_hash(issuer: x509.Certificate) -> bytes:
+    name_hash = hashes.Hash(hashes.SHA1())  # noqa: S303 - see `ask`
+    name_hash.update(issuer.subject.public_bytes())
+    return name_hash.finalize()
 
 
 def _check_nonce(response: ocsp.OCSPResponse, question: Question) -> None:

@@ -9,8 +9,8 @@ Rules
 3. The place in the feed is taken inside the transaction: commit order is feed order, without a gap.
 4. The feed and the CRL are told only after the commit.
 5. A batch is one transaction: all of it or, if anything in it is unknown, nothing.
-6. A key that is compromised is so in every certificate: whichever is named, all for its key are revoked. One key is one
-   device's (`provisioning.store.device_keys`), whose row is locked.
+6. A key that is compromised is so in every certificate: whichever is named, though it was revoked for another reason
+   before, all for its key are revoked. One key is one device's (`provisioning.store.device_keys`), whose row is locked.
 7. Who has an operator's key has made tokens with it, perhaps: those that he made and nobody has used are void, and
    those that he has asked for are not made any more (`provisioning.enrolment.tokens`).
 """
@@ -112,11 +112,11 @@ class RevocationService:
             changed = device.state not in {state, DeviceState.DECOMMISSIONED} or bool(ended)
             if changed and device.state is not DeviceState.DECOMMISSIONED:
                 devices.set_state(connection, [device.id], state, now)
-            if changed:
+            if changed or voided:
                 action = Action.DECOMMISSIONED if state is DeviceState.DECOMMISSIONED else Action.REVOKED
                 facts = {**grounds.facts, "serials": [each.serial for each in ended], "tokens_voided": voided}
                 audit.append(connection, now, by, action, name, facts)
-            return RevocationOutcome(revoked or facts_of(issued), changed), ended, voided
+            return RevocationOutcome(revoked or facts_of(issued), changed or bool(voided)), ended, voided
 
         outcome, ended, voided = await self._database.write(transaction, lambda: {("device", name)}, short=True)
         if outcome.changed:
@@ -143,21 +143,21 @@ class RevocationService:
             if found is None:
                 raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}")
             certificate, _ = found
-            fresh = [certificate] if _can_be_revoked(certificate) else []
-            fresh += _others_for_their_keys(connection, fresh, grounds)
+            fresh, before = ([certificate], ()) if _can_be_revoked(certificate) else ([], (certificate,))
+            fresh += _others_for_their_keys(connection, [certificate], grounds)
             now = self._clock()
-            voided = _void_made_with(connection, [each.device for each in fresh], grounds, now)
+            voided = _void_made_with(connection, [certificate.device], grounds, now)
             revoked = _record(connection, fresh, grounds, now, by)
             check_an_admin_is_left(connection, [each.device for each in fresh], now)
-            if fresh:
+            if fresh or voided:
                 facts = {**grounds.facts, "serials": [each.serial for each in fresh]}
                 facts |= {"tokens_voided": voided} if voided else {}
                 audit.append(connection, now, by, Action.REVOKED, certificate.device.name, facts)
-            return RevocationOutcome(revoked or facts_of([certificate]), bool(fresh)), fresh
+            return RevocationOutcome(revoked + facts_of(before), bool(fresh or voided)), fresh
 
         outcome, fresh = await self._database.write(transaction, short=True)
-        for each in outcome.revoked if outcome.changed else ():
-            log.info("certificate revoked", device=each.device, serial=each.serial, reason=reason.value, by=by)
+        for each in fresh:
+            log.info("certificate revoked", device=each.device.name, serial=each.serial, reason=reason.value, by=by)
         self._tell(fresh)
         return outcome
 
@@ -188,7 +188,7 @@ class RevocationService:
                 for each in issued
                 if _is_to_end(each, grounds, now) or (each.serial in named and _can_be_revoked(each))
             ]
-            singly = [each for each in ended if each.serial in named]
+            singly = [each for each in issued if each.serial in named]
             known = {each.id for each in ended}
             ended += [each for each in _others_for_their_keys(connection, singly, grounds) if each.id not in known]
             for device in whole:
@@ -198,12 +198,12 @@ class RevocationService:
             revoked = _record(connection, ended, grounds, now, by)
             devices.set_state(connection, [each.id for each in fresh], DeviceState.REVOKED, now)
             check_an_admin_is_left(connection, locked, now)
-            if ended or fresh:
+            if ended or fresh or voided:
                 subject = f"{len(names)} devices, {len(serials)} certificates"
                 facts = {**grounds.facts, "devices": names, "serials": [each.serial for each in ended]}
                 audit.append(connection, now, by, Action.REVOKED, subject, facts | {"tokens_voided": voided})
             before = facts_of([each for each in issued if not _can_be_revoked(each)])
-            return RevocationOutcome(revoked + before, bool(ended or fresh)), ended
+            return RevocationOutcome(revoked + before, bool(ended or fresh or voided)), ended
 
         outcome, ended = await self._database.write(transaction)
         if outcome.changed:
@@ -244,11 +244,11 @@ def _is_to_end(certificate: StoredCertificate, grounds: Grounds, now: datetime) 
     return _can_be_revoked(certificate) and (counts or grounds.reason is RevocationReason.KEY_COMPROMISE)
 
 
-def _others_for_their_keys(connection: Connection, ended: Changed, grounds: Grounds) -> Changed:
-    """Return what else is certified for the keys of *ended*, if they are compromised."""
-    if grounds.reason is not RevocationReason.KEY_COMPROMISE or not ended:
+def _others_for_their_keys(connection: Connection, singly: Changed, grounds: Grounds) -> Changed:
+    """Return what else can be revoked for the keys of those that were named *singly*, if they are compromised."""
+    if grounds.reason is not RevocationReason.KEY_COMPROMISE or not singly:
         return ()
-    known = {each.id for each in ended}
+    known = {each.id for each in singly}
     found = certificates.with_keys_of(connection, list(known))
     return [each for each in found if _can_be_revoked(each) and each.id not in known]
 

@@ -70,6 +70,8 @@ class Action(StrEnum):
     CLAIM_ENDED = "claim ended"
     MANUFACTURER_ADDED = "manufacturer added"
     MANUFACTURER_ENDED = "manufacturer ended"
+    MANUFACTURER_CHANGED = "manufacturer changed"
+    MANUFACTURER_LIST_TAKEN = "manufacturer list taken"
     DEVICES_LISTED = "devices listed"
     DEVICES_UNLISTED = "devices unlisted"
     RENEWAL_HASTENED = "renewal hastened"

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.store.tables import manufacturers
+
+
+class LapsedLists(StrEnum):
+    """What becomes of devices about whom no list of their manufacturer's holds, though it has lists."""
+
+    REFUSE = "refuse"
+    """They are refused: who was revoked since the list's end is not known."""
+    ACCEPT = "accept"
+    """They are let in, if no list names them: the manufacturer makes no more lists, or makes them late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +37,7 @@ class StoredManufacturer:
     created_at: datetime
     created_by: str
     ended_at: datetime | None
+    lapsed_lists: LapsedLists
 
 
 def add(
@@ -97,6 +108,12 @@ def end(connection: Connection, name: str, now: datetime) -> bool:
     return connection.execute(statement.values(ended_at=now)).rowcount == 1
 
 
+def set_lapsed_lists(connection: Connection, name: str, lapsed: LapsedLists) -> bool:
+    """Say what lapsed lists mean; return False if that is what they meant before."""
+    statement = update(manufacturers).where(manufacturers.c.name == name, manufacturers.c.lapsed_lists != lapsed.value)
+    return connection.execute(statement.values(lapsed_lists=lapsed.value)).rowcount == 1
+
+
 def anchors(connection: Connection) -> list[bytes]:
     """Return the certificates of CAs that have not ended, as DER."""
     statement = select(manufacturers.c.der).where(manufacturers.c.ended_at.is_(None)).order_by(manufacturers.c.id)
@@ -115,4 +132,5 @@ def _from_row(row: Any) -> StoredManufacturer:
         row.created_at,
         row.created_by,
         row.ended_at,
+        LapsedLists(row.lapsed_lists),
     )

@@ -316,8 +316,37 @@ manufacturers = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("created_by", NAME, nullable=False),
     Column("ended_at", UtcDateTime),
+    Column("lapsed_lists", String(8), nullable=False, server_default="refuse"),
 )
 """CAs of manufacturers, whose device certificates open a group."""
+
+manufacturer_lists = Table(
+    "manufacturer_lists",
+    metadata,
+    Column("id", BIG_ID, primary_key=True),
+    Column("manufacturer_id", BIG_ID, ForeignKey("manufacturers.id"), nullable=False),
+    Column("scope", String(2000), nullable=False),
+    Column("number", String(49), nullable=False),
+    Column("this_update", UtcDateTime, nullable=False),
+    Column("next_update", UtcDateTime, nullable=False),
+    Column("sha256", LargeBinary(32), nullable=False),
+    Column("entries", Integer, nullable=False),
+    Column("taken_at", UtcDateTime, nullable=False),
+    Column("taken_by", NAME, nullable=False),
+    UniqueConstraint("manufacturer_id", "scope"),
+)
+"""The newest CRL of each manufacturer's CA, for each part of its certificates that has one of its own."""
+
+manufacturer_revocations = Table(
+    "manufacturer_revocations",
+    metadata,
+    Column("list_id", BIG_ID, ForeignKey("manufacturer_lists.id"), primary_key=True, autoincrement=False),
+    Column("serial", SERIAL, primary_key=True),
+    Column("entry", BigInteger, nullable=False),
+)
+"""What those lists say: each certificate with reason and time (`provisioning.pki.revocation.pack`).
+
+On SQLite it has no row ids."""
 
 listed_devices = Table(
     "listed_devices",

@@ -26,17 +26,22 @@ def crl(
     point: x509.IssuingDistributionPoint | None = None,
     freshest: str | None = None,
     signed_by: Held | None = None,
+    now: datetime | None = None,
+    more: x509.ExtensionType | None = None,
+    more_of_entries: x509.ExtensionType | None = None,
 ) -> bytes:
     """Return a list of *issuer* in DER.
 
     *revoked*: certificates, or serial numbers with their reason. *base* makes it a delta. *signed_by* somebody else.
+    It was made *age* before *now*.
+    *more* is a critical extension of the list, *more_of_entries* one of each entry.
     """
     entries: Reasons
     if isinstance(revoked, Mapping):
         entries = revoked
     else:
         entries = {held.certificate.serial_number: x509.ReasonFlags.key_compromise for held in revoked}
-    now = datetime.now(UTC)
+    now = now or datetime.now(UTC)
     key = (signed_by or issuer).key
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -53,10 +58,14 @@ def crl(
         builder = builder.add_extension(point, critical=True)
     if freshest is not None:
         builder = builder.add_extension(x509.FreshestCRL(at(freshest)), critical=False)
+    if more is not None:
+        builder = builder.add_extension(more, critical=True)
     for serial, reason in entries.items():
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - age)
         if reason is not None:
             entry = entry.add_extension(x509.CRLReason(reason), critical=False)
+        if more_of_entries is not None:
+            entry = entry.add_extension(more_of_entries, critical=True)
         builder = builder.add_revoked_certificate(entry.build())
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
@@ -78,6 +87,7 @@ def scope(
     authorities_only: bool = False,
     indirect: bool = False,
     reasons: frozenset[x509.ReasonFlags] | None = None,
+    attributes_only: bool = False,
 ) -> x509.IssuingDistributionPoint:
     """Return what a list says it is about."""
     return x509.IssuingDistributionPoint(
@@ -87,7 +97,7 @@ def scope(
         only_contains_ca_certs=authorities_only,
         only_some_reasons=reasons,
         indirect_crl=indirect,
-        only_contains_attribute_certs=False,
+        only_contains_attribute_certs=attributes_only,
     )
 
 

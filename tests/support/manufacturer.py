@@ -14,6 +14,7 @@ from cryptography.x509.oid import NameOID
 
 from provisioning.ca.der import BIT_STRING, SEQUENCE, children, element
 from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem
+from tests.support.pki import Held
 
 _SERIAL_NUMBER = bytes.fromhex("0603550405")
 _COMMON_NAME = bytes.fromhex("0603550403")
@@ -32,15 +33,26 @@ class Manufacturer:
         end: datetime = FOREVER,
         key: PrivateKey | None = None,
         extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
+        above: Manufacturer | None = None,
     ) -> None:
-        """*extensions*, each with whether it is critical, are in the CA's own certificate too."""
+        """*extensions*, each with whether it is critical, are in the CA's own certificate too.
+
+        *above* has certified it, itself if nobody.
+        """
         self._begin = begin or datetime.now(UTC) - timedelta(days=1)
         self.key = key or generate_key()
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = self._builder(self.name, self.key.public_key(), end)
         for extension, critical in ((x509.BasicConstraints(ca=True, path_length=0), True), *extensions):
             builder = builder.add_extension(extension, critical=critical)
-        self.certificate = builder.sign(self.key, hashes.SHA256())  # type: ignore[arg-type]
+        signer = self if above is None else above
+        self.certificate = builder.issuer_name(signer.name).sign(signer.key, hashes.SHA256())  # type: ignore[arg-type]
+
+    @property
+    def held(self) -> Held:
+        """The CA as who signs lists."""
+        assert isinstance(self.key, ec.EllipticCurvePrivateKey)
+        return Held(self.certificate, self.key)
 
     @property
     def pem(self) -> str:
@@ -61,7 +73,7 @@ class Manufacturer:
         key = key or generate_key()
         attributes = [x509.NameAttribute(NameOID.SERIAL_NUMBER, number) for number in serial_numbers]
         subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Acme"), *attributes])
-        builder = self._builder(subject, key.public_key(), end)
+        builder = self._builder(subject, key.public_key(), end).issuer_name(self.name)
         for extension, critical in (*([] if usage is None else [(usage, True)]), *extensions):
             builder = builder.add_extension(extension, critical=critical)
         certificate = builder.sign(self.key, hashes.SHA256())
@@ -93,7 +105,6 @@ class Manufacturer:
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
-            .issuer_name(self.name)
             .public_key(public_key)  # type: ignore[arg-type]
             .serial_number(x509.random_serial_number())
             .not_valid_before(self._begin)

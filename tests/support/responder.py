@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,11 +33,13 @@ class Responder:
     signer: Held
     certificates: list[Held]
     """The certificates that it knows."""
-    revoked: dict[int, x509.ReasonFlags] = field(default_factory=dict)
+    revoked: Mapping[int, x509.ReasonFlags | None] = field(default_factory=dict)
     unknown: bool = False
     nonce: bool = True
-    life: timedelta = timedelta(hours=1)
+    life: timedelta | None = timedelta(hours=1)
+    """For how long an answer says that it holds; None: it does not say."""
     age: timedelta = timedelta(minutes=1)
+    named_by: ocsp.OCSPResponderEncoding = ocsp.OCSPResponderEncoding.HASH
     silent: bool = False
     delay: float = 0.0
     """Seconds that it takes for an answer."""
@@ -54,8 +57,9 @@ class Responder:
         if self.another:
             about = next(each for each in self.certificates if each is not about)
         now = datetime.now(UTC)
+        is_revoked = about.certificate.serial_number in self.revoked
         reason = self.revoked.get(about.certificate.serial_number)
-        status = ocsp.OCSPCertStatus.GOOD if reason is None else ocsp.OCSPCertStatus.REVOKED
+        status = ocsp.OCSPCertStatus.REVOKED if is_revoked else ocsp.OCSPCertStatus.GOOD
         if self.unknown:
             status = ocsp.OCSPCertStatus.UNKNOWN
         builder = (
@@ -66,11 +70,11 @@ class Responder:
                 hashes.SHA1(),  # noqa: S303
                 status,
                 now - self.age,
-                now - self.age + self.life,
-                None if reason is None or self.unknown else now - self.age,
+                None if self.life is None else now - self.age + self.life,
+                now - self.age if is_revoked and not self.unknown else None,
                 None if self.unknown else reason,
             )
-            .responder_id(ocsp.OCSPResponderEncoding.HASH, self.signer.certificate)
+            .responder_id(self.named_by, self.signer.certificate)
         )
         if self.signer is not self.issuer:
             builder = builder.certificates([self.signer.certificate])

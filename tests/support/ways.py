@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from provisioning.enrolment.authentication import authenticate
 from provisioning.enrolment.claims import ClaimOrder, ClaimService
 from provisioning.enrolment.groups import parse_ways
+from provisioning.enrolment.manufacturer_lists import ManufacturerListService, Taken
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import PrivateKey
@@ -44,6 +45,10 @@ async def claim(fleet: Fleet, devices: int = 2, name: str = "batch", group_name:
 async def register(fleet: Fleet, manufacturer: Manufacturer, name: str = "acme", prefix: str = "") -> None:
     service = ManufacturerService(fleet.database, fleet.clock, nothing)
     await service.add(name=name, group="line", name_prefix=prefix, pem=manufacturer.pem, by="admin")
+
+
+async def give_list(fleet: Fleet, content: bytes, name: str = "acme", **said: Any) -> Taken:
+    return await ManufacturerListService(fleet.database, fleet.clock).take(name, content, by="admin", **said)
 
 
 async def enrol(fleet: Fleet, name: str, *, key: PrivateKey | None = None, **presented: Any) -> x509.Certificate:

@@ -1,9 +1,10 @@
 """The manufacturer's certificate (IDevID, IEEE 802.1AR): the device was made by somebody the operator has registered.
 
 TLS has shown that the client holds the certificate's key. Here the certificate is judged again, apart from TLS: its
-signature by a registered CA itself (no chain in between: whoever may issue is registered), its dates, its name. The
-device's name is the certificate's ``serialNumber`` behind the manufacturer's prefix; it is recorded where the device
-comes from, so that another manufacturer's device of the same number is not this one.
+signature by a registered CA itself (no chain in between: whoever may issue is registered), its dates, whether the
+manufacturer has revoked it (`provisioning.enrolment.manufacturer_status`), its name. The device's name is the
+certificate's ``serialNumber`` behind the manufacturer's prefix; it is recorded where the device comes from, so that
+another manufacturer's device of the same number is not this one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from cryptography.x509.oid import NameOID
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import Attempt
+from provisioning.enrolment.manufacturer_status import check_status
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
 from provisioning.pki.extension import UNREADABLE
@@ -52,7 +54,7 @@ class ManufacturerWay(Way):
         return None
 
     def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
-        """Refuse a certificate that is not valid now, or that names another device than the request."""
+        """Refuse a certificate that is not valid now, is revoked, or names another device than the request."""
         certificate, manufacturer = self._certificate, self._manufacturer
         ca = x509.load_der_x509_certificate(manufacturer.der)
         for what, each in (("the certificate", certificate), (f"the CA of {manufacturer.name}", ca)):
@@ -61,6 +63,7 @@ class ManufacturerWay(Way):
                     f"{what} is valid from {each.not_valid_before_utc:%Y-%m-%d} to {each.not_valid_after_utc:%Y-%m-%d} "
                     "only: compare the clocks, or ask the operator"
                 )
+        check_status(connection, manufacturer, certificate, ca, attempt.now)
         serial_number = _serial_number(certificate)
         name = manufacturer.name_prefix + serial_number
         try:

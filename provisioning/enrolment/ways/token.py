@@ -60,7 +60,6 @@ class TokenWay(Way):
             proves=True,
             identifies=bound,
             readmits=bound,
-            role=grant.role,
             dns_names=grant.dns_names,
             ip_addresses=tuple(ipaddress.ip_address(address) for address in grant.ip_addresses),
             lifetime=grant.lifetime,

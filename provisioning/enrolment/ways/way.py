@@ -55,7 +55,6 @@ class Vouched:
     """An operator's word for this device, newer than whatever was decided about it before."""
     decides: bool = False
     """A person has decided about this very request."""
-    role: Role = Role.DEVICE
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[IpAddress, ...] = ()
     lifetime: timedelta | None = None

@@ -228,27 +228,57 @@ def test_plugins_that_raise_or_hang_concern_themselves_alone(tmp_path: Path, pki
     assert any("none is made without a certificate" in text for text in said)
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["stopped", "fails"])
 @pytest.mark.parametrize("step", ["pre", "post"])
-def test_a_plugin_that_takes_long_to_start_does_not_keep_the_broker_from_its_end(
-    tmp_path: Path, pki: Pki, step: str
+def test_a_start_that_does_not_end_ends_the_broker_in_time_and_in_order(
+    tmp_path: Path, pki: Pki, step: str, fails: bool
 ) -> None:
     code = f"""
 import asyncio
 from pathlib import Path
 from amqtt.plugins.base import BasePlugin
 
-class Slow(BasePlugin):
+class Named(BasePlugin):
+    def heard(self, what):
+        with Path(__file__).with_name("heard").open("a") as file:
+            file.write(f"{{type(self).__name__}} {{what}}\\n")
+
+    async def on_broker_pre_shutdown(self):
+        self.heard("stop")
+
+    async def close(self):
+        self.heard("close")
+
+class Ready(Named):
+    pass
+
+class Slow(Named):
     async def on_broker_{step}_start(self):
         Path(__file__).with_name("waits").touch()
-        await asyncio.Event().wait()
+        await asyncio.wait_for(asyncio.Event().wait(), {0 if fails else None})
+
+class Late(Named):
+    pass
 """
-    broker = plugged(tmp_path, pki, '"fleet_plugins.Slow" = {}', code)
-    broker.launch()
-    wait_until((tmp_path / "waits").exists, "the plugin")
-    started = time.monotonic()
-    assert broker.stop() == 0
-    assert time.monotonic() - started < STOP_SECONDS / 2
-    assert not broker.events("STOP_GAVE_UP")
+    names = ("Ready", "Slow", "Late")
+    broker = plugged(tmp_path, pki, "\n".join(f'"fleet_plugins.{name}" = {{}}' for name in names), code)
+    if fails:
+        exit_code, said = broker.fail()
+        assert exit_code == 1
+        assert f"plugins: fleet_plugins.Slow: on_broker_{step}_start has failed: TimeoutError" in said
+    else:
+        broker.launch()
+        wait_until((tmp_path / "waits").exists, "the plugin")
+        started = time.monotonic()
+        assert broker.stop() == 0
+        assert time.monotonic() - started < STOP_SECONDS / 2
+        assert not broker.events("STOP_GAVE_UP")
+    told = ["Ready", "Slow"] if step == "pre" else names
+    assert (tmp_path / "heard").read_text().split("\n") == [
+        *(f"{name} stop" for name in told),
+        *(f"{name} close" for name in names),
+        "",
+    ]
 
 
 def test_a_plugin_decides_who_receives_message_by_message(tmp_path: Path, pki: Pki, anchors: Path) -> None:

@@ -19,6 +19,7 @@ SEARCHES = (
     "/v1/groups/{}/listed",
     "/v1/claims?after={}",
     "/v1/manufacturers?after={}",
+    "/v1/manufacturers/{}",
     "/v1/approvals?group={}",
     "/v1/certificates?device={}",
     "/v1/certificates?group={}",
@@ -47,6 +48,8 @@ BODIES = (
     ("DELETE", "/v1/groups/odd/listed/{}", None),
     ("DELETE", "/v1/claims/{}", None),
     ("DELETE", "/v1/manufacturers/{}", None),
+    ("PATCH", "/v1/manufacturers/{}", {"lapsed_lists": "accept"}),
+    ("POST", "/v1/manufacturers/{}/lists", None),
     ("POST", "/v1/renewals/hasten", {"group": "{}"}),
     ("PUT", "/v1/operators/{}", {"role": "auditor"}),
 )

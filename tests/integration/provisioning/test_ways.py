@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from provisioning.pki.keys import key_to_pem
 from provisioning.pki.tls import CredentialFiles
 from tests.support.curl import Curl, CurlAnswer
 from tests.support.manufacturer import Manufacturer
@@ -141,6 +142,56 @@ def test_a_manufacturer_s_device_enrols_with_what_it_was_made_with(
     assert code_of(late) == (403, "MANUFACTURER_CERTIFICATE")
     command("manufacturer", "end", name)
     assert "ended" in command("manufacturer", "list")
+
+
+def test_what_the_manufacturer_has_revoked_lets_nobody_in(
+    command: Operator, service: ProvisioningService, device: OpensslDevice, tmp_path: Path
+) -> None:
+    name = device.name[:40]
+    acme = Manufacturer()
+    (ca := tmp_path / "ca.pem").write_text(acme.pem)
+    (key := tmp_path / "ca.key").write_bytes(key_to_pem(acme.key))
+    (stolen := tmp_path / "stolen.pem").write_bytes(acme.idevid("SN1")[1])
+    (good := tmp_path / "good.pem").write_bytes(acme.idevid("SN2")[1])
+    (config := tmp_path / "ca.cnf").write_text(
+        f"[ca]\ndefault_ca=it\n[it]\ndatabase={tmp_path}/index\ncrlnumber={tmp_path}/number\ndefault_md=sha256\n"
+        "default_crl_days=1\ncrl_extensions=ext\n[ext]\nauthorityKeyIdentifier=keyid\n"
+    )
+    (tmp_path / "index").touch()
+    (tmp_path / "number").write_text("01\n")
+    signed = ("ca", "-config", config, "-cert", ca, "-keyfile", key)
+    openssl(*signed, "-revoke", stolen, "-crl_reason", "keyCompromise")
+    openssl(*signed, "-gencrl", "-out", first := tmp_path / "first.crl")
+    openssl(*signed, "-revoke", good, "-crl_reason", "superseded")
+    openssl(*signed, "-gencrl", "-out", tmp_path / "second.pem")
+    openssl("crl", "-in", tmp_path / "second.pem", "-outform", "DER", "-out", second := tmp_path / "second.crl")
+
+    group(command, name, "manufacturer")
+    command("manufacturer", "add", name, "--group", name, "--certificate", str(ca), "--name-prefix", f"{name[-8:]}-")
+    said = command("manufacturer", "crl", name, str(first))
+    assert f"List 1 of {name} is in use until " in said
+    assert "1 certificates revoked, 1 of them by this list, 0 released" in said
+
+    def enrols(idevid: Path, number: str) -> CurlAnswer:
+        subject = f"/CN={name[-8:]}-{number}"
+        return presenting(service, idevid).est("simpleenroll", device.request(subject=subject))
+
+    refused = enrols(stolen, "SN1")
+    assert code_of(refused) == (403, "MANUFACTURER_REVOKED")
+    assert "(keyCompromise)" in refused.text
+    assert enrols(good, "SN2").status == 200
+    taken = json.loads(command("manufacturer", "crl", name, str(second), "--json"))
+    assert (taken["number"], taken["entries"], taken["revoked"]) == (2, 2, 1)
+    assert taken["sha256"] == hashlib.sha256(second.read_bytes()).hexdigest()
+    assert code_of(enrols(good, "SN2")) == (403, "MANUFACTURER_REVOKED")
+    assert "CRL_OLDER: number 1" in command("manufacturer", "crl", name, str(first), code=1)
+    shown = command("manufacturer", "show", name)
+    assert "lapsed lists        refuse" in shown
+    assert shown.splitlines()[-1].split()[0] == "2"
+    assert "lapsed lists        accept" in command("manufacturer", "set", name, "--lapsed-lists", "accept")
+    (listed,) = [each for each in json.loads(command("manufacturer", "list", "--json")) if each["name"] == name]
+    assert [each["number"] for each in listed["lists"]] == [2]
+    assert f"  {listed['lists'][0]['next_update'][:10]} " in command("manufacturer", "list")
 
 
 def test_a_list_is_imported_and_its_faults_are_named_by_line(

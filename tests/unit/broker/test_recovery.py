@@ -369,12 +369,17 @@ def test_who_was_revoked_while_there_was_no_broker_leaves_what_it_would_have_lef
     after.engine.keeps_revoked = keeps
     watcher = after.service(**KEPT)
     revocations = [replace(each.revocation, reason=reason) for each in (held, gone)]
+
+    def judge() -> None:
+        for session in absent(after.engine):
+            forget_revoked(after.engine, session, after.now)
+
     if known == "before clients come":
         for each in revocations:
             revoke(after.engine, each, after.now)
-        forget_revoked(after.engine, absent(after.engine), after.now)
+        judge()
     else:
-        forget_revoked(after.engine, absent(after.engine), after.now)
+        judge()
         for each in revocations:
             revoke(after.engine, each, after.now)
     after.advance(30)

@@ -9,16 +9,22 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from provisioning.pki.crl import CrlProblem, CrlRefused, Scope, parse, read_entries, split, verify
+from device_sim.attack.der import content, element, elements
+from provisioning.pki.crl import CrlProblem, CrlRefused, Scope, distribution_points, parse, read_entries, split, verify
 from provisioning.pki.revocation import RevocationIndex, RevocationReason
 from tests.support.crl import crl, impostor_of, pem, scope
-from tests.support.pki import shared_pki
+from tests.support.pki import shared_device, shared_pki
 
 PKI = shared_pki()
 CA = PKI.issuing
 HOLD = x509.ReasonFlags.certificate_hold
 REMOVE = x509.ReasonFlags.remove_from_crl
 URL = "http://pki.example/shard-1.crl"
+STRANGE = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+
+
+ECDSA_WITH_SHA256 = bytes.fromhex("06082a8648ce3d040302")
+UNKNOWN_ALGORITHM = bytes.fromhex("06082a8648ce3d04030f")
 
 
 def never_pauses() -> None:
@@ -33,7 +39,16 @@ def refusal(der: bytes) -> CrlProblem:
 
 def check(der: bytes) -> None:
     for each in split(der):
-        verify(parse(each), CA.certificate)
+        listed = parse(each)
+        verify(listed, CA.certificate)
+        read_entries(listed, never_pauses)
+
+
+def without_next_update(der: bytes) -> bytes:
+    """Return the list *der* without its nextUpdate (RFC 5280 §5.1)."""
+    signed, *rest = elements(content(der))
+    version, algorithm, issuer, this_update, _, *others = elements(content(signed))
+    return element(0x30, element(0x30, b"".join([version, algorithm, issuer, this_update, *others])) + b"".join(rest))
 
 
 def test_a_list_is_read_with_its_reasons() -> None:
@@ -83,6 +98,7 @@ def test_a_long_list_lets_others_run() -> None:
         (b"", CrlProblem.CRL_MALFORMED),
         (b"no list", CrlProblem.CRL_MALFORMED),
         (b"-----BEGIN X509 CRL-----\n!\n-----END X509 CRL-----", CrlProblem.CRL_MALFORMED),
+        (b"-----BEGIN X509 CRL-----\nMAM\n-----END X509 CRL-----", CrlProblem.CRL_MALFORMED),
         (b"\x30\x03\x02\x01\x01", CrlProblem.CRL_MALFORMED),
         (crl(CA)[:-9], CrlProblem.CRL_MALFORMED),
         (PKI.anchors.encode(), CrlProblem.CRL_MALFORMED),
@@ -91,6 +107,11 @@ def test_a_long_list_lets_others_run() -> None:
         (crl(PKI.root), CrlProblem.CRL_WRONG_ISSUER),
         (crl(CA, point=scope(indirect=True)), CrlProblem.CRL_UNSUPPORTED),
         (crl(CA, point=scope(reasons=frozenset({HOLD}))), CrlProblem.CRL_UNSUPPORTED),
+        (crl(CA, point=scope(attributes_only=True)), CrlProblem.CRL_UNSUPPORTED),
+        (crl(CA, more=STRANGE), CrlProblem.CRL_UNSUPPORTED),
+        (crl(CA, {7: None}, more_of_entries=STRANGE), CrlProblem.CRL_UNSUPPORTED),
+        (without_next_update(crl(CA)), CrlProblem.CRL_UNSUPPORTED),
+        (crl(CA).replace(ECDSA_WITH_SHA256, UNKNOWN_ALGORITHM), CrlProblem.CRL_BAD_SIGNATURE),
     ],
 )
 def test_what_is_wrong_is_named(content: bytes, code: CrlProblem) -> None:
@@ -154,3 +175,23 @@ def test_the_scope_is_that_of_the_list() -> None:
     assert parse(crl(CA, point=scope(URL, users_only=True))).scope == Scope(frozenset({URL}), users_only=True)
     assert parse(crl(CA, freshest="http://pki.example/delta.crl")).delta_urls == ("http://pki.example/delta.crl",)
     assert parse(crl(CA, number=None, life=timedelta(days=1))).number > 1_700_000_000
+
+
+def test_the_lists_of_a_certificate_are_its_own_issuer_s_for_all_reasons() -> None:
+    def point(
+        name: str, reasons: frozenset[x509.ReasonFlags] | None = None, issuer: bool = False
+    ) -> x509.DistributionPoint:
+        other = [x509.DirectoryName(PKI.root.certificate.subject)] if issuer else None
+        return x509.DistributionPoint([x509.UniformResourceIdentifier(name)], None, reasons, other)
+
+    relative = x509.RelativeDistinguishedName([x509.NameAttribute(x509.NameOID.COMMON_NAME, "shard")])
+    points = [
+        point("http://pki.example/some-reasons.crl", frozenset({HOLD})),
+        point("http://pki.example/another-issuer.crl", issuer=True),
+        x509.DistributionPoint(None, relative, None, None),
+        x509.DistributionPoint([x509.DirectoryName(PKI.root.certificate.subject)], None, None, None),
+        point(URL),
+    ]
+    device = PKI.device("meter-1", extensions=[x509.CRLDistributionPoints(points)])
+    assert distribution_points(device.certificate) == (URL,)
+    assert distribution_points(shared_device("meter-1").certificate) == ()

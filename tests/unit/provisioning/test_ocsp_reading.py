@@ -27,20 +27,50 @@ def responder(signer: Held | None = None, **different: Any) -> Responder:
 
 
 def read(answering: Responder, question: Question | None = None, body: bytes | None = None) -> Answer:
-    question = question or ask(METER.certificate, PKI.issuing.certificate)
+    question = question or ask(METER.certificate.serial_number, PKI.issuing.certificate)
     der = body if body is not None else answering(question.der)
     assert der is not None
-    return read_answer(der, question, METER.certificate, PKI.issuing.certificate, datetime.now(UTC))
+    return read_answer(der, question, METER.certificate.serial_number, PKI.issuing.certificate, datetime.now(UTC))
 
 
 @pytest.mark.parametrize("signer", [PKI.issuing, delegate(PKI)], ids=["the issuer", "its delegate"])
 @pytest.mark.parametrize("nonce", [True, False])
-def test_who_may_answer_is_believed(signer: Held, nonce: bool) -> None:
-    good = read(responder(signer, nonce=nonce))
+@pytest.mark.parametrize("named_by", ocsp.OCSPResponderEncoding)
+def test_who_may_answer_is_believed(signer: Held, nonce: bool, named_by: ocsp.OCSPResponderEncoding) -> None:
+    different = {"nonce": nonce, "named_by": named_by}
+    good = read(responder(signer, **different))
     assert (good.known, good.reason) == (True, None)
-    revoked = read(responder(signer, nonce=nonce, revoked={SERIAL: x509.ReasonFlags.key_compromise}))
+    revoked = read(responder(signer, revoked={SERIAL: x509.ReasonFlags.key_compromise}, **different))
     assert revoked.reason is RevocationReason.KEY_COMPROMISE
     assert not read(responder(signer, unknown=True)).known
+
+
+@pytest.mark.parametrize("reason", [None, x509.ReasonFlags.unspecified, x509.ReasonFlags.remove_from_crl], ids=str)
+def test_who_is_revoked_for_no_reason_that_counts_is_revoked(reason: x509.ReasonFlags | None) -> None:
+    answer = read(responder(revoked={SERIAL: reason}))
+    assert (answer.known, answer.reason) == (True, RevocationReason.UNSPECIFIED)
+    assert answer.revoked_at == answer.this_update
+
+
+@pytest.mark.parametrize(
+    ("answering", "minutes"),
+    [
+        (responder(), 59),
+        (responder(life=None), 4),
+        (responder(age=-timedelta(minutes=4)), 64),
+        (responder(delegate(PKI, not_after=PKI.now + 20 * timedelta(minutes=1))), None),
+    ],
+    ids=["as it says", "without nextUpdate", "a little ahead", "until its signer's end"],
+)
+def test_an_answer_is_fresh_for_no_longer_than_it_and_its_signer_are_good(
+    answering: Responder, minutes: int | None
+) -> None:
+    asked = datetime.now(UTC).replace(microsecond=0)
+    fresh_until = read(answering).fresh_until
+    if minutes is None:
+        assert fresh_until == answering.signer.certificate.not_valid_after_utc
+    else:
+        assert fresh_until - asked - timedelta(minutes=minutes) in (timedelta(), timedelta(seconds=1))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +84,9 @@ def test_who_may_answer_is_believed(signer: Held, nonce: bool) -> None:
         (responder(shared_device("meter-2")), "neither the issuer nor somebody"),
         (responder(another=True), "about another certificate"),
         (responder(age=2 * HOUR), "the answer ended on"),
-        (responder(age=-HOUR), "yet to come"),
+        (responder(age=timedelta(minutes=6), life=None), "the answer ended on"),
+        (responder(age=-timedelta(minutes=6)), "yet to come"),
+        (responder(delegate(PKI, not_before=PKI.now + HOUR)), "neither the issuer nor somebody"),
     ],
 )
 def test_what_is_not_to_be_believed_is_refused(answering: Responder, words: str) -> None:
@@ -69,7 +101,7 @@ def test_a_responder_that_cannot_be_read_is_refused() -> None:
 
 
 def test_an_answer_to_another_question_is_refused() -> None:
-    question = ask(METER.certificate, PKI.issuing.certificate)
+    question = ask(METER.certificate.serial_number, PKI.issuing.certificate)
     body = responder()(question.der)
     with pytest.raises(OcspRefused, match="its nonce is not ours"):
         read(responder(), replace(question, nonce=b"another"), body)
@@ -82,10 +114,30 @@ def test_a_serial_number_under_another_issuer_is_another_certificate() -> None:
         read(answering)
 
 
-@pytest.mark.parametrize("body", [b"", b"no answer", b"\x30\x00"])
+def signed_by_an_unknown_algorithm() -> bytes:
+    answer = responder()(ask(SERIAL, PKI.issuing.certificate, nonce=False).der)
+    assert answer is not None
+    return answer.replace(bytes.fromhex("06082a8648ce3d040302"), bytes.fromhex("06082a8648ce3d04030f"))
+
+
+@pytest.mark.parametrize("body", [b"", b"no answer", b"\x30\x00", signed_by_an_unknown_algorithm()])
 def test_what_is_no_answer_is_refused(body: bytes) -> None:
+    question = ask(SERIAL, PKI.issuing.certificate, nonce=False)
     with pytest.raises(OcspRefused, match="not an OCSP response"):
-        read(responder(), body=body)
+        read(responder(), question, body=body)
+
+
+def test_a_question_has_a_new_nonce_or_none() -> None:
+    asked = [ask(SERIAL, PKI.issuing.certificate, nonce=nonce) for nonce in (True, True, False)]
+    read_back = [ocsp.load_der_ocsp_request(each.der).extensions for each in asked]
+    assert [[each.value for each in found] for found in read_back] == [
+        [x509.OCSPNonce(asked[0].nonce)],
+        [x509.OCSPNonce(asked[1].nonce)],
+        [],
+    ]
+    assert [len(each.nonce) for each in asked] == [32, 32, 0]
+    assert asked[0].nonce != asked[1].nonce
+    assert not any(each.critical for found in read_back for each in found), "a responder may ignore it (RFC 9654 §2.1)"
 
 
 def test_a_responder_that_cannot_is_refused() -> None:
@@ -95,8 +147,12 @@ def test_a_responder_that_cannot_is_refused() -> None:
 
 
 def test_the_responders_are_those_of_the_certificate() -> None:
-    location = x509.UniformResourceIdentifier("http://ocsp.example/")
-    access = x509.AccessDescription(x509.oid.AuthorityInformationAccessOID.OCSP, location)
-    held = PKI.device("meter-3", extensions=[x509.AuthorityInformationAccess([access])])
+    methods = x509.oid.AuthorityInformationAccessOID
+    access = [
+        x509.AccessDescription(methods.CA_ISSUERS, x509.UniformResourceIdentifier("http://pki.example/ca.crt")),
+        x509.AccessDescription(methods.OCSP, x509.DirectoryName(PKI.issuing.certificate.subject)),
+        x509.AccessDescription(methods.OCSP, x509.UniformResourceIdentifier("http://ocsp.example/")),
+    ]
+    held = PKI.device("meter-3", extensions=[x509.AuthorityInformationAccess(access)])
     assert responders(held.certificate) == ("http://ocsp.example/",)
     assert responders(METER.certificate) == ()

@@ -100,8 +100,8 @@ def read(issuer: Held, signer: Held, *, weak: bool = False) -> bool:
     der = builder.sign(signer.key, hash_for(signer.key)).public_bytes(Encoding.DER)
     if weak:
         der = ocsp_over_sha1(der, signer.key)
-    question = ask(METER.certificate, issuer.certificate)
-    return read_answer(der, question, METER.certificate, issuer.certificate, NOW).known
+    question = ask(METER.certificate.serial_number, issuer.certificate)
+    return read_answer(der, question, METER.certificate.serial_number, issuer.certificate, NOW).known
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -250,6 +250,41 @@ def test_whichever_ca_ends_first_ends_the_path_unless_an_anchor_stands_below_it(
             assert peer.seconds_left == timedelta(days=days).total_seconds()
 
 
+def test_who_comes_by_a_renewed_ca_is_not_judged_by_the_one_that_has_ended() -> None:
+    old = PKI.authority("Rolled Root CA", not_after=NOW + timedelta(days=1))
+    new = PKI.authority("Rolled Root CA", key=old.key, not_after=NOW + timedelta(days=5))
+    below = PKI.authority("Below CA", old, not_after=NOW + timedelta(days=9))
+    held = PKI.device("meter-1", issuer=below, not_after=NOW + timedelta(days=9))
+    for first, then in ((old, new), (new, old)):
+        judge = admission(bundle(old, new))
+        ends = {}
+        for above in ((below, first), (below, then), ()):
+            peer = examine(judge, held, *above)
+            assert isinstance(peer, Peer)
+            ends[above] = peer.seconds_left / timedelta(days=1).total_seconds()
+        assert ends == {(below, old): 1, (below, new): 5, (): 5}
+        later = judge.examine(held.der, NOW + timedelta(days=2), lambda: path(held, below, new))
+        assert isinstance(later, Peer)
+        ended = judge.examine(held.der, NOW + timedelta(days=2), lambda: path(held, below, old))
+        assert isinstance(ended, Refused)
+        assert ended.code is RefusalCode.EXPIRED
+
+
+def test_who_comes_back_is_judged_by_a_path_without_fault_and_by_the_bundle_of_the_first() -> None:
+    own, other = PKI.authority("Own Root CA"), PKI.authority("Other Root CA", not_after=NOW + timedelta(days=9))
+    crossed = PKI.authority("Own Root CA", other, key=own.key, not_after=NOW + timedelta(days=9))
+    below = PKI.authority("Below CA", own, not_after=NOW + timedelta(days=9))
+    held = PKI.device("meter-1", issuer=below)
+    paths = {(below, own): "own", (below, crossed, other): "other"}
+    for order in (list(paths), list(paths)[::-1]):
+        judge = admission(bundle(own, other, max_depth=1))
+        assert {code(judge, held, *above) for above in order} == {"plant", RefusalCode.PATH_TOO_LONG}
+        assert code(judge, held) == "plant"
+        judge = admission(bundle(own, name="own"), bundle(other, name="other"))
+        assert [code(judge, held, *above) for above in order] == [paths[above] for above in order]
+        assert code(judge, held) == paths[order[0]]
+
+
 FINGERPRINT = {"source": "fingerprint", "group": "plant"}
 
 

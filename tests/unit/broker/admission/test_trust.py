@@ -47,7 +47,7 @@ def test_a_ca_is_learned_from_a_path_and_known_without_one() -> None:
 
 
 def test_so_many_cas_are_learned_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.admission.trust._MOST_ISSUERS", 1)
+    monkeypatch.setattr("broker.admission.trust._MOST_PATHS", 1)
     judge = trust()
     assert seen(judge, PKI.device("meter-1"), PKI.issuing, PKI.root) == "ours: CN=Test Issuing CA"
     assert seen(judge, PKI.device("meter-1", issuer=PLANT), PLANT, PKI.root) is None

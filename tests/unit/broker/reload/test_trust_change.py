@@ -285,9 +285,14 @@ async def test_the_end_of_whoever_stays_is_that_of_the_path_that_counts_now(
 
 
 async def test_where_bundles_judge_whoever_stays_belongs_to_one(broker: MemoryBroker, tmp_path: Path) -> None:
+    broker.engine.admission.fingerprints = True
     scene = Scene(tmp_path, broker)
     held = shared_device("meter-1")
     client = connected(broker, held, path(held, PKI.issuing, PKI.root))
+    assert client.connection.peer is not None
+    fingerprint = client.connection.peer.fingerprint
+    assert fingerprint
+    without = scene.config
     scene.config = scene.config.model_copy(update={"trust": (settings("ours", scene.anchors),)})
     await scene.trust.apply(scene.load())
     peer = client.connection.peer
@@ -297,6 +302,14 @@ async def test_where_bundles_judge_whoever_stays_belongs_to_one(broker: MemoryBr
     assert broker.engine.admission.trust.generation == broker.engine.admission.trust_generation
     assert scene.trust.anchors == broker.engine.admission.trust.anchors_pem
     assert broker.engine.live.of(peer.certificate) == [client.connection], "and is found when it is revoked"
+    assert peer.fingerprint == fingerprint, "which subscribers are told"
+    scene.config = without
+    await scene.trust.apply(scene.load())
+    peer = client.connection.peer
+    assert (peer.bundle, peer.issuer) == ("cafile", None), "back to cafile alone"
+    assert peer.path == tuple(path(PKI.issuing, PKI.root))
+    assert peer.fingerprint == fingerprint
+    assert broker.engine.live.of(peer.certificate) == [client.connection]
 
 
 async def test_proposed_anchors_are_tried_in_the_place_of_those_that_are_named(

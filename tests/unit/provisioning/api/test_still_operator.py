@@ -27,14 +27,16 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.store import conditions
 from provisioning.store.tables import audit_entries
+from tests.support.crl import crl
 from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
-from tests.support.ways import is_good, nothing
+from tests.support.ways import is_good, nothing, register
 from tests.unit.provisioning.api.test_operator_checks import operator
 from tests.unit.provisioning.api.test_operator_roles import operator_routes
 from tests.unit.provisioning.api.test_whole_requests import through
 
-CHANGES: dict[tuple[str, str], dict[str, Any]] = {
+ACME = Manufacturer()
+CHANGES: dict[tuple[str, str], dict[str, Any] | bytes] = {
     ("POST", "/v1/tokens"): {"device": "meter-1", "group": "north"},
     ("DELETE", "/v1/tokens/{number}"): {},
     ("POST", "/v1/revocations"): {"device": "meter-17", "reason": "superseded"},
@@ -46,8 +48,10 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("PATCH", "/v1/groups/{name}"): {"maximum_devices": 5},
     ("POST", "/v1/claims"): {"name": "batch", "group": "north", "maximum_devices": 5, "life_seconds": 3600},
     ("DELETE", "/v1/claims/{name}"): {},
-    ("POST", "/v1/manufacturers"): {"name": "acme", "group": "north", "certificate": "…"},
+    ("POST", "/v1/manufacturers"): {"name": "acme", "group": "north", "certificate": Manufacturer().pem},
+    ("PATCH", "/v1/manufacturers/{name}"): {"lapsed_lists": "accept"},
     ("DELETE", "/v1/manufacturers/{name}"): {},
+    ("POST", "/v1/manufacturers/{name}/lists"): crl(ACME.held),
     ("POST", "/v1/groups/{group}/listed"): {"devices": [{"name": "meter-2"}]},
     ("DELETE", "/v1/groups/{group}/listed/{name}"): {},
     ("POST", "/v1/approvals/{number}/decision"): {"decision": "approve"},
@@ -129,17 +133,18 @@ def scope_of(der: bytes, method: str, path: str, *headers: tuple[bytes, bytes]) 
 async def test_who_may_less_meanwhile_changes_nothing_by_any_route(fleet: Fleet, key: bool) -> None:
     der = await caller(fleet)
     await fleet.enrol()
+    await register(fleet, ACME, name="meter-17")  # The name that paths have here.
     roles = OperatorRoleService(fleet.database, fleet.clock)
     for (method, path), body in CHANGES.items():
         if key and method != "POST":
             continue
-        if "certificate" in body:
-            body["certificate"] = Manufacturer().pem
         await roles.grant("anna", OperatorRole.ADMIN, by="boss")
         app = api_of(fleet, lambda: roles.grant("anna", OperatorRole.AUDITOR, by="boss"))
         before = await fleet.database.read(lambda connection: connection.execute(EVENTS).scalar_one())
         headers = [(b"idempotency-key", path.encode())] if key else []
-        answer = await through(app, scope_of(der, method, path, *headers), json.dumps(body).encode())
+        answer = await through(
+            app, scope_of(der, method, path, *headers), body if isinstance(body, bytes) else json.dumps(body).encode()
+        )
         assert (answer.status_code, json.loads(bytes(answer.body))["code"]) == (403, "OPERATOR_ROLE"), (method, path)
         after = await fleet.database.read(lambda connection: connection.execute(EVENTS).scalar_one())
         assert after == before + 1, f"{method} {path}: the change of the role, and nothing else"

@@ -199,3 +199,11 @@ async def test_a_key_that_was_replaced_or_suspended_lets_nobody_come_back(fleet:
     await fleet.suspension.suspend_serial(f"{certificate.serial_number:x}", by="admin")
     assert await refusal(fleet, "meter-1", key=key, certificate=shared) is Code.NAME_TAKEN
     assert await is_good(fleet, successor)
+
+
+async def test_without_a_window_the_key_that_a_device_has_lets_nobody_come_back(fleet: Fleet) -> None:
+    await group(fleet, "claim", "token", same_key_window=timedelta())
+    key = generate_key()
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    await enrol(fleet, "meter-1", key=key, token=token)
+    assert await refusal(fleet, "meter-1", key=key, certificate=await claim(fleet)) is Code.NAME_TAKEN

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.groups import parse_ways
-from provisioning.enrolment.tokens import TokenOrder
+from provisioning.enrolment.tokens import TokenOrder, new_token
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
@@ -171,6 +171,10 @@ async def test_without_a_window_a_token_answers_once(fleet: Fleet) -> None:
     assert await refusal(fleet, csr_der(key), token) is Code.TOKEN_USED
 
 
+async def test_a_token_that_nobody_has_made_lets_nobody_in(fleet: Fleet) -> None:
+    assert await refusal(fleet, csr_der(), new_token()) is Code.TOKEN_UNKNOWN
+
+
 async def test_a_token_of_the_group_never_becomes_a_device_that_exists(fleet: Fleet) -> None:
     await group(fleet, new_key=NewKey.REPLACE, same_key_window=HOUR)
     await fleet.enrol()
@@ -189,6 +193,13 @@ async def test_replace_revokes_what_the_new_certificate_replaces_at_once(fleet: 
     await fleet.database.read(
         lambda connection: list(audit_findings.findings(connection)) == [] or pytest.fail("audit")
     )
+
+
+async def test_a_token_of_a_device_that_exists_replaces_nothing_unless_its_group_says_so(fleet: Fleet) -> None:
+    await group(fleet, new_key=NewKey.APPROVE)
+    both = [await fleet.enrol(), await fleet.enrol()]
+    for each in both:
+        await fleet.reenrol(each, successor_csr(each))
 
 
 async def test_the_same_key_of_a_device_in_a_group_gets_a_certificate_by_the_group_s_token(fleet: Fleet) -> None:

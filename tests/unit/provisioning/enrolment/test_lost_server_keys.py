@@ -108,6 +108,10 @@ async def test_another_asker_waits_for_a_decision_of_his_own(fleet: Fleet) -> No
     lost = await first_answer(fleet, generate_key())
     with pytest.raises(Pending):
         await ask(fleet, generate_key())
+    (waiting,) = await ApprovalService(fleet.database, fleet.clock).page(
+        limit=9, after=0, group="line", state=ApprovalState.PENDING
+    )
+    assert waiting.request.evidence == "nothing; the name is enrolled already; the service makes the key"
     assert await state(fleet, lost.certificate) == GOOD
 
 

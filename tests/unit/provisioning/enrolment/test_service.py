@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import threading
 from datetime import timedelta
@@ -238,6 +239,7 @@ async def test_a_broker_s_names_are_kept_by_its_successor(fleet: Fleet) -> None:
     names = [each.extensions.get_extension_for_class(x509.SubjectAlternativeName).value for each in (first, second)]
     assert names[0] == names[1]
     assert names[0].get_values_for_type(x509.DNSName) == ["localhost"]
+    assert names[0].get_values_for_type(x509.IPAddress) == [ipaddress.ip_address("::1")]
 
 
 async def test_unused_serial_numbers_are_given_back(fleet: Fleet) -> None:

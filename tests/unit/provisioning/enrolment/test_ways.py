@@ -24,6 +24,13 @@ from tests.support.manufacturer import Manufacturer
 from tests.support.requests import NOON, csr_der
 from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, refusal, register
 
+
+async def who_signed_for(fleet: Fleet) -> list[str]:
+    """Return who takes responsibility for each certificate, oldest first."""
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    return [each.actor for each in entries if each.action == Action.SIGNING_CERTIFICATE]
+
+
 # Manufacturers.
 
 
@@ -69,8 +76,12 @@ async def test_only_the_registered_ca_itself_counts_while_it_lasts(fleet: Fleet)
     assert await refusal(fleet, "SN17", certificate=early, label="line") is Code.WAY_REFUSED
 
 
-async def test_a_device_with_a_new_key_is_recognised_by_its_own_manufacturer_s_certificate_only(fleet: Fleet) -> None:
-    await group(fleet, "manufacturer", "token", new_key=NewKey.REPLACE)
+@pytest.mark.parametrize("way", ["manufacturer", "manufacturer+listed"])
+async def test_a_device_with_a_new_key_is_recognised_by_its_own_manufacturer_s_certificate_only(
+    fleet: Fleet, way: str
+) -> None:
+    await group(fleet, way, "token", new_key=NewKey.REPLACE)
+    await DeviceListService(fleet.database, fleet.clock).add("line", [("SN17", None), ("SN18", None)], by="admin")
     acme, other = Manufacturer("Acme", begin=NOON), Manufacturer("Other", begin=NOON)
     await register(fleet, acme)
     await register(fleet, other, name="other")
@@ -151,12 +162,14 @@ async def test_an_operator_s_token_readmits_for_good(fleet: Fleet) -> None:
     assert (await is_good(fleet, readmitted), await is_good(fleet, replaced)) == (False, True)
 
 
-async def test_an_operator_s_token_readmits_beside_another_condition(fleet: Fleet) -> None:
-    await group(fleet, "token+listed")
+@pytest.mark.parametrize("ways", ["token+listed", "listed+token"])
+async def test_an_operator_s_token_readmits_beside_another_condition(fleet: Fleet, ways: str) -> None:
+    await group(fleet, ways)
     await DeviceListService(fleet.database, fleet.clock).add("line", [("meter-1", None)], by="admin")
     await enrol(fleet, "meter-1", token=TokenCredential("meter-1", await fleet.token("meter-1", "line")))
     await fleet.revocation.revoke_device("meter-1", RevocationReason.UNSPECIFIED, by="admin")
     await enrol(fleet, "meter-1", token=TokenCredential("meter-1", await fleet.token("meter-1", "line")))
+    assert await who_signed_for(fleet) == ["admin", "admin"], "who made the token, not whose list it is"
 
 
 # Approval.
@@ -237,9 +250,7 @@ async def test_an_approval_beside_a_claim_shows_the_claim(fleet: Fleet) -> None:
     certificate = await enrol(fleet, "meter-1", key=key, certificate=shared)
     assert not await is_good(fleet, certificate), "what a claim buys is on trial, whoever else has vouched"
     await fleet.reenrol(certificate, successor_csr(certificate))
-    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
-    signing = [each.actor for each in entries if each.action == Action.SIGNING_CERTIFICATE]
-    assert signing == ["boss", "meter-1"], "who has decided, not who made the claim"
+    assert await who_signed_for(fleet) == ["boss", "meter-1"], "who has decided, not who made the claim"
 
 
 async def test_a_queue_that_is_full_takes_no_more_and_forgets_what_nobody_decides(
@@ -247,10 +258,14 @@ async def test_a_queue_that_is_full_takes_no_more_and_forgets_what_nobody_decide
 ) -> None:
     monkeypatch.setattr("provisioning.enrolment.ways.approval.MAXIMUM_PENDING", 2)
     await group(fleet, "approval")
+    key = generate_key()
     for number in (1, 2):
-        await pending(fleet, f"meter-{number}", label="line")
+        await pending(fleet, f"meter-{number}", key=key if number == 1 else None, label="line")
     assert await refusal(fleet, "meter-3", label="line") is Code.APPROVALS_FULL
-    fleet.clock.advance(timedelta(days=7, seconds=1))
+    await pending(fleet, "meter-1", key=key, label="line")
+    fleet.clock.advance(timedelta(days=7))
+    assert await refusal(fleet, "meter-3", label="line") is Code.APPROVALS_FULL
+    fleet.clock.advance(timedelta(seconds=1))
     await pending(fleet, "meter-3", label="line")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine
 from datetime import datetime
 from functools import partial
@@ -16,7 +17,8 @@ from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import devices, revocations
+from provisioning.store import audit, devices, revocations
+from provisioning.store.audit import Action
 from tests.support.fleet import Fleet
 from tests.support.requests import csr_der
 
@@ -91,6 +93,23 @@ async def test_what_was_made_with_an_operator_s_compromised_key_is_worth_nothing
     with pytest.raises(Refused, match="TOKEN_VOID"):
         await fleet.enrolment.enrol(csr_der(names=["meter-2"]), by_anna)
     await fleet.enrolment.enrol(csr_der(names=["meter-3"]), by_bert)
+
+
+@pytest.mark.parametrize("ending", ["revoke", "revoke by serial", "revoke in a batch", "a serial in a batch"])
+async def test_tokens_that_are_void_are_audited_though_nothing_else_was_left_to_end(fleet: Fleet, ending: str) -> None:
+    await fleet.enrol("meter-1")
+    serial = await enrol_admin(fleet, "anna")
+    await enrol_admin(fleet, "bert")
+    for name in ("meter-1", "anna"):
+        await fleet.revocation.revoke_device(name, RevocationReason.UNSPECIFIED, by="bert")
+    (made,) = await fleet.token_service.create(TokenOrder(["meter-2"], "north"), by="anna")
+    outcomes = [await ENDINGS[ending](fleet, "anna", serial) for _ in range(2)]
+    assert [each.changed for each in outcomes] == [True, False]
+    with pytest.raises(Refused, match="TOKEN_VOID"):
+        await fleet.enrolment.enrol(csr_der(names=["meter-2"]), TokenCredential("meter-2", made.token))
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    facts = [json.loads(each.details) for each in entries if each.actor == "anna" and each.action == Action.REVOKED]
+    assert [(each["serials"], each["tokens_voided"]) for each in facts] == [([], 1)]
 
 
 async def test_an_operator_who_leaves_leaves_his_tokens(fleet: Fleet) -> None:

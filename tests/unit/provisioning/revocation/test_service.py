@@ -34,25 +34,30 @@ async def test_a_device_is_revoked_with_all_its_certificates_once(fleet: Fleet) 
 
 
 @pytest.mark.parametrize("batch", [False, True])
-async def test_a_compromised_key_ends_every_certificate_for_it(fleet: Fleet, batch: bool) -> None:
+@pytest.mark.parametrize("named", ["good", "revoked"])
+async def test_a_compromised_key_ends_every_certificate_for_it(fleet: Fleet, batch: bool, named: str) -> None:
     key = generate_key()
     first = await fleet.enrol(csr=csr_der(key, names=["meter-17"]))
     second = await fleet.reenrol(first, successor_csr(first, key))
     third = await fleet.reenrol(second, successor_csr(second, key))
     other = await fleet.reenrol(second, successor_csr(second))
 
-    async def revoke(certificate: x509.Certificate, reason: RevocationReason) -> list[str]:
+    async def revoke(certificate: x509.Certificate, reason: RevocationReason) -> dict[str, RevocationReason]:
         serial = f"{certificate.serial_number:x}"
         if batch:
             outcome = await fleet.revocation.revoke_batch([], [serial], reason, by="admin")
         else:
             outcome = await fleet.revocation.revoke_serial(serial, reason, by="admin")
-        return [each.serial for each in outcome.revoked]
+        assert outcome.changed
+        return {each.serial: each.reason for each in outcome.revoked}
 
+    superseded, compromised = RevocationReason.SUPERSEDED, RevocationReason.KEY_COMPROMISE
     serials = [f"{each.serial_number:x}" for each in (first, second, other, third)]
-    assert await revoke(other, RevocationReason.SUPERSEDED) == serials[2:3]
-    assert await revoke(third, RevocationReason.SUPERSEDED) == serials[3:], "for another reason its key is still good"
-    assert sorted(await revoke(second, RevocationReason.KEY_COMPROMISE)) == sorted(serials[:2])
+    assert await revoke(other, superseded) == {serials[2]: superseded}
+    assert await revoke(third, superseded) == {serials[3]: superseded}, "for another reason its key is still good"
+    before = {serials[3]: superseded} if named == "revoked" else {}
+    expected = dict.fromkeys(serials[:2], compromised) | before
+    assert await revoke(third if named == "revoked" else second, compromised) == expected
     assert await sequences(fleet) == [(number, "meter-17") for number in (1, 2, 3, 4)]
     assert await fleet.database.read(lambda connection: list(audit_findings.findings(connection))) == []
 

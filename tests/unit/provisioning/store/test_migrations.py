@@ -24,6 +24,8 @@ from provisioning.store import (
     device_keys,
     devices,
     inventory,
+    manufacturer_lists,
+    manufacturers,
     revocations,
     schema,
     tables,
@@ -275,3 +277,20 @@ INSERT INTO certificates
     FROM certificates WHERE serial = :serial
 """
 """The number of another certificate of the same CA."""
+
+
+async def test_a_manufacturer_of_before_has_no_list_and_would_wait_for_a_next_one(store_url: str) -> None:
+    def upgraded(connection: Connection) -> tuple[object, object]:
+        upgrade_from(connection, "0022", "0023", _MANUFACTURER)
+        (known,) = manufacturers.page(connection, limit=9, after=None)
+        return known.lapsed_lists, manufacturer_lists.of_manufacturer(connection, known.id)
+
+    database = Database(store_url)
+    assert await database.write(upgraded) == ("refuse", [])
+    await database.close()
+
+
+_MANUFACTURER = """
+INSERT INTO manufacturers (name, group_name, name_prefix, subject, fingerprint_sha256, der, created_at, created_by)
+    VALUES ('acme', 'line', '', '', 'aa', '', '2026-01-01 00:00:00', 'admin')
+"""

@@ -1,0 +1,207 @@
+"""Manufacturers' CRLs, as operators give them: read, verified, and kept until the next.
+
+Theory
+------
+A list is given as the manufacturer publishes it. `provisioning.pki.crl` reads it, as it does for the broker; here is
+decided whether it is taken. What it says goes to the store, where enrolments ask it
+(`provisioning.enrolment.manufacturer_status`): a restart forgets nothing, and every process knows it at once.
+
+Rules
+-----
+1. The registered CA itself has signed it: the list of another, of the CA above for instance, says nothing about its
+   certificates.
+2. Neither number nor thisUpdate goes backwards: who plays an old list back, still valid, releases nobody. A
+   manufacturer that numbers anew needs an operator's word, and thisUpdate must be later even so.
+3. A list that has lapsed already is taken only where lapsed lists are accepted: otherwise it would stop enrolment.
+4. A delta is refused: the complete list says the same, and needs nothing beside it.
+5. It is read in a thread that gives way: a list may have as many entries as a request's size permits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from cryptography import x509
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import Code, Refused
+from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, read_entries, split, verify
+from provisioning.pki.revocation import Entries
+from provisioning.store import audit, manufacturer_lists, manufacturers
+from provisioning.store.audit import Action
+from provisioning.store.database import Database
+from provisioning.store.manufacturer_lists import MAXIMUM_SCOPE, StoredList
+from provisioning.store.manufacturers import LapsedLists, StoredManufacturer
+
+MAXIMUM_LISTS: Final = 256
+"""Parts into which a manufacturer may divide its list."""
+_MAXIMUM_OCTETS: Final = 20
+"""Of a serial number, and of a list's (RFC 5280 §4.1.2.2, §5.2.3)."""
+_CLOCK_TOLERANCE: Final = timedelta(minutes=5)
+_PAUSE: Final = 0.0002
+"""Seconds for which reading a list gives way, again and again."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A list that is in use, and what it has changed: nothing if it was in use before."""
+
+    stored: StoredList
+    changed: bool
+    revoked: int = 0
+    released: int = 0
+
+
+class ManufacturerListService:
+    """Takes manufacturers' CRLs."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def take(self, name: str, content: bytes, *, by: str, renumbered: bool = False) -> Taken:
+        """Use the list in *content*, DER or PEM, for the manufacturer called *name*; raise `Refused`.
+
+        *renumbered*: its number may be lower than that of the one before.
+        """
+        known = await self._database.read(lambda connection: _find(connection, name))
+        try:
+            read = await asyncio.to_thread(_read, content, x509.load_der_x509_certificate(known.der))
+        except CrlRefused as error:
+            raise _refused(error) from error
+        listed, digest, entries = read
+
+        def record(connection: Connection) -> Taken:
+            now = self._clock()
+            manufacturer = _find(connection, name)
+            lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
+            before = next((each for each in lists if each.scope == listed.scope), None)
+            if before is not None and before.sha256 == digest:
+                return Taken(before, changed=False)
+            try:
+                _check_dates(listed, now, accepted=manufacturer.lapsed_lists is LapsedLists.ACCEPT)
+                _check_newer(listed, before, renumbered=renumbered)
+            except CrlRefused as error:
+                raise _refused(error) from error
+            if before is None and len(lists) >= MAXIMUM_LISTS:
+                raise _invalid(f"{name} has {MAXIMUM_LISTS} lists about different parts of its certificates already")
+            facts = {
+                "number": listed.number,
+                "this_update": listed.this_update,
+                "next_update": listed.next_update,
+                "sha256": digest,
+                "taken_at": now,
+                "taken_by": by,
+            }
+            revoked, released = manufacturer_lists.put(connection, manufacturer.id, facts, listed.scope, entries)
+            told = {
+                "crl_number": str(listed.number),
+                "this_update": listed.this_update.isoformat(),
+                "next_update": listed.next_update.isoformat(),
+                "about": sorted(listed.scope.names),
+                "entries": len(entries),
+                "revoked": revoked,
+                "released": released,
+                "sha256": digest.hex(),
+            }
+            audit.append(connection, now, by, Action.MANUFACTURER_LIST_TAKEN, name, told)
+            lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
+            stored = next(each for each in lists if each.scope == listed.scope)
+            return Taken(stored, changed=True, revoked=revoked, released=released)
+
+        taken = await self._database.write(record)
+        if taken.changed:
+            log.info(
+                "manufacturer's list taken",
+                manufacturer=name,
+                number=taken.stored.number,
+                entries=taken.stored.entries,
+                revoked=taken.revoked,
+                released=taken.released,
+                next_update=taken.stored.next_update.isoformat(),
+                by=by,
+            )
+        return taken
+
+    async def of(self, those: Iterable[StoredManufacturer]) -> Mapping[int, Sequence[StoredList]]:
+        """Return the lists of each of *those* that has any, by its id."""
+        ids = [each.id for each in those]
+        return await self._database.read(lambda connection: manufacturer_lists.of_manufacturers(connection, ids))
+
+
+def _find(connection: Connection, name: str) -> StoredManufacturer:
+    found = manufacturers.find_named(connection, name)
+    if found is None:
+        raise Refused(Code.MANUFACTURER_UNKNOWN, f"no manufacturer is called {name[:80]!r}")
+    return found
+
+
+def _read(content: bytes, authority: x509.Certificate) -> tuple[CertificateList, bytes, Entries]:
+    """Return the one list in *content*, which *authority* has signed, its SHA-256 and entries; raise `CrlRefused`."""
+    lists = split(content)
+    if len(lists) != 1:
+        raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"{len(lists)} lists: give them one by one")
+    (der,) = lists
+    listed = parse(der)
+    verify(listed, authority)
+    if listed.base_number is not None:
+        raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, "a delta: give the complete list")
+    if listed.scope.authorities_only:
+        raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, "a list about CAs only: give that of the devices' certificates")
+    if len(manufacturer_lists.scope_text(listed.scope)) > MAXIMUM_SCOPE:
+        raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"its distribution point has more than {MAXIMUM_SCOPE} characters")
+    entries = read_entries(listed, lambda: time.sleep(_PAUSE))
+    for what, number in (("its number", listed.number), ("a serial number", max(entries, key=abs, default=0))):
+        if not 0 <= number < 1 << 8 * _MAXIMUM_OCTETS:
+            raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"{what} is negative, or has more than 20 octets")
+    return listed, hashlib.sha256(der).digest(), entries
+
+
+def _check_dates(listed: CertificateList, now: datetime, *, accepted: bool) -> None:
+    if listed.this_update > now + _CLOCK_TOLERANCE:
+        raise CrlRefused(
+            CrlProblem.CRL_NOT_YET_VALID,
+            f"thisUpdate is {listed.this_update:%Y-%m-%d %H:%M:%S} UTC, and it is {now:%Y-%m-%d %H:%M:%S}: compare "
+            "the clocks",
+        )
+    if listed.next_update < now and not accepted:
+        raise CrlRefused(
+            CrlProblem.CRL_EXPIRED,
+            f"nextUpdate was {listed.next_update:%Y-%m-%d %H:%M:%S} UTC: get the manufacturer's newest, or set it to "
+            "accept lapsed lists",
+        )
+
+
+def _check_newer(listed: CertificateList, before: StoredList | None, *, renumbered: bool) -> None:
+    if before is None:
+        return
+    number, this_update = before.place
+    if listed.this_update < this_update or (listed.this_update == this_update and listed.number <= number):
+        raise CrlRefused(
+            CrlProblem.CRL_OLDER,
+            f"number {listed.number} of {listed.this_update:%Y-%m-%d %H:%M:%S} UTC; number {number} of "
+            f"{this_update:%Y-%m-%d %H:%M:%S} is in use",
+        )
+    if listed.number < number and not renumbered:
+        raise CrlRefused(
+            CrlProblem.CRL_OLDER,
+            f"number {listed.number}, though made later than number {number}, which is in use: if the manufacturer "
+            "numbers its lists anew, say so (--renumbered)",
+        )
+
+
+def _refused(error: CrlRefused) -> Refused:
+    return _invalid(f"the list cannot be used: {error}")
+
+
+def _invalid(detail: str) -> Refused:
+    return Refused(Code.INVALID_REQUEST, detail)

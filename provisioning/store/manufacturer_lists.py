@@ -1,0 +1,175 @@
+"""Queries about manufacturers' CRLs: what each CA has revoked, list by list.
+
+A list is about all of its CA's certificates or about a part of them (`Scope`); of each scope the newest is known. One
+certificate is looked up by one index, however long the lists are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.engine import Connection
+
+from provisioning.pki.crl import Scope
+from provisioning.pki.revocation import Entries
+from provisioning.store.manufacturers import LapsedLists
+from provisioning.store.prepared import Prepared
+from provisioning.store.tables import manufacturer_lists, manufacturer_revocations, manufacturers
+
+MAXIMUM_SCOPE: Final = 2000
+"""Characters of `scope_text`."""
+_LISTS: Final = manufacturer_lists.c
+_REVOCATIONS: Final = manufacturer_revocations.c
+_ADD: Final = Prepared(insert(manufacturer_revocations), told_by="serial")
+_REMOVE: Final = Prepared(
+    delete(manufacturer_revocations).where(
+        _REVOCATIONS.list_id == bindparam("of_list"), _REVOCATIONS.serial == bindparam("wanted")
+    ),
+    at_once=True,
+)
+_AT_ONCE: Final = 5000
+"""Rows of one statement on PostgreSQL, where each of so many by itself would hold all writers up for seconds."""
+_OF: Final = Prepared(
+    select(manufacturer_lists).where(_LISTS.manufacturer_id == bindparam("wanted")).order_by(_LISTS.id)
+)
+_ENTRY: Final = (
+    select(_REVOCATIONS.entry)
+    .where(_REVOCATIONS.list_id == _LISTS.id, _REVOCATIONS.serial == bindparam("wanted"))
+    .scalar_subquery()
+)
+"""Asked of each list by the index; of a join, either database may read all that was ever revoked."""
+_NAMING: Final = Prepared(
+    select(_LISTS.manufacturer_id, _ENTRY)
+    .select_from(manufacturer_lists.join(manufacturers))
+    .where(manufacturers.c.subject == bindparam("issuer"))
+)
+_WHO: Final = Prepared(
+    select(manufacturers.c.name, manufacturers.c.der).where(manufacturers.c.id == bindparam("wanted"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredList:
+    """A manufacturer's newest list about *scope*, without what it says; it holds until *next_update*."""
+
+    id: int
+    scope: Scope
+    number: int
+    this_update: datetime
+    next_update: datetime
+    sha256: bytes
+    entries: int
+    taken_at: datetime
+    taken_by: str
+
+    @property
+    def place(self) -> tuple[int, datetime]:
+        """What orders the lists of one scope."""
+        return self.number, self.this_update
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """A CA whose list names a serial number, with reason and time as `pack` makes them."""
+
+    manufacturer: str
+    der: bytes
+    entry: int
+
+
+def scope_text(scope: Scope) -> str:
+    """Return *scope* as the store has it."""
+    return json.dumps({"names": sorted(scope.names), "users_only": scope.users_only})
+
+
+def serial_text(serial: int) -> str:
+    """Return a serial number as the store has it."""
+    return f"{serial:x}"
+
+
+def of_manufacturer(connection: Connection, manufacturer_id: int) -> Sequence[StoredList]:
+    """Return a manufacturer's lists."""
+    return [_from_row(row) for row in _OF.rows(connection, {"wanted": manufacturer_id})]
+
+
+def of_manufacturers(connection: Connection, manufacturer_ids: Sequence[int]) -> Mapping[int, Sequence[StoredList]]:
+    """Return the lists of each of many manufacturers that has any."""
+    found: dict[int, list[StoredList]] = {}
+    statement = select(manufacturer_lists).where(_LISTS.manufacturer_id.in_(manufacturer_ids)).order_by(_LISTS.id)
+    for row in connection.execute(statement):
+        found.setdefault(row.manufacturer_id, []).append(_from_row(row))
+    return found
+
+
+def awaited(connection: Connection) -> Mapping[str, Sequence[StoredList]]:
+    """Return the lists of the manufacturers whose devices wait for the next one, by their names."""
+    statement = (
+        select(manufacturers.c.name, *manufacturer_lists.c)
+        .select_from(manufacturer_lists.join(manufacturers))
+        .where(manufacturers.c.ended_at.is_(None), manufacturers.c.lapsed_lists == LapsedLists.REFUSE.value)
+        .order_by(manufacturers.c.name, _LISTS.id)
+    )
+    found: dict[str, list[StoredList]] = {}
+    for name, *row in connection.execute(statement):
+        found.setdefault(name, []).append(_from_row(row))
+    return found
+
+
+def naming(connection: Connection, issuer: bytes, serial: int) -> Sequence[Naming]:
+    """Return the CAs called *issuer* (DER), ended ones too, whose lists name the certificate with this serial number.
+
+    CAs may share a name: whether one of them has issued the certificate is the caller's to see.
+    """
+    rows = _NAMING.rows(connection, {"issuer": issuer, "wanted": serial_text(serial)})
+    found = []
+    for manufacturer, entry in rows:
+        if entry is not None:
+            name, der = _WHO.one(connection, {"wanted": manufacturer})
+            found.append(Naming(name, der, entry))
+    return found
+
+
+def put(
+    connection: Connection, manufacturer_id: int, facts: Mapping[str, Any], scope: Scope, entries: Entries
+) -> tuple[int, int]:
+    """Record a list, in place of the one before about *scope*; return how many are revoked by it, and released.
+
+    *facts* are the columns that `StoredList` has beside. What both lists say alike is not written again.
+    """
+    known = _LISTS.manufacturer_id == manufacturer_id, _LISTS.scope == scope_text(scope)
+    row = {**facts, "number": str(facts["number"]), "entries": len(entries)}
+    list_id = connection.execute(select(_LISTS.id).where(*known)).scalar_one_or_none()
+    if list_id is None:
+        connection.execute(
+            insert(manufacturer_lists), {**row, "manufacturer_id": manufacturer_id, "scope": scope_text(scope)}
+        )
+        list_id = connection.execute(select(_LISTS.id).where(*known)).scalar_one()
+    else:
+        connection.execute(update(manufacturer_lists).where(_LISTS.id == list_id).values(row))
+    said = select(_REVOCATIONS.serial, _REVOCATIONS.entry).where(_REVOCATIONS.list_id == list_id)
+    before: dict[str, int] = {row.serial: row.entry for row in connection.execute(said)}
+    after = {serial_text(serial): entry for serial, entry in entries.items()}
+    gone = [serial for serial, entry in before.items() if after.get(serial) != entry]
+    come = [serial for serial, entry in after.items() if before.get(serial) != entry]
+    _run(_REMOVE, connection, [{"of_list": list_id, "wanted": serial} for serial in gone])
+    _run(_ADD, connection, [{"list_id": list_id, "serial": each, "entry": after[each]} for each in sorted(come)])
+    return sum(each not in before for each in come), sum(each not in after for each in gone)
+
+
+def _run(statement: Prepared, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    if connection.dialect.name == "sqlite":
+        statement.run_each(connection, rows)
+        return
+    for first in range(0, len(rows), _AT_ONCE):
+        statement.answers(connection, rows[first : first + _AT_ONCE])
+
+
+def _from_row(row: Any) -> StoredList:
+    identifier, _manufacturer, scope, number, *rest = row
+    said = json.loads(scope)
+    return StoredList(identifier, Scope(frozenset(said["names"]), said["users_only"]), int(number), *rest)

@@ -1,0 +1,349 @@
+"""Manufacturers' CRLs: which are taken, and whom they keep out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtensionOID
+from sqlalchemy import select
+from sqlalchemy.engine import Connection
+
+from provisioning.doctor_manufacturers import manufacturer_findings
+from provisioning.enrolment import manufacturer_lists as lists_of_manufacturers
+from provisioning.enrolment.manufacturers import ManufacturerService
+from provisioning.errors import Code, Refused
+from provisioning.pki.keys import generate_key
+from provisioning.pki.revocation import unpack
+from provisioning.store import audit, manufacturer_lists
+from provisioning.store.audit import Action
+from provisioning.store.manufacturers import LapsedLists
+from provisioning.store.tables import manufacturer_revocations
+from tests.support.crl import at, crl, impostor_of, pem, scope
+from tests.support.fleet import Fleet, open_fleet
+from tests.support.manufacturer import Manufacturer
+from tests.support.requests import NOON, csr_der
+from tests.support.ways import HOUR, enrol, give_list, group, nothing, refusal, register
+
+DAY = timedelta(days=1)
+COMPROMISE = x509.ReasonFlags.key_compromise
+HOLD = x509.ReasonFlags.certificate_hold
+SHARD = "http://pki.acme.example/{}.crl"
+
+
+def listed(acme: Manufacturer, *revoked: x509.Certificate | int, **facts: Any) -> bytes:
+    """Return acme's list of *revoked*, made at noon unless *facts* say otherwise, for a day."""
+    serials = [each if isinstance(each, int) else each.serial_number for each in revoked]
+    reason = facts.pop("reason", COMPROMISE)
+    facts = {"now": NOON, "age": timedelta(), "life": DAY} | facts
+    return crl(acme.held, dict.fromkeys(serials, reason), **facts)
+
+
+@pytest.fixture
+async def acme(fleet: Fleet) -> Manufacturer:
+    """A manufacturer that is registered."""
+    await group(fleet, "manufacturer", server_keys=True)
+    registered = Manufacturer(begin=NOON - DAY)
+    await register(fleet, registered)
+    return registered
+
+
+async def set_lapsed(fleet: Fleet, lapsed: LapsedLists) -> None:
+    service = ManufacturerService(fleet.database, fleet.clock, nothing)
+    assert (await service.set_lapsed_lists("acme", lapsed, by="anna")).lapsed_lists is lapsed
+
+
+async def test_what_the_manufacturer_has_revoked_lets_nobody_in(
+    fleet: Fleet, acme: Manufacturer, store_url: str
+) -> None:
+    stolen, good = acme.idevid("SN17")[0], acme.idevid("SN18")[0]
+    await give_list(fleet, listed(acme, stolen))
+    said = (
+        rf"MANUFACTURER_REVOKED: the certificate, serial number {stolen.serial_number:x}, was revoked by acme on 2027-"
+    )
+    with pytest.raises(Refused, match=said):
+        await enrol(fleet, "SN17", certificate=stolen)
+    with pytest.raises(Refused, match=said):
+        await fleet.enrolment.enrol_with_server_key(csr_der(names=["SN17"]), None, None, stolen)
+    await enrol(fleet, "SN18", certificate=good)
+    async with open_fleet(store_url, fleet.authority) as other:  # Another process, or this one after a restart.
+        assert await refusal(other, "SN17", certificate=stolen) is Code.MANUFACTURER_REVOKED
+
+
+async def test_who_was_let_in_is_not_answered_again_once_the_manufacturer_has_revoked_it(
+    fleet: Fleet, acme: Manufacturer
+) -> None:
+    idevid, key = acme.idevid("SN17")[0], generate_key()
+    first = await enrol(fleet, "SN17", certificate=idevid, key=key)
+    assert await enrol(fleet, "SN17", certificate=idevid, key=key) == first
+    await give_list(fleet, listed(acme, idevid, reason=None))
+    with pytest.raises(Refused, match=r"MANUFACTURER_REVOKED: .*\(unspecified\)"):
+        await enrol(fleet, "SN17", certificate=idevid, key=key)
+
+
+async def test_a_hold_keeps_out_until_a_list_without_it(fleet: Fleet, acme: Manufacturer) -> None:
+    idevid = acme.idevid("SN17")[0]
+    assert (await give_list(fleet, listed(acme, idevid, 7, 8, reason=HOLD))).revoked == 3
+    assert await refusal(fleet, "SN17", certificate=idevid) is Code.MANUFACTURER_REVOKED
+    taken = await give_list(fleet, listed(acme, 7, 9, number=2))
+    assert (taken.revoked, taken.released, taken.stored.entries) == (1, 2, 2)
+    await enrol(fleet, "SN17", certificate=idevid)
+
+
+async def test_a_lapsed_list_lets_nobody_in_until_the_next_or_an_operator_s_word(
+    fleet: Fleet, acme: Manufacturer
+) -> None:
+    async def let_in(name: str) -> Code | None:
+        try:
+            await enrol(fleet, name, certificate=acme.idevid(name)[0])
+        except Refused as refused:
+            return refused.code
+        return None
+
+    revoked = acme.idevid("SN17")[0]
+    await give_list(fleet, listed(acme, revoked))
+    fleet.clock.advance(DAY)
+    assert await let_in("SN18") is None, "until nextUpdate, that second too"
+    fleet.clock.advance(timedelta(seconds=1))
+    with pytest.raises(Refused, match=r"lapsed on 2027-03-02 12:00 UTC.*manufacturer crl acme FILE") as lapsed:
+        await enrol(fleet, "SN19", certificate=acme.idevid("SN19")[0])
+    assert (lapsed.value.code, lapsed.value.retry_after) == (Code.MANUFACTURER_LIST_LAPSED, 600)
+    assert await refusal(fleet, "SN17", certificate=revoked) is Code.MANUFACTURER_REVOKED, "it names it all the same"
+    await set_lapsed(fleet, LapsedLists.ACCEPT)
+    assert await let_in("SN19") is None
+    assert await refusal(fleet, "SN17", certificate=revoked) is Code.MANUFACTURER_REVOKED
+    await set_lapsed(fleet, LapsedLists.REFUSE)
+    assert await let_in("SN20") is Code.MANUFACTURER_LIST_LAPSED
+    await give_list(fleet, listed(acme, revoked, number=2, now=fleet.clock()))
+    assert await let_in("SN20") is None
+
+
+async def test_a_list_in_parts_is_about_those_certificates_that_name_it(fleet: Fleet, acme: Manufacturer) -> None:
+    def part(shard: int, *revoked: x509.Certificate, **facts: Any) -> bytes:
+        return listed(acme, *revoked, point=scope(SHARD.format(shard), users_only=True), **facts)
+
+    first, second = (
+        acme.idevid(f"SN{number}", extensions=[(x509.CRLDistributionPoints(at(SHARD.format(number))), False)])[0]
+        for number in (1, 2)
+    )
+    await give_list(fleet, part(1, first))
+    assert await refusal(fleet, "SN1", certificate=first) is Code.MANUFACTURER_REVOKED
+    with pytest.raises(Refused, match=r"MANUFACTURER_LIST_LAPSED: no list of acme is about .* at http://.*/2\.crl:"):
+        await enrol(fleet, "SN2", certificate=second)
+    with pytest.raises(Refused, match=r"MANUFACTURER_LIST_LAPSED: .* on that about all certificates:"):
+        await enrol(fleet, "SN3", certificate=acme.idevid("SN3")[0])
+    taken = await give_list(fleet, part(2))
+    assert (taken.stored.scope.names, taken.stored.scope.users_only) == ({SHARD.format(2)}, True)
+    await enrol(fleet, "SN2", certificate=second)
+    assert await refusal(fleet, "SN1", certificate=first) is Code.MANUFACTURER_REVOKED, "the other part says nothing"
+    assert (await give_list(fleet, part(1, number=2))).released == 1
+    await enrol(fleet, "SN1", certificate=first)
+
+
+async def test_there_is_an_end_to_the_parts_of_a_list(
+    fleet: Fleet, acme: Manufacturer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists_of_manufacturers, "MAXIMUM_LISTS", 1)
+    await give_list(fleet, listed(acme))
+    with pytest.raises(Refused, match="INVALID_REQUEST: acme has 1 lists"):
+        await give_list(fleet, listed(acme, point=scope(SHARD.format(1))))
+    await give_list(fleet, listed(acme, number=2))
+    with pytest.raises(Refused, match="distribution point has more than 2000 characters"):
+        await give_list(fleet, listed(acme, point=scope(SHARD.format("x" * 2000))))
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"number": 4, "age": timedelta(hours=-1)}, "CRL_OLDER: number 4, though made later than number 5"),
+        ({"number": 4}, "CRL_OLDER: number 4 of 2027-03-01 12:00:00 UTC; number 5 of"),
+        ({"number": 5, "life": 2 * DAY}, "CRL_OLDER"),
+        ({"number": 6, "age": HOUR}, "CRL_OLDER: number 6 of 2027-03-01 11:00:00"),
+    ],
+)
+async def test_a_list_of_before_releases_nobody(
+    fleet: Fleet, acme: Manufacturer, facts: dict[str, Any], words: str
+) -> None:
+    idevid = acme.idevid("SN17")[0]
+    await give_list(fleet, listed(acme, idevid, number=5))
+    fleet.clock.advance(HOUR)
+    with pytest.raises(Refused, match=f"INVALID_REQUEST: the list cannot be used: {words}"):
+        await give_list(fleet, listed(acme, **facts))
+    assert await refusal(fleet, "SN17", certificate=idevid) is Code.MANUFACTURER_REVOKED
+
+
+async def test_a_manufacturer_that_numbers_anew_needs_a_word_and_a_later_date(fleet: Fleet, acme: Manufacturer) -> None:
+    await give_list(fleet, listed(acme, number=None))  # Its number is its time: 1 803 902 400.
+    with pytest.raises(Refused, match="CRL_OLDER"):
+        await give_list(fleet, listed(acme, number=1), renumbered=True)
+    fleet.clock.advance(HOUR)
+    later = listed(acme, number=1, now=fleet.clock())
+    with pytest.raises(Refused, match=r"CRL_OLDER: .*--renumbered"):
+        await give_list(fleet, later)
+    assert (await give_list(fleet, later, renumbered=True)).stored.number == 1
+
+
+async def test_a_list_that_is_given_again_changes_nothing(fleet: Fleet, acme: Manufacturer) -> None:
+    der = listed(acme, 7, number=1 << 159)
+    first = await give_list(fleet, der)
+    fleet.clock.advance(HOUR)
+    again = await give_list(fleet, pem(der))
+    assert (first.changed, again.changed, again.stored) == (True, False, first.stored)
+    await set_lapsed(fleet, LapsedLists.ACCEPT)
+    await set_lapsed(fleet, LapsedLists.ACCEPT)
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    told = [(each.action, each.actor, each.subject, json.loads(each.details)) for each in entries[-2:]]
+    facts = {
+        "about": [], "crl_number": str(1 << 159), "entries": 1, "next_update": "2027-03-02T12:00:00+00:00",
+        "released": 0, "revoked": 1, "sha256": first.stored.sha256.hex(), "this_update": "2027-03-01T12:00:00+00:00",
+    }  # fmt: skip
+    assert told == [
+        (Action.MANUFACTURER_LIST_TAKEN, "admin", "acme", facts),
+        (Action.MANUFACTURER_CHANGED, "anna", "acme", {"lapsed_lists": "accept"}),
+    ]
+
+
+async def test_the_store_has_what_the_newest_list_says_and_nothing_else(fleet: Fleet, acme: Manufacturer) -> None:
+    before, after = (dict.fromkeys(range(first, first + 3000), HOLD) for first in (1, 11))
+    after |= {20: COMPROMISE, 1 << 158: None}
+    facts: dict[str, Any] = {"now": NOON, "age": timedelta(), "life": DAY}
+    await give_list(fleet, crl(acme.held, before, **facts))
+    taken = await give_list(fleet, crl(acme.held, after, number=2, **facts))
+    assert (taken.revoked, taken.released, taken.stored.entries) == (11, 10, 3001)
+    rows = select(manufacturer_revocations.c.serial, manufacturer_revocations.c.entry)
+    stored = {int(serial, 16): entry for serial, entry in await fleet.database.read(
+        lambda connection: connection.execute(rows).all())}  # fmt: skip
+    found = {serial: unpack((b"", serial), entry) for serial, entry in stored.items()}
+    assert {serial: each.reason.flag for serial, each in found.items()} == {
+        serial: reason or x509.ReasonFlags.unspecified for serial, reason in after.items()
+    }
+    assert {each.revoked_at for each in found.values()} == {NOON}
+
+
+async def test_one_certificate_is_looked_up_whatever_else_was_revoked(fleet: Fleet, acme: Manufacturer) -> None:
+    """A join of the tables would read all of them, on SQLite always and on PostgreSQL without statistics."""
+    idevid = acme.idevid("SN17")[0]
+    taken = await give_list(fleet, listed(acme, idevid))
+    many = [{"list_id": taken.stored.id, "serial": f"{serial:x}", "entry": 0} for serial in range(1, 20_000)]
+    issuer = acme.name.public_bytes()
+
+    def read(connection: Connection) -> str:
+        (found,) = manufacturer_lists.naming(connection, issuer, idevid.serial_number)
+        assert found.manufacturer == "acme"
+        asked = {"issuer": issuer, "wanted": "1"}
+        if connection.dialect.name == "sqlite":
+            compiled = manufacturer_lists._NAMING._for(connection.dialect, asked)
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled.text}", tuple(compiled.bound(asked))).all()
+            return " ".join(str(row[-1]) for row in plan if "SCAN manufacturer_revocations" in row[-1])
+        read = "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'manufacturer_revocations'"
+        return str(connection.exec_driver_sql(read).scalar_one() or "")
+
+    await fleet.database.write(lambda connection: manufacturer_lists._ADD.run_each(connection, many))
+    assert await fleet.database.write(read) == ""
+
+
+UNUSABLE: dict[str, Callable[[Manufacturer], bytes]] = {
+    "CRL_MALFORMED: is empty": lambda _: b"",
+    "CRL_MALFORMED: holds no CRL": lambda acme: acme.pem.encode(),
+    "CRL_MALFORMED: not a CRL": lambda acme: listed(acme)[:-9],
+    "CRL_UNSUPPORTED: 2 lists": lambda acme: pem(listed(acme), listed(acme)),
+    "CRL_UNSUPPORTED: a delta": lambda acme: listed(acme, base=1, number=2),
+    "CRL_UNSUPPORTED: a list about CAs only": lambda acme: listed(acme, point=scope(authorities_only=True)),
+    "CRL_UNSUPPORTED: an indirect CRL": lambda acme: listed(acme, point=scope(indirect=True)),
+    "CRL_UNSUPPORTED: its number is negative, or": lambda acme: listed(acme, number=1 << 160),
+    "CRL_BAD_SIGNATURE": lambda acme: listed(acme, signed_by=impostor_of(acme.held)),
+    "CRL_WRONG_ISSUER": lambda _: listed(Manufacturer("Other", begin=NOON)),
+    "CRL_EXPIRED: nextUpdate was 2027-03-01 11:00:00 UTC": lambda acme: listed(acme, age=2 * HOUR, life=HOUR),
+    "CRL_NOT_YET_VALID": lambda acme: listed(acme, age=-HOUR),
+}
+
+
+@pytest.mark.parametrize("words", UNUSABLE)
+async def test_what_is_wrong_with_a_list_is_said_and_it_is_not_used(
+    fleet: Fleet, acme: Manufacturer, words: str
+) -> None:
+    with pytest.raises(Refused, match=f"INVALID_REQUEST: the list cannot be used: {words}"):
+        await give_list(fleet, UNUSABLE[words](acme))
+    await enrol(fleet, "SN17", certificate=acme.idevid("SN17")[0])
+
+
+async def test_a_list_of_nobody_is_refused(fleet: Fleet, acme: Manufacturer) -> None:
+    with pytest.raises(Refused, match="MANUFACTURER_UNKNOWN"):
+        await give_list(fleet, listed(acme), "other")
+    service = ManufacturerService(fleet.database, fleet.clock, nothing)
+    for call in (service.find("other"), service.set_lapsed_lists("other", LapsedLists.ACCEPT, by="anna")):
+        with pytest.raises(Refused, match="MANUFACTURER_UNKNOWN"):
+            await call
+
+
+async def test_the_last_list_of_who_makes_no_more_is_taken_where_lapsed_ones_are_accepted(
+    fleet: Fleet, acme: Manufacturer
+) -> None:
+    idevid = acme.idevid("SN17")[0]
+    await set_lapsed(fleet, LapsedLists.ACCEPT)
+    await give_list(fleet, listed(acme, idevid, age=2 * HOUR, life=HOUR))
+    assert await refusal(fleet, "SN17", certificate=idevid) is Code.MANUFACTURER_REVOKED
+    await enrol(fleet, "SN18", certificate=acme.idevid("SN18")[0])
+
+
+async def test_who_is_registered_again_under_another_name_has_revoked_what_it_had(
+    fleet: Fleet, acme: Manufacturer
+) -> None:
+    idevid = acme.idevid("SN17")[0]
+    await give_list(fleet, listed(acme, idevid))
+    await ManufacturerService(fleet.database, fleet.clock, nothing).end("acme", by="admin")
+    await register(fleet, Manufacturer(begin=NOON - DAY, key=acme.key), name="acme-2")
+    assert await refusal(fleet, "SN17", certificate=idevid) is Code.MANUFACTURER_REVOKED
+    await enrol(fleet, "SN18", certificate=acme.idevid("SN18")[0])
+
+
+async def test_a_ca_that_the_ca_above_it_has_revoked_lets_nobody_in(fleet: Fleet, acme: Manufacturer) -> None:
+    below = Manufacturer("Acme east", begin=NOON - DAY, above=acme)
+    await register(fleet, below, name="east", prefix="e-")
+    await enrol(fleet, "e-SN17", certificate=below.idevid("SN17")[0])
+    await give_list(fleet, listed(acme, below.certificate))
+    with pytest.raises(Refused, match=r"MANUFACTURER_REVOKED: the CA of east, serial number .* revoked by acme"):
+        await enrol(fleet, "e-SN18", certificate=below.idevid("SN18")[0])
+
+
+async def test_a_ca_of_the_same_name_revokes_its_own_only(fleet: Fleet, acme: Manufacturer) -> None:
+    namesake = Manufacturer(begin=NOON - DAY)
+    await register(fleet, namesake, name="namesake", prefix="n-")
+    idevid = acme.idevid("SN17")[0]
+    await give_list(fleet, listed(namesake, idevid), "namesake")
+    await enrol(fleet, "SN17", certificate=idevid)
+
+
+async def test_a_certificate_that_does_not_say_readably_where_its_list_is_waits_for_none(
+    fleet: Fleet, acme: Manufacturer
+) -> None:
+    points = x509.UnrecognizedExtension(ExtensionOID.CRL_DISTRIBUTION_POINTS, b"\x05\x00")
+    idevid = acme.idevid("SN17", extensions=[(points, False)])[0]
+    await give_list(fleet, listed(acme))
+    with pytest.raises(Refused, match="MANUFACTURER_CERTIFICATE: where its list is cannot be read"):
+        await enrol(fleet, "SN17", certificate=idevid)
+
+
+async def test_the_doctor_says_when_the_next_list_is_due(fleet: Fleet, acme: Manufacturer) -> None:
+    async def found() -> list[tuple[str, str]]:
+        said = await fleet.database.read(lambda connection: list(manufacturer_findings(connection, fleet.clock())))
+        return [(each.verdict, each.detail) for each in said]
+
+    assert await found() == []
+    await give_list(fleet, listed(acme))
+    fleet.clock.advance(18 * HOUR)
+    assert await found() == [("ok", "lists hold for a while: acme")]
+    fleet.clock.advance(HOUR)
+    assert await found() == [("warning", "acme's list will have lapsed, or has, on 2027-03-02 12:00 UTC")]
+    part = listed(acme, point=scope(SHARD.format(1)), now=fleet.clock())
+    await give_list(fleet, part)
+    fleet.clock.advance(6 * HOUR)
+    assert await found() == [("warning", "1 of acme's 2 lists will have lapsed, or has, on 2027-03-02 12:00 UTC")]
+    fleet.clock.advance(DAY)
+    assert await found() == [("failed", "acme's list lapsed on 2027-03-03 07:00 UTC: its devices are refused")]
+    await set_lapsed(fleet, LapsedLists.ACCEPT)
+    assert await found() == []
