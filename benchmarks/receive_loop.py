@@ -49,6 +49,7 @@ class _Void:
 
     address = "192.0.2.1:1883"
     unsent = False
+    untaken = 0
 
     def write(self, packets: list[bytes]) -> None:
         pass

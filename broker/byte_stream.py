@@ -18,6 +18,10 @@ class ByteStream(Protocol):
     def unsent(self) -> bool:
         """Whether something that was written waits for the socket."""
 
+    @property
+    def untaken(self) -> int:
+        """How many bytes that were written the peer has not taken, the kernel's buffer included."""
+
     def write(self, packets: list[bytes]) -> None:
         """Write *packets*, or keep what the socket does not take."""
 

@@ -56,6 +56,7 @@ _PINGREQ: Final = 0xC0
 _V5: Final = ProtocolVersion.V5
 _HOLD_SECONDS: Final = 1.0
 _SILENCE: Final = 10.0  # After so many seconds who pings says nothing for long: it dozes (`broker.doze`).
+_MUCH: Final = 1000  # Bytes of a packet that shows that somebody is there before it is whole (decision 0135).
 _NEVER: Final = 1 << 60  # More bytes than are ever read: what is behind a packet that waits is not looked at.
 
 
@@ -66,6 +67,7 @@ class ClientConnection:
         "_complaints",
         "_holder",
         "_meter",
+        "_moved",
         "_needed",
         "_tail",
         "_transport",
@@ -99,13 +101,12 @@ class ClientConnection:
         self._holder: Holder | None = None
         self._meter: Meter | None = None
         self._waiting = False
-        self.bucket = 0
+        self.bucket = self._moved = self.waits = 0
         self.closed = False
         """Whether it has ended: nothing is read, written or changed through it any more."""
         self.consulted: Inquiry | None = None
         self.dozes = False
         """Whether it says nothing but that it is there (`broker.doze`)."""
-        self.waits = 0
         self.expires_at = 0.0
         self.warned = False
         self.explains = True
@@ -141,8 +142,7 @@ class ClientConnection:
 
     def identified(self, peer: Peer, now: float) -> None:
         """Take note of who the client is."""
-        self.peer = peer
-        self.expires_at = now + peer.seconds_left
+        self.peer, self.expires_at = peer, now + peer.seconds_left
         self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
 
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
@@ -151,8 +151,7 @@ class ClientConnection:
 
     def examined(self, peer: Peer, now: float) -> None:
         """Take note that the certificate was examined again."""
-        self.peer = peer
-        self.expires_at = now + peer.seconds_left
+        self.peer, self.expires_at = peer, now + peer.seconds_left
         lifetime.file(self, now)
 
     def receive(self, data: bytes, now: float) -> None:
@@ -161,7 +160,7 @@ class ClientConnection:
             self._tail += data
             if len(self._tail) < self._needed:
                 return
-            data, self._tail = bytes(self._tail), None
+            data, self._tail, self._moved = bytes(self._tail), None, 0
         silence, self.last_received = now - self.last_received, now
         engine = self.engine
         if len(data) == 2 and data[0] == _PINGREQ and self._meter is None and pinged(engine, self.session, data):
@@ -317,7 +316,7 @@ class ClientConnection:
     def choke(self, now: float) -> None:
         """Take note that too much is unsent: the session keeps what is not sent yet in its bounded queue."""
         if self.session is not None:
-            self.session.choked = True
+            self.session.choked, self._moved = True, -self._transport.untaken
             self._complain().slow(now)
 
     def unchoke(self, now: float) -> None:
@@ -461,19 +460,20 @@ class ClientConnection:
         """Close the connection if a limit has passed, or file the next deadline."""
         if self.closed:
             return
-        if self.session is None:
-            secured = self.peer is not None or self.refusal is not None
-            code = RefusalCode.CONNECT_TIMEOUT if secured else RefusalCode.HANDSHAKE_TIMEOUT
-            self._close(code, "", now, publish_will=False)
-            return
-        if self._holder is not None or self._waiting:
+        if self._holder is not None or self._waiting or self._moves():
             if self._holder is not None:
                 self._holder.give_up()
-            self.last_received = now  # It may have spoken; nobody listened.
+            self.last_received = now  # It may have spoken; nobody listened. Or it is still about it.
         if (over := lifetime.over(self, self.engine.limits, now)) is not None:
             self.disconnect(*over, now)
         else:
             lifetime.file(self, now)
+
+    def _moves(self) -> bool:
+        """Whether much of a packet has come since this was asked last, or of what a client takes that is not read."""
+        choked = self.session is not None and self.session.choked
+        before, self._moved = self._moved, len(self._tail or b"") - (self._transport.untaken if choked else 0)
+        return self._moved - before >= _MUCH
 
     def fail(self, error: PacketError, now: float) -> None:
         """End the connection for a packet that the standard forbids."""

@@ -12,7 +12,8 @@ Rules
 2. Renewal begins at two thirds of the certificate's life, and is tried again with growing pauses until it succeeds. A
    certificate that is so short, and dated back so far, that this was before it came is renewed at two thirds of what is
    left of it: a successor is as short, and would be renewed at once, without end.
-3. What exists and is valid is used: a token is spent only where there is no usable certificate.
+3. What exists and is valid is used: a token is spent only where there is no usable certificate, and where one can be
+   kept.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ log = structlog.get_logger("broker")
 _RENEW_AT = 2 / 3
 _FIRST_PAUSE = 2.0
 _LONGEST_PAUSE = 300.0
-
+_ROOM = 64 * 1024
+"""Bytes that a key, a certificate and its chain take, at most."""
 
 _RENEWAL_ERRORS = (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity, TlsConfigurationError, CredentialError)
 
@@ -68,6 +70,7 @@ class BrokerCredential:
     def __init__(self, state_dir: Path, enrolment: Enrolment) -> None:
         self._enrolment = enrolment
         self._path = state_dir / "broker.pem"
+        self._draft = self._path.with_suffix(".new")
         self._obtained: datetime | None = None
         """When the present certificate came; None: before this process began."""
 
@@ -96,6 +99,7 @@ class BrokerCredential:
             raise CredentialError(
                 f"the broker's certificate {self._path} {what}: give --token or --token-file ({self._token_command})"
             )
+        self._make_room()
         async with EstClient(self._enrolment.url, self._enrolment.anchors) as client:
             key = generate_key()
             try:
@@ -122,6 +126,7 @@ class BrokerCredential:
         current = self.certificate()
         if current is None:
             raise EnrolmentUnavailable(f"{self._path} cannot be read")
+        self._make_room()
         async with EstClient(self._enrolment.url, self._enrolment.anchors, self.files) as client:
             key = generate_key()
             certificate = await client.reenrol(build_csr(key, identity_of(current), like=current))
@@ -152,20 +157,32 @@ class BrokerCredential:
     def _store(self, key_pem: bytes, certificate: x509.Certificate, chain: list[x509.Certificate]) -> None:
         path = [certificate, *_path_below_anchor(certificate, chain)]
         content = key_pem + b"".join(each.public_bytes(Encoding.PEM) for each in path)
-        temporary = self._path.with_suffix(".new")
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
+            self._write_draft(content)
+            self._draft.replace(self._path)
             self._obtained = datetime.now(UTC)
         except OSError as error:
             raise CredentialError(
                 f"{self._path} cannot be written: {error.strerror}; the new certificate is lost"
             ) from error
+
+    def _make_room(self) -> None:
+        """Find out whether a certificate could be kept, before one is asked for. Raises `CredentialError`."""
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._write_draft(bytes(_ROOM))
+            self._draft.unlink()
+        except OSError as error:
+            raise CredentialError(
+                f"{self._path} cannot be written: {error.strerror}; no certificate was asked for"
+            ) from error
+
+    def _write_draft(self, content: bytes) -> None:
+        descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _path_below_anchor(end_entity: x509.Certificate, candidates: list[x509.Certificate]) -> list[x509.Certificate]:

@@ -4,8 +4,9 @@ Rules
 -----
 1. Some time before a certificate ends that is said, once a connection, in the log, a counter and, where there are any,
    the presence events: a device that does not renew needs somebody.
-2. The deadline is the earliest of the three; after a reconnection the operator's time begins anew.
-3. No I/O, no clock.
+2. Silence is that no Control Packet comes [MQTT-3.1.2-22], and no more of one that is on its way.
+3. The deadline is the earliest of the three; after a reconnection the operator's time begins anew.
+4. No I/O, no clock.
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ def _deadline(connection: Lasting, limits: Limits) -> float:
 
 def over(connection: Lasting, limits: Limits, now: float) -> tuple[str, ReasonCode, str] | None:
     """Return why *connection* is to be closed, if it is."""
+    if connection.session is None:
+        secured = connection.peer is not None or connection.refusal is not None
+        code = RefusalCode.CONNECT_TIMEOUT if secured else RefusalCode.HANDSHAKE_TIMEOUT
+        return code, ReasonCode.UNSPECIFIED_ERROR, ""
     if now >= connection.expires_at:
         return RefusalCode.EXPIRED, ReasonCode.NOT_AUTHORIZED, "the certificate, or a CA's above it, has expired"
     if now >= connection.since + (limits.max_connection_lifetime or math.inf):

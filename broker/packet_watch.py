@@ -89,6 +89,11 @@ class PacketWatch(PassesOn):
         """Whether something that was sent before waits for the socket."""
         return self._stream.unsent
 
+    @property
+    def untaken(self) -> int:
+        """How many bytes the peer has not taken."""
+        return self._stream.untaken
+
     def write(self, packets: list[bytes]) -> None:
         """Look at *packets*, and write them."""
         extension = self._engine.extension

@@ -41,7 +41,7 @@ from typing import Final
 from broker.byte_stream import Receiver
 from broker.metrics import Metrics
 from broker.poller import READABLE, WRITABLE, Poller
-from broker.slow_reader import without_qos0
+from broker.slow_reader import in_kernel, without_qos0
 from broker.tls_refusal import code_of, words_of
 from broker.tls_session import TlsSession, shake_hands
 from broker.transport_state import CLOSED, CLOSING, HANDSHAKE, LINGERING, MUTE, OPEN
@@ -104,13 +104,11 @@ class TlsTransport:
     ) -> None:
         """Take over the non-blocking socket *connected* from the peer's *address*; *tls* has made no handshake yet."""
         self._loop = loop
-        self._host = sys.intern(address[0])  # A fleet comes from few addresses.
-        self._port = address[1]
+        self._host, self._port = sys.intern(address[0]), address[1]  # A fleet comes from few addresses.
         self._socket = connected
         self._tls: TlsSession | None = tls
         self._inside = read_ahead(tls)
         self._ahead = self._inside != 0
-        self._owes_ticket = False
         self._fd = connected.fileno()
         self._metrics = metrics
         self._poller = poller
@@ -125,8 +123,7 @@ class TlsTransport:
         self._state = HANDSHAKE
         self._timer: TimerHandle | None = None
         self._events = 0
-        self._held = False
-        self._resting = False
+        self._held = self._resting = self._owes_ticket = False
 
     @property
     def address(self) -> str:
@@ -142,6 +139,11 @@ class TlsTransport:
     def unsent(self) -> bool:
         """Whether something that was written waits for the socket."""
         return self._backlog is not None
+
+    @property
+    def untaken(self) -> int:
+        """How many bytes that were written the peer has not taken, the kernel's buffer included."""
+        return 0 if self._state is CLOSED else in_kernel(self._fd) + len(self._backlog or b"")
 
     def start(self, receiver: Receiver) -> None:
         """Begin the handshake; *receiver* is told what comes of it."""
@@ -342,13 +344,12 @@ class TlsTransport:
 
     def _send(self, tls: TlsSession, data: bytes | bytearray) -> int:
         """Write as much of *data* as the socket takes; return how many bytes."""
-        sent = 0
-        size = len(data)
+        sent, size = 0, len(data)
         try:
-            sent = tls.write(data)
-            while sent < size:
-                with memoryview(data)[sent:] as rest:
-                    sent += tls.write(rest)
+            with memoryview(data) as view:
+                while sent < size:  # By records: of what it has taken part of, OpenSSL tells nothing.
+                    with view[sent : sent + RECORD] as record:
+                        sent += tls.write(record)
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
             pass
         except (ssl.SSLError, OSError) as error:

@@ -67,6 +67,10 @@ class Underlying(Protocol):
     def unsent(self) -> bool:
         """Whether something that was written waits for the socket."""
 
+    @property
+    def untaken(self) -> int:
+        """How many bytes the peer has not taken."""
+
     def write(self, packets: list[bytes]) -> None:
         """Write bytes."""
 
@@ -260,6 +264,11 @@ class WebSocket:
     def unsent(self) -> bool:
         """Whether something that was written waits for the socket."""
         return self._transport.unsent
+
+    @property
+    def untaken(self) -> int:
+        """How many bytes the peer has not taken."""
+        return self._transport.untaken
 
     def write(self, packets: list[bytes]) -> None:
         """Write *packets* as one binary frame."""

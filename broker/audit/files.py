@@ -19,6 +19,7 @@ Does not handle: the queue before it, and when it fails (`broker.audit.log`).
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hmac
 import json
@@ -240,17 +241,11 @@ class AuditFiles:
 
     def _rotate(self) -> None:
         """Put the full file aside, begin another one, and remove the oldest."""
-        with self._path.open("rb") as file:
-            first = decoded(file.readline())[2]["number"]
-        self._path.rename(self._path.with_name(f"{self._path.stem}-{first:012d}{self._path.suffix}"))
-        full, self._descriptor = self._descriptor, -1
-        try:
-            self._descriptor = self._opened()
-        finally:
-            if self._descriptor < 0:
-                self._descriptor = full  # Goes on under its new name; tried again with the next entry.
-        if self._descriptor == full:
-            return
+        with contextlib.suppress(FileNotFoundError):  # It is aside already, and the next could not be made.
+            with self._path.open("rb") as file:
+                first = decoded(file.readline())[2]["number"]
+            self._path.rename(self._path.with_name(f"{self._path.stem}-{first:012d}{self._path.suffix}"))
+        full, self._descriptor = self._descriptor, self._opened()
         os.close(full)
         self._size = 0
         self._begin_file(self.head)

@@ -27,7 +27,7 @@ from typing import Any
 import structlog
 
 from broker.admission.refusal import RefusalCode, Refused
-from broker.audit.files import AuditFiles
+from broker.audit.files import AuditError, AuditFiles
 from broker.history import Event, Happened
 from broker.mqtt.codes import ReasonCode
 
@@ -156,7 +156,7 @@ class AuditLog:
             self._work.clear()
             try:
                 self._write_all()
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, AuditError) as error:
                 if not failed:
                     detail = getattr(error, "strerror", None) or str(error)
                     log.error(  # noqa: TRY400 - the disk's reason is the whole story

@@ -29,9 +29,8 @@ class Member(Protocol):
     def connected(self) -> bool:
         """Whether its client is connected."""
 
-    @property
-    def reachable(self) -> bool:
-        """Whether its client is connected and nothing waits for it."""
+    def has_room(self, qos: int) -> bool:
+        """Whether a message at *qos* would be written at once, and all before it has been."""
 
     @property
     def persistent(self) -> bool:
@@ -148,7 +147,7 @@ class ShareGroup:
         for step in range(count):
             index = (self._next + step) % count
             member = order[index]
-            if member.reachable:
+            if member.has_room(min(message.qos, self._members[member].qos)):
                 self._next = index + 1
                 return member
             if member.connected:

@@ -146,11 +146,6 @@ class Session:
         """Whether its client is connected."""
         return self.connection is not None
 
-    @property
-    def reachable(self) -> bool:
-        """Whether its client is connected and nothing waits for it."""
-        return self.connection is not None and self._queue is None
-
     def has_room(self, qos: int) -> bool:
         """Whether a message at *qos* would be written at once, and all before it has been."""
         connection = self.connection

@@ -64,6 +64,7 @@ class FakeTransport:
         self.closed = False
         self.held = False
         self.unsent = False
+        self.untaken = 0
         self.settled = False
         self.dozes = False
         self.rests: list[float] = []

@@ -190,13 +190,18 @@ def test_a_token_for_a_device_does_not_make_a_broker(service: ProvisioningServic
     assert not list((tmp_path / "b").glob("state/*"))
 
 
-def test_a_state_directory_that_cannot_be_written_is_said(service: ProvisioningService, tmp_path: Path) -> None:
+def test_a_state_directory_that_cannot_be_written_is_said_before_the_token_is_spent(
+    service: ProvisioningService, tmp_path: Path
+) -> None:
     broker = BrokerProcess.enrolled(tmp_path / "b", service)
     (tmp_path / "b" / "state").write_text("a file")
     code, said = broker.fail()
     assert code == 1
     assert f"{tmp_path}/b/state" in said
     assert "Traceback" not in said
+    (tmp_path / "b" / "state").unlink()
+    with broker:
+        assert broker.events("ENROLLED")
 
 
 # Renewal

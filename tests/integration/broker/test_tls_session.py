@@ -27,6 +27,7 @@ from broker.transport import TlsTransport
 from broker.turn import Turn
 from provisioning.pki.openssl import forget_sessions
 from provisioning.pki.tls import ClientCertificate, CredentialPem, client_context, server_context
+from tests.support.broker_process import wait_until
 from tests.support.noted_error import Bystander, leave_error
 from tests.support.one_segment import OneSegmentClient
 from tests.support.pki import Pki, shared_pki
@@ -381,6 +382,21 @@ async def test_a_client_that_leaves_without_having_taken_what_was_sent_is_lost_t
     assert told.transport is not None
     assert await asyncio.wait_for(told.ended, 30) == "CONNECTION_LOST"
     assert told.received == b"floodlast words"
+
+
+async def test_what_a_client_has_taken_is_kept_no_longer(server: Server, pki: Pki) -> None:
+    def act(connection: ssl.SSLSocket) -> None:
+        connection.sendall(b"flood")
+        assert server.told is not None
+        assert server.told.choked.wait(30)
+        transport, left = server.told.transport, 24 << 20
+        assert transport is not None
+        assert transport.untaken > 30 << 20
+        while left:
+            left -= len(connection.recv(min(left, 1 << 16)))
+        wait_until(lambda: transport.untaken < 9 << 20, "the rest alone waits")
+
+    await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), act)
 
 
 async def test_the_server_says_goodbye(server: Server, pki: Pki) -> None:

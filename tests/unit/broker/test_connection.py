@@ -90,6 +90,33 @@ def test_part_of_a_packet_does_not_keep_a_client_alive(broker: MemoryBroker) -> 
     assert client.closed
 
 
+def test_a_large_packet_on_a_slow_link_keeps_a_client_alive_as_long_as_more_of_it_comes(broker: MemoryBroker) -> None:
+    """Its client has begun to send in time; a PINGREQ cannot be put between."""
+    client = broker.device("meter-1", keep_alive=10)
+    for _ in range(2):
+        data = publication(TOPIC, bytes(100_000), 1, packet_id=1).encode(V5)
+        for start in range(0, len(data), 10_000):
+            client.send_bytes(data[start : start + 10_000])
+            broker.advance(9)
+        assert client.received() == [Puback(1)]
+    client.send_bytes(data[:10_000])
+    broker.advance(32)
+    assert client.closed, "no more of it comes"
+
+
+def test_who_takes_what_has_waited_is_not_taken_for_silent(broker: MemoryBroker) -> None:
+    """Nothing is read from him meanwhile: his pings are not heard."""
+    client = broker.device("meter-1", keep_alive=10)
+    client.transport.untaken = 5_000_000
+    client.connection.choke(broker.now)
+    for _ in range(10):
+        broker.advance(9)
+        client.transport.untaken -= 100_000
+    assert not client.closed
+    broker.advance(32)
+    assert client.closed, "he takes no more"
+
+
 def test_an_older_client_without_keep_alive_may_be_silent_for_ever(broker: MemoryBroker) -> None:
     client = broker.device("meter-1", version=V311, keep_alive=0)
     broker.advance(20 * 3600)

@@ -72,9 +72,20 @@ def test_who_has_room_is_served_before_who_has_none(broker: MemoryBroker, meter:
     for number in range(8):
         publish(meter, number)
         quick.acknowledge(*(messages := quick.messages()))
-        assert number < 3 or len(messages) == 1
+        assert len(messages) == (number > 0)
     assert len(slow.messages()) == 1
-    assert slow.session.queued <= 1
+    assert slow.session.queued == 0
+
+
+@pytest.mark.parametrize("choked", [False, True])
+def test_a_message_at_qos_0_goes_to_who_takes_it_now(broker: MemoryBroker, meter: WireClient, choked: bool) -> None:
+    """To whoever does not keep up it would be lost."""
+    slow, quick = workers(broker, 2, 0)
+    slow.transport.unsent = True
+    if choked:
+        slow.connection.choke(broker.now)
+    publish(meter, *range(4), qos=0)
+    assert quick.payloads() == [b"0", b"1", b"2", b"3"]
 
 
 def test_messages_in_flight_of_a_session_that_ends_go_to_another(broker: MemoryBroker, meter: WireClient) -> None:

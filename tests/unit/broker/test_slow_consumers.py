@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from broker.mqtt.packets import Pingreq, Pingresp, Pubcomp, Publish, Pubrec, Pubrel, Subscribe
+from broker.slow_reader import in_kernel
 from broker.store.journal import MOST_WAITING
 from tests.support.stored import StoredBroker
 from tests.support.wire import V5, MemoryBroker, publication, request
@@ -19,6 +22,24 @@ KEPT = {"clean_start": False, "session_expiry_interval": 600}
 @pytest.fixture
 def broker() -> MemoryBroker:
     return MemoryBroker(max_queued_messages=5, max_queued_bytes=1000)
+
+
+def test_what_a_peer_has_not_taken_is_known_from_the_kernel() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        ours = socket.create_connection(door.getsockname())
+        theirs, _ = door.accept()
+    with ours, theirs:
+        ours.setblocking(False)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += ours.send(bytes(65536))
+        before = in_kernel(ours.fileno())
+        assert 0 < before <= sent
+        left = sent
+        while left:
+            left -= len(theirs.recv(1 << 20))
+        assert in_kernel(ours.fileno()) < before
 
 
 def test_a_full_queue_is_said_once_for_each_time_that_it_fills_up(broker: MemoryBroker) -> None:

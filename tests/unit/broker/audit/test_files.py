@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +149,33 @@ def test_full_files_are_put_aside_and_the_oldest_removed(path: Path) -> None:
     assert verify(path, KEY).findings == []
     rotated(path)[1].unlink()
     assert "are missing" in verify(path, KEY).findings[0]
+
+
+def test_a_full_file_that_has_no_successor_yet_goes_on_under_its_new_name(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full may not have room for the name of another file, either."""
+    entry = [(1.0, {"event": "refused", "detail": "x" * 300})]
+    files = opened(path, most_bytes=1000)
+    while path.stat().st_size < 1000:
+        files.append(entry)
+    real_open = os.open
+
+    def full(name: object, flags: int, mode: int = 0o777) -> int:
+        if name == path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real_open(name, flags, mode)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "open", full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left on device"):
+                files.append(entry)
+        assert not path.exists()
+    files.append(entry)
+    files.close()
+    assert len(rotated(path)) == 1
+    assert verify(path, KEY, files.head).findings == []
 
 
 def test_a_log_is_one_process_and_its_place_must_be_writable(path: Path, tmp_path: Path) -> None:
