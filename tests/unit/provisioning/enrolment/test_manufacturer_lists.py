@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtensionOID
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
@@ -229,12 +230,12 @@ async def test_one_certificate_is_looked_up_whatever_else_was_revoked(fleet: Fle
     idevid = acme.idevid("SN17")[0]
     taken = await give_list(fleet, listed(acme, idevid))
     many = [{"list_id": taken.stored.id, "serial": f"{serial:x}", "entry": 0} for serial in range(1, 20_000)]
-    issuer = acme.name.public_bytes()
+    identifier = (await ManufacturerService(fleet.database, fleet.clock, nothing).find("acme")).id
 
     def read(connection: Connection) -> str:
-        (found,) = manufacturer_lists.naming(connection, issuer, idevid.serial_number)
-        assert found.manufacturer == "acme"
-        asked = {"issuer": issuer, "wanted": "1"}
+        assert manufacturer_lists.entry_of(connection, identifier, idevid.serial_number) is not None
+        assert manufacturer_lists.entry_of(connection, identifier, 20_000) is None
+        asked = {"of": identifier, "wanted": "1"}
         if connection.dialect.name == "sqlite":
             compiled = manufacturer_lists._NAMING._for(connection.dialect, asked)
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled.text}", tuple(compiled.bound(asked))).all()
@@ -299,6 +300,17 @@ async def test_who_is_registered_again_under_another_name_has_revoked_what_it_ha
     await register(fleet, Manufacturer(begin=NOON - DAY, key=acme.key), name="acme-2")
     assert await refusal(fleet, "SN17", certificate=idevid) is Code.MANUFACTURER_REVOKED
     await enrol(fleet, "SN18", certificate=acme.idevid("SN18")[0])
+
+
+async def test_a_manufacturer_s_name_is_the_same_in_strings_of_every_kind(fleet: Fleet, acme: Manufacturer) -> None:
+    printable = Manufacturer(begin=NOON - DAY, key=acme.key, strings=_ASN1Type.PrintableString)
+    stolen, good = (acme.idevid(number, issuer=printable.name)[0] for number in ("SN17", "SN18"))
+    await enrol(fleet, "SN18", certificate=good)
+    await give_list(fleet, listed(printable, stolen))
+    assert await refusal(fleet, "SN17", certificate=stolen) is Code.MANUFACTURER_REVOKED
+    await register(fleet, printable)  # Its certificate was renewed, and says it in these strings from now on.
+    assert await refusal(fleet, "SN17", certificate=stolen) is Code.MANUFACTURER_REVOKED
+    await enrol(fleet, "SN19", certificate=acme.idevid("SN19")[0])
 
 
 async def test_a_ca_that_the_ca_above_it_has_revoked_lets_nobody_in(fleet: Fleet, acme: Manufacturer) -> None:
