@@ -13,16 +13,16 @@ import functools
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.errors import Code, Refused
 from provisioning.metrics_exposure import MetricsExposure
 from provisioning.revocation.feed import RevocationFeed
@@ -103,14 +103,15 @@ class PartsCollector:
     """What the parts know of themselves, asked at every scrape."""
 
     def __init__(
-        self, feed: RevocationFeed, publishers: Mapping[str, CrlPublisher], manufacturers: ManufacturerWatch
+        self, feed: RevocationFeed, publishers: Mapping[str, CrlPublisher], ocsp_answers: Mapping[str, int]
     ) -> None:
+        """*ocsp_answers*: how many of each kind there have been."""
         self._feed = feed
         self._publishers = publishers
-        self._manufacturers = manufacturers
+        self._ocsp_answers = ocsp_answers
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the gauges."""
+        """Yield what they know."""
         yield GaugeMetricFamily(
             "fleet_provisioning_feed_sequence", "Newest event of the revocation feed.", self._feed.newest
         )
@@ -125,13 +126,28 @@ class PartsCollector:
                 number.add_metric([name], crl.number)
                 entries.add_metric([name], crl.entries)
                 ends.add_metric([name], crl.next_update.timestamp())
-        yield from (number, entries, ends)
+        answers = CounterMetricFamily(
+            "fleet_provisioning_ocsp_answers_total", "Answers to OCSP requests.", labels=["answer"]
+        )
+        for name, count in self._ocsp_answers.items():
+            answers.add_metric([name], count)
+        yield from (number, entries, ends, answers)
+
+
+class ManufacturersCollector:
+    """Until when manufacturers' lists hold, as `ManufacturerWatch` has seen last."""
+
+    def __init__(self, ends: Callable[[], Mapping[str, datetime]]) -> None:
+        self._ends = ends
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the gauge."""
         lists = GaugeMetricFamily(
             "fleet_provisioning_manufacturer_list_next_update_seconds",
             "Until when a manufacturer's lists hold, seconds since 1970.",
             labels=["manufacturer"],
         )
-        for name, end in self._manufacturers.ends.items():
+        for name, end in self._ends().items():
             lists.add_metric([name], end.timestamp())
         yield lists
 

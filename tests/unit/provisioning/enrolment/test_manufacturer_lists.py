@@ -20,10 +20,9 @@ from provisioning.enrolment import manufacturer_lists as lists_of_manufacturers
 from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Refused
-from provisioning.metrics import PartsCollector
+from provisioning.metrics import ManufacturersCollector
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import unpack
-from provisioning.revocation.feed import RevocationFeed
 from provisioning.store import audit, manufacturer_lists
 from provisioning.store.audit import Action
 from provisioning.store.manufacturers import LapsedLists
@@ -377,8 +376,7 @@ async def test_the_service_says_once_that_a_list_is_awaited(fleet: Fleet, acme: 
     assert (await said(), watch.ends) == ([], {})
     await give_list(fleet, listed(acme))
     assert (await said(), watch.ends) == ([], {"acme": NOON + DAY})
-    told = [each for family in PartsCollector(RevocationFeed(fleet.database, 15), {}, watch).collect()
-            for each in family.samples if "manufacturer" in each.labels]  # fmt: skip
+    told = [each for family in ManufacturersCollector(lambda: watch.ends).collect() for each in family.samples]
     assert [(each.labels["manufacturer"], each.value) for each in told] == [("acme", (NOON + DAY).timestamp())]
     fleet.clock.advance(19 * HOUR)
     assert (await said(), await said()) == (["soon"], [])
