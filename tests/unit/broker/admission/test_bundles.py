@@ -28,7 +28,8 @@ from broker.mqtt.connect import Connect
 from broker.trust_settings import TrustSettings
 from device_sim.attack.der import with_sha1
 from provisioning.pki.identity import Identity, Role
-from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.keys import key_identifier
+from provisioning.pki.revocation import Revocation, RevocationIndex, RevocationReason
 from tests.support.pki import DOMAIN, Held, Pki, shared_pki
 
 PKI = shared_pki()
@@ -106,9 +107,11 @@ def test_a_path_that_ended_at_another_bundles_anchor_is_followed_to_ours() -> No
     ids=["name", "fingerprint"],
 )
 def test_only_the_issuers_that_are_named_may_have_issued_a_client(named: str) -> None:
-    judge = admission(bundle(PKI.root, issuers=[named]))
+    judge = admission(bundle(PKI.root, issuers=["CN=Nobody", named]))
     assert code(judge, PKI.device("meter-1", issuer=PLANT), PLANT, PKI.root) == "plant"
     assert code(judge, PKI.device("meter-1"), PKI.issuing, PKI.root) is RefusalCode.UNTRUSTED_ISSUER
+    below = PKI.authority("Below CA", PLANT)
+    assert code(judge, PKI.device("meter-1", issuer=below), below, PLANT, PKI.root) is RefusalCode.UNTRUSTED_ISSUER
 
 
 def test_the_first_bundles_word_is_final() -> None:
@@ -153,6 +156,17 @@ def weak(key: Any, hash_: hashes.HashAlgorithm) -> Held:
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
     )
     return Held(builder.sign(PKI.issuing.key, hash_), key)
+
+
+def test_who_has_issued_a_certificate_is_not_what_it_says_itself() -> None:
+    held = weak(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())  # It has no authority key identifier.
+    judge = admission(bundle(PKI.root))
+    peer = examine(judge, held, PKI.issuing, PKI.root)
+    assert isinstance(peer, Peer)
+    assert peer.certificate == (key_identifier(PKI.issuing.key.public_key()), 1)
+    judge.index.add(Revocation(*peer.certificate, RevocationReason.KEY_COMPROMISE, NOW))
+    assert code(judge, held, PKI.issuing, PKI.root) is RefusalCode.REVOKED
+    assert code(judge, held) is RefusalCode.REVOKED
 
 
 def over_sha1(held: Held, issuer: Held) -> Held:
@@ -222,7 +236,11 @@ def test_a_renewed_anchor_stands_for_the_ca_in_the_path_and_the_terms_judge_the_
     namesake = PKI.authority("Renewed CA", PKI.root, not_after=ends[2])
     path = [shown.certificate, PKI.root.certificate]
     assert bundle(longer, PKI.root).issuer_at(path).certificate == longer.certificate  # type: ignore[union-attr]
-    assert bundle(shorter, namesake).issuer_at(path) is None
+    same_key = PKI.authority("Another CA", PKI.root, key=PLANT.key, not_after=ends[2])
+    assert bundle(shorter, namesake, same_key).issuer_at(path) is None
+    longest = PKI.authority("Renewed CA", PKI.root, key=PLANT.key, not_after=NOW + timedelta(days=8))
+    for anchors in ([longer, longest], [longest, longer]):
+        assert bundle(*anchors).issuer_at(path).certificate == longest.certificate  # type: ignore[union-attr]
     fingerprints = [each.certificate.fingerprint(hashes.SHA256()).hex() for each in (shown, longer)]
     assert bundle(longer, issuers=(fingerprints[0],)).issuer_at(path) is None
     assert bundle(longer, issuers=(fingerprints[1],)).issuer_at(path) is not None

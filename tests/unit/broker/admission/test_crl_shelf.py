@@ -109,6 +109,8 @@ def test_a_complete_list_between_two_deltas_keeps_the_newer_delta(shelf: Shelf) 
     shelf.put(crl(CA, {3: None}, number=7, base=5))
     shelf.put(crl(CA, {1: None, 2: None}, number=6))
     assert shelf.revoked == {1, 2, 3}
+    assert [each.number for each in shelf.shelf.held] == [7]
+    assert shelf.put(crl(CA, {3: REMOVE}, number=6, base=5)) is None, "an older delta that is played back"
     shelf.put(crl(CA, {1: None}, number=8))
     assert shelf.revoked == {1}
 
@@ -177,3 +179,5 @@ def test_lateness_is_said_once_and_then_expiry_once(shelf: Shelf) -> None:
     assert alarms(timedelta(minutes=62)) == []
     shelf.put(crl(CA, number=2, age=timedelta(0)))
     assert alarms(timedelta(minutes=46)) == [CrlProblem.CRL_LATE]
+    shelf.put(crl(CA, number=3, age=timedelta(0)))
+    assert alarms(timedelta(minutes=46)) == [CrlProblem.CRL_LATE], "of each list"

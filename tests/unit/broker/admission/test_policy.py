@@ -148,6 +148,12 @@ def test_a_client_identifier_that_is_a_safe_level_stands_for_itself() -> None:
     assert permissions.publish_deny.filters == ("x/bridge-7%s/y",)
 
 
+def test_what_is_missing_widens_its_own_level_of_a_deny_filter_and_no_other() -> None:
+    denied = Rules(publish_deny=("{device}/x-{device}/{group}/{group}-{device}/y",))
+    permissions = TopicPolicy([Section(Kind.ROLE, BRIDGE.role, denied)]).permissions(BRIDGE, BRIDGE.name)
+    assert permissions.publish_deny.filters == ("bridge/x-bridge/+/+/y",)
+
+
 def test_a_group_gives_rights_and_admits_nobody() -> None:
     policy = TopicPolicy([Section(Kind.GROUP, "north", Rules(("#",), (), ("#",)))])
     assert not policy.knows(NORTH)

@@ -35,8 +35,9 @@ ADVISORY = StatusPolicy(None)
 A_MINUTE = StatusPolicy(60.0)
 
 
-def admission(lists: ListTerms | None = None, ocsp: OcspTerms | None = None) -> Admission:
-    trust = Trust([TrustBundle("ours", [PKI.root.certificate], lists=lists, ocsp=ocsp, feed=False)])
+def admission(lists: ListTerms | None = None, ocsp: OcspTerms | None = None, *more_anchors: Held) -> Admission:
+    anchors = [each.certificate for each in (PKI.root, *more_anchors)]
+    trust = Trust([TrustBundle("ours", anchors, lists=lists, ocsp=ocsp, feed=False)])
     return Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, (), trust)
 
 
@@ -88,9 +89,10 @@ def test_without_anybody_to_ask_who_must_be_asked_about_is_refused_unless_he_is_
     judge = admission(ocsp=OcspTerms(REQUIRE))
     outcome = examine(judge)
     assert isinstance(outcome, Refused)
-    assert (outcome.code, outcome.identity) == (
+    assert (outcome.code, outcome.identity, outcome.serial) == (
         RefusalCode.OCSP_UNAVAILABLE,
         f"spiffe://{DOMAIN}/device/meters/meter-1",
+        f"{HELD.certificate.serial_number:x}",
     )
     assert isinstance(examine(judge, status=False), Peer)
     assert isinstance(examine(admission(ocsp=OcspTerms(ADVISORY))), Peer)
@@ -102,6 +104,16 @@ def put(judge: Admission, issuer: Held, *, life: timedelta = timedelta(hours=1),
     held = judge.lists.prepare(listed, (key_id, "CA"), "test", datetime.now(UTC), lambda: None)
     assert held is not None
     judge.lists.put(held)
+
+
+def test_an_anchor_needs_no_list_that_it_is_not_revoked_and_may_be_all_the_same() -> None:
+    judge = admission(ListTerms(REQUIRE), None, PKI.issuing)
+    put(judge, PKI.issuing)
+    assert isinstance(examine(judge), Peer)
+    put(judge, PKI.root, revoked=[PKI.issuing])
+    outcome = examine(judge)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.ISSUER_REVOKED
 
 
 def test_every_ca_of_the_path_needs_its_list() -> None:
@@ -206,6 +218,21 @@ def test_who_is_on_hold_is_told_so_and_a_revoked_ca_shuts_out_whom_it_certified(
     assert isinstance(outcome, Refused)
     assert told(outcome) == (RefusalCode.ISSUER_REVOKED, ReasonCode.NOT_AUTHORIZED)
     assert "CN=Test Issuing CA" in outcome.detail
+
+
+def test_of_a_certificate_alone_it_is_known_whether_it_or_its_ca_is_revoked() -> None:
+    judge = admission()
+    assert not judge.is_revoked(HELD.revocation.key), "of its CA nothing has been seen"
+    assert isinstance(examine(judge), Peer)
+    assert not judge.is_revoked(HELD.revocation.key)
+    judge.index.add(PKI.issuing.revocation)
+    assert judge.is_revoked(HELD.revocation.key)
+    assert not judge.is_revoked(replace(HELD.revocation, issuer_key_id=b"another CA").key)
+    for trust in (judge.trust, None):
+        judge = admission().judging_by(trust)
+        judge.index.add(HELD.revocation)
+        assert judge.is_revoked(HELD.revocation.key)
+        assert not judge.is_revoked(PKI.issuing.revocation.key)
 
 
 def test_while_the_door_is_shut_nobody_comes_in_and_trust_of_before_counts_no_more() -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.claims import MAXIMUM_DEVICES, ClaimOrder, ClaimService
 from provisioning.enrolment.claims import MAXIMUM_LIFE as LONGEST_CLAIM
 from provisioning.enrolment.tokens import MAXIMUM_BATCH, MAXIMUM_LIFE, MAXIMUM_SERVER_NAMES, MAXIMUM_TTL, TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
+from provisioning.store.token_inventory import KnownToken, TokenState
 from tests.support.fleet import Fleet
+from tests.support.requests import csr_der
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
@@ -78,6 +82,30 @@ async def test_a_device_is_always_of_a_group_and_others_of_the_one_that_is_named
         assert issued.expires_at == fleet.clock() + timedelta(hours=1)
 
 
+async def test_a_token_is_voided_once_by_who_may_and_one_that_was_spent_never(fleet: Fleet) -> None:
+    service = fleet.token_service
+    (void, spent) = await service.create(TokenOrder(["meter-1", "meter-2"], "north"), by="anna")
+    seen: list[KnownToken] = []
+
+    def deny(token: KnownToken) -> None:
+        seen.append(token)
+        raise Refused(Code.OPERATOR_ROLE, "not you")
+
+    with pytest.raises(Refused, match="not you"):
+        await service.void(void.number, deny, by="eve")
+    assert [(each.id, each.state) for each in seen] == [(void.number, TokenState.OPEN)]
+    ended = await service.void(void.number, lambda _: None, by="bert")
+    assert (ended.id, ended.state, ended.device) == (void.number, TokenState.VOID, "meter-1")
+    assert await service.void(void.number, lambda _: None, by="carl") == ended
+    with pytest.raises(Refused, match="TOKEN_VOID"):
+        await fleet.enrolment.enrol(csr_der(names=["meter-1"]), TokenCredential("meter-1", void.token))
+    certificate = await fleet.enrolment.enrol(csr_der(names=["meter-2"]), TokenCredential("meter-2", spent.token))
+    with pytest.raises(Refused, match=f"TOKEN_SPENT: .* certificate {certificate.serial_number:x}: revoke that"):
+        await service.void(spent.number, lambda _: None, by="bert")
+    with pytest.raises(Refused, match="TOKEN_NUMBER_UNKNOWN"):
+        await service.void(9999, lambda _: None, by="bert")
+
+
 async def test_an_order_for_a_claim_is_judged_whole(fleet: Fleet) -> None:
     told: list[str] = []
 
@@ -109,5 +137,12 @@ async def test_an_order_for_a_claim_is_judged_whole(fleet: Fleet) -> None:
     assert extensions[x509.BasicConstraints.oid] == (x509.BasicConstraints(ca=False, path_length=None), True)
     assert extensions[x509.ExtendedKeyUsage.oid][0] == x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
     assert (made.not_valid_before_utc, made.not_valid_after_utc) == (fleet.clock() - MINUTE, fleet.clock() + MINUTE)
-    await service.end("batch-0", by="anna")
+    assert not any(extensions[each.oid][1] for each in (x509.ExtendedKeyUsage, x509.SubjectKeyIdentifier))
+    assert (await service.end("batch-0", by="anna")).ended_at == fleet.clock()
     assert len(told) == 4
+    with pytest.raises(Refused, match="NAME_EXISTS: there is a claim batch-1"):
+        await service.create(ClaimOrder("batch-1", "line", 1, MINUTE), by="anna")
+    for unknown in (service.find("batch-9"), service.end("batch-9", by="anna")):
+        with pytest.raises(Refused, match="CLAIM_UNKNOWN: no claim is called 'batch-9'"):
+            await unknown
+    assert [each.name for each in await service.page(limit=1, after="batch-0")] == ["batch-1"]

@@ -54,6 +54,16 @@ async def collect(subscription: Subscription, until: int) -> list[int]:
     return found
 
 
+async def collect_until_current(subscription: Subscription) -> list[int]:
+    found: list[int] = []
+    async with contextlib.aclosing(subscription.batches()) as batches:
+        async for events, frames in batches:
+            found += [event.sequence for event in events]
+            if b"event: current" in frames:
+                break
+    return found
+
+
 MOMENT = datetime(2027, 3, 1, 13, 0, 5, 123_456, timezone(timedelta(hours=1)))
 WHICH = {"sequence": 7, "issuer_key_id": "ab", "serial": "1f"}
 REVOKED = WHICH | {
@@ -105,12 +115,24 @@ async def test_history_and_news_come_in_order_to_everybody(fleet: Fleet) -> None
         assert (feed.subscribers, told) == (0, [4, 5, 6])
 
 
+async def test_one_announcement_is_enough_for_many_pages(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "BATCH", 2)
+    told: list[int] = []
+    async with running(fleet, 60, lambda events: told.extend(each.sequence for each in events)) as feed:
+        reader = asyncio.create_task(collect(await feed.subscribe(0), 4))
+        await revoke(fleet, None, "a", "b", "c", "d")
+        feed.announce()
+        assert await asyncio.wait_for(reader, 10) == [1, 2, 3, 4]
+        assert (told, feed.newest) == ([1, 2, 3, 4], 4)
+
+
 async def test_who_is_further_back_than_the_tail_reads_the_store(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_module, "BATCH", 3)
     monkeypatch.setattr(feed_module, "_TAIL", 4)
     async with running(fleet) as feed:
         await revoke(fleet, feed, *(f"m{number}" for number in range(11)))
         assert await collect(await feed.subscribe(0), 11) == list(range(1, 12))
+        assert await collect_until_current(await feed.subscribe(0)) == list(range(1, 12)), "not before he is"
         for start in range(11):
             assert await collect(await feed.subscribe(start), 11) == list(range(start + 1, 12))
         assert [each.sequence for each in feed._tail] == [8, 9, 10, 11]

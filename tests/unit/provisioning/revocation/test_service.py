@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 
 import pytest
@@ -12,7 +13,8 @@ from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.service import OPERATOR_REASONS
 from provisioning.store import audit, audit_findings, devices, revocations
-from provisioning.store.devices import DeviceState
+from provisioning.store.audit import Action
+from provisioning.store.devices import Device, DeviceState
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der
 
@@ -44,11 +46,13 @@ async def test_a_compromised_key_ends_every_certificate_for_it(fleet: Fleet, bat
 
     async def revoke(certificate: x509.Certificate, reason: RevocationReason) -> dict[str, RevocationReason]:
         serial = f"{certificate.serial_number:x}"
+        fleet.told.clear()
         if batch:
             outcome = await fleet.revocation.revoke_batch([], [serial], reason, by="admin")
         else:
             outcome = await fleet.revocation.revoke_serial(serial, reason, by="admin")
         assert outcome.changed
+        assert fleet.told == ["feed", "crl"]
         return {each.serial: each.reason for each in outcome.revoked}
 
     superseded, compromised = RevocationReason.SUPERSEDED, RevocationReason.KEY_COMPROMISE
@@ -60,24 +64,58 @@ async def test_a_compromised_key_ends_every_certificate_for_it(fleet: Fleet, bat
     assert await revoke(third if named == "revoked" else second, compromised) == expected
     assert await sequences(fleet) == [(number, "meter-17") for number in (1, 2, 3, 4)]
     assert await fleet.database.read(lambda connection: list(audit_findings.findings(connection))) == []
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    facts = [json.loads(each.details) for each in entries if each.action == Action.REVOKED]
+    assert [(each["reason"], sorted(each["serials"])) for each in facts] == [
+        ("superseded", serials[2:3]),
+        ("superseded", serials[3:]),
+        ("keyCompromise", sorted(serials[:2])),
+    ]
 
 
 @pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("before", [DeviceState.ACTIVE, DeviceState.REVOKED])
 async def test_a_compromised_key_is_certified_to_nobody_again_though_its_certificate_had_ended(
-    fleet: Fleet, batch: bool
+    fleet: Fleet, batch: bool, before: DeviceState
 ) -> None:
     key = generate_key()
     first = await fleet.enrol(csr=csr_der(key, names=["meter-17"]))
     fleet.clock.advance(timedelta(days=31))
+    if before is DeviceState.REVOKED:
+        await fleet.revocation.revoke_device("meter-17", RevocationReason.UNSPECIFIED, by="admin")
     if batch:
         outcome = await fleet.revocation.revoke_batch(["meter-17"], [], RevocationReason.KEY_COMPROMISE, by="admin")
     else:
         outcome = await fleet.revocation.revoke_device("meter-17", RevocationReason.KEY_COMPROMISE, by="admin")
     assert [each.serial for each in outcome.revoked] == [f"{first.serial_number:x}"]
+    assert outcome.changed
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    assert [json.loads(each.details)["serials"] for each in entries if each.action == Action.REVOKED][-1] == [
+        f"{first.serial_number:x}"
+    ]
     fleet.clock.advance(timedelta(seconds=1))
     with pytest.raises(Refused, match="KEY_REUSED"):
         await fleet.enrol(csr=csr_der(key, names=["meter-17"]))
     await fleet.enrol()
+
+
+async def test_what_is_decommissioned_stays_so_and_repeating_a_revocation_changes_no_date(fleet: Fleet) -> None:
+    async def stored() -> Device:
+        device = await fleet.database.read(lambda connection: devices.find(connection, "meter-17"))
+        assert device is not None
+        return device
+
+    await fleet.enrol()
+    fleet.clock.advance(timedelta(days=31))
+    await fleet.revocation.revoke_device("meter-17", RevocationReason.UNSPECIFIED, by="admin")
+    before = await stored()
+    fleet.clock.advance(timedelta(days=1))
+    await fleet.revocation.revoke_device("meter-17", RevocationReason.UNSPECIFIED, by="admin")
+    assert await stored() == before
+    await fleet.revocation.decommission("meter-17", by="admin")
+    ended = await fleet.revocation.revoke_device("meter-17", RevocationReason.KEY_COMPROMISE, by="admin")
+    assert (ended.changed, len(ended.revoked)) == (True, 1)
+    assert (await stored()).state is DeviceState.DECOMMISSIONED
 
 
 async def test_concurrent_revocations_have_consecutive_numbers(fleet: Fleet) -> None:
@@ -144,6 +182,15 @@ async def test_a_batch_is_revoked_in_one_step_with_consecutive_numbers(fleet: Fl
         ("admin", "meter-4"),
         ("anna", "3 devices, 1 certificates"),
     ]
+
+
+async def test_a_batch_takes_a_certificate_that_has_ended_only_if_that_is_named(fleet: Fleet) -> None:
+    """It may be good for a renewal yet."""
+    serial = f"{(await fleet.enrol('meter-1')).serial_number:x}"
+    fleet.clock.advance(timedelta(days=31))
+    for names, serials, revoked in ((["meter-1"], [], []), ([], [serial], [serial])):
+        outcome = await fleet.revocation.revoke_batch(names, serials, RevocationReason.UNSPECIFIED, by="anna")
+        assert (outcome.changed, [each.serial for each in outcome.revoked]) == (True, revoked)
 
 
 async def test_a_batch_that_names_somebody_unknown_revokes_nobody(fleet: Fleet) -> None:

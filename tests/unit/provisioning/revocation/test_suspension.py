@@ -73,13 +73,14 @@ async def test_a_suspended_device_gets_no_certificate_and_keeps_its_token(fleet:
     await fleet.enrolment.enrol(csr, token)
 
 
-async def test_a_hold_becomes_final_and_keeps_its_date(fleet: Fleet) -> None:
+@pytest.mark.parametrize("days", [1, 31], ids=["in date", "ended"])
+async def test_a_hold_becomes_final_and_keeps_its_date(fleet: Fleet, days: int) -> None:
     certificate = await fleet.enrol()
     held = await fleet.suspension.suspend_device("meter-17", by="admin")
-    fleet.clock.advance(timedelta(days=1))
-    ended = await fleet.revocation.revoke_device("meter-17", RevocationReason.KEY_COMPROMISE, by="admin")
+    fleet.clock.advance(timedelta(days=days))
+    ended = await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")
     (revoked,) = ended.revoked
-    assert (revoked.reason, revoked.sequence) == (RevocationReason.KEY_COMPROMISE, 2)
+    assert (revoked.reason, revoked.sequence) == (RevocationReason.SUPERSEDED, 2)
     assert revoked.revoked_at == held.revoked[0].revoked_at
     assert await state(fleet) is DeviceState.REVOKED
     for refused in (

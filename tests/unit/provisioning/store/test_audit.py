@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -231,7 +232,7 @@ async def test_whatever_decides_who_gets_in_is_in_the_log_once_with_who_decided_
     lists, approvals = DeviceListService(database, clock), ApprovalService(database, clock)
     await group(fleet, "approval", "claim", "manufacturer", "listed+token")
     await fleet.groups.change("line", {"maximum_devices": 10}, by="bert")
-    await claims.create(ClaimOrder("batch", "line", 5, timedelta(days=1)), by="anna")
+    claim = (await claims.create(ClaimOrder("batch", "line", 5, timedelta(days=1)), by="anna")).claim
     acme = Manufacturer(begin=clock())
     await manufacturers.add(name="acme", group="line", name_prefix="", pem=acme.pem, by="anna")
     await lists.add("line", [("meter-1", None), ("meter-2", None)], by="carl")
@@ -265,6 +266,19 @@ async def test_whatever_decides_who_gets_in_is_in_the_log_once_with_who_decided_
         ("carl", "manufacturer ended", "acme"),
         ("carl", "token voided", "meter-5"),
     ]
+    entries = await database.read(lambda connection: audit.entries(connection, 0, 1000))
+    facts = {each.action: json.loads(each.details) for each in entries}
+    line = {"group": "line"}
+    assert facts["claim created"] == line | {
+        "maximum_devices": 5,
+        "expires_at": str(claim.expires_at),
+        "fingerprint_sha256": hashlib.sha256(claim.der).hexdigest(),
+    }
+    ends = str(token.expires_at)
+    assert facts["tokens created"] == line | {"count": 1, "role": "device", "expires_at": ends, "devices": ["meter-5"]}
+    assert facts["token voided"] == line | {"token": token.number, "role": "device"}
+    asked = {"request": newest.id, "key_sha256": newest.request.spki_sha256.hex(), "evidence": "nothing"}
+    assert facts["denied"] == line | asked
     assert await findings(database) == []
 
 
