@@ -316,13 +316,19 @@ async def test_a_manufacturer_s_name_is_the_same_in_strings_of_every_kind(fleet:
     await enrol(fleet, "SN19", certificate=acme.idevid("SN19")[0])
 
 
-async def test_a_ca_that_the_ca_above_it_has_revoked_lets_nobody_in(fleet: Fleet, acme: Manufacturer) -> None:
-    below = Manufacturer("Acme east", begin=NOON - DAY, above=acme)
-    await register(fleet, below, name="east", prefix="e-")
-    await enrol(fleet, "e-SN17", certificate=below.idevid("SN17")[0])
-    await give_list(fleet, listed(acme, below.certificate))
-    with pytest.raises(Refused, match=r"MANUFACTURER_REVOKED: the CA of east, serial number .* revoked by acme"):
-        await enrol(fleet, "e-SN18", certificate=below.idevid("SN18")[0])
+async def test_a_ca_that_the_ca_above_it_has_revoked_lets_nobody_in(fleet: Fleet) -> None:
+    root = Manufacturer(begin=NOON - DAY)
+    acme = Manufacturer("Acme east", begin=NOON - DAY, above=root)
+    await group(fleet, "manufacturer")
+    await register(fleet, acme)
+    await group(fleet, name="nobody")
+    service = ManufacturerService(fleet.database, fleet.clock, nothing)
+    await service.add(name="root", group="nobody", name_prefix="", pem=root.pem, by="admin")
+    await enrol(fleet, "SN17", certificate=acme.idevid("SN17")[0])
+    assert await refusal(fleet, "SN18", certificate=root.idevid("SN18")[0]) is Code.WAY_REFUSED
+    await give_list(fleet, listed(root, acme.certificate), "root")
+    with pytest.raises(Refused, match=r"MANUFACTURER_REVOKED: the CA of acme, serial number .* revoked by root"):
+        await enrol(fleet, "SN18", certificate=acme.idevid("SN18")[0])
 
 
 async def test_a_ca_of_the_same_name_revokes_its_own_only(fleet: Fleet, acme: Manufacturer) -> None:
