@@ -194,6 +194,7 @@ class TlsTransport:
         certificate = tls.getpeercert(True)
         if self._inside:
             openssl.forget_handshake(self._inside, resumed=resumed)
+            openssl.bound_key_updates(self._inside)
             self._owes_ticket = openssl.CAN_REMEMBER
         receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
         if self._waits_inside():  # The CONNECT came with the last bytes of the handshake.
@@ -213,8 +214,7 @@ class TlsTransport:
         if receiver is None or tls is None:
             return
         now = self._loop.time()
-        silent = now - self._last_read
-        self._last_read = now
+        silent, self._last_read = now - self._last_read, now
         turn, inside, ahead = self._turn, self._inside, self._ahead
         if inside and not ahead and silent < _QUIET_SECONDS:
             ahead = self._ahead = read_on(inside, ahead=True)
@@ -250,7 +250,8 @@ class TlsTransport:
             self._close()
             return b""
         if not data:
-            receiver.lost("CLIENT_CLOSED", now)
+            detail = "it changed its TLS keys too often" if openssl.changed_keys_too_often(self._inside) else ""
+            receiver.lost("CONNECTION_LOST" if detail else "CLIENT_CLOSED", now, detail)
             self._finish()
         return data
 
@@ -451,9 +452,7 @@ class TlsTransport:
         self._socket.close()
 
     def _let_go(self) -> None:
-        self._receiver = None
-        self._backlog = None
-        self._tls = None
+        self._receiver = self._backlog = self._tls = None
         self._inside = 0
 
     # Readiness

@@ -48,7 +48,8 @@ _NOT_STAPLED: Final = 3
 _GET_PEER_TMP_KEY: Final = 109
 _HAS_EXTENDED_MASTER_SECRET: Final = 122
 _X25519: Final = 1034
-_BOTH_SAID_GOODBYE: Final = 1 | 2
+_PEER_SAID_GOODBYE: Final = 2
+_BOTH_SAID_GOODBYE: Final = 1 | _PEER_SAID_GOODBYE
 COMPLETE, WANTS_READ, WANTS_WRITE = 0, 2, 3
 """`SSL_ERROR_NONE`, `SSL_ERROR_WANT_READ` and `SSL_ERROR_WANT_WRITE`."""
 _FAILED: Final = 1
@@ -56,6 +57,9 @@ _SYSTEM_CALL_FAILED: Final = 5
 """`SSL_ERROR_SSL` and `SSL_ERROR_SYSCALL`."""
 _FIRST_KNOWN, _FIRST_UNKNOWN = (3, 11), (3, 15)
 _StatusCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+_InfoCallback: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
+_MOST_STEPS: Final = 200
+"""Steps beside data that one session may take in a second: some tens of KeyUpdate messages."""
 
 
 def prefer(context: ssl.SSLContext, cipher_suites: tuple[str, ...]) -> bool:
@@ -221,6 +225,23 @@ def stay_resumable(address: int) -> None:
     _library.SSL_set_shutdown(address, _BOTH_SAID_GOODBYE)
 
 
+def bound_key_updates(address: int) -> None:
+    """Let the peer of the session at *address*, whose handshake is complete, change its keys now and then, no more.
+
+    OpenSSL acts on such messages (RFC 8446 §4.6.3) within one read, for as long as more of them come: a peer that sends
+    nothing else would stop the whole process. To whoever reads it has closed then, see `changed_keys_too_often`.
+    """
+    if _STEP_CALLBACK is not None:
+        _library.SSL_set_info_callback(address, _STEP_CALLBACK)
+
+
+def changed_keys_too_often(address: int) -> bool:
+    """Whether that is why the session at *address* is at its end; asked once."""
+    too_often = address in _too_often
+    _too_often.discard(address)
+    return too_often
+
+
 def has_extended_master_secret(session: Any) -> bool:
     """Whether *session*, whose TLS 1.2 handshake is complete, has what RFC 7627 asks for; False where nobody can say.
 
@@ -274,6 +295,20 @@ def _answer_status_request(session: int, _argument: int | None) -> int:
     return _NOT_STAPLED
 
 
+def _count_step(session: int, _where: int, _value: int) -> None:
+    """Count what a session does beside data, within a second and without another's between; end one that goes on."""
+    try:
+        now = time.monotonic()
+        if _steps[0] != session or now - _steps[1] > 1.0:
+            _steps[:] = session, now, 0
+        _steps[2] += 1
+        if _steps[2] > _MOST_STEPS:
+            _too_often.add(session)
+            _library.SSL_set_shutdown(session, _PEER_SAID_GOODBYE)
+    except BaseException:  # noqa: BLE001, S110 - nothing can be raised through OpenSSL
+        pass
+
+
 def _word(holder: object, offset: int) -> int:
     return ctypes.c_void_p.from_address(id(holder) + offset).value or 0
 
@@ -309,6 +344,7 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
             ("SSL_CTX_get0_certificate", ctypes.c_void_p, [ctypes.c_void_p]),
             ("i2d_X509", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
             ("SSL_CTX_callback_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, _StatusCallback]),
+            ("SSL_set_info_callback", None, [ctypes.c_void_p, _InfoCallback]),
             ("CRYPTO_memdup", ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_int]),
             ("EVP_PKEY_set_type", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),
             ("EVP_PKEY_free", None, [ctypes.c_void_p]),
@@ -345,12 +381,12 @@ _key_place: Final = ctypes.byref(_key)
 """Where OpenSSL puts a key for the moment: one place, because nothing else runs in between."""
 
 
-def _status_callback() -> Any:
-    """Return what OpenSSL is to call, or None where it cannot call anything."""
+def _callback(kind: Any, call: Callable[..., Any]) -> Any:
+    """Return *call* as OpenSSL can call it, or None where it cannot call anything."""
     if not AVAILABLE:
         return None
     try:
-        return _StatusCallback(_answer_status_request)
+        return kind(call)
     except (MemoryError, OSError):  # Memory that can be executed may be forbidden to this process.
         return None
 
@@ -361,8 +397,12 @@ _never_shaken: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(
 """A session that waits for ever for its client's first word."""
 _staples: Final[dict[int, tuple[bytes, float]]] = {}
 """What is stapled, by the address of OpenSSL's context; an entry goes before its context does."""
-_STATUS_CALLBACK: Final = _status_callback()
+_STATUS_CALLBACK: Final = _callback(_StatusCallback, _answer_status_request)
 """One for all contexts, and never dropped: OpenSSL knows only its address."""
+_STEP_CALLBACK: Final = _callback(_InfoCallback, _count_step)
+_steps: Final[list[Any]] = [0, 0.0, 0]
+"""Whose step was the last one, since when they are counted, and how many there were."""
+_too_often: Final[set[int]] = set()
 CAN_STAPLE: Final = _STATUS_CALLBACK is not None
 """Whether a server can staple here."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
 import contextlib
+import ctypes
 import errno
 import os
 import socket
@@ -25,6 +27,7 @@ from broker.poller import Poller
 from broker.tls_session import TlsSession, accept, open_public_tls, open_tls
 from broker.transport import TlsTransport
 from broker.turn import Turn
+from provisioning.pki import openssl
 from provisioning.pki.openssl import forget_sessions
 from provisioning.pki.tls import ClientCertificate, CredentialPem, client_context, server_context
 from tests.support.broker_process import wait_until
@@ -397,6 +400,32 @@ async def test_what_a_client_has_taken_is_kept_no_longer(server: Server, pki: Pk
         wait_until(lambda: transport.untaken < 9 << 20, "the rest alone waits")
 
     await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), act)
+
+
+@pytest.mark.parametrize(("times", "code"), [(10, "CLIENT_CLOSED"), (2000, "CONNECTION_LOST")])
+async def test_a_client_may_change_its_keys_now_and_then_and_not_for_ever(
+    server: Server, pki: Pki, times: int, code: str
+) -> None:
+    """Whatever comes in one read is acted on before anybody else is served."""
+    if not server.ahead:
+        pytest.skip("of such messages only OpenSSL itself could tell")
+    library = ctypes.PyDLL(_ssl.__file__)
+    library.SSL_key_update.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.SSL_do_handshake.argtypes = [ctypes.c_void_p]
+
+    def act(connection: ssl.SSLSocket) -> None:
+        address = openssl.read_ahead(connection)
+        connection.sendall(b"hello")
+        assert connection.recv(100) == b"HELLO"
+        for _ in range(times):
+            if library.SSL_key_update(address, 0) != 1 or library.SSL_do_handshake(address) != 1:
+                return
+        if code == "CLIENT_CLOSED":
+            connection.sendall(b"again")
+            assert connection.recv(100) == b"AGAIN"
+
+    told, _ = await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), act)
+    assert await asyncio.wait_for(told.ended, 30) == code
 
 
 async def test_the_server_says_goodbye(server: Server, pki: Pki) -> None:
