@@ -193,8 +193,8 @@ class Engine:
             self.returning.came(session, now)
             if only_a_will or self.was_revoked(session):
                 session.will = None
-            if clean_start or only_a_will or self.registry.find(role, admitted.client_id) is not session:
-                self._discard(session, now)
+            if clean_start or only_a_will or not self.registry.has(session):
+                self.forget(session, now)  # Unless it has ended with the older connection.
                 session = None
         present = session is not None
         if session is None:

@@ -102,6 +102,9 @@ def _run(server: BrokerServer, ending: Ending) -> None:
         except _NOT_STARTED as error:
             ending.within(LEFTOVER_SECONDS, 1, f"fleet-broker: {error}\n")
             raise
+        except OSError as error:  # The command line takes some for a reader of its output that has gone, in silence.
+            ending.within(LEFTOVER_SECONDS, 1, traceback.format_exc())
+            raise RuntimeError("a part of the broker has failed") from error
         except BaseException:
             ending.within(LEFTOVER_SECONDS, 1, traceback.format_exc())
             raise

@@ -23,6 +23,7 @@ _VERIFY = {
     **dict.fromkeys((66, 67, 68), RefusalCode.WEAK_CERTIFICATE),
 }
 
+_RESET = "the connection was reset"
 _REASONS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": RefusalCode.NO_CERTIFICATE,
     "UNSUPPORTED_PROTOCOL": RefusalCode.UNSUPPORTED_TLS_VERSION,
@@ -60,6 +61,8 @@ def words_of(error: OSError) -> str:
         return "the peer has closed the connection"
     if isinstance(error, ssl.SSLError):
         if not error.reason and getattr(error, "library", "") == "SYS":
-            return "the connection was reset"  # While writing: `ssl` does not pass on what the system said.
+            return _RESET  # While writing: before Python 3.12.3 `ssl` does not pass on what the system said.
         return (error.reason or str(error)).lower().replace("_", " ")
+    if isinstance(error, (ConnectionResetError, BrokenPipeError)):
+        return _RESET
     return error.strerror or type(error).__name__

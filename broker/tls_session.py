@@ -96,14 +96,6 @@ def shake_hands(session: TlsSession, inside: int) -> int:
     return openssl.COMPLETE
 
 
-def say_goodbye(session: TlsSession) -> None:
-    """Send close_notify (RFC 8446 §6.1). Raises `ssl.SSLError` where the peer's has not come yet, which is usual."""
-    if isinstance(session, ssl.SSLSocket):
-        session.unwrap()
-    else:
-        cast("Any", session).shutdown()
-
-
 def _inner_wrap() -> Any:
     """Return `SSLContext._wrap_socket` if it is what it was, or None."""
     wrap = getattr(ssl.SSLContext, "_wrap_socket", None)

@@ -30,7 +30,6 @@ Does not handle: what the bytes mean, deadlines (`broker.connection` files them)
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import ssl
@@ -44,7 +43,7 @@ from broker.metrics import Metrics
 from broker.poller import READABLE, WRITABLE, Poller
 from broker.slow_reader import in_kernel, without_qos0
 from broker.tls_refusal import code_of, words_of
-from broker.tls_session import TlsSession, say_goodbye, shake_hands
+from broker.tls_session import TlsSession, shake_hands
 from broker.transport_state import CLOSED, CLOSING, HANDSHAKE, LINGERING, MUTE, OPEN
 from broker.turn import Turn
 from provisioning.pki import openssl
@@ -174,6 +173,7 @@ class TlsTransport:
         try:
             wants = shake_hands(tls, self._inside)
         except (ssl.SSLError, OSError) as error:
+            openssl.forget_errors()
             self._metrics.handshakes["failed", tls.version() or "none"] += 1
             receiver.lost(code_of(error), self._loop.time(), words_of(error))
             self._linger()  # OpenSSL has written the alert.
@@ -245,6 +245,7 @@ class TlsTransport:
         except ssl.SSLEOFError:  # Without close_notify. MQTT has its own end, and nobody else does better.
             data = b""
         except (ssl.SSLError, OSError) as error:
+            openssl.forget_errors()
             receiver.lost("CONNECTION_LOST", now, words_of(error))
             self._close()
             return b""
@@ -257,8 +258,10 @@ class TlsTransport:
         """Read one record more of a peer that is lost. Who may not be read now (held, resting) has had its say."""
         data = b""
         if self._tls is not None and self._events & READABLE:
-            with contextlib.suppress(ssl.SSLError, OSError):
+            try:
                 data = self._tls.read(RECORD)
+            except (ssl.SSLError, OSError):
+                openssl.forget_errors()
         if not data or self._receiver is None:
             self.abort("CONNECTION_LOST", self._failure)
             return
@@ -356,6 +359,7 @@ class TlsTransport:
         return sent
 
     def _fail(self, error: OSError) -> None:
+        openssl.forget_errors()
         # Who is told of it is told later, whoever writes is in the middle of a flush; and not for ever heard out.
         self._backlog = None
         if self._state is not OPEN:
@@ -414,10 +418,8 @@ class TlsTransport:
 
     def _finish(self) -> None:
         """Send close_notify, so that the peer knows that nothing was cut off (RFC 8446 §6.1), and linger."""
-        # Want-read is the usual answer: ours is sent, the peer's has not come.
-        with contextlib.suppress(ssl.SSLError, OSError):
-            if self._tls is not None:
-                say_goodbye(self._tls)
+        if self._tls is not None:
+            openssl.say_goodbye(self._tls)
         self._linger()
 
     def _linger(self) -> None:

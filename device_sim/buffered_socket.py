@@ -16,8 +16,9 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
 import ssl
+
+from provisioning.pki.openssl import forget_errors, say_goodbye
 
 RECORD = 16 * 1024
 OUTPUT_LIMIT = 256 * 1024
@@ -60,6 +61,9 @@ class BufferedSocket:
                 if self._write_error is not None:
                     raise self._write_error from None
                 raise
+            except OSError:
+                forget_errors()
+                raise
             start = 0
         self._position = end = start + buffer_size
         if end < len(self._input):
@@ -86,6 +90,7 @@ class BufferedSocket:
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
             return
         except OSError as error:
+            forget_errors()
             self._write_error = error
             self._output.clear()
 
@@ -105,6 +110,5 @@ class BufferedSocket:
         """Send what is queued and close_notify if the socket takes them at once, and close."""
         self.flush()
         # A clean close keeps the TLS session resumable; unwrap() would now wait for the peer's close_notify.
-        with contextlib.suppress(OSError, ValueError):
-            self._tls.unwrap()
+        say_goodbye(self._tls)
         self._tls.close()

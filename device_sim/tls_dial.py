@@ -24,6 +24,7 @@ import time
 from dataclasses import dataclass
 
 from device_sim.closure import SERVER_CERTIFICATE, Closure, Layer, from_error
+from provisioning.pki.openssl import forget_errors
 from provisioning.pki.tls import CredentialPem
 
 # Linux <linux/in.h>; `socket` does not name it. The port is chosen at connect(), so that each pair of addresses has
@@ -132,6 +133,9 @@ async def handshake(loop: asyncio.AbstractEventLoop, tls: ssl.SSLSocket) -> None
             await _readable(loop, tls.fileno())
         except ssl.SSLWantWriteError:
             await _writable(loop, tls.fileno())
+        except OSError:
+            forget_errors()
+            raise
         else:
             return
 

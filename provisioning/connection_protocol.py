@@ -13,12 +13,10 @@ ASGI TLS extension, so that this file can go when the library does the same.
 from __future__ import annotations
 
 import asyncio
-import functools
 import ipaddress
 import re
 import ssl
 from collections.abc import Coroutine
-from http import HTTPStatus
 from typing import Any, Final, Protocol
 
 import httptools
@@ -29,8 +27,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from provisioning.declined_upgrade import head_without_upgrade
 from provisioning.gathering_transport import GatheringTransport
+from provisioning.head_deadline import HeadDeadline
 from provisioning.pki.openssl import has_extended_master_secret
 from provisioning.taken_answers import TakenAnswers
+from provisioning.written_answer import ReadyAnswer, lines, says_close, written
 
 log = structlog.get_logger(__name__)
 
@@ -41,14 +41,18 @@ _HOST: Final = re.compile(rb"(\[(?P<address>[0-9A-Fa-f:.]+)\]|[A-Za-z0-9\-._~%!$
 """What Host may say (RFC 9110 §7.2, RFC 3986 §3.2.2); it may be empty."""
 
 
+Answering = Coroutine[Any, Any, Response | ReadyAnswer] | ReadyAnswer
+"""What answers a request: it has to wait for something, or it has the answer."""
+
+
 class WholeRequests(Protocol):
     """Whoever answers requests that have come whole."""
 
-    def takes(self, target: bytes, size: int) -> bool:
-        """Whether a POST to *target* with a body of *size* octets may be answered here."""
+    def takes(self, method: bytes, target: bytes, size: int) -> bool:
+        """Whether *method* for *target* with a body of *size* octets may be answered here."""
 
-    def answering(self, scope: Scope, body: bytes) -> Coroutine[Any, Any, Response] | None:
-        """Return what answers and raises nothing; None if it is the application's after all."""
+    def answering(self, scope: Scope, body: bytes) -> Answering | None:
+        """Return the answer, or what answers; neither raises anything. None if it is the application's after all."""
 
 
 class _WholeCycle:
@@ -82,17 +86,22 @@ class ConnectionProtocol(HttpToolsProtocol):
         self._stall_seconds = stall_seconds
         self._held: list[bytes] | None = None
         """The parts of a body whose request has not been given to anybody yet."""
+        self._default_headers: list[tuple[bytes, bytes]] | None = None
+        self._lines = b""
+        self._host: bytes | None = None
+        """The last that was found right: it is the same in every request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(GatheringTransport(transport, self.loop))
         self._taken = TakenAnswers(self.transport, self.loop, self._stall_seconds)
         self._header_bytes = 0
-        self._await_request()
+        self._head = HeadDeadline(self.loop, _REQUEST_SECONDS, self._close)
+        self._head.begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
-        self._overdue.cancel()
+        self._head.stop()
         self._taken.end()
         super().connection_lost(exc)
 
@@ -109,7 +118,7 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Wait no longer: the body has a limit of its own, `provisioning.api.body`."""
-        self._overdue.cancel()
+        self._head.end()
         self._check_host()
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
@@ -124,19 +133,19 @@ class ConnectionProtocol(HttpToolsProtocol):
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) != 1 and (hosts or self.parser.get_http_version() == "1.1"):
             raise ValueError("not one Host header")
-        if hosts:
+        if hosts and hosts[0] != self._host:
             found = _HOST.fullmatch(hosts[0].rstrip(b" \t"))  # The parser leaves what may follow a value.
             if found is None:
                 raise ValueError("the Host header is no host")
             if address := found["address"]:
                 ipaddress.IPv6Address(address.decode())  # Raises ValueError, as whoever reads the URL would.
+            self._host = hosts[0]
 
     def _may_come_whole(self) -> bool:
         parser = self.parser
         return (
             self._whole is not None
-            and parser.get_method() == b"POST"
-            and self._whole.takes(self.url, 0)
+            and self._whole.takes(parser.get_method(), self.url, 0)
             and not self._is_answering()
             and not self.expect_100_continue
             and parser.get_http_version() == "1.1"
@@ -162,16 +171,20 @@ class ConnectionProtocol(HttpToolsProtocol):
             answering = self._answering(body)
             if answering is not None:
                 self._held = None
-                self._answer_whole(answering)
+                if isinstance(answering, ReadyAnswer):
+                    self._answer_at_once(answering)
+                else:
+                    self._answer_whole(answering)
                 return
             self._take_usual_way()
         super().on_message_complete()
 
-    def _answering(self, body: bytes) -> Coroutine[Any, Any, Response] | None:
-        if self._whole is None or not self._whole.takes(self.url, len(body)):
+    def _answering(self, body: bytes) -> Answering | None:
+        method = self.parser.get_method()
+        if self._whole is None or not self._whole.takes(method, self.url, len(body)):
             return None
         scope: Any = self.scope
-        scope["method"], scope["raw_path"], scope["path"] = "POST", self.url, self.url.decode("ascii")
+        scope["method"], scope["raw_path"], scope["path"] = method.decode("ascii"), self.url, self.url.decode("ascii")
         return self._whole.answering(scope, body)
 
     def data_received(self, data: bytes) -> None:
@@ -205,7 +218,24 @@ class ConnectionProtocol(HttpToolsProtocol):
             for part in held:
                 super().on_body(part)
 
-    def _answer_whole(self, answering: Coroutine[Any, Any, Response]) -> None:
+    def _answer_at_once(self, answer: ReadyAnswer) -> None:
+        if self.flow.write_paused:
+            self._answer_whole(_later(answer))
+        elif not self.transport.is_closing():
+            closes = not self.parser.should_keep_alive()
+            self.transport.write(answer.written(self._default_lines(), closes=closes))
+            if closes:
+                self.transport.close()
+            self.server_state.total_requests += 1
+            self._head.begin()  # Nothing waits behind it, so there is no more to do than that.
+
+    def _default_lines(self) -> bytes:
+        headers = self.server_state.default_headers
+        if headers is not self._default_headers:  # They are new each second: one of them is the date.
+            self._default_headers, self._lines = headers, lines(headers)
+        return self._lines
+
+    def _answer_whole(self, answering: Coroutine[Any, Any, Response | ReadyAnswer]) -> None:
         cycle: Any = _WholeCycle(keep_alive=self.parser.should_keep_alive())
         self.cycle = cycle
 
@@ -215,8 +245,12 @@ class ConnectionProtocol(HttpToolsProtocol):
                 await self.flow.drain()
             cycle.response_complete = True
             if not cycle.disconnected and not self.transport.is_closing():
-                closes = not cycle.keep_alive or _says_close(response)
-                self.transport.write(_written(response, self.server_state.default_headers, closes=closes))
+                if isinstance(response, ReadyAnswer):
+                    closes = not cycle.keep_alive
+                    self.transport.write(response.written(self._default_lines(), closes=closes))
+                else:
+                    closes = not cycle.keep_alive or says_close(response)
+                    self.transport.write(written(response, self.server_state.default_headers, closes=closes))
                 if closes:
                     self.transport.close()
                 self.on_response_complete()
@@ -227,12 +261,8 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request."""
-        self._await_request()
+        self._head.begin()
         super().on_response_complete()
-
-    def _await_request(self) -> None:
-        # One timer until the headers are complete: a byte now and then does not put it off.
-        self._overdue = self.loop.call_later(_REQUEST_SECONDS, self._close)
 
     def _close(self) -> None:
         self.transport.close()
@@ -256,22 +286,8 @@ class ConnectionProtocol(HttpToolsProtocol):
         return {"connection": {"abort": self.transport.abort}}
 
 
-def _written(response: Response, default_headers: list[tuple[bytes, bytes]], *, closes: bool) -> bytes:
-    """Return *response* as it goes over the wire."""
-    headers = [*default_headers, *response.raw_headers]
-    if closes and not _says_close(response):
-        headers.append((b"connection", b"close"))
-    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-    return _status_line(response.status_code) + lines + b"\r\n" + bytes(response.body)
-
-
-def _says_close(response: Response) -> bool:
-    return (b"connection", b"close") in response.raw_headers
-
-
-@functools.lru_cache(64)
-def _status_line(status: int) -> bytes:
-    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
+async def _later(answer: ReadyAnswer) -> ReadyAnswer:
+    return answer
 
 
 def _has_unique(tls: ssl.SSLObject) -> bool:

@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. Labels are the service's own words (route templates, codes, list names), never a caller's: their number is bounded.
+1. Labels are the service's own words (route templates, codes, list names) and the operators' for manufacturers, never
+   a caller's: their number is bounded.
 2. Off unless configured; then to loopback only, unless configured otherwise: counts tell who is enrolling how much.
 """
 
@@ -12,10 +13,11 @@ import functools
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -100,12 +102,16 @@ class CountRequests:
 class PartsCollector:
     """What the parts know of themselves, asked at every scrape."""
 
-    def __init__(self, feed: RevocationFeed, publishers: Mapping[str, CrlPublisher]) -> None:
+    def __init__(
+        self, feed: RevocationFeed, publishers: Mapping[str, CrlPublisher], ocsp_answers: Mapping[str, int]
+    ) -> None:
+        """*ocsp_answers*: how many of each kind there have been."""
         self._feed = feed
         self._publishers = publishers
+        self._ocsp_answers = ocsp_answers
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the gauges."""
+        """Yield what they know."""
         yield GaugeMetricFamily(
             "fleet_provisioning_feed_sequence", "Newest event of the revocation feed.", self._feed.newest
         )
@@ -120,7 +126,30 @@ class PartsCollector:
                 number.add_metric([name], crl.number)
                 entries.add_metric([name], crl.entries)
                 ends.add_metric([name], crl.next_update.timestamp())
-        yield from (number, entries, ends)
+        answers = CounterMetricFamily(
+            "fleet_provisioning_ocsp_answers_total", "Answers to OCSP requests.", labels=["answer"]
+        )
+        for name, count in self._ocsp_answers.items():
+            answers.add_metric([name], count)
+        yield from (number, entries, ends, answers)
+
+
+class ManufacturersCollector:
+    """Until when manufacturers' lists hold, as `ManufacturerWatch` has seen last."""
+
+    def __init__(self, ends: Callable[[], Mapping[str, datetime]]) -> None:
+        self._ends = ends
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the gauge."""
+        lists = GaugeMetricFamily(
+            "fleet_provisioning_manufacturer_list_next_update_seconds",
+            "Until when a manufacturer's lists hold, seconds since 1970.",
+            labels=["manufacturer"],
+        )
+        for name, end in self._ends().items():
+            lists.add_metric([name], end.timestamp())
+        yield lists
 
 
 def metrics_routes(page: Callable[[], Awaitable[bytes]], exposure: MetricsExposure) -> list[Route]:

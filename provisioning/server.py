@@ -44,13 +44,15 @@ from provisioning.api import est
 from provisioning.api.application import answering, new_application, ocsp_rates
 from provisioning.api.health import Readiness, health_routes
 from provisioning.api.late import LateApplication
-from provisioning.api.ocsp import OcspEndpoint
+from provisioning.api.ocsp import OcspEndpoint, OcspQuestions
 from provisioning.api.relying import relying_party_routes
+from provisioning.api.whole_ocsp import WholeOcsp
 from provisioning.api.whole_requests import WholeRequests
 from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority
 from provisioning.config import Settings
 from provisioning.connection_protocol import ConnectionProtocol, PeerCertificateProtocol
+from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.webhook import Webhooks
@@ -62,7 +64,7 @@ from provisioning.https_credential import HttpsCredential
 from provisioning.issuing_policy import key_policy_of, profiles_of
 from provisioning.listening import BACKLOG, Listening, bound, check_public
 from provisioning.live_authorities import LiveAuthorities
-from provisioning.metrics import Metrics, PartsCollector, metrics_routes
+from provisioning.metrics import ManufacturersCollector, Metrics, PartsCollector, metrics_routes
 from provisioning.metrics_of_workers import QUESTION, StartsCollector, page_of, snapshot
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
 from provisioning.pki.tls import TlsConfigurationError
@@ -221,7 +223,8 @@ async def _running(settings: Settings, listening: Listening, place: WorkerPlace 
             PeerCertificateProtocol, whole=parts.https.state.whole, stall_seconds=stall_seconds
         )
         https = _listener(parts.https, protocol, parts.credential.context)
-        http = _listener(parts.http, functools.partial(ConnectionProtocol, stall_seconds=stall_seconds), None)
+        plain = functools.partial(ConnectionProtocol, whole=parts.http.state.whole, stall_seconds=stall_seconds)
+        http = _listener(parts.http, plain, None)
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(run()) for run in parts.background]
             listeners = [
@@ -338,7 +341,10 @@ async def _build(
     trust = EnrolmentTrust(database, utc_now, credential.let_through)
     await trust.refresh()
     metrics = Metrics()
-    metrics.registry.register(PartsCollector(feed, live.publishers))
+    questions = OcspQuestions(responder, ocsp_rates(settings, metrics))
+    metrics.registry.register(PartsCollector(feed, live.publishers, questions.answered_so_far))
+    manufacturers = ManufacturerWatch(database, utc_now)
+    metrics.registry.register(ManufacturersCollector(lambda: manufacturers.ends))
     fellows: FellowWorkers | None = None
     if place is not None:
         metrics.registry.register(StartsCollector(place.starts))
@@ -409,9 +415,8 @@ async def _build(
             *health_routes(readiness.checks()),
         ],
     )
-    http.add_middleware(
-        OcspEndpoint, responder=responder, body_seconds=settings.body_seconds, refuse=ocsp_rates(settings, metrics)
-    )
+    http.add_middleware(OcspEndpoint, questions=questions, body_seconds=settings.body_seconds)
+    http.state.whole = WholeOcsp(questions)
     retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)
     return _Parts(
         feed,
@@ -421,6 +426,7 @@ async def _build(
             credential.run,
             retention.run,
             trust.run,
+            manufacturers.run,
             webhooks.run,
             late.run,
             functools.partial(announcements.listen, database.url, feed.announce),

@@ -28,6 +28,7 @@ from broker.mqtt.packets import Connack, Connect, Disconnect, Packet, Puback, Pu
 from device_sim.attack.verdict import OPEN, ClosedBy, Layer, Seen, seen_in
 from device_sim.closure import from_error
 from device_sim.tls_dial import Endpoint, dial
+from provisioning.pki.openssl import forget_errors, say_goodbye
 
 _READ = 65536
 _LARGEST_PACKET = 64 * 1024 * 1024
@@ -76,6 +77,7 @@ class RawClient:
                     except ssl.SSLWantWriteError:
                         await self._ready(write=True)
                     except OSError as error:
+                        forget_errors()
                         self._broken = error
         return not view
 
@@ -132,6 +134,7 @@ class RawClient:
             await self._ready(write=True)
             return
         except OSError as error:
+            forget_errors()
             self.ended = seen_in(from_error(error, time.monotonic()))
             return
         if not data:
@@ -166,8 +169,7 @@ class RawClient:
 
     def close(self) -> None:
         """Send close_notify and close: the TLS session stays good."""
-        with contextlib.suppress(OSError, ValueError):
-            self.socket.unwrap()
+        say_goodbye(self.socket)
         self.socket.close()
 
     def abort(self) -> None:

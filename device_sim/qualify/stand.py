@@ -48,6 +48,7 @@ from device_sim.closure import from_error
 from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.papers import Papers, ServerPaper
 from device_sim.tls_dial import handshake
+from provisioning.pki.openssl import say_goodbye
 from provisioning.pki.tls import ClientCertificate, server_context
 
 _MOST_PACKETS = 10_000
@@ -240,8 +241,7 @@ class Stand:
         kept = not connect.clean_start and not refused and len([a for a in self.attempts if a.answered]) > 0
         await peer.send(Connack(self._conduct.connack, kept).encode(peer.version))
         if refused:
-            with contextlib.suppress(OSError, ValueError):
-                peer.socket.unwrap()
+            say_goodbye(peer.socket)
             return False
         attempt.answered = time.monotonic()
         return self._conduct.drop_at is not Step.CONNACK

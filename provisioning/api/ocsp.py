@@ -22,6 +22,7 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from email.utils import format_datetime
@@ -39,6 +40,7 @@ from provisioning.ca.ocsp import Failure, OcspRefused, failure_response
 from provisioning.enrolment.problems import text_answer
 from provisioning.errors import Code, Refused
 from provisioning.revocation.ocsp import OcspAnswer, OcspResponder
+from provisioning.written_answer import ReadyAnswer
 
 log = structlog.get_logger(__name__)
 
@@ -47,31 +49,125 @@ MAXIMUM_REQUEST: Final = 2048
 """A usual request has 80 to 120 bytes; one with a nonce of 128 octets and a signature about 1000."""
 
 _PREFIX: Final = PREFIX.encode()
-_MAXIMUM_PATH: Final = len(PREFIX) + 4 * MAXIMUM_REQUEST  # Base64, every third character percent-encoded, and room.
+MAXIMUM_PATH: Final = len(PREFIX) + 4 * MAXIMUM_REQUEST  # Base64, every third character percent-encoded, and room.
 _REQUEST_TYPE: Final = b"application/ocsp-request"
+_REMEMBERED, _NONCE = "remembered", "nonce"
+_REPLIES: Final = 1024
+"""Remembered, of 2 to 4 KB each."""
 _ALPHABET: Final = bytes.maketrans(b" -_", b"++/")
 
 _FAILURES: Final[Mapping[Failure, bytes]] = {
     failure: failure_response(failure) for failure in Failure if failure is not Failure.SUCCESSFUL
 }
+_KINDS: Final = (_REMEMBERED, _NONCE, *(failure.name.lower() for failure in _FAILURES))
 _Headers = list[tuple[bytes, bytes]]
+
+
+class Reply:
+    """What HTTP is told."""
+
+    __slots__ = ("_ready", "body", "headers", "status")
+
+    def __init__(self, status: HTTPStatus, headers: _Headers, body: bytes) -> None:
+        self.status: Final = status
+        self.headers: Final = headers
+        self.body: Final = body
+        self._ready: ReadyAnswer | None = None
+
+    def ready(self) -> ReadyAnswer:
+        """Return it as it goes over the wire."""
+        if self._ready is None:
+            self._ready = ReadyAnswer.of(self.status, self.headers, self.body)
+        return self._ready
+
+
+class OcspQuestions:
+    """What both ways of a request have in common: from HTTP to the request in DER, and from the answer to HTTP."""
+
+    def __init__(
+        self, responder: OcspResponder, refuse: Callable[[Scope], Response | None] = lambda _scope: None
+    ) -> None:
+        """*refuse* is `provisioning.api.rate_limit.RequestRates.refuse`."""
+        self._responder = responder
+        self._refuse = refuse
+        self.answered_so_far: Final[Counter[str]] = Counter(dict.fromkeys(_KINDS, 0))
+        """How many of each kind: remembered, with a nonce, or why there was no status."""
+
+    def too_often(self, scope: Scope) -> Response | None:
+        """Take one from the caller's bucket; return the answer if there is none."""
+        return self._refuse(scope)
+
+    def in_path(self, raw_path: bytes) -> bytes | Reply:
+        """Return the request in a GET's *raw_path*, or the answer to one that is none."""
+        if len(raw_path) > MAXIMUM_PATH:
+            return _reply_of(PlainTextResponse("the OCSP request is too long\n", HTTPStatus.REQUEST_URI_TOO_LONG))
+        try:
+            return decode_path(raw_path[len(PREFIX) :])
+        except ValueError:
+            return self._failed(Failure.MALFORMED_REQUEST)
+
+    def in_body(self, scope: Scope, body: bytes) -> bytes | Reply:
+        """Return the request in a POST's *body*, or the answer to one of another media type."""
+        content_type = _header(scope, b"content-type") or b""
+        if content_type == _REQUEST_TYPE or content_type.partition(b";")[0].strip().lower() == _REQUEST_TYPE:
+            return body
+        refusal = Refused(Code.MEDIA_TYPE, "send Content-Type: application/ocsp-request")
+        return _reply_of(text_answer(refusal))
+
+    async def answered(self, scope: Scope, request: bytes) -> Reply:
+        """Return the answer to *request*."""
+        try:
+            answer = await self._responder.answer(request)
+        except Exception as error:  # noqa: BLE001 - `_fault` says why.
+            return self._fault(error)
+        return self._reply(scope, answer)
+
+    def answered_at_once(self, scope: Scope, request: bytes) -> Reply | None:
+        """Return the answer to *request*, None if something must be looked up for it."""
+        try:
+            answer = self._responder.answer_at_once(request)
+        except Exception as error:  # noqa: BLE001 - `_fault` says why.
+            return self._fault(error)
+        return None if answer is None else self._reply(scope, answer)
+
+    def _fault(self, error: Exception) -> Reply:
+        """Return the answer where there is no status.
+
+        The protocol has a word for our own faults, so this is the edge that translates them.
+        """
+        if isinstance(error, OcspRefused):
+            log.debug("OCSP request without an answer", failure=error.failure.name, detail=str(error))
+            return self._failed(error.failure)
+        log.error("OCSP request failed", exc_info=error)
+        return self._failed(Failure.INTERNAL_ERROR)
+
+    def _failed(self, failure: Failure) -> Reply:
+        self.answered_so_far[failure.name.lower()] += 1
+        der = _FAILURES[failure]
+        return Reply(HTTPStatus.OK, [*_content_headers(der), (b"cache-control", b"no-store")], der)
+
+    def _reply(self, scope: Scope, answer: OcspAnswer) -> Reply:
+        if not answer.etag:
+            self.answered_so_far[_NONCE] += 1
+            return Reply(HTTPStatus.OK, _headers_of(answer), answer.der)
+        self.answered_so_far[_REMEMBERED] += 1
+        reply = _remembered(answer)
+        if scope["method"] != "POST" and is_current(
+            _text(_header(scope, b"if-none-match")),
+            _text(_header(scope, b"if-modified-since")),
+            f'"{answer.etag.decode()}"',
+            answer.this_update,
+        ):
+            return Reply(HTTPStatus.NOT_MODIFIED, reply.headers[2:], b"")
+        return reply
 
 
 class OcspEndpoint:
     """Answers what is under `PREFIX`; hands everything else to the application behind it."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        responder: OcspResponder,
-        body_seconds: float,
-        refuse: Callable[[Scope], Response | None] = lambda _scope: None,
-    ) -> None:
-        """*refuse* is `provisioning.api.rate_limit.RequestRates.refuse`."""
+    def __init__(self, app: ASGIApp, *, questions: OcspQuestions, body_seconds: float) -> None:
         self._app = app
-        self._responder = responder
-        self._refuse = refuse
+        self._questions = questions
         self._post = BodyLimit(
             self._answer_post,
             maximum_for=lambda _path: MAXIMUM_REQUEST,
@@ -84,7 +180,7 @@ class OcspEndpoint:
         if scope["type"] != "http" or not _is_ours(scope["raw_path"]):
             await self._app(scope, receive, send)
             return
-        too_often = self._refuse(scope)
+        too_often = self._questions.too_often(scope)
         if too_often is not None:
             await too_often(scope, receive, send)
             return
@@ -92,59 +188,19 @@ class OcspEndpoint:
             case "POST":
                 await self._post(scope, receive, send)
             case "GET" | "HEAD":
-                await self._answer_get(scope, receive, send)
+                await self._respond(self._questions.in_path(scope["raw_path"]), scope, send)
             case _:
                 refusal = Refused(Code.METHOD_NOT_ALLOWED, "OCSP is asked with GET or POST")
                 await text_answer(refusal, {"Allow": "GET, HEAD, POST"})(scope, receive, send)
 
-    async def _answer_get(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raw: bytes = scope["raw_path"]
-        if len(raw) > _MAXIMUM_PATH:
-            too_long = PlainTextResponse("the OCSP request is too long\n", HTTPStatus.REQUEST_URI_TOO_LONG)
-            await too_long(scope, receive, send)
-            return
-        try:
-            request = decode_path(raw[len(PREFIX) :])
-        except ValueError:
-            await _send(scope, send, *_failed(Failure.MALFORMED_REQUEST))
-            return
-        await self._respond(request, scope, send)
-
     async def _answer_post(self, scope: Scope, receive: Receive, send: Send) -> None:
-        content_type = _header(scope, b"content-type") or b""
-        if content_type.partition(b";")[0].strip().lower() != _REQUEST_TYPE:
-            refusal = Refused(Code.MEDIA_TYPE, "send Content-Type: application/ocsp-request")
-            await text_answer(refusal)(scope, receive, send)
-            return
         message = await receive()  # `BodyLimit` has read it whole.
-        await self._respond(message["body"], scope, send)
+        await self._respond(self._questions.in_body(scope, message["body"]), scope, send)
 
-    async def _respond(self, request: bytes, scope: Scope, send: Send) -> None:
-        try:
-            answer = await self._responder.answer(request)
-        except OcspRefused as refusal:
-            log.debug("OCSP request without an answer", failure=refusal.failure.name, detail=str(refusal))
-            await _send(scope, send, *_failed(refusal.failure))
-            return
-        except Exception:
-            # The protocol has a word for our own faults, so this is the edge that translates them.
-            log.exception("OCSP request failed")
-            await _send(scope, send, *_failed(Failure.INTERNAL_ERROR))
-            return
-        headers = _headers_of(answer)
-        if (
-            scope["method"] != "POST"
-            and answer.etag
-            and is_current(
-                _text(_header(scope, b"if-none-match")),
-                _text(_header(scope, b"if-modified-since")),
-                f'"{answer.etag.decode()}"',
-                answer.this_update,
-            )
-        ):
-            await _send(scope, send, HTTPStatus.NOT_MODIFIED, headers[2:], b"")
-            return
-        await _send(scope, send, HTTPStatus.OK, headers, answer.der)
+    async def _respond(self, asked: bytes | Reply, scope: Scope, send: Send) -> None:
+        reply = await self._questions.answered(scope, asked) if isinstance(asked, bytes) else asked
+        await send({"type": "http.response.start", "status": reply.status.value, "headers": reply.headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
 
 
 def decode_path(raw: bytes) -> bytes:
@@ -160,10 +216,13 @@ def _is_ours(raw_path: bytes) -> bool:
     return raw_path.startswith(_PREFIX) and raw_path[len(_PREFIX) : len(_PREFIX) + 1] in (b"", b"/")
 
 
-def _failed(failure: Failure) -> tuple[HTTPStatus, _Headers, bytes]:
-    der = _FAILURES[failure]
-    headers = [*_content_headers(der), (b"cache-control", b"no-store")]
-    return HTTPStatus.OK, headers, der
+@functools.lru_cache(_REPLIES)
+def _remembered(answer: OcspAnswer) -> Reply:
+    return Reply(HTTPStatus.OK, _headers_of(answer), answer.der)
+
+
+def _reply_of(response: Response) -> Reply:
+    return Reply(HTTPStatus(response.status_code), response.raw_headers, bytes(response.body))
 
 
 def _headers_of(answer: OcspAnswer) -> _Headers:
@@ -204,8 +263,3 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
 
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("latin-1")
-
-
-async def _send(scope: Scope, send: Send, status: HTTPStatus, headers: _Headers, body: bytes) -> None:
-    await send({"type": "http.response.start", "status": status.value, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

@@ -40,9 +40,9 @@ class WholeRequests:
         self._answer = answer
         self.revocations: RevocationResponder | None = None
 
-    def takes(self, target: bytes, size: int) -> bool:
-        """Whether *target* is something known, just so, and a body of *size* octets is none too many."""
-        if not target.isascii() or b"%" in target:  # What is encoded is the library's to decode.
+    def takes(self, method: bytes, target: bytes, size: int) -> bool:
+        """Whether it is a POST to something known, just so, and a body of *size* octets is none too many."""
+        if method != b"POST" or not target.isascii() or b"%" in target:  # What is encoded is the library's to decode.
             return False
         path = target.decode("ascii")
         if self.revocations is not None and self.revocations.knows(path, size):

@@ -6,6 +6,7 @@ themselves never change, so they are encoded once and then only concatenated.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
@@ -34,6 +35,7 @@ def element(tag: bytes, content: bytes) -> bytes:
     return head(tag, len(content)) + content
 
 
+@functools.lru_cache(4096)
 def head(tag: bytes, size: int) -> bytes:
     """Return the tag and the length of a content of so many octets, which a long one is not copied for."""
     if size < _SHORT_LENGTH:

@@ -29,7 +29,7 @@ from cryptography.x509 import ocsp
 from provisioning.ca import ocsp_fields
 from provisioning.ca.crl import REASON_CODES
 from provisioning.ca.der import SEQUENCE, children
-from provisioning.ca.signing import signature, signature_algorithm
+from provisioning.ca.signing import signature_algorithm, signer
 from provisioning.pki.keys import PrivateKey
 from provisioning.pki.revocation import RevocationReason
 
@@ -168,17 +168,18 @@ class OcspSigner:
         self.certificate: Final = certificate
         self.not_before: Final = certificate.not_valid_before_utc
         self.not_after: Final = certificate.not_valid_after_utc
-        self._key = key
+        self._signature = signer(key)
         self._algorithm = signature_algorithm(key)
-        self._certificate = certificate.public_bytes(Encoding.DER)
-        self._key_hash = _key_hash(certificate, hashes.SHA1())  # noqa: S303 - RFC 6960 §4.2.1: KeyHash is SHA-1.
+        self._certificates = ocsp_fields.signers_certificate(certificate.public_bytes(Encoding.DER))
+        key_hash = _key_hash(certificate, hashes.SHA1())  # noqa: S303 - RFC 6960 §4.2.1: KeyHash is SHA-1.
+        self._responder = ocsp_fields.responder(key_hash)
 
     def sign(
         self, request: OcspRequest, status: CertificateStatus, this_update: datetime, next_update: datetime
     ) -> bytes:
         """Return the response that gives *status*, in DER."""
         fields = ocsp_fields.joined(
-            responder_key_hash=self._key_hash,
+            responder=self._responder,
             produced_at=this_update,
             certificate_id=ocsp_fields.certificate_id_head(
                 request.algorithm.name, request.issuer_name_hash, request.issuer_key_hash
@@ -189,7 +190,7 @@ class OcspSigner:
             next_update=next_update,
             nonce=request.nonce,
         )
-        return ocsp_fields.response(fields, self._algorithm, signature(self._key, fields), self._certificate)
+        return ocsp_fields.response(fields, self._algorithm, self._signature(fields), self._certificates)
 
 
 def _encoded(status: CertificateStatus) -> bytes:

@@ -38,6 +38,21 @@ _HASHES: Final = {
     )
 }
 
+_AROUND_NONCE: Final = (
+    (der.OCTET_STRING, b""),
+    (der.OCTET_STRING, b""),
+    (der.SEQUENCE, _NONCE),
+    (der.SEQUENCE, b""),
+    (_EXPLICIT_1, b""),
+)
+_AROUND_BASIC: Final = (
+    (der.SEQUENCE, b""),
+    (der.OCTET_STRING, b""),
+    (der.SEQUENCE, _BASIC),
+    (_EXPLICIT_0, b""),
+    (der.SEQUENCE, _SUCCESSFUL),
+)
+
 GOOD: Final = _GOOD
 UNKNOWN: Final = _UNKNOWN
 
@@ -54,9 +69,14 @@ def certificate_id_head(algorithm: str, name_hash: bytes, key_hash: bytes) -> by
     return _HASHES[algorithm] + der.element(der.OCTET_STRING, name_hash) + der.element(der.OCTET_STRING, key_hash)
 
 
+def responder(key_hash: bytes) -> bytes:
+    """Return the ResponderID that names a responder by its key."""
+    return der.element(_RESPONDER_KEY, der.element(der.OCTET_STRING, key_hash))
+
+
 def joined(
     *,
-    responder_key_hash: bytes,
+    responder: bytes,
     produced_at: datetime,
     certificate_id: bytes,
     serial: int,
@@ -65,39 +85,54 @@ def joined(
     next_update: datetime,
     nonce: x509.OCSPNonce | None,
 ) -> bytes:
-    """Return the fields; *certificate_id* is its head, and *status* one of those here."""
+    """Return the fields; *certificate_id* is its head, *responder* and *status* are of those here."""
     single = der.element(
         der.SEQUENCE,
-        der.element(der.SEQUENCE, certificate_id + der.integer(serial))
-        + status
-        + _time(this_update)
-        + der.element(_EXPLICIT_0, _time(next_update)),
+        der.element(der.SEQUENCE, certificate_id + der.integer(serial)) + status + _updates(this_update, next_update),
     )
-    extensions = b""
+    content = responder + _time(produced_at) + der.element(der.SEQUENCE, single)
     if nonce is not None:
-        value = der.element(der.OCTET_STRING, nonce.public_bytes())
-        extension = der.element(der.SEQUENCE, _NONCE + value)
-        extensions = der.element(_EXPLICIT_1, der.element(der.SEQUENCE, extension))
-    return der.element(
-        der.SEQUENCE,
-        der.element(_RESPONDER_KEY, der.element(der.OCTET_STRING, responder_key_hash))
-        + _time(produced_at)
-        + der.element(der.SEQUENCE, single)
-        + extensions,
-    )
+        content += _before_nonce(len(nonce.nonce)) + nonce.nonce
+    return der.element(der.SEQUENCE, content)
 
 
-def response(fields: bytes, algorithm: bytes, signature: bytes, certificate: bytes) -> bytes:
-    """Return the successful response with these signed *fields* and the signer's *certificate*."""
-    basic = der.element(
-        der.SEQUENCE,
-        fields
-        + algorithm
-        + der.element(der.BIT_STRING, b"\x00" + signature)
-        + der.element(_EXPLICIT_0, der.element(der.SEQUENCE, certificate)),
-    )
-    inner = der.element(der.SEQUENCE, _BASIC + der.element(der.OCTET_STRING, basic))
-    return der.element(der.SEQUENCE, _SUCCESSFUL + der.element(_EXPLICIT_0, inner))
+def response(fields: bytes, algorithm: bytes, signature: bytes, certificates: bytes) -> bytes:
+    """Return the successful response with these signed *fields*; *certificates* is what `signers_certificate` makes."""
+    basic = fields + algorithm + der.element(der.BIT_STRING, b"\x00" + signature) + certificates
+    return _before_basic(len(basic)) + basic
+
+
+def signers_certificate(certificate: bytes) -> bytes:
+    """Return the field of a response that carries its signer's *certificate*, in DER."""
+    return der.element(_EXPLICIT_0, der.element(der.SEQUENCE, certificate))
+
+
+def _before_nonce(octets: int) -> bytes:
+    """Return the extensions as far as a nonce of so many octets, which is their end."""
+    return _nested(octets, _AROUND_NONCE)
+
+
+def _before_basic(octets: int) -> bytes:
+    """Return a response as far as the content of its BasicOCSPResponse, of so many octets, which is its end."""
+    return _nested(octets, _AROUND_BASIC)
+
+
+@functools.lru_cache(1024)
+def _nested(octets: int, around: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """Return what is before a content of so many octets, in elements that all end with it.
+
+    *around* has, from the inside, their tags, and what else is before the content in each.
+    """
+    before = b""
+    for tag, first in around:
+        before = first + before
+        before = der.head(tag, len(before) + octets) + before
+    return before
+
+
+@functools.lru_cache(64)
+def _updates(this_update: datetime, next_update: datetime) -> bytes:
+    return _time(this_update) + der.element(_EXPLICIT_0, _time(next_update))
 
 
 @functools.lru_cache(256)

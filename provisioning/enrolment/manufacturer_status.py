@@ -29,7 +29,7 @@ from provisioning.pki.crl import distribution_points
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.revocation import unpack
-from provisioning.store import manufacturer_lists
+from provisioning.store import manufacturer_lists, manufacturers
 from provisioning.store.manufacturer_lists import StoredList
 from provisioning.store.manufacturers import LapsedLists, StoredManufacturer
 
@@ -56,15 +56,16 @@ def check_status(
 
 def _check_not_named(connection: Connection, certificate: x509.Certificate, what: str) -> None:
     try:
-        issuer = certificate.issuer.public_bytes()
+        namesakes = manufacturers.called(connection, certificate.issuer)
     except UNREADABLE:  # No CA is registered whose name cannot be read.
         return
-    for found in manufacturer_lists.naming(connection, issuer, certificate.serial_number):
-        if is_issued_by(certificate, x509.load_der_x509_certificate(found.der)):
-            revocation = unpack((b"", certificate.serial_number), found.entry)
+    for each in namesakes:
+        entry = manufacturer_lists.entry_of(connection, each.id, certificate.serial_number)
+        if entry is not None and is_issued_by(certificate, x509.load_der_x509_certificate(each.der)):
+            revocation = unpack((b"", certificate.serial_number), entry)
             raise Refused(
                 Code.MANUFACTURER_REVOKED,
-                f"{what}, serial number {certificate.serial_number:x}, was revoked by {found.manufacturer} on "
+                f"{what}, serial number {certificate.serial_number:x}, was revoked by {each.name} on "
                 f"{revocation.revoked_at:%Y-%m-%d} ({revocation.reason}): ask the operator",
             )
 

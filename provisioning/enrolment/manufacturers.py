@@ -80,7 +80,13 @@ class ManufacturerService:
             try:
                 if known is not None and _comes_again(known, certificate, group, name_prefix):
                     manufacturers.put_in_place(
-                        connection, name, fingerprint_sha256=fingerprint, der=der, by=by, now=now
+                        connection,
+                        name,
+                        subject=certificate.subject.public_bytes(),
+                        fingerprint_sha256=fingerprint,
+                        der=der,
+                        by=by,
+                        now=now,
                     )
                 else:
                     manufacturers.add(
@@ -211,7 +217,7 @@ def _comes_again(known: StoredManufacturer, certificate: x509.Certificate, group
     return (
         (known.group, known.name_prefix) == (group, name_prefix)
         and before.public_key() == certificate.public_key()
-        and known.subject == certificate.subject.public_bytes()
+        and before.subject == certificate.subject
         and (known.ended_at is not None or before != certificate)
     )
 

@@ -20,6 +20,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import ssl
@@ -116,6 +117,36 @@ def shake_hands(address: int) -> int:
     ended = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer has closed the connection")
     ended.reason = None  # type: ignore[assignment]  # As `ssl` has it.
     raise ended
+
+
+def forget_errors() -> None:
+    """Forget the errors that OpenSSL has noted in this thread; to be called where a call on an `ssl` socket has failed.
+
+    OpenSSL judges a call by what is noted there, so the next session of the thread, whosesoever it is, would be thought
+    to have met the same. `ssl` clears it, but, from Python 3.12.3 on, not where the system has refused a write: one
+    client that resets its connection would end another's.
+    """
+    if AVAILABLE:
+        _library.ERR_clear_error()
+    else:  # A handshake begins with that.
+        with contextlib.suppress(ssl.SSLWantReadError):
+            _never_shaken.do_handshake()
+
+
+def say_goodbye(session: Any) -> None:
+    """Send close_notify (RFC 8446 §6.1) to the peer of *session*, if its socket takes it at once.
+
+    *session* is an `ssl.SSLSocket` that does not block, or the object inside one. Its TLS session stays resumable.
+    """
+    try:
+        if isinstance(session, ssl.SSLSocket):
+            session.unwrap()
+        else:
+            session.shutdown()
+    except ssl.SSLWantReadError:  # The usual answer: ours is sent, the peer's has not come.
+        pass
+    except (OSError, ValueError):  # The latter if its handshake was never begun.
+        forget_errors()
 
 
 def _failure(address: int, error: int) -> ssl.SSLError:
@@ -324,6 +355,10 @@ def _status_callback() -> Any:
         return None
 
 
+_never_shaken: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(
+    ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True
+)
+"""A session that waits for ever for its client's first word."""
 _staples: Final[dict[int, tuple[bytes, float]]] = {}
 """What is stapled, by the address of OpenSSL's context; an entry goes before its context does."""
 _STATUS_CALLBACK: Final = _status_callback()

@@ -64,6 +64,11 @@ LONGEST_REMEMBERED: Final = timedelta(minutes=5)
 _ENTRIES: Final = 16_384
 """About 30 MB when every entry has two answers."""
 
+_QUESTIONS: Final = 4096
+"""Remembered as they were read, about 1 KB each."""
+_LONGEST_QUESTION: Final = 256
+"""Octets of one that is remembered: the usual ones have half of that."""
+
 CertificateName = tuple[str, str]
 """Issuer's key identifier and serial number, as the store writes them."""
 
@@ -88,6 +93,13 @@ class _Entry:
     answers: dict[str, OcspAnswer] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    request: OcspRequest
+    signer: RenewedOcspSigner
+    name: CertificateName
+
+
 class OcspResponder:
     """Answers for the issuing CAs whose delegated signers it has."""
 
@@ -103,31 +115,58 @@ class OcspResponder:
         self._clock = clock
         self._life = life
         self.remembered: Final = min(LONGEST_REMEMBERED, life / 2)
+        self._questions: Final[dict[bytes, _Asked]] = {}
         self.answer_for(signers)
         self._entries: Final[dict[CertificateName, _Entry]] = {}
         self._pending: Final[dict[CertificateName, asyncio.Task[_Entry]]] = {}
 
     def answer_for(self, signers: Sequence[RenewedOcspSigner]) -> None:
         """Answer from now on for the CAs of *signers*, and for no others."""
+        self._questions.clear()
         self._signers = {name: signer for signer in signers for name in issuer_hashes(signer.issuer.certificate)}
 
     async def answer(self, der: bytes) -> OcspAnswer:
         """Return the response to a request; raise `OcspRefused` with the failure to tell."""
+        asked = self._asked(der)
+        entry = self._fresh(asked.name, self._clock()) or await self._look_up(asked.name)
+        return self._told(asked, entry, self._clock())
+
+    def answer_at_once(self, der: bytes) -> OcspAnswer | None:
+        """Return what `answer` would, None if it has to look something up; raise `OcspRefused` where it does."""
+        asked = self._asked(der)
+        now = self._clock()
+        entry = self._fresh(asked.name, now)
+        return None if entry is None else self._told(asked, entry, now)
+
+    def _asked(self, der: bytes) -> _Asked:
+        asked = self._questions.get(der)
+        if asked is None:
+            asked = self._read(der)
+            if asked.request.nonce is None and len(der) <= _LONGEST_QUESTION:
+                if len(self._questions) >= _QUESTIONS:  # By strangers, perhaps: they cost us a reading each.
+                    self._questions.clear()
+                self._questions[der] = asked
+        return asked
+
+    def _read(self, der: bytes) -> _Asked:
         request = read_request(der)
         signer = self._signers.get((request.algorithm.name, request.issuer_name_hash, request.issuer_key_hash))
         if signer is None:
             raise OcspRefused(Failure.UNAUTHORIZED, "not an issuer of this service")
-        name = (signer.issuer.key_id.hex(), serial_text(request.serial))
-        now = self._clock()
+        return _Asked(request, signer, (signer.issuer.key_id.hex(), serial_text(request.serial)))
+
+    def _fresh(self, name: CertificateName, now: datetime) -> _Entry | None:
         entry = self._entries.get(name)
-        if entry is None or not entry.read_at <= now < entry.fresh_until:  # The clock may have been set back.
-            entry = await self._look_up(name)
-            now = self._clock()
+        # The clock may have been set back.
+        return entry if entry is not None and entry.read_at <= now < entry.fresh_until else None
+
+    def _told(self, asked: _Asked, entry: _Entry, now: datetime) -> OcspAnswer:
+        request = asked.request
         if request.nonce is not None:
-            return self._sign(signer, request, entry.status, now, remembered=False)
+            return self._sign(asked.signer, request, entry.status, now, remembered=False)
         answer = entry.answers.get(request.algorithm.name)
         if answer is None:
-            answer = self._sign(signer, request, entry.status, now, remembered=True)
+            answer = self._sign(asked.signer, request, entry.status, now, remembered=True)
             entry.answers[request.algorithm.name] = answer
         return answer
 
@@ -166,14 +205,14 @@ class OcspResponder:
     async def _look_up(self, name: CertificateName) -> _Entry:
         task = self._pending.get(name)
         if task is None:
-            task = self._pending[name] = asyncio.create_task(self._read(name))
+            task = self._pending[name] = asyncio.create_task(self._status_of(name))
             task.add_done_callback(_observe)
         try:
             return await asyncio.shield(task)
         except Refused as refusal:
             raise OcspRefused(Failure.TRY_LATER, refusal.detail) from refusal
 
-    async def _read(self, name: CertificateName) -> _Entry:
+    async def _status_of(self, name: CertificateName) -> _Entry:
         unchanged = False
         try:
             status = await self._database.read(lambda connection: _status(connection, name))

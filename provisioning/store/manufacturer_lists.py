@@ -43,14 +43,7 @@ _ENTRY: Final = (
     .scalar_subquery()
 )
 """Asked of each list by the index; of a join, either database may read all that was ever revoked."""
-_NAMING: Final = Prepared(
-    select(_LISTS.manufacturer_id, _ENTRY)
-    .select_from(manufacturer_lists.join(manufacturers))
-    .where(manufacturers.c.subject == bindparam("issuer"))
-)
-_WHO: Final = Prepared(
-    select(manufacturers.c.name, manufacturers.c.der).where(manufacturers.c.id == bindparam("wanted"))
-)
+_NAMING: Final = Prepared(select(_ENTRY).where(_LISTS.manufacturer_id == bindparam("of")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +64,6 @@ class StoredList:
     def place(self) -> tuple[int, datetime]:
         """What orders the lists of one scope."""
         return self.number, self.this_update
-
-
-@dataclass(frozen=True, slots=True)
-class Naming:
-    """A CA whose list names a serial number, with reason and time as `pack` makes them."""
-
-    manufacturer: str
-    der: bytes
-    entry: int
 
 
 def scope_text(scope: Scope) -> str:
@@ -120,18 +104,10 @@ def awaited(connection: Connection) -> Mapping[str, Sequence[StoredList]]:
     return found
 
 
-def naming(connection: Connection, issuer: bytes, serial: int) -> Sequence[Naming]:
-    """Return the CAs called *issuer* (DER), ended ones too, whose lists name the certificate with this serial number.
-
-    CAs may share a name: whether one of them has issued the certificate is the caller's to see.
-    """
-    rows = _NAMING.rows(connection, {"issuer": issuer, "wanted": serial_text(serial)})
-    found = []
-    for manufacturer, entry in rows:
-        if entry is not None:
-            name, der = _WHO.one(connection, {"wanted": manufacturer})
-            found.append(Naming(name, der, entry))
-    return found
+def entry_of(connection: Connection, manufacturer_id: int, serial: int) -> int | None:
+    """Return reason and time, as `pack` makes them, if a list of the manufacturer's names the certificate."""
+    rows = _NAMING.rows(connection, {"of": manufacturer_id, "wanted": serial_text(serial)})
+    return next((entry for (entry,) in rows if entry is not None), None)
 
 
 def put(

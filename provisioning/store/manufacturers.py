@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import insert, select, update
+from cryptography import x509
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.engine import Connection
 
+from provisioning.store.prepared import Prepared
 from provisioning.store.tables import manufacturers
+
+_EVERY: Final = Prepared(select(manufacturers.c.id, manufacturers.c.der).order_by(manufacturers.c.id))
+_FACTS: Final = (
+    manufacturers.c.id,
+    manufacturers.c.name,
+    manufacturers.c.group_name,
+    manufacturers.c.name_prefix,
+    manufacturers.c.fingerprint_sha256,
+    manufacturers.c.der,
+    manufacturers.c.created_at,
+    manufacturers.c.created_by,
+    manufacturers.c.ended_at,
+    manufacturers.c.lapsed_lists,
+)
+"""As `StoredManufacturer` has them."""
+_ONE: Final = Prepared(select(*_FACTS).where(manufacturers.c.id == bindparam("wanted")))
+_REMEMBERED: Final = 1024
+"""Names of CAs, about 1 KB each."""
 
 
 class LapsedLists(StrEnum):
@@ -25,13 +46,12 @@ class LapsedLists(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredManufacturer:
-    """A manufacturer's CA as the store knows it; *subject* is its name as DER, which its certificates carry."""
+    """A manufacturer's CA as the store knows it."""
 
     id: int
     name: str
     group: str
     name_prefix: str
-    subject: bytes
     fingerprint_sha256: str
     der: bytes
     created_at: datetime
@@ -67,12 +87,20 @@ def add(
 
 
 def put_in_place(
-    connection: Connection, name: str, *, fingerprint_sha256: str, der: bytes, by: str, now: datetime
+    connection: Connection,
+    name: str,
+    *,
+    subject: bytes,
+    fingerprint_sha256: str,
+    der: bytes,
+    by: str,
+    now: datetime,
 ) -> None:
     """Let a manufacturer that is known have this certificate, and be in force; raise IntegrityError as `add` does."""
     statement = update(manufacturers).where(manufacturers.c.name == name)
     connection.execute(
         statement.values(
+            subject=subject,
             fingerprint_sha256=fingerprint_sha256,
             der=der,
             created_at=now,
@@ -82,21 +110,29 @@ def put_in_place(
     )
 
 
-def issuing_as(connection: Connection, subject: bytes) -> Sequence[StoredManufacturer]:
-    """Return the CAs with this name that have not ended: who may have issued a certificate that says so."""
-    statement = select(manufacturers).where(manufacturers.c.subject == subject, manufacturers.c.ended_at.is_(None))
-    return [_from_row(row) for row in connection.execute(statement.order_by(manufacturers.c.id))]
+def called(connection: Connection, name: x509.Name) -> Sequence[StoredManufacturer]:
+    """Return the CAs of this name, ended ones too: who may have issued a certificate that says so.
+
+    Their certificates may have it in strings of another kind, so it is no look-up by its bytes.
+    """
+    ids = [identifier for identifier, der in _EVERY.rows(connection, {}) if _name_of(der) == name]
+    return [_from_row(_ONE.one(connection, {"wanted": identifier})) for identifier in ids]
+
+
+@functools.lru_cache(_REMEMBERED)
+def _name_of(der: bytes) -> x509.Name:
+    return x509.load_der_x509_certificate(der).subject
 
 
 def find_named(connection: Connection, name: str) -> StoredManufacturer | None:
     """Return the CA called *name*."""
-    row = connection.execute(select(manufacturers).where(manufacturers.c.name == name)).one_or_none()
+    row = connection.execute(select(*_FACTS).where(manufacturers.c.name == name)).one_or_none()
     return None if row is None else _from_row(row)
 
 
 def page(connection: Connection, *, limit: int, after: str | None) -> Sequence[StoredManufacturer]:
     """Return CAs in order of name, after the name *after*."""
-    statement = select(manufacturers).order_by(manufacturers.c.name).limit(limit)
+    statement = select(*_FACTS).order_by(manufacturers.c.name).limit(limit)
     if after is not None:
         statement = statement.where(manufacturers.c.name > after)
     return [_from_row(row) for row in connection.execute(statement)]
@@ -121,16 +157,7 @@ def anchors(connection: Connection) -> list[bytes]:
 
 
 def _from_row(row: Any) -> StoredManufacturer:
+    identifier, name, group, prefix, fingerprint, der, created_at, created_by, ended_at, lapsed = row
     return StoredManufacturer(
-        row.id,
-        row.name,
-        row.group_name,
-        row.name_prefix,
-        row.subject,
-        row.fingerprint_sha256,
-        row.der,
-        row.created_at,
-        row.created_by,
-        row.ended_at,
-        LapsedLists(row.lapsed_lists),
+        identifier, name, group, prefix, fingerprint, der, created_at, created_by, ended_at, LapsedLists(lapsed)
     )

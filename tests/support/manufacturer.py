@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
 from provisioning.ca.der import BIT_STRING, SEQUENCE, children, element
@@ -34,14 +35,15 @@ class Manufacturer:
         key: PrivateKey | None = None,
         extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
         above: Manufacturer | None = None,
+        strings: _ASN1Type | None = None,
     ) -> None:
         """*extensions*, each with whether it is critical, are in the CA's own certificate too.
 
-        *above* has certified it, itself if nobody.
+        *above* has certified it, itself if nobody. *strings*: of which kind those of its name are.
         """
         self._begin = begin or datetime.now(UTC) - timedelta(days=1)
         self.key = key or generate_key()
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name, strings)])
         builder = self._builder(self.name, self.key.public_key(), end)
         for extension, critical in ((x509.BasicConstraints(ca=True, path_length=0), True), *extensions):
             builder = builder.add_extension(extension, critical=critical)
@@ -65,15 +67,16 @@ class Manufacturer:
         key: PrivateKey | None = None,
         usage: x509.KeyUsage | None = None,
         extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
+        issuer: x509.Name | None = None,
     ) -> tuple[x509.Certificate, bytes]:
         """Return a device certificate, without Authority Key Identifier as some are, and it with its key as PEM.
 
-        *extensions*, each with whether it is critical, are in it too.
+        *extensions*, each with whether it is critical, are in it too. *issuer*: what it says of the CA's name.
         """
         key = key or generate_key()
         attributes = [x509.NameAttribute(NameOID.SERIAL_NUMBER, number) for number in serial_numbers]
         subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Acme"), *attributes])
-        builder = self._builder(subject, key.public_key(), end).issuer_name(self.name)
+        builder = self._builder(subject, key.public_key(), end).issuer_name(issuer or self.name)
         for extension, critical in (*([] if usage is None else [(usage, True)]), *extensions):
             builder = builder.add_extension(extension, critical=critical)
         certificate = builder.sign(self.key, hashes.SHA256())

@@ -45,11 +45,13 @@ class ManufacturerWay(Way):
         if certificate is None:
             return None
         try:
-            issuer = certificate.issuer.public_bytes()
+            namesakes = manufacturers.called(connection, certificate.issuer)
         except UNREADABLE:  # No CA is registered whose name cannot be read.
             return None
-        for manufacturer in manufacturers.issuing_as(connection, issuer):
-            if is_issued_by(certificate, x509.load_der_x509_certificate(manufacturer.der)):
+        for manufacturer in namesakes:
+            if manufacturer.ended_at is None and is_issued_by(
+                certificate, x509.load_der_x509_certificate(manufacturer.der)
+            ):
                 return cls(manufacturer, certificate)
         return None
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import ssl
 import struct
@@ -26,6 +28,7 @@ from broker.turn import Turn
 from provisioning.pki.openssl import forget_sessions
 from provisioning.pki.tls import ClientCertificate, CredentialPem, client_context, server_context
 from tests.support.broker_process import wait_until
+from tests.support.noted_error import Bystander, leave_error
 from tests.support.one_segment import OneSegmentClient
 from tests.support.pki import Pki, shared_pki
 
@@ -322,6 +325,51 @@ async def test_what_a_client_said_before_it_reset_the_connection_is_heard_though
     assert told.detail == "the connection was reset"
 
 
+class Leaving:
+    """A session in which what the system refuses leaves a note, as in Python 3.12.3 and later."""
+
+    def __init__(self, session: TlsSession) -> None:
+        self._session = session
+        self.refused: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self.refused:
+            return getattr(self._session, name)
+        leave_error()
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+@pytest.mark.parametrize("refused", ["write", "read", "shutdown"])
+async def test_what_one_client_meets_is_not_thought_to_have_met_another(pki: Pki, refused: str) -> None:
+    context = server_context(
+        pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.REQUIRED, allow_tls12=True
+    )
+    client = client_context(pki.anchors, pki.device("meter-1").credential)
+    bystander = Bystander(context, client)
+    opened: list[Leaving] = []
+
+    def opener(context: ssl.SSLContext, accepted: socket.socket) -> tuple[socket.socket, Any]:
+        kept, session = open_tls(context, accepted)
+        opened.append(Leaving(session))
+        return kept, opened[0]
+
+    server = Server(opener, context)
+
+    def act(connection: ssl.SSLSocket) -> None:
+        connection.sendall(b"hello")
+        assert connection.recv(5) == b"HELLO"
+        opened[0].refused = {refused, "write", "read"} if refused == "write" else {refused}
+        connection.sendall(b"leave" if refused == "shutdown" else b"hello")
+        connection.recv(1)
+
+    told, _ = await visit(server, client, act)
+    if refused != "shutdown":
+        assert await asyncio.wait_for(told.ended, 30) == "CONNECTION_LOST"
+        assert told.detail == "the connection was reset"
+    assert bystander.is_well()
+    await server.close()
+
+
 async def test_a_client_that_leaves_without_having_taken_what_was_sent_is_lost_too(server: Server, pki: Pki) -> None:
     def act(connection: ssl.SSLSocket) -> None:
         connection.sendall(b"flood")
@@ -407,7 +455,7 @@ def shakes_hands(raw: socket.socket, anchors: str, credential: CredentialPem | N
         (says(b"GET / HTTP/1.1\r\n\r\n"), "NOT_TLS", "http request"),
         (says(b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"), "NOT_TLS", "wrong version number"),
         (leaves, "TLS_HANDSHAKE_FAILED", "the peer has closed the connection"),
-        (partial(leaves, reset=True), "TLS_HANDSHAKE_FAILED", "Connection reset by peer"),
+        (partial(leaves, reset=True), "TLS_HANDSHAKE_FAILED", "the connection was reset"),
         (
             lambda raw, pki: shakes_hands(raw, pki.anchors, None),
             "NO_CERTIFICATE",

@@ -133,8 +133,11 @@ def test_who_asks_too_often_is_told_when_to_come_back_and_others_are_served(limi
 def test_metrics_count_by_route_and_code_and_tell_the_state_of_the_parts(limited: ProvisioningService) -> None:
     Curl(limited.http).run("/ca/nonsense.crt")
     Curl(limited.http).run("/crl/issuing-ca.crl")
+    Curl(limited.http).run("/ocsp/M*")
     text = Curl(limited.http).run("/metrics").text
     samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(samples['fleet_provisioning_ocsp_answers_total{answer="malformed_request"}']) >= 1
+    assert float(samples['fleet_provisioning_ocsp_answers_total{answer="nonce"}']) == 0, "there before it happens"
     assert float(samples['fleet_provisioning_refusals_total{code="NOT_FOUND"}']) >= 1
     assert float(samples['fleet_provisioning_refusals_total{code="TOKEN_USED"}']) == 0, "there before it happens"
     assert float(samples['fleet_provisioning_crl_number{list="issuing-ca"}']) >= 1

@@ -140,6 +140,22 @@ def test_qos2_in_flight_is_not_given_away_but_what_was_never_sent_is(broker: Mem
     assert first.payload in queued
 
 
+@pytest.mark.parametrize("expiry", [0, 60])
+@pytest.mark.parametrize("qos", [1, 2])
+def test_what_a_session_held_that_is_taken_over_and_begun_anew_goes_to_another_once(
+    broker: MemoryBroker, meter: WireClient, qos: int, expiry: int
+) -> None:
+    (staying,) = workers(broker, 1, qos)
+    leaving = broker.service("v", receive_maximum=1, session_expiry_interval=expiry)
+    leaving.subscribe(SHARED, qos=qos)
+    staying.transport.unsent = True  # So that the other comes first.
+    publish(meter, *range(3), qos=qos)
+    (sent,) = leaving.messages()
+    broker.service("v", session_expiry_interval=expiry)
+    held = sorted(delivery.message.payload for delivery in staying.session.deliveries())
+    assert held == [payload for payload in (b"0", b"1", b"2") if qos == 1 or payload != sent.payload]
+
+
 def test_with_nobody_connected_it_waits_for_who_comes_back(broker: MemoryBroker, meter: WireClient) -> None:
     brief, kept = workers(broker, 1)[0], broker.service("k", session_expiry_interval=60)
     kept.subscribe(SHARED, qos=1)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,10 +11,12 @@ from starlette.responses import Response
 from uvicorn.server import ServerState
 
 from provisioning import connection_protocol
-from provisioning.connection_protocol import ConnectionProtocol
+from provisioning.connection_protocol import Answering, ConnectionProtocol
+from provisioning.written_answer import ReadyAnswer
 
 _LARGE = 32 * 1024 * 1024
 """More than the kernel keeps for a client that reads nothing."""
+_MUCH = 256 * 1024
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -34,18 +36,24 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 class Whole:
     """Answers what is posted to ``/whole``, with its body; a body of ``wait`` when it is told to go on.
 
-    A body of ``odd`` is the application's after all.
+    A body of ``odd`` is the application's after all. What is asked of ``/ready`` is answered at once, with its method
+    and how often it was asked.
     """
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
         self.began = asyncio.Event()
         self.finished = asyncio.Event()
+        self.asked = 0
 
-    def takes(self, target: bytes, size: int) -> bool:
-        return target == b"/whole" and size <= 100
+    def takes(self, method: bytes, target: bytes, size: int) -> bool:
+        return target == b"/ready" or (method == b"POST" and target == b"/whole" and size <= 100)
 
-    def answering(self, scope: Any, body: bytes) -> Coroutine[Any, Any, Response] | None:
+    def answering(self, scope: Any, body: bytes) -> Answering | None:
+        if scope["path"] == "/ready":
+            self.asked += 1
+            content = f"{scope['method']} {self.asked}".encode().ljust(_MUCH if body == b"much" else 0)
+            return ReadyAnswer.of(200, [(b"content-length", b"%d" % len(content))], content)
         return None if body == b"odd" else self._answer(scope, body)
 
     async def _answer(self, scope: Any, body: bytes) -> Response:
@@ -169,6 +177,46 @@ async def test_what_nobody_takes_is_the_application_s(request_: bytes) -> None:
         if b"Expect:" in request_:
             assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         assert (await answered(reader))[1].startswith(b"ok")
+
+
+async def test_what_is_there_already_leaves_at_once_and_in_order() -> None:
+    state = ServerState()
+    async with connected(Whole(), state) as (reader, writer):
+        get = b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
+        writer.write(get + post(b"", "/ready") + post(b"second", "/other") + get + post(b"third") + get)
+        answers = [await answered(reader) for _ in range(6)]
+        assert [body for _, body in answers] == [b"GET 1", b"POST 2", b"oksecond", b"ok", b"okthird", b"ok"]
+        assert answers[0][0] == b"HTTP/1.1 200 OK\r\nx-default: yes\r\ncontent-length: 5\r\n\r\n"
+        state.default_headers = [(b"x-default", b"another")]
+        writer.write(get.replace(b"x\r\n\r\n", b"x\r\nConnection: close\r\n\r\n") + get)
+        head, body = await answered(reader)
+        assert body == b"GET 3"
+        assert head.endswith(b"x-default: another\r\nconnection: close\r\ncontent-length: 5\r\n\r\n")
+        assert await reader.read() == b""
+    assert state.total_requests == 7
+
+
+async def test_who_takes_nothing_of_what_is_there_is_answered_no_further() -> None:
+    whole, state = Whole(), ServerState()
+    state.connections = kept = Connections()
+    async with connected(whole, state, stall_seconds=0.2) as (_, writer):
+        writer.write(post(b"much", "/ready") * 2000)
+        async with asyncio.timeout(20):
+            await kept.gone.wait()
+    assert whole.asked < 200, "half a gigabyte was made for somebody who reads nothing"
+
+
+async def test_a_connection_that_is_used_again_and_again_has_its_time_for_each_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_protocol, "_REQUEST_SECONDS", 0.3)
+    async with connected(Whole()) as (reader, writer):
+        for _ in range(6):  # Together longer than one may take.
+            writer.write(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")
+            await answered(reader)
+            await asyncio.sleep(0.1)
+        writer.write(b"GET /ready HTTP/1.1\r\nHost: x\r\n")
+        assert await reader.read() == b""
 
 
 OFFER = ("Connection: Upgrade, HTTP2-Settings, close", "Upgrade: h2c", "HTTP2-Settings: AAEA")

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from provisioning.ca.der import OCTET_STRING, SEQUENCE, element, object_identifier
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import generate_key
 from provisioning.pki.tls import ClientCertificate, CredentialPem, client_context, server_context
 from tests.support.manufacturer import Manufacturer
@@ -60,6 +62,26 @@ def lets_through(idevid: bytes, *manufacturers: Manufacturer) -> bool:
             waiting.remove(each)
     assert server.getpeercert(binary_form=True)
     return True
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        (Manufacturer(strings=_ASN1Type.PrintableString).name, True),
+        (Manufacturer(strings=_ASN1Type.T61String).name, True),
+        (Manufacturer(strings=_ASN1Type.BMPString).name, True),
+        (Manufacturer("Acme device").name, False),
+    ],
+    ids=["printable", "teletex", "bmp", "another"],
+)
+def test_who_is_let_through_by_a_name_in_other_strings_is_found_to_be_issued_by_it(name: x509.Name, same: bool) -> None:
+    acme = Manufacturer()
+    certificate, pem = acme.idevid("SN17", issuer=name)
+    assert certificate.issuer.public_bytes() != acme.name.public_bytes()
+    assert lets_through(pem, acme) is is_issued_by(certificate, acme.certificate) is same
+    assert not is_issued_by(certificate, Manufacturer().certificate), "another's key"
+    rsa_ca = Manufacturer(key=rsa.generate_private_key(65537, 2048))
+    assert is_issued_by(rsa_ca.idevid("SN17", issuer=name)[0], rsa_ca.certificate) is same
 
 
 def eku(*oids: ObjectIdentifier) -> Sequence[tuple[x509.ExtensionType, bool]]:

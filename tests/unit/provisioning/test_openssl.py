@@ -15,6 +15,7 @@ import pytest
 
 from provisioning.pki import openssl
 from provisioning.pki.tls import ClientCertificate, Credential, client_context, server_context
+from tests.support.noted_error import Bystander, leave_error
 from tests.support.pki import Pki, shared_device, shared_pki
 
 PKI = shared_pki()
@@ -34,6 +35,21 @@ def tls13_suites(of: ssl.SSLContext) -> list[str]:
 
 def test_this_python_lets_openssl_be_asked() -> None:
     assert openssl.AVAILABLE, "without it every handshake and every record costs more: see docs/decisions/0080"
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_what_is_noted_of_an_error_can_be_forgotten(monkeypatch: pytest.MonkeyPatch, *, available: bool) -> None:
+    monkeypatch.setattr(openssl, "AVAILABLE", available)
+    server = server_context(
+        BROKER.credential, PKI.anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True
+    )
+    bystander = Bystander(server, client_context(PKI.anchors, None))
+    for _ in range(2):
+        leave_error()
+        assert not bystander.is_well(), "if it were, there would be nothing to forget"
+        leave_error()
+        openssl.forget_errors()
+        assert bystander.is_well()
 
 
 def test_suites_are_offered_in_the_order_that_is_preferred_and_no_others() -> None:

@@ -79,11 +79,12 @@ async def through(app: Any, asked: Scope, body: bytes) -> Response:
 )
 def test_only_what_names_an_operation_just_so_is_taken(target: str) -> None:
     whole, _, _ = both(Enrolment(Refused(Code.TOKEN_USED, "used")))
-    assert whole.takes(target.encode(), MAXIMUM_BODY)
-    assert not whole.takes(target.encode(), MAXIMUM_BODY + 1)
+    assert whole.takes(b"POST", target.encode(), MAXIMUM_BODY)
+    assert not whole.takes(b"POST", target.encode(), MAXIMUM_BODY + 1)
+    assert not whole.takes(b"PUT", target.encode(), 0)
     for other in (f"{target}?x", f"{target}/", f"/x{target}", f"https://localhost{target}", target.replace("s", "%73")):
-        assert not whole.takes(other.encode(), 0)
-    assert not whole.takes(target.replace("est/", "est/ü/").encode(), 0)
+        assert not whole.takes(b"POST", other.encode(), 0)
+    assert not whole.takes(b"POST", target.replace("est/", "est/ü/").encode(), 0)
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ async def test_what_is_not_plainly_valid_is_the_framework_s(
 async def test_only_the_path_of_revocations_is_taken(fleet: Fleet) -> None:
     whole = (await api_of(fleet)).whole
     size = Settings().maximum_body_bytes
-    assert whole.takes(PATH.encode(), size)
-    assert not whole.takes(PATH.encode(), size + 1)
+    assert whole.takes(b"POST", PATH.encode(), size)
+    assert not whole.takes(b"POST", PATH.encode(), size + 1)
     for other in ("/v1/tokens", f"{PATH}/", f"{PATH}?x", f"/x{PATH}", PATH.replace("s", "%73"), "/v1/suspensions"):
-        assert not whole.takes(other.encode(), 0)
+        assert not whole.takes(b"POST", other.encode(), 0)

@@ -66,7 +66,7 @@ def test_the_response_is_the_library_s(
             builder = builder.add_extension(nonce, critical=False)
         theirs = builder.sign(key, hash_for(key))
         fields = ocsp_fields.joined(
-            responder_key_hash=key_hash.issuer_key_hash,
+            responder=ocsp_fields.responder(key_hash.issuer_key_hash),
             produced_at=theirs.produced_at_utc,
             certificate_id=ocsp_fields.certificate_id_head(
                 algorithm.name, asked.issuer_name_hash, asked.issuer_key_hash
@@ -78,7 +78,8 @@ def test_the_response_is_the_library_s(
             nonce=nonce,
         )
         assert fields == theirs.tbs_response_bytes
-        whole = ocsp_fields.response(fields, signed_with, theirs.signature, certificate.public_bytes(Encoding.DER))
+        certificates = ocsp_fields.signers_certificate(certificate.public_bytes(Encoding.DER))
+        whole = ocsp_fields.response(fields, signed_with, theirs.signature, certificates)
         assert whole == theirs.public_bytes(Encoding.DER)
 
 

@@ -9,14 +9,18 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtensionOID
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
+from structlog.testing import capture_logs
 
 from provisioning.doctor_manufacturers import manufacturer_findings
 from provisioning.enrolment import manufacturer_lists as lists_of_manufacturers
+from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Refused
+from provisioning.metrics import ManufacturersCollector
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import unpack
 from provisioning.store import audit, manufacturer_lists
@@ -229,12 +233,12 @@ async def test_one_certificate_is_looked_up_whatever_else_was_revoked(fleet: Fle
     idevid = acme.idevid("SN17")[0]
     taken = await give_list(fleet, listed(acme, idevid))
     many = [{"list_id": taken.stored.id, "serial": f"{serial:x}", "entry": 0} for serial in range(1, 20_000)]
-    issuer = acme.name.public_bytes()
+    identifier = (await ManufacturerService(fleet.database, fleet.clock, nothing).find("acme")).id
 
     def read(connection: Connection) -> str:
-        (found,) = manufacturer_lists.naming(connection, issuer, idevid.serial_number)
-        assert found.manufacturer == "acme"
-        asked = {"issuer": issuer, "wanted": "1"}
+        assert manufacturer_lists.entry_of(connection, identifier, idevid.serial_number) is not None
+        assert manufacturer_lists.entry_of(connection, identifier, 20_000) is None
+        asked = {"of": identifier, "wanted": "1"}
         if connection.dialect.name == "sqlite":
             compiled = manufacturer_lists._NAMING._for(connection.dialect, asked)
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled.text}", tuple(compiled.bound(asked))).all()
@@ -301,13 +305,30 @@ async def test_who_is_registered_again_under_another_name_has_revoked_what_it_ha
     await enrol(fleet, "SN18", certificate=acme.idevid("SN18")[0])
 
 
-async def test_a_ca_that_the_ca_above_it_has_revoked_lets_nobody_in(fleet: Fleet, acme: Manufacturer) -> None:
-    below = Manufacturer("Acme east", begin=NOON - DAY, above=acme)
-    await register(fleet, below, name="east", prefix="e-")
-    await enrol(fleet, "e-SN17", certificate=below.idevid("SN17")[0])
-    await give_list(fleet, listed(acme, below.certificate))
-    with pytest.raises(Refused, match=r"MANUFACTURER_REVOKED: the CA of east, serial number .* revoked by acme"):
-        await enrol(fleet, "e-SN18", certificate=below.idevid("SN18")[0])
+async def test_a_manufacturer_s_name_is_the_same_in_strings_of_every_kind(fleet: Fleet, acme: Manufacturer) -> None:
+    printable = Manufacturer(begin=NOON - DAY, key=acme.key, strings=_ASN1Type.PrintableString)
+    stolen, good = (acme.idevid(number, issuer=printable.name)[0] for number in ("SN17", "SN18"))
+    await enrol(fleet, "SN18", certificate=good)
+    await give_list(fleet, listed(printable, stolen))
+    assert await refusal(fleet, "SN17", certificate=stolen) is Code.MANUFACTURER_REVOKED
+    await register(fleet, printable)  # Its certificate was renewed, and says it in these strings from now on.
+    assert await refusal(fleet, "SN17", certificate=stolen) is Code.MANUFACTURER_REVOKED
+    await enrol(fleet, "SN19", certificate=acme.idevid("SN19")[0])
+
+
+async def test_a_ca_that_the_ca_above_it_has_revoked_lets_nobody_in(fleet: Fleet) -> None:
+    root = Manufacturer(begin=NOON - DAY)
+    acme = Manufacturer("Acme east", begin=NOON - DAY, above=root)
+    await group(fleet, "manufacturer")
+    await register(fleet, acme)
+    await group(fleet, name="nobody")
+    service = ManufacturerService(fleet.database, fleet.clock, nothing)
+    await service.add(name="root", group="nobody", name_prefix="", pem=root.pem, by="admin")
+    await enrol(fleet, "SN17", certificate=acme.idevid("SN17")[0])
+    assert await refusal(fleet, "SN18", certificate=root.idevid("SN18")[0]) is Code.WAY_REFUSED
+    await give_list(fleet, listed(root, acme.certificate), "root")
+    with pytest.raises(Refused, match=r"MANUFACTURER_REVOKED: the CA of acme, serial number .* revoked by root"):
+        await enrol(fleet, "SN18", certificate=acme.idevid("SN18")[0])
 
 
 async def test_a_ca_of_the_same_name_revokes_its_own_only(fleet: Fleet, acme: Manufacturer) -> None:
@@ -338,12 +359,38 @@ async def test_the_doctor_says_when_the_next_list_is_due(fleet: Fleet, acme: Man
     fleet.clock.advance(18 * HOUR)
     assert await found() == [("ok", "lists hold for a while: acme")]
     fleet.clock.advance(HOUR)
-    assert await found() == [("warning", "acme's list will have lapsed, or has, on 2027-03-02 12:00 UTC")]
+    assert await found() == [("warning", "acme's list lapses on 2027-03-02 12:00 UTC, and the next is not here")]
     part = listed(acme, point=scope(SHARD.format(1)), now=fleet.clock())
     await give_list(fleet, part)
     fleet.clock.advance(6 * HOUR)
-    assert await found() == [("warning", "1 of acme's 2 lists will have lapsed, or has, on 2027-03-02 12:00 UTC")]
+    gone = "the first of acme's 2 lists lapsed on 2027-03-02 12:00 UTC, and the next is not here"
+    assert await found() == [("warning", gone)]
     fleet.clock.advance(DAY)
-    assert await found() == [("failed", "acme's list lapsed on 2027-03-03 07:00 UTC: its devices are refused")]
+    assert await found() == [("failed", "acme's lists lapsed on 2027-03-03 07:00 UTC: its devices are refused")]
     await set_lapsed(fleet, LapsedLists.ACCEPT)
     assert await found() == []
+
+
+async def test_the_service_says_once_that_a_list_is_awaited(fleet: Fleet, acme: Manufacturer) -> None:
+    watch = ManufacturerWatch(fleet.database, fleet.clock)
+
+    async def said() -> list[str]:
+        with capture_logs() as logs:
+            await watch.look()
+        return [each["waiting"] for each in logs if each["event"] == "manufacturer's list awaited"]
+
+    assert (await said(), watch.ends) == ([], {})
+    await give_list(fleet, listed(acme))
+    assert (await said(), watch.ends) == ([], {"acme": NOON + DAY})
+    told = [each for family in ManufacturersCollector(lambda: watch.ends).collect() for each in family.samples]
+    assert [(each.labels["manufacturer"], each.value) for each in told] == [("acme", (NOON + DAY).timestamp())]
+    fleet.clock.advance(19 * HOUR)
+    assert (await said(), await said()) == (["soon"], [])
+    fleet.clock.advance(6 * HOUR)
+    assert (await said(), await said()) == (["all"], [])
+    await give_list(fleet, listed(acme, number=2, now=fleet.clock()))
+    assert await said() == []
+    fleet.clock.advance(2 * DAY)
+    assert await said() == ["all"]
+    await ManufacturerService(fleet.database, fleet.clock, nothing).end("acme", by="admin")
+    assert (await said(), watch.ends) == ([], {})

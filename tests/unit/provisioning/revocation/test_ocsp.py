@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -16,72 +14,22 @@ from provisioning.ca.ceremony import found_authority
 from provisioning.ca.der import OCTET_STRING, SEQUENCE, children, element, object_identifier
 from provisioning.ca.ocsp import Failure, OcspRefused
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import ocsp as ocsp_module
 from provisioning.revocation import ocsp_signer as signer_module
-from provisioning.revocation.ocsp import OcspResponder
-from provisioning.revocation.ocsp_signer import RenewedOcspSigner
-from provisioning.revocation.service import RevocationService
-from provisioning.store import audit, certificates, devices
+from provisioning.store import audit, certificates
 from provisioning.store.audit import Action
 from tests.support.fleet import Fleet
 from tests.support.ocsp import SHA1, SHA256, request_der
+from tests.support.responding import DAY, Responding
 
-DAY = timedelta(days=1)
 ASKER = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "asker")])
 REQUESTOR = element(b"\xa1", element(b"\xa4", ASKER.public_bytes()))
 
 
-@dataclass
-class Responding:
-    """A responder on a fleet's store."""
-
-    fleet: Fleet
-    signer: RenewedOcspSigner
-    responder: OcspResponder
-    revocation: RevocationService
-
-    @property
-    def issuer(self) -> x509.Certificate:
-        return self.fleet.authority.issuing_ca.certificate
-
-    async def ask(
-        self,
-        certificate: x509.Certificate,
-        algorithm: hashes.HashAlgorithm = SHA256,
-        *,
-        issuer: x509.Certificate | None = None,
-        nonce: bytes | None = None,
-    ) -> ocsp.OCSPResponse:
-        answer = await self.responder.answer(request_der(certificate, issuer or self.issuer, algorithm, nonce=nonce))
-        response = ocsp.load_der_ocsp_response(answer.der)
-        (signer,) = response.certificates
-        key = signer.public_key()
-        assert isinstance(key, ec.EllipticCurvePublicKey)
-        assert response.signature_hash_algorithm is not None
-        key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(response.signature_hash_algorithm))
-        signer.verify_directly_issued_by(self.issuer)
-        return response
-
-
 @pytest.fixture
 async def responding(fleet: Fleet) -> Responding:
-    await fleet.database.write(
-        lambda connection: devices.add(connection, "provisioning", Role.SERVICE, None, fleet.clock())
-    )
-    signer = RenewedOcspSigner(
-        issuer=fleet.issuer,
-        database=fleet.database,
-        serial_numbers=fleet.serial_numbers,
-        owner="provisioning",
-        life=7 * DAY,
-        clock=fleet.clock,
-    )
-    await signer.renew()
-    responder = OcspResponder(fleet.database, [signer], fleet.clock, DAY / 2)
-    revocation = RevocationService(fleet.database, fleet.clock, (responder.forget_changed,))
-    return Responding(fleet, signer, responder, revocation)
+    return await Responding.on(fleet)
 
 
 @pytest.mark.parametrize("algorithm", [SHA1, SHA256, hashes.SHA384(), hashes.SHA512()], ids=lambda each: each.name)
