@@ -127,7 +127,8 @@ async def test_one_certificate_is_suspended_and_resumed(fleet: Fleet) -> None:
     assert (await fleet.suspension.resume_device("meter-17", by="admin")).changed, "it was active, and part of it held"
     assert fleet.told == ["feed", "crl"] * 4
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
-    assert [(each.action, json.loads(each.details)["serials"]) for each in entries if each.actor == "admin"][-4:] == [
+    facts = [(each.action, json.loads(each.details)) for each in entries if each.action in {"suspended", "resumed"}]
+    assert [(action, each["serials"]) for action, each in facts] == [
         ("suspended", [serial(first)]),
         ("resumed", [serial(first)]),
         ("suspended", [serial(second)]),
