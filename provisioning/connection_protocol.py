@@ -30,7 +30,7 @@ from provisioning.gathering_transport import GatheringTransport
 from provisioning.head_deadline import HeadDeadline
 from provisioning.pki.openssl import has_extended_master_secret
 from provisioning.taken_answers import TakenAnswers
-from provisioning.written_answer import ReadyAnswer, lines, says_close, written
+from provisioning.written_answer import Answering, ReadyAnswer, lines, says_close, written
 
 log = structlog.get_logger(__name__)
 
@@ -39,10 +39,6 @@ _REQUEST_SECONDS: Final = 60.0
 _STALL_SECONDS: Final = 60.0
 _HOST: Final = re.compile(rb"(\[(?P<address>[0-9A-Fa-f:.]+)\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(:[0-9]*)?")
 """What Host may say (RFC 9110 §7.2, RFC 3986 §3.2.2); it may be empty."""
-
-
-Answering = Coroutine[Any, Any, Response | ReadyAnswer] | ReadyAnswer
-"""What answers a request: it has to wait for something, or it has the answer."""
 
 
 class WholeRequests(Protocol):

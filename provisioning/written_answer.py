@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from starlette.responses import Response
 
@@ -32,6 +32,10 @@ class ReadyAnswer:
         """Return it as it goes over the wire; *default_lines* are what `lines` makes of those headers."""
         closing = lines([_CLOSE]) if closes else b""
         return b"%b%b%b%b" % (self.status_line, default_lines, closing, self.rest)
+
+
+Answering = Coroutine[Any, Any, Response | ReadyAnswer] | ReadyAnswer
+"""What answers a request: it has to wait for something, or it has the answer."""
 
 
 def written(response: Response, default_headers: Headers, *, closes: bool) -> bytes:

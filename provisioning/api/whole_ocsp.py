@@ -15,8 +15,7 @@ from typing import Final
 from starlette.types import Scope
 
 from provisioning.api.ocsp import MAXIMUM_PATH, MAXIMUM_REQUEST, PREFIX, OcspQuestions
-from provisioning.connection_protocol import Answering
-from provisioning.written_answer import ReadyAnswer
+from provisioning.written_answer import Answering, ReadyAnswer
 
 _POSTED: Final = PREFIX.encode()
 _ASKED: Final = f"{PREFIX}/".encode()

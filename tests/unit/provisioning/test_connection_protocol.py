@@ -11,8 +11,8 @@ from starlette.responses import Response
 from uvicorn.server import ServerState
 
 from provisioning import connection_protocol
-from provisioning.connection_protocol import Answering, ConnectionProtocol
-from provisioning.written_answer import ReadyAnswer
+from provisioning.connection_protocol import ConnectionProtocol
+from provisioning.written_answer import Answering, ReadyAnswer
 
 _LARGE = 32 * 1024 * 1024
 """More than the kernel keeps for a client that reads nothing."""

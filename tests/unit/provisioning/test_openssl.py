@@ -21,6 +21,7 @@ from tests.support.pki import Pki, shared_device, shared_pki
 PKI = shared_pki()
 BROKER = PKI.broker()
 SET_STATUS_TYPE, GET_STATUS_RESPONSE = 65, 70
+GET_SESSION_CACHE_SIZE = 43
 NAMES = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384")
 
 
@@ -64,6 +65,16 @@ def test_an_unknown_suite_changes_nothing() -> None:
     before = tls13_suites(fresh)
     assert not openssl.prefer(fresh, ("TLS_NO_SUCH_SUITE",))
     assert tls13_suites(fresh) == before
+
+
+@pytest.mark.skipif(not openssl.CAN_REMEMBER, reason="an OpenSSL that lets remembered sessions pile up")
+def test_so_many_sessions_are_remembered_and_no_tickets_are_handed_out() -> None:
+    fresh = context()
+    openssl.remember_sessions(fresh, 7)
+    address = openssl._word(fresh, openssl._CONTEXT)
+    assert openssl._library.SSL_CTX_ctrl(address, GET_SESSION_CACHE_SIZE, 0, None) == 7
+    assert fresh.num_tickets == 0
+    assert ssl.OP_NO_TICKET in fresh.options
 
 
 def test_only_sessions_of_the_standard_library_read_ahead() -> None:

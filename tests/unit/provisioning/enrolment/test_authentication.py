@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +23,7 @@ from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from tests.support.fleet import Fleet, successor_csr
-from tests.support.pki import shared_device
+from tests.support.pki import shared_device, shared_pki
 from tests.support.requests import csr_der
 
 SECOND = timedelta(seconds=1)
@@ -58,6 +59,9 @@ async def test_nobody_is_known_by_what_this_service_has_not_issued(fleet: Fleet)
     ours = await fleet.enrol("meter-1")
     assert await asked(fleet, None) is Code.CERTIFICATE_MISSING
     assert await asked(fleet, shared_device("meter-1").certificate) is Code.CERTIFICATE_UNKNOWN
+    unreadable = x509.UnrecognizedExtension(x509.IssuerAlternativeName.oid, b"\x30\x02\xa3\x00")  # An X.400 address.
+    theirs = shared_pki().device("meter-1", extensions=[unreadable]).certificate
+    assert await asked(fleet, theirs) is Code.CERTIFICATE_UNKNOWN
     assert await asked(fleet, ours) is None
 
 
@@ -93,6 +97,13 @@ async def test_an_operator_is_let_in_as_what_he_is_now(fleet: Fleet) -> None:
         await roles.grant("bert", role, by="anna")
         assert await asked(fleet, bert, still) is code
     await roles.grant("bert", OperatorRole.ENROLLER, by="anna")
+    another = replace(found, certificate=replace(found.certificate, id=found.certificate.id + 1))
+    assert await asked(fleet, bert, lambda connection, _, now: check_still(connection, another, now)) is (
+        Code.CERTIFICATE_UNKNOWN
+    )
+    begun, fleet.clock.now = fleet.clock.now, bert.not_valid_after_utc + SECOND
+    assert await asked(fleet, bert, still) is Code.CERTIFICATE_EXPIRED
+    fleet.clock.now = begun
     await fleet.revocation.revoke_device("bert", RevocationReason.SUPERSEDED, by="anna")
     assert await asked(fleet, bert, still) is Code.CERTIFICATE_REVOKED
     fleet.clock.now = anna.not_valid_after_utc + SECOND

@@ -15,7 +15,9 @@ from provisioning.store import audit
 from provisioning.store.audit import Action
 from provisioning.store.groups import NewKey
 from tests.support.fleet import Fleet
-from tests.support.ways import claim, enrol, group, is_good, refusal
+from tests.support.manufacturer import Manufacturer
+from tests.support.requests import NOON
+from tests.support.ways import claim, enrol, group, is_good, refusal, register
 
 
 def fingerprint(key: PrivateKey) -> str:
@@ -83,6 +85,17 @@ async def test_a_listed_key_is_its_device_s_and_a_listed_name_is_not(fleet: Flee
     assert (await is_good(fleet, first), await is_good(fleet, second)) == (False, True)
     await listed(fleet, ("meter-1", None))
     assert await refusal(fleet, "meter-1", certificate=await claim(fleet)) is Code.NAME_TAKEN
+
+
+async def test_a_listed_key_is_its_device_s_whichever_way_that_came_in(fleet: Fleet) -> None:
+    await group(fleet, "manufacturer", "listed", new_key=NewKey.REPLACE)
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    first = await enrol(fleet, "SN17", certificate=acme.idevid("SN17")[0])
+    key = generate_key()
+    await listed(fleet, ("SN17", fingerprint(key)))
+    second = await enrol(fleet, "SN17", key=key, label="line")
+    assert (await is_good(fleet, first), await is_good(fleet, second)) == (False, True)
 
 
 async def test_what_is_listed_and_unlisted_is_audited(fleet: Fleet) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -61,13 +62,16 @@ async def test_the_last_admin_who_can_get_in_stays_one(fleet: Fleet) -> None:
     fleet.clock.advance(timedelta(days=400))
     await service.grant("carl", OperatorRole.AUDITOR, by="carl")  # Nobody can get in any more: nothing to protect.
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 1000))
-    assert [each.subject for each in entries if each.action == "operator role granted"] == [
-        "anna",
-        "bert",
-        "anna",
-        "carl",
-        "anna",
-        "carl",
+    granted_roles = [
+        (each.subject, json.loads(each.details)["role"]) for each in entries if each.action == "operator role granted"
+    ]
+    assert granted_roles == [
+        ("anna", "admin"),
+        ("bert", "admin"),
+        ("anna", "admin"),
+        ("carl", "admin"),
+        ("anna", "auditor"),
+        ("carl", "auditor"),
     ]
 
 

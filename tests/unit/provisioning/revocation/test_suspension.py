@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.reasons import REASON_USES
-from provisioning.store import devices, revocations
+from provisioning.store import audit, devices, revocations
 from provisioning.store.devices import DeviceState
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der
@@ -93,6 +94,20 @@ async def test_a_hold_becomes_final_and_keeps_its_date(fleet: Fleet, days: int) 
     assert [kind for _, kind, _ in await events(fleet)] == ["revoked", "revoked"]
 
 
+async def test_a_device_is_suspended_though_all_that_it_had_has_ended(fleet: Fleet) -> None:
+    certificate = await fleet.enrol()
+    fleet.clock.advance(timedelta(days=31))
+    outcomes = [await fleet.suspension.suspend_device("meter-17", by="admin") for _ in range(2)]
+    assert [(each.changed, each.revoked) for each in outcomes] == [(True, []), (False, [])]
+    assert await state(fleet) is DeviceState.SUSPENDED
+    assert (await fleet.suspension.suspend_serial(serial(certificate), by="bert")).changed, "good for a renewal yet"
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    assert [(each.actor, json.loads(each.details)["serials"]) for each in entries if each.action == "suspended"] == [
+        ("admin", []),
+        ("bert", [serial(certificate)]),
+    ]
+
+
 async def test_one_certificate_is_suspended_and_resumed(fleet: Fleet) -> None:
     first = await fleet.enrol()
     second = await fleet.reenrol(first, successor_csr(first))
@@ -111,6 +126,14 @@ async def test_one_certificate_is_suspended_and_resumed(fleet: Fleet) -> None:
     await fleet.suspension.suspend_serial(serial(second), by="admin")
     assert (await fleet.suspension.resume_device("meter-17", by="admin")).changed, "it was active, and part of it held"
     assert fleet.told == ["feed", "crl"] * 4
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    facts = [(each.action, json.loads(each.details)) for each in entries if each.action in {"suspended", "resumed"}]
+    assert [(action, each["serials"]) for action, each in facts] == [
+        ("suspended", [serial(first)]),
+        ("resumed", [serial(first)]),
+        ("suspended", [serial(second)]),
+        ("resumed", [serial(second)]),
+    ]
     assert await refusal(fleet.suspension.resume_serial("abc", by="admin")) is Code.SERIAL_UNKNOWN
     assert await refusal(fleet.suspension.resume_device("nobody", by="admin")) is Code.DEVICE_UNKNOWN
     assert await refusal(fleet.suspension.suspend_device("nobody", by="admin")) is Code.DEVICE_UNKNOWN
