@@ -232,6 +232,9 @@ def bound_key_updates(address: int) -> None:
     nothing else would stop the whole process. To whoever reads it has closed then, see `changed_keys_too_often`.
     """
     if _STEP_CALLBACK is not None:
+        if _steps[0] == address:  # Of another session, which was at this place before.
+            _steps[0] = 0
+        _too_often.discard(address)
         _library.SSL_set_info_callback(address, _STEP_CALLBACK)
 
 
