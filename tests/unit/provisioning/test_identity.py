@@ -71,4 +71,5 @@ def test_each_part_tells_two_parties_apart() -> None:
     assert one == Identity("d", Role.SERVICE, "n", "g")
     assert hash(one) == hash(Identity("d", Role.SERVICE, "n", "g"))
     assert len({one, *others}) == 6
+    assert all(one != each for each in others), "whatever their hashes are"
     assert one != one.uri
