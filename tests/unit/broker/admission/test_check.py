@@ -234,6 +234,9 @@ def test_a_ca_above_that_has_expired_or_may_not_have_issued_is_named(admission: 
         )
         chain = verdict(admission, PKI.certify(METER, issuer=below), ROOT_ONLY).steps[0]
         assert (chain.passed, words in chain.detail) == (not words, True)
+    insider = PKI.certify(Identity(DOMAIN, Role.SERVICE, "insider"), issuer=PKI.root)
+    chain = verdict(admission, PKI.certify(METER, issuer=insider), ROOT_ONLY).steps[0]
+    assert (chain.passed, chain.detail) == (False, "CN=insider is not a CA")
     plain = PKI.certify(METER, purposes=None, extensions=NO_EXTENSIONS)
     assert verdict(admission, plain).admitted
 
