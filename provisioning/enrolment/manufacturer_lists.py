@@ -160,8 +160,8 @@ def _read(content: bytes, authority: x509.Certificate) -> tuple[CertificateList,
     if len(manufacturer_lists.scope_text(listed.scope)) > MAXIMUM_SCOPE:
         raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"its distribution point has more than {MAXIMUM_SCOPE} characters")
     entries = read_entries(listed, lambda: time.sleep(_PAUSE))
-    for what, number in (("its number", listed.number), ("a serial number", max(entries, key=abs, default=0))):
-        if not 0 <= number < 1 << 8 * _MAXIMUM_OCTETS:
+    for what, numbers in (("its number", [listed.number]), ("a serial number", entries or [0])):
+        if min(numbers) < 0 or max(numbers) >= 1 << 8 * _MAXIMUM_OCTETS:
             raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"{what} is negative, or has more than 20 octets")
     return listed, hashlib.sha256(der).digest(), entries
 

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtensionOID
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
+from provisioning.ca.der import BIT_STRING, SEQUENCE, children, element
 from provisioning.doctor_manufacturers import manufacturer_findings
 from provisioning.enrolment import manufacturer_lists as lists_of_manufacturers
 from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
@@ -45,6 +48,18 @@ def listed(acme: Manufacturer, *revoked: x509.Certificate | int, **facts: Any) -
     reason = facts.pop("reason", COMPROMISE)
     facts = {"now": NOON, "age": timedelta(), "life": DAY} | facts
     return crl(acme.held, dict.fromkeys(serials, reason), **facts)
+
+
+def with_negative(acme: Manufacturer) -> bytes:
+    """Return acme's list of a long serial number and of a negative one, which the library makes no list of."""
+    long, positive = (1 << 159) - 1, 0x7001
+    listed_ = listed(acme, long, positive)
+    signed = next(children(listed_)).replace(b"\x02\x02\x70\x01", b"\x02\x02\xf0\x01")
+    _, algorithm, _ = children(listed_)
+    key = acme.held.key
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    signature = b"\x00" + key.sign(signed, ec.ECDSA(hashes.SHA256()))
+    return element(SEQUENCE, signed + algorithm + element(BIT_STRING, signature))
 
 
 @pytest.fixture
@@ -259,6 +274,7 @@ UNUSABLE: dict[str, Callable[[Manufacturer], bytes]] = {
     "CRL_UNSUPPORTED: a list about CAs only": lambda acme: listed(acme, point=scope(authorities_only=True)),
     "CRL_UNSUPPORTED: an indirect CRL": lambda acme: listed(acme, point=scope(indirect=True)),
     "CRL_UNSUPPORTED: its number is negative, or": lambda acme: listed(acme, number=1 << 160),
+    "CRL_UNSUPPORTED: a serial number is negative, or": with_negative,
     "CRL_BAD_SIGNATURE": lambda acme: listed(acme, signed_by=impostor_of(acme.held)),
     "CRL_WRONG_ISSUER": lambda _: listed(Manufacturer("Other", begin=NOON)),
     "CRL_EXPIRED: nextUpdate was 2027-03-01 11:00:00 UTC": lambda acme: listed(acme, age=2 * HOUR, life=HOUR),
