@@ -232,8 +232,7 @@ def bound_key_updates(address: int) -> None:
     nothing else would stop the whole process. To whoever reads it has closed then, see `changed_keys_too_often`.
     """
     if _STEP_CALLBACK is not None:
-        if _steps[0] == address:  # Of another session, which was at this place before.
-            _steps[0] = 0
+        _steps.pop(address, None)  # Of another session, which was at this place before.
         _too_often.discard(address)
         _library.SSL_set_info_callback(address, _STEP_CALLBACK)
 
@@ -299,13 +298,15 @@ def _answer_status_request(session: int, _argument: int | None) -> int:
 
 
 def _count_step(session: int, _where: int, _value: int) -> None:
-    """Count what a session does beside data, within a second and without another's between; end one that goes on."""
+    """Count what a session does beside data within a second; end one that goes on."""
+    global _counted_since  # noqa: PLW0603 - OpenSSL knows of no object
     try:
         now = time.monotonic()
-        if _steps[0] != session or now - _steps[1] > 1.0:
-            _steps[:] = session, now, 0
-        _steps[2] += 1
-        if _steps[2] > _MOST_STEPS:
+        if now - _counted_since > 1.0:
+            _steps.clear()
+            _counted_since = now
+        steps = _steps[session] = _steps.get(session, 0) + 1
+        if steps > _MOST_STEPS:
             _too_often.add(session)
             _library.SSL_set_shutdown(session, _PEER_SAID_GOODBYE)
     except BaseException:  # noqa: BLE001, S110 - nothing can be raised through OpenSSL
@@ -403,8 +404,9 @@ _staples: Final[dict[int, tuple[bytes, float]]] = {}
 _STATUS_CALLBACK: Final = _callback(_StatusCallback, _answer_status_request)
 """One for all contexts, and never dropped: OpenSSL knows only its address."""
 _STEP_CALLBACK: Final = _callback(_InfoCallback, _count_step)
-_steps: Final[list[Any]] = [0, 0.0, 0]
-"""Whose step was the last one, since when they are counted, and how many there were."""
+_steps: Final[dict[int, int]] = {}
+"""How many each session has taken in this second."""
+_counted_since = 0.0
 _too_often: Final[set[int]] = set()
 CAN_STAPLE: Final = _STATUS_CALLBACK is not None
 """Whether a server can staple here."""

@@ -402,31 +402,51 @@ async def test_what_a_client_has_taken_is_kept_no_longer(server: Server, pki: Pk
     await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), act)
 
 
+def change_keys(connection: ssl.SSLSocket, times: int) -> bool:
+    """Send so many KeyUpdate messages and a word; return whether it was answered."""
+    library = ctypes.PyDLL(_ssl.__file__)
+    library.SSL_key_update.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.SSL_do_handshake.argtypes = [ctypes.c_void_p]
+    address = openssl.read_ahead(connection)
+    try:
+        connection.sendall(b"hello")
+        if connection.recv(100) != b"HELLO":
+            return False
+        for _ in range(times):
+            if library.SSL_key_update(address, 0) != 1 or library.SSL_do_handshake(address) != 1:
+                return False
+        connection.sendall(b"again")
+        return connection.recv(100) == b"AGAIN"
+    except OSError:
+        return False
+
+
 async def test_a_client_may_change_its_keys_now_and_then_and_not_for_ever(server: Server, pki: Pki) -> None:
     """Whatever comes in one read is acted on before anybody else is served."""
     if not server.ahead:
         pytest.skip("of such messages only OpenSSL itself could tell")
-    library = ctypes.PyDLL(_ssl.__file__)
-    library.SSL_key_update.argtypes = [ctypes.c_void_p, ctypes.c_int]
-    library.SSL_do_handshake.argtypes = [ctypes.c_void_p]
-
-    def change_keys(connection: ssl.SSLSocket, times: int) -> None:
-        address = openssl.read_ahead(connection)
-        connection.sendall(b"hello")
-        assert connection.recv(100) == b"HELLO"
-        for _ in range(times):
-            if library.SSL_key_update(address, 0) != 1 or library.SSL_do_handshake(address) != 1:
-                return
-        if times == few:
-            connection.sendall(b"again")
-            assert connection.recv(100) == b"AGAIN"
-
     few, many = 10, 2000
     context = client_context(pki.anchors, pki.device("meter-1").credential)
     for times, code in ((few, "CLIENT_CLOSED"), (many, "CONNECTION_LOST"), (few, "CLIENT_CLOSED")):
-        await visit(server, context, partial(change_keys, times=times))
-        assert server.told is not None
-        assert await asyncio.wait_for(server.told.ended, 30) == code
+        told, answered = await visit(server, context, partial(change_keys, times=times))
+        assert answered is (times == few)
+        assert await asyncio.wait_for(told.ended, 30) == code
+
+
+async def test_two_clients_may_not_change_their_keys_for_ever_by_taking_turns(server: Server, pki: Pki) -> None:
+    if not server.ahead:
+        pytest.skip("of such messages only OpenSSL itself could tell")
+    loop, context = asyncio.get_running_loop(), client_context(pki.anchors, pki.device("meter-1").credential)
+
+    def take_turns(one: ssl.SSLSocket) -> int:
+        accepted = asyncio.run_coroutine_threadsafe(server.accept(), loop)
+        raw = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        with context.wrap_socket(raw, server_hostname="localhost") as other:
+            accepted.result(30)
+            return sum(change_keys(each, 20) for _ in range(50) for each in (one, other))
+
+    _, answers = await visit(server, context, take_turns)
+    assert 2 <= answers < 20
 
 
 async def test_the_server_says_goodbye(server: Server, pki: Pki) -> None:
