@@ -55,8 +55,8 @@ class StatusAsker:
         self._ocsp = ocsp
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
-        self._asked: set[CertificateKey] = set()
-        """Who is absent, and has been asked about."""
+        self._asked: dict[CertificateKey, float] = {}
+        """Who is absent and has been asked about, and until when there may be an answer."""
 
     def ask(self, certificate: x509.Certificate, issuer: Issuer, refusal: Refused | None) -> Inquiry | None:
         """Look for what is not known of *certificate*, if *refusal* says so, or a responder has to be asked.
@@ -89,9 +89,12 @@ class StatusAsker:
 
         A responder that only the certificate names is not known either.
         """
-        if absent in self._asked:
-            self._asked.remove(absent)
-            return 0.0
+        until = self._asked.get(absent)
+        if until is not None:
+            left = until - self._clock()
+            if left <= 0:
+                del self._asked[absent]
+            return max(left, 0.0)
         trust = self._admission.trust
         for issuer in trust.issuers_with(absent[0]) if trust is not None else ():
             terms = issuer.bundle.ocsp
@@ -103,7 +106,7 @@ class StatusAsker:
             if len(self._tasks) >= _ASKED_AT_ONCE:
                 return _LOOK
             self._begin(self._ask_absent(responder, absent[1], issuer))
-            self._asked.add(absent)
+            self._asked[absent] = self._clock() + _PATIENCE
             return _PATIENCE
         return 0.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,16 +35,10 @@ def web() -> Iterator[WebServer]:
         yield opened
 
 
-@pytest.mark.parametrize("answer", ["revoked", "on hold", "good", "silent"])
-async def test_the_will_of_who_is_absent_waits_for_what_a_responder_says(
-    broker: StoredBroker, web: WebServer, tmp_path: Path, answer: str
-) -> None:
-    held = shared_device("meter-1")
-    responder = Responder(PKI.issuing, delegate(PKI), [held], silent=answer == "silent")
-    web.pages["/ocsp"] = responder
-    reasons = {"revoked": x509.ReasonFlags.key_compromise, "on hold": x509.ReasonFlags.certificate_hold}
-    if answer in reasons:
-        responder.revoked[held.certificate.serial_number] = reasons[answer]
+def asks_responder(
+    broker: StoredBroker, web: WebServer, tmp_path: Path, clock: Callable[[], float]
+) -> RevocationLists:
+    """Let *broker* ask the responder that is on *web*."""
     files = PKI.broker().write(tmp_path)
     (tmp_path / "issuing.pem").write_bytes(pem_of(PKI.issuing.certificate))
     config = BrokerConfig(
@@ -54,12 +48,24 @@ async def test_the_will_of_who_is_absent_waits_for_what_a_responder_says(
         ocsp_responder=f"{web.url}/ocsp",
         ocsp_policy="advisory",
     )
+    broker.engine.admission.believe(load_trust(config))
+    return RevocationLists(broker.engine, config, clock)
+
+
+@pytest.mark.parametrize("answer", ["revoked", "on hold", "good", "silent"])
+async def test_the_will_of_who_is_absent_waits_for_what_a_responder_says(
+    broker: StoredBroker, web: WebServer, tmp_path: Path, answer: str
+) -> None:
+    held = shared_device("meter-1")
+    responder = web.pages["/ocsp"] = Responder(PKI.issuing, delegate(PKI), [held], silent=answer == "silent")
+    reasons = {"revoked": x509.ReasonFlags.key_compromise, "on hold": x509.ReasonFlags.certificate_hold}
+    if answer in reasons:
+        responder.revoked[held.certificate.serial_number] = reasons[answer]
     broker.service(**LAST).subscribe("fleet/#", qos=1)
     broker.device("meter-1", will=will("fleet/meters/meter-1/event", qos=1), **LAST)
     after = broker.killed(away=5)
     watcher = after.service(**LAST)
-    after.engine.admission.believe(load_trust(config))
-    lists = RevocationLists(after.engine, config, asyncio.get_running_loop().time)
+    lists = asks_responder(after, web, tmp_path, lambda: after.now)
     after.advance(11)
     (asking,) = lists._asker._tasks
     assert watcher.received() == []
@@ -71,3 +77,24 @@ async def test_the_will_of_who_is_absent_waits_for_what_a_responder_says(
     await lists._asker.close()
     assert watcher.payloads() == ([] if answer in reasons else [b"gone"])
     assert len(after.engine.registry) == (1 if answer == "revoked" else 2)
+
+
+async def test_every_will_of_one_certificate_waits_for_the_one_answer(
+    broker: StoredBroker, web: WebServer, tmp_path: Path
+) -> None:
+    """A service has several sessions: who asks for the second one is not told that the first one's question will do."""
+    held = shared_device("meter-1")
+    web.pages["/ocsp"] = Responder(PKI.issuing, delegate(PKI), [held])
+    now = 100.0
+    asker = asks_responder(broker, web, tmp_path, lambda: now)._asker
+    key = held.revocation.key
+    patience = asker.ask_about(key)
+    assert patience > 0
+    now += 1
+    assert asker.ask_about(key) == patience - 1
+    assert len(asker._tasks) == 1
+    await asyncio.gather(*asker._tasks)
+    now += patience
+    assert [asker.ask_about(key) for _ in range(3)] == [0, 0, 0]
+    assert (len(asker._tasks), len(asker._asked)) == (0, 0)
+    await asker.close()
