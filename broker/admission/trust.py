@@ -10,7 +10,8 @@ renewed; each ends with its own certificates, and who comes by the new one is no
 Rules
 -----
 1. The first bundle, in the order of the configuration, that vouches for the path judges, and its word is final.
-2. Only CA certificates from a path that OpenSSL has verified are learned, and at most `_MOST_PATHS` paths.
+2. Only CA certificates from a path that OpenSSL has verified are learned, and of each bundle at most `_MOST_PATHS`
+   paths: whoever comes by one more is refused. Who has a CA of one bundle cannot use up what is another's.
 3. A resumed session brings no path: the issuer is then the CA, learned or an anchor, whose key has signed the
    certificate. Of several paths above it that counts which was learned first, or another one of the same bundle that
    lasts longer or has no fault.
@@ -38,6 +39,8 @@ class Trust:
     def __init__(self, bundles: Sequence[TrustBundle], generation: int = 1) -> None:
         self.bundles = tuple(bundles)
         self.generation = generation
+        self.domains = frozenset(bundle.terms.trust_domain for bundle in self.bundles)
+        """The trust domains that bundles vouch for; None: the broker's own."""
         self._paths: dict[tuple[bytes, ...], Issuer] = {}
         """What each path begins with, by its CA certificates."""
         self._issuers: dict[bytes, Issuer] = {}
@@ -104,12 +107,12 @@ class Trust:
         return list(found.values())
 
     def _learn(self, ders: tuple[bytes, ...]) -> Issuer | None:
-        if len(self._paths) >= _MOST_PATHS:
-            return None
         path = [x509.load_der_x509_certificate(der) for der in ders]
         for bundle in self.bundles:
             issuer = bundle.issuer_at(path)
             if issuer is not None:
+                if sum(each.bundle is bundle for each in self._paths.values()) >= _MOST_PATHS:
+                    return None
                 self._paths[ders] = issuer
                 known = self._issuers.get(ders[0])
                 if known is None or (known.bundle is bundle and _counts_before(issuer, known)):

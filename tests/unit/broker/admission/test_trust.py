@@ -53,6 +53,7 @@ def test_so_many_cas_are_learned_and_no_more(monkeypatch: pytest.MonkeyPatch) ->
     assert seen(judge, PKI.device("meter-1", issuer=PLANT), PLANT, PKI.root) is None
     assert seen(judge, PKI.device("meter-2"), PKI.issuing, PKI.root) == "ours: CN=Test Issuing CA"
     assert judge.learned == 1
+    assert seen(judge, OTHER.device("meter-1"), OTHER.issuing, OTHER.root) == "theirs: CN=Test Issuing CA"
 
 
 def test_who_issues_to_clients_is_who_was_seen_to_or_else_the_anchors() -> None:
