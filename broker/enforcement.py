@@ -18,9 +18,7 @@ from broker.client import Client
 from broker.engine import Engine
 from broker.mqtt.codes import ReasonCode
 from broker.session.session import Session
-from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
-
-_MAY_COME_BACK = frozenset({RevocationReason.CERTIFICATE_HOLD, RevocationReason.SUPERSEDED})
+from provisioning.pki.revocation import Revocation
 
 
 def revoke(engine: Engine, revocation: Revocation, now: float) -> int:
@@ -51,10 +49,11 @@ def absent(engine: Engine) -> list[Session]:
 
 def forget_revoked(engine: Engine, session: Session, now: float) -> None:
     """End *session*, which is `absent`, if its certificate is revoked by now."""
-    if session.certificate is not None and engine.registry.has(session) and engine.was_revoked(session):
+    if session.connection is None and engine.registry.has(session) and engine.was_revoked(session):
         session.will = None
+        engine.returning.forget(session)
         engine.note(session, session.expires_at - session.expiry_interval)
-        if _ends_session(engine, session.certificate):
+        if session.certificate is not None and engine.admission.is_ended(session.certificate):
             engine.forget(session, now)
 
 
@@ -75,11 +74,5 @@ def _put_out(engine: Engine, connection: Client, refusal: Refused, now: float) -
     peer, session, keeps = connection.peer, connection.session, engine.keeps_revoked
     reason = ReasonCode.ADMINISTRATIVE_ACTION
     connection.disconnect(refusal.code, reason, refusal.detail, now, publish_will=keeps)
-    if not keeps and peer is not None and session is not None and _ends_session(engine, peer.certificate):
+    if not keeps and peer is not None and session is not None and engine.admission.is_ended(peer.certificate):
         engine.forget(session, now)
-
-
-def _ends_session(engine: Engine, certificate: CertificateKey) -> bool:
-    """Whether *certificate* is revoked for good: who is suspended, has a newer one, or lost its CA may come back."""
-    revocation = engine.admission.index.find(certificate)
-    return revocation is not None and revocation.reason not in _MAY_COME_BACK

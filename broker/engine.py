@@ -181,19 +181,19 @@ class Engine:
                 f"{peer.identity.name} has {self.limits.max_instances} sessions already, kept ones included",
             )
         if session is not None:
-            older = session.connection
+            older, before, revoked = session.connection, session.certificate, self.was_revoked(session)
             clone = self._taken_over(peer, session, connection, now)
             if older is not None and clone is not None:
                 older.disconnect(clone.code, ReasonCode.ADMINISTRATIVE_ACTION, clone.detail, now)
                 return clone
             if older is not None:
-                older.disconnect(
-                    "SESSION_TAKEN_OVER", ReasonCode.SESSION_TAKEN_OVER, "another connection has taken over", now
-                )
+                taken, detail = ReasonCode.SESSION_TAKEN_OVER, "another connection has taken over"
+                older.disconnect("SESSION_TAKEN_OVER", taken, detail, now, publish_will=not revoked)
             self.returning.came(session, now)
-            if only_a_will or self.was_revoked(session):
+            if only_a_will or revoked:
                 session.will = None
-            if clean_start or only_a_will or not self.registry.has(session):
+            ends = clean_start or only_a_will or (revoked and before is not None and self.admission.is_ended(before))
+            if ends or not self.registry.has(session):
                 self.forget(session, now)  # Unless it has ended with the older connection.
                 session = None
         present = session is not None
@@ -277,11 +277,9 @@ class Engine:
             connection.disconnect(RefusalCode.SHUTTING_DOWN, reason, "the broker is stopping", now)
 
     def was_revoked(self, session: Session) -> bool:
-        """Whether what *session* has left goes with its certificate: revoked when no broker was there to put it out."""
+        """Whether what *session* leaves goes with its certificate, which is revoked, and nobody has put it out yet."""
         certificate = session.certificate
-        if self.keeps_revoked or session.connection is not None or certificate is None:
-            return False
-        return self.admission.is_revoked(certificate)
+        return not self.keeps_revoked and certificate is not None and self.admission.is_revoked(certificate)
 
     def forget(self, session: Session, now: float) -> None:
         """End *session*, which has no connection, before its time."""
@@ -325,6 +323,7 @@ class Engine:
         for topic_filter in list(session.subscriptions):
             self.unsubscribe(session, topic_filter)
         self.registry.discard(session)
+        self.returning.forget(session)
         self.replays.forget(session)
         self._forget(session)
         for shared in list(session.shared_messages()):

@@ -56,6 +56,10 @@ class Returning:
             if now < self._until:
                 self._until = max(self._until, min(now + GRACE, self._last))
 
+    def forget(self, session: Session) -> None:
+        """Take note that *session*, or its will, is no more."""
+        self._awaited.discard(session)
+
     def waits(self, session: Session, now: float) -> float | None:
         """Return until when the will of *session* waits, at least; None: no longer."""
         if session not in self._awaited:

@@ -49,12 +49,9 @@ from provisioning.pki.crl import distribution_points
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity
 from provisioning.pki.ocsp import Answer
-from provisioning.pki.revocation import (
-    CertificateKey,
-    Revocation,
-    RevocationIndex,
-    RevocationReason,
-)
+from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex, RevocationReason
+
+_MAY_COME_BACK = frozenset({RevocationReason.CERTIFICATE_HOLD, RevocationReason.SUPERSEDED})
 
 DEFAULT_BUNDLE = "cafile"
 """The name of the bundle that `cafile` is."""
@@ -310,6 +307,11 @@ class Admission:
             return True
         issuers = () if self.trust is None else self.trust.issuers_with(certificate[0])
         return any(issuer.find_revoked(self.index) is not None for issuer in issuers)
+
+    def is_ended(self, certificate: CertificateKey) -> bool:
+        """Whether *certificate* is revoked for good: who is suspended, has a newer one, or lost its CA may come back."""
+        revocation = self.index.find(certificate)
+        return revocation is not None and revocation.reason not in _MAY_COME_BACK
 
     def refuse_before(self, generation: int) -> Refused | None:
         """Return the refusal if TLS has begun in another *generation* of trust: what it believed may count no more."""

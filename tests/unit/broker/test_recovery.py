@@ -385,6 +385,7 @@ def test_who_was_revoked_while_there_was_no_broker_leaves_what_it_would_have_lef
     after.advance(30)
     topics = {message.topic for message in watcher.messages()}
     assert topics == {"fleet/meters/meter-2/event", *(["fleet/meters/meter-1/event"] if keeps else [])}
+    assert not after.engine.returning._awaited, "what is no more is held no longer"
     ended = known == "before clients come" and not keeps and reason is RevocationReason.KEY_COMPROMISE
     back = after.killed()
     again = back.open(shared_device("meter-1"))
@@ -392,20 +393,30 @@ def test_who_was_revoked_while_there_was_no_broker_leaves_what_it_would_have_lef
     assert back.open(shared_device("meter-2")).connect(client_id="meter-2", **last).session_present
 
 
-def test_who_comes_back_with_another_certificate_does_not_call_up_the_will_of_the_revoked_one(
-    broker: StoredBroker,
+@pytest.mark.parametrize("reason", [RevocationReason.KEY_COMPROMISE, RevocationReason.CERTIFICATE_HOLD])
+@pytest.mark.parametrize("clean_start", [False, True])
+@pytest.mark.parametrize("connected", [False, True])
+@pytest.mark.parametrize("keeps", [False, True], ids=["discard", "keep"])
+def test_who_comes_back_with_another_certificate_finds_nothing_of_the_revoked_one(
+    broker: StoredBroker, reason: RevocationReason, clean_start: bool, connected: bool, keeps: bool
 ) -> None:
+    """Nor does he call its will up; whether all the others have been judged by then does not matter."""
     watcher = broker.service(**KEPT)
     watcher.subscribe("fleet/#", qos=1)
     held = shared_pki().device("meter-1")
     last = will("fleet/meters/meter-1/event", qos=1)
-    broker.open(held).connect(client_id="meter-1", clean_start=False, session_expiry_interval=600, will=last)
-    after = broker.killed(away=5)
-    watcher = after.service(**KEPT)
-    revoke(after.engine, held.revocation, after.now)
-    after.device("meter-1", clean_start=True)
+    meter = broker.open(held)
+    meter.connect(client_id="meter-1", clean_start=False, session_expiry_interval=600, will=last)
+    after = broker if connected else broker.killed(away=5)
+    after.engine.keeps_revoked = keeps
+    watcher = watcher if connected else after.service(**KEPT)
+    after.engine.admission.index.add(replace(held.revocation, reason=reason))
+    back = after.open(shared_device("meter-1"))
+    answer = back.connect(client_id="meter-1", clean_start=clean_start, session_expiry_interval=600)
+    good = keeps or reason is RevocationReason.CERTIFICATE_HOLD
+    assert answer.session_present is (good and not clean_start)
     after.advance(30)
-    assert watcher.received() == []
+    assert watcher.payloads() == ([b"gone"] if keeps and (connected or clean_start) else [])
 
 
 @pytest.mark.parametrize("has_will", [False, True])
