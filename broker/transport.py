@@ -25,7 +25,8 @@ Rules
    session keeps the others in its own bounded queue, and the peer is not read: it must take its answers first.
 4. Whatever happens to the socket ends in `_close`, once, and the receiver has been told.
 
-Does not handle: what the bytes mean, deadlines (`broker.connection` files them), who may connect.
+Does not handle: what the bytes mean, deadlines (`broker.connection` files them), who may connect, when the peer is not
+read (`broker.readiness`).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from typing import Final
 from broker.byte_stream import Receiver
 from broker.metrics import Metrics
 from broker.poller import READABLE, WRITABLE, Poller
+from broker.readiness import Readiness
 from broker.slow_reader import in_kernel, without_qos0
 from broker.tls_refusal import code_of, words_of
 from broker.tls_session import TlsSession, shake_hands
@@ -62,33 +64,24 @@ _DRAIN_SECONDS: Final = 5.0
 _DISCARD: Final = 65536
 
 
-class TlsTransport:
+class TlsTransport(Readiness):
     """A server-side TLS connection."""
 
     __slots__ = (
         "_ahead",
         "_backlog",
-        "_events",
         "_failure",
-        "_fd",
-        "_held",
         "_host",
-        "_inside",
         "_last_read",
-        "_loop",
         "_max_backlog",
         "_metrics",
         "_owes_ticket",
-        "_poller",
         "_port",
         "_receiver",
-        "_resting",
         "_socket",
-        "_state",
         "_timer",
         "_tls",
         "_turn",
-        "choked",
     )
 
     def __init__(
@@ -103,27 +96,21 @@ class TlsTransport:
         max_backlog: int,
     ) -> None:
         """Take over the non-blocking socket *connected* from the peer's *address*; *tls* has made no handshake yet."""
-        self._loop = loop
+        inside = read_ahead(tls)
+        super().__init__(loop, poller, connected.fileno(), inside)
         self._host, self._port = sys.intern(address[0]), address[1]  # A fleet comes from few addresses.
         self._socket = connected
         self._tls: TlsSession | None = tls
-        self._inside = read_ahead(tls)
-        self._ahead = self._inside != 0
-        self._fd = connected.fileno()
+        self._ahead = inside != 0
         self._metrics = metrics
-        self._poller = poller
         self._turn = turn
         self._last_read = 0.0
         self._max_backlog = max_backlog
         self._receiver: Receiver | None = None
         self._backlog: bytearray | None = None
         self._failure = ""
-        self.choked = False
-        """Whether the backlog is over its bound: the peer is not read, and QoS 0 messages to it are dropped."""
-        self._state = HANDSHAKE
         self._timer: TimerHandle | None = None
-        self._events = 0
-        self._held = self._resting = self._owes_ticket = False
+        self._owes_ticket = False
 
     @property
     def address(self) -> str:
@@ -150,6 +137,11 @@ class TlsTransport:
         self._receiver = receiver
         self._events = READABLE
         self._poller.watch(self._fd, self, READABLE)
+
+    def settle(self, *, dozes: bool = False) -> None:
+        """Take note that the client is admitted: it is served before newcomers, and if it *dozes* a little later."""
+        if self._state is not CLOSED:
+            self._poller = self._poller.settled(self._fd, self, self._events, dozes=dozes)
 
     # Reading
 
@@ -268,11 +260,6 @@ class TlsTransport:
             return
         self._poller.again(self._fd)
         self._receiver.receive(data, self._loop.time())
-
-    def _waits_inside(self) -> bool:
-        """Whether there are bytes to read that the kernel does not know of."""
-        open_to_it = self._state is OPEN and self._events & READABLE != 0
-        return open_to_it and self._inside != 0 and has_pending(self._inside) != 0
 
     def _discard(self) -> None:
         try:
@@ -454,47 +441,3 @@ class TlsTransport:
     def _let_go(self) -> None:
         self._receiver = self._backlog = self._tls = None
         self._inside = 0
-
-    # Readiness
-
-    def settle(self, *, dozes: bool = False) -> None:
-        """Take note that the client is admitted: it is served before newcomers, and if it *dozes* a little later."""
-        if self._state is not CLOSED:
-            self._poller = self._poller.settled(self._fd, self, self._events, dozes=dozes)
-
-    def hold(self) -> None:
-        """Read nothing more from the peer until `release`."""
-        if self._state is OPEN:
-            self._held = True
-            self._pause_reading()
-
-    def release(self) -> None:
-        """Read again."""
-        self._held = False
-        self._read_on()
-
-    def rest(self, seconds: float) -> None:
-        """Read nothing more from the peer for so long: it sends faster than it may."""
-        if self._state is OPEN and not self._resting:
-            self._resting = True
-            self._pause_reading()
-            self._loop.call_later(seconds, self._rested)
-
-    def _rested(self) -> None:
-        self._resting = False
-        self._read_on()
-
-    def _read_on(self) -> None:
-        if self._state is OPEN and not (self.choked or self._held or self._resting):
-            self._watch(self._events | READABLE)
-            if self._waits_inside():
-                self._poller.again(self._fd)
-
-    def _pause_reading(self) -> None:
-        self._watch(self._events & ~READABLE)
-        self._poller.enough(self._fd)
-
-    def _watch(self, events: int) -> None:
-        if events != self._events:
-            self._events = events
-            self._poller.change(self._fd, events)

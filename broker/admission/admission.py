@@ -309,7 +309,7 @@ class Admission:
         return any(issuer.find_revoked(self.index) is not None for issuer in issuers)
 
     def is_ended(self, certificate: CertificateKey) -> bool:
-        """Whether *certificate* is revoked for good: who is suspended, has a newer one, or lost its CA may come back."""
+        """Whether *certificate* is revoked for good: who is suspended, has a newer one or lost its CA may come back."""
         revocation = self.index.find(certificate)
         return revocation is not None and revocation.reason not in _MAY_COME_BACK
 

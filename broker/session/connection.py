@@ -27,7 +27,9 @@ class Connection(Protocol):
     def send(self, packets: list[bytes]) -> None:
         """Write *packets* out; the list is the caller's again afterwards."""
 
-    def disconnect(self, code: str, reason_code: ReasonCode, detail: str, now: float) -> None:
+    def disconnect(
+        self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
+    ) -> None:
         """End the connection, saying why."""
 
     def release(self) -> None:

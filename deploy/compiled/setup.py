@@ -46,6 +46,7 @@ HOT = [
     "broker/poller.py",
     "broker/replay.py",
     "broker/publisher_topics.py",
+    "broker/readiness.py",
     "broker/terms.py",
     "broker/routing/cached.py",
     "broker/routing/names.py",

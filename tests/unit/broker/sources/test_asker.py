@@ -35,9 +35,7 @@ def web() -> Iterator[WebServer]:
         yield opened
 
 
-def asks_responder(
-    broker: StoredBroker, web: WebServer, tmp_path: Path, clock: Callable[[], float]
-) -> RevocationLists:
+def asks_responder(broker: StoredBroker, web: WebServer, tmp_path: Path, clock: Callable[[], float]) -> RevocationLists:
     """Let *broker* ask the responder that is on *web*."""
     files = PKI.broker().write(tmp_path)
     (tmp_path / "issuing.pem").write_bytes(pem_of(PKI.issuing.certificate))
