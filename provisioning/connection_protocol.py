@@ -256,9 +256,15 @@ class ConnectionProtocol(HttpToolsProtocol):
         self.tasks.add(task)
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request."""
-        self._head.begin()
+        """Begin to wait for the next request, unless its head has come already."""
+        if not self.pipeline:
+            self._head.begin()
         super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, and close when that is taken."""
+        super().send_400_response(msg)
+        self._taken.begin()
 
     def _close(self) -> None:
         self.transport.close()

@@ -13,8 +13,9 @@ Rules
 2. Neither number nor thisUpdate goes backwards: who plays an old list back, still valid, releases nobody. A
    manufacturer that numbers anew needs an operator's word, and thisUpdate must be later even so.
 3. A list that has lapsed already is taken only where lapsed lists are accepted: otherwise it would stop enrolment.
-4. A delta is refused: the complete list says the same, and needs nothing beside it.
-5. It is read in a thread that gives way: a list may have as many entries as a request's size permits.
+4. A list about CAs only is what a CA above others may give: no device waits for the next.
+5. A delta is refused: the complete list says the same, and needs nothing beside it.
+6. It is read in a thread that gives way: a list may have as many entries as a request's size permits.
 """
 
 from __future__ import annotations
@@ -155,13 +156,11 @@ def _read(content: bytes, authority: x509.Certificate) -> tuple[CertificateList,
     verify(listed, authority)
     if listed.base_number is not None:
         raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, "a delta: give the complete list")
-    if listed.scope.authorities_only:
-        raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, "a list about CAs only: give that of the devices' certificates")
     if len(manufacturer_lists.scope_text(listed.scope)) > MAXIMUM_SCOPE:
         raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"its distribution point has more than {MAXIMUM_SCOPE} characters")
     entries = read_entries(listed, lambda: time.sleep(_PAUSE))
-    for what, number in (("its number", listed.number), ("a serial number", max(entries, key=abs, default=0))):
-        if not 0 <= number < 1 << 8 * _MAXIMUM_OCTETS:
+    for what, numbers in (("its number", [listed.number]), ("a serial number", entries or [0])):
+        if min(numbers) < 0 or max(numbers) >= 1 << 8 * _MAXIMUM_OCTETS:
             raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"{what} is negative, or has more than 20 octets")
     return listed, hashlib.sha256(der).digest(), entries
 

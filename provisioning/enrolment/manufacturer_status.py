@@ -50,7 +50,7 @@ def check_status(
         _check_not_named(connection, authority, f"the CA of {manufacturer.name}")
     if manufacturer.lapsed_lists is LapsedLists.REFUSE:
         lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
-        if lists:
+        if any(each.is_about_devices for each in lists):
             _check_fresh(manufacturer.name, lists, certificate, now)
 
 

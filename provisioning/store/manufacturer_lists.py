@@ -23,6 +23,8 @@ from provisioning.store.tables import manufacturer_lists, manufacturer_revocatio
 
 MAXIMUM_SCOPE: Final = 2000
 """Characters of `scope_text`."""
+_AUTHORITIES: Final = "authorities_only"
+"""Said in `scope_text` of a list about CAs only, and of no other."""
 _LISTS: Final = manufacturer_lists.c
 _REVOCATIONS: Final = manufacturer_revocations.c
 _ADD: Final = Prepared(insert(manufacturer_revocations), told_by="serial")
@@ -65,10 +67,16 @@ class StoredList:
         """What orders the lists of one scope."""
         return self.number, self.this_update
 
+    @property
+    def is_about_devices(self) -> bool:
+        """Whether a device's certificate may be on it."""
+        return not self.scope.authorities_only
+
 
 def scope_text(scope: Scope) -> str:
     """Return *scope* as the store has it."""
-    return json.dumps({"names": sorted(scope.names), "users_only": scope.users_only})
+    said: dict[str, Any] = {"names": sorted(scope.names), "users_only": scope.users_only}
+    return json.dumps(said | {_AUTHORITIES: True} if scope.authorities_only else said)
 
 
 def serial_text(serial: int) -> str:
@@ -100,7 +108,8 @@ def awaited(connection: Connection) -> Mapping[str, Sequence[StoredList]]:
     )
     found: dict[str, list[StoredList]] = {}
     for name, *row in connection.execute(statement):
-        found.setdefault(name, []).append(_from_row(row))
+        if (stored := _from_row(row)).is_about_devices:
+            found.setdefault(name, []).append(stored)
     return found
 
 
@@ -148,4 +157,5 @@ def _run(statement: Prepared, connection: Connection, rows: Sequence[Mapping[str
 def _from_row(row: Any) -> StoredList:
     identifier, _manufacturer, scope, number, *rest = row
     said = json.loads(scope)
-    return StoredList(identifier, Scope(frozenset(said["names"]), said["users_only"]), int(number), *rest)
+    about = Scope(frozenset(said["names"]), said["users_only"], said.get(_AUTHORITIES, False))
+    return StoredList(identifier, about, int(number), *rest)

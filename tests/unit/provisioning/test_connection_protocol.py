@@ -196,7 +196,8 @@ async def test_what_is_there_already_leaves_at_once_and_in_order() -> None:
     assert state.total_requests == 7
 
 
-async def test_who_takes_nothing_of_what_is_there_is_answered_no_further() -> None:
+async def test_who_takes_nothing_of_what_is_there_is_answered_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_protocol, "_REQUEST_SECONDS", 0.05)  # The kernel may take all but a little.
     whole, state = Whole(), ServerState()
     state.connections = kept = Connections()
     async with connected(whole, state, stall_seconds=0.2) as (_, writer):
@@ -217,6 +218,20 @@ async def test_a_connection_that_is_used_again_and_again_has_its_time_for_each_h
             await asyncio.sleep(0.1)
         writer.write(b"GET /ready HTTP/1.1\r\nHost: x\r\n")
         assert await reader.read() == b""
+
+
+async def test_a_request_that_waits_for_its_body_behind_another_is_past_its_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_protocol, "_REQUEST_SECONDS", 0.1)
+    second = post(b"second", "/other")
+    async with connected(Whole()) as (reader, writer):
+        writer.write(post(b"first") + second[:-3])
+        assert (await answered(reader))[1] == b"whole first"
+        await asyncio.sleep(0.2)
+        writer.write(second[-3:])
+        assert (await answered(reader))[1] == b"oksecond"
+        assert await reader.read() == b"", "from here on the next head is awaited"
 
 
 OFFER = ("Connection: Upgrade, HTTP2-Settings, close", "Upgrade: h2c", "HTTP2-Settings: AAEA")
@@ -353,6 +368,22 @@ async def test_who_takes_nothing_of_his_answer_is_cut_off(monkeypatch: pytest.Mo
             await kept.gone.wait()
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reader.readexactly(_LARGE)
+
+
+async def test_who_sends_no_http_behind_what_he_does_not_take_is_cut_off() -> None:
+    state = ServerState()
+    state.connections = kept = Connections()
+    async with connected(Whole(), state, stall_seconds=0.1) as (reader, writer):
+        writer.write(post(b"", "/ready"))
+        await answered(reader)
+        (connection,) = kept
+        connection.transport._transport.set_write_buffer_limits(high=_LARGE)  # So little waits that nobody watches it.
+        while not connection.transport.get_write_buffer_size():
+            writer.write(post(b"much", "/ready"))
+            await asyncio.sleep(0)
+        writer.write(b"POST /whole HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+        async with asyncio.timeout(20):
+            await kept.gone.wait()
 
 
 async def test_who_takes_his_answer_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,6 +135,22 @@ async def test_both_ways_give_the_same_answer(responding: Responding, monkeypatc
     assert questions.answered_so_far["unauthorized"] == 2
 
 
+@pytest.mark.parametrize("ask", [whole, through_the_interface])
+async def test_who_goes_by_the_date_of_his_answer_hears_of_a_revocation_in_the_same_second(
+    responding: Responding, ask: Any
+) -> None:
+    questions = OcspQuestions(responding.responder)
+    request = request_der(await responding.fleet.enrol(), responding.issuer)
+    (date,) = (
+        line[15:] for line in (await ask(questions, got(request))).split(b"\r\n") if line.startswith(b"last-modified: ")
+    )
+    await responding.revocation.revoke_device("meter-17", RevocationReason.KEY_COMPROMISE, by="admin")
+    answer = await ask(questions, got(request, (b"if-modified-since", date)))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    told = ocsp.load_der_ocsp_response(answer.partition(b"\r\n\r\n")[2])
+    assert told.certificate_status is ocsp.OCSPCertStatus.REVOKED
+
+
 @pytest.mark.parametrize(
     ("method", "target", "size"),
     [

@@ -9,18 +9,22 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtensionOID
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
+from provisioning.ca.der import BIT_STRING, SEQUENCE, children, element
 from provisioning.doctor_manufacturers import manufacturer_findings
 from provisioning.enrolment import manufacturer_lists as lists_of_manufacturers
 from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Refused
 from provisioning.metrics import ManufacturersCollector
+from provisioning.pki.crl import Scope
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import unpack
 from provisioning.store import audit, manufacturer_lists
@@ -45,6 +49,18 @@ def listed(acme: Manufacturer, *revoked: x509.Certificate | int, **facts: Any) -
     reason = facts.pop("reason", COMPROMISE)
     facts = {"now": NOON, "age": timedelta(), "life": DAY} | facts
     return crl(acme.held, dict.fromkeys(serials, reason), **facts)
+
+
+def with_negative(acme: Manufacturer) -> bytes:
+    """Return acme's list of a long serial number and of a negative one, which the library makes no list of."""
+    long, positive = (1 << 159) - 1, 0x7001
+    listed_ = listed(acme, long, positive)
+    signed = next(children(listed_)).replace(b"\x02\x02\x70\x01", b"\x02\x02\xf0\x01")
+    _, algorithm, _ = children(listed_)
+    key = acme.held.key
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    signature = b"\x00" + key.sign(signed, ec.ECDSA(hashes.SHA256()))
+    return element(SEQUENCE, signed + algorithm + element(BIT_STRING, signature))
 
 
 @pytest.fixture
@@ -256,9 +272,9 @@ UNUSABLE: dict[str, Callable[[Manufacturer], bytes]] = {
     "CRL_MALFORMED: not a CRL": lambda acme: listed(acme)[:-9],
     "CRL_UNSUPPORTED: 2 lists": lambda acme: pem(listed(acme), listed(acme)),
     "CRL_UNSUPPORTED: a delta": lambda acme: listed(acme, base=1, number=2),
-    "CRL_UNSUPPORTED: a list about CAs only": lambda acme: listed(acme, point=scope(authorities_only=True)),
     "CRL_UNSUPPORTED: an indirect CRL": lambda acme: listed(acme, point=scope(indirect=True)),
     "CRL_UNSUPPORTED: its number is negative, or": lambda acme: listed(acme, number=1 << 160),
+    "CRL_UNSUPPORTED: a serial number is negative, or": with_negative,
     "CRL_BAD_SIGNATURE": lambda acme: listed(acme, signed_by=impostor_of(acme.held)),
     "CRL_WRONG_ISSUER": lambda _: listed(Manufacturer("Other", begin=NOON)),
     "CRL_EXPIRED: nextUpdate was 2027-03-01 11:00:00 UTC": lambda acme: listed(acme, age=2 * HOUR, life=HOUR),
@@ -316,7 +332,8 @@ async def test_a_manufacturer_s_name_is_the_same_in_strings_of_every_kind(fleet:
     await enrol(fleet, "SN19", certificate=acme.idevid("SN19")[0])
 
 
-async def test_a_ca_that_the_ca_above_it_has_revoked_lets_nobody_in(fleet: Fleet) -> None:
+@pytest.mark.parametrize("authorities_only", [False, True])
+async def test_a_ca_that_the_ca_above_it_has_revoked_lets_nobody_in(fleet: Fleet, authorities_only: bool) -> None:
     root = Manufacturer(begin=NOON - DAY)
     acme = Manufacturer("Acme east", begin=NOON - DAY, above=root)
     await group(fleet, "manufacturer")
@@ -326,9 +343,22 @@ async def test_a_ca_that_the_ca_above_it_has_revoked_lets_nobody_in(fleet: Fleet
     await service.add(name="root", group="nobody", name_prefix="", pem=root.pem, by="admin")
     await enrol(fleet, "SN17", certificate=acme.idevid("SN17")[0])
     assert await refusal(fleet, "SN18", certificate=root.idevid("SN18")[0]) is Code.WAY_REFUSED
-    await give_list(fleet, listed(root, acme.certificate), "root")
+    point = scope(authorities_only=True) if authorities_only else None
+    await give_list(fleet, listed(root, acme.certificate, point=point), "root")
     with pytest.raises(Refused, match=r"MANUFACTURER_REVOKED: the CA of acme, serial number .* revoked by root"):
         await enrol(fleet, "SN18", certificate=acme.idevid("SN18")[0])
+
+
+async def test_for_a_list_about_cas_only_no_device_waits(fleet: Fleet, acme: Manufacturer) -> None:
+    taken = await give_list(fleet, listed(acme, 7, point=scope(authorities_only=True)))
+    assert taken.stored.scope == Scope(authorities_only=True)
+    fleet.clock.advance(2 * DAY)
+    await enrol(fleet, "SN17", certificate=acme.idevid("SN17")[0])
+    assert await fleet.database.read(manufacturer_lists.awaited) == {}
+    await give_list(fleet, listed(acme, now=fleet.clock()))
+    await enrol(fleet, "SN18", certificate=acme.idevid("SN18")[0])
+    fleet.clock.advance(2 * DAY)
+    assert await refusal(fleet, "SN19", certificate=acme.idevid("SN19")[0]) is Code.MANUFACTURER_LIST_LAPSED
 
 
 async def test_a_ca_of_the_same_name_revokes_its_own_only(fleet: Fleet, acme: Manufacturer) -> None:
