@@ -38,6 +38,8 @@ class Trust:
     def __init__(self, bundles: Sequence[TrustBundle], generation: int = 1) -> None:
         self.bundles = tuple(bundles)
         self.generation = generation
+        self.domains = frozenset(bundle.terms.trust_domain for bundle in self.bundles)
+        """The trust domains that bundles vouch for; None: the broker's own."""
         self._paths: dict[tuple[bytes, ...], Issuer] = {}
         """What each path begins with, by its CA certificates."""
         self._issuers: dict[bytes, Issuer] = {}
