@@ -375,6 +375,10 @@ class Admission:
         """Return what to say of names in *policy* that can mean nobody here."""
         return idle_names(policy, self.trust_domain, None if self.trust is None else self.trust.domains)
 
+    def name_of(self, identity: Identity) -> str:
+        """Return what to tell others who *identity* is: its name, which is one of ours, or its URI."""
+        return identity.name if self.is_ours(identity) else identity.uri
+
     def knows(self, identity: Identity) -> bool:
         """Whether the policy admits *identity*."""
         return self.policy.knows(identity, ours=self.is_ours(identity))
