@@ -33,6 +33,7 @@ from broker.own_certificate import CredentialError, read_certificate
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.pki.identity import InvalidIdentity, Role, identity_of
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import generate_key, key_to_pem
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 
@@ -103,11 +104,12 @@ class BrokerCredential:
         async with EstClient(self._enrolment.url, self._enrolment.anchors) as client:
             key = generate_key()
             try:
+                chain = await client.ca_certificates()  # First: it may fail, and no token is spent yet.
                 certificate = await client.enrol(
                     build_csr(key, self._enrolment.name), user=self._enrolment.name, token=token
                 )
                 identity = identity_of(certificate)
-                chain = await client.ca_certificates()
+                chain = await _current(chain, certificate, client)
             except (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity) as error:
                 raise CredentialError(f"the broker could not enrol at {self._enrolment.url}: {error}") from error
         if identity.role is not Role.BROKER:  # Clients would not take it for a server's, nor the feed for a broker's.
@@ -129,8 +131,9 @@ class BrokerCredential:
         self._make_room()
         async with EstClient(self._enrolment.url, self._enrolment.anchors, self.files) as client:
             key = generate_key()
-            certificate = await client.reenrol(build_csr(key, identity_of(current), like=current))
             chain = await client.ca_certificates()
+            certificate = await client.reenrol(build_csr(key, identity_of(current), like=current))
+            chain = await _current(chain, certificate, client)
         self._store(key_to_pem(key), certificate, chain)
         log.info("renewed", code="RENEWED", serial=_serial(certificate), not_after=str(certificate.not_valid_after_utc))
 
@@ -183,6 +186,15 @@ class BrokerCredential:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+
+
+async def _current(
+    chain: list[x509.Certificate], certificate: x509.Certificate, client: EstClient
+) -> list[x509.Certificate]:
+    """Return *chain*, asked for again if *certificate* is of a CA that has begun to issue since."""
+    if any(is_issued_by(certificate, each) for each in chain):
+        return chain
+    return await client.ca_certificates()
 
 
 def _path_below_anchor(end_entity: x509.Certificate, candidates: list[x509.Certificate]) -> list[x509.Certificate]:

@@ -57,7 +57,7 @@ from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.session.framing import framing
 from broker.session.session import NEVER, Session
 from broker.session.will import Will as KeptWill
-from broker.vouched import forwarded
+from broker.vouched import forwarded, stamp_of
 from broker.welcome import welcome
 
 log = structlog.get_logger("broker")
@@ -127,7 +127,7 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
         admitted,
         clean_start=packet.clean_start,
         expiry_interval=granted_expiry,
-        will=None if packet.will is None else _kept_will(packet.will, connection.peer if engine.stamps else None),
+        will=None if packet.will is None else _kept_will(packet.will, _stamp(engine, connection.peer)),
         now=now,
     )
     if isinstance(opened, Refused):
@@ -218,8 +218,12 @@ def _unsupported(packet: Connect, limits: Limits) -> Refused | None:
     return None
 
 
-def _kept_will(will: Will, peer: Peer | None) -> KeptWill:
-    properties = forwarded(replace(will.properties, will_delay_interval=None), WILL, peer)
+def _stamp(engine: Engine, peer: Peer | None) -> bytes:
+    return stamp_of(engine.admission, peer) if engine.stamps and peer is not None else b""
+
+
+def _kept_will(will: Will, stamp: bytes) -> KeptWill:
+    properties = forwarded(replace(will.properties, will_delay_interval=None), WILL, stamp)
     return KeptWill(
         Message(will.topic.encode(), will.payload, will.qos, retain=will.retain, properties=properties),
         will.properties.will_delay_interval or 0,
@@ -254,7 +258,7 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
             packet.payload,
             packet.qos,
             retain=packet.retain,
-            properties=forwarded(packet.properties, PacketType.PUBLISH, connection.peer if engine.stamps else None),
+            properties=forwarded(packet.properties, PacketType.PUBLISH, _stamp(engine, connection.peer)),
             expires_at=_expiry(packet.properties, now),
         )
         slow = engine.publish(message, session, now)

@@ -27,6 +27,16 @@ _PolicyFile = Annotated[
     Path | None, typer.Option("--policy", help="The policy file; without it the default policy.", show_default=False)
 ]
 
+_OwnDomain = Annotated[
+    str | None,
+    typer.Option(
+        "--trust-domain",
+        help="The broker's own trust domain: a bare name in the policy allows its parties only. "
+        "Without it, that of --identity.",
+        show_default=False,
+    ),
+]
+
 
 @policy.command(
     "test",
@@ -43,6 +53,7 @@ def try_topics(
     subscribe: Annotated[
         list[str] | None, typer.Option(help="A filter to subscribe to, also a shared one; repeatable.")
     ] = None,
+    trust_domain: _OwnDomain = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Say whether an identity may publish and subscribe, and by which rule. Exit code 1 if anything is denied."""
@@ -53,7 +64,10 @@ def try_topics(
     asked += [(Action.SUBSCRIBE, topic) for topic in subscribe or ()]
     if not asked:
         raise _failed("nothing to test: give --publish or --subscribe")
-    answers = [(action, topic, _decide(rules, who, client_id or who.name, action, topic)) for action, topic in asked]
+    ours = trust_domain in {None, who.trust_domain}
+    answers = [
+        (action, topic, _decide(rules, who, client_id or who.name, action, topic, ours=ours)) for action, topic in asked
+    ]
     width = max(len(topic) for _, topic, _ in answers)
     for action, topic, decision in answers:
         if as_json:
@@ -75,6 +89,7 @@ def show(
     client_id: Annotated[
         str | None, typer.Option(help="Its client identifier, if that is not its name.", show_default=False)
     ] = None,
+    trust_domain: _OwnDomain = None,
 ) -> None:
     """Print a policy after checking it, the default one without --policy; or what one identity may do."""
     from broker.admission.policy_file import PolicyError, parse_policy, read_policy
@@ -88,11 +103,12 @@ def show(
         typer.echo(text, nl=False)
         return
     rules, who = _policy(file), _identity(identity)
-    if not rules.knows(who):
+    ours = trust_domain in {None, who.trust_domain}
+    if not rules.knows(who, ours=ours):
         typer.echo(f"{who.uri} is not admitted: no section names its role, device or identity")
         raise typer.Exit(_DENIED)
     typer.echo(f"{who.uri}: {', '.join(f'[{section}]' for section in rules.sections_about(who))}")
-    permissions = rules.permissions(who, client_id or who.name)
+    permissions = rules.permissions(who, client_id or who.name, ours=ours)
     for title, filters in (
         ("publish.allow", permissions.publish_allow),
         ("publish.deny", permissions.publish_deny),
@@ -103,7 +119,7 @@ def show(
             typer.echo(f"  {title:15}  {each}")
 
 
-def _decide(rules: TopicPolicy, who: Identity, client_id: str, action: Action, topic: str) -> Decision:
+def _decide(rules: TopicPolicy, who: Identity, client_id: str, action: Action, topic: str, *, ours: bool) -> Decision:
     from broker.admission.policy import Action
     from broker.mqtt.errors import MalformedPacket
     from broker.mqtt.topics import SharedSubscription, check_topic_filter, check_topic_name
@@ -117,7 +133,7 @@ def _decide(rules: TopicPolicy, who: Identity, client_id: str, action: Action, t
             topic = topic if shared is None else shared.topic_filter
     except MalformedPacket as error:
         raise _failed(f"--{action}: {error}") from None
-    return rules.explain(who, client_id, action, topic)
+    return rules.explain(who, client_id, action, topic, ours=ours)
 
 
 def _policy(path: Path | None) -> TopicPolicy:

@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from functools import partial
 
 from broker.admin.unix_socket import socket_path
+from broker.admission.bare_names import idle_names
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.config import BrokerConfig
-from broker.own_certificate import read_certificate
+from broker.own_certificate import own_trust_domain, read_certificate
 from broker.sources.anchor_copy import AnchorsNotFetched
 from broker.sources.trust_files import load_trust, read_anchors
 from provisioning.pki.crl import CrlRefused, parse, split
@@ -42,7 +43,15 @@ def _said(key: str, work: Callable[[], object]) -> Iterator[str]:
 
 
 def _policy(config: BrokerConfig) -> Iterator[str]:
-    yield from _said("policy_file", lambda: load_policy(config.policy_file))
+    unusable = list(_said("policy_file", lambda: load_policy(config.policy_file)))
+    yield from unusable
+    certificate = config.certfile or config.state_dir / "broker.pem"
+    own = config.trust_domain or own_trust_domain(certificate)
+    if unusable or not config.trust or (own is None and not certificate.exists()):
+        return  # Before it has enrolled, nobody knows which trust domain a broker will be of.
+    idle = idle_names(load_policy(config.policy_file), own, {bundle.trust_domain for bundle in config.trust})
+    if idle:
+        yield f"policy_file: {idle}"
 
 
 def _anchors(config: BrokerConfig) -> Iterator[str]:

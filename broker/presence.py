@@ -5,7 +5,8 @@ Theory
 A will says that a device is gone, if the device has set one, and says what the device has chosen. Here the broker says
 it, of everybody, with the reason: ``$SYS/broker/presence/<role>/<group>/<name>/connected`` and ``…/disconnected``
 (``-`` where there is no group); and ``…/expiring`` when the certificate of somebody who is connected ends soon. The
-payload is JSON; the user properties are those of `broker.vouched`.
+payload is JSON; the user properties are those of `broker.vouched`. The topic has a party's name whatever its trust
+domain; these, and ``identity``, say which it is of.
 
 Rules
 -----
@@ -21,13 +22,13 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol
 
-from broker.admission.admission import Peer
+from broker.admission.admission import Admission, Peer
 from broker.admission.refusal import RefusalCode
 from broker.mqtt.codes import PacketType
 from broker.mqtt.message import Message
 from broker.mqtt.properties import NO_PROPERTIES
 from broker.session.session import Session
-from broker.vouched import forwarded
+from broker.vouched import forwarded, stamp_of
 
 TOPICS = "$SYS/broker/presence"
 
@@ -45,10 +46,13 @@ class Party(Protocol):
 class Presence:
     """Publishes the events of one broker."""
 
-    __slots__ = ("_clock", "_publish", "_sequence")
+    __slots__ = ("_admission", "_clock", "_publish", "_sequence")
 
-    def __init__(self, publish: Callable[[Message, float], None], clock: Callable[[], datetime]) -> None:
-        """*publish* gives a message to its subscribers; *clock* says the time in UTC."""
+    def __init__(
+        self, admission: Admission, publish: Callable[[Message, float], None], clock: Callable[[], datetime]
+    ) -> None:
+        """*publish* gives a message to its subscribers; *clock* says the time in UTC; *admission* knows who is ours."""
+        self._admission = admission
         self._publish = publish
         self._clock = clock
         self._sequence = 0
@@ -85,5 +89,5 @@ class Presence:
             "address": party.address,
             **reason,
         }
-        properties = forwarded(NO_PROPERTIES, PacketType.PUBLISH, peer)
+        properties = forwarded(NO_PROPERTIES, PacketType.PUBLISH, stamp_of(self._admission, peer))
         self._publish(Message(topic.encode(), json.dumps(facts).encode(), 1, properties=properties), now)

@@ -240,7 +240,7 @@ class BrokerServer:
         engine.stamps = self._config.stamp_publisher
         engine.admission.fingerprints = self._config.stamp_publisher or self._config.presence_events
         if self._config.presence_events:
-            engine.presence = Presence(engine.publish_own, lambda: datetime.now(UTC))
+            engine.presence = Presence(engine.admission, engine.publish_own, lambda: datetime.now(UTC))
 
     async def _start_plugins(self, engine: Engine) -> Plugins | NoPlugins:
         if not self._config.plugins:

@@ -6,7 +6,8 @@ A backend that reads a message wants to know who sent it, and may not believe wh
 `stamp_publisher` the broker writes it into the MQTT 5 user properties of each message, from the certificate of the
 connection: ``fleet-device`` (or ``fleet-service``, ``fleet-operator``: a service's name is no device's),
 ``fleet-group``, ``fleet-serial``, ``fleet-fingerprint`` (SHA-256 of the certificate). Presence events
-(`broker.presence`) carry the same.
+(`broker.presence`) carry the same. A name is one of the broker's own trust domain; whoever is of another is named by
+the URI, lest a foreign CA's ``backend`` be taken for ours.
 
 Rules
 -----
@@ -21,7 +22,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from broker.admission.admission import Peer
+from broker.admission.admission import Admission, Peer
 from broker.mqtt.codes import PacketType
 from broker.mqtt.properties import Owner, Properties, encode_properties
 from broker.mqtt.wire import Reader
@@ -41,9 +42,13 @@ def without_reserved(properties: Properties) -> Properties:
     return properties if len(kept) == len(properties.user_properties) else replace(properties, user_properties=kept)
 
 
-def forwarded(properties: Properties, owner: Owner, peer: Peer | None) -> bytes:
-    """Return the properties that subscribers get, without their length; with *peer*, stamped as its."""
-    stamp = b"" if peer is None else _stamp(peer.identity, peer.serial, peer.fingerprint)
+def stamp_of(admission: Admission, peer: Peer) -> bytes:
+    """Return what vouches for *peer*, as user properties on the wire."""
+    return _stamp(peer.identity, admission.name_of(peer.identity), peer.serial, peer.fingerprint)
+
+
+def forwarded(properties: Properties, owner: Owner, stamp: bytes) -> bytes:
+    """Return the properties that subscribers get, without their length, and with *stamp*, if there is one."""
     if not properties:
         return stamp
     kept = without_reserved(properties)
@@ -52,10 +57,10 @@ def forwarded(properties: Properties, owner: Owner, peer: Peer | None) -> bytes:
 
 
 @lru_cache(_MOST_REMEMBERED)
-def _stamp(identity: Identity, serial: str, fingerprint: bytes) -> bytes:
+def _stamp(identity: Identity, name: str, serial: str, fingerprint: bytes) -> bytes:
     """Return what a certificate says, as user properties on the wire; the same for all its messages."""
     facts = {
-        str(identity.role): identity.name,
+        str(identity.role): name,
         "group": identity.group,
         "serial": serial,
         "fingerprint": fingerprint.hex(),

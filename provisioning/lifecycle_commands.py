@@ -76,7 +76,8 @@ def revoke(
 
     A file or a group is revoked in steps of five hundred, each of them whole or, if it names somebody unknown, not at
     all; what is revoked is printed after each. Running it again does no harm: who is revoked stays so, with the first
-    date and reason. A group that still lets devices in is closed first: group set, with the ways that are to be left.
+    date and reason; only keyCompromise takes another reason's place, the date stays. A group that still lets devices in
+    is closed first: group set, with the ways that are to be left.
 
     \b
     Example:
@@ -89,7 +90,7 @@ def revoke(
         raise typer.BadParameter("give exactly one of --device, --serial, --devices-file, --serials-file and --group")
 
     since = None if invalidity_date is None else in_utc(invalidity_date)
-    in_group = [] if group is None else _confirmed(connection, group, yes=yes, on_stderr=as_json)
+    in_group = [] if group is None else _confirmed(connection, group, reason, yes=yes, on_stderr=as_json)
 
     async def revoke_some(client: OperatorClient, **what: Any) -> list[RevokedCertificate]:
         return await client.revoke(**what, reason=reason, invalidity_date=since)
@@ -119,15 +120,18 @@ def revoke(
     connection.run(command)
 
 
-def _confirmed(connection: Connection, group: str, *, yes: bool, on_stderr: bool) -> list[str]:
+def _confirmed(
+    connection: Connection, group: str, reason: RevocationReason, *, yes: bool, on_stderr: bool
+) -> list[str]:
     """Return who of the group may be revoked still; raises what ends the command if that is not wanted."""
-    ended = {"revoked", "decommissioned"}
+    compromised = reason is RevocationReason.KEY_COMPROMISE  # Of who was revoked for another reason, that is news.
+    ended = set() if compromised else {"revoked", "decommissioned"}
     names: list[str] = []
 
     async def command(client: OperatorClient) -> None:
         names.extend([each.name async for each in client.devices(group=group) if each.state not in ended])
         if not names:
-            raise ConfigurationError(f"group {group!r} has no device that is not revoked")
+            raise ConfigurationError(f"group {group!r} has no device{'' if compromised else ' that is not revoked'}")
 
     connection.run(command)
     if not yes:  # Not in the command: while its loop runs, an interrupt does not reach who waits for an answer.

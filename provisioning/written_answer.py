@@ -20,18 +20,19 @@ class ReadyAnswer:
     """An answer that is there already, but for the headers that every answer has."""
 
     status_line: bytes
+    own_lines: bytes
     rest: bytes
-    """Its own headers, the empty line, and the body."""
+    """The empty line, and the body."""
 
     @classmethod
     def of(cls, status: int, headers: Headers, body: bytes) -> ReadyAnswer:
         """Return the answer; *headers* say nothing of the connection."""
-        return cls(_status_line(status), b"%b\r\n%b" % (lines(headers), body))
+        return cls(_status_line(status), lines(headers), b"\r\n%b" % body)
 
     def written(self, default_lines: bytes, *, closes: bool) -> bytes:
         """Return it as it goes over the wire; *default_lines* are what `lines` makes of those headers."""
-        closing = lines([_CLOSE]) if closes else b""
-        return b"%b%b%b%b" % (self.status_line, default_lines, closing, self.rest)
+        own = self.own_lines + lines([_CLOSE]) if closes else self.own_lines
+        return b"%b%b%b%b" % (self.status_line, default_lines, own, self.rest)
 
 
 Answering = Coroutine[Any, Any, Response | ReadyAnswer] | ReadyAnswer

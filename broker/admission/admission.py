@@ -33,6 +33,7 @@ from typing import Protocol
 
 from cryptography import x509
 
+from broker.admission.bare_names import idle_names
 from broker.admission.bundle_terms import DEFAULT_TERMS, BundleTerms
 from broker.admission.crl_shelf import CrlShelf
 from broker.admission.freshness import Freshness
@@ -149,8 +150,8 @@ class Admission:
     ) -> None:
         """Let in only identities of *trust_domain*; None accepts whatever domain the trust anchors vouch for.
 
-        Identities of *trust_domain* with a name in *any_client_id* may use any client identifier that is not another's
-        session; whom another domain calls so may not.
+        Identities of our own domain (`is_ours`) with a name in *any_client_id* may use any client identifier that is
+        not another's session; whom another domain calls so may not.
         """
         self.trust = trust
         self.trust_generation = 1
@@ -274,11 +275,11 @@ class Admission:
 
     def _judge(self, peer: Peer, facts: CertificateFacts, now: datetime) -> Refused | None:
         identity = peer.identity
-        trust_domain = (peer.issuer.bundle.terms.trust_domain if peer.issuer else None) or self.trust_domain
-        if trust_domain is not None and identity.trust_domain != trust_domain:
+        of_bundle = peer.issuer.bundle.terms.trust_domain if peer.issuer else None
+        if not (self.is_ours(identity) if of_bundle is None else identity.trust_domain == of_bundle):
             return _refused(RefusalCode.WRONG_TRUST_DOMAIN, f"{identity.trust_domain} is not our trust domain")
-        if not self.policy.knows(identity):
-            return _unknown_role(identity)
+        if not self.knows(identity):
+            return self._unknown(identity)
         if peer.seconds_left < 0:
             not_after = now + timedelta(seconds=peer.seconds_left)
             whose = "the certificate" if facts.not_after < now else "a CA's certificate above it"
@@ -348,8 +349,8 @@ class Admission:
         refusal = terms.refuse_username(identity, connect)
         if refusal is not None:
             return refusal
-        if not self.policy.knows(identity):
-            return _unknown_role(identity)
+        if not self.knows(identity):
+            return self._unknown(identity)
         if not (terms.may_use(identity, connect.client_id) or self._may_use_any(identity)):
             return Refused(
                 RefusalCode.CLIENT_ID_MISMATCH,
@@ -363,12 +364,39 @@ class Admission:
             return _refused(RefusalCode.WILL_NOT_PERMITTED, f"the will topic {will.topic[:80]!r} is not permitted")
         return admitted
 
-    def _may_use_any(self, identity: Identity) -> bool:
-        return identity.name in self._any_client_id and self.trust_domain in (None, identity.trust_domain)
+    def is_ours(self, identity: Identity) -> bool:
+        """Whether *identity* is of the broker's own trust domain, so that a bare name in the configuration means it.
+
+        A broker that has none takes for ours whatever domain no trust bundle has for its own.
+        """
+        if self.trust_domain is not None:
+            return identity.trust_domain == self.trust_domain
+        return self.trust is None or identity.trust_domain not in self.trust.domains
+
+    def idle_names(self, policy: TopicPolicy) -> str:
+        """Return what to say of names in *policy* that can mean nobody here."""
+        return idle_names(policy, self.trust_domain, None if self.trust is None else self.trust.domains)
+
+    def name_of(self, identity: Identity) -> str:
+        """Return what to tell others who *identity* is: its name, which is one of ours, or its URI."""
+        return identity.name if self.is_ours(identity) else identity.uri
+
+    def knows(self, identity: Identity) -> bool:
+        """Whether the policy admits *identity*."""
+        return self.policy.knows(identity, ours=self.is_ours(identity))
 
     def permissions(self, identity: Identity, client_id: str) -> Permissions:
         """Return what *identity* may do under *client_id*."""
-        return self.policy.permissions(identity, client_id)
+        return self.policy.permissions(identity, client_id, ours=self.is_ours(identity))
+
+    def _may_use_any(self, identity: Identity) -> bool:
+        return identity.name in self._any_client_id and self.is_ours(identity)
+
+    def _unknown(self, identity: Identity) -> Refused:
+        why = f"a certificate of role {identity.role} may not connect"
+        if not self.is_ours(identity) and self.policy.knows(identity, ours=True):
+            why += f": the topic policy means parties of our own trust domain by {identity.name}, not {identity.uri}"
+        return _refused(RefusalCode.WRONG_ROLE, why)
 
     def _verified_path(self, issuer_key_id: bytes, certificate: bytes, path: Sequence[bytes]) -> VerifiedPath | None:
         """Return the CAs above *certificate*, by this handshake or one of before, if they are known."""
@@ -392,10 +420,6 @@ def revoked(revocation: Revocation) -> Refused:
     if revocation.reason is RevocationReason.CERTIFICATE_HOLD:
         return Refused(RefusalCode.SUSPENDED, ReasonCode.BANNED, "the certificate is suspended (certificateHold)")
     return _refused(RefusalCode.REVOKED, f"certificate revoked ({revocation.reason})")
-
-
-def _unknown_role(identity: Identity) -> Refused:
-    return _refused(RefusalCode.WRONG_ROLE, f"a certificate of role {identity.role} may not connect")
 
 
 def _untrusted(certificate: x509.Certificate) -> Refused:

@@ -266,12 +266,17 @@ def _named(identity: Identity | str, admission: Admission, outcome: Peer | Refus
 def _policy(identity: Identity | str, admission: Admission) -> Step:
     if isinstance(identity, str):
         return Step("policy", None, "nobody is named")
+    ours = admission.is_ours(identity)
     sections = admission.policy.sections_about(identity)
-    if not admission.policy.knows(identity):
-        return Step("policy", False, f"no topic rules for role {identity.role}", RefusalCode.WRONG_ROLE)
-    publish = [each for section in sections for each in section.rules.publish_allow]
-    subscribe = [each for section in sections for each in section.rules.subscribe_allow]
     named = ", ".join(map(str, sections))
+    if not admission.knows(identity):
+        detail = f"no topic rules for role {identity.role}"
+        if any(section.has_bare_name for section in sections):
+            detail += f"; {named} allows only those of our own trust domain: name others by their URI"
+        return Step("policy", False, detail, RefusalCode.WRONG_ROLE)
+    allowing = [section for section in sections if ours or not section.has_bare_name]
+    publish = [each for section in allowing for each in section.rules.publish_allow]
+    subscribe = [each for section in allowing for each in section.rules.subscribe_allow]
     return Step(
         "policy",
         True,

@@ -12,12 +12,16 @@ them; so what is delivered needs no check.
 Where it is not (a client identifier with a slash, an identity without a group) an allow filter says nothing and a deny
 filter takes any level: whatever is missing, nobody gets more.
 
+A bare name, in a section of a device or an identity, is one of the broker's own trust domain (*ours*): what such a
+section allows, it allows nobody of another domain, whose CA may call its parties what it likes. What it denies, it
+denies everybody of that name. Of another domain a party is named by its whole URI.
+
 Rules
 -----
 1. No I/O, no clock. One topic matcher: `broker.mqtt.topics`, through `broker.mqtt.filter_set`.
 2. Receiving is decided at SUBSCRIBE, never per message; publishing once a topic, then remembered by the connection.
 3. The door: a client that no section of its role, device or identity names is not admitted (`knows`). A group's
-   section gives rights; it admits nobody.
+   section gives rights; it admits nobody. A bare name admits nobody of another trust domain.
 4. A policy does not change; another one is another object, and what was compiled goes with the old one.
 
 Handles: permissions and the reason for each (`explain`). Does not handle: files (`broker.admission.policy_file`).
@@ -27,23 +31,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
-from broker.mqtt.errors import MalformedPacket
+from broker.admission.filter_template import FilterTemplate
 from broker.mqtt.filter_set import NO_FILTERS, FilterSet
-from broker.mqtt.topics import ONE_LEVEL, SEPARATOR, check_topic_filter, covers, matches, overlaps
-from provisioning.pki.identity import Identity, Role
+from broker.mqtt.topics import covers, matches, overlaps
+from provisioning.pki.identity import SCHEME, Identity, Role
 
-PLACEHOLDERS = ("device", "group", "client_id")
-_PLACEHOLDER = re.compile(r"\{(\w*)\}")
 _UNSAFE_LEVEL = re.compile(r"[/+#\x00]|^\$|^$")
 _MOST_COMPILED = 256
 _LONGEST_REMEMBERED = 256
-
-
-class InvalidFilter(ValueError):
-    """A rule's topic filter cannot be used; the text says why."""
 
 
 class Kind(StrEnum):
@@ -70,49 +68,6 @@ class DeniedPublish(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class FilterTemplate:
-    """A topic filter with placeholders. Raises `InvalidFilter`."""
-
-    text: str
-    _pattern: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Check the text, and prepare it for `fill`."""
-        names = _PLACEHOLDER.findall(self.text)
-        for name in names:
-            if name not in PLACEHOLDERS:
-                known = ", ".join(f"{{{each}}}" for each in PLACEHOLDERS)
-                raise InvalidFilter(f"{self.text!r}: {{{name}}} is no placeholder; there are {known}")
-        if re.search(r"[{}]", _PLACEHOLDER.sub("", self.text)):
-            raise InvalidFilter(f"{self.text!r}: a brace that belongs to no placeholder")
-        try:
-            check_topic_filter(_PLACEHOLDER.sub("x", self.text))
-        except MalformedPacket as error:
-            raise InvalidFilter(str(error)) from None
-        if self.text.startswith("$share/"):
-            raise InvalidFilter(f"{self.text!r}: rules are about topics; leave $share/<name>/ out, it needs none")
-        object.__setattr__(self, "_pattern", _PLACEHOLDER.sub(r"%(\1)s", self.text.replace("%", "%%")))
-
-    def fill(self, names: Mapping[str, str]) -> str | None:
-        """Return the filter for a client of these *names*, or None if one that it needs is missing."""
-        try:
-            return self._pattern % names
-        except KeyError:
-            return None
-
-    def fill_widely(self, names: Mapping[str, str]) -> str:
-        """Return the filter with any level where a name is missing."""
-        filled = self.fill(names)
-        if filled is not None:
-            return filled
-        levels = []
-        for level in self.text.split(SEPARATOR):
-            known = all(name in names for name in _PLACEHOLDER.findall(level))
-            levels.append(_PLACEHOLDER.sub(lambda name: names[name[1]], level) if known else ONE_LEVEL)
-        return SEPARATOR.join(levels)
-
-
-@dataclass(frozen=True, slots=True)
 class Rules:
     """What one section says, as it is written."""
 
@@ -130,6 +85,11 @@ class Section:
     name: str
     """A role, a group, a device's name; of an identity its name, or its whole URI. No order, no precedence."""
     rules: Rules
+
+    @property
+    def has_bare_name(self) -> bool:
+        """Whether it names parties by what any CA may call its own: it allows then only those of our trust domain."""
+        return self.kind is Kind.DEVICE or (self.kind is Kind.IDENTITY and not self.name.startswith(SCHEME))
 
     def __str__(self) -> str:
         plain = re.fullmatch(r"[\w-]+", self.name, re.ASCII)
@@ -167,6 +127,8 @@ class _Templates:
     """The rules of one section, checked."""
 
     section: Section
+    bare: bool
+    """Whether it has a bare name."""
     publish_allow: tuple[FilterTemplate, ...]
     publish_deny: tuple[FilterTemplate, ...]
     subscribe_allow: tuple[FilterTemplate, ...]
@@ -177,11 +139,17 @@ class _Templates:
         rules = section.rules
         return cls(
             section,
+            section.has_bare_name,
             tuple(map(FilterTemplate, rules.publish_allow)),
             tuple(map(FilterTemplate, rules.publish_deny)),
             tuple(map(FilterTemplate, rules.subscribe_allow)),
             tuple(map(FilterTemplate, rules.subscribe_deny)),
         )
+
+    @property
+    def only_denies(self) -> bool:
+        allows = self.publish_allow or self.subscribe_allow
+        return not allows and bool(self.publish_deny or self.subscribe_deny)
 
     def rules(self, action: Action) -> tuple[tuple[FilterTemplate, ...], tuple[FilterTemplate, ...]]:
         """Return the allow and the deny filters for *action*."""
@@ -191,7 +159,7 @@ class _Templates:
 
 
 class TopicPolicy:
-    """All sections."""
+    """All sections. What it is asked of an identity goes with whether that is of our own trust domain: *ours*."""
 
     __slots__ = ("_compiled", "_kinds", "_sections", "denied_publish")
 
@@ -199,7 +167,7 @@ class TopicPolicy:
         """Raise `InvalidFilter` if a rule cannot be used."""
         self._sections = {(each.kind, each.name): _Templates.of(each) for each in sections}
         self._kinds = {kind for kind, _ in self._sections}
-        self._compiled: dict[tuple[Identity, str], Permissions] = {}
+        self._compiled: dict[tuple[Identity, str, bool], Permissions] = {}
         self.denied_publish = denied_publish
 
     @classmethod
@@ -207,28 +175,42 @@ class TopicPolicy:
         """Return a policy that only looks at roles."""
         return cls(Section(Kind.ROLE, role, each) for role, each in rules.items())
 
-    def knows(self, identity: Identity) -> bool:
-        """Whether a section names *identity* by role, device or itself: without any, it is not admitted (rule 3)."""
-        return any(each.section.kind is not Kind.GROUP for each in self._about(identity))
+    @property
+    def for_ours_only(self) -> list[Section]:
+        """The sections that can only be of use to parties of our own trust domain: all but deny filters are."""
+        return [each.section for each in self._sections.values() if each.bare and not each.only_denies]
 
-    def permissions(self, identity: Identity, client_id: str) -> Permissions:
+    def knows(self, identity: Identity, *, ours: bool) -> bool:
+        """Whether a section names *identity* by role, device or itself: without any, it is not admitted (rule 3)."""
+        return any(each.section.kind is not Kind.GROUP and (ours or not each.bare) for each in self._about(identity))
+
+    def permissions(self, identity: Identity, client_id: str, *, ours: bool) -> Permissions:
         """Return what *identity* may do under *client_id*; remembered for those that came last."""
         compiled = self._compiled
-        found = compiled.get((identity, client_id))
+        found = compiled.get((identity, client_id, ours))
         if found is None:
-            found = self._compile(identity, client_id)
+            found = self._compile(identity, client_id, ours)
             if len(client_id) <= _LONGEST_REMEMBERED:
                 if len(compiled) >= _MOST_COMPILED:
                     compiled.clear()
-                compiled[identity, client_id] = found
+                compiled[identity, client_id, ours] = found
         return found
 
-    def explain(self, identity: Identity, client_id: str, action: Action, topic: str) -> Decision:
+    def explain(self, identity: Identity, client_id: str, action: Action, topic: str, *, ours: bool) -> Decision:
         """Return what `permissions` would say of *topic* (a name to publish to, or a plain filter), and why.
 
         The obvious way, rule by rule: a test compares it with the fast one.
         """
-        if not self.knows(identity):
+        decision = self._explain(identity, client_id, action, topic, ours)
+        if not ours and not decision.allowed:
+            if_ours = self._explain(identity, client_id, action, topic, True)
+            if if_ours.allowed:
+                because = f"{decision.because}; {if_ours.because} is for our own trust domain: name others by their URI"
+                return Decision(False, because)
+        return decision
+
+    def _explain(self, identity: Identity, client_id: str, action: Action, topic: str, ours: bool) -> Decision:
+        if not self.knows(identity, ours=ours):
             return Decision(False, f"no section admits {identity.uri}: it cannot connect")
         names = _names(identity, client_id)
         publishes = action is Action.PUBLISH
@@ -240,6 +222,8 @@ class TopicPolicy:
                 if matches(denied, topic) if publishes else overlaps(denied, topic):
                     return Decision(False, f"{templates.section} {action}.deny {template.text!r}")
             section = templates.section
+            if section.has_bare_name and not ours:
+                continue
             allowing += [(section, each, filled) for each in allow if (filled := each.fill(names)) is not None]
         for section, template, filled in allowing:
             if matches(filled, topic) if publishes else covers(filled, topic):
@@ -250,7 +234,7 @@ class TopicPolicy:
         return Decision(False, f"no {action}.allow filter {'matches' if publishes else 'covers'} it")
 
     def sections_about(self, identity: Identity) -> list[Section]:
-        """Return the sections that count for *identity*."""
+        """Return the sections that name *identity*; those with a bare name can only deny it something if not ours."""
         return [each.section for each in self._about(identity)]
 
     def _about(self, identity: Identity) -> list[_Templates]:
@@ -265,17 +249,18 @@ class TopicPolicy:
         sections = self._sections
         return [sections[key] for key in keys if key in sections]
 
-    def _compile(self, identity: Identity, client_id: str) -> Permissions:
+    def _compile(self, identity: Identity, client_id: str, ours: bool) -> Permissions:
         names = _names(identity, client_id)
         publish_allow: list[str | None] = []
         publish_deny: list[str] = []
         subscribe_allow: list[str | None] = []
         subscribe_deny: list[str] = []
         for each in self._about(identity):
-            publish_allow += [template.fill(names) for template in each.publish_allow]
             publish_deny += [template.fill_widely(names) for template in each.publish_deny]
-            subscribe_allow += [template.fill(names) for template in each.subscribe_allow]
             subscribe_deny += [template.fill_widely(names) for template in each.subscribe_deny]
+            if ours or not each.bare:
+                publish_allow += [template.fill(names) for template in each.publish_allow]
+                subscribe_allow += [template.fill(names) for template in each.subscribe_allow]
         return Permissions(
             _filters(publish_allow), _filters(publish_deny), _filters(subscribe_allow), _filters(subscribe_deny)
         )

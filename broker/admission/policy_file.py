@@ -12,20 +12,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from broker.admission.policy import (
-    DeniedPublish,
-    FilterTemplate,
-    InvalidFilter,
-    Kind,
-    Rules,
-    Section,
-    TopicPolicy,
-)
-from provisioning.pki.identity import InvalidIdentity, Role, check_name, parse_uri
+from broker.admission.filter_template import FilterTemplate, InvalidFilter
+from broker.admission.policy import DeniedPublish, Kind, Rules, Section, TopicPolicy
+from provisioning.pki.identity import SCHEME, InvalidIdentity, Role, check_name, parse_uri
 
 DEFAULT_POLICY_FILE = Path(__file__).with_name("default_policy.toml")
 _LARGEST = 16 * 1024 * 1024
-_IDENTITY_URI = "spiffe://"
 _DEPTH_OF_LISTS = 3
 """Keys above ``allow``: role, device, publish."""
 
@@ -64,7 +56,7 @@ def _name(text: str) -> str:
 
 
 def _name_or_uri(text: str) -> str:
-    return parse_uri(text).uri if text.startswith(_IDENTITY_URI) else _name(text)
+    return parse_uri(text).uri if text.startswith(SCHEME) else _name(text)
 
 
 _Name = Annotated[str, AfterValidator(_name)]

@@ -30,7 +30,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "spiffe://domain/role/group/name, and that name as its Common Name",
         "CA_CERTIFICATE": "a CA's certificate was presented: give the client one of its own",
         "WRONG_TRUST_DOMAIN": "the certificate is of another fleet, or trust_domain is set wrongly",
-        "WRONG_ROLE": "no topic rules are for this role: use another certificate, or add rules to the policy",
+        "WRONG_ROLE": "no topic rules are for this role: use another certificate, or add rules to the policy; parties "
+        "of another trust domain it names by their URI",
         "WRONG_GROUP": "the certificate's trust bundle may not vouch for this group: see the bundle's groups",
         "EXPIRED": "renew the certificate; the device enrols again if it cannot renew any more",
         "LIFETIME_OVER": "none: the client connects again; see limits.max_connection_lifetime",

@@ -106,7 +106,7 @@ class PluginHost:
         """Return how plugins see *session*."""
         found = self._sessions.get(session)
         if found is None:
-            found = self._sessions[session] = described(session)
+            found = self._sessions[session] = described(session, self._engine.admission.name_of(session.owner))
         return found
 
     def sweep(self) -> None:
@@ -122,7 +122,7 @@ class PluginHost:
         if not self._questions.auth_plugins or peer is None:
             return None
         session = HostedSession()
-        session.present(connection, peer, client_id, packet)
+        session.present(connection, peer, self._engine.admission.name_of(peer.identity), client_id, packet)
         session.claim(packet)
         newcomer = Newcomer(session)
 
@@ -131,7 +131,7 @@ class PluginHost:
             try:
                 code = await self._questions.authenticate(session)
             finally:
-                session.believe(peer.identity, claimed=self._claimed_names)
+                session.believe(claimed=self._claimed_names)
                 newcomer.answer(None if code is None else _refused(code), self._loop.time())
 
         self._questions.start(find_out())
@@ -204,7 +204,8 @@ class PluginHost:
         hosted = self.hosted(session)
         hosted.of = session
         if connection.peer is not None:
-            hosted.present(connection, connection.peer, session.client_id, packet)
+            named = self._engine.admission.name_of(connection.peer.identity)
+            hosted.present(connection, connection.peer, named, session.client_id, packet)
         if isinstance(connection.consulted, Newcomer):
             hosted.resemble(connection.consulted.session)
         hosted.password = password_of(packet) if self._keeps_passwords else None

@@ -8,8 +8,9 @@ One is made for each of our sessions that a plugin comes to see, and lives as lo
 
 Rules
 -----
-1. `username` can be relied on: it is the name in the certificate. `authenticate` sees what CONNECT says; after it, that
-   stays only with ``plugin_username = "connect"``, by which the operator says that a plugin checks it.
+1. `username` can be relied on: it is the name in the certificate, and the URI there of whoever is of another trust
+   domain than the broker's, whose CA may call him by a name of ours. `authenticate` sees what CONNECT says; after it,
+   that stays only with ``plugin_username = "connect"``, by which the operator says that a plugin checks it.
 2. `password` is there while `authenticate` is asked, and not longer.
 3. `attributes` holds what the certificate says, under ``fleetgate.identity``, ``.role``, ``.group``, ``.name`` and
    ``.serial``. `ssl_object` has one method, ``getpeercert(binary_form=True)``.
@@ -52,6 +53,8 @@ class HostedSession(AmqttSession):
         """The broker's own session; None while its client is not let in yet."""
         self.standing = object()
         """Another one at each connection: what was found out about the one before counts no more."""
+        self._named = ""
+        """Whom the certificate names, as `username` says it."""
         super().__init__()
 
     def _init_states(self) -> None:
@@ -98,8 +101,8 @@ class HostedSession(AmqttSession):
     def __repr__(self) -> str:
         return f"Session(client_id={self.client_id!r}, {'connected' if self._connected else 'disconnected'})"
 
-    def present(self, connection: Client, peer: Peer, client_id: str, packet: Connect) -> None:
-        """Take what *packet* says, and who sends it."""
+    def present(self, connection: Client, peer: Peer, named: str, client_id: str, packet: Connect) -> None:
+        """Take what *packet* says, and who sends it: *peer*, who is *named* so (`Admission.name_of`)."""
         self.client_id = client_id
         host, _, port = connection.address.rpartition(":")
         self.remote_address, self.remote_port = host, int(port) if port.isdigit() else None
@@ -113,11 +116,11 @@ class HostedSession(AmqttSession):
         self.will_message = will.payload if will is not None else None
         self.will_qos = int(will.qos) if will is not None else None
         self.will_retain = will.retain if will is not None else None
-        self.describe(peer.identity, peer.serial)
+        self.describe(peer.identity, named, peer.serial)
 
-    def describe(self, identity: Identity, serial: str = "") -> None:
-        """Say whom the certificate names."""
-        self.username = identity.name
+    def describe(self, identity: Identity, named: str, serial: str = "") -> None:
+        """Say whom the certificate names: *identity*, who is *named* so."""
+        self.username = self._named = named
         self.attributes |= {
             "fleetgate.identity": identity.uri,
             "fleetgate.role": str(identity.role),
@@ -133,11 +136,11 @@ class HostedSession(AmqttSession):
             self.username = packet.username
         self.password = password_of(packet)
 
-    def believe(self, identity: Identity, *, claimed: bool) -> None:
+    def believe(self, *, claimed: bool) -> None:
         """Forget the password; and the user name that was *claimed*, unless somebody has checked it."""
         self.password = None
         if not claimed or self.is_anonymous:
-            self.username = identity.name
+            self.username = self._named
 
     def resemble(self, newcomer: HostedSession) -> None:
         """Take over what plugins have made of *newcomer* while they were asked about it."""
@@ -150,11 +153,11 @@ def password_of(packet: Connect) -> str | None:
     return None if packet.password is None else packet.password.decode(errors="replace")
 
 
-def described(session: Session) -> HostedSession:
-    """Return a *session* that no plugin has seen yet: of before the broker was started."""
+def described(session: Session, named: str) -> HostedSession:
+    """Return a *session* that no plugin has seen yet, of before the broker was started; its owner is *named* so."""
     hosted = HostedSession()
     hosted.of = session
     hosted.client_id = session.client_id
     hosted.clean_session = not session.persistent
-    hosted.describe(session.owner)
+    hosted.describe(session.owner, named)
     return hosted

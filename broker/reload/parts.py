@@ -103,12 +103,15 @@ class ReloadedPolicy:
 
     async def preview(self, loaded: tuple[str, TopicPolicy]) -> tuple[str, Effects | None]:
         """Judge every session by the new policy."""
-        return "", await preview(self._engine, loaded[1])
+        return self._idle_names(loaded[1]), await preview(self._engine, loaded[1])
 
     async def apply(self, loaded: tuple[str, TopicPolicy]) -> tuple[str, Effects | None]:
         """Let the new policy count."""
         self._text, policy = loaded
-        return "", await change(self._engine, policy, self._clock)
+        return self._idle_names(policy), await change(self._engine, policy, self._clock)
+
+    def _idle_names(self, policy: TopicPolicy) -> str:
+        return self._engine.admission.idle_names(policy)
 
 
 class ReloadedCertificate:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from broker.admission.admission import Admission
 from broker.admission.policy import TopicPolicy
 from broker.admission.refusal import RefusalCode
 from broker.engine import Engine
@@ -64,9 +65,9 @@ class Loss:
         return "its will may not be published"
 
 
-def judge(policy: TopicPolicy, session: Session) -> Loss | None:
-    """Return what *session* would lose under *policy*, or None."""
-    permissions = policy.permissions(session.owner, session.client_id)
+def judge(policy: TopicPolicy, session: Session, *, ours: bool) -> Loss | None:
+    """Return what *session* would lose under *policy*, or None; *ours*: its owner is of our own trust domain."""
+    permissions = policy.permissions(session.owner, session.client_id, ours=ours)
     withdrawn = []
     for topic_filter in session.subscriptions:
         shared = SharedSubscription.parse(topic_filter)
@@ -74,7 +75,7 @@ def judge(policy: TopicPolicy, session: Session) -> Loss | None:
             withdrawn.append(topic_filter)
     will = session.will
     unpublishable = will is not None and not permissions.may_publish(will.message.topic.decode())
-    known = policy.knows(session.owner)
+    known = policy.knows(session.owner, ours=ours)
     if withdrawn or unpublishable or (session.connected and not known):
         return Loss(known, tuple(withdrawn), unpublishable)
     return None
@@ -97,9 +98,12 @@ def enforce(engine: Engine, session: Session, loss: Loss, now: float) -> None:
 
 def enforce_at_start(engine: Engine, now: float) -> None:
     """Judge the sessions that were recovered: the policy may have changed while there was no broker."""
+    idle = engine.admission.idle_names(engine.admission.policy)
+    if idle:
+        log.warning("names in the topic policy mean nobody", code="POLICY_NAMES_NOBODY", detail=idle)
     ended = 0
     for session in engine.registry.all():
-        loss = judge(engine.admission.policy, session)
+        loss = judge(engine.admission.policy, session, ours=engine.admission.is_ours(session.owner))
         if loss is not None:
             ended += len(loss.subscriptions)
             enforce(engine, session, loss, now)
@@ -107,9 +111,9 @@ def enforce_at_start(engine: Engine, now: float) -> None:
         log.warning("subscriptions ended by the topic policy", code="POLICY_ENFORCED", subscriptions=ended)
 
 
-async def preview(engine: Engine, policy: TopicPolicy) -> Effects:
-    """Return what `change` would do."""
-    return await _sweep(engine, policy, None)
+async def preview(engine: Engine, policy: TopicPolicy, admission: Admission | None = None) -> Effects:
+    """Return what `change` would do; with *admission*, once that says who is of our own trust domain."""
+    return await _sweep(engine, policy, None, admission or engine.admission)
 
 
 async def change(engine: Engine, policy: TopicPolicy, clock: Callable[[], float]) -> Effects:
@@ -117,10 +121,12 @@ async def change(engine: Engine, policy: TopicPolicy, clock: Callable[[], float]
     engine.admission.policy = policy
     for connection in engine.connections():
         connection.topics.forget_permissions()
-    return await _sweep(engine, policy, clock)
+    return await _sweep(engine, policy, clock, engine.admission)
 
 
-async def _sweep(engine: Engine, policy: TopicPolicy, clock: Callable[[], float] | None) -> Effects:
+async def _sweep(
+    engine: Engine, policy: TopicPolicy, clock: Callable[[], float] | None, admission: Admission
+) -> Effects:
     connected = engine.connected
     disconnected = subscriptions = wills = 0
     here: list[Affected] = []
@@ -130,7 +136,7 @@ async def _sweep(engine: Engine, policy: TopicPolicy, clock: Callable[[], float]
         for session in sessions[start : start + _SESSIONS_A_STEP]:
             if not engine.registry.has(session):
                 continue  # It has ended meanwhile.
-            loss = judge(policy, session)
+            loss = judge(policy, session, ours=admission.is_ours(session.owner))
             if loss is None:
                 continue
             subscriptions += len(loss.subscriptions)

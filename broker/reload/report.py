@@ -53,6 +53,16 @@ class Effects:
     affected: tuple[Affected, ...] = ()
     """The first sessions that lose something, connected ones before kept ones."""
 
+    def __add__(self, after: Effects) -> Effects:
+        """Return what both do, one after the other."""
+        return Effects(
+            self.connected,
+            self.disconnected + after.disconnected,
+            self.subscriptions_ended + after.subscriptions_ended,
+            self.wills_dropped + after.wills_dropped,
+            (self.affected + after.affected)[:SHOWN],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PartReport:

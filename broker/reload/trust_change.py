@@ -11,7 +11,8 @@ Rules
 -----
 1. A few connections at a time, with the event loop between: an examination costs as much as at the door.
 2. That a revocation status is not known is no reason to put out somebody who is in; that it is known, is.
-3. A session that is kept for a client that is away is judged when the client comes.
+3. A session that is kept for a client that is away is judged when the client comes. Its subscriptions are judged at
+   once where the bundles say whom the policy means by a name, as those of everybody are.
 4. Who is at the door, TLS complete or not, has begun in another generation, and is sent to begin again (`TRUST_CHANGED`
    in `broker.handlers`): what TLS believed then is not believed now.
 5. `preview` goes the same way and changes nothing.
@@ -41,6 +42,7 @@ from broker.engine import Engine
 from broker.listener import Listener
 from broker.mqtt.codes import ReasonCode
 from broker.reload.parts import Candidate, ProposedAnchors, Unchanged, describe_anchors, digest
+from broker.reload.policy_change import change, preview
 from broker.reload.report import SHOWN, Affected, Effects, Part
 from broker.sources.anchor_urls import AnchorUrls, fetch_missing
 from broker.sources.leniency import warn_of_advisory
@@ -125,7 +127,11 @@ class ReloadedTrust:
 
     async def preview(self, loaded: NewTrust) -> tuple[str, Effects | None]:
         """Judge every connection by the new generation."""
-        return describe_anchors(loaded.context), await self._sweep(loaded, change=False)
+        effects = await self._sweep(loaded, change=False)
+        if self._others_may_be_ours:
+            admission = self._engine.admission
+            effects += await preview(self._engine, admission.policy, admission.judging_by(loaded.trust))
+        return describe_anchors(loaded.context), effects
 
     async def apply(self, loaded: NewTrust) -> tuple[str, Effects | None]:
         """Let the new generation count."""
@@ -139,9 +145,15 @@ class ReloadedTrust:
         warn_of_advisory(loaded.config)
         self._urls.use(loaded.config)
         await self._lists.use(loaded.config)
-        return f"{describe_anchors(loaded.context)}, generation {admission.trust_generation}", await self._sweep(
-            loaded, change=True
-        )
+        effects = await self._sweep(loaded, change=True)
+        if self._others_may_be_ours:
+            effects += await change(self._engine, admission.policy, self._clock)
+        return f"{describe_anchors(loaded.context)}, generation {admission.trust_generation}", effects
+
+    @property
+    def _others_may_be_ours(self) -> bool:
+        """Whether the bundles say whom the policy means by a bare name: the broker has no trust domain of its own."""
+        return self._engine.admission.trust_domain is None
 
     def _mark_of(self, config: BrokerConfig) -> tuple[object, ...]:
         lists = (config.crlfile, config.crl_urls, config.crl_from_certificates, config.crl_policy)

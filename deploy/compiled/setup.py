@@ -10,6 +10,7 @@ from setuptools import setup
 HOT = [
     "broker/admission/admission.py",
     "broker/admission/bundle_terms.py",
+    "broker/admission/filter_template.py",
     "broker/admission/policy.py",
     "broker/admission/freshness.py",
     "broker/admission/guard.py",

@@ -46,6 +46,7 @@ class RevocationRequest(BaseModel):
 async def revoke(body: RevocationRequest, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
     """Revoke, finally. 201 if this call did it, 200 with the original facts if it was done before.
 
+    What was revoked for another reason is changed to keyCompromise: 201, with the date of the first time.
     ``devices`` and ``serials`` are revoked in one transaction: all of them, or none if one is unknown.
     """
     by, since = operator.device.name, body.invalidity_date

@@ -419,7 +419,7 @@ def _check_key(connection: Connection, device: Device, request: VerifiedRequest)
 def _supersede(connection: Connection, authorised: Authorised, now: datetime) -> None:
     """Revoke what the new certificate replaces. A hold becomes final and keeps its date."""
     reason, by = RevocationReason.SUPERSEDED, authorised.by
-    held = {each.id: each.revocation.revoked_at for each in authorised.superseded if each.revocation is not None}
+    held = {each.id: each.revocation for each in authorised.superseded if each.revocation is not None}
     fresh = [each.id for each in authorised.superseded if each.revocation is None]
     if held:
         revocations.finalise(connection, held, reason=reason, revoked_by=by)

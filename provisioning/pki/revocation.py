@@ -13,7 +13,9 @@ longer in the new one has been released. A certificate is revoked while any sour
 Rules
 -----
 1. The first revocation of a certificate that an event brings stands; it is final (RFC 5280 §5.3.1; certificateHold, the
-   one reversible reason, is taken back by `RevocationIndex.release` or gives way to a final one).
+   one reversible reason, is taken back by `RevocationIndex.release` or gives way to a final one). Its reason gives way
+   to keyCompromise, which whoever revoked it may find out later (CA/Browser Forum, Baseline Requirements 7.2.2); since
+   when it is revoked stays.
 2. A list is published by one assignment: a look-up sees the old one or the new one, whole.
 3. Every entry is one integer (`pack`): a million revoked certificates take 120 MB, whichever way they came.
 4. No I/O and no clock: whoever feeds the index reads files and time.
@@ -134,6 +136,8 @@ class RevocationIndex:
         known = issued.get(revocation.serial)
         if known is None or _reason(known) is RevocationReason.CERTIFICATE_HOLD:
             issued[revocation.serial] = pack(revocation.reason, revocation.revoked_at)
+        elif revocation.reason is RevocationReason.KEY_COMPROMISE:
+            issued[revocation.serial] = pack(revocation.reason, unpack(revocation.key, known).revoked_at)
         return known is None
 
     def release(self, key: CertificateKey) -> bool:

@@ -33,6 +33,7 @@ from provisioning.store import audit, authorities, certificates, devices, revoca
 from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState
 from provisioning.store.certificates import StoredCertificate
+from provisioning.store.devices import Device
 
 AUTHORITY_REASONS: Final = (
     RevocationReason.CA_COMPROMISE,
@@ -42,6 +43,8 @@ AUTHORITY_REASONS: Final = (
     RevocationReason.UNSPECIFIED,
 )
 """Why a CA may be revoked (RFC 5280 §5.3.1)."""
+
+_PREFIX: Final = "ca:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,12 @@ class RevokedAuthority:
 
 def device_name(authority: str) -> str:
     """Return under which name a revoked CA stands among the devices; ``:`` is in no device's name."""
-    return f"ca:{authority}"
+    return f"{_PREFIX}{authority}"
+
+
+def is_authority(device: Device) -> bool:
+    """Whether *device* stands for a revoked CA."""
+    return device.name.startswith(_PREFIX)
 
 
 def revoke_authority(
@@ -80,7 +88,7 @@ def revoke_authority(
         certificates.good_of_issuer(connection, ca.key_id, now), key=lambda each: each.device.role is not Role.DEVICE
     )
     why["reason"] = _below(grounds.reason)
-    if held := {each.id: each.revocation.revoked_at for each in affected if each.revocation is not None}:
+    if held := {each.id: each.revocation for each in affected if each.revocation is not None}:
         revocations.finalise(connection, held, **why)
     if fresh := [each.id for each in affected if each.revocation is None]:
         revocations.add(connection, fresh, revoked_at=now, **why)

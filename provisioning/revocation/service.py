@@ -3,14 +3,16 @@
 Rules
 -----
 1. Revoking is final and idempotent: a second time answers with the facts of the first. A hold is not final: revoking
-   makes it so, and the date of the hold stays, because the certificate has been distrusted since.
+   makes it so, and the date of the hold stays, because the certificate has been distrusted since. So does the date of a
+   revocation whose reason is changed, which is done to keyCompromise only (`provisioning.revocation.taken`).
 2. A device's revocation, or its decommissioning, takes all its unexpired certificates and every unused token that is
    bound to it; for a compromised key those that have ended, too, so that their keys are certified to nobody again.
 3. The place in the feed is taken inside the transaction: commit order is feed order, without a gap.
 4. The feed and the CRL are told only after the commit.
 5. A batch is one transaction: all of it or, if anything in it is unknown, nothing.
-6. A key that is compromised is so in every certificate: whichever is named, though it was revoked for another reason
-   before, all for its key are revoked. One key is one device's (`provisioning.store.device_keys`), whose row is locked.
+6. A key that is compromised is so in every certificate: whichever is named, all for its key are revoked for that
+   reason, though it was for another one before. One key is one device's (`provisioning.store.device_keys`), whose row
+   is locked.
 7. Who has an operator's key has made tokens with it, perhaps: those that he made and nobody has used are void, and
    those that he has asked for are not made any more (`provisioning.enrolment.tokens`).
 """
@@ -18,7 +20,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -31,9 +33,10 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import Grounds, grounds_of
 from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
+from provisioning.revocation.taken import can_be_taken, facts_before, is_taken_with_its_device, others_for_their_keys
 from provisioning.store import audit, certificates, certificates_of_device, devices, revocations, tokens
 from provisioning.store.audit import Action
-from provisioning.store.certificates import StoredCertificate
+from provisioning.store.certificates import StoredCertificate, StoredRevocation
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.side_by_side import go_alone
@@ -106,16 +109,17 @@ class RevocationService:
             check_not_the_service(device)
             voided += _void_made_with(connection, [device], grounds, now)
             issued = certificates_of_device.every(connection, device.id)
-            ended = [each for each in issued if _is_to_end(each, grounds, now)]
+            ended = [each for each in issued if is_taken_with_its_device(each, grounds, now)]
             revoked = _record(connection, ended, grounds, now, by)
             check_an_admin_is_left(connection, [device], now)
-            changed = device.state not in {state, DeviceState.DECOMMISSIONED} or bool(ended)
-            if changed and device.state is not DeviceState.DECOMMISSIONED:
+            ends = device.state not in {state, DeviceState.DECOMMISSIONED}
+            changed = ends or bool(ended)
+            if ends:
                 devices.set_state(connection, [device.id], state, now)
             if changed or voided:
                 action = Action.DECOMMISSIONED if state is DeviceState.DECOMMISSIONED else Action.REVOKED
                 facts = {**grounds.facts, "serials": [each.serial for each in ended], "tokens_voided": voided}
-                audit.append(connection, now, by, action, name, facts)
+                audit.append(connection, now, by, action, name, {**facts, **facts_before(ended)})
             return RevocationOutcome(revoked or facts_of(issued), changed or bool(voided)), ended, voided
 
         outcome, ended, voided = await self._database.write(transaction, lambda: {("device", name)}, short=True)
@@ -143,14 +147,14 @@ class RevocationService:
             if found is None:
                 raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}")
             certificate, _ = found
-            fresh, before = ([certificate], ()) if _can_be_revoked(certificate) else ([], (certificate,))
-            fresh += _others_for_their_keys(connection, [certificate], grounds)
+            fresh, before = ([certificate], ()) if can_be_taken(certificate, grounds) else ([], (certificate,))
+            fresh += others_for_their_keys(connection, [certificate], grounds)
             now = self._clock()
             voided = _void_made_with(connection, [certificate.device], grounds, now)
             revoked = _record(connection, fresh, grounds, now, by)
             check_an_admin_is_left(connection, [each.device for each in fresh], now)
             if fresh or voided:
-                facts = {**grounds.facts, "serials": [each.serial for each in fresh]}
+                facts = {**grounds.facts, "serials": [each.serial for each in fresh], **facts_before(fresh)}
                 facts |= {"tokens_voided": voided} if voided else {}
                 audit.append(connection, now, by, Action.REVOKED, certificate.device.name, facts)
             return RevocationOutcome(revoked + facts_of(before), bool(fresh or voided)), fresh
@@ -186,11 +190,12 @@ class RevocationService:
             ended = [
                 each
                 for each in issued
-                if _is_to_end(each, grounds, now) or (each.serial in named and _can_be_revoked(each))
+                if is_taken_with_its_device(each, grounds, now)
+                or (each.serial in named and can_be_taken(each, grounds))
             ]
             singly = [each for each in issued if each.serial in named]
             known = {each.id for each in ended}
-            ended += [each for each in _others_for_their_keys(connection, singly, grounds) if each.id not in known]
+            ended += [each for each in others_for_their_keys(connection, singly, grounds) if each.id not in known]
             for device in whole:
                 check_not_the_service(device)
             voided += _void_made_with(connection, locked, grounds, now)
@@ -201,8 +206,9 @@ class RevocationService:
             if ended or fresh or voided:
                 subject = f"{len(names)} devices, {len(serials)} certificates"
                 facts = {**grounds.facts, "devices": names, "serials": [each.serial for each in ended]}
-                audit.append(connection, now, by, Action.REVOKED, subject, facts | {"tokens_voided": voided})
-            before = facts_of([each for each in issued if not _can_be_revoked(each)])
+                facts |= {"tokens_voided": voided, **facts_before(ended)}
+                audit.append(connection, now, by, Action.REVOKED, subject, facts)
+            before = facts_of([each for each in issued if each.id not in known])
             return RevocationOutcome(revoked + before, bool(ended or fresh or voided)), ended
 
         outcome, ended = await self._database.write(transaction)
@@ -234,25 +240,6 @@ def _check_reason(reason: RevocationReason) -> None:
         )
 
 
-def _can_be_revoked(certificate: StoredCertificate) -> bool:
-    return certificate.revocation is None or not certificate.revocation.reason.final
-
-
-def _is_to_end(certificate: StoredCertificate, grounds: Grounds, now: datetime) -> bool:
-    """Whether the revocation of its device takes *certificate*."""
-    counts = now < certificate.not_after or certificate.revocation is not None
-    return _can_be_revoked(certificate) and (counts or grounds.reason is RevocationReason.KEY_COMPROMISE)
-
-
-def _others_for_their_keys(connection: Connection, singly: Changed, grounds: Grounds) -> Changed:
-    """Return what else can be revoked for the keys of those that were named *singly*, if they are compromised."""
-    if grounds.reason is not RevocationReason.KEY_COMPROMISE or not singly:
-        return ()
-    known = {each.id for each in singly}
-    found = certificates.with_keys_of(connection, list(known))
-    return [each for each in found if _can_be_revoked(each) and each.id not in known]
-
-
 def _void_made_with(connection: Connection, ended: Sequence[Device], grounds: Grounds, now: datetime) -> int:
     """Make worthless what operators among *ended* have made, if their keys are compromised; return how many tokens."""
     names = [device.name for device in ended if device.role is Role.OPERATOR]
@@ -264,35 +251,25 @@ def _void_made_with(connection: Connection, ended: Sequence[Device], grounds: Gr
 def _record(connection: Connection, ended: Changed, grounds: Grounds, now: datetime, by: str) -> list[Revoked]:
     at = now.replace(microsecond=0)  # What the CRL can say (RFC 5280 §5.1.2.6), the answer says too.
     fresh = [each for each in ended if each.revocation is None]
-    held = {each.id: each.revocation.revoked_at for each in ended if each.revocation is not None}
-    places: dict[int, int] = {}
+    held = {each.id: each.revocation for each in ended if each.revocation is not None}
+    told: dict[int, StoredRevocation] = {}
+    since = grounds.invalidity_date
     if held:
-        sequences = revocations.finalise(
-            connection, held, reason=grounds.reason, revoked_by=by, invalidity_date=grounds.invalidity_date
-        )
-        places |= zip(held, sequences, strict=True)
+        sequences = revocations.finalise(connection, held, reason=grounds.reason, revoked_by=by, invalidity_date=since)
+        told |= {
+            identifier: StoredRevocation(place, grounds.reason, before.revoked_at, since or before.invalidity_date)
+            for place, (identifier, before) in zip(sequences, held.items(), strict=True)
+        }
     if fresh:
         identifiers = [each.id for each in fresh]
         sequences = revocations.add(
-            connection,
-            identifiers,
-            reason=grounds.reason,
-            revoked_at=now,
-            revoked_by=by,
-            invalidity_date=grounds.invalidity_date,
+            connection, identifiers, reason=grounds.reason, revoked_at=now, revoked_by=by, invalidity_date=since
         )
-        places |= zip(identifiers, sequences, strict=True)
-    return [
-        Revoked(
-            each.serial,
-            each.device.name,
-            grounds.reason,
-            held.get(each.id, at),
-            places[each.id],
-            grounds.invalidity_date,
-        )
-        for each in ended
-    ]
+        told |= {
+            identifier: StoredRevocation(place, grounds.reason, at, since)
+            for place, identifier in zip(sequences, identifiers, strict=True)
+        }
+    return facts_of([replace(each, revocation=told[each.id]) for each in ended])
 
 
 def facts_of(issued: Changed) -> list[Revoked]:

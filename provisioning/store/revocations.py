@@ -20,6 +20,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import announcements, counters
+from provisioning.store.certificates import StoredRevocation
 from provisioning.store.counters import Counter
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, devices, revocation_events, revocations
@@ -109,15 +110,8 @@ def add(
     They are revoked since the second in which *revoked_at* is, which is what a CRL can say (RFC 5280 §5.1.2.6); their
     events keep the moment. *invalidity_date* is since when they were not to be trusted (RFC 5280 §5.3.2).
     """
-    occurred = dict.fromkeys(certificate_ids, revoked_at)
-    sequences = _append(
-        connection,
-        EventKind.REVOKED,
-        occurred,
-        reason=reason,
-        actor=revoked_by,
-        invalidity_date=invalidity_date,
-    )
+    occurred = dict.fromkeys(certificate_ids, (revoked_at, invalidity_date))
+    sequences = _append(connection, EventKind.REVOKED, occurred, reason=reason, actor=revoked_by)
     rows = [
         {
             "sequence": sequence,
@@ -135,19 +129,22 @@ def add(
 
 def finalise(
     connection: Connection,
-    held: Mapping[int, datetime],
+    held: Mapping[int, StoredRevocation],
     *,
     reason: RevocationReason,
     revoked_by: str,
     invalidity_date: datetime | None = None,
 ) -> range:
-    """Turn holds into revocations for *reason*; return their sequence numbers.
+    """Turn holds, or revocations for another reason, into those for *reason*; return their sequence numbers.
 
-    *held* maps a certificate's id to the date of its hold, which stays: it has been distrusted since then.
+    *held* says what holds of certificates, by their ids. Its dates stay: they have been distrusted since then. So does
+    an invalidity date, if no other is given.
     """
-    sequences = _append(
-        connection, EventKind.REVOKED, held, reason=reason, actor=revoked_by, invalidity_date=invalidity_date
-    )
+    occurred = {
+        identifier: (before.revoked_at, invalidity_date or before.invalidity_date)
+        for identifier, before in held.items()
+    }
+    sequences = _append(connection, EventKind.REVOKED, occurred, reason=reason, actor=revoked_by)
     statement = (
         update(revocations)
         .where(revocations.c.certificate_id == bindparam("held"))
@@ -155,10 +152,13 @@ def finalise(
             sequence=bindparam("place"),
             reason=reason.value,
             revoked_by=revoked_by,
-            invalidity_date=invalidity_date,
+            invalidity_date=bindparam("invalid"),
         )
     )
-    rows = [{"held": identifier, "place": place} for identifier, place in zip(held, sequences, strict=True)]
+    rows = [
+        {"held": identifier, "place": place, "invalid": invalid}
+        for place, (identifier, (_, invalid)) in zip(sequences, occurred.items(), strict=True)
+    ]
     connection.execute(statement, rows)
     return sequences
 
@@ -168,7 +168,7 @@ def release(connection: Connection, certificate_ids: Sequence[int], *, released_
     sequences = _append(
         connection,
         EventKind.RELEASED,
-        dict.fromkeys(certificate_ids, released_at),
+        dict.fromkeys(certificate_ids, (released_at, None)),
         reason=RevocationReason.CERTIFICATE_HOLD,
         actor=actor,
     )
@@ -180,12 +180,12 @@ def release(connection: Connection, certificate_ids: Sequence[int], *, released_
 def _append(
     connection: Connection,
     kind: EventKind,
-    occurred: Mapping[int, datetime],
+    occurred: Mapping[int, tuple[datetime, datetime | None]],
     *,
     reason: RevocationReason,
     actor: str,
-    invalidity_date: datetime | None = None,
 ) -> range:
+    """Record events; *occurred* maps a certificate's id to when it was, and the invalidity date."""
     sequences = counters.take(connection, Counter.REVOCATION, len(occurred))
     rows = [
         {
@@ -197,7 +197,7 @@ def _append(
             "actor": actor,
             "invalidity_date": invalidity_date,
         }
-        for sequence, (certificate_id, occurred_at) in zip(sequences, occurred.items(), strict=True)
+        for sequence, (certificate_id, (occurred_at, invalidity_date)) in zip(sequences, occurred.items(), strict=True)
     ]
     _ADD_EVENT.run_each(connection, rows)
     announcements.announce(connection)

@@ -17,6 +17,7 @@ import pytest
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Publish
 from broker.stopping import STOP_SECONDS
+from provisioning.pki.identity import Identity, Role
 from tests.support.auth_server import Asked, AuthServer
 from tests.support.broker_process import REPOSITORY, wait_until
 from tests.support.mosquitto import Mosquitto
@@ -341,10 +342,25 @@ def test_an_operator_sees_which_plugins_run_and_what_they_refuse(tmp_path: Path,
 def test_topic_plugins_see_the_certificate_s_name_whatever_a_client_calls_itself(
     tmp_path: Path, pki: Pki, anchors: Path
 ) -> None:
-    plugin = '"amqtt.contrib.shadows.ShadowTopicAuthPlugin" = {}'
-    with plugged(tmp_path, pki, plugin) as broker:
+    plant, theirs = Pki(), tmp_path / "plant.crt"
+    theirs.write_text(plant.anchors)
+    foreign = plant.certify(Identity("plant.example", Role.DEVICE, "meter-1", "plant"))
+    settings = f"""
+        "amqtt.contrib.shadows.ShadowTopicAuthPlugin" = {{}}
+        [[trust]]
+        name = "ours"
+        anchors = ["{anchors}"]
+        roles = ["device", "service"]
+        unsafe_no_revocation = true
+        [[trust]]
+        name = "plant"
+        anchors = ["{theirs}"]
+        trust_domain = "plant.example"
+        unsafe_no_revocation = true"""
+    with plugged(tmp_path, pki, settings) as broker:
         for held, client_id, reason in (
             (pki.device("meter-1"), "meter-1", ReasonCode.GRANTED_QOS_0),
+            (foreign, "meter-1", ReasonCode.NOT_AUTHORIZED),  # The policy has no bare name here, and lets it pass.
             (pki.service("backend"), "backend", ReasonCode.NOT_AUTHORIZED),
         ):
             with TlsClient(broker.port, anchors, held.credential) as client:

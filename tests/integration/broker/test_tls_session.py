@@ -363,7 +363,8 @@ async def test_what_one_client_meets_is_not_thought_to_have_met_another(pki: Pki
         assert connection.recv(5) == b"HELLO"
         opened[0].refused = {refused, "write", "read"} if refused == "write" else {refused}
         connection.sendall(b"leave" if refused == "shutdown" else b"hello")
-        connection.recv(1)
+        with contextlib.suppress(ConnectionResetError):  # Older versions of Python see an end in it.
+            connection.recv(1)
 
     told, _ = await visit(server, client, act)
     if refused != "shutdown":

@@ -66,6 +66,11 @@ def test_a_file_of_devices_is_revoked_by_one_command(own_service: ProvisioningSe
     done = service.command(*group, "--yes", "--json")
     assert sorted(each["device"] for each in json.loads(done.stdout)) == ["meter-2", "meter-3"]
     assert "has no device that is not revoked" in service.command(*group).stderr
+    done = service.command(*group, "--yes", "--json", "--reason", "keyCompromise")  # Of keys, it is news.
+    assert {(each["device"], each["reason"]) for each in json.loads(done.stdout)} == {
+        (f"meter-{number}", "keyCompromise") for number in range(4)
+    }
+    assert "revoked before" not in done.stderr
     (tmp_path / "stolen").write_text("\n")
     done = service.command("revoke", "--devices-file", str(tmp_path / "stolen"), *where)
     assert "names no device: put one on each line" in done.stderr

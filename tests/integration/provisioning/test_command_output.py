@@ -105,10 +105,14 @@ def test_what_was_done_before_is_said(service: ProvisioningService, enrolled: Op
     first = run(service, "revoke", *device)
     assert (first.returncode, first.stderr) == (0, "")
     assert run(service, "revoke", *device).stderr == "", "the same again is no news"
-    for other in (("--reason", "keyCompromise"), ("--invalidity-date", "2026-01-05T08:00:00")):
+    before = "fleet-provisioning: revoked before, with the reason and date shown: 1 of 1\n"
+    for other in (("--reason", "superseded"), ("--invalidity-date", "2026-01-05T08:00:00")):
         again = run(service, "revoke", *device, *other)
-        assert again.stdout == first.stdout
-        assert again.stderr == "fleet-provisioning: revoked before, with the reason and date shown: 1 of 1\n"
+        assert (again.stdout, again.stderr) == (first.stdout, before)
+    changed = run(service, "revoke", *device, "--reason", "keyCompromise")
+    assert ("keyCompromise" in changed.stdout, changed.stderr) == (True, "")
+    again = run(service, "revoke", *device, "--reason", "superseded")
+    assert (again.stdout, again.stderr) == (changed.stdout, before)
 
 
 @pytest.mark.parametrize(

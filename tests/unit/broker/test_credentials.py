@@ -1,15 +1,20 @@
-"""When the broker renews its certificate."""
+"""When the broker renews its certificate, and in which order it asks for what it needs."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from broker.credentials import renewal_due
+from broker import credentials
+from broker.credentials import BrokerCredential, CredentialError, Enrolment, renewal_due
+from provisioning.client.est import EnrolmentUnavailable
 from provisioning.pki.keys import generate_key
+from tests.support.pki import Held, Pki
 
 GOT = datetime(2026, 11, 27, 12, tzinfo=UTC)
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -44,3 +49,60 @@ def test_it_is_due_at_two_thirds_of_its_life_or_of_what_was_left_when_it_came(
 
 def test_what_was_there_before_the_process_is_due_when_it_was() -> None:
     assert renewal_due(certificate(HOUR, MINUTE), None) < GOT
+
+
+class Service:
+    """An EST service that has a CA, then another one, and answers so many requests for their certificates."""
+
+    def __init__(self, issuers: list[Pki], answers: int) -> None:
+        self.issuers = issuers
+        self.answers = answers
+        self.asked: list[str] = []
+        self.given: Held | None = None
+
+    def __call__(self, *_: object) -> Service:
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def ca_certificates(self) -> list[x509.Certificate]:
+        self.asked.append("cacerts")
+        if self.asked.count("cacerts") > self.answers:
+            raise EnrolmentUnavailable("it is away")
+        pki = self.issuers.pop(0) if len(self.issuers) > 1 else self.issuers[0]
+        return [pki.root.certificate, pki.issuing.certificate]
+
+    async def enrol(self, *_: object, **__: Any) -> x509.Certificate:
+        self.asked.append("enrol")
+        self.given = self.issuers[-1].broker()
+        return self.given.certificate
+
+
+def credential_at(service: Service, directory: Path, monkeypatch: pytest.MonkeyPatch) -> BrokerCredential:
+    monkeypatch.setattr(credentials, "EstClient", service)
+    enrolment = Enrolment("https://localhost:1", directory / "anchors.pem", "broker-1", "fgt_token")
+    return BrokerCredential(directory, enrolment)
+
+
+async def test_no_token_is_spent_where_the_cas_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service([Pki()], 0)
+    with pytest.raises(CredentialError, match="it is away"):
+        await credential_at(service, tmp_path, monkeypatch).ensure()
+    assert service.asked == ["cacerts"]
+
+
+@pytest.mark.parametrize("changes", [False, True])
+async def test_the_chain_is_that_of_the_ca_that_has_issued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, changes: bool
+) -> None:
+    cas = [Pki(), Pki()] if changes else [Pki()]
+    service = Service(list(cas), 2)
+    credential = credential_at(service, tmp_path, monkeypatch)
+    await credential.ensure()
+    assert service.asked == ["cacerts", "enrol", *["cacerts"] * changes]
+    assert service.given is not None
+    chain = x509.load_pem_x509_certificates(credential.files.certificate.read_bytes())
+    assert chain == [service.given.certificate, cas[-1].issuing.certificate]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.disconnect import Disconnect
 from broker.mqtt.ping import Pingreq
 from provisioning.pki.identity import Role
+from provisioning.pki.revocation import RevocationReason
 from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import V5, V311, MemoryBroker, WireClient
 
@@ -229,6 +231,16 @@ def test_a_revoked_device_cannot_come_back(broker: MemoryBroker) -> None:
     for version in (V311, V5):
         broker.open(holder, version=version).connect(client_id="meter-1", expect=ReasonCode.NOT_AUTHORIZED)
     assert broker.metrics.refused == {"REVOKED": 2}
+
+
+def test_of_a_compromise_that_becomes_known_later_who_comes_is_told(broker: MemoryBroker) -> None:
+    holder = shared_pki().device("meter-1")
+    for reason in ("superseded", "keyCompromise", "superseded"):  # The last as if the feed were read anew.
+        assert revoke(broker.engine, replace(holder.revocation, reason=RevocationReason(reason)), broker.now) == 0
+    client = broker.open(holder)
+    connack = client.connect(client_id="meter-1", expect=ReasonCode.NOT_AUTHORIZED)
+    assert connack.properties.reason_string == "REVOKED: certificate revoked (keyCompromise)"
+    assert broker.metrics.revocations == 1
 
 
 def test_connections_names_every_client_once(broker: MemoryBroker) -> None:

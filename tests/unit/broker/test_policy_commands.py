@@ -88,3 +88,18 @@ def test_show_tells_what_one_identity_may_do() -> None:
     code, said, _ = run("show", "--identity", "spiffe://fleet.internal/broker/b")
     assert code == 1
     assert "is not admitted" in said
+
+
+def test_whom_a_name_of_ours_does_not_mean_is_told_so(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[identity.backend]\nsubscribe.allow = ["a"]\n[role.service]\npublish.allow = ["b"]\n')
+    theirs = ("--policy", str(policy), "--identity", "spiffe://partner.example/service/backend")
+    own = ("--trust-domain", "fleet.internal")
+    assert run("test", *theirs, "--subscribe", "a")[0] == 0
+    code, said, _ = run("test", *theirs, *own, "--subscribe", "a")
+    assert code == 1
+    assert "identity.backend subscribe.allow 'a' is for our own trust domain: name others by their URI" in said
+    assert run("show", *theirs)[1].splitlines()[1:] == ["  publish.allow    b", "  subscribe.allow  a"]
+    assert run("show", *theirs, *own)[1].splitlines()[1:] == ["  publish.allow    b"]
+    policy.write_text('[identity.backend]\nsubscribe.allow = ["a"]\n')
+    assert run("show", *theirs, *own)[0] == 1

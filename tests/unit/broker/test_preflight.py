@@ -85,3 +85,29 @@ def test_a_new_broker_needs_its_token(good: dict[str, Any], tmp_path: Path) -> N
 def test_a_directory_in_place_of_a_file_is_said(good: dict[str, Any], tmp_path: Path, key: str, problem: str) -> None:
     (said,) = problems(load(None, good | {key: str(tmp_path)}))
     assert said.startswith(f"{key}: {tmp_path} {problem}")
+
+
+@pytest.mark.parametrize(
+    ("domains", "section", "idle"),
+    [
+        ([None, "plant.example"], "identity.backend", False),
+        ([DOMAIN], "device.meter-1", False),
+        (["plant.example"], "identity.backend", True),
+        (["plant.example"], 'identity."spiffe://plant.example/service/backend"', False),
+    ],
+)
+def test_a_bare_name_where_no_bundle_vouches_for_parties_of_our_own_is_told(
+    good: dict[str, Any], tmp_path: Path, domains: list[str | None], section: str, idle: bool
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(f'[{section}]\npublish.allow = ["a"]\n[device.bad]\npublish.deny = ["#"]\n')
+    bundle = {"anchors": [str(good["cafile"])], "unsafe_no_revocation": True}
+    bundles = [bundle | {"name": f"b{number}", "trust_domain": domain} for number, domain in enumerate(domains)]
+    said = problems(load(None, good | {"policy_file": policy, "trust": bundles}))
+    complaint = f"policy_file: a bare name allows nobody anything here: [{section}]; no trust bundle is of the "
+    assert [each.startswith(complaint) for each in said] == [True] * idle, said
+    foreign = Pki().certify(Identity("x", Role.BROKER, "b"), uris=[]).write(tmp_path, "foreign")
+    files = {"certfile": foreign.certificate, "keyfile": foreign.key}
+    said = problems(load(None, good | files | {"policy_file": policy, "trust": bundles}))
+    assert [each for each in said if "it has none" in each] == said
+    assert bool(said) is ('identity."' not in section and None not in domains)

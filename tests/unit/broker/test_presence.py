@@ -19,7 +19,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 def watched() -> tuple[MemoryBroker, WireClient]:
     broker = MemoryBroker()
     broker.engine.admission.fingerprints = True
-    broker.engine.presence = Presence(broker.engine.publish_own, lambda: NOON)
+    broker.engine.presence = Presence(broker.engine.admission, broker.engine.publish_own, lambda: NOON)
     backend = broker.service("backend", session_expiry_interval=600)
     backend.subscribe("$SYS/broker/presence/device/#", qos=1)
     backend.received()

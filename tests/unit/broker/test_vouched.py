@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from broker.admission.bundle import TrustBundle
+from broker.admission.bundle_terms import BundleTerms
+from broker.admission.trust import Trust
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.properties import Properties
+from broker.presence import Presence
+from broker.trust_settings import TrustSettings
 from broker.vouched import RESERVED, without_reserved
-from tests.support.pki import shared_device, shared_service
+from tests.support.pki import DOMAIN, shared_device, shared_pki, shared_service
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, will
 
 TOPIC = "fleet/meters/meter-1/telemetry"
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 FORGED = (("fleet-device", "victim"), ("Fleet-Serial", "0"), ("FLEET-FINGERPRINT", "0"), ("fleet-service", "x"))
 
 
@@ -93,6 +100,25 @@ def test_a_service_named_like_a_device_is_not_taken_for_it() -> None:
     assert named["fleet-service"] == "meter-1"
     assert "fleet-device" not in named
     assert named["fleet-serial"] == f"{shared_service('meter-1').certificate.serial_number:x}"
+
+
+def test_whom_a_foreign_ca_calls_like_one_of_ours_is_named_by_the_whole_identity() -> None:
+    broker = stamping()
+    backend = reader_of(broker)
+    backend.subscribe("$SYS/broker/presence/#")
+    backend.received()
+    broker.engine.presence = Presence(broker.engine.admission, broker.engine.publish_own, lambda: NOON)
+    settings = TrustSettings(name="plant", anchors="-", trust_domain=DOMAIN, unsafe_no_revocation=True)
+    plant = TrustBundle("plant", [shared_pki().issuing.certificate], terms=BundleTerms.of(settings))
+    broker.engine.admission.trust_domain = "fleet.example"
+    broker.engine.admission.believe(Trust([plant]))
+    meter = broker.device("meter-1", will=will(TOPIC))
+    meter.publish(TOPIC, b"")
+    meter.vanish()
+    packets = backend.received()
+    assert len(packets) == 4, "that it comes, what it says, what it leaves, that it goes"
+    for packet in packets:
+        assert dict(user_properties(packet))["fleet-device"] == f"spiffe://{DOMAIN}/device/meters/meter-1"
 
 
 def test_a_retained_message_keeps_its_stamp() -> None:

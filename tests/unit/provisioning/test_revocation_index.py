@@ -55,12 +55,18 @@ def test_an_event_revokes_that_certificate_of_that_issuer(index: RevocationIndex
 
 
 @pytest.mark.parametrize("reason", FINAL)
-def test_what_is_final_stands(index: RevocationIndex, reason: RevocationReason) -> None:
+def test_what_is_final_stands_but_for_a_compromise_that_becomes_known(
+    index: RevocationIndex, reason: RevocationReason
+) -> None:
     index.add(revocation(reason))
-    for other in RevocationReason:
+    for other in set(RevocationReason) - {RevocationReason.KEY_COMPROMISE}:
         assert not index.add(revocation(other, LATER)), "no news"
     assert not index.release(KEY)
     assert index.find(KEY) == revocation(reason)
+    for other in (RevocationReason.KEY_COMPROMISE, *RevocationReason):
+        assert not index.add(revocation(other, LATER)), "no news"
+        assert index.find(KEY) == revocation(RevocationReason.KEY_COMPROMISE), "since when it was revoked"
+    assert not index.release(KEY)
     assert len(index) == 1
 
 

@@ -19,8 +19,10 @@ from pydantic import ValidationError
 from broker.admission.admission import Admission, Admitted, Peer
 from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
+from broker.admission.check import check
 from broker.admission.freshness import FeedTerms, Freshness
-from broker.admission.policy_file import DEFAULT_POLICY
+from broker.admission.policy import TopicPolicy
+from broker.admission.policy_file import DEFAULT_POLICY, parse_policy
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
@@ -31,6 +33,7 @@ from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import Revocation, RevocationIndex, RevocationReason
 from tests.support.pki import DOMAIN, Held, Pki, shared_pki
+from tests.support.wire import will
 
 PKI = shared_pki()
 OTHER = Pki()
@@ -53,8 +56,13 @@ def bundle(*anchors: Held, **different: Any) -> TrustBundle:
     return TrustBundle(made.name, [each.certificate for each in anchors], terms=BundleTerms.of(made), feed=made.feed)
 
 
-def admission(*bundles: TrustBundle, any_client_id: Sequence[str] = ()) -> Admission:
-    judge = Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, any_client_id, Trust(bundles))
+def admission(
+    *bundles: TrustBundle,
+    any_client_id: Sequence[str] = (),
+    policy: TopicPolicy = DEFAULT_POLICY,
+    domain: str | None = DOMAIN,
+) -> Admission:
+    judge = Admission(RevocationIndex(), Freshness(1.0), policy, domain, any_client_id, Trust(bundles))
     judge.freshness.current(0.0)
     return judge
 
@@ -70,6 +78,12 @@ def examine(judge: Admission, held: Held, *above: Held) -> Peer | Refused:
 def code(judge: Admission, held: Held, *above: Held) -> RefusalCode | str:
     outcome = examine(judge, held, *above)
     return outcome.code if isinstance(outcome, Refused) else outcome.bundle
+
+
+def checked_policy(judge: Admission, held: Held) -> str:
+    """Return what a check of *held*, of the plant's CA, tells of the policy."""
+    verdict = check([held.certificate], [PLANT.certificate, PKI.issuing.certificate], judge, 0.0, NOW)
+    return next(step.detail for step in verdict.steps if step.name == "policy")
 
 
 def foreign(
@@ -420,8 +434,10 @@ def test_a_client_identifier_follows_the_bundles_rule(rule: str, accepted: list[
             assert isinstance(outcome, Admitted) is admitted, client_id
 
 
-def test_whom_a_foreign_ca_calls_bridge_is_not_our_bridge() -> None:
-    judge = admission(bundle(PLANT, identity=[CN]), bundle(PKI.issuing, name="ours"), any_client_id=["bridge"])
+@pytest.mark.parametrize("domain", [DOMAIN, None], ids=["ours", "unknown"])
+def test_whom_a_foreign_ca_calls_bridge_is_not_our_bridge(domain: str | None) -> None:
+    bundles = bundle(PLANT, identity=[CN]), bundle(PKI.issuing, name="ours")
+    judge = admission(*bundles, any_client_id=["bridge"], domain=domain)
     theirs, ours = examine(judge, foreign("bridge"), PLANT), examine(judge, PKI.device("bridge"), PKI.issuing)
     assert isinstance(theirs, Peer)
     assert isinstance(ours, Peer)
@@ -430,6 +446,48 @@ def test_whom_a_foreign_ca_calls_bridge_is_not_our_bridge() -> None:
     assert isinstance(outcome, Refused)
     assert outcome.code is RefusalCode.CLIENT_ID_MISMATCH
     assert isinstance(judge.admit(theirs, Connect(client_id="bridge"), 0.0), Admitted)
+
+
+@pytest.mark.parametrize("section", ["device.meter-1", "identity.meter-1"])
+@pytest.mark.parametrize("domain", [DOMAIN, None], ids=["ours", "unknown"])
+def test_whom_a_foreign_ca_calls_by_a_name_of_the_policy_has_not_its_topics(section: str, domain: str | None) -> None:
+    rules = f'[{section}]\npublish.allow = ["a"]\nsubscribe.allow = ["a"]\npublish.deny = ["b/#"]\n'
+    bundles = bundle(PLANT, identity=[CN]), bundle(PKI.issuing, name="ours")
+    judge = admission(*bundles, policy=parse_policy(rules, "p"), domain=domain)
+    ours, theirs = examine(judge, PKI.device("meter-1"), PKI.issuing), examine(judge, foreign("meter-1"), PLANT)
+    assert isinstance(ours, Peer)
+    assert judge.permissions(ours.identity, "meter-1").may_publish("a")
+    assert isinstance(theirs, Refused)
+    assert theirs.code is RefusalCode.WRONG_ROLE
+    assert f"not spiffe://{PLANT_DOMAIN}/device/plant/meter-1" in theirs.detail
+    assert checked_policy(judge, foreign("meter-1")) == (
+        f"no topic rules for role device; {section} allows only those of our own trust domain: name others by their URI"
+    )
+
+    judge.policy = parse_policy(rules + '[role.device]\npublish.allow = ["b/{group}", "c"]\n', "p")
+    theirs = examine(judge, foreign("meter-1"), PLANT)
+    assert isinstance(theirs, Peer)
+    assert checked_policy(judge, foreign("meter-1")).endswith(": publishes b/{group}, c; subscribes to nothing")
+    permissions = judge.permissions(theirs.identity, "meter-1")
+    allowed = [topic for topic in ("a", "b/plant", "c") if permissions.may_publish(topic)]
+    assert allowed == ["c"], "what a name denies, it denies everybody of that name"
+    assert not permissions.may_subscribe("a")
+    outcome = judge.admit(theirs, Connect(client_id="meter-1", will=will("a")), 0.0)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.WILL_NOT_PERMITTED
+
+    judge.policy = parse_policy(f'[identity."{theirs.identity}"]\nsubscribe.allow = ["a"]\n', "p")
+    theirs = examine(judge, foreign("meter-1"), PLANT)
+    assert isinstance(theirs, Peer)
+    assert judge.permissions(theirs.identity, "meter-1").may_subscribe("a")
+    assert code(judge, PKI.device("meter-1"), PKI.issuing) is RefusalCode.WRONG_ROLE
+
+
+def test_a_bundle_without_a_domain_vouches_for_none_that_is_anothers() -> None:
+    judge = admission(bundle(PLANT, identity=[CN]), bundle(PKI.issuing, name="ours"), domain=None)
+    claimed = PKI.certify(Identity(PLANT_DOMAIN, Role.DEVICE, "meter-1", "plant"), issuer=PKI.issuing)
+    assert code(judge, claimed, PKI.issuing) is RefusalCode.WRONG_TRUST_DOMAIN
+    assert code(judge, PKI.device("meter-1"), PKI.issuing) == "ours"
 
 
 @pytest.mark.parametrize(("rule", "new"), [("equal", False), ("prefix", True), ("assigned", False)])

@@ -33,7 +33,7 @@ def test_every_section_is_read(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(EVERYTHING)
     policy = load_policy(path)
-    permissions = policy.permissions(METER, "m-1")
+    permissions = policy.permissions(METER, "m-1", ours=True)
     assert policy.denied_publish is DeniedPublish.DISCONNECT
     assert permissions.publish_allow.filters == ("a", "d", "f", "g", "h")
     assert permissions.publish_deny.filters == ("e",)
@@ -89,7 +89,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_policy_has_to_let_somebody_in(section: str, admits: bool) -> None:
     text = f'[{section}]\npublish.allow = ["a"]\n'
     if admits:
-        assert parse_policy(text, "p").knows(METER)
+        assert parse_policy(text, "p").knows(METER, ours=True)
         return
     with pytest.raises(PolicyError, match="nobody could connect"):
         parse_policy(text, "p")

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
+from broker.admission.bundle import TrustBundle
+from broker.admission.bundle_terms import BundleTerms
 from broker.admission.policy import Kind, Rules, Section, TopicPolicy
+from broker.admission.trust import Trust
+from broker.config import BrokerConfig
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.reload.parts import ReloadedPolicy, Unchanged
 from broker.reload.policy_change import change, enforce_at_start, preview
 from broker.reload.report import Affected, Effects
+from broker.trust_settings import TrustSettings
 from provisioning.pki.identity import Role
 from tests.support.pki import shared_device
 from tests.support.wire import V5, MemoryBroker, WireClient, will
@@ -160,6 +167,23 @@ async def test_sessions_from_before_a_restart_are_judged_at_the_start(broker: Me
     broker.engine.admission.policy = ONLY_A
     enforce_at_start(broker.engine, broker.now)
     assert set(broker.device("meter-1", clean_start=False).session.subscriptions) == {"a"}
+
+
+async def test_names_that_mean_nobody_are_told_of_at_the_start_and_at_a_reload(broker: MemoryBroker) -> None:
+    text = '[device.meter-1]\nsubscribe.allow = ["a"]\n[role.service]\npublish.allow = ["a"]\n'
+    part = ReloadedPolicy(broker.engine, "", lambda: broker.now)
+    config = BrokerConfig(cafile="-", certfile="-", keyfile="-", unsafe_no_revocation=True)
+    candidate = part.load(config, text)
+    assert not isinstance(candidate, Unchanged)
+    assert (await part.preview(candidate))[0] == "", "without bundles everybody is ours"
+    terms = BundleTerms.of(TrustSettings(name="x", anchors="-", trust_domain="x", unsafe_no_revocation=True))
+    broker.engine.admission.believe(Trust([TrustBundle("x", [], terms=terms)]))
+    said = "a bare name allows nobody anything here: [device.meter-1]; no trust bundle is of the broker's own trust "
+    for detail in ((await part.preview(candidate))[0], (await part.apply(candidate))[0]):
+        assert detail.startswith(said)
+    with capture_logs() as logs:
+        enforce_at_start(broker.engine, broker.now)
+    assert [(entry["code"], entry["detail"].startswith(said)) for entry in logs] == [("POLICY_NAMES_NOBODY", True)]
 
 
 def meter_uri(name: str) -> str:

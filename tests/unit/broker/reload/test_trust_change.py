@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from broker.admission.admission import Peer
 from broker.admission.bundle import ListTerms, TrustBundle
 from broker.admission.bundle_terms import BundleTerms
+from broker.admission.policy import Kind, Rules, Section, TopicPolicy
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
 from broker.config import BrokerConfig
@@ -252,6 +253,28 @@ async def test_not_all_who_have_to_go_are_named(
     _, effects = await scene.trust.preview(scene.load())
     assert effects is not None
     assert (effects.disconnected, len(effects.affected)) == (3, 2)
+
+
+async def test_who_is_of_our_own_trust_domain_no_more_loses_what_names_allowed_him(tmp_path: Path) -> None:
+    sections = [Section(Kind.ROLE, "device", Rules(subscribe_allow=("b",)))]
+    sections += [Section(Kind.DEVICE, name, Rules(subscribe_allow=("a",))) for name in ("meter-1", "meter-2")]
+    broker = MemoryBroker(trust_domain=None, policy=TopicPolicy(sections))
+    scene = Scene(tmp_path, broker)
+    for name in ("meter-1", "meter-2"):
+        held = shared_device(name)
+        client = broker.open(held, path=path(held, PKI.issuing, PKI.root))
+        client.connect(client_id=name, session_expiry_interval=600)
+        client.subscribe("a", "b")
+    client.leave()
+    bundle = settings("plant", scene.anchors).model_copy(update={"trust_domain": DOMAIN})
+    scene.config = scene.config.model_copy(update={"trust": (bundle,)})
+    loaded = scene.load()
+    _, expected = await scene.trust.preview(loaded)
+    _, effects = await scene.trust.apply(loaded)
+    assert effects == expected
+    assert effects is not None
+    assert (effects.connected, effects.disconnected, effects.subscriptions_ended) == (1, 1, 2)
+    assert all(set(session.subscriptions) == {"b"} for session in broker.engine.registry.all())
 
 
 def test_openssl_believes_cafile_unless_there_are_bundles(tmp_path: Path) -> None:

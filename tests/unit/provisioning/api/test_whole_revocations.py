@@ -151,6 +151,22 @@ async def test_what_is_revoked_is_answered_the_same_the_first_time_and_again(
     assert api.metrics.registry.get_sample_value("fleet_provisioning_requests_total", labels) == 2
 
 
+@pytest.mark.parametrize("asked", [{"device": "NAME"}, {"serial": "SERIAL"}, {"devices": ["NAME"]}])
+async def test_a_reason_that_is_changed_is_answered_the_same(fleet: Fleet, asked: dict[str, Any]) -> None:
+    api = await api_of(fleet)
+    first, second = [], []
+    for name, answers, ask in (("meter-1", first, api.directly), ("meter-2", second, api.through_framework)):
+        serial = f"{(await fleet.enrol(name)).serial_number:x}"
+        for reason in ("superseded", "keyCompromise", "keyCompromise", "superseded"):
+            body = json.dumps({**asked, "reason": reason}).replace("NAME", name).replace("SERIAL", serial)
+            answer = await ask(body.encode())
+            assert answer is not None
+            answers.append((answer.status_code, neutral(answer, "serial", "device", "sequence")))
+    assert first == second
+    assert [status for status, _ in first] == [201, 201, 200, 200]
+    assert [b"keyCompromise" in body for _, body in first] == [False, True, True, True]
+
+
 @pytest.mark.parametrize(
     ("role", "asked", "status"),
     [

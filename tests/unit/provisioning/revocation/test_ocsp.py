@@ -83,6 +83,12 @@ async def test_a_revocation_is_seen_at_once_although_good_was_remembered(
         assert response.certificate_status is ocsp.OCSPCertStatus.REVOKED
         assert response.revocation_time_utc == responding.fleet.clock()
         assert response.revocation_reason == (None if reason is RevocationReason.UNSPECIFIED else reason.flag)
+    since = responding.fleet.clock()
+    responding.fleet.clock.advance(timedelta(seconds=1))
+    await responding.revocation.revoke_device("meter-17", RevocationReason.KEY_COMPROMISE, by="admin")
+    response = await responding.ask(certificate)
+    assert response.revocation_reason is x509.ReasonFlags.key_compromise
+    assert response.revocation_time_utc == since
 
 
 async def test_a_look_up_that_a_revocation_overtakes_is_not_remembered(responding: Responding) -> None:

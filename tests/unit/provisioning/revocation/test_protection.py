@@ -101,7 +101,7 @@ async def test_tokens_that_are_void_are_audited_though_nothing_else_was_left_to_
     serial = await enrol_admin(fleet, "anna")
     await enrol_admin(fleet, "bert")
     for name in ("meter-1", "anna"):
-        await fleet.revocation.revoke_device(name, RevocationReason.UNSPECIFIED, by="bert")
+        await fleet.revocation.revoke_device(name, RevocationReason.KEY_COMPROMISE, by="bert")
     (made,) = await fleet.token_service.create(TokenOrder(["meter-2"], "north"), by="anna")
     outcomes = [await ENDINGS[ending](fleet, "anna", serial) for _ in range(2)]
     assert [each.changed for each in outcomes] == [True, False]

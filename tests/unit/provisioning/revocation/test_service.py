@@ -59,18 +59,18 @@ async def test_a_compromised_key_ends_every_certificate_for_it(fleet: Fleet, bat
     serials = [f"{each.serial_number:x}" for each in (first, second, other, third)]
     assert await revoke(other, superseded) == {serials[2]: superseded}
     assert await revoke(third, superseded) == {serials[3]: superseded}, "for another reason its key is still good"
-    before = {serials[3]: superseded} if named == "revoked" else {}
-    expected = dict.fromkeys(serials[:2], compromised) | before
+    expected = dict.fromkeys([*serials[:2], serials[3]], compromised)
     assert await revoke(third if named == "revoked" else second, compromised) == expected
-    assert await sequences(fleet) == [(number, "meter-17") for number in (1, 2, 3, 4)]
+    assert await sequences(fleet) == [(number, "meter-17") for number in (1, 2, 3, 4, 5)]
     assert await fleet.database.read(lambda connection: list(audit_findings.findings(connection))) == []
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
     facts = [json.loads(each.details) for each in entries if each.action == Action.REVOKED]
     assert [(each["reason"], sorted(each["serials"])) for each in facts] == [
         ("superseded", serials[2:3]),
         ("superseded", serials[3:]),
-        ("keyCompromise", sorted(serials[:2])),
+        ("keyCompromise", sorted(expected)),
     ]
+    assert facts[-1]["before"] == {serials[3]: "superseded"}
 
 
 @pytest.mark.parametrize("batch", [False, True])
@@ -167,9 +167,8 @@ async def test_a_batch_is_revoked_in_one_step_with_consecutive_numbers(fleet: Fl
     outcome = await fleet.revocation.revoke_batch(names, [serial], RevocationReason.KEY_COMPROMISE, by="anna")
     found = {each.device: (each.reason, each.sequence) for each in outcome.revoked}
     assert outcome.changed
-    assert found.pop("meter-4") == (RevocationReason.SUPERSEDED, 2), "the facts of the first time"
     assert {reason for reason, _ in found.values()} == {RevocationReason.KEY_COMPROMISE}
-    assert sorted(sequence for _, sequence in found.values()) == [3, 4, 5]
+    assert sorted(sequence for _, sequence in found.values()) == [3, 4, 5, 6], "meter-4's is changed"
     states = await fleet.database.read(devices.count)
     assert states[DeviceState.REVOKED] == 3, "meter-3 lost a certificate and is not revoked as a whole"
     with pytest.raises(Refused, match="TOKEN_VOID"):

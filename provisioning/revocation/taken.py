@@ -1,0 +1,60 @@
+"""Which certificates a revocation takes, of those that it names and those that belong to them.
+
+Rules
+-----
+1. What is good, or on hold, can be revoked.
+2. What is revoked for ever keeps its reason, but for one: it is changed to keyCompromise, once and for ever, as whoever
+   relies on it has to know and the key must be certified to nobody again (CA/Browser Forum, Baseline Requirements
+   7.2.2). Since when it is revoked stays.
+3. A CA's certificate is revoked for reasons of its own (`provisioning.revocation.of_authority`): they are not changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy.engine import Connection
+
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.of_authority import is_authority
+from provisioning.store import certificates
+from provisioning.store.certificates import StoredCertificate
+
+_COMPROMISED = RevocationReason.KEY_COMPROMISE
+
+
+def can_be_taken(certificate: StoredCertificate, grounds: Grounds) -> bool:
+    """Whether revoking *certificate* for *grounds* changes anything."""
+    if certificate.revocation is None or not certificate.revocation.reason.final:
+        return True
+    to_be_changed = certificate.revocation.reason is not _COMPROMISED and not is_authority(certificate.device)
+    return grounds.reason is _COMPROMISED and to_be_changed
+
+
+def is_taken_with_its_device(certificate: StoredCertificate, grounds: Grounds, now: datetime) -> bool:
+    """Whether the revocation of its device takes *certificate*."""
+    counts = now < certificate.not_after or certificate.revocation is not None
+    return can_be_taken(certificate, grounds) and (counts or grounds.reason is _COMPROMISED)
+
+
+def others_for_their_keys(
+    connection: Connection, singly: Sequence[StoredCertificate], grounds: Grounds
+) -> list[StoredCertificate]:
+    """Return what else is taken for the keys of those that were named *singly*, if they are compromised."""
+    if grounds.reason is not _COMPROMISED or not singly:
+        return []
+    known = {each.id for each in singly}
+    found = certificates.with_keys_of(connection, list(known))
+    return [each for each in found if can_be_taken(each, grounds) and each.id not in known]
+
+
+def facts_before(taken: Sequence[StoredCertificate]) -> Mapping[str, object]:
+    """Return what the audit log says of final reasons that are changed: which certificates had which."""
+    before = {
+        each.serial: each.revocation.reason
+        for each in taken
+        if each.revocation is not None and each.revocation.reason.final
+    }
+    return {"before": before} if before else {}
