@@ -108,6 +108,7 @@ class BrokerServer:
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
         self._credential: BrokerCredential | None = None
+        self._plugins: Plugins | NoPlugins = NoPlugins()
 
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM.
@@ -125,17 +126,16 @@ class BrokerServer:
             return
         engine = self._engine(self._admission(files.certificate, policy), loop, anchor_urls)
         audit = self._begin_audit(engine, loop)
-        plugins: Plugins | NoPlugins = NoPlugins()
         store: SqliteStore | None = None
         try:
-            plugins = await unless_stopped(self._stop, self._start_plugins(engine))
+            await unless_stopped(self._stop, self._start_plugins(engine))
             store = self._open_store(engine, loop) if self._config.persistence else None
-            await self._serve(engine, loop, policy_text, files, anchor_urls, plugins)
+            await self._serve(engine, loop, policy_text, files, anchor_urls)
         except Stopped:
             return
         finally:
             audit.close()
-            await in_time("plugins that were to be closed", plugins.close(), _PLUGINS_PATIENCE)
+            await in_time("plugins that were to be closed", self._plugins.close(), _PLUGINS_PATIENCE)
             if store is not None:
                 store.close()
 
@@ -146,7 +146,6 @@ class BrokerServer:
         policy_text: str,
         files: CredentialFiles,
         anchor_urls: AnchorUrls,
-        plugins: Plugins | NoPlugins,
     ) -> None:
         """Open the doors, and serve until the broker is to stop and everybody has been sent away."""
         enforce_at_start(engine, loop.time())
@@ -163,7 +162,7 @@ class BrokerServer:
         await admin.open()
         metrics = await open_metrics(self._config, engine, files.certificate)
         with contextlib.suppress(Stopped):  # Then what follows ends at once, in order.
-            await unless_stopped(self._stop, plugins.opened())
+            await unless_stopped(self._stop, self._plugins.opened())
         _look_rarely()
         stopped = asyncio.create_task(self._stop.wait())
         feed = self._feed(engine, files)
@@ -174,7 +173,7 @@ class BrokerServer:
             lists.run(),
             staple.run(),
             anchor_urls.run(partial(reloader.reload, {Part.TRUST}, quiet=True)),
-            plugins.run(),
+            self._plugins.run(),
             keep_current(reloader, self._hangup, watch_files=self._config.watch_files),
             self._announce(
                 engine,
@@ -193,7 +192,7 @@ class BrokerServer:
         try:
             await _first_failure(tasks, stopped)
         finally:
-            await _call_off(listeners, tasks, plugins)
+            await _call_off(listeners, tasks, self._plugins)
             await admin.close()
             if metrics is not None:
                 await metrics.close()
@@ -242,12 +241,12 @@ class BrokerServer:
         if self._config.presence_events:
             engine.presence = Presence(engine.admission, engine.publish_own, lambda: datetime.now(UTC))
 
-    async def _start_plugins(self, engine: Engine) -> Plugins | NoPlugins:
-        if not self._config.plugins:
-            return NoPlugins()
-        from broker.plugins.program import Plugins  # And with it amqtt: who has no plugin has none of it.
+    async def _start_plugins(self, engine: Engine) -> None:
+        if self._config.plugins:
+            from broker.plugins.program import Plugins  # And with it amqtt: who has no plugin has none of it.
 
-        return await Plugins.start(self._config, engine)
+            # Kept here, and not returned: if the broker is to stop at this moment, they are to be closed all the same.
+            self._plugins = await Plugins.start(self._config, engine)
 
     async def _ask_elsewhere(self, anchor_urls: AnchorUrls) -> CredentialFiles:
         """Return the broker's own credential once it and the anchors at *anchor_urls* were asked for.

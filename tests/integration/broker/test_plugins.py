@@ -282,6 +282,26 @@ class Late(Named):
     ]
 
 
+def test_plugins_are_closed_whose_start_ends_as_the_broker_is_to_stop(tmp_path: Path, pki: Pki) -> None:
+    code = """
+import asyncio
+from pathlib import Path
+from amqtt.plugins.base import BasePlugin
+
+class Ends(BasePlugin):
+    async def on_broker_pre_start(self):
+        stopping = next(task for task in asyncio.all_tasks() if task.get_coro().__qualname__ == "Event.wait")
+        stopping.get_coro().cr_frame.f_locals["self"].set()  # As a signal would that comes just now.
+
+    async def close(self):
+        Path(__file__).with_name("closed").touch()
+"""
+    broker = plugged(tmp_path, pki, '"fleet_plugins.Ends" = {}', code)
+    exit_code, said = broker.fail()
+    assert exit_code == 0, said
+    assert (tmp_path / "closed").exists()
+
+
 def test_a_plugin_decides_who_receives_message_by_message(tmp_path: Path, pki: Pki, anchors: Path) -> None:
     with (
         plugged(tmp_path, pki, '"fleet_plugins.HiddenReceiver" = {}', TROUBLE) as broker,
