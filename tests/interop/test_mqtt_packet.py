@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from broker.mqtt.codes import ProtocolVersion
-from broker.mqtt.packets import Packet, decode_packet
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.packets import Disconnect, Packet, decode_packet
 from tests.support.packet_cases import PACKET_CASES, PacketCase, split_packet
 from tests.support.packet_strategies import packets
 from tests.support.wire import V5, V31, V311
@@ -27,6 +27,8 @@ QUIRKS = {
     "MQTT 5 AUTH in two bytes": "Invalid auth reason code",
 }
 """What it does not take of what the standards allow, and what it says."""
+UNKNOWN_DISCONNECT = "Invalid disconnect reason code"
+"""What it says of DISCONNECT with 0x8C (Bad authentication method), which table 2-6 of the standard has for it."""
 
 
 def judged(sent: Sequence[tuple[ProtocolVersion, bytes]]) -> list[bytes | str]:
@@ -59,6 +61,16 @@ def test_it_reads_our_golden_packets_and_we_read_its_own(case: PacketCase, answe
     assert decode_packet(*split_packet(answer), case.version) == case.packet
 
 
+def loses(packet: Packet) -> bool:
+    """Whether a user property of *packet* is empty and followed by one of its name, which then takes its place."""
+    holders = (packet, getattr(packet, "will", None))
+    for pairs in (getattr(getattr(each, "properties", None), "user_properties", ()) for each in holders):
+        for place, (name, value) in enumerate(pairs, 1):
+            if not value and name in (later for later, _ in pairs[place:]):
+                return True
+    return False
+
+
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from([V31, V311, V5]).flatmap(
@@ -69,6 +81,9 @@ def test_any_packets_of_ours_come_back_the_same(drawn: tuple[ProtocolVersion, li
     version, sent = drawn
     for packet, answer in zip(sent, judged([(version, packet.encode(version)) for packet in sent]), strict=True):
         if isinstance(answer, bytes):
-            assert decode_packet(*split_packet(answer), version) == packet
+            again = decode_packet(*split_packet(answer), version)
+            assert type(again) is type(packet) if loses(packet) else again == packet
+        elif isinstance(packet, Disconnect) and packet.reason_code is ReasonCode.BAD_AUTHENTICATION_METHOD:
+            assert answer == UNKNOWN_DISCONNECT
         else:  # What it has read, and will not write, it has read.
             assert answer.startswith("generate: ") or answer in QUIRKS.values(), (answer, packet)
