@@ -113,11 +113,7 @@ def show_manufacturer(
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        found = await client.manufacturer(name)
-        if as_json:
-            print_json(found)
-            return
-        _print(found, found.certificate)
+        _show(await client.manufacturer(name), as_json=as_json)
 
     connection.run(command)
 
@@ -175,11 +171,7 @@ def change_manufacturer(
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        changed = await client.set_lapsed_lists(name, lapsed_lists)
-        if as_json:
-            print_json(changed)
-            return
-        _print(changed, changed.certificate)
+        _show(await client.set_lapsed_lists(name, lapsed_lists), as_json=as_json)
 
     connection.run(command)
 
@@ -206,6 +198,13 @@ def end_manufacturer(
         sys.stdout.write(f"Certificates of {name} let nobody in any more.\n")
 
     connection.run(command)
+
+
+def _show(manufacturer: Manufacturer, *, as_json: bool) -> None:
+    if as_json:
+        print_json(manufacturer)
+    else:
+        _print(manufacturer, manufacturer.certificate)
 
 
 def _print(manufacturer: Manufacturer, certificate: str) -> None:
