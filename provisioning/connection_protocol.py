@@ -30,7 +30,7 @@ from provisioning.gathering_transport import GatheringTransport
 from provisioning.head_deadline import HeadDeadline
 from provisioning.pki.openssl import has_extended_master_secret
 from provisioning.taken_answers import TakenAnswers
-from provisioning.written_answer import Answering, ReadyAnswer, lines, says_close, written
+from provisioning.written_answer import Answering, ReadyAnswer, lines
 
 log = structlog.get_logger(__name__)
 
@@ -218,12 +218,16 @@ class ConnectionProtocol(HttpToolsProtocol):
         if self.flow.write_paused:
             self._answer_whole(_later(answer))
         elif not self.transport.is_closing():
-            closes = not self.parser.should_keep_alive()
-            self.transport.write(answer.written(self._default_lines(), closes=closes))
-            if closes:
-                self.transport.close()
+            self._write(answer, keeps=self.parser.should_keep_alive())
             self.server_state.total_requests += 1
             self._head.begin()  # Nothing waits behind it, so there is no more to do than that.
+
+    def _write(self, answer: ReadyAnswer, *, keeps: bool) -> None:
+        """Send *answer*, and close unless the request *keeps* its connection, and the answer does."""
+        closes = answer.ends or not keeps
+        self.transport.write(answer.written(self._default_lines(), closes=closes))
+        if closes:
+            self.transport.close()
 
     def _default_lines(self) -> bytes:
         headers = self.server_state.default_headers
@@ -241,14 +245,8 @@ class ConnectionProtocol(HttpToolsProtocol):
                 await self.flow.drain()
             cycle.response_complete = True
             if not cycle.disconnected and not self.transport.is_closing():
-                if isinstance(response, ReadyAnswer):
-                    closes = not cycle.keep_alive
-                    self.transport.write(response.written(self._default_lines(), closes=closes))
-                else:
-                    closes = not cycle.keep_alive or says_close(response)
-                    self.transport.write(written(response, self.server_state.default_headers, closes=closes))
-                if closes:
-                    self.transport.close()
+                ready = response if isinstance(response, ReadyAnswer) else ReadyAnswer.of_response(response)
+                self._write(ready, keeps=cycle.keep_alive)
                 self.on_response_complete()
 
         task = self.loop.create_task(answer())

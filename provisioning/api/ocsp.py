@@ -94,9 +94,10 @@ class OcspQuestions:
         self.answered_so_far: Final[Counter[str]] = Counter(dict.fromkeys(_KINDS, 0))
         """How many of each kind: remembered, with a nonce, or why there was no status."""
 
-    def too_often(self, scope: Scope) -> Response | None:
+    def too_often(self, scope: Scope) -> Reply | None:
         """Take one from the caller's bucket; return the answer if there is none."""
-        return self._refuse(scope)
+        refusal = self._refuse(scope)
+        return None if refusal is None else _reply_of(refusal)
 
     def in_path(self, raw_path: bytes) -> bytes | Reply:
         """Return the request in a GET's *raw_path*, or the answer to one that is none."""
@@ -179,7 +180,7 @@ class OcspEndpoint:
             return
         too_often = self._questions.too_often(scope)
         if too_often is not None:
-            await too_often(scope, receive, send)
+            await self._respond(too_often, scope, send)
             return
         match scope["method"]:
             case "POST":

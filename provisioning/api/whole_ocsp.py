@@ -46,7 +46,7 @@ class WholeOcsp:
         questions = self._questions
         too_often = questions.too_often(scope)
         if too_often is not None:
-            return ReadyAnswer.of(too_often.status_code, too_often.raw_headers, bytes(too_often.body))
+            return too_often.ready()
         asked = questions.in_body(scope, body) if scope["method"] == "POST" else questions.in_path(scope["raw_path"])
         if not isinstance(asked, bytes):
             return asked.ready()

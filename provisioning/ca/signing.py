@@ -67,11 +67,6 @@ def signature_algorithm(key: PrivateKey) -> bytes:
     return list(der.children(example.public_bytes(Encoding.DER)))[1]
 
 
-def signature(key: PrivateKey, fields: bytes) -> bytes:
-    """Return the signature of *fields*."""
-    return signer(key)(fields)
-
-
 def signature_of_pieces(key: PrivateKey, pieces: Sequence[bytes]) -> bytes:
     """Return the signature of *pieces*, one after the other.
 

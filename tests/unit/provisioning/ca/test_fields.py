@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from provisioning.ca.fields import common_name, encoded, joined, key_identifier, only_uri
-from provisioning.ca.signing import hash_for, signature, signature_algorithm, with_signature
+from provisioning.ca.signing import hash_for, signature_algorithm, signer, with_signature
 from provisioning.pki.keys import PrivateKey, spki_of
 
 KEYS: dict[str, PrivateKey] = {
@@ -59,7 +59,7 @@ def test_the_fields_are_the_library_s(
         extensions=[encoded(value, critical=critical) for value, critical in EXTENSIONS],
     )
     assert ours == theirs.tbs_certificate_bytes
-    certificate = x509.load_der_x509_certificate(with_signature(ours, signature_algorithm(key), signature(key, ours)))
+    certificate = x509.load_der_x509_certificate(with_signature(ours, signature_algorithm(key), signer(key)(ours)))
     assert certificate.signature_algorithm_oid == theirs.signature_algorithm_oid
     issuer = x509.CertificateBuilder(ISSUER, ISSUER, key.public_key(), 2, begin, begin + life)
     certificate.verify_directly_issued_by(issuer.sign(key, hash_for(key)))
