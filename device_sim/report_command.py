@@ -19,8 +19,10 @@ def report(
 ) -> None:
     """Show a stored run, or what changed between two.
 
-    fleet-sim report monday.json tuesday.json --html change.html
-    """
+    \b
+    Example:
+      fleet-sim report monday.json tuesday.json --html change.html
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.explanation import explained
         from device_sim.results.comparison import comparison_of, comparison_page

@@ -67,11 +67,13 @@ def run_scenario(
 ) -> None:
     """Run a scenario and judge it. Ctrl-C once ends it early and reports; twice aborts.
 
-    fleet-sim run smoke --self-hosted
-
     Exit codes: 0 all thresholds hold; 1 error; 2 usage; 3 the generator was the bottleneck; 4 somebody got in, or was
     kept out wrongly; 99 a threshold is crossed; 130 ended by Ctrl-C.
-    """
+
+    \b
+    Example:
+      fleet-sim run smoke --self-hosted
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.playing import play
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from provisioning.command_group import command_group
 from provisioning.service_command import (
     Connection,
     Json,
@@ -26,7 +27,7 @@ Name = Annotated[str, typer.Argument(help="The manufacturer's name.")]
 LapsedLists = Literal["refuse", "accept"]
 """As the service calls them."""
 
-manufacturer_app = typer.Typer(help="Register manufacturers of devices.", no_args_is_help=True)
+manufacturer_app = command_group(help="Register manufacturers of devices.")
 
 
 @manufacturer_app.command("add")
