@@ -31,10 +31,17 @@ def run_scenario(
         Path | None, typer.Option(help="The fleet's directory, from `fleet-sim enrol`.", show_default=False)
     ] = None,
     broker: Annotated[
-        str, typer.Option(help="With --fleet: the broker, HOST, HOST:PORT or mqtts://HOST:PORT.")
-    ] = "localhost:8883",
+        str | None,
+        typer.Option(
+            help="With --fleet: the broker, HOST, HOST:PORT or mqtts://HOST:PORT (default: localhost:8883).",
+            show_default=False,
+        ),
+    ] = None,
     server_name: Annotated[
-        str | None, typer.Option(help="The name in the broker's certificate (default: HOST).", show_default=False)
+        str | None,
+        typer.Option(
+            help="With --fleet: the name in the broker's certificate (default: that of --broker).", show_default=False
+        ),
     ] = None,
     self_hosted: Annotated[
         bool, typer.Option("--self-hosted", help="Start provisioning, broker and a fleet of its own, and remove them.")

@@ -40,7 +40,7 @@ KeyFile = Annotated[Path | None, typer.Option("--keyfile", help="Its private key
 ServerName = Annotated[
     str | None, typer.Option("--server-name", help="The name in the broker's certificate.", show_default=False)
 ]
-WhichDriver = Annotated[Driver, typer.Option("--driver", help="Our own MQTT client, or paho-mqtt.")]
+WhichDriver = Annotated[Driver, typer.Option("--driver", help="paho-mqtt, or our own client for very many.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON document.")]
 
 
