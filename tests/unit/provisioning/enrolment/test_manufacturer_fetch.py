@@ -242,7 +242,7 @@ async def test_parts_have_urls_of_their_own_and_of_who_was_ended_none_is_fetched
     stored = await service.find("acme")
     assert await fetcher.fetch_due() == 2
     lists, urls = await ManufacturerListService(fleet.database, fleet.clock).of([stored])
-    assert [each.scope.names for each in lists[stored.id]] == [{web.url + path} for path in paths]
+    assert {each.scope.names for each in lists[stored.id]} == {frozenset({web.url + path}) for path in paths}
     assert [each.url for each in urls[stored.id]] == [web.url + path for path in paths]
     await service.end("acme", by="admin")
     fleet.clock.advance(2 * HOUR)
