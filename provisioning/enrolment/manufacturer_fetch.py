@@ -47,7 +47,7 @@ _LEAST_PAUSE: Final = timedelta(minutes=1)
 _MOST_DOUBLED: Final = 16
 _AT_ONCE: Final = 4
 _JITTER: Final = 0.2
-_ROUND_SECONDS: Final = 2.0
+_ROUND_SECONDS: Final = 3.0
 
 log = structlog.get_logger(__name__)
 
