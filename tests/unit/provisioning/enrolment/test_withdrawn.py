@@ -71,7 +71,7 @@ async def test_what_was_replaced_is_not_withdrawn_though_what_replaced_it_was_a_
         assert device is not None
         of_second = certificates_of_device.every(connection, device.id)[-1]
         _held(connection, fleet, of_second)
-        return certificates_of_device.withdrawn(connection, device.id)
+        return certificates_of_device.withdrawn(connection, device)
 
     await claim(fleet)
     assert await fleet.database.write(lose) is None
@@ -148,7 +148,7 @@ async def test_it_is_what_a_look_at_every_certificate_gives(
             assert [each.id for each in in_use] == used
             last = certificates_of_device.newest(connection, device.id)
             assert last == certificates_of_device.every(connection, device.id)[-1]
-            return certificates_of_device.withdrawn(connection, device.id), by_the_book(connection, device.id)
+            return certificates_of_device.withdrawn(connection, device), by_the_book(connection, device.id)
 
         found, expected = await fleet.database.read(both)
         assert found == expected
