@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 
+from cryptography import x509
 from sqlalchemy.engine import Connection
 
 from provisioning.doctor_finding import Finding, failed, ok, warning
+from provisioning.enrolment.manufacturer_status import check_authority
 from provisioning.enrolment.manufacturer_watch import Waiting, waiting_for
-from provisioning.store import manufacturer_lists
+from provisioning.errors import Refused
+from provisioning.store import manufacturer_list_urls, manufacturer_lists, manufacturers, recalls
 
 _CHECK: Final = "manufacturers"
 
@@ -41,3 +44,43 @@ def manufacturer_findings(connection: Connection, now: datetime) -> Iterator[Fin
                 yield failed(_CHECK, detail, remedy)
     if good:
         yield ok(_CHECK, f"lists hold for a while: {', '.join(good)}")
+    yield from _revoked(connection)
+    yield from _unfetched(connection)
+    yield from _recalled(connection)
+
+
+def _revoked(connection: Connection) -> Iterator[Finding]:
+    for each in manufacturers.every(connection):
+        if each.ended_at is None:
+            try:
+                check_authority(connection, each, x509.load_der_x509_certificate(each.der))
+            except Refused as refusal:
+                yield failed(
+                    _CHECK,
+                    refusal.detail.removesuffix(": ask the operator") + ": its devices are refused",
+                    "ask the manufacturer, and revoke those of its devices that are in and must not be: "
+                    f"fleet-provisioning device list --group {each.group}",
+                )
+
+
+def _unfetched(connection: Connection) -> Iterator[Finding]:
+    for each in manufacturer_list_urls.in_force(connection):
+        if each.problem:
+            yield warning(
+                _CHECK,
+                f"{each.manufacturer}'s list at {each.url} is not fetched: {each.problem}",
+                f"look at it yourself: curl -O {each.url}; the list can be given by hand: fleet-provisioning "
+                f"manufacturer crl {each.manufacturer} FILE",
+            )
+
+
+def _recalled(connection: Connection) -> Iterator[Finding]:
+    counts = recalls.count_in(connection)
+    for each in manufacturers.every(connection):
+        if number := counts.get(each.id, 0):
+            yield warning(
+                _CHECK,
+                f"{number} devices are in though {each.name} has revoked the certificates that let them in",
+                f"fleet-provisioning manufacturer revoked {each.name}; revoke or suspend those that must not be, or "
+                "have it done: manufacturer set --revoked-devices",
+            )

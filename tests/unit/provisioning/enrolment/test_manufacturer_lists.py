@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -23,7 +24,7 @@ from provisioning.enrolment import manufacturer_lists as lists_of_manufacturers
 from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.manufacturer_lists import ManufacturerListService
 from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
-from provisioning.enrolment.manufacturers import ManufacturerService
+from provisioning.enrolment.manufacturers import ManufacturerChange, ManufacturerService
 from provisioning.errors import Code, Refused
 from provisioning.metrics import ManufacturersCollector
 from provisioning.pki.crl import Scope
@@ -76,7 +77,7 @@ async def acme(fleet: Fleet) -> Manufacturer:
 
 async def set_lapsed(fleet: Fleet, lapsed: LapsedLists) -> None:
     service = ManufacturerService(fleet.database, fleet.clock, nothing)
-    assert (await service.set_lapsed_lists("acme", lapsed, by="anna")).lapsed_lists is lapsed
+    assert (await service.change("acme", ManufacturerChange(lapsed), by="anna")).lapsed_lists is lapsed
 
 
 async def test_what_the_manufacturer_has_revoked_lets_nobody_in(
@@ -297,7 +298,7 @@ async def test_a_list_of_nobody_is_refused(fleet: Fleet, acme: Manufacturer) -> 
     with pytest.raises(Refused, match="MANUFACTURER_UNKNOWN"):
         await give_list(fleet, listed(acme), "other")
     service = ManufacturerService(fleet.database, fleet.clock, nothing)
-    for call in (service.find("other"), service.set_lapsed_lists("other", LapsedLists.ACCEPT, by="anna")):
+    for call in (service.find("other"), service.change("other", ManufacturerChange(), by="anna")):
         with pytest.raises(Refused, match="MANUFACTURER_UNKNOWN"):
             await call
 
@@ -349,6 +350,14 @@ async def test_a_ca_that_the_ca_above_it_has_revoked_lets_nobody_in(fleet: Fleet
     await give_list(fleet, listed(root, acme.certificate, point=point), "root")
     with pytest.raises(Refused, match=r"MANUFACTURER_REVOKED: the CA of acme, serial number .* revoked by root"):
         await enrol(fleet, "SN18", certificate=acme.idevid("SN18")[0])
+    said = await fleet.database.read(lambda connection: list(manufacturer_findings(connection, fleet.clock())))
+    (failed,) = [each.detail for each in said if each.verdict == "failed"]
+    assert re.fullmatch(
+        r"the CA of acme, serial .* by root on 2027.* \(keyCompromise\): its devices are refused", failed
+    )
+    await service.end("acme", by="admin")
+    said = await fleet.database.read(lambda connection: list(manufacturer_findings(connection, fleet.clock())))
+    assert [each for each in said if each.verdict == "failed"] == []
 
 
 async def test_for_a_list_about_cas_only_no_device_waits(fleet: Fleet, acme: Manufacturer) -> None:
@@ -464,7 +473,9 @@ async def test_the_service_says_once_that_a_list_is_awaited(fleet: Fleet, acme: 
     assert (await said(), watch.ends) == ([], {})
     await give_list(fleet, listed(acme))
     assert (await said(), watch.ends) == ([], {"acme": NOON + DAY})
-    told = [each for family in ManufacturersCollector(lambda: watch.ends).collect() for each in family.samples]
+    told = [
+        each for family in ManufacturersCollector(lambda: watch.ends, dict, {}).collect() for each in family.samples
+    ]
     assert [(each.labels["manufacturer"], each.value) for each in told] == [("acme", (NOON + DAY).timestamp())]
     fleet.clock.advance(19 * HOUR)
     assert (await said(), await said()) == (["soon"], [])
