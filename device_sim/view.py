@@ -179,11 +179,20 @@ class View:
 
     @asynccontextmanager
     async def watching(self, state: Callable[[], Shown]) -> AsyncIterator[None]:
-        """Show *state* again and again while the context is open, and once more at its end."""
+        """Show *state* again and again while the context is open, and once more at its end; elsewhere what is new."""
         if not self._err.is_terminal:
-            async with _repeating(_LINE_SECONDS, lambda: self.said(state().line())):
+            told = ""
+
+            def tell() -> None:
+                nonlocal told
+                line = state().line()
+                if line != told:
+                    told = line
+                    self.said(line)
+
+            async with _repeating(_LINE_SECONDS, tell):
                 yield
-            self.said(state().line())
+            tell()
             return
         with Live(state().picture(), console=self._err, auto_refresh=False) as live:
             async with _repeating(_PICTURE_SECONDS, lambda: live.update(state().picture(), refresh=True)):

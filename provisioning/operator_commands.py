@@ -66,7 +66,11 @@ def create_token(
     connection: Connection,
     device: Annotated[str | None, typer.Option(help="The device that may use it.", show_default=False)] = None,
     group: Annotated[
-        str | None, typer.Option(help="The device's group; alone: any new device of that group.", show_default=False)
+        str | None,
+        typer.Option(
+            help="The device's group (default: default); without --device: any new device of that group.",
+            show_default=False,
+        ),
     ] = None,
     role: Annotated[Role, typer.Option(help="What the certificate is for.")] = Role.DEVICE,
     ttl: Ttl = None,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import sys
 
@@ -120,4 +121,20 @@ def test_what_did_not_happen_is_shown_too(capsys: pytest.CaptureFixture[str]) ->
 async def test_without_a_terminal_the_last_state_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     async with View().watching(lambda: TRAFFIC):
         pass
+    assert capsys.readouterr().err.count("998 msg/s") == 1
+
+
+async def test_without_a_terminal_a_line_is_told_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("device_sim.view._LINE_SECONDS", 0)
+    looks = asyncio.Semaphore(0)
+
+    def seen() -> Traffic:
+        looks.release()
+        return TRAFFIC
+
+    async with View().watching(seen):
+        for _ in range(3):
+            await looks.acquire()
     assert capsys.readouterr().err.count("998 msg/s") == 1
