@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +23,15 @@ def scenarios() -> None:
 
     view = View()
     for name, scenario in built_in().items():
-        view.result(f"{name:<16} {scenario.devices:>5} devices  {scenario.summary}")
+        view.result(_line(f"{name:<16} {scenario.devices:>5} devices  ", scenario.summary))
+
+
+def _line(head: str, text: str) -> str:
+    """Return both as one line; on a terminal as what fits it, the text in a column of its own."""
+    if not sys.stdout.isatty():
+        return head + text
+    width = max(shutil.get_terminal_size().columns, 2 * len(head))
+    return textwrap.fill(text, width, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
 
 
 def run_scenario(
