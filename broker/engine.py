@@ -159,9 +159,9 @@ class Engine:
         An older connection of the same session is taken over [MQTT-3.1.4-3].
         """
         peer = admitted.peer
-        role = peer.identity.role
-        session = self.registry.find(role, admitted.client_id)
-        if session is not None and session.owner != peer.identity:
+        identity = peer.identity
+        session = self.registry.find(identity.trust_domain, identity.role, admitted.client_id)
+        if session is not None and session.owner != identity:
             return Refused(
                 RefusalCode.CLIENT_ID_OF_ANOTHER,
                 ReasonCode.NOT_AUTHORIZED,
@@ -327,7 +327,7 @@ class Engine:
         self.replays.forget(session)
         self._forget(session)
         for shared in list(session.shared_messages()):
-            group = self.routes.share(shared.share)
+            group = self.routes.share(session.owner.trust_domain, shared.share)
             if shared.expires_at is not None and shared.expires_at <= now:
                 self.metrics.dropped_expired += 1  # [MQTT-3.3.2-5]
             elif group is not None:
@@ -413,7 +413,7 @@ class Engine:
         if shared is None:
             return self.routes.subscribe(session, subscription) is not None
         plain = replace(subscription, topic_filter=shared.topic_filter)
-        return self.routes.join(shared.share_name, session, plain)
+        return self.routes.join(session.owner.trust_domain, shared.share_name, session, plain)
 
     def unsubscribe(self, session: Session, topic_filter: str) -> bool:
         """Take the subscription away; return whether there was one."""
@@ -425,7 +425,7 @@ class Engine:
         if shared is None:
             self.routes.unsubscribe(session, topic_filter)
         else:
-            self.routes.leave(shared.share_name, session, shared.topic_filter)
+            self.routes.leave(session.owner.trust_domain, shared.share_name, session, shared.topic_filter)
         return True
 
     # Messages
@@ -455,7 +455,7 @@ class Engine:
             self.turn.request()
         if not kept:
             self.metrics.dropped_queue_full += 1
-            self.retained.complain(topic_name, sender.client_id if sender is not None else "", now)
+            self.retained.complain(topic_name, sender.who if sender is not None else {"client": ""}, now)
         elif self.extension is not None:
             self.extension.retained(message)
         return kept

@@ -381,6 +381,13 @@ class Admission:
         """Return what to tell others who *identity* is: its name, which is one of ours, or its URI."""
         return identity.name if self.is_ours(identity) else identity.uri
 
+    def client_of(self, identity: Identity, client_id: str) -> str:
+        """Return what to tell others who go by client identifiers, of which each trust domain has its own (0141).
+
+        It is *client_id* of one of ours, and with the trust domain before it of anybody else.
+        """
+        return client_id if self.is_ours(identity) else f"{identity.trust_domain}/{client_id}"
+
     def knows(self, identity: Identity) -> bool:
         """Whether the policy admits *identity*."""
         return self.policy.knows(identity, ours=self.is_ours(identity))
