@@ -229,7 +229,8 @@ class Admission:
         else:
             refusal = self._judge(peer, facts, now)
             if issuer is not None and parsed is not None and refusal is None:
-                refusal = issuer.fault or issuer.bundle.terms.refuse_client(parsed, identity)
+                terms, apart = issuer.bundle.terms, self._stands_apart(identity)
+                refusal = issuer.fault or terms.refuse_client(parsed, identity, apart=apart)
                 if refusal is None and status:
                     refusal, inquiry = self._status(parsed, issuer, now)
                     peer = peer if inquiry is None else replace(peer, inquiry=inquiry)
@@ -372,6 +373,12 @@ class Admission:
         if self.trust_domain is not None:
             return identity.trust_domain == self.trust_domain
         return self.trust is None or identity.trust_domain not in self.trust.domains
+
+    def _stands_apart(self, identity: Identity) -> bool:
+        """Whether *identity* is of another trust domain, whose groups are to be kept apart from those of others."""
+        if self.trust is None or self.is_ours(identity):
+            return False
+        return self.trust_domain is not None or len(self.trust.domains) > 1
 
     def idle_names(self, policy: TopicPolicy) -> str:
         """Return what to say of names in *policy* that can mean nobody here."""

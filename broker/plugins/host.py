@@ -125,9 +125,8 @@ class PluginHost:
         peer = connection.peer
         if not self._questions.auth_plugins or peer is None:
             return None
-        session, admission = HostedSession(), self._engine.admission
-        client = admission.client_of(peer.identity, client_id)
-        session.present(connection, peer, admission.name_of(peer.identity), client, packet)
+        session = HostedSession()
+        session.present(connection, peer, self._engine.admission.name_of(peer.identity), client_id, packet)
         session.claim(packet)
         newcomer = Newcomer(session)
 

@@ -10,8 +10,8 @@ Rules
 -----
 1. `username` can be relied on: it is the name in the certificate, and the URI there of whoever is of another trust
    domain than the broker's, whose CA may call him by a name of ours. `authenticate` sees what CONNECT says; after it,
-   that stays only with ``plugin_username = "connect"``, by which the operator says that a plugin checks it. Before
-   his `client_id` stands the domain, ``plant-7.example/meter-1``: he may have one that one of ours has.
+   that stays only with ``plugin_username = "connect"``, by which the operator says that a plugin checks it. Likewise
+   the domain stands before his `client_id`, ``plant-7.example/meter-1``, which one of ours may have too.
 2. `password` is there while `authenticate` is asked, and not longer.
 3. `attributes` holds what the certificate says, under ``fleetgate.identity``, ``.role``, ``.group``, ``.name`` and
    ``.serial``. `ssl_object` has one method, ``getpeercert(binary_form=True)``.

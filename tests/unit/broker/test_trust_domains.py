@@ -343,9 +343,10 @@ async def test_plugins_are_told_the_domain_with_the_client_identifier_of_whoever
         told.clear()
     await plugins.close()
     for domain, client_id in ((PLANT_DOMAIN, f"{PLANT_DOMAIN}/meter-1"), (DOMAIN, "meter-1")):
+        assert seen[domain].pop(0) == ("asked", "meter-1"), "what CONNECT says"
         assert {entry[1] for entry in seen[domain]} == {client_id}
         assert [entry[0] for entry in seen[domain]] == [
-            *("asked", "connected", "subscribed", "unsubscribed", "received", "disconnected")
+            *("connected", "subscribed", "unsubscribed", "received", "disconnected")
         ]
-    assert seen[PLANT_DOMAIN][1][2:] == (f"{PLANT_DOMAIN}/meter-1", f"spiffe://{PLANT_DOMAIN}/device/meters/meter-1")
+    assert seen[PLANT_DOMAIN][0][2:] == (f"{PLANT_DOMAIN}/meter-1", f"spiffe://{PLANT_DOMAIN}/device/meters/meter-1")
     assert [list(session.subscriptions) for session in broker.engine.registry.all()] == [[f"{commands}/more"]] * 2

@@ -80,6 +80,47 @@ def code(judge: Admission, held: Held, *above: Held) -> RefusalCode | str:
     return outcome.code if isinstance(outcome, Refused) else outcome.bundle
 
 
+@pytest.mark.parametrize(
+    ("terms", "own", "beside", "group", "taken"),
+    [
+        ({}, DOMAIN, True, "meters", False),
+        ({}, DOMAIN, False, "meters", False),
+        ({}, None, True, "meters", False),
+        ({}, None, False, "meters", True),
+        ({"groups": ["plant"]}, DOMAIN, True, "plant", True),
+        ({"groups": ["plant"]}, DOMAIN, True, "meters", False),
+        ({"groups": ["*"]}, DOMAIN, True, "meters", True),
+        ({"trust_domain": DOMAIN}, DOMAIN, True, "meters", True),
+        ({"identity": [{"source": "spiffe", "group": "plant"}]}, DOMAIN, True, "meters", False),
+        ({"identity": [{"source": "spiffe", "group": "plant"}]}, DOMAIN, True, "plant", True),
+    ],
+)
+def test_a_foreign_ca_claims_no_group_that_its_bundle_does_not_name(
+    terms: dict[str, Any], own: str | None, beside: bool, group: str, taken: bool
+) -> None:
+    domain = terms.get("trust_domain", PLANT_DOMAIN)
+    plant = bundle(PLANT, **({"trust_domain": domain} | terms))
+    judge = admission(plant, *([bundle(PKI.issuing, name="ours")] if beside else []), domain=own)
+    outcome = examine(judge, PKI.certify(Identity(domain, Role.DEVICE, "meter-1", group), issuer=PLANT), PLANT)
+    if taken:
+        assert isinstance(outcome, Peer)
+    else:
+        assert isinstance(outcome, Refused)
+        assert outcome.code is RefusalCode.WRONG_GROUP
+        assert outcome.detail.startswith(f"the trust bundle plant does not vouch for group {group}")
+        assert ("of another trust domain" in outcome.detail) is not bool(terms.get("groups"))
+
+
+def test_a_foreign_service_that_claims_no_group_needs_none() -> None:
+    ours = bundle(PKI.issuing, name="ours")
+    backend = PKI.certify(Identity(PLANT_DOMAIN, Role.SERVICE, "backend"), issuer=PLANT)
+    open_to = {"roles": ["service"], "trust_domain": PLANT_DOMAIN}
+    assert code(admission(bundle(PLANT, **open_to), ours), backend, PLANT) == "plant"
+    refusal = examine(admission(bundle(PLANT, groups=["plant"], **open_to), ours), backend, PLANT)
+    assert isinstance(refusal, Refused)
+    assert refusal.detail == "the trust bundle plant does not vouch for parties without a group"
+
+
 def checked_policy(judge: Admission, held: Held) -> str:
     """Return what a check of *held*, of the plant's CA, tells of the policy."""
     verdict = check([held.certificate], [PLANT.certificate, PKI.issuing.certificate], judge, 0.0, NOW)
@@ -339,7 +380,7 @@ def test_the_name_is_taken_from_where_the_configuration_says(
 ) -> None:
     if held.certificate.subject.rfc4514_string() == "CN=-":
         sources = [each | {"pattern": "(?P<name>[A-Za-z].*)"} if each is CN else each for each in sources]
-    peer = examine(admission(bundle(PLANT, identity=sources)), held, PLANT)
+    peer = examine(admission(bundle(PLANT, identity=sources, groups=["*"])), held, PLANT)
     assert isinstance(peer, Peer)
     assert peer.identity == Identity(PLANT_DOMAIN, Role.DEVICE, name, group)
 
