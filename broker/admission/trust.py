@@ -11,24 +11,30 @@ Rules
 -----
 1. The first bundle, in the order of the configuration, that vouches for the path judges, and its word is final.
 2. Only CA certificates from a path that OpenSSL has verified are learned, and of each bundle at most `_MOST_PATHS`
-   paths: whoever comes by one more is refused. Who has a CA of one bundle cannot use up what is another's.
+   paths: whoever comes by one more is refused (`TRUST_FULL`), and that is said in the log, once a bundle. Who has a CA
+   of one bundle cannot use up what is another's.
 3. A resumed session brings no path: the issuer is then the CA, learned or an anchor, whose key has signed the
    certificate. Of several paths above it that counts which was learned first, or another one of the same bundle that
    lasts longer or has no fault.
-4. Immutable but for what it learns; another configuration is another generation. No I/O, no clock.
+4. Immutable but for what it learns; another configuration is another generation. No I/O but the log, no clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.admission.bundle import TrustBundle
 from broker.admission.issuers import Issuer
+from broker.admission.refusal import RefusalCode, Refused
+from broker.mqtt.codes import ReasonCode
 from provisioning.pki.issued_by import is_issued_by
+
+log = structlog.get_logger("broker")
 
 _MOST_PATHS = 1024
 
@@ -41,6 +47,8 @@ class Trust:
         self.generation = generation
         self.domains = frozenset(bundle.terms.trust_domain for bundle in self.bundles)
         """The trust domains that bundles vouch for; None: the broker's own."""
+        self._full: set[str] = set()
+        """The bundles of which it was said that they are."""
         self._paths: dict[tuple[bytes, ...], Issuer] = {}
         """What each path begins with, by its CA certificates."""
         self._issuers: dict[bytes, Issuer] = {}
@@ -50,6 +58,10 @@ class Trust:
     def learned(self) -> int:
         """How many paths are known; it grows, and a list that found no issuer may find one then."""
         return len(self._paths)
+
+    def paths_of(self, bundle: TrustBundle) -> int:
+        """Return how many of them are of *bundle*."""
+        return sum(each.bundle is bundle for each in self._paths.values())
 
     @property
     def anchors_pem(self) -> str:
@@ -111,14 +123,30 @@ class Trust:
         for bundle in self.bundles:
             issuer = bundle.issuer_at(path)
             if issuer is not None:
-                if sum(each.bundle is bundle for each in self._paths.values()) >= _MOST_PATHS:
-                    return None
+                if self.paths_of(bundle) >= _MOST_PATHS:
+                    return self._one_too_many(issuer)
                 self._paths[ders] = issuer
                 known = self._issuers.get(ders[0])
                 if known is None or (known.bundle is bundle and _counts_before(issuer, known)):
                     self._issuers[ders[0]] = issuer
                 return issuer
         return None
+
+    def _one_too_many(self, issuer: Issuer) -> Issuer:
+        """Return *issuer*, which is not learned, as one whose clients are refused; it is said once a bundle."""
+        name = issuer.bundle.name
+        if name not in self._full:
+            self._full.add(name)
+            log.error(
+                "a trust bundle is full",
+                code=RefusalCode.TRUST_FULL,
+                bundle=name,
+                paths=_MOST_PATHS,
+                detail="clients come by more CAs below its anchors than are remembered; those of others are refused",
+            )
+        detail = f"the trust bundle {name} has met {_MOST_PATHS} paths of CAs, and learns no more"
+        issuer.fault = Refused(RefusalCode.TRUST_FULL, ReasonCode.QUOTA_EXCEEDED, detail)
+        return issuer
 
 
 def _counts_before(issuer: Issuer, other: Issuer) -> bool:
