@@ -202,7 +202,7 @@ class Admission:
                 facts = self._reader.recall(certificate)
             else:
                 parsed = x509.load_der_x509_certificate(certificate)
-                issuer = self.trust.issuer_of(parsed, path())
+                issuer = self.trust.issuer_of(parsed, path(), self.trust_domain)
                 if issuer is None:
                     return _untrusted(parsed)
                 facts = facts_of(parsed, issuer.bundle.terms.identify)
@@ -307,7 +307,7 @@ class Admission:
         """Whether a *certificate* of which nothing more is known, or the CA that issued it, is revoked by now."""
         if self.index.find(certificate) is not None:
             return True
-        issuers = () if self.trust is None else self.trust.issuers_with(certificate[0])
+        issuers = () if self.trust is None else self.trust.issuers_with(certificate[0], self.trust_domain)
         return any(issuer.find_revoked(self.index) is not None for issuer in issuers)
 
     def is_ended(self, certificate: CertificateKey) -> bool:

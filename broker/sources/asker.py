@@ -95,8 +95,8 @@ class StatusAsker:
             if left <= 0:
                 del self._asked[absent]
             return max(left, 0.0)
-        trust = self._admission.trust
-        for issuer in trust.issuers_with(absent[0]) if trust is not None else ():
+        trust, own = self._admission.trust, self._admission.trust_domain
+        for issuer in trust.issuers_with(absent[0], own) if trust is not None else ():
             terms = issuer.bundle.ocsp
             responder = terms.responder if terms is not None else None
             if responder is None or self._ocsp.is_silent(responder):
