@@ -22,8 +22,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "NO_CERTIFICATE": "give the client its certificate and key, with the chain below the trust anchor",
         "UNTRUSTED_ISSUER": "the certificate's CA is not among the trust anchors (fleet-broker trust show), or the "
         "client leaves out the intermediate certificate",
-        "TRUST_FULL": "its bundle has met 1,024 paths of CAs, or 32 of one name: name the issuers that you mean, or give some of them a "
-        "bundle of their own; other anchors or terms begin anew",
+        "TRUST_FULL": "its bundle has met 1,024 paths of CAs, or 32 CAs of one name: name the issuers that you mean, "
+        "or give some of them a bundle of their own; other anchors or terms begin anew",
         "WRONG_PURPOSE": "the certificate is not for clients: it needs the extended key usage clientAuth",
         "WEAK_CERTIFICATE": "the key or the hash of a certificate in the chain is too weak: have a new one issued",
         "PATH_TOO_LONG": "too many CAs below the anchor: make one of them an anchor, or raise the bundle's max_depth",
