@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError
 from provisioning.service_command import (
     Connection,
@@ -29,7 +30,7 @@ LapsedLists = Literal["refuse", "accept"]
 _SHOWN_DIGITS: Final = 16
 """Of a list's SHA-256, where lists are told apart by it."""
 
-manufacturer_app = typer.Typer(help="Register manufacturers of devices.", no_args_is_help=True)
+manufacturer_app = command_group(help="Register manufacturers of devices.")
 
 
 @manufacturer_app.command("add")

@@ -61,6 +61,7 @@ from provisioning.errors import ConfigurationError, Refused
 from provisioning.fellow_workers import Answer, FellowWorkers, everywhere
 from provisioning.files import AuthorityFiles
 from provisioning.https_credential import HttpsCredential
+from provisioning.in_charge import in_charge
 from provisioning.issuing_policy import key_policy_of, profiles_of
 from provisioning.listening import BACKLOG, Listening, bound, check_public
 from provisioning.live_authorities import LiveAuthorities
@@ -216,7 +217,11 @@ def _settle() -> None:
 async def _running(settings: Settings, listening: Listening, place: WorkerPlace | None) -> AsyncIterator[None]:
     """Run the service while the block runs: alone, or at a worker's *place*."""
     authority = open_authority(settings)
-    async with _open_store(settings, authority.files) as (database, serial_numbers):
+    postgresql = settings.resolved_database_url.startswith("postgresql")
+    async with contextlib.AsyncExitStack() as held:
+        if place is None or place.leads:
+            held.enter_context(in_charge(settings.directory, listening.https_url, alone=not postgresql))
+        database, serial_numbers = await held.enter_async_context(_open_store(settings, authority.files))
         parts = await _build(settings, authority, listening, place, database, serial_numbers)
         stall_seconds = 2 * settings.feed_stall_seconds  # The feed says so itself before.
         protocol = functools.partial(
