@@ -23,8 +23,8 @@ from broker.admin_command import (
     print_facts,
     print_json,
     print_table,
-    printable,
 )
+from broker.terminal_text import printable
 from provisioning.command_group import command_group
 
 _SHOWN = 1000

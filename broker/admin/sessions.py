@@ -33,6 +33,7 @@ from broker.engine import Engine
 from broker.lifetime import KEEP_ALIVE_FACTOR
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.session.session import NEVER, Session
+from broker.terminal_text import printable
 from provisioning.pki.identity import Role
 
 log = structlog.get_logger("broker")
@@ -182,7 +183,7 @@ class SessionView:
                     continue
                 ours = self._engine.admission.is_ours(session.owner)
                 if not selection.matches(session, bare=ours):
-                    others.append(f"{session.owner.trust_domain}/{session.client_id}")
+                    others.append(f"{session.owner.trust_domain}/{printable(session.client_id)}")
                     continue
                 shown = described(session, now, datetime.now(UTC))
                 facts = {key: shown[key] for key in ("client_id", "identity", "serial", "address")}

@@ -20,6 +20,7 @@ from broker.config import load
 from broker.enforcement import revoke
 from broker.mqtt.codes import ReasonCode
 from broker.plugins.program import Plugins
+from broker.reload.report import Affected, Effects, Outcome, Part, PartReport, ReloadReport
 from broker.trust_settings import TrustSettings
 from provisioning.pki.identity import Identity, Role
 from tests.support.pki import DOMAIN, Held, Pki, shared_device, shared_pki
@@ -257,6 +258,19 @@ async def test_a_bare_name_kicks_one_of_ours_and_one_of_another_domain_is_named_
     named = Selection.of({field: "meter-1", "domain": PLANT_DOMAIN})
     assert len(await view.kick(named, "x", "uid 0", forget=True)) == 1
     assert theirs.closed
+
+
+async def test_what_a_client_is_called_reaches_an_operators_terminal_harmlessly(broker: MemoryBroker) -> None:
+    hostile = "meter-1-\x1b[2J\n"
+    foreign(broker, client_id=hostile)
+    view = SessionView(broker.engine, lambda: broker.now)
+    with pytest.raises(OfAnotherDomain) as refused:
+        await view.kick(Selection(device="meter-1"), "x", "uid 0", forget=False)
+    affected = (Affected(hostile, "spiffe://x", "goes"),)
+    part = PartReport(Part.TRUST, Outcome.RELOADED, effects=Effects(connected=1, affected=affected))
+    for said in (str(refused.value), str(ReloadReport((part,), dry_run=True))):
+        assert r"meter-1-\x1b[2J\n" in said
+        assert said.isprintable()
 
 
 @pytest.mark.parametrize("name", [f"{PLANT_DOMAIN}/meter-1", f"spiffe://{PLANT_DOMAIN}/device/meters/meter-1"])
