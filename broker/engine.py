@@ -47,6 +47,7 @@ from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
+from broker.session_quota import refuse_another
 from broker.session_rows import session_row, subscription_row
 from broker.store.journal import Journal, Otherwise
 from broker.terms import CurrentTerms
@@ -167,19 +168,12 @@ class Engine:
                 ReasonCode.NOT_AUTHORIZED,
                 f"the session {admitted.client_id!r} belongs to another identity",
             )
-        is_instance = admitted.client_id != peer.identity.name
         # It ended with another broker process, and its client may have come before its will was sent.
         only_a_will = session is not None and session.connection is None and session.expiry_interval == 0
-        if (
-            (session is None or only_a_will)
-            and is_instance
-            and self.registry.instances(peer.identity) >= self.limits.max_instances
-        ):
-            return Refused(
-                RefusalCode.TOO_MANY_SESSIONS,
-                ReasonCode.QUOTA_EXCEEDED,
-                f"{peer.identity.name} has {self.limits.max_instances} sessions already, kept ones included",
-            )
+        if session is None or only_a_will:
+            refusal = refuse_another(self.registry, self.limits, admitted, replaces=only_a_will)
+            if refusal is not None:
+                return refusal
         if session is not None:
             older, before, revoked = session.connection, session.certificate, self.was_revoked(session)
             clone = self._taken_over(peer, session, connection, now)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from broker.setting_types import File, Interval, Name, TrustDomain, Whole
+from broker.setting_types import CountOrNone, File, Interval, Name, TrustDomain, Whole
 from provisioning.pki.identity import Role
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -166,6 +166,8 @@ class TrustSettings(BaseModel):
     """equal: the name, or empty; prefix: also <name>-<anything>, several sessions a device; assigned: only empty."""
     any_client_id: tuple[Name, ...] = ()
     """Names that may use any client identifier."""
+    max_sessions: CountOrNone = 0
+    """Sessions of all parties of its trust domain, kept ones included, beyond which it gets no other; 0: any number."""
     username: str = "ignore"
     """ignore; equal: the name; or a text with {device} and {group} that the MQTT user name must be equal to."""
     feed: bool = False

@@ -54,6 +54,11 @@ class BundleTerms:
         """The only trust domain of its clients; None: the broker's own."""
         return self.settings.trust_domain if self.settings is not None else None
 
+    @property
+    def max_sessions(self) -> int:
+        """How many sessions all parties of its trust domain may have; 0: any number."""
+        return self.settings.max_sessions if self.settings is not None else 0
+
     def accepts_issuer(self, certificate: x509.Certificate) -> bool:
         """Whether *certificate* is that of a CA which may have issued a client's."""
         allowed = self.settings.issuers if self.settings is not None else ()

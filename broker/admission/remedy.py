@@ -53,7 +53,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "USERNAME_MISMATCH": "set the MQTT user name as the trust bundle's username asks, or leave it out",
         "CLIENT_ID_OF_ANOTHER": "another identity owns the session: use another client identifier, or end that session "
         "with fleet-broker kick --forget",
-        "TOO_MANY_SESSIONS": "end sessions of this service that are not used any more, or raise limits.max_instances",
+        "TOO_MANY_SESSIONS": "end sessions that are not used any more, or raise limits.max_instances, or the bundle's "
+        "max_sessions, whichever the detail is about",
         "WILL_NOT_PERMITTED": "the will's topic is not permitted to this client: see fleet-broker policy test",
         "PUBLISH_NOT_PERMITTED": "the topic is not permitted to this client: see fleet-broker policy test",
         "SUBSCRIPTION_NOT_PERMITTED": "the policy has changed, and no longer permits what was subscribed: see "

@@ -57,6 +57,10 @@ class SessionRegistry:
         owner = session.owner
         return self.find(owner.trust_domain, owner.role, session.client_id) is session
 
+    def count(self, trust_domain: str) -> int:
+        """Return how many sessions parties of *trust_domain* have."""
+        return sum(len(sessions) for (domain, _), sessions in self._sessions.items() if domain == trust_domain)
+
     def all(self) -> list[Session]:
         """Return every session, in a list of its own."""
         return list(chain.from_iterable(sessions.values() for sessions in self._sessions.values()))

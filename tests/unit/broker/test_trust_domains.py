@@ -137,6 +137,23 @@ def test_instances_and_names_that_are_assigned_are_counted_apart(broker: MemoryB
     )
 
 
+def test_a_foreign_ca_s_parties_have_so_many_sessions_as_its_bundle_says(broker: MemoryBroker) -> None:
+    plant = bundle("plant", PLANT.issuing, trust_domain=PLANT_DOMAIN, groups=("meters",), max_sessions=2)
+    broker.engine.admission.believe(Trust([bundle("ours", shared_pki().issuing), plant]))
+    foreign(broker, **KEPT).leave()
+    foreign(broker, "backend", Role.SERVICE)
+    one_more = broker.open(certified(Role.DEVICE, "meter-2")).connect(client_id="meter-2", expect=None)
+    assert one_more.reason_code is ReasonCode.QUOTA_EXCEEDED
+    assert str(one_more.properties.reason_string) == (
+        f"TOO_MANY_SESSIONS: parties of {PLANT_DOMAIN} have 2 sessions already, kept ones included"
+    )
+    foreign(broker, clean_start=True)
+    broker.device("meter-1")
+    broker.device("meter-2")
+    foreign(broker).leave()
+    foreign(broker, "meter-2")
+
+
 def test_whoever_may_use_any_client_identifier_does_so_in_its_own_domain(broker: MemoryBroker) -> None:
     foreign(broker, "liar", client_id="meter-1")
     broker.device("meter-1")
