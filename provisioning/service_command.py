@@ -85,7 +85,7 @@ class Connection:
         """Run *command* with a client of the service; turn what can go wrong into one line and exit code 1."""
         with importing():  # Late: rule 3.
             from provisioning.client.enrolment import EnrolmentOperatorClient
-            from provisioning.client.operator import RequestRefused, ServiceUnavailable
+            from provisioning.client.operator import RequestRefused, ServiceFails, ServiceUnavailable
             from provisioning.config import load_settings
             from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
             from provisioning.whereabouts import found
@@ -101,6 +101,8 @@ class Connection:
             raise fail(str(error)) from error
         except TlsConfigurationError as error:
             raise fail(f"{error}; give --dir, or --cafile, --cert and --key") from error
+        except ServiceFails as error:
+            raise fail(f"{error}; its log says why") from error
         except ServiceUnavailable as error:
             raise fail(f"{error}; is the service running, and is --url right?") from error
         except BrokenPipeError:

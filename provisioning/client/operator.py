@@ -41,6 +41,10 @@ class ServiceUnavailable(Exception):
     """The service cannot be reached, fails inside, or answers nonsense."""
 
 
+class ServiceFails(ServiceUnavailable):
+    """It answers that it cannot do it now, a full disk say, or with an error of its own."""
+
+
 class Answer(BaseModel):
     """What the service answers. Fields that a newer service adds are no error."""
 
@@ -357,17 +361,18 @@ class OperatorClient:
         raise self._refusal(response)
 
     def _refusal(self, response: httpx.Response) -> RequestRefused | ServiceUnavailable:
-        status = response.status_code
-        if status >= httpx.codes.INTERNAL_SERVER_ERROR:
-            return ServiceUnavailable(f"the provisioning service at {self._base_url} failed with status {status}")
+        status, reason = response.status_code, response.reason_phrase
         try:
             problem = response.json()
         except ValueError:
             problem = None
         if not isinstance(problem, dict):  # Not a problem document (RFC 9457): something else listens there.
-            return RequestRefused(status, "", f"{response.reason_phrase} from {self._base_url}")
-        detail = problem.get("detail") or problem.get("title") or response.reason_phrase
-        return RequestRefused(status, str(problem.get("code", "")), str(detail))
+            problem = {"detail": f"{reason} from {self._base_url}"}
+        code, detail = str(problem.get("code", "")), str(problem.get("detail") or problem.get("title") or reason)
+        if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            why = f"{code}: {detail}" if code else f"status {status}"
+            return ServiceFails(f"the provisioning service at {self._base_url} failed: {why}")
+        return RequestRefused(status, code, detail)
 
     def _object(self, response: httpx.Response) -> dict[str, Any]:
         try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 
+import httpx
 import pytest
 
 from provisioning.client.enrolment import EnrolmentOperatorClient
+from provisioning.client.operator import RequestRefused, ServiceFails
 from provisioning.operator_commands import _say_if_new
 from tests.support.pki import shared_device, shared_pki
 
@@ -20,3 +22,23 @@ async def test_a_token_that_was_made_is_no_failure_because_a_question_after_it_i
         async with EnrolmentOperatorClient(address, shared_pki().anchors, shared_device("anna").credential) as client:
             await _say_if_new(client, "west")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            httpx.Response(503, json={"code": "UNAVAILABLE", "detail": "try again later"}),
+            "ServiceFails: the provisioning service at https://ca failed: UNAVAILABLE: try again later",
+        ),
+        (httpx.Response(500, text="oops"), "ServiceFails: the provisioning service at https://ca failed: status 500"),
+        (httpx.Response(502, json=[]), "ServiceFails: the provisioning service at https://ca failed: status 502"),
+        (httpx.Response(404, json={"code": "X", "title": "none"}), "RequestRefused: X: none"),
+        (httpx.Response(404, text="<html>"), "RequestRefused: Not Found from https://ca"),
+    ],
+)
+async def test_why_a_service_fails_is_told(answer: httpx.Response, said: str) -> None:
+    async with EnrolmentOperatorClient("https://ca", shared_pki().anchors, shared_device("anna").credential) as client:
+        error = client._refusal(answer)
+    assert isinstance(error, (ServiceFails, RequestRefused))
+    assert f"{type(error).__name__}: {error}" == said
