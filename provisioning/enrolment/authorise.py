@@ -35,7 +35,7 @@ from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.authentication import check_not_withdrawn, ended
 from provisioning.enrolment.groups import MAXIMUM_GRACE, rules_for
 from provisioning.enrolment.linking import check_link
-from provisioning.enrolment.successor import authorise_successor
+from provisioning.enrolment.successor import Successor, authorise_successor
 from provisioning.enrolment.ways.approval import ApprovalWay, Undecided, approved
 from provisioning.enrolment.ways.claim import ClaimWay
 from provisioning.enrolment.ways.listed import ListedWay
@@ -45,7 +45,7 @@ from provisioning.enrolment.ways.way import IpAddress, Settle, Vouched, Way
 from provisioning.enrolment.ways.webhook import Unasked, WebhookWay
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
-from provisioning.store import certificates, certificates_of_device, claims, devices, groups
+from provisioning.store import certificates, certificates_of_device, claims, devices, groups, recalls
 from provisioning.store.certificates import HeldCertificate, StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import Alternative, Group, NewKey, WayName, alternative_text
@@ -96,6 +96,7 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
             successor.ip_addresses,
             _shortest(rules.lifetime, successor.granted),
             successor.granted,
+            _succeeded_before(connection, attempt, rules, successor),
             settlements=successor.settlements,
         )
     evidence = [way for kind in _EVIDENCE if (way := kind.presented(connection, attempt)) is not None]
@@ -107,6 +108,19 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
     conditions = [way for kind in _CONDITIONS if (way := kind.presented(connection, attempt)) is not None]
     vouched = _vouched(connection, attempt, rules, evidence, conditions)
     return _admit(connection, attempt, rules, vouched, role, group)
+
+
+def _succeeded_before(connection: Connection, attempt: Attempt, rules: Group, successor: Successor) -> bytes | None:
+    """Return what the same request was answered with, while the group answers a second time.
+
+    That is the newest certificate of the device for this key, if it came after the one that is presented.
+    """
+    if not rules.same_key_window:
+        return None
+    held = certificates.newest_with_key(connection, successor.device.name, attempt.request.key_fingerprint)
+    if held is None or held.id <= successor.presented or held.revoked_for is not None:
+        return None  # None has come since; or one that is worth nothing, or on trial still.
+    return held.der if _answers(held, rules, attempt.now) else None
 
 
 def _check_request(attempt: Attempt, rules: Group) -> None:
@@ -216,6 +230,7 @@ def _admit(
     readmitted = any(each.readmits for each in said)
     superseded: Sequence[StoredCertificate] = ()
     device = devices.find(connection, name, for_update=True)
+    is_new = device is None
     if device is None:
         device = _add_device(connection, rules, name, role, group, now, origin)
     else:
@@ -243,8 +258,19 @@ def _admit(
         answer,
         superseded,
         any(each.on_trial for each in said),
-        [each.settle for each in said if each.settle is not None],
+        _settlements(device, said, is_new=is_new),
     )
+
+
+def _settlements(device: Device, said: Sequence[Vouched], *, is_new: bool) -> list[Settle]:
+    """Return what is owed to those who have vouched, and what is to be known of how the device came in."""
+    owed = [each.settle for each in said if each.settle is not None]
+    idevid = next((each.idevid for each in said if each.idevid is not None), None)
+    if idevid is not None:
+        owed.append(lambda connection, *_: recalls.came_in(connection, device.id, *idevid))
+    elif not is_new:  # By another word than its manufacturer's: what that revokes later is not what it stands on.
+        owed.append(lambda connection, *_: recalls.forget(connection, device.id))
+    return owed
 
 
 def _shortest(*lives: timedelta | None) -> timedelta | None:

@@ -16,6 +16,8 @@ Rules
 4. A list about CAs only is what a CA above others may give: no device waits for the next.
 5. A delta is refused: the complete list says the same, and needs nothing beside it.
 6. It is read in a thread that gives way: a list may have as many entries as a request's size permits.
+7. A list that the manufacturer makes no more is removed by an operator's word only, and what it said with it. Who names
+   it says which one by its SHA-256: the next list, taken meanwhile, is another.
 """
 
 from __future__ import annotations
@@ -35,9 +37,10 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, read_entries, split, verify
 from provisioning.pki.revocation import Entries
-from provisioning.store import audit, manufacturer_lists, manufacturers
+from provisioning.store import audit, manufacturer_list_urls, manufacturer_lists, manufacturers
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
+from provisioning.store.manufacturer_list_urls import StoredUrl
 from provisioning.store.manufacturer_lists import MAXIMUM_SCOPE, StoredList
 from provisioning.store.manufacturers import LapsedLists, StoredManufacturer
 
@@ -62,17 +65,27 @@ class Taken:
     released: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A list that is in use no more, and how many of the certificates it named no other list of its CA names."""
+
+    stored: StoredList
+    released: int
+
+
 class ManufacturerListService:
-    """Takes manufacturers' CRLs."""
+    """Takes manufacturers' CRLs, and removes those that nobody makes any more."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self._database = database
         self._clock = clock
 
-    async def take(self, name: str, content: bytes, *, by: str, renumbered: bool = False) -> Taken:
+    async def take(
+        self, name: str, content: bytes, *, by: str, renumbered: bool = False, source: str | None = None
+    ) -> Taken:
         """Use the list in *content*, DER or PEM, for the manufacturer called *name*; raise `Refused`.
 
-        *renumbered*: its number may be lower than that of the one before.
+        *renumbered*: its number may be lower than that of the one before. *source*: the URL that it comes from.
         """
         known = await self._database.read(lambda connection: _find(connection, name))
         try:
@@ -83,7 +96,7 @@ class ManufacturerListService:
 
         def record(connection: Connection) -> Taken:
             now = self._clock()
-            manufacturer = _find(connection, name)
+            manufacturer = _find(connection, name, for_update=True)  # Of two lists at once the newer one stays.
             lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
             before = next((each for each in lists if each.scope == listed.scope), None)
             if before is not None and before.sha256 == digest:
@@ -114,6 +127,8 @@ class ManufacturerListService:
                 "released": released,
                 "sha256": digest.hex(),
             }
+            if source is not None:
+                told["url"] = source
             audit.append(connection, now, by, Action.MANUFACTURER_LIST_TAKEN, name, told)
             lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
             stored = next(each for each in lists if each.scope == listed.scope)
@@ -133,14 +148,56 @@ class ManufacturerListService:
             )
         return taken
 
-    async def of(self, those: Iterable[StoredManufacturer]) -> Mapping[int, Sequence[StoredList]]:
-        """Return the lists of each of *those* that has any, by its id."""
+    async def remove(self, name: str, sha256: bytes, *, by: str) -> Removed:
+        """Forget the list with this SHA-256 of the manufacturer called *name*, and what it says; raise `Refused`."""
+
+        def record(connection: Connection) -> Removed:
+            manufacturer = _find(connection, name, for_update=True)
+            lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
+            stored = next((each for each in lists if each.sha256 == sha256), None)
+            if stored is None:
+                raise Refused(
+                    Code.MANUFACTURER_LIST_UNKNOWN,
+                    f"no list of {name} has the SHA-256 {sha256.hex()}: it was removed, or another has taken its place",
+                )
+            manufacturer_list_urls.forget_answers(connection, manufacturer.id)  # What is there still comes again.
+            others = [each for each in lists if each is not stored]
+            removed = Removed(stored, manufacturer_lists.remove(connection, stored, others))
+            told = {
+                "crl_number": str(stored.number),
+                "about": sorted(stored.scope.names),
+                "entries": stored.entries,
+                "released": removed.released,
+                "sha256": sha256.hex(),
+            }
+            audit.append(connection, self._clock(), by, Action.MANUFACTURER_LIST_REMOVED, name, told)
+            return removed
+
+        removed = await self._database.write(record)
+        log.info(
+            "manufacturer's list removed",
+            manufacturer=name,
+            number=removed.stored.number,
+            released=removed.released,
+            by=by,
+        )
+        return removed
+
+    async def of(
+        self, those: Iterable[StoredManufacturer]
+    ) -> tuple[Mapping[int, Sequence[StoredList]], Mapping[int, Sequence[StoredUrl]]]:
+        """Return the lists of each of *those* that has any, by its id, and the URLs at which they are fetched."""
         ids = [each.id for each in those]
-        return await self._database.read(lambda connection: manufacturer_lists.of_manufacturers(connection, ids))
+        return await self._database.read(
+            lambda connection: (
+                manufacturer_lists.of_manufacturers(connection, ids),
+                manufacturer_list_urls.of_manufacturers(connection, ids),
+            )
+        )
 
 
-def _find(connection: Connection, name: str) -> StoredManufacturer:
-    found = manufacturers.find_named(connection, name)
+def _find(connection: Connection, name: str, *, for_update: bool = False) -> StoredManufacturer:
+    found = manufacturers.find_named(connection, name, for_update=for_update)
     if found is None:
         raise Refused(Code.MANUFACTURER_UNKNOWN, f"no manufacturer is called {name[:80]!r}")
     return found

@@ -14,6 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from provisioning.store import audit
 from provisioning.store.loop_waits import LoopWaits
 from provisioning.store.postgresql_group import SharedTransaction, driver_of
+from provisioning.store.prepared import told
+from provisioning.store.server_parameters import WRITERS_REST
 
 
 class Stale(Exception):
@@ -94,7 +96,12 @@ class KeptConnection:
     def _open(self) -> Connection:
         self.drop()
         connection = self._connection = self._engine.connect()
-        driver_of(connection).autocommit = True  # For the driver: `SharedTransaction` says BEGIN and COMMIT itself.
+        driver = driver_of(connection)
+        driver.autocommit = True  # For the driver: `SharedTransaction` says BEGIN and COMMIT itself.
+        try:
+            driver.execute(WRITERS_REST.encode(), prepare=False)
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise told(connection, WRITERS_REST, error) from error
         return connection
 
     def drop(self) -> None:
