@@ -10,7 +10,8 @@ file that was called: ``sys.executable`` of a forked process, so that those it s
 Rules
 -----
 1. A signal that a program of ours listens to is sent on to the forked process. Whatever else ends this one, SIGKILL,
-   too, kills that: its fork server sees the connection closed.
+   too, kills that: its fork server sees the connection closed. That takes a moment: what a killed process leaves behind
+   is for tests that start it afresh.
 2. It ends as the forked process has ended: by the same exit code, or the same signal.
 3. Whose environment has anything for the interpreter or the loader that the fork server has not is not forked.
 4. It imports nothing that takes time: there are hundreds of it.

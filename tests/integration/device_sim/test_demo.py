@@ -74,7 +74,7 @@ async def test_the_whole_story_passes(tmp_path: Path) -> None:
     ],
 )
 async def test_an_interruption_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, moment: str) -> None:
-    async with demo(tmp_path, "--devices", "8", "--seconds", "60") as process:
+    async with demo(tmp_path, "--devices", "8", "--seconds", "60", afresh=True) as process:
         await until_said(process, moment)
         process.send_signal(number)
         out, err = await asyncio.wait_for(process.communicate(), 30)
