@@ -124,6 +124,8 @@ def _check_offline(pem: bytes, cafile: Path | None, config: Path | None) -> dict
     for step in answer["steps"]:
         if step["step"] in {"revocation", "freshness"}:
             step |= {"passed": None, "detail": "not known without a running broker"}
+    if answer["admitted"]:
+        answer["detail"] += ", unless it is revoked"
     return answer
 
 
