@@ -241,6 +241,8 @@ def test_a_ca_above_that_has_expired_or_may_not_have_issued_is_named(admission: 
     assert (chain.passed, chain.detail) == (False, "CN=insider is not a CA")
     plain = PKI.certify(METER, purposes=None, extensions=NO_EXTENSIONS)
     assert verdict(admission, plain).admitted
+    assert verdict(admission, plain).steps[2].detail == "any: there is no extended key usage"
+    assert verdict(admission, PKI.certify(METER, extensions=[usage(key_agreement=True)])).admitted, "as OpenSSL does"
 
 
 def test_a_revoked_certificate_and_old_data_are_found(admission: Admission) -> None:
