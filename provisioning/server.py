@@ -51,7 +51,7 @@ from provisioning.api.whole_requests import WholeRequests
 from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority
 from provisioning.config import Settings
-from provisioning.connection_protocol import ConnectionProtocol, PeerCertificateProtocol
+from provisioning.connection_protocol import ConnectionProtocol
 from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.token_retention import TokenRetention
@@ -67,6 +67,7 @@ from provisioning.live_authorities import LiveAuthorities
 from provisioning.metrics import ManufacturersCollector, Metrics, PartsCollector, metrics_routes
 from provisioning.metrics_of_workers import QUESTION, StartsCollector, page_of, snapshot
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
+from provisioning.peer_certificate_protocol import PeerCertificateProtocol
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.revocation.feed import FeedEvent, RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder

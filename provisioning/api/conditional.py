@@ -15,9 +15,9 @@ def is_current(
     *etag* has its quotes. A date that cannot be read is no condition, nor are several (§13.1.3), nor is any where there
     is no *last_modified*.
 
-    Only the very date of the document counts. §13.1.3 would let any later one count too, which is right where a document
-    is there from its date on. A list of revocations is there when it was signed, and with another date before it when
-    the clock was set back: who has the list before, and says when he fetched it, must be given the new one.
+    Only the very date of the document counts. §13.1.3 would let any later one count too, which is right where a
+    document is there from its date on. A list of revocations is there when it was signed, and has a date before that of
+    the last one when the clock was set back: who has the last one, and says when he fetched it, must be given the new.
     """
     if if_none_match:
         tags = [each.strip() for each in ",".join(if_none_match).split(",")]

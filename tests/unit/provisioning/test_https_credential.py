@@ -19,11 +19,11 @@ from provisioning.api.health import health_routes
 from provisioning.ca.issuer import Issuer
 from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
 from provisioning.config import Settings
-from provisioning.connection_protocol import PeerCertificateProtocol
 from provisioning.files import SERVER, AuthorityFiles
 from provisioning.https_credential import HttpsCredential
 from provisioning.metrics import Metrics
 from provisioning.own_credentials import OwnCredentials
+from provisioning.peer_certificate_protocol import PeerCertificateProtocol
 from provisioning.pki.tls import Credential, client_context
 from provisioning.server import _listener
 from tests.support.fleet import Fleet
