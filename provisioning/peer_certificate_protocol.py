@@ -3,6 +3,8 @@
 No released ASGI server tells the application which certificate the client presented. `PeerCertificateProtocol` reads it
 from the TLS object of every connection, full handshake or resumed, and puts it into the scope under the names of the
 ASGI TLS extension, so that this file can go when the library does the same.
+
+Whoever changes his TLS keys without end is cut off: the event loop would do nothing else.
 """
 
 from __future__ import annotations
@@ -11,8 +13,12 @@ import asyncio
 import ssl
 from typing import Any
 
+import structlog
+
 from provisioning.connection_protocol import ConnectionProtocol
-from provisioning.pki.openssl import has_extended_master_secret
+from provisioning.pki import openssl
+
+log = structlog.get_logger(__name__)
 
 
 class PeerCertificateProtocol(ConnectionProtocol):
@@ -31,7 +37,15 @@ class PeerCertificateProtocol(ConnectionProtocol):
         }
         if _has_unique(tls):
             self._tls["tls_unique"] = tls.get_channel_binding("tls-unique")
+        self._session = openssl.address_of(tls)
+        openssl.bound_key_updates(self._session)
         super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Say whether it changed its keys too often: anybody can, so it is not worth a line each."""
+        if openssl.changed_keys_too_often(self._session):
+            log.debug("TLS keys changed too often")
+        super().connection_lost(exc)
 
     def connection_extensions(self) -> dict[str, Any]:
         """Add the TLS facts, named as the ASGI TLS extension names them."""
@@ -46,4 +60,4 @@ def _has_unique(tls: ssl.SSLObject) -> bool:
     """
     if tls.version() != "TLSv1.2":
         return False
-    return not tls.session_reused or has_extended_master_secret(tls)
+    return not tls.session_reused or openssl.has_extended_master_secret(tls)
