@@ -20,13 +20,13 @@ from provisioning.ca.issuer import Issuer
 from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
 from provisioning.config import Settings
 from provisioning.files import SERVER, AuthorityFiles
+from provisioning.http_listener import http_listener
 from provisioning.https_credential import HttpsCredential
 from provisioning.metrics import Metrics
 from provisioning.own_credentials import OwnCredentials
 from provisioning.peer_certificate_protocol import PeerCertificateProtocol
 from provisioning.pki import openssl
 from provisioning.pki.tls import Credential, client_context
-from provisioning.server import _listener
 from tests.support.fleet import Fleet
 from tests.support.key_updates import change_keys
 from tests.support.pki import Pki, pem_of
@@ -57,7 +57,7 @@ async def serving(credential: HttpsCredential) -> AsyncIterator[int]:
     app = new_application(Settings(), Metrics(), port="https", routes=health_routes({}))
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        listener = _listener(app, PeerCertificateProtocol, credential.context)
+        listener = http_listener(app, PeerCertificateProtocol, credential.context)
         task = asyncio.create_task(listener.serve(sockets=[listening]))
         await listener.accepting.wait()
         try:
