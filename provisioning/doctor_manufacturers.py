@@ -1,4 +1,8 @@
-"""What may be wrong with manufacturers' lists of revoked certificates: that the next one is not there."""
+"""What may be wrong with manufacturers' lists of revoked certificates: that the next one is not there.
+
+Of a CA whose group lets no manufacturer's devices in, one above others that is registered for its list, nobody is
+refused when that has lapsed; what it has revoked since is not heard all the same.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +20,10 @@ _CHECK: Final = "manufacturers"
 
 
 def manufacturer_findings(connection: Connection, now: datetime) -> Iterator[Finding]:
-    """Yield what is found about each manufacturer whose lists devices wait for."""
+    """Yield what is found about each manufacturer whose lists have to be followed by others."""
     good = []
-    for name, lists in manufacturer_lists.awaited(connection).items():
+    for kept in manufacturer_lists.kept(connection):
+        name, lists = kept.manufacturer, kept.lists
         waiting, end = waiting_for(lists, now)
         remedy = f"get the newest list from the manufacturer: fleet-provisioning manufacturer crl {name} FILE"
         which = f"{name}'s list" if len(lists) == 1 else f"the first of {name}'s {len(lists)} lists"
@@ -28,6 +33,9 @@ def manufacturer_findings(connection: Connection, now: datetime) -> Iterator[Fin
             case Waiting.SOON:
                 verb = "lapses" if now <= end else "lapsed"
                 yield warning(_CHECK, f"{which} {verb} on {end:%Y-%m-%d %H:%M} UTC, and the next is not here", remedy)
+            case Waiting.ALL if not kept.awaited:
+                detail = f"{name}'s lists lapsed on {end:%Y-%m-%d %H:%M} UTC: what it has revoked since is not known"
+                yield warning(_CHECK, detail, remedy)
             case Waiting.ALL:
                 detail = f"{name}'s lists lapsed on {end:%Y-%m-%d %H:%M} UTC: its devices are refused"
                 yield failed(_CHECK, detail, remedy)

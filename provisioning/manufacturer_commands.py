@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from provisioning.errors import ConfigurationError
 from provisioning.service_command import (
     Connection,
     Json,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Argument(help="The manufacturer's name.")]
 LapsedLists = Literal["refuse", "accept"]
 """As the service calls them."""
+_SHOWN_DIGITS: Final = 16
+"""Of a list's SHA-256, where lists are told apart by it."""
 
 manufacturer_app = typer.Typer(help="Register manufacturers of devices.", no_args_is_help=True)
 
@@ -152,6 +155,43 @@ def give_list(
     connection.run(command)
 
 
+@manufacturer_app.command("remove-crl")
+@connected
+def remove_list(
+    connection: Connection,
+    name: Name,
+    sha256: Annotated[
+        str, typer.Argument(help="The list's SHA-256, or as much of its beginning as `show` prints of it.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Forget a list (CRL) that a manufacturer makes no more, and what it says.
+
+    Whom no other list names may come in again. Without any list its devices are let in as if it had none.
+
+    \b
+    Example:
+      fleet-provisioning manufacturer show acme
+      fleet-provisioning manufacturer remove-crl acme 3b5d5c3712955042
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        wanted = sha256.lower()
+        found = [each.sha256 for each in (await client.manufacturer(name)).lists if each.sha256.startswith(wanted)]
+        if len(found) != 1 or not wanted:
+            raise ConfigurationError(
+                f"{len(found)} lists of {name} have a SHA-256 that begins with {wanted[:80]!r}: "
+                f"fleet-provisioning manufacturer show {name}"
+            )
+        removed = await client.remove_list(name, found[0])
+        if as_json:
+            print_json(removed)
+            return
+        sys.stdout.write(f"List {removed.number} of {name} is forgotten: {removed.released} certificates released.\n")
+
+    connection.run(command)
+
+
 @manufacturer_app.command("set")
 @connected
 def change_manufacturer(
@@ -211,10 +251,11 @@ def _print(manufacturer: Manufacturer, certificate: str) -> None:
     print_facts(manufacturer.model_copy(update={"certificate": certificate, "lists": None}))
     if manufacturer.lists:
         print_table(
-            ("list", "until", "revoked", "made", "taken", "by", "about"),
+            ("list", "SHA-256", "until", "revoked", "made", "taken", "by", "about"),
             (
                 (
                     str(each.number),
+                    each.sha256[:_SHOWN_DIGITS],
                     _until([each.next_update]),
                     str(each.entries),
                     shown_time(each.this_update),

@@ -40,6 +40,7 @@ from broker.sources.ocsp_http import PATIENCE, OcspHttp
 from provisioning.pki import openssl
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.keys import key_identifier
 from provisioning.pki.ocsp import Answer, OcspRefused, responders
 from provisioning.pki.revocation import CertificateKey, RevocationReason, certificate_key
 from provisioning.pki.tls import certificates_in
@@ -271,6 +272,9 @@ class Staple:
             if certificate is None:
                 return None
             named, key = responders(certificate), certificate_key(certificate)
+            issuer = self._issuer_of(certificate)
+            if issuer is not None:  # As lists are filed, whatever the certificate says of it, or does not say.
+                key = key_identifier(issuer.public_key()), certificate.serial_number
         except UNREADABLE as error:  # OpenSSL presents what others cannot read.
             raise OcspRefused(f"the broker's own certificate cannot be read: {error}") from error
         urls = tuple(url for url in named if url.startswith("http://"))
@@ -280,7 +284,7 @@ class Staple:
             return None
         if not openssl.CAN_STAPLE:
             raise OcspRefused("this Python's OpenSSL cannot be asked to staple (docs/decisions/0098)")
-        return _Own(context, certificate, key, self._issuer_of(certificate), urls)
+        return _Own(context, certificate, key, issuer, urls)
 
     def _issuer_of(self, certificate: x509.Certificate) -> x509.Certificate | None:
         candidates = [*_certificates_in(self._file), *_certificates_in(self._config.cafile)]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from fastapi import Request, Response
+from fastapi import Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from provisioning.api.administration import Administration
@@ -119,6 +119,18 @@ async def take_list(
     if not taken.changed:
         response.status_code = HTTPStatus.OK
     return {**_list_item(taken.stored), "revoked": taken.revoked, "released": taken.released}
+
+
+@router.delete("/manufacturers/{name}/lists/{sha256}")
+async def remove_list(
+    name: str,
+    sha256: Annotated[str, Path(pattern="^[0-9a-f]{64}$")],
+    operator: Operator,
+    administration: Administration,
+) -> dict[str, Any]:
+    """Forget a list that the manufacturer makes no more, and what it says: whom no other names may come in again."""
+    removed = await administration.manufacturer_lists.remove(name, bytes.fromhex(sha256), by=operator.device.name)
+    return {**_list_item(removed.stored), "released": removed.released}
 
 
 async def _item(administration: Administration, manufacturer: StoredManufacturer) -> dict[str, Any]:

@@ -98,6 +98,12 @@ class Manufacturer(Answer):
     lists: list[ManufacturerList]
 
 
+class RemovedList(ManufacturerList):
+    """A list that is in use no more: how many of those it named are named by no other of the manufacturer's."""
+
+    released: int
+
+
 class ExpectedDevice(Answer):
     """A device on a group's list, with its public key's SHA-256 if that is known."""
 
@@ -209,6 +215,11 @@ class EnrolmentOperatorClient(OperatorClient):
         path = f"/v1/manufacturers/{quote(name, safe='')}/lists"
         query = {"renumbered": "true"} if renumbered else None
         return self._read(TakenList, self._object(await self._send("POST", path, crl, query)))
+
+    async def remove_list(self, name: str, sha256: str) -> RemovedList:
+        """Have the list with this SHA-256 of a manufacturer's forgotten, and what it says."""
+        path = f"/v1/manufacturers/{quote(name, safe='')}/lists/{quote(sha256, safe='')}"
+        return await self._call(RemovedList, "DELETE", path)
 
     async def end_manufacturer(self, name: str) -> Manufacturer:
         """End the trust in a manufacturer."""

@@ -16,6 +16,8 @@ Rules
 4. A list about CAs only is what a CA above others may give: no device waits for the next.
 5. A delta is refused: the complete list says the same, and needs nothing beside it.
 6. It is read in a thread that gives way: a list may have as many entries as a request's size permits.
+7. A list that the manufacturer makes no more is removed by an operator's word only, and what it said with it. Who names
+   it says which one by its SHA-256: the next list, taken meanwhile, is another.
 """
 
 from __future__ import annotations
@@ -62,8 +64,16 @@ class Taken:
     released: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A list that is in use no more, and how many of the certificates it named no other list of its CA names."""
+
+    stored: StoredList
+    released: int
+
+
 class ManufacturerListService:
-    """Takes manufacturers' CRLs."""
+    """Takes manufacturers' CRLs, and removes those that nobody makes any more."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self._database = database
@@ -83,7 +93,7 @@ class ManufacturerListService:
 
         def record(connection: Connection) -> Taken:
             now = self._clock()
-            manufacturer = _find(connection, name)
+            manufacturer = _find(connection, name, for_update=True)  # Of two lists at once the newer one stays.
             lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
             before = next((each for each in lists if each.scope == listed.scope), None)
             if before is not None and before.sha256 == digest:
@@ -133,14 +143,48 @@ class ManufacturerListService:
             )
         return taken
 
+    async def remove(self, name: str, sha256: bytes, *, by: str) -> Removed:
+        """Forget the list with this SHA-256 of the manufacturer called *name*, and what it says; raise `Refused`."""
+
+        def record(connection: Connection) -> Removed:
+            manufacturer = _find(connection, name, for_update=True)
+            lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
+            stored = next((each for each in lists if each.sha256 == sha256), None)
+            if stored is None:
+                raise Refused(
+                    Code.MANUFACTURER_LIST_UNKNOWN,
+                    f"no list of {name} has the SHA-256 {sha256.hex()}: it was removed, or another has taken its place",
+                )
+            others = [each for each in lists if each is not stored]
+            removed = Removed(stored, manufacturer_lists.remove(connection, stored, others))
+            told = {
+                "crl_number": str(stored.number),
+                "about": sorted(stored.scope.names),
+                "entries": stored.entries,
+                "released": removed.released,
+                "sha256": sha256.hex(),
+            }
+            audit.append(connection, self._clock(), by, Action.MANUFACTURER_LIST_REMOVED, name, told)
+            return removed
+
+        removed = await self._database.write(record)
+        log.info(
+            "manufacturer's list removed",
+            manufacturer=name,
+            number=removed.stored.number,
+            released=removed.released,
+            by=by,
+        )
+        return removed
+
     async def of(self, those: Iterable[StoredManufacturer]) -> Mapping[int, Sequence[StoredList]]:
         """Return the lists of each of *those* that has any, by its id."""
         ids = [each.id for each in those]
         return await self._database.read(lambda connection: manufacturer_lists.of_manufacturers(connection, ids))
 
 
-def _find(connection: Connection, name: str) -> StoredManufacturer:
-    found = manufacturers.find_named(connection, name)
+def _find(connection: Connection, name: str, *, for_update: bool = False) -> StoredManufacturer:
+    found = manufacturers.find_named(connection, name, for_update=for_update)
     if found is None:
         raise Refused(Code.MANUFACTURER_UNKNOWN, f"no manufacturer is called {name[:80]!r}")
     return found

@@ -102,14 +102,21 @@ def _reason(packed: int) -> RevocationReason:
 def certificate_key(certificate: x509.Certificate) -> CertificateKey:
     """Return how *certificate* is named in the index.
 
-    Without an Authority Key Identifier, which RFC 5280 §4.2.1.1 requires and foreign CAs forget, the hash of the
-    issuer's name takes its place.
+    Without an Authority Key Identifier, which RFC 5280 §4.2.1.1 requires and foreign CAs forget, a hash of the
+    issuer's name takes its place: of what it says, whatever kinds of strings it is written in, as
+    `provisioning.pki.issued_by` compares names.
     """
     authority = extension(certificate, x509.AuthorityKeyIdentifier)
     issuer_key_id = None if authority is None else authority.key_identifier
     if issuer_key_id is None:
-        issuer_key_id = hashlib.sha256(certificate.issuer.public_bytes()).digest()
+        issuer_key_id = _name_digest(certificate.issuer)
     return issuer_key_id, certificate.serial_number
+
+
+def _name_digest(name: x509.Name) -> bytes:
+    """Return the same for all names that are equal, and only for them."""
+    said = [sorted((each.oid.dotted_string, repr(each.value)) for each in part) for part in name.rdns]
+    return hashlib.sha256(repr(said).encode()).digest()
 
 
 class RevocationIndex:

@@ -34,6 +34,7 @@ from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device
+from provisioning.store.server_parameters import rest_longer
 
 AUTHORITY_REASONS: Final = (
     RevocationReason.CA_COMPROMISE,
@@ -81,6 +82,7 @@ def revoke_authority(
         raise ConfigurationError(f"{name} is revoked already" if ca else f"there is no issuing CA {name!r}")
     device = devices.add(connection, device_name(name), Role.SERVICE, None, now)
     identifier = certificates.add(connection, certificates.issued(ca.certificate), device.id, now)
+    rest_longer(connection)
     why: dict[str, Any] = {"reason": grounds.reason, "revoked_by": by, "invalidity_date": grounds.invalidity_date}
     revocations.add(connection, [identifier], revoked_at=now, **why)
     # A follower's feed ends with its own certificate: those that follow come last.

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from provisioning.store import audit
 from provisioning.store.loop_waits import LoopWaits
 from provisioning.store.postgresql_group import SharedTransaction, driver_of
+from provisioning.store.server_parameters import WRITERS_REST
 
 
 class Stale(Exception):
@@ -94,7 +95,9 @@ class KeptConnection:
     def _open(self) -> Connection:
         self.drop()
         connection = self._connection = self._engine.connect()
-        driver_of(connection).autocommit = True  # For the driver: `SharedTransaction` says BEGIN and COMMIT itself.
+        driver = driver_of(connection)
+        driver.autocommit = True  # For the driver: `SharedTransaction` says BEGIN and COMMIT itself.
+        driver.execute(WRITERS_REST.encode(), prepare=False)
         return connection
 
     def drop(self) -> None:

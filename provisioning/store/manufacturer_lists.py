@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.crl import Scope
 from provisioning.pki.revocation import Entries
+from provisioning.store import groups
+from provisioning.store.groups import WayName
 from provisioning.store.manufacturers import LapsedLists
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import manufacturer_lists, manufacturer_revocations, manufacturers
@@ -98,19 +100,38 @@ def of_manufacturers(connection: Connection, manufacturer_ids: Sequence[int]) ->
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class KeptLists:
+    """The lists about devices of a manufacturer that is in force, and whose lists do not count for ever."""
+
+    manufacturer: str
+    lists: Sequence[StoredList]
+    awaited: bool
+    """Whether devices wait for the next: its group lets manufacturers' devices in."""
+
+
 def awaited(connection: Connection) -> Mapping[str, Sequence[StoredList]]:
     """Return the lists of the manufacturers whose devices wait for the next one, by their names."""
+    return {each.manufacturer: each.lists for each in kept(connection) if each.awaited}
+
+
+def kept(connection: Connection) -> Sequence[KeptLists]:
+    """Return the lists that have to be followed by others, in order of the manufacturers' names."""
     statement = (
-        select(manufacturers.c.name, *manufacturer_lists.c)
+        select(manufacturers.c.name, manufacturers.c.group_name, *manufacturer_lists.c)
         .select_from(manufacturer_lists.join(manufacturers))
         .where(manufacturers.c.ended_at.is_(None), manufacturers.c.lapsed_lists == LapsedLists.REFUSE.value)
         .order_by(manufacturers.c.name, _LISTS.id)
     )
-    found: dict[str, list[StoredList]] = {}
-    for name, *row in connection.execute(statement):
+    found: dict[tuple[str, str], list[StoredList]] = {}
+    for name, group, *row in connection.execute(statement):
         if (stored := _from_row(row)).is_about_devices:
-            found.setdefault(name, []).append(stored)
-    return found
+            found.setdefault((name, group), []).append(stored)
+    opened = {
+        group: any(WayName.MANUFACTURER in ways for ways in groups.rules_of(connection, group).ways)
+        for group in {group for _, group in found}
+    }
+    return [KeptLists(name, lists, opened[group]) for (name, group), lists in found.items()]
 
 
 def entry_of(connection: Connection, manufacturer_id: int, serial: int) -> int | None:
@@ -144,6 +165,26 @@ def put(
     _run(_REMOVE, connection, [{"of_list": list_id, "wanted": serial} for serial in gone])
     _run(_ADD, connection, [{"list_id": list_id, "serial": each, "entry": after[each]} for each in sorted(come)])
     return sum(each not in before for each in come), sum(each not in after for each in gone)
+
+
+def remove(connection: Connection, stored: StoredList, others: Sequence[StoredList]) -> int:
+    """Forget a list and what it says; return how many certificates no list of *others*, its CA's, names any more."""
+    named_by_others = manufacturer_revocations.alias()
+    only_here = (
+        select(func.count())
+        .select_from(manufacturer_revocations)
+        .where(
+            _REVOCATIONS.list_id == stored.id,
+            ~exists().where(
+                named_by_others.c.list_id.in_([each.id for each in others]),
+                named_by_others.c.serial == _REVOCATIONS.serial,
+            ),
+        )
+    )
+    released: int = connection.execute(only_here).scalar_one()
+    connection.execute(delete(manufacturer_revocations).where(_REVOCATIONS.list_id == stored.id))
+    connection.execute(delete(manufacturer_lists).where(_LISTS.id == stored.id))
+    return released
 
 
 def _run(statement: Prepared, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -124,9 +124,13 @@ def _name_of(der: bytes) -> x509.Name:
     return x509.load_der_x509_certificate(der).subject
 
 
-def find_named(connection: Connection, name: str) -> StoredManufacturer | None:
-    """Return the CA called *name*."""
-    row = connection.execute(select(*_FACTS).where(manufacturers.c.name == name)).one_or_none()
+def find_named(connection: Connection, name: str, *, for_update: bool = False) -> StoredManufacturer | None:
+    """Return the CA called *name*; with *for_update* nobody else changes it, or its lists, before the transaction ends.
+
+    Enrolments go on meanwhile: what refers to it is not held up.
+    """
+    statement = select(*_FACTS).where(manufacturers.c.name == name)
+    row = connection.execute(statement.with_for_update(key_share=True) if for_update else statement).one_or_none()
     return None if row is None else _from_row(row)
 
 

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import structlog
 from psycopg import Cursor
+from psycopg.errors import LockNotAvailable
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from sqlalchemy.engine import Connection
@@ -36,6 +37,7 @@ from provisioning.store.lanes import Outcome, explained
 from provisioning.store.loop_waits import LoopConnection
 from provisioning.store.prepared import told
 from provisioning.store.side_by_side import COMPANY, GoneAlone
+from provisioning.store.stalled import end_stalled
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +83,7 @@ class SharedTransaction:
         cursor.nextset()
         self.alone = cursor.fetchone() == (True,)
         if not self.alone:
-            self._say(_WAIT)
+            self._wait()
 
     def commit(self) -> None:
         """Make everything durable, and tell what was announced; raise what SQLAlchemy raises if it is not."""
@@ -122,6 +124,18 @@ class SharedTransaction:
             else Outcome(member.result, None if member.failure is None else explained(member.failure))
             for member in members
         ]
+
+    def _wait(self) -> None:
+        try:
+            self._say(_WAIT)
+        except DBAPIError as error:
+            if not isinstance(error.orig, LockNotAvailable):
+                raise
+            self._say("ROLLBACK")
+            if not end_stalled(self._driver, _WRITERS):
+                raise
+            self._say(_BEGIN)
+            self._say(_WAIT)
 
     def _mark(self) -> None:
         if self._used:

@@ -12,6 +12,8 @@ Rules
    heard nothing for `_SILENCE_SECONDS`.
 2. Of two words about the same, the URL's count. Its ``options`` are added to ours: a search path does not take away
    the limits.
+3. A process that has stopped costs the others less than they wait for a lock: seconds, and no refusal
+   (docs/decisions/0144-who-has-stopped-lets-go.md).
 """
 
 from __future__ import annotations
@@ -19,13 +21,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Connection
 
-# Whoever rests longer in a transaction has stopped, or his machine has, with the lock of all writers in his hand. The
-# longest that compute between two statements do so for seconds: a CA's revocation with a million certificates.
-_TIMEOUTS: Final = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
+# Whoever rests longer in a transaction has stopped, or his machine has.
+_REST: Final = "idle_in_transaction_session_timeout"
+_READERS_REST: Final = "1min"
+_TIMEOUTS: Final = f"-c statement_timeout=30s -c lock_timeout=10s -c {_REST}={_READERS_REST}"
+# A writer has the lock of all writers in his hand, and they wait for it no longer than lock_timeout. What computes for
+# longer says so: `rest_longer`.
+_SHORT_REST: Final = "5s"
+# And of one that does not take what it has asked for.
+_TIMEOUTS_OF_SENDING: Final = "-c tcp_user_timeout=5s"
 # Without statistics a look-up is guessed to be dear, and compiling it takes 30 to 180 ms; nothing here is that long.
-_SETTINGS: Final = f"{_TIMEOUTS} -c jit=off"
+_SETTINGS: Final = f"{_TIMEOUTS} {_TIMEOUTS_OF_SENDING} -c jit=off"
 _SILENCE_SECONDS: Final = 20
 _KEEPALIVE_SECONDS: Final = 5
 _WANTED: Final[Mapping[str, str | int]] = {
@@ -48,3 +56,15 @@ def all_parameters(url: URL) -> dict[str, Any]:
     """Return all of libpq's parameters for a connection to *url*, which may name several servers."""
     _, named = url.get_dialect()().create_connect_args(url)
     return {**named, **server_parameters(url)}
+
+
+WRITERS_REST: Final = (
+    f"SELECT set_config('{_REST}', '{_SHORT_REST}', false) WHERE current_setting('{_REST}') = '{_READERS_REST}'"
+)
+"""Said once on a writer's connection, unless the URL has said something of its own."""
+
+
+def rest_longer(connection: Connection) -> None:
+    """Let the transaction compute for up to a minute between two statements: for works on a million rows."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SET LOCAL {_REST} = '{_READERS_REST}'")

@@ -113,6 +113,8 @@ OPERATORS = [
     Bad("no CA", "/v1/manufacturers", JSON, b'{"name":"a","group":"a","certificate":"x"}', 400, "INVALID_REQUEST"),
     Bad("unknown manufacturer", "/v1/manufacturers/x", ("--request", "DELETE"), None, 404, "MANUFACTURER_UNKNOWN"),
     Bad("list of nobody", "/v1/manufacturers/x/lists", (), b"x", 404, "MANUFACTURER_UNKNOWN"),
+    Bad("list that is not there", "/v1/manufacturers/x/lists/" + "0" * 64, ("--request", "DELETE"), None, 404,
+        "MANUFACTURER_UNKNOWN"),
     Bad("too long a list", "/v1/manufacturers/x/lists", (), b"0" * 1048577, 413, "BODY_TOO_LARGE"),
     Bad("lapsed, perhaps", "/v1/manufacturers/x", (*JSON, "--request", "PATCH"), b'{"lapsed_lists":"perhaps"}', 400,
         "INVALID_REQUEST"),

@@ -50,6 +50,8 @@ BODIES = (
     ("DELETE", "/v1/manufacturers/{}", None),
     ("PATCH", "/v1/manufacturers/{}", {"lapsed_lists": "accept"}),
     ("POST", "/v1/manufacturers/{}/lists", None),
+    ("DELETE", "/v1/manufacturers/{}/lists/" + 64 * "0", None),
+    ("DELETE", "/v1/manufacturers/odd/lists/{}", None),
     ("POST", "/v1/renewals/hasten", {"group": "{}"}),
     ("PUT", "/v1/operators/{}", {"role": "auditor"}),
 )

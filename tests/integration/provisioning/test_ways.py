@@ -192,6 +192,13 @@ def test_what_the_manufacturer_has_revoked_lets_nobody_in(
     (listed,) = [each for each in json.loads(command("manufacturer", "list", "--json")) if each["name"] == name]
     assert [each["number"] for each in listed["lists"]] == [2]
     assert f"  {listed['lists'][0]['next_update'][:10]} " in command("manufacturer", "list")
+    assert "0 lists of" in command("manufacturer", "remove-crl", name, "0" * 9, code=1)
+    beginning = shown.splitlines()[-1].split()[1]
+    assert taken["sha256"].startswith(beginning)
+    assert f"List 2 of {name} is forgotten: 2 certificates released" in command(
+        "manufacturer", "remove-crl", name, beginning
+    )
+    assert enrols(stolen, "SN1").status == 200
 
 
 def test_a_list_is_imported_and_its_faults_are_named_by_line(

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import NameOID
 
 from provisioning.pki.revocation import (
     OCSP,
@@ -17,6 +19,7 @@ from provisioning.pki.revocation import (
     pack,
     unpack,
 )
+from tests.support.manufacturer import Manufacturer
 from tests.support.pki import shared_device, shared_pki
 
 KEY = (b"issuer", 7)
@@ -109,3 +112,18 @@ def test_a_certificate_is_named_by_its_issuers_key_or_else_by_its_issuers_name()
     assert certificate_key(held.certificate) == (key_id, held.certificate.serial_number)
     assert certificate_key(held.certificate) == held.revocation.key
     assert replace(held.revocation, serial=1).key == (key_id, 1)
+
+
+def test_an_issuer_s_name_is_the_same_in_strings_of_every_kind_and_no_other_is() -> None:
+    kinds = _ASN1Type.UTF8String, _ASN1Type.PrintableString
+    names = [Manufacturer("Acme", strings=kind).name for kind in kinds]
+    assert names[0].public_bytes() != names[1].public_bytes()
+    keys = {certificate_key(Manufacturer("Acme").idevid("SN1", issuer=name)[0])[0] for name in names}
+    assert len(keys) == 1, "without an Authority Key Identifier"
+    for other in ("acme", "Acme ", "Acme'"):
+        assert certificate_key(Manufacturer(other).idevid("SN1")[0])[0] not in keys
+    shapes = [["Acme"], ["east"]], [["east"], ["Acme"]], [["Acme", "east"]], [["Acmeeast"]]
+    unit = NameOID.ORGANIZATIONAL_UNIT_NAME
+    parts = [[[x509.NameAttribute(unit, text) for text in part] for part in shape] for shape in shapes]
+    shaped = [x509.Name([x509.RelativeDistinguishedName(part) for part in each]) for each in parts]
+    assert len({certificate_key(Manufacturer().idevid("SN1", issuer=name)[0])[0] for name in shaped}) == len(shapes)

@@ -52,6 +52,7 @@ CHANGES: dict[tuple[str, str], dict[str, Any] | bytes] = {
     ("PATCH", "/v1/manufacturers/{name}"): {"lapsed_lists": "accept"},
     ("DELETE", "/v1/manufacturers/{name}"): {},
     ("POST", "/v1/manufacturers/{name}/lists"): crl(ACME.held),
+    ("DELETE", "/v1/manufacturers/{name}/lists/{sha256}"): {},
     ("POST", "/v1/groups/{group}/listed"): {"devices": [{"name": "meter-2"}]},
     ("DELETE", "/v1/groups/{group}/listed/{name}"): {},
     ("POST", "/v1/approvals/{number}/decision"): {"decision": "approve"},
@@ -122,7 +123,7 @@ def scope_of(der: bytes, method: str, path: str, *headers: tuple[bytes, bytes]) 
     return {
         "type": "http",
         "method": method,
-        "path": path.format(name="meter-17", group="north", number=1),
+        "path": path.format(name="meter-17", group="north", number=1, sha256=64 * "0"),
         "headers": [(b"host", b"x"), (b"content-type", b"application/json"), *headers],
         "client": ("192.0.2.1", 1),
         "extensions": {"tls": {"client_cert_der": der}},

@@ -20,6 +20,8 @@ from structlog.testing import capture_logs
 from provisioning.ca.der import BIT_STRING, SEQUENCE, children, element
 from provisioning.doctor_manufacturers import manufacturer_findings
 from provisioning.enrolment import manufacturer_lists as lists_of_manufacturers
+from provisioning.enrolment.groups import parse_ways
+from provisioning.enrolment.manufacturer_lists import ManufacturerListService
 from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Refused
@@ -399,6 +401,56 @@ async def test_the_doctor_says_when_the_next_list_is_due(fleet: Fleet, acme: Man
     assert await found() == [("failed", "acme's lists lapsed on 2027-03-03 07:00 UTC: its devices are refused")]
     await set_lapsed(fleet, LapsedLists.ACCEPT)
     assert await found() == []
+
+
+async def test_a_list_is_awaited_by_nobody_where_no_device_comes_in_by_its_ca(fleet: Fleet, acme: Manufacturer) -> None:
+    async def found() -> list[tuple[str, str]]:
+        said = await fleet.database.read(lambda connection: list(manufacturer_findings(connection, fleet.clock())))
+        return [(each.verdict, each.detail) for each in said]
+
+    root = Manufacturer("Root", begin=NOON - DAY)
+    await group(fleet, name="nobody")
+    service = ManufacturerService(fleet.database, fleet.clock, nothing)
+    await service.add(name="root", group="nobody", name_prefix="", pem=root.pem, by="admin")
+    await give_list(fleet, listed(root), "root")
+    await give_list(fleet, listed(acme, life=3 * DAY))
+    assert list(await fleet.database.read(manufacturer_lists.awaited)) == ["acme"]
+    fleet.clock.advance(19 * HOUR)
+    due = ("warning", "root's list lapses on 2027-03-02 12:00 UTC, and the next is not here")
+    assert await found() == [due, ("ok", "lists hold for a while: acme")]
+    fleet.clock.advance(6 * HOUR)
+    lapsed = "root's lists lapsed on 2027-03-02 12:00 UTC: what it has revoked since is not known"
+    assert (await found())[0] == ("warning", lapsed)
+    await fleet.groups.change("nobody", {"ways": parse_ways(["manufacturer"])}, by="admin")
+    assert (await found())[0] == ("failed", "root's lists lapsed on 2027-03-02 12:00 UTC: its devices are refused")
+
+
+async def test_a_list_that_is_made_no_more_is_removed_with_what_it_says(fleet: Fleet, acme: Manufacturer) -> None:
+    part = scope(SHARD.format(1))
+    first, both, second = acme.idevid("SN1")[0], acme.idevid("SN2")[0], acme.idevid("SN3")[0]
+    whole = (await give_list(fleet, listed(acme, first, both))).stored
+    old = (await give_list(fleet, listed(acme, both, second, point=part))).stored
+    service = ManufacturerListService(fleet.database, fleet.clock)
+    for wrong, name, code in (
+        (b"x" * 32, "acme", "MANUFACTURER_LIST_UNKNOWN"),
+        (old.sha256, "other", "MANUFACTURER_UNKNOWN"),
+    ):
+        with pytest.raises(Refused, match=code):
+            await service.remove(name, wrong, by="anna")
+    removed = await service.remove("acme", old.sha256, by="anna")
+    assert (removed.stored, removed.released) == (old, 1)
+    await enrol(fleet, "SN3", certificate=second)
+    assert await refusal(fleet, "SN2", certificate=both) is Code.MANUFACTURER_REVOKED, "the other list names it, too"
+    with pytest.raises(Refused, match="MANUFACTURER_LIST_UNKNOWN"):
+        await service.remove("acme", old.sha256, by="anna")
+    assert (await service.remove("acme", whole.sha256, by="anna")).released == 2
+    await enrol(fleet, "SN2", certificate=both)
+    rows = await fleet.database.read(lambda connection: connection.execute(select(manufacturer_revocations)).all())
+    assert rows == []
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "list removed", 9))
+    assert [(each.actor, each.subject) for each in entries] == [("anna", "acme")] * 2
+    facts = {"about": [SHARD.format(1)], "crl_number": "1", "entries": 2, "released": 1, "sha256": old.sha256.hex()}
+    assert json.loads(entries[0].details) == facts
 
 
 async def test_the_service_says_once_that_a_list_is_awaited(fleet: Fleet, acme: Manufacturer) -> None:

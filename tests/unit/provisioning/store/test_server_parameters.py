@@ -16,7 +16,7 @@ from provisioning.store.postgresql_group import driver_of
 from tests.support.postgresql import PostgresqlServer
 
 PATIENCE = 20
-NAMES = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "search_path")
+NAMES = ("statement_timeout", "lock_timeout", "tcp_user_timeout", "search_path", "idle_in_transaction_session_timeout")
 WATCHED = {"tcp_user_timeout": "20000", "keepalives_idle": "5", "keepalives_interval": "5", "keepalives_count": "4"}
 
 
@@ -38,9 +38,10 @@ def limits(connection: Connection) -> tuple[str | dict[str, str], ...]:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("", ("30s", "10s", "1min", '"$user", public')),
-        ("-c search_path=elsewhere", ("30s", "10s", "1min", "elsewhere")),
-        ("-c lock_timeout=3s", ("30s", "3s", "1min", '"$user", public')),
+        ("", ("30s", "10s", "5000", '"$user", public')),
+        ("-c search_path=elsewhere", ("30s", "10s", "5000", "elsewhere")),
+        ("-c lock_timeout=3s", ("30s", "3s", "5000", '"$user", public')),
+        ("-c idle_in_transaction_session_timeout=7s", ("30s", "10s", "5000", '"$user", public')),
     ],
 )
 async def test_no_connection_waits_without_an_end_whatever_its_url_says_besides(
@@ -49,9 +50,10 @@ async def test_no_connection_waits_without_an_end_whatever_its_url_says_besides(
     with postgresql.database() as url:
         asked = make_url(url).update_query_dict({"options": options} if options else {})
         async with opened(asked) as database:
-            for ask in (database.write, database.look, database.read):
-                *told, parameters = await ask(limits)
+            for ask, rest in ((database.write, "5s"), (database.look, "5s"), (database.read, "1min")):
+                *told, resting, parameters = await ask(limits)
                 assert tuple(told) == expected
+                assert resting == ("7s" if "idle" in options else rest)
                 assert isinstance(parameters, dict)
                 assert parameters.items() >= WATCHED.items()
 

@@ -1,0 +1,77 @@
+"""A process that stops in the middle of writing to the store, and tells what became of it when it goes on.
+
+python -m tests.support.stopped_writer URL idle idle-on-loop sending
+→ stopped                       and it has, by SIGSTOP, with a row of the table `notes` written
+→ UNAVAILABLE                   or "written"
+→ again                         it has written another; and so for each
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import Refused
+from provisioning.store.database import Database
+from provisioning.store.postgresql_group import driver_of
+
+_ROWS = 2000
+
+
+def _say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
+def _stop() -> None:
+    _say("stopped")
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _rows() -> Iterator[tuple[str]]:
+    """Yield rows that take the driver several messages, and stop between two of them."""
+    for number in range(_ROWS):
+        if number == _ROWS // 2:
+            _stop()
+        yield (f"{number:0100}",)
+
+
+def _note(connection: Connection, word: str) -> None:
+    connection.execute(text("INSERT INTO notes VALUES (:word)"), {"word": word})
+
+
+async def _write(database: Database, how: str) -> None:
+    def work(connection: Connection) -> None:
+        _note(connection, "before")
+        if how == "sending":
+            driver_of(connection).cursor().executemany("INSERT INTO notes VALUES (%s)", _rows())
+        else:
+            _stop()
+        _note(connection, "after")
+
+    try:
+        await database.write(work, short=how == "idle-on-loop")
+        _say("written")
+    except Refused as refusal:
+        _say(refusal.code.value)
+    await database.write(lambda connection: _note(connection, "again"))
+    _say("again")
+
+
+async def _main(url: str, *hows: str) -> None:
+    database = Database(url)
+    for how in hows:
+        await _write(database, how)
+    await database.close()
+
+
+if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    asyncio.run(_main(*sys.argv[1:]))
