@@ -25,10 +25,11 @@ from broker.admin_command import (
     print_table,
     printable,
 )
+from provisioning.command_group import command_group
 
 _SHOWN = 1000
 
-trust_app = typer.Typer(help="See whom the broker trusts.", no_args_is_help=True)
+trust_app = command_group(help="See whom the broker trusts.")
 
 Group = Annotated[str | None, typer.Option(help="Only of this group.", show_default=False)]
 

@@ -14,9 +14,10 @@ from typing import Annotated
 import typer
 
 from broker.admin_command import Json, print_json, printable
+from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError
 
-audit_app = typer.Typer(help="Verify and read the audit log.", no_args_is_help=True)
+audit_app = command_group(help="Verify and read the audit log.")
 
 Log = Annotated[
     Path | None, typer.Option("--log", help="The log (default: audit_log in --config).", show_default=False)

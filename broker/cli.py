@@ -18,15 +18,13 @@ from broker.audit_commands import audit_app
 from broker.crl_commands import crl_app
 from broker.policy_commands import policy
 from broker.reload_command import reload
+from provisioning.command_group import command_group
 from provisioning.starting import importing
 from provisioning.version import product_version
 
-app = typer.Typer(
+app = command_group(
     name="fleet-broker",
     help="An MQTT 3.1.1 and 5.0 broker that lets in only devices with a valid, unrevoked certificate.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
 )
 
 app.callback()(remote_options)
@@ -45,7 +43,9 @@ app.add_typer(policy, name="policy")
     "--token-file broker.token --state-dir broker-state"
 )
 def run(
-    config: Annotated[Path | None, typer.Option(help="TOML file with the same settings.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with these settings, and more; a flag overrules it.")
+    ] = None,
     provisioning: Annotated[
         str | None, typer.Option(help="URL of the provisioning service: certificate and revocation feed.")
     ] = None,
@@ -54,27 +54,37 @@ def run(
     keyfile: Annotated[Path | None, typer.Option(help="The broker's private key, PEM.")] = None,
     token: Annotated[str | None, typer.Option(help="Enrolment token for the first start.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="The same, from a file.")] = None,
-    state_dir: Annotated[Path | None, typer.Option(help="Where the broker keeps its own credential.")] = None,
-    name: Annotated[str | None, typer.Option(help="The broker's name in its certificate.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any free one.")] = None,
-    websocket_port: Annotated[int | None, typer.Option(help="Port for MQTT over WebSocket over TLS.")] = None,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where the broker keeps its credential and its database (default: broker-state)."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The broker's name in its certificate (default: broker-1).")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (default: 127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any free one (default: 8883).")] = None,
+    websocket_port: Annotated[
+        int | None, typer.Option(help="Port for MQTT over WebSocket over TLS (default: none).")
+    ] = None,
     unsafe_plain_port: Annotated[
-        int | None, typer.Option(help="Port without TLS on 127.0.0.1, for protocol test tools only.")
+        int | None, typer.Option(help="Port without TLS on 127.0.0.1, for protocol test tools only (default: none).")
     ] = None,
     unsafe_plain_identity: Annotated[
         str | None, typer.Option(help="Whom clients of that port are taken for: spiffe://…")
     ] = None,
-    trust_domain: Annotated[str | None, typer.Option(help="Admit only identities of this trust domain.")] = None,
+    trust_domain: Annotated[
+        str | None, typer.Option(help="Admit only identities of this trust domain (default: that of its certificate).")
+    ] = None,
     watch_files: Annotated[
         bool | None,
-        typer.Option("--watch-files/--no-watch-files", help="Reload certificate, trust, policy, limits on change."),
+        typer.Option(
+            "--watch-files/--no-watch-files", help="Reload certificate, trust, policy, limits on change (default: do)."
+        ),
     ] = None,
     policy_file: Annotated[
         Path | None, typer.Option(help="Topic policy, TOML; 'fleet-broker policy show' prints the default one.")
     ] = None,
     revocation_grace: Annotated[
-        float | None, typer.Option(help="Seconds that newcomers are admitted without the revocation feed.")
+        float | None,
+        typer.Option(help="Seconds that newcomers are admitted without the revocation feed (default: 300)."),
     ] = None,
     feed_policy: Annotated[
         str | None, typer.Option(help="Without the revocation feed: require, 'grace 5m' or advisory.")
@@ -87,14 +97,14 @@ def run(
         bool | None, typer.Option("--crl-from-certificates", help="Fetch the CRLs that certificates name.")
     ] = None,
     crl_policy: Annotated[
-        str | None, typer.Option(help="Without a valid CRL: require, 'grace 12h' or advisory.")
+        str | None, typer.Option(help="Without a valid CRL: require, 'grace 12h' or advisory (default: require).")
     ] = None,
     ocsp_responder: Annotated[str | None, typer.Option(help="OCSP responder that is asked about every client.")] = None,
     ocsp_from_certificates: Annotated[
         bool | None, typer.Option("--ocsp-from-certificates", help="Ask the responder that a certificate names.")
     ] = None,
     ocsp_policy: Annotated[
-        str | None, typer.Option(help="Without an answer: require, 'grace 12h' or advisory.")
+        str | None, typer.Option(help="Without an answer: require, 'grace 12h' or advisory (default: require).")
     ] = None,
     allow_tls12: Annotated[bool | None, typer.Option("--allow-tls12", help="Accept TLS 1.2 too.")] = None,
     unsafe_no_revocation: Annotated[
@@ -107,13 +117,15 @@ def run(
         str | None, typer.Option(help="Unix socket of the admin API, or off (default: STATE_DIR/admin.sock).")
     ] = None,
     admin_port: Annotated[
-        int | None, typer.Option(help="Port of the admin API over HTTPS, for operators' certificates.")
+        int | None, typer.Option(help="Port of the admin API over HTTPS, for operators' certificates (default: none).")
     ] = None,
     admin_host: Annotated[str | None, typer.Option(help="Its address (default: 127.0.0.1).")] = None,
     unsafe_public_admin: Annotated[
         bool | None, typer.Option("--unsafe-public-admin", help="Allow an address that is not loopback for it.")
     ] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Port of the page for Prometheus, plain HTTP.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port of the page for Prometheus, plain HTTP (default: none).")
+    ] = None,
     metrics_host: Annotated[str | None, typer.Option(help="Its address (default: 127.0.0.1).")] = None,
     unsafe_public_metrics: Annotated[
         bool | None, typer.Option("--unsafe-public-metrics", help="Allow an address that is not loopback for it.")
@@ -125,9 +137,10 @@ def run(
         bool | None, typer.Option("--stamp-publisher", help="Write the publisher's certificate into each message.")
     ] = None,
     persistence: Annotated[
-        bool | None, typer.Option("--persistence/--no-persistence", help="Keep sessions and messages over a restart.")
+        bool | None,
+        typer.Option("--persistence/--no-persistence", help="Keep sessions and messages over a restart (default: do)."),
     ] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error (default: info).")] = None,
     test_config: Annotated[
         bool, typer.Option("--test-config", help="Check the settings and the files they name, and exit.")
     ] = False,

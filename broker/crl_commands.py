@@ -15,8 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_facts, print_json, print_table
+from provisioning.command_group import command_group
 
-crl_app = typer.Typer(help="See the revocation lists in use, and try another one.", no_args_is_help=True)
+crl_app = command_group(help="See the revocation lists in use, and try another one.")
 
 _NEWCOMERS = ("newcomers of", "by", "policy", "are", "because")
 _IN_TABLES = {"lists", "newcomers", "policies", "ocsp_policies", "feed_policy"}

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from provisioning.command_group import command_group
+
 if TYPE_CHECKING:
     from broker.admission.policy import Action, Decision, TopicPolicy
     from provisioning.pki.identity import Identity
 
-policy = typer.Typer(
-    name="policy", help="Look at topic policies, and try them.", no_args_is_help=True, pretty_exceptions_enable=False
-)
+policy = command_group(name="policy", help="Look at topic policies, and try them.")
 
 _DENIED = 1
 _USAGE = 2

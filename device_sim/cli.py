@@ -29,14 +29,11 @@ from device_sim.late_imports import late_imports
 from device_sim.qualify.command import qualify_device
 from device_sim.report_command import report
 from device_sim.run_command import run_scenario, scenarios
+from provisioning.command_group import command_group
 from provisioning.version import product_version
 from provisioning.version_option import version_option
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-)
+app = command_group()
 
 
 @app.callback()

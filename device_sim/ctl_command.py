@@ -22,10 +22,11 @@ def ctl(
 ) -> None:
     """Change a run that is under way, from another terminal. It answers when it is done.
 
-    fleet-sim ctl revoke 5%
-
-    fleet-sim ctl rate x10
-    """
+    \b
+    Example:
+      fleet-sim ctl revoke 5%
+      fleet-sim ctl rate x10
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.explanation import explained
         from device_sim.interruption import run

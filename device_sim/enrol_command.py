@@ -62,9 +62,11 @@ def enrol(
 ) -> None:
     """Enrol a fleet: each device makes its own key, and has it certified. Run it again to continue after Ctrl-C.
 
-    fleet-sim enrol ./meters --devices 1000 --provisioning https://localhost:8443 --cafile fleet/ca-bundle.crt
-      --cert fleet/operator.crt --key fleet/operator.key
-    """
+    \b
+    Example:
+      fleet-sim enrol ./meters --devices 1000 --provisioning https://localhost:8443 --cafile fleet/ca-bundle.crt \\
+        --cert fleet/operator.crt --key fleet/operator.key
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.fleet_enrolment import Way, enrol_or_end
 

@@ -19,8 +19,10 @@ def export(
 ) -> None:
     """Copy a fleet's certificates and keys for other tools.
 
-    fleet-sim export ./meters ./for-others
-    """
+    \b
+    Example:
+      fleet-sim export ./meters ./for-others
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.explanation import explained
         from device_sim.export import export_fleet

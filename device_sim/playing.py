@@ -41,12 +41,13 @@ from provisioning.client.est import EstClient
 
 _ENROLLING_AT_ONCE = 16
 _GROUP = "meters"
+_BROKER = "localhost:8883"
 
 
 def play(
     scenario: str,
     fleet: Path | None,
-    broker: str,
+    broker: str | None,
     server_name: str | None,
     self_hosted: bool,
     against: Contestant,
@@ -67,15 +68,10 @@ def play(
     except (InvalidScenario, TooFewDescriptors) as error:
         view.failed(error)
         raise typer.Exit(ExitCode.USAGE) from None
-    if self_hosted and fleet is not None:
-        raise typer.BadParameter("--self-hosted makes a fleet and a broker of its own: leave out --fleet, or itself")
-    if not self_hosted and fleet is None:
-        raise typer.BadParameter("say where to run: --self-hosted, or --fleet DIR with --broker HOST:PORT")
-    if fleet is not None and against is not Contestant.FLEETGATE:
-        raise typer.BadParameter("--against is for --self-hosted; a broker of yours is named by --broker")
+    _check_where(fleet, broker, server_name, against, self_hosted=self_hosted)
 
     async def story(interruption: Interruption) -> Document:
-        where = _self_hosted(chosen, against, view) if fleet is None else _on(fleet, broker, server_name)
+        where = _self_hosted(chosen, against, view) if fleet is None else _on(fleet, broker or _BROKER, server_name)
         async with where as target:
             addresses = _sources(target.broker, sources, chosen.devices)
             played = Run(chosen, target, Manner(driver, workers, addresses, hybrid_key_exchange))
@@ -97,6 +93,20 @@ def play(
     else:
         view.show(summary_of(document))
     raise typer.Exit(document["exit_code"])
+
+
+def _check_where(
+    fleet: Path | None, broker: str | None, server_name: str | None, against: Contestant, *, self_hosted: bool
+) -> None:
+    """Raise `typer.BadParameter` if the options do not name one place to run."""
+    if self_hosted and fleet is not None:
+        raise typer.BadParameter("--self-hosted makes a fleet and a broker of its own: leave out --fleet, or itself")
+    if self_hosted and (broker is not None or server_name is not None):
+        raise typer.BadParameter("--self-hosted starts the broker: --broker and --server-name are for --fleet")
+    if not self_hosted and fleet is None:
+        raise typer.BadParameter("say where to run: --self-hosted, or --fleet DIR with --broker HOST:PORT")
+    if fleet is not None and against is not Contestant.FLEETGATE:
+        raise typer.BadParameter("--against is for --self-hosted; a broker of yours is named by --broker")
 
 
 def _sources(broker: Endpoint, asked: int, devices: int) -> tuple[str, ...]:

@@ -11,16 +11,18 @@ from device_sim.late_imports import late_imports
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="report.json of a run.")],
+    run: Annotated[Path, typer.Argument(help="What `run --output` wrote: the directory, or its report.json.")],
     other: Annotated[
-        Path | None, typer.Argument(help="report.json of a later run, to compare.", show_default=False)
+        Path | None, typer.Argument(help="The same of a later run, to compare.", show_default=False)
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write it as an HTML page here.", show_default=False)] = None,
 ) -> None:
     """Show a stored run, or what changed between two.
 
-    fleet-sim report monday.json tuesday.json --html change.html
-    """
+    \b
+    Example:
+      fleet-sim report monday tuesday --html change.html
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.explanation import explained
         from device_sim.results.comparison import comparison_of, comparison_page

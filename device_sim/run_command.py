@@ -31,10 +31,17 @@ def run_scenario(
         Path | None, typer.Option(help="The fleet's directory, from `fleet-sim enrol`.", show_default=False)
     ] = None,
     broker: Annotated[
-        str, typer.Option(help="With --fleet: the broker, HOST, HOST:PORT or mqtts://HOST:PORT.")
-    ] = "localhost:8883",
+        str | None,
+        typer.Option(
+            help="With --fleet: the broker, HOST, HOST:PORT or mqtts://HOST:PORT (default: localhost:8883).",
+            show_default=False,
+        ),
+    ] = None,
     server_name: Annotated[
-        str | None, typer.Option(help="The name in the broker's certificate (default: HOST).", show_default=False)
+        str | None,
+        typer.Option(
+            help="With --fleet: the name in the broker's certificate (default: that of --broker).", show_default=False
+        ),
     ] = None,
     self_hosted: Annotated[
         bool, typer.Option("--self-hosted", help="Start provisioning, broker and a fleet of its own, and remove them.")
@@ -67,11 +74,13 @@ def run_scenario(
 ) -> None:
     """Run a scenario and judge it. Ctrl-C once ends it early and reports; twice aborts.
 
-    fleet-sim run smoke --self-hosted
-
     Exit codes: 0 all thresholds hold; 1 error; 2 usage; 3 the generator was the bottleneck; 4 somebody got in, or was
     kept out wrongly; 99 a threshold is crossed; 130 ended by Ctrl-C.
-    """
+
+    \b
+    Example:
+      fleet-sim run smoke --self-hosted
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.playing import play
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from provisioning.command_group import command_group
 from provisioning.service_command import (
     Connection,
     Json,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 State = Literal["pending", "approved", "denied", "used"]
 """As the service calls them. Who calls it by these commands does not wait for the library of its database."""
 
-approval_app = typer.Typer(help="Decide about requests for certificates.", no_args_is_help=True)
+approval_app = command_group(help="Decide about requests for certificates.")
 
 Number = Annotated[int, typer.Argument(min=1, help="The request's number, as the list says it.")]
 

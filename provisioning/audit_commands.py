@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from provisioning.audit_chain import AuditHead
+from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import AuthorityFiles
 from provisioning.service_command import Directory, Json, fail, print_document, print_table, say, shown_time
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from provisioning.store.audit import AuditEntry
 
-audit_app = typer.Typer(help="Read and verify the audit log.", no_args_is_help=True)
+audit_app = command_group(help="Read and verify the audit log.")
 
 ResultT = TypeVar("ResultT")
 

@@ -25,6 +25,7 @@ from provisioning.ceremony_command import (
     with_store,
     write_new,
 )
+from provisioning.command_group import command_group
 from provisioning.files import AuthorityFiles
 from provisioning.pki.revocation import RevocationReason
 from provisioning.service_command import Directory, Json, fail, in_utc, print_document, print_table, shown_time
@@ -32,8 +33,8 @@ from provisioning.service_command import Directory, Json, fail, in_utc, print_do
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
 
-ca_app = typer.Typer(help="The fleet's CAs: list, succeed, revoke them; key ceremonies.", no_args_is_help=True)
-rollover_app = typer.Typer(help="The next issuing CA: announced first, active later.", no_args_is_help=True)
+ca_app = command_group(help="The fleet's CAs: list, succeed, revoke them; key ceremonies.")
+rollover_app = command_group(help="The next issuing CA: announced first, active later.")
 ca_app.add_typer(rollover_app, name="rollover")
 ca_app.add_typer(root_app, name="root")
 

@@ -20,6 +20,7 @@ from provisioning.ceremony_command import (
     show_aside,
     write_new,
 )
+from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError
 from provisioning.files import AuthorityFiles, read_certificate
 from provisioning.service_command import Directory, Json, fail, print_document
@@ -27,7 +28,7 @@ from provisioning.service_command import Directory, Json, fail, print_document
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
 
-root_app = typer.Typer(help="The root: sign with it, succeed it.", no_args_is_help=True)
+root_app = command_group(help="The root: sign with it, succeed it.")
 
 
 @root_app.command("begin")

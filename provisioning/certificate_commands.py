@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from provisioning.command_group import command_group
 from provisioning.service_command import (
     Connection,
     Json,
@@ -28,7 +29,7 @@ from provisioning.service_command import (
 if TYPE_CHECKING:
     from provisioning.client.operator import IssuedCertificate, OperatorClient
 
-certificate_app = typer.Typer(help="See which certificates were issued.", no_args_is_help=True)
+certificate_app = command_group(help="See which certificates were issued.")
 
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _LONGEST_DAYS: Final = 36_500

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError
 from provisioning.pki.keys import KeyFileError, write_private
 from provisioning.service_command import (
@@ -23,7 +24,7 @@ from provisioning.service_command import (
 if TYPE_CHECKING:
     from provisioning.client.enrolment import ClaimCertificate, EnrolmentOperatorClient
 
-claim_app = typer.Typer(help="Make claim certificates for production batches.", no_args_is_help=True)
+claim_app = command_group(help="Make claim certificates for production batches.")
 
 _SECONDS_A_DAY = 24 * 60 * 60
 

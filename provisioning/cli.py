@@ -38,6 +38,7 @@ from provisioning import (
     token_commands,
 )
 from provisioning.ceremony_command import PassphraseFile, PinFile, now
+from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.named_command import named_in
 from provisioning.service_command import Json, fail, print_document, say
@@ -48,12 +49,7 @@ from provisioning.version_option import version_option
 if TYPE_CHECKING:
     from provisioning.config import Settings
 
-app = typer.Typer(
-    name="fleet-provisioning",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = command_group(name="fleet-provisioning")
 
 for verb, about_tokens in (
     ("list", token_commands.list_tokens),

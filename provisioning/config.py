@@ -100,6 +100,8 @@ class Settings(BaseSettings):
     """Whom an https webhook's certificate must come from; None: our own CAs."""
     token_retention: timedelta = Field(default=timedelta(days=90), ge=timedelta(), le=timedelta(days=3650))
     """How long a token that was spent, voided or has expired stays in the store."""
+    manufacturer_list_refresh_seconds: float = Field(default=3600.0, ge=60, le=604_800)
+    """How often a manufacturer's list is fetched at least where it has a URL; sooner, where it ends before."""
     feed_heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
     feed_stall_seconds: float = Field(default=30.0, gt=0, le=600)
     """A subscriber that takes no byte for so long is cut off."""

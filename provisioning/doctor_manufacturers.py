@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.doctor_finding import Finding, failed, ok, warning
 from provisioning.enrolment.manufacturer_watch import Waiting, waiting_for
-from provisioning.store import manufacturer_lists
+from provisioning.store import manufacturer_list_urls, manufacturer_lists, manufacturers, recalls
 
 _CHECK: Final = "manufacturers"
 
@@ -41,3 +41,28 @@ def manufacturer_findings(connection: Connection, now: datetime) -> Iterator[Fin
                 yield failed(_CHECK, detail, remedy)
     if good:
         yield ok(_CHECK, f"lists hold for a while: {', '.join(good)}")
+    yield from _unfetched(connection)
+    yield from _recalled(connection)
+
+
+def _unfetched(connection: Connection) -> Iterator[Finding]:
+    for each in manufacturer_list_urls.in_force(connection):
+        if each.problem:
+            yield warning(
+                _CHECK,
+                f"{each.manufacturer}'s list at {each.url} is not fetched: {each.problem}",
+                f"look at it yourself: curl -O {each.url}; the list can be given by hand: fleet-provisioning "
+                f"manufacturer crl {each.manufacturer} FILE",
+            )
+
+
+def _recalled(connection: Connection) -> Iterator[Finding]:
+    counts = recalls.count_in(connection)
+    for each in manufacturers.every(connection):
+        if number := counts.get(each.id, 0):
+            yield warning(
+                _CHECK,
+                f"{number} devices are in though {each.name} has revoked the certificates that let them in",
+                f"fleet-provisioning manufacturer revoked {each.name}; revoke or suspend those that must not be, or "
+                "have it done: manufacturer set --revoked-devices",
+            )

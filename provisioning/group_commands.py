@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from provisioning.command_group import command_group
 from provisioning.service_command import (
     Connection,
     Json,
@@ -23,7 +24,7 @@ WAYS: Final = ("token", "claim", "manufacturer", "listed", "approval", "webhook"
 NewKey = Literal["refuse", "approve", "replace"]
 """As the service calls them. Who calls it by these commands does not wait for the library of its database."""
 
-group_app = typer.Typer(help="Say which ways lead into a group of devices.", no_args_is_help=True)
+group_app = command_group(help="Say which ways lead into a group of devices.")
 
 Name = Annotated[str, typer.Argument(help="The group's name, which is also its EST label.")]
 Ways = Annotated[

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError
 from provisioning.service_command import (
     Connection,
@@ -29,7 +30,7 @@ from provisioning.service_command import (
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
 
-listed_app = typer.Typer(help="Say which devices a group expects.", no_args_is_help=True)
+listed_app = command_group(help="Say which devices a group expects.")
 
 _BATCH: Final = 1000
 _COLUMNS: Final = {"name", "key_sha256"}

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -133,8 +134,10 @@ def _explained(host: str, port: int, setting: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # `socket.create_server` adds to the error's own text what is said here already.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise ConfigurationError(
-            f"{setting} {port} on {host} cannot be used: {error.strerror}; choose another, or 0 for a free one"
+            f"{setting} {port} on {host} cannot be used: {why}; choose another, or 0 for a free one"
         ) from error
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError
 from provisioning.service_command import (
     Connection,
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(help="The manufacturer's name.")]
 LapsedLists = Literal["refuse", "accept"]
+RevokedDevices = Literal["report", "suspend", "revoke"]
 """As the service calls them."""
 _SHOWN_DIGITS: Final = 16
 """Of a list's SHA-256, where lists are told apart by it."""
 
-manufacturer_app = typer.Typer(help="Register manufacturers of devices.", no_args_is_help=True)
+manufacturer_app = command_group(help="Register manufacturers of devices.")
 
 
 @manufacturer_app.command("add")
@@ -198,20 +200,84 @@ def change_manufacturer(
     connection: Connection,
     name: Name,
     lapsed_lists: Annotated[
-        LapsedLists,
+        LapsedLists | None,
         typer.Option(help="What its devices get when no list about them holds any more, though it has lists."),
-    ],
+    ] = None,
+    revoked_devices: Annotated[
+        RevokedDevices | None,
+        typer.Option(help="What becomes of devices that are in, when it has revoked what let them in."),
+    ] = None,
+    list_url: Annotated[
+        list[str] | None,
+        typer.Option(help="http URL at which the service fetches its list from now on; repeat it for a list in parts."),
+    ] = None,
+    no_list_urls: Annotated[bool, typer.Option("--no-list-urls", help="Fetch its lists nowhere any more.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what a manufacturer's lapsed lists mean. Whom a list names is refused however old it is.
+    """Change a manufacturer's terms: where its lists are fetched, what lapsed ones mean, and what becomes of devices.
+
+    The URLs that are given are all that count from then on. A list that is fetched is judged as one that is given.
+
+    Whom a list names is refused whatever they are, and however old it is.
 
     \b
     Example:
       fleet-provisioning manufacturer set acme --lapsed-lists accept
+      fleet-provisioning manufacturer set acme --revoked-devices suspend
+      fleet-provisioning manufacturer set acme --list-url http://pki.acme.example/devices.crl
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    terms = {"lapsed_lists": lapsed_lists, "revoked_devices": revoked_devices}
+    changed: dict[str, Any] = {name: value for name, value in terms.items() if value is not None}
+    if list_url or no_list_urls:
+        if list_url and no_list_urls:
+            raise typer.BadParameter("give --list-url or --no-list-urls, not both")
+        changed["list_urls"] = list_url or []
+    if not changed:
+        raise typer.BadParameter("say what is to be otherwise")
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        _show(await client.change_manufacturer(name, changed), as_json=as_json)
+
+    connection.run(command)
+
+
+@manufacturer_app.command("revoked")
+@connected
+def list_revoked(
+    connection: Connection,
+    name: Name,
+    as_json: Json = False,
+) -> None:
+    """List devices whose manufacturer has revoked the certificate (IDevID) that let them in.
+
+    Those that are active are in all the same: revoke or suspend them, or see `set --revoked-devices`.
+    A device that has not enrolled since the service records what it came in by is not found.
+
+    \b
+    Example:
+      fleet-provisioning manufacturer revoked acme
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        _show(await client.set_lapsed_lists(name, lapsed_lists), as_json=as_json)
+        found = [each async for each in client.revoked_devices(name)]
+        if as_json:
+            print_json(found)
+            return
+        print_table(
+            ("device", "group", "state", "IDevID", "reason", "revoked", "found"),
+            (
+                (
+                    each.device,
+                    each.group or "-",
+                    each.state,
+                    each.idevid,
+                    each.reason,
+                    shown_time(each.revoked_at),
+                    shown_time(each.found_at),
+                )
+                for each in found
+            ),
+        )
 
     connection.run(command)
 
@@ -248,7 +314,20 @@ def _show(manufacturer: Manufacturer, *, as_json: bool) -> None:
 
 
 def _print(manufacturer: Manufacturer, certificate: str) -> None:
-    print_facts(manufacturer.model_copy(update={"certificate": certificate, "lists": None}))
+    print_facts(manufacturer.model_copy(update={"certificate": certificate, "lists": None, "list_urls": None}))
+    if manufacturer.list_urls:
+        print_table(
+            ("fetched at", "last", "next", "problem"),
+            (
+                (
+                    each.url,
+                    "-" if each.fetched_at is None else shown_time(each.fetched_at),
+                    shown_time(each.due_at),
+                    each.problem or "-",
+                )
+                for each in manufacturer.list_urls
+            ),
+        )
     if manufacturer.lists:
         print_table(
             ("list", "SHA-256", "until", "revoked", "made", "taken", "by", "about"),

@@ -135,13 +135,21 @@ class PartsCollector:
 
 
 class ManufacturersCollector:
-    """Until when manufacturers' lists hold, as `ManufacturerWatch` has seen last."""
+    """Until when manufacturers' lists hold, and how many devices that are in they name, as was seen last; fetches."""
 
-    def __init__(self, ends: Callable[[], Mapping[str, datetime]]) -> None:
+    def __init__(
+        self,
+        ends: Callable[[], Mapping[str, datetime]],
+        revoked: Callable[[], Mapping[str, int]],
+        fetches: Mapping[tuple[str, str], int],
+    ) -> None:
+        """Be told what was seen last; *fetches*: how many lists were fetched, by manufacturer and outcome."""
         self._ends = ends
+        self._revoked = revoked
+        self._fetches = fetches
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the gauge."""
+        """Yield them."""
         lists = GaugeMetricFamily(
             "fleet_provisioning_manufacturer_list_next_update_seconds",
             "Until when a manufacturer's lists hold, seconds since 1970.",
@@ -150,6 +158,22 @@ class ManufacturersCollector:
         for name, end in self._ends().items():
             lists.add_metric([name], end.timestamp())
         yield lists
+        revoked = GaugeMetricFamily(
+            "fleet_provisioning_manufacturer_revoked_devices",
+            "Devices that are in though their manufacturer has revoked what let them in.",
+            labels=["manufacturer"],
+        )
+        for name, number in self._revoked().items():
+            revoked.add_metric([name], number)
+        yield revoked
+        fetches = CounterMetricFamily(
+            "fleet_provisioning_manufacturer_list_fetches_total",
+            "Lists fetched from manufacturers' URLs.",
+            labels=["manufacturer", "outcome"],
+        )
+        for labels, number in self._fetches.items():
+            fetches.add_metric(labels, number)
+        yield fetches
 
 
 def metrics_routes(page: Callable[[], Awaitable[bytes]], exposure: MetricsExposure) -> list[Route]:

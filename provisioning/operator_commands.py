@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
 import typer
 
+from provisioning.command_group import command_group
 from provisioning.errors import Code, ConfigurationError
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 500
 
-token_app = typer.Typer(help="Make, list and void one-time enrolment tokens.", no_args_is_help=True)
-device_app = typer.Typer(help="See which devices have certificates.", no_args_is_help=True)
+token_app = command_group(help="Make, list and void one-time enrolment tokens.")
+device_app = command_group(help="See which devices have certificates.")
 
 Ttl = Annotated[int | None, typer.Option(help="Seconds until the token expires (default: 3600).", show_default=False)]
 Lifetime = Annotated[

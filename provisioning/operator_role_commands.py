@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from provisioning.command_group import command_group
 from provisioning.operator_role import OperatorRole
 from provisioning.service_command import (
     Connection,
@@ -20,7 +21,7 @@ from provisioning.service_command import (
 if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
 
-operator_app = typer.Typer(help="See who may do what, and grant it.", no_args_is_help=True)
+operator_app = command_group(help="See who may do what, and grant it.")
 
 
 @operator_app.command("list")

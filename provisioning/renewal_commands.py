@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from provisioning.command_group import command_group
 from provisioning.service_command import (
     Connection,
     Json,
@@ -17,7 +18,7 @@ from provisioning.service_command import (
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
 
-renewal_app = typer.Typer(help="Have certificates renewed before their time.", no_args_is_help=True)
+renewal_app = command_group(help="Have certificates renewed before their time.")
 
 
 @renewal_app.command("hasten")

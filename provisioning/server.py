@@ -49,6 +49,7 @@ from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority
 from provisioning.config import Settings
 from provisioning.connection_protocol import ConnectionProtocol
+from provisioning.enrolment.manufacturer_fetch import ManufacturerFetcher
 from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.token_retention import TokenRetention
@@ -59,6 +60,7 @@ from provisioning.fellow_workers import Answer, FellowWorkers, everywhere
 from provisioning.files import AuthorityFiles
 from provisioning.http_listener import http_listener
 from provisioning.https_credential import HttpsCredential
+from provisioning.in_charge import in_charge
 from provisioning.issuing_policy import key_policy_of, profiles_of
 from provisioning.listening import Listening, bound, check_public
 from provisioning.live_authorities import LiveAuthorities
@@ -67,6 +69,7 @@ from provisioning.metrics_of_workers import QUESTION, StartsCollector, page_of, 
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
 from provisioning.peer_certificate_protocol import PeerCertificateProtocol
 from provisioning.pki.tls import TlsConfigurationError
+from provisioning.recall_watch import RecallWatch
 from provisioning.revocation.feed import FeedEvent, RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.service import Changed, RevocationService
@@ -196,7 +199,11 @@ def _settle() -> None:
 async def _running(settings: Settings, listening: Listening, place: WorkerPlace | None) -> AsyncIterator[None]:
     """Run the service while the block runs: alone, or at a worker's *place*."""
     authority = open_authority(settings)
-    async with _open_store(settings, authority.files) as (database, serial_numbers):
+    postgresql = settings.resolved_database_url.startswith("postgresql")
+    async with contextlib.AsyncExitStack() as held:
+        if place is None or place.leads:
+            held.enter_context(in_charge(settings.directory, listening.https_url, alone=not postgresql))
+        database, serial_numbers = await held.enter_async_context(_open_store(settings, authority.files))
         parts = await _build(settings, authority, listening, place, database, serial_numbers)
         stall_seconds = 2 * settings.feed_stall_seconds  # The feed says so itself before.
         protocol = functools.partial(
@@ -324,7 +331,6 @@ async def _build(
     questions = OcspQuestions(responder, ocsp_rates(settings, metrics))
     metrics.registry.register(PartsCollector(feed, live.publishers, questions.answered_so_far))
     manufacturers = ManufacturerWatch(database, utc_now)
-    metrics.registry.register(ManufacturersCollector(lambda: manufacturers.ends))
     fellows: FellowWorkers | None = None
     if place is not None:
         metrics.registry.register(StartsCollector(place.starts))
@@ -349,6 +355,12 @@ async def _build(
     audit_key = read_audit_key(authority.files)
     revocation = RevocationService(database, utc_now, told)
     suspension = SuspensionService(database, utc_now, told)
+    recall = RecallWatch(database, utc_now, revocation, suspension, SERVER_NAME)
+    fetcher = ManufacturerFetcher(
+        database, utc_now, settings.manufacturer_list_refresh_seconds, settings.maximum_body_bytes, SERVER_NAME
+    )
+    collector = ManufacturersCollector(lambda: manufacturers.ends, lambda: recall.counts, fetcher.outcomes)
+    metrics.registry.register(collector)
 
     def operators() -> ASGIApp:
         with importing():  # Late: `provisioning.api.late`.
@@ -407,6 +419,7 @@ async def _build(
             retention.run,
             trust.run,
             manufacturers.run,
+            *([recall.run, fetcher.run] if place is None or place.leads else []),
             webhooks.run,
             late.run,
             functools.partial(announcements.listen, database.url, feed.announce),

@@ -45,7 +45,9 @@ Directory = Annotated[
 ]
 Url = Annotated[
     str | None,
-    typer.Option(help="Where the service is (default: https://localhost and the configured port).", show_default=False),
+    typer.Option(
+        help="Where the service is (default: where that of DIR runs, or its configured port).", show_default=False
+    ),
 ]
 CaFile = Annotated[
     Path | None, typer.Option("--cafile", help="Trust anchors (default: DIR/ca-bundle.crt).", show_default=False)
@@ -86,14 +88,14 @@ class Connection:
             from provisioning.client.operator import RequestRefused, ServiceUnavailable
             from provisioning.config import load_settings
             from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+            from provisioning.whereabouts import found
 
         try:
             settings = load_settings(self.directory)
             where = settings.directory
             credential = CredentialFiles(self.cert or where / "operator.crt", self.key or where / "operator.key")
-            client = EnrolmentOperatorClient(
-                self.url or f"https://localhost:{settings.port}", self.cafile or where / "ca-bundle.crt", credential
-            )
+            url = self.url or found(where) or f"https://localhost:{settings.port}"
+            client = EnrolmentOperatorClient(url, self.cafile or where / "ca-bundle.crt", credential)
             asyncio.run(_run(client, command))
         except (ConfigurationError, RequestRefused) as error:
             raise fail(str(error)) from error

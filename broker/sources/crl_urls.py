@@ -2,8 +2,8 @@
 
 Rules
 -----
-1. Plain HTTP only, no redirects, no proxy, so many bytes and seconds at most: what comes is signed, where it comes from
-   proves nothing (RFC 5280 §8 has no use for TLS here).
+1. Plain HTTP only, no redirects, no proxy, nothing compressed, so many bytes and seconds at most: what comes is signed,
+   where it comes from proves nothing (RFC 5280 §8 has no use for TLS here).
 2. An unchanged list is not sent again (ETag, Last-Modified), nor read again.
 3. At most `_MOST_URLS` are followed; certificates name them, and only certificates that were verified.
 4. A fetch that fails is tried again with growing pauses; the first failure is logged, and the list that is held stays.
@@ -21,7 +21,8 @@ from datetime import UTC, datetime
 import structlog
 
 from broker.sources.crl_intake import CrlIntake
-from broker.sources.plain_http import NOT_MODIFIED, OK, HttpFailed, PlainHttp
+from provisioning.client.list_download import Fetched, NotFetched, download
+from provisioning.client.plain_http import PlainHttp
 from provisioning.pki.crl import CrlProblem
 
 log = structlog.get_logger("broker")
@@ -33,10 +34,6 @@ _TIMEOUT = 10.0
 _FIRST_PAUSE = 1.0
 _LEAST_PAUSE = 1.0
 _LOOK = 0.5
-
-
-class _Unfetched(Exception):
-    """The list could not be fetched; the text says why."""
 
 
 @dataclass(slots=True)
@@ -52,15 +49,6 @@ class _Followed:
     pause: float = _FIRST_PAUSE
     failed: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
-@dataclass(frozen=True, slots=True)
-class _Fetched:
-    """What came, and how to ask whether it is still the same."""
-
-    content: bytes
-    etag: str
-    modified: str
 
 
 class CrlUrls:
@@ -122,7 +110,7 @@ class CrlUrls:
             try:
                 async with self._slots, asyncio.timeout(_TIMEOUT):
                     fetched = await self._get(url, followed)
-            except (_Unfetched, TimeoutError) as error:
+            except (NotFetched, TimeoutError) as error:
                 if not followed.failed:
                     detail = str(error) or f"no answer within {_TIMEOUT:g} s"
                     self._intake.complain(CrlProblem.CRL_UNREADABLE, detail, url)
@@ -151,26 +139,12 @@ class CrlUrls:
             followed.due = self._clock() + max(_LEAST_PAUSE, min(self._refresh, left / 2))
         self.follow(taken.delta_urls)
 
-    async def _get(self, url: str, followed: _Followed) -> _Fetched | None:
-        headers = {"Accept": "application/pkix-crl, */*;q=0.5"}
-        if followed.unmatched is None:  # What could not be used has to come again.
-            if followed.etag:
-                headers["If-None-Match"] = followed.etag
-            if followed.modified:
-                headers["If-Modified-Since"] = followed.modified
-        try:
-            async with self._http.asked("GET", url, headers) as response:
-                if response.status_code == NOT_MODIFIED:
-                    return None
-                if response.status_code != OK:
-                    raise _Unfetched(f"HTTP status {response.status_code}")
-                chunks, size = [], 0
-                async for chunk in response.aiter_bytes():
-                    size += len(chunk)
-                    if size > _MOST_BYTES:
-                        raise _Unfetched(f"more than {_MOST_BYTES} bytes")
-                    chunks.append(chunk)
-                received = response.headers
-                return _Fetched(b"".join(chunks), received.get("ETag", ""), received.get("Last-Modified", ""))
-        except HttpFailed as error:
-            raise _Unfetched(f"cannot be fetched: {error}") from error
+    async def _get(self, url: str, followed: _Followed) -> Fetched | None:
+        known = followed.unmatched is None  # What could not be used has to come again.
+        return await download(
+            self._http,
+            url,
+            etag=followed.etag if known else "",
+            modified=followed.modified if known else "",
+            most_bytes=_MOST_BYTES,
+        )

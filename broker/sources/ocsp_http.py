@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 
-from broker.sources.plain_http import OK, HttpFailed, PlainHttp
+from provisioning.client.plain_http import OK, HttpFailed, PlainHttp
 from provisioning.pki.ocsp import Answer, OcspRefused, Question, ask, read_answer
 
 PATIENCE = 2.5

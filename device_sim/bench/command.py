@@ -9,10 +9,10 @@ import typer
 
 from device_sim.driver import Driver
 from device_sim.late_imports import late_imports
+from provisioning.command_group import command_group
 
-bench = typer.Typer(
-    help="Benchmark a broker over TLS: conn, pub, sub. Clients have keys of their own (--fleet), or one for all.",
-    no_args_is_help=True,
+bench = command_group(
+    help="Benchmark a broker over TLS: conn, pub, sub. Clients have keys of their own (--fleet), or one for all."
 )
 
 Host = Annotated[str, typer.Option("-h", "--host", help="The broker.")]
@@ -40,7 +40,7 @@ KeyFile = Annotated[Path | None, typer.Option("--keyfile", help="Its private key
 ServerName = Annotated[
     str | None, typer.Option("--server-name", help="The name in the broker's certificate.", show_default=False)
 ]
-WhichDriver = Annotated[Driver, typer.Option("--driver", help="Our own MQTT client, or paho-mqtt.")]
+WhichDriver = Annotated[Driver, typer.Option("--driver", help="paho-mqtt, or our own client for very many.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON document.")]
 
 
@@ -54,8 +54,10 @@ def conn(
 ) -> None:  # fmt: skip
     """Connect, and stay connected.
 
-    fleet-sim bench conn -h localhost -p 8883 -c 1000 -R 100 --fleet ./meters
-    """
+    \b
+    Example:
+      fleet-sim bench conn -h localhost -p 8883 -c 1000 -R 100 --fleet ./meters
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.bench.benchmarking import benchmark, keyring, planned
         from device_sim.bench.plan import Kind
@@ -80,8 +82,10 @@ def pub(
 ) -> None:  # fmt: skip
     """Connect and publish; a client that is late skips, and that is counted.
 
-    fleet-sim bench pub -c 100 -R 100 -I 100 -q 1 -s 256 -t fleet/%g/%c/telemetry --fleet ./meters
-    """
+    \b
+    Example:
+      fleet-sim bench pub -c 100 -R 100 -I 100 -q 1 -s 256 -t fleet/%g/%c/telemetry --fleet ./meters
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.bench.benchmarking import benchmark, keyring, planned
         from device_sim.bench.plan import Kind
@@ -105,8 +109,10 @@ def sub(
 ) -> None:  # fmt: skip
     """Connect and subscribe; messages of `bench pub` on this machine tell how long they took.
 
-    fleet-sim bench sub -c 1 -q 1 -t 'fleet/#' --fleet ./meters --service
-    """
+    \b
+    Example:
+      fleet-sim bench sub -c 1 -q 1 -t 'fleet/#' --fleet ./meters --service
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.bench.benchmarking import benchmark, keyring, planned
         from device_sim.bench.plan import Kind

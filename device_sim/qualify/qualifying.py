@@ -22,6 +22,7 @@ from device_sim.qualify.judging import SENDS_NOTHING
 from device_sim.qualify.papers import Papers
 from device_sim.qualify.run import Bench, qualify
 from device_sim.qualify.stages import NoSuchStage, Stage, pick
+from device_sim.qualify.stand import CannotListen
 from device_sim.report import ExitCode
 from device_sim.view import View
 from provisioning.pki.identity import InvalidIdentity
@@ -72,7 +73,7 @@ def judge_device(
             live = _Live(err, len(stages))
             return await qualify(bench, stages, parallel, live.begins, live.told)
 
-    with explained(View(), also=(BadCommand,)):
+    with explained(View(), also=(BadCommand, CannotListen)):
         outcomes = run_story(story)
         report.show(out, f"{_KIND} {client_id}", outcomes, headings=("a device should …", "it did"))
         if json is not None:

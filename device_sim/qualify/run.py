@@ -27,7 +27,7 @@ from device_sim.qualify.enrolment_stand import EnrolmentStand
 from device_sim.qualify.judging import Line
 from device_sim.qualify.papers import Papers
 from device_sim.qualify.stages import Stage, Witness
-from device_sim.qualify.stand import Stand
+from device_sim.qualify.stand import CannotListen, Stand
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE
 
@@ -77,7 +77,7 @@ async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: 
         async with asyncio.TaskGroup() as together:
             for stage in rest:
                 together.create_task(one(stage), name=stage.name)
-    except* (BadCommand, OSError) as errors:
+    except* (BadCommand, CannotListen, OSError) as errors:
         raise errors.exceptions[0] from None
     overall = [_outcome("reconnect", "in all stages together", line, bench.window) for line in judging.waits(sequences)]
     for outcome in overall:

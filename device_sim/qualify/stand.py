@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 import time
@@ -82,6 +83,10 @@ class Conduct:
     """Whether the first message is acknowledged; if not, the connection is dropped a second later."""
 
 
+class CannotListen(Exception):
+    """The place where the device is to connect is taken, or none of this machine's."""
+
+
 class Stand:
     """Listens on *host* and *port* (0: a free one) while it is entered."""
 
@@ -98,7 +103,11 @@ class Stand:
     async def __aenter__(self) -> Self:
         """Listen."""
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        self._listening = socket.create_server((self._host, self.port), family=family)
+        try:
+            self._listening = socket.create_server((self._host, self.port), family=family)
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise CannotListen(f"nothing can listen on {self._host} port {self.port}: {why}") from error
         self._listening.setblocking(False)
         self.port = self._listening.getsockname()[1]
         self._start(self._accept())

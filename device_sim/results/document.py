@@ -27,6 +27,8 @@ from provisioning.version import product_version
 
 SCHEMA = "fleet-sim-run/1"
 _WORST = 99.0
+_NAME = "report.json"
+"""How `fleet-sim run --output` calls it."""
 
 Document = dict[str, Any]
 
@@ -91,7 +93,9 @@ def environment() -> dict[str, Any]:
 
 
 def read(path: Path) -> Document:
-    """Return the document in *path*. Raises `UnreadableReport`."""
+    """Return the document in *path*, or in the report.json of that directory. Raises `UnreadableReport`."""
+    if path.is_dir():
+        path /= _NAME
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:

@@ -31,7 +31,8 @@ def summary_of(document: Document) -> RenderableType:
     verdict = Text("\n")
     verdict.append(document["verdict"], _COLOURS.get(document["verdict"], "bold red"))
     verdict.append(
-        f": {scenario['name']}, {scenario['devices']} devices, {document['seconds']:.0f} s "
+        f": {scenario['name']} on {document['environment']['broker']}, {scenario['devices']} devices, "
+        f"{document['seconds']:.0f} s "
         f"(seed {scenario['seed']}, scenario {scenario['fingerprint']})"
     )
     return Group(*parts, verdict)

@@ -20,8 +20,13 @@ from provisioning.api.operators import (
     new_router,
     rfc3339,
 )
+from provisioning.enrolment.manufacturer_fetch import MAXIMUM_URLS
+from provisioning.enrolment.manufacturers import ManufacturerChange
+from provisioning.pki.revocation import unpack
+from provisioning.store.manufacturer_list_urls import StoredUrl
 from provisioning.store.manufacturer_lists import StoredList
-from provisioning.store.manufacturers import LapsedLists, StoredManufacturer
+from provisioning.store.manufacturers import LapsedLists, RevokedDevices, StoredManufacturer
+from provisioning.store.recalls import RecalledDevice
 
 router: Final = new_router()
 
@@ -47,12 +52,19 @@ class NewManufacturer(BaseModel):
     name_prefix: Annotated[str, Field(max_length=64)] = ""
 
 
-class ManufacturerChange(BaseModel):
-    """``lapsed_lists``: ``refuse`` or ``accept`` devices about whom none of the manufacturer's lists holds any more."""
+class ManufacturerTerms(BaseModel):
+    """What is to be otherwise.
+
+    ``lapsed_lists``: ``refuse`` or ``accept`` devices about whom none of the manufacturer's lists holds any more.
+    ``revoked_devices``: ``report``, ``suspend`` or ``revoke`` devices that are in when it has revoked what let them in.
+    ``list_urls``: where its lists are fetched, all of them; none: nowhere.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    lapsed_lists: LapsedLists
+    lapsed_lists: LapsedLists | None = None
+    revoked_devices: RevokedDevices | None = None
+    list_urls: Annotated[list[str], Field(max_length=MAXIMUM_URLS)] | None = None
 
 
 @router.post("/manufacturers", status_code=HTTPStatus.CREATED)
@@ -86,11 +98,24 @@ async def show_manufacturer(name: str, administration: Administration) -> dict[s
 
 @router.patch("/manufacturers/{name}")
 async def change_manufacturer(
-    name: str, body: ManufacturerChange, operator: Operator, administration: Administration
+    name: str, body: ManufacturerTerms, operator: Operator, administration: Administration
 ) -> dict[str, Any]:
-    """Say what lapsed lists of a manufacturer mean. Whom a list names is refused however old it is."""
-    service = administration.manufacturers
-    return await _item(administration, await service.set_lapsed_lists(name, body.lapsed_lists, by=operator.device.name))
+    """Change a manufacturer's terms. Whom a list names is refused whatever they are, and however old it is."""
+    change = ManufacturerChange(body.lapsed_lists, body.revoked_devices, body.list_urls)
+    return await _item(administration, await administration.manufacturers.change(name, change, by=operator.device.name))
+
+
+@router.get("/manufacturers/{name}/revoked")
+async def revoked_devices(
+    name: str, administration: Administration, limit: Limit = DEFAULT_PAGE, after: Name | None = None
+) -> dict[str, Any]:
+    """List devices whose manufacturer has revoked the certificate that let them in, in order of name.
+
+    ``next`` is the cursor of the page that follows.
+    """
+    found = await administration.manufacturers.revoked(name, limit=limit + 1, after=after)
+    items = [_recalled_item(each) for each in found[:limit]]
+    return {"items": items, "next": items[-1]["device"] if len(found) > limit else None}
 
 
 @router.delete("/manufacturers/{name}")
@@ -139,11 +164,13 @@ async def _item(administration: Administration, manufacturer: StoredManufacturer
 
 
 async def _items(administration: Administration, found: Sequence[StoredManufacturer]) -> list[dict[str, Any]]:
-    lists = await administration.manufacturer_lists.of(found)
-    return [_with_lists(each, lists.get(each.id, ())) for each in found]
+    lists, urls = await administration.manufacturer_lists.of(found)
+    return [_with_lists(each, lists.get(each.id, ()), urls.get(each.id, ())) for each in found]
 
 
-def _with_lists(manufacturer: StoredManufacturer, lists: Iterable[StoredList]) -> dict[str, Any]:
+def _with_lists(
+    manufacturer: StoredManufacturer, lists: Iterable[StoredList], urls: Iterable[StoredUrl]
+) -> dict[str, Any]:
     return {
         "name": manufacturer.name,
         "group": manufacturer.group,
@@ -154,7 +181,30 @@ def _with_lists(manufacturer: StoredManufacturer, lists: Iterable[StoredList]) -
         "created_at": rfc3339(manufacturer.created_at),
         "created_by": manufacturer.created_by,
         "lapsed_lists": manufacturer.lapsed_lists,
+        "revoked_devices": manufacturer.revoked_devices,
+        "list_urls": [
+            {
+                "url": each.url,
+                "fetched_at": None if each.fetched_at is None else rfc3339(each.fetched_at),
+                "problem": each.problem or None,
+                "due_at": rfc3339(each.due_at),
+            }
+            for each in urls
+        ],
         "lists": [_list_item(each) for each in lists],
+    }
+
+
+def _recalled_item(recalled: RecalledDevice) -> dict[str, Any]:
+    said = unpack((b"", int(recalled.serial, 16)), recalled.entry)
+    return {
+        "device": recalled.device.name,
+        "group": recalled.device.group,
+        "state": recalled.device.state,
+        "idevid": recalled.serial,
+        "reason": said.reason,
+        "revoked_at": rfc3339(said.revoked_at),
+        "found_at": rfc3339(recalled.found_at),
     }
 
 

@@ -76,6 +76,15 @@ class ManufacturerList(Answer):
     taken_by: str
 
 
+class ManufacturerListUrl(Answer):
+    """Where a manufacturer's lists are fetched; *problem*: why the last attempt brought nothing."""
+
+    url: str
+    fetched_at: datetime | None = None
+    problem: str | None = None
+    due_at: datetime
+
+
 class TakenList(ManufacturerList):
     """A list that is in use now: how many it has revoked that the one before had not, and how many released."""
 
@@ -95,7 +104,21 @@ class Manufacturer(Answer):
     created_at: datetime
     created_by: str
     lapsed_lists: str
+    revoked_devices: str = "report"
+    list_urls: tuple[ManufacturerListUrl, ...] = ()
     lists: list[ManufacturerList]
+
+
+class RecalledDevice(Answer):
+    """A device that is known, whose manufacturer has revoked the certificate that let it in, *idevid*."""
+
+    device: str
+    group: str | None = None
+    state: str
+    idevid: str
+    reason: str
+    revoked_at: datetime
+    found_at: datetime
 
 
 class RemovedList(ManufacturerList):
@@ -205,16 +228,20 @@ class EnrolmentOperatorClient(OperatorClient):
         """Return one manufacturer."""
         return await self._call(Manufacturer, "GET", f"/v1/manufacturers/{quote(name, safe='')}")
 
-    async def set_lapsed_lists(self, name: str, lapsed: str) -> Manufacturer:
-        """Say what a manufacturer's lapsed lists mean: refuse or accept."""
-        request = {"lapsed_lists": lapsed}
-        return await self._call(Manufacturer, "PATCH", f"/v1/manufacturers/{quote(name, safe='')}", request)
+    async def change_manufacturer(self, name: str, terms: Mapping[str, Any]) -> Manufacturer:
+        """Change the *terms* that are given, as ``PATCH /v1/manufacturers/{name}`` calls them."""
+        return await self._call(Manufacturer, "PATCH", f"/v1/manufacturers/{quote(name, safe='')}", terms)
 
     async def take_list(self, name: str, crl: bytes, *, renumbered: bool = False) -> TakenList:
         """Give a manufacturer's CRL, in DER or PEM; its number may be lower than the last one's if *renumbered*."""
         path = f"/v1/manufacturers/{quote(name, safe='')}/lists"
         query = {"renumbered": "true"} if renumbered else None
         return self._read(TakenList, self._object(await self._send("POST", path, crl, query)))
+
+    async def revoked_devices(self, name: str) -> AsyncIterator[RecalledDevice]:
+        """Yield devices whose manufacturer has revoked what let them in, in order of name."""
+        async for item in self._walk(f"/v1/manufacturers/{quote(name, safe='')}/revoked", {}):
+            yield self._read(RecalledDevice, item)
 
     async def remove_list(self, name: str, sha256: str) -> RemovedList:
         """Have the list with this SHA-256 of a manufacturer's forgotten, and what it says."""

@@ -45,7 +45,7 @@ from provisioning.enrolment.ways.way import IpAddress, Settle, Vouched, Way
 from provisioning.enrolment.ways.webhook import Unasked, WebhookWay
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
-from provisioning.store import certificates, certificates_of_device, claims, devices, groups
+from provisioning.store import certificates, certificates_of_device, claims, devices, groups, recalls
 from provisioning.store.certificates import HeldCertificate, StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import Alternative, Group, NewKey, WayName, alternative_text
@@ -216,6 +216,7 @@ def _admit(
     readmitted = any(each.readmits for each in said)
     superseded: Sequence[StoredCertificate] = ()
     device = devices.find(connection, name, for_update=True)
+    is_new = device is None
     if device is None:
         device = _add_device(connection, rules, name, role, group, now, origin)
     else:
@@ -243,8 +244,19 @@ def _admit(
         answer,
         superseded,
         any(each.on_trial for each in said),
-        [each.settle for each in said if each.settle is not None],
+        _settlements(device, said, is_new=is_new),
     )
+
+
+def _settlements(device: Device, said: Sequence[Vouched], *, is_new: bool) -> list[Settle]:
+    """Return what is owed to those who have vouched, and what is to be known of how the device came in."""
+    owed = [each.settle for each in said if each.settle is not None]
+    idevid = next((each.idevid for each in said if each.idevid is not None), None)
+    if idevid is not None:
+        owed.append(lambda connection, *_: recalls.came_in(connection, device.id, *idevid))
+    elif not is_new:  # By another word than its manufacturer's: what that revokes later is not what it stands on.
+        owed.append(lambda connection, *_: recalls.forget(connection, device.id))
+    return owed
 
 
 def _shortest(*lives: timedelta | None) -> timedelta | None:

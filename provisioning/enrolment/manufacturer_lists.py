@@ -37,9 +37,10 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, read_entries, split, verify
 from provisioning.pki.revocation import Entries
-from provisioning.store import audit, manufacturer_lists, manufacturers
+from provisioning.store import audit, manufacturer_list_urls, manufacturer_lists, manufacturers
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
+from provisioning.store.manufacturer_list_urls import StoredUrl
 from provisioning.store.manufacturer_lists import MAXIMUM_SCOPE, StoredList
 from provisioning.store.manufacturers import LapsedLists, StoredManufacturer
 
@@ -79,10 +80,12 @@ class ManufacturerListService:
         self._database = database
         self._clock = clock
 
-    async def take(self, name: str, content: bytes, *, by: str, renumbered: bool = False) -> Taken:
+    async def take(
+        self, name: str, content: bytes, *, by: str, renumbered: bool = False, source: str | None = None
+    ) -> Taken:
         """Use the list in *content*, DER or PEM, for the manufacturer called *name*; raise `Refused`.
 
-        *renumbered*: its number may be lower than that of the one before.
+        *renumbered*: its number may be lower than that of the one before. *source*: the URL that it comes from.
         """
         known = await self._database.read(lambda connection: _find(connection, name))
         try:
@@ -124,6 +127,8 @@ class ManufacturerListService:
                 "released": released,
                 "sha256": digest.hex(),
             }
+            if source is not None:
+                told["url"] = source
             audit.append(connection, now, by, Action.MANUFACTURER_LIST_TAKEN, name, told)
             lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
             stored = next(each for each in lists if each.scope == listed.scope)
@@ -155,6 +160,7 @@ class ManufacturerListService:
                     Code.MANUFACTURER_LIST_UNKNOWN,
                     f"no list of {name} has the SHA-256 {sha256.hex()}: it was removed, or another has taken its place",
                 )
+            manufacturer_list_urls.forget_answers(connection, manufacturer.id)  # What is there still comes again.
             others = [each for each in lists if each is not stored]
             removed = Removed(stored, manufacturer_lists.remove(connection, stored, others))
             told = {
@@ -177,10 +183,17 @@ class ManufacturerListService:
         )
         return removed
 
-    async def of(self, those: Iterable[StoredManufacturer]) -> Mapping[int, Sequence[StoredList]]:
-        """Return the lists of each of *those* that has any, by its id."""
+    async def of(
+        self, those: Iterable[StoredManufacturer]
+    ) -> tuple[Mapping[int, Sequence[StoredList]], Mapping[int, Sequence[StoredUrl]]]:
+        """Return the lists of each of *those* that has any, by its id, and the URLs at which they are fetched."""
         ids = [each.id for each in those]
-        return await self._database.read(lambda connection: manufacturer_lists.of_manufacturers(connection, ids))
+        return await self._database.read(
+            lambda connection: (
+                manufacturer_lists.of_manufacturers(connection, ids),
+                manufacturer_list_urls.of_manufacturers(connection, ids),
+            )
+        )
 
 
 def _find(connection: Connection, name: str, *, for_update: bool = False) -> StoredManufacturer:

@@ -14,7 +14,8 @@ Rules
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -28,15 +29,17 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
+from provisioning.enrolment.manufacturer_fetch import MAXIMUM_URLS, check_list_url
 from provisioning.errors import Code, Refused
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.tls import TlsConfigurationError, client_context
-from provisioning.store import audit, authorities, manufacturers
+from provisioning.store import audit, authorities, manufacturer_list_urls, manufacturers, recalls
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
-from provisioning.store.manufacturers import LapsedLists, StoredManufacturer
+from provisioning.store.manufacturers import LapsedLists, RevokedDevices, StoredManufacturer
+from provisioning.store.recalls import RecalledDevice
 
 MAXIMUM_PREFIX: Final = 32
 _MINIMUM_RSA_BITS: Final = 2048
@@ -44,6 +47,15 @@ _UNREADABLE: Final = (*UNREADABLE, UnsupportedAlgorithm, TlsConfigurationError)
 _KEYS: Final = KeyPolicy()
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ManufacturerChange:
+    """What is to be otherwise; None: as it is."""
+
+    lapsed_lists: LapsedLists | None = None
+    revoked_devices: RevokedDevices | None = None
+    list_urls: Sequence[str] | None = None
 
 
 class ManufacturerService:
@@ -129,18 +141,41 @@ class ManufacturerService:
         log.info("manufacturer ended", manufacturer=name, by=by)
         return ended
 
-    async def set_lapsed_lists(self, name: str, lapsed: LapsedLists, *, by: str) -> StoredManufacturer:
-        """Say whether devices are let in about whom no list of the manufacturer's holds, though it has lists."""
+    async def change(self, name: str, change: ManufacturerChange, *, by: str) -> StoredManufacturer:
+        """Have a manufacturer's terms as *change* says; raise `Refused`."""
+        urls = None if change.list_urls is None else _checked(change.list_urls)
 
-        def record(connection: Connection) -> StoredManufacturer:
-            if manufacturers.set_lapsed_lists(connection, name, lapsed):
-                facts = {"lapsed_lists": lapsed.value}
+        def record(connection: Connection) -> tuple[StoredManufacturer, Mapping[str, object]]:
+            known = _known(manufacturers.find_named(connection, name, for_update=True), name)
+            lapsed, revoked = known.lapsed_lists, known.revoked_devices
+            facts: dict[str, object] = {}
+            if change.lapsed_lists not in {None, lapsed}:
+                lapsed = LapsedLists(change.lapsed_lists)
+                facts["lapsed_lists"] = lapsed.value
+            if change.revoked_devices not in {None, revoked}:
+                revoked = RevokedDevices(change.revoked_devices)
+                facts["revoked_devices"] = revoked.value
+                if revoked is not RevokedDevices.REPORT:
+                    recalls.forget_of(connection, known.id)  # What was reported is done now.
+            if urls is not None and manufacturer_list_urls.put(connection, known.id, urls, self._clock()):
+                facts["list_urls"] = urls
+            if facts:
+                manufacturers.set_terms(connection, known.id, lapsed, revoked)
                 audit.append(connection, self._clock(), by, Action.MANUFACTURER_CHANGED, name, facts)
-            return _known(manufacturers.find_named(connection, name), name)
+            return _known(manufacturers.find_named(connection, name), name), facts
 
-        changed = await self._database.write(record)
-        log.info("manufacturer changed", manufacturer=name, lapsed_lists=lapsed.value, by=by)
+        changed, facts = await self._database.write(record)
+        log.info("manufacturer changed", manufacturer=name, by=by, **facts)
         return changed
+
+    async def revoked(self, name: str, *, limit: int, after: str | None) -> Sequence[RecalledDevice]:
+        """Return devices whose manufacturer has revoked what let them in, in order of name, after the name *after*."""
+
+        def read(connection: Connection) -> Sequence[RecalledDevice]:
+            known = _known(manufacturers.find_named(connection, name), name)
+            return recalls.page(connection, known.id, limit=limit, after=after)
+
+        return await self._database.read(read)
 
     async def find(self, name: str) -> StoredManufacturer:
         """Return the manufacturer called *name*; raise `Refused` if there is none."""
@@ -220,6 +255,15 @@ def _comes_again(known: StoredManufacturer, certificate: x509.Certificate, group
         and before.subject == certificate.subject
         and (known.ended_at is not None or before != certificate)
     )
+
+
+def _checked(urls: Sequence[str]) -> list[str]:
+    if len(urls) > MAXIMUM_URLS:
+        raise _invalid(f"list_urls names {len(urls)} URLs, {MAXIMUM_URLS} at most")
+    try:
+        return list(dict.fromkeys(map(check_list_url, urls)))
+    except ValueError as error:
+        raise _invalid(f"list_urls: {error}") from error
 
 
 def _known(stored: StoredManufacturer | None, name: str) -> StoredManufacturer:

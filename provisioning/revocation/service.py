@@ -31,6 +31,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import Grounds, grounds_of
+from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
 from provisioning.revocation.taken import can_be_taken, facts_before, is_taken_with_its_device, others_for_their_keys
@@ -83,10 +84,19 @@ class RevocationService:
         self._after_commit = after_commit
 
     async def revoke_device(
-        self, name: str, reason: RevocationReason, *, by: str, invalidity_date: datetime | None = None
+        self,
+        name: str,
+        reason: RevocationReason,
+        *,
+        by: str,
+        invalidity_date: datetime | None = None,
+        occasion: Occasion = AN_OPERATOR_S_WORD,
     ) -> RevocationOutcome:
-        """Revoke a device as a whole; raise `Refused` if there is no such device or the reason is not allowed."""
-        return await self._end_device(name, DeviceState.REVOKED, self._grounds(reason, invalidity_date), by)
+        """Revoke a device as a whole; raise `Refused` if there is no such device or the reason is not allowed.
+
+        Raises `NoOccasion` if that does not hold any more.
+        """
+        return await self._end_device(name, DeviceState.REVOKED, self._grounds(reason, invalidity_date), by, occasion)
 
     async def decommission(self, name: str, *, by: str) -> RevocationOutcome:
         """Revoke a device for cessationOfOperation and never let its name in again; raise `Refused`."""
@@ -97,7 +107,9 @@ class RevocationService:
         _check_reason(reason)
         return grounds_of(reason, invalidity_date, self._clock())
 
-    async def _end_device(self, name: str, state: DeviceState, grounds: Grounds, by: str) -> RevocationOutcome:
+    async def _end_device(
+        self, name: str, state: DeviceState, grounds: Grounds, by: str, occasion: Occasion = AN_OPERATOR_S_WORD
+    ) -> RevocationOutcome:
         def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed, int]:
             now = self._clock()
             voided = tokens.void(connection, [name], now)  # Before the device: that is the order of the store's locks.
@@ -107,6 +119,7 @@ class RevocationService:
             if device.role is not Role.DEVICE:
                 go_alone(connection)  # Whether an admin is left depends on all of them.
             check_not_the_service(device)
+            occasion.check(connection, device)
             voided += _void_made_with(connection, [device], grounds, now)
             issued = certificates_of_device.every(connection, device.id)
             ended = [each for each in issued if is_taken_with_its_device(each, grounds, now)]
@@ -119,7 +132,7 @@ class RevocationService:
             if changed or voided:
                 action = Action.DECOMMISSIONED if state is DeviceState.DECOMMISSIONED else Action.REVOKED
                 facts = {**grounds.facts, "serials": [each.serial for each in ended], "tokens_voided": voided}
-                audit.append(connection, now, by, action, name, {**facts, **facts_before(ended)})
+                audit.append(connection, now, by, action, name, {**facts, **facts_before(ended), **occasion.facts})
             return RevocationOutcome(revoked or facts_of(issued), changed or bool(voided)), ended, voided
 
         outcome, ended, voided = await self._database.write(transaction, lambda: {("device", name)}, short=True)

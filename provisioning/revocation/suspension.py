@@ -25,6 +25,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
 from provisioning.revocation.service import Changed, RevocationOutcome, Revoked, facts_of
 from provisioning.store import audit, certificates, certificates_of_device, claims, devices, revocations
@@ -67,8 +68,11 @@ class SuspensionService:
         self._clock = clock
         self._after_commit = after_commit
 
-    async def suspend_device(self, name: str, *, by: str) -> RevocationOutcome:
-        """Put every certificate of a device on hold; raise `Refused` if it is unknown or gone for good."""
+    async def suspend_device(self, name: str, *, by: str, occasion: Occasion = AN_OPERATOR_S_WORD) -> RevocationOutcome:
+        """Put every certificate of a device on hold; raise `Refused` if it is unknown or gone for good.
+
+        Raises `NoOccasion` if that does not hold any more.
+        """
 
         def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
             now = self._clock()
@@ -78,6 +82,7 @@ class SuspensionService:
             if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
                 raise Refused(Code.REVOCATION_FINAL, f"{name} is {device.state}: there is nothing left to suspend")
             check_not_the_service(device)
+            occasion.check(connection, device)
             issued = certificates_of_device.every(connection, device.id)
             fresh = [each for each in issued if each.revocation is None and now < each.not_after]
             held = self._hold(connection, fresh, now, by)
@@ -86,7 +91,8 @@ class SuspensionService:
             if device.state is not DeviceState.SUSPENDED:
                 devices.set_state(connection, [device.id], DeviceState.SUSPENDED, now)
             if changed:
-                _audit(connection, now, by, Action.SUSPENDED, name, fresh)
+                facts = {"serials": [each.serial for each in fresh], **occasion.facts}
+                audit.append(connection, now, by, Action.SUSPENDED, name, facts)
             return RevocationOutcome(held or facts_of(issued), changed), fresh
 
         outcome, fresh = await self._database.write(transaction)

@@ -72,6 +72,7 @@ class Action(StrEnum):
     MANUFACTURER_ENDED = "manufacturer ended"
     MANUFACTURER_CHANGED = "manufacturer changed"
     MANUFACTURER_LIST_TAKEN = "manufacturer list taken"
+    IDEVID_REVOKED = "IDevID revoked"
     MANUFACTURER_LIST_REMOVED = "manufacturer list removed"
     DEVICES_LISTED = "devices listed"
     DEVICES_UNLISTED = "devices unlisted"

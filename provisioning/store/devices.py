@@ -182,3 +182,8 @@ def count(connection: Connection) -> dict[DeviceState, int]:
     rows = connection.execute(select(state, func.count()).select_from(devices).group_by(state))
     found = {DeviceState(name): number for name, number in rows}
     return {state: found.get(state, 0) for state in DeviceState}
+
+
+def with_id(connection: Connection, identifier: int) -> Device:
+    """Return the device that has this id, which is somebody's."""
+    return device_from(connection.execute(select(devices).where(devices.c.id == identifier)).one())

@@ -28,6 +28,7 @@ _FACTS: Final = (
     manufacturers.c.created_by,
     manufacturers.c.ended_at,
     manufacturers.c.lapsed_lists,
+    manufacturers.c.revoked_devices,
 )
 """As `StoredManufacturer` has them."""
 _ONE: Final = Prepared(select(*_FACTS).where(manufacturers.c.id == bindparam("wanted")))
@@ -44,6 +45,17 @@ class LapsedLists(StrEnum):
     """They are let in, if no list names them: the manufacturer makes no more lists, or makes them late."""
 
 
+class RevokedDevices(StrEnum):
+    """What becomes of devices that are in, once the manufacturer has revoked the certificate that let them in."""
+
+    REPORT = "report"
+    """They stay; it is in the audit log, and told."""
+    SUSPEND = "suspend"
+    """They are suspended, until an operator resumes them."""
+    REVOKE = "revoke"
+    """They are revoked; suspended where the manufacturer has only put theirs on hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredManufacturer:
     """A manufacturer's CA as the store knows it."""
@@ -58,6 +70,7 @@ class StoredManufacturer:
     created_by: str
     ended_at: datetime | None
     lapsed_lists: LapsedLists
+    revoked_devices: RevokedDevices
 
 
 def add(
@@ -148,10 +161,17 @@ def end(connection: Connection, name: str, now: datetime) -> bool:
     return connection.execute(statement.values(ended_at=now)).rowcount == 1
 
 
-def set_lapsed_lists(connection: Connection, name: str, lapsed: LapsedLists) -> bool:
-    """Say what lapsed lists mean; return False if that is what they meant before."""
-    statement = update(manufacturers).where(manufacturers.c.name == name, manufacturers.c.lapsed_lists != lapsed.value)
-    return connection.execute(statement.values(lapsed_lists=lapsed.value)).rowcount == 1
+def set_terms(
+    connection: Connection, identifier: int, lapsed_lists: LapsedLists, revoked_devices: RevokedDevices
+) -> None:
+    """Say what lapsed lists mean, and what becomes of devices that are in when they are revoked."""
+    terms = {"lapsed_lists": lapsed_lists.value, "revoked_devices": revoked_devices.value}
+    connection.execute(update(manufacturers).where(manufacturers.c.id == identifier).values(terms))
+
+
+def every(connection: Connection) -> Sequence[StoredManufacturer]:
+    """Return every CA, ended ones too."""
+    return [_from_row(row) for row in connection.execute(select(*_FACTS).order_by(manufacturers.c.id))]
 
 
 def anchors(connection: Connection) -> list[bytes]:
@@ -161,7 +181,8 @@ def anchors(connection: Connection) -> list[bytes]:
 
 
 def _from_row(row: Any) -> StoredManufacturer:
-    identifier, name, group, prefix, fingerprint, der, created_at, created_by, ended_at, lapsed = row
+    identifier, name, group, prefix, fingerprint, der, created_at, created_by, ended_at, *terms = row
+    lapsed, revoked = LapsedLists(terms[0]), RevokedDevices(terms[1])
     return StoredManufacturer(
-        identifier, name, group, prefix, fingerprint, der, created_at, created_by, ended_at, LapsedLists(lapsed)
+        identifier, name, group, prefix, fingerprint, der, created_at, created_by, ended_at, lapsed, revoked
     )

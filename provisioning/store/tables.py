@@ -11,18 +11,11 @@ Rules
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
-
 from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
     Column,
-    DateTime,
-    Dialect,
     ForeignKey,
     Index,
     Integer,
@@ -33,7 +26,8 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.types import TypeDecorator
+
+from provisioning.store.utc_date_time import UtcDateTime
 
 metadata = MetaData(
     naming_convention={
@@ -44,58 +38,6 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
-
-
-_MOMENTS = 64
-"""Texts that are remembered: a work writes its own time to every table. Equal moments are equal in UTC."""
-_WITHOUT_ZONE = len("2026-11-01 12:00:00.000000")
-_NAIVE = "a naive datetime has no place in the store"
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time, aware on both sides; SQLite, which knows no time zones, holds it as UTC."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Turn *value* into UTC; a naive one is a bug."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(_NAIVE)
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
-
-    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], Any] | None:
-        """Return what writes a value; for SQLite the text that the library's own type would make of it."""
-        return _sqlite_text if dialect.name == "sqlite" else super().bind_processor(dialect)
-
-    def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], Any] | None:
-        """Return what reads a value; for SQLite from the text, in one step: a batch reads fifteen thousand."""
-        return _from_sqlite_text if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Say that what SQLite holds is UTC."""
-        if not isinstance(value, datetime):
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-@functools.lru_cache(_MOMENTS)
-def _sqlite_text(value: datetime | None) -> str | None:
-    if value is None:
-        return None
-    if value.tzinfo is None:
-        raise ValueError(_NAIVE)
-    if value.tzinfo is not UTC:
-        value = value.astimezone(UTC)
-    return value.isoformat(" ", "microseconds")[:_WITHOUT_ZONE]
-
-
-def _from_sqlite_text(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(f"{text}+00:00")  # As UTC, the object that is called so.
-
 
 BIG_ID = BigInteger().with_variant(Integer, "sqlite")  # Only INTEGER is SQLite's row id, and it has 64 bits.
 NAME = String(64)
@@ -317,6 +259,7 @@ manufacturers = Table(
     Column("created_by", NAME, nullable=False),
     Column("ended_at", UtcDateTime),
     Column("lapsed_lists", String(8), nullable=False, server_default="refuse"),
+    Column("revoked_devices", String(8), nullable=False, server_default="report"),
 )
 """CAs of manufacturers, whose device certificates open a group."""
 
@@ -347,6 +290,41 @@ manufacturer_revocations = Table(
 """What those lists say: each certificate with reason and time (`provisioning.pki.revocation.pack`).
 
 On SQLite it has no row ids."""
+
+manufacturer_list_urls = Table(
+    "manufacturer_list_urls",
+    metadata,
+    Column("id", BIG_ID, primary_key=True),
+    Column("manufacturer_id", BIG_ID, ForeignKey("manufacturers.id"), nullable=False),
+    Column("url", String(500), nullable=False),
+    Column("due_at", UtcDateTime, nullable=False),
+    Column("fetched_at", UtcDateTime),
+    Column("problem", String(400), nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("etag", String(200), nullable=False),
+    Column("modified", String(200), nullable=False),
+    UniqueConstraint("manufacturer_id", "url"),
+)
+"""Where manufacturers' lists are fetched, and what came of it: see `provisioning.store.manufacturer_list_urls`."""
+
+idevids = Table(
+    "idevids",
+    metadata,
+    Column("device_id", BIG_ID, ForeignKey("devices.id"), primary_key=True, autoincrement=False),
+    Column("manufacturer_id", BIG_ID, ForeignKey("manufacturers.id"), nullable=False),
+    Column("serial", SERIAL, nullable=False),
+    Index("ix_idevids_serial", "serial"),
+)
+"""By which of its manufacturer's certificates each device came in, the last time that it came by one."""
+
+recalls = Table(
+    "recalls",
+    metadata,
+    Column("device_id", BIG_ID, ForeignKey("devices.id"), primary_key=True, autoincrement=False),
+    Column("entry", BigInteger, nullable=False),
+    Column("found_at", UtcDateTime, nullable=False),
+)
+"""Devices whose manufacturer has revoked that certificate since, with what it says and when that was followed."""
 
 listed_devices = Table(
     "listed_devices",

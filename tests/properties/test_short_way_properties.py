@@ -19,7 +19,7 @@ from provisioning.audit_chain import AuditHead, link, seal
 from provisioning.enrolment.attempt import Attempt, TlsConnection, TokenCredential
 from provisioning.flat_json import FlatJson
 from provisioning.revocation.reasons import RevocationReason
-from provisioning.store.tables import UtcDateTime
+from provisioning.store.utc_date_time import UtcDateTime
 from tests.support.requests import NOON
 
 MOMENTS = st.datetimes(timezones=st.just(UTC))

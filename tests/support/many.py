@@ -8,7 +8,8 @@ from sqlalchemy import bindparam, text, update
 from sqlalchemy.engine import Connection
 
 from provisioning.store.counters import Counter
-from provisioning.store.tables import UtcDateTime, counters
+from provisioning.store.tables import counters
+from provisioning.store.utc_date_time import UtcDateTime
 
 FIRST_SERIAL = 1 << 126
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
+import typer
+from pydantic_core import PydanticUndefined
 from typer.testing import CliRunner
 
 import broker.cli
 import device_sim.cli
 import provisioning.cli
+from broker.config import BrokerConfig
 from device_sim.driver import Driver
 from provisioning.version import product_version
 from tests.support.imported import imported
@@ -98,3 +102,39 @@ def test_a_worker_of_a_run_imports_what_a_worker_needs(driver: Driver, other: st
     assert {"device_sim.run.part", "httpx"} <= modules
     conductor = {"device_sim.cli", "device_sim.run.runner", "device_sim.results", "device_sim.stage", "device_sim.view"}
     assert modules & (conductor | {"rich.console", "pygments.util", "typer", other}) == set()
+
+
+def commands_of(program: str) -> Iterator[tuple[list[str], Any]]:
+    """Yield every command and group of *program*, with the words that name it."""
+    waiting: list[tuple[list[str], Any]] = [([], typer.main.get_command(PROGRAMS[program]))]
+    while waiting:
+        words, command = waiting.pop()
+        yield words, command
+        waiting += [([*words, name], each) for name, each in getattr(command, "commands", {}).items()]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_cuts_nothing_off_and_explains_every_option(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for words, command in commands_of(program):
+        text = CliRunner().invoke(PROGRAMS[program], [*words, "--help"]).output
+        said = " ".join(text.split())
+        for each in getattr(command, "commands", {}).values():
+            assert " ".join((each.help or "").split("\n\n")[0].split()) in said
+        for each in command.params:
+            assert each.help, (words, each.name)
+            assert all(name in said for name in each.opts if name.startswith("-")), (words, each.opts)
+
+
+def test_a_flag_of_the_broker_says_its_setting_s_default() -> None:
+    (run,) = [command for words, command in commands_of("fleet-broker") if words == ["run"]]
+    helps = {each.name: each.help for each in run.params}
+    told = 0
+    for name, field in BrokerConfig.model_fields.items():
+        default = field.default
+        if name not in helps or default in (None, False, (), PydanticUndefined):
+            continue
+        shown = "do" if default is True else f"{default:g}" if isinstance(default, float) else default
+        assert f"(default: {shown})" in helps[name], name
+        told += 1
+    assert told > 8

@@ -83,6 +83,7 @@ class ManufacturerWay(Way):
             proves=True,
             identifies=True,
             origin=f"manufacturer {manufacturer.name} {serial_number}",
+            idevid=(manufacturer.id, certificate.serial_number),
         )
 
 

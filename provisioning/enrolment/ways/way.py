@@ -64,6 +64,8 @@ class Vouched:
     """What this very request was answered with before, for a key that is nowhere any more: to be replaced."""
     on_trial: bool = False
     """The certificate is on hold until its successor is asked for."""
+    idevid: tuple[int, int] | None = None
+    """The manufacturer's id, and the serial number of its certificate that the device came with."""
     settle: Settle | None = None
 
 

@@ -15,13 +15,13 @@ from tests.support.provisioning import ProvisioningService
 
 
 class Operator:
-    """Runs commands with the service's directory and address."""
+    """Runs commands with the service's directory; they find its ports, which are not those of its settings."""
 
     def __init__(self, service: ProvisioningService) -> None:
         self._service = service
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        done = self._service.command(*arguments, "--dir", str(self._service.dir), "--url", self._service.https)
+        done = self._service.command(*arguments, "--dir", str(self._service.dir))
         return done.returncode, done.stdout, done.stderr
 
 
@@ -138,6 +138,16 @@ def test_a_service_that_does_not_answer_is_named(service: ProvisioningService) -
     done = service.command("device", "list", "--dir", str(service.dir), "--url", "https://127.0.0.1:1")
     assert done.returncode == 1
     assert "https://127.0.0.1:1 does not answer" in done.stderr
+
+
+def test_a_second_service_on_one_sqlite_directory_is_refused(service: ProvisioningService) -> None:
+    if service.database_url.startswith("postgresql"):
+        pytest.skip("there several may")
+    second = service.command("serve", "--dir", str(service.dir), "--port", "0", "--http-port", "0")
+    assert second.returncode == 1
+    assert (
+        f"{service.dir} is served by another process, at https://localhost:{service.port}: on SQLite" in second.stderr
+    )
 
 
 def test_help_shows_every_command_with_an_example(service: ProvisioningService) -> None:

@@ -13,10 +13,12 @@ import pytest
 
 from provisioning.pki.keys import key_to_pem
 from provisioning.pki.tls import CredentialFiles
+from tests.support.broker_process import wait_until
 from tests.support.curl import Curl, CurlAnswer
 from tests.support.manufacturer import Manufacturer
 from tests.support.openssl import OpensslDevice, certificate_facts, openssl
 from tests.support.provisioning import ProvisioningService
+from tests.support.web import WebServer
 from tests.support.webhook import WebhookServer
 
 
@@ -199,6 +201,26 @@ def test_what_the_manufacturer_has_revoked_lets_nobody_in(
         "manufacturer", "remove-crl", name, beginning
     )
     assert enrols(stolen, "SN1").status == 200
+
+    with WebServer() as web:
+        web.pages["/devices.crl"] = second.read_bytes()
+        url = f"{web.url}/devices.crl"
+        said = command("manufacturer", "set", name, "--list-url", url, "--revoked-devices", "suspend")
+        assert url in said
+
+        def states() -> list[str]:
+            return [each["state"] for each in json.loads(command("manufacturer", "revoked", name, "--json"))]
+
+        wait_until(lambda: states() == ["suspended", "suspended"], "both devices are out")
+        assert "privilegeWithdrawn" not in (told := command("manufacturer", "revoked", name))
+        assert "keyCompromise" in told
+        shown = command("manufacturer", "show", name, "--json")
+        assert json.loads(shown)["list_urls"][0]["problem"] is None
+    assert "list_urls: a list's URL must begin with http://" in command(
+        "manufacturer", "set", name, "--list-url", "https://pki.acme.example/", code=1
+    )
+    assert url not in command("manufacturer", "set", name, "--no-list-urls")
+    assert "say what is to be otherwise" in command("manufacturer", "set", name, code=2)
 
 
 def test_a_list_is_imported_and_its_faults_are_named_by_line(

@@ -53,7 +53,7 @@ def test_a_stored_document_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [path.name for path in write_all(document, tmp_path)] == [
         "report.json", "report.html", "timeline.csv", "junit.xml",
     ]  # fmt: skip
-    assert read(tmp_path / "report.json") == json.loads(json.dumps(document))
+    assert read(tmp_path / "report.json") == read(tmp_path) == json.loads(json.dumps(document))
 
 
 def test_histograms_can_be_merged_without_loss() -> None:
@@ -77,6 +77,8 @@ def test_what_is_no_report_is_refused(tmp_path: Path, content: bytes, words: str
         read(tmp_path / "x.json")
     with pytest.raises(UnreadableReport, match="cannot be read"):
         read(tmp_path / "missing.json")
+    with pytest.raises(UnreadableReport, match=r"report\.json cannot be read: No such file"):
+        read(tmp_path)
 
 
 def test_the_page_is_well_formed_and_fetches_nothing() -> None:

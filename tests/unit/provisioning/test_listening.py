@@ -38,7 +38,10 @@ def test_a_port_where_anybody_listens_is_refused_whoever_has_workers(host: str, 
         for each in places:
             each.http.listen()
         taken = settings.model_copy(update={"http_port": port_of((places[0] if theirs == 2 else alone).http_url)})
-        with pytest.raises(ConfigurationError, match=f"^http_port {taken.http_port} on {host} cannot be used: Address"):
+        with pytest.raises(
+            ConfigurationError,
+            match=f"^http_port {taken.http_port} on {host} cannot be used: Address already in use; choose",
+        ):
             (bound(taken) if ours == 1 else bound_for(taken, 2)).__enter__()
 
 

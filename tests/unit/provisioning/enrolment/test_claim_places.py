@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.store import claim_places, claims, groups, tables
-from provisioning.store.tables import UtcDateTime
+from provisioning.store.utc_date_time import UtcDateTime
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many import fill
 from tests.support.ways import HOUR, claim, enrol, group, refusal

@@ -23,7 +23,7 @@ from provisioning.enrolment import manufacturer_lists as lists_of_manufacturers
 from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.manufacturer_lists import ManufacturerListService
 from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
-from provisioning.enrolment.manufacturers import ManufacturerService
+from provisioning.enrolment.manufacturers import ManufacturerChange, ManufacturerService
 from provisioning.errors import Code, Refused
 from provisioning.metrics import ManufacturersCollector
 from provisioning.pki.crl import Scope
@@ -76,7 +76,7 @@ async def acme(fleet: Fleet) -> Manufacturer:
 
 async def set_lapsed(fleet: Fleet, lapsed: LapsedLists) -> None:
     service = ManufacturerService(fleet.database, fleet.clock, nothing)
-    assert (await service.set_lapsed_lists("acme", lapsed, by="anna")).lapsed_lists is lapsed
+    assert (await service.change("acme", ManufacturerChange(lapsed), by="anna")).lapsed_lists is lapsed
 
 
 async def test_what_the_manufacturer_has_revoked_lets_nobody_in(
@@ -297,7 +297,7 @@ async def test_a_list_of_nobody_is_refused(fleet: Fleet, acme: Manufacturer) -> 
     with pytest.raises(Refused, match="MANUFACTURER_UNKNOWN"):
         await give_list(fleet, listed(acme), "other")
     service = ManufacturerService(fleet.database, fleet.clock, nothing)
-    for call in (service.find("other"), service.set_lapsed_lists("other", LapsedLists.ACCEPT, by="anna")):
+    for call in (service.find("other"), service.change("other", ManufacturerChange(), by="anna")):
         with pytest.raises(Refused, match="MANUFACTURER_UNKNOWN"):
             await call
 
@@ -464,7 +464,9 @@ async def test_the_service_says_once_that_a_list_is_awaited(fleet: Fleet, acme: 
     assert (await said(), watch.ends) == ([], {})
     await give_list(fleet, listed(acme))
     assert (await said(), watch.ends) == ([], {"acme": NOON + DAY})
-    told = [each for family in ManufacturersCollector(lambda: watch.ends).collect() for each in family.samples]
+    told = [
+        each for family in ManufacturersCollector(lambda: watch.ends, dict, {}).collect() for each in family.samples
+    ]
     assert [(each.labels["manufacturer"], each.value) for each in told] == [("acme", (NOON + DAY).timestamp())]
     fleet.clock.advance(19 * HOUR)
     assert (await said(), await said()) == (["soon"], [])

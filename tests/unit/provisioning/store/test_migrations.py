@@ -24,6 +24,7 @@ from provisioning.store import (
     device_keys,
     devices,
     inventory,
+    manufacturer_list_urls,
     manufacturer_lists,
     manufacturers,
     revocations,
@@ -280,13 +281,14 @@ INSERT INTO certificates
 
 
 async def test_a_manufacturer_of_before_has_no_list_and_would_wait_for_a_next_one(store_url: str) -> None:
-    def upgraded(connection: Connection) -> tuple[object, object]:
-        upgrade_from(connection, "0022", "0023", _MANUFACTURER)
+    def upgraded(connection: Connection) -> tuple[object, ...]:
+        upgrade_from(connection, "0022", "0024", _MANUFACTURER)
         (known,) = manufacturers.page(connection, limit=9, after=None)
-        return known.lapsed_lists, manufacturer_lists.of_manufacturer(connection, known.id)
+        lists = manufacturer_lists.of_manufacturer(connection, known.id)
+        return known.lapsed_lists, known.revoked_devices, lists, manufacturer_list_urls.in_force(connection)
 
     database = Database(store_url)
-    assert await database.write(upgraded) == ("refuse", [])
+    assert await database.write(upgraded) == ("refuse", "report", [], [])
     await database.close()
 
 

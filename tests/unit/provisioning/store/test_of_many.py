@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from provisioning.pki.identity import Role
 from provisioning.store import certificates, devices, of_many, tables
 from provisioning.store.prepared import Answer, Prepared
-from provisioning.store.tables import UtcDateTime
+from provisioning.store.utc_date_time import UtcDateTime
 from tests.support.fleet import NOON, Fleet
 
 ODD = [

@@ -17,7 +17,8 @@ from sqlalchemy.exc import IntegrityError, NoResultFound
 from provisioning.store import schema
 from provisioning.store.database import Database
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import UtcDateTime, tokens
+from provisioning.store.tables import tokens
+from provisioning.store.utc_date_time import UtcDateTime
 
 ABROAD = datetime(2026, 3, 1, 14, 0, 0, 123456, tzinfo=timezone(timedelta(hours=2)))
 ROW: dict[str, Any] = {

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.sources.plain_http import HttpFailed, PlainHttp
+from provisioning.client.plain_http import HttpFailed, PlainHttp
 
 
 @pytest.fixture

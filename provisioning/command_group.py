@@ -1,0 +1,34 @@
+"""Commands in groups, as the help of all three programs shows them: plain text, and of each command the whole sentence.
+
+On a terminal of 80 columns Typer's boxes cut names of options off, and its plain text what a command does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+
+class CommandGroup(TyperGroup):
+    """A group of commands whose summaries are not cut off."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the first paragraph of what each command says of itself."""
+        named = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, _summary(command.help or "")) for name, command in named if command is not None]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+
+def command_group(**settings: Any) -> typer.Typer:
+    """Return an application or a part of one, whose *settings* are Typer's; without a command it shows its help."""
+    return typer.Typer(
+        cls=CommandGroup, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, **settings
+    )
+
+
+def _summary(text: str) -> str:
+    return " ".join(text.split("\n\n", maxsplit=1)[0].split())

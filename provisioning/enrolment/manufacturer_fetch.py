@@ -1,0 +1,188 @@
+"""Manufacturers' lists at URLs that operators have given: fetched before they end, and taken as if they were given.
+
+Rules
+-----
+1. A URL is an operator's, http and no redirect: what comes is signed (RFC 5280 §8 has no use for TLS here), and nobody
+   is shown it. So many bytes and seconds at most, nothing is decompressed, no proxy of the environment's is used.
+2. What comes is judged as a list that an operator gives (`provisioning.enrolment.manufacturer_lists`): who answers can
+   neither release anybody nor play an old list back. A list whose manufacturer numbers anew waits for his word.
+3. Of all processes on one database one fetches (`provisioning.store.manufacturer_list_urls`).
+4. The pause is the setting's, or half of what is left of the list's life, less up to a fifth of it at random. After a
+   failure it begins at half a minute and doubles. Each new failure is said once.
+5. Of a manufacturer that was ended nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import structlog
+
+from provisioning.client.list_download import Fetched, NotFetched, download
+from provisioning.client.plain_http import PlainHttp
+from provisioning.enrolment.manufacturer_lists import ManufacturerListService
+from provisioning.errors import Code, Refused
+from provisioning.store import manufacturer_list_urls
+from provisioning.store.database import Database
+from provisioning.store.manufacturer_list_urls import MAXIMUM_PROBLEM, MAXIMUM_VALIDATOR, StoredUrl
+
+MAXIMUM_URL: Final = 500
+MAXIMUM_URLS: Final = 64
+"""Of a manufacturer."""
+_PATIENCE_SECONDS: Final = 30.0
+_AHEAD: Final = timedelta(minutes=2)
+"""For so long a URL is nobody else's: the answer's time, and the time that it takes to record a long list."""
+_FIRST_PAUSE: Final = timedelta(seconds=30)
+_LEAST_PAUSE: Final = timedelta(minutes=1)
+_MOST_DOUBLED: Final = 16
+_AT_ONCE: Final = 4
+_JITTER: Final = 0.2
+_ROUND_SECONDS: Final = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+def check_list_url(url: str) -> str:
+    """Return *url* if a manufacturer's list may be fetched there; raise ValueError with a sentence otherwise."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"a list's URL is no URL ({error})") from error
+    if len(url) > MAXIMUM_URL or not url.isascii() or not url.isprintable() or not host or port == 0:
+        raise ValueError("a list's URL is no URL")
+    if parts.scheme != "http":
+        raise ValueError("a list's URL must begin with http://: the list is signed")
+    if parts.username is not None or parts.fragment:
+        raise ValueError("a list's URL must have no user and no fragment: secrets do not belong there")
+    if _is_nobodys(host):
+        raise ValueError(f"a list's URL must not be at {host}: no manufacturer is there")
+    return url
+
+
+def _is_nobodys(host: str) -> bool:
+    """Whether it is an address at which services of the machine's own network answer, such as a cloud's metadata."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False  # A name: what it means is the network's to say.
+    return address.is_link_local or address.is_multicast or address.is_unspecified
+
+
+class ManufacturerFetcher:
+    """Fetches lists."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], datetime],
+        refresh_seconds: float,
+        most_bytes: int,
+        actor: str,
+    ) -> None:
+        """Fetch each URL so often at least; *actor* is who the audit log says gave the list: the service."""
+        self._database = database
+        self._clock = clock
+        self._lists = ManufacturerListService(database, clock)
+        self._refresh = timedelta(seconds=refresh_seconds)
+        self._most_bytes = most_bytes
+        self._actor = actor
+        self._http = PlainHttp(_PATIENCE_SECONDS)
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        """How often this process has fetched, by manufacturer and what became of it: new, unchanged, failed."""
+
+    async def fetch_due(self) -> int:
+        """Fetch what is due now; return how many URLs that was."""
+        urls = await self._database.read(manufacturer_list_urls.in_force)
+        now = self._clock()
+        return sum(await asyncio.gather(*(self._fetch_first(each) for each in urls if each.due_at <= now)))
+
+    async def _fetch_first(self, url: StoredUrl) -> bool:
+        """Fetch what is due at *url* unless another process does; one that does not answer holds few others up."""
+        async with self._slots:
+            take = functools.partial(manufacturer_list_urls.take, url=url, until=self._clock() + _AHEAD)
+            try:
+                if not await self._database.write(take):
+                    return False
+                await self._fetch(url)
+            except Refused as refusal:  # The store's trouble, not the URL's: it is due again in a while.
+                log.warning("manufacturers' lists not fetched", detail=refusal.detail)
+        return True
+
+    async def run(self) -> None:
+        """Fetch what is due, until cancelled."""
+        try:
+            while True:
+                try:
+                    await self.fetch_due()
+                except Refused as refusal:
+                    log.warning("manufacturers' lists not fetched", detail=refusal.detail)
+                await asyncio.sleep(_ROUND_SECONDS)
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close()
+
+    async def _fetch(self, url: StoredUrl) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                fetched = await download(
+                    self._http, url.url, etag=url.etag, modified=url.modified, most_bytes=self._most_bytes
+                )
+            facts = await self._taken(url, fetched)
+        except TimeoutError:
+            facts = self._failed(url, f"no answer within {_PATIENCE_SECONDS:g} s")
+        except NotFetched as error:
+            facts = self._failed(url, str(error))
+        except Refused as refusal:
+            if refusal.code is Code.UNAVAILABLE:
+                raise
+            facts = self._failed(url, refusal.detail)
+        await self._database.write(functools.partial(manufacturer_list_urls.record, url=url, facts=facts))
+
+    async def _taken(self, url: StoredUrl, fetched: Fetched | None) -> Mapping[str, Any]:
+        now, pause = self._clock(), self._refresh
+        facts: dict[str, Any] = {"fetched_at": now, "problem": "", "failures": 0}
+        outcome = "unchanged"
+        if fetched is not None:
+            taken = await self._lists.take(url.manufacturer, fetched.content, by=self._actor, source=url.url)
+            outcome = "new" if taken.changed else outcome
+            pause = max(_LEAST_PAUSE, min(pause, (taken.stored.next_update - now) / 2))
+            facts |= {"etag": _kept(fetched.etag), "modified": _kept(fetched.modified)}
+        self.outcomes[url.manufacturer, outcome] += 1
+        if url.problem:
+            log.info("manufacturer's list fetched again", manufacturer=url.manufacturer, url=url.url)
+        return facts | {"due_at": now + pause * _spread()}
+
+    def _failed(self, url: StoredUrl, problem: str) -> Mapping[str, Any]:
+        self.outcomes[url.manufacturer, "failed"] += 1
+        problem = "".join(each if each.isprintable() else " " for each in problem)[:MAXIMUM_PROBLEM]
+        if problem != url.problem:  # Once, until something else is wrong: it may be down for a week.
+            log.warning("manufacturer's list not fetched", manufacturer=url.manufacturer, url=url.url, detail=problem)
+        pause = min(self._refresh, _FIRST_PAUSE * 2 ** min(url.failures, _MOST_DOUBLED))
+        return {
+            "due_at": self._clock() + pause * _spread(),
+            "problem": problem,
+            "failures": url.failures + 1,
+            "etag": "",  # What could not be used has to come again.
+            "modified": "",
+        }
+
+
+def _kept(validator: str) -> str:
+    return validator if len(validator) <= MAXIMUM_VALIDATOR and validator.isprintable() else ""
+
+
+def _spread() -> float:
+    return 1 - random.random() * _JITTER  # noqa: S311 - not for secrets

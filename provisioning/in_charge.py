@@ -1,0 +1,68 @@
+"""Which process serves a directory, and where it listens: so that it is alone there, and commands find it.
+
+Theory
+------
+The service holds ``service.lock`` in its directory while it runs, and writes its address there. The lock is the
+kernel's: whatever ends the process ends it, too. SQLite carries one service: another process would hear of its
+revocations late (`provisioning.store.announcements`), so a second one is refused. On PostgreSQL several may share a
+directory, and the first one is found by commands.
+
+Rule
+----
+A lock that cannot be written, say on a full disk, keeps no service from starting: it says so, and is looked for where
+the directory's settings say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from provisioning.errors import ConfigurationError
+from provisioning.whereabouts import found, lock_of
+
+log = structlog.get_logger(__name__)
+
+
+@contextlib.contextmanager
+def in_charge(directory: Path, https_url: str, *, alone: bool) -> Iterator[None]:
+    """Serve *directory* at *https_url* while the block runs; raise `ConfigurationError` if *alone* and another does."""
+    path = lock_of(directory)
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        log.warning("lock not written", file=str(path), detail=error.strerror)
+        yield
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        if alone:
+            where = found(directory) or "an address that it has not told"
+            raise ConfigurationError(
+                f"{directory} is served by another process, at {where}: on SQLite one service runs at a time"
+            ) from None
+        yield
+        return
+    try:
+        _write(lock, path, https_url)
+        try:
+            yield
+        finally:
+            _write(lock, path, "")
+    finally:
+        os.close(lock)
+
+
+def _write(lock: int, path: Path, text: str) -> None:
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, text.encode(), 0)
+    except OSError as error:
+        log.warning("address not written", file=str(path), detail=error.strerror)

@@ -1,0 +1,244 @@
+"""Devices that are in, and whose manufacturer has revoked what let them in: found, and done with as it is set.
+
+Theory
+------
+A device's own certificate is ours, and lasts whatever its manufacturer says later. So the lists that operators give are
+compared with what is recorded of each device: by which certificate it came in (`provisioning.store.recalls`). What is
+found is told, or the device is suspended or revoked, as the manufacturer that it came by is set.
+
+Every list is walked in portions, each a short look at the store, and each device is a transaction of its own: nobody
+waits for a long list. The walk costs what the lists say, however many devices there are.
+
+Rules
+-----
+1. It is asked again in the transaction that follows it, with the device locked: one that has meanwhile come in by
+   something else, or that another process has done with, is left alone.
+2. Done once: what an operator decides about the device afterwards stands, until the manufacturer says something else of
+   it, the device comes in by one of its certificates again, or the setting is changed to a stricter one.
+3. On hold there is on hold here: whom the manufacturer may yet release is not revoked. Who is released is resumed by an
+   operator.
+4. Lists are walked when one has changed, or a setting, and once an hour: an enrolment that was under way while a list
+   came is found then.
+5. That a CA was revoked by one above it ends none of its devices: it is they, not an hour's list, who would all be out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from cryptography import x509
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import Refused
+from provisioning.pki.keys import key_identifier
+from provisioning.pki.revocation import RevocationReason, unpack
+from provisioning.revocation.occasion import NoOccasion, Occasion
+from provisioning.revocation.service import RevocationService
+from provisioning.revocation.suspension import SuspensionService
+from provisioning.store import audit, devices, manufacturer_lists, manufacturers, recalls
+from provisioning.store.audit import Action
+from provisioning.store.database import Database
+from provisioning.store.devices import Device, DeviceState
+from provisioning.store.manufacturers import RevokedDevices, StoredManufacturer
+from provisioning.store.recalls import CameIn
+
+log = structlog.get_logger(__name__)
+
+_ROUND_SECONDS: Final = 2.0
+_EVERY: Final = timedelta(hours=1)
+_GONE: Final = frozenset({DeviceState.REVOKED, DeviceState.DECOMMISSIONED})
+_REASON: Final = RevocationReason.PRIVILEGE_WITHDRAWN
+"""Why a device is revoked here: its own key is not said to be anybody else's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What lists and settings say now."""
+
+    manufacturers: Mapping[int, StoredManufacturer]
+    same: Mapping[int, Sequence[int]]
+    """By manufacturer: all that are registered for the same CA, itself among them. A list of one is all theirs."""
+    lists: Sequence[tuple[int, int]]
+    """Each list's id, with its manufacturer's."""
+    state: object
+    """Differs when any of it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Recalled:
+    """A device that is to be done with: what is said of it, and what its manufacturer is set to."""
+
+    device: Device
+    came: CameIn
+    entry: int
+    manufacturer: StoredManufacturer
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What log and audit log say of it."""
+        said = unpack((b"", int(self.came.serial, 16)), self.entry)
+        return {
+            "manufacturer": self.manufacturer.name,
+            "idevid": self.came.serial,
+            "idevid_reason": said.reason,
+            "idevid_revoked_at": said.revoked_at.isoformat(),
+        }
+
+
+class RecallWatch:
+    """Compares manufacturers' lists with the devices that are in."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], datetime],
+        revocation: RevocationService,
+        suspension: SuspensionService,
+        actor: str,
+    ) -> None:
+        """*actor* is who the audit log says did it: the service."""
+        self._database = database
+        self._clock = clock
+        self._revocation = revocation
+        self._suspension = suspension
+        self._actor = actor
+        self._walked: tuple[object, datetime] | None = None
+        self._counts: Mapping[str, int] = {}
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many devices are in though their manufacturer has revoked what let them in, as of the last look."""
+        return self._counts
+
+    async def look(self) -> int:
+        """Compare if anything has changed, or an hour has passed; return how many devices were done with."""
+        known = await self._database.read(_known)
+        now, done = self._clock(), 0
+        if self._walked is None or self._walked[0] != known.state or now >= self._walked[1] + _EVERY:
+            done = await self._walk(known)
+            self._walked = (known.state, now)
+        counts = await self._database.read(recalls.count_in)
+        self._counts = {each.name: counts.get(each.id, 0) for each in known.manufacturers.values()}
+        return done
+
+    async def run(self) -> None:
+        """Look every few seconds, until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except Refused as refusal:
+                log.warning("devices not compared with manufacturers' lists", detail=refusal.detail)
+            await asyncio.sleep(_ROUND_SECONDS)
+
+    async def _walk(self, known: _Known) -> int:
+        done = 0
+        for list_id, manufacturer_id in known.lists:
+            after: str | None = ""
+            while after is not None:
+                portion = functools.partial(_portion, known=known, of=(list_id, manufacturer_id), after=after)
+                found, after = await self._database.read(portion)
+                for each in found:
+                    done += await self._follow(each, known)
+        await self._let_go(known)
+        return done
+
+    async def _follow(self, recalled: _Recalled, known: _Known) -> bool:
+        """Do with a device as its manufacturer is set; return False where that has to be done no more."""
+        name, setting = recalled.device.name, recalled.manufacturer.revoked_devices
+        said = unpack((b"", 0), recalled.entry)
+        occasion = Occasion(functools.partial(self._still, recalled, known), recalled.facts)
+        try:
+            if setting is RevokedDevices.REPORT or recalled.device.state in _GONE:
+                await self._database.write(functools.partial(self._report, recalled, occasion))
+            elif setting is RevokedDevices.SUSPEND or not said.reason.final:
+                await self._suspension.suspend_device(name, by=self._actor, occasion=occasion)
+            else:
+                await self._revocation.revoke_device(name, _REASON, by=self._actor, occasion=occasion)
+        except NoOccasion:
+            return False
+        log.warning("manufacturer has revoked a device that is in", device=name, setting=setting, **recalled.facts)
+        return True
+
+    def _still(self, recalled: _Recalled, known: _Known, connection: Connection, device: Device) -> bool:
+        """Whether it is to be followed still; recorded as followed then. The device is locked."""
+        came = recalls.one(connection, device.id)
+        if came != recalled.came or _said(connection, came, known) != recalled.entry:
+            return False
+        if recalls.entry_followed(connection, device.id) == recalled.entry:
+            return False
+        recalls.followed(connection, device.id, recalled.entry, self._clock())
+        return True
+
+    def _report(self, recalled: _Recalled, occasion: Occasion, connection: Connection) -> None:
+        device = devices.find(connection, recalled.device.name, for_update=True)
+        if device is None:
+            raise NoOccasion
+        occasion.check(connection, device)
+        if device.state not in _GONE:
+            facts = {**recalled.facts, "state": device.state}
+            audit.append(connection, self._clock(), self._actor, Action.IDEVID_REVOKED, device.name, facts)
+
+    async def _let_go(self, known: _Known) -> None:
+        """Forget what was found of devices of which no list says anything any more."""
+        after = 0
+        while True:
+            found = await self._database.read(functools.partial(recalls.found, after=after))
+            if not found:
+                return
+            after = found[-1].device_id
+            await self._database.write(functools.partial(_let_go, found=found, known=known))
+
+
+def _known(connection: Connection) -> _Known:
+    every = {each.id: each for each in manufacturers.every(connection)}
+    by_authority: dict[object, list[int]] = {}
+    for each in every.values():
+        by_authority.setdefault(_authority(each.der), []).append(each.id)
+    same = {identifier: alike for alike in by_authority.values() for identifier in alike}
+    lists = manufacturer_lists.of_manufacturers(connection, list(every))
+    kept = [(each.id, of, each.sha256) for of, those in lists.items() for each in those]
+    settings = [(each.id, each.revoked_devices, each.fingerprint_sha256) for each in every.values()]
+    return _Known(every, same, [(identifier, of) for identifier, of, _ in kept], (kept, settings))
+
+
+@functools.lru_cache(1024)
+def _authority(der: bytes) -> tuple[bytes, x509.Name]:
+    certificate = x509.load_der_x509_certificate(der)
+    return key_identifier(certificate.public_key()), certificate.subject
+
+
+def _portion(
+    connection: Connection, *, known: _Known, of: tuple[int, int], after: str
+) -> tuple[list[_Recalled], str | None]:
+    """Return whom a portion of a list recalls and was not followed yet, and where the next begins, None at the end."""
+    list_id, manufacturer_id = of
+    serials = recalls.named(connection, list_id, after)
+    if not serials:
+        return [], None
+    found = []
+    for came in recalls.came_in_by(connection, serials):
+        if came.manufacturer_id not in known.same.get(manufacturer_id, ()):
+            continue  # Another CA's certificate of the same number, or of one that was registered a moment ago.
+        entry = _said(connection, came, known)
+        if entry is not None and entry != recalls.entry_followed(connection, came.device_id):
+            device = devices.with_id(connection, came.device_id)
+            found.append(_Recalled(device, came, entry, known.manufacturers[came.manufacturer_id]))
+    return found, serials[-1]
+
+
+def _said(connection: Connection, came: CameIn, known: _Known) -> int | None:
+    """Return what the lists of its CA say of what a device came in by: what is final, before a hold; the earliest."""
+    entries = recalls.entries_of(connection, known.same[came.manufacturer_id], came.serial)
+    return min(entries, key=lambda entry: (not unpack((b"", 0), entry).reason.final, entry), default=None)
+
+
+def _let_go(connection: Connection, *, found: Sequence[CameIn], known: _Known) -> None:
+    for each in found:
+        if each.manufacturer_id in known.same and _said(connection, each, known) is None:
+            recalls.released(connection, each.device_id)

@@ -1,0 +1,169 @@
+"""Queries about devices that came in by a manufacturer's certificate (IDevID) which that has revoked since.
+
+Of each device is known by which of them it came in last (`idevids`); of those that are found to be revoked, what the
+manufacturer says of it and that it was followed (`recalls`). A device that comes in anew, by another certificate or by
+an operator's word, begins anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy.engine import Connection
+
+from provisioning.store.devices import WIDTH, Device, device_from
+from provisioning.store.manufacturer_lists import serial_text
+from provisioning.store.prepared import Prepared
+from provisioning.store.tables import devices, idevids, manufacturer_lists, manufacturer_revocations, recalls
+
+PAGE: Final = 500
+"""Of a list, or of what was found, in one look."""
+
+_MOVE: Final = Prepared(
+    update(idevids)
+    .where(idevids.c.device_id == bindparam("of"))
+    .values(manufacturer_id=bindparam("by"), serial=bindparam("number"))
+)
+_ADD: Final = Prepared(insert(idevids), told_by="device_id")
+_FORGET: Final = Prepared(delete(idevids).where(idevids.c.device_id == bindparam("of")))
+_DONE: Final = Prepared(delete(recalls).where(recalls.c.device_id == bindparam("of")))
+_CAME_BY: Final = Prepared(
+    select(idevids.c.device_id, idevids.c.manufacturer_id, idevids.c.serial).where(
+        idevids.c.serial == bindparam("wanted")
+    ),
+    at_once=True,
+)
+_SAID: Final = (
+    select(manufacturer_revocations.c.entry)
+    .where(
+        manufacturer_revocations.c.list_id == manufacturer_lists.c.id,
+        manufacturer_revocations.c.serial == bindparam("wanted"),
+    )
+    .scalar_subquery()
+)
+_NAMING: Final = Prepared(select(_SAID).where(manufacturer_lists.c.manufacturer_id == bindparam("of")))
+
+
+@dataclass(frozen=True, slots=True)
+class CameIn:
+    """By which manufacturer's certificate a device came in."""
+
+    device_id: int
+    manufacturer_id: int
+    serial: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecalledDevice:
+    """A device whose certificate of its manufacturer's, *serial*, is revoked, as *entry* says (`unpack`)."""
+
+    device: Device
+    serial: str
+    entry: int
+    found_at: datetime
+
+
+def came_in(connection: Connection, device_id: int, manufacturer_id: int, serial: int) -> None:
+    """Record by which certificate the device has come in now."""
+    if _MOVE.run(connection, {"of": device_id, "by": manufacturer_id, "number": serial_text(serial)}):
+        _DONE.run(connection, {"of": device_id})
+        return
+    _ADD.run(connection, {"device_id": device_id, "manufacturer_id": manufacturer_id, "serial": serial_text(serial)})
+
+
+def forget(connection: Connection, device_id: int) -> None:
+    """Record that the device has come in by something else."""
+    _FORGET.run(connection, {"of": device_id})
+    _DONE.run(connection, {"of": device_id})
+
+
+def forget_of(connection: Connection, manufacturer_id: int) -> None:
+    """Let all that was found of a manufacturer's devices be found anew."""
+    ours = select(idevids.c.device_id).where(idevids.c.manufacturer_id == manufacturer_id)
+    connection.execute(delete(recalls).where(recalls.c.device_id.in_(ours)))
+
+
+def came_in_by(connection: Connection, serials: Iterable[str]) -> list[CameIn]:
+    """Return who came in by certificates of these serial numbers, whosever they are."""
+    answers = _CAME_BY.answers(connection, [{"wanted": each} for each in serials])
+    return [CameIn(*row) for answer in answers for row in answer.rows]
+
+
+def one(connection: Connection, device_id: int) -> CameIn | None:
+    """Return by what the device came in, if by a manufacturer's certificate."""
+    row = connection.execute(select(idevids).where(idevids.c.device_id == device_id)).one_or_none()
+    return None if row is None else CameIn(*row)
+
+
+def named(connection: Connection, list_id: int, after: str) -> list[str]:
+    """Return serial numbers that a list names, in their order in the store, after *after*."""
+    said = manufacturer_revocations.c
+    statement = select(said.serial).where(said.list_id == list_id, said.serial > after).order_by(said.serial)
+    return list(connection.execute(statement.limit(PAGE)).scalars())
+
+
+def entries_of(connection: Connection, manufacturer_ids: Iterable[int], serial: str) -> list[int]:
+    """Return what the lists of these manufacturers say of a certificate, as `pack` makes it."""
+    rows = [row for each in manufacturer_ids for row in _NAMING.rows(connection, {"of": each, "wanted": serial})]
+    return [entry for (entry,) in rows if entry is not None]
+
+
+def entry_followed(connection: Connection, device_id: int) -> int | None:
+    """Return what was followed of the device last."""
+    return connection.execute(select(recalls.c.entry).where(recalls.c.device_id == device_id)).scalar_one_or_none()
+
+
+def followed(connection: Connection, device_id: int, entry: int, now: datetime) -> None:
+    """Record that what the manufacturer says of the device is followed. Its row in `devices` is locked."""
+    values = {"entry": entry, "found_at": now}
+    known = update(recalls).where(recalls.c.device_id == device_id).values(values)
+    if connection.execute(known).rowcount == 0:
+        connection.execute(insert(recalls), {"device_id": device_id, **values})
+
+
+def released(connection: Connection, device_id: int) -> None:
+    """Record that the manufacturer says nothing of the device any more."""
+    _DONE.run(connection, {"of": device_id})
+
+
+def found(connection: Connection, after: int) -> list[CameIn]:
+    """Return devices that were found, in order of their ids, after the id *after*."""
+    statement = (
+        select(idevids)
+        .join_from(recalls, idevids, recalls.c.device_id == idevids.c.device_id)
+        .where(recalls.c.device_id > after)
+        .order_by(recalls.c.device_id)
+        .limit(PAGE)
+    )
+    return [CameIn(*row) for row in connection.execute(statement)]
+
+
+def page(connection: Connection, manufacturer_id: int, *, limit: int, after: str | None) -> Sequence[RecalledDevice]:
+    """Return a manufacturer's devices that were found, in order of name, after the name *after*."""
+    statement = (
+        select(*devices.c, idevids.c.serial, recalls.c.entry, recalls.c.found_at)
+        .select_from(recalls.join(idevids, recalls.c.device_id == idevids.c.device_id))
+        .join(devices, devices.c.id == recalls.c.device_id)
+        .where(idevids.c.manufacturer_id == manufacturer_id)
+        .order_by(devices.c.name)
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(devices.c.name > after)
+    return [RecalledDevice(device_from(row), *row[WIDTH:]) for row in connection.execute(statement)]
+
+
+def count_in(connection: Connection) -> Mapping[int, int]:
+    """Return how many of each manufacturer's devices that were found are in, by its id; of others nothing."""
+    statement = (
+        select(idevids.c.manufacturer_id, func.count().label("number"))
+        .select_from(recalls.join(idevids, recalls.c.device_id == idevids.c.device_id))
+        .join(devices, devices.c.id == recalls.c.device_id)
+        .where(devices.c.suspended_at.is_(None), devices.c.revoked_at.is_(None), devices.c.decommissioned_at.is_(None))
+        .group_by(idevids.c.manufacturer_id)
+    )
+    return {row.manufacturer_id: row.number for row in connection.execute(statement)}

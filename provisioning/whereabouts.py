@@ -1,0 +1,38 @@
+"""Where the service of a directory listens, for commands on its machine.
+
+Rules
+-----
+1. What `provisioning.in_charge` has written is believed without a look at its lock: to look at a lock is to hold it for
+   a moment, in which a service that starts would be refused. Where the service was killed, nothing answers there, nor
+   anywhere else.
+2. An address is no trust: whoever answers there has to have a certificate of the directory's CAs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+_AT_LOCALHOST: Final = frozenset({"127.0.0.1", "::1", "0.0.0.0", "::", "localhost"})
+"""Hosts whose service is asked by the one name that its certificate has by default."""
+_LONGEST: Final = 300
+
+
+def lock_of(directory: Path) -> Path:
+    """Return the file that the service holds while it runs, and writes its address to."""
+    return directory / "service.lock"
+
+
+def found(directory: Path) -> str | None:
+    """Return the URL of the directory's service; None if none has written it."""
+    try:
+        with lock_of(directory).open(encoding="utf-8") as file:
+            url = file.read(_LONGEST).strip()
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except (OSError, ValueError):  # ValueError: not what a service writes.
+        return None
+    if parts.scheme != "https" or port is None:
+        return None
+    return f"https://localhost:{port}" if host in _AT_LOCALHOST else url
