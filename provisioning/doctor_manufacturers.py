@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 
+from cryptography import x509
 from sqlalchemy.engine import Connection
 
 from provisioning.doctor_finding import Finding, failed, ok, warning
+from provisioning.enrolment.manufacturer_status import check_authority
 from provisioning.enrolment.manufacturer_watch import Waiting, waiting_for
+from provisioning.errors import Refused
 from provisioning.store import manufacturer_list_urls, manufacturer_lists, manufacturers, recalls
 
 _CHECK: Final = "manufacturers"
@@ -41,8 +44,23 @@ def manufacturer_findings(connection: Connection, now: datetime) -> Iterator[Fin
                 yield failed(_CHECK, detail, remedy)
     if good:
         yield ok(_CHECK, f"lists hold for a while: {', '.join(good)}")
+    yield from _revoked(connection)
     yield from _unfetched(connection)
     yield from _recalled(connection)
+
+
+def _revoked(connection: Connection) -> Iterator[Finding]:
+    for each in manufacturers.every(connection):
+        if each.ended_at is None:
+            try:
+                check_authority(connection, each, x509.load_der_x509_certificate(each.der))
+            except Refused as refusal:
+                yield failed(
+                    _CHECK,
+                    refusal.detail.removesuffix(": ask the operator") + ": its devices are refused",
+                    "ask the manufacturer, and revoke those of its devices that are in and must not be: "
+                    f"fleet-provisioning device list --group {each.group}",
+                )
 
 
 def _unfetched(connection: Connection) -> Iterator[Finding]:

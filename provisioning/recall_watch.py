@@ -50,7 +50,7 @@ from provisioning.store.recalls import CameIn
 
 log = structlog.get_logger(__name__)
 
-_ROUND_SECONDS: Final = 2.0
+_ROUND_SECONDS: Final = 3.0
 _EVERY: Final = timedelta(hours=1)
 _GONE: Final = frozenset({DeviceState.REVOKED, DeviceState.DECOMMISSIONED})
 _REASON: Final = RevocationReason.PRIVILEGE_WITHDRAWN

@@ -86,7 +86,7 @@ def check_not_withdrawn(connection: Connection, device: Device) -> None:
 
     What was replaced, and trials that wait for their activation, are passed over.
     """
-    last = certificates_of_device.withdrawn(connection, device.id)
+    last = certificates_of_device.withdrawn(connection, device)
     if last is not None:
         raise Refused(
             Code.CERTIFICATE_REVOKED,

@@ -35,7 +35,7 @@ from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.authentication import check_not_withdrawn, ended
 from provisioning.enrolment.groups import MAXIMUM_GRACE, rules_for
 from provisioning.enrolment.linking import check_link
-from provisioning.enrolment.successor import authorise_successor
+from provisioning.enrolment.successor import Successor, authorise_successor
 from provisioning.enrolment.ways.approval import ApprovalWay, Undecided, approved
 from provisioning.enrolment.ways.claim import ClaimWay
 from provisioning.enrolment.ways.listed import ListedWay
@@ -96,6 +96,7 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
             successor.ip_addresses,
             _shortest(rules.lifetime, successor.granted),
             successor.granted,
+            _succeeded_before(connection, attempt, rules, successor),
             settlements=successor.settlements,
         )
     evidence = [way for kind in _EVIDENCE if (way := kind.presented(connection, attempt)) is not None]
@@ -107,6 +108,19 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
     conditions = [way for kind in _CONDITIONS if (way := kind.presented(connection, attempt)) is not None]
     vouched = _vouched(connection, attempt, rules, evidence, conditions)
     return _admit(connection, attempt, rules, vouched, role, group)
+
+
+def _succeeded_before(connection: Connection, attempt: Attempt, rules: Group, successor: Successor) -> bytes | None:
+    """Return what the same request was answered with, while the group answers a second time.
+
+    That is the newest certificate of the device for this key, if it came after the one that is presented.
+    """
+    if not rules.same_key_window:
+        return None
+    held = certificates.newest_with_key(connection, successor.device.name, attempt.request.key_fingerprint)
+    if held is None or held.id <= successor.presented or held.revoked_for is not None:
+        return None  # None has come since; or one that is worth nothing, or on trial still.
+    return held.der if _answers(held, rules, attempt.now) else None
 
 
 def _check_request(attempt: Attempt, rules: Group) -> None:

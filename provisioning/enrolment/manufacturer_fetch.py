@@ -3,7 +3,8 @@
 Rules
 -----
 1. A URL is an operator's, http and no redirect: what comes is signed (RFC 5280 §8 has no use for TLS here), and nobody
-   is shown it. So many bytes and seconds at most, nothing is decompressed, no proxy of the environment's is used.
+   is shown it. So many bytes and seconds at most, nothing is decompressed, no proxy of the environment's is used; where
+   it leads is looked at before, though a name may lead elsewhere a moment later.
 2. What comes is judged as a list that an operator gives (`provisioning.enrolment.manufacturer_lists`): who answers can
    neither release anybody nor play an old list back. A list whose manufacturer numbers anew waits for his word.
 3. Of all processes on one database one fetches (`provisioning.store.manufacturer_list_urls`).
@@ -18,6 +19,7 @@ import asyncio
 import functools
 import ipaddress
 import random
+import socket
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -45,7 +47,7 @@ _LEAST_PAUSE: Final = timedelta(minutes=1)
 _MOST_DOUBLED: Final = 16
 _AT_ONCE: Final = 4
 _JITTER: Final = 0.2
-_ROUND_SECONDS: Final = 2.0
+_ROUND_SECONDS: Final = 3.0
 
 log = structlog.get_logger(__name__)
 
@@ -63,18 +65,32 @@ def check_list_url(url: str) -> str:
         raise ValueError("a list's URL must begin with http://: the list is signed")
     if parts.username is not None or parts.fragment:
         raise ValueError("a list's URL must have no user and no fragment: secrets do not belong there")
-    if _is_nobodys(host):
+    try:
+        nobodys = _is_nobodys(host)
+    except ValueError:  # A name: what it means is asked when it is fetched.
+        nobodys = False
+    if nobodys:
         raise ValueError(f"a list's URL must not be at {host}: no manufacturer is there")
     return url
 
 
 def _is_nobodys(host: str) -> bool:
-    """Whether it is an address at which services of the machine's own network answer, such as a cloud's metadata."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False  # A name: what it means is the network's to say.
+    """Whether services of the machine's own network answer there, such as a cloud's metadata; ValueError for a name."""
+    address = ipaddress.ip_address(host)
+    address = getattr(address, "ipv4_mapped", None) or address
     return address.is_link_local or address.is_multicast or address.is_unspecified
+
+
+async def _check_reached(url: str) -> None:
+    """Raise `NotFetched` if the name in *url* leads to where no manufacturer is: also an address in other digits."""
+    parts = urlsplit(url)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise NotFetched(f"cannot be fetched: {error}") from error
+    for address in {str(each[4][0]) for each in found}:
+        if _is_nobodys(address):
+            raise NotFetched(f"its name leads to {address}: no manufacturer is there")
 
 
 class ManufacturerFetcher:
@@ -137,6 +153,7 @@ class ManufacturerFetcher:
     async def _fetch(self, url: StoredUrl) -> None:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
+                await _check_reached(url.url)
                 fetched = await download(
                     self._http, url.url, etag=url.etag, modified=url.modified, most_bytes=self._most_bytes
                 )

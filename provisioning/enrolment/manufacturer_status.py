@@ -46,12 +46,17 @@ def check_status(
 ) -> None:
     """Raise `Refused` if *certificate*, or *authority* that has issued it, is revoked, or nobody knows any more."""
     _check_not_named(connection, certificate, "the certificate")
-    if authority.issuer != authority.subject:
-        _check_not_named(connection, authority, f"the CA of {manufacturer.name}")
+    check_authority(connection, manufacturer, authority)
     if manufacturer.lapsed_lists is LapsedLists.REFUSE:
         lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
         if any(each.is_about_devices for each in lists):
             _check_fresh(manufacturer.name, lists, certificate, now)
+
+
+def check_authority(connection: Connection, manufacturer: StoredManufacturer, authority: x509.Certificate) -> None:
+    """Raise `Refused` if *authority*, the manufacturer's CA, is revoked by one above it that is registered."""
+    if authority.issuer != authority.subject:
+        _check_not_named(connection, authority, f"the CA of {manufacturer.name}")
 
 
 def _check_not_named(connection: Connection, certificate: x509.Certificate, what: str) -> None:

@@ -422,7 +422,7 @@ def _supersede(connection: Connection, authorised: Authorised, now: datetime) ->
     held = {each.id: each.revocation for each in authorised.superseded if each.revocation is not None}
     fresh = [each.id for each in authorised.superseded if each.revocation is None]
     if held:
-        revocations.finalise(connection, held, reason=reason, revoked_by=by)
+        revocations.finalise(connection, held, reason=reason, revoked_by=by, replaced=True)
     if fresh:
         revocations.add(connection, fresh, reason=reason, revoked_at=now, revoked_by=by)
     if authorised.superseded:

@@ -34,6 +34,8 @@ from provisioning.store.groups import Group
 class Successor:
     """Who asks for a successor, and the names that it takes over."""
 
+    presented: int
+    """The id of the certificate that is to be succeeded."""
     device: Device
     rules: Group
     dns_names: tuple[str, ...]
@@ -74,6 +76,7 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
         claims.activate(connection, stored.id, attempt.now)
 
     return Successor(
+        stored.id,
         stored.device,
         rules,
         tuple(names.get_values_for_type(x509.DNSName)),

@@ -119,7 +119,8 @@ class TokenService:
             numbers = tokens.add(connection, digests, created_by=by, now=now, expires_at=expires_at)
             facts = {"count": len(grants), "role": order.role.value, "group": order.group, "expires_at": expires_at}
             names = [grant.device for grant in grants if grant.device is not None]
-            subject = names[0] if len(names) == 1 else f"{len(grants)} tokens"
+            how_many = "1 token" if len(grants) == 1 else f"{len(grants)} tokens"
+            subject = names[0] if len(names) == 1 else how_many
             if order.operator_role is not None:
                 for name in names:
                     change_operator_role(connection, name, order.operator_role, by=by, now=now)

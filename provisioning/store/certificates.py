@@ -168,11 +168,13 @@ _NEWEST_WITH_KEY: Final = Prepared(
         activations.c.claim_id,
     )
     .select_from(
-        certificates.join(devices, devices.c.id == certificates.c.device_id)
-        .outerjoin(revocations)
-        .outerjoin(activations, activations.c.certificate_id == certificates.c.id)
+        certificates.outerjoin(revocations).outerjoin(activations, activations.c.certificate_id == certificates.c.id)
     )
-    .where(certificates.c.spki_sha256 == bindparam("key"), devices.c.name == bindparam("wanted"))
+    .where(
+        certificates.c.spki_sha256 == bindparam("key"),
+        # Or all that the device ever had would be looked at for the key.
+        select(devices.c.name).where(devices.c.id == certificates.c.device_id).scalar_subquery() == bindparam("wanted"),
+    )
     .order_by(certificates.c.id.desc())
     .limit(1)
 )

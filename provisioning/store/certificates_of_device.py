@@ -1,14 +1,15 @@
 """Queries about what one device was certified: all of it, what it may still use, and what was withdrawn.
 
 Whoever has copied a claim certificate may have a name certified on trial again and again. What was lost that way is
-passed over by the database: it comes neither into memory nor into what a decision does.
+passed over: where trials are all that a device ever had, one look tells whether any was withdrawn, and elsewhere they
+come neither into memory nor into what a decision does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Integer, bindparam, exists, func, or_, select
@@ -16,6 +17,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store.certificates import FACTS, REVOCATION_FACTS, StoredCertificate, from_row
+from provisioning.store.devices import Device
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import activations, certificates, devices, revocations
 
@@ -54,6 +56,14 @@ _DECIDED: Final = Prepared(
     .limit(bindparam("most", type_=Integer)),
     at_once=True,
 )
+# Not "is not NULL": for that SQLite would look at every trial of the device.
+_WITHDRAWN_TRIAL: Final = Prepared(
+    select(activations.c.certificate_id)
+    .where(
+        activations.c.device_id == bindparam("wanted"), activations.c.withdrawn_at > datetime(1970, 1, 1, tzinfo=UTC)
+    )
+    .limit(1)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +95,18 @@ def in_use(connection: Connection, device_id: int, now: datetime, grace: timedel
     return [each for each in every if each.revocation is None or not each.revocation.reason.final]
 
 
-def withdrawn(connection: Connection, device_id: int) -> Withdrawal | None:
+def withdrawn(connection: Connection, device: Device) -> Withdrawal | None:
     """Return that what the device had last was taken from it, None if it was not.
 
     Trials that wait for their activation are passed over, and so is what was revoked as superseded by a certificate
     that came in its place. What somebody has revoked for that reason without giving another is withdrawn like all else.
     """
-    last = newest(connection, device_id)
+    if device.trial_ends_at is not None and _WITHDRAWN_TRIAL.first(connection, {"wanted": device.id}) is None:
+        return None  # Trials are all that it ever had, and nobody has ended one.
+    last = newest(connection, device.id)
     if last is None:
         return None
-    for identifier, serial, reason, revoked_at in _decided(connection, device_id):
+    for identifier, serial, reason, revoked_at in _decided(connection, device.id):
         if reason is None:
             return None
         replaced = identifier != last.id and revoked_at <= last.issued_at

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from provisioning.store import audit
 from provisioning.store.loop_waits import LoopWaits
 from provisioning.store.postgresql_group import SharedTransaction, driver_of
+from provisioning.store.prepared import told
 from provisioning.store.server_parameters import WRITERS_REST
 
 
@@ -97,7 +98,10 @@ class KeptConnection:
         connection = self._connection = self._engine.connect()
         driver = driver_of(connection)
         driver.autocommit = True  # For the driver: `SharedTransaction` says BEGIN and COMMIT itself.
-        driver.execute(WRITERS_REST.encode(), prepare=False)
+        try:
+            driver.execute(WRITERS_REST.encode(), prepare=False)
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise told(connection, WRITERS_REST, error) from error
         return connection
 
     def drop(self) -> None:

@@ -47,12 +47,16 @@ def _all() -> Select[Any]:
 
 
 def put(connection: Connection, manufacturer_id: int, urls: Sequence[str], now: datetime) -> bool:
-    """Have *urls* fetched, each at once, and no others of the manufacturer's; return whether that is a change."""
+    """Have *urls* fetched, each at once though it was known, and no others of the manufacturer's.
+
+    Returns whether there are others than before.
+    """
     ours = _URLS.manufacturer_id == manufacturer_id
     known = list(connection.execute(select(_URLS.url).where(ours)).scalars())
     gone, new = [url for url in known if url not in urls], [url for url in urls if url not in known]
     if gone:
         connection.execute(delete(manufacturer_list_urls).where(ours, _URLS.url.in_(gone)))
+    connection.execute(update(manufacturer_list_urls).where(ours).values(due_at=now))
     fresh = {"due_at": now, "problem": "", "failures": 0, "etag": "", "modified": ""}
     if new:
         rows = [{**fresh, "manufacturer_id": manufacturer_id, "url": url} for url in new]

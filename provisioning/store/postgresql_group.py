@@ -132,10 +132,16 @@ class SharedTransaction:
             if not isinstance(error.orig, LockNotAvailable):
                 raise
             self._say("ROLLBACK")
-            if not end_stalled(self._driver, _WRITERS):
+            if not self._end_stalled():
                 raise
             self._say(_BEGIN)
             self._say(_WAIT)
+
+    def _end_stalled(self) -> bool:
+        try:
+            return end_stalled(self._driver, _WRITERS)
+        except self._connection.dialect.loaded_dbapi.Error as error:
+            raise told(self._connection, "the end of a process that has stopped", error) from error
 
     def _mark(self) -> None:
         if self._used:

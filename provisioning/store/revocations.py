@@ -23,7 +23,7 @@ from provisioning.store import announcements, counters
 from provisioning.store.certificates import StoredRevocation
 from provisioning.store.counters import Counter
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import certificates, devices, revocation_events, revocations
+from provisioning.store.tables import activations, certificates, devices, revocation_events, revocations
 
 _EVENTS: Final = revocation_events.c
 _ADD: Final = Prepared(insert(revocations), told_by="sequence")
@@ -73,6 +73,11 @@ _CHANGES: Final = (
     .order_by(_CHANGED.c.sequence)
 )
 _CHANGES_OF_SHARD: Final = _CHANGES.where(_CHANGED.c.crl_shard_id == bindparam("shard"))
+
+
+_WITHDRAW: Final = (
+    update(activations).where(activations.c.certificate_id == bindparam("held")).values(withdrawn_at=bindparam("since"))
+)
 
 
 class EventKind(StrEnum):
@@ -134,11 +139,12 @@ def finalise(
     reason: RevocationReason,
     revoked_by: str,
     invalidity_date: datetime | None = None,
+    replaced: bool = False,
 ) -> range:
     """Turn holds, or revocations for another reason, into those for *reason*; return their sequence numbers.
 
     *held* says what holds of certificates, by their ids. Its dates stay: they have been distrusted since then. So does
-    an invalidity date, if no other is given.
+    an invalidity date, if no other is given. *replaced* says that another certificate comes in their place now.
     """
     occurred = {
         identifier: (before.revoked_at, invalidity_date or before.invalidity_date)
@@ -160,6 +166,9 @@ def finalise(
         for place, (identifier, (_, invalid)) in zip(sequences, occurred.items(), strict=True)
     ]
     connection.execute(statement, rows)
+    if not replaced:  # Trials are on hold from their first second: whatever ends one comes by here.
+        rows = [{"held": identifier, "since": before.revoked_at} for identifier, before in held.items()]
+        connection.execute(_WITHDRAW, rows)
     return sequences
 
 

@@ -240,10 +240,14 @@ activations = Table(
     Column("device_id", BIG_ID, ForeignKey("devices.id"), nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
     Column("activated_at", UtcDateTime),
+    Column("withdrawn_at", UtcDateTime),
     Index("ix_activations_claim_id", "claim_id"),
-    Index("ix_activations_device_id", "device_id"),
+    # Whether any trial of a device was withdrawn is asked however many it has had.
+    Index("ix_activations_withdrawn_at", "device_id", "withdrawn_at"),
 )
-"""Certificates that a claim has bought: on trial until they are succeeded, see `provisioning.store.claims`."""
+"""Certificates that a claim has bought: on trial until they are succeeded, see `provisioning.store.claims`.
+
+*withdrawn_at* is since when one is revoked for ever, if it was not by another that came in its place."""
 
 manufacturers = Table(
     "manufacturers",

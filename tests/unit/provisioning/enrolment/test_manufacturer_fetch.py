@@ -96,8 +96,7 @@ async def test_a_list_is_fetched_at_once_and_again_before_it_ends(
     web.pages[LIST] = listed(acme, number=2, now=fleet.clock(), life=timedelta(minutes=20))
     fleet.clock.advance(HOUR - timedelta(minutes=50))
     assert await fetcher.fetch_due() == 0
-    await fetch_at(fleet)
-    await fetch_at(fleet, web.url + LIST)  # At once.
+    await fetch_at(fleet, web.url + LIST)  # At once, though it was known.
     assert await fetcher.fetch_due() == 1
     left = (await known(fleet)).due_at - fleet.clock()
     assert timedelta(minutes=4) <= left <= timedelta(minutes=5), "half of what is left of its life"
@@ -273,6 +272,7 @@ async def test_who_is_slow_does_not_hold_the_others_up(
         ("http://169.254.169.254/latest", "no manufacturer is there"),
         ("http://[fe80::1]/x.crl", "no manufacturer is there"),
         ("http://0.0.0.0/x.crl", "no manufacturer is there"),
+        ("http://[::ffff:169.254.169.254]/latest", "no manufacturer is there"),
         ("http://[::/x.crl", "no URL"),
         ("http://pki.acme.example:0/", "no URL"),
         ("http://pki.acme.example/\n", "no URL"),
@@ -283,6 +283,23 @@ async def test_who_is_slow_does_not_hold_the_others_up(
 async def test_where_no_list_can_be_is_refused(fleet: Fleet, url: str, why: str) -> None:
     with pytest.raises(Refused, match=f"INVALID_REQUEST: list_urls: .*{why}"):
         await fetch_at(fleet, url)
+
+
+@pytest.mark.usefixtures("acme")
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("http://2852039166/latest", "its name leads to 169.254.169.254: no manufacturer is there"),
+        ("http://0xa9fea9fe/latest", "its name leads to 169.254.169.254: no manufacturer is there"),
+        ("http://-/x.crl", "cannot be fetched: "),
+    ],
+)
+async def test_where_a_name_leads_is_looked_at(
+    fleet: Fleet, fetcher: ManufacturerFetcher, url: str, problem: str
+) -> None:
+    await fetch_at(fleet, url)
+    await fetcher.fetch_due()
+    assert (await known(fleet)).problem.startswith(problem)
 
 
 async def test_a_url_is_any_other_s(fleet: Fleet) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -349,6 +350,14 @@ async def test_a_ca_that_the_ca_above_it_has_revoked_lets_nobody_in(fleet: Fleet
     await give_list(fleet, listed(root, acme.certificate, point=point), "root")
     with pytest.raises(Refused, match=r"MANUFACTURER_REVOKED: the CA of acme, serial number .* revoked by root"):
         await enrol(fleet, "SN18", certificate=acme.idevid("SN18")[0])
+    said = await fleet.database.read(lambda connection: list(manufacturer_findings(connection, fleet.clock())))
+    (failed,) = [each.detail for each in said if each.verdict == "failed"]
+    assert re.fullmatch(
+        r"the CA of acme, serial .* by root on 2027.* \(keyCompromise\): its devices are refused", failed
+    )
+    await service.end("acme", by="admin")
+    said = await fleet.database.read(lambda connection: list(manufacturer_findings(connection, fleet.clock())))
+    assert [each for each in said if each.verdict == "failed"] == []
 
 
 async def test_for_a_list_about_cas_only_no_device_waits(fleet: Fleet, acme: Manufacturer) -> None:

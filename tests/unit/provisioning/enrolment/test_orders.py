@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -16,9 +17,11 @@ from provisioning.enrolment.tokens import MAXIMUM_BATCH, MAXIMUM_LIFE, MAXIMUM_S
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
+from provisioning.store import audit
+from provisioning.store.groups import Group
 from provisioning.store.token_inventory import KnownToken, TokenState
 from tests.support.fleet import Fleet
-from tests.support.requests import csr_der
+from tests.support.requests import NOON, csr_der
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
@@ -57,6 +60,10 @@ async def test_an_order_for_tokens_is_judged_whole(fleet: Fleet) -> None:
         ({"group": "north+"}, "group 'north+'"),
         ({"role": Role.OPERATOR, "operator_role": OperatorRole.ADMIN}, None),
         ({"operator_role": OperatorRole.ADMIN}, "operator_role is for tokens with role operator"),
+        (
+            {"devices": [], "group": "staff", "role": Role.OPERATOR, "operator_role": OperatorRole.ADMIN},
+            "operator_role is for tokens with role operator, each for one by name",
+        ),
         ({"dns_names": ["a.example"]}, "dns_names and ip_addresses are for role broker, not device"),
         ({"ip_addresses": ["10.0.0.1"]}, "dns_names and ip_addresses are for role broker, not device"),
         (broker | {"dns_names": ["a.example"], "ip_addresses": ["10.0.0.1"]}, None),
@@ -104,6 +111,53 @@ async def test_a_token_is_voided_once_by_who_may_and_one_that_was_spent_never(fl
         await service.void(spent.number, lambda _: None, by="bert")
     with pytest.raises(Refused, match="TOKEN_NUMBER_UNKNOWN"):
         await service.void(9999, lambda _: None, by="bert")
+
+
+async def test_what_becomes_of_tokens_is_in_the_audit_log_once(fleet: Fleet) -> None:
+    fleet.clock.advance(timedelta(microseconds=1))
+    service = fleet.token_service
+    (one,) = await service.create(TokenOrder(["meter-1"], "north"), by="anna")
+    assert one.expires_at == NOON + timedelta(hours=1), "to the second"
+    await service.create(TokenOrder(["broker-1", "broker-2"], role=Role.BROKER), by="anna")
+    (of_group,) = await service.create(TokenOrder(group="south"), by="bert")
+    (late,) = await service.create(TokenOrder(["meter-9"], "north", ttl=SECOND), by="bert")
+    fleet.clock.advance(SECOND)
+    for number in (one.number, of_group.number, of_group.number, late.number):
+        await service.void(number, lambda _: None, by="carl")
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    made = {"count": 1, "role": "device", "group": "north", "expires_at": "2027-03-01 13:00:00+00:00"}
+    assert [(str(each.action), each.actor, each.subject, json.loads(each.details)) for each in entries] == [
+        ("tokens created", "anna", "meter-1", made | {"devices": ["meter-1"]}),
+        (
+            "tokens created",
+            "anna",
+            "2 tokens",
+            made | {"count": 2, "role": "broker", "group": None, "devices": ["broker-1", "broker-2"]},
+        ),
+        ("tokens created", "bert", "1 token", made | {"group": "south", "devices": []}),
+        (
+            "tokens created",
+            "bert",
+            "meter-9",
+            made | {"expires_at": "2027-03-01 12:00:01+00:00", "devices": ["meter-9"]},
+        ),
+        ("token voided", "carl", "meter-1", {"token": one.number, "role": "device", "group": "north"}),
+        (
+            "token voided",
+            "carl",
+            f"token {of_group.number}",
+            {"token": of_group.number, "role": "device", "group": "south"},
+        ),
+    ]
+
+
+async def test_a_closed_group_has_no_tokens_for_devices_and_what_is_no_token_is_not_looked_for(fleet: Fleet) -> None:
+    await fleet.groups.create(Group("shut", ways=()), by="anna")
+    await fleet.token_service.create(TokenOrder(["broker-1"], "shut", Role.BROKER), by="anna")
+    with pytest.raises(Refused, match=r"WAY_REFUSED: .* group shut lets devices in by no way: it is closed"):
+        await fleet.token_service.create(TokenOrder(["meter-1"], "shut"), by="anna")
+    with pytest.raises(Refused, match="TOKEN_UNKNOWN: the password is not an enrolment token"):
+        await fleet.enrolment.enrol(csr_der(names=["meter-1"]), TokenCredential("meter-1", "secret"))
 
 
 async def test_an_order_for_a_claim_is_judged_whole(fleet: Fleet) -> None:

@@ -71,7 +71,7 @@ async def test_what_was_replaced_is_not_withdrawn_though_what_replaced_it_was_a_
         assert device is not None
         of_second = certificates_of_device.every(connection, device.id)[-1]
         _held(connection, fleet, of_second)
-        return certificates_of_device.withdrawn(connection, device.id)
+        return certificates_of_device.withdrawn(connection, device)
 
     await claim(fleet)
     assert await fleet.database.write(lose) is None
@@ -84,6 +84,43 @@ def _held(connection: Connection, fleet: Fleet, certificate: StoredCertificate) 
     hold = RevocationReason.CERTIFICATE_HOLD
     revocations.add(connection, [certificate.id], reason=hold, revoked_at=fleet.clock(), revoked_by="admin")
     claims.begin_trial(connection, 1, certificate.device.id, certificate.id, fleet.clock() + HOUR)
+
+
+async def test_of_trials_alone_one_look_tells_whether_any_was_withdrawn(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many were lost or replaced; what became of each is not looked at."""
+    await group(fleet, "token+claim", new_key=NewKey.REPLACE)
+    shared = await claim(fleet)
+    walks: list[int] = []
+    walk = certificates_of_device._decided
+    monkeypatch.setattr(certificates_of_device, "_decided", lambda *each: walks.append(1) or walk(*each))
+
+    async def tried() -> x509.Certificate:
+        token = TokenCredential("SN17", await fleet.token("SN17", "line"))
+        return await enrol(fleet, "SN17", token=token, certificate=shared)
+
+    def look(connection: Connection) -> Withdrawal | None:
+        device = devices.find(connection, "SN17")
+        assert device is not None
+        states = [
+            each.revocation and each.revocation.reason for each in certificates_of_device.every(connection, device.id)
+        ]
+        seen.append([str(each) for each in states])
+        return certificates_of_device.withdrawn(connection, device)
+
+    seen: list[list[str]] = []
+    await tried()
+    await tried()
+    fleet.clock.advance(2 * HOUR)
+    trial = await tried()
+    assert await fleet.database.read(look) is None
+    assert seen.pop() == ["superseded", "certificateHold", "certificateHold"]
+    assert walks == []
+    serial = f"{trial.serial_number:x}"
+    await fleet.revocation.revoke_serial(serial, RevocationReason.UNSPECIFIED, by="admin")
+    assert await fleet.database.read(look) == Withdrawal(serial, RevocationReason.UNSPECIFIED)
+    assert walks == [1]
 
 
 def by_the_book(connection: Connection, device_id: int) -> Withdrawal | None:
@@ -148,7 +185,7 @@ async def test_it_is_what_a_look_at_every_certificate_gives(
             assert [each.id for each in in_use] == used
             last = certificates_of_device.newest(connection, device.id)
             assert last == certificates_of_device.every(connection, device.id)[-1]
-            return certificates_of_device.withdrawn(connection, device.id), by_the_book(connection, device.id)
+            return certificates_of_device.withdrawn(connection, device), by_the_book(connection, device.id)
 
         found, expected = await fleet.database.read(both)
         assert found == expected

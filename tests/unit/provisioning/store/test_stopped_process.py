@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import ModuleType
 
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection, make_url
 
 from provisioning.errors import Code, Refused
+from provisioning.store import kept_connection, stalled
 from provisioning.store.database import Database
 from provisioning.store.postgresql_group import _WRITERS
 from provisioning.store.server_parameters import rest_longer
@@ -104,5 +106,25 @@ async def test_who_has_the_lock_and_is_not_in_the_middle_of_sending_keeps_it(pos
                     assert caught.value.code is Code.UNAVAILABLE
                 other.execute("SELECT 1")
             assert await database.write(lambda connection: connection.scalar(text("SELECT 1")), short=True) == 1
+        finally:
+            await database.close()
+
+
+@pytest.mark.parametrize(("module", "name"), [(kept_connection, "WRITERS_REST"), (stalled, "_LOOK")])
+async def test_a_session_that_ends_at_any_of_it_refuses_as_the_store_does(
+    postgresql: PostgresqlServer, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
+) -> None:
+    monkeypatch.setattr(module, name, "SELECT pg_terminate_backend(pg_backend_pid()) -- %s")
+    with postgresql.database() as plain:
+        hasty = make_url(plain).update_query_dict({"options": "-c lock_timeout=50ms"})
+        database = Database(hasty.render_as_string(hide_password=False))
+        try:
+            with psycopg.connect(plain.replace("+psycopg", "")) as other:
+                other.execute(f"SELECT pg_advisory_xact_lock({_WRITERS})".encode())
+                with pytest.raises(Refused) as caught:
+                    await database.write(words)
+                assert caught.value.code is Code.UNAVAILABLE
+            monkeypatch.undo()
+            assert await database.write(lambda connection: connection.scalar(text("SELECT 1"))) == 1
         finally:
             await database.close()
